@@ -1,0 +1,136 @@
+//! What can go wrong, each case with its evidence and with what to do about it.
+//!
+//! The format's own error ([`partd_format::Error`]) carries offset, expected and found; the one
+//! here adds the path and what was being done. `Display` is a sentence for a person.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::Key;
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why an operation on a store failed.
+///
+/// No operation that returns an error has changed what is stored, unless its documentation says so.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A call to the operating system failed.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io {
+        /// What was being done, as it stands behind "cannot".
+        doing: &'static str,
+        /// The file or directory it was done to.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: io::Error,
+    },
+
+    /// A file holds bytes that the store cannot have written there.
+    #[error("{}: {damage}", path.display())]
+    Damage {
+        /// The damaged file.
+        path: PathBuf,
+        /// Where in it, what was expected there and what was found.
+        damage: partd_format::Error,
+    },
+
+    /// Batches that were committed can no longer be found in any segment.
+    #[error(
+        "{}: batches {first} to {last} of the history are gone, all segments searched{}; \
+         `partd-inspect verify` shows what is left, `open_read_only` reads it",
+        path.display(), hint.as_ref().map(|h| format!(" ({h})")).unwrap_or_default()
+    )]
+    Missing {
+        /// The directory of the store.
+        path: PathBuf,
+        /// The first sequence number that is missing.
+        first: u64,
+        /// The last sequence number of that gap.
+        last: u64,
+        /// Where a chain of batches was seen to break, if one was.
+        hint: Option<String>,
+    },
+
+    /// The path, or the way it is to be opened, is refused.
+    #[error("{}: {why}", path.display())]
+    Refused {
+        /// The path that was given.
+        path: PathBuf,
+        /// Why it is refused, and what to do instead.
+        why: String,
+    },
+
+    /// An argument is outside what the store or its format can take.
+    #[error("{0}")]
+    Invalid(String),
+
+    /// A handle made before `fork` was used in the child.
+    #[error(
+        "{}: this handle was opened before fork() and belongs to the parent process; \
+         open the store again in the child",
+        path.display()
+    )]
+    Forked {
+        /// The directory of the store.
+        path: PathBuf,
+    },
+
+    /// The store was opened for reading.
+    #[error("{}: the store was opened read-only; open it with `SegmentLog::open` to write", path.display())]
+    ReadOnly {
+        /// The directory of the store.
+        path: PathBuf,
+    },
+
+    /// A sync failed earlier, so nothing can be promised to be on stable storage any more.
+    #[error(
+        "{}: an earlier sync of this store failed, and what the disk then lost cannot be known; \
+         plain appends and reads go on, durable ones end. Copy what you need into a new store",
+        path.display()
+    )]
+    SyncFailed {
+        /// The directory of the store.
+        path: PathBuf,
+    },
+
+    /// A stored value cannot be decoded by the layer that reads it.
+    #[error("{layer}: key {key}, frame {frame} at byte {offset} of its value: {reason}")]
+    Decode {
+        /// The layer that reads, by its name.
+        layer: &'static str,
+        /// The key.
+        key: Key,
+        /// The frame in the key's value, from 0.
+        frame: usize,
+        /// The byte in the key's value at which the frame begins.
+        offset: u64,
+        /// What was expected, what was found, what to do.
+        reason: String,
+    },
+
+    /// A value cannot be encoded by the layer that writes it.
+    #[error("{layer}: key {key}: {reason}")]
+    Encode {
+        /// The layer that writes, by its name.
+        layer: &'static str,
+        /// The key.
+        key: Key,
+        /// What stands in the way.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// Wraps an error of the operating system: `doing` stands behind "cannot".
+    pub(crate) fn io(doing: &'static str, path: impl AsRef<Path>, source: io::Error) -> Error {
+        Error::Io { doing, path: path.as_ref().to_owned(), source }
+    }
+
+    /// Refuses a path for a reason.
+    pub(crate) fn refused(path: impl AsRef<Path>, why: impl Into<String>) -> Error {
+        Error::Refused { path: path.as_ref().to_owned(), why: why.into() }
+    }
+}

@@ -1,0 +1,16 @@
+//! partd: an appendable key-value byte store on a memory-mapped segment log.
+
+#[cfg(not(all(target_os = "linux", target_endian = "little", target_pointer_width = "64")))]
+compile_error!(
+    "partd runs on 64-bit little-endian Linux: its mappings, locks and syncs are Linux's"
+);
+
+mod dict;
+mod error;
+mod key;
+mod partd;
+
+pub use crate::dict::Dict;
+pub use crate::error::{Error, Result};
+pub use crate::key::{Key, KeyPart};
+pub use crate::partd::{Batch, Chunks, Durability, Op, Partd};

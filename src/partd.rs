@@ -1,0 +1,308 @@
+//! The one trait of every store and layer, and the batch it writes.
+//!
+//! The core of [`Partd`] is object-safe, so layers can be chosen at run time as
+//! `Box<dyn Partd>`. The conveniences above it are generic and sit on the core alone.
+
+use std::sync::Arc;
+
+use crate::{Key, Result};
+
+/// One operation of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op<'a> {
+    /// Adds the bytes to the end of the key's value; also no bytes, which makes the key exist.
+    Append(Key, &'a [u8]),
+    /// Sets the value, unless the key was set since its last delete; replaces what was appended.
+    Set(Key, &'a [u8]),
+    /// Removes the key and its value; a missing key is fine.
+    Delete(Key),
+    /// Removes every key.
+    Clear,
+}
+
+impl Op<'_> {
+    /// The key that the operation is about; none for [`Op::Clear`].
+    pub fn key(&self) -> Option<&Key> {
+        match self {
+            Op::Append(key, _) | Op::Set(key, _) | Op::Delete(key) => Some(key),
+            Op::Clear => None,
+        }
+    }
+
+    /// The bytes that the operation brings; none where it removes.
+    pub fn value(&self) -> &[u8] {
+        match self {
+            Op::Append(_, value) | Op::Set(_, value) => value,
+            Op::Delete(_) | Op::Clear => &[],
+        }
+    }
+}
+
+/// Operations that happen together or not at all, in the order in which they were added.
+///
+/// ```
+/// use partd::{Batch, Dict, Durability, Partd};
+/// let p = Dict::new();
+/// p.write(Batch::new().delete("old").append("new", b"1").append("new", b"2"), Durability::Plain)?;
+/// assert_eq!(p.get("new")?, b"12");
+/// # Ok::<(), partd::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Batch<'a> {
+    ops: Vec<Op<'a>>,
+}
+
+impl<'a> Batch<'a> {
+    /// A batch without operations.
+    pub fn new() -> Batch<'a> {
+        Batch::default()
+    }
+
+    /// A batch without operations, with room for as many as given.
+    pub fn with_capacity(ops: usize) -> Batch<'a> {
+        Batch { ops: Vec::with_capacity(ops) }
+    }
+
+    /// Adds bytes to the end of the key's value.
+    pub fn append(&mut self, key: impl Into<Key>, value: &'a [u8]) -> &mut Batch<'a> {
+        self.push(Op::Append(key.into(), value))
+    }
+
+    /// Sets the key's value, unless it was set since its last delete.
+    pub fn set(&mut self, key: impl Into<Key>, value: &'a [u8]) -> &mut Batch<'a> {
+        self.push(Op::Set(key.into(), value))
+    }
+
+    /// Removes the key.
+    pub fn delete(&mut self, key: impl Into<Key>) -> &mut Batch<'a> {
+        self.push(Op::Delete(key.into()))
+    }
+
+    /// Removes every key.
+    pub fn clear(&mut self) -> &mut Batch<'a> {
+        self.push(Op::Clear)
+    }
+
+    /// Adds an operation.
+    pub fn push(&mut self, op: Op<'a>) -> &mut Batch<'a> {
+        self.ops.push(op);
+        self
+    }
+
+    /// The operations, in order.
+    pub fn ops(&self) -> &[Op<'a>] {
+        &self.ops
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+
+    /// The bytes of all values together.
+    pub fn value_bytes(&self) -> u64 {
+        self.ops.iter().map(|op| op.value().len() as u64).sum()
+    }
+}
+
+/// What a write waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Durability {
+    /// Nothing: the batch is in the store, and survives the death of any process.
+    Plain,
+    /// Stable storage: the batch, and all that was committed before it, survives a power cut.
+    Durable,
+}
+
+/// A value as it lies in a store: its bytes in order, in as many pieces as the store holds it.
+pub type Chunks<'a> = Vec<&'a [u8]>;
+
+/// An appendable key-value byte store.
+///
+/// Append bytes to keys, get them back whole. The required methods are the object-safe core;
+/// the provided ones below them are the face that most users see.
+///
+/// Errors leave the store as it was. No method panics on any input.
+pub trait Partd: Send + Sync {
+    /// Writes one batch, all of it or nothing, and waits as `durability` says.
+    fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()>;
+
+    /// The values of the keys, at one moment of the history; empty where a key is missing.
+    fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>>;
+
+    /// Removes the keys and returns their values, as one step of the history.
+    fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>>;
+
+    /// The length of each key's value in bytes, at one moment; `None` where a key is missing.
+    fn lens(&self, keys: &[Key]) -> Result<Vec<Option<u64>>>;
+
+    /// Every key, in key order.
+    fn keys(&self) -> Result<Vec<Key>>;
+
+    /// Brings to stable storage all that was written before the call, by anyone.
+    fn sync(&self) -> Result<()>;
+
+    /// Lends the values of the keys to `visit` in pieces, without a copy where the store can.
+    ///
+    /// `visit` is called once, with one list of pieces per key, unless reading fails. It must not
+    /// call back into the same store.
+    fn visit(
+        &self,
+        keys: &[Key],
+        visit: &mut dyn FnMut(&[Chunks<'_>]) -> Result<()>,
+    ) -> Result<()> {
+        let values = self.read(keys)?;
+        let chunks: Vec<Chunks<'_>> = values.iter().map(|value| vec![&value[..]]).collect();
+        visit(&chunks)
+    }
+
+    /// Bytes of memory in which the store holds keys and values; 0 where they lie on disk.
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
+
+    /// Appends each value to the end of its key: all pairs or none.
+    fn append<K, V>(&self, pairs: impl IntoIterator<Item = (K, V)>) -> Result<()>
+    where
+        Self: Sized,
+        K: Into<Key>,
+        V: AsRef<[u8]>,
+    {
+        append_with(self, pairs, Durability::Plain)
+    }
+
+    /// Appends as [`append`](Partd::append) does, and is on stable storage when it returns.
+    ///
+    /// One sync for the call, not one per key; calls of several threads and processes share syncs.
+    fn append_durable<K, V>(&self, pairs: impl IntoIterator<Item = (K, V)>) -> Result<()>
+    where
+        Self: Sized,
+        K: Into<Key>,
+        V: AsRef<[u8]>,
+    {
+        append_with(self, pairs, Durability::Durable)
+    }
+
+    /// The key's value: everything appended to it, in order; empty where the key is missing.
+    fn get(&self, key: impl Into<Key>) -> Result<Vec<u8>>
+    where
+        Self: Sized,
+    {
+        Ok(self.read(&[key.into()])?.pop().unwrap_or_default())
+    }
+
+    /// The values of many keys, reassembled in parallel, as they were at one moment.
+    fn get_many<K: Into<Key>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Vec<u8>>>
+    where
+        Self: Sized,
+    {
+        self.read(&collect_keys(keys))
+    }
+
+    /// Sets a key idempotently: the first call since the last delete wins and replaces what was
+    /// appended before; later ones do nothing.
+    fn iset(&self, key: impl Into<Key>, value: impl AsRef<[u8]>) -> Result<()>
+    where
+        Self: Sized,
+    {
+        self.write(Batch::new().set(key, value.as_ref()), Durability::Plain)
+    }
+
+    /// Removes keys; missing ones are fine.
+    fn delete<K: Into<Key>>(&self, keys: impl IntoIterator<Item = K>) -> Result<()>
+    where
+        Self: Sized,
+    {
+        let mut batch = Batch::new();
+        for key in keys {
+            batch.delete(key);
+        }
+        self.write(&batch, Durability::Plain)
+    }
+
+    /// Gets and removes keys as one step: no byte is lost or returned twice, whoever appends.
+    fn pop<K: Into<Key>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Vec<u8>>>
+    where
+        Self: Sized,
+    {
+        self.take(&collect_keys(keys))
+    }
+
+    /// Whether the key is there: something, perhaps no bytes, was written since its last delete.
+    fn contains(&self, key: impl Into<Key>) -> Result<bool>
+    where
+        Self: Sized,
+    {
+        Ok(self.lens(&[key.into()])?.first().is_some_and(Option::is_some))
+    }
+
+    /// The length of the key's value in bytes, without reading it; 0 where the key is missing.
+    fn len_of(&self, key: impl Into<Key>) -> Result<u64>
+    where
+        Self: Sized,
+    {
+        Ok(self.lens(&[key.into()])?.first().copied().flatten().unwrap_or(0))
+    }
+
+    /// Removes every key in one step; the store stays usable. Python's partd calls this `drop`.
+    fn clear(&self) -> Result<()>
+    where
+        Self: Sized,
+    {
+        self.write(Batch::new().clear(), Durability::Plain)
+    }
+}
+
+fn append_with<P: Partd, K: Into<Key>, V: AsRef<[u8]>>(
+    store: &P,
+    pairs: impl IntoIterator<Item = (K, V)>,
+    durability: Durability,
+) -> Result<()> {
+    let (keys, values): (Vec<Key>, Vec<V>) = pairs.into_iter().map(|(k, v)| (k.into(), v)).unzip();
+    let mut batch = Batch::with_capacity(keys.len());
+    for (key, value) in keys.into_iter().zip(&values) {
+        batch.push(Op::Append(key, value.as_ref()));
+    }
+    store.write(&batch, durability)
+}
+
+fn collect_keys<K: Into<Key>>(keys: impl IntoIterator<Item = K>) -> Vec<Key> {
+    keys.into_iter().map(Into::into).collect()
+}
+
+macro_rules! partd_by_reference {
+    ($($type:ty),*) => {$(
+        impl<P: Partd + ?Sized> Partd for $type {
+            fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()> {
+                (**self).write(batch, durability)
+            }
+            fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
+                (**self).read(keys)
+            }
+            fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
+                (**self).take(keys)
+            }
+            fn lens(&self, keys: &[Key]) -> Result<Vec<Option<u64>>> {
+                (**self).lens(keys)
+            }
+            fn keys(&self) -> Result<Vec<Key>> {
+                (**self).keys()
+            }
+            fn sync(&self) -> Result<()> {
+                (**self).sync()
+            }
+            fn visit(
+                &self,
+                keys: &[Key],
+                visit: &mut dyn FnMut(&[Chunks<'_>]) -> Result<()>,
+            ) -> Result<()> {
+                (**self).visit(keys, visit)
+            }
+            fn memory_bytes(&self) -> u64 {
+                (**self).memory_bytes()
+            }
+        }
+    )*};
+}
+
+partd_by_reference!(&P, Box<P>, Arc<P>);
