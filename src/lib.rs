@@ -15,5 +15,5 @@ mod partd;
 pub use crate::dict::Dict;
 pub use crate::error::{Error, Result};
 pub use crate::key::{Key, KeyPart};
-pub use crate::log::{Options, SegmentLog, Stats, Verified, View};
+pub use crate::log::{Compaction, Options, SegmentLog, Stats, Verified, View};
 pub use crate::partd::{Batch, Chunks, Durability, Op, Partd};
