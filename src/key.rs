@@ -89,9 +89,9 @@ impl Borrow<[u8]> for Key {
 }
 
 /// One part of a tuple key. Sealed: strings, byte strings, integers, keys and tuples of those.
-pub trait KeyPart: sealed::Part {}
+pub trait KeyPart: Part {}
 
-impl<T: sealed::Part + ?Sized> KeyPart for T {}
+impl<T: Part + ?Sized> KeyPart for T {}
 
 mod sealed {
     use super::Key;
