@@ -218,8 +218,10 @@ impl Map {
             *table_bytes = *table_bytes + shard.allocation_size() - before;
         }
         let slot = shard.entry(hash, |slot| slot.key == *key, rehash).or_insert_with(|| {
+            // The copy is as long as it must be; the original may have room.
+            let key = key.clone();
             *heap_bytes += key.heap_bytes();
-            Slot { key: key.clone(), value: Value::default() }
+            Slot { key, value: Value::default() }
         });
         &mut slot.into_mut().value
     }
@@ -383,11 +385,14 @@ mod tests {
         for i in 0..1000_usize {
             p.append([(i % 7, vec![1; i])]).unwrap();
             p.iset(i % 5, vec![2; i % 300]).unwrap();
+            p.append([(("a tuple of some length", i % 3), "v")]).unwrap();
             if i % 11 == 0 {
                 p.delete([i % 7]).unwrap();
+                p.delete([("a tuple of some length", i % 3)]).unwrap();
             }
             let map = p.map();
-            let held: usize = map.shards.iter().flatten().map(|s| s.value.heap_bytes()).sum();
+            let slots = map.shards.iter().flatten();
+            let held: usize = slots.map(|s| s.key.heap_bytes() + s.value.heap_bytes()).sum();
             assert_eq!(held, map.heap_bytes);
             let tables: usize = map.shards.iter().map(HashTable::allocation_size).sum();
             assert_eq!(tables, map.table_bytes);

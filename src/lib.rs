@@ -5,11 +5,13 @@ compile_error!(
     "partd runs on 64-bit little-endian Linux: its mappings, locks and syncs are Linux's"
 );
 
+mod buffer;
 mod dict;
 mod error;
 mod key;
 mod partd;
 
+pub use crate::buffer::{Buffer, BufferStats};
 pub use crate::dict::Dict;
 pub use crate::error::{Error, Result};
 pub use crate::key::{Key, KeyPart};
