@@ -171,14 +171,14 @@ impl<Fast: Partd, Slow: Partd> Buffer<Fast, Slow> {
     /// Puts a batch of appends and sets into the buffer, where its sets may become pending.
     fn buffer_alone(&self, state: &mut State, batch: &Batch<'_>) -> Result<Fit> {
         let Some(new) = self.new_pending(state, batch)? else { return Ok(Fit::Never) };
+        let pending_bytes = state.pending.memory_bytes_with(&new);
+        if self.fast.memory_bytes() + pending_bytes > self.limit_bytes {
+            return Ok(Fit::NoRoom);
+        }
         for &(key, value) in &new {
             state.pending.insert(key, value);
         }
-        let fit = if self.held_bytes(state) > self.limit_bytes {
-            Ok(Fit::NoRoom)
-        } else {
-            self.buffer(state, batch)
-        };
+        let fit = self.buffer(state, batch);
         if !matches!(fit, Ok(Fit::Buffered)) {
             new.iter().for_each(|(key, _)| state.pending.remove(key));
         }

@@ -27,16 +27,18 @@ impl<Fast: Partd, Slow: Partd> Buffer<Fast, Slow> {
     }
 
     fn drain_keys(&self, state: &mut State, target_bytes: u64) -> Result<()> {
+        // Few pending sets stay, for the sets that will follow; many would only take room.
+        if state.pending.memory_bytes() > target_bytes / 4 {
+            let keys: Vec<Key> = state.pending.keys().collect();
+            self.move_down(state, &keys)?;
+        }
         loop {
             let held_bytes = self.held_bytes(state);
             if target_bytes > 0 && held_bytes <= target_bytes {
                 return Ok(());
             }
             let excess_bytes = if target_bytes == 0 { u64::MAX } else { held_bytes - target_bytes };
-            let mut keys = self.fast.heaviest(excess_bytes)?;
-            if keys.is_empty() {
-                keys.extend(state.pending.keys());
-            }
+            let keys = self.fast.heaviest(excess_bytes)?;
             if keys.is_empty() {
                 return Ok(());
             }

@@ -54,4 +54,17 @@ impl Pending {
     pub(super) fn memory_bytes(&self) -> u64 {
         (self.heap_bytes + self.sets.allocation_size()) as u64
     }
+
+    /// The most that is held while and after these sets are inserted.
+    pub(super) fn memory_bytes_with(&self, new: &[(&Key, &[u8])]) -> u64 {
+        let heap_bytes: usize = new.iter().map(|(key, value)| key.heap_bytes() + value.len()).sum();
+        let len = self.sets.len() + new.len();
+        let grown = if len > self.sets.capacity() {
+            let buckets = (len * 8 / 7 + 1).max(self.sets.capacity() * 8 / 7 + 1);
+            (buckets.next_power_of_two() + 1) * (size_of::<(Key, Box<[u8]>)>() + 1) + 64
+        } else {
+            0
+        };
+        self.memory_bytes() + (heap_bytes + grown) as u64
+    }
 }
