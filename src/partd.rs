@@ -64,6 +64,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Adds bytes to the end of the key's value.
+    #[inline]
     pub fn append(&mut self, key: impl Into<Key>, value: &'a [u8]) -> &mut Batch<'a> {
         self.push(Op::Append(key.into(), value))
     }
@@ -84,12 +85,14 @@ impl<'a> Batch<'a> {
     }
 
     /// Adds an operation.
+    #[inline]
     pub fn push(&mut self, op: Op<'a>) -> &mut Batch<'a> {
         self.ops.push(op);
         self
     }
 
     /// The operations, in order.
+    #[inline]
     pub fn ops(&self) -> &[Op<'a>] {
         &self.ops
     }
