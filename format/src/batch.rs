@@ -350,6 +350,11 @@ impl<'a> Batch<'a> {
         self.body.len() as u64 + WORDS_LEN
     }
 
+    /// The bytes in front of the first value, link and state words included.
+    pub fn head_len(&self) -> u64 {
+        self.values_start
+    }
+
     /// The number of entries.
     pub fn len(&self) -> usize {
         self.entries as usize

@@ -37,7 +37,7 @@ const LISTS_CHECKSUM_AT: usize = 120;
 const CHECKSUM_AT: usize = 124;
 
 const _: () = assert!(CHECKSUM_AT + 4 == NOTE_AT as usize);
-const _: () = assert!(NOTE_AT + 8 <= HEADER_LEN && HEADER_LEN % 8 == 0);
+const _: () = assert!(NOTE_AT + 8 <= HEADER_LEN && HEADER_LEN.is_multiple_of(8));
 
 /// The header of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
