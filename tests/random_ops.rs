@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use partd::{Batch, Buffer, Dict, Durability, Key, Partd};
+use partd::{Batch, Buffer, Dict, Durability, Key, Partd, SegmentLog};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -198,5 +198,31 @@ proptest! {
     ) {
         let slow = Buffer::new(Dict::new(), Dict::new(), limits.1);
         run(&steps, Buffer::new(Dict::new(), &slow, limits.0), |store| store);
+    }
+
+    #[test]
+    fn a_segment_log_is_the_model(steps in vec(step(), 0..60), small in any::<bool>()) {
+        let dir = tempfile::tempdir().unwrap();
+        let segment_len_bytes = if small { 64 << 10 } else { 1 << 20 };
+        let options = SegmentLog::options().segment_len_bytes(segment_len_bytes);
+        let open = || options.open(dir.path().join("store")).unwrap();
+        run(&steps, open(), |store| {
+            drop(store);
+            open()
+        });
+    }
+
+    #[test]
+    fn a_buffer_over_a_segment_log_is_the_model(
+        steps in vec(step(), 0..60),
+        limit_bytes in prop_oneof![Just(0_u64), 20_000..300_000_u64],
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let options = SegmentLog::options().segment_len_bytes(64 << 10);
+        let log = || options.open(dir.path().join("store")).unwrap();
+        run(&steps, Buffer::new(Dict::new(), log(), limit_bytes), |store| {
+            drop(store);
+            Buffer::new(Dict::new(), log(), limit_bytes)
+        });
     }
 }

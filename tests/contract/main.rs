@@ -9,7 +9,7 @@ mod threads;
 
 use std::sync::Arc;
 
-use partd::{Buffer, Dict, Partd};
+use partd::{Buffer, Dict, Partd, SegmentLog};
 
 /// Runs the behaviours of the suite, each as a test of its own, on what `$make` returns.
 macro_rules! contract {
@@ -73,7 +73,15 @@ fn buffer(limit_bytes: u64) -> Buffer<Dict, Dict> {
     Buffer::new(Dict::new(), Dict::new(), limit_bytes)
 }
 
+/// A segment log of many small segments.
+fn small_segments() -> SegmentLog {
+    SegmentLog::options().segment_len_bytes(64 << 10).temporary().unwrap()
+}
+
 contract! {
+    segment_log: SegmentLog::temporary().unwrap();
+    segment_log_of_small_segments: small_segments();
+    buffer_over_segment_log: Buffer::new(Dict::new(), small_segments(), 60 << 10);
     dict: Dict::new();
     boxed_dyn: Box::new(Dict::new()) as Box<dyn Partd>;
     arc: Arc::new(Dict::new());
