@@ -6,8 +6,9 @@
 
 use byteorder::{ByteOrder, LittleEndian as Le};
 
-use crate::VERSION;
 use crate::error::Error;
+use crate::word::{Salt, State};
+use crate::{SEQUENCE_MAX, VERSION};
 
 /// What a control file begins with.
 pub const MAGIC: [u8; 8] = *b"PARTDCTL";
@@ -24,12 +25,16 @@ pub const COMMIT_AT: u64 = 128;
 pub const NEXT_SEGMENT_AT: u64 = 192;
 /// Counts the publishing renames, and the compactions before they unlink.
 pub const GENERATION_AT: u64 = 256;
-/// The sequence number up to which the history is on stable storage.
+/// The sequence number up to which the history is on stable storage, see [`encode_synced`].
 pub const SYNCED_AT: u64 = 320;
 /// The generation at which the directory was last on stable storage.
 pub const DIRECTORY_SYNCED_AT: u64 = 384;
-/// Not 0 once a sync has failed.
+/// [`SYNC_FAILED`] once a sync has failed.
 pub const SYNC_FAILED_AT: u64 = 448;
+/// What stands in the word at [`SYNC_FAILED_AT`] once a sync has failed.
+pub const SYNC_FAILED: u64 = u64::from_le_bytes(*b"NOSYNC!!");
+/// The segment that a compaction is about to publish; 0 for none.
+pub const OUTPUT_AT: u64 = 512;
 /// Where the slots begin.
 pub const SLOTS_AT: u64 = 1024;
 /// The bytes of a slot.
@@ -45,6 +50,8 @@ pub const SLOT_OFFSET_AT: u64 = 8;
 pub const SLOT_ACTIVE_AT: u64 = 16;
 /// In a slot: the process that holds it; 0 for none. For people only: a lock says who holds it.
 pub const SLOT_PID_AT: u64 = 24;
+/// In a slot: how many pops of the writer are under way. A compaction waits for them.
+pub const SLOT_POPS_AT: u64 = 32;
 
 const VERSION_AT: usize = 8;
 const STORE_AT: usize = 16;
@@ -53,7 +60,7 @@ const CREATED_AT: usize = 48;
 const CHECKSUM_AT: usize = 56;
 
 const _: () = assert!(CHECKSUM_AT + 8 == FIXED_LEN && FIXED_LEN as u64 == CLEAN_AT);
-const _: () = assert!(SYNC_FAILED_AT + 64 <= SLOTS_AT && FILE_LEN.is_multiple_of(512));
+const _: () = assert!(OUTPUT_AT + 64 <= SLOTS_AT && FILE_LEN.is_multiple_of(512));
 
 /// The fixed fields of a control file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +120,31 @@ impl Fixed {
 /// Where a slot begins in the file.
 pub const fn slot_at(slot: u16) -> u64 {
     SLOTS_AT + slot as u64 * SLOT_LEN
+}
+
+/// The word that says that the history up to `sequence` is on stable storage.
+///
+/// Packed like a state word, so that a random word is not taken for a promise.
+pub fn encode_synced(store: &[u8; 16], sequence: u64) -> u64 {
+    match sequence {
+        0 => 0,
+        sequence => State::Committed(sequence).encode(store_salt(store), SYNCED_AT),
+    }
+}
+
+/// Reads the word at [`SYNCED_AT`].
+pub fn decode_synced(store: &[u8; 16], word: u64) -> Result<u64, Error> {
+    match State::decode(store_salt(store), SYNCED_AT, word)? {
+        State::Committed(sequence) => Ok(sequence),
+        State::Pending => Ok(0),
+        State::Void => {
+            Err(Error::at_most(SYNCED_AT, "synced mark", SEQUENCE_MAX, SEQUENCE_MAX + 1))
+        }
+    }
+}
+
+fn store_salt(store: &[u8; 16]) -> Salt {
+    Salt(Le::read_u64(store) ^ Le::read_u64(&store[8..]))
 }
 
 /// What the last handle leaves behind when it closes: a checksum of the words that matter.
