@@ -1,7 +1,7 @@
 //! Keys: the bytes a value is filed under, and the injective mapping from tuples to them.
 //!
 //! A plain key is its own bytes. A tuple joins its parts by an escape in the manner of
-//! FoundationDB's tuple layer and of `orderedcode`: it keeps order and loses nothing.
+//! the tuple layer of FoundationDB and of `orderedcode`: it keeps order and loses nothing.
 //!
 //! | bytes | meaning |
 //! |---|---|
@@ -89,9 +89,9 @@ impl Borrow<[u8]> for Key {
 }
 
 /// One part of a tuple key. Sealed: strings, byte strings, integers, keys and tuples of those.
-pub trait KeyPart: sealed::Part {}
+pub trait KeyPart: Part {}
 
-impl<T: sealed::Part + ?Sized> KeyPart for T {}
+impl<T: Part + ?Sized> KeyPart for T {}
 
 mod sealed {
     use super::Key;

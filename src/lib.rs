@@ -8,9 +8,12 @@ compile_error!(
 mod dict;
 mod error;
 mod key;
+#[doc(hidden)]
+pub mod log;
 mod partd;
 
 pub use crate::dict::Dict;
 pub use crate::error::{Error, Result};
 pub use crate::key::{Key, KeyPart};
+pub use crate::log::{Options, SegmentLog, Stats, Verified, View};
 pub use crate::partd::{Batch, Chunks, Durability, Op, Partd};

@@ -424,6 +424,11 @@ impl<'a> Batch<'a> {
         self.len
     }
 
+    /// The bytes in front of the first value, link and state words included.
+    pub fn head_len(&self) -> u64 {
+        self.values_start
+    }
+
     /// The number of entries.
     pub fn len(&self) -> usize {
         self.entries as usize
