@@ -171,15 +171,20 @@ fn decode_control(bytes: &[u8]) -> String {
     let (next, synced) = (word(control::NEXT_SEGMENT_AT), word(control::SYNCED_AT));
     let stamp = control::clean_stamp(&fixed.store, commit.encode(), next, synced);
     writeln!(out, "clean {}", word(control::CLEAN_AT) == stamp).unwrap();
-    writeln!(out, "next segment {next}, synced {synced}").unwrap();
+    let mark = control::decode_synced(&fixed.store, synced).expect("the mark is good");
+    writeln!(out, "next segment {next}, synced {mark}").unwrap();
     writeln!(out, "generation {}", word(control::GENERATION_AT)).unwrap();
     writeln!(out, "directory synced {}", word(control::DIRECTORY_SYNCED_AT)).unwrap();
-    writeln!(out, "sync failed {}", word(control::SYNC_FAILED_AT)).unwrap();
+    let failed = word(control::SYNC_FAILED_AT) == control::SYNC_FAILED;
+    writeln!(out, "sync failed {failed}").unwrap();
+    writeln!(out, "output {}", word(control::OUTPUT_AT)).unwrap();
     for slot in 0..control::SLOTS {
         let at = control::slot_at(slot);
         let pid = Le::read_u32(&bytes[(at + control::SLOT_PID_AT) as usize..]);
         if pid != 0 {
             let active = word(at + control::SLOT_ACTIVE_AT);
+            let pops = word(at + control::SLOT_POPS_AT);
+            writeln!(out, "slot {slot}: pops under way {pops}").unwrap();
             let (segment, offset) =
                 (word(at + control::SLOT_SEGMENT_AT), word(at + control::SLOT_OFFSET_AT));
             writeln!(out, "slot {slot}: pid {pid}, active {active}, at {segment}:{offset}")
@@ -203,6 +208,8 @@ fn control_every_word_and_the_last_slot() {
     let last = control::slot_at(1023);
     Le::write_u64(&mut bytes[(last + control::SLOT_SEGMENT_AT) as usize..], 17);
     Le::write_u64(&mut bytes[(last + control::SLOT_OFFSET_AT) as usize..], 4096);
+    Le::write_u64(&mut bytes[(last + control::SLOT_POPS_AT) as usize..], 2);
     Le::write_u64(&mut bytes[control::DIRECTORY_SYNCED_AT as usize..], 20);
+    Le::write_u64(&mut bytes[control::OUTPUT_AT as usize..], 19);
     check("control", &bytes, decode_control);
 }

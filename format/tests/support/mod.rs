@@ -236,15 +236,16 @@ impl Control {
         };
         bytes[..control::FIXED_LEN].copy_from_slice(&fixed.encode());
         let commit = self.commit.encode();
-        let stamp = control::clean_stamp(&self.store, commit, self.next_segment, self.synced);
+        let synced = control::encode_synced(&self.store, self.synced);
+        let stamp = control::clean_stamp(&self.store, commit, self.next_segment, synced);
         for (at, word) in [
             (control::CLEAN_AT, if self.clean { stamp } else { 0 }),
             (control::COMMIT_AT, commit),
             (control::NEXT_SEGMENT_AT, self.next_segment),
             (control::GENERATION_AT, self.generation),
-            (control::SYNCED_AT, self.synced),
+            (control::SYNCED_AT, synced),
             (control::DIRECTORY_SYNCED_AT, 0),
-            (control::SYNC_FAILED_AT, self.sync_failed.into()),
+            (control::SYNC_FAILED_AT, if self.sync_failed { control::SYNC_FAILED } else { 0 }),
         ] {
             Le::write_u64(&mut bytes[at as usize..], word);
         }

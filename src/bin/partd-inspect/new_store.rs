@@ -132,7 +132,7 @@ impl<'k> NewStore<'k> {
 
 impl Segment {
     fn create(dir: &Path, id: u64) -> Result<Segment, Failure> {
-        let path = dir.join(format!("segment-{id}.tmp"));
+        let path = dir.join(format!("tmp-segment-{id}"));
         let file = File::options().write(true).create_new(true).open(&path);
         let file = file.map_err(|error| Failure::io("make", &path, &error))?;
         let salt = Salt(u64::from_le_bytes(random::<8>()?));

@@ -198,6 +198,7 @@ fn document(store: &Store, totals: &Totals, used: &[Usage], holders: &[(&Slot, L
 fn rule_name(rule: Rule) -> &'static str {
     match rule {
         Rule::CommitWord => "commit word",
+        Rule::Numbers => "numbers",
         Rule::Recovery => "recovery",
         Rule::Alone => "single segment",
     }

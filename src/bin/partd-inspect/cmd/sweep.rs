@@ -68,7 +68,8 @@ fn store_files(path: &Path) -> Result<Vec<PathBuf>, String> {
         let ours = id_of_file_name(name.as_encoded_bytes()).is_some()
             || text == "control"
             || text.ends_with(".lock")
-            || text.ends_with(".tmp");
+            || text.ends_with(".torn")
+            || text.starts_with("tmp-");
         if !ours || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
             return Err(format!("holds {text}, which is not a store's"));
         }

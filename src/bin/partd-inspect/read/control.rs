@@ -83,7 +83,7 @@ impl Control {
             generation: word(layout::GENERATION_AT),
             synced: layout::decode_synced(&fixed.store, synced),
             sync_failed: word(layout::SYNC_FAILED_AT) == layout::SYNC_FAILED,
-            clean: word(layout::CLEAN_AT) == stamp,
+            clean: word(layout::CLEAN_AT) == stamp && Commit::decode(commit).done,
             slots: slots.collect(),
         })
     }

@@ -19,12 +19,41 @@ use super::walk::{EntryInfo, Segment};
 /// How the end of the history was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rule {
-    /// The commit word says it: the store was last used since this machine was booted.
+    /// The commit word says it: the store is open, or was closed by its last handle.
     CommitWord,
+    /// The numbers themselves say it: the writers died, but the machine has not been booted since,
+    /// so that everything they stored is there.
+    Numbers,
     /// The recovery rule says it: the machine was booted since, or the control file is no help.
     Recovery,
     /// Nothing does: a single segment holds some numbers of a history, and all of them count.
     Alone,
+}
+
+/// What is known beside the files: it decides which rule holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Around {
+    /// The boot id of the running system.
+    pub(crate) running: Option<[u8; 16]>,
+    /// Whether anybody has the store open.
+    pub(crate) is_open: bool,
+    /// Whether this is a single segment.
+    pub(crate) is_segment: bool,
+}
+
+impl Around {
+    fn rule(self, segments: &[Segment], control: Option<&Control>) -> Rule {
+        let Some(control) = control.filter(|_| !self.is_segment) else {
+            return if self.is_segment { Rule::Alone } else { Rule::Recovery };
+        };
+        let closed = control.clean
+            && segments.iter().filter_map(|s| s.name_id).all(|id| id < control.next_segment);
+        match Some(control.fixed.boot) == self.running {
+            true if self.is_open || closed => Rule::CommitWord,
+            true => Rule::Numbers,
+            false => Rule::Recovery,
+        }
+    }
 }
 
 /// A batch of the history, by its place.
@@ -64,14 +93,12 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// Works the history out. `running` is the boot id of the system, if the commit word is to
-    /// be believed when it is the same; `alone` says that `dir` is a single segment.
+    /// Works the history out, under the rule that `around` asks for.
     pub(crate) fn find(
         dir: &Path,
         segments: &[Segment],
         control: Option<&Control>,
-        running: Option<[u8; 16]>,
-        alone: bool,
+        around: Around,
     ) -> History {
         let mut problems = Vec::new();
         let store = store_of(segments, control);
@@ -87,18 +114,16 @@ impl History {
         let mark = control.and_then(noted).unwrap_or(0).max(repeated).max(upto);
 
         let all = places(segments, &counts, &mut problems);
-        let commit = control.filter(|control| Some(control.fixed.boot) == running);
-        let rule = match commit {
-            _ if alone => Rule::Alone,
-            Some(_) => Rule::CommitWord,
-            None => Rule::Recovery,
-        };
+        let rule = around.rule(segments, control);
         let is_good =
             |place: &Place| segments[place.segment].batches[place.batch].good_head().is_some();
-        let last = match commit {
-            _ if alone => all.last().map_or(0, |place| place.sequence),
-            Some(control) => control.commit.visible(),
-            None => recovered(segments, &all, mark),
+        let highest = all.last().map_or(0, |place| place.sequence);
+        let visible = control.map_or(0, |control| control.commit.visible());
+        let last = match rule {
+            Rule::Alone => highest,
+            Rule::CommitWord => visible,
+            Rule::Numbers => highest.max(mark),
+            Rule::Recovery => recovered(segments, &all, mark),
         };
         let split = all.partition_point(|place| place.sequence <= last);
         let missing = match rule {
@@ -107,7 +132,7 @@ impl History {
         };
         let batches: Vec<Place> = all[..split].iter().copied().filter(is_good).collect();
         let beyond = match rule {
-            Rule::Alone => Vec::new(),
+            Rule::Alone | Rule::Numbers => Vec::new(),
             Rule::CommitWord => all[split..].iter().copied().filter(is_good).collect(),
             Rule::Recovery => {
                 all[split..].iter().copied().filter(|p| whole(segments, *p)).collect()
@@ -130,6 +155,9 @@ impl History {
             );
             problem.consequence = hint(segments, &counts);
             problems.push(problem);
+        }
+        if rule == Rule::Numbers && visible != last {
+            problems.push(commit_word(dir, segments, visible, last));
         }
         let mut history = History {
             rule,
@@ -228,6 +256,22 @@ impl History {
             Ending::Open | Ending::Sealed => {}
         }
     }
+}
+
+/// The commit word of a store whose writers died does not fit what is there. Where something in
+/// the segments cannot be read, that is what it counted; else the word itself is wrong, and no loss.
+fn commit_word(dir: &Path, segments: &[Segment], visible: u64, last: u64) -> Problem {
+    let unreadable = segments.iter().any(|segment| {
+        matches!(segment.ending, Ending::Broken(_))
+            || segment.batches.iter().any(|batch| batch.state.is_err())
+    });
+    let is_loss = visible > last && unreadable;
+    let severity = if is_loss { Severity::Damage } else { Severity::Scar };
+    let path = dir.join("control");
+    let found = format!("{last}, the last of all segments");
+    let mut problem = Problem::file(severity, &path, "commit word", visible, found);
+    problem.offset = Some(partd_format::control::COMMIT_AT);
+    problem
 }
 
 /// The store that the files belong to: what the control file says if a segment agrees or there is

@@ -12,8 +12,8 @@ use partd_format::Error;
 use partd_format::segment::id_of_file_name;
 use rayon::prelude::*;
 
-use super::control::{Control, boot_id};
-use super::history::{History, Rule};
+use super::control::{Control, Life, Locks, boot_id};
+use super::history::{Around, History, Rule};
 use super::problem::{Problem, Severity};
 use super::source::Source;
 use super::walk::Segment;
@@ -107,7 +107,9 @@ impl Store {
             Err(error) => Some(Err(Refusal::Io(path.clone(), error))),
         };
         let segments = names.par_iter().filter_map(walk).collect::<Result<Vec<_>, _>>()?;
-        Ok(Store::assemble(path, false, control, segments, other_files, boot_id().ok()))
+        let is_open = Locks::read().holds(&path.join("store.lock")) != Life::Dead;
+        let around = Around { running: boot_id().ok(), is_open, is_segment: false };
+        Ok(Store::assemble(path, control, segments, other_files, around))
     }
 
     fn read_segment(path: &Path) -> Result<Store, Refusal> {
@@ -120,20 +122,21 @@ impl Store {
                        directory of a store or a segment file";
             return Err(Refusal::NoStore(path.to_owned(), why));
         }
-        Ok(Store::assemble(path, true, None, vec![segment], Vec::new(), None))
+        let around = Around { running: None, is_open: false, is_segment: true };
+        Ok(Store::assemble(path, None, vec![segment], Vec::new(), around))
     }
 
     /// Makes a store of parts that were read.
     pub(crate) fn assemble(
         path: &Path,
-        is_segment: bool,
         control: Option<Result<Control, Error>>,
         segments: Vec<Segment>,
         other_files: Vec<String>,
-        running: Option<[u8; 16]>,
+        around: Around,
     ) -> Store {
+        let is_segment = around.is_segment;
         let good = control.as_ref().and_then(|control| control.as_ref().ok());
-        let mut history = History::find(path, &segments, good, running, is_segment);
+        let mut history = History::find(path, &segments, good, around);
         if let Some(Err(error)) = &control {
             let path = path.join("control");
             history.problems.push(Problem::format(Severity::Scar, &path, error));
@@ -163,7 +166,7 @@ impl Store {
 
     /// Whether the next to open it for writing will have to recover it.
     pub(crate) fn needs_recovery(&self) -> bool {
-        self.history.rule == Rule::Recovery
+        matches!(self.history.rule, Rule::Recovery | Rule::Numbers)
     }
 
     /// Whether anything acknowledged is known to be lost.
