@@ -121,7 +121,8 @@ impl SegmentHeader {
 
     /// Reads the fixed part of the header of a file of `file_len` bytes.
     ///
-    /// Only the first 128 bytes are looked at; what follows them may be changing.
+    /// Only the first 128 bytes are looked at; what follows them may be changing. Whether the id is
+    /// the one in the file's name, and the store the one around it, is the caller's to compare.
     pub fn decode(bytes: &[u8], file_len: u64) -> Result<SegmentHeader, Error> {
         if (bytes.len() as u64) < NOTE_AT || file_len < HEADER_LEN {
             return Err(Error::at_least(0, "length of segment file", HEADER_LEN, file_len));
@@ -166,8 +167,11 @@ impl SegmentHeader {
             pid: Le::read_u32(&bytes[PID_AT..]),
             slot: Le::read_u32(&bytes[SLOT_AT..]),
         };
+        if header.id == 0 {
+            return Err(Error::at_least(ID_AT as u64, "id of segment", 1, 0));
+        }
         if header.len != file_len {
-            return Err(Error::number(LEN_AT as u64, "length of segment", file_len, header.len));
+            return Err(Error::number(LEN_AT as u64, "length of file", header.len, file_len));
         }
         let lists = HEADER_LEN + output.map_or(0, |output| output.lists_len());
         let data_start = align(lists).unwrap_or(u64::MAX);
@@ -187,8 +191,9 @@ impl SegmentHeader {
         let (lists, replaces_len) = match &self.output {
             Some(output) => {
                 let end = HEADER_LEN + output.lists_len();
-                let lists = bytes
-                    .get(HEADER_LEN as usize..end as usize)
+                let lists = usize::try_from(end)
+                    .ok()
+                    .and_then(|end| bytes.get(HEADER_LEN as usize..end))
                     .ok_or_else(|| Error::at_least(0, "length of file", end, bytes.len() as u64))?;
                 let right = lists_checksum(self.salt, lists);
                 if output.lists_checksum != right {
