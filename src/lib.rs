@@ -6,11 +6,25 @@ compile_error!(
 );
 
 mod dict;
+pub mod encode;
 mod error;
 mod key;
 mod partd;
 
 pub use crate::dict::Dict;
+#[cfg(feature = "blosc")]
+pub use crate::encode::Blosc;
+#[cfg(feature = "bz2")]
+pub use crate::encode::Bz2;
+#[cfg(feature = "lz4")]
+pub use crate::encode::Lz4;
+#[cfg(feature = "snappy")]
+pub use crate::encode::Snappy;
+#[cfg(feature = "zlib")]
+pub use crate::encode::Zlib;
+#[cfg(feature = "zstd")]
+pub use crate::encode::Zstd;
+pub use crate::encode::{Codec, CodecError, Encode, Typed, compression};
 pub use crate::error::{Error, Result};
 pub use crate::key::{Key, KeyPart};
 pub use crate::partd::{Batch, Chunks, Durability, Op, Partd};
