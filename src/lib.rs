@@ -12,12 +12,20 @@ mod key;
 mod partd;
 
 pub use crate::dict::Dict;
+#[cfg(feature = "arrow")]
+pub use crate::encode::Arrow;
 #[cfg(feature = "blosc")]
 pub use crate::encode::Blosc;
 #[cfg(feature = "bz2")]
 pub use crate::encode::Bz2;
 #[cfg(feature = "lz4")]
 pub use crate::encode::Lz4;
+#[cfg(feature = "msgpack")]
+pub use crate::encode::Msgpack;
+#[cfg(feature = "numpy")]
+pub use crate::encode::Numpy;
+#[cfg(feature = "pickle")]
+pub use crate::encode::Pickle;
 #[cfg(feature = "snappy")]
 pub use crate::encode::Snappy;
 #[cfg(feature = "zlib")]

@@ -179,7 +179,7 @@ fn what_is_appended_between_the_look_and_the_take_is_taken_too_or_put_back() {
     layer.append([("k", "Hello ")]).unwrap();
     let frame = layer.inner().dict.get("k").unwrap();
     let error = layer.pop(["k", "none"]).unwrap_err().to_string();
-    assert!(error.ends_with("; the bytes taken were appended to their keys again"), "{error}");
+    assert!(error.ends_with("; the bytes taken were written back"), "{error}");
     assert_eq!(layer.inner().dict.get("k").unwrap(), [&frame[..], b"\x01"].concat());
     assert_eq!(layer.keys().unwrap(), [Key::from("k")]);
 }

@@ -141,21 +141,20 @@ impl<C: Codec, P: Partd> Encode<C, P> {
         for (key, value) in keys.iter().zip(taken).filter(|(_, value)| !value.is_empty()) {
             batch.append(key, value);
         }
-        let back = self.inner.write(&batch, Durability::Plain);
-        match (error, back) {
-            (Error::Decode { layer, key, frame, offset, reason }, Ok(())) => {
-                let reason = format!("{reason}; the bytes taken were appended to their keys again");
-                Error::Decode { layer, key, frame, offset, reason }
-            }
-            (Error::Decode { layer, key, frame, offset, reason }, Err(lost)) => {
-                let reason = format!(
-                    "{reason}; the bytes taken could not be appended to their keys again: {lost}"
-                );
-                Error::Decode { layer, key, frame, offset, reason }
-            }
-            (other, _) => other,
-        }
+        put_back(error, self.inner.write(&batch, Durability::Plain))
     }
+}
+
+/// Says in an error what became of the bytes that were taken before it came.
+pub(crate) fn put_back(mut error: Error, written: Result<()>) -> Error {
+    let outcome = match written {
+        Ok(()) => "; the bytes taken were written back".to_owned(),
+        Err(lost) => format!("; the bytes taken could not be written back: {lost}"),
+    };
+    if let Error::Decode { reason: text, .. } | Error::Mismatch { advice: text, .. } = &mut error {
+        text.push_str(&outcome);
+    }
+    error
 }
 
 impl<C, P> Partd for Encode<C, P>

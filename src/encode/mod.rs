@@ -38,12 +38,20 @@ mod typed;
 ))]
 mod grow;
 
+#[cfg(feature = "arrow")]
+mod arrow;
 #[cfg(feature = "blosc")]
 mod blosc;
 #[cfg(feature = "bz2")]
 mod bz2;
 #[cfg(feature = "lz4")]
 mod lz4;
+#[cfg(feature = "msgpack")]
+mod msgpack;
+#[cfg(feature = "numpy")]
+mod numpy;
+#[cfg(feature = "pickle")]
+mod pickle;
 #[cfg(feature = "snappy")]
 mod snappy;
 #[cfg(feature = "zlib")]
@@ -51,6 +59,8 @@ mod zlib;
 #[cfg(feature = "zstd")]
 mod zstd;
 
+#[cfg(feature = "arrow")]
+pub use self::arrow::{Arrow, ArrowCodec};
 #[cfg(feature = "blosc")]
 pub use self::blosc::{Blosc, BloscCodec};
 #[cfg(feature = "bz2")]
@@ -60,6 +70,12 @@ pub use self::compression::{compression, compressions};
 pub use self::layer::{DEFAULT_MAX_DECODED_BYTES, Encode};
 #[cfg(feature = "lz4")]
 pub use self::lz4::{Lz4, Lz4Codec};
+#[cfg(feature = "msgpack")]
+pub use self::msgpack::{Msgpack, MsgpackCodec};
+#[cfg(feature = "numpy")]
+pub use self::numpy::{Element, Numpy};
+#[cfg(feature = "pickle")]
+pub use self::pickle::{Pickle, PickleCodec};
 #[cfg(feature = "snappy")]
 pub use self::snappy::{Snappy, SnappyCodec};
 pub use self::typed::Typed;
