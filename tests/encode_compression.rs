@@ -1,8 +1,6 @@
 //! Compressing layers keep the contract of every store: what goes in comes out, whole batches or
 //! none, whatever the level, the store below and the number of threads.
 
-#![cfg(feature = "zlib")]
-
 use partd::encode::compressions;
 use partd::{Batch, Dict, Durability, Encode, Error, Key, Op, Partd, compression};
 

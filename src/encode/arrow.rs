@@ -1,8 +1,11 @@
 //! `Arrow`: record batches as Arrow IPC streams, joined by concatenation.
 //!
-//! A frame is one whole IPC stream: schema, batches, end. A stream is read in pieces of the frame,
-//! without memory by declared lengths, and every array is validated by the arrow crates. Buffers
-//! that are compressed inside the stream are refused: compression is another layer's business.
+//! A frame is one whole IPC stream: schema, batches, end. It is checked here (`check`) and then
+//! read by the arrow crates, which validate every array, from one copy of the frame: no memory is
+//! taken by a declared length. Buffers that are compressed inside the stream are refused:
+//! compression is another layer's business.
+
+mod check;
 
 use std::sync::Arc;
 
@@ -21,6 +24,7 @@ use crate::encode::typed::Typed;
 /// The row of the Python partd's pandas layers, in a format of its own: each frame is an Arrow IPC
 /// stream, which every Arrow library reads. Batches of one key must have the same schema; reading
 /// a key where they do not is an error that shows both. A missing key has no rows and no columns.
+/// Columns may have all types but unions, run-end encoded arrays and list views.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -57,6 +61,7 @@ impl Codec for ArrowCodec {
     }
 
     fn encode(&self, value: &RecordBatch, frame: &mut Vec<u8>) -> Result<(), CodecError> {
+        check::types(&value.schema())?;
         let mut stream = StreamWriter::try_new(frame, &value.schema())?;
         stream.write(value)?;
         stream.finish()?;
@@ -67,15 +72,12 @@ impl Codec for ArrowCodec {
         if frame.len() > max_bytes {
             return Err(too_large(max_bytes).into());
         }
+        check::stream(frame)?;
         let mut rest = Buffer::from(frame);
         let mut stream = StreamDecoder::new();
         let mut batches = Vec::new();
         while !rest.is_empty() {
-            let before = rest.len();
             batches.extend(stream.decode(&mut rest)?);
-            if rest.len() == before {
-                return Err(format!("{before} bytes follow the end of the stream").into());
-            }
         }
         stream.finish()?;
         let schema = stream.schema().ok_or("the stream has no schema")?;
@@ -141,6 +143,7 @@ fn join(
         Some(only) if batches.is_empty() => Ok(only),
         last => {
             batches.extend(last);
+            check::concatenable(&batches)?;
             Ok(concat_batches(&schema, &batches)?)
         }
     }
