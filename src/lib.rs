@@ -1,4 +1,19 @@
 //! partd: an appendable key-value byte store on a memory-mapped segment log.
+//!
+//! Append bytes to keys, get them back whole. [`SegmentLog`] is the store on disk, [`Dict`] the one
+//! in memory; [`Buffer`] puts one in front of the other; [`Encode`] and the typed layers sit on top.
+//! All of them are [`Partd`], so they nest.
+//!
+//! ```
+//! use partd::{Buffer, Dict, Partd, SegmentLog};
+//! let p = Buffer::new(Dict::new(), SegmentLog::temporary()?, 64 << 20);
+//! p.append([("x", "Hello "), ("y", "123")])?;
+//! p.append([("x", "world!")])?;
+//! assert_eq!(p.get("x")?, b"Hello world!");
+//! # Ok::<(), partd::Error>(())
+//! ```
+//!
+//! The README has the promises that hold in a crash; `partd_format` has the bytes on disk.
 
 #[cfg(not(all(target_os = "linux", target_endian = "little", target_pointer_width = "64")))]
 compile_error!(
@@ -41,3 +56,8 @@ pub use crate::error::{Error, Result};
 pub use crate::key::{Key, KeyPart};
 pub use crate::log::{Compaction, Options, SegmentLog, Stats, Verified, View};
 pub use crate::partd::{Batch, Chunks, Durability, Op, Partd};
+
+/// The examples of the README compile and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
