@@ -17,5 +17,5 @@ pub use crate::buffer::{Buffer, BufferStats};
 pub use crate::dict::Dict;
 pub use crate::error::{Error, Result};
 pub use crate::key::{Key, KeyPart};
-pub use crate::log::{Options, SegmentLog, Stats, Verified, View};
+pub use crate::log::{Compaction, Options, SegmentLog, Stats, Verified, View};
 pub use crate::partd::{Batch, Chunks, Durability, Op, Partd};
