@@ -92,15 +92,12 @@ fn the_peak_allocation_stays_within_one_and_a_half_times_the_limit() {
     let mut too_much = Vec::new();
     let distinct = u64::MAX;
     for (limit_bytes, sets, keys, batch_len) in [
-        (1 << 20, false, distinct, 1),
         (4 << 20, false, distinct, 256),
         (32 << 20, false, distinct, 1),
-        (4 << 20, false, 50_000, 256),
         (1 << 20, false, 1, 1),
-        (4 << 20, false, 1, 256),
         (1 << 20, false, 256, 1),
         (4 << 20, false, 256, 256),
-        (4 << 20, true, distinct, 1),
+        (4 << 20, true, distinct, 256),
     ] {
         let share = peak_share(sets, keys, batch_len, limit_bytes);
         let line = format!(
