@@ -111,6 +111,21 @@ pub enum Error {
         reason: String,
     },
 
+    /// A stored value is of another type than the layer that reads it or appends to it.
+    #[error("{layer}: the key {key} holds {stored}, but this layer is of {wanted}; {advice}")]
+    Mismatch {
+        /// The layer that reads or appends, by its name.
+        layer: &'static str,
+        /// The key.
+        key: Key,
+        /// What is stored.
+        stored: String,
+        /// What the layer is of.
+        wanted: String,
+        /// What to do, in a sentence without its end.
+        advice: String,
+    },
+
     /// A value cannot be encoded by the layer that writes it.
     #[error("{layer}: key {key}: {reason}")]
     Encode {

@@ -7,6 +7,7 @@ compile_error!(
 
 mod buffer;
 mod dict;
+pub mod encode;
 mod error;
 mod key;
 #[doc(hidden)]
@@ -15,6 +16,27 @@ mod partd;
 
 pub use crate::buffer::{Buffer, BufferStats};
 pub use crate::dict::Dict;
+#[cfg(feature = "arrow")]
+pub use crate::encode::Arrow;
+#[cfg(feature = "blosc")]
+pub use crate::encode::Blosc;
+#[cfg(feature = "bz2")]
+pub use crate::encode::Bz2;
+#[cfg(feature = "lz4")]
+pub use crate::encode::Lz4;
+#[cfg(feature = "msgpack")]
+pub use crate::encode::Msgpack;
+#[cfg(feature = "numpy")]
+pub use crate::encode::Numpy;
+#[cfg(feature = "pickle")]
+pub use crate::encode::Pickle;
+#[cfg(feature = "snappy")]
+pub use crate::encode::Snappy;
+#[cfg(feature = "zlib")]
+pub use crate::encode::Zlib;
+#[cfg(feature = "zstd")]
+pub use crate::encode::Zstd;
+pub use crate::encode::{Codec, CodecError, Encode, Typed, compression};
 pub use crate::error::{Error, Result};
 pub use crate::key::{Key, KeyPart};
 pub use crate::log::{Compaction, Options, SegmentLog, Stats, Verified, View};
