@@ -16,12 +16,14 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use crate::partd::{Batch, Chunks, Durability, Op, Partd};
+use crate::partd::{Batch, Durability, Op, Partd};
 use crate::{Key, Result};
 
+mod apart;
 mod moving;
 mod pending;
 
+use apart::apart;
 use pending::Pending;
 
 /// Reads of `slow` outside the lock before one is made inside it.
@@ -215,10 +217,10 @@ impl<Fast: Partd, Slow: Partd> Buffer<Fast, Slow> {
     ///
     /// The lock is taken after a read and not for it: a long one stops no flush, and a rayon worker
     /// that waits for its share of it and takes on another task meanwhile holds no lock.
-    fn read_slow<T>(
+    fn read_slow<T: Send>(
         &self,
         keys: &[Key],
-        read: impl Fn(&Slow) -> Result<T>,
+        read: impl Fn(&Slow) -> Result<T> + Sync,
     ) -> Result<(T, RwLockReadGuard<'_, State>)> {
         for _ in 0..UNLOCKED_READS {
             let epoch = self.settled(keys)?.epoch;
@@ -229,7 +231,7 @@ impl<Fast: Partd, Slow: Partd> Buffer<Fast, Slow> {
             }
         }
         let state = self.settled(keys)?;
-        Ok((read(&self.slow)?, state))
+        Ok((apart(|| read(&self.slow))?, state))
     }
 }
 
@@ -293,7 +295,7 @@ impl<Fast: Partd, Slow: Partd> Partd for Buffer<Fast, Slow> {
     fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
         let mut state = self.alone();
         self.settle(&mut state, keys)?;
-        let mut values = self.slow.take(keys)?;
+        let mut values = apart(|| self.slow.take(keys))?;
         for (value, buffered) in values.iter_mut().zip(self.fast.take(keys)?) {
             if value.is_empty() {
                 *value = buffered;
@@ -326,30 +328,6 @@ impl<Fast: Partd, Slow: Partd> Partd for Buffer<Fast, Slow> {
     fn sync(&self) -> Result<()> {
         self.flush()?;
         self.slow.sync()
-    }
-
-    fn visit(
-        &self,
-        keys: &[Key],
-        visit: &mut dyn FnMut(&[Chunks<'_>]) -> Result<()>,
-    ) -> Result<()> {
-        if rayon::current_thread_index().is_some() {
-            // Not with the lock held, for the reason that `read_slow` gives.
-            let values = self.read(keys)?;
-            let chunks: Vec<Chunks<'_>> = values.iter().map(|value| vec![&value[..]]).collect();
-            return visit(&chunks);
-        }
-        let _state = self.settled(keys)?;
-        self.slow.visit(keys, &mut |slow| {
-            self.fast.visit(keys, &mut |fast| {
-                let values: Vec<Chunks<'_>> = slow
-                    .iter()
-                    .zip(fast)
-                    .map(|(slow, fast)| slow.iter().chain(fast).copied().collect())
-                    .collect();
-                visit(&values)
-            })
-        })
     }
 
     fn memory_bytes(&self) -> u64 {

@@ -285,3 +285,30 @@ fn rayon_tasks_may_read_list_and_append_at_once_without_a_deadlock() {
     });
     assert!(p.get_many(0..20).unwrap().iter().all(|value| value.len() == 300_000));
 }
+
+/// A pop holds the lock; the workers that its parallel part would need may all be waiting for it.
+#[test]
+fn a_pop_needs_no_rayon_worker_that_waits_for_the_buffer() {
+    let p = Buffer::new(Dict::new(), SegmentLog::temporary().unwrap(), 1 << 20);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            rayon::scope(|tasks| {
+                for _ in 0..rayon::current_num_threads() * 2 {
+                    tasks.spawn(|_| {
+                        while !done.load(Ordering::Acquire) {
+                            p.append((0..20).map(|key| (key, vec![1; 6000]))).unwrap();
+                        }
+                    });
+                }
+            });
+        });
+        for _ in 0..30 {
+            thread::sleep(std::time::Duration::from_millis(10));
+            for value in p.pop(0..20).unwrap() {
+                assert_eq!(value.len() % 6000, 0);
+            }
+        }
+        done.store(true, Ordering::Release);
+    });
+}
