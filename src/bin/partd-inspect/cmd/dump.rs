@@ -266,8 +266,13 @@ fn section(title: &str, fields: &[Field], out: &mut Output) -> Result<(), Failur
         // Of what is longer than a line, each line shows its own part.
         let long = field.bytes.len() > 8 && matches!(name, "key" | "value");
         let meaning = if long { escape(first) } else { meaning.clone() };
-        let line = format!("{:#010x}  {:<23}  {name:<24}  {meaning}", field.offset, hex(first));
-        out.line(line.trim_end())?;
+        let line = format!("{:#010x}  {:<23}  {name:<24}", field.offset, hex(first));
+        if line.len() + 2 + meaning.chars().count() <= out.width() {
+            out.line(format!("{line}  {meaning}").trim_end())?;
+        } else {
+            out.line(line.trim_end())?;
+            out.line(format!("{:37}{meaning}", ""))?;
+        }
         let mut offset = field.offset + 8;
         for chunk in chunks {
             let meaning = if long { escape(chunk) } else { String::new() };
