@@ -5,6 +5,7 @@ compile_error!(
     "partd runs on 64-bit little-endian Linux: its mappings, locks and syncs are Linux's"
 );
 
+mod buffer;
 mod dict;
 mod error;
 mod key;
@@ -12,8 +13,9 @@ mod key;
 pub mod log;
 mod partd;
 
+pub use crate::buffer::{Buffer, BufferStats};
 pub use crate::dict::Dict;
 pub use crate::error::{Error, Result};
 pub use crate::key::{Key, KeyPart};
-pub use crate::log::{Options, SegmentLog, Stats, Verified, View};
+pub use crate::log::{Compaction, Options, SegmentLog, Stats, Verified, View};
 pub use crate::partd::{Batch, Chunks, Durability, Op, Partd};

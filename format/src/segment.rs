@@ -32,7 +32,8 @@ const KEEPS_AT: usize = 68;
 const DATA_AT: usize = 72;
 const CREATED_AT: usize = 80;
 const PID_AT: usize = 88;
-const RESERVED_AT: usize = 92;
+const SLOT_AT: usize = 92;
+const RESERVED_AT: usize = 96;
 const LISTS_CHECKSUM_AT: usize = 120;
 const CHECKSUM_AT: usize = 124;
 
@@ -58,6 +59,9 @@ pub struct SegmentHeader {
     pub created_unix_ms: u64,
     /// The process that made it. For people only.
     pub pid: u32,
+    /// The slot of the writer that made it: with [`SLOT_FIRST_AT`](crate::control::SLOT_FIRST_AT)
+    /// it tells whether that writer can still be alive.
+    pub slot: u32,
 }
 
 /// The part of a header that only the output of a compaction has.
@@ -109,6 +113,7 @@ impl SegmentHeader {
         Le::write_u64(&mut bytes[DATA_AT..], self.data_start);
         Le::write_u64(&mut bytes[CREATED_AT..], self.created_unix_ms);
         Le::write_u32(&mut bytes[PID_AT..], self.pid);
+        Le::write_u32(&mut bytes[SLOT_AT..], self.slot);
         let checksum = crc32fast::hash(&bytes[..CHECKSUM_AT]);
         Le::write_u32(&mut bytes[CHECKSUM_AT..], checksum);
         bytes
@@ -160,6 +165,7 @@ impl SegmentHeader {
             data_start: Le::read_u64(&bytes[DATA_AT..]),
             created_unix_ms: Le::read_u64(&bytes[CREATED_AT..]),
             pid: Le::read_u32(&bytes[PID_AT..]),
+            slot: Le::read_u32(&bytes[SLOT_AT..]),
         };
         if header.id == 0 {
             return Err(Error::at_least(ID_AT as u64, "id of segment", 1, 0));

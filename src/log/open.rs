@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
+use super::compaction::Background;
 use super::control::Control;
 use super::disk::Disk;
 use super::finder::segment_ids;
@@ -144,7 +145,7 @@ fn finish<D: Disk>(
         picture: RwLock::new(Picture::default()),
         syncer: Syncer::new(),
     };
-    Ok(SegmentLog { core: Arc::new(core) })
+    Ok(SegmentLog { core: Arc::new(core), background: Background::new() })
 }
 
 /// Checks the path, and makes the directory if it may.
@@ -314,9 +315,9 @@ impl Names {
         self.dir.join(format!("writer-{slot:04}.lock"))
     }
 
-    /// A new name for a file that is not part of the store yet.
-    pub(crate) fn temporary<D: Disk>(&self, disk: &D) -> Result<PathBuf> {
-        Ok(self.dir.join(random_name(disk, &self.dir, "tmp-")?))
+    /// The name of a file that is not part of the store yet; one at a time makes one of a name.
+    pub(crate) fn temporary(&self, maker: &str) -> PathBuf {
+        self.dir.join(format!("tmp-{maker}"))
     }
 
     pub(crate) fn is_temporary(name: &OsString) -> bool {

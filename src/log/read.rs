@@ -30,7 +30,7 @@ pub(crate) struct Snapshot<F> {
 impl<F: DiskFile> Snapshot<F> {
     #[inline]
     fn segment(&self, extent: &Extent) -> &Segment<F> {
-        &self.segments[extent.segment as usize]
+        &self.segments[extent.segment() as usize]
     }
 
     /// The value of each key, as a vector of exactly its length.

@@ -25,9 +25,9 @@ use crate::partd::{Batch, Op};
 /// fresh pages spares the kernel from filling them with zeros first, but has a cost of its own.
 const FILE_WRITE_MIN_BYTES: u64 = 1024;
 /// Bytes that are checksummed and then written in one call, while they are in the cache.
-const FILE_WRITE_GROUP_BYTES: usize = 256 << 10;
+pub(crate) const GROUP_BYTES: usize = 256 << 10;
 /// Buffers in one call.
-const FILE_WRITE_GROUP_BUFFERS: usize = 256;
+pub(crate) const GROUP_BUFFERS: usize = 256;
 
 /// The writing half of a handle.
 #[derive(Debug)]
@@ -152,7 +152,9 @@ impl<D: Disk> Writer<D> {
     pub(crate) fn close(&self, control: &Control<D>) {
         let mut place = self.place();
         if let Some(tail) = place.tail.take() {
+            let (segment, end) = (tail.segment().clone(), tail.offset());
             tail.seal();
+            segment.punch_behind(end);
         }
         if let Some(slot) = place.slot.take() {
             control.clear_active(slot.number);
@@ -174,10 +176,10 @@ fn make_segment<D: Disk>(
     slot: u16,
     len: u64,
 ) -> Result<Tail<D::File>> {
-    let new = Unpublished::create(&core.disk, &core.names, len)?;
+    let mut new = Unpublished::create(&core.disk, &core.names, &format!("writer-{slot:04}"), len)?;
     let id = control.take_segment_id(Announce::Writer(slot));
-    let store = control.fixed.store;
-    let tail = new.publish(id, &NewSegment { store, len, output: None })?;
+    let tail = new.begin(id, &NewSegment { store: control.fixed.store, slot, output: None })?;
+    new.publish(id)?;
     control.raise_generation();
     Ok(tail)
 }
@@ -207,7 +209,7 @@ fn take_slot<D: Disk>(place: &mut Place<D>, core: &Core<D>, control: &Control<D>
 }
 
 /// Ends the segment of a dead writer: what it left pending is void, and nothing follows.
-fn retire<D: Disk>(core: &Core<D>, control: &Control<D>, id: u64) -> Result<()> {
+pub(crate) fn retire<D: Disk>(core: &Core<D>, control: &Control<D>, id: u64) -> Result<()> {
     if id == 0 {
         return Ok(());
     }
@@ -229,6 +231,7 @@ fn retire<D: Disk>(core: &Core<D>, control: &Control<D>, id: u64) -> Result<()> 
             }
             Ok(Link::End) => {
                 segment.seal(offset);
+                segment.punch_behind(offset);
                 return Ok(());
             }
             // Damage is for those who read to report.
@@ -321,7 +324,7 @@ fn write_values<F: DiskFile>(
 ) -> io::Result<()> {
     let salt = claim.segment().salt();
     let mut at = layout.values_start();
-    let mut group: Vec<IoSlice<'_>> = Vec::with_capacity(FILE_WRITE_GROUP_BUFFERS);
+    let mut group: Vec<IoSlice<'_>> = Vec::with_capacity(GROUP_BUFFERS);
     let mut group_len = 0;
     for op in batch.ops() {
         if !kind_of(op).has_value() {
@@ -329,11 +332,11 @@ fn write_values<F: DiskFile>(
             continue;
         }
         let mut hasher = salt.value_hasher();
-        for piece in op.value().chunks(FILE_WRITE_GROUP_BYTES) {
+        for piece in op.value().chunks(GROUP_BYTES) {
             hasher.update(piece);
             group.push(IoSlice::new(piece));
             group_len += piece.len();
-            if group_len >= FILE_WRITE_GROUP_BYTES || group.len() == FILE_WRITE_GROUP_BUFFERS {
+            if group_len >= GROUP_BYTES || group.len() == GROUP_BUFFERS {
                 claim.write(at, &mut group)?;
                 at += group_len as u64;
                 group.clear();
