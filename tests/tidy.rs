@@ -60,7 +60,8 @@ fn every_file_opens_with_what_it_is() {
 
 #[test]
 fn unsafe_code_lives_where_the_mappings_are_and_each_block_says_why() {
-    let allowed = |name: &str| name.starts_with("src/log/segment/") || name == "src/encode/blosc.rs";
+    let allowed =
+        |name: &str| name.starts_with("src/log/segment/") || name == "src/encode/blosc.rs";
     for (name, text) in rust_files(&["src", "format/src"]) {
         let lines: Vec<&str> = text.lines().collect();
         for (number, line) in code(&text) {
@@ -147,9 +148,14 @@ fn every_member_of_the_workspace_inherits_the_lints() {
 
 #[test]
 fn both_licences_and_the_texts_a_reader_looks_for_are_there() {
-    for name in
-        ["LICENSE-MIT", "LICENSE-APACHE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "format/SPEC.md"]
-    {
+    for name in [
+        "LICENSE-MIT",
+        "LICENSE-APACHE",
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "format/SPEC.md",
+    ] {
         let text = fs::read_to_string(root().join(name)).unwrap();
         assert!(text.len() > 500, "{name} has {} bytes", text.len());
     }

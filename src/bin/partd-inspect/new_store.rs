@@ -196,6 +196,7 @@ impl Segment {
             data_start: HEADER_LEN,
             created_unix_ms: now.as_millis() as u64,
             pid: std::process::id(),
+            slot: 0,
         };
         self.file.write_all_at(&header.encode(), 0)?;
         self.file.sync_all()

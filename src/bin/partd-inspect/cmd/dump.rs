@@ -14,7 +14,7 @@ use crate::read::store::Store;
 use crate::read::walk::{BatchInfo, EntryInfo, Segment};
 
 /// The fields of a segment's header: offset, length, name.
-const HEADER: [(u64, u64, &str); 17] = [
+const HEADER: [(u64, u64, &str); 18] = [
     (0, 8, "magic"),
     (8, 4, "format version"),
     (12, 4, "kind of segment"),
@@ -28,7 +28,8 @@ const HEADER: [(u64, u64, &str); 17] = [
     (72, 8, "start of data"),
     (80, 8, "created"),
     (88, 4, "pid"),
-    (92, 28, "reserved"),
+    (92, 4, "slot"),
+    (96, 24, "reserved"),
     (120, 4, "checksum of lists"),
     (124, 4, "checksum of header"),
     (128, 8, "note"),
