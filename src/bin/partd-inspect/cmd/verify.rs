@@ -14,7 +14,7 @@ use crate::Failure;
 use crate::args::Verify;
 use crate::output::{Mark, Output};
 use crate::read::history::Rule;
-use crate::read::key::escape;
+use crate::read::key::show;
 use crate::read::problem::{Problem, Severity};
 use crate::read::store::Store;
 use crate::read::walk::{EntryInfo, Segment};
@@ -202,7 +202,7 @@ impl Task<'_> {
         let (path, expected) = (self.segment.path(), format!("{:#x}", entry.value_checksum));
         let mut problem = Problem::file(self.severity, path, "checksum of value", expected, found);
         problem.offset = Some(entry.value_offset);
-        let (len, key) = (entry.value_len, escape(self.segment.key(entry)));
+        let (len, key) = (entry.value_len, show(self.segment.key(entry)));
         problem.costs(format!("{} of key {key}", plural(len, "byte", "bytes")))
     }
 }
