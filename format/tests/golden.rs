@@ -43,7 +43,8 @@ fn decode_segment(bytes: &[u8]) -> String {
     let store: String = header.store.iter().map(|byte| format!("{byte:02x}")).collect();
     writeln!(out, "segment {} of store {store}", header.id).unwrap();
     writeln!(out, "length {}, salt {:#018x}", header.len, header.salt.0).unwrap();
-    writeln!(out, "created {} by pid {}", header.created_unix_ms, header.pid).unwrap();
+    let (created, pid, slot) = (header.created_unix_ms, header.pid, header.slot);
+    writeln!(out, "created {created} by pid {pid} in slot {slot}").unwrap();
     if let Some(output) = header.output {
         let (replaces, keeps) = header.lists(bytes).expect("the lists are good");
         writeln!(out, "output up to {}", output.upto).unwrap();
@@ -178,13 +179,15 @@ fn decode_control(bytes: &[u8]) -> String {
     let failed = word(control::SYNC_FAILED_AT) == control::SYNC_FAILED;
     writeln!(out, "sync failed {failed}").unwrap();
     writeln!(out, "output {}", word(control::OUTPUT_AT)).unwrap();
+    writeln!(out, "compactions {}", word(control::COMPACTIONS_AT)).unwrap();
     for slot in 0..control::SLOTS {
         let at = control::slot_at(slot);
         let pid = Le::read_u32(&bytes[(at + control::SLOT_PID_AT) as usize..]);
         if pid != 0 {
             let active = word(at + control::SLOT_ACTIVE_AT);
             let pops = word(at + control::SLOT_POPS_AT);
-            writeln!(out, "slot {slot}: pops under way {pops}").unwrap();
+            let first = word(at + control::SLOT_FIRST_AT);
+            writeln!(out, "slot {slot}: pops under way {pops}, first segment {first}").unwrap();
             let (segment, offset) =
                 (word(at + control::SLOT_SEGMENT_AT), word(at + control::SLOT_OFFSET_AT));
             writeln!(out, "slot {slot}: pid {pid}, active {active}, at {segment}:{offset}")
@@ -210,6 +213,8 @@ fn control_every_word_and_the_last_slot() {
     Le::write_u64(&mut bytes[(last + control::SLOT_OFFSET_AT) as usize..], 4096);
     Le::write_u64(&mut bytes[(last + control::SLOT_POPS_AT) as usize..], 2);
     Le::write_u64(&mut bytes[control::DIRECTORY_SYNCED_AT as usize..], 20);
+    Le::write_u64(&mut bytes[(last + control::SLOT_FIRST_AT) as usize..], 16);
     Le::write_u64(&mut bytes[control::OUTPUT_AT as usize..], 19);
+    Le::write_u64(&mut bytes[control::COMPACTIONS_AT as usize..], 3);
     check("control", &bytes, decode_control);
 }

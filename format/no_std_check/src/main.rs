@@ -28,6 +28,7 @@ fn batches() -> usize {
         data_start: HEADER_LEN,
         created_unix_ms: 0,
         pid: 0,
+        slot: 0,
     };
     bytes[..HEADER_LEN as usize].copy_from_slice(&header.encode());
     let mut head = [0; 32];

@@ -95,7 +95,7 @@ impl Segment {
             data_start: (HEADER_LEN + lists.len() as u64).next_multiple_of(8),
             created_unix_ms: 1_700_000_000_000 + id % 1000,
             pid: 4242,
-            slot: 0,
+            slot: (id % 1000) as u32,
         };
         let mut bytes = vec![0; len as usize];
         bytes[..HEADER_LEN as usize].copy_from_slice(&header.encode());

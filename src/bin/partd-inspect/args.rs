@@ -22,10 +22,10 @@ pub(crate) struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
-  partd-inspect /data/store                     the summary
-  partd-inspect verify /data/store              check every checksum
-  partd-inspect get /data/store 'a\\x00b' >value  one value, its key as `keys` shows it
-  partd-inspect keys --json /data/store | jq .  everything comes as JSON, too
+  partd-inspect /data/store                   the summary
+  partd-inspect verify /data/store            check every checksum
+  partd-inspect get /data/store 'a\\x00b' >v   one value; the key as `keys` shows it
+  partd-inspect keys --json /data/store       everything comes as JSON, too
 
 Exit codes: 0 healthy, 1 damage found, 2 usage or cannot read.";
 

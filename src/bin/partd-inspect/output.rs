@@ -191,7 +191,14 @@ impl Output {
                 Severity::Damage => (Mark::Bad, "damage"),
                 Severity::Scar => (Mark::Warn, "scar"),
             };
-            self.line(format!("  {} {problem}", self.mark(mark, name)))?;
+            let (place, evidence) = (problem.place(), problem.evidence());
+            let head = format!("  {} {place}", self.mark(mark, name));
+            if 12 + place.chars().count() + evidence.chars().count() <= self.width() {
+                self.line(format!("{head}: {evidence}"))?;
+            } else {
+                self.line(head)?;
+                self.line(format!("         {evidence}"))?;
+            }
         }
         if problems.len() > PROBLEMS_SHOWN {
             let more = problems.len() - PROBLEMS_SHOWN;

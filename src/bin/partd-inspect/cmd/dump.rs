@@ -14,7 +14,7 @@ use crate::read::store::Store;
 use crate::read::walk::{BatchInfo, EntryInfo, Segment};
 
 /// The fields of a segment's header: offset, length, name.
-const HEADER: [(u64, u64, &str); 17] = [
+const HEADER: [(u64, u64, &str); 18] = [
     (0, 8, "magic"),
     (8, 4, "format version"),
     (12, 4, "kind of segment"),
@@ -28,7 +28,8 @@ const HEADER: [(u64, u64, &str); 17] = [
     (72, 8, "start of data"),
     (80, 8, "created"),
     (88, 4, "pid"),
-    (92, 28, "reserved"),
+    (92, 4, "slot"),
+    (96, 24, "reserved"),
     (120, 4, "checksum of lists"),
     (124, 4, "checksum of header"),
     (128, 8, "note"),
@@ -266,8 +267,13 @@ fn section(title: &str, fields: &[Field], out: &mut Output) -> Result<(), Failur
         // Of what is longer than a line, each line shows its own part.
         let long = field.bytes.len() > 8 && matches!(name, "key" | "value");
         let meaning = if long { escape(first) } else { meaning.clone() };
-        let line = format!("{:#010x}  {:<23}  {name:<24}  {meaning}", field.offset, hex(first));
-        out.line(line.trim_end())?;
+        let line = format!("{:#010x}  {:<23}  {name:<24}", field.offset, hex(first));
+        if line.len() + 2 + meaning.chars().count() <= out.width() {
+            out.line(format!("{line}  {meaning}").trim_end())?;
+        } else {
+            out.line(line.trim_end())?;
+            out.line(format!("{:37}{meaning}", ""))?;
+        }
         let mut offset = field.offset + 8;
         for chunk in chunks {
             let meaning = if long { escape(chunk) } else { String::new() };

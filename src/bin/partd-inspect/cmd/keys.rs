@@ -8,7 +8,7 @@ use crate::Failure;
 use crate::args::{Keys, Sort};
 use crate::output::Output;
 use crate::read::index::Index;
-use crate::read::key::{escape, unescape};
+use crate::read::key::{escape, show, unescape};
 use crate::read::store::Store;
 use crate::text::{Align, Table, count, plural};
 
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &Keys, out: &mut Output) -> Result<(), Failure> {
     ]);
     for (key, held) in &keys {
         table.row(vec![
-            escape(key),
+            show(key),
             out.size(held.len),
             count(held.extents.len() as u64),
             format!("{:.1} %", share(held.len) * 100.0),

@@ -14,6 +14,7 @@ use crate::output::{Mark, Output};
 use crate::read::history::{Rule, range, uuid};
 use crate::read::index::{EntryRef, Index};
 use crate::read::key::escape;
+use crate::read::problem::Problem;
 use crate::read::store::Store;
 use crate::read::walk::BatchInfo;
 use crate::text::{count, plural};
@@ -22,7 +23,7 @@ use crate::text::{count, plural};
 struct LostValue {
     key: String,
     bytes: u64,
-    why: String,
+    problem: Problem,
 }
 
 /// What came of it.
@@ -50,8 +51,8 @@ pub(crate) fn run(args: &Salvage, out: &mut Output) -> Result<(), Failure> {
         for &at in &held.extents {
             let entry = &store.segments[at.segment as usize].entries[at.entry as usize];
             if let Some(problem) = check(&store, at) {
-                let (key, bytes, why) = (escape(key), entry.value_len, problem.to_string());
-                account.values.push(LostValue { key, bytes, why });
+                let (key, bytes) = (escape(key), entry.value_len);
+                account.values.push(LostValue { key, bytes, problem });
                 continue;
             }
             let item = Item { key, set: is_first && held.is_set, len: entry.value_len, at };
@@ -104,8 +105,10 @@ fn text(args: &Salvage, store: &Store, account: &Account, out: &mut Output) -> R
     }
     for value in &account.values {
         let (bytes, lost) = (plural(value.bytes, "byte", "bytes"), out.mark(Mark::Bad, "lost"));
-        out.line(format!("{lost}      {bytes} of key {}", value.key))?;
-        out.line(format!("          {}", value.why))?;
+        let key = if value.key.is_empty() { "\"\"" } else { &value.key };
+        out.line(format!("{lost}      {bytes} of key {key}"))?;
+        out.line(format!("          {}", value.problem.place()))?;
+        out.line(format!("          {}", value.problem.evidence()))?;
     }
     let bytes: u64 = account.values.iter().map(|value| value.bytes).sum();
     let values = plural(account.values.len() as u64, "value", "values");
@@ -114,7 +117,7 @@ fn text(args: &Salvage, store: &Store, account: &Account, out: &mut Output) -> R
     let batches = plural(batches, "batch", "batches");
     let total = format!("{batches}; {values}, {}; {keys} wholly", out.size(bytes));
     out.line(format!("in all    {total}"))?;
-    Ok(out.health(store)?)
+    if store.is_damaged() { Ok(out.health(store)?) } else { Ok(()) }
 }
 
 /// Numbers of the history whose batches are gone or whose headers are damaged, as ranges.
@@ -137,7 +140,7 @@ fn document(args: &Salvage, store: &Store, account: &Account) -> Value {
     let values: Vec<Value> = account
         .values
         .iter()
-        .map(|value| json!({ "key": value.key, "bytes": value.bytes, "why": value.why }))
+        .map(|value| json!({ "key": value.key, "bytes": value.bytes, "why": value.problem.to_string() }))
         .collect();
     json!({
         "new_store": args.new_store.display().to_string(),

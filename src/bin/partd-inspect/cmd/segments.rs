@@ -193,6 +193,7 @@ fn document(store: &Store, number: usize, usage: &Usage) -> Value {
         "synced_to": segment.note.as_ref().ok(),
         "created_unix_ms": header.map(|header| header.created_unix_ms),
         "pid": header.map(|header| header.pid),
+        "slot": header.map(|header| header.slot),
         "output": output,
     })
 }

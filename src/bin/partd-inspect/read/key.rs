@@ -8,9 +8,15 @@ pub(crate) fn escape(key: &[u8]) -> String {
     key.escape_ascii().to_string()
 }
 
+/// Shows a key in a table, where an empty cell would look like none.
+pub(crate) fn show(key: &[u8]) -> String {
+    if key.is_empty() { "\"\"".to_owned() } else { escape(key) }
+}
+
 /// Reads a key: `\\`, `\'`, `\"`, `\n`, `\r`, `\t`, `\0` and `\x` with two hexadecimal digits are
-/// escapes; every other byte stands for itself.
+/// escapes; every other byte stands for itself. Quotes around the whole are no part of it.
 pub(crate) fn unescape(text: &[u8]) -> Result<Vec<u8>, String> {
+    let text = unquote(text);
     let mut key = Vec::with_capacity(text.len());
     let mut bytes = text.iter().copied();
     while let Some(byte) = bytes.next() {
@@ -42,6 +48,14 @@ pub(crate) fn unescape(text: &[u8]) -> Result<Vec<u8>, String> {
     Ok(key)
 }
 
+/// Takes the quotes off that stand around a whole text and are not escaped.
+fn unquote(text: &[u8]) -> &[u8] {
+    let inner = text.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
+    let Some(inner) = inner else { return text };
+    let backslashes = inner.iter().rev().take_while(|&&byte| byte == b'\\').count();
+    if backslashes.is_multiple_of(2) { inner } else { text }
+}
+
 fn bad(text: &[u8], why: &str) -> String {
     format!("the key \"{}\" cannot be read: {why}", String::from_utf8_lossy(text))
 }
@@ -54,9 +68,12 @@ mod tests {
     fn every_byte_comes_back_from_its_escaped_form() {
         let all: Vec<u8> = (0..=255).collect();
         assert_eq!(unescape(escape(&all).as_bytes()), Ok(all));
+        assert_eq!(unescape(show(b"").as_bytes()), Ok(vec![]));
         for pair in 0..=u16::MAX {
             let key = pair.to_le_bytes();
-            assert_eq!(unescape(escape(&key).as_bytes()), Ok(key.to_vec()));
+            assert_eq!(unescape(show(&key).as_bytes()), Ok(key.to_vec()));
+            let quoted = format!("\"{}\"", escape(&key));
+            assert_eq!(unescape(quoted.as_bytes()), Ok(key.to_vec()), "as `Key` displays it");
         }
     }
 

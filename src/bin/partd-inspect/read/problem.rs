@@ -86,16 +86,28 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// Where it is and what stands there.
+    pub(crate) fn place(&self) -> String {
+        let (path, what) = (self.path.display(), &self.what);
+        match self.offset {
+            Some(offset) => format!("{path}: {what} at offset {offset}"),
+            None => format!("{path}: {what}"),
+        }
+    }
+
+    /// What was expected, what was found, what is lost by it.
+    pub(crate) fn evidence(&self) -> String {
+        let Problem { expected, found, .. } = self;
+        match &self.consequence {
+            Some(consequence) => format!("expected {expected}, found {found}; {consequence}"),
+            None => format!("expected {expected}, found {found}"),
+        }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path.display(), self.what)?;
-        if let Some(offset) = self.offset {
-            write!(f, " at offset {offset}")?;
-        }
-        write!(f, ": expected {}, found {}", self.expected, self.found)?;
-        match &self.consequence {
-            Some(consequence) => write!(f, "; {consequence}"),
-            None => Ok(()),
-        }
+        write!(f, "{}: {}", self.place(), self.evidence())
     }
 }
