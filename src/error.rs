@@ -96,6 +96,23 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// A write needs more disk space than the store was given.
+    #[error(
+        "{}: the segments take {used} bytes and {needed} more are needed, but the store was given \
+         {max}; delete and compact, or raise `max_store_bytes`",
+        path.display()
+    )]
+    StoreFull {
+        /// The directory of the store.
+        path: PathBuf,
+        /// The disk space that its segments take, in bytes.
+        used: u64,
+        /// The length of the segment that would have to be made, in bytes.
+        needed: u64,
+        /// The limit, in bytes.
+        max: u64,
+    },
+
     /// A stored value cannot be decoded by the layer that reads it.
     #[error("{layer}: key {key}, frame {frame} at byte {offset} of its value: {reason}")]
     Decode {

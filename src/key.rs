@@ -1,7 +1,7 @@
 //! Keys: the bytes a value is filed under, and the injective mapping from tuples to them.
 //!
 //! A plain key is its own bytes. A tuple joins its parts by an escape in the manner of
-//! FoundationDB's tuple layer and of `orderedcode`: it keeps order and loses nothing.
+//! the tuple layer of FoundationDB and of `orderedcode`: it keeps order and loses nothing.
 //!
 //! | bytes | meaning |
 //! |---|---|
@@ -35,7 +35,7 @@ const INLINE_LEN_BYTES: usize = 16;
 /// assert_ne!(Key::from((("a", "b"), "c")), Key::from(("a", ("b", "c"))));
 /// assert!(Key::from(("a", 1)) < Key::from(("aa", 0)));
 /// ```
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Key(SmallVec<[u8; INLINE_LEN_BYTES]>);
 
 impl Key {
@@ -60,6 +60,14 @@ impl Key {
     /// Bytes of heap memory the key takes beside itself.
     pub(crate) fn heap_bytes(&self) -> usize {
         if self.0.spilled() { self.0.capacity() } else { 0 }
+    }
+}
+
+impl Clone for Key {
+    #[inline]
+    fn clone(&self) -> Key {
+        // As bytes, in one copy; a derived clone would go element by element.
+        Key(SmallVec::from_slice(&self.0))
     }
 }
 
@@ -89,9 +97,9 @@ impl Borrow<[u8]> for Key {
 }
 
 /// One part of a tuple key. Sealed: strings, byte strings, integers, keys and tuples of those.
-pub trait KeyPart: sealed::Part {}
+pub trait KeyPart: Part {}
 
-impl<T: sealed::Part + ?Sized> KeyPart for T {}
+impl<T: Part + ?Sized> KeyPart for T {}
 
 mod sealed {
     use super::Key;

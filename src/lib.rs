@@ -1,16 +1,35 @@
 //! partd: an appendable key-value byte store on a memory-mapped segment log.
+//!
+//! Append bytes to keys, get them back whole. [`SegmentLog`] is the store on disk, [`Dict`] the one
+//! in memory; [`Buffer`] puts one in front of the other; [`Encode`] and the typed layers sit on top.
+//! All of them are [`Partd`], so they nest.
+//!
+//! ```
+//! use partd::{Buffer, Dict, Partd, SegmentLog};
+//! let p = Buffer::new(Dict::new(), SegmentLog::temporary()?, 64 << 20);
+//! p.append([("x", "Hello "), ("y", "123")])?;
+//! p.append([("x", "world!")])?;
+//! assert_eq!(p.get("x")?, b"Hello world!");
+//! # Ok::<(), partd::Error>(())
+//! ```
+//!
+//! The README has the promises that hold in a crash; `partd_format` has the bytes on disk.
 
 #[cfg(not(all(target_os = "linux", target_endian = "little", target_pointer_width = "64")))]
 compile_error!(
     "partd runs on 64-bit little-endian Linux: its mappings, locks and syncs are Linux's"
 );
 
+mod buffer;
 mod dict;
 pub mod encode;
 mod error;
 mod key;
+#[doc(hidden)]
+pub mod log;
 mod partd;
 
+pub use crate::buffer::{Buffer, BufferStats};
 pub use crate::dict::Dict;
 #[cfg(feature = "arrow")]
 pub use crate::encode::Arrow;
@@ -35,4 +54,10 @@ pub use crate::encode::Zstd;
 pub use crate::encode::{Codec, CodecError, Encode, Typed, compression};
 pub use crate::error::{Error, Result};
 pub use crate::key::{Key, KeyPart};
+pub use crate::log::{Compaction, Options, SegmentLog, Stats, Verified, View};
 pub use crate::partd::{Batch, Chunks, Durability, Op, Partd};
+
+/// The examples of the README compile and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

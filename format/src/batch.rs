@@ -1,0 +1,546 @@
+//! A batch: what one append writes. Header, table of entries, keys, values.
+//!
+//! The link and state words in front of it belong to [`crate::word`]; they change while the batch
+//! is made, so the parser here is never given their bytes.
+
+use byteorder::{ByteOrder, LittleEndian as Le};
+use crc32fast::Hasher;
+
+use crate::error::{Error, Evidence};
+use crate::word::{BATCH_LEN_MAX, Salt};
+use crate::{SEQUENCE_MAX, align};
+
+/// Bytes of the link and state words.
+pub const WORDS_LEN: u64 = 16;
+/// Bytes from the link word to the table.
+pub const HEAD_LEN: u64 = 48;
+/// Bytes of one entry in the table.
+pub const ENTRY_LEN: u64 = 16;
+/// Bytes of one number in the column of sequence numbers.
+pub const SEQUENCE_LEN: u64 = 8;
+/// The longest key.
+pub const KEY_LEN_MAX: u64 = u32::MAX as u64;
+/// The flag of a batch with a column of sequence numbers: one in the output of a compaction.
+pub const FLAG_SEQUENCES: u32 = 1;
+
+// Offsets from the link word.
+const CHECKSUM_AT: u64 = 16;
+const FLAGS_AT: u64 = 20;
+const SYNCED_AT: u64 = 24;
+const ENTRIES_AT: u64 = 32;
+const ZERO_AT: u64 = 36;
+const KEYS_LEN_AT: u64 = 40;
+
+const _: () = assert!(CHECKSUM_AT == WORDS_LEN && KEYS_LEN_AT + 8 == HEAD_LEN);
+const _: () = assert!(ENTRY_LEN == 8 + 4 + 4);
+
+/// What an entry does to its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The value goes to the end of the key's value.
+    Append,
+    /// The value replaces the key's, unless the key was set since its last delete.
+    Set,
+    /// The key is gone.
+    Delete,
+    /// Every key is gone. The entry has no key.
+    Clear,
+}
+
+impl Kind {
+    fn decode(byte: u8) -> Option<Kind> {
+        Some(match byte {
+            1 => Kind::Append,
+            2 => Kind::Set,
+            3 => Kind::Delete,
+            4 => Kind::Clear,
+            _ => return None,
+        })
+    }
+
+    fn encode(self) -> u8 {
+        match self {
+            Kind::Append => 1,
+            Kind::Set => 2,
+            Kind::Delete => 3,
+            Kind::Clear => 4,
+        }
+    }
+
+    /// Whether the entry brings a value.
+    pub fn has_value(self) -> bool {
+        matches!(self, Kind::Append | Kind::Set)
+    }
+}
+
+/// Where the parts of a batch lie, worked out from the lengths alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    entries: u64,
+    sequences: bool,
+    keys_len: u64,
+    values_len: u64,
+}
+
+impl Layout {
+    /// The layout of a batch without entries.
+    pub fn new() -> Layout {
+        Layout::default()
+    }
+
+    /// The same for a batch with a column of sequence numbers.
+    pub fn with_sequences() -> Layout {
+        Layout { sequences: true, ..Layout::default() }
+    }
+
+    /// Adds an entry with a key and a value of these lengths in bytes.
+    ///
+    /// Fails when the batch or the key would be longer than the format can hold.
+    pub fn add(&mut self, key_len: u64, value_len: u64) -> Result<(), Error> {
+        if key_len > KEY_LEN_MAX {
+            return Err(Error::at_most(0, "length of key", KEY_LEN_MAX, key_len));
+        }
+        if value_len > BATCH_LEN_MAX {
+            return Err(Error::at_most(0, "length of value", BATCH_LEN_MAX, value_len));
+        }
+        let added = Layout {
+            entries: self.entries + 1,
+            keys_len: self.keys_len + key_len,
+            values_len: self.values_len + value_len,
+            ..*self
+        };
+        if added.entries > u64::from(u32::MAX) {
+            let limit = u32::MAX.into();
+            return Err(Error::at_most(0, "entries of a batch", limit, added.entries));
+        }
+        if added.batch_len() > BATCH_LEN_MAX {
+            return Err(Error::at_most(0, "length of batch", BATCH_LEN_MAX, added.batch_len()));
+        }
+        *self = added;
+        Ok(())
+    }
+
+    /// The number of entries.
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// The bytes from the link word to the first value.
+    pub fn values_start(&self) -> u64 {
+        let row = ENTRY_LEN + if self.sequences { SEQUENCE_LEN } else { 0 };
+        HEAD_LEN + self.entries * row + self.keys_len
+    }
+
+    /// The bytes of all values.
+    pub fn values_len(&self) -> u64 {
+        self.values_len
+    }
+
+    /// The bytes of the batch from its link word to the next one.
+    pub fn batch_len(&self) -> u64 {
+        (self.values_start() + self.values_len).next_multiple_of(8)
+    }
+
+    /// Writes header, table, sequence numbers and keys of a batch at `offset` of a segment.
+    ///
+    /// `out` takes the bytes behind the link and state words and must be as long as
+    /// [`values_start`](Layout::values_start) says, less those 16. The entries must be those that
+    /// were added, in order; a sequence number is written only in a batch that has the column.
+    ///
+    /// Fails where `out` or the entries do not fit the layout, or where an entry is one that
+    /// [`Batch::parse`] would refuse.
+    pub fn encode<'k>(
+        &self,
+        salt: Salt,
+        offset: u64,
+        synced: u64,
+        entries: impl IntoIterator<Item = NewEntry<'k>>,
+        out: &mut [u8],
+    ) -> Result<(), Error> {
+        let misfit = |what| Error {
+            offset,
+            what,
+            expected: Evidence::Text("what the layout was made for"),
+            found: Evidence::Text("something else"),
+        };
+        if out.len() as u64 != self.values_start() - WORDS_LEN {
+            return Err(misfit("room for the head of a batch"));
+        }
+        let (head, rest) = out.split_at_mut((HEAD_LEN - WORDS_LEN) as usize);
+        let (mut table, rest) = rest.split_at_mut((self.entries * ENTRY_LEN) as usize);
+        let column_len = if self.sequences { self.entries * SEQUENCE_LEN } else { 0 };
+        let (mut column, mut keys) = rest.split_at_mut(column_len as usize);
+        let mut values_len = 0_u64;
+        for entry in entries {
+            let empty = entry.value_len == 0 && entry.value_checksum == 0;
+            if !entry.kind.has_value() && !empty {
+                return Err(misfit("value of a delete"));
+            }
+            if entry.kind == Kind::Clear && !entry.key.is_empty() {
+                return Err(misfit("key of a clear"));
+            }
+            if self.sequences && !(1..=SEQUENCE_MAX).contains(&entry.sequence) {
+                return Err(misfit("sequence number of entry"));
+            }
+            if entry.key.len() as u64 > KEY_LEN_MAX || entry.value_len > self.values_len {
+                return Err(misfit("lengths of entry"));
+            }
+            values_len += entry.value_len;
+            let (row, rest) =
+                table.split_at_mut_checked(ENTRY_LEN as usize).ok_or_else(|| misfit("entries"))?;
+            Le::write_u64(row, entry.value_len << 8 | u64::from(entry.kind.encode()));
+            Le::write_u32(&mut row[8..], entry.key.len() as u32);
+            Le::write_u32(&mut row[12..], entry.value_checksum);
+            table = rest;
+            if self.sequences {
+                let (cell, rest) = column.split_at_mut(SEQUENCE_LEN as usize);
+                Le::write_u64(cell, entry.sequence);
+                column = rest;
+            }
+            let (key, rest) =
+                keys.split_at_mut_checked(entry.key.len()).ok_or_else(|| misfit("keys"))?;
+            key.copy_from_slice(entry.key);
+            keys = rest;
+        }
+        if !table.is_empty() || !keys.is_empty() || values_len != self.values_len {
+            return Err(misfit("entries"));
+        }
+        let at = |field: u64| (field - WORDS_LEN) as usize;
+        Le::write_u32(&mut head[at(FLAGS_AT)..], if self.sequences { FLAG_SEQUENCES } else { 0 });
+        Le::write_u64(&mut head[at(SYNCED_AT)..], synced);
+        Le::write_u32(&mut head[at(ENTRIES_AT)..], self.entries as u32);
+        Le::write_u32(&mut head[at(ZERO_AT)..], 0);
+        Le::write_u64(&mut head[at(KEYS_LEN_AT)..], self.keys_len);
+        let checksum = head_checksum(salt, offset, &out[4..]);
+        Le::write_u32(out, checksum);
+        Ok(())
+    }
+}
+
+/// An entry to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct NewEntry<'k> {
+    /// What it does.
+    pub kind: Kind,
+    /// To which key; empty for [`Kind::Clear`].
+    pub key: &'k [u8],
+    /// The length of its value in bytes; 0 where the kind has none.
+    pub value_len: u64,
+    /// [`Salt::value_checksum`] of the value; 0 where the kind has none.
+    pub value_checksum: u32,
+    /// The sequence number; written only in a batch that has the column.
+    pub sequence: u64,
+}
+
+/// The checksum over the offset of the batch and everything from the flags to the values.
+fn head_checksum(salt: Salt, offset: u64, flags_to_values: &[u8]) -> u32 {
+    let mut hasher = Hasher::new_with_initial(salt.0 as u32);
+    hasher.update(&offset.to_le_bytes());
+    hasher.update(flags_to_values);
+    hasher.finalize()
+}
+
+/// The numbers of a header that say how far the keys reach. Nothing in them is checked yet.
+#[derive(Clone, Copy, Debug)]
+struct Lengths {
+    flags: u32,
+    entries: u32,
+    keys_len: u64,
+    /// From the link word.
+    keys_start: u64,
+    /// From the link word; within the batch.
+    values_start: u64,
+}
+
+impl Lengths {
+    /// Reads them from the fixed part of the header, behind the link and state words, and holds
+    /// them against the length of the batch at `offset`.
+    fn read(offset: u64, len: u64, head: &[u8]) -> Result<Lengths, Error> {
+        let at = |field: u64| (field - WORDS_LEN) as usize;
+        let given = (head.len() as u64 + WORDS_LEN).min(len);
+        if given < HEAD_LEN {
+            return Err(Error::at_least(offset, "length of batch", HEAD_LEN, given));
+        }
+        let flags = Le::read_u32(&head[at(FLAGS_AT)..]);
+        let entries = Le::read_u32(&head[at(ENTRIES_AT)..]);
+        let keys_len = Le::read_u64(&head[at(KEYS_LEN_AT)..]);
+        let row = ENTRY_LEN + if flags & FLAG_SEQUENCES != 0 { SEQUENCE_LEN } else { 0 };
+        let keys_start = HEAD_LEN + u64::from(entries) * row;
+        if keys_start > len {
+            let (at, limit) = (offset + ENTRIES_AT, (len - HEAD_LEN) / row);
+            return Err(Error::at_most(at, "number of entries", limit, entries.into()));
+        }
+        let room = len - keys_start;
+        if keys_len > room {
+            return Err(Error::at_most(offset + KEYS_LEN_AT, "bytes of keys", room, keys_len));
+        }
+        let values_start = keys_start + keys_len;
+        Ok(Lengths { flags, entries, keys_len, keys_start, values_start })
+    }
+}
+
+/// A committed batch whose header, table and keys have been checked. Values have not.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// Where the link word lies in the segment.
+    offset: u64,
+    /// From the link word to the next one.
+    len: u64,
+    /// What was given of the bytes behind the link and state words: at least up to the values.
+    body: &'a [u8],
+    entries: u32,
+    sequences: bool,
+    synced: u64,
+    /// From the link word.
+    keys_start: u64,
+    /// From the link word.
+    values_start: u64,
+}
+
+impl<'a> Batch<'a> {
+    /// Checks the batch at `offset`; `body` is all of it behind its link and state words.
+    pub fn parse(salt: Salt, offset: u64, body: &'a [u8]) -> Result<Batch<'a>, Error> {
+        Batch::parse_head(salt, offset, body.len() as u64 + WORDS_LEN, body)
+    }
+
+    /// How many bytes of the batch of `len` bytes at `offset` come before its values, link and state
+    /// words included: what [`parse_head`](Batch::parse_head) must be given, less those 16.
+    ///
+    /// `head` holds at least the 32 bytes behind the link and state words. The number lies within
+    /// the batch, but it is not to be trusted further: the checksum has not been compared.
+    pub fn values_start(offset: u64, len: u64, head: &[u8]) -> Result<u64, Error> {
+        Lengths::read(offset, len, head).map(|lengths| lengths.values_start)
+    }
+
+    /// Checks the batch of `len` bytes at `offset` when not all of it has been read: `body` begins
+    /// behind the link and state words and reaches at least to where the values begin.
+    pub fn parse_head(
+        salt: Salt,
+        offset: u64,
+        len: u64,
+        body: &'a [u8],
+    ) -> Result<Batch<'a>, Error> {
+        let at = |field: u64| (field - WORDS_LEN) as usize;
+        let Lengths { flags, entries, keys_len, keys_start, values_start } =
+            Lengths::read(offset, len, body)?;
+        let given = body.len() as u64 + WORDS_LEN;
+        if given < values_start {
+            return Err(Error::at_least(offset, "bytes of batch header", values_start, given));
+        }
+        let right = head_checksum(salt, offset, &body[4..at(values_start)]);
+        let found = Le::read_u32(body);
+        if found != right {
+            let at = offset + CHECKSUM_AT;
+            return Err(Error::bits(at, "checksum of batch header", right.into(), found.into()));
+        }
+        if flags & !FLAG_SEQUENCES != 0 {
+            let known = FLAG_SEQUENCES.into();
+            return Err(Error::bits(offset + FLAGS_AT, "flags of batch", known, flags.into()));
+        }
+        let zero = Le::read_u32(&body[at(ZERO_AT)..]);
+        if zero != 0 {
+            return Err(Error::number(offset + ZERO_AT, "reserved part of batch", 0, zero.into()));
+        }
+        let batch = Batch {
+            offset,
+            len,
+            body,
+            entries,
+            sequences: flags & FLAG_SEQUENCES != 0,
+            synced: Le::read_u64(&body[at(SYNCED_AT)..]),
+            keys_start,
+            values_start,
+        };
+        batch.check_table(keys_len)?;
+        Ok(batch)
+    }
+
+    /// Checks each entry, and that their lengths fill the batch.
+    fn check_table(&self, keys_len: u64) -> Result<(), Error> {
+        let room = self.len - self.values_start;
+        let (mut keys, mut values) = (0_u64, 0_u64);
+        for (i, row) in self.rows().enumerate() {
+            let at = self.offset + HEAD_LEN + i as u64 * ENTRY_LEN;
+            let word = Le::read_u64(row);
+            let Some(kind) = Kind::decode(word as u8) else {
+                return Err(Error::at_most(at, "kind of entry", 4, word & 0xFF));
+            };
+            let key_len = u64::from(Le::read_u32(&row[8..]));
+            if kind == Kind::Clear && key_len != 0 {
+                return Err(Error::number(at + 8, "length of the key of a clear", 0, key_len));
+            }
+            if !kind.has_value() && word >> 8 != 0 {
+                return Err(Error::number(at, "length of the value of a delete", 0, word >> 8));
+            }
+            // Fewer than 2^32 lengths of less than 2^32 do not overflow.
+            keys += key_len;
+            // Both are below 2^64 / 2: the one was held against the batch, the other has 56 bits.
+            values += word >> 8;
+            if values > room {
+                return Err(Error::at_most(at, "lengths of values", room, values));
+            }
+        }
+        if keys != keys_len {
+            let at = self.offset + KEYS_LEN_AT;
+            return Err(Error::number(at, "bytes of keys", keys, keys_len));
+        }
+        if align(self.values_start + values) != Some(self.len) {
+            let filled = self.values_start + values;
+            return Err(Error::number(self.offset, "bytes of batch", self.len, filled));
+        }
+        for (i, sequence) in self.column().enumerate() {
+            if !(1..=SEQUENCE_MAX).contains(&sequence) {
+                let at = HEAD_LEN + u64::from(self.entries) * ENTRY_LEN + i as u64 * SEQUENCE_LEN;
+                let what = "sequence number of entry";
+                return Err(Error::at_most(self.offset + at, what, SEQUENCE_MAX, sequence));
+            }
+        }
+        Ok(())
+    }
+
+    fn part(&self, start: u64, end: u64) -> &'a [u8] {
+        // In range: `parse_head` has held both against the length of the body.
+        &self.body[(start - WORDS_LEN) as usize..(end - WORDS_LEN) as usize]
+    }
+
+    fn rows(&self) -> core::slice::ChunksExact<'a, u8> {
+        let end = HEAD_LEN + u64::from(self.entries) * ENTRY_LEN;
+        self.part(HEAD_LEN, end).chunks_exact(ENTRY_LEN as usize)
+    }
+
+    fn column(&self) -> impl Iterator<Item = u64> + use<'a> {
+        let start = HEAD_LEN + u64::from(self.entries) * ENTRY_LEN;
+        let end = if self.sequences { self.keys_start } else { start };
+        self.part(start, end).chunks_exact(SEQUENCE_LEN as usize).map(Le::read_u64)
+    }
+
+    /// Where the batch begins in its segment: at its link word.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The length of the batch in bytes, link and state words included.
+    pub fn batch_len(&self) -> u64 {
+        self.len
+    }
+
+    /// The bytes in front of the first value, link and state words included.
+    pub fn head_len(&self) -> u64 {
+        self.values_start
+    }
+
+    /// The number of entries.
+    pub fn len(&self) -> usize {
+        self.entries as usize
+    }
+
+    /// Whether the batch has no entries.
+    pub fn is_empty(&self) -> bool {
+        self.entries == 0
+    }
+
+    /// The synced mark of the store as its writer knew it.
+    pub fn synced(&self) -> u64 {
+        self.synced
+    }
+
+    /// Whether each entry has a sequence number of its own: a batch of a compaction.
+    pub fn has_sequences(&self) -> bool {
+        self.sequences
+    }
+
+    /// The entries, in order.
+    pub fn entries(&self) -> Entries<'a> {
+        let column_start = HEAD_LEN + u64::from(self.entries) * ENTRY_LEN;
+        Entries {
+            rows: self.rows(),
+            column: if self.sequences { self.part(column_start, self.keys_start) } else { &[] },
+            keys: self.part(self.keys_start, self.values_start),
+            value_offset: self.offset + self.values_start,
+        }
+    }
+
+    /// The bytes of an entry's value, as far as they were given to the parser. The checksum is the
+    /// caller's to compare.
+    pub fn value(&self, entry: &Entry<'_>) -> &'a [u8] {
+        let given = self.body.len() as u64 + WORDS_LEN;
+        let start = entry.value_offset.saturating_sub(self.offset).clamp(WORDS_LEN, given);
+        let end = start.saturating_add(entry.value_len).min(given);
+        self.part(start, end)
+    }
+
+    /// Compares the checksum of every value; the error names the first that does not match.
+    pub fn check_values(&self, salt: Salt) -> Result<(), Error> {
+        self.entries().try_for_each(|entry| entry.check(salt, self.value(&entry)))
+    }
+}
+
+/// One key's part of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// What it does to the key.
+    pub kind: Kind,
+    /// The key; empty for [`Kind::Clear`].
+    pub key: &'a [u8],
+    /// Where the value begins in the segment.
+    pub value_offset: u64,
+    /// The length of the value in bytes.
+    pub value_len: u64,
+    /// The checksum that the value must have.
+    pub value_checksum: u32,
+    /// The entry's own sequence number, in a batch of a compaction.
+    pub sequence: Option<u64>,
+}
+
+impl Entry<'_> {
+    /// Compares the checksum of the value.
+    pub fn check(&self, salt: Salt, value: &[u8]) -> Result<(), Error> {
+        let right = if self.kind.has_value() { salt.value_checksum(value) } else { 0 };
+        if right == self.value_checksum {
+            return Ok(());
+        }
+        let (expected, found) = (self.value_checksum.into(), right.into());
+        Err(Error::bits(self.value_offset, "checksum of value", expected, found))
+    }
+}
+
+/// An iterator over the entries of a checked batch.
+#[derive(Clone, Debug)]
+pub struct Entries<'a> {
+    rows: core::slice::ChunksExact<'a, u8>,
+    column: &'a [u8],
+    keys: &'a [u8],
+    value_offset: u64,
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Entry<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Entry<'a>> {
+        let row = self.rows.next()?;
+        let word = Le::read_u64(row);
+        let (key, keys) = self.keys.split_at_checked(Le::read_u32(&row[8..]) as usize)?;
+        self.keys = keys;
+        let sequence = self.column.split_at_checked(SEQUENCE_LEN as usize).map(|(cell, rest)| {
+            self.column = rest;
+            Le::read_u64(cell)
+        });
+        let entry = Entry {
+            kind: Kind::decode(word as u8)?,
+            key,
+            value_offset: self.value_offset,
+            value_len: word >> 8,
+            value_checksum: Le::read_u32(&row[12..]),
+            sequence,
+        };
+        self.value_offset += entry.value_len;
+        Some(entry)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.rows.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Entries<'_> {}

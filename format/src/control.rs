@@ -1,0 +1,224 @@
+//! The control file: what the processes on a store share while they live.
+//!
+//! Fixed fields behind one checksum, then words that are changed atomically, each in a cache line
+//! of its own, then one slot for each writer. All of it is a cache of the segments: lost or wrong,
+//! it is built again.
+
+use byteorder::{ByteOrder, LittleEndian as Le};
+
+use crate::error::Error;
+use crate::word::{Salt, State};
+use crate::{SEQUENCE_MAX, VERSION};
+
+/// What a control file begins with.
+pub const MAGIC: [u8; 8] = *b"PARTDCTL";
+/// The length of the fixed fields.
+pub const FIXED_LEN: usize = 64;
+/// The length of the file.
+pub const FILE_LEN: u64 = SLOTS_AT + SLOTS as u64 * SLOT_LEN;
+
+/// Whether the store was closed by its last handle: 0 while open, else [`clean_stamp`].
+pub const CLEAN_AT: u64 = 64;
+/// The commit word, see [`Commit`].
+pub const COMMIT_AT: u64 = 128;
+/// The id of the next segment to be made.
+pub const NEXT_SEGMENT_AT: u64 = 192;
+/// Counts the publishing renames, and the compactions before they unlink.
+pub const GENERATION_AT: u64 = 256;
+/// The sequence number up to which the history is on stable storage, see [`encode_synced`].
+pub const SYNCED_AT: u64 = 320;
+/// The generation at which the directory was last on stable storage.
+pub const DIRECTORY_SYNCED_AT: u64 = 384;
+/// [`SYNC_FAILED`] once a sync has failed.
+pub const SYNC_FAILED_AT: u64 = 448;
+/// What stands in the word at [`SYNC_FAILED_AT`] once a sync has failed.
+pub const SYNC_FAILED: u64 = u64::from_le_bytes(*b"NOSYNC!!");
+/// The segment that a compaction is about to publish; 0 for none.
+pub const OUTPUT_AT: u64 = 512;
+/// How many compactions have published an output since the file was made.
+pub const COMPACTIONS_AT: u64 = 576;
+/// Where the slots begin.
+pub const SLOTS_AT: u64 = 1024;
+/// The bytes of a slot.
+pub const SLOT_LEN: u64 = 64;
+/// The number of writers at one time.
+pub const SLOTS: u16 = 1024;
+
+/// In a slot: the segment of the batch that the writer is committing.
+pub const SLOT_SEGMENT_AT: u64 = 0;
+/// In a slot: the offset of that batch.
+pub const SLOT_OFFSET_AT: u64 = 8;
+/// In a slot: the segment that the writer claims its batches in; 0 for none.
+pub const SLOT_ACTIVE_AT: u64 = 16;
+/// In a slot: the process that holds it; 0 for none. For people only: a lock says who holds it.
+pub const SLOT_PID_AT: u64 = 24;
+/// In a slot: no segment with a lower id was made by the writer that holds it.
+pub const SLOT_FIRST_AT: u64 = 40;
+/// In a slot: how many pops of the writer are under way. A compaction waits for them.
+pub const SLOT_POPS_AT: u64 = 32;
+
+const VERSION_AT: usize = 8;
+const STORE_AT: usize = 16;
+const BOOT_AT: usize = 32;
+const CREATED_AT: usize = 48;
+const CHECKSUM_AT: usize = 56;
+
+const _: () = assert!(CHECKSUM_AT + 8 == FIXED_LEN && FIXED_LEN as u64 == CLEAN_AT);
+const _: () = assert!(COMPACTIONS_AT + 64 <= SLOTS_AT && FILE_LEN.is_multiple_of(512));
+
+/// The fixed fields of a control file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fixed {
+    /// The store that the file belongs to.
+    pub store: [u8; 16],
+    /// The boot of the machine under which the words are valid.
+    pub boot: [u8; 16],
+    /// When the store was made, in milliseconds since 1970. For people only.
+    pub created_unix_ms: u64,
+}
+
+impl Fixed {
+    /// Writes the fields.
+    pub fn encode(&self) -> [u8; FIXED_LEN] {
+        let mut bytes = [0; FIXED_LEN];
+        bytes[..8].copy_from_slice(&MAGIC);
+        Le::write_u32(&mut bytes[VERSION_AT..], VERSION);
+        bytes[STORE_AT..BOOT_AT].copy_from_slice(&self.store);
+        bytes[BOOT_AT..CREATED_AT].copy_from_slice(&self.boot);
+        Le::write_u64(&mut bytes[CREATED_AT..], self.created_unix_ms);
+        let checksum = crc32fast::hash(&bytes[..CHECKSUM_AT]);
+        Le::write_u32(&mut bytes[CHECKSUM_AT..], checksum);
+        bytes
+    }
+
+    /// Reads and checks the fields.
+    pub fn decode(bytes: &[u8]) -> Result<Fixed, Error> {
+        if bytes.len() < FIXED_LEN {
+            let found = bytes.len() as u64;
+            return Err(Error::at_least(0, "length of control file", FILE_LEN, found));
+        }
+        if bytes[..8] != MAGIC {
+            return Err(Error::bits(0, "magic", Le::read_u64(&MAGIC), Le::read_u64(bytes)));
+        }
+        let version = Le::read_u32(&bytes[VERSION_AT..]);
+        if version != VERSION {
+            return Err(Error::number(8, "format version", VERSION.into(), version.into()));
+        }
+        let right = crc32fast::hash(&bytes[..CHECKSUM_AT]);
+        let found = Le::read_u32(&bytes[CHECKSUM_AT..]);
+        if found != right {
+            let at = CHECKSUM_AT as u64;
+            return Err(Error::bits(at, "checksum of control file", right.into(), found.into()));
+        }
+        let mut fixed = Fixed {
+            store: [0; 16],
+            boot: [0; 16],
+            created_unix_ms: Le::read_u64(&bytes[CREATED_AT..]),
+        };
+        fixed.store.copy_from_slice(&bytes[STORE_AT..BOOT_AT]);
+        fixed.boot.copy_from_slice(&bytes[BOOT_AT..CREATED_AT]);
+        Ok(fixed)
+    }
+}
+
+/// Where a slot begins in the file.
+pub const fn slot_at(slot: u16) -> u64 {
+    SLOTS_AT + slot as u64 * SLOT_LEN
+}
+
+/// The word that says that the history up to `sequence` is on stable storage.
+///
+/// Packed like a state word, so that a random word is not taken for a promise.
+pub fn encode_synced(store: &[u8; 16], sequence: u64) -> u64 {
+    match sequence {
+        0 => 0,
+        sequence => State::Committed(sequence).encode(store_salt(store), SYNCED_AT),
+    }
+}
+
+/// Reads the word at [`SYNCED_AT`].
+pub fn decode_synced(store: &[u8; 16], word: u64) -> Result<u64, Error> {
+    match State::decode(store_salt(store), SYNCED_AT, word)? {
+        State::Committed(sequence) => Ok(sequence),
+        State::Pending => Ok(0),
+        State::Void => {
+            Err(Error::at_most(SYNCED_AT, "synced mark", SEQUENCE_MAX, SEQUENCE_MAX + 1))
+        }
+    }
+}
+
+fn store_salt(store: &[u8; 16]) -> Salt {
+    Salt(Le::read_u64(store) ^ Le::read_u64(&store[8..]))
+}
+
+/// What the last handle leaves behind when it closes: a checksum of the words that matter.
+///
+/// Never 0. A control file that carries the right stamp has missed nothing that was done before
+/// it was closed.
+pub fn clean_stamp(store: &[u8; 16], commit: u64, next_segment: u64, synced: u64) -> u64 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(store);
+    for word in [commit, next_segment, synced] {
+        hasher.update(&word.to_le_bytes());
+    }
+    u64::from(hasher.finalize()) << 32 | 1
+}
+
+/// The commit word: which sequence number was taken last, by which writer, and whether its batch
+/// has it.
+///
+/// `sequence:47 | slot:16 | done:1`, from the top. The history that is visible is
+/// [`visible`](Commit::visible).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// The last number taken; 0 in an empty store.
+    pub sequence: u64,
+    /// The slot of the writer that took it.
+    pub slot: u16,
+    /// Whether the batch's state word holds the number.
+    pub done: bool,
+}
+
+impl Commit {
+    /// The word.
+    pub const fn encode(self) -> u64 {
+        self.sequence << 17 | (self.slot as u64) << 1 | self.done as u64
+    }
+
+    /// Reads the word; every word is one.
+    pub const fn decode(word: u64) -> Commit {
+        Commit { sequence: word >> 17, slot: (word >> 1) as u16, done: word & 1 == 1 }
+    }
+
+    /// The last sequence number that readers see.
+    pub const fn visible(self) -> u64 {
+        if self.done { self.sequence } else { self.sequence.saturating_sub(1) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_is_a_commit_word_and_comes_back() {
+        for word in [0, 1, u64::MAX, 0x0123_4567_89AB_CDEF] {
+            assert_eq!(Commit::decode(word).encode(), word);
+        }
+        let open = Commit { sequence: 7, slot: 3, done: false };
+        assert_eq!((open.visible(), Commit { done: true, ..open }.visible()), (6, 7));
+    }
+
+    #[test]
+    fn every_flip_of_a_bit_of_the_fixed_fields_is_found() {
+        let fixed = Fixed { store: [7; 16], boot: [9; 16], created_unix_ms: 1 };
+        let bytes = fixed.encode();
+        assert_eq!(Fixed::decode(&bytes), Ok(fixed));
+        for bit in 0..60 * 8 {
+            let mut bytes = bytes;
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            // Bytes 12 to 15 are covered by the checksum, too.
+            assert!(Fixed::decode(&bytes).is_err(), "bit {bit}");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! The format's error: where, what was expected there, and what was found.
+
+use core::fmt;
+
+/// Bytes that are not what the format says they must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// The offset in the file, in bytes, of what is wrong.
+    pub offset: u64,
+    /// What stands there, by its name in SPEC.md.
+    pub what: &'static str,
+    /// What was expected.
+    pub expected: Evidence,
+    /// What was found.
+    pub found: Evidence,
+}
+
+/// One side of a comparison that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// Exactly this number.
+    Number(u64),
+    /// Exactly these bits.
+    Bits(u64),
+    /// This number or less.
+    AtMost(u64),
+    /// This number or more.
+    AtLeast(u64),
+    /// Something to describe in words.
+    Text(&'static str),
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Evidence::Number(n) => write!(f, "{n}"),
+            Evidence::Bits(n) => write!(f, "{n:#x}"),
+            Evidence::AtMost(n) => write!(f, "at most {n}"),
+            Evidence::AtLeast(n) => write!(f, "at least {n}"),
+            Evidence::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Error { offset, what, expected, found } = self;
+        write!(f, "{what} at offset {offset}: expected {expected}, found {found}")
+    }
+}
+
+impl core::error::Error for Error {}
+
+impl Error {
+    /// Says that a number was to be exactly another.
+    pub(crate) fn number(offset: u64, what: &'static str, expected: u64, found: u64) -> Error {
+        Error { offset, what, expected: Evidence::Number(expected), found: Evidence::Number(found) }
+    }
+
+    /// Says that bits (a checksum, a magic) were to be others.
+    pub(crate) fn bits(offset: u64, what: &'static str, expected: u64, found: u64) -> Error {
+        Error { offset, what, expected: Evidence::Bits(expected), found: Evidence::Bits(found) }
+    }
+
+    /// Says that a number was to be no more than another.
+    pub(crate) fn at_most(offset: u64, what: &'static str, limit: u64, found: u64) -> Error {
+        Error { offset, what, expected: Evidence::AtMost(limit), found: Evidence::Number(found) }
+    }
+
+    /// Says that a number was to be no less than another.
+    pub(crate) fn at_least(offset: u64, what: &'static str, limit: u64, found: u64) -> Error {
+        Error { offset, what, expected: Evidence::AtLeast(limit), found: Evidence::Number(found) }
+    }
+}

@@ -1,0 +1,129 @@
+//! A walk along the batches of a segment, given all its bytes at rest.
+//!
+//! For tools, tests and fuzzing. The engine walks live mappings, word by word, with the same
+//! decoders.
+
+use byteorder::{ByteOrder, LittleEndian as Le};
+
+use crate::batch::{Batch, WORDS_LEN};
+use crate::error::Error;
+use crate::segment::SegmentHeader;
+use crate::word::{Link, STATE_AT, Salt, State};
+
+/// Walks the chain of batches of one segment.
+///
+/// ```
+/// use partd_format::{Ending, Scanner};
+/// let bytes = include_bytes!("../golden/v1/kinds.seg");
+/// let mut scanner = Scanner::new(bytes)?;
+/// let committed = scanner.by_ref().filter(|found| matches!(found.batch, Some(Ok(_)))).count();
+/// assert_eq!(committed, 3);
+/// assert_eq!(scanner.ending(), Some(Ending::Sealed));
+/// # Ok::<(), partd_format::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Scanner<'a> {
+    bytes: &'a [u8],
+    header: SegmentHeader,
+    offset: u64,
+    ending: Option<Ending>,
+}
+
+/// A batch that a scan has come upon.
+#[derive(Clone, Debug)]
+pub struct Found<'a> {
+    /// Where it begins in the segment.
+    pub offset: u64,
+    /// Its length in bytes, link and state words included.
+    pub len: u64,
+    /// What its state word says.
+    pub state: Result<State, Error>,
+    /// Its contents, if it is committed; values are not checked.
+    pub batch: Option<Result<Batch<'a>, Error>>,
+}
+
+/// Why a scan came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Free space follows.
+    Open,
+    /// The segment is sealed here.
+    Sealed,
+    /// The chain is broken: a link word is damaged, or was torn by a power cut.
+    Broken(Error),
+}
+
+impl<'a> Scanner<'a> {
+    /// Begins a scan; `bytes` are the whole file.
+    pub fn new(bytes: &'a [u8]) -> Result<Scanner<'a>, Error> {
+        let header = SegmentHeader::decode(bytes, bytes.len() as u64)?;
+        Ok(Scanner { bytes, header, offset: header.data_start, ending: None })
+    }
+
+    /// The header of the segment.
+    pub fn header(&self) -> &SegmentHeader {
+        &self.header
+    }
+
+    /// The offset at which the scan stands: behind the last batch that it returned.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Why the scan came to its end; `None` before it did.
+    pub fn ending(&self) -> Option<Ending> {
+        self.ending
+    }
+
+    fn word(&self, offset: u64) -> Option<u64> {
+        let at = usize::try_from(offset).ok()?;
+        Some(Le::read_u64(self.bytes.get(at..at.checked_add(8)?)?))
+    }
+
+    fn salt(&self) -> Salt {
+        self.header.salt
+    }
+}
+
+impl<'a> Iterator for Scanner<'a> {
+    type Item = Found<'a>;
+
+    fn next(&mut self) -> Option<Found<'a>> {
+        if self.ending.is_some() {
+            return None;
+        }
+        let offset = self.offset;
+        let limit = self.bytes.len() as u64;
+        // A chain that fills the segment to its end is as good as sealed.
+        let Some(word) = self.word(offset) else {
+            self.ending = Some(Ending::Sealed);
+            return None;
+        };
+        let len = match Link::decode(self.salt(), offset, word, limit) {
+            Ok(Link::Batch(len)) => len,
+            Ok(Link::End) => {
+                self.ending = Some(Ending::Open);
+                return None;
+            }
+            Ok(Link::Sealed) => {
+                self.ending = Some(Ending::Sealed);
+                return None;
+            }
+            Err(error) => {
+                self.ending = Some(Ending::Broken(error));
+                return None;
+            }
+        };
+        self.offset = offset + len;
+        let state_word = self.word(offset + STATE_AT).unwrap_or(0);
+        let state = State::decode(self.salt(), offset, state_word);
+        let batch = match state {
+            Ok(State::Committed(_)) => {
+                let body = &self.bytes[(offset + WORDS_LEN) as usize..(offset + len) as usize];
+                Some(Batch::parse(self.salt(), offset, body))
+            }
+            _ => None,
+        };
+        Some(Found { offset, len, state, batch })
+    }
+}

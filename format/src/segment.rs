@@ -1,0 +1,258 @@
+//! The header of a segment file: whose it is, how long, and the salt of its checksums.
+
+use byteorder::{ByteOrder, LittleEndian as Le};
+
+use crate::error::{Error, Evidence};
+use crate::word::Salt;
+use crate::{VERSION, align};
+
+/// What a segment file begins with.
+pub const MAGIC: [u8; 8] = *b"PARTDSEG";
+/// The length of the fixed part of the header; the lists of an output follow it.
+pub const HEADER_LEN: u64 = 256;
+/// Where the note word lies, behind the checksum of the header: it changes.
+pub const NOTE_AT: u64 = 128;
+/// The bytes of a segment's name before ".seg": its id in hexadecimal digits.
+pub const NAME_DIGITS: usize = 16;
+
+/// The smallest segment that can be asked for.
+pub const SEGMENT_LEN_MIN: u64 = 64 << 10;
+/// The largest segment that can be asked for; what needs more gets a segment of its own size.
+pub const SEGMENT_LEN_MAX: u64 = 4 << 30;
+
+const VERSION_AT: usize = 8;
+const KIND_AT: usize = 12;
+const STORE_AT: usize = 16;
+const ID_AT: usize = 32;
+const LEN_AT: usize = 40;
+const SALT_AT: usize = 48;
+const UPTO_AT: usize = 56;
+const REPLACES_AT: usize = 64;
+const KEEPS_AT: usize = 68;
+const DATA_AT: usize = 72;
+const CREATED_AT: usize = 80;
+const PID_AT: usize = 88;
+const SLOT_AT: usize = 92;
+const RESERVED_AT: usize = 96;
+const LISTS_CHECKSUM_AT: usize = 120;
+const CHECKSUM_AT: usize = 124;
+
+const _: () = assert!(CHECKSUM_AT + 4 == NOTE_AT as usize);
+const _: () = assert!(NOTE_AT + 8 <= HEADER_LEN && HEADER_LEN.is_multiple_of(8));
+
+/// The header of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// The store that the segment belongs to.
+    pub store: [u8; 16],
+    /// The segment's number, which is also its name. Never used twice in a store.
+    pub id: u64,
+    /// The length of the file in bytes.
+    pub len: u64,
+    /// The seed of every check in the segment.
+    pub salt: Salt,
+    /// What a compaction wrote it for; `None` for the segment of a writer.
+    pub output: Option<Output>,
+    /// Where the first batch begins.
+    pub data_start: u64,
+    /// When it was made, in milliseconds since 1970. For people only.
+    pub created_unix_ms: u64,
+    /// The process that made it. For people only.
+    pub pid: u32,
+    /// The slot of the writer that made it: with [`SLOT_FIRST_AT`](crate::control::SLOT_FIRST_AT)
+    /// it tells whether that writer can still be alive.
+    pub slot: u32,
+}
+
+/// The part of a header that only the output of a compaction has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// The sequence number up to which the segments that it replaces were compacted.
+    pub upto: u64,
+    /// How many segments it replaces.
+    pub replaces: u32,
+    /// How many segments beside it hold numbers up to `upto`.
+    pub keeps: u32,
+    /// The checksum of the two lists that say which.
+    pub lists_checksum: u32,
+}
+
+impl Output {
+    /// The length of the lists behind the header, in bytes.
+    pub fn lists_len(&self) -> u64 {
+        u64::from(self.replaces) * 8 + u64::from(self.keeps) * 16
+    }
+}
+
+/// A segment that an output found beside it: its id, and where its chain of batches must reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// The segment.
+    pub id: u64,
+    /// The end of its last batch with a number up to the output's `upto`.
+    pub end: u64,
+}
+
+impl SegmentHeader {
+    /// Writes the fixed part of the header.
+    pub fn encode(&self) -> [u8; HEADER_LEN as usize] {
+        let mut bytes = [0; HEADER_LEN as usize];
+        bytes[..8].copy_from_slice(&MAGIC);
+        Le::write_u32(&mut bytes[VERSION_AT..], VERSION);
+        Le::write_u32(&mut bytes[KIND_AT..], if self.output.is_some() { 2 } else { 1 });
+        bytes[STORE_AT..ID_AT].copy_from_slice(&self.store);
+        Le::write_u64(&mut bytes[ID_AT..], self.id);
+        Le::write_u64(&mut bytes[LEN_AT..], self.len);
+        Le::write_u64(&mut bytes[SALT_AT..], self.salt.0);
+        if let Some(output) = &self.output {
+            Le::write_u64(&mut bytes[UPTO_AT..], output.upto);
+            Le::write_u32(&mut bytes[REPLACES_AT..], output.replaces);
+            Le::write_u32(&mut bytes[KEEPS_AT..], output.keeps);
+            Le::write_u32(&mut bytes[LISTS_CHECKSUM_AT..], output.lists_checksum);
+        }
+        Le::write_u64(&mut bytes[DATA_AT..], self.data_start);
+        Le::write_u64(&mut bytes[CREATED_AT..], self.created_unix_ms);
+        Le::write_u32(&mut bytes[PID_AT..], self.pid);
+        Le::write_u32(&mut bytes[SLOT_AT..], self.slot);
+        let checksum = crc32fast::hash(&bytes[..CHECKSUM_AT]);
+        Le::write_u32(&mut bytes[CHECKSUM_AT..], checksum);
+        bytes
+    }
+
+    /// Reads the fixed part of the header of a file of `file_len` bytes.
+    ///
+    /// Only the first 128 bytes are looked at; what follows them may be changing. Whether the id is
+    /// the one in the file's name, and the store the one around it, is the caller's to compare.
+    pub fn decode(bytes: &[u8], file_len: u64) -> Result<SegmentHeader, Error> {
+        if (bytes.len() as u64) < NOTE_AT || file_len < HEADER_LEN {
+            return Err(Error::at_least(0, "length of segment file", HEADER_LEN, file_len));
+        }
+        if bytes[..8] != MAGIC {
+            return Err(Error::bits(0, "magic", Le::read_u64(&MAGIC), Le::read_u64(bytes)));
+        }
+        let version = Le::read_u32(&bytes[VERSION_AT..]);
+        if version != VERSION {
+            return Err(Error::number(8, "format version", VERSION.into(), version.into()));
+        }
+        let right = crc32fast::hash(&bytes[..CHECKSUM_AT]);
+        let found = Le::read_u32(&bytes[CHECKSUM_AT..]);
+        if found != right {
+            return Err(Error::bits(124, "checksum of header", right.into(), found.into()));
+        }
+        if bytes[RESERVED_AT..LISTS_CHECKSUM_AT].iter().any(|&byte| byte != 0) {
+            let (expected, found) = (Evidence::Text("zeros"), Evidence::Text("something else"));
+            let offset = RESERVED_AT as u64;
+            return Err(Error { offset, what: "reserved part of header", expected, found });
+        }
+        let output = match Le::read_u32(&bytes[KIND_AT..]) {
+            1 => None,
+            2 => Some(Output {
+                upto: Le::read_u64(&bytes[UPTO_AT..]),
+                replaces: Le::read_u32(&bytes[REPLACES_AT..]),
+                keeps: Le::read_u32(&bytes[KEEPS_AT..]),
+                lists_checksum: Le::read_u32(&bytes[LISTS_CHECKSUM_AT..]),
+            }),
+            kind => return Err(Error::at_most(12, "kind of segment", 2, kind.into())),
+        };
+        let mut store = [0; 16];
+        store.copy_from_slice(&bytes[STORE_AT..ID_AT]);
+        let header = SegmentHeader {
+            store,
+            id: Le::read_u64(&bytes[ID_AT..]),
+            len: Le::read_u64(&bytes[LEN_AT..]),
+            salt: Salt(Le::read_u64(&bytes[SALT_AT..])),
+            output,
+            data_start: Le::read_u64(&bytes[DATA_AT..]),
+            created_unix_ms: Le::read_u64(&bytes[CREATED_AT..]),
+            pid: Le::read_u32(&bytes[PID_AT..]),
+            slot: Le::read_u32(&bytes[SLOT_AT..]),
+        };
+        if header.id == 0 {
+            return Err(Error::at_least(ID_AT as u64, "id of segment", 1, 0));
+        }
+        if header.len != file_len {
+            return Err(Error::number(LEN_AT as u64, "length of file", header.len, file_len));
+        }
+        let lists = HEADER_LEN + output.map_or(0, |output| output.lists_len());
+        let data_start = align(lists).unwrap_or(u64::MAX);
+        if header.data_start != data_start || data_start > file_len {
+            let at = DATA_AT as u64;
+            return Err(Error::number(at, "start of data", data_start, header.data_start));
+        }
+        Ok(header)
+    }
+
+    /// Checks and reads the lists of an output from the first [`data_start`](Self::data_start)
+    /// bytes of the file: the ids that it replaces, and the segments that it found beside them.
+    pub fn lists<'a>(
+        &self,
+        bytes: &'a [u8],
+    ) -> Result<(impl Iterator<Item = u64> + 'a, impl Iterator<Item = Keep> + 'a), Error> {
+        let (lists, replaces_len) = match &self.output {
+            Some(output) => {
+                let end = HEADER_LEN + output.lists_len();
+                let lists = usize::try_from(end)
+                    .ok()
+                    .and_then(|end| bytes.get(HEADER_LEN as usize..end))
+                    .ok_or_else(|| Error::at_least(0, "length of file", end, bytes.len() as u64))?;
+                let right = lists_checksum(self.salt, lists);
+                if output.lists_checksum != right {
+                    let (at, found) = (LISTS_CHECKSUM_AT as u64, output.lists_checksum);
+                    return Err(Error::bits(at, "checksum of lists", right.into(), found.into()));
+                }
+                (lists, output.replaces as usize * 8)
+            }
+            None => (&bytes[..0], 0),
+        };
+        let (replaces, keeps) = lists.split_at(replaces_len);
+        let keep = |pair: &[u8]| Keep { id: Le::read_u64(pair), end: Le::read_u64(&pair[8..]) };
+        Ok((replaces.chunks_exact(8).map(Le::read_u64), keeps.chunks_exact(16).map(keep)))
+    }
+}
+
+/// The checksum of the lists of an output, as they stand behind its header.
+pub fn lists_checksum(salt: Salt, lists: &[u8]) -> u32 {
+    salt.value_checksum(lists)
+}
+
+/// The file name of a segment.
+pub fn file_name(id: u64) -> [u8; NAME_DIGITS + 4] {
+    let mut name = *b"0000000000000000.seg";
+    for (i, digit) in name[..NAME_DIGITS].iter_mut().enumerate() {
+        let nibble = (id >> (4 * (NAME_DIGITS - 1 - i))) & 15;
+        *digit = b"0123456789abcdef"[nibble as usize];
+    }
+    name
+}
+
+/// The id in the file name of a segment; `None` for any other name.
+pub fn id_of_file_name(name: &[u8]) -> Option<u64> {
+    let digits = name.strip_suffix(b".seg")?;
+    if digits.len() != NAME_DIGITS {
+        return None;
+    }
+    let id = digits.iter().try_fold(0_u64, |id, &digit| {
+        let nibble = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        Some(id << 4 | u64::from(nibble))
+    })?;
+    (id > 0).then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_ids_map_to_each_other() {
+        for id in [1, 10, 0xabc, u64::MAX] {
+            assert_eq!(id_of_file_name(&file_name(id)), Some(id));
+        }
+        for name in [&b"0000000000000000.seg"[..], b"1.seg", b"000000000000000A.seg", b"control"] {
+            assert_eq!(id_of_file_name(name), None);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The commit protocol: how batches of many threads and processes get their numbers.
+//!
+//! The commit word `H` of the control file is `sequence | slot | done`. One compare-and-swap takes
+//! the next sequence number and names the writer's slot, which says where the batch lies; then the
+//! batch's state word gets the number; then the word is marked done. Whoever finds it not done for
+//! long does the last two steps for the other, so nobody waits for a stopped or dead process, and
+//! the history has no holes. The history that readers see is `done ? sequence : sequence - 1`.
+//!
+//! Generic over its words, so that a model checker can run it on its own atomics.
+
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
+
+pub use std::sync::atomic::Ordering;
+
+use partd_format::SEQUENCE_MAX;
+pub use partd_format::control::Commit;
+
+/// A shared 8-byte word.
+pub trait Word {
+    /// Loads the word.
+    fn load(&self, order: Ordering) -> u64;
+    /// Stores the word.
+    fn store(&self, value: u64, order: Ordering);
+    /// Replaces the word if it is `current`; on failure returns what was there.
+    fn compare_exchange(
+        &self,
+        current: u64,
+        new: u64,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u64, u64>;
+}
+
+/// Where a batch lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Position {
+    /// The id of its segment.
+    pub segment: u64,
+    /// The offset of its link word.
+    pub offset: u64,
+}
+
+/// The words that the protocol needs, wherever they lie.
+pub trait Words {
+    /// A word of the control file.
+    type Word<'a>: Word
+    where
+        Self: 'a;
+    /// Why a state word could not be reached.
+    type Error;
+
+    /// The commit word.
+    fn commit(&self) -> Self::Word<'_>;
+    /// The words of a slot that name the batch being committed: segment and offset.
+    fn position(&self, slot: u16) -> (Self::Word<'_>, Self::Word<'_>);
+    /// Sets the state of a batch to committed with `sequence`, if it is still 0.
+    ///
+    /// Must be a compare-and-swap that acquires and releases.
+    fn settle(&self, position: Position, sequence: u64) -> Result<(), Self::Error>;
+    /// Passes a moment while another finishes its commit; called a few times before helping.
+    fn relax(&self) {
+        std::hint::spin_loop();
+    }
+}
+
+/// How often a writer looks again before it finishes the commit of another.
+const PATIENCE: u32 = 100;
+
+/// Why a batch was not committed. It is not in the history and never will be under its position,
+/// once its state is made void.
+#[derive(Debug, PartialEq, Eq)]
+pub enum CommitError<E> {
+    /// Every sequence number has been used.
+    HistoryFull,
+    /// Another writer's commit is open and its batch cannot be reached.
+    Help(E),
+}
+
+/// Commits the batch at `position` and returns its sequence number.
+///
+/// The caller owns `slot`, commits one batch at a time through it, and called [`take_over`] when it
+/// became the owner. All of the batch was stored before.
+pub fn commit<W: Words>(
+    words: &W,
+    slot: u16,
+    position: Position,
+) -> Result<u64, CommitError<W::Error>> {
+    let (segment, offset) = words.position(slot);
+    // No commit of this slot is open, so nobody acts on what these words say until the
+    // compare-and-swap below publishes them.
+    segment.store(position.segment, Release);
+    offset.store(position.offset, Release);
+    let word = words.commit();
+    let mut patience = PATIENCE;
+    loop {
+        let seen = word.load(Acquire);
+        let last = Commit::decode(seen);
+        if !last.done {
+            if patience > 0 {
+                patience -= 1;
+                words.relax();
+            } else {
+                help(words, seen).map_err(CommitError::Help)?;
+            }
+            continue;
+        }
+        if last.sequence >= SEQUENCE_MAX {
+            return Err(CommitError::HistoryFull);
+        }
+        let mine = Commit { sequence: last.sequence + 1, slot, done: false };
+        if word.compare_exchange(seen, mine.encode(), AcqRel, Acquire).is_err() {
+            continue;
+        }
+        // From here on the batch is in the history, whoever does the rest.
+        let settled = words.settle(position, mine.sequence);
+        debug_assert!(settled.is_ok(), "a writer reaches its own segment");
+        let done = Commit { done: true, ..mine };
+        // It fails where somebody has helped.
+        let _ = word.compare_exchange(mine.encode(), done.encode(), AcqRel, Acquire);
+        return Ok(mine.sequence);
+    }
+}
+
+/// Finishes the commit that was seen open, whoever began it.
+pub fn help<W: Words>(words: &W, seen: u64) -> Result<(), W::Error> {
+    let open = Commit::decode(seen);
+    if open.done {
+        return Ok(());
+    }
+    let (segment, offset) = words.position(open.slot);
+    let position = Position { segment: segment.load(Acquire), offset: offset.load(Acquire) };
+    let word = words.commit();
+    // The owner changes its position only after its commit is done, so a commit word that has not
+    // moved means that both halves belong to it.
+    if word.load(Acquire) != seen {
+        return Ok(());
+    }
+    words.settle(position, open.sequence)?;
+    let done = Commit { done: true, ..open };
+    let _ = word.compare_exchange(seen, done.encode(), AcqRel, Acquire);
+    Ok(())
+}
+
+/// Finishes what a dead predecessor in a slot left open, before its new owner uses it.
+///
+/// Without it the new owner would overwrite the position of a number that was taken.
+pub fn take_over<W: Words>(words: &W, slot: u16) -> Result<(), W::Error> {
+    loop {
+        let seen = words.commit().load(Acquire);
+        let last = Commit::decode(seen);
+        if last.done || last.slot != slot {
+            return Ok(());
+        }
+        help(words, seen)?;
+    }
+}

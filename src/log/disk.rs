@@ -1,0 +1,273 @@
+//! The seam: everything the engine does to files and mappings goes through these two traits.
+//!
+//! [`OsDisk`] is the real one; its hooks are empty and vanish. Tests put a disk under the engine
+//! that records, fails, counts, or loses power. Reads go through the mapping itself, and
+//! [`DiskFile::loaded`] tells of them; stores to a mapping are told of after they happened.
+
+use std::ffi::OsString;
+use std::fmt::Debug;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{FallocateFlags, RenameFlags};
+
+pub use crate::log::segment::mapping::Mapping;
+
+/// A directory tree with files that can be mapped, locked and synced.
+pub trait Disk: Clone + Debug + Send + Sync + 'static {
+    /// An open, mapped file.
+    type File: DiskFile;
+    /// A lock that is held until it is dropped or its process dies.
+    type Lock: Debug + Send + Sync;
+
+    /// Makes a file of `len` bytes, all allocated, that only its owner may use, and maps it.
+    fn create(&self, path: &Path, len: u64) -> io::Result<Self::File>;
+    /// Opens and maps a file, all of it.
+    fn open(&self, path: &Path, writable: bool) -> io::Result<Self::File>;
+    /// Renames a file; fails where the new name is taken.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Renames a file in place of another.
+    fn replace(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a name.
+    fn unlink(&self, path: &Path) -> io::Result<()>;
+    /// The names in a directory.
+    fn list(&self, dir: &Path) -> io::Result<Vec<OsString>>;
+    /// The disk space that a file takes, in bytes.
+    fn disk_bytes(&self, path: &Path) -> io::Result<u64>;
+    /// How long ago a directory was last changed.
+    fn age(&self, dir: &Path) -> io::Result<Duration>;
+    /// Makes a directory and its parents, for its owner alone; fine if it is there.
+    fn create_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Removes a directory and what is in it.
+    fn remove_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Brings the names in a directory to stable storage.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Takes a lock on a file, made if missing; `None` if somebody holds it in the way.
+    fn try_lock(&self, path: &Path, exclusive: bool) -> io::Result<Option<Self::Lock>>;
+    /// Why the file system of a directory cannot hold a store, if so.
+    fn unfit(&self, dir: &Path) -> io::Result<Option<String>>;
+    /// What changes with each boot of the machine.
+    fn boot_id(&self) -> io::Result<[u8; 16]>;
+    /// Fills a buffer with random bytes.
+    fn random(&self, bytes: &mut [u8]) -> io::Result<()>;
+    /// Milliseconds since 1970.
+    fn now_unix_ms(&self) -> u64;
+}
+
+/// An open file with its mapping.
+pub trait DiskFile: Debug + Send + Sync + 'static {
+    /// The mapping of the whole file.
+    fn mapping(&self) -> &Mapping;
+    /// Told after bytes of the mapping were stored to.
+    #[inline]
+    fn stored(&self, _offset: u64, _len: u64) {}
+    /// Told when bytes of the mapping are about to be read.
+    #[inline]
+    fn loaded(&self, _offset: u64, _len: u64) {}
+    /// Writes all the buffers, one behind the other, at an offset.
+    fn write_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
+    /// Brings the contents to stable storage (`fdatasync`).
+    fn sync(&self) -> io::Result<()>;
+    /// Gives back the disk space of whole pages; they read as zeros.
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
+}
+
+/// The disk of the operating system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OsDisk;
+
+/// A file of the operating system.
+#[derive(Debug)]
+pub struct OsFile {
+    file: File,
+    mapping: Mapping,
+}
+
+/// The permissions of every file of a store.
+const FILE_MODE: u32 = 0o600;
+/// Buffers that one call may write (`IOV_MAX`).
+const BUFFERS_MAX: usize = 1024;
+
+impl Disk for OsDisk {
+    type File = OsFile;
+    type Lock = File;
+
+    fn create(&self, path: &Path, len: u64) -> io::Result<OsFile> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(FILE_MODE)
+            .open(path)?;
+        let made = retry(|| rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len))
+            .map_err(io::Error::from)
+            .and_then(|()| Mapping::of_file(&file, len, true));
+        match made {
+            Ok(mapping) => Ok(OsFile { file, mapping }),
+            Err(error) => {
+                // Half a file is of no use to anyone; the error that counts is the first.
+                let _ = fs::remove_file(path);
+                Err(error)
+            }
+        }
+    }
+
+    fn open(&self, path: &Path, writable: bool) -> io::Result<OsFile> {
+        let file = OpenOptions::new().read(true).write(writable).open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        let mapping = Mapping::of_file(&file, metadata.len(), writable)?;
+        Ok(OsFile { file, mapping })
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let here = rustix::fs::CWD;
+        match rustix::fs::renameat_with(here, from, here, to, RenameFlags::NOREPLACE) {
+            // Some file systems cannot; the ids of segments are never used twice anyway.
+            Err(rustix::io::Errno::INVAL) if !to.exists() => fs::rename(from, to),
+            done => done.map_err(io::Error::from),
+        }
+    }
+
+    fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn unlink(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
+        fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name())).collect()
+    }
+
+    fn disk_bytes(&self, path: &Path) -> io::Result<u64> {
+        Ok(fs::metadata(path)?.blocks() * 512)
+    }
+
+    fn age(&self, dir: &Path) -> io::Result<Duration> {
+        Ok(fs::metadata(dir)?.modified()?.elapsed().unwrap_or_default())
+    }
+
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)
+    }
+
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        fs::remove_dir_all(dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+
+    fn try_lock(&self, path: &Path, exclusive: bool) -> io::Result<Option<File>> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
+        let file = match options.open(path) {
+            // In a directory that may only be read, an existing lock file serves as it is.
+            Err(error) if is_read_only(&error) => File::open(path)?,
+            opened => opened?,
+        };
+        let locked = if exclusive {
+            fs2::FileExt::try_lock_exclusive(&file)
+        } else {
+            fs2::FileExt::try_lock_shared(&file)
+        };
+        match locked {
+            Ok(()) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn unfit(&self, dir: &Path) -> io::Result<Option<String>> {
+        let kind = rustix::fs::statfs(dir)?.f_type as u64 & 0xFFFF_FFFF;
+        Ok((!LOCAL_FILE_SYSTEMS.contains(&kind)).then(|| {
+            let name = match kind {
+                0x6969 => "NFS",
+                0xFF53_4D42 | 0xFE53_4D42 | 0x517B => "SMB",
+                0x6573_5546 => "FUSE",
+                0x0102_1997 => "9p",
+                0x00C3_6400 => "Ceph",
+                _ => "an unknown kind",
+            };
+            format!("the file system is {name} (type {kind:#x})")
+        }))
+    }
+
+    fn boot_id(&self) -> io::Result<[u8; 16]> {
+        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        let mut id = [0; 16];
+        let mut digits = text.bytes().filter_map(|byte| char::from(byte).to_digit(16));
+        for byte in &mut id {
+            let (Some(high), Some(low)) = (digits.next(), digits.next()) else {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "boot_id is too short"));
+            };
+            *byte = (high << 4 | low) as u8;
+        }
+        Ok(id)
+    }
+
+    fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        getrandom::fill(bytes).map_err(io::Error::from)
+    }
+
+    fn now_unix_ms(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    }
+}
+
+/// ext2 to ext4, xfs, btrfs, tmpfs, f2fs, bcachefs, overlayfs: shared mappings are coherent with
+/// writes there, locks are local, and an allocated page can be stored to on a full disk.
+const LOCAL_FILE_SYSTEMS: [u64; 7] =
+    [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0xF2F5_2010, 0xCA45_1A4E, 0x794C_7630];
+
+fn is_read_only(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+}
+
+/// Calls again while a signal interrupts.
+fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    loop {
+        match call() {
+            Err(rustix::io::Errno::INTR) => {}
+            done => return done,
+        }
+    }
+}
+
+impl DiskFile for OsFile {
+    #[inline]
+    fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    fn write_at(&self, mut buffers: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+        IoSlice::advance_slices(&mut buffers, 0);
+        while !buffers.is_empty() {
+            let some = &buffers[..buffers.len().min(BUFFERS_MAX)];
+            let written = retry(|| rustix::io::pwritev(&self.file, some, offset))?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            IoSlice::advance_slices(&mut buffers, written);
+            offset += written as u64;
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(retry(|| rustix::fs::fallocate(&self.file, flags, offset, len))?)
+    }
+}

@@ -1,0 +1,125 @@
+//! Which segments there are: finds each published one once, without listing the directory again.
+//!
+//! Ids are taken one after the other, and whoever takes one has announced it before. So an id that
+//! was taken either has its file, or is announced and may still get it, or is gone for good: its
+//! maker died, or a compaction has replaced it.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use partd_format::segment::id_of_file_name;
+
+use super::control::Control;
+use super::disk::Disk;
+use super::segment::Segment;
+use super::{Core, Names};
+use crate::error::{Error, Result};
+
+/// What has been looked for so far.
+#[derive(Debug)]
+pub(crate) struct Finder {
+    /// Every id below was looked for.
+    next: u64,
+    /// Ids below `next` whose file may still come.
+    awaited: BTreeSet<u64>,
+    /// Whether the directory was listed.
+    listed: bool,
+}
+
+impl Default for Finder {
+    fn default() -> Finder {
+        Finder { next: 1, awaited: BTreeSet::new(), listed: false }
+    }
+}
+
+impl Finder {
+    /// Opens the segments that were published since the last call; `found` gets each.
+    ///
+    /// All that were published before the call are found. Returns whether one that was listed has
+    /// gone meanwhile: then a compaction has published an output that may not be among them.
+    pub(crate) fn find<D: Disk>(
+        &mut self,
+        core: &Core<D>,
+        writable: bool,
+        found: &mut dyn FnMut(Segment<D::File>),
+    ) -> Result<bool> {
+        let Some(control) = &core.control else {
+            return self.find_all(core, found);
+        };
+        let next = control.next_segment();
+        let ids: Vec<u64> = if self.listed {
+            self.awaited.iter().copied().chain(self.next..next).collect()
+        } else {
+            // The first time, the directory tells which of many ids are worth a try.
+            let here = segment_ids(&core.disk, &core.names)?;
+            let announced = (self.next..next).rev().take(ANNOUNCED_MAX);
+            let coming = announced.filter(|id| !here.contains(id) && control.is_announced(*id));
+            let coming: Vec<u64> = coming.collect();
+            here.into_iter().filter(|id| *id < next).chain(coming).collect()
+        };
+        let mut vanished = false;
+        for id in ids {
+            match self.try_open(core, control, id, writable)? {
+                Some(segment) => found(segment),
+                None => vanished |= !self.listed && !self.awaited.contains(&id),
+            }
+        }
+        self.listed = true;
+        self.next = self.next.max(next);
+        Ok(vanished)
+    }
+
+    /// Opens one segment if it is there, and notes whether to try again.
+    fn try_open<D: Disk>(
+        &mut self,
+        core: &Core<D>,
+        control: &Control<D>,
+        id: u64,
+        writable: bool,
+    ) -> Result<Option<Segment<D::File>>> {
+        self.awaited.remove(&id);
+        // Twice: it may be published between a failed try and the look at the announcements.
+        for _ in 0..2 {
+            match Segment::open(&core.disk, &core.names, id, Some(&control.fixed.store), writable) {
+                Ok(segment) => return Ok(Some(segment)),
+                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            if control.is_announced(id) {
+                self.awaited.insert(id);
+                return Ok(None);
+            }
+        }
+        Ok(None)
+    }
+
+    /// For a store that nobody else has open.
+    fn find_all<D: Disk>(
+        &mut self,
+        core: &Core<D>,
+        found: &mut dyn FnMut(Segment<D::File>),
+    ) -> Result<bool> {
+        if self.listed {
+            return Ok(false);
+        }
+        for id in segment_ids(&core.disk, &core.names)? {
+            match Segment::open(&core.disk, &core.names, id, Some(&core.store), false) {
+                Ok(segment) => found(segment),
+                // Recovery has looked at it, in memory, and done without.
+                Err(Error::Damage { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.listed = true;
+        Ok(false)
+    }
+}
+
+/// As many ids as there can be segments in the making.
+const ANNOUNCED_MAX: usize = 4 * partd_format::control::SLOTS as usize;
+
+/// The ids of the segment files in a directory, in order.
+pub(crate) fn segment_ids<D: Disk>(disk: &D, names: &Names) -> Result<BTreeSet<u64>> {
+    let listed = disk.list(names.dir()).map_err(|e| Error::io("list", names.dir(), e))?;
+    Ok(listed.iter().filter_map(|name| id_of_file_name(name.as_encoded_bytes())).collect())
+}

@@ -1,0 +1,139 @@
+//! The index: for each key, where its bytes lie, in the order of the history.
+//!
+//! A cache of the log that is built by applying entries in order. It owns no files: an extent names
+//! its segment by a number that means something to the picture that the index belongs to.
+
+use std::hash::BuildHasher;
+use std::mem::size_of;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+use partd_format::Kind;
+
+use super::segment::Extent;
+use crate::Key;
+
+/// The extents of one key's value. Shared with the reads that use them.
+pub(crate) type Extents = Arc<Vec<Extent>>;
+
+/// The extents of every key.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    table: HashTable<Slot>,
+    hasher: RandomState,
+    live_bytes: u64,
+    extents: u64,
+}
+
+/// What is known of one key.
+#[derive(Clone, Debug)]
+pub(crate) struct Slot {
+    pub(crate) key: Key,
+    pub(crate) extents: Extents,
+    /// The length of the value in bytes.
+    pub(crate) len: u64,
+    /// Whether the key was set since its last delete.
+    pub(crate) is_set: bool,
+}
+
+impl Index {
+    /// Applies the next entry of the history.
+    #[inline]
+    pub(crate) fn apply(&mut self, kind: Kind, key: &[u8], extent: Extent) {
+        match kind {
+            Kind::Append => {
+                let slot = slot_mut(&mut self.table, &self.hasher, key);
+                // A read that is under way keeps the extents that it began with.
+                Arc::make_mut(&mut slot.extents).push(extent);
+                slot.len += extent.len();
+                self.live_bytes += extent.len();
+                self.extents += 1;
+            }
+            Kind::Set => {
+                let slot = slot_mut(&mut self.table, &self.hasher, key);
+                if slot.is_set {
+                    return;
+                }
+                self.live_bytes = self.live_bytes - slot.len + extent.len();
+                self.extents = self.extents - slot.extents.len() as u64 + 1;
+                slot.extents = Arc::new(vec![extent]);
+                slot.len = extent.len();
+                slot.is_set = true;
+            }
+            Kind::Delete => {
+                let hash = self.hasher.hash_one(key);
+                if let Ok(entry) = self.table.find_entry(hash, |slot| slot.key.as_bytes() == key) {
+                    let (slot, _) = entry.remove();
+                    self.live_bytes -= slot.len;
+                    self.extents -= slot.extents.len() as u64;
+                }
+            }
+            Kind::Clear => self.clear(),
+        }
+    }
+
+    /// Forgets every key.
+    pub(crate) fn clear(&mut self) {
+        self.table = HashTable::new();
+        self.live_bytes = 0;
+        self.extents = 0;
+    }
+
+    /// What is known of a key; `None` where it is missing.
+    #[inline]
+    pub(crate) fn get(&self, key: &[u8]) -> Option<&Slot> {
+        self.table.find(self.hasher.hash_one(key), |slot| slot.key.as_bytes() == key)
+    }
+
+    /// Every key, in no order.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.table.iter()
+    }
+
+    /// The number of keys.
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// The bytes of all values.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.live_bytes
+    }
+
+    /// The number of extents.
+    pub(crate) fn extents(&self) -> u64 {
+        self.extents
+    }
+
+    /// The memory that the index takes, in bytes.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        // hashbrown fills at most 7/8 of its buckets, and keeps a byte of control for each.
+        let table = self.table.capacity() * 8 / 7 * (size_of::<Slot>() + 1);
+        let heap: usize = self
+            .slots()
+            .map(|slot| {
+                let list = size_of::<Vec<Extent>>() + 2 * size_of::<usize>();
+                slot.key.heap_bytes() + list + slot.extents.capacity() * size_of::<Extent>()
+            })
+            .sum();
+        (table + heap) as u64
+    }
+}
+
+#[inline]
+fn slot_mut<'t>(table: &'t mut HashTable<Slot>, hasher: &RandomState, key: &[u8]) -> &'t mut Slot {
+    table
+        .entry(
+            hasher.hash_one(key),
+            |slot| slot.key.as_bytes() == key,
+            |slot| hasher.hash_one(slot.key.as_bytes()),
+        )
+        .or_insert_with(|| Slot {
+            key: Key::from(key),
+            extents: Extents::default(),
+            len: 0,
+            is_set: false,
+        })
+        .into_mut()
+}

@@ -1,0 +1,529 @@
+//! The segment log: a store in fixed-size mapped files that many threads and processes append to.
+//!
+//! | file | what it owns |
+//! |---|---|
+//! | `disk` | the seam: what the engine does to files and mappings |
+//! | `segment` | one segment file, and who may touch which of its bytes |
+//! | `control` | the words that processes share |
+//! | `commit` | the protocol that gives batches their numbers |
+//! | `writer` | claim, copy, commit |
+//! | `finder`, `picture`, `index` | what a reader knows, and how it keeps up |
+//! | `read` | values out of extents |
+//! | `sync` | stable storage, one sync for all who wait |
+//! | `compaction` | space: live entries move together, the rest goes |
+//! | `open`, `recovery` | opening, alone or not, after a crash or not |
+
+pub mod commit;
+mod compaction;
+mod control;
+pub mod disk;
+mod finder;
+mod index;
+mod open;
+mod options;
+mod picture;
+mod read;
+mod recovery;
+pub(crate) mod segment;
+mod sync;
+mod writer;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rayon::prelude::*;
+
+pub use self::compaction::Compaction;
+pub use self::options::Options;
+pub use self::read::View;
+
+use self::compaction::{Aim, Background};
+use self::control::Control;
+use self::disk::{Disk, OsDisk};
+use self::picture::{Capture, Picture};
+use self::read::Snapshot;
+use self::segment::Segment;
+use self::segment::mapping::ForkMark;
+use self::sync::Syncer;
+use self::writer::Writer;
+use crate::Key;
+use crate::error::{Error, Result};
+use crate::partd::{Batch, Chunks, Durability, Op, Partd};
+
+/// A store on disk: a log of mapped segment files in a directory.
+///
+/// Any number of threads and up to 1,024 writing handles, of any processes on one machine, use a
+/// directory at once. Batches are atomic and have one order, which every handle sees; once an
+/// operation has returned, every later one sees what it did. `kill -9` of any process loses nothing
+/// that was acknowledged; a power cut leaves the store as it was at one moment, at or after the last
+/// [`append_durable`](Partd::append_durable) or [`sync`](Partd::sync) that returned.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("store");
+/// use partd::{Partd, SegmentLog};
+/// let p = SegmentLog::open(&path)?;
+/// p.append([("x", "Hello "), ("y", "123")])?;
+/// p.append([("x", "world!"), ("y", "456")])?;
+/// assert_eq!(p.get("x")?, b"Hello world!");
+/// # Ok::<(), partd::Error>(())
+/// ```
+///
+/// Opened before a `fork`, a handle serves the parent alone; in the child it gives an error.
+/// A disk that fails under a mapping can end the process with SIGBUS, as with every mapped file.
+pub struct SegmentLog<D: Disk = OsDisk> {
+    core: Arc<Core<D>>,
+    background: Background,
+}
+
+/// What a handle is made of.
+#[derive(Debug)]
+pub(crate) struct Core<D: Disk> {
+    disk: D,
+    names: Names,
+    options: Options,
+    store: [u8; 16],
+    /// None where a store that nobody has open is read as it lies.
+    control: Option<Control<D>>,
+    /// Without a control file: the last number of the history.
+    frozen: u64,
+    lock: Option<D::Lock>,
+    mark: ForkMark,
+    is_read_only: bool,
+    is_temporary: bool,
+    writer: Writer<D>,
+    picture: RwLock<Picture<D>>,
+    syncer: Syncer<D>,
+}
+
+/// The names of a store's files.
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
+    dir: Arc<Path>,
+}
+
+/// What [`SegmentLog::stats`] counts. All of it is as of one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// The sequence number of the last batch.
+    pub sequence: u64,
+    /// The sequence number up to which everything is on stable storage.
+    pub synced: u64,
+    /// The number of keys.
+    pub keys: u64,
+    /// The pieces in which the values of all keys lie.
+    pub extents: u64,
+    /// The bytes of the values of all keys.
+    pub live_bytes: u64,
+    /// The bytes of values that are in the segments and in no key's value any more.
+    pub dead_bytes: u64,
+    /// The batches in the segments; those of a compaction's output among them.
+    pub batches: u64,
+    /// The deletes and clears in the segments.
+    pub removals: u64,
+    /// The segments that writers may still add to.
+    pub segments_open: u64,
+    /// The segments of writers that will not change any more.
+    pub segments_sealed: u64,
+    /// The segments that compactions have written.
+    pub segments_compacted: u64,
+    /// The lengths of all segment files, in bytes.
+    pub segment_bytes: u64,
+    /// The compactions that were done since the control file was made.
+    pub compactions: u64,
+    /// The memory that the index takes, in bytes.
+    pub index_bytes: u64,
+}
+
+impl Stats {
+    /// The number of segment files.
+    pub fn segments(&self) -> u64 {
+        self.segments_open + self.segments_sealed + self.segments_compacted
+    }
+}
+
+/// What [`SegmentLog::verify`] has looked at, all of it whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Verified {
+    /// The segments whose headers and chains were walked.
+    pub segments: u64,
+    /// The values whose checksums were compared.
+    pub extents: u64,
+    /// The bytes of those values.
+    pub bytes: u64,
+}
+
+impl SegmentLog {
+    /// Opens a store, and makes it if it is missing.
+    ///
+    /// # Errors
+    /// An error that names the path and says what to do: where the path is a file, or a directory
+    /// that holds other things; for a store of a newer format, of another machine's file system, or
+    /// damaged below what was synced; and where the rights are missing.
+    pub fn open(path: impl AsRef<Path>) -> Result<SegmentLog> {
+        Options::default().open(path)
+    }
+
+    /// Opens a store for reading; nothing in its directory is changed.
+    ///
+    /// A store that is in use is followed as it grows. One that needs recovery is read as recovery
+    /// would leave it, which is worked out in memory.
+    pub fn open_read_only(path: impl AsRef<Path>) -> Result<SegmentLog> {
+        Options::default().open_read_only(path)
+    }
+
+    /// Makes a store in the directory for temporary files, which is removed with the handle.
+    pub fn temporary() -> Result<SegmentLog> {
+        Options::default().temporary()
+    }
+
+    /// Removes the temporary stores in a directory whose handles are gone: those of processes that
+    /// were killed. Returns what was removed; one that is in use is left alone.
+    pub fn sweep(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+        open::sweep(&OsDisk, dir.as_ref())
+    }
+
+    /// The options to open a store with.
+    pub fn options() -> Options {
+        Options::default()
+    }
+}
+
+impl<D: Disk> SegmentLog<D> {
+    /// The directory of the store.
+    pub fn path(&self) -> &Path {
+        self.core.names.dir()
+    }
+
+    /// The key's value as chunks that borrow the mapped segments; nothing is copied.
+    pub fn view(&self, key: impl Into<Key>) -> Result<View<D>> {
+        View::new(self.core.snapshot(&[key.into()])?)
+    }
+
+    /// Rewrites the live values of all sealed segments, each key's in one piece, and removes what is
+    /// dead. Runs beside everything that other threads and processes do.
+    ///
+    /// Where another compaction is under way, it returns at once and says that it did nothing.
+    ///
+    /// # Errors
+    /// On a full disk, on damage, and after a failed sync: the store is then as it was.
+    pub fn compact(&self) -> Result<Compaction> {
+        self.core.check_writable()?;
+        self.core.compact(Aim::Everything, &AtomicBool::new(false))
+    }
+
+    /// Counts what the store holds.
+    pub fn stats(&self) -> Result<Stats> {
+        let control = self.core.control.as_ref();
+        self.core.with_picture(|picture| {
+            let current = || {
+                let is_current = |s: &&Arc<_>| !picture.replaced.contains(&Segment::id(s));
+                picture.segments.iter().filter(is_current)
+            };
+            let is_output = |segment: &&Arc<Segment<_>>| segment.header().output.is_some();
+            let segments = current().count() as u64;
+            let compacted = current().filter(is_output).count() as u64;
+            let open = picture.open.len() as u64;
+            let values: u64 = picture.value_bytes.iter().sum();
+            Stats {
+                sequence: picture.sequence,
+                synced: control.map_or(0, Control::synced),
+                keys: picture.index.len() as u64,
+                extents: picture.index.extents(),
+                live_bytes: picture.index.live_bytes(),
+                dead_bytes: values - picture.index.live_bytes(),
+                batches: picture.applied.batches,
+                removals: picture.applied.removals,
+                segments_open: open,
+                segments_sealed: segments - compacted - open,
+                segments_compacted: compacted,
+                segment_bytes: current().map(|segment| segment.header().len).sum(),
+                compactions: control.map_or(0, Control::compactions),
+                index_bytes: picture.index.memory_bytes(),
+            }
+        })
+    }
+
+    /// Compares every checksum of everything that is in the store now, in parallel.
+    ///
+    /// # Errors
+    /// The first damage that is found, with its file and offset.
+    pub fn verify(&self) -> Result<Verified> {
+        let (segments, extents) = self.core.with_picture(|picture| {
+            let lists: Vec<_> = picture.index.slots().map(|slot| slot.extents.clone()).collect();
+            (Arc::clone(&picture.segments), lists)
+        })?;
+        let bytes = extents
+            .par_iter()
+            .flat_map_iter(|list| list.iter())
+            .map(|extent| {
+                segments[extent.segment() as usize].checked_value(extent).map(|v| v.len() as u64)
+            })
+            .try_reduce(|| 0, |a, b| Ok(a + b))?;
+        Ok(Verified {
+            segments: segments.len() as u64,
+            extents: extents.iter().map(|list| list.len() as u64).sum(),
+            bytes,
+        })
+    }
+}
+
+impl<D: Disk> Drop for SegmentLog<D> {
+    fn drop(&mut self) {
+        if !self.core.mark.is_forked() {
+            self.background.stop();
+        }
+    }
+}
+
+impl<D: Disk> fmt::Debug for SegmentLog<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SegmentLog").field("path", &self.path()).finish_non_exhaustive()
+    }
+}
+
+impl<D: Disk> Partd for SegmentLog<D> {
+    fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()> {
+        let core = &*self.core;
+        core.check_writable()?;
+        let sequence = match batch.is_empty() {
+            true => core.visible(),
+            false => core.writer.write(core, batch)?,
+        };
+        if let Some(share) = core.options.compaction_dead_share
+            && batch.ops().iter().any(|op| !matches!(op, Op::Append(..)))
+        {
+            self.background.nudge(&self.core, share);
+        }
+        match durability {
+            Durability::Plain => Ok(()),
+            Durability::Durable => core.syncer.sync_to(core, sequence),
+        }
+    }
+
+    fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
+        self.core.snapshot(keys)?.values()
+    }
+
+    fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
+        self.core.check_writable()?;
+        let values = self.core.take(keys)?;
+        if let Some(share) = self.core.options.compaction_dead_share {
+            self.background.nudge(&self.core, share);
+        }
+        Ok(values)
+    }
+
+    fn lens(&self, keys: &[Key]) -> Result<Vec<Option<u64>>> {
+        self.core.with_picture(|picture| {
+            keys.iter().map(|key| picture.index.get(key.as_bytes()).map(|slot| slot.len)).collect()
+        })
+    }
+
+    fn keys(&self) -> Result<Vec<Key>> {
+        let mut keys: Vec<Key> = self
+            .core
+            .with_picture(|picture| picture.index.slots().map(|slot| slot.key.clone()).collect())?;
+        keys.par_sort_unstable();
+        Ok(keys)
+    }
+
+    fn sync(&self) -> Result<()> {
+        let core = &*self.core;
+        core.check_writable()?;
+        core.syncer.sync_to(core, core.visible())
+    }
+
+    fn visit(
+        &self,
+        keys: &[Key],
+        visit: &mut dyn FnMut(&[Chunks<'_>]) -> Result<()>,
+    ) -> Result<()> {
+        let snapshot = self.core.snapshot(keys)?;
+        visit(&snapshot.chunks()?)
+    }
+}
+
+impl<D: Disk> Core<D> {
+    fn control(&self) -> Result<&Control<D>> {
+        self.control.as_ref().ok_or_else(|| Error::ReadOnly { path: self.names.dir().to_owned() })
+    }
+
+    /// The last sequence number that is visible now.
+    #[inline]
+    fn visible(&self) -> u64 {
+        self.control.as_ref().map_or(self.frozen, Control::visible)
+    }
+
+    #[inline]
+    fn generation(&self) -> u64 {
+        self.control.as_ref().map_or(1, Control::generation)
+    }
+
+    #[inline]
+    fn check_process(&self) -> Result<()> {
+        if self.mark.is_forked() {
+            return Err(Error::Forked { path: self.names.dir().to_owned() });
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn check_writable(&self) -> Result<()> {
+        self.check_process()?;
+        if self.is_read_only {
+            return Err(Error::ReadOnly { path: self.names.dir().to_owned() });
+        }
+        Ok(())
+    }
+
+    /// Looks at the picture as of now.
+    fn with_picture<T>(&self, look: impl FnOnce(&Picture<D>) -> T) -> Result<T> {
+        self.check_process()?;
+        let picture = self.picture.read().unwrap_or_else(PoisonError::into_inner);
+        if picture.is_current(self) {
+            return Ok(look(&picture));
+        }
+        drop(picture);
+        let mut picture = self.picture.write().unwrap_or_else(PoisonError::into_inner);
+        picture.refresh(self, None)?;
+        Ok(look(&picture))
+    }
+
+    /// What some keys hold now.
+    fn snapshot(&self, keys: &[Key]) -> Result<Snapshot<D::File>> {
+        self.with_picture(|picture| self.snapshot_of(picture, keys))
+    }
+
+    fn snapshot_of(&self, picture: &Picture<D>, keys: &[Key]) -> Snapshot<D::File> {
+        let extents =
+            |key: &Key| picture.index.get(key.as_bytes()).map(|slot| slot.extents.clone());
+        Snapshot {
+            segments: Arc::clone(&picture.segments),
+            extents: keys.iter().map(extents).collect(),
+            verify: self.options.verify_on_read,
+        }
+    }
+
+    /// Gets and deletes keys as one step of the history.
+    ///
+    /// A handle that dies after the delete was committed takes the bytes with it.
+    fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
+        let control = self.control()?;
+        let mut distinct: Vec<Key> = keys.to_vec();
+        distinct.sort_unstable();
+        distinct.dedup();
+        if distinct.is_empty() {
+            return Ok(Vec::new());
+        }
+        let slot = self.writer.slot(self)?;
+        let _pop = PopUnderWay::new(control, slot);
+        // Most of the bytes, verified before the delete: damage is an error and not a loss.
+        let (before, rebuilds) =
+            self.with_picture(|p| (self.snapshot_of(p, &distinct), p.rebuilds))?;
+        let mut values = before.values()?;
+        let mut batch = Batch::with_capacity(distinct.len());
+        for key in &distinct {
+            batch.delete(key);
+        }
+        // The picture is held still, so that this refresh is the one that applies the delete.
+        let mut picture = self.picture.write().unwrap_or_else(PoisonError::into_inner);
+        let at = self.writer.write(self, &batch)?;
+        let mut capture = Capture { at, keys: &distinct, extents: Vec::new() };
+        picture.refresh(self, Some(&mut capture))?;
+        let covered = Snapshot {
+            segments: Arc::clone(&picture.segments),
+            extents: capture.extents,
+            verify: self.options.verify_on_read,
+        };
+        let same_numbers = picture.rebuilds == rebuilds;
+        drop(picture);
+        for (key, value) in values.iter_mut().enumerate() {
+            let now = covered.extents[key].as_deref().map_or(&[][..], |list| &list[..]);
+            let then = before.extents[key].as_deref().map_or(&[][..], |list| &list[..]);
+            let known = if same_numbers && now.starts_with(then) { then.len() } else { 0 };
+            if known == 0 {
+                value.clear();
+            }
+            covered.append_from(key, known, value)?;
+        }
+        // A key that is asked for twice is there the first time.
+        Ok(keys
+            .iter()
+            .map(|key| match distinct.binary_search(key) {
+                Ok(found) => std::mem::take(&mut values[found]),
+                Err(_) => Vec::new(),
+            })
+            .collect())
+    }
+}
+
+/// Keeps compactions from dropping what a pop is about to read.
+struct PopUnderWay<'c, D: Disk> {
+    control: &'c Control<D>,
+    slot: u16,
+}
+
+impl<'c, D: Disk> PopUnderWay<'c, D> {
+    fn new(control: &'c Control<D>, slot: u16) -> PopUnderWay<'c, D> {
+        control.count_pop(slot, 1);
+        PopUnderWay { control, slot }
+    }
+}
+
+impl<D: Disk> Drop for PopUnderWay<'_, D> {
+    fn drop(&mut self) {
+        self.control.count_pop(self.slot, -1);
+    }
+}
+
+impl<D: Disk> Drop for Core<D> {
+    fn drop(&mut self) {
+        if self.mark.is_forked() {
+            // The locks and the slot are the parent's; closing our copies of them changes nothing.
+            return;
+        }
+        if let Some(control) = self.control.as_ref().filter(|_| !self.is_read_only) {
+            self.writer.close(control);
+            self.lock = None;
+            // Only the last handle gets the lock, and only then nothing more will happen.
+            if let Ok(Some(_alone)) = self.disk.try_lock(&self.names.store_lock(), true) {
+                control.set_clean();
+            }
+        }
+        if self.is_temporary {
+            // Nobody is left to tell; what stays behind can be swept later.
+            let _ = self.disk.remove_dir(self.names.dir());
+        }
+    }
+}
+
+/// An error of the format with the file that it is about.
+fn damage(path: impl Into<PathBuf>, damage: partd_format::Error) -> Error {
+    let path = path.into();
+    newer_version(&path, &damage).unwrap_or(Error::Damage { path, damage })
+}
+
+/// The error for a file of a newer format, if that is what was found.
+fn newer_version(path: impl AsRef<Path>, error: &partd_format::Error) -> Option<Error> {
+    let partd_format::Evidence::Number(found) = error.found else { return None };
+    let is_newer = error.what == "format version" && found > partd_format::VERSION.into();
+    is_newer.then(|| {
+        let known = partd_format::VERSION;
+        let why = format!(
+            "this file has format version {found}, and this build reads version {known}; use a \
+             newer release of partd"
+        );
+        Error::refused(path, why)
+    })
+}
+
+/// An error of opening a file of the store.
+fn open_io(path: &Path, source: io::Error) -> Error {
+    Error::io("open", path, source)
+}

@@ -1,0 +1,179 @@
+//! Every knob of a segment log, named with its unit, and its limits.
+
+use std::path::Path;
+
+use partd_format::segment::{SEGMENT_LEN_MAX, SEGMENT_LEN_MIN};
+
+use super::disk::{Disk, OsDisk};
+use super::{SegmentLog, open};
+use crate::error::{Error, Result};
+
+/// How a [`SegmentLog`] is opened.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("store");
+/// use partd::SegmentLog;
+/// let p = SegmentLog::options().segment_len_bytes(1 << 20).open(&path)?;
+/// # Ok::<(), partd::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub(crate) segment_len_bytes: u64,
+    pub(crate) verify_on_read: bool,
+    pub(crate) any_file_system: bool,
+    pub(crate) ignore_damage: bool,
+    pub(crate) compaction_dead_share: Option<f64>,
+    pub(crate) compaction_bytes_per_second: Option<u64>,
+    pub(crate) compaction_run_bytes: u64,
+    pub(crate) max_store_bytes: Option<u64>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            segment_len_bytes: 64 << 20,
+            verify_on_read: true,
+            any_file_system: false,
+            ignore_damage: false,
+            compaction_dead_share: Some(0.5),
+            compaction_bytes_per_second: None,
+            compaction_run_bytes: 1 << 30,
+            max_store_bytes: None,
+        }
+    }
+}
+
+impl Options {
+    /// The length of the segment files that this handle makes, in bytes: 64 MiB unless set, from
+    /// 64 KiB to 4 GiB; rounded up to whole pages. Each handle that writes has one segment open.
+    /// A batch that does not fit gets a segment of its own size.
+    pub fn segment_len_bytes(mut self, bytes: u64) -> Options {
+        self.segment_len_bytes = bytes;
+        self
+    }
+
+    /// Whether a read compares the checksums of the values; true unless set.
+    ///
+    /// Without it, damage of a value on disk is returned as bytes. Headers are always checked.
+    pub fn verify_on_read(mut self, verify: bool) -> Options {
+        self.verify_on_read = verify;
+        self
+    }
+
+    /// Whether to open a store on a network or unknown file system; false unless set.
+    ///
+    /// There, shared mappings of two machines are not coherent and locks may not exclude: use it
+    /// only where one machine uses the store, and expect no promise to hold after a crash.
+    pub fn any_file_system(mut self, any: bool) -> Options {
+        self.any_file_system = any;
+        self
+    }
+
+    /// Whether [`open_read_only`](Options::open_read_only) reads a damaged store as far as its
+    /// history is whole, instead of refusing it; false unless set.
+    pub fn ignore_damage(mut self, ignore: bool) -> Options {
+        self.ignore_damage = ignore;
+        self
+    }
+
+    /// The share of the values' bytes that may be dead before the handle compacts by itself, in a
+    /// thread of its own, after something was removed through it; 0.5 unless set, `None` for never.
+    pub fn compaction_dead_share(mut self, share: impl Into<Option<f64>>) -> Options {
+        self.compaction_dead_share = share.into();
+        self
+    }
+
+    /// The bytes of values that a compaction copies in a second, at most; no limit unless set.
+    pub fn compaction_bytes_per_second(mut self, bytes: impl Into<Option<u64>>) -> Options {
+        self.compaction_bytes_per_second = bytes.into();
+        self
+    }
+
+    /// The bytes of live values that one run of a compaction copies, at most, and so the disk space
+    /// that it needs beside the store: 1 GiB unless set. A segment that holds more is a run alone.
+    pub fn compaction_run_bytes(mut self, bytes: u64) -> Options {
+        self.compaction_run_bytes = bytes;
+        self
+    }
+
+    /// The disk space that the segments of the store may take, in bytes; no limit unless set.
+    ///
+    /// A write that needs a new segment beyond it fails before anything is written; deletes and
+    /// clears go on. It is looked at when a segment is made, so processes that make one at the same
+    /// moment may each take what was left.
+    pub fn max_store_bytes(mut self, bytes: impl Into<Option<u64>>) -> Options {
+        self.max_store_bytes = bytes.into();
+        self
+    }
+
+    /// Opens a store for reading and writing, and makes it if it is missing.
+    ///
+    /// # Errors
+    /// See [`SegmentLog::open`].
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<SegmentLog> {
+        self.open_on(OsDisk, path)
+    }
+
+    /// Opens a store for reading alone; nothing in it is changed. See
+    /// [`SegmentLog::open_read_only`].
+    pub fn open_read_only(&self, path: impl AsRef<Path>) -> Result<SegmentLog> {
+        self.open_read_only_on(OsDisk, path)
+    }
+
+    /// Makes a store that is removed with its handle, in the directory for temporary files.
+    pub fn temporary(&self) -> Result<SegmentLog> {
+        self.temporary_in(std::env::temp_dir())
+    }
+
+    /// Makes a store that is removed with its handle, in a directory of your choice.
+    pub fn temporary_in(&self, dir: impl AsRef<Path>) -> Result<SegmentLog> {
+        self.check()?;
+        open::temporary(OsDisk, dir.as_ref(), self)
+    }
+
+    /// [`open`](Options::open) on a disk other than that of the operating system.
+    #[doc(hidden)]
+    pub fn open_on<D: Disk>(&self, disk: D, path: impl AsRef<Path>) -> Result<SegmentLog<D>> {
+        self.check()?;
+        open::open(disk, path.as_ref(), self)
+    }
+
+    /// [`open_read_only`](Options::open_read_only) on a disk other than that of the operating
+    /// system.
+    #[doc(hidden)]
+    pub fn open_read_only_on<D: Disk>(
+        &self,
+        disk: D,
+        path: impl AsRef<Path>,
+    ) -> Result<SegmentLog<D>> {
+        open::open_read_only(disk, path.as_ref(), self)
+    }
+
+    fn check(&self) -> Result<()> {
+        let len = self.segment_len_bytes;
+        if !(SEGMENT_LEN_MIN..=SEGMENT_LEN_MAX).contains(&len) {
+            return Err(Error::Invalid(format!(
+                "segment_len_bytes is {len}; it must be from {SEGMENT_LEN_MIN} (64 KiB) to \
+                 {SEGMENT_LEN_MAX} (4 GiB)"
+            )));
+        }
+        if let Some(share) = self.compaction_dead_share.filter(|s| !(0.0..=1.0).contains(s)) {
+            return Err(Error::Invalid(format!(
+                "compaction_dead_share is {share}; it must be from 0 to 1, or None"
+            )));
+        }
+        Ok(())
+    }
+
+    /// The length of a segment, in whole pages.
+    pub(crate) fn segment_len(&self) -> u64 {
+        self.segment_len_bytes.next_multiple_of(4096)
+    }
+
+    /// The part of a segment that is kept for deletes and clears, so that a full disk can be
+    /// emptied.
+    pub(crate) fn reserve(&self) -> u64 {
+        (self.segment_len() / 64).min(64 << 10)
+    }
+}

@@ -1,0 +1,461 @@
+//! The picture a handle has of the history: its segments, how far each was walked, and the index.
+//!
+//! The log is the truth and the picture trails it. A refresh loads the commit word, walks the
+//! batches that were added since, checks that no sequence number is missing, and applies them in
+//! order. It costs nothing while the commit word stands still, and otherwise as much as was added:
+//! a segment that was walked to its seal is not looked at again.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use partd_format::segment::Keep;
+use partd_format::{Entry, Kind, Link, State};
+
+use super::Core;
+use super::disk::Disk;
+use super::finder::Finder;
+use super::index::{Extents, Index};
+use super::segment::{Extent, SEGMENT_NUMBERS, Segment};
+use crate::Key;
+use crate::error::{Error, Result};
+
+/// The segments that the extents of a picture name by number.
+pub(crate) type Segments<F> = Arc<Vec<Arc<Segment<F>>>>;
+
+/// The state of the store at one moment, as one handle knows it.
+#[derive(Debug)]
+pub(crate) struct Picture<D: Disk> {
+    /// The last sequence number that was applied.
+    pub(crate) sequence: u64,
+    generation: u64,
+    finder: Finder,
+    pub(crate) segments: Segments<D::File>,
+    /// The segments in which more may come.
+    pub(crate) open: Vec<Cursor>,
+    /// Segments whose contents an output of a compaction holds.
+    pub(crate) replaced: BTreeSet<u64>,
+    /// Numbers up to this one may be missing: a compaction has dropped them.
+    upto: u64,
+    pub(crate) index: Index,
+    /// What was applied.
+    pub(crate) applied: Applied,
+    /// The bytes of all values in each segment, live or dead.
+    pub(crate) value_bytes: Vec<u64>,
+    /// How often the picture was begun anew; extents of an older one mean nothing.
+    pub(crate) rebuilds: u64,
+}
+
+/// Counts of what lies in the segments of a picture.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Applied {
+    pub(crate) batches: u64,
+    pub(crate) entries: u64,
+    /// Deletes and clears.
+    pub(crate) removals: u64,
+}
+
+impl Applied {
+    fn count(&mut self, entry: &Entry<'_>) {
+        self.entries += 1;
+        self.removals += u64::from(!entry.kind.has_value());
+    }
+}
+
+/// How far a segment was walked.
+#[derive(Debug)]
+pub(crate) struct Cursor {
+    pub(crate) segment: u32,
+    next: u64,
+    /// Batches behind which the walk went on, and whose state was not final.
+    pending: Vec<(u64, u64)>,
+    /// Whether no more batches come.
+    sealed: bool,
+    /// Where the chain was seen to be broken.
+    broken: Option<partd_format::Error>,
+}
+
+/// A committed batch that is to be applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Unit {
+    sequence: u64,
+    segment: u32,
+    offset: u64,
+    len: u64,
+}
+
+/// What the keys of a pop held when its delete came.
+#[derive(Debug)]
+pub(crate) struct Capture<'k> {
+    /// The sequence number of the delete.
+    pub(crate) at: u64,
+    pub(crate) keys: &'k [Key],
+    pub(crate) extents: Vec<Option<Extents>>,
+}
+
+/// What the outputs of compactions hold, by the numbers that its entries had.
+#[derive(Debug, Default)]
+struct Compacted {
+    keys: HashMap<Key, VecDeque<(Kind, Extent)>>,
+    clears: BTreeSet<u64>,
+}
+
+impl<D: Disk> Default for Picture<D> {
+    fn default() -> Picture<D> {
+        Picture {
+            sequence: 0,
+            generation: 0,
+            finder: Finder::default(),
+            segments: Segments::default(),
+            open: Vec::new(),
+            replaced: BTreeSet::new(),
+            upto: 0,
+            index: Index::default(),
+            applied: Applied::default(),
+            value_bytes: Vec::new(),
+            rebuilds: 0,
+        }
+    }
+}
+
+impl<D: Disk> Picture<D> {
+    /// Whether the picture shows the history as it is now.
+    #[inline]
+    pub(crate) fn is_current(&self, core: &Core<D>) -> bool {
+        self.sequence >= core.visible() && self.generation == core.generation()
+    }
+
+    /// Brings the picture up to now. After an error it is begun anew by the next call.
+    pub(crate) fn refresh(
+        &mut self,
+        core: &Core<D>,
+        mut capture: Option<&mut Capture<'_>>,
+    ) -> Result<()> {
+        loop {
+            match self.advance(core, capture.as_deref_mut()) {
+                Ok(Advance::Done) => return Ok(()),
+                Ok(Advance::Rebuild) => self.reset(),
+                Err(error) => {
+                    self.reset();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn reset(&mut self) {
+        let rebuilds = self.rebuilds + 1;
+        *self = Picture { rebuilds, ..Picture::default() };
+    }
+
+    fn advance(&mut self, core: &Core<D>, capture: Option<&mut Capture<'_>>) -> Result<Advance> {
+        // The commit word before everything else: what it counts can then be found.
+        let visible = core.visible();
+        let generation = core.generation();
+        let is_first = self.generation == 0;
+        if !is_first && visible <= self.sequence && generation == self.generation {
+            return Ok(Advance::Done);
+        }
+        let mut compacted = Compacted::default();
+        let mut keeps = Vec::new();
+        if generation != self.generation {
+            let (outputs, vanished) = self.discover(core)?;
+            if vanished || !outputs.is_empty() && !is_first {
+                return Ok(Advance::Rebuild);
+            }
+            keeps = self.take_outputs(&outputs, &mut compacted)?;
+            self.generation = generation;
+        }
+        let units = self.walk(visible);
+        self.check_keeps(core, &keeps)?;
+        self.finish(core, visible, units, compacted, capture)
+    }
+
+    /// Checks that no number is missing among the batches found, and applies them.
+    fn finish(
+        &mut self,
+        core: &Core<D>,
+        visible: u64,
+        mut units: Vec<Unit>,
+        compacted: Compacted,
+        capture: Option<&mut Capture<'_>>,
+    ) -> Result<Advance> {
+        units.sort_unstable();
+        let mut expected = self.sequence.max(self.upto) + 1;
+        for pair in units.windows(2) {
+            if pair[0].sequence == pair[1].sequence {
+                return Err(self.number_used_twice(pair[0], pair[1]));
+            }
+        }
+        let first_new = units.partition_point(|unit| unit.sequence < expected);
+        for unit in &units[first_new..] {
+            if unit.sequence != expected {
+                break;
+            }
+            expected += 1;
+        }
+        if expected <= visible {
+            if core.generation() != self.generation {
+                // A compaction has published and unlinked since; its output holds what is missing.
+                return Ok(Advance::Rebuild);
+            }
+            let last = units.iter().map(|unit| unit.sequence).find(|s| *s >= expected);
+            let last = last.map_or(visible, |sequence| sequence - 1);
+            let hint = self.open.iter().find_map(|cursor| {
+                let path = self.segments[cursor.segment as usize].path();
+                cursor.broken.map(|error| format!("{}: {error}", path.display()))
+            });
+            let path = core.names.dir().to_owned();
+            return Err(Error::Missing { path, first: expected, last, hint });
+        }
+        self.apply(&units, compacted, capture)?;
+        self.sequence = visible.max(self.sequence);
+        Ok(Advance::Done)
+    }
+
+    fn number_used_twice(&self, one: Unit, other: Unit) -> Error {
+        let segment = &self.segments[other.segment as usize];
+        let first = self.segments[one.segment as usize].path();
+        Error::refused(
+            segment.path(),
+            format!(
+                "the batch at offset {} has sequence number {}, which a batch in {} has too",
+                other.offset,
+                one.sequence,
+                first.display()
+            ),
+        )
+    }
+
+    /// Opens the segments that are new; returns the numbers of the outputs among them, and whether
+    /// a listed one has gone.
+    fn discover(&mut self, core: &Core<D>) -> Result<(Vec<u32>, bool)> {
+        let mut found = Vec::new();
+        let vanished =
+            self.finder.find(core, false, &mut |segment| found.push(Arc::new(segment)))?;
+        let segments = Arc::make_mut(&mut self.segments);
+        let mut outputs = Vec::new();
+        for segment in found {
+            if segments.len() >= SEGMENT_NUMBERS {
+                let why = format!("the store has more than {SEGMENT_NUMBERS} segments; compact it");
+                return Err(Error::refused(core.names.dir(), why));
+            }
+            let number = segments.len() as u32;
+            if segment.header().output.is_some() {
+                outputs.push(number);
+            }
+            self.open.push(Cursor {
+                segment: number,
+                next: segment.header().data_start,
+                pending: Vec::new(),
+                sealed: false,
+                broken: None,
+            });
+            segments.push(segment);
+            self.value_bytes.push(0);
+        }
+        Ok((outputs, vanished))
+    }
+
+    /// Takes in the outputs of compactions: what they replace is not looked at, and their entries
+    /// are laid out for each key. Returns what the newest of them found beside it.
+    fn take_outputs(&mut self, outputs: &[u32], compacted: &mut Compacted) -> Result<Vec<Keep>> {
+        let mut newest = ((0, 0), Vec::new());
+        for &number in outputs {
+            let segment = &self.segments[number as usize];
+            let (replaces, keeps) = segment.lists()?;
+            self.replaced.extend(replaces);
+            let upto = segment.header().output.map_or(0, |output| output.upto);
+            if (upto, segment.id()) > newest.0 {
+                newest = ((upto, segment.id()), keeps);
+            }
+            self.upto = self.upto.max(upto);
+        }
+        let (segments, replaced) = (Arc::clone(&self.segments), &self.replaced);
+        self.open.retain(|cursor| !replaced.contains(&segments[cursor.segment as usize].id()));
+        for &number in outputs {
+            let segment = &segments[number as usize];
+            if self.replaced.contains(&segment.id()) {
+                continue;
+            }
+            for (offset, len) in chain(segment)? {
+                self.applied.batches += 1;
+                for entry in segment.batch(offset, len)?.entries() {
+                    self.applied.count(&entry);
+                    self.value_bytes[number as usize] += entry.value_len;
+                    let sequence = entry.sequence.unwrap_or(0);
+                    if entry.kind == Kind::Clear {
+                        compacted.clears.insert(sequence);
+                        continue;
+                    }
+                    let extent = Extent::of(&entry, number, sequence);
+                    let of_key = compacted.keys.entry(Key::from(entry.key)).or_default();
+                    of_key.push_back((entry.kind, extent));
+                }
+            }
+        }
+        self.open.retain(|cursor| !outputs.contains(&cursor.segment));
+        for entries in compacted.keys.values_mut() {
+            // Stable: entries of one batch stay in their order.
+            entries.make_contiguous().sort_by_key(|(_, extent)| extent.sequence());
+        }
+        Ok(newest.1)
+    }
+
+    /// Checks that what a compaction found beside its output is still there.
+    fn check_keeps(&self, core: &Core<D>, keeps: &[Keep]) -> Result<()> {
+        for keep in keeps {
+            if self.replaced.contains(&keep.id) {
+                continue;
+            }
+            let number = self.segments.iter().position(|segment| segment.id() == keep.id);
+            let Some(number) = number else {
+                let why = "this segment is gone, and no compaction has replaced it";
+                return Err(Error::refused(core.names.segment(keep.id), why));
+            };
+            let cursor = self.open.iter().find(|cursor| cursor.segment as usize == number);
+            if let Some(cursor) = cursor
+                && cursor.next < keep.end
+            {
+                let segment = &self.segments[number];
+                return Err(segment.damage(partd_format::Error {
+                    offset: cursor.next,
+                    what: "chain of batches",
+                    expected: partd_format::Evidence::AtLeast(keep.end),
+                    found: partd_format::Evidence::Text("its end"),
+                }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Walks on in every segment that may have more; returns what was committed up to `visible`.
+    fn walk(&mut self, visible: u64) -> Vec<Unit> {
+        let mut units = Vec::new();
+        let segments = &self.segments;
+        for cursor in &mut self.open {
+            let segment = &segments[cursor.segment as usize];
+            let number = cursor.segment;
+            let broken = &mut cursor.broken;
+            let mut look = |offset, len| match segment.state(offset) {
+                Ok(State::Committed(sequence)) if sequence <= visible => {
+                    units.push(Unit { sequence, segment: number, offset, len });
+                    false
+                }
+                Ok(State::Committed(_) | State::Pending) => true,
+                Ok(State::Void) => false,
+                Err(error) => {
+                    *broken = Some(error);
+                    true
+                }
+            };
+            cursor.pending.retain(|&(offset, len)| look(offset, len));
+            loop {
+                match segment.link(cursor.next) {
+                    Ok(Link::Batch(len)) => {
+                        if look(cursor.next, len) {
+                            cursor.pending.push((cursor.next, len));
+                        }
+                        cursor.next += len;
+                    }
+                    Ok(Link::Sealed) => {
+                        cursor.sealed = true;
+                        break;
+                    }
+                    Ok(Link::End) => break,
+                    Err(error) => {
+                        cursor.broken = Some(error);
+                        break;
+                    }
+                }
+            }
+        }
+        units
+    }
+
+    /// Applies batches in order, with the entries of compactions in between where they belong.
+    fn apply(
+        &mut self,
+        units: &[Unit],
+        mut compacted: Compacted,
+        mut capture: Option<&mut Capture<'_>>,
+    ) -> Result<()> {
+        self.open.retain(|cursor| !(cursor.sealed && cursor.pending.is_empty()));
+        for unit in units {
+            if let Some(capture) = &mut capture
+                && capture.at == unit.sequence
+            {
+                capture.extents = capture
+                    .keys
+                    .iter()
+                    .map(|key| self.index.get(key.as_bytes()).map(|slot| slot.extents.clone()))
+                    .collect();
+            }
+            self.catch_up_clears(&mut compacted, unit.sequence);
+            let segment = Arc::clone(&self.segments[unit.segment as usize]);
+            self.applied.batches += 1;
+            for entry in segment.batch(unit.offset, unit.len)?.entries() {
+                self.applied.count(&entry);
+                self.value_bytes[unit.segment as usize] += entry.value_len;
+                if entry.kind == Kind::Clear {
+                    self.catch_up_all(&mut compacted, unit.sequence);
+                } else if let Some(entries) = compacted.keys.get_mut(entry.key) {
+                    catch_up(&mut self.index, entry.key, entries, unit.sequence);
+                }
+                let extent = Extent::of(&entry, unit.segment, unit.sequence);
+                self.index.apply(entry.kind, entry.key, extent);
+            }
+        }
+        self.catch_up_clears(&mut compacted, u64::MAX);
+        self.catch_up_all(&mut compacted, u64::MAX);
+        Ok(())
+    }
+
+    /// Applies the compacted clears that come before number `sequence`.
+    fn catch_up_clears(&mut self, compacted: &mut Compacted, sequence: u64) {
+        while let Some(clear) = compacted.clears.first().copied().filter(|c| *c < sequence) {
+            compacted.clears.pop_first();
+            self.catch_up_all(compacted, clear);
+            self.index.clear();
+        }
+    }
+
+    /// Applies the compacted entries of every key that come before number `sequence`.
+    fn catch_up_all(&mut self, compacted: &mut Compacted, sequence: u64) {
+        for (key, entries) in &mut compacted.keys {
+            catch_up(&mut self.index, key.as_bytes(), entries, sequence);
+        }
+    }
+}
+
+/// Applies the compacted entries of a key that come before number `sequence`.
+fn catch_up(index: &mut Index, key: &[u8], entries: &mut VecDeque<(Kind, Extent)>, sequence: u64) {
+    while let Some(&(kind, extent)) = entries.front()
+        && extent.sequence() < sequence
+    {
+        index.apply(kind, key, extent);
+        entries.pop_front();
+    }
+}
+
+/// What a step of a refresh has led to.
+enum Advance {
+    Done,
+    /// An output of a compaction has come.
+    Rebuild,
+}
+
+/// The batches of a segment at rest.
+pub(crate) fn chain<F: super::disk::DiskFile>(segment: &Segment<F>) -> Result<Vec<(u64, u64)>> {
+    let mut batches = Vec::new();
+    let mut next = segment.header().data_start;
+    loop {
+        match segment.link(next) {
+            Ok(Link::Batch(len)) => {
+                batches.push((next, len));
+                next += len;
+            }
+            Ok(Link::End | Link::Sealed) => return Ok(batches),
+            Err(error) => return Err(segment.damage(error)),
+        }
+    }
+}

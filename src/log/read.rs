@@ -1,0 +1,193 @@
+//! Reading values back: gathered into vectors, many keys and long ones in parallel; or lent as
+//! chunks of the mapping.
+//!
+//! Every value is held against its checksum, unless an option says otherwise, by the thread that
+//! copies it and while it is in the cache.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::disk::{Disk, DiskFile, OsDisk};
+use super::index::Extents;
+use super::picture::Segments;
+use super::segment::{Extent, Segment};
+use crate::error::Result;
+
+/// Below this many bytes in all, one thread is faster than several.
+const PARALLEL_MIN_BYTES: u64 = 256 << 10;
+/// A value longer than this is copied in pieces of about this length.
+const PIECE_BYTES: u64 = 1 << 20;
+
+/// What some keys held at one moment. It stays readable whatever happens to the store.
+#[derive(Debug)]
+pub(crate) struct Snapshot<F> {
+    pub(crate) segments: Segments<F>,
+    pub(crate) extents: Vec<Option<Extents>>,
+    pub(crate) verify: bool,
+}
+
+impl<F: DiskFile> Snapshot<F> {
+    #[inline]
+    fn segment(&self, extent: &Extent) -> &Segment<F> {
+        &self.segments[extent.segment() as usize]
+    }
+
+    /// The value of each key, as a vector of exactly its length.
+    pub(crate) fn values(&self) -> Result<Vec<Vec<u8>>> {
+        let extents = |key: &Option<Extents>| key.as_ref().map_or(0, |list| total(list));
+        let lens: Vec<u64> = self.extents.iter().map(extents).collect();
+        if lens.iter().sum::<u64>() < PARALLEL_MIN_BYTES {
+            return (0..lens.len()).map(|key| self.value(key, lens[key])).collect();
+        }
+        (0..lens.len()).into_par_iter().map(|key| self.value(key, lens[key])).collect()
+    }
+
+    fn value(&self, key: usize, len: u64) -> Result<Vec<u8>> {
+        let Some(extents) = &self.extents[key] else { return Ok(Vec::new()) };
+        if len > PIECE_BYTES {
+            return self.long_value(extents, len);
+        }
+        let mut value = Vec::with_capacity(len as usize);
+        for extent in extents.iter() {
+            let segment = self.segment(extent);
+            value.extend_from_slice(segment.value(extent));
+            if self.verify {
+                let copied = &value[value.len() - extent.len() as usize..];
+                segment.compare(extent, segment.salt().value_checksum(copied))?;
+            }
+        }
+        Ok(value)
+    }
+
+    /// A value in pieces that are copied side by side.
+    fn long_value(&self, extents: &[Extent], len: u64) -> Result<Vec<u8>> {
+        // Fresh zeroed memory: its pages are not touched before the copy does.
+        let mut value = vec![0; len as usize];
+        let mut pieces = Vec::new();
+        let (mut rest, mut first, mut piece_len) = (&mut value[..], 0, 0);
+        for (i, extent) in extents.iter().enumerate() {
+            piece_len += extent.len();
+            if piece_len >= PIECE_BYTES || i + 1 == extents.len() {
+                let (piece, behind) = rest.split_at_mut(piece_len as usize);
+                pieces.push((&extents[first..=i], piece));
+                (rest, first, piece_len) = (behind, i + 1, 0);
+            }
+        }
+        pieces.into_par_iter().try_for_each(|(extents, piece)| self.copy(extents, piece))?;
+        Ok(value)
+    }
+
+    fn copy(&self, extents: &[Extent], mut to: &mut [u8]) -> Result<()> {
+        for extent in extents {
+            let segment = self.segment(extent);
+            let from = segment.value(extent);
+            let (part, behind) = to.split_at_mut(from.len());
+            to = behind;
+            let computed = if from.len() as u64 >= 2 * PIECE_BYTES {
+                self.copy_long(segment, from, part)
+            } else {
+                part.copy_from_slice(from);
+                self.verify.then(|| segment.salt().value_checksum(part))
+            };
+            if let Some(computed) = computed {
+                segment.compare(extent, computed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies one long extent in pieces, and puts its checksum together from theirs.
+    fn copy_long(&self, segment: &Segment<F>, from: &[u8], to: &mut [u8]) -> Option<u32> {
+        let piece = PIECE_BYTES as usize;
+        let hashers = to
+            .par_chunks_mut(piece)
+            .zip(from.par_chunks(piece))
+            .enumerate()
+            .map(|(i, (to, from))| {
+                to.copy_from_slice(from);
+                // Only the first piece begins at the salt; the others are appended to it.
+                let mut hasher = match i {
+                    0 => segment.salt().value_hasher(),
+                    _ => crc32fast::Hasher::new(),
+                };
+                if self.verify {
+                    hasher.update(to);
+                }
+                hasher
+            })
+            .collect::<Vec<_>>();
+        let whole = hashers.into_iter().reduce(|mut whole, next| {
+            whole.combine(&next);
+            whole
+        });
+        whole.filter(|_| self.verify).map(crc32fast::Hasher::finalize)
+    }
+
+    /// The pieces of each key's value, in the mapping, their checksums compared.
+    pub(crate) fn chunks(&self) -> Result<Vec<Vec<&[u8]>>> {
+        self.extents.iter().map(|key| self.chunks_of(key.as_deref().map_or(&[], |e| e))).collect()
+    }
+
+    fn chunks_of(&self, extents: &[Extent]) -> Result<Vec<&[u8]>> {
+        let chunk = |extent: &Extent| {
+            let segment = self.segment(extent);
+            if self.verify { segment.checked_value(extent) } else { Ok(segment.value(extent)) }
+        };
+        let long = total(extents) >= PARALLEL_MIN_BYTES;
+        if long {
+            extents.par_iter().map(chunk).collect()
+        } else {
+            extents.iter().map(chunk).collect()
+        }
+    }
+
+    /// A part of one key's value, from an extent on.
+    pub(crate) fn append_from(&self, key: usize, extent: usize, value: &mut Vec<u8>) -> Result<()> {
+        let Some(extents) = &self.extents[key] else { return Ok(()) };
+        for extent in extents.iter().skip(extent) {
+            value.extend_from_slice(self.segment(extent).checked_value(extent)?);
+        }
+        Ok(())
+    }
+}
+
+fn total(extents: &[Extent]) -> u64 {
+    extents.iter().map(Extent::len).sum()
+}
+
+/// A key's value as it lies in the mapped segments: chunks without a copy.
+///
+/// Made by [`SegmentLog::view`](crate::SegmentLog::view). The bytes stay as they are for as long as
+/// the view lives, whatever is appended, deleted or compacted meanwhile.
+#[derive(Debug)]
+pub struct View<D: Disk = OsDisk> {
+    snapshot: Arc<Snapshot<D::File>>,
+}
+
+impl<D: Disk> View<D> {
+    pub(crate) fn new(snapshot: Snapshot<D::File>) -> Result<View<D>> {
+        // Compares the checksums once, here.
+        snapshot.chunks()?;
+        Ok(View { snapshot: Arc::new(snapshot) })
+    }
+
+    fn extents(&self) -> &[Extent] {
+        self.snapshot.extents.first().and_then(|key| key.as_deref()).map_or(&[], |list| list)
+    }
+
+    /// The chunks in order; together they are the value.
+    pub fn chunks(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.extents().iter().map(|extent| self.snapshot.segment(extent).value(extent))
+    }
+
+    /// The length of the value in bytes.
+    pub fn len(&self) -> u64 {
+        total(self.extents())
+    }
+
+    /// Whether the value has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

@@ -1,0 +1,168 @@
+//! Memory that is a file: the one place that turns offsets into pointers.
+//!
+//! **The safety sentence**, which every `SAFETY` comment below cites: *published bytes never
+//! change, and a file that may be mapped never shrinks.* Words that do change (links, states,
+//! notes, everything in the control file) are only ever touched as atomics; no slice covers them.
+//! Every offset is held against the length of the mapping first.
+
+#![expect(unsafe_code, reason = "a mapping is reached through pointers")]
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use memmap2::{MmapMut, MmapOptions, MmapRaw};
+
+/// A range of memory shared with a file, or with nobody.
+#[derive(Debug)]
+pub struct Mapping {
+    raw: MmapRaw,
+    writable: bool,
+}
+
+impl Mapping {
+    /// Maps the first `len` bytes of a file, which must be that long.
+    pub fn of_file(file: &File, len: u64, writable: bool) -> io::Result<Mapping> {
+        let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let mut options = MmapOptions::new();
+        options.len(len);
+        let raw = if writable { options.map_raw(file) } else { options.map_raw_read_only(file) }?;
+        Ok(Mapping { raw, writable })
+    }
+
+    /// Zeroed memory without a file, for disks that tests simulate.
+    pub fn anonymous(len: u64) -> io::Result<Mapping> {
+        let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        Ok(Mapping { raw: MmapMut::map_anon(len)?.into(), writable: true })
+    }
+
+    /// The length in bytes.
+    #[inline]
+    pub fn len(&self) -> u64 {
+        self.raw.len() as u64
+    }
+
+    /// Whether the mapping has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether words and bytes may be stored.
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// The address of `len` bytes at `offset`.
+    ///
+    /// # Panics
+    /// When they are not all inside the mapping: a bug of the caller, not a matter of input.
+    #[inline]
+    fn at(&self, offset: u64, len: u64) -> *mut u8 {
+        let end = offset.checked_add(len);
+        assert!(end.is_some_and(|end| end <= self.len()), "outside of the mapping");
+        // In range, so the address is inside the mapping and cannot wrap.
+        self.raw.as_mut_ptr().wrapping_add(offset as usize)
+    }
+
+    #[inline]
+    fn word(&self, offset: u64) -> &AtomicU64 {
+        assert!(offset.is_multiple_of(8), "words are aligned");
+        let word = self.at(offset, 8).cast::<AtomicU64>();
+        // SAFETY: `at` has checked the range, the mapping begins at a page, and lives as long as
+        // `self`; a file that may be mapped never shrinks. An atomic may change under others.
+        unsafe { &*word }
+    }
+
+    /// Loads the word at `offset`, a multiple of 8.
+    #[inline]
+    pub fn load(&self, offset: u64, order: Ordering) -> u64 {
+        self.word(offset).load(order)
+    }
+
+    /// Stores the word at `offset`, a multiple of 8.
+    #[inline]
+    pub fn store(&self, offset: u64, value: u64, order: Ordering) {
+        assert!(self.writable, "the mapping is read-only");
+        self.word(offset).store(value, order);
+    }
+
+    /// Replaces the word at `offset` if it is `current`; returns what was there.
+    #[inline]
+    pub fn compare_exchange(
+        &self,
+        offset: u64,
+        current: u64,
+        new: u64,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u64, u64> {
+        assert!(self.writable, "the mapping is read-only");
+        self.word(offset).compare_exchange(current, new, success, failure)
+    }
+
+    /// Copies bytes out, word by word, whatever they are and whoever changes them meanwhile.
+    pub fn copy_out(&self, offset: u64, out: &mut [u8]) {
+        let (mut offset, mut out) = (offset, out);
+        while !out.is_empty() {
+            let word = self.load(offset & !7, Ordering::Relaxed).to_le_bytes();
+            let skip = (offset & 7) as usize;
+            let (part, rest) = out.split_at_mut(out.len().min(8 - skip));
+            part.copy_from_slice(&word[skip..skip + part.len()]);
+            offset += part.len() as u64;
+            out = rest;
+        }
+    }
+
+    /// Published bytes.
+    ///
+    /// # Safety
+    /// The bytes in `range` are published: nobody stores to them while the slice lives, and no
+    /// word that changes lies among them.
+    #[inline]
+    pub(super) unsafe fn bytes(&self, range: Range<u64>) -> &[u8] {
+        let len = range.end.saturating_sub(range.start);
+        let start = self.at(range.start, len);
+        // SAFETY: `at` has checked the range; the caller vouches that the bytes are published, and
+        // published bytes never change, and a file that may be mapped never shrinks.
+        unsafe { std::slice::from_raw_parts(start, len as usize) }
+    }
+
+    /// Copies bytes into space that is not published yet.
+    ///
+    /// # Safety
+    /// The caller alone has claimed the range, and nobody holds a slice of it.
+    #[inline]
+    pub(super) unsafe fn copy_in(&self, offset: u64, bytes: &[u8]) {
+        assert!(self.writable, "the mapping is read-only");
+        let to = self.at(offset, bytes.len() as u64);
+        // SAFETY: `at` has checked the range; it is the caller's alone, so it does not overlap
+        // `bytes`, which are borrowed; a file that may be mapped never shrinks.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
+    }
+}
+
+/// A mark that a child of `fork` does not inherit, so that it finds out without a system call.
+///
+/// It lies in a page of its own that the kernel clears in the child (`MADV_WIPEONFORK`).
+#[derive(Debug)]
+pub(crate) struct ForkMark(Mapping);
+
+impl ForkMark {
+    /// Marks this process.
+    pub(crate) fn new() -> io::Result<ForkMark> {
+        let page = Mapping::anonymous(4096)?;
+        let advice = rustix::mm::Advice::LinuxWipeOnFork;
+        let address = page.at(0, page.len()).cast();
+        // SAFETY: the range is one whole private mapping, and no reference to its bytes exists.
+        unsafe { rustix::mm::madvise(address, 4096, advice) }?;
+        page.store(0, 1, Ordering::Relaxed);
+        Ok(ForkMark(page))
+    }
+
+    /// Whether this is a child that was forked after the mark was made.
+    #[inline]
+    pub(crate) fn is_forked(&self) -> bool {
+        self.0.load(0, Ordering::Relaxed) == 0
+    }
+}

@@ -1,0 +1,505 @@
+//! One segment file: made, opened, walked, and read; and the space in it that a writer owns.
+//!
+//! The types here keep the safety sentence of [`mapping`]: only a [`Claim`] can be stored to, there
+//! is one [`Tail`] per segment to make claims from, and slices are handed out for committed batches
+//! alone.
+
+#![expect(unsafe_code, reason = "published and claimed ranges are told apart here")]
+
+pub(crate) mod mapping;
+
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
+
+use partd_format::batch::WORDS_LEN;
+use partd_format::segment::{HEADER_LEN, Keep, NOTE_AT, lists_checksum};
+use partd_format::word::note;
+use partd_format::{Batch, Entry, Link, Salt, SegmentHeader, State};
+
+use super::disk::{Disk, DiskFile};
+use super::{Names, damage, open_io};
+use crate::error::{Error, Result};
+
+/// The unit in which disk space is given back.
+const PAGE: u64 = 4096;
+/// The bytes at the end of a segment's batches that are kept for the word that seals it.
+pub(crate) const SEAL_LEN: u64 = 8;
+
+/// An open segment file.
+#[derive(Debug)]
+pub(crate) struct Segment<F> {
+    file: F,
+    names: Names,
+    header: SegmentHeader,
+}
+
+/// Where an entry's value lies, the number of its batch, and the checksum that it must have.
+///
+/// Packed into 24 bytes, since there is one for each entry of the log:
+/// `segment:20 | offset:44`, `len:44 | sequence's top 20`, `sequence's low 32 | checksum:32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent([u64; 3]);
+
+/// The segments that a picture can number.
+pub(crate) const SEGMENT_NUMBERS: usize = 1 << 20;
+const OFFSET_BITS: u32 = 44;
+const OFFSET_MASK: u64 = (1 << OFFSET_BITS) - 1;
+const _: () = assert!(partd_format::word::BATCH_LEN_MAX <= OFFSET_MASK);
+const _: () = assert!(partd_format::SEQUENCE_MAX >> 32 < 1 << 20);
+
+impl Extent {
+    /// The extent of an entry of a committed batch; `segment` is the picture's number for it.
+    #[inline]
+    pub(crate) fn of(entry: &Entry<'_>, segment: u32, sequence: u64) -> Extent {
+        Extent([
+            u64::from(segment) << OFFSET_BITS | entry.value_offset & OFFSET_MASK,
+            entry.value_len | sequence >> 32 << OFFSET_BITS,
+            sequence << 32 | u64::from(entry.value_checksum),
+        ])
+    }
+
+    /// The length of the value in bytes.
+    #[inline]
+    pub(crate) fn len(&self) -> u64 {
+        self.0[1] & OFFSET_MASK
+    }
+
+    /// Where the value begins in its segment.
+    #[inline]
+    pub(crate) fn offset(&self) -> u64 {
+        self.0[0] & OFFSET_MASK
+    }
+
+    /// The picture's number for the segment.
+    #[inline]
+    pub(crate) fn segment(&self) -> u32 {
+        (self.0[0] >> OFFSET_BITS) as u32
+    }
+
+    /// The sequence number of the batch.
+    #[inline]
+    pub(crate) fn sequence(&self) -> u64 {
+        self.0[1] >> OFFSET_BITS << 32 | self.0[2] >> 32
+    }
+
+    /// The checksum that the value must have.
+    #[inline]
+    pub(crate) fn checksum(&self) -> u32 {
+        self.0[2] as u32
+    }
+}
+
+/// What a new segment is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewSegment<'a> {
+    pub(crate) store: [u8; 16],
+    /// The slot of the writer that makes it.
+    pub(crate) slot: u16,
+    /// For the output of a compaction: `upto`, the ids that it replaces, and what it found beside.
+    pub(crate) output: Option<(u64, &'a [u64], &'a [Keep])>,
+}
+
+/// A segment under a temporary name, not yet part of the store.
+#[derive(Debug)]
+pub(crate) struct Unpublished<'n, D: Disk> {
+    disk: D,
+    names: &'n Names,
+    temporary: Option<std::path::PathBuf>,
+    file: Option<D::File>,
+    salt: Salt,
+}
+
+impl<'n, D: Disk> Unpublished<'n, D> {
+    /// Makes and allocates the file. `maker` is the name of the one who may make it: what a dead
+    /// one of that name has left behind goes.
+    pub(crate) fn create(
+        disk: &D,
+        names: &'n Names,
+        maker: &str,
+        len: u64,
+    ) -> Result<Unpublished<'n, D>> {
+        let mut salt = [0; 8];
+        disk.random(&mut salt).map_err(|e| Error::io("draw a salt for", names.dir(), e))?;
+        let temporary = names.temporary(maker);
+        let file = create_anew(disk, &temporary, len)
+            .map_err(|source| Error::io("allocate a segment in", names.dir(), source))?;
+        let salt = Salt(u64::from_le_bytes(salt));
+        let temporary = Some(temporary);
+        Ok(Unpublished { disk: disk.clone(), names, temporary, file: Some(file), salt })
+    }
+
+    /// Writes the header, and returns the space behind it; nobody else knows of it yet.
+    pub(crate) fn begin(&mut self, id: u64, new: &NewSegment<'_>) -> Result<Tail<D::File>> {
+        let mut lists = Vec::new();
+        if let Some((_, replaces, keeps)) = new.output {
+            lists.extend(replaces.iter().flat_map(|id| id.to_le_bytes()));
+            for keep in keeps {
+                lists.extend(keep.id.to_le_bytes());
+                lists.extend(keep.end.to_le_bytes());
+            }
+        }
+        let Some(file) = self.file.take() else {
+            return Err(Error::Invalid("a segment was begun twice".into()));
+        };
+        let header = SegmentHeader {
+            store: new.store,
+            id,
+            len: file.mapping().len(),
+            salt: self.salt,
+            output: new.output.map(|(upto, replaces, keeps)| partd_format::segment::Output {
+                upto,
+                replaces: replaces.len() as u32,
+                keeps: keeps.len() as u32,
+                lists_checksum: lists_checksum(self.salt, &lists),
+            }),
+            data_start: HEADER_LEN + lists.len() as u64,
+            created_unix_ms: self.disk.now_unix_ms(),
+            pid: std::process::id(),
+            slot: new.slot.into(),
+        };
+        let segment = Segment { file, names: self.names.clone(), header };
+        segment.put(0, &header.encode());
+        segment.put(HEADER_LEN, &lists);
+        Ok(Tail { offset: header.data_start, segment: Arc::new(segment) })
+    }
+
+    /// Gives the file its name; from then on others find it.
+    pub(crate) fn publish(mut self, id: u64) -> Result<()> {
+        if let Some(temporary) = self.temporary.take() {
+            let path = self.names.segment(id);
+            self.disk.rename(&temporary, &path).map_err(|source| {
+                self.temporary = Some(temporary);
+                Error::io("publish the segment", path, source)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl<D: Disk> Drop for Unpublished<'_, D> {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            // Left behind it would be removed by the next recovery.
+            let _ = self.disk.unlink(temporary);
+        }
+    }
+}
+
+/// Makes a file in place of one that a dead maker has left behind.
+pub(crate) fn create_anew<D: Disk>(disk: &D, path: &Path, len: u64) -> io::Result<D::File> {
+    match disk.create(path, len) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            disk.unlink(path)?;
+            disk.create(path, len)
+        }
+        created => created,
+    }
+}
+
+impl<F: DiskFile> Segment<F> {
+    /// Opens a segment and checks its header, and that it is of the store if one is given.
+    pub(crate) fn open<D: Disk<File = F>>(
+        disk: &D,
+        names: &Names,
+        id: u64,
+        store: Option<&[u8; 16]>,
+        writable: bool,
+    ) -> Result<Segment<F>> {
+        let path = names.segment(id);
+        let file = disk.open(&path, writable).map_err(|source| open_io(&path, source))?;
+        let mut bytes = [0; NOTE_AT as usize];
+        let len = file.mapping().len();
+        if len >= NOTE_AT {
+            file.loaded(0, NOTE_AT);
+            file.mapping().copy_out(0, &mut bytes);
+        }
+        let header = SegmentHeader::decode(&bytes, len).map_err(|error| damage(&path, error))?;
+        if store.is_some_and(|store| header.store != *store) {
+            let why = "this segment belongs to another store; move it out of the directory";
+            return Err(Error::refused(path, why));
+        }
+        if header.id != id {
+            let found = header.id;
+            let why = format!("this file is segment {found:#x} of the store under another name");
+            return Err(Error::refused(path, why));
+        }
+        Ok(Segment { file, names: names.clone(), header })
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.header.id
+    }
+
+    pub(crate) fn header(&self) -> &SegmentHeader {
+        &self.header
+    }
+
+    pub(crate) fn salt(&self) -> Salt {
+        self.header.salt
+    }
+
+    pub(crate) fn file(&self) -> &F {
+        &self.file
+    }
+
+    /// The path of the file, for errors.
+    pub(crate) fn path(&self) -> std::path::PathBuf {
+        self.names.segment(self.header.id)
+    }
+
+    /// An error about this file.
+    pub(crate) fn damage(&self, error: partd_format::Error) -> Error {
+        damage(self.path(), error)
+    }
+
+    /// The lists of an output: ids that it replaces, segments that it found beside it.
+    pub(crate) fn lists(&self) -> Result<(Vec<u64>, Vec<Keep>)> {
+        let len = self.header.data_start;
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+        self.file.loaded(0, len);
+        self.file.mapping().copy_out(0, &mut bytes);
+        let (replaces, keeps) = self.header.lists(&bytes).map_err(|e| self.damage(e))?;
+        Ok((replaces.collect(), keeps.collect()))
+    }
+
+    /// The link word at an offset that the chain has led to.
+    #[inline]
+    pub(crate) fn link(&self, offset: u64) -> Result<Link, partd_format::Error> {
+        if offset > self.header.len.saturating_sub(SEAL_LEN) {
+            return Ok(Link::Sealed);
+        }
+        self.file.loaded(offset, 8);
+        let word = self.file.mapping().load(offset, Acquire);
+        Link::decode(self.salt(), offset, word, self.header.len)
+    }
+
+    /// The state of the batch at an offset that the chain has led to.
+    #[inline]
+    pub(crate) fn state(&self, offset: u64) -> Result<State, partd_format::Error> {
+        self.file.loaded(offset + 8, 8);
+        State::decode(self.salt(), offset, self.file.mapping().load(offset + 8, Acquire))
+    }
+
+    /// Gives a batch its sequence number, unless its state is set.
+    pub(crate) fn settle(&self, offset: u64, sequence: u64) -> Result<()> {
+        // The offset may come from another process.
+        match self.link(offset & !7) {
+            Ok(Link::Batch(_)) if offset.is_multiple_of(8) => {
+                self.set_state(offset, State::Committed(sequence));
+                Ok(())
+            }
+            Ok(_) => Err(self.damage(partd_format::Error {
+                offset,
+                what: "batch that is being committed",
+                expected: partd_format::Evidence::Text("a claimed batch"),
+                found: partd_format::Evidence::Text("free space"),
+            })),
+            Err(error) => Err(self.damage(error)),
+        }
+    }
+
+    /// Gives up the batch at `offset`, unless its state is set.
+    pub(crate) fn void(&self, offset: u64) {
+        self.set_state(offset, State::Void);
+    }
+
+    fn set_state(&self, offset: u64, state: State) {
+        let word = state.encode(self.salt(), offset);
+        let mapping = self.file.mapping();
+        if mapping.compare_exchange(offset + 8, 0, word, AcqRel, Acquire).is_ok() {
+            self.file.stored(offset + 8, 8);
+        }
+    }
+
+    /// Makes the batch at `offset` void whatever its state; only recovery may, which is alone.
+    pub(crate) fn revoke(&self, offset: u64) {
+        let word = State::Void.encode(self.salt(), offset);
+        self.file.mapping().store(offset + 8, word, Release);
+        self.file.stored(offset + 8, 8);
+    }
+
+    /// Says that no batch will come at `offset` or behind. Only whoever owns the tail may, or
+    /// whoever knows that its owner is dead.
+    pub(crate) fn seal(&self, offset: u64) {
+        if offset <= self.header.len.saturating_sub(SEAL_LEN) {
+            let word = Link::Sealed.encode(self.salt(), offset);
+            self.file.mapping().store(offset, word, Release);
+            self.file.stored(offset, 8);
+        }
+    }
+
+    /// Gives back the disk space behind a seal at `offset`, where nothing is ever stored again.
+    pub(crate) fn punch_behind(&self, offset: u64) {
+        let start = (offset + SEAL_LEN).next_multiple_of(PAGE);
+        let end = self.header.len / PAGE * PAGE;
+        if start < end {
+            // A file system that cannot only wastes the space.
+            let _ = self.file.punch(start, end - start);
+        }
+    }
+
+    /// How far the chain is known to be on stable storage.
+    pub(crate) fn note(&self) -> u64 {
+        self.file.loaded(NOTE_AT, 8);
+        // A note that does not parse says nothing.
+        note::decode(self.salt(), self.file.mapping().load(NOTE_AT, Acquire)).unwrap_or(0)
+    }
+
+    /// Notes how far the chain is on stable storage.
+    pub(crate) fn set_note(&self, end: u64) {
+        self.file.mapping().store(NOTE_AT, note::encode(self.salt(), end), Release);
+        self.file.stored(NOTE_AT, 8);
+    }
+
+    /// The committed batch at `offset`, of `len` bytes as its link says: header, table and keys
+    /// checked, values not.
+    pub(crate) fn batch(&self, offset: u64, len: u64) -> Result<Batch<'_>> {
+        match self.state(offset) {
+            Ok(State::Committed(_)) => {}
+            Ok(_) => {
+                return Err(self.damage(partd_format::Error {
+                    offset: offset + 8,
+                    what: "state word",
+                    expected: partd_format::Evidence::Text("a committed batch"),
+                    found: partd_format::Evidence::Text("one that is not"),
+                }));
+            }
+            Err(error) => return Err(self.damage(error)),
+        }
+        let body = offset + WORDS_LEN..offset + len;
+        // SAFETY: the batch is committed, so its bytes are published: published bytes never change,
+        // and a file that may be mapped never shrinks. The words in front of them are left out.
+        let body = unsafe { self.file.mapping().bytes(body) };
+        let batch = Batch::parse(self.salt(), offset, body).map_err(|e| self.damage(e))?;
+        self.file.loaded(offset, batch.head_len());
+        Ok(batch)
+    }
+
+    /// The bytes of an extent. They are not checked.
+    #[inline]
+    pub(crate) fn value(&self, extent: &Extent) -> &[u8] {
+        let (offset, len) = (extent.offset(), extent.len());
+        self.file.loaded(offset, len);
+        let range = offset..offset + len;
+        // SAFETY: an extent is made from an entry of a committed batch of the segment that it is
+        // looked up in, and covers no word that changes; published bytes never change, and a file
+        // that may be mapped never shrinks.
+        unsafe { self.file.mapping().bytes(range) }
+    }
+
+    /// The bytes of an extent whose checksum holds.
+    pub(crate) fn checked_value(&self, extent: &Extent) -> Result<&[u8]> {
+        let bytes = self.value(extent);
+        self.compare(extent, self.salt().value_checksum(bytes))?;
+        Ok(bytes)
+    }
+
+    /// Holds a computed checksum against that of an extent.
+    #[inline]
+    pub(crate) fn compare(&self, extent: &Extent, computed: u32) -> Result<()> {
+        if computed == extent.checksum() {
+            return Ok(());
+        }
+        Err(self.damage(partd_format::Error {
+            offset: extent.offset(),
+            what: "checksum of value",
+            expected: partd_format::Evidence::Bits(extent.checksum().into()),
+            found: partd_format::Evidence::Bits(computed.into()),
+        }))
+    }
+
+    /// Stores to space that belongs to the caller alone.
+    fn put(&self, offset: u64, bytes: &[u8]) {
+        // SAFETY: private to this file; `publish` calls it before the file has a name that others
+        // know, and `Claim` for the range that it owns, of which nobody holds a slice.
+        unsafe { self.file.mapping().copy_in(offset, bytes) };
+        self.file.stored(offset, bytes.len() as u64);
+    }
+}
+
+/// The end of a segment's batches, and the right to add more: there is one for each segment.
+#[derive(Debug)]
+pub(crate) struct Tail<F> {
+    segment: Arc<Segment<F>>,
+    offset: u64,
+}
+
+impl<F: DiskFile> Tail<F> {
+    pub(crate) fn segment(&self) -> &Arc<Segment<F>> {
+        &self.segment
+    }
+
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The bytes that a batch can still have, with room left for the seal.
+    pub(crate) fn room(&self) -> u64 {
+        (self.segment.header.len & !7).saturating_sub(self.offset + SEAL_LEN)
+    }
+
+    /// Claims space for a batch of `len` bytes, a multiple of 8 within [`room`](Self::room), and
+    /// links it into the chain. `None` if there is no room.
+    pub(crate) fn claim(&mut self, len: u64) -> Option<Claim<F>> {
+        if len > self.room() {
+            return None;
+        }
+        let offset = self.offset;
+        let word = Link::Batch(len).encode(self.segment.salt(), offset);
+        self.segment.file.mapping().store(offset, word, Release);
+        self.segment.file.stored(offset, 8);
+        self.offset += len;
+        Some(Claim { segment: Arc::clone(&self.segment), offset, len })
+    }
+
+    /// Ends the segment.
+    pub(crate) fn seal(self) {
+        self.segment.seal(self.offset);
+    }
+}
+
+/// Space for one batch that belongs to its owner alone until the batch is committed.
+#[derive(Debug)]
+pub(crate) struct Claim<F> {
+    segment: Arc<Segment<F>>,
+    offset: u64,
+    len: u64,
+}
+
+impl<F: DiskFile> Claim<F> {
+    pub(crate) fn segment(&self) -> &Arc<Segment<F>> {
+        &self.segment
+    }
+
+    /// Where the batch begins.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Whether `len` bytes at `at`, counted from the link word, lie in the claim behind the words.
+    fn covers(&self, at: u64, len: u64) -> bool {
+        at >= WORDS_LEN && at.checked_add(len).is_some_and(|end| end <= self.len)
+    }
+
+    /// Copies bytes to `at`, counted from the link word, through the mapping.
+    #[inline]
+    pub(crate) fn put(&mut self, at: u64, bytes: &[u8]) {
+        assert!(self.covers(at, bytes.len() as u64), "outside of the claim");
+        self.segment.put(self.offset + at, bytes);
+    }
+
+    /// Writes buffers to `at`, counted from the link word, through the file: cheaper for fresh
+    /// pages, which a mapping would first fill with zeros.
+    pub(crate) fn write(&mut self, at: u64, buffers: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let len: u64 = buffers.iter().map(|buffer| buffer.len() as u64).sum();
+        assert!(self.covers(at, len), "outside of the claim");
+        self.segment.file.write_at(buffers, self.offset + at)
+    }
+
+    /// Gives the claim up; readers pass over it.
+    pub(crate) fn void(self) {
+        self.segment.void(self.offset);
+    }
+}

@@ -1,0 +1,375 @@
+//! The write path of one handle: claim space, copy, commit.
+//!
+//! Space is claimed under a short lock of the handle; bytes are copied outside of it, by several
+//! threads at once; the commit is the protocol of [`super::commit`]. A handle takes its slot and
+//! its first segment with its first write, so that one that only reads takes neither.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use partd_format::batch::{Layout, NewEntry, WORDS_LEN};
+use partd_format::control::SLOTS;
+use partd_format::segment::HEADER_LEN;
+use partd_format::{Kind, Link, State};
+
+use super::Core;
+use super::commit::{self, CommitError, Position};
+use super::control::{Announce, Control, OwnWords};
+use super::disk::{Disk, DiskFile};
+use super::finder::segment_ids;
+use super::segment::{Claim, NewSegment, SEAL_LEN, Segment, Tail, Unpublished};
+use crate::error::{Error, Result};
+use crate::partd::{Batch, Op};
+
+/// Values of this length on average go through the file, not through the mapping: a write into
+/// fresh pages spares the kernel from filling them with zeros first, but has a cost of its own.
+const FILE_WRITE_MIN_BYTES: u64 = 1024;
+/// Bytes that are checksummed and then written in one call, while they are in the cache.
+pub(crate) const GROUP_BYTES: usize = 256 << 10;
+/// Buffers in one call.
+pub(crate) const GROUP_BUFFERS: usize = 256;
+
+/// The writing half of a handle.
+#[derive(Debug)]
+pub(crate) struct Writer<D: Disk> {
+    place: Mutex<Place<D>>,
+    /// Held while a batch is committed: a slot commits one at a time.
+    committing: Mutex<()>,
+}
+
+/// Where the handle writes.
+#[derive(Debug)]
+struct Place<D: Disk> {
+    slot: Option<Slot<D>>,
+    tail: Option<Tail<D::File>>,
+}
+
+/// The slot that the handle holds.
+#[derive(Debug)]
+struct Slot<D: Disk> {
+    number: u16,
+    /// Held for as long as the handle lives.
+    _lock: D::Lock,
+}
+
+thread_local! {
+    /// The checksums of a batch's values, and its encoded head: reused from batch to batch.
+    static SCRATCH: RefCell<(Vec<u32>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
+
+impl<D: Disk> Writer<D> {
+    pub(crate) fn new() -> Writer<D> {
+        Writer { place: Mutex::new(Place { slot: None, tail: None }), committing: Mutex::new(()) }
+    }
+
+    fn place(&self) -> MutexGuard<'_, Place<D>> {
+        // What the lock guards is whole between any two of its statements.
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes a batch and returns its sequence number.
+    pub(crate) fn write(&self, core: &Core<D>, batch: &Batch<'_>) -> Result<u64> {
+        let layout = layout_of(batch)?;
+        let only_removes = batch.ops().iter().all(|op| matches!(op, Op::Delete(_) | Op::Clear));
+        let control = core.control()?;
+        let (slot, mut claim) = self.claim(core, control, layout.batch_len(), only_removes)?;
+        let segment = claim.segment().clone();
+        let offset = claim.offset();
+        if let Err(source) = fill(&mut claim, batch, &layout, control.synced()) {
+            claim.void();
+            return Err(Error::io("write to the segment", segment.path(), source));
+        }
+        let guard = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
+        let position = Position { segment: segment.id(), offset };
+        let committed = commit::commit(&OwnWords { control, own: &segment }, slot, position);
+        drop(guard);
+        committed.map_err(|error| {
+            segment.void(offset);
+            match error {
+                CommitError::Help(error) => error,
+                CommitError::HistoryFull => Error::refused(
+                    core.names.dir(),
+                    "every sequence number of the store has been used; copy it into a new store",
+                ),
+            }
+        })
+    }
+
+    /// The slot of the handle, taken now if it has none yet.
+    pub(crate) fn slot(&self, core: &Core<D>) -> Result<u16> {
+        take_slot(&mut self.place(), core, core.control()?)
+    }
+
+    /// Claims space for a batch of `len` bytes, in a new segment where it must be.
+    fn claim(
+        &self,
+        core: &Core<D>,
+        control: &Control<D>,
+        len: u64,
+        only_removes: bool,
+    ) -> Result<(u16, Claim<D::File>)> {
+        let mut place = self.place();
+        let slot = take_slot(&mut place, core, control)?;
+        let reserve = if only_removes { 0 } else { core.options.reserve() };
+        if let Some(tail) = &mut place.tail
+            && len + reserve <= tail.room()
+            && let Some(claim) = tail.claim(len)
+        {
+            return Ok((slot, claim));
+        }
+        let segment_len = core.options.segment_len();
+        let own_len = (HEADER_LEN + len + SEAL_LEN).next_multiple_of(4096);
+        let fits_a_segment = HEADER_LEN + len + SEAL_LEN + core.options.reserve() <= segment_len;
+        let (mut tail, is_next) = if fits_a_segment {
+            match check_space(core, segment_len, only_removes)
+                .and_then(|()| make_segment(core, control, slot, segment_len))
+            {
+                // What frees space must work on a full disk, if any space is left at all.
+                Err(error) if only_removes && is_full(&error) => {
+                    (make_segment(core, control, slot, own_len)?, false)
+                }
+                made => (made?, true),
+            }
+        } else {
+            check_space(core, own_len, only_removes)?;
+            (make_segment(core, control, slot, own_len)?, false)
+        };
+        let Some(claim) = tail.claim(len) else {
+            return Err(Error::Invalid(format!("a batch of {len} bytes does not fit its segment")));
+        };
+        if is_next {
+            if let Some(full) = place.tail.replace(tail) {
+                full.seal();
+            }
+        } else {
+            tail.seal();
+            match &place.tail {
+                Some(active) => control.set_active(slot, active.segment().id()),
+                None => control.clear_active(slot),
+            }
+        }
+        Ok((slot, claim))
+    }
+
+    /// Ends the handle's segment; the handle writes no more.
+    pub(crate) fn close(&self, control: &Control<D>) {
+        let mut place = self.place();
+        if let Some(tail) = place.tail.take() {
+            let (segment, end) = (tail.segment().clone(), tail.offset());
+            tail.seal();
+            segment.punch_behind(end);
+        }
+        if let Some(slot) = place.slot.take() {
+            control.clear_active(slot.number);
+            control.set_holder(slot.number, 0);
+        }
+    }
+}
+
+/// Whether an error says that the disk is full.
+pub(crate) fn is_full(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. }
+        if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+}
+
+/// Whether a new segment of `len` bytes stays within the limit of the store.
+fn check_space<D: Disk>(core: &Core<D>, len: u64, only_removes: bool) -> Result<()> {
+    // What frees space is never refused.
+    let Some(max) = core.options.max_store_bytes.filter(|_| !only_removes) else { return Ok(()) };
+    let mut used = 0;
+    for id in segment_ids(&core.disk, &core.names)? {
+        let path = core.names.segment(id);
+        used += match core.disk.disk_bytes(&path) {
+            // A compaction was quicker.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            bytes => bytes.map_err(|error| Error::io("measure", path, error))?,
+        };
+    }
+    if used + len <= max {
+        return Ok(());
+    }
+    Err(Error::StoreFull { path: core.names.dir().to_owned(), used, needed: len, max })
+}
+
+/// Makes and publishes a segment for a writer.
+fn make_segment<D: Disk>(
+    core: &Core<D>,
+    control: &Control<D>,
+    slot: u16,
+    len: u64,
+) -> Result<Tail<D::File>> {
+    let mut new = Unpublished::create(&core.disk, &core.names, &format!("writer-{slot:04}"), len)?;
+    let id = control.take_segment_id(Announce::Writer(slot));
+    let tail = new.begin(id, &NewSegment { store: control.fixed.store, slot, output: None })?;
+    new.publish(id)?;
+    control.raise_generation();
+    Ok(tail)
+}
+
+/// The handle's slot; the first free one if it has none.
+fn take_slot<D: Disk>(place: &mut Place<D>, core: &Core<D>, control: &Control<D>) -> Result<u16> {
+    if let Some(slot) = &place.slot {
+        return Ok(slot.number);
+    }
+    for number in 0..SLOTS {
+        let path = core.names.writer_lock(number);
+        let lock = core.disk.try_lock(&path, true);
+        let Some(lock) = lock.map_err(|e| Error::io("lock", path, e))? else { continue };
+        commit::take_over(control, number)?;
+        retire(core, control, control.active_segment(number))?;
+        control.clear_active(number);
+        control.set_holder(number, std::process::id());
+        place.slot = Some(Slot { number, _lock: lock });
+        return Ok(number);
+    }
+    Err(Error::refused(
+        core.names.dir(),
+        format!(
+            "{SLOTS} handles write to the store, which is all that it has slots for; close some"
+        ),
+    ))
+}
+
+/// Ends the segment of a dead writer: what it left pending is void, and nothing follows.
+pub(crate) fn retire<D: Disk>(core: &Core<D>, control: &Control<D>, id: u64) -> Result<()> {
+    if id == 0 {
+        return Ok(());
+    }
+    let store = Some(&control.fixed.store);
+    let segment = match Segment::open(&core.disk, &core.names, id, store, true) {
+        Ok(segment) => segment,
+        // It died before it had published the segment, or a compaction has replaced it since.
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let mut offset = segment.header().data_start;
+    loop {
+        match segment.link(offset) {
+            Ok(Link::Batch(len)) => {
+                if segment.state(offset) == Ok(State::Pending) {
+                    segment.void(offset);
+                }
+                offset += len;
+            }
+            Ok(Link::End) => {
+                segment.seal(offset);
+                segment.punch_behind(offset);
+                return Ok(());
+            }
+            // Damage is for those who read to report.
+            Ok(Link::Sealed) | Err(_) => return Ok(()),
+        }
+    }
+}
+
+/// The layout of a batch, or why the format cannot hold it.
+fn layout_of(batch: &Batch<'_>) -> Result<Layout> {
+    let mut layout = Layout::new();
+    for op in batch.ops() {
+        let key_len = op.key().map_or(0, |key| key.len() as u64);
+        layout.add(key_len, op.value().len() as u64).map_err(|error| {
+            let key = op.key().cloned().unwrap_or_default();
+            Error::Invalid(format!(
+                "the batch is more than the format can hold, at key {key}: {} may be {}, not {}",
+                error.what, error.expected, error.found
+            ))
+        })?;
+    }
+    Ok(layout)
+}
+
+/// Writes everything of a batch but its link and state words.
+fn fill<F: DiskFile>(
+    claim: &mut Claim<F>,
+    batch: &Batch<'_>,
+    layout: &Layout,
+    synced: u64,
+) -> io::Result<()> {
+    let salt = claim.segment().salt();
+    SCRATCH.with_borrow_mut(|(checksums, head)| {
+        checksums.clear();
+        let through_file = layout.values_len() >= layout.entries() * FILE_WRITE_MIN_BYTES;
+        if through_file {
+            write_values(claim, batch, layout, checksums)?;
+        } else {
+            put_values(claim, batch, layout, checksums);
+        }
+        head.resize((layout.values_start() - WORDS_LEN) as usize, 0);
+        let entries = batch.ops().iter().zip(&*checksums).map(|(op, &value_checksum)| NewEntry {
+            kind: kind_of(op),
+            key: op.key().map_or(&[], |key| key.as_bytes()),
+            value_len: op.value().len() as u64,
+            value_checksum,
+            sequence: 0,
+        });
+        layout.encode(salt, claim.offset(), synced, entries, head).map_err(io::Error::other)?;
+        claim.put(WORDS_LEN, head);
+        // Scratch of a rare huge batch is not kept.
+        head.shrink_to(1 << 20);
+        checksums.shrink_to(1 << 18);
+        Ok(())
+    })
+}
+
+fn kind_of(op: &Op<'_>) -> Kind {
+    match op {
+        Op::Append(..) => Kind::Append,
+        Op::Set(..) => Kind::Set,
+        Op::Delete(_) => Kind::Delete,
+        Op::Clear => Kind::Clear,
+    }
+}
+
+/// Copies the values through the mapping.
+fn put_values<F: DiskFile>(
+    claim: &mut Claim<F>,
+    batch: &Batch<'_>,
+    layout: &Layout,
+    checksums: &mut Vec<u32>,
+) {
+    let salt = claim.segment().salt();
+    let mut at = layout.values_start();
+    for op in batch.ops() {
+        let value = op.value();
+        checksums.push(if kind_of(op).has_value() { salt.value_checksum(value) } else { 0 });
+        claim.put(at, value);
+        at += value.len() as u64;
+    }
+}
+
+/// Writes the values through the file, a group at a time.
+fn write_values<F: DiskFile>(
+    claim: &mut Claim<F>,
+    batch: &Batch<'_>,
+    layout: &Layout,
+    checksums: &mut Vec<u32>,
+) -> io::Result<()> {
+    let salt = claim.segment().salt();
+    let mut at = layout.values_start();
+    let mut group: Vec<IoSlice<'_>> = Vec::with_capacity(GROUP_BUFFERS);
+    let mut group_len = 0;
+    for op in batch.ops() {
+        if !kind_of(op).has_value() {
+            checksums.push(0);
+            continue;
+        }
+        let mut hasher = salt.value_hasher();
+        for piece in op.value().chunks(GROUP_BYTES) {
+            hasher.update(piece);
+            group.push(IoSlice::new(piece));
+            group_len += piece.len();
+            if group_len >= GROUP_BYTES || group.len() == GROUP_BUFFERS {
+                claim.write(at, &mut group)?;
+                at += group_len as u64;
+                group.clear();
+                group_len = 0;
+            }
+        }
+        checksums.push(hasher.finalize());
+    }
+    if group_len > 0 {
+        claim.write(at, &mut group)?;
+    }
+    Ok(())
+}

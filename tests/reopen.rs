@@ -1,0 +1,119 @@
+//! Closing and opening again: what was written is there, whatever became of the control file.
+
+use std::fs;
+use std::path::Path;
+
+use partd::{Error, Partd, SegmentLog};
+
+fn fill(path: &Path) -> SegmentLog {
+    let p = SegmentLog::options().segment_len_bytes(64 << 10).open(path).unwrap();
+    for i in 0..100_u32 {
+        p.append([("a", vec![i as u8; 1000]), ("b", i.to_le_bytes().to_vec())]).unwrap();
+    }
+    p.iset("s", "one").unwrap();
+    p.iset("s", "two").unwrap();
+    p.delete(["gone"]).unwrap();
+    p
+}
+
+fn check(p: &SegmentLog) {
+    let a: Vec<u8> = (0..100_u32).flat_map(|i| vec![i as u8; 1000]).collect();
+    let b: Vec<u8> = (0..100_u32).flat_map(u32::to_le_bytes).collect();
+    assert!(p.get("a").unwrap() == a, "{:?}", p.stats());
+    assert!(p.get_many(["b", "s", "?"]).unwrap() == [&b[..], b"one", b""]);
+    assert_eq!(p.len_of("a").unwrap(), 100_000);
+    assert!(p.stats().unwrap().segments() > 1);
+    p.verify().unwrap();
+}
+
+#[test]
+fn a_store_that_was_closed_holds_what_was_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    check(&fill(&path));
+    for _ in 0..3 {
+        check(&SegmentLog::open(&path).unwrap());
+        check(&SegmentLog::open_read_only(&path).unwrap());
+    }
+}
+
+#[test]
+fn handles_of_one_process_see_each_others_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let p = fill(&path);
+    let q = SegmentLog::open(&path).unwrap();
+    let r = SegmentLog::open_read_only(&path).unwrap();
+    for handle in [&p, &q, &r] {
+        check(handle);
+    }
+    for i in 0..1000_u32 {
+        let (writer, other) = if i % 2 == 0 { (&p, &q) } else { (&q, &p) };
+        writer.append_durable([("n", i.to_le_bytes())]).unwrap();
+        assert_eq!(other.len_of("n").unwrap(), u64::from(i + 1) * 4);
+        assert_eq!(r.len_of("n").unwrap(), u64::from(i + 1) * 4);
+    }
+    let popped = q.pop(["n", "n"]).unwrap();
+    assert_eq!((popped[0].len(), popped[1].len()), (4000, 0));
+    assert!(!p.contains("n").unwrap() && !r.contains("n").unwrap());
+}
+
+#[test]
+fn a_control_file_that_is_missing_zeroed_stale_or_random_costs_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let control = path.join("control");
+    drop(SegmentLog::open(&path).unwrap());
+    let stale_empty = fs::read(&control).unwrap();
+    let p = SegmentLog::open(&path).unwrap();
+    p.append([("before", "x")]).unwrap();
+    let stale_open = fs::read(&control).unwrap();
+    drop(p);
+    let stale_closed = fs::read(&control).unwrap();
+    drop(fill(&path));
+    let now = fs::read(&control).unwrap();
+    let len = now.len();
+    let random = |from: usize| {
+        let mut bytes = now.clone();
+        let mut seed = 7_u64;
+        for byte in &mut bytes[from..] {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            *byte = (seed >> 33) as u8;
+        }
+        bytes
+    };
+    let bad = [
+        Vec::new(),
+        vec![0; 100],
+        vec![0; len],
+        random(0),
+        random(64),
+        stale_empty,
+        stale_open,
+        stale_closed,
+    ];
+    for (i, bytes) in bad.into_iter().enumerate() {
+        fs::write(&control, bytes).unwrap();
+        check(&SegmentLog::open_read_only(&path).unwrap());
+        check(&SegmentLog::open(&path).unwrap());
+        let p = SegmentLog::open(&path).unwrap();
+        check(&p);
+        p.append([("after", [i as u8])]).unwrap();
+        assert_eq!(p.len_of("after").unwrap(), i as u64 + 1);
+    }
+    fs::remove_file(&control).unwrap();
+    check(&SegmentLog::open(&path).unwrap());
+}
+
+#[test]
+fn a_missing_segment_is_an_error_that_names_the_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    drop(fill(&path));
+    fs::remove_file(path.join("0000000000000001.seg")).unwrap();
+    let p = SegmentLog::open(&path).unwrap();
+    match p.get("a") {
+        Err(Error::Missing { first: 1, .. }) => {}
+        other => panic!("{other:?}"),
+    }
+}
