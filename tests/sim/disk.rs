@@ -61,6 +61,10 @@ pub enum Event {
         word: Commit,
         batch: Option<usize>,
     },
+    /// A new control file is in its place: the history has so many batches.
+    Recovered {
+        sequence: u64,
+    },
     /// A call of the store's face begins, which writes `batch` if it writes.
     Begin {
         batch: Option<usize>,
@@ -272,14 +276,13 @@ impl SimDisk {
         lock(&self.shared.state).log.clone()
     }
 
-    /// The changes of the commit word from a place in the log on, and where the log ends.
-    pub fn commits(&self, from: usize) -> (Vec<(Commit, Option<usize>)>, usize) {
+    /// The changes of the history from a place in the log on, and where the log ends.
+    pub fn commits(&self, from: usize) -> (Vec<Event>, usize) {
         let state = lock(&self.shared.state);
-        let commit = |record: &Record| match record.event {
-            Event::Commit { word, batch } => Some((word, batch)),
-            _ => None,
-        };
-        (state.log[from..].iter().filter_map(commit).collect(), state.log.len())
+        let is_of_history =
+            |event: &&Event| matches!(event, Event::Commit { .. } | Event::Recovered { .. });
+        let events = state.log[from..].iter().map(|record| &record.event);
+        (events.filter(is_of_history).cloned().collect(), state.log.len())
     }
 
     pub fn counts(&self) -> &Counts {
@@ -397,9 +400,15 @@ impl SimDisk {
         }
         let inode = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         let number = inode.number;
+        let recovered = to
+            .ends_with("control")
+            .then(|| Commit::decode(inode.mapping.load(COMMIT_AT, Relaxed)).sequence);
         state.names.insert(to.to_owned(), inode);
         drop(state);
         self.record(Event::Rename { from: from.to_owned(), to: to.to_owned(), inode: number });
+        if let Some(sequence) = recovered {
+            self.record(Event::Recovered { sequence });
+        }
         self.step();
         Ok(())
     }

@@ -158,6 +158,9 @@ impl Search<'_> {
         while let Some(changed) = timeline.pass() {
             let at = timeline.at();
             let changed = changed.map_err(|v| (v, at, String::from("no power was lost")))?;
+            if self.oracle.len() > timeline.ceiling() {
+                self.oracle = self.oracle.cut(timeline.ceiling());
+            }
             while self.oracle.len() < timeline.ceiling() {
                 let batch = timeline.taken[self.oracle.len() as usize];
                 let ops = batch.map_or(&[][..], |number| &recording.batches[number]);

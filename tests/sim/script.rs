@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 use partd::{Durability, Error, Key, Partd, SegmentLog};
 
-use super::disk::{Defect, Fate, Record, SimDisk};
+use super::disk::{Defect, Event, Fate, Record, SimDisk};
 use super::image::Image;
 use super::oracle::{Op, Oracle, batch};
 use super::{STORE, Violation};
@@ -289,7 +289,22 @@ impl Run {
     fn follow(&mut self) -> Result<(), Violation> {
         let (commits, end) = self.disk.commits(self.log_at);
         self.log_at = end;
-        for (word, number) in commits {
+        for event in commits {
+            let (word, number) = match event {
+                Event::Commit { word, batch } => (word, batch),
+                Event::Recovered { sequence } => {
+                    if !(self.visible..=self.taken.len() as u64).contains(&sequence) {
+                        let text = format!("{} visible, {sequence} recovered", self.visible);
+                        return Err(Violation::new("I1", text));
+                    }
+                    // A number that was taken, and whose batch did not get it, is free again.
+                    self.taken.truncate(sequence as usize);
+                    self.oracle = self.oracle.cut(sequence);
+                    self.visible = sequence;
+                    continue;
+                }
+                _ => continue,
+            };
             self.visible = word.visible();
             if word.done {
                 continue;

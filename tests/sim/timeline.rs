@@ -228,6 +228,17 @@ impl<'a> Timeline<'a> {
                 self.visible = word.visible();
                 return Some(Ok(false));
             }
+            Event::Recovered { sequence } => {
+                // A number that was taken, and whose batch did not get it, is free again.
+                if !(self.visible..=self.ceiling()).contains(sequence) {
+                    let visible = self.visible;
+                    let text = format!("{sequence} batches recovered, {visible} were visible");
+                    return Some(Err(Violation::new("I1", text)));
+                }
+                self.taken.truncate((*sequence - self.before) as usize);
+                self.visible = *sequence;
+                return Some(Ok(false));
+            }
             Event::Begin { batch } => {
                 let begun = Begun { at: stamp, batch: *batch, visible: self.visible };
                 self.begun.insert(record.process, begun);
