@@ -16,7 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use partd::log::disk::{Disk, DiskFile, Mapping};
 use partd_format::control::{COMMIT_AT, Commit};
 
-use super::image::Image;
+use super::image::{FileImage, Image};
 use super::{Rng, STORE};
 
 /// One operation on the disk, and who did it.
@@ -235,7 +235,8 @@ impl SimDisk {
             for (&page, bytes) in &file.pages {
                 let at = u64::from(page) * 4096;
                 let room = file.len.saturating_sub(at).min(4096) as usize;
-                poke(&mapping, at, &bytes.bytes()[..room]);
+                // Words are stored; of a file that ends in half of one, that half stays zero.
+                poke(&mapping, at, &bytes.bytes()[..room & !7]);
             }
             let inode = Arc::new(Inode { number: state.inodes, mapping, backed: None });
             state.inodes += 1;
@@ -260,6 +261,18 @@ impl SimDisk {
         state.processes += 1;
         let process = Arc::new(Process::new(state.processes));
         SimDisk { shared: Arc::clone(&self.shared), process }
+    }
+
+    /// All that the disk holds now, as if every file and name had been synced.
+    pub fn snapshot(&self) -> Image {
+        let state = lock(&self.shared.state);
+        let file = |inode: &Arc<Inode>| {
+            let mut bytes = vec![0; inode.mapping.len() as usize];
+            inode.mapping.copy_out(0, &mut bytes);
+            FileImage::of(&bytes)
+        };
+        let files = state.names.iter().map(|(path, inode)| (path.clone(), file(inode))).collect();
+        Image { boot: self.shared.boot, dirs: state.dirs.clone(), files }
     }
 
     /// What the disk held when the machine was booted.
