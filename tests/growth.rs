@@ -35,7 +35,7 @@ fn costs(segments: u64) -> [Cost; 5] {
     }
     writer.append_durable([("k", "value")]).expect("it is appended");
     assert_eq!(reader.get("k").expect("it is read"), b"value");
-    assert_eq!(reader.stats().expect("it is read").segments, segments);
+    assert_eq!(reader.stats().expect("it is read").segments(), segments);
     let append = cost(&disk, || writer.append([("k", "1")]).expect("it is appended"));
     let durable = cost(&disk, || writer.append_durable([("k", "2")]).expect("it is appended"));
     let refresh = cost(&disk, || assert_eq!(reader.get("k").expect("it is read"), b"value12"));
@@ -69,4 +69,36 @@ fn an_append_costs_the_same_whatever_its_place_in_the_segment() {
         .map(|_| cost(&disk, || log.append([("k", "v")]).expect("it is appended")))
         .collect();
     assert!(costs.iter().all(|cost| *cost == costs[0]), "the first costs {:?}", costs[0]);
+}
+
+#[test]
+fn a_compaction_reads_and_writes_each_live_byte_once() {
+    // What it reads and writes beside the live bytes: headers, tables, words.
+    let beside = |value_len: usize| {
+        let disk = SimDisk::unlogged(&Image::blank(), 1);
+        let options = SegmentLog::options().segment_len_bytes(1 << 20).compaction_dead_share(None);
+        let log = options.open_on(disk.clone(), STORE).expect("it opens");
+        for i in 0..2000_u64 {
+            let batch = [(i % 100, vec![7; value_len]), (1000 + i % 10, vec![8; value_len])];
+            log.append(batch).expect("it is appended");
+        }
+        log.delete(1000_u64..1010).expect("they are deleted");
+        // So that what was appended is in sealed segments, all but the last few batches.
+        drop(log);
+        let log = options.open_on(disk.clone(), STORE).expect("it opens");
+        let live = log.stats().expect("it is counted").live_bytes;
+        assert_eq!(live, 2000 * value_len as u64);
+        let stored = || disk.counts().stored_bytes.load(std::sync::atomic::Ordering::Relaxed);
+        let (loaded_before, stored_before) = (disk.counts().now()[1], stored());
+        let report = log.compact().expect("it compacts");
+        let loaded = disk.counts().now()[1] - loaded_before;
+        let stored = stored() - stored_before;
+        assert_eq!((report.bytes_rewritten, report.extents_after), (live, 100), "{report:?}");
+        assert!(loaded >= live && stored >= live, "{loaded} loaded, {stored} stored of {live}");
+        (loaded - live, stored - live)
+    };
+    let (small, large) = (beside(500), beside(5000));
+    println!("bytes loaded and stored beside the live ones: {small:?}, {large:?}");
+    // There are more segments, each with a header, a few words, and its id in the output.
+    assert!(large.1 < small.1 + 1000 && large.0 < small.0 * 5 / 4, "{small:?}, {large:?}");
 }

@@ -12,6 +12,7 @@ use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use partd::log::disk::{Disk, DiskFile, Mapping};
 use partd_format::control::{COMMIT_AT, Commit};
@@ -108,6 +109,7 @@ pub struct Counts {
     pub loads: AtomicU64,
     pub loaded_bytes: AtomicU64,
     pub stores: AtomicU64,
+    pub stored_bytes: AtomicU64,
     pub opens: AtomicU64,
     pub creates: AtomicU64,
     pub names: AtomicU64,
@@ -530,6 +532,15 @@ impl Disk for SimDisk {
         Ok(())
     }
 
+    fn disk_bytes(&self, path: &Path) -> io::Result<u64> {
+        let inode = lock(&self.shared.state).names.get(path).cloned();
+        Ok(inode.ok_or(io::ErrorKind::NotFound)?.mapping.len())
+    }
+
+    fn age(&self, _dir: &Path) -> io::Result<Duration> {
+        Ok(Duration::ZERO)
+    }
+
     fn remove_dir(&self, _dir: &Path) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
@@ -637,6 +648,7 @@ impl DiskFile for SimFile {
     fn stored(&self, offset: u64, len: u64) {
         let shared = &self.disk.shared;
         shared.counts.stores.fetch_add(1, Relaxed);
+        shared.counts.stored_bytes.fetch_add(len, Relaxed);
         self.back(offset, len);
         if shared.records && len > 0 {
             let mut bytes = vec![0; len as usize].into_boxed_slice();
