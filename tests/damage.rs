@@ -6,12 +6,13 @@ mod sim;
 
 use std::path::{Path, PathBuf};
 
-use partd::{Error, Partd, SegmentLog};
+use partd::{Error, Partd};
+use partd_format::control::{SLOT_LEN, SLOTS_AT};
 use sim::disk::SimDisk;
 use sim::image::Image;
 use sim::oracle::{Op, Oracle, batch};
 use sim::power::in_parallel;
-use sim::{Rng, STORE};
+use sim::{Rng, STORE, options};
 
 /// A small store of three segments, at rest.
 struct Store {
@@ -42,10 +43,7 @@ const SYNCED: u64 = 6;
 /// handles are closed, `booted` whether the machine was booted since.
 fn store(what: &'static str, synced: u64, closed: bool, booted: bool) -> Store {
     let disk = SimDisk::boot(&Image::blank(), 5, None);
-    let open = || {
-        let options = SegmentLog::options().segment_len_bytes(64 << 10);
-        options.open_on(disk.new_process(), STORE).expect("it opens")
-    };
+    let open = || options().open_on(disk.new_process(), STORE).expect("it opens");
     let handles = [open(), open(), open()];
     let mut oracle = Oracle::default();
     for number in 0..BATCHES {
@@ -111,10 +109,9 @@ fn names_the_place(error: &Error, file: &Path) -> Result<(), String> {
 /// Opens a damaged image and looks at all that is in it.
 fn judge(store: &Store, image: &Image, damaged: &Path) -> Result<Outcome, String> {
     let disk = SimDisk::unlogged(image, 9);
-    let options = SegmentLog::options();
     let opened = match store.read_only {
-        true => options.open_read_only_on(disk, STORE),
-        false => options.open_on(disk, STORE),
+        true => options().open_read_only_on(disk, STORE),
+        false => options().open_on(disk, STORE),
     };
     let found = opened.and_then(|log| Ok((log.stats()?.sequence, log)));
     let (found, log) = match found {
@@ -158,8 +155,13 @@ fn places(path: &Path, image: &Image) -> (Vec<u64>, Vec<u64>) {
     let used = last.next_multiple_of(8) + 16;
     let mut rng = Rng(last);
     let beyond = (0..64).map(|_| used + rng.below(bytes.len() as u64 - used)).collect();
-    // Of the control file, the words and the first slots; most of it is slots of no one.
-    let used: Vec<u64> = (0..used).filter(|at| !path.ends_with("control") || *at < 1216).collect();
+    // Of the control file, the fixed fields and the words that mean something, each in its line.
+    let is_word = |at: &u64| match *at {
+        at if at < SLOTS_AT => at < 64 || at % 64 < 8,
+        at => at < SLOTS_AT + 3 * SLOT_LEN && at % SLOT_LEN < 40,
+    };
+    let is_control = path.ends_with("control");
+    let used: Vec<u64> = (0..used).filter(|at| !is_control || is_word(at)).collect();
     (used, beyond)
 }
 
@@ -246,7 +248,7 @@ fn a_segment_that_is_gone_is_an_error_where_it_held_what_was_synced() {
             let mut image = store.image.clone();
             image.files.remove(&path);
             let disk = SimDisk::unlogged(&image, 9);
-            let found = SegmentLog::options().open_on(disk, STORE).and_then(|log| {
+            let found = options().open_on(disk, STORE).and_then(|log| {
                 let sequence = log.stats()?.sequence;
                 Ok((sequence, log))
             });

@@ -5,12 +5,12 @@
 
 mod sim;
 
-use partd::{Partd, SegmentLog};
+use partd::Partd;
 use sim::cuts::Mode;
 use sim::disk::{Defect, SimDisk};
 use sim::image::Image;
 use sim::power::{Effort, Failure, explore};
-use sim::{Rng, STORE, workloads};
+use sim::{Rng, STORE, options, workloads};
 
 /// What the crash test finds in a workload on a disk with a defect.
 fn crash_test(name: &str, defect: Defect, modes: &[Mode]) -> Failure {
@@ -79,7 +79,7 @@ fn a_write_that_is_short_is_seen_by_the_first_reader() {
 /// Fills a small disk; returns the number of appends that succeeded.
 fn fill(defect: Option<Defect>) -> (SimDisk, u64) {
     let disk = SimDisk::boot(&Image::blank(), 1, defect);
-    let log = SegmentLog::options().segment_len_bytes(64 << 10).open_on(disk.clone(), STORE);
+    let log = options().open_on(disk.clone(), STORE);
     let log = log.expect("a new store");
     disk.limit(200 << 10);
     let full = (0..).find(|i: &u64| log.append([("k", [*i as u8; 3000])]).is_err());
@@ -92,7 +92,7 @@ fn a_full_disk_is_an_error_where_files_have_their_space_and_a_death_where_they_h
     assert!(!disk.died_of_sigbus());
     assert!((40..70).contains(&appended), "{appended} appends fit");
     let disk = SimDisk::boot(&Image::blank(), 1, Some(Defect::AllocationLeftOut));
-    let log = SegmentLog::options().segment_len_bytes(64 << 10).open_on(disk.clone(), STORE);
+    let log = options().open_on(disk.clone(), STORE);
     let log = log.expect("a new store");
     disk.limit(200 << 10);
     for i in 0..100_u8 {

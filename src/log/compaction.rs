@@ -137,6 +137,11 @@ impl<D: Disk> Core<D> {
                 continue;
             }
             for replaced in segment.lists()?.0.into_iter().filter(|id| ids.contains(id)) {
+                if !gone {
+                    // Whoever renamed the output may have died before it said so: a picture that
+                    // knows the sources alone, this handle's among them, must not go on with them.
+                    control.raise_generation();
+                }
                 self.unlink(replaced)?;
                 gone = true;
             }

@@ -319,9 +319,18 @@ impl<D: Disk> Control<D> {
         self.word(layout::CLEAN_AT).load(Acquire) == 0
     }
 
-    /// Says that the store is open. The caller is alone.
+    /// Says that the store is open.
     pub(crate) fn set_open(&self) {
         self.word(layout::CLEAN_AT).store(0, Release);
+    }
+
+    /// Says that the store is open again, after it was closed, and begins those words anew that the
+    /// stamp of the closed store does not vouch for. The caller is alone.
+    pub(crate) fn reopen(&self) {
+        self.word(layout::GENERATION_AT).store(1, Release);
+        self.word(layout::DIRECTORY_SYNCED_AT).store(0, Release);
+        self.word(layout::OUTPUT_AT).store(0, Release);
+        self.set_open();
     }
 
     /// Says that the store was closed by its last handle. The caller is alone.

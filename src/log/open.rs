@@ -259,7 +259,7 @@ fn settle_alone<D: Disk>(disk: &D, names: &Names, boot: [u8; 16]) -> Result<()> 
     if let Some(control) = usable(disk, names, boot, true)?
         && was_closed(disk, names, &control)?
     {
-        control.set_open();
+        control.reopen();
         return Ok(());
     }
     let (survey, old) = survey(disk, names, boot, true, false)?;

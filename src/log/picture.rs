@@ -27,7 +27,8 @@ pub(crate) type Segments<F> = Arc<Vec<Arc<Segment<F>>>>;
 pub(crate) struct Picture<D: Disk> {
     /// The last sequence number that was applied.
     pub(crate) sequence: u64,
-    generation: u64,
+    /// None before the first look.
+    generation: Option<u64>,
     finder: Finder,
     pub(crate) segments: Segments<D::File>,
     /// The segments in which more may come.
@@ -103,7 +104,7 @@ impl<D: Disk> Default for Picture<D> {
     fn default() -> Picture<D> {
         Picture {
             sequence: 0,
-            generation: 0,
+            generation: None,
             finder: Finder::default(),
             segments: Segments::default(),
             open: Vec::new(),
@@ -121,7 +122,7 @@ impl<D: Disk> Picture<D> {
     /// Whether the picture shows the history as it is now.
     #[inline]
     pub(crate) fn is_current(&self, core: &Core<D>) -> bool {
-        self.sequence >= core.visible() && self.generation == core.generation()
+        self.sequence >= core.visible() && self.generation == Some(core.generation())
     }
 
     /// Brings the picture up to now. After an error it is begun anew by the next call.
@@ -150,8 +151,8 @@ impl<D: Disk> Picture<D> {
     fn advance(&mut self, core: &Core<D>, capture: Option<&mut Capture<'_>>) -> Result<Advance> {
         // The commit word before everything else: what it counts can then be found.
         let visible = core.visible();
-        let generation = core.generation();
-        let is_first = self.generation == 0;
+        let generation = Some(core.generation());
+        let is_first = self.generation.is_none();
         if !is_first && visible <= self.sequence && generation == self.generation {
             return Ok(Advance::Done);
         }
@@ -194,7 +195,7 @@ impl<D: Disk> Picture<D> {
             expected += 1;
         }
         if expected <= visible {
-            if core.generation() != self.generation {
+            if self.generation != Some(core.generation()) {
                 // A compaction has published and unlinked since; its output holds what is missing.
                 return Ok(Advance::Rebuild);
             }

@@ -93,6 +93,8 @@ pub enum Defect {
     SyncOfParentLeftOut,
     /// Files are made without their space.
     AllocationLeftOut,
+    /// A name is removed, durably and at once, without waiting for what was done before.
+    UnlinkOvertakes,
     /// Locks exclude nobody.
     LocksLeftOut,
     /// The boot id stays the same when the power was lost.
@@ -514,6 +516,15 @@ impl Disk for SimDisk {
         }
         let in_dir = state.names.keys().filter(|path| path.parent() == Some(dir));
         Ok(in_dir.filter_map(|path| path.file_name().map(ToOwned::to_owned)).collect())
+    }
+
+    fn disk_bytes(&self, path: &Path) -> io::Result<u64> {
+        let inode = lock(&self.shared.state).names.get(path).cloned();
+        Ok(inode.ok_or(io::ErrorKind::NotFound)?.mapping.len().next_multiple_of(4096))
+    }
+
+    fn age(&self, _dir: &Path) -> io::Result<Duration> {
+        Ok(Duration::from_secs(3600))
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {

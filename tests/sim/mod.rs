@@ -24,8 +24,15 @@ pub mod script;
 pub mod timeline;
 pub mod workloads;
 
+use partd::{Options, SegmentLog};
+
 /// Where the store of every simulated test lies.
 pub const STORE: &str = "/store";
+
+/// How every simulated test opens the store: small segments, and no compaction but when asked.
+pub fn options() -> Options {
+    SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None)
+}
 
 /// A violation of an invariant of the crash model.
 #[derive(Clone, Debug)]

@@ -15,7 +15,7 @@ use super::image::Image;
 use super::oracle::{Op, Oracle, batch};
 use super::script::{Recording, Step, run};
 use super::timeline::{Choice, Timeline};
-use super::{Rng, STORE, Violation};
+use super::{Rng, STORE, Violation, options};
 
 /// Of so many images, one is used to go on: its recovery is cut, and what is appended to it.
 const GO_ON_WITH_ONE_OF: u64 = 24;
@@ -310,7 +310,7 @@ fn too_few(found: u64, floor: u64) -> Result<(), Violation> {
 /// Opens the store of a disk.
 pub fn open(disk: &SimDisk) -> Result<SegmentLog<SimDisk>, Violation> {
     disk.set_opening(true);
-    let log = SegmentLog::options().segment_len_bytes(64 << 10).open_on(disk.clone(), STORE);
+    let log = options().open_on(disk.clone(), STORE);
     disk.set_opening(false);
     log.map_err(|error| Violation::new("I1", format!("the store cannot be opened: {error}")))
 }

@@ -13,7 +13,7 @@ use partd::{Durability, Error, Key, Partd, SegmentLog};
 use super::disk::{Defect, Event, Fate, Record, SimDisk};
 use super::image::Image;
 use super::oracle::{Op, Oracle, batch};
-use super::{STORE, Violation};
+use super::{STORE, Violation, options};
 
 /// A call of the store's face.
 #[derive(Clone)]
@@ -27,6 +27,7 @@ pub enum Call {
         keys: Vec<String>,
     },
     Sync,
+    Compact,
     /// Closes the handle; the next call of the process opens another.
     Close,
 }
@@ -51,6 +52,7 @@ impl fmt::Debug for Call {
             Call::Write { ops, durable: false } => write!(f, "{ops:?}"),
             Call::Pop { keys } => write!(f, "pop {keys:?}"),
             Call::Sync => write!(f, "sync"),
+            Call::Compact => write!(f, "compact"),
             Call::Close => write!(f, "close"),
         }
     }
@@ -141,8 +143,7 @@ fn perform(
 ) -> Outcome {
     let open = || {
         disk.set_opening(true);
-        let options = SegmentLog::options().segment_len_bytes(64 << 10);
-        let opened = options.open_on(disk.clone(), STORE);
+        let opened = options().open_on(disk.clone(), STORE);
         disk.set_opening(false);
         opened.map(Arc::new)
     };
@@ -160,6 +161,7 @@ fn perform(
             popped = log.take(&keys)?;
         }
         (Call::Sync, _) => log.sync()?,
+        (Call::Compact, _) => drop(log.compact()?),
         _ => {}
     }
     disk.end(matches!(call, Call::Sync | Call::Write { durable: true, .. }));
@@ -183,7 +185,7 @@ impl Run {
                 keys.dedup();
                 keys.into_iter().map(Op::Delete).collect()
             }
-            Call::Open | Call::Sync | Call::Close => return None,
+            Call::Open | Call::Sync | Call::Compact | Call::Close => return None,
         };
         self.batches.push(ops.clone());
         Some((self.batches.len() - 1, ops))

@@ -11,7 +11,7 @@ pub struct Workload {
     pub make: fn(&mut Rng) -> Vec<Step>,
 }
 
-pub const ALL: [Workload; 8] = [
+pub const ALL: [Workload; 9] = [
     Workload { name: "one writer", make: one_writer },
     Workload { name: "several writers", make: several_writers },
     Workload { name: "writers stopped and killed", make: stopped_writers },
@@ -20,7 +20,7 @@ pub const ALL: [Workload; 8] = [
     Workload { name: "durable and plain", make: durable_and_plain },
     Workload { name: "rolling over segments", make: rolling },
     Workload { name: "several opens", make: several_opens },
-    // The place for compaction: `Call::Compact` beside these.
+    Workload { name: "compaction", make: compaction },
 ];
 
 const KEYS: [&str; 4] = ["a", "b", "c", "a longer key, of more than sixteen bytes"];
@@ -160,5 +160,46 @@ fn several_opens(rng: &mut Rng) -> Vec<Step> {
             _ => Step::Kill(by),
         });
     }
+    steps
+}
+
+/// Compactions between appends and removals; who has appended closes or dies, so that there are
+/// segments to compact.
+fn compaction(rng: &mut Rng) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for round in 0..7_u64 {
+        let by = rng.below(2) as u8;
+        for _ in 0..2 {
+            steps.push(match rng.below(8) {
+                0 => write(by, vec![Op::Clear], false),
+                1 | 2 => write(by, vec![Op::Delete(key(rng))], false),
+                3 => {
+                    let len = rng.below(30);
+                    write(by, vec![Op::Set(key(rng), bytes(rng, len))], false)
+                }
+                4 => Step::Call(by, Call::Pop { keys: vec![key(rng)] }),
+                _ => write(by, small(rng), false),
+            });
+        }
+        match rng.below(3) {
+            0 => steps.push(Step::Call(by, Call::Close)),
+            1 => steps.push(Step::Kill(by)),
+            _ => {}
+        }
+        if round % 2 == 1 {
+            steps.push(match rng.below(3) {
+                // Killed in its middle; the next compaction finishes it.
+                0 => Step::Stop(2, 1 + rng.below(60), Call::Compact),
+                _ => Step::Call(2, Call::Compact),
+            });
+            steps.push(write(by, small(rng), false));
+            if rng.below(2) == 0 {
+                steps.push(Step::Kill(2));
+            }
+        }
+    }
+    steps.push(Step::Kill(2));
+    steps.push(Step::Call(1, Call::Compact));
+    steps.push(write(0, small(rng), true));
     steps
 }
