@@ -66,7 +66,7 @@ fn random_kills_and_stops_lose_nothing_that_was_acknowledged() {
 
 fn round(random: &mut Random, until: u64, figures: &mut Figures) {
     let (_dir, store) = directory();
-    let manner = Manner { pause_us: 4000, long_bytes: 2 << 20, fork_every: 16 };
+    let manner = Manner { pause_us: 4000, long_bytes: 768 << 10, fork_every: 16 };
     let mut arena = Arena::start(&store, 4, 2, manner, random.next());
     let p = SegmentLog::open_read_only(&store).unwrap();
     let mut watch = Watch::default();

@@ -21,7 +21,7 @@ use super::{Child, PATIENCE, Random, state_of, wait_for_state};
 pub struct Manner {
     /// The longest pause between two operations of a writer, in microseconds.
     pub pause_us: u64,
-    /// The longest filler of a piece, in bytes.
+    /// The filler of a long piece, in bytes.
     pub long_bytes: u64,
     /// Every so many lives, a writer leaves a forked child behind; 0 for never.
     pub fork_every: u32,
@@ -41,6 +41,8 @@ pub struct Arena {
     left_behind: Vec<(u32, ChildStdin)>,
     /// The process that made each segment.
     makers: HashMap<PathBuf, u32>,
+    /// How long after the beginning of an append to kill in its middle, in microseconds.
+    aim_us: u64,
 }
 
 #[derive(Debug)]
@@ -68,6 +70,7 @@ impl Arena {
             random: Random(seed),
             left_behind: Vec::new(),
             makers: HashMap::new(),
+            aim_us: 500,
         };
         for writer in 0..writers {
             let (child, forked) = arena.new_writer(writer, 0);
@@ -151,7 +154,7 @@ impl Arena {
                 child.say("long");
             }
             self.wait_for("a long append", |arena| arena.log.long(writer) > long);
-            std::thread::sleep(Duration::from_micros(self.random.below(1000)));
+            std::thread::sleep(Duration::from_micros(self.random.below(2 * self.aim_us + 1)));
         }
         let child = self.writers[i].child.take().expect("every writer has a child");
         let pid = child.pid();
@@ -162,6 +165,11 @@ impl Arena {
             self.left_behind.push((forked, input));
         }
         let pending = self.pending_batches(pid);
+        if in_append && pending == 0 {
+            // Too late or too early: the machine tells how long to wait.
+            let late = self.log.last_is_acked(writer);
+            self.aim_us = if late { self.aim_us * 3 / 4 } else { self.aim_us * 4 / 3 + 10 };
+        }
         let life = self.writers[i].life + 1;
         let (child, forked) = self.new_writer(writer, life);
         self.writers[i] = Writer { child: Some(child), life, forked };

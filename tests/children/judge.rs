@@ -110,6 +110,12 @@ impl Log {
         self.writers[writer as usize].lock().unwrap().acked
     }
 
+    /// Whether the last operation that a writer has begun was acknowledged.
+    pub fn last_is_acked(&self, writer: u32) -> bool {
+        let heard = self.writers[writer as usize].lock().unwrap();
+        matches!(heard.events.last(), Some(Event::Acked(..)))
+    }
+
     /// The acknowledged appends of all writers.
     fn appended(&self) -> Vec<Vec<Tag>> {
         self.writers.iter().map(|heard| heard.lock().unwrap().appended.clone()).collect()

@@ -20,7 +20,7 @@ use super::{Random, fork, report};
 /// The key that every writer appends to.
 pub const ALL: &str = "all";
 /// The length of the segments, small so that there are many.
-pub const SEGMENT_LEN_BYTES: u64 = 1 << 20;
+pub const SEGMENT_LEN_BYTES: u64 = 2 << 20;
 
 /// The key that one writer appends to, sets, deletes and pops, and nobody else touches.
 pub fn own_key(writer: u32) -> String {
@@ -115,7 +115,7 @@ struct Writer {
     seed: u64,
     /// Between two operations, at most.
     pause: Duration,
-    /// The longest filler.
+    /// The filler of a long piece; that of others is shorter.
     long: u64,
     /// Whether it leaves a child behind that has all its files open.
     forks: bool,
@@ -154,7 +154,7 @@ fn write(store: &Path, me: &Writer) {
         let is_asked = deed(number) == Deed::Append && asked.long.swap(false, Ordering::Relaxed);
         let filler = match random.below(16) {
             _ if is_asked => me.long,
-            0 => random.below(me.long),
+            0 => random.below(me.long / 8),
             _ => random.below(256),
         };
         let long = piece(tag, filler as usize);
@@ -235,7 +235,7 @@ fn read(store: &Path, seed: u64, writable: bool) {
             long = Some(((writer, life), of_life));
         }
         report(&format!("r {}", tags.len()));
-        std::thread::sleep(Duration::from_millis(1 + random.below(10)));
+        std::thread::sleep(Duration::from_millis(5 + random.below(20)));
     }
 }
 
