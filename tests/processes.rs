@@ -89,7 +89,7 @@ fn a_forked_child_that_outlives_its_parent_delays_nobody_and_its_handle_gives_er
     let (_dir, store) = directory();
     let arguments = [store.display().to_string()];
     let (forker, reports) = start_with_channel(&Start::default(), "forker", &arguments);
-    let mut next = || reports.recv_timeout(children::PATIENCE).expect("the children report");
+    let next = || reports.recv_timeout(children::PATIENCE).expect("the children report");
     let (mut pid, mut acknowledged, mut operations, mut done) = (None, false, 0, false);
     while pid.is_none() || !acknowledged || !done {
         let report = next();

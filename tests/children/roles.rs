@@ -55,6 +55,15 @@ pub fn deed(number: u64) -> Deed {
     }
 }
 
+/// Plays a role that is not one of those here.
+pub fn play_with(name: &str, play: impl FnOnce(&[String])) {
+    if let Some((role, arguments)) = super::own_role() {
+        super::die_with_parent();
+        assert_eq!(role, name, "there is no such role");
+        play(&arguments);
+    }
+}
+
 /// Plays the role that this process was started for.
 pub fn play() {
     let Some((role, arguments)) = super::own_role() else {
