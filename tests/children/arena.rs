@@ -215,9 +215,17 @@ impl Arena {
             if path.extension().is_none_or(|extension| extension != "seg") {
                 continue;
             }
-            let maker = *self.makers.entry(path.clone()).or_insert_with(|| maker_of(&path));
-            if maker == pid {
-                let bytes = fs::read(&path).expect("a segment can be read");
+            let maker = match self.makers.get(&path) {
+                Some(maker) => *maker,
+                None => match read(&path).and_then(|bytes| maker_of(&bytes)) {
+                    Some(maker) => *self.makers.entry(path.clone()).or_insert(maker),
+                    None => continue,
+                },
+            };
+            if maker != pid {
+                continue;
+            }
+            if let Some(bytes) = read(&path) {
                 let found = Scanner::new(&bytes).expect("a published segment has a header");
                 pending += found.filter(|found| found.state == Ok(State::Pending)).count();
             }
@@ -261,9 +269,16 @@ impl Arena {
     }
 }
 
+/// The bytes of a segment; `None` if a compaction has replaced it meanwhile.
+fn read(path: &Path) -> Option<Vec<u8>> {
+    match fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        read => Some(read.expect("a segment can be read")),
+    }
+}
+
 /// The process that made a segment.
-fn maker_of(path: &Path) -> u32 {
-    let bytes = fs::read(path).expect("a segment can be read");
-    let header = SegmentHeader::decode(&bytes, bytes.len() as u64);
-    header.expect("a published segment has a header").pid
+fn maker_of(bytes: &[u8]) -> Option<u32> {
+    let header = SegmentHeader::decode(bytes, bytes.len() as u64);
+    Some(header.expect("a published segment has a header").pid)
 }

@@ -2,7 +2,7 @@
 //!
 //! A writer says `b N` before its operation N and `a N` after it, so the parent knows of every
 //! acknowledged one, and of the one that was under way when the writer was killed; and it makes an
-//! append long when it is asked to, so that it can be killed in the middle. A reader checks
+//! append long when it is asked to, so that it can be killed in the middle. Now and then it compacts. A reader checks
 //! for itself, and panics, what one reader can see: nothing shrinks, nothing changes, a batch is
 //! there whole or not at all. What only the parent can know, [`judge`](super::judge) checks.
 
@@ -131,7 +131,9 @@ struct Writer {
 }
 
 fn open(store: &Path) -> SegmentLog {
-    SegmentLog::options().segment_len_bytes(SEGMENT_LEN_BYTES).open(store).expect("opens")
+    // Compactions are asked for, so that a process has no thread of its own when it forks.
+    let options = SegmentLog::options().segment_len_bytes(SEGMENT_LEN_BYTES);
+    options.compaction_dead_share(None).open(store).expect("opens")
 }
 
 fn show(tags: &[Tag]) -> String {
@@ -196,6 +198,9 @@ fn write(store: &Path, me: &Writer) {
                 p.iset(&own, piece(tag, 8)).expect("sets");
                 report(&format!("a {number}"));
             }
+        }
+        if random.below(200) == 0 {
+            p.compact().expect("compacts");
         }
         let pause = random.below(me.pause.as_micros() as u64 + 1);
         std::thread::sleep(Duration::from_micros(pause));

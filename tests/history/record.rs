@@ -99,6 +99,13 @@ impl Client<'_> {
         note(&operation);
     }
 
+    /// A compaction changes nothing that a client can see, so there is nothing to note.
+    pub(crate) fn compact_now_and_then(&mut self) {
+        if self.random.below(50) == 0 {
+            self.store.compact().expect("compacts");
+        }
+    }
+
     fn bytes(&mut self, change: Change) -> Vec<u8> {
         let (Change::Append(_, number) | Change::Set(_, number)) = change else {
             return Vec::new();

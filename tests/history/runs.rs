@@ -28,6 +28,7 @@ pub(crate) fn play(arguments: &[String]) {
                 let mut client = Client { store, number, random, pieces: 0 };
                 for _ in 0..calls {
                     client.step(&mut |operation| report(&to_line(operation)));
+                    client.compact_now_and_then();
                     // So that a fast machine records no more than can be checked.
                     if client.random.below(4) == 0 {
                         let pause = client.random.below(1000);
@@ -158,6 +159,7 @@ fn threads_on_one_handle_and_on_several_make_one_linear_history() {
                     let mut client = Client { store, number, random, pieces: 0 };
                     for _ in 0..CALLS {
                         client.step(&mut |operation| notes.note(operation));
+                        client.compact_now_and_then();
                     }
                 });
             }
