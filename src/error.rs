@@ -18,7 +18,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// A call to the operating system failed.
-    #[error("cannot {doing} {}: {source}", path.display())]
+    #[error("cannot {doing} {}: {source}{}", path.display(), advice(source.kind()))]
     Io {
         /// What was being done, as it stands behind "cannot".
         doing: &'static str,
@@ -153,6 +153,20 @@ pub enum Error {
         /// What stands in the way.
         reason: String,
     },
+}
+
+/// What to do about an error of the operating system, where that is known.
+fn advice(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::PermissionDenied => "; give this user the right to do so",
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "; the file system is mounted read-only, where `SegmentLog::open_read_only` still reads"
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; free some space: what is stored can still be read, deleted and popped"
+        }
+        _ => "",
+    }
 }
 
 impl Error {

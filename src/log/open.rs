@@ -250,6 +250,9 @@ fn control<D: Disk>(disk: &D, names: &Names, writable: bool) -> Result<Option<Co
             None => Ok(None),
         },
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(Error::Io { source, .. }) if writable && is_no_access(&source) => {
+            Err(lock_error(names, source))
+        }
         Err(error) => Err(error),
     }
 }

@@ -1,0 +1,363 @@
+//! Bad input, and what it gets: an error that names the path and says what to do, with nothing lost
+//! and nothing changed.
+//!
+//! What is odd and works is in `odd_input.rs`; a handle used after `fork` in `processes.rs`; missing
+//! rights and read-only directories in `rights.rs`; network file systems in `network.rs`.
+
+mod children;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use children::arena::{Arena, Manner};
+use children::judge::judge;
+use children::{Random, directory, seed};
+use partd::{Batch, Durability, Error, Partd, SegmentLog};
+use partd_format::batch::{KEY_LEN_MAX, Layout};
+use partd_format::segment::{SEGMENT_LEN_MAX, SEGMENT_LEN_MIN};
+use partd_format::word::BATCH_LEN_MAX;
+
+/// What the children run; see `children`.
+#[test]
+#[ignore = "the children of the other tests run it"]
+fn child() {
+    children::roles::play();
+}
+
+/// Every file below a directory with its bytes.
+fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(contents(&path));
+            files.insert(path, Vec::new());
+        } else {
+            let bytes = fs::read(&path).unwrap();
+            files.insert(path, bytes);
+        }
+    }
+    files
+}
+
+/// The message of an error, which must name a path and say some words.
+#[track_caller]
+fn says<T>(result: Result<T, Error>, path: &Path, words: &[&str]) {
+    let error = result.err().expect("it is refused");
+    let message = error.to_string();
+    assert!(message.contains(&*path.to_string_lossy()), "the path is not named: {message}");
+    for word in words {
+        assert!(message.contains(word), "{word:?} is not said: {message}");
+    }
+}
+
+/// A store with a few values, closed.
+fn store(path: &Path) {
+    let p = SegmentLog::options().segment_len_bytes(64 << 10).open(path).unwrap();
+    p.append([("a", vec![7; 100_000]), ("b", b"1".to_vec())]).unwrap();
+    p.append([("b", "2")]).unwrap();
+}
+
+fn is_whole(path: &Path) {
+    let p = SegmentLog::open(path).unwrap();
+    assert!(p.get_many(["a", "b"]).unwrap() == [&vec![7; 100_000][..], b"12"]);
+    p.verify().unwrap();
+}
+
+#[test]
+fn a_path_that_is_a_file() {
+    let (_dir, path) = directory();
+    fs::write(&path, "precious").unwrap();
+    says(SegmentLog::open(&path), &path, &["this is a file", "give the path"]);
+    says(SegmentLog::open_read_only(&path), &path, &["this is a file"]);
+    let below = path.join("store");
+    says(SegmentLog::open(&below), &below, &["this is a file"]);
+    says(SegmentLog::options().temporary_in(&path), &path, &[]);
+    assert_eq!(fs::read(&path).unwrap(), b"precious");
+}
+
+#[test]
+fn a_path_that_no_file_can_have() {
+    for path in ["", "/proc/self/nothing here", "a\0b"] {
+        says(SegmentLog::open(path), Path::new(path), &["cannot"]);
+    }
+    let long = "x".repeat(5000);
+    says(SegmentLog::open(&long), Path::new(&long), &["cannot"]);
+}
+
+#[test]
+fn a_directory_with_other_things_in_it() {
+    let (dir, _) = directory();
+    fs::write(dir.path().join("precious"), "x").unwrap();
+    fs::create_dir(dir.path().join("more")).unwrap();
+    let before = contents(dir.path());
+    says(SegmentLog::open(dir.path()), dir.path(), &["other files", "empty or a new directory"]);
+    says(SegmentLog::open_read_only(dir.path()), dir.path(), &["no partd store"]);
+    assert!(contents(dir.path()) == before, "it was changed");
+}
+
+#[test]
+fn a_directory_without_a_store_opened_for_reading() {
+    let (dir, missing) = directory();
+    for path in [dir.path(), &missing] {
+        says(SegmentLog::open_read_only(path), path, &["no store", "`SegmentLog::open`"]);
+    }
+    assert!(contents(dir.path()).is_empty());
+}
+
+/// Changes the bytes of a file in place.
+fn patch(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).unwrap();
+    change(&mut bytes);
+    fs::write(path, bytes).unwrap();
+}
+
+/// Makes a header one of the next version of the format, with its checksum right.
+fn make_newer(bytes: &mut [u8], checksum_at: usize) {
+    bytes[8..12].copy_from_slice(&(partd_format::VERSION + 1).to_le_bytes());
+    let checksum = crc32fast::hash(&bytes[..checksum_at]);
+    bytes[checksum_at..checksum_at + 4].copy_from_slice(&checksum.to_le_bytes());
+}
+
+#[test]
+fn a_store_of_a_newer_format() {
+    let (_dir, path) = directory();
+    store(&path);
+    let segment = path.join("0000000000000001.seg");
+    let control = path.join("control");
+    let whole = [fs::read(&control).unwrap(), fs::read(&segment).unwrap()];
+    let words = &["format version 2", "reads version 1", "newer release"];
+    patch(&control, |bytes| make_newer(bytes, 56));
+    says(SegmentLog::open(&path), &control, words);
+    says(SegmentLog::open_read_only(&path), &control, words);
+    // In a segment alone it is found when the segment is read, with the control file or without.
+    fs::write(&control, &whole[0]).unwrap();
+    patch(&segment, |bytes| make_newer(bytes, 124));
+    says(SegmentLog::open(&path).and_then(|p| p.get("a")), &segment, words);
+    says(SegmentLog::open_read_only(&path).and_then(|p| p.get("a")), &segment, words);
+    fs::remove_file(&control).unwrap();
+    says(SegmentLog::open(&path), &segment, words);
+    says(SegmentLog::open_read_only(&path), &segment, words);
+    // Nothing was changed: the segment as it was gives everything back.
+    fs::write(&segment, &whole[1]).unwrap();
+    is_whole(&path);
+}
+
+#[test]
+fn a_segment_of_another_store() {
+    let (dir, path) = directory();
+    let other = dir.path().join("other");
+    store(&path);
+    store(&other);
+    let foreign = other.join("0000000000000001.seg");
+    let words = &["belongs to another store", "move it out"];
+    // Beside the store's own, above their ids.
+    let stray = path.join("00000000000000ff.seg");
+    fs::copy(&foreign, &stray).unwrap();
+    says(SegmentLog::open(&path), &stray, words);
+    says(SegmentLog::open_read_only(&path), &stray, words);
+    fs::remove_file(&stray).unwrap();
+    is_whole(&path);
+    // In the place of one.
+    let own = path.join("0000000000000001.seg");
+    let bytes = fs::read(&own).unwrap();
+    fs::copy(&foreign, &own).unwrap();
+    says(SegmentLog::open(&path).and_then(|p| p.get("a")), &own, words);
+    says(SegmentLog::open_read_only(&path).and_then(|p| p.get("a")), &own, words);
+    fs::write(&own, bytes).unwrap();
+    is_whole(&path);
+    // One of its own under another name.
+    fs::copy(&own, &stray).unwrap();
+    says(SegmentLog::open(&path), &stray, &["segment 0x1", "under another name"]);
+    fs::remove_file(&stray).unwrap();
+    is_whole(&path);
+}
+
+/// The bad control files: missing, empty, short, zeroed, random, random words behind good fields.
+fn bad_controls(good: &[u8], random: &mut Random) -> Vec<(&'static str, Option<Vec<u8>>)> {
+    let mut noise = |from: usize| {
+        let mut bytes = good.to_vec();
+        bytes[from..].iter_mut().for_each(|byte| *byte = random.next() as u8);
+        Some(bytes)
+    };
+    vec![
+        ("random", noise(0)),
+        ("random words", noise(64)),
+        ("missing", None),
+        ("empty", Some(Vec::new())),
+        ("short", Some(good[..100].to_vec())),
+        ("zeroed", Some(vec![0; good.len()])),
+    ]
+}
+
+#[test]
+fn a_bad_control_file_after_every_process_was_killed() {
+    let (dir, path) = directory();
+    let seed = seed();
+    let manner = Manner { pause_us: 300, long_bytes: 8 << 10, fork_every: 0 };
+    let mut arena = Arena::start(&path, 3, 0, manner, seed);
+    // Valid, of this store, and far behind.
+    let stale = fs::read(path.join("control")).unwrap();
+    for writer in 0..3 {
+        arena.wait_for("appends", |arena| arena.log.acked(writer) > 100);
+    }
+    let log = arena.kill_all();
+    let good = fs::read(path.join("control")).unwrap();
+    let mut bad = bad_controls(&good, &mut Random(seed));
+    bad.extend([("stale", Some(stale)), ("as it was left", Some(good))]);
+    let mut passed = None;
+    for (i, (what, control)) in bad.into_iter().enumerate() {
+        // A copy of the store, so that every bad file meets what the kills left.
+        let copy = dir.path().join(format!("copy {i}"));
+        fs::create_dir(&copy).unwrap();
+        for entry in fs::read_dir(&path).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+        }
+        let file = copy.join("control");
+        match control {
+            Some(bytes) => fs::write(&file, bytes).unwrap(),
+            None => fs::remove_file(&file).unwrap(),
+        }
+        println!("the control file is {what}");
+        let read = judge(&SegmentLog::open_read_only(&copy).unwrap(), &log);
+        let opened = judge(&SegmentLog::open(&copy).unwrap(), &log);
+        assert_eq!(*passed.get_or_insert(read), read);
+        assert_eq!(opened, read);
+    }
+}
+
+#[test]
+fn a_control_file_that_goes_missing_under_a_live_handle() {
+    let (_dir, path) = directory();
+    store(&path);
+    let p = SegmentLog::open(&path).unwrap();
+    fs::remove_file(path.join("control")).unwrap();
+    // The handle goes on, and so does whoever only reads.
+    p.append([("b", "3")]).unwrap();
+    assert_eq!(p.get("b").unwrap(), b"123");
+    assert_eq!(SegmentLog::open_read_only(&path).unwrap().get("b").unwrap(), b"123");
+    // Another would have to make the words anew that this one still uses.
+    let words = &["without its control file", "stop that process"];
+    says(SegmentLog::open(&path), &path, words);
+    p.append([("b", "4")]).unwrap();
+    drop(p);
+    assert_eq!(SegmentLog::open(&path).unwrap().get("b").unwrap(), b"1234");
+}
+
+#[test]
+fn a_segment_size_out_of_range() {
+    let (_dir, path) = directory();
+    for len in [0, 1, SEGMENT_LEN_MIN - 1, SEGMENT_LEN_MAX + 1, u64::MAX] {
+        let options = SegmentLog::options().segment_len_bytes(len);
+        for result in [options.open(&path), options.temporary_in(path.parent().unwrap())] {
+            let message = result.unwrap_err().to_string();
+            assert!(message.contains(&format!("segment_len_bytes is {len}")), "{message}");
+            assert!(message.contains("64 KiB") && message.contains("4 GiB"), "{message}");
+        }
+        assert!(!path.exists(), "it was made");
+    }
+    for len in [SEGMENT_LEN_MIN, SEGMENT_LEN_MIN + 1, SEGMENT_LEN_MAX] {
+        SegmentLog::options().segment_len_bytes(len).open(&path).unwrap();
+    }
+}
+
+#[test]
+fn a_value_a_key_and_a_batch_beyond_what_the_format_holds() {
+    let mut layout = Layout::new();
+    for (key, value) in [
+        (KEY_LEN_MAX + 1, 0),
+        (u64::MAX, 0),
+        (0, BATCH_LEN_MAX + 1),
+        (0, BATCH_LEN_MAX),
+        (0, u64::MAX),
+        (u64::MAX, u64::MAX),
+    ] {
+        assert!(layout.add(key, value).is_err(), "{key} {value}");
+        assert_eq!(layout, Layout::new(), "a failed entry leaves the layout as it was");
+    }
+    // The longest there is: 48 bytes before the table, 16 in it.
+    layout.add(0, BATCH_LEN_MAX - 64).unwrap();
+    assert_eq!(layout.batch_len(), BATCH_LEN_MAX);
+    assert!(layout.add(0, 0).is_err());
+    let mut many = Layout::new();
+    for _ in 0..(BATCH_LEN_MAX >> 40) {
+        many.add(8, 1 << 40).unwrap();
+    }
+    assert!(many.add(8, 1 << 40).is_err(), "8 TiB in sum");
+}
+
+#[test]
+fn a_batch_of_more_than_the_format_holds_is_refused_before_anything_is_read_or_written() {
+    let (_dir, path) = directory();
+    store(&path);
+    let p = SegmentLog::open(&path).unwrap();
+    let before = contents(&path);
+    // Zeroed memory that is never touched, named so often that it makes 8 TiB.
+    let gibibyte = vec![0; 1 << 30];
+    let mut batch = Batch::new();
+    for _ in 0..(8 << 10) {
+        batch.append("too long", &gibibyte);
+    }
+    let since = Instant::now();
+    for durability in [Durability::Plain, Durability::Durable] {
+        let error = p.write(&batch, durability).unwrap_err();
+        let message = error.to_string();
+        assert!(matches!(error, Error::Invalid(_)), "{message}");
+        assert!(
+            message.contains("\"too long\"") && message.contains("may be at most"),
+            "{message}"
+        );
+    }
+    assert!(since.elapsed() < Duration::from_secs(20), "it has read the values");
+    assert!(contents(&path) == before, "something was written");
+    p.append([("b", "3")]).unwrap();
+    assert_eq!(p.get("b").unwrap(), b"123");
+}
+
+#[test]
+fn more_writers_than_slots() {
+    let (_dir, path) = directory();
+    // Each handle has open files: the control file, a segment, two locks.
+    const FILES: u64 = 1100 * 5;
+    let nofile = rustix::process::Resource::Nofile;
+    let mut limit = rustix::process::getrlimit(nofile);
+    if limit.current.is_some_and(|current| current < FILES) {
+        limit.current = limit.maximum;
+        rustix::process::setrlimit(nofile, limit).unwrap();
+        if limit.maximum.is_some_and(|maximum| maximum < FILES) {
+            children::skip(&format!("a process may open {:?} files alone", limit.maximum));
+            return;
+        }
+    }
+    let options = SegmentLog::options().segment_len_bytes(64 << 10);
+    let since = Instant::now();
+    let mut handles = Vec::new();
+    for i in 0..1024_u32 {
+        let p = options.open(&path).unwrap();
+        p.append([("k", i.to_le_bytes())]).unwrap();
+        handles.push(p);
+    }
+    let taken = since.elapsed();
+    println!("1,024 writers in {taken:.1?}");
+    assert!(taken < Duration::from_secs(60), "{taken:?}");
+    // The next one is told so, and can still read; and so it goes when it asks again.
+    let p = options.open(&path).unwrap();
+    let right: Vec<u8> = (0..1024_u32).flat_map(u32::to_le_bytes).collect();
+    for _ in 0..2 {
+        says(p.append([("k", "x")]), &path, &["1024 handles write", "close some"]);
+        assert!(p.get("k").unwrap() == right);
+    }
+    says(p.pop(["k"]), &path, &["close some"]);
+    // One that is closed makes room.
+    drop(handles.swap_remove(512));
+    p.append([("k", "x")]).unwrap();
+    for p in [&handles[0], &handles[1000], &p] {
+        assert_eq!(p.len_of("k").unwrap(), 4097);
+    }
+    drop(handles);
+    drop(p);
+    assert_eq!(SegmentLog::open(&path).unwrap().len_of("k").unwrap(), 4097);
+}

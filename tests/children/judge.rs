@@ -1,0 +1,249 @@
+//! The judge: what the parent heard of its writers, and whether the store agrees.
+//!
+//! The log lies in the parent's memory, outside of the store. What was acknowledged must be there
+//! once, whole, in its writer's order; what was begun and not acknowledged may be there or not, but
+//! not in part; nothing else may be there. The own key of a writer is followed through appends,
+//! sets, deletes and pops, in every state that it can have after a death.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+
+use partd::{Partd, SegmentLog};
+
+use super::pieces::{Tag, parse};
+use super::roles::{ALL, Deed, deed, life_key, own_key};
+
+/// What was heard of all writers.
+#[derive(Debug)]
+pub struct Log {
+    writers: Vec<Mutex<Heard>>,
+}
+
+/// What was heard of one writer.
+#[derive(Debug, Default)]
+struct Heard {
+    events: Vec<Event>,
+    /// How many long appends were begun because the parent had asked.
+    long: u64,
+    acked: u64,
+    /// The appends among the acknowledged, in order.
+    appended: Vec<Tag>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Event {
+    /// A new life has found this in its own key.
+    Found(Vec<Tag>),
+    Begun(Tag),
+    /// Acknowledged, with what was popped.
+    Acked(Tag, Vec<Tag>),
+}
+
+/// A state that the own key of a writer can have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Own {
+    tags: Vec<Tag>,
+    is_set: bool,
+}
+
+impl Own {
+    fn after(mut self, tag: Tag) -> Own {
+        match deed(tag.number) {
+            Deed::Append => self.tags.push(tag),
+            Deed::Set if self.is_set => {}
+            Deed::Set => self = Own { tags: vec![tag], is_set: true },
+            Deed::Delete | Deed::Pop => self = Own::default(),
+        }
+        self
+    }
+}
+
+impl Log {
+    /// A log of so many writers.
+    pub fn new(writers: u32) -> Log {
+        Log { writers: (0..writers).map(|_| Mutex::default()).collect() }
+    }
+
+    /// Takes in a report of a writer in one of its lives.
+    pub fn hear(&self, writer: u32, life: u32, report: &str) {
+        let mut words = report.split(' ');
+        let what = words.next().unwrap_or_default();
+        let mut heard = self.writers[writer as usize].lock().unwrap();
+        let tags = |text: Option<&str>| -> Vec<Tag> {
+            let shown = text.unwrap_or_default().split(',').filter(|tag| !tag.is_empty());
+            shown
+                .map(|tag| {
+                    let (life, number) = tag.split_once(':').expect("LIFE:NUMBER");
+                    let (life, number) = (life.parse().unwrap(), number.parse().unwrap());
+                    Tag { writer, life, number }
+                })
+                .collect()
+        };
+        let event = match what {
+            "o" => Event::Found(tags(words.next())),
+            "b" | "a" => {
+                let number = words.next().and_then(|n| n.parse().ok()).expect("a number");
+                let tag = Tag { writer, life, number };
+                if what == "b" {
+                    heard.long += u64::from(words.next().is_some());
+                    Event::Begun(tag)
+                } else {
+                    heard.acked += 1;
+                    if deed(number) == Deed::Append {
+                        heard.appended.push(tag);
+                    }
+                    Event::Acked(tag, tags(words.next()))
+                }
+            }
+            _ => panic!("a writer said {report}"),
+        };
+        heard.events.push(event);
+    }
+
+    /// How many long appends a writer has begun because it was asked to.
+    pub fn long(&self, writer: u32) -> u64 {
+        self.writers[writer as usize].lock().unwrap().long
+    }
+
+    /// How many operations of a writer were acknowledged.
+    pub fn acked(&self, writer: u32) -> u64 {
+        self.writers[writer as usize].lock().unwrap().acked
+    }
+
+    /// Whether the last operation that a writer has begun was acknowledged.
+    pub fn last_is_acked(&self, writer: u32) -> bool {
+        let heard = self.writers[writer as usize].lock().unwrap();
+        matches!(heard.events.last(), Some(Event::Acked(..)))
+    }
+
+    /// The acknowledged appends of all writers.
+    fn appended(&self) -> Vec<Vec<Tag>> {
+        self.writers.iter().map(|heard| heard.lock().unwrap().appended.clone()).collect()
+    }
+
+    /// Every tag that an append was begun with.
+    fn begun_appends(&self) -> BTreeSet<Tag> {
+        let mut begun = BTreeSet::new();
+        for heard in &self.writers {
+            for event in &heard.lock().unwrap().events {
+                if let Event::Begun(tag) = event
+                    && deed(tag.number) == Deed::Append
+                {
+                    begun.insert(*tag);
+                }
+            }
+        }
+        begun
+    }
+
+    /// What the own key of a writer can hold now; panics where its reports cannot be true.
+    fn own_states(&self, writer: u32) -> Vec<Own> {
+        let heard = self.writers[writer as usize].lock().unwrap();
+        let mut states = vec![Own::default()];
+        for (i, event) in heard.events.iter().enumerate() {
+            match event {
+                Event::Found(tags) => {
+                    states.retain(|own| own.tags == *tags);
+                    assert!(!states.is_empty(), "writer {writer} found {tags:?} in its own key");
+                }
+                Event::Acked(tag, popped) => {
+                    if deed(tag.number) == Deed::Pop {
+                        states.retain(|own| own.tags == *popped);
+                        assert!(!states.is_empty(), "writer {writer} popped {popped:?}");
+                    }
+                    states = states.into_iter().map(|own| own.after(*tag)).collect();
+                }
+                Event::Begun(tag) => {
+                    let acked = matches!(heard.events.get(i + 1), Some(Event::Acked(..)));
+                    if !acked {
+                        // Its writer died: it has happened, or it never will.
+                        let happened: Vec<Own> =
+                            states.iter().map(|own| own.clone().after(*tag)).collect();
+                        states.extend(happened);
+                    }
+                }
+            }
+        }
+        states
+    }
+}
+
+/// Looks at a store now and again, and holds it against the log.
+#[derive(Debug, Default)]
+pub struct Watch {
+    value: Vec<u8>,
+    seen: BTreeSet<Tag>,
+}
+
+impl Watch {
+    /// Everything that was acknowledged before the call must be there, and what was there before
+    /// must be there still, as it was.
+    pub fn look(&mut self, p: &SegmentLog, log: &Log) {
+        let appended = log.appended();
+        let value = p.get(ALL).expect("reads");
+        assert!(value.starts_with(&self.value), "the value of all writers has shrunk or changed");
+        for tag in parse(&value[self.value.len()..]).expect("the value of all writers is whole") {
+            assert!(self.seen.insert(tag), "{tag:?} is there twice");
+        }
+        self.value = value;
+        for tag in appended.iter().flatten() {
+            assert!(self.seen.contains(tag), "{tag:?} was acknowledged and is not there");
+        }
+    }
+}
+
+/// What a store that has passed holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// Appends that were acknowledged.
+    pub acknowledged: u64,
+    /// Appends that are there although their writer died before it could say so.
+    pub unacknowledged: u64,
+}
+
+/// Holds a store that nobody writes to against the log.
+pub fn judge(p: &SegmentLog, log: &Log) -> Passed {
+    p.verify().expect("every checksum is right");
+    let mut of_life: BTreeMap<(u32, u32), Vec<Tag>> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    for tag in parse(&p.get(ALL).expect("reads")).expect("the value of all writers is whole") {
+        assert!(seen.insert(tag), "{tag:?} is there twice");
+        of_life.entry((tag.writer, tag.life)).or_default().push(tag);
+    }
+    let appended = log.appended();
+    for tag in appended.iter().flatten() {
+        assert!(seen.contains(tag), "{tag:?} was acknowledged and is not there");
+    }
+    let begun = log.begun_appends();
+    for tag in &seen {
+        assert!(begun.contains(tag), "{tag:?} is there and nobody wrote it");
+    }
+    let mut last: BTreeMap<u32, Tag> = BTreeMap::new();
+    for tag in parse(&p.get(ALL).expect("reads")).expect("whole") {
+        let before = last.insert(tag.writer, tag);
+        assert!(before.is_none_or(|before| before < tag), "{tag:?} is behind {before:?}");
+    }
+    let mut keys = BTreeSet::from([partd::Key::from(ALL)]);
+    for (&(writer, life), tags) in &of_life {
+        let key = partd::Key::from(life_key(writer, life));
+        let found = parse(&p.get(&key).expect("reads")).expect("the value of a life is whole");
+        assert!(found == *tags, "a batch of writer {writer} in life {life} is torn");
+        keys.insert(key);
+    }
+    for writer in 0..log.writers.len() as u32 {
+        let key = partd::Key::from(own_key(writer));
+        let found = parse(&p.get(&key).expect("reads")).expect("an own key is whole");
+        let states = log.own_states(writer);
+        assert!(
+            states.iter().any(|own| own.tags == found),
+            "the own key of writer {writer} holds {found:?}, and can hold {states:?}"
+        );
+        if !found.is_empty() {
+            keys.insert(key);
+        }
+    }
+    let found: BTreeSet<partd::Key> = p.keys().expect("reads").into_iter().collect();
+    assert!(found == keys, "there are other keys than those with values");
+    let acknowledged = appended.iter().map(|tags| tags.len() as u64).sum();
+    Passed { acknowledged, unacknowledged: seen.len() as u64 - acknowledged }
+}

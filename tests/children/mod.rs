@@ -1,0 +1,279 @@
+//! Child processes of a test: the test program started again in a role, with a line each way.
+//!
+//! A test file that uses it has an ignored test `child` that calls [`roles::play`]; the parent
+//! starts its own program with that one test. What a child reports are lines on its standard output
+//! that begin with `@`; it ends when its standard input does, and dies with the thread that started
+//! it. What was reported before a `kill -9` is in the pipe and is read; a report that the death has
+//! cut is not.
+//!
+//! It knows nothing of what the children do: that is in [`roles`]; nor of what is right: [`judge`].
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+
+pub mod arena;
+pub mod fork;
+pub mod judge;
+pub mod pieces;
+pub mod roles;
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long anything that must happen may take on a machine that is busy with other things.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The variable that names the role of a child, and those that hold its arguments.
+const ROLE: &str = "PARTD_TEST_ROLE";
+const ARGUMENTS: &str = "PARTD_TEST_ARGUMENTS";
+
+/// How a child is started.
+#[derive(Clone, Debug, Default)]
+pub struct Start {
+    /// The program; this one unless set.
+    pub program: Option<PathBuf>,
+    /// The user and group to run as; those of the test unless set.
+    pub user: Option<u32>,
+}
+
+/// A running child process.
+#[derive(Debug)]
+pub struct Child {
+    process: std::process::Child,
+    stdin: Option<ChildStdin>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Child {
+    /// Starts a child in a role; `heard` gets what it reports, line by line, until it has ended.
+    pub fn start(
+        role: &str,
+        arguments: &[String],
+        heard: impl FnMut(&str) + Send + 'static,
+    ) -> Child {
+        Child::start_as(&Start::default(), role, arguments, heard)
+    }
+
+    /// The same, of another program or as another user.
+    pub fn start_as(
+        start: &Start,
+        role: &str,
+        arguments: &[String],
+        mut heard: impl FnMut(&str) + Send + 'static,
+    ) -> Child {
+        let own = std::env::current_exe().expect("this program has a path");
+        let mut command = Command::new(start.program.as_ref().unwrap_or(&own));
+        command
+            .args(["child", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+            .env(ROLE, role)
+            .env(ARGUMENTS, arguments.join("\n"))
+            .env("RUST_TEST_THREADS", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        if let Some(id) = start.user {
+            command.uid(id).gid(id).current_dir("/");
+        }
+        let mut process = command.spawn().expect("the test program can be started again");
+        let stdin = process.stdin.take();
+        let stdout = process.stdout.take().expect("it was asked for");
+        let reader = thread::spawn(move || {
+            let mut stdout = BufReader::new(stdout);
+            let mut line = String::new();
+            while stdout.read_line(&mut line).is_ok_and(|len| len > 0) {
+                // What is not a report is the test harness of the child talking; what does not end
+                // was cut by its death.
+                if let Some((_, report)) = line.split_once('@')
+                    && let Some(report) = report.strip_suffix('\n')
+                {
+                    heard(report);
+                }
+                line.clear();
+            }
+        });
+        Child { process, stdin, reader: Some(reader) }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.process);
+        // It is not reaped yet, so the number is still its own.
+        kill_process(pid, signal).expect("a child can be sent a signal");
+    }
+
+    /// Tells it something.
+    pub fn say(&mut self, line: &str) {
+        let stdin = self.stdin.as_mut().expect("it was asked for");
+        // One that has died hears nothing; whoever waits for what it does finds out.
+        let _ = stdin.write_all(line.as_bytes()).and_then(|()| stdin.write_all(b"\n"));
+    }
+
+    /// Stops it where it is; returns when it stands.
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+        wait_for_state(self.pid(), &[Some('T'), Some('Z')]);
+    }
+
+    /// Lets it go on.
+    pub fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Kills it at whatever instruction it is; returns when it is dead and all it reported was
+    /// heard. What is returned keeps the standard input of its own children open.
+    pub fn kill(mut self) -> Option<ChildStdin> {
+        self.signal(Signal::KILL);
+        let status = self.process.wait().expect("a child can be waited for");
+        assert_eq!(status.signal(), Some(9), "the child ended by itself before it was killed");
+        self.join();
+        self.stdin.take()
+    }
+
+    /// Asks it to end, waits until it has, and expects that it found nothing wrong.
+    pub fn finish(mut self) {
+        drop(self.stdin.take());
+        let status = self.wait();
+        assert!(status.success(), "a child ended with {status}; what it said is above");
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        let since = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait().expect("a child can be waited for") {
+                self.join();
+                return status;
+            }
+            assert!(since.elapsed() < PATIENCE, "a child does not end");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.try_wait().expect("a child can be waited for").is_some()
+    }
+
+    fn join(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("what was reported can be taken in");
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // A test that fails leaves nothing running; both do nothing to a child that has ended.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Starts a child whose reports come through a channel.
+pub fn start_with_channel(
+    start: &Start,
+    role: &str,
+    arguments: &[String],
+) -> (Child, mpsc::Receiver<String>) {
+    let (sender, receiver) = mpsc::channel();
+    // A test that has stopped listening is about to end.
+    let heard = move |report: &str| drop(sender.send(report.to_owned()));
+    (Child::start_as(start, role, arguments, heard), receiver)
+}
+
+/// The state letter of a process in /proc; `None` when it is gone.
+pub fn state_of(pid: u32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in front may hold anything, also a parenthesis.
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// Waits until a process is in one of some states; `None` stands for gone.
+pub fn wait_for_state(pid: u32, states: &[Option<char>]) {
+    let since = Instant::now();
+    while !states.contains(&state_of(pid)) {
+        assert!(since.elapsed() < PATIENCE, "process {pid} is {:?} for ever", state_of(pid));
+        thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// In a child: says something to the parent.
+pub fn report(report: &str) {
+    let mut out = std::io::stdout().lock();
+    let line = format!("@{report}\n");
+    // A parent that is gone hears nothing.
+    let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+}
+
+/// In a child: its role and its arguments; `None` if this is no child.
+fn own_role() -> Option<(String, Vec<String>)> {
+    let role = std::env::var(ROLE).ok()?;
+    let arguments = std::env::var(ARGUMENTS).unwrap_or_default();
+    Some((role, arguments.split('\n').map(str::to_owned).collect()))
+}
+
+/// In a child: dies when the thread that started it does.
+fn die_with_parent() {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .expect("Linux can be asked for it");
+}
+
+/// A number from a variable of the environment, or the one for the ordinary run.
+pub fn from_env(name: &str, ordinary: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")),
+        Err(_) => ordinary,
+    }
+}
+
+/// The seed of a run: the one in PARTD_SEED, or a new one. It is printed.
+pub fn seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let new = now.map_or(1, |now| now.as_nanos() as u64);
+    let seed = from_env("PARTD_SEED", new);
+    println!("PARTD_SEED={seed}");
+    seed
+}
+
+/// A small generator of random numbers (splitmix64).
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    /// The next number.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit.max(1)
+    }
+}
+
+/// Says that a test cannot be run here, and why. In CI everything can be run.
+pub fn skip(reason: &str) {
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "skipped in CI: {reason}");
+    println!("skipped: {reason}");
+}
+
+/// A directory for a store, removed with the value; on the disk, not in memory.
+pub fn directory() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let path: &Path = dir.path();
+    let store = path.join("store");
+    (dir, store)
+}

@@ -1,0 +1,192 @@
+//! A client that does random things to a store and notes each call: when it began, when it ended,
+//! what it returned. The clock is CLOCK_MONOTONIC, which is one for all processes.
+//!
+//! A call is noted before it is made, so the calls of a client that is killed are all known.
+
+use std::path::Path;
+
+use partd::{Batch, Durability, Partd, SegmentLog};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::checker::{Call, Change, KeyId, Operation, Piece};
+use super::children::Random;
+use super::children::pieces::{Tag, parse, piece};
+
+/// The keys that clients use: few, so that they meet.
+const KEYS: u64 = 4;
+
+/// The time in nanoseconds.
+fn now() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// One client: a thread of some process.
+pub(crate) struct Client<'p> {
+    pub(crate) store: &'p SegmentLog,
+    pub(crate) number: u32,
+    pub(crate) random: Random,
+    pub(crate) pieces: u32,
+}
+
+impl Client<'_> {
+    fn piece(&mut self) -> Piece {
+        self.pieces += 1;
+        u64::from(self.number) << 32 | u64::from(self.pieces)
+    }
+
+    /// What to do next. Keys are emptied often enough that values stay short.
+    fn choose(&mut self) -> Call {
+        let key = self.random.below(KEYS) as KeyId;
+        let other = (key + 1 + self.random.below(KEYS - 1) as KeyId) % KEYS as KeyId;
+        match self.random.below(32) {
+            0..=9 => Call::Write(vec![Change::Append(key, self.piece())]),
+            10..=13 => {
+                let (one, two) = (self.piece(), self.piece());
+                Call::Write(vec![Change::Append(key, one), Change::Append(other, two)])
+            }
+            14 => {
+                let (one, two, three) = (self.piece(), self.piece(), self.piece());
+                let appends = [(key, one), (other, two), (key, three)];
+                Call::Write(appends.map(|(key, piece)| Change::Append(key, piece)).to_vec())
+            }
+            15 => {
+                let new = self.piece();
+                Call::Write(vec![Change::Delete(key), Change::Append(other, new)])
+            }
+            16 | 17 => Call::Write(vec![Change::Set(key, self.piece())]),
+            18 | 19 => Call::Write(vec![Change::Delete(key)]),
+            20 | 21 => Call::Pop(vec![key]),
+            22 => Call::Pop(vec![key, other]),
+            23 if self.random.below(4) == 0 => Call::Write(vec![Change::Clear]),
+            23..=27 => Call::Read(vec![key]),
+            28 | 29 => Call::Read(vec![key, other]),
+            _ => Call::Read((0..KEYS as KeyId).collect()),
+        }
+    }
+
+    /// Makes one call; `note` is told of it before and after.
+    pub(crate) fn step(&mut self, note: &mut dyn FnMut(&Operation)) {
+        let call = self.choose();
+        let mut operation =
+            Operation { client: self.number, start: 0, end: None, call, seen: Vec::new() };
+        // What a piece is in bytes is worked out before the clock is read.
+        let bytes: Vec<Vec<u8>> = match &operation.call {
+            Call::Write(changes) => changes.iter().map(|change| self.bytes(*change)).collect(),
+            _ => Vec::new(),
+        };
+        operation.start = now();
+        note(&operation);
+        let values = match &operation.call {
+            Call::Write(changes) => {
+                let mut batch = Batch::new();
+                for (change, bytes) in changes.iter().zip(&bytes) {
+                    match *change {
+                        Change::Append(key, _) => batch.append(key, bytes),
+                        Change::Set(key, _) => batch.set(key, bytes),
+                        Change::Delete(key) => batch.delete(key),
+                        Change::Clear => batch.clear(),
+                    };
+                }
+                self.store.write(&batch, Durability::Plain).expect("writes");
+                Vec::new()
+            }
+            Call::Read(keys) => self.store.get_many(keys.iter().copied()).expect("reads"),
+            Call::Pop(keys) => self.store.pop(keys.iter().copied()).expect("pops"),
+        };
+        operation.end = Some(now());
+        operation.seen = values.iter().map(|value| pieces_of(value)).collect();
+        note(&operation);
+    }
+
+    /// A compaction changes nothing that a client can see, so there is nothing to note.
+    pub(crate) fn compact_now_and_then(&mut self) {
+        if self.random.below(50) == 0 {
+            self.store.compact().expect("compacts");
+        }
+    }
+
+    fn bytes(&mut self, change: Change) -> Vec<u8> {
+        let (Change::Append(_, number) | Change::Set(_, number)) = change else {
+            return Vec::new();
+        };
+        let tag = Tag { writer: (number >> 32) as u32, life: 0, number };
+        piece(tag, self.random.below(64) as usize)
+    }
+}
+
+fn pieces_of(value: &[u8]) -> Vec<Piece> {
+    let tags = parse(value).expect("a value is made of whole pieces");
+    tags.iter().map(|tag| tag.number).collect()
+}
+
+/// Reads every key once more, when nobody else is at work.
+pub(crate) fn last_look(store: &Path, number: u32) -> Operation {
+    let p = SegmentLog::open(store).expect("opens");
+    let keys: Vec<KeyId> = (0..KEYS as KeyId).collect();
+    let start = now();
+    let values = p.get_many(keys.iter().copied()).expect("reads");
+    let seen = values.iter().map(|value| pieces_of(value)).collect();
+    Operation { client: number, start, end: Some(now()), call: Call::Read(keys), seen }
+}
+
+/// An operation as one line.
+pub(crate) fn to_line(operation: &Operation) -> String {
+    let change = |change: &Change| match change {
+        Change::Append(key, piece) => format!("a{key}:{piece}"),
+        Change::Set(key, piece) => format!("s{key}:{piece}"),
+        Change::Delete(key) => format!("d{key}:0"),
+        Change::Clear => "c0:0".to_owned(),
+    };
+    let keys = |keys: &[KeyId]| keys.iter().map(u8::to_string).collect::<Vec<_>>().join(",");
+    let call = match &operation.call {
+        Call::Write(changes) => {
+            format!("w {}", changes.iter().map(change).collect::<Vec<_>>().join(","))
+        }
+        Call::Read(read) => format!("r {}", keys(read)),
+        Call::Pop(popped) => format!("p {}", keys(popped)),
+    };
+    let pieces =
+        |pieces: &Vec<Piece>| pieces.iter().map(Piece::to_string).collect::<Vec<_>>().join(",");
+    let seen = operation.seen.iter().map(pieces).collect::<Vec<_>>().join(";");
+    let Operation { client, start, end, .. } = operation;
+    format!("{client} {start} {} {call} {seen}", end.unwrap_or(0))
+}
+
+/// The operation in a line of [`to_line`].
+pub(crate) fn from_line(line: &str) -> Operation {
+    let words: Vec<&str> = line.split(' ').collect();
+    let [client, start, end, kind, call, seen] = words[..] else {
+        panic!("no operation: {line}");
+    };
+    let number = |word: &str| word.parse::<u64>().expect("a number");
+    let list = |word: &str| -> Vec<u64> {
+        word.split(',').filter(|word| !word.is_empty()).map(number).collect()
+    };
+    let keys = || list(call).into_iter().map(|key| key as KeyId).collect();
+    let change = |word: &str| {
+        let (key, piece) = word[1..].split_once(':').expect("KEY:PIECE");
+        let (key, piece) = (number(key) as KeyId, number(piece));
+        match word.as_bytes()[0] {
+            b'a' => Change::Append(key, piece),
+            b's' => Change::Set(key, piece),
+            b'd' => Change::Delete(key),
+            _ => Change::Clear,
+        }
+    };
+    let call = match kind {
+        "w" => Call::Write(call.split(',').map(change).collect()),
+        "r" => Call::Read(keys()),
+        _ => Call::Pop(keys()),
+    };
+    let seen = match &call {
+        Call::Read(keys) | Call::Pop(keys) if number(end) > 0 => {
+            let seen: Vec<Vec<Piece>> = seen.split(';').map(list).collect();
+            assert_eq!(seen.len(), keys.len(), "{line}");
+            seen
+        }
+        _ => Vec::new(),
+    };
+    let end = Some(number(end)).filter(|end| *end > 0);
+    Operation { client: number(client) as u32, start: number(start), end, call, seen }
+}

@@ -1,0 +1,238 @@
+//! Recorded runs of the segment log: several threads, several processes, and processes that are
+//! killed and stopped meanwhile. Each round is a store and a history of its own.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use partd::SegmentLog;
+
+use super::checker::{Call, Operation, check};
+use super::children::{Child, Random, directory, from_env, report, seed};
+use super::record::{Client, from_line, last_look, to_line};
+
+/// Plays the clients of one process.
+pub(crate) fn play(arguments: &[String]) {
+    let number = |i: usize| arguments[i].parse::<u64>().expect("a number");
+    let store = Path::new(&arguments[0]);
+    let options = SegmentLog::options().segment_len_bytes(64 << 10);
+    let (one, other) = (options.open(store).expect("opens"), options.open(store).expect("opens"));
+    let (first, threads, calls, seed) = (number(1), number(2), number(3), number(4));
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            // The first two threads share a handle.
+            let store = if thread < 2 { &one } else { &other };
+            let random = Random(seed ^ thread << 32);
+            let number = (first + thread) as u32;
+            scope.spawn(move || {
+                let mut client = Client { store, number, random, pieces: 0 };
+                for _ in 0..calls {
+                    client.step(&mut |operation| report(&to_line(operation)));
+                    client.compact_now_and_then();
+                    // So that a fast machine records no more than can be checked.
+                    if client.random.below(4) == 0 {
+                        let pause = client.random.below(1000);
+                        std::thread::sleep(Duration::from_micros(pause));
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// Calls of one client in one round.
+const CALLS: u64 = 400;
+
+fn run_time() -> Duration {
+    Duration::from_secs(from_env("PARTD_SECONDS", 3))
+}
+
+/// What clients have noted: the last word on each call.
+#[derive(Debug, Default)]
+struct Notes(Mutex<Vec<Operation>>);
+
+impl Notes {
+    fn note(&self, operation: &Operation) {
+        let mut notes = self.0.lock().unwrap();
+        if operation.end.is_some() {
+            let of_client = |noted: &&mut Operation| noted.client == operation.client;
+            let begun = notes.iter_mut().rev().find(of_client).expect("it was noted before");
+            assert_eq!((begun.start, begun.end), (operation.start, None));
+            *begun = operation.clone();
+        } else {
+            notes.push(operation.clone());
+        }
+    }
+
+    /// Checks everything that was noted, and a last look at the store.
+    fn check(&self, store: &Path, seed: u64) -> Summary {
+        let mut history = std::mem::take(&mut *self.0.lock().unwrap());
+        history.push(last_look(store, u32::MAX));
+        let since = Instant::now();
+        let checked = check(&history);
+        println!("{} operations checked in {:.1?}", history.len(), since.elapsed());
+        if let Err(violation) = checked {
+            let path = std::env::temp_dir().join(format!("partd-history-{seed}"));
+            let lines: Vec<String> = history.iter().map(to_line).collect();
+            std::fs::write(&path, lines.join("\n")).expect("the history can be kept");
+            panic!("seed {seed}, the history is in {}: {violation}", path.display());
+        }
+        Summary::of(&history)
+    }
+}
+
+/// What a history was like: one without meetings would prove nothing.
+#[derive(Clone, Copy, Debug, Default)]
+struct Summary {
+    calls: usize,
+    unended: usize,
+    /// Calls during which another one was under way.
+    overlapping: usize,
+    /// Reads and pops that saw something.
+    telling: usize,
+    rounds: usize,
+}
+
+impl Summary {
+    fn of(history: &[Operation]) -> Summary {
+        let mut spans: Vec<(u64, u64)> =
+            history.iter().filter_map(|o| Some((o.start, o.end?))).collect();
+        spans.sort_unstable();
+        let mut overlapping = 0;
+        let mut latest = 0;
+        for (start, end) in &spans {
+            overlapping += usize::from(*start < latest);
+            latest = latest.max(*end);
+        }
+        let telling = history.iter().filter(|o| o.seen.iter().any(|pieces| !pieces.is_empty()));
+        Summary {
+            calls: history.len(),
+            unended: history.iter().filter(|operation| operation.end.is_none()).count(),
+            overlapping,
+            telling: telling.count(),
+            rounds: 1,
+        }
+    }
+
+    fn add(&mut self, other: Summary) {
+        self.calls += other.calls;
+        self.unended += other.unended;
+        self.overlapping += other.overlapping;
+        self.telling += other.telling;
+        self.rounds += 1;
+    }
+
+    fn is_worth_something(&self) {
+        println!("{self:?}");
+        assert!(self.overlapping * 20 > self.calls, "hardly any calls met: {self:?}");
+        assert!(self.telling * 10 > self.calls, "hardly any results say anything: {self:?}");
+    }
+}
+
+/// Plays rounds until the time is up.
+fn rounds(mut round: impl FnMut(&mut Random, &Path, &Arc<Notes>)) -> Summary {
+    let seed = seed();
+    let mut random = Random(seed);
+    let mut sum = Summary::default();
+    let since = Instant::now();
+    while sum.rounds == 0 || since.elapsed() < run_time() {
+        let (_dir, store) = directory();
+        let notes = Arc::new(Notes::default());
+        round(&mut random, &store, &notes);
+        sum.add(notes.check(&store, seed));
+    }
+    sum.is_worth_something();
+    sum
+}
+
+#[test]
+fn threads_on_one_handle_and_on_several_make_one_linear_history() {
+    rounds(|random, store, notes| {
+        let options = SegmentLog::options().segment_len_bytes(64 << 10);
+        let handles = [options.open(store).unwrap(), options.open(store).unwrap()];
+        std::thread::scope(|scope| {
+            for number in 0..6 {
+                // Four threads on one handle, two on the other.
+                let store = &handles[usize::from(number >= 4)];
+                let random = Random(random.next());
+                scope.spawn(move || {
+                    let mut client = Client { store, number, random, pieces: 0 };
+                    for _ in 0..CALLS {
+                        client.step(&mut |operation| notes.note(operation));
+                        client.compact_now_and_then();
+                    }
+                });
+            }
+        });
+    });
+}
+
+/// Starts a process with so many clients.
+fn start(
+    random: &mut Random,
+    store: &Path,
+    notes: &Arc<Notes>,
+    first: u32,
+    clients: u32,
+    calls: u64,
+) -> Child {
+    let numbers = [first.into(), clients.into(), calls, random.next()];
+    let mut arguments = vec![store.display().to_string()];
+    arguments.extend(numbers.iter().map(u64::to_string));
+    let notes = Arc::clone(notes);
+    Child::start("client", &arguments, move |line| notes.note(&from_line(line)))
+}
+
+#[test]
+fn processes_make_one_linear_history() {
+    rounds(|random, store, notes| {
+        let children: Vec<Child> =
+            (0..4).map(|i| start(random, store, notes, i * 8, 1 + i % 3, CALLS)).collect();
+        children.into_iter().for_each(|mut child| assert!(child.wait().success()));
+    });
+}
+
+#[test]
+fn processes_that_are_killed_and_stopped_make_one_linear_history() {
+    let sum = rounds(|random, store, notes| {
+        let mut first = 0;
+        let mut new = |random: &mut Random| {
+            first += 8;
+            // Until it is killed.
+            start(random, store, notes, first, 1 + first / 8 % 2, u64::MAX)
+        };
+        let mut children: Vec<Child> = (0..4).map(|_| new(random)).collect();
+        let pause = |random: &mut Random| {
+            std::thread::sleep(Duration::from_micros(random.below(60_000)));
+        };
+        for _ in 0..8 {
+            pause(random);
+            let i = random.below(4) as usize;
+            if random.below(3) == 0 {
+                children[i].stop();
+                pause(random);
+                children[i].go_on();
+            } else {
+                let killed = std::mem::replace(&mut children[i], new(random));
+                killed.kill();
+            }
+        }
+        children.into_iter().for_each(|child| drop(child.kill()));
+    });
+    assert!(sum.unended > 0, "no kill has met a call under way: {sum:?}");
+}
+
+#[test]
+fn a_line_says_all_of_an_operation() {
+    let (_dir, store) = directory();
+    let p = SegmentLog::open(&store).unwrap();
+    let mut client = Client { store: &p, number: 7, random: Random(3), pieces: 0 };
+    let mut pops = 0;
+    for _ in 0..500 {
+        client.step(&mut |operation| {
+            assert_eq!(from_line(&to_line(operation)), *operation);
+            pops += usize::from(matches!(operation.call, Call::Pop(_)));
+        });
+    }
+    assert!(pops > 20);
+}

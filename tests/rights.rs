@@ -1,0 +1,197 @@
+//! Missing rights: an error that names the path and says what to do, and nothing changed.
+//!
+//! A child process asks for what it has no right to. Where the tests run as root, whom no right is
+//! missing, the child runs as another user; else it runs as this one, and the modes of the files are
+//! set against their owner.
+
+mod children;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use children::{Start, directory, report, start_with_channel};
+use partd::{Partd, SegmentLog};
+
+/// The user `nobody`.
+const NOBODY: u32 = 65534;
+
+/// Tries everything on a path, and reports what it gave.
+#[test]
+#[ignore = "the children of the other tests run it"]
+fn child() {
+    children::roles::play_with("visitor", |arguments| {
+        let path = Path::new(&arguments[0]);
+        let said = |result: Result<Vec<u8>, partd::Error>| match result {
+            Ok(value) => format!("ok {}", String::from_utf8_lossy(&value)),
+            Err(error) => format!("error {error}"),
+        };
+        match SegmentLog::open(path) {
+            Ok(p) => {
+                report(&said(p.append([("k", "by the visitor")]).map(|()| Vec::new())));
+                report(&said(p.get("k")));
+            }
+            Err(error) => {
+                report(&said(Err(error)));
+                report("not opened");
+            }
+        }
+        report(&said(SegmentLog::open_read_only(path).and_then(|p| p.get("k"))));
+    });
+}
+
+/// A place for a store, and a visitor who may do there what the modes say.
+struct Place {
+    dir: tempfile::TempDir,
+    store: PathBuf,
+    start: Start,
+}
+
+/// What the visitor was told when it appended, then read, and when it opened for reading alone.
+struct Told {
+    append: String,
+    read: String,
+    read_only: String,
+}
+
+impl Place {
+    fn new() -> Place {
+        let (dir, store) = directory();
+        let is_root = rustix::process::geteuid().is_root();
+        let mut place = Place { dir, store, start: Start::default() };
+        if is_root {
+            // The program may lie where another user cannot reach it.
+            let program = place.dir.path().join("visitor");
+            fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+            mode(&program, 0o755);
+            mode(place.dir.path(), 0o755);
+            place.start = Start { program: Some(program), user: Some(NOBODY) };
+        }
+        place
+    }
+
+    /// Makes a store with one value.
+    fn fill(&self) {
+        let p = SegmentLog::options().segment_len_bytes(64 << 10).open(&self.store).unwrap();
+        p.append([("k", "kept ")]).unwrap();
+    }
+
+    /// Gives the visitor these rights (`rwx` as in a mode) to a file or directory of this user.
+    fn let_visitor(&self, path: &Path, rights: u32) {
+        mode(path, if self.start.user.is_some() { 0o700 | rights } else { rights << 6 });
+    }
+
+    fn let_visitor_files(&self, rights: u32) {
+        for entry in fs::read_dir(&self.store).unwrap() {
+            self.let_visitor(&entry.unwrap().path(), rights);
+        }
+    }
+
+    fn visit(&self) -> Told {
+        let arguments = [self.store.display().to_string()];
+        let (mut child, said) = start_with_channel(&self.start, "visitor", &arguments);
+        assert!(child.wait().success());
+        let next = || said.recv().unwrap();
+        Told { append: next(), read: next(), read_only: next() }
+    }
+
+    /// With all rights again, the store holds what it held.
+    fn is_as_before(&self) {
+        mode(&self.store, 0o700);
+        for entry in fs::read_dir(&self.store).unwrap() {
+            mode(&entry.unwrap().path(), 0o600);
+        }
+        let p = SegmentLog::open(&self.store).unwrap();
+        assert_eq!(p.get("k").unwrap(), b"kept ");
+        p.verify().unwrap();
+    }
+}
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+/// An error that names the path and says what to do.
+#[track_caller]
+fn advises(said: &str, path: &Path, advice: &str) {
+    assert!(said.starts_with("error "), "{said}");
+    assert!(said.contains(&*path.to_string_lossy()), "the path is not named: {said}");
+    assert!(said.contains(advice), "{advice:?} is not said: {said}");
+}
+
+const GIVE: &str = "give this user the right";
+
+#[test]
+fn a_directory_that_may_not_be_entered() {
+    let place = Place::new();
+    place.fill();
+    place.let_visitor(&place.store, 0);
+    let told = place.visit();
+    advises(&told.append, &place.store, GIVE);
+    advises(&told.read_only, &place.store, GIVE);
+    place.is_as_before();
+}
+
+#[test]
+fn files_that_may_not_be_read() {
+    let place = Place::new();
+    place.fill();
+    place.let_visitor_files(0);
+    place.let_visitor(&place.store, 0o5);
+    let told = place.visit();
+    advises(&told.append, &place.store, GIVE);
+    advises(&told.read_only, &place.store, GIVE);
+    place.is_as_before();
+}
+
+#[test]
+fn files_that_may_only_be_read_are_read_and_not_written() {
+    let place = Place::new();
+    place.fill();
+    place.let_visitor_files(0o4);
+    place.let_visitor(&place.store, 0o5);
+    let told = place.visit();
+    advises(&told.append, &place.store, "`SegmentLog::open_read_only`");
+    advises(&told.append, &place.store, GIVE);
+    assert_eq!(told.read_only, "ok kept ");
+    place.is_as_before();
+}
+
+#[test]
+fn a_place_where_no_directory_may_be_made() {
+    let place = Place::new();
+    place.let_visitor(place.dir.path(), 0o5);
+    let told = place.visit();
+    advises(&told.append, &place.store, GIVE);
+    advises(&told.read_only, &place.store, "there is no store");
+    mode(place.dir.path(), 0o700);
+    assert!(!place.store.exists());
+}
+
+#[test]
+fn a_read_only_directory_opened_for_writing() {
+    // One without a store.
+    let place = Place::new();
+    fs::create_dir(&place.store).unwrap();
+    place.let_visitor(&place.store, 0o5);
+    let told = place.visit();
+    advises(&told.append, &place.store, GIVE);
+    advises(&told.read_only, &place.store, "there is no store");
+    mode(&place.store, 0o700);
+    assert_eq!(fs::read_dir(&place.store).unwrap().count(), 0);
+    // A store whose files may be written, and none be made: it can be read, and tells why no more.
+    let place = Place::new();
+    place.fill();
+    if let Some(user) = place.start.user {
+        for entry in fs::read_dir(&place.store).unwrap() {
+            chown(entry.unwrap().path(), Some(user), Some(user)).unwrap();
+        }
+        chown(&place.store, Some(user), Some(user)).unwrap();
+    }
+    mode(&place.store, 0o555);
+    let told = place.visit();
+    advises(&told.append, &place.store, GIVE);
+    assert!(["ok kept ", "not opened"].contains(&&*told.read), "{}", told.read);
+    assert_eq!(told.read_only, "ok kept ");
+    place.is_as_before();
+}
