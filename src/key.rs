@@ -1,7 +1,7 @@
 //! Keys: the bytes a value is filed under, and the injective mapping from tuples to them.
 //!
 //! A plain key is its own bytes. A tuple joins its parts by an escape in the manner of
-//! the tuple layer of `FoundationDB` and of `orderedcode`: it keeps order and loses nothing.
+//! the tuple layer of FoundationDB and of `orderedcode`: it keeps order and loses nothing.
 //!
 //! | bytes | meaning |
 //! |---|---|

@@ -182,6 +182,12 @@ impl SegmentLog {
         Options::default().temporary()
     }
 
+    /// Removes the temporary stores in a directory whose handles are gone: those of processes that
+    /// were killed. Returns what was removed; one that is in use is left alone.
+    pub fn sweep(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+        open::sweep(&OsDisk, dir.as_ref())
+    }
+
     /// The options to open a store with.
     pub fn options() -> Options {
         Options::default()

@@ -28,6 +28,8 @@ use crate::error::{Error, Result};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The pause between two tries.
 const PAUSE: Duration = Duration::from_millis(2);
+/// How long a store may take to get its lock file after its directory.
+const MAKING: Duration = Duration::from_secs(60);
 /// What the name of a temporary store begins with.
 pub(crate) const TEMPORARY_PREFIX: &str = "partd-tmp-";
 
@@ -101,6 +103,31 @@ pub(crate) fn temporary<D: Disk>(disk: D, dir: &Path, options: &Options) -> Resu
         core.is_temporary = true;
     }
     Ok(log)
+}
+
+/// Removes the temporary stores in a directory whose handles are gone.
+pub(crate) fn sweep<D: Disk>(disk: &D, dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut swept = Vec::new();
+    for name in disk.list(dir).map_err(|e| Error::io("list", dir, e))? {
+        if !name.as_encoded_bytes().starts_with(TEMPORARY_PREFIX.as_bytes()) {
+            continue;
+        }
+        let path = dir.join(name);
+        let Ok(listed) = disk.list(&path) else { continue };
+        let has_lock = listed.iter().any(|name| name.as_encoded_bytes() == b"store.lock");
+        if !listed.iter().all(Names::is_known)
+            || !has_lock && disk.age(&path).is_ok_and(|age| age < MAKING)
+        {
+            continue;
+        }
+        let lock = Names::new(&path).store_lock();
+        let alone = disk.try_lock(&lock, true).map_err(|e| Error::io("lock", lock, e))?;
+        if alone.is_some() {
+            disk.remove_dir(&path).map_err(|e| Error::io("remove", &path, e))?;
+            swept.push(path);
+        }
+    }
+    Ok(swept)
 }
 
 /// A name that nobody else uses: a prefix and random hexadecimal digits.

@@ -17,6 +17,7 @@ use super::Core;
 use super::commit::{self, CommitError, Position};
 use super::control::{Announce, Control, OwnWords};
 use super::disk::{Disk, DiskFile};
+use super::finder::segment_ids;
 use super::segment::{Claim, NewSegment, SEAL_LEN, Segment, Tail, Unpublished};
 use crate::error::{Error, Result};
 use crate::partd::{Batch, Op};
@@ -121,7 +122,9 @@ impl<D: Disk> Writer<D> {
         let own_len = (HEADER_LEN + len + SEAL_LEN).next_multiple_of(4096);
         let fits_a_segment = HEADER_LEN + len + SEAL_LEN + core.options.reserve() <= segment_len;
         let (mut tail, is_next) = if fits_a_segment {
-            match make_segment(core, control, slot, segment_len) {
+            match check_space(core, segment_len, only_removes)
+                .and_then(|()| make_segment(core, control, slot, segment_len))
+            {
                 // What frees space must work on a full disk, if any space is left at all.
                 Err(error) if only_removes && is_full(&error) => {
                     (make_segment(core, control, slot, own_len)?, false)
@@ -129,6 +132,7 @@ impl<D: Disk> Writer<D> {
                 made => (made?, true),
             }
         } else {
+            check_space(core, own_len, only_removes)?;
             (make_segment(core, control, slot, own_len)?, false)
         };
         let Some(claim) = tail.claim(len) else {
@@ -167,6 +171,25 @@ impl<D: Disk> Writer<D> {
 pub(crate) fn is_full(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. }
         if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+}
+
+/// Whether a new segment of `len` bytes stays within the limit of the store.
+fn check_space<D: Disk>(core: &Core<D>, len: u64, only_removes: bool) -> Result<()> {
+    // What frees space is never refused.
+    let Some(max) = core.options.max_store_bytes.filter(|_| !only_removes) else { return Ok(()) };
+    let mut used = 0;
+    for id in segment_ids(&core.disk, &core.names)? {
+        let path = core.names.segment(id);
+        used += match core.disk.disk_bytes(&path) {
+            // A compaction was quicker.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            bytes => bytes.map_err(|error| Error::io("measure", path, error))?,
+        };
+    }
+    if used + len <= max {
+        return Ok(());
+    }
+    Err(Error::StoreFull { path: core.names.dir().to_owned(), used, needed: len, max })
 }
 
 /// Makes and publishes a segment for a writer.
