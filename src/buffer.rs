@@ -16,12 +16,14 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use crate::partd::{Batch, Chunks, Durability, Op, Partd};
+use crate::partd::{Batch, Durability, Op, Partd};
 use crate::{Key, Result};
 
+mod apart;
 mod moving;
 mod pending;
 
+use apart::apart;
 use pending::Pending;
 
 /// Reads of `slow` outside the lock before one is made inside it.
@@ -211,23 +213,25 @@ impl<Fast: Partd, Slow: Partd> Buffer<Fast, Slow> {
         self.fast.memory_bytes() + state.pending.memory_bytes()
     }
 
-    /// Lends the values of the keys, which are settled, while the lock is held.
-    fn visit_settled(
+    /// What `read` finds in the slow store about the keys, and the lock, shared, with which it is true.
+    ///
+    /// The lock is taken after a read and not for it: a long one stops no flush, and a rayon worker
+    /// that waits for its share of it and takes on another task meanwhile holds no lock.
+    fn read_slow<T: Send>(
         &self,
-        _: &State,
         keys: &[Key],
-        visit: &mut dyn FnMut(&[Chunks<'_>]) -> Result<()>,
-    ) -> Result<()> {
-        self.slow.visit(keys, &mut |slow| {
-            self.fast.visit(keys, &mut |fast| {
-                let values: Vec<Chunks<'_>> = slow
-                    .iter()
-                    .zip(fast)
-                    .map(|(slow, fast)| slow.iter().chain(fast).copied().collect())
-                    .collect();
-                visit(&values)
-            })
-        })
+        read: impl Fn(&Slow) -> Result<T> + Sync,
+    ) -> Result<(T, RwLockReadGuard<'_, State>)> {
+        for _ in 0..UNLOCKED_READS {
+            let epoch = self.settled(keys)?.epoch;
+            let found = read(&self.slow)?;
+            let state = self.shared();
+            if state.epoch == epoch {
+                return Ok((found, state));
+            }
+        }
+        let state = self.settled(keys)?;
+        Ok((apart(|| read(&self.slow))?, state))
     }
 }
 
@@ -277,26 +281,12 @@ impl<Fast: Partd, Slow: Partd> Partd for Buffer<Fast, Slow> {
     }
 
     fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
-        for _ in 0..UNLOCKED_READS {
-            let epoch = self.settled(keys)?.epoch;
-            let mut values = self.slow.read(keys)?;
-            let state = self.shared();
-            if state.epoch != epoch {
-                continue;
+        let (mut values, _state) = self.read_slow(keys, |slow| slow.read(keys))?;
+        self.fast.visit(keys, &mut |fast| {
+            for (value, pieces) in values.iter_mut().zip(fast) {
+                value.reserve_exact(pieces.iter().map(|piece| piece.len()).sum());
+                pieces.iter().for_each(|piece| value.extend_from_slice(piece));
             }
-            self.fast.visit(keys, &mut |fast| {
-                for (value, pieces) in values.iter_mut().zip(fast) {
-                    value.reserve_exact(pieces.iter().map(|piece| piece.len()).sum());
-                    pieces.iter().for_each(|piece| value.extend_from_slice(piece));
-                }
-                Ok(())
-            })?;
-            return Ok(values);
-        }
-        let state = self.settled(keys)?;
-        let mut values = Vec::new();
-        self.visit_settled(&state, keys, &mut |chunks| {
-            values = chunks.iter().map(|pieces| pieces.concat()).collect();
             Ok(())
         })?;
         Ok(values)
@@ -305,7 +295,7 @@ impl<Fast: Partd, Slow: Partd> Partd for Buffer<Fast, Slow> {
     fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
         let mut state = self.alone();
         self.settle(&mut state, keys)?;
-        let mut values = self.slow.take(keys)?;
+        let mut values = apart(|| self.slow.take(keys))?;
         for (value, buffered) in values.iter_mut().zip(self.fast.take(keys)?) {
             if value.is_empty() {
                 *value = buffered;
@@ -317,9 +307,8 @@ impl<Fast: Partd, Slow: Partd> Partd for Buffer<Fast, Slow> {
     }
 
     fn lens(&self, keys: &[Key]) -> Result<Vec<Option<u64>>> {
-        let _state = self.settled(keys)?;
-        let (slow, fast) = (self.slow.lens(keys)?, self.fast.lens(keys)?);
-        let both = slow.into_iter().zip(fast).map(|lens| match lens {
+        let (slow, _state) = self.read_slow(keys, |slow| slow.lens(keys))?;
+        let both = slow.into_iter().zip(self.fast.lens(keys)?).map(|lens| match lens {
             (Some(slow), Some(fast)) => Some(slow + fast),
             (slow, fast) => slow.or(fast),
         });
@@ -327,8 +316,7 @@ impl<Fast: Partd, Slow: Partd> Partd for Buffer<Fast, Slow> {
     }
 
     fn keys(&self) -> Result<Vec<Key>> {
-        let state = self.shared();
-        let mut keys = self.slow.keys()?;
+        let (mut keys, state) = self.read_slow(&[], Slow::keys)?;
         keys.extend(self.fast.keys()?);
         keys.extend(state.pending.keys());
         drop(state);
@@ -340,15 +328,6 @@ impl<Fast: Partd, Slow: Partd> Partd for Buffer<Fast, Slow> {
     fn sync(&self) -> Result<()> {
         self.flush()?;
         self.slow.sync()
-    }
-
-    fn visit(
-        &self,
-        keys: &[Key],
-        visit: &mut dyn FnMut(&[Chunks<'_>]) -> Result<()>,
-    ) -> Result<()> {
-        let state = self.settled(keys)?;
-        self.visit_settled(&state, keys, visit)
     }
 
     fn memory_bytes(&self) -> u64 {

@@ -253,15 +253,15 @@ impl Map {
         for key in batch.ops().iter().filter_map(Op::key) {
             new_slots[self.locate(key).0] += 1;
         }
-        let grown = self.shards.iter().zip(new_slots).map(|(shard, new)| {
-            if new < shard.capacity() - shard.len() {
-                return 0;
+        let mut grown = 0;
+        for (shard, new) in self.shards.iter().zip(new_slots) {
+            if new > 0 && new >= shard.capacity() - shard.len() {
+                let buckets = ((shard.len() + new + 1) * 8 / 7 + 1).max(shard.num_buckets() + 1);
+                let table_bytes = buckets.next_power_of_two() * (size_of::<Slot>() + 1);
+                grown += table_bytes + TABLE_MIN_BYTES - shard.allocation_size();
             }
-            let buckets = ((shard.len() + new + 1) * 8 / 7 + 1).max(shard.num_buckets() + 1);
-            let table_bytes = buckets.next_power_of_two() * (size_of::<Slot>() + 1);
-            table_bytes + TABLE_MIN_BYTES - shard.allocation_size()
-        });
-        grown.sum()
+        }
+        grown
     }
 
     /// Keys that weigh the given bytes together, those of the longest values first; one pass to
@@ -301,7 +301,12 @@ impl Map {
     fn apply(&mut self, op: &Op<'_>) {
         match op {
             Op::Append(key, bytes) => {
-                let grown = self.value_mut(key).append(bytes);
+                // Mostly the key is there, and looking is cheaper than preparing to insert.
+                let (shard, hash) = self.locate(key);
+                let grown = match self.shards[shard].find_mut(hash, |slot| slot.key == *key) {
+                    Some(slot) => slot.value.append(bytes),
+                    None => self.value_mut(key).append(bytes),
+                };
                 self.heap_bytes += grown;
             }
             Op::Set(key, bytes) => {
@@ -333,26 +338,29 @@ struct Value {
 impl Value {
     /// Adds bytes to the end and says by how many bytes of capacity the value has grown.
     fn append(&mut self, bytes: &[u8]) -> usize {
-        let (fits, rest) = bytes.split_at(bytes.len().min(self.last.capacity() - self.last.len()));
+        let room = self.last.capacity() - self.last.len();
+        if bytes.len() <= room {
+            self.last.extend_from_slice(bytes);
+            self.len += bytes.len();
+            return 0;
+        }
+        let (fits, rest) = bytes.split_at(room);
         self.last.extend_from_slice(fits);
-        let mut grown = 0;
-        if !rest.is_empty() {
-            let room = match self.len {
-                0 => rest.len(),
-                len => (len / GROWTH_PARTS).clamp(PIECE_MIN_BYTES, PIECE_MAX_BYTES).max(rest.len()),
-            };
-            let mut piece = Vec::with_capacity(room);
-            piece.extend_from_slice(rest);
-            grown += piece.capacity();
-            let full = std::mem::replace(&mut self.last, piece);
-            if !full.is_empty() {
-                let before = self.full.capacity();
-                if self.full.len() == before {
-                    self.full.reserve_exact((before / GROWTH_PARTS).max(4));
-                }
-                self.full.push(full);
-                grown += (self.full.capacity() - before) * size_of::<Vec<u8>>();
+        let room = match self.len {
+            0 => rest.len(),
+            len => (len / GROWTH_PARTS).clamp(PIECE_MIN_BYTES, PIECE_MAX_BYTES).max(rest.len()),
+        };
+        let mut piece = Vec::with_capacity(room);
+        piece.extend_from_slice(rest);
+        let mut grown = piece.capacity();
+        let full = std::mem::replace(&mut self.last, piece);
+        if !full.is_empty() {
+            let before = self.full.capacity();
+            if self.full.len() == before {
+                self.full.reserve_exact((before / GROWTH_PARTS).max(4));
             }
+            self.full.push(full);
+            grown += (self.full.capacity() - before) * size_of::<Vec<u8>>();
         }
         self.len += bytes.len();
         grown

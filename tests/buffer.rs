@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use partd::{Batch, Buffer, Dict, Durability, Error, Key, Partd, Result};
+use partd::{Batch, Buffer, Dict, Durability, Error, Key, Partd, Result, SegmentLog};
 
 /// A slow store that can be told to fail, and that remembers what was asked of it.
 #[derive(Default)]
@@ -262,17 +262,53 @@ fn a_failed_pop_delete_or_set_changes_nothing() {
     assert_eq!(values, [&b"1+"[..], b"2", b"3", b"4"]);
 }
 
+/// A rayon worker that waits takes on other tasks: with a lock held, it could meet itself there.
 #[test]
-fn rayon_tasks_may_read_and_append_at_once_without_a_deadlock() {
-    let p = Buffer::new(Dict::new(), Dict::new(), 50 << 10);
+fn rayon_tasks_may_read_list_and_append_at_once_without_a_deadlock() {
+    let p = Buffer::new(Dict::new(), SegmentLog::temporary().unwrap(), 400 << 10);
     rayon::scope(|scope| {
-        for task in 0..200_usize {
+        for task in 0..100_usize {
             let p = &p;
             scope.spawn(move |_| {
-                p.append((0..20).map(|key| (key, vec![task as u8; 100]))).unwrap();
+                p.append((0..20).map(|key| (key, vec![task as u8; 3000]))).unwrap();
                 assert!(p.get_many(0..20).unwrap().iter().all(|value| !value.is_empty()));
+                assert_eq!(p.keys().unwrap().len(), 20);
+                let mut lent = 0;
+                p.visit(&[Key::from(3)], &mut |values| {
+                    lent = values[0].concat().len();
+                    Ok(())
+                })
+                .unwrap();
+                assert!(lent as u64 <= p.len_of(3).unwrap());
             });
         }
     });
-    assert!(p.get_many(0..20).unwrap().iter().all(|value| value.len() == 20_000));
+    assert!(p.get_many(0..20).unwrap().iter().all(|value| value.len() == 300_000));
+}
+
+/// A pop holds the lock; the workers that its parallel part would need may all be waiting for it.
+#[test]
+fn a_pop_needs_no_rayon_worker_that_waits_for_the_buffer() {
+    let p = Buffer::new(Dict::new(), SegmentLog::temporary().unwrap(), 1 << 20);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            rayon::scope(|tasks| {
+                for _ in 0..rayon::current_num_threads() * 2 {
+                    tasks.spawn(|_| {
+                        while !done.load(Ordering::Acquire) {
+                            p.append((0..20).map(|key| (key, vec![1; 6000]))).unwrap();
+                        }
+                    });
+                }
+            });
+        });
+        for _ in 0..30 {
+            thread::sleep(std::time::Duration::from_millis(10));
+            for value in p.pop(0..20).unwrap() {
+                assert_eq!(value.len() % 6000, 0);
+            }
+        }
+        done.store(true, Ordering::Release);
+    });
 }

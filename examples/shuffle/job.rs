@@ -206,7 +206,7 @@ fn write_part(path: &Path, header: &[u8], rows: &[u8]) -> std::io::Result<()> {
 /// The names of the columns.
 fn fields(header: &[u8]) -> Vec<String> {
     let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(header);
-    let record = reader.byte_records().next().and_then(|record| record.ok()).unwrap_or_default();
+    let record = reader.byte_records().next().and_then(std::result::Result::ok).unwrap_or_default();
     record.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
 }
 

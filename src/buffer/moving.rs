@@ -37,8 +37,11 @@ impl<Fast: Partd, Slow: Partd> Buffer<Fast, Slow> {
             if target_bytes > 0 && held_bytes <= target_bytes {
                 return Ok(());
             }
-            let excess_bytes = if target_bytes == 0 { u64::MAX } else { held_bytes - target_bytes };
-            let keys = self.fast.heaviest(excess_bytes)?;
+            // In parts, so that the list of the keys takes a small part of the limit.
+            let part_bytes = (self.limit_bytes / 4).max(64 << 10);
+            let excess_bytes =
+                if target_bytes == 0 { part_bytes } else { held_bytes - target_bytes };
+            let keys = self.fast.heaviest(excess_bytes.min(part_bytes))?;
             if keys.is_empty() {
                 return Ok(());
             }

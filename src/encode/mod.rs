@@ -78,7 +78,7 @@ pub use self::numpy::{Element, Numpy};
 pub use self::pickle::{Pickle, PickleCodec};
 #[cfg(feature = "snappy")]
 pub use self::snappy::{Snappy, SnappyCodec};
-pub use self::typed::Typed;
+pub use self::typed::{AsValue, Typed};
 #[cfg(feature = "zlib")]
 pub use self::zlib::{Zlib, ZlibCodec};
 #[cfg(feature = "zstd")]

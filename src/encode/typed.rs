@@ -4,7 +4,6 @@
 //! operation is the one of the [`Encode`] below it. What a value looks like in a frame is the
 //! codec's business.
 
-use std::borrow::Borrow;
 use std::fmt;
 
 use crate::encode::codec::{Codec, CodecError, FnCodec};
@@ -12,6 +11,61 @@ use crate::encode::layer::Encode;
 use crate::encode::run::Step;
 use crate::partd::{Durability, Partd};
 use crate::{Key, Result};
+
+/// What serves as a value of type `V`: itself, or a reference; and for lists and texts what holds
+/// one, such as a vector or an array.
+pub trait AsValue<V: ?Sized> {
+    /// The value.
+    fn as_value(&self) -> &V;
+}
+
+impl<V> AsValue<V> for V {
+    fn as_value(&self) -> &V {
+        self
+    }
+}
+
+impl<V: ?Sized> AsValue<V> for &V {
+    fn as_value(&self) -> &V {
+        self
+    }
+}
+
+impl<T> AsValue<[T]> for Vec<T> {
+    fn as_value(&self) -> &[T] {
+        self
+    }
+}
+
+impl<T> AsValue<[T]> for &Vec<T> {
+    fn as_value(&self) -> &[T] {
+        self
+    }
+}
+
+impl<T, const N: usize> AsValue<[T]> for [T; N] {
+    fn as_value(&self) -> &[T] {
+        self
+    }
+}
+
+impl<T, const N: usize> AsValue<[T]> for &[T; N] {
+    fn as_value(&self) -> &[T] {
+        *self
+    }
+}
+
+impl AsValue<str> for String {
+    fn as_value(&self) -> &str {
+        self
+    }
+}
+
+impl AsValue<str> for &String {
+    fn as_value(&self) -> &str {
+        self
+    }
+}
 
 /// Values of one type over a store of bytes, through a [`Codec`].
 ///
@@ -92,7 +146,7 @@ impl<C: Codec, P: Partd> Typed<C, P> {
     pub fn append<K, V>(&self, pairs: impl IntoIterator<Item = (K, V)>) -> Result<()>
     where
         K: Into<Key>,
-        V: Borrow<C::In>,
+        V: AsValue<C::In>,
     {
         self.append_with(pairs, Durability::Plain)
     }
@@ -101,19 +155,19 @@ impl<C: Codec, P: Partd> Typed<C, P> {
     pub fn append_durable<K, V>(&self, pairs: impl IntoIterator<Item = (K, V)>) -> Result<()>
     where
         K: Into<Key>,
-        V: Borrow<C::In>,
+        V: AsValue<C::In>,
     {
         self.append_with(pairs, Durability::Durable)
     }
 
-    fn append_with<K: Into<Key>, V: Borrow<C::In>>(
+    fn append_with<K: Into<Key>, V: AsValue<C::In>>(
         &self,
         pairs: impl IntoIterator<Item = (K, V)>,
         durability: Durability,
     ) -> Result<()> {
         let pairs: Vec<(Key, V)> = pairs.into_iter().map(|(k, v)| (k.into(), v)).collect();
         let steps: Vec<Step<'_, C::In>> =
-            pairs.iter().map(|(key, value)| Step::Append(key, value.borrow())).collect();
+            pairs.iter().map(|(key, value)| Step::Append(key, value.as_value())).collect();
         self.encode.write_steps(&steps, durability)
     }
 
@@ -129,8 +183,8 @@ impl<C: Codec, P: Partd> Typed<C, P> {
 
     /// Sets a key idempotently: the first call since the last delete wins and replaces what was
     /// appended before; later ones do nothing.
-    pub fn iset(&self, key: impl Into<Key>, value: impl Borrow<C::In>) -> Result<()> {
-        self.encode.write_steps(&[Step::Set(&key.into(), value.borrow())], Durability::Plain)
+    pub fn iset(&self, key: impl Into<Key>, value: impl AsValue<C::In>) -> Result<()> {
+        self.encode.write_steps(&[Step::Set(&key.into(), value.as_value())], Durability::Plain)
     }
 
     /// Removes keys; missing ones are fine.

@@ -30,7 +30,9 @@ fn records(value: &[u8]) -> Vec<(u32, u32)> {
     whole.collect()
 }
 
-pub fn appends_of_threads_are_there_once_whole_and_in_order_and_readers_see_prefixes<P: Partd>(
+pub(crate) fn appends_of_threads_are_there_once_whole_and_in_order_and_readers_see_prefixes<
+    P: Partd,
+>(
     p: &P,
 ) {
     let done = AtomicBool::new(false);
@@ -76,7 +78,7 @@ pub fn appends_of_threads_are_there_once_whole_and_in_order_and_readers_see_pref
     }
 }
 
-pub fn pops_racing_with_appends_lose_and_double_nothing<P: Partd>(p: &P) {
+pub(crate) fn pops_racing_with_appends_lose_and_double_nothing<P: Partd>(p: &P) {
     let running = AtomicU32::new(WRITERS);
     let mut popped = thread::scope(|scope| {
         for writer in 0..WRITERS {
@@ -120,7 +122,7 @@ pub fn pops_racing_with_appends_lose_and_double_nothing<P: Partd>(p: &P) {
     }
 }
 
-pub fn a_batch_is_seen_whole_or_not_at_all<P: Partd>(p: &P) {
+pub(crate) fn a_batch_is_seen_whole_or_not_at_all<P: Partd>(p: &P) {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         for _ in 0..2 {
@@ -149,7 +151,7 @@ pub fn a_batch_is_seen_whole_or_not_at_all<P: Partd>(p: &P) {
     });
 }
 
-pub fn of_racing_sets_one_wins_for_good<P: Partd>(p: &P) {
+pub(crate) fn of_racing_sets_one_wins_for_good<P: Partd>(p: &P) {
     for round in 0..60 {
         let winners: Vec<Vec<u8>> = thread::scope(|scope| {
             let setters: Vec<_> = (0..WRITERS)

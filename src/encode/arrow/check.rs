@@ -9,7 +9,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_ipc::convert::try_fb_to_schema;
 use arrow_ipc::{MessageHeader, root_as_message};
-use arrow_schema::{DataType, Field, Schema};
+use arrow_schema::{DataType, Field, FieldRef, Fields, Schema};
 
 use crate::encode::CodecError;
 
@@ -23,9 +23,10 @@ const MAX_ROWS: i64 = u32::MAX as i64;
 /// Checks a whole stream: schema, batches, end.
 pub(super) fn stream(bytes: &[u8]) -> Result<(), CodecError> {
     let mut rest = bytes;
+    let mut schema = Schema::empty();
     loop {
         let at = bytes.len() - rest.len();
-        match message(&mut rest) {
+        match message(&mut rest, &mut schema) {
             Ok(true) if rest.is_empty() => return Ok(()),
             Ok(true) => {
                 return Err(format!("{} bytes follow the end of the stream", rest.len()).into());
@@ -37,7 +38,7 @@ pub(super) fn stream(bytes: &[u8]) -> Result<(), CodecError> {
 }
 
 /// Checks one message and skips it; says whether it was the end of the stream.
-fn message(rest: &mut &[u8]) -> Result<bool, CodecError> {
+fn message(rest: &mut &[u8], schema: &mut Schema) -> Result<bool, CodecError> {
     let mut len = number(rest)?;
     if len == CONTINUATION {
         len = number(rest)?;
@@ -50,22 +51,45 @@ fn message(rest: &mut &[u8]) -> Result<bool, CodecError> {
     let body = take(rest, message.bodyLength())?;
     match message.header_type() {
         MessageHeader::Schema => {
-            let schema = message.header_as_schema().ok_or("a schema is missing")?;
-            types(&try_fb_to_schema(schema)?)?;
+            let stored = message.header_as_schema().ok_or("a schema is missing")?;
+            *schema = try_fb_to_schema(stored)?;
+            types(schema)?;
         }
         MessageHeader::RecordBatch => {
-            batch(message.header_as_record_batch().ok_or("a batch is missing")?, body)?;
+            let data = message.header_as_record_batch().ok_or("a batch is missing")?;
+            batch(data, schema.fields(), body)?;
         }
         MessageHeader::DictionaryBatch => {
             let dictionary = message.header_as_dictionary_batch().ok_or("a batch is missing")?;
-            batch(dictionary.data().ok_or("a dictionary has no data")?, body)?;
+            let data = dictionary.data().ok_or("a dictionary has no data")?;
+            let values = dictionary_values(schema, dictionary.id())
+                .ok_or("a dictionary belongs to no column")?;
+            batch(data, &[values].into_iter().collect(), body)?;
         }
         _ => return Err("a message is neither schema nor batch".into()),
     }
     Ok(false)
 }
 
-fn batch(batch: arrow_ipc::RecordBatch<'_>, body: &[u8]) -> Result<(), CodecError> {
+/// The values of the dictionary of a number, as a column.
+fn dictionary_values(schema: &Schema, id: i64) -> Option<FieldRef> {
+    #[expect(deprecated, reason = "the arrow crates have no other name for a dictionary either")]
+    let field = schema.fields_with_dict_id(id).first().copied()?;
+    match field.data_type() {
+        DataType::Dictionary(_, values) => Some(values_field(values)),
+        _ => None,
+    }
+}
+
+fn values_field(values: &DataType) -> FieldRef {
+    Field::new("values", values.clone(), true).into()
+}
+
+fn batch(
+    batch: arrow_ipc::RecordBatch<'_>,
+    columns: &Fields,
+    body: &[u8],
+) -> Result<(), CodecError> {
     if batch.compression().is_some() {
         return Err("the buffers are compressed inside the stream, which is not read; use a \
                     compressing layer below"
@@ -89,7 +113,72 @@ fn batch(batch: arrow_ipc::RecordBatch<'_>, body: &[u8]) -> Result<(), CodecErro
             .into());
         }
     }
+    // The arrow crates panic where a buffer of numbers holds part of one.
+    let mut widths = Vec::new();
+    let mut views = batch.variadicBufferCounts().into_iter().flatten();
+    let buffers = batch.buffers().map_or(0, |buffers| buffers.len());
+    for column in columns {
+        number_widths(column.data_type(), &mut widths, &mut views, buffers)?;
+    }
+    for (buffer, width) in batch.buffers().into_iter().flatten().zip(widths) {
+        if buffer.length() % width != 0 {
+            return Err(format!(
+                "a buffer has {} bytes, but its elements have {width}",
+                buffer.length()
+            )
+            .into());
+        }
+    }
     Ok(())
+}
+
+/// Adds what each buffer of a column is a multiple of: the width of the numbers in it, or 1.
+fn number_widths(
+    of: &DataType,
+    widths: &mut Vec<i64>,
+    views: &mut dyn Iterator<Item = i64>,
+    buffers: usize,
+) -> Result<(), CodecError> {
+    // First, except for a column of nulls, comes the bitmap of what is not null.
+    match of {
+        DataType::Null => {}
+        DataType::Utf8 | DataType::Binary => widths.extend([1, 4, 1]),
+        DataType::LargeUtf8 | DataType::LargeBinary => widths.extend([1, 8, 1]),
+        DataType::Utf8View | DataType::BinaryView => {
+            let more = views.next().and_then(|count| usize::try_from(count).ok());
+            let more =
+                more.filter(|&more| more <= buffers).ok_or("buffers of views are missing")?;
+            widths.extend([1, 16]);
+            widths.extend(std::iter::repeat_n(1, more));
+        }
+        DataType::List(inner) | DataType::Map(inner, _) => {
+            widths.extend([1, 4]);
+            number_widths(inner.data_type(), widths, views, buffers)?;
+        }
+        DataType::LargeList(inner) => {
+            widths.extend([1, 8]);
+            number_widths(inner.data_type(), widths, views, buffers)?;
+        }
+        DataType::FixedSizeList(inner, _) => {
+            widths.push(1);
+            number_widths(inner.data_type(), widths, views, buffers)?;
+        }
+        DataType::Struct(fields) => {
+            widths.push(1);
+            for field in fields {
+                number_widths(field.data_type(), widths, views, buffers)?;
+            }
+        }
+        DataType::Dictionary(number, _) => widths.extend([1, width(number)?]),
+        DataType::Boolean | DataType::FixedSizeBinary(_) => widths.extend([1, 1]),
+        number => widths.extend([1, width(number)?]),
+    }
+    Ok(())
+}
+
+fn width(number: &DataType) -> Result<i64, CodecError> {
+    let width = number.primitive_width().ok_or("a type that is not kept by this layer")?;
+    Ok(i64::try_from(width)?)
 }
 
 fn take<'a>(rest: &mut &'a [u8], len: i64) -> Result<&'a [u8], CodecError> {
@@ -136,7 +225,7 @@ fn type_of(field: &Field, depth: usize) -> Result<(), CodecError> {
             _ => refused(),
         },
         DataType::Dictionary(key, values) => match key.is_dictionary_key_type() {
-            true => type_of(&Field::new("values", (**values).clone(), true), depth),
+            true => type_of(&values_field(values), depth),
             false => refused(),
         },
         _ => Ok(()),

@@ -12,7 +12,7 @@ use num_complex::Complex;
 /// A type that a numpy array can have: integers, floats, their complex numbers, and `bool`.
 ///
 /// Sealed: the list is numpy's.
-pub trait Element: sealed::Sealed + Copy + Default + Send + Sync + 'static {
+pub trait Element: Sealed + Copy + Default + Send + Sync + 'static {
     /// The dtype as numpy writes it, for example `<i8`.
     const DTYPE: &'static str;
 }
