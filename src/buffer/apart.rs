@@ -11,6 +11,14 @@ use rayon::ThreadPoolBuilder;
 /// Threads among which such a call may share its work.
 const MAX_THREADS: usize = 4;
 
+/// Fewer bytes than this are moved by one thread, in any store.
+const APART_MIN_BYTES: u64 = 64 << 10;
+
+/// Runs a call that moves so many bytes apart, if a store may share the work among threads.
+pub(super) fn apart_from<T: Send>(bytes: u64, call: impl FnOnce() -> T + Send) -> T {
+    if bytes < APART_MIN_BYTES { call() } else { apart(call) }
+}
+
 /// Runs the call in a small pool of its own, on a thread that is no rayon worker.
 ///
 /// Making the pool takes about 100 microseconds, so this is for calls that move whole values.

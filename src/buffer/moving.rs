@@ -7,6 +7,7 @@
 use foldhash::fast::RandomState;
 use hashbrown::HashSet;
 
+use super::apart::apart_from;
 use super::{Buffer, Pending, State};
 use crate::partd::{Batch, Chunks, Durability, Op, Partd};
 use crate::{Key, Result};
@@ -21,7 +22,8 @@ impl<Fast: Partd, Slow: Partd> Buffer<Fast, Slow> {
     /// Moves the heaviest keys down until at most `target_bytes` are held; all, if that is 0.
     pub(super) fn drain(&self, state: &mut State, target_bytes: u64) -> Result<()> {
         let before = state.stats.slow_batches;
-        let result = self.drain_keys(state, target_bytes);
+        let held_bytes = self.held_bytes(state);
+        let result = apart_from(held_bytes, || self.drain_keys(state, target_bytes));
         state.stats.flushes += u64::from(state.stats.slow_batches > before);
         result
     }
@@ -55,7 +57,9 @@ impl<Fast: Partd, Slow: Partd> Buffer<Fast, Slow> {
             keys.iter().filter(|key| state.pending.has(key)).cloned().collect();
         keys.sort_unstable();
         keys.dedup();
-        self.move_down(state, &keys)
+        let appended: u64 = self.fast.lens(&keys)?.into_iter().flatten().sum();
+        let bytes = appended + state.pending.memory_bytes();
+        apart_from(bytes, || self.move_down(state, &keys))
     }
 
     /// Moves all that is buffered of the keys down; each of them is named once.
@@ -125,8 +129,9 @@ impl<Fast: Partd, Slow: Partd> Buffer<Fast, Slow> {
                 for op in batch.ops() {
                     whole.push(op.clone());
                 }
-                self.slow.write(&whole, Durability::Plain)?;
-                state.stats.slow_bytes += whole.value_bytes();
+                let bytes = whole.value_bytes();
+                apart_from(bytes, || self.slow.write(&whole, Durability::Plain))?;
+                state.stats.slow_bytes += bytes;
                 state.stats.slow_batches += 1;
                 Ok(())
             })?;
@@ -135,8 +140,9 @@ impl<Fast: Partd, Slow: Partd> Buffer<Fast, Slow> {
     }
 
     fn write_slow(&self, state: &mut State, batch: &Batch<'_>) -> Result<()> {
-        self.slow.write(batch, Durability::Plain)?;
-        state.stats.slow_bytes += batch.value_bytes();
+        let bytes = batch.value_bytes();
+        apart_from(bytes, || self.slow.write(batch, Durability::Plain))?;
+        state.stats.slow_bytes += bytes;
         state.stats.slow_batches += 1;
         Ok(())
     }

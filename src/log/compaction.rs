@@ -340,7 +340,7 @@ impl<D: Disk> Core<D> {
             }
             segment.settle(claim.offset(), base.upto)?;
         }
-        tail.seal();
+        tail.close();
         segment.file().sync().map_err(|e| Error::io("sync", segment.path(), e))?;
         new.publish(id)?;
         let dir = self.names.dir();

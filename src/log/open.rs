@@ -84,7 +84,9 @@ pub(crate) fn open_read_only<D: Disk>(
     let shared = if has_lock { try_lock(false)? } else { None };
     let control = usable(&disk, &names, boot, false)?;
     match control {
-        Some(control) if !is_alone || was_closed(&disk, &names, &control)? => {
+        Some(control)
+            if !options.ignore_damage && (!is_alone || was_closed(&disk, &names, &control)?) =>
+        {
             finish(disk, names, options, Some(control), shared, None)
         }
         _ => {

@@ -140,10 +140,10 @@ impl<D: Disk> Writer<D> {
         };
         if is_next {
             if let Some(full) = place.tail.replace(tail) {
-                full.seal();
+                full.close();
             }
         } else {
-            tail.seal();
+            tail.close();
             match &place.tail {
                 Some(active) => control.set_active(slot, active.segment().id()),
                 None => control.clear_active(slot),
@@ -156,9 +156,7 @@ impl<D: Disk> Writer<D> {
     pub(crate) fn close(&self, control: &Control<D>) {
         let mut place = self.place();
         if let Some(tail) = place.tail.take() {
-            let (segment, end) = (tail.segment().clone(), tail.offset());
-            tail.seal();
-            segment.punch_behind(end);
+            tail.close();
         }
         if let Some(slot) = place.slot.take() {
             control.clear_active(slot.number);
@@ -241,6 +239,8 @@ pub(crate) fn retire<D: Disk>(core: &Core<D>, control: &Control<D>, id: u64) -> 
         Ok(segment) => segment,
         // It died before it had published the segment, or a compaction has replaced it since.
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // Damage is for those who read to report; it must not keep others from writing.
+        Err(Error::Damage { .. } | Error::Refused { .. }) => return Ok(()),
         Err(error) => return Err(error),
     };
     let mut offset = segment.header().data_start;
@@ -257,7 +257,6 @@ pub(crate) fn retire<D: Disk>(core: &Core<D>, control: &Control<D>, id: u64) -> 
                 segment.punch_behind(offset);
                 return Ok(());
             }
-            // Damage is for those who read to report.
             Ok(Link::Sealed) | Err(_) => return Ok(()),
         }
     }

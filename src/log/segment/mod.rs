@@ -431,10 +431,6 @@ impl<F: DiskFile> Tail<F> {
         &self.segment
     }
 
-    pub(crate) fn offset(&self) -> u64 {
-        self.offset
-    }
-
     /// The bytes that a batch can still have, with room left for the seal.
     pub(crate) fn room(&self) -> u64 {
         (self.segment.header.len & !7).saturating_sub(self.offset + SEAL_LEN)
@@ -454,9 +450,10 @@ impl<F: DiskFile> Tail<F> {
         Some(Claim { segment: Arc::clone(&self.segment), offset, len })
     }
 
-    /// Ends the segment.
-    pub(crate) fn seal(self) {
+    /// Ends the segment, and gives back the space behind its batches.
+    pub(crate) fn close(self) {
         self.segment.seal(self.offset);
+        self.segment.punch_behind(self.offset);
     }
 }
 

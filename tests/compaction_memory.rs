@@ -1,0 +1,60 @@
+//! The memory of a compaction grows with keys and extents, not with bytes. A file of its own, for
+//! the allocator that counts.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use partd::{Partd, SegmentLog};
+
+struct Counting;
+
+static HELD: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+// A global allocator cannot be written otherwise; `realloc` goes through the two.
+#[allow(unsafe_code)]
+// SAFETY: every call is handed to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let held = HELD.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        PEAK.fetch_max(held, Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: `pointer` came from `System` above, with this layout.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The bytes that a compaction of so many values of a length holds at its peak.
+fn peak(value_len: usize) -> usize {
+    let dir = tempfile::tempdir().unwrap();
+    let options = SegmentLog::options().segment_len_bytes(1 << 20).compaction_dead_share(None);
+    let p = options.open(dir.path().join("store")).unwrap();
+    let value = vec![7; value_len];
+    for i in 0..5000 {
+        p.append([(i % 50, &value)]).unwrap();
+    }
+    drop(p);
+    let p = options.open(dir.path().join("store")).unwrap();
+    p.keys().unwrap();
+    let before = HELD.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    let report = p.compact().unwrap();
+    assert_eq!(report.bytes_rewritten, 5000 * value_len as u64);
+    PEAK.load(Ordering::Relaxed) - before
+}
+
+#[test]
+fn twenty_times_the_bytes_take_the_same_memory() {
+    let (small, large) = (peak(1000), peak(20_000));
+    println!("peak of 5 MB: {small} bytes, of 100 MB: {large} bytes");
+    // The segments are more, and each is known by its file and header.
+    assert!(large < small + 200_000, "{small} and {large} bytes");
+    assert!(large < 2_000_000, "{large} bytes");
+}
