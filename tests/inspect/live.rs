@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use partd::{Partd, SegmentLog};
 
+use crate::read::store::Store;
 use crate::support::on;
 
 /// Where a child process of these tests writes; set in children alone.
@@ -125,4 +126,44 @@ fn live_writers_are_seen_and_never_look_like_damage() {
     let all = on(&store, &["get", "all"]).stdout;
     let log = SegmentLog::open(&store).unwrap();
     assert!(log.get("all").unwrap() == all);
+}
+
+#[test]
+fn compactions_beside_it_never_look_like_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let log = SegmentLog::options().segment_len_bytes(64 << 10).open(&store).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let running = || !stop.load(std::sync::atomic::Ordering::Relaxed);
+    let (mut reads, mut outputs) = (0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for i in (0_u32..).take_while(|_| running()) {
+                let key = i % 50;
+                log.append([(key, [i as u8; 2000])]).unwrap();
+                if i % 7 == 0 {
+                    log.delete([(i + 25) % 50]).unwrap();
+                }
+            }
+        });
+        scope.spawn(|| {
+            while running() {
+                log.compact().unwrap();
+            }
+        });
+        let since = Instant::now();
+        while since.elapsed() < Duration::from_secs(3) || reads < 20 {
+            let read = Store::read(&store).unwrap();
+            let problems: Vec<String> =
+                read.history.problems.iter().map(ToString::to_string).collect();
+            if read.is_damaged() {
+                stop.store(true, std::sync::atomic::Ordering::Relaxed);
+                panic!("read {reads}: {problems:#?}");
+            }
+            outputs += usize::from(read.history.upto > 0);
+            reads += 1;
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert!(outputs > 0, "no output was seen in {reads} reads");
 }

@@ -11,6 +11,7 @@ mod live;
 mod read;
 mod salvage;
 mod snapshots;
+mod speed;
 mod support;
 mod tools;
 mod transcript;

@@ -12,7 +12,7 @@ mod output;
 mod read;
 mod text;
 
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -55,6 +55,11 @@ impl From<Refusal> for Failure {
     }
 }
 
+/// Says something on standard error; if that is closed, nobody wants to know.
+fn complain(message: &str) {
+    let _ = writeln!(io::stderr(), "partd-inspect: {message}");
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
     let mut out = Output::new(&args.options);
@@ -63,12 +68,12 @@ fn main() -> ExitCode {
         Ok(()) | Err(Failure::OutputClosed) => {}
         Err(Failure::Message(message)) => {
             let _ = out.finish();
-            eprintln!("partd-inspect: {message}");
+            complain(&message);
             return ExitCode::from(2);
         }
         Err(Failure::Damage(message)) => {
             let _ = out.finish();
-            eprintln!("partd-inspect: {message}");
+            complain(&message);
             return ExitCode::from(1);
         }
     }

@@ -2,7 +2,6 @@
 
 use serde_json::json;
 
-use crate::Failure;
 use crate::args::Get;
 use crate::output::Output;
 use crate::read::history::value_checksum;
@@ -10,6 +9,7 @@ use crate::read::index::{EntryRef, Held, Index};
 use crate::read::key::{escape, unescape};
 use crate::read::problem::{Problem, Severity};
 use crate::read::store::Store;
+use crate::{Failure, complain};
 
 /// How much is held in memory while a value is copied out.
 const PIECE: u64 = 1 << 20;
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &Get, out: &mut Output) -> Result<(), Failure> {
         }
     }
     for problem in &bad {
-        eprintln!("partd-inspect: {problem}");
+        complain(&problem.to_string());
     }
     out.note_damage(!bad.is_empty());
     if !bad.is_empty() && !args.partial {
@@ -37,9 +37,9 @@ pub(crate) fn run(args: &Get, out: &mut Output) -> Result<(), Failure> {
     }
     if store.is_damaged() && !out.json {
         // The bytes are right, but some of the key's may be missing: that belongs on standard error.
-        eprintln!("partd-inspect: the store is damaged, so bytes of this key may be missing:");
+        complain("the store is damaged, so bytes of this key may be missing:");
         for problem in &store.history.problems {
-            eprintln!("partd-inspect: {problem}");
+            complain(&problem.to_string());
         }
         out.note_damage(true);
     }

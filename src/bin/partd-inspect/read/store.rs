@@ -65,12 +65,13 @@ impl Store {
         }
         let mut attempt = 1;
         loop {
-            let store = Store::read_once(path)?;
+            let (store, vanished) = Store::read_once(path)?;
             let generation = |control: &Option<Result<Control, Error>>| {
                 control.as_ref()?.as_ref().ok().map(|control| control.generation)
             };
             let before = generation(&store.control);
-            let complete = store.history.missing.is_empty();
+            // A compaction may have published and unlinked since the directory was listed.
+            let complete = !vanished && !store.is_damaged();
             let after = || Control::read(path).ok().map(|control| generation(&control));
             if complete || attempt == ATTEMPTS || after() == Some(before) {
                 return Ok(store);
@@ -79,7 +80,8 @@ impl Store {
         }
     }
 
-    fn read_once(path: &Path) -> Result<Store, Refusal> {
+    /// Reads it once; also says whether a file was gone before it could be opened.
+    fn read_once(path: &Path) -> Result<(Store, bool), Refusal> {
         let io = |error| Refusal::Io(path.to_owned(), error);
         let control =
             Control::read(path).map_err(|error| Refusal::Io(path.join("control"), error))?;
@@ -102,14 +104,14 @@ impl Store {
         other_files.sort();
         let walk = |path: &PathBuf| match Source::open(path) {
             Ok(source) => Some(Ok(Segment::walk(source))),
-            // Compacted away since the directory was listed: numbers will tell if it mattered.
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => Some(Err(Refusal::Io(path.clone(), error))),
         };
         let segments = names.par_iter().filter_map(walk).collect::<Result<Vec<_>, _>>()?;
+        let vanished = segments.len() < names.len();
         let is_open = Locks::read().holds(&path.join("store.lock")) != Life::Dead;
         let around = Around { running: boot_id().ok(), is_open, is_segment: false };
-        Ok(Store::assemble(path, control, segments, other_files, around))
+        Ok((Store::assemble(path, control, segments, other_files, around), vanished))
     }
 
     fn read_segment(path: &Path) -> Result<Store, Refusal> {
