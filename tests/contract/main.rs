@@ -13,7 +13,8 @@ use partd::{Buffer, Dict, Partd, SegmentLog};
 
 /// Runs the behaviours of the suite, each as a test of its own, on what `$make` returns.
 macro_rules! contract {
-    ($($store:ident: $make:expr;)*) => {$(
+    ($($(#[$meta:meta])* $store:ident: $make:expr;)*) => {$(
+        $(#[$meta])*
         mod $store {
             use super::*;
             contract!(@tests $make; basics:
@@ -94,4 +95,40 @@ contract! {
         Box::new(buffer(4096)) as Box<dyn Partd>,
         60 << 10,
     );
+    #[cfg(feature = "zlib")]
+    zlib: partd::Zlib::new(Dict::new());
+    #[cfg(feature = "zlib")]
+    zlib_over_segment_log: partd::Zlib::new(small_segments());
+    #[cfg(feature = "zlib")]
+    zlib_over_buffer: partd::Zlib::new(Buffer::new(Dict::new(), small_segments(), 60 << 10));
+    #[cfg(feature = "snappy")]
+    snappy: partd::Snappy::new(Dict::new());
+    #[cfg(feature = "snappy")]
+    snappy_over_segment_log: partd::Snappy::new(small_segments());
+    #[cfg(feature = "snappy")]
+    snappy_over_buffer: partd::Snappy::new(Buffer::new(Dict::new(), small_segments(), 60 << 10));
+    #[cfg(feature = "lz4")]
+    lz4: partd::Lz4::new(Dict::new());
+    #[cfg(feature = "lz4")]
+    lz4_over_segment_log: partd::Lz4::new(small_segments());
+    #[cfg(feature = "lz4")]
+    lz4_over_buffer: partd::Lz4::new(Buffer::new(Dict::new(), small_segments(), 60 << 10));
+    #[cfg(feature = "bz2")]
+    bz2: partd::Bz2::new(Dict::new());
+    #[cfg(feature = "bz2")]
+    bz2_over_segment_log: partd::Bz2::new(small_segments());
+    #[cfg(feature = "bz2")]
+    bz2_over_buffer: partd::Bz2::new(Buffer::new(Dict::new(), small_segments(), 60 << 10));
+    #[cfg(feature = "blosc")]
+    blosc: partd::Blosc::new(Dict::new());
+    #[cfg(feature = "blosc")]
+    blosc_over_segment_log: partd::Blosc::new(small_segments());
+    #[cfg(feature = "blosc")]
+    blosc_over_buffer: partd::Blosc::new(Buffer::new(Dict::new(), small_segments(), 60 << 10));
+    #[cfg(feature = "zstd")]
+    zstd: partd::Zstd::new(Dict::new());
+    #[cfg(feature = "zstd")]
+    zstd_over_segment_log: partd::Zstd::new(small_segments());
+    #[cfg(feature = "zstd")]
+    zstd_over_buffer: partd::Zstd::new(Buffer::new(Dict::new(), small_segments(), 60 << 10));
 }
