@@ -11,7 +11,8 @@ use arrow_array::{
 };
 use ndarray::{Array1, array};
 use partd::{
-    Arrow, Bz2, Dict, Error, Key, Msgpack, Numpy, Partd, Pickle, Snappy, Typed, Zlib, compression,
+    Arrow, Buffer, Bz2, Dict, Error, Key, Msgpack, Numpy, Partd, Pickle, SegmentLog, Snappy, Typed,
+    Zlib, compression,
 };
 
 /// What every typed layer does, with three values and a way to join them.
@@ -56,6 +57,9 @@ macro_rules! contract {
                 assert_eq!(p.keys().unwrap(), [Key::from(("a", 1))]);
             }
             run(Arc::new(Dict::new()));
+            run(Arc::new(SegmentLog::temporary().unwrap()));
+            let slow = SegmentLog::temporary().unwrap();
+            run(Arc::new(Buffer::new(Dict::new(), slow, 200)));
             run(Arc::new(Zlib::new(Dict::new())));
             run(Arc::from(compression("snappy", Box::new(Dict::new())).unwrap()));
         }
@@ -251,6 +255,16 @@ fn another_dtype_is_refused_on_append_and_on_get_and_shows_both() {
     floats.append([("x", &[1.0])]).unwrap();
     assert_eq!(floats.dtype("x").unwrap().as_deref(), Some("<f8"));
     assert_eq!(floats.dtype("none").unwrap(), None);
+}
+
+#[test]
+fn bytes_without_a_dtype_do_not_become_part_of_an_array() {
+    let p = Numpy::<i32, _>::new(Dict::new());
+    p.inner().append([("x", "text")]).unwrap();
+    for error in [p.append([("x", &[1])]).unwrap_err(), p.get("x").unwrap_err()] {
+        assert!(error.to_string().contains("no dtype under the side key"), "{error}");
+    }
+    assert_eq!(p.inner().get("x").unwrap(), b"text");
 }
 
 #[test]

@@ -157,10 +157,18 @@ impl<T: Element, P: Partd> Numpy<T, P> {
     ) -> Result<()> {
         let keys: Vec<Key> = pairs.iter().map(|(key, _)| key.clone()).collect();
         let sides = side_keys(&keys)?;
+        let mut new = Vec::new();
         for (key, stored) in keys.iter().zip(self.inner.read(&sides)?) {
-            if !stored.is_empty() && stored != self.dtype.as_bytes() {
-                return Err(self.mismatch(key, &stored));
+            match stored.as_slice() {
+                b"" => new.push(key.clone()),
+                own if own == self.dtype.as_bytes() => {}
+                other => return Err(self.mismatch(key, other)),
             }
+        }
+        // Bytes without a dtype are not an array, and must not become part of one.
+        let lens = if new.is_empty() { Vec::new() } else { self.inner.lens(&new)? };
+        if let Some((key, _)) = new.iter().zip(lens).find(|(_, len)| len.is_some_and(|n| n > 0)) {
+            return Err(self.mismatch(key, b""));
         }
         let bytes: Vec<Cow<'_, [u8]>> =
             pairs.iter().map(|(_, array)| element::to_bytes(array)).collect();

@@ -22,7 +22,8 @@ use crate::encode::typed::Typed;
 /// tuples, dicts, sets) are read, of every pickle protocol; pickles of classes and functions are
 /// refused. Frames are written in protocol 3, structs as dicts, and are read by every Python 3.
 ///
-/// A frame may have 4 GiB and be nested 128 deep.
+/// A frame may have 4 GiB and be nested 128 deep. The limit on decoded bytes counts 32 for each
+/// value in a pickle, besides its text, and what stands in several places as often as it stands.
 ///
 /// ```
 /// # #[cfg(feature = "zlib")] {

@@ -13,7 +13,8 @@ use partd::{Buffer, Dict, Partd, SegmentLog};
 
 /// Runs the behaviours of the suite, each as a test of its own, on what `$make` returns.
 macro_rules! contract {
-    ($($store:ident: $make:expr;)*) => {$(
+    ($($(#[$meta:meta])* $store:ident: $make:expr;)*) => {$(
+        $(#[$meta])*
         mod $store {
             use super::*;
             contract!(@tests $make; basics:
@@ -78,6 +79,32 @@ fn small_segments() -> SegmentLog {
     SegmentLog::options().segment_len_bytes(64 << 10).temporary().unwrap()
 }
 
+/// A buffer in front of a segment log, that is full soon.
+#[cfg(any(
+    feature = "zlib",
+    feature = "snappy",
+    feature = "lz4",
+    feature = "bz2",
+    feature = "blosc",
+    feature = "zstd"
+))]
+fn small_buffer() -> Buffer<Dict, SegmentLog> {
+    Buffer::new(Dict::new(), small_segments(), 60 << 10)
+}
+
+/// A compressing layer. Boxed, so that the suite is compiled once for all of them.
+#[cfg(any(
+    feature = "zlib",
+    feature = "snappy",
+    feature = "lz4",
+    feature = "bz2",
+    feature = "blosc",
+    feature = "zstd"
+))]
+fn compressed(name: &str, below: impl Partd + 'static) -> Box<dyn Partd> {
+    partd::compression(name, Box::new(below)).unwrap()
+}
+
 contract! {
     segment_log: SegmentLog::temporary().unwrap();
     segment_log_of_small_segments: small_segments();
@@ -94,4 +121,40 @@ contract! {
         Box::new(buffer(4096)) as Box<dyn Partd>,
         60 << 10,
     );
+    #[cfg(feature = "zlib")]
+    zlib: compressed("zlib", Dict::new());
+    #[cfg(feature = "zlib")]
+    zlib_over_segment_log: compressed("zlib", small_segments());
+    #[cfg(feature = "zlib")]
+    zlib_over_buffer: compressed("zlib", small_buffer());
+    #[cfg(feature = "snappy")]
+    snappy: compressed("snappy", Dict::new());
+    #[cfg(feature = "snappy")]
+    snappy_over_segment_log: compressed("snappy", small_segments());
+    #[cfg(feature = "snappy")]
+    snappy_over_buffer: compressed("snappy", small_buffer());
+    #[cfg(feature = "lz4")]
+    lz4: compressed("lz4", Dict::new());
+    #[cfg(feature = "lz4")]
+    lz4_over_segment_log: compressed("lz4", small_segments());
+    #[cfg(feature = "lz4")]
+    lz4_over_buffer: compressed("lz4", small_buffer());
+    #[cfg(feature = "bz2")]
+    bz2: compressed("bz2", Dict::new());
+    #[cfg(feature = "bz2")]
+    bz2_over_segment_log: compressed("bz2", small_segments());
+    #[cfg(feature = "bz2")]
+    bz2_over_buffer: compressed("bz2", small_buffer());
+    #[cfg(feature = "blosc")]
+    blosc: compressed("blosc", Dict::new());
+    #[cfg(feature = "blosc")]
+    blosc_over_segment_log: compressed("blosc", small_segments());
+    #[cfg(feature = "blosc")]
+    blosc_over_buffer: compressed("blosc", small_buffer());
+    #[cfg(feature = "zstd")]
+    zstd: compressed("zstd", Dict::new());
+    #[cfg(feature = "zstd")]
+    zstd_over_segment_log: compressed("zstd", small_segments());
+    #[cfg(feature = "zstd")]
+    zstd_over_buffer: compressed("zstd", small_buffer());
 }

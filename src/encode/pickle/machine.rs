@@ -11,7 +11,8 @@ use crate::encode::codec::too_large;
 /// Containers inside each other, at most.
 pub(crate) const MAX_DEPTH: u32 = 128;
 /// What a value counts against the limit, besides the bytes of a string.
-const ITEM_BYTES: u64 = size_of::<Item<'static>>() as u64;
+const ITEM_BYTES: u64 = 32;
+const _: () = assert!(size_of::<Item<'static>>() == ITEM_BYTES as usize);
 /// Digits of an integer in text form, at most; the time to read it grows with their square.
 const MAX_DIGITS: usize = 4300;
 /// Bytes of an integer in binary form, at most; no integer type here has more than 16.
