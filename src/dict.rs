@@ -19,8 +19,12 @@ use crate::{Key, Result};
 const PIECE_MIN_BYTES: usize = 64;
 /// The largest piece a value grows by, unless a single append is larger.
 const PIECE_MAX_BYTES: usize = 64 << 10;
+/// A value grows by at least one part in so many: room that may stay unused.
+const GROWTH_PARTS: usize = 8;
 /// Tables that share the keys: so that growing one moves a small share of them at a time.
 const SHARDS: usize = 64;
+/// What the smallest table takes at most beside its slots, and a little more.
+const TABLE_MIN_BYTES: usize = 64;
 
 /// A store in memory.
 ///
@@ -121,6 +125,22 @@ impl Partd for Dict {
     fn memory_bytes(&self) -> u64 {
         self.map().memory_bytes() as u64
     }
+
+    fn write_within(&self, batch: &Batch<'_>, limit_bytes: u64) -> Result<bool> {
+        let mut map = self.map_mut();
+        if !map.fits(batch, usize::try_from(limit_bytes).unwrap_or(usize::MAX)) {
+            return Ok(false);
+        }
+        for op in batch.ops() {
+            map.apply(op);
+        }
+        debug_assert!(map.memory_bytes() as u64 <= limit_bytes);
+        Ok(true)
+    }
+
+    fn heaviest(&self, bytes: u64) -> Result<Vec<Key>> {
+        Ok(self.map().heaviest(usize::try_from(bytes).unwrap_or(usize::MAX)))
+    }
 }
 
 /// The keys and values, and what they weigh.
@@ -129,6 +149,8 @@ struct Map {
     hasher: RandomState,
     /// Heap bytes of keys and values, by capacity; the tables come on top.
     heap_bytes: usize,
+    /// Bytes of the tables, used or not.
+    table_bytes: usize,
 }
 
 struct Slot {
@@ -142,6 +164,7 @@ impl Default for Map {
             shards: (0..SHARDS).map(|_| HashTable::new()).collect(),
             hasher: RandomState::default(),
             heap_bytes: 0,
+            table_bytes: 0,
         }
     }
 }
@@ -152,9 +175,7 @@ impl Map {
     }
 
     fn memory_bytes(&self) -> usize {
-        // hashbrown fills at most 7/8 of its buckets, and keeps a byte of control for each.
-        let buckets: usize = self.shards.iter().map(|shard| shard.capacity() * 8 / 7).sum();
-        self.heap_bytes + buckets * (size_of::<Slot>() + 1)
+        self.heap_bytes + self.table_bytes
     }
 
     /// The shard of a key and its hash in there.
@@ -170,29 +191,122 @@ impl Map {
     }
 
     fn remove(&mut self, key: &Key) -> Option<Value> {
-        let (shard, hash) = self.locate(key);
-        let entry = self.shards[shard].find_entry(hash, |slot| slot.key == *key).ok()?;
+        let (index, hash) = self.locate(key);
+        let shard = &mut self.shards[index];
+        let entry = shard.find_entry(hash, |slot| slot.key == *key).ok()?;
         let (slot, _) = entry.remove();
         self.heap_bytes -= slot.key.heap_bytes() + slot.value.heap_bytes();
+        // From a third full to two thirds: far enough from either end to pay for moving the slots.
+        if shard.len() * 7 < shard.num_buckets() * 2 {
+            let before = shard.allocation_size();
+            let hasher = &self.hasher;
+            shard.shrink_to(shard.len() * 3 / 2, |slot| hasher.hash_one(slot.key.as_bytes()));
+            self.table_bytes -= before - shard.allocation_size();
+        }
         Some(slot.value)
     }
 
     fn value_mut(&mut self, key: &Key) -> &mut Value {
         let (shard, hash) = self.locate(key);
-        let Map { shards, hasher, heap_bytes } = self;
-        let slot = shards[shard]
-            .entry(hash, |slot| slot.key == *key, |slot| hasher.hash_one(slot.key.as_bytes()))
-            .or_insert_with(|| {
-                *heap_bytes += key.heap_bytes();
-                Slot { key: key.clone(), value: Value::default() }
-            });
+        let Map { shards, hasher, heap_bytes, table_bytes } = self;
+        let shard = &mut shards[shard];
+        let rehash = |slot: &Slot| hasher.hash_one(slot.key.as_bytes());
+        if shard.len() == shard.capacity() {
+            // The next insert may grow the table: do it here, where it is counted.
+            let before = shard.allocation_size();
+            shard.reserve(1, rehash);
+            *table_bytes = *table_bytes + shard.allocation_size() - before;
+        }
+        let slot = shard.entry(hash, |slot| slot.key == *key, rehash).or_insert_with(|| {
+            // The copy is as long as it must be; the original may have room.
+            let key = key.clone();
+            *heap_bytes += key.heap_bytes();
+            Slot { key, value: Value::default() }
+        });
         &mut slot.into_mut().value
+    }
+
+    /// Whether the map surely holds at most `limit_bytes` after the batch.
+    fn fits(&self, batch: &Batch<'_>, limit_bytes: usize) -> bool {
+        let ops = batch.ops().len();
+        let mut bytes = 0;
+        let mut key_bytes = 0;
+        for op in batch.ops() {
+            bytes += op.value().len();
+            key_bytes += op.key().map_or(0, Key::heap_bytes);
+        }
+        // Each value may grow by a piece with room to spare and by a place for it in its list.
+        let later = self.heap_bytes + bytes;
+        let spare = (later / 6).min(ops * (PIECE_MAX_BYTES + 256) + later / 16_384);
+        let values = bytes + spare + ops * (PIECE_MIN_BYTES + 4 * size_of::<Vec<u8>>());
+        let Some(room) = limit_bytes.checked_sub(self.memory_bytes() + values + key_bytes) else {
+            return false;
+        };
+        // Mostly there is room even if all tables grow; only otherwise it is worth counting.
+        self.table_bytes * 2 + ops * 4 * (size_of::<Slot>() + 1) + SHARDS * TABLE_MIN_BYTES <= room
+            || self.table_growth(batch) <= room
+    }
+
+    /// By how much the tables grow if every operation brings a new key.
+    fn table_growth(&self, batch: &Batch<'_>) -> usize {
+        let mut new_slots = [0_usize; SHARDS];
+        for key in batch.ops().iter().filter_map(Op::key) {
+            new_slots[self.locate(key).0] += 1;
+        }
+        let mut grown = 0;
+        for (shard, new) in self.shards.iter().zip(new_slots) {
+            if new > 0 && new >= shard.capacity() - shard.len() {
+                let buckets = ((shard.len() + new + 1) * 8 / 7 + 1).max(shard.num_buckets() + 1);
+                let table_bytes = buckets.next_power_of_two() * (size_of::<Slot>() + 1);
+                grown += table_bytes + TABLE_MIN_BYTES - shard.allocation_size();
+            }
+        }
+        grown
+    }
+
+    /// Keys that weigh the given bytes together, those of the longest values first; one pass to
+    /// weigh the values by their order of magnitude, one to collect.
+    fn heaviest(&self, bytes: usize) -> Vec<Key> {
+        let magnitude = |slot: &Slot| slot.value.len.checked_ilog2().map_or(0, |log| log as usize);
+        let weight = |slot: &Slot| slot.value.len + slot.key.heap_bytes() + size_of::<Slot>();
+        let mut weights = [0; usize::BITS as usize];
+        let mut counts = [0; usize::BITS as usize];
+        for slot in self.shards.iter().flatten() {
+            weights[magnitude(slot)] += weight(slot);
+            counts[magnitude(slot)] += 1;
+        }
+        // All values above `last` go, and as many of that magnitude as it takes.
+        let (mut last, mut missing, mut count) = (weights.len() - 1, bytes, 0);
+        while last > 0 && weights[last] < missing {
+            missing -= weights[last];
+            count += counts[last];
+            last -= 1;
+        }
+        let share = weights[last].min(missing) as f64 / weights[last].max(1) as f64;
+        let mut keys = Vec::with_capacity(count + (counts[last] as f64 * share) as usize + 1);
+        for slot in self.shards.iter().flatten() {
+            if magnitude(slot) == last {
+                if missing == 0 {
+                    continue;
+                }
+                missing = missing.saturating_sub(weight(slot));
+            } else if magnitude(slot) < last {
+                continue;
+            }
+            keys.push(slot.key.clone());
+        }
+        keys
     }
 
     fn apply(&mut self, op: &Op<'_>) {
         match op {
             Op::Append(key, bytes) => {
-                let grown = self.value_mut(key).append(bytes);
+                // Mostly the key is there, and looking is cheaper than preparing to insert.
+                let (shard, hash) = self.locate(key);
+                let grown = match self.shards[shard].find_mut(hash, |slot| slot.key == *key) {
+                    Some(slot) => slot.value.append(bytes),
+                    None => self.value_mut(key).append(bytes),
+                };
                 self.heap_bytes += grown;
             }
             Op::Set(key, bytes) => {
@@ -224,23 +338,29 @@ struct Value {
 impl Value {
     /// Adds bytes to the end and says by how many bytes of capacity the value has grown.
     fn append(&mut self, bytes: &[u8]) -> usize {
-        let (fits, rest) = bytes.split_at(bytes.len().min(self.last.capacity() - self.last.len()));
+        let room = self.last.capacity() - self.last.len();
+        if bytes.len() <= room {
+            self.last.extend_from_slice(bytes);
+            self.len += bytes.len();
+            return 0;
+        }
+        let (fits, rest) = bytes.split_at(room);
         self.last.extend_from_slice(fits);
-        let mut grown = 0;
-        if !rest.is_empty() {
-            let room = match self.len {
-                0 => rest.len(),
-                len => len.clamp(PIECE_MIN_BYTES, PIECE_MAX_BYTES).max(rest.len()),
-            };
-            let mut piece = Vec::with_capacity(room);
-            piece.extend_from_slice(rest);
-            grown += piece.capacity();
-            let full = std::mem::replace(&mut self.last, piece);
-            if !full.is_empty() {
-                let before = self.full.capacity();
-                self.full.push(full);
-                grown += (self.full.capacity() - before) * size_of::<Vec<u8>>();
+        let room = match self.len {
+            0 => rest.len(),
+            len => (len / GROWTH_PARTS).clamp(PIECE_MIN_BYTES, PIECE_MAX_BYTES).max(rest.len()),
+        };
+        let mut piece = Vec::with_capacity(room);
+        piece.extend_from_slice(rest);
+        let mut grown = piece.capacity();
+        let full = std::mem::replace(&mut self.last, piece);
+        if !full.is_empty() {
+            let before = self.full.capacity();
+            if self.full.len() == before {
+                self.full.reserve_exact((before / GROWTH_PARTS).max(4));
             }
+            self.full.push(full);
+            grown += (self.full.capacity() - before) * size_of::<Vec<u8>>();
         }
         self.len += bytes.len();
         grown
@@ -273,12 +393,17 @@ mod tests {
         for i in 0..1000_usize {
             p.append([(i % 7, vec![1; i])]).unwrap();
             p.iset(i % 5, vec![2; i % 300]).unwrap();
+            p.append([(("a tuple of some length", i % 3), "v")]).unwrap();
             if i % 11 == 0 {
                 p.delete([i % 7]).unwrap();
+                p.delete([("a tuple of some length", i % 3)]).unwrap();
             }
             let map = p.map();
-            let held: usize = map.shards.iter().flatten().map(|s| s.value.heap_bytes()).sum();
+            let slots = map.shards.iter().flatten();
+            let held: usize = slots.map(|s| s.key.heap_bytes() + s.value.heap_bytes()).sum();
             assert_eq!(held, map.heap_bytes);
+            let tables: usize = map.shards.iter().map(HashTable::allocation_size).sum();
+            assert_eq!(tables, map.table_bytes);
         }
         p.clear().unwrap();
         assert_eq!(p.memory_bytes(), empty);
@@ -291,5 +416,67 @@ mod tests {
             p.append([("k", b"12345678")]).unwrap();
         }
         assert!(p.memory_bytes() < 8_000_000 * 11 / 10, "{} bytes", p.memory_bytes());
+    }
+
+    #[test]
+    fn a_write_within_a_limit_keeps_it_whatever_the_batch_and_uses_most_of_it() {
+        for (keys, value_len, batch_len) in [
+            (1, 8, 1),
+            (16, 100, 300),
+            (256, 128, 256),
+            (3, 70_000, 2),
+            (1 << 40, 8, 1),
+            (1 << 40, 20, 64),
+        ] {
+            let limit = 4 << 20;
+            let p = Dict::new();
+            let mut next = 1_u64;
+            let mut batches = 0;
+            loop {
+                let value = vec![7; value_len];
+                let mut batch = Batch::new();
+                for _ in 0..batch_len {
+                    next = next.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
+                    batch.append((next >> 20) % keys, &value);
+                }
+                if !p.write_within(&batch, limit).unwrap() {
+                    break;
+                }
+                batches += 1;
+                assert!(p.memory_bytes() <= limit);
+            }
+            let what = format!("{keys} keys, {batch_len} values of {value_len} bytes a batch");
+            assert!(batches > 10, "{what}");
+            assert!(p.memory_bytes() > limit / 2, "{what}: full at {} bytes", p.memory_bytes());
+            assert!(!p.write_within(Batch::new().append("k", &[0; 5 << 20]), limit).unwrap());
+        }
+    }
+
+    #[test]
+    fn removing_keys_gives_the_memory_of_the_tables_back() {
+        let p = Dict::new();
+        for i in 0..100_000 {
+            p.append([(i, "v")]).unwrap();
+        }
+        let full = p.memory_bytes();
+        let keys = p.heaviest(full * 3 / 4).unwrap();
+        assert!(keys.len() < 100_000);
+        p.delete(keys).unwrap();
+        assert!(p.memory_bytes() < full * 2 / 3, "{} of {full} bytes", p.memory_bytes());
+        let all = p.heaviest(u64::MAX).unwrap();
+        assert_eq!(all.len(), p.keys().unwrap().len());
+        p.delete(all).unwrap();
+        assert!(p.memory_bytes() < full / 100, "{} of {full} bytes", p.memory_bytes());
+    }
+
+    #[test]
+    fn the_heaviest_keys_are_those_with_the_longest_values() {
+        let p = Dict::new();
+        for i in 0..100_usize {
+            p.append([(i, vec![0; i * i])]).unwrap();
+        }
+        let keys = p.heaviest(80_000).unwrap();
+        assert!((8..30).contains(&keys.len()), "{} keys", keys.len());
+        assert!(keys.iter().all(|key| p.len_of(key).unwrap() >= 64 * 64));
     }
 }

@@ -96,6 +96,23 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// A write needs more disk space than the store was given.
+    #[error(
+        "{}: the segments take {used} bytes and {needed} more are needed, but the store was given \
+         {max}; delete and compact, or raise `max_store_bytes`",
+        path.display()
+    )]
+    StoreFull {
+        /// The directory of the store.
+        path: PathBuf,
+        /// The disk space that its segments take, in bytes.
+        used: u64,
+        /// The length of the segment that would have to be made, in bytes.
+        needed: u64,
+        /// The limit, in bytes.
+        max: u64,
+    },
+
     /// A stored value cannot be decoded by the layer that reads it.
     #[error("{layer}: key {key}, frame {frame} at byte {offset} of its value: {reason}")]
     Decode {
@@ -109,6 +126,21 @@ pub enum Error {
         offset: u64,
         /// What was expected, what was found, what to do.
         reason: String,
+    },
+
+    /// A stored value is of another type than the layer that reads it or appends to it.
+    #[error("{layer}: the key {key} holds {stored}, but this layer is of {wanted}; {advice}")]
+    Mismatch {
+        /// The layer that reads or appends, by its name.
+        layer: &'static str,
+        /// The key.
+        key: Key,
+        /// What is stored.
+        stored: String,
+        /// What the layer is of.
+        wanted: String,
+        /// What to do, in a sentence without its end.
+        advice: String,
     },
 
     /// A value cannot be encoded by the layer that writes it.

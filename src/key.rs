@@ -35,7 +35,7 @@ const INLINE_LEN_BYTES: usize = 16;
 /// assert_ne!(Key::from((("a", "b"), "c")), Key::from(("a", ("b", "c"))));
 /// assert!(Key::from(("a", 1)) < Key::from(("aa", 0)));
 /// ```
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Key(SmallVec<[u8; INLINE_LEN_BYTES]>);
 
 impl Key {
@@ -60,6 +60,14 @@ impl Key {
     /// Bytes of heap memory the key takes beside itself.
     pub(crate) fn heap_bytes(&self) -> usize {
         if self.0.spilled() { self.0.capacity() } else { 0 }
+    }
+}
+
+impl Clone for Key {
+    #[inline]
+    fn clone(&self) -> Key {
+        // As bytes, in one copy; a derived clone would go element by element.
+        Key(SmallVec::from_slice(&self.0))
     }
 }
 

@@ -64,6 +64,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Adds bytes to the end of the key's value.
+    #[inline]
     pub fn append(&mut self, key: impl Into<Key>, value: &'a [u8]) -> &mut Batch<'a> {
         self.push(Op::Append(key.into(), value))
     }
@@ -84,12 +85,14 @@ impl<'a> Batch<'a> {
     }
 
     /// Adds an operation.
+    #[inline]
     pub fn push(&mut self, op: Op<'a>) -> &mut Batch<'a> {
         self.ops.push(op);
         self
     }
 
     /// The operations, in order.
+    #[inline]
     pub fn ops(&self) -> &[Op<'a>] {
         &self.ops
     }
@@ -159,6 +162,38 @@ pub trait Partd: Send + Sync {
     /// Bytes of memory in which the store holds keys and values; 0 where they lie on disk.
     fn memory_bytes(&self) -> u64 {
         0
+    }
+
+    /// Writes the batch, plainly, if the store will then hold at most `limit_bytes` of memory; says
+    /// whether it did.
+    ///
+    /// `false` changes nothing, and may be said a little early. A store in memory keeps the limit
+    /// also when several threads write at once; this provided version looks first and writes
+    /// then, and serves stores that are not in memory.
+    fn write_within(&self, batch: &Batch<'_>, limit_bytes: u64) -> Result<bool> {
+        let keys = batch.ops().iter().filter_map(Op::key).map(|key| key.len() as u64);
+        let coming = batch.value_bytes() + keys.sum::<u64>();
+        if self.memory_bytes().saturating_add(coming) > limit_bytes {
+            return Ok(false);
+        }
+        self.write(batch, Durability::Plain)?;
+        Ok(true)
+    }
+
+    /// Keys to remove when about `bytes` of memory have to go: those with the longest values, as
+    /// many as it takes, in no particular order.
+    fn heaviest(&self, bytes: u64) -> Result<Vec<Key>> {
+        let keys = self.keys()?;
+        let mut weighed: Vec<(u64, Key)> =
+            self.lens(&keys)?.into_iter().map(Option::unwrap_or_default).zip(keys).collect();
+        weighed.sort_unstable_by_key(|(len, _)| std::cmp::Reverse(*len));
+        let mut found = 0_u64;
+        let enough = weighed.iter().position(|(len, key)| {
+            found = found.saturating_add(len + key.len() as u64);
+            found >= bytes
+        });
+        weighed.truncate(enough.map_or(weighed.len(), |last| last + 1));
+        Ok(weighed.into_iter().map(|(_, key)| key).collect())
     }
 
     /// Appends each value to the end of its key: all pairs or none.
@@ -300,6 +335,12 @@ macro_rules! partd_by_reference {
             }
             fn memory_bytes(&self) -> u64 {
                 (**self).memory_bytes()
+            }
+            fn write_within(&self, batch: &Batch<'_>, limit_bytes: u64) -> Result<bool> {
+                (**self).write_within(batch, limit_bytes)
+            }
+            fn heaviest(&self, bytes: u64) -> Result<Vec<Key>> {
+                (**self).heaviest(bytes)
             }
         }
     )*};

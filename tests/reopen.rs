@@ -22,7 +22,7 @@ fn check(p: &SegmentLog) {
     assert!(p.get("a").unwrap() == a, "{:?}", p.stats());
     assert!(p.get_many(["b", "s", "?"]).unwrap() == [&b[..], b"one", b""]);
     assert_eq!(p.len_of("a").unwrap(), 100_000);
-    assert!(p.stats().unwrap().segments > 1);
+    assert!(p.stats().unwrap().segments() > 1);
     p.verify().unwrap();
 }
 

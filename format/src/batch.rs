@@ -147,7 +147,8 @@ impl Layout {
     /// [`values_start`](Layout::values_start) says, less those 16. The entries must be those that
     /// were added, in order; a sequence number is written only in a batch that has the column.
     ///
-    /// Fails where `out` or the entries do not fit the layout.
+    /// Fails where `out` or the entries do not fit the layout, or where an entry is one that
+    /// [`Batch::parse`] would refuse.
     pub fn encode<'k>(
         &self,
         salt: Salt,
@@ -169,7 +170,22 @@ impl Layout {
         let (mut table, rest) = rest.split_at_mut((self.entries * ENTRY_LEN) as usize);
         let column_len = if self.sequences { self.entries * SEQUENCE_LEN } else { 0 };
         let (mut column, mut keys) = rest.split_at_mut(column_len as usize);
+        let mut values_len = 0_u64;
         for entry in entries {
+            let empty = entry.value_len == 0 && entry.value_checksum == 0;
+            if !entry.kind.has_value() && !empty {
+                return Err(misfit("value of a delete"));
+            }
+            if entry.kind == Kind::Clear && !entry.key.is_empty() {
+                return Err(misfit("key of a clear"));
+            }
+            if self.sequences && !(1..=SEQUENCE_MAX).contains(&entry.sequence) {
+                return Err(misfit("sequence number of entry"));
+            }
+            if entry.key.len() as u64 > KEY_LEN_MAX || entry.value_len > self.values_len {
+                return Err(misfit("lengths of entry"));
+            }
+            values_len += entry.value_len;
             let (row, rest) =
                 table.split_at_mut_checked(ENTRY_LEN as usize).ok_or_else(|| misfit("entries"))?;
             Le::write_u64(row, entry.value_len << 8 | u64::from(entry.kind.encode()));
@@ -186,7 +202,7 @@ impl Layout {
             key.copy_from_slice(entry.key);
             keys = rest;
         }
-        if !table.is_empty() || !keys.is_empty() {
+        if !table.is_empty() || !keys.is_empty() || values_len != self.values_len {
             return Err(misfit("entries"));
         }
         let at = |field: u64| (field - WORDS_LEN) as usize;
@@ -224,12 +240,53 @@ fn head_checksum(salt: Salt, offset: u64, flags_to_values: &[u8]) -> u32 {
     hasher.finalize()
 }
 
+/// The numbers of a header that say how far the keys reach. Nothing in them is checked yet.
+#[derive(Clone, Copy, Debug)]
+struct Lengths {
+    flags: u32,
+    entries: u32,
+    keys_len: u64,
+    /// From the link word.
+    keys_start: u64,
+    /// From the link word; within the batch.
+    values_start: u64,
+}
+
+impl Lengths {
+    /// Reads them from the fixed part of the header, behind the link and state words, and holds
+    /// them against the length of the batch at `offset`.
+    fn read(offset: u64, len: u64, head: &[u8]) -> Result<Lengths, Error> {
+        let at = |field: u64| (field - WORDS_LEN) as usize;
+        let given = (head.len() as u64 + WORDS_LEN).min(len);
+        if given < HEAD_LEN {
+            return Err(Error::at_least(offset, "length of batch", HEAD_LEN, given));
+        }
+        let flags = Le::read_u32(&head[at(FLAGS_AT)..]);
+        let entries = Le::read_u32(&head[at(ENTRIES_AT)..]);
+        let keys_len = Le::read_u64(&head[at(KEYS_LEN_AT)..]);
+        let row = ENTRY_LEN + if flags & FLAG_SEQUENCES != 0 { SEQUENCE_LEN } else { 0 };
+        let keys_start = HEAD_LEN + u64::from(entries) * row;
+        if keys_start > len {
+            let (at, limit) = (offset + ENTRIES_AT, (len - HEAD_LEN) / row);
+            return Err(Error::at_most(at, "number of entries", limit, entries.into()));
+        }
+        let room = len - keys_start;
+        if keys_len > room {
+            return Err(Error::at_most(offset + KEYS_LEN_AT, "bytes of keys", room, keys_len));
+        }
+        let values_start = keys_start + keys_len;
+        Ok(Lengths { flags, entries, keys_len, keys_start, values_start })
+    }
+}
+
 /// A committed batch whose header, table and keys have been checked. Values have not.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
     /// Where the link word lies in the segment.
     offset: u64,
-    /// Everything behind the link and state words.
+    /// From the link word to the next one.
+    len: u64,
+    /// What was given of the bytes behind the link and state words: at least up to the values.
     body: &'a [u8],
     entries: u32,
     sequences: bool,
@@ -243,23 +300,33 @@ pub struct Batch<'a> {
 impl<'a> Batch<'a> {
     /// Checks the batch at `offset`; `body` is all of it behind its link and state words.
     pub fn parse(salt: Salt, offset: u64, body: &'a [u8]) -> Result<Batch<'a>, Error> {
+        Batch::parse_head(salt, offset, body.len() as u64 + WORDS_LEN, body)
+    }
+
+    /// How many bytes of the batch of `len` bytes at `offset` come before its values, link and state
+    /// words included: what [`parse_head`](Batch::parse_head) must be given, less those 16.
+    ///
+    /// `head` holds at least the 32 bytes behind the link and state words. The number lies within
+    /// the batch, but it is not to be trusted further: the checksum has not been compared.
+    pub fn values_start(offset: u64, len: u64, head: &[u8]) -> Result<u64, Error> {
+        Lengths::read(offset, len, head).map(|lengths| lengths.values_start)
+    }
+
+    /// Checks the batch of `len` bytes at `offset` when not all of it has been read: `body` begins
+    /// behind the link and state words and reaches at least to where the values begin.
+    pub fn parse_head(
+        salt: Salt,
+        offset: u64,
+        len: u64,
+        body: &'a [u8],
+    ) -> Result<Batch<'a>, Error> {
         let at = |field: u64| (field - WORDS_LEN) as usize;
-        let len = body.len() as u64 + WORDS_LEN;
-        if len < HEAD_LEN {
-            return Err(Error::at_least(offset, "length of batch", HEAD_LEN, len));
+        let Lengths { flags, entries, keys_len, keys_start, values_start } =
+            Lengths::read(offset, len, body)?;
+        let given = body.len() as u64 + WORDS_LEN;
+        if given < values_start {
+            return Err(Error::at_least(offset, "bytes of batch header", values_start, given));
         }
-        let flags = Le::read_u32(&body[at(FLAGS_AT)..]);
-        let entries = Le::read_u32(&body[at(ENTRIES_AT)..]);
-        let keys_len = Le::read_u64(&body[at(KEYS_LEN_AT)..]);
-        let sequences = flags & FLAG_SEQUENCES != 0;
-        let row = ENTRY_LEN + if sequences { SEQUENCE_LEN } else { 0 };
-        let keys_start = HEAD_LEN + u64::from(entries) * row;
-        let values_start = keys_start.checked_add(keys_len).filter(|&start| start <= len);
-        let Some(values_start) = values_start else {
-            let room = len.saturating_sub(keys_start);
-            let what = "entries and bytes of keys";
-            return Err(Error::at_most(offset + KEYS_LEN_AT, what, room, keys_len));
-        };
         let right = head_checksum(salt, offset, &body[4..at(values_start)]);
         let found = Le::read_u32(body);
         if found != right {
@@ -270,21 +337,27 @@ impl<'a> Batch<'a> {
             let known = FLAG_SEQUENCES.into();
             return Err(Error::bits(offset + FLAGS_AT, "flags of batch", known, flags.into()));
         }
+        let zero = Le::read_u32(&body[at(ZERO_AT)..]);
+        if zero != 0 {
+            return Err(Error::number(offset + ZERO_AT, "reserved part of batch", 0, zero.into()));
+        }
         let batch = Batch {
             offset,
+            len,
             body,
             entries,
-            sequences,
+            sequences: flags & FLAG_SEQUENCES != 0,
             synced: Le::read_u64(&body[at(SYNCED_AT)..]),
             keys_start,
             values_start,
         };
-        batch.check_table(keys_len, len)?;
+        batch.check_table(keys_len)?;
         Ok(batch)
     }
 
     /// Checks each entry, and that their lengths fill the batch.
-    fn check_table(&self, keys_len: u64, len: u64) -> Result<(), Error> {
+    fn check_table(&self, keys_len: u64) -> Result<(), Error> {
+        let room = self.len - self.values_start;
         let (mut keys, mut values) = (0_u64, 0_u64);
         for (i, row) in self.rows().enumerate() {
             let at = self.offset + HEAD_LEN + i as u64 * ENTRY_LEN;
@@ -299,20 +372,21 @@ impl<'a> Batch<'a> {
             if !kind.has_value() && word >> 8 != 0 {
                 return Err(Error::number(at, "length of the value of a delete", 0, word >> 8));
             }
+            // Fewer than 2^32 lengths of less than 2^32 do not overflow.
             keys += key_len;
-            // 2^32 lengths of 2^56 cannot overflow when each is first held against the batch.
-            if word >> 8 > len {
-                return Err(Error::at_most(at, "length of value", len, word >> 8));
-            }
+            // Both are below 2^64 / 2: the one was held against the batch, the other has 56 bits.
             values += word >> 8;
+            if values > room {
+                return Err(Error::at_most(at, "lengths of values", room, values));
+            }
         }
         if keys != keys_len {
             let at = self.offset + KEYS_LEN_AT;
             return Err(Error::number(at, "bytes of keys", keys, keys_len));
         }
-        if align(self.values_start + values) != Some(len) {
+        if align(self.values_start + values) != Some(self.len) {
             let filled = self.values_start + values;
-            return Err(Error::number(self.offset, "bytes of batch", len, filled));
+            return Err(Error::number(self.offset, "bytes of batch", self.len, filled));
         }
         for (i, sequence) in self.column().enumerate() {
             if !(1..=SEQUENCE_MAX).contains(&sequence) {
@@ -325,7 +399,7 @@ impl<'a> Batch<'a> {
     }
 
     fn part(&self, start: u64, end: u64) -> &'a [u8] {
-        // In range: `parse` has held both against the length of the body.
+        // In range: `parse_head` has held both against the length of the body.
         &self.body[(start - WORDS_LEN) as usize..(end - WORDS_LEN) as usize]
     }
 
@@ -347,7 +421,7 @@ impl<'a> Batch<'a> {
 
     /// The length of the batch in bytes, link and state words included.
     pub fn batch_len(&self) -> u64 {
-        self.body.len() as u64 + WORDS_LEN
+        self.len
     }
 
     /// The bytes in front of the first value, link and state words included.
@@ -386,10 +460,12 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// The bytes of an entry's value. The checksum is the caller's to compare.
+    /// The bytes of an entry's value, as far as they were given to the parser. The checksum is the
+    /// caller's to compare.
     pub fn value(&self, entry: &Entry<'_>) -> &'a [u8] {
-        let start = (entry.value_offset - self.offset).clamp(WORDS_LEN, self.batch_len());
-        let end = (start + entry.value_len).min(self.batch_len());
+        let given = self.body.len() as u64 + WORDS_LEN;
+        let start = entry.value_offset.saturating_sub(self.offset).clamp(WORDS_LEN, given);
+        let end = start.saturating_add(entry.value_len).min(given);
         self.part(start, end)
     }
 

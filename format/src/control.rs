@@ -35,6 +35,8 @@ pub const SYNC_FAILED_AT: u64 = 448;
 pub const SYNC_FAILED: u64 = u64::from_le_bytes(*b"NOSYNC!!");
 /// The segment that a compaction is about to publish; 0 for none.
 pub const OUTPUT_AT: u64 = 512;
+/// How many compactions have published an output since the file was made.
+pub const COMPACTIONS_AT: u64 = 576;
 /// Where the slots begin.
 pub const SLOTS_AT: u64 = 1024;
 /// The bytes of a slot.
@@ -50,6 +52,8 @@ pub const SLOT_OFFSET_AT: u64 = 8;
 pub const SLOT_ACTIVE_AT: u64 = 16;
 /// In a slot: the process that holds it; 0 for none. For people only: a lock says who holds it.
 pub const SLOT_PID_AT: u64 = 24;
+/// In a slot: no segment with a lower id was made by the writer that holds it.
+pub const SLOT_FIRST_AT: u64 = 40;
 /// In a slot: how many pops of the writer are under way. A compaction waits for them.
 pub const SLOT_POPS_AT: u64 = 32;
 
@@ -60,7 +64,7 @@ const CREATED_AT: usize = 48;
 const CHECKSUM_AT: usize = 56;
 
 const _: () = assert!(CHECKSUM_AT + 8 == FIXED_LEN && FIXED_LEN as u64 == CLEAN_AT);
-const _: () = assert!(OUTPUT_AT + 64 <= SLOTS_AT && FILE_LEN.is_multiple_of(512));
+const _: () = assert!(COMPACTIONS_AT + 64 <= SLOTS_AT && FILE_LEN.is_multiple_of(512));
 
 /// The fixed fields of a control file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

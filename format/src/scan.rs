@@ -8,7 +8,7 @@ use byteorder::{ByteOrder, LittleEndian as Le};
 use crate::batch::{Batch, WORDS_LEN};
 use crate::error::Error;
 use crate::segment::SegmentHeader;
-use crate::word::{Link, Salt, State};
+use crate::word::{Link, STATE_AT, Salt, State};
 
 /// Walks the chain of batches of one segment.
 ///
@@ -115,7 +115,7 @@ impl<'a> Iterator for Scanner<'a> {
             }
         };
         self.offset = offset + len;
-        let state_word = self.word(offset + 8).unwrap_or(0);
+        let state_word = self.word(offset + STATE_AT).unwrap_or(0);
         let state = State::decode(self.salt(), offset, state_word);
         let batch = match state {
             Ok(State::Committed(_)) => {

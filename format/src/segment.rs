@@ -32,7 +32,8 @@ const KEEPS_AT: usize = 68;
 const DATA_AT: usize = 72;
 const CREATED_AT: usize = 80;
 const PID_AT: usize = 88;
-const RESERVED_AT: usize = 92;
+const SLOT_AT: usize = 92;
+const RESERVED_AT: usize = 96;
 const LISTS_CHECKSUM_AT: usize = 120;
 const CHECKSUM_AT: usize = 124;
 
@@ -58,6 +59,9 @@ pub struct SegmentHeader {
     pub created_unix_ms: u64,
     /// The process that made it. For people only.
     pub pid: u32,
+    /// The slot of the writer that made it: with [`SLOT_FIRST_AT`](crate::control::SLOT_FIRST_AT)
+    /// it tells whether that writer can still be alive.
+    pub slot: u32,
 }
 
 /// The part of a header that only the output of a compaction has.
@@ -109,6 +113,7 @@ impl SegmentHeader {
         Le::write_u64(&mut bytes[DATA_AT..], self.data_start);
         Le::write_u64(&mut bytes[CREATED_AT..], self.created_unix_ms);
         Le::write_u32(&mut bytes[PID_AT..], self.pid);
+        Le::write_u32(&mut bytes[SLOT_AT..], self.slot);
         let checksum = crc32fast::hash(&bytes[..CHECKSUM_AT]);
         Le::write_u32(&mut bytes[CHECKSUM_AT..], checksum);
         bytes
@@ -116,7 +121,8 @@ impl SegmentHeader {
 
     /// Reads the fixed part of the header of a file of `file_len` bytes.
     ///
-    /// Only the first 128 bytes are looked at; what follows them may be changing.
+    /// Only the first 128 bytes are looked at; what follows them may be changing. Whether the id is
+    /// the one in the file's name, and the store the one around it, is the caller's to compare.
     pub fn decode(bytes: &[u8], file_len: u64) -> Result<SegmentHeader, Error> {
         if (bytes.len() as u64) < NOTE_AT || file_len < HEADER_LEN {
             return Err(Error::at_least(0, "length of segment file", HEADER_LEN, file_len));
@@ -159,9 +165,13 @@ impl SegmentHeader {
             data_start: Le::read_u64(&bytes[DATA_AT..]),
             created_unix_ms: Le::read_u64(&bytes[CREATED_AT..]),
             pid: Le::read_u32(&bytes[PID_AT..]),
+            slot: Le::read_u32(&bytes[SLOT_AT..]),
         };
+        if header.id == 0 {
+            return Err(Error::at_least(ID_AT as u64, "id of segment", 1, 0));
+        }
         if header.len != file_len {
-            return Err(Error::number(LEN_AT as u64, "length of segment", file_len, header.len));
+            return Err(Error::number(LEN_AT as u64, "length of file", header.len, file_len));
         }
         let lists = HEADER_LEN + output.map_or(0, |output| output.lists_len());
         let data_start = align(lists).unwrap_or(u64::MAX);
@@ -181,8 +191,9 @@ impl SegmentHeader {
         let (lists, replaces_len) = match &self.output {
             Some(output) => {
                 let end = HEADER_LEN + output.lists_len();
-                let lists = bytes
-                    .get(HEADER_LEN as usize..end as usize)
+                let lists = usize::try_from(end)
+                    .ok()
+                    .and_then(|end| bytes.get(HEADER_LEN as usize..end))
                     .ok_or_else(|| Error::at_least(0, "length of file", end, bytes.len() as u64))?;
                 let right = lists_checksum(self.salt, lists);
                 if output.lists_checksum != right {

@@ -61,6 +61,13 @@ impl Salt {
 const LINK_CHECK_BITS: u32 = 24;
 const STATE_CHECK_BITS: u32 = 17;
 
+/// Where the state word lies in a batch.
+pub const STATE_AT: u64 = 8;
+
+/// The payload of the link word that seals a segment: a length no batch has. It is not 0, so that
+/// no check can make the word 0, which would read as free space.
+const SEALED: u64 = 1;
+
 /// The longest batch: 8 TiB less one unit.
 pub const BATCH_LEN_MAX: u64 = ((1 << (64 - LINK_CHECK_BITS)) - 1) * 8;
 
@@ -80,7 +87,7 @@ impl Link {
     pub fn encode(self, salt: Salt, offset: u64) -> u64 {
         match self {
             Link::End => 0,
-            Link::Sealed => salt.pack(b'L', offset, 0, LINK_CHECK_BITS),
+            Link::Sealed => salt.pack(b'L', offset, SEALED, LINK_CHECK_BITS),
             Link::Batch(len) => salt.pack(b'L', offset, len / 8, LINK_CHECK_BITS),
         }
     }
@@ -90,10 +97,11 @@ impl Link {
         if word == 0 {
             return Ok(Link::End);
         }
-        let len = salt.unpack(b'L', "link word", offset, word, LINK_CHECK_BITS)? * 8;
-        if len == 0 {
+        let payload = salt.unpack(b'L', "link word", offset, word, LINK_CHECK_BITS)?;
+        if payload == SEALED {
             return Ok(Link::Sealed);
         }
+        let len = payload * 8;
         if len < crate::batch::HEAD_LEN {
             return Err(Error::at_least(offset, "length of batch", crate::batch::HEAD_LEN, len));
         }
@@ -120,7 +128,8 @@ pub enum State {
 const VOID: u64 = SEQUENCE_MAX + 1;
 
 impl State {
-    /// The word to store at `offset`. Sequence numbers run from 1 to [`SEQUENCE_MAX`].
+    /// The state word of the batch at `offset`: the check is over where the batch begins, at its
+    /// link word. Sequence numbers run from 1 to [`SEQUENCE_MAX`].
     pub fn encode(self, salt: Salt, offset: u64) -> u64 {
         match self {
             State::Pending => 0,
@@ -132,14 +141,18 @@ impl State {
         }
     }
 
-    /// Reads the word at `offset`.
+    /// Reads the state word of the batch at `offset`. An error names the place of the word itself.
     pub fn decode(salt: Salt, offset: u64, word: u64) -> Result<State, Error> {
         if word == 0 {
             return Ok(State::Pending);
         }
-        match salt.unpack(b'S', "state word", offset, word, STATE_CHECK_BITS)? {
+        let at = offset.saturating_add(STATE_AT);
+        let payload = salt
+            .unpack(b'S', "state word", offset, word, STATE_CHECK_BITS)
+            .map_err(|error| Error { offset: at, ..error })?;
+        match payload {
             0 => Err(Error {
-                offset,
+                offset: at,
                 what: "state word",
                 expected: Evidence::AtLeast(1),
                 found: Evidence::Text("sequence number 0"),
@@ -182,18 +195,24 @@ mod tests {
         (salt.pack(domain, 4096, 0, bits) ^ salt.pack(domain, 4096, difference, bits)).count_ones()
     }
 
+    /// Every pattern of one, two or three of the low `bits` bits.
+    fn flips_of_up_to_three(bits: u32) -> impl Iterator<Item = u64> {
+        (0..bits).flat_map(move |i| {
+            (i..bits).flat_map(move |j| {
+                let two = if i == j { 1_u64 << i } else { 1 << i | 1 << j };
+                let three = (j + 1..bits).filter(move |_| i != j).map(move |k| two | 1 << k);
+                core::iter::once(two).chain(three)
+            })
+        })
+    }
+
     #[test]
     fn any_two_words_of_one_place_differ_in_at_least_four_bits() {
         for (domain, bits) in [(b'L', LINK_CHECK_BITS), (b'S', STATE_CHECK_BITS)] {
             let payload_bits = 64 - bits;
-            for i in 0..payload_bits {
-                for j in 0..payload_bits {
-                    for k in 0..payload_bits {
-                        let difference = 1_u64 << i ^ 1 << j ^ 1 << k;
-                        let d = distance(domain, bits, difference);
-                        assert!(d >= 4, "{difference:#x} in domain {domain}: {d}");
-                    }
-                }
+            for difference in flips_of_up_to_three(payload_bits) {
+                let d = distance(domain, bits, difference);
+                assert!(d >= 4, "{difference:#x} in domain {domain}: {d}");
             }
         }
     }
@@ -202,13 +221,18 @@ mod tests {
     fn every_flip_of_one_two_or_three_bits_of_a_state_word_is_found() {
         let salt = Salt(0xFEED_FACE_CAFE_BEEF);
         let word = State::Committed(123_456).encode(salt, 512);
-        for i in 0..64 {
-            for j in 0..64 {
-                for k in 0..64 {
-                    let flips = 1_u64 << i ^ 1 << j ^ 1 << k;
-                    assert!(State::decode(salt, 512, word ^ flips).is_err(), "{flips:#x}");
-                }
-            }
+        for flips in flips_of_up_to_three(64) {
+            assert!(State::decode(salt, 512, word ^ flips).is_err(), "{flips:#x}");
+        }
+    }
+
+    #[test]
+    fn a_seal_is_never_the_word_of_free_space() {
+        for offset in (256..1_u64 << 20).step_by(8) {
+            let salt = Salt(offset.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            let word = Link::Sealed.encode(salt, offset);
+            assert_ne!(word, 0);
+            assert_eq!(Link::decode(salt, offset, word, offset), Ok(Link::Sealed));
         }
     }
 

@@ -9,7 +9,7 @@ use partd_format::control::{self as layout, Commit, Fixed};
 
 use super::commit::{Position, Word, Words};
 use super::disk::{Disk, DiskFile};
-use super::segment::Segment;
+use super::segment::{Segment, create_anew};
 use super::{Names, open_io};
 use crate::error::{Error, Result};
 
@@ -99,9 +99,9 @@ impl<D: Disk> Control<D> {
 
     /// Makes the control file anew, in place of the one that is there.
     pub(crate) fn create(disk: &D, names: &Names, start: &Start) -> Result<()> {
-        let temporary = names.temporary(disk)?;
+        let temporary = names.temporary("control");
         let make = || -> std::io::Result<()> {
-            let file = disk.create(&temporary, layout::FILE_LEN)?;
+            let file = create_anew(disk, &temporary, layout::FILE_LEN)?;
             let put = |offset, value| {
                 file.mapping().store(offset, value, Relaxed);
                 file.stored(offset, 8);
@@ -206,6 +206,7 @@ impl<D: Disk> Control<D> {
     /// Notes who holds a slot.
     pub(crate) fn set_holder(&self, slot: u16, pid: u32) {
         self.slot_word(slot, layout::SLOT_PID_AT).store(pid.into(), Relaxed);
+        self.slot_word(slot, layout::SLOT_FIRST_AT).store(self.next_segment(), Release);
         self.slot_word(slot, layout::SLOT_POPS_AT).store(0, Release);
     }
 
@@ -217,6 +218,32 @@ impl<D: Disk> Control<D> {
     /// Notes that a slot has no active segment.
     pub(crate) fn clear_active(&self, slot: u16) {
         self.slot_word(slot, layout::SLOT_ACTIVE_AT).store(0, Release);
+    }
+
+    /// The lowest id that a segment made by the holder of a slot can have.
+    pub(crate) fn first_segment(&self, slot: u16) -> u64 {
+        self.slot_word(slot, layout::SLOT_FIRST_AT).load(Acquire)
+    }
+
+    /// The number of pops under way in a slot.
+    pub(crate) fn pops(&self, slot: u16) -> u64 {
+        self.slot_word(slot, layout::SLOT_POPS_AT).load(Acquire)
+    }
+
+    /// Counts a compaction. Its caller holds the compaction lock.
+    pub(crate) fn count_compaction(&self) {
+        let word = self.word(layout::COMPACTIONS_AT);
+        word.store(word.load(Relaxed) + 1, Relaxed);
+    }
+
+    /// The number of compactions since the control file was made.
+    pub(crate) fn compactions(&self) -> u64 {
+        self.word(layout::COMPACTIONS_AT).load(Relaxed)
+    }
+
+    /// Says that no output of a compaction is being made.
+    pub(crate) fn clear_output(&self) {
+        self.word(layout::OUTPUT_AT).store(0, Release);
     }
 
     /// Adds to the number of pops under way in a slot.

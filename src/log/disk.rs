@@ -10,7 +10,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FallocateFlags, RenameFlags};
 
@@ -35,6 +35,10 @@ pub trait Disk: Clone + Debug + Send + Sync + 'static {
     fn unlink(&self, path: &Path) -> io::Result<()>;
     /// The names in a directory.
     fn list(&self, dir: &Path) -> io::Result<Vec<OsString>>;
+    /// The disk space that a file takes, in bytes.
+    fn disk_bytes(&self, path: &Path) -> io::Result<u64>;
+    /// How long ago a directory was last changed.
+    fn age(&self, dir: &Path) -> io::Result<Duration>;
     /// Makes a directory and its parents, for its owner alone; fine if it is there.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// Removes a directory and what is in it.
@@ -140,6 +144,14 @@ impl Disk for OsDisk {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
         fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name())).collect()
+    }
+
+    fn disk_bytes(&self, path: &Path) -> io::Result<u64> {
+        Ok(fs::metadata(path)?.blocks() * 512)
+    }
+
+    fn age(&self, dir: &Path) -> io::Result<Duration> {
+        Ok(fs::metadata(dir)?.modified()?.elapsed().unwrap_or_default())
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
@@ -257,12 +269,5 @@ impl DiskFile for OsFile {
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         Ok(retry(|| rustix::fs::fallocate(&self.file, flags, offset, len))?)
-    }
-}
-
-impl OsFile {
-    /// The blocks that the file takes on disk, in bytes.
-    pub fn disk_bytes(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.blocks() * 512)
     }
 }

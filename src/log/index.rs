@@ -69,12 +69,15 @@ impl Index {
                     self.extents -= slot.extents.len() as u64;
                 }
             }
-            Kind::Clear => {
-                self.table = HashTable::new();
-                self.live_bytes = 0;
-                self.extents = 0;
-            }
+            Kind::Clear => self.clear(),
         }
+    }
+
+    /// Forgets every key.
+    pub(crate) fn clear(&mut self) {
+        self.table = HashTable::new();
+        self.live_bytes = 0;
+        self.extents = 0;
     }
 
     /// What is known of a key; `None` where it is missing.

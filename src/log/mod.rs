@@ -10,9 +10,11 @@
 //! | `finder`, `picture`, `index` | what a reader knows, and how it keeps up |
 //! | `read` | values out of extents |
 //! | `sync` | stable storage, one sync for all who wait |
+//! | `compaction` | space: live entries move together, the rest goes |
 //! | `open`, `recovery` | opening, alone or not, after a crash or not |
 
 pub mod commit;
+mod compaction;
 mod control;
 pub mod disk;
 mod finder;
@@ -29,23 +31,27 @@ mod writer;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rayon::prelude::*;
 
+pub use self::compaction::Compaction;
 pub use self::options::Options;
 pub use self::read::View;
 
+use self::compaction::{Aim, Background};
 use self::control::Control;
 use self::disk::{Disk, OsDisk};
 use self::picture::{Capture, Picture};
 use self::read::Snapshot;
+use self::segment::Segment;
 use self::segment::mapping::ForkMark;
 use self::sync::Syncer;
 use self::writer::Writer;
 use crate::Key;
 use crate::error::{Error, Result};
-use crate::partd::{Batch, Chunks, Durability, Partd};
+use crate::partd::{Batch, Chunks, Durability, Op, Partd};
 
 /// A store on disk: a log of mapped segment files in a directory.
 ///
@@ -70,6 +76,7 @@ use crate::partd::{Batch, Chunks, Durability, Partd};
 /// A disk that fails under a mapping can end the process with SIGBUS, as with every mapped file.
 pub struct SegmentLog<D: Disk = OsDisk> {
     core: Arc<Core<D>>,
+    background: Background,
 }
 
 /// What a handle is made of.
@@ -112,12 +119,31 @@ pub struct Stats {
     pub extents: u64,
     /// The bytes of the values of all keys.
     pub live_bytes: u64,
-    /// The number of segment files.
-    pub segments: u64,
+    /// The bytes of values that are in the segments and in no key's value any more.
+    pub dead_bytes: u64,
+    /// The batches in the segments; those of a compaction's output among them.
+    pub batches: u64,
+    /// The deletes and clears in the segments.
+    pub removals: u64,
+    /// The segments that writers may still add to.
+    pub segments_open: u64,
+    /// The segments of writers that will not change any more.
+    pub segments_sealed: u64,
+    /// The segments that compactions have written.
+    pub segments_compacted: u64,
     /// The lengths of all segment files, in bytes.
     pub segment_bytes: u64,
+    /// The compactions that were done since the control file was made.
+    pub compactions: u64,
     /// The memory that the index takes, in bytes.
     pub index_bytes: u64,
+}
+
+impl Stats {
+    /// The number of segment files.
+    pub fn segments(&self) -> u64 {
+        self.segments_open + self.segments_sealed + self.segments_compacted
+    }
 }
 
 /// What [`SegmentLog::verify`] has looked at, all of it whole.
@@ -156,6 +182,12 @@ impl SegmentLog {
         Options::default().temporary()
     }
 
+    /// Removes the temporary stores in a directory whose handles are gone: those of processes that
+    /// were killed. Returns what was removed; one that is in use is left alone.
+    pub fn sweep(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+        open::sweep(&OsDisk, dir.as_ref())
+    }
+
     /// The options to open a store with.
     pub fn options() -> Options {
         Options::default()
@@ -173,17 +205,47 @@ impl<D: Disk> SegmentLog<D> {
         View::new(self.core.snapshot(&[key.into()])?)
     }
 
+    /// Rewrites the live values of all sealed segments, each key's in one piece, and removes what is
+    /// dead. Runs beside everything that other threads and processes do.
+    ///
+    /// Where another compaction is under way, it returns at once and says that it did nothing.
+    ///
+    /// # Errors
+    /// On a full disk, on damage, and after a failed sync: the store is then as it was.
+    pub fn compact(&self) -> Result<Compaction> {
+        self.core.check_writable()?;
+        self.core.compact(Aim::Everything, &AtomicBool::new(false))
+    }
+
     /// Counts what the store holds.
     pub fn stats(&self) -> Result<Stats> {
-        self.core.with_picture(|picture| Stats {
-            sequence: picture.sequence,
-            synced: self.core.control.as_ref().map_or(0, Control::synced),
-            keys: picture.index.len() as u64,
-            extents: picture.index.extents(),
-            live_bytes: picture.index.live_bytes(),
-            segments: picture.segments.len() as u64,
-            segment_bytes: picture.segments.iter().map(|segment| segment.header().len).sum(),
-            index_bytes: picture.index.memory_bytes(),
+        let control = self.core.control.as_ref();
+        self.core.with_picture(|picture| {
+            let current = || {
+                let is_current = |s: &&Arc<_>| !picture.replaced.contains(&Segment::id(s));
+                picture.segments.iter().filter(is_current)
+            };
+            let is_output = |segment: &&Arc<Segment<_>>| segment.header().output.is_some();
+            let segments = current().count() as u64;
+            let compacted = current().filter(is_output).count() as u64;
+            let open = picture.open.len() as u64;
+            let values: u64 = picture.value_bytes.iter().sum();
+            Stats {
+                sequence: picture.sequence,
+                synced: control.map_or(0, Control::synced),
+                keys: picture.index.len() as u64,
+                extents: picture.index.extents(),
+                live_bytes: picture.index.live_bytes(),
+                dead_bytes: values - picture.index.live_bytes(),
+                batches: picture.applied.batches,
+                removals: picture.applied.removals,
+                segments_open: open,
+                segments_sealed: segments - compacted - open,
+                segments_compacted: compacted,
+                segment_bytes: current().map(|segment| segment.header().len).sum(),
+                compactions: control.map_or(0, Control::compactions),
+                index_bytes: picture.index.memory_bytes(),
+            }
         })
     }
 
@@ -200,7 +262,7 @@ impl<D: Disk> SegmentLog<D> {
             .par_iter()
             .flat_map_iter(|list| list.iter())
             .map(|extent| {
-                segments[extent.segment as usize].checked_value(extent).map(|v| v.len() as u64)
+                segments[extent.segment() as usize].checked_value(extent).map(|v| v.len() as u64)
             })
             .try_reduce(|| 0, |a, b| Ok(a + b))?;
         Ok(Verified {
@@ -208,6 +270,14 @@ impl<D: Disk> SegmentLog<D> {
             extents: extents.iter().map(|list| list.len() as u64).sum(),
             bytes,
         })
+    }
+}
+
+impl<D: Disk> Drop for SegmentLog<D> {
+    fn drop(&mut self) {
+        if !self.core.mark.is_forked() {
+            self.background.stop();
+        }
     }
 }
 
@@ -225,6 +295,11 @@ impl<D: Disk> Partd for SegmentLog<D> {
             true => core.visible(),
             false => core.writer.write(core, batch)?,
         };
+        if let Some(share) = core.options.compaction_dead_share
+            && batch.ops().iter().any(|op| !matches!(op, Op::Append(..)))
+        {
+            self.background.nudge(&self.core, share);
+        }
         match durability {
             Durability::Plain => Ok(()),
             Durability::Durable => core.syncer.sync_to(core, sequence),
@@ -237,7 +312,11 @@ impl<D: Disk> Partd for SegmentLog<D> {
 
     fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
         self.core.check_writable()?;
-        self.core.take(keys)
+        let values = self.core.take(keys)?;
+        if let Some(share) = self.core.options.compaction_dead_share {
+            self.background.nudge(&self.core, share);
+        }
+        Ok(values)
     }
 
     fn lens(&self, keys: &[Key]) -> Result<Vec<Option<u64>>> {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
+use super::compaction::Background;
 use super::control::Control;
 use super::disk::Disk;
 use super::finder::segment_ids;
@@ -27,6 +28,8 @@ use crate::error::{Error, Result};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The pause between two tries.
 const PAUSE: Duration = Duration::from_millis(2);
+/// How long a store may take to get its lock file after its directory.
+const MAKING: Duration = Duration::from_secs(60);
 /// What the name of a temporary store begins with.
 pub(crate) const TEMPORARY_PREFIX: &str = "partd-tmp-";
 
@@ -81,7 +84,9 @@ pub(crate) fn open_read_only<D: Disk>(
     let shared = if has_lock { try_lock(false)? } else { None };
     let control = usable(&disk, &names, boot, false)?;
     match control {
-        Some(control) if !is_alone || was_closed(&disk, &names, &control)? => {
+        Some(control)
+            if !options.ignore_damage && (!is_alone || was_closed(&disk, &names, &control)?) =>
+        {
             finish(disk, names, options, Some(control), shared, None)
         }
         _ => {
@@ -100,6 +105,31 @@ pub(crate) fn temporary<D: Disk>(disk: D, dir: &Path, options: &Options) -> Resu
         core.is_temporary = true;
     }
     Ok(log)
+}
+
+/// Removes the temporary stores in a directory whose handles are gone.
+pub(crate) fn sweep<D: Disk>(disk: &D, dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut swept = Vec::new();
+    for name in disk.list(dir).map_err(|e| Error::io("list", dir, e))? {
+        if !name.as_encoded_bytes().starts_with(TEMPORARY_PREFIX.as_bytes()) {
+            continue;
+        }
+        let path = dir.join(name);
+        let Ok(listed) = disk.list(&path) else { continue };
+        let has_lock = listed.iter().any(|name| name.as_encoded_bytes() == b"store.lock");
+        if !listed.iter().all(Names::is_known)
+            || !has_lock && disk.age(&path).is_ok_and(|age| age < MAKING)
+        {
+            continue;
+        }
+        let lock = Names::new(&path).store_lock();
+        let alone = disk.try_lock(&lock, true).map_err(|e| Error::io("lock", lock, e))?;
+        if alone.is_some() {
+            disk.remove_dir(&path).map_err(|e| Error::io("remove", &path, e))?;
+            swept.push(path);
+        }
+    }
+    Ok(swept)
 }
 
 /// A name that nobody else uses: a prefix and random hexadecimal digits.
@@ -144,7 +174,7 @@ fn finish<D: Disk>(
         picture: RwLock::new(Picture::default()),
         syncer: Syncer::new(),
     };
-    Ok(SegmentLog { core: Arc::new(core) })
+    Ok(SegmentLog { core: Arc::new(core), background: Background::new() })
 }
 
 /// Checks the path, and makes the directory if it may.
@@ -314,9 +344,9 @@ impl Names {
         self.dir.join(format!("writer-{slot:04}.lock"))
     }
 
-    /// A new name for a file that is not part of the store yet.
-    pub(crate) fn temporary<D: Disk>(&self, disk: &D) -> Result<PathBuf> {
-        Ok(self.dir.join(random_name(disk, &self.dir, "tmp-")?))
+    /// The name of a file that is not part of the store yet; one at a time makes one of a name.
+    pub(crate) fn temporary(&self, maker: &str) -> PathBuf {
+        self.dir.join(format!("tmp-{maker}"))
     }
 
     pub(crate) fn is_temporary(name: &OsString) -> bool {

@@ -23,6 +23,10 @@ pub struct Options {
     pub(crate) verify_on_read: bool,
     pub(crate) any_file_system: bool,
     pub(crate) ignore_damage: bool,
+    pub(crate) compaction_dead_share: Option<f64>,
+    pub(crate) compaction_bytes_per_second: Option<u64>,
+    pub(crate) compaction_run_bytes: u64,
+    pub(crate) max_store_bytes: Option<u64>,
 }
 
 impl Default for Options {
@@ -32,6 +36,10 @@ impl Default for Options {
             verify_on_read: true,
             any_file_system: false,
             ignore_damage: false,
+            compaction_dead_share: Some(0.5),
+            compaction_bytes_per_second: None,
+            compaction_run_bytes: 1 << 30,
+            max_store_bytes: None,
         }
     }
 }
@@ -66,6 +74,36 @@ impl Options {
     /// history is whole, instead of refusing it; false unless set.
     pub fn ignore_damage(mut self, ignore: bool) -> Options {
         self.ignore_damage = ignore;
+        self
+    }
+
+    /// The share of the values' bytes that may be dead before the handle compacts by itself, in a
+    /// thread of its own, after something was removed through it; 0.5 unless set, `None` for never.
+    pub fn compaction_dead_share(mut self, share: impl Into<Option<f64>>) -> Options {
+        self.compaction_dead_share = share.into();
+        self
+    }
+
+    /// The bytes of values that a compaction copies in a second, at most; no limit unless set.
+    pub fn compaction_bytes_per_second(mut self, bytes: impl Into<Option<u64>>) -> Options {
+        self.compaction_bytes_per_second = bytes.into();
+        self
+    }
+
+    /// The bytes of live values that one run of a compaction copies, at most, and so the disk space
+    /// that it needs beside the store: 1 GiB unless set. A segment that holds more is a run alone.
+    pub fn compaction_run_bytes(mut self, bytes: u64) -> Options {
+        self.compaction_run_bytes = bytes;
+        self
+    }
+
+    /// The disk space that the segments of the store may take, in bytes; no limit unless set.
+    ///
+    /// A write that needs a new segment beyond it fails before anything is written; deletes and
+    /// clears go on. It is looked at when a segment is made, so processes that make one at the same
+    /// moment may each take what was left.
+    pub fn max_store_bytes(mut self, bytes: impl Into<Option<u64>>) -> Options {
+        self.max_store_bytes = bytes.into();
         self
     }
 
@@ -114,13 +152,18 @@ impl Options {
 
     fn check(&self) -> Result<()> {
         let len = self.segment_len_bytes;
-        if (SEGMENT_LEN_MIN..=SEGMENT_LEN_MAX).contains(&len) {
-            return Ok(());
+        if !(SEGMENT_LEN_MIN..=SEGMENT_LEN_MAX).contains(&len) {
+            return Err(Error::Invalid(format!(
+                "segment_len_bytes is {len}; it must be from {SEGMENT_LEN_MIN} (64 KiB) to \
+                 {SEGMENT_LEN_MAX} (4 GiB)"
+            )));
         }
-        Err(Error::Invalid(format!(
-            "segment_len_bytes is {len}; it must be from {SEGMENT_LEN_MIN} (64 KiB) to \
-             {SEGMENT_LEN_MAX} (4 GiB)"
-        )))
+        if let Some(share) = self.compaction_dead_share.filter(|s| !(0.0..=1.0).contains(s)) {
+            return Err(Error::Invalid(format!(
+                "compaction_dead_share is {share}; it must be from 0 to 1, or None"
+            )));
+        }
+        Ok(())
     }
 
     /// The length of a segment, in whole pages.

@@ -9,13 +9,13 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use partd_format::segment::Keep;
-use partd_format::{Kind, Link, State};
+use partd_format::{Entry, Kind, Link, State};
 
 use super::Core;
 use super::disk::Disk;
 use super::finder::Finder;
 use super::index::{Extents, Index};
-use super::segment::{Extent, Segment};
+use super::segment::{Extent, SEGMENT_NUMBERS, Segment};
 use crate::Key;
 use crate::error::{Error, Result};
 
@@ -31,20 +31,40 @@ pub(crate) struct Picture<D: Disk> {
     finder: Finder,
     pub(crate) segments: Segments<D::File>,
     /// The segments in which more may come.
-    open: Vec<Cursor>,
+    pub(crate) open: Vec<Cursor>,
     /// Segments whose contents an output of a compaction holds.
-    replaced: BTreeSet<u64>,
+    pub(crate) replaced: BTreeSet<u64>,
     /// Numbers up to this one may be missing: a compaction has dropped them.
     upto: u64,
     pub(crate) index: Index,
+    /// What was applied.
+    pub(crate) applied: Applied,
+    /// The bytes of all values in each segment, live or dead.
+    pub(crate) value_bytes: Vec<u64>,
     /// How often the picture was begun anew; extents of an older one mean nothing.
     pub(crate) rebuilds: u64,
 }
 
+/// Counts of what lies in the segments of a picture.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Applied {
+    pub(crate) batches: u64,
+    pub(crate) entries: u64,
+    /// Deletes and clears.
+    pub(crate) removals: u64,
+}
+
+impl Applied {
+    fn count(&mut self, entry: &Entry<'_>) {
+        self.entries += 1;
+        self.removals += u64::from(!entry.kind.has_value());
+    }
+}
+
 /// How far a segment was walked.
 #[derive(Debug)]
-struct Cursor {
-    segment: u32,
+pub(crate) struct Cursor {
+    pub(crate) segment: u32,
     next: u64,
     /// Batches behind which the walk went on, and whose state was not final.
     pending: Vec<(u64, u64)>,
@@ -72,8 +92,12 @@ pub(crate) struct Capture<'k> {
     pub(crate) extents: Vec<Option<Extents>>,
 }
 
-/// The entries of a key in the outputs of compactions, with their own numbers.
-type Compacted = HashMap<Key, VecDeque<(u64, Kind, Extent)>>;
+/// What the outputs of compactions hold, by the numbers that its entries had.
+#[derive(Debug, Default)]
+struct Compacted {
+    keys: HashMap<Key, VecDeque<(Kind, Extent)>>,
+    clears: BTreeSet<u64>,
+}
 
 impl<D: Disk> Default for Picture<D> {
     fn default() -> Picture<D> {
@@ -86,6 +110,8 @@ impl<D: Disk> Default for Picture<D> {
             replaced: BTreeSet::new(),
             upto: 0,
             index: Index::default(),
+            applied: Applied::default(),
+            value_bytes: Vec::new(),
             rebuilds: 0,
         }
     }
@@ -129,7 +155,7 @@ impl<D: Disk> Picture<D> {
         if !is_first && visible <= self.sequence && generation == self.generation {
             return Ok(Advance::Done);
         }
-        let mut compacted = Compacted::new();
+        let mut compacted = Compacted::default();
         let mut keeps = Vec::new();
         if generation != self.generation {
             let (outputs, vanished) = self.discover(core)?;
@@ -209,6 +235,10 @@ impl<D: Disk> Picture<D> {
         let segments = Arc::make_mut(&mut self.segments);
         let mut outputs = Vec::new();
         for segment in found {
+            if segments.len() >= SEGMENT_NUMBERS {
+                let why = format!("the store has more than {SEGMENT_NUMBERS} segments; compact it");
+                return Err(Error::refused(core.names.dir(), why));
+            }
             let number = segments.len() as u32;
             if segment.header().output.is_some() {
                 outputs.push(number);
@@ -221,6 +251,7 @@ impl<D: Disk> Picture<D> {
                 broken: None,
             });
             segments.push(segment);
+            self.value_bytes.push(0);
         }
         Ok((outputs, vanished))
     }
@@ -247,17 +278,25 @@ impl<D: Disk> Picture<D> {
                 continue;
             }
             for (offset, len) in chain(segment)? {
+                self.applied.batches += 1;
                 for entry in segment.batch(offset, len)?.entries() {
+                    self.applied.count(&entry);
+                    self.value_bytes[number as usize] += entry.value_len;
                     let sequence = entry.sequence.unwrap_or(0);
-                    let extent = Extent::of(&entry, number);
-                    let of_key = compacted.entry(Key::from(entry.key)).or_default();
-                    of_key.push_back((sequence, entry.kind, extent));
+                    if entry.kind == Kind::Clear {
+                        compacted.clears.insert(sequence);
+                        continue;
+                    }
+                    let extent = Extent::of(&entry, number, sequence);
+                    let of_key = compacted.keys.entry(Key::from(entry.key)).or_default();
+                    of_key.push_back((entry.kind, extent));
                 }
             }
         }
         self.open.retain(|cursor| !outputs.contains(&cursor.segment));
-        for entries in compacted.values_mut() {
-            entries.make_contiguous().sort_by_key(|(sequence, ..)| *sequence);
+        for entries in compacted.keys.values_mut() {
+            // Stable: entries of one batch stay in their order.
+            entries.make_contiguous().sort_by_key(|(_, extent)| extent.sequence());
         }
         Ok(newest.1)
     }
@@ -351,38 +390,50 @@ impl<D: Disk> Picture<D> {
                     .map(|key| self.index.get(key.as_bytes()).map(|slot| slot.extents.clone()))
                     .collect();
             }
+            self.catch_up_clears(&mut compacted, unit.sequence);
             let segment = Arc::clone(&self.segments[unit.segment as usize]);
+            self.applied.batches += 1;
             for entry in segment.batch(unit.offset, unit.len)?.entries() {
-                if !compacted.is_empty() {
-                    self.catch_up(&mut compacted, entry.kind, entry.key, unit.sequence);
+                self.applied.count(&entry);
+                self.value_bytes[unit.segment as usize] += entry.value_len;
+                if entry.kind == Kind::Clear {
+                    self.catch_up_all(&mut compacted, unit.sequence);
+                } else if let Some(entries) = compacted.keys.get_mut(entry.key) {
+                    catch_up(&mut self.index, entry.key, entries, unit.sequence);
                 }
-                self.index.apply(entry.kind, entry.key, Extent::of(&entry, unit.segment));
+                let extent = Extent::of(&entry, unit.segment, unit.sequence);
+                self.index.apply(entry.kind, entry.key, extent);
             }
         }
-        for (key, entries) in compacted {
-            for (_, kind, extent) in entries {
-                self.index.apply(kind, key.as_bytes(), extent);
-            }
-        }
+        self.catch_up_clears(&mut compacted, u64::MAX);
+        self.catch_up_all(&mut compacted, u64::MAX);
         Ok(())
     }
 
-    /// Applies the compacted entries that come before number `sequence`: of one key, or of all
-    /// where the next entry is a clear.
-    fn catch_up(&mut self, compacted: &mut Compacted, kind: Kind, key: &[u8], sequence: u64) {
-        let mut of_key = |key: &[u8], entries: &mut VecDeque<(u64, Kind, Extent)>| {
-            while let Some(&(number, kind, extent)) = entries.front()
-                && number < sequence
-            {
-                self.index.apply(kind, key, extent);
-                entries.pop_front();
-            }
-        };
-        if kind == Kind::Clear {
-            compacted.iter_mut().for_each(|(key, entries)| of_key(key.as_bytes(), entries));
-        } else if let Some(entries) = compacted.get_mut(key) {
-            of_key(key, entries);
+    /// Applies the compacted clears that come before number `sequence`.
+    fn catch_up_clears(&mut self, compacted: &mut Compacted, sequence: u64) {
+        while let Some(clear) = compacted.clears.first().copied().filter(|c| *c < sequence) {
+            compacted.clears.pop_first();
+            self.catch_up_all(compacted, clear);
+            self.index.clear();
         }
+    }
+
+    /// Applies the compacted entries of every key that come before number `sequence`.
+    fn catch_up_all(&mut self, compacted: &mut Compacted, sequence: u64) {
+        for (key, entries) in &mut compacted.keys {
+            catch_up(&mut self.index, key.as_bytes(), entries, sequence);
+        }
+    }
+}
+
+/// Applies the compacted entries of a key that come before number `sequence`.
+fn catch_up(index: &mut Index, key: &[u8], entries: &mut VecDeque<(Kind, Extent)>, sequence: u64) {
+    while let Some(&(kind, extent)) = entries.front()
+        && extent.sequence() < sequence
+    {
+        index.apply(kind, key, extent);
+        entries.pop_front();
     }
 }
 
@@ -394,7 +445,7 @@ enum Advance {
 }
 
 /// The batches of a segment at rest.
-fn chain<F: super::disk::DiskFile>(segment: &Segment<F>) -> Result<Vec<(u64, u64)>> {
+pub(crate) fn chain<F: super::disk::DiskFile>(segment: &Segment<F>) -> Result<Vec<(u64, u64)>> {
     let mut batches = Vec::new();
     let mut next = segment.header().data_start;
     loop {

@@ -16,6 +16,10 @@ use crate::error::Result;
 
 /// Below this many bytes in all, one thread is faster than several.
 const PARALLEL_MIN_BYTES: u64 = 256 << 10;
+/// Below this many bytes on average, extents of several keys are read in the order of the log.
+const SMALL_EXTENT_BYTES: u64 = 2048;
+/// How much of the log is read before the next key's turn comes again: it stays in the cache.
+const WINDOW_BYTES: u64 = 256 << 10;
 /// A value longer than this is copied in pieces of about this length.
 const PIECE_BYTES: u64 = 1 << 20;
 
@@ -30,34 +34,63 @@ pub(crate) struct Snapshot<F> {
 impl<F: DiskFile> Snapshot<F> {
     #[inline]
     fn segment(&self, extent: &Extent) -> &Segment<F> {
-        &self.segments[extent.segment as usize]
+        &self.segments[extent.segment() as usize]
     }
 
     /// The value of each key, as a vector of exactly its length.
     pub(crate) fn values(&self) -> Result<Vec<Vec<u8>>> {
-        let extents = |key: &Option<Extents>| key.as_ref().map_or(0, |list| total(list));
-        let lens: Vec<u64> = self.extents.iter().map(extents).collect();
-        if lens.iter().sum::<u64>() < PARALLEL_MIN_BYTES {
-            return (0..lens.len()).map(|key| self.value(key, lens[key])).collect();
+        let extents: Vec<&[Extent]> =
+            self.extents.iter().map(|key| key.as_deref().map_or(&[][..], |list| list)).collect();
+        let bytes: u64 = extents.iter().map(|list| total(list)).sum();
+        let count: u64 = extents.iter().map(|list| list.len() as u64).sum();
+        if bytes < PARALLEL_MIN_BYTES {
+            return self.side_by_side(&extents);
         }
-        (0..lens.len()).into_par_iter().map(|key| self.value(key, lens[key])).collect()
+        if extents.len() > 1 && bytes < count * SMALL_EXTENT_BYTES {
+            let group = extents.len().div_ceil(rayon::current_num_threads());
+            let groups = extents.par_chunks(group).map(|keys| self.side_by_side(keys));
+            return Ok(groups.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect());
+        }
+        extents.par_iter().map(|list| self.value(list)).collect()
     }
 
-    fn value(&self, key: usize, len: u64) -> Result<Vec<u8>> {
-        let Some(extents) = &self.extents[key] else { return Ok(Vec::new()) };
+    fn value(&self, extents: &[Extent]) -> Result<Vec<u8>> {
+        let len = total(extents);
         if len > PIECE_BYTES {
             return self.long_value(extents, len);
         }
         let mut value = Vec::with_capacity(len as usize);
-        for extent in extents.iter() {
-            let segment = self.segment(extent);
-            value.extend_from_slice(segment.value(extent));
-            if self.verify {
-                let copied = &value[value.len() - extent.len() as usize..];
-                segment.compare(extent, segment.salt().value_checksum(copied))?;
+        extents.iter().try_for_each(|extent| self.append(extent, &mut value))?;
+        Ok(value)
+    }
+
+    /// The values of some keys, a few extents of each in turn: what is small and lies side by side
+    /// in the log is then read while it is near, and the log is read forward.
+    fn side_by_side(&self, keys: &[&[Extent]]) -> Result<Vec<Vec<u8>>> {
+        let mut values: Vec<_> =
+            keys.iter().map(|list| Vec::with_capacity(total(list) as usize)).collect();
+        let row: u64 = keys.iter().map(|list| total(list) / list.len().max(1) as u64).sum();
+        let step = (WINDOW_BYTES / row.max(1)).max(1) as usize;
+        let rows = keys.iter().map(|list| list.len()).max().unwrap_or(0);
+        for first in (0..rows).step_by(step) {
+            for (list, value) in keys.iter().zip(&mut values) {
+                for extent in list.iter().skip(first).take(step) {
+                    self.append(extent, value)?;
+                }
             }
         }
-        Ok(value)
+        Ok(values)
+    }
+
+    #[inline]
+    fn append(&self, extent: &Extent, value: &mut Vec<u8>) -> Result<()> {
+        let segment = self.segment(extent);
+        value.extend_from_slice(segment.value(extent));
+        if self.verify {
+            let copied = &value[value.len() - extent.len() as usize..];
+            segment.compare(extent, segment.salt().value_checksum(copied))?;
+        }
+        Ok(())
     }
 
     /// A value in pieces that are copied side by side.

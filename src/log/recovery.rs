@@ -326,6 +326,7 @@ impl<F: DiskFile> Surveyed<F> {
         if self.ending == Ok(Link::End) {
             // Its writer is gone. Not worth a sync: an open end says the same.
             self.segment.seal(self.end);
+            self.segment.punch_behind(self.end);
         }
         changed
     }

@@ -17,6 +17,7 @@ use super::Core;
 use super::commit::{self, CommitError, Position};
 use super::control::{Announce, Control, OwnWords};
 use super::disk::{Disk, DiskFile};
+use super::finder::segment_ids;
 use super::segment::{Claim, NewSegment, SEAL_LEN, Segment, Tail, Unpublished};
 use crate::error::{Error, Result};
 use crate::partd::{Batch, Op};
@@ -25,9 +26,9 @@ use crate::partd::{Batch, Op};
 /// fresh pages spares the kernel from filling them with zeros first, but has a cost of its own.
 const FILE_WRITE_MIN_BYTES: u64 = 1024;
 /// Bytes that are checksummed and then written in one call, while they are in the cache.
-const FILE_WRITE_GROUP_BYTES: usize = 256 << 10;
+pub(crate) const GROUP_BYTES: usize = 256 << 10;
 /// Buffers in one call.
-const FILE_WRITE_GROUP_BUFFERS: usize = 256;
+pub(crate) const GROUP_BUFFERS: usize = 256;
 
 /// The writing half of a handle.
 #[derive(Debug)]
@@ -121,7 +122,9 @@ impl<D: Disk> Writer<D> {
         let own_len = (HEADER_LEN + len + SEAL_LEN).next_multiple_of(4096);
         let fits_a_segment = HEADER_LEN + len + SEAL_LEN + core.options.reserve() <= segment_len;
         let (mut tail, is_next) = if fits_a_segment {
-            match make_segment(core, control, slot, segment_len) {
+            match check_space(core, segment_len, only_removes)
+                .and_then(|()| make_segment(core, control, slot, segment_len))
+            {
                 // What frees space must work on a full disk, if any space is left at all.
                 Err(error) if only_removes && is_full(&error) => {
                     (make_segment(core, control, slot, own_len)?, false)
@@ -129,6 +132,7 @@ impl<D: Disk> Writer<D> {
                 made => (made?, true),
             }
         } else {
+            check_space(core, own_len, only_removes)?;
             (make_segment(core, control, slot, own_len)?, false)
         };
         let Some(claim) = tail.claim(len) else {
@@ -136,10 +140,10 @@ impl<D: Disk> Writer<D> {
         };
         if is_next {
             if let Some(full) = place.tail.replace(tail) {
-                full.seal();
+                full.close();
             }
         } else {
-            tail.seal();
+            tail.close();
             match &place.tail {
                 Some(active) => control.set_active(slot, active.segment().id()),
                 None => control.clear_active(slot),
@@ -152,7 +156,7 @@ impl<D: Disk> Writer<D> {
     pub(crate) fn close(&self, control: &Control<D>) {
         let mut place = self.place();
         if let Some(tail) = place.tail.take() {
-            tail.seal();
+            tail.close();
         }
         if let Some(slot) = place.slot.take() {
             control.clear_active(slot.number);
@@ -167,6 +171,25 @@ pub(crate) fn is_full(error: &Error) -> bool {
         if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
 }
 
+/// Whether a new segment of `len` bytes stays within the limit of the store.
+fn check_space<D: Disk>(core: &Core<D>, len: u64, only_removes: bool) -> Result<()> {
+    // What frees space is never refused.
+    let Some(max) = core.options.max_store_bytes.filter(|_| !only_removes) else { return Ok(()) };
+    let mut used = 0;
+    for id in segment_ids(&core.disk, &core.names)? {
+        let path = core.names.segment(id);
+        used += match core.disk.disk_bytes(&path) {
+            // A compaction was quicker.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            bytes => bytes.map_err(|error| Error::io("measure", path, error))?,
+        };
+    }
+    if used + len <= max {
+        return Ok(());
+    }
+    Err(Error::StoreFull { path: core.names.dir().to_owned(), used, needed: len, max })
+}
+
 /// Makes and publishes a segment for a writer.
 fn make_segment<D: Disk>(
     core: &Core<D>,
@@ -174,10 +197,10 @@ fn make_segment<D: Disk>(
     slot: u16,
     len: u64,
 ) -> Result<Tail<D::File>> {
-    let new = Unpublished::create(&core.disk, &core.names, len)?;
+    let mut new = Unpublished::create(&core.disk, &core.names, &format!("writer-{slot:04}"), len)?;
     let id = control.take_segment_id(Announce::Writer(slot));
-    let store = control.fixed.store;
-    let tail = new.publish(id, &NewSegment { store, len, output: None })?;
+    let tail = new.begin(id, &NewSegment { store: control.fixed.store, slot, output: None })?;
+    new.publish(id)?;
     control.raise_generation();
     Ok(tail)
 }
@@ -207,7 +230,7 @@ fn take_slot<D: Disk>(place: &mut Place<D>, core: &Core<D>, control: &Control<D>
 }
 
 /// Ends the segment of a dead writer: what it left pending is void, and nothing follows.
-fn retire<D: Disk>(core: &Core<D>, control: &Control<D>, id: u64) -> Result<()> {
+pub(crate) fn retire<D: Disk>(core: &Core<D>, control: &Control<D>, id: u64) -> Result<()> {
     if id == 0 {
         return Ok(());
     }
@@ -216,6 +239,8 @@ fn retire<D: Disk>(core: &Core<D>, control: &Control<D>, id: u64) -> Result<()> 
         Ok(segment) => segment,
         // It died before it had published the segment, or a compaction has replaced it since.
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // Damage is for those who read to report; it must not keep others from writing.
+        Err(Error::Damage { .. } | Error::Refused { .. }) => return Ok(()),
         Err(error) => return Err(error),
     };
     let mut offset = segment.header().data_start;
@@ -229,9 +254,9 @@ fn retire<D: Disk>(core: &Core<D>, control: &Control<D>, id: u64) -> Result<()> 
             }
             Ok(Link::End) => {
                 segment.seal(offset);
+                segment.punch_behind(offset);
                 return Ok(());
             }
-            // Damage is for those who read to report.
             Ok(Link::Sealed) | Err(_) => return Ok(()),
         }
     }
@@ -321,7 +346,7 @@ fn write_values<F: DiskFile>(
 ) -> io::Result<()> {
     let salt = claim.segment().salt();
     let mut at = layout.values_start();
-    let mut group: Vec<IoSlice<'_>> = Vec::with_capacity(FILE_WRITE_GROUP_BUFFERS);
+    let mut group: Vec<IoSlice<'_>> = Vec::with_capacity(GROUP_BUFFERS);
     let mut group_len = 0;
     for op in batch.ops() {
         if !kind_of(op).has_value() {
@@ -329,11 +354,11 @@ fn write_values<F: DiskFile>(
             continue;
         }
         let mut hasher = salt.value_hasher();
-        for piece in op.value().chunks(FILE_WRITE_GROUP_BYTES) {
+        for piece in op.value().chunks(GROUP_BYTES) {
             hasher.update(piece);
             group.push(IoSlice::new(piece));
             group_len += piece.len();
-            if group_len >= FILE_WRITE_GROUP_BYTES || group.len() == FILE_WRITE_GROUP_BUFFERS {
+            if group_len >= GROUP_BYTES || group.len() == GROUP_BUFFERS {
                 claim.write(at, &mut group)?;
                 at += group_len as u64;
                 group.clear();

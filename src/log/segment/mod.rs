@@ -9,6 +9,7 @@
 pub(crate) mod mapping;
 
 use std::io::{self, IoSlice};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 
@@ -21,6 +22,8 @@ use super::disk::{Disk, DiskFile};
 use super::{Names, damage, open_io};
 use crate::error::{Error, Result};
 
+/// The unit in which disk space is given back.
+const PAGE: u64 = 4096;
 /// The bytes at the end of a segment's batches that are kept for the word that seals it.
 pub(crate) const SEAL_LEN: u64 = 8;
 
@@ -32,44 +35,59 @@ pub(crate) struct Segment<F> {
     header: SegmentHeader,
 }
 
-/// Where an entry's value lies in its segment, and the checksum that it must have.
+/// Where an entry's value lies, the number of its batch, and the checksum that it must have.
+///
+/// Packed into 24 bytes, since there is one for each entry of the log:
+/// `segment:20 | offset:44`, `len:44 | sequence's top 20`, `sequence's low 32 | checksum:32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Extent {
-    offset: u64,
-    len: u64,
-    /// The segment, as a number of the picture that the extent belongs to.
-    pub(crate) segment: u32,
-    checksum: u32,
-}
+pub(crate) struct Extent([u64; 3]);
+
+/// The segments that a picture can number.
+pub(crate) const SEGMENT_NUMBERS: usize = 1 << 20;
+const OFFSET_BITS: u32 = 44;
+const OFFSET_MASK: u64 = (1 << OFFSET_BITS) - 1;
+const _: () = assert!(partd_format::word::BATCH_LEN_MAX <= OFFSET_MASK);
+const _: () = assert!(partd_format::SEQUENCE_MAX >> 32 < 1 << 20);
 
 impl Extent {
     /// The extent of an entry of a committed batch; `segment` is the picture's number for it.
     #[inline]
-    pub(crate) fn of(entry: &Entry<'_>, segment: u32) -> Extent {
-        Extent {
-            offset: entry.value_offset,
-            len: entry.value_len,
-            segment,
-            checksum: entry.value_checksum,
-        }
+    pub(crate) fn of(entry: &Entry<'_>, segment: u32, sequence: u64) -> Extent {
+        Extent([
+            u64::from(segment) << OFFSET_BITS | entry.value_offset & OFFSET_MASK,
+            entry.value_len | sequence >> 32 << OFFSET_BITS,
+            sequence << 32 | u64::from(entry.value_checksum),
+        ])
     }
 
     /// The length of the value in bytes.
     #[inline]
     pub(crate) fn len(&self) -> u64 {
-        self.len
+        self.0[1] & OFFSET_MASK
     }
 
     /// Where the value begins in its segment.
     #[inline]
     pub(crate) fn offset(&self) -> u64 {
-        self.offset
+        self.0[0] & OFFSET_MASK
+    }
+
+    /// The picture's number for the segment.
+    #[inline]
+    pub(crate) fn segment(&self) -> u32 {
+        (self.0[0] >> OFFSET_BITS) as u32
+    }
+
+    /// The sequence number of the batch.
+    #[inline]
+    pub(crate) fn sequence(&self) -> u64 {
+        self.0[1] >> OFFSET_BITS << 32 | self.0[2] >> 32
     }
 
     /// The checksum that the value must have.
     #[inline]
     pub(crate) fn checksum(&self) -> u32 {
-        self.checksum
+        self.0[2] as u32
     }
 }
 
@@ -77,7 +95,8 @@ impl Extent {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NewSegment<'a> {
     pub(crate) store: [u8; 16],
-    pub(crate) len: u64,
+    /// The slot of the writer that makes it.
+    pub(crate) slot: u16,
     /// For the output of a compaction: `upto`, the ids that it replaces, and what it found beside.
     pub(crate) output: Option<(u64, &'a [u64], &'a [Keep])>,
 }
@@ -93,21 +112,26 @@ pub(crate) struct Unpublished<'n, D: Disk> {
 }
 
 impl<'n, D: Disk> Unpublished<'n, D> {
-    /// Makes and allocates the file.
-    pub(crate) fn create(disk: &D, names: &'n Names, len: u64) -> Result<Unpublished<'n, D>> {
+    /// Makes and allocates the file. `maker` is the name of the one who may make it: what a dead
+    /// one of that name has left behind goes.
+    pub(crate) fn create(
+        disk: &D,
+        names: &'n Names,
+        maker: &str,
+        len: u64,
+    ) -> Result<Unpublished<'n, D>> {
         let mut salt = [0; 8];
         disk.random(&mut salt).map_err(|e| Error::io("draw a salt for", names.dir(), e))?;
-        let temporary = names.temporary(disk)?;
-        let file = disk
-            .create(&temporary, len)
+        let temporary = names.temporary(maker);
+        let file = create_anew(disk, &temporary, len)
             .map_err(|source| Error::io("allocate a segment in", names.dir(), source))?;
         let salt = Salt(u64::from_le_bytes(salt));
         let temporary = Some(temporary);
         Ok(Unpublished { disk: disk.clone(), names, temporary, file: Some(file), salt })
     }
 
-    /// Writes the header and gives the file its name; from then on others find it.
-    pub(crate) fn publish(mut self, id: u64, new: &NewSegment<'_>) -> Result<Tail<D::File>> {
+    /// Writes the header, and returns the space behind it; nobody else knows of it yet.
+    pub(crate) fn begin(&mut self, id: u64, new: &NewSegment<'_>) -> Result<Tail<D::File>> {
         let mut lists = Vec::new();
         if let Some((_, replaces, keeps)) = new.output {
             lists.extend(replaces.iter().flat_map(|id| id.to_le_bytes()));
@@ -116,10 +140,13 @@ impl<'n, D: Disk> Unpublished<'n, D> {
                 lists.extend(keep.end.to_le_bytes());
             }
         }
+        let Some(file) = self.file.take() else {
+            return Err(Error::Invalid("a segment was begun twice".into()));
+        };
         let header = SegmentHeader {
             store: new.store,
             id,
-            len: new.len,
+            len: file.mapping().len(),
             salt: self.salt,
             output: new.output.map(|(upto, replaces, keeps)| partd_format::segment::Output {
                 upto,
@@ -130,23 +157,24 @@ impl<'n, D: Disk> Unpublished<'n, D> {
             data_start: HEADER_LEN + lists.len() as u64,
             created_unix_ms: self.disk.now_unix_ms(),
             pid: std::process::id(),
-        };
-        let (Some(file), Some(temporary)) = (self.file.take(), &self.temporary) else {
-            return Err(Error::refused(self.names.dir(), "a segment was published twice"));
+            slot: new.slot.into(),
         };
         let segment = Segment { file, names: self.names.clone(), header };
         segment.put(0, &header.encode());
         segment.put(HEADER_LEN, &lists);
-        let path = self.names.segment(id);
-        if new.output.is_some() {
-            // What an output replaces is gone soon after its rename.
-            segment.file.sync().map_err(|source| Error::io("sync", &path, source))?;
-        }
-        self.disk
-            .rename(temporary, &path)
-            .map_err(|source| Error::io("publish the segment", path, source))?;
-        self.temporary = None;
         Ok(Tail { offset: header.data_start, segment: Arc::new(segment) })
+    }
+
+    /// Gives the file its name; from then on others find it.
+    pub(crate) fn publish(mut self, id: u64) -> Result<()> {
+        if let Some(temporary) = self.temporary.take() {
+            let path = self.names.segment(id);
+            self.disk.rename(&temporary, &path).map_err(|source| {
+                self.temporary = Some(temporary);
+                Error::io("publish the segment", path, source)
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -156,6 +184,17 @@ impl<D: Disk> Drop for Unpublished<'_, D> {
             // Left behind it would be removed by the next recovery.
             let _ = self.disk.unlink(temporary);
         }
+    }
+}
+
+/// Makes a file in place of one that a dead maker has left behind.
+pub(crate) fn create_anew<D: Disk>(disk: &D, path: &Path, len: u64) -> io::Result<D::File> {
+    match disk.create(path, len) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            disk.unlink(path)?;
+            disk.create(path, len)
+        }
+        created => created,
     }
 }
 
@@ -291,6 +330,16 @@ impl<F: DiskFile> Segment<F> {
         }
     }
 
+    /// Gives back the disk space behind a seal at `offset`, where nothing is ever stored again.
+    pub(crate) fn punch_behind(&self, offset: u64) {
+        let start = (offset + SEAL_LEN).next_multiple_of(PAGE);
+        let end = self.header.len / PAGE * PAGE;
+        if start < end {
+            // A file system that cannot only wastes the space.
+            let _ = self.file.punch(start, end - start);
+        }
+    }
+
     /// How far the chain is known to be on stable storage.
     pub(crate) fn note(&self) -> u64 {
         self.file.loaded(NOTE_AT, 8);
@@ -331,8 +380,9 @@ impl<F: DiskFile> Segment<F> {
     /// The bytes of an extent. They are not checked.
     #[inline]
     pub(crate) fn value(&self, extent: &Extent) -> &[u8] {
-        self.file.loaded(extent.offset, extent.len);
-        let range = extent.offset..extent.offset + extent.len;
+        let (offset, len) = (extent.offset(), extent.len());
+        self.file.loaded(offset, len);
+        let range = offset..offset + len;
         // SAFETY: an extent is made from an entry of a committed batch of the segment that it is
         // looked up in, and covers no word that changes; published bytes never change, and a file
         // that may be mapped never shrinks.
@@ -349,13 +399,13 @@ impl<F: DiskFile> Segment<F> {
     /// Holds a computed checksum against that of an extent.
     #[inline]
     pub(crate) fn compare(&self, extent: &Extent, computed: u32) -> Result<()> {
-        if computed == extent.checksum {
+        if computed == extent.checksum() {
             return Ok(());
         }
         Err(self.damage(partd_format::Error {
-            offset: extent.offset,
+            offset: extent.offset(),
             what: "checksum of value",
-            expected: partd_format::Evidence::Bits(extent.checksum.into()),
+            expected: partd_format::Evidence::Bits(extent.checksum().into()),
             found: partd_format::Evidence::Bits(computed.into()),
         }))
     }
@@ -381,10 +431,6 @@ impl<F: DiskFile> Tail<F> {
         &self.segment
     }
 
-    pub(crate) fn offset(&self) -> u64 {
-        self.offset
-    }
-
     /// The bytes that a batch can still have, with room left for the seal.
     pub(crate) fn room(&self) -> u64 {
         (self.segment.header.len & !7).saturating_sub(self.offset + SEAL_LEN)
@@ -404,9 +450,10 @@ impl<F: DiskFile> Tail<F> {
         Some(Claim { segment: Arc::clone(&self.segment), offset, len })
     }
 
-    /// Ends the segment.
-    pub(crate) fn seal(self) {
+    /// Ends the segment, and gives back the space behind its batches.
+    pub(crate) fn close(self) {
         self.segment.seal(self.offset);
+        self.segment.punch_behind(self.offset);
     }
 }
 

@@ -1,0 +1,354 @@
+//! What the encoding layers cost beside the libraries they stand on, on the flights of the shuffle
+//! example: append and get rates and ratio, on one thread and on two.
+//!
+//! ```text
+//! cargo bench --features full --bench encode              criterion, every codec
+//! cargo bench --features full --bench encode -- --table   the table of the README
+//! ```
+//!
+//! The table takes the best of several rounds, in which library and layer alternate, so that a
+//! machine with other work to do treats both alike. Every value read is compared with what was
+//! appended. Rates are of decoded bytes.
+
+use std::hint::black_box;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput};
+use partd::{Codec, Dict, Encode, Partd, Typed};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+/// Bytes of each appended value, about: a producer's buffer for one key.
+const VALUE_BYTES: usize = 64 << 10;
+/// Times that the flights are appended, so that a round takes long enough to be timed.
+const COPIES: usize = 4;
+/// Values that are appended to one key.
+const VALUES_PER_KEY: usize = 4;
+/// The least time that a measurement goes on, and the least number of rounds.
+const MIN_TIME: Duration = Duration::from_millis(1500);
+const MIN_ROUNDS: usize = 7;
+
+type Flight = (i64, i64, Option<i64>, String, String, String, i64);
+
+/// The lines of the flights, cut into values.
+fn flights() -> Vec<Vec<u8>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/flights.csv");
+    let text = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut values = vec![Vec::with_capacity(VALUE_BYTES + 200)];
+    for _ in 0..COPIES {
+        for line in text.split_inclusive(|&byte| byte == b'\n').skip(1) {
+            if values.last().is_some_and(|last| last.len() >= VALUE_BYTES) {
+                values.push(Vec::with_capacity(VALUE_BYTES + 200));
+            }
+            values.last_mut().unwrap().extend_from_slice(line);
+        }
+    }
+    values
+}
+
+/// The same as rows of numbers and texts.
+fn rows(values: &[Vec<u8>]) -> Vec<Vec<Flight>> {
+    let row = |line: &str| -> Flight {
+        let fields: Vec<&str> = line.split(',').collect();
+        let number = |i: usize| fields[i].parse::<i64>().ok();
+        (
+            number(1).unwrap(),
+            number(2).unwrap(),
+            number(5),
+            fields[9].to_owned(),
+            fields[12].to_owned(),
+            fields[13].to_owned(),
+            number(15).unwrap(),
+        )
+    };
+    values
+        .iter()
+        .map(|value| std::str::from_utf8(value).unwrap().lines().map(row).collect())
+        .collect()
+}
+
+/// A library as it is used by hand: values to bytes and back.
+trait Library {
+    type Value: Clone + PartialEq;
+    fn encode(&mut self, value: &Self::Value) -> Vec<u8>;
+    fn decode(&mut self, bytes: &[u8], onto: &mut Vec<Self::Value>);
+}
+
+struct Fns<V, E, D>(E, D, std::marker::PhantomData<V>);
+
+impl<V: Clone + PartialEq, E: FnMut(&V) -> Vec<u8>, D: FnMut(&[u8]) -> V> Library for Fns<V, E, D> {
+    type Value = V;
+    fn encode(&mut self, value: &V) -> Vec<u8> {
+        (self.0)(value)
+    }
+    fn decode(&mut self, bytes: &[u8], onto: &mut Vec<V>) {
+        onto.push((self.1)(bytes));
+    }
+}
+
+/// One codec: the library by hand, and the layer.
+struct Case<V> {
+    name: &'static str,
+    library: Box<dyn Library<Value = V>>,
+    /// Appends the values under their keys to a new store.
+    append: Box<dyn Fn(&[V]) -> Dict + Send + Sync>,
+    /// Reads so many keys of a store, joined.
+    get: Box<dyn Fn(&Dict, usize) -> Vec<V> + Send + Sync>,
+    /// Joins values, as reading a key does.
+    join: fn(Vec<V>) -> V,
+}
+
+/// The key of each value.
+fn keyed<V>(values: &[V]) -> impl Iterator<Item = (usize, &V)> {
+    values.iter().enumerate().map(|(i, value)| (i / VALUES_PER_KEY, value))
+}
+
+fn bytes_case<C: Codec<In = [u8], Out = Vec<u8>> + 'static>(
+    name: &'static str,
+    open: fn(Dict) -> Encode<C, Dict>,
+    open_ref: for<'a> fn(&'a Dict) -> Encode<C, &'a Dict>,
+    encode: impl FnMut(&Vec<u8>) -> Vec<u8> + 'static,
+    decode: impl FnMut(&[u8]) -> Vec<u8> + 'static,
+) -> Case<Vec<u8>> {
+    Case {
+        name,
+        library: Box::new(Fns(encode, decode, std::marker::PhantomData)),
+        append: Box::new(move |values| {
+            let layer = open(Dict::new());
+            layer.append(keyed(values)).unwrap();
+            layer.into_inner()
+        }),
+        get: Box::new(move |dict, keys| open_ref(dict).get_many(0..keys).unwrap()),
+        join: |parts| parts.concat(),
+    }
+}
+
+fn list_case<C: Codec<In = [Flight], Out = Vec<Flight>> + 'static>(
+    name: &'static str,
+    open: fn(Dict) -> Typed<C, Dict>,
+    open_ref: for<'a> fn(&'a Dict) -> Typed<C, &'a Dict>,
+    encode: impl FnMut(&Vec<Flight>) -> Vec<u8> + 'static,
+    decode: impl FnMut(&[u8]) -> Vec<Flight> + 'static,
+) -> Case<Vec<Flight>> {
+    Case {
+        name,
+        library: Box::new(Fns(encode, decode, std::marker::PhantomData)),
+        append: Box::new(move |values| {
+            let layer = open(Dict::new());
+            layer.append(keyed(values)).unwrap();
+            layer.into_inner()
+        }),
+        get: Box::new(move |dict, keys| open_ref(dict).get_many(0..keys).unwrap()),
+        join: |parts| parts.into_iter().flatten().collect(),
+    }
+}
+
+fn compressions() -> Vec<Case<Vec<u8>>> {
+    let mut snappy = snap::raw::Encoder::new();
+    let mut zstd = zstd::bulk::Compressor::new(3).unwrap();
+    let blosc = partd::Blosc::new(Dict::new());
+    let blosc_too = partd::Blosc::new(Dict::new());
+    vec![
+        bytes_case(
+            "Zlib (6)",
+            partd::Zlib::new,
+            partd::Zlib::new,
+            |value| {
+                let level = flate2::Compression::new(6);
+                let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), level);
+                zlib.write_all(value).unwrap();
+                zlib.finish().unwrap()
+            },
+            |bytes| {
+                let mut value = Vec::new();
+                flate2::read::ZlibDecoder::new(bytes).read_to_end(&mut value).unwrap();
+                value
+            },
+        ),
+        bytes_case(
+            "Snappy",
+            partd::Snappy::new,
+            partd::Snappy::new,
+            move |value| snappy.compress_vec(value).unwrap(),
+            |bytes| snap::raw::Decoder::new().decompress_vec(bytes).unwrap(),
+        ),
+        bytes_case(
+            "Lz4",
+            partd::Lz4::new,
+            partd::Lz4::new,
+            |value| lz4_flex::compress_prepend_size(value),
+            |bytes| lz4_flex::decompress_size_prepended(bytes).unwrap(),
+        ),
+        bytes_case(
+            "Bz2 (9)",
+            partd::Bz2::new,
+            partd::Bz2::new,
+            |value| {
+                let level = bzip2::Compression::new(9);
+                let mut bz2 = bzip2::write::BzEncoder::new(Vec::new(), level);
+                bz2.write_all(value).unwrap();
+                bz2.finish().unwrap()
+            },
+            |bytes| {
+                let mut value = Vec::new();
+                bzip2::read::BzDecoder::new(bytes).read_to_end(&mut value).unwrap();
+                value
+            },
+        ),
+        // The C library by hand would be unsafe code: its thinnest wrapper stands in.
+        bytes_case(
+            "Blosc (9, blosclz)",
+            partd::Blosc::new,
+            partd::Blosc::new,
+            move |value| {
+                let mut frame = Vec::new();
+                blosc.codec().encode(value, &mut frame).unwrap();
+                frame
+            },
+            move |bytes| blosc_too.codec().decode(bytes, usize::MAX).unwrap(),
+        ),
+        bytes_case(
+            "Zstd (3)",
+            partd::Zstd::new,
+            partd::Zstd::new,
+            move |value| zstd.compress(value).unwrap(),
+            |bytes| zstd::bulk::decompress(bytes, 2 * VALUE_BYTES).unwrap(),
+        ),
+    ]
+}
+
+fn lists() -> Vec<Case<Vec<Flight>>> {
+    vec![
+        list_case(
+            "Pickle",
+            partd::Pickle::new,
+            partd::Pickle::new,
+            |value| serde_pickle::to_vec(value, serde_pickle::SerOptions::new()).unwrap(),
+            |bytes| serde_pickle::from_slice(bytes, serde_pickle::DeOptions::new()).unwrap(),
+        ),
+        list_case(
+            "Msgpack",
+            partd::Msgpack::new,
+            partd::Msgpack::new,
+            |value| rmp_serde::to_vec_named(value).unwrap(),
+            |bytes| rmp_serde::from_slice(bytes).unwrap(),
+        ),
+    ]
+}
+
+fn pool(threads: usize) -> ThreadPool {
+    ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
+}
+
+/// The best times of several pieces of work that take turns.
+fn best<const N: usize>(mut work: [&mut dyn FnMut(); N]) -> [Duration; N] {
+    let mut best = [Duration::MAX; N];
+    let start = Instant::now();
+    let mut rounds = 0;
+    while rounds < MIN_ROUNDS || start.elapsed() < MIN_TIME {
+        for (work, best) in work.iter_mut().zip(&mut best) {
+            let start = Instant::now();
+            work();
+            *best = start.elapsed().min(*best);
+        }
+        rounds += 1;
+    }
+    best
+}
+
+fn table_row<V: Clone + PartialEq + Send + Sync>(case: &mut Case<V>, values: &[V], bytes: usize) {
+    let (one, two) = (pool(1), pool(2));
+    let keys = values.len().div_ceil(VALUES_PER_KEY);
+    let store = one.install(|| (case.append)(values));
+    let read = two.install(|| (case.get)(&store, keys));
+    assert!(
+        read == values.chunks(VALUES_PER_KEY).map(|v| (case.join)(v.to_vec())).collect::<Vec<V>>()
+    );
+    let encoded: Vec<Vec<u8>> = values.iter().map(|value| case.library.encode(value)).collect();
+    let encoded_bytes: usize = encoded.iter().map(Vec::len).sum();
+
+    let Case { name, library, append, get, join } = case;
+    let library = std::cell::RefCell::new(library);
+    let [bare, layer, layer_two] = best([
+        &mut || {
+            let all: Vec<Vec<u8>> =
+                values.iter().map(|value| library.borrow_mut().encode(value)).collect();
+            drop(black_box(all));
+        },
+        &mut || drop(black_box(one.install(|| append(values)))),
+        &mut || drop(black_box(two.install(|| append(values)))),
+    ]);
+    let [bare_get, layer_get, layer_get_two] = best([
+        &mut || {
+            let joined: Vec<V> = encoded
+                .chunks(VALUES_PER_KEY)
+                .map(|frames| {
+                    let mut parts = Vec::with_capacity(frames.len());
+                    frames.iter().for_each(|f| library.borrow_mut().decode(f, &mut parts));
+                    join(parts)
+                })
+                .collect();
+            drop(black_box(joined));
+        },
+        &mut || drop(black_box(one.install(|| get(&store, keys)))),
+        &mut || drop(black_box(two.install(|| get(&store, keys)))),
+    ]);
+    let rate = |time: Duration| bytes as f64 / time.as_secs_f64() / (1 << 20) as f64;
+    let share = |bare: Duration, layer: Duration| bare.as_secs_f64() / layer.as_secs_f64();
+    println!(
+        "| `{name}` | {:.2} | {:.0} | {:.0} | {:.2} | {:.2} | {:.0} | {:.0} | {:.2} | {:.2} |",
+        bytes as f64 / encoded_bytes as f64,
+        rate(bare),
+        rate(layer),
+        share(bare, layer),
+        share(layer, layer_two),
+        rate(bare_get),
+        rate(layer_get),
+        share(bare_get, layer_get),
+        share(layer_get, layer_get_two),
+    );
+}
+
+fn table() {
+    let values = flights();
+    let bytes = values.iter().map(Vec::len).sum();
+    println!(
+        "| layer | ratio | append: library MiB/s | layer MiB/s | layer ÷ library | two threads | \
+         get: library MiB/s | layer MiB/s | layer ÷ library | two threads |"
+    );
+    println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
+    for mut case in compressions() {
+        table_row(&mut case, &values, bytes);
+    }
+    let rows = rows(&values);
+    for mut case in lists() {
+        table_row(&mut case, &rows, bytes);
+    }
+}
+
+fn criterion() {
+    let mut criterion = Criterion::default().configure_from_args().sample_size(10);
+    let values = flights();
+    let bytes: usize = values.iter().map(Vec::len).sum();
+    let keys = values.len().div_ceil(VALUES_PER_KEY);
+    for threads in [1, 2] {
+        let pool = pool(threads);
+        for case in compressions() {
+            let mut group = criterion.benchmark_group(format!("{} × {threads}", case.name));
+            group.throughput(Throughput::Bytes(bytes as u64));
+            group.bench_function("append", |b| b.iter(|| pool.install(|| (case.append)(&values))));
+            let store = (case.append)(&values);
+            group.bench_function("get", |b| b.iter(|| pool.install(|| (case.get)(&store, keys))));
+        }
+    }
+    criterion.final_summary();
+}
+
+fn main() {
+    if std::env::args().any(|argument| argument == "--table") {
+        table();
+    } else {
+        criterion();
+    }
+}

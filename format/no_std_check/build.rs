@@ -1,0 +1,5 @@
+//! The C runtime is linked by hand, since no `std` does it.
+
+fn main() {
+    println!("cargo::rustc-link-lib=c");
+}

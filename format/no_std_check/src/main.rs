@@ -1,0 +1,45 @@
+//! Links `partd-format` into a program without `std`, without an allocator and with its own panic
+//! handler: a check that the crate needs none of them. Were `std` anywhere below, its panic
+//! handler would make this one a duplicate, and the build would fail.
+//!
+//! `cargo build --release --manifest-path format/no_std_check/Cargo.toml` is the check. The program
+//! is not meant to be run; it exits with 1, where what it wrote could be read.
+#![no_std]
+#![no_main]
+
+use partd_format::batch::Layout;
+use partd_format::segment::HEADER_LEN;
+use partd_format::{Salt, Scanner, SegmentHeader, control};
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// Makes a header, a batch and a control file, and scans the segment.
+fn batches() -> usize {
+    let mut bytes = [0; 512];
+    let header = SegmentHeader {
+        store: [1; 16],
+        id: 1,
+        len: 512,
+        salt: Salt(7),
+        output: None,
+        data_start: HEADER_LEN,
+        created_unix_ms: 0,
+        pid: 0,
+        slot: 0,
+    };
+    bytes[..HEADER_LEN as usize].copy_from_slice(&header.encode());
+    let mut head = [0; 32];
+    let written = Layout::new().encode(header.salt, HEADER_LEN, 0, [], &mut head).is_ok();
+    let fixed = control::Fixed { store: [1; 16], boot: [2; 16], created_unix_ms: 0 };
+    let read = control::Fixed::decode(&fixed.encode()).is_ok();
+    Scanner::new(&bytes).map_or(0, Iterator::count) + usize::from(written && read)
+}
+
+/// The entry point that the C runtime of the linker's defaults calls.
+#[unsafe(no_mangle)]
+pub extern "C" fn main() -> i32 {
+    batches() as i32
+}

@@ -1,0 +1,283 @@
+//! What encoding and parsing promise for any input: what is written comes back, and no bytes at
+//! all make a parser panic or read beyond what it was given.
+
+mod support;
+
+use byteorder::{ByteOrder, LittleEndian as Le};
+use partd_format::batch::{HEAD_LEN, WORDS_LEN};
+use partd_format::segment::{HEADER_LEN, Keep, id_of_file_name};
+use partd_format::word::note;
+use partd_format::{Batch, Ending, Kind, Link, Salt, Scanner, SegmentHeader, State, control};
+use proptest::prelude::*;
+use support::{Item, STORE, Segment};
+
+fn item() -> impl Strategy<Value = Item> {
+    let bytes = |len| prop::collection::vec(any::<u8>(), 0..len);
+    (0..4, bytes(12), bytes(40), 1..=partd_format::SEQUENCE_MAX).prop_map(
+        |(kind, key, value, at)| match kind {
+            0 => Item::append(key, value).at(at),
+            1 => Item::set(key, value).at(at),
+            2 => Item::delete(key).at(at),
+            _ => Item::clear().at(at),
+        },
+    )
+}
+
+fn segment(output: bool, batches: &[Vec<Item>]) -> Segment {
+    let len = 64 << 10;
+    let mut segment = if output {
+        Segment::output(STORE, 9, len, 1000, &[1, 2], &[Keep { id: 3, end: 256 }])
+    } else {
+        Segment::new(STORE, 9, len)
+    };
+    for (i, items) in batches.iter().enumerate() {
+        segment.commit(i as u64 + 1, items);
+    }
+    segment
+}
+
+/// Reads everything there is to read, and holds what is read against the length of the bytes.
+fn read_all(bytes: &[u8]) -> usize {
+    let mut batches = 0;
+    if let Ok(header) = SegmentHeader::decode(bytes, bytes.len() as u64) {
+        if let Ok((replaces, keeps)) = header.lists(bytes) {
+            assert!(replaces.count() * 8 + keeps.count() * 16 <= bytes.len());
+        }
+        let _ = note::decode(header.salt, Le::read_u64(&bytes[128..]));
+    }
+    if let Ok(mut scanner) = Scanner::new(bytes) {
+        let salt = scanner.header().salt;
+        for found in scanner.by_ref() {
+            assert!(found.offset + found.len <= bytes.len() as u64);
+            if let Some(Ok(batch)) = found.batch {
+                batches += 1;
+                let mut read = 0;
+                for entry in batch.entries() {
+                    assert_eq!(batch.value(&entry).len() as u64, entry.value_len);
+                    read += entry.key.len() as u64 + entry.value_len;
+                }
+                assert!(read < found.len);
+                let _ = batch.check_values(salt);
+            }
+        }
+        assert!(scanner.ending().is_some());
+        assert!(scanner.next().is_none(), "a scan that is over stays over");
+    }
+    let _ = control::Fixed::decode(bytes);
+    let _ = id_of_file_name(bytes);
+    batches
+}
+
+/// Makes header and batch headers check again after a mutation, as a hostile writer would.
+fn fix_checksums(bytes: &mut [u8], offsets: &[u64]) {
+    let checksum = crc32fast::hash(&bytes[..124]);
+    Le::write_u32(&mut bytes[124..], checksum);
+    let salt = Salt(Le::read_u64(&bytes[48..]));
+    for &offset in offsets {
+        let at = offset as usize;
+        let link = Link::Batch((Le::read_u64(&bytes[at..]) >> 24) * 8 % (1 << 43));
+        Le::write_u64(&mut bytes[at..], link.encode(salt, offset));
+        Le::write_u64(&mut bytes[at + 8..], State::Committed(1).encode(salt, offset));
+        let Ok(Link::Batch(len)) =
+            Link::decode(salt, offset, Le::read_u64(&bytes[at..]), bytes.len() as u64)
+        else {
+            continue;
+        };
+        let Ok(values) = Batch::values_start(offset, len, &bytes[at + 16..]) else { continue };
+        let mut hasher = salt.value_hasher();
+        hasher.update(&offset.to_le_bytes());
+        hasher.update(&bytes[at + 20..at + values as usize]);
+        Le::write_u32(&mut bytes[at + 16..], hasher.finalize());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_encoded_comes_back(
+        output in any::<bool>(),
+        batches in prop::collection::vec(prop::collection::vec(item(), 0..6), 0..6),
+    ) {
+        let segment = segment(output, &batches);
+        let mut scanner = Scanner::new(&segment.bytes).unwrap();
+        prop_assert_eq!(*scanner.header(), segment.header);
+        for (i, items) in batches.iter().enumerate() {
+            let found = scanner.next().unwrap();
+            prop_assert_eq!(found.state, Ok(State::Committed(i as u64 + 1)));
+            let batch = found.batch.unwrap().unwrap();
+            prop_assert_eq!(batch.len(), items.len());
+            prop_assert_eq!(batch.has_sequences(), output);
+            prop_assert_eq!(batch.check_values(segment.salt()), Ok(()));
+            for (entry, item) in batch.entries().zip(items) {
+                prop_assert_eq!(entry.kind, item.kind);
+                prop_assert_eq!(entry.key, &item.key[..]);
+                prop_assert_eq!(batch.value(&entry), &item.value[..]);
+                prop_assert_eq!(entry.sequence, output.then_some(item.sequence));
+            }
+        }
+        prop_assert!(scanner.next().is_none());
+        prop_assert_eq!(scanner.ending(), Some(Ending::Open));
+    }
+
+    #[test]
+    fn a_head_alone_parses_as_the_whole_batch_does(items in prop::collection::vec(item(), 0..6)) {
+        let mut segment = Segment::new(STORE, 1, 64 << 10);
+        let offset = segment.commit(1, &items);
+        let body = &segment.bytes[(offset + WORDS_LEN) as usize..segment.offset as usize];
+        let len = segment.offset - offset;
+        let values = Batch::values_start(offset, len, &body[..32]).unwrap();
+        let head = &body[..(values - WORDS_LEN) as usize];
+        let (short, whole) = (
+            Batch::parse_head(segment.salt(), offset, len, head).unwrap(),
+            Batch::parse(segment.salt(), offset, body).unwrap(),
+        );
+        prop_assert!(short.entries().eq(whole.entries()));
+        prop_assert_eq!(short.batch_len(), whole.batch_len());
+        prop_assert!(short.entries().all(|entry| short.value(&entry).is_empty()));
+        if !head.is_empty() {
+            let cut = &head[..head.len() - 1];
+            prop_assert!(Batch::parse_head(segment.salt(), offset, len, cut).is_err());
+        }
+    }
+
+    #[test]
+    fn any_bytes_at_all_are_read_without_a_panic(
+        bytes in prop::collection::vec(any::<u8>(), 0..2048),
+    ) {
+        read_all(&bytes);
+    }
+
+    #[test]
+    fn mutated_segments_are_read_without_a_panic_and_any_one_flip_in_a_head_is_found(
+        output in any::<bool>(),
+        batches in prop::collection::vec(prop::collection::vec(item(), 1..6), 1..4),
+        flip in any::<prop::sample::Index>(),
+    ) {
+        let mut segment = segment(output, &batches);
+        let used = segment.header.data_start as usize..segment.offset as usize;
+        let at = used.start as u64 + flip.index(used.len()) as u64;
+        let before = read_all(&segment.bytes);
+        prop_assert_eq!(before, batches.len());
+        let (salt, mut in_head) = (segment.salt(), false);
+        for found in Scanner::new(&segment.bytes).unwrap() {
+            let values = found.batch.unwrap().unwrap().entries().next().unwrap().value_offset;
+            in_head |= (found.offset..values).contains(&at);
+        }
+        segment.flip(at, (at % 8) as u32);
+        let after = read_all(&segment.bytes);
+        if in_head {
+            prop_assert!(after < before, "a flip at {at} went unseen");
+        } else {
+            let good = Scanner::new(&segment.bytes).unwrap().all(|found| {
+                found.batch.unwrap().unwrap().check_values(salt).is_ok()
+            });
+            let padding = Scanner::new(&segment.bytes).unwrap().any(|found| {
+                let batch = found.batch.unwrap().unwrap();
+                let end = batch.entries().last().map(|e| e.value_offset + e.value_len).unwrap();
+                (end..found.offset + found.len).contains(&at)
+            });
+            prop_assert_eq!(good, padding, "the byte at {}", at);
+        }
+    }
+
+    #[test]
+    fn hostile_segments_with_good_checksums_are_read_without_a_panic(
+        output in any::<bool>(),
+        batches in prop::collection::vec(prop::collection::vec(item(), 0..6), 1..4),
+        mutations in prop::collection::vec(
+            (any::<prop::sample::Index>(), prop_oneof![
+                any::<u8>(), Just(0), Just(0xFF), Just(1), Just(0x80),
+            ]),
+            1..12,
+        ),
+    ) {
+        let mut segment = segment(output, &batches);
+        let offsets: Vec<u64> =
+            Scanner::new(&segment.bytes).unwrap().map(|found| found.offset).collect();
+        let used = segment.offset as usize;
+        for (index, byte) in mutations {
+            segment.bytes[8 + index.index(used - 8)] = byte;
+        }
+        fix_checksums(&mut segment.bytes, &offsets);
+        read_all(&segment.bytes);
+    }
+
+    #[test]
+    fn lengths_that_no_memory_holds_are_errors(
+        entries in any::<u32>(), keys_len in any::<u64>(), flags in any::<u32>(), len in any::<u64>(),
+    ) {
+        let mut head = [0; (HEAD_LEN - WORDS_LEN) as usize];
+        Le::write_u32(&mut head[4..], flags);
+        Le::write_u32(&mut head[16..], entries);
+        Le::write_u64(&mut head[24..], keys_len);
+        if let Ok(values) = Batch::values_start(4096, len, &head) {
+            prop_assert!(values <= len && values >= HEAD_LEN);
+        }
+        let good = Batch::parse_head(Salt(1), 4096, len, &head).is_ok();
+        prop_assert!(!good, "its checksum is 0");
+    }
+}
+
+/// A batch that claims to be far larger than 16 GiB, with rows whose value lengths add up to more
+/// than 2^64: the sum must be refused row by row.
+#[test]
+fn value_lengths_that_overflow_together_are_refused() {
+    let entries = 4096_u32;
+    let mut body = vec![0; 32 + entries as usize * 16];
+    Le::write_u32(&mut body[16..], entries);
+    for row in body[32..].chunks_exact_mut(16) {
+        Le::write_u64(row, u64::MAX << 8 | 1);
+    }
+    let (salt, len) = (Salt(7), 1 << 60);
+    let mut hasher = salt.value_hasher();
+    hasher.update(&4096_u64.to_le_bytes());
+    hasher.update(&body[4..]);
+    Le::write_u32(&mut body, hasher.finalize());
+    let error = Batch::parse_head(salt, 4096, len, &body).unwrap_err();
+    assert_eq!(error.what, "lengths of values");
+    assert!(error.offset > 4096 + HEAD_LEN, "{error}: the sixteenth row goes beyond the batch");
+}
+
+/// A list that is longer than the file says so, at every length of the file.
+#[test]
+fn a_header_cut_at_every_byte_is_an_error_and_not_a_panic() {
+    let segment = Segment::output(STORE, 9, 1024, 5, &[1, 2, 3], &[Keep { id: 4, end: 300 }]);
+    for cut in 0..segment.bytes.len() {
+        assert!(Scanner::new(&segment.bytes[..cut]).is_err(), "cut at {cut}");
+        assert_eq!(
+            segment.header.lists(&segment.bytes[..cut]).is_ok(),
+            cut as u64 >= HEADER_LEN + 40,
+            "cut at {cut}"
+        );
+    }
+    assert!(segment.header.lists(&segment.bytes).is_ok());
+}
+
+#[test]
+fn encode_refuses_what_parse_would_refuse() {
+    use partd_format::batch::{Layout, NewEntry};
+    let good =
+        NewEntry { kind: Kind::Append, key: b"k", value_len: 3, value_checksum: 1, sequence: 1 };
+    let encode = |layout: &Layout, entry: NewEntry<'_>| {
+        let mut out = vec![0; (layout.values_start() - WORDS_LEN) as usize];
+        layout.encode(Salt(1), 256, 0, [entry], &mut out)
+    };
+    let mut layout = Layout::new();
+    layout.add(1, 3).unwrap();
+    assert!(encode(&layout, good).is_ok());
+    for bad in [
+        NewEntry { value_len: 2, ..good },
+        NewEntry { value_len: 4, ..good },
+        NewEntry { key: b"", ..good },
+        NewEntry { key: b"kk", ..good },
+        NewEntry { kind: Kind::Delete, ..good },
+        NewEntry { kind: Kind::Clear, value_len: 0, value_checksum: 0, ..good },
+    ] {
+        assert!(encode(&layout, bad).is_err(), "{bad:?}");
+    }
+    let mut layout = Layout::with_sequences();
+    layout.add(1, 3).unwrap();
+    assert!(encode(&layout, good).is_ok());
+    assert!(encode(&layout, NewEntry { sequence: 0, ..good }).is_err());
+}

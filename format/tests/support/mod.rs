@@ -1,0 +1,260 @@
+//! Builds the bytes of segments and control files by hand, for tests: deterministic, and free to
+//! be wrong where a test wants damage.
+//!
+//! It uses the encoders of `partd-format` and nothing of the engine. It is not a writer: it works
+//! on bytes in memory, one batch after the other.
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses a part of it")]
+
+use byteorder::{ByteOrder, LittleEndian as Le};
+use partd_format::batch::{HEAD_LEN, Layout, NewEntry, WORDS_LEN};
+use partd_format::segment::{self, HEADER_LEN, Keep, NOTE_AT, Output};
+use partd_format::word::{STATE_AT, note};
+use partd_format::{Kind, Link, Salt, SegmentHeader, State, control};
+
+/// The store that everything belongs to where a test does not say otherwise.
+pub const STORE: [u8; 16] = *b"\x10\x32\x54\x76\x98\xba\xdc\xfe\x01\x23\x45\x67\x89\xab\xcd\xef";
+
+/// An entry to be built.
+#[derive(Clone, Debug)]
+pub struct Item {
+    pub kind: Kind,
+    pub key: Vec<u8>,
+    pub value: Vec<u8>,
+    pub sequence: u64,
+}
+
+impl Item {
+    pub fn append(key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Item {
+        let (key, value) = (key.as_ref().to_vec(), value.as_ref().to_vec());
+        Item { kind: Kind::Append, key, value, sequence: 0 }
+    }
+
+    pub fn set(key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Item {
+        Item { kind: Kind::Set, ..Item::append(key, value) }
+    }
+
+    pub fn delete(key: impl AsRef<[u8]>) -> Item {
+        Item { kind: Kind::Delete, ..Item::append(key, "") }
+    }
+
+    pub fn clear() -> Item {
+        Item { kind: Kind::Clear, ..Item::append("", "") }
+    }
+
+    /// The same with a number of its own, for an output.
+    pub fn at(self, sequence: u64) -> Item {
+        Item { sequence, ..self }
+    }
+}
+
+/// A segment under construction.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    pub bytes: Vec<u8>,
+    pub header: SegmentHeader,
+    /// Where the next batch goes.
+    pub offset: u64,
+}
+
+impl Segment {
+    /// An empty segment of a writer, `len` bytes long. Its salt depends on store and id alone.
+    pub fn new(store: [u8; 16], id: u64, len: u64) -> Segment {
+        Segment::with(store, id, len, None, &[])
+    }
+
+    /// An empty output of a compaction.
+    pub fn output(
+        store: [u8; 16],
+        id: u64,
+        len: u64,
+        upto: u64,
+        replaces: &[u64],
+        keeps: &[Keep],
+    ) -> Segment {
+        let mut lists = Vec::new();
+        for id in replaces {
+            lists.extend_from_slice(&id.to_le_bytes());
+        }
+        for keep in keeps {
+            lists.extend_from_slice(&keep.id.to_le_bytes());
+            lists.extend_from_slice(&keep.end.to_le_bytes());
+        }
+        let lists_checksum = segment::lists_checksum(salt_of(store, id), &lists);
+        let (replaces, keeps) = (replaces.len() as u32, keeps.len() as u32);
+        let output = Output { upto, replaces, keeps, lists_checksum };
+        Segment::with(store, id, len, Some(output), &lists)
+    }
+
+    fn with(store: [u8; 16], id: u64, len: u64, output: Option<Output>, lists: &[u8]) -> Segment {
+        let header = SegmentHeader {
+            store,
+            id,
+            len,
+            salt: salt_of(store, id),
+            output,
+            data_start: (HEADER_LEN + lists.len() as u64).next_multiple_of(8),
+            created_unix_ms: 1_700_000_000_000 + id % 1000,
+            pid: 4242,
+            slot: (id % 1000) as u32,
+        };
+        let mut bytes = vec![0; len as usize];
+        bytes[..HEADER_LEN as usize].copy_from_slice(&header.encode());
+        bytes[HEADER_LEN as usize..][..lists.len()].copy_from_slice(lists);
+        Segment { bytes, header, offset: header.data_start }
+    }
+
+    pub fn salt(&self) -> Salt {
+        self.header.salt
+    }
+
+    fn put(&mut self, offset: u64, word: u64) {
+        Le::write_u64(&mut self.bytes[offset as usize..], word);
+    }
+
+    /// Claims a batch and writes all of it, its state word as given. Returns its offset.
+    pub fn batch(&mut self, state: State, synced: u64, items: &[Item]) -> u64 {
+        let offset = self.offset;
+        let sequences = self.header.output.is_some();
+        let mut layout = if sequences { Layout::with_sequences() } else { Layout::new() };
+        for item in items {
+            layout.add(item.key.len() as u64, item.value.len() as u64).expect("it fits a batch");
+        }
+        let salt = self.salt();
+        let entries = items.iter().map(|item| NewEntry {
+            kind: item.kind,
+            key: &item.key,
+            value_len: item.value.len() as u64,
+            value_checksum: if item.kind.has_value() {
+                salt.value_checksum(&item.value)
+            } else {
+                0
+            },
+            sequence: item.sequence,
+        });
+        let (start, values) = (offset + WORDS_LEN, offset + layout.values_start());
+        let head = &mut self.bytes[start as usize..values as usize];
+        layout.encode(salt, offset, synced, entries, head).expect("the layout was made for them");
+        let mut at = values as usize;
+        for item in items {
+            self.bytes[at..at + item.value.len()].copy_from_slice(&item.value);
+            at += item.value.len();
+        }
+        self.claim(layout.batch_len());
+        self.state(offset, state);
+        offset
+    }
+
+    /// The same, committed under a number, nothing known to be synced.
+    pub fn commit(&mut self, sequence: u64, items: &[Item]) -> u64 {
+        self.batch(State::Committed(sequence), 0, items)
+    }
+
+    /// Claims `len` bytes and leaves them as they are: pending.
+    pub fn claim(&mut self, len: u64) -> u64 {
+        assert!(len >= HEAD_LEN && len.is_multiple_of(8));
+        let offset = self.offset;
+        let link = Link::Batch(len).encode(self.salt(), offset);
+        self.put(offset, link);
+        self.offset += len;
+        offset
+    }
+
+    /// Sets the state word of the batch at `offset`.
+    pub fn state(&mut self, offset: u64, state: State) {
+        let word = state.encode(self.salt(), offset);
+        self.put(offset + STATE_AT, word);
+    }
+
+    /// Seals the segment where it stands.
+    pub fn seal(&mut self) {
+        let link = Link::Sealed.encode(self.salt(), self.offset);
+        self.put(self.offset, link);
+    }
+
+    /// Notes that the chain before `end` is durable.
+    pub fn note(&mut self, end: u64) {
+        let word = note::encode(self.salt(), end);
+        self.put(NOTE_AT, word);
+    }
+
+    /// Flips one bit.
+    pub fn flip(&mut self, offset: u64, bit: u32) {
+        self.bytes[offset as usize] ^= 1 << bit;
+    }
+
+    /// The name of its file.
+    pub fn name(&self) -> String {
+        String::from_utf8(segment::file_name(self.header.id).to_vec()).expect("digits")
+    }
+}
+
+/// A salt that is the same in every run, and different for every segment.
+pub fn salt_of(store: [u8; 16], id: u64) -> Salt {
+    let seed = Le::read_u64(&store) ^ id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mixed = (seed ^ seed >> 31).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    Salt(mixed ^ mixed >> 29)
+}
+
+/// What a control file says.
+#[derive(Clone, Copy, Debug)]
+pub struct Control {
+    pub store: [u8; 16],
+    pub boot: [u8; 16],
+    pub commit: control::Commit,
+    pub next_segment: u64,
+    pub generation: u64,
+    pub synced: u64,
+    pub sync_failed: bool,
+    pub clean: bool,
+    /// Slot, pid, active segment.
+    pub holder: Option<(u16, u32, u64)>,
+}
+
+impl Control {
+    /// The control file of an open store that has committed up to `sequence`.
+    pub fn open(store: [u8; 16], boot: [u8; 16], sequence: u64) -> Control {
+        let commit = control::Commit { sequence, slot: 0, done: true };
+        Control {
+            store,
+            boot,
+            commit,
+            next_segment: 1,
+            generation: 1,
+            synced: 0,
+            sync_failed: false,
+            clean: false,
+            holder: None,
+        }
+    }
+
+    /// Its bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![0; control::FILE_LEN as usize];
+        let fixed = control::Fixed {
+            store: self.store,
+            boot: self.boot,
+            created_unix_ms: 1_700_000_000_000,
+        };
+        bytes[..control::FIXED_LEN].copy_from_slice(&fixed.encode());
+        let commit = self.commit.encode();
+        let synced = control::encode_synced(&self.store, self.synced);
+        let stamp = control::clean_stamp(&self.store, commit, self.next_segment, synced);
+        for (at, word) in [
+            (control::CLEAN_AT, if self.clean { stamp } else { 0 }),
+            (control::COMMIT_AT, commit),
+            (control::NEXT_SEGMENT_AT, self.next_segment),
+            (control::GENERATION_AT, self.generation),
+            (control::SYNCED_AT, synced),
+            (control::DIRECTORY_SYNCED_AT, 0),
+            (control::SYNC_FAILED_AT, if self.sync_failed { control::SYNC_FAILED } else { 0 }),
+        ] {
+            Le::write_u64(&mut bytes[at as usize..], word);
+        }
+        if let Some((slot, pid, active)) = self.holder {
+            let at = control::slot_at(slot);
+            Le::write_u64(&mut bytes[(at + control::SLOT_ACTIVE_AT) as usize..], active);
+            Le::write_u32(&mut bytes[(at + control::SLOT_PID_AT) as usize..], pid);
+        }
+        bytes
+    }
+}

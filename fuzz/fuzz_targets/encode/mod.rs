@@ -1,0 +1,56 @@
+//! What the targets of the encoding layers share.
+//!
+//! The first byte of an input chooses whether the rest is a stored value, frames and all, or the
+//! body of one frame, so that a mutation need not get the length right.
+
+#![allow(dead_code, reason = "each target uses some")]
+
+use libfuzzer_sys::Corpus;
+use partd::{Dict, Error, Key, Partd};
+
+/// The limit on decoded bytes: small, so that the fuzzer's own limit on memory tells a bomb.
+pub const LIMIT_BYTES: usize = 1 << 20;
+
+/// A store that holds what an input makes under the key `k`.
+pub fn store(input: &[u8]) -> Option<Dict> {
+    let (mode, rest) = input.split_first()?;
+    let dict = Dict::new();
+    if mode % 2 == 0 {
+        dict.append([("k", (rest.len() as u64).to_le_bytes())]).unwrap();
+    }
+    dict.append([("k", rest)]).unwrap();
+    Some(dict)
+}
+
+/// Checks that an error says where it is.
+pub fn check<T>(result: partd::Result<T>, stored_bytes: usize) -> Option<T> {
+    match result {
+        Ok(value) => Some(value),
+        Err(Error::Decode { key, offset, reason, .. }) => {
+            assert_eq!(key, Key::from("k"));
+            assert!(offset <= stored_bytes as u64 && !reason.is_empty());
+            None
+        }
+        Err(Error::Mismatch { key, .. }) => {
+            assert_eq!(key, Key::from("k"));
+            None
+        }
+        Err(other) => panic!("{other}"),
+    }
+}
+
+/// A compressing layer over hostile bytes, and over a value that it compressed itself.
+pub fn compression<P: Partd>(input: &[u8], open: impl Fn(Dict) -> P) -> Corpus {
+    let Some(dict) = store(input) else { return Corpus::Reject };
+    let layer = open(dict);
+    let value = check(layer.get("k"), input.len() + 8);
+    let len = check(layer.len_of("k"), input.len() + 8);
+    assert_eq!(value.as_ref().map(|value| value.len() as u64), len);
+    assert!(value.is_none_or(|value| value.len() <= LIMIT_BYTES));
+
+    let layer = open(Dict::new());
+    let (head, tail) = input.split_at(input.len() / 2);
+    layer.append([("k", head), ("k", tail)]).unwrap();
+    assert_eq!(layer.get("k").unwrap(), input);
+    Corpus::Keep
+}

@@ -1,0 +1,44 @@
+//! `Pickle` over hostile bytes, as several types: no panic, no deep recursion, no bomb; what was
+//! read is read again when it is written.
+#![no_main]
+
+mod encode;
+
+use std::collections::BTreeMap;
+
+use libfuzzer_sys::{Corpus, fuzz_target};
+use partd::{Dict, Pickle};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// A type that takes whatever a pickle holds, as deep as it is.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Any {
+    Bool(bool),
+    Int(i64),
+    Text(String),
+    List(Vec<Any>),
+    Dict(BTreeMap<String, Any>),
+    None(()),
+}
+
+fn read<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug + Send + Sync>(
+    input: &[u8],
+) -> Option<()> {
+    let layer =
+        Pickle::<T, _>::new(encode::store(input)?).with_max_decoded_bytes(encode::LIMIT_BYTES);
+    let list = encode::check(layer.get("k"), input.len() + 8)?;
+    let again = Pickle::<T, _>::new(Dict::new());
+    again.append([("k", &list[..])]).unwrap();
+    assert_eq!(again.get("k").unwrap(), list);
+    Some(())
+}
+
+fuzz_target!(|input: &[u8]| -> Corpus {
+    read::<Any>(input);
+    read::<i64>(input);
+    read::<(i64, String, Option<u8>)>(input);
+    read::<Vec<Vec<String>>>(input);
+    Corpus::Keep
+});

@@ -1,0 +1,13 @@
+//! `Snappy` over hostile bytes: no panic, no more memory than the limit, and a round trip.
+#![no_main]
+
+mod encode;
+
+use libfuzzer_sys::{Corpus, fuzz_target};
+use partd::Snappy;
+
+fuzz_target!(|input: &[u8]| -> Corpus {
+    encode::compression(input, |dict| {
+        Snappy::new(dict).with_max_decoded_bytes(encode::LIMIT_BYTES)
+    })
+});

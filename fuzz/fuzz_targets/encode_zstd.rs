@@ -1,0 +1,13 @@
+//! `Zstd` over hostile bytes: no panic, no more memory than the limit, and a round trip.
+#![no_main]
+
+mod encode;
+
+use libfuzzer_sys::{Corpus, fuzz_target};
+use partd::Zstd;
+
+fuzz_target!(|input: &[u8]| -> Corpus {
+    encode::compression(input, |dict| {
+        Zstd::new(dict).with_max_decoded_bytes(encode::LIMIT_BYTES)
+    })
+});

@@ -1,0 +1,280 @@
+//! The command line: subcommands, their options, and an example for each in its help.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// See, check and salvage a partd store, live or dead.
+///
+/// It reads the files of a store by itself, never through the engine; it never writes to a store
+/// and never blocks a writer. Without a subcommand it prints a summary.
+#[derive(Debug, Parser)]
+#[command(name = "partd-inspect", version, max_term_width = 100, after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) options: Options,
+    /// A store (a directory) or one segment file: prints its summary
+    pub(crate) path: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  partd-inspect /data/store                   the summary
+  partd-inspect verify /data/store            check every checksum
+  partd-inspect get /data/store 'a\\x00b' >v   one value; the key as `keys` shows it
+  partd-inspect keys --json /data/store       everything comes as JSON, too
+
+Exit codes: 0 healthy, 1 damage found, 2 usage or cannot read.";
+
+/// What every subcommand takes.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Options {
+    /// Print one JSON document instead of text (schema: docs/partd-inspect-json.md)
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print sizes as exact numbers of bytes
+    #[arg(long, global = true)]
+    pub(crate) exact: bool,
+    /// Never shorten keys to make a table fit
+    #[arg(long, global = true)]
+    pub(crate) wide: bool,
+    /// When to colour the output
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: Color,
+}
+
+/// When to colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// In a terminal, unless `NO_COLOR` is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List the segments: state, fill, live and dead bytes
+    #[command(after_help = "Example:\n  partd-inspect segments /data/store")]
+    Segments {
+        /// A store or one segment file
+        path: PathBuf,
+    },
+    /// List the batches, in the order of the history
+    #[command(after_help = "\
+Examples:
+  partd-inspect batches /data/store --from 100 --to 120
+  partd-inspect batches /data/store --segment 3 --all
+  partd-inspect batches /data/store --key user:17")]
+    Batches(Batches),
+    /// List the keys: length, extents, share of the live bytes
+    #[command(after_help = "\
+Examples:
+  partd-inspect keys /data/store --sort size --limit 20
+  partd-inspect keys /data/store --prefix user:")]
+    Keys(Keys),
+    /// Write the value of a key to standard output
+    #[command(after_help = "\
+The key is written as `keys` shows it: \\\\, \\n, \\r, \\t, \\0, \\', \\\" and \\xNN are escapes.
+Nothing is written unless every byte of the value matches its checksum, or --partial is given.
+A key that is missing has an empty value; that is no error.
+
+Examples:
+  partd-inspect get /data/store user:17 >value
+  partd-inspect get --hex /data/store 'a\\x00\\x01b'")]
+    Get(Get),
+    /// Show the bytes of a segment, each with its name in SPEC.md
+    #[command(after_help = "\
+Examples:
+  partd-inspect dump /data/store/0000000000000001.seg | less
+  partd-inspect dump 0000000000000001.seg --from 4096 --bytes 256")]
+    Dump(Dump),
+    /// Check every checksum, in parallel
+    #[command(after_help = "Example:\n  partd-inspect verify /data/store && echo healthy")]
+    Verify(Verify),
+    /// Show where the live and the dead bytes lie
+    #[command(after_help = "Example:\n  partd-inspect map /data/store --svg map.svg")]
+    Map(Map),
+    /// Write each key's value to a file of its own, with a manifest
+    #[command(after_help = "Example:\n  partd-inspect export /data/store /tmp/values")]
+    Export(Export),
+    /// Write everything that still verifies into a new store, and say what was lost
+    #[command(after_help = "\
+Example:
+  partd-inspect salvage /data/store /data/salvaged
+
+The new store consists of segment files alone; the engine makes its control file when it opens it.")]
+    Salvage(Salvage),
+    /// Find temporary stores that nobody uses any more
+    #[command(after_help = "\
+Examples:
+  partd-inspect sweep /tmp              lists them
+  partd-inspect sweep /tmp --remove     removes those that nobody uses")]
+    Sweep(Sweep),
+    /// Show live rates, refreshed
+    #[command(after_help = "Example:\n  partd-inspect watch /data/store --interval 0.5")]
+    Watch(Watch),
+    /// Print a completion script for a shell
+    #[command(after_help = "\
+Example:
+  partd-inspect completions bash >/etc/bash_completion.d/partd-inspect")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the man page
+    #[command(after_help = "Example:\n  partd-inspect man | man -l -")]
+    Man,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Batches {
+    /// A store or one segment file
+    pub(crate) path: PathBuf,
+    /// Only those of the segment with this id (decimal, or 0x and hexadecimal)
+    #[arg(long, value_name = "ID", value_parser = segment_id)]
+    pub(crate) segment: Option<u64>,
+    /// Only those with an entry of this key, as `keys` shows it
+    #[arg(long)]
+    pub(crate) key: Option<OsString>,
+    /// Only those with this sequence number or a higher one
+    #[arg(long, value_name = "SEQUENCE")]
+    pub(crate) from: Option<u64>,
+    /// Only those with this sequence number or a lower one
+    #[arg(long, value_name = "SEQUENCE")]
+    pub(crate) to: Option<u64>,
+    /// Also those that are pending, void, damaged or beyond the history
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Keys {
+    /// A store or one segment file
+    pub(crate) path: PathBuf,
+    /// The order: by key, largest value first, or most extents first
+    #[arg(long, default_value = "key")]
+    pub(crate) sort: Sort,
+    /// Only keys that begin so, written as `keys` shows them
+    #[arg(long)]
+    pub(crate) prefix: Option<OsString>,
+    /// Only the first so many
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) limit: Option<usize>,
+}
+
+/// The order of keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Sort {
+    Key,
+    Size,
+    Extents,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Get {
+    /// A store or one segment file
+    pub(crate) path: PathBuf,
+    /// The key, as `keys` shows it
+    pub(crate) key: OsString,
+    /// Write hexadecimal digits, 32 bytes a line
+    #[arg(long)]
+    pub(crate) hex: bool,
+    /// Write what verifies of a damaged value
+    #[arg(long)]
+    pub(crate) partial: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Dump {
+    /// A segment file
+    pub(crate) segment: PathBuf,
+    /// Begin with the batch at this offset or the first behind it
+    #[arg(long, value_name = "OFFSET", default_value_t = 0)]
+    pub(crate) from: u64,
+    /// Show at most so many batches
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) batches: Option<usize>,
+    /// Show at most so many bytes of each key and value
+    #[arg(long, value_name = "COUNT", default_value_t = 64)]
+    pub(crate) bytes: u64,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Verify {
+    /// A store or one segment file
+    pub(crate) path: PathBuf,
+    /// Threads to read with; 0 for one per processor
+    #[arg(long, default_value_t = 0, value_name = "COUNT")]
+    pub(crate) threads: usize,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Map {
+    /// A store or one segment file
+    pub(crate) path: PathBuf,
+    /// Write a picture to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Export {
+    /// A store or one segment file
+    pub(crate) path: PathBuf,
+    /// The directory to make; it must not exist, or be empty
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Salvage {
+    /// The damaged store, or one segment file of it
+    pub(crate) path: PathBuf,
+    /// The store to make; it must not exist, or be empty
+    pub(crate) new_store: PathBuf,
+    /// Leave out what lies behind the end of the history that recovery would find
+    #[arg(long)]
+    pub(crate) prefix_only: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Sweep {
+    /// Where temporary stores are made
+    pub(crate) dir: PathBuf,
+    /// Remove those that nobody uses
+    #[arg(long)]
+    pub(crate) remove: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Watch {
+    /// A store
+    pub(crate) path: PathBuf,
+    /// Seconds between two lines
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
+    pub(crate) interval: f64,
+    /// Stop after so many lines
+    #[arg(long, value_name = "LINES")]
+    pub(crate) count: Option<u64>,
+}
+
+fn segment_id(text: &str) -> Result<u64, String> {
+    let name = text.strip_suffix(".seg").filter(|digits| digits.len() == 16);
+    let parsed = match (name, text.strip_prefix("0x")) {
+        (Some(digits), _) | (None, Some(digits)) => u64::from_str_radix(digits, 16),
+        (None, None) => text.parse(),
+    };
+    parsed.map_err(|_| "give a number, 0x and hexadecimal digits, or a file name".to_owned())
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.01..=86_400.0).contains(&seconds) => Ok(seconds),
+        _ => Err("give seconds from 0.01 to 86400".to_owned()),
+    }
+}

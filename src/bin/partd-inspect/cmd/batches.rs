@@ -1,0 +1,127 @@
+//! The list of batches.
+
+use partd_format::State;
+use serde_json::{Value, json};
+
+use crate::Failure;
+use crate::args::Batches;
+use crate::output::Output;
+use crate::read::history::Place;
+use crate::read::key::unescape;
+use crate::read::store::Store;
+use crate::read::walk::{BatchInfo, Segment};
+use crate::text::{Align, Table, count};
+
+pub(crate) fn run(args: &Batches, out: &mut Output) -> Result<(), Failure> {
+    let key = match &args.key {
+        Some(key) => Some(unescape(key.as_encoded_bytes()).map_err(Failure::Message)?),
+        None => None,
+    };
+    let store = Store::read(&args.path)?;
+    let mut rows = select(&store, args.all);
+    rows.retain(|&place| {
+        let (segment, batch) = at(&store, place);
+        let numbers = args.from.unwrap_or(0)..=args.to.unwrap_or(u64::MAX);
+        let bounded = args.from.is_some() || args.to.is_some();
+        args.segment.is_none_or(|id| id == segment.id())
+            && (!bounded || place.sequence > 0 && numbers.contains(&place.sequence))
+            && key.as_ref().is_none_or(|key| has_key(segment, batch, key))
+    });
+    if out.json {
+        let rows: Vec<Value> = rows.iter().map(|&place| document(&store, place)).collect();
+        return Ok(out.document("batches", &store, json!({ "batches": rows }))?);
+    }
+    let mut table = Table::new(&[
+        ("sequence", Align::Right),
+        ("state", Align::Left),
+        ("segment", Align::Right),
+        ("offset", Align::Right),
+        ("length", Align::Right),
+        ("entries", Align::Right),
+        ("synced", Align::Right),
+    ]);
+    for &place in &rows {
+        let (segment, batch) = at(&store, place);
+        let head = batch.good_head();
+        let number = |value: Option<u64>| value.map_or("?".to_owned(), count);
+        table.row(vec![
+            match place.sequence {
+                0 => "-".to_owned(),
+                sequence => count(sequence),
+            },
+            state_name(&store, place).to_owned(),
+            segment.id().to_string(),
+            count(batch.offset),
+            out.size(batch.len),
+            number(head.map(|head| head.count as u64)),
+            number(head.map(|head| head.synced)),
+        ]);
+    }
+    out.table(&table)?;
+    Ok(out.warnings(&store)?)
+}
+
+/// The batches of the history in its order; then, if all are wanted, the others by their place.
+fn select(store: &Store, all: bool) -> Vec<Place> {
+    let history = &store.history;
+    let mut rows = history.batches.clone();
+    let whole_segment = |i: usize| store.segments[i].is_output() && history.counts[i];
+    let mut others = Vec::new();
+    for (segment, info) in store.segments.iter().enumerate() {
+        for (batch, info) in info.batches.iter().enumerate() {
+            let sequence = info.sequence().unwrap_or(0);
+            others.push(Place { sequence, segment, batch });
+        }
+    }
+    others.retain(|place| whole_segment(place.segment) || all);
+    let known: std::collections::BTreeSet<Place> = rows.iter().copied().collect();
+    others.retain(|place| !known.contains(place));
+    others.sort_by_key(|place| (!whole_segment(place.segment), place.segment, place.batch));
+    rows.extend(others);
+    rows
+}
+
+fn at(store: &Store, place: Place) -> (&Segment, &BatchInfo) {
+    let segment = &store.segments[place.segment];
+    (segment, &segment.batches[place.batch])
+}
+
+fn has_key(segment: &Segment, batch: &BatchInfo, key: &[u8]) -> bool {
+    batch.good_head().is_some_and(|head| {
+        segment
+            .entries_of(head)
+            .iter()
+            .any(|entry| entry.kind != partd_format::Kind::Clear && segment.key(entry) == key)
+    })
+}
+
+fn state_name(store: &Store, place: Place) -> &'static str {
+    let (segment, batch) = at(store, place);
+    match (&batch.state, &batch.head) {
+        _ if store.history.replaced[place.segment] => "replaced",
+        (Err(_), _) | (_, Some(Err(_))) => "damaged",
+        (Ok(State::Pending), _) => "pending",
+        (Ok(State::Void), _) => "void",
+        (Ok(State::Committed(_)), _) if segment.is_output() => "output",
+        (Ok(State::Committed(sequence)), _) if *sequence > store.history.last => "beyond",
+        (Ok(State::Committed(_)), _) => "committed",
+    }
+}
+
+fn document(store: &Store, place: Place) -> Value {
+    let (segment, batch) = at(store, place);
+    let head = batch.good_head();
+    let error = batch.state.as_ref().err();
+    let error = error.or_else(|| batch.head.as_ref().and_then(|head| head.as_ref().err()));
+    json!({
+        "sequence": batch.sequence(),
+        "state": state_name(store, place),
+        "segment": segment.id(),
+        "offset": batch.offset,
+        "bytes": batch.len,
+        "entries": head.map(|head| head.count),
+        "synced": head.map(|head| head.synced),
+        "values_offset": head.map(|head| head.values_start),
+        "error": error.map(ToString::to_string),
+    })
+}

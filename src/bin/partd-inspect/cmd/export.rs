@@ -1,0 +1,160 @@
+//! Each key's value in a file of its own, under a name that is safe anywhere, with a manifest.
+//!
+//! `DIR/manifest.json` says which file holds which key; the values lie in `DIR/keys`. Names map to
+//! keys one to one: letters, digits, `-`, `_` and inner dots stand for themselves, every other byte
+//! is `%XX`; the empty key is `%`; a name that would be too long ends in `%~` and a number.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::get::{check, pieces};
+use crate::Failure;
+use crate::args::Export;
+use crate::output::Output;
+use crate::read::index::Index;
+use crate::read::key::escape;
+use crate::read::problem::Problem;
+use crate::read::store::Store;
+use crate::text::plural;
+
+/// The longest file name; file systems take 255 bytes.
+const NAME_LEN_MAX: usize = 200;
+
+pub(crate) fn run(args: &Export, out: &mut Output) -> Result<(), Failure> {
+    let mut store = Store::read(&args.path)?;
+    new_directory(&args.dir, &args.path)?;
+    let values = args.dir.join("keys");
+    fs::create_dir(&values).map_err(|error| Failure::io("make", &values, &error))?;
+    let index = Index::build(&store.segments, &store.history, &[]);
+    let (mut files, mut bytes, mut lost) = (Vec::new(), 0, Vec::new());
+    for (number, (key, held)) in index.sorted().into_iter().enumerate() {
+        let name = file_name(key, number);
+        let path = values.join(&name);
+        let file = File::create_new(&path).map_err(|error| Failure::io("make", &path, &error))?;
+        let mut file = BufWriter::new(file);
+        let failed = |error: std::io::Error| Failure::io("write", &path, &error);
+        let (mut len, mut whole) = (0_u64, true);
+        for &at in &held.extents {
+            if let Some(problem) = check(&store, at) {
+                lost.push(problem.costs(format!("a piece of key {}", escape(key))));
+                whole = false;
+                continue;
+            }
+            pieces(&store, at, |piece| {
+                len += piece.len() as u64;
+                file.write_all(piece).map_err(failed)
+            })?;
+        }
+        file.flush().map_err(failed)?;
+        bytes += len;
+        files.push(json!({
+            "key": escape(key),
+            "file": format!("keys/{name}"),
+            "bytes": len,
+            "whole": whole,
+        }));
+    }
+    let number = files.len() as u64;
+    manifest(&args.dir, &store, files, &lost)?;
+    store.history.problems.extend(lost);
+    if out.json {
+        let rest = json!({
+            "directory": args.dir.display().to_string(),
+            "keys": number,
+            "bytes": bytes,
+        });
+        return Ok(out.document("export", &store, rest)?);
+    }
+    let (keys, size, dir) = (plural(number, "key", "keys"), out.size(bytes), args.dir.display());
+    out.line(format!("{keys}, {size}, written to {dir} with manifest.json"))?;
+    Ok(out.warnings(&store)?)
+}
+
+/// Makes a directory that must not be there, or be empty, and not lie in the store.
+pub(crate) fn new_directory(dir: &Path, store: &Path) -> Result<(), Failure> {
+    let refuse = |why: &str| Err(Failure::Message(format!("{}: {why}", dir.display())));
+    if let Ok(mut entries) = fs::read_dir(dir) {
+        if entries.next().is_some() {
+            return refuse("this directory is not empty; give one that is, or that does not exist");
+        }
+    } else {
+        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        let real = |path: &Path| fs::canonicalize(path).ok();
+        if let (Some(store), Some(parent)) = (real(store), real(parent))
+            && parent.starts_with(&store)
+        {
+            return refuse("this lies inside the store, which is never written to");
+        }
+        fs::create_dir(dir).map_err(|error| Failure::io("make", dir, &error))?;
+    }
+    Ok(())
+}
+
+fn manifest(dir: &Path, store: &Store, files: Vec<Value>, lost: &[Problem]) -> Result<(), Failure> {
+    let manifest = json!({
+        "partd_export": 1,
+        "store": store.uuid().map(|id| crate::read::history::uuid(&id)),
+        "last_sequence": store.history.last,
+        "files": files,
+        "lost": lost.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    });
+    let path = dir.join("manifest.json");
+    let text = format!("{manifest:#}\n");
+    fs::write(&path, text).map_err(|error| Failure::io("write", &path, &error))
+}
+
+/// A file name for a key, unlike that of any other key. `number` tells long keys apart.
+fn file_name(key: &[u8], number: usize) -> String {
+    if key.is_empty() {
+        return "%".to_owned();
+    }
+    let mut name = String::new();
+    for (i, &byte) in key.iter().enumerate() {
+        let plain = byte.is_ascii_alphanumeric() || b"-_".contains(&byte) || byte == b'.' && i > 0;
+        if plain {
+            name.push(char::from(byte));
+        } else {
+            name.push_str(&format!("%{byte:02X}"));
+        }
+        if name.len() > NAME_LEN_MAX {
+            name.truncate(NAME_LEN_MAX - 24);
+            name.push_str(&format!("%~{number}"));
+            break;
+        }
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::file_name;
+
+    #[test]
+    fn different_keys_get_different_names_that_are_safe() {
+        let long = [vec![b'a'; 300], vec![b'/'; 300], [vec![b'a'; 300], vec![b'b']].concat()];
+        let mut keys: Vec<Vec<u8>> = vec![
+            vec![],
+            b".".into(),
+            b"..".into(),
+            b"a/b".into(),
+            b"a%2Fb".into(),
+            b"%".into(),
+            b"%~0".into(),
+            b"CON".into(),
+            b"a\0b".into(),
+            vec![0xFF; 3],
+        ];
+        keys.extend(long);
+        let names: Vec<String> =
+            keys.iter().enumerate().map(|(i, key)| file_name(key, i)).collect();
+        for (i, name) in names.iter().enumerate() {
+            assert!(!name.is_empty() && name.len() <= 224 && !name.starts_with('.'), "{name}");
+            assert!(name.bytes().all(|b| b.is_ascii_graphic() && b != b'/'), "{name}");
+            assert!(!names[..i].contains(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The value of one key, verified before a byte of it is written.
+
+use serde_json::json;
+
+use crate::Failure;
+use crate::args::Get;
+use crate::output::Output;
+use crate::read::history::value_checksum;
+use crate::read::index::{EntryRef, Held, Index};
+use crate::read::key::{escape, unescape};
+use crate::read::problem::{Problem, Severity};
+use crate::read::store::Store;
+
+/// How much is held in memory while a value is copied out.
+const PIECE: u64 = 1 << 20;
+
+pub(crate) fn run(args: &Get, out: &mut Output) -> Result<(), Failure> {
+    let key = unescape(args.key.as_encoded_bytes()).map_err(Failure::Message)?;
+    let store = Store::read(&args.path)?;
+    let index = Index::build(&store.segments, &store.history, &[]);
+    let held = index.keys.get(&key[..]).cloned().unwrap_or_default();
+    let mut good = Vec::new();
+    let mut bad = Vec::new();
+    for &at in &held.extents {
+        match check(&store, at) {
+            None => good.push(at),
+            Some(problem) => bad.push(problem.costs(format!("a piece of key {}", escape(&key)))),
+        }
+    }
+    for problem in &bad {
+        eprintln!("partd-inspect: {problem}");
+    }
+    out.note_damage(!bad.is_empty());
+    if !bad.is_empty() && !args.partial {
+        let message = "nothing written: the value is damaged; --partial writes what verifies of it";
+        return Err(Failure::Damage(message.to_owned()));
+    }
+    if store.is_damaged() && !out.json {
+        // The bytes are right, but some of the key's may be missing: that belongs on standard error.
+        eprintln!("partd-inspect: the store is damaged, so bytes of this key may be missing:");
+        for problem in &store.history.problems {
+            eprintln!("partd-inspect: {problem}");
+        }
+        out.note_damage(true);
+    }
+    if out.json {
+        return document(&store, &key, &held, &good, &bad, index.keys.contains_key(&key[..]), out);
+    }
+    let mut column = 0;
+    for at in good {
+        pieces(&store, at, |piece| {
+            if args.hex { hex(piece, &mut column, out) } else { Ok(out.bytes(piece)?) }
+        })?;
+    }
+    if column > 0 {
+        out.line("")?;
+    }
+    Ok(())
+}
+
+/// Compares the checksum of one extent.
+pub(crate) fn check(store: &Store, at: EntryRef) -> Option<Problem> {
+    let segment = &store.segments[at.segment as usize];
+    let (entry, salt) = (&segment.entries[at.entry as usize], segment.salt()?);
+    let found = match value_checksum(&segment.source, salt, entry) {
+        Ok(found) if found == entry.value_checksum => return None,
+        Ok(found) => format!("{found:#x}"),
+        Err(error) => error.to_string(),
+    };
+    let expected = format!("{:#x}", entry.value_checksum);
+    let path = segment.path();
+    let mut problem = Problem::file(Severity::Damage, path, "checksum of value", expected, found);
+    problem.offset = Some(entry.value_offset);
+    Some(problem)
+}
+
+/// Hands the bytes of one extent on, piece by piece.
+pub(crate) fn pieces(
+    store: &Store,
+    at: EntryRef,
+    mut take: impl FnMut(&[u8]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let segment = &store.segments[at.segment as usize];
+    let entry = &segment.entries[at.entry as usize];
+    let mut buffer = vec![0; entry.value_len.min(PIECE) as usize];
+    let (mut offset, end) = (entry.value_offset, entry.value_offset + entry.value_len);
+    while offset < end {
+        let piece = &mut buffer[..(end - offset).min(PIECE) as usize];
+        let read = segment.source.read_exact(piece, offset);
+        read.map_err(|error| Failure::io("read", segment.path(), &error))?;
+        take(piece)?;
+        offset += piece.len() as u64;
+    }
+    Ok(())
+}
+
+fn hex(piece: &[u8], column: &mut usize, out: &mut Output) -> Result<(), Failure> {
+    for byte in piece {
+        out.bytes(format!("{byte:02x}").as_bytes())?;
+        *column = (*column + 1) % 32;
+        if *column == 0 {
+            out.line("")?;
+        }
+    }
+    Ok(())
+}
+
+fn document(
+    store: &Store,
+    key: &[u8],
+    held: &Held,
+    good: &[EntryRef],
+    bad: &[Problem],
+    present: bool,
+    out: &mut Output,
+) -> Result<(), Failure> {
+    let mut value = String::new();
+    for &at in good {
+        pieces(store, at, |piece| {
+            value.extend(piece.iter().map(|byte| format!("{byte:02x}")));
+            Ok(())
+        })?;
+    }
+    let problems: Vec<_> = bad.iter().map(crate::output::problem_json).collect();
+    let rest = json!({
+        "key": escape(key),
+        "present": present,
+        "bytes": held.len,
+        "extents": held.extents.len(),
+        "value_hex": value,
+        "damaged_pieces": problems,
+    });
+    Ok(out.document("get", store, rest)?)
+}

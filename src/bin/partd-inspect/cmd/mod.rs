@@ -1,0 +1,15 @@
+//! The subcommands, one file each: what is read, how it is shown as text and as JSON.
+
+pub(crate) mod batches;
+pub(crate) mod dump;
+pub(crate) mod export;
+pub(crate) mod get;
+pub(crate) mod keys;
+pub(crate) mod map;
+pub(crate) mod meta;
+pub(crate) mod salvage;
+pub(crate) mod segments;
+pub(crate) mod summary;
+pub(crate) mod sweep;
+pub(crate) mod verify;
+pub(crate) mod watch;

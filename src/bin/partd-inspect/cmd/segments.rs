@@ -1,0 +1,199 @@
+//! The list of segments, and how each is used.
+
+use std::path::Path;
+
+use partd_format::{Ending, State};
+use serde_json::{Value, json};
+
+use crate::Failure;
+use crate::output::Output;
+use crate::read::control::{Life, Locks};
+use crate::read::index::Index;
+use crate::read::store::Store;
+use crate::read::walk::BatchInfo;
+use crate::text::{Align, Table, count, percent};
+
+/// What a segment is to its store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// A living writer adds to it.
+    Active,
+    /// Free space follows its batches, but nobody adds to it.
+    Open,
+    /// No batch will come.
+    Sealed,
+    /// Its chain is broken; what lies behind cannot be walked.
+    Broken,
+    /// A compaction wrote it.
+    Output,
+    /// An output holds what was live in it.
+    Replaced,
+    /// Its header cannot be read, or says that it belongs elsewhere.
+    Unusable,
+}
+
+impl Standing {
+    pub(crate) const ALL: [Standing; 7] = [
+        Standing::Active,
+        Standing::Open,
+        Standing::Sealed,
+        Standing::Broken,
+        Standing::Output,
+        Standing::Replaced,
+        Standing::Unusable,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Standing::Active => "active",
+            Standing::Open => "open",
+            Standing::Sealed => "sealed",
+            Standing::Broken => "broken",
+            Standing::Output => "output",
+            Standing::Replaced => "replaced",
+            Standing::Unusable => "unusable",
+        }
+    }
+}
+
+/// How the bytes of a segment are used.
+#[derive(Clone, Debug)]
+pub(crate) struct Usage {
+    pub(crate) standing: Standing,
+    /// The length of the file.
+    pub(crate) len: u64,
+    /// From the beginning to the end of the chain.
+    pub(crate) used: u64,
+    /// Bytes of live values.
+    pub(crate) live: u64,
+    /// Bytes of values that are part of the history and no longer of any key.
+    pub(crate) dead: u64,
+    pub(crate) committed: u64,
+    pub(crate) pending: u64,
+    pub(crate) void: u64,
+    /// The lowest and the highest number in it; 0 for none.
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+}
+
+/// Works out how each segment is used.
+pub(crate) fn usage(store: &Store, index: &Index<'_>) -> Vec<Usage> {
+    let live = index.live_bytes(&store.segments);
+    let locks = Locks::read();
+    let mut active = Vec::new();
+    for slot in store.control().map_or(&[][..], |control| &control.slots) {
+        if slot.active != 0 && locks.writer(&store.path, slot) == Life::Alive {
+            active.push(slot.active);
+        }
+    }
+    let history = &store.history;
+    let each = store.segments.iter().enumerate().map(|(i, segment)| {
+        let standing = match (&segment.ending, history.counts[i]) {
+            _ if history.replaced[i] => Standing::Replaced,
+            (_, false) => Standing::Unusable,
+            (Ending::Broken(_), true) => Standing::Broken,
+            _ if segment.is_output() => Standing::Output,
+            (Ending::Sealed, true) => Standing::Sealed,
+            (Ending::Open, true) if active.contains(&segment.id()) => Standing::Active,
+            (Ending::Open, true) => Standing::Open,
+        };
+        let of = |state| segment.batches.iter().filter(|b| b.state == Ok(state)).count() as u64;
+        let visible = |sequence: &u64| segment.is_output() || *sequence <= history.last;
+        let committed = segment.batches.iter().filter_map(BatchInfo::sequence).filter(visible);
+        let values: u64 = segment
+            .batches
+            .iter()
+            .filter(|batch| batch.sequence().is_some_and(|sequence| visible(&sequence)))
+            .filter_map(|batch| batch.good_head())
+            .flat_map(|head| segment.entries_of(head))
+            .map(|entry| entry.value_len)
+            .sum();
+        Usage {
+            standing,
+            len: segment.source.len(),
+            used: segment.end,
+            live: live[i],
+            dead: values.saturating_sub(live[i]),
+            pending: of(State::Pending),
+            void: of(State::Void),
+            first: committed.clone().min().unwrap_or(0),
+            last: committed.clone().max().unwrap_or(0),
+            committed: committed.count() as u64,
+        }
+    });
+    each.collect()
+}
+
+pub(crate) fn run(path: &Path, out: &mut Output) -> Result<(), Failure> {
+    let store = Store::read(path)?;
+    let index = Index::build(&store.segments, &store.history, &[]);
+    let used = usage(&store, &index);
+    if out.json {
+        let segments: Vec<Value> = (0..used.len()).map(|i| document(&store, i, &used[i])).collect();
+        return Ok(out.document("segments", &store, json!({ "segments": segments }))?);
+    }
+    let mut table = Table::new(&[
+        ("id", Align::Right),
+        ("state", Align::Left),
+        ("size", Align::Right),
+        ("used", Align::Right),
+        ("live", Align::Right),
+        ("dead", Align::Right),
+        ("batches", Align::Right),
+        ("sequence", Align::Left),
+    ]);
+    for (segment, usage) in store.segments.iter().zip(&used) {
+        let numbers = match (usage.first, segment.header.as_ref().ok().and_then(|h| h.output)) {
+            (_, Some(output)) => format!("up to {}", count(output.upto)),
+            (0, None) => String::new(),
+            (first, None) => format!("{}-{}", count(first), count(usage.last)),
+        };
+        table.row(vec![
+            segment.id().to_string(),
+            usage.standing.name().to_owned(),
+            out.size(usage.len),
+            percent(usage.used, usage.len),
+            out.size(usage.live),
+            out.size(usage.dead),
+            count(usage.committed),
+            numbers,
+        ]);
+    }
+    out.table(&table)?;
+    Ok(out.warnings(&store)?)
+}
+
+fn document(store: &Store, number: usize, usage: &Usage) -> Value {
+    let segment = &store.segments[number];
+    let header = segment.header.as_ref().ok();
+    let lists = segment.lists.as_ref().ok();
+    let output = header.and_then(|header| header.output).map(|output| {
+        json!({
+            "upto": output.upto,
+            "replaces": lists.map(|lists| lists.replaces.clone()),
+            "keeps": lists.map(|lists| {
+                lists.keeps.iter().map(|k| json!({ "id": k.id, "end": k.end })).collect::<Vec<_>>()
+            }),
+        })
+    });
+    json!({
+        "id": segment.id(),
+        "file": segment.name(),
+        "state": usage.standing.name(),
+        "bytes": usage.len,
+        "used_bytes": usage.used,
+        "stored_bytes": segment.source.stored(),
+        "live_bytes": usage.live,
+        "dead_bytes": usage.dead,
+        "committed_batches": usage.committed,
+        "pending_batches": usage.pending,
+        "void_batches": usage.void,
+        "first_sequence": usage.first,
+        "last_sequence": usage.last,
+        "synced_to": segment.note.as_ref().ok(),
+        "created_unix_ms": header.map(|header| header.created_unix_ms),
+        "pid": header.map(|header| header.pid),
+        "slot": header.map(|header| header.slot),
+        "output": output,
+    })
+}

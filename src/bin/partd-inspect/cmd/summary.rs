@@ -1,0 +1,205 @@
+//! The summary: a store at a glance. Headers and tables only, no values.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::segments::{Standing, Usage, usage};
+use crate::Failure;
+use crate::output::{Mark, Output};
+use crate::read::control::{Life, Locks, Slot};
+use crate::read::history::{Rule, uuid};
+use crate::read::index::Index;
+use crate::read::store::Store;
+use crate::text::{count, percent, plural};
+
+/// The numbers of the summary.
+struct Totals {
+    batches: u64,
+    entries: u64,
+    keys: u64,
+    live: u64,
+    dead: u64,
+    pending: u64,
+    void: u64,
+}
+
+pub(crate) fn run(path: &Path, out: &mut Output) -> Result<(), Failure> {
+    let store = Store::read(path)?;
+    let index = Index::build(&store.segments, &store.history, &[]);
+    let used = usage(&store, &index);
+    let totals = totals(&store, &index, &used);
+    let holders = holders(&store);
+    if out.json {
+        return Ok(out.document("summary", &store, document(&store, &totals, &used, &holders))?);
+    }
+    let name = if store.is_segment { "segment" } else { "store" };
+    out.line(format!("{name:<9} {}", out.mark(Mark::Strong, &path.display().to_string())))?;
+    let id = store.uuid().map_or("unknown".to_owned(), |id| uuid(&id));
+    out.line(format!("uuid      {id}, format {}", partd_format::VERSION))?;
+    out.health(&store)?;
+    let history = &store.history;
+    if !store.is_segment {
+        let unsynced = match history.last.saturating_sub(history.mark) {
+            0 => String::new(),
+            n => format!(", {} not yet on stable storage", count(n)),
+        };
+        let (last, mark) = (count(history.last), count(history.mark));
+        out.line(format!("history   last sequence {last}, synced mark {mark}{unsynced}"))?;
+    }
+    let (batches, entries) = (totals.batches, plural(totals.entries, "entry", "entries"));
+    let batches = plural(batches, "batch", "batches");
+    out.line(format!("content   {batches}, {entries}, {}", plural(totals.keys, "key", "keys")))?;
+    let (live, dead) = (out.size(totals.live), out.size(totals.dead));
+    let share = percent(totals.live, totals.live + totals.dead);
+    out.line(format!("values    {live} live ({share}), {dead} dead"))?;
+    segments_lines(&used, out)?;
+    if totals.pending + totals.void > 0 {
+        let (pending, void) = (count(totals.pending), count(totals.void));
+        out.line(format!("claims    {pending} pending, {void} void"))?;
+    }
+    holders_lines(&store, &holders, out)
+}
+
+fn segments_lines(used: &[Usage], out: &mut Output) -> Result<(), Failure> {
+    let of = |standing| used.iter().filter(move |usage| usage.standing == standing);
+    let mut parts = Vec::new();
+    for standing in Standing::ALL {
+        let number = of(standing).count() as u64;
+        if number > 0 {
+            parts.push(format!("{} {}", count(number), standing.name()));
+        }
+    }
+    let (len, fill) = used.iter().fold((0, 0), |(len, fill), u| (len + u.len, fill + u.used));
+    let (total, size) = (plural(used.len() as u64, "segment", "segments"), out.size(len));
+    out.line(format!("files     {total}, {size}, {} used", percent(fill, len)))?;
+    if !parts.is_empty() {
+        out.line(format!("          {}", parts.join(", ")))?;
+    }
+    Ok(())
+}
+
+fn holders_lines(
+    store: &Store,
+    holders: &[(&Slot, Life)],
+    out: &mut Output,
+) -> Result<(), Failure> {
+    if store.is_segment {
+        return Ok(());
+    }
+    let Some(control) = store.control() else {
+        let why = match store.control {
+            None => "there is no control file; the next open makes one",
+            Some(_) => "the control file is unusable; the next open makes a new one",
+        };
+        return Ok(out.line(format!("holders   unknown: {why}"))?);
+    };
+    if control.sync_failed {
+        let text = "a sync of this store has failed: nothing new is promised to be durable";
+        out.line(format!("sync      {}", out.mark(Mark::Bad, text)))?;
+    }
+    if holders.is_empty() {
+        let how = if control.clean { ", closed cleanly" } else { "" };
+        return Ok(out.line(format!("holders   no writer{how}"))?);
+    }
+    for (i, (slot, life)) in holders.iter().enumerate() {
+        let head = if i == 0 { "holders   " } else { "          " };
+        let mark = if *life == Life::Alive { Mark::Good } else { Mark::Warn };
+        let life = out.mark(mark, life.name());
+        let active = match slot.active {
+            0 => String::new(),
+            id => format!(", writes segment {id}"),
+        };
+        out.line(format!("{head}pid {} {life} (slot {}{active})", slot.pid, slot.slot))?;
+    }
+    Ok(())
+}
+
+/// Who is in the writer slots.
+pub(crate) fn holders(store: &Store) -> Vec<(&Slot, Life)> {
+    let Some(control) = store.control() else { return Vec::new() };
+    let locks = Locks::read();
+    control.slots.iter().map(|slot| (slot, locks.writer(&store.path, slot))).collect()
+}
+
+fn totals(store: &Store, index: &Index<'_>, used: &[Usage]) -> Totals {
+    let mut totals = Totals {
+        batches: store.history.batches.len() as u64,
+        entries: 0,
+        keys: index.keys.len() as u64,
+        live: used.iter().map(|usage| usage.live).sum(),
+        dead: used.iter().map(|usage| usage.dead).sum(),
+        pending: used.iter().map(|usage| usage.pending).sum(),
+        void: used.iter().map(|usage| usage.void).sum(),
+    };
+    for place in &store.history.batches {
+        let batch = &store.segments[place.segment].batches[place.batch];
+        totals.entries += batch.good_head().map_or(0, |head| head.count as u64);
+    }
+    for (segment, counts) in store.segments.iter().zip(&store.history.counts) {
+        if *counts && segment.is_output() {
+            totals.batches += segment.batches.len() as u64;
+            totals.entries += segment.entries.len() as u64;
+        }
+    }
+    totals
+}
+
+fn document(store: &Store, totals: &Totals, used: &[Usage], holders: &[(&Slot, Life)]) -> Value {
+    let history = &store.history;
+    let control = store.control();
+    let of = |standing: Standing| used.iter().filter(|usage| usage.standing == standing).count();
+    let states: serde_json::Map<String, Value> =
+        Standing::ALL.iter().map(|s| (s.name().to_owned(), of(*s).into())).collect();
+    json!({
+        "kind": if store.is_segment { "segment" } else { "store" },
+        "uuid": store.uuid().map(|id| uuid(&id)),
+        "format_version": partd_format::VERSION,
+        "history": {
+            "rule": rule_name(history.rule),
+            "last_sequence": history.last,
+            "synced_mark": history.mark,
+            "compacted_upto": history.upto,
+            "batches_beyond": history.beyond.len(),
+        },
+        "batches": totals.batches,
+        "entries": totals.entries,
+        "keys": totals.keys,
+        "live_bytes": totals.live,
+        "dead_bytes": totals.dead,
+        "pending_batches": totals.pending,
+        "void_batches": totals.void,
+        "segments": {
+            "count": used.len(),
+            "bytes": used.iter().map(|usage| usage.len).sum::<u64>(),
+            "used_bytes": used.iter().map(|usage| usage.used).sum::<u64>(),
+            "states": states,
+        },
+        "control": control.map(|control| json!({
+            "commit_sequence": control.commit.sequence,
+            "commit_slot": control.commit.slot,
+            "commit_done": control.commit.done,
+            "next_segment": control.next_segment,
+            "generation": control.generation,
+            "synced": control.synced.as_ref().ok(),
+            "sync_failed": control.sync_failed,
+            "clean": control.clean,
+        })),
+        "holders": holders.iter().map(|(slot, life)| json!({
+            "slot": slot.slot,
+            "pid": slot.pid,
+            "state": life.name(),
+            "active_segment": slot.active,
+        })).collect::<Vec<_>>(),
+        "other_files": store.other_files,
+    })
+}
+
+fn rule_name(rule: Rule) -> &'static str {
+    match rule {
+        Rule::CommitWord => "commit word",
+        Rule::Numbers => "numbers",
+        Rule::Recovery => "recovery",
+        Rule::Alone => "single segment",
+    }
+}

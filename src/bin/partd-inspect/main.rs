@@ -1,0 +1,107 @@
+//! `partd-inspect`: see, check and salvage a store, live or dead.
+//!
+//! It reads through `partd-format` and plain files, never through the engine, never writes to a
+//! store, and takes no lock that a writer could meet. This file dispatches and decides the exit
+//! code: 0 healthy, 1 damage found, 2 usage or cannot read.
+
+mod args;
+mod cmd;
+mod new_store;
+mod output;
+#[allow(dead_code, reason = "the fuzz targets and tests use the rest of it")]
+mod read;
+mod text;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, Command};
+use output::Output;
+use read::store::Refusal;
+
+/// What ends a command early.
+#[derive(Debug)]
+enum Failure {
+    /// Standard output is closed, as `| head` does: nothing to say.
+    OutputClosed,
+    /// A sentence for standard error; exit code 2.
+    Message(String),
+    /// A sentence for standard error; exit code 1.
+    Damage(String),
+}
+
+impl Failure {
+    /// Wraps an error of the operating system: `doing` stands behind "cannot".
+    fn io(doing: &str, path: &std::path::Path, error: &io::Error) -> Failure {
+        Failure::Message(format!("cannot {doing} {}: {error}", path.display()))
+    }
+}
+
+impl From<io::Error> for Failure {
+    /// An error while writing to standard output; all other files name theirs.
+    fn from(error: io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::OutputClosed,
+            _ => Failure::Message(format!("cannot write to standard output: {error}")),
+        }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        Failure::Message(refusal.to_string())
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let mut out = Output::new(&args.options);
+    let done = run(args, &mut out).and_then(|()| out.finish().map_err(Failure::from));
+    match done {
+        Ok(()) | Err(Failure::OutputClosed) => {}
+        Err(Failure::Message(message)) => {
+            let _ = out.finish();
+            eprintln!("partd-inspect: {message}");
+            return ExitCode::from(2);
+        }
+        Err(Failure::Damage(message)) => {
+            let _ = out.finish();
+            eprintln!("partd-inspect: {message}");
+            return ExitCode::from(1);
+        }
+    }
+    ExitCode::from(u8::from(out.damage_found()))
+}
+
+fn run(args: Args, out: &mut Output) -> Result<(), Failure> {
+    let command = match (args.command, args.path) {
+        (Some(command), None) => command,
+        (None, Some(path)) => return cmd::summary::run(&path, out),
+        (Some(_), Some(path)) => {
+            let path = path.display();
+            let message = format!("the path goes behind the subcommand: SUBCOMMAND {path} ...");
+            return Err(Failure::Message(message));
+        }
+        (None, None) => {
+            let message = "give the directory of a store or a segment file; --help says more";
+            return Err(Failure::Message(message.to_owned()));
+        }
+    };
+    match command {
+        Command::Segments { path } => cmd::segments::run(&path, out),
+        Command::Batches(args) => cmd::batches::run(&args, out),
+        Command::Keys(args) => cmd::keys::run(&args, out),
+        Command::Get(args) => cmd::get::run(&args, out),
+        Command::Dump(args) => cmd::dump::run(&args, out),
+        Command::Verify(args) => cmd::verify::run(&args, out),
+        Command::Map(args) => cmd::map::run(&args, out),
+        Command::Export(args) => cmd::export::run(&args, out),
+        Command::Salvage(args) => cmd::salvage::run(&args, out),
+        Command::Sweep(args) => cmd::sweep::run(&args, out),
+        Command::Watch(args) => cmd::watch::run(&args, out),
+        Command::Completions { shell } => cmd::meta::completions(shell, out),
+        Command::Man => cmd::meta::man(out),
+    }
+}

@@ -1,0 +1,285 @@
+//! Where results go: text for people or one JSON document, colours where they are wanted.
+//!
+//! Every write returns its error, so that a closed pipe ends the program quietly and never panics.
+
+use std::io::{self, BufWriter, IsTerminal, Write};
+
+use serde_json::{Value, json};
+
+use crate::args::{Color, Options};
+use crate::read::history::{Rule, range};
+use crate::read::problem::{Problem, Severity};
+use crate::read::store::Store;
+use crate::text::{self, Table};
+
+/// The version of the JSON schema.
+const SCHEMA: u64 = 1;
+/// The width of tables where nothing says another.
+const WIDTH: usize = 80;
+/// How many problems the text shows; JSON has them all.
+const PROBLEMS_SHOWN: usize = 100;
+
+/// How text can be marked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Mark {
+    Good,
+    Bad,
+    Warn,
+    Strong,
+}
+
+/// The way out of the program.
+pub(crate) struct Output {
+    writer: BufWriter<Box<dyn Write>>,
+    pub(crate) json: bool,
+    pub(crate) exact: bool,
+    wide: bool,
+    color: bool,
+    damaged: bool,
+}
+
+impl std::fmt::Debug for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Output").field("json", &self.json).finish_non_exhaustive()
+    }
+}
+
+impl Output {
+    /// Standard output, as the options want it.
+    pub(crate) fn new(options: &Options) -> Output {
+        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let color = match options.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => io::stdout().is_terminal() && !set("NO_COLOR") && !dumb,
+        };
+        Output {
+            writer: BufWriter::with_capacity(1 << 16, Box::new(io::stdout())),
+            json: options.json,
+            exact: options.exact,
+            wide: options.wide,
+            color,
+            damaged: false,
+        }
+    }
+
+    /// Whether damage was reported: the exit code.
+    pub(crate) fn damage_found(&self) -> bool {
+        self.damaged
+    }
+
+    /// Notes that damage was found.
+    pub(crate) fn note_damage(&mut self, damaged: bool) {
+        self.damaged |= damaged;
+    }
+
+    /// Writes what is still in the buffer.
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+
+    /// Raw bytes.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.writer.write_all(bytes)
+    }
+
+    /// A line.
+    pub(crate) fn line(&mut self, line: impl AsRef<str>) -> io::Result<()> {
+        self.writer.write_all(line.as_ref().as_bytes())?;
+        self.writer.write_all(b"\n")
+    }
+
+    /// Whether there are colours.
+    pub(crate) fn has_color(&self) -> bool {
+        self.color
+    }
+
+    /// Marks text, where there are colours.
+    pub(crate) fn mark(&self, mark: Mark, text: &str) -> String {
+        if !self.color {
+            return text.to_owned();
+        }
+        let code = match mark {
+            Mark::Good => "32",
+            Mark::Bad => "31;1",
+            Mark::Warn => "33",
+            Mark::Strong => "1",
+        };
+        format!("\x1b[{code}m{text}\x1b[0m")
+    }
+
+    /// The width of tables.
+    pub(crate) fn width(&self) -> usize {
+        if self.wide {
+            return usize::MAX;
+        }
+        let said = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+        let terminal = || terminal_size::terminal_size().map(|(width, _)| usize::from(width.0));
+        let asked = if io::stdout().is_terminal() { terminal() } else { None };
+        said.or(asked).unwrap_or(WIDTH).max(40)
+    }
+
+    /// A table, its headings marked.
+    pub(crate) fn table(&mut self, table: &Table) -> io::Result<()> {
+        for (i, line) in table.lines(self.width()).iter().enumerate() {
+            let line = if i == 0 { self.mark(Mark::Strong, line) } else { line.clone() };
+            self.line(line)?;
+        }
+        Ok(())
+    }
+
+    /// A size.
+    pub(crate) fn size(&self, bytes: u64) -> String {
+        text::size(bytes, self.exact)
+    }
+
+    /// The JSON document of a command on a store, and the damage that it tells of.
+    pub(crate) fn document(&mut self, command: &str, store: &Store, rest: Value) -> io::Result<()> {
+        self.damaged |= store.is_damaged();
+        let mut document = json!({
+            "partd_inspect": SCHEMA,
+            "command": command,
+            "path": store.path.display().to_string(),
+            "health": health(store),
+        });
+        merge(&mut document, rest);
+        self.value(&document)
+    }
+
+    /// The JSON document of a command that has no store.
+    pub(crate) fn plain_document(&mut self, command: &str, rest: Value) -> io::Result<()> {
+        let mut document = json!({ "partd_inspect": SCHEMA, "command": command });
+        merge(&mut document, rest);
+        self.value(&document)
+    }
+
+    fn value(&mut self, value: &Value) -> io::Result<()> {
+        serde_json::to_writer_pretty(&mut self.writer, value)?;
+        self.line("")
+    }
+
+    /// A JSON document on one line.
+    pub(crate) fn json_line(&mut self, value: &Value) -> io::Result<()> {
+        serde_json::to_writer(&mut self.writer, value)?;
+        self.line("")?;
+        self.writer.flush()
+    }
+
+    /// The health of a store in one line, and below it what is wrong.
+    pub(crate) fn health(&mut self, store: &Store) -> io::Result<()> {
+        self.damaged |= store.is_damaged();
+        let (mark, line) = health_line(store);
+        let line = format!("health    {}", self.mark(mark, &line));
+        self.line(line)?;
+        self.problems(&store.history.problems)
+    }
+
+    /// Only what is wrong, if anything is: for commands whose result is something else.
+    pub(crate) fn warnings(&mut self, store: &Store) -> io::Result<()> {
+        if store.is_damaged() {
+            self.line("")?;
+            self.health(store)?;
+        }
+        Ok(())
+    }
+
+    /// Problems, a line each.
+    pub(crate) fn problems(&mut self, problems: &[Problem]) -> io::Result<()> {
+        for problem in problems.iter().take(PROBLEMS_SHOWN) {
+            let (mark, name) = match problem.severity {
+                Severity::Damage => (Mark::Bad, "damage"),
+                Severity::Scar => (Mark::Warn, "scar"),
+            };
+            let (place, evidence) = (problem.place(), problem.evidence());
+            let head = format!("  {} {place}", self.mark(mark, name));
+            if 12 + place.chars().count() + evidence.chars().count() <= self.width() {
+                self.line(format!("{head}: {evidence}"))?;
+            } else {
+                self.line(head)?;
+                self.line(format!("         {evidence}"))?;
+            }
+        }
+        if problems.len() > PROBLEMS_SHOWN {
+            let more = problems.len() - PROBLEMS_SHOWN;
+            self.line(format!("  and {more} more; --json has them all"))?;
+        }
+        Ok(())
+    }
+}
+
+fn merge(document: &mut Value, rest: Value) {
+    if let (Value::Object(document), Value::Object(rest)) = (document, rest) {
+        document.extend(rest);
+    }
+}
+
+/// A problem in JSON.
+pub(crate) fn problem_json(problem: &Problem) -> Value {
+    json!({
+        "severity": problem.severity.name(),
+        "file": problem.path.display().to_string(),
+        "offset": problem.offset,
+        "what": problem.what,
+        "expected": problem.expected,
+        "found": problem.found,
+        "consequence": problem.consequence,
+    })
+}
+
+fn health(store: &Store) -> Value {
+    let problems = &store.history.problems;
+    json!({
+        "status": status(store),
+        "problems": problems.iter().map(problem_json).collect::<Vec<_>>(),
+        "missing": store.history.missing.iter().map(|(first, last)| json!([first, last]))
+            .collect::<Vec<_>>(),
+    })
+}
+
+/// The word for a store's health.
+fn status(store: &Store) -> &'static str {
+    match (store.is_damaged(), store.needs_recovery()) {
+        (true, _) => "damaged",
+        (false, true) => "recovery",
+        (false, false) => "healthy",
+    }
+}
+
+fn health_line(store: &Store) -> (Mark, String) {
+    let history = &store.history;
+    if store.is_damaged() {
+        let damage = |problem: &&Problem| problem.severity == Severity::Damage;
+        let number = history.problems.iter().filter(damage).count() as u64;
+        let places = text::plural(number, "place", "places");
+        let line = match history.missing.first() {
+            Some(&(first, last)) if history.missing.len() == 1 => {
+                format!("damaged in {places}; {} missing", range(first, last))
+            }
+            Some(_) => {
+                format!("damaged in {places}; {} gaps in the history", history.missing.len())
+            }
+            None => format!("damaged in {places}"),
+        };
+        return (Mark::Bad, line);
+    }
+    let whole = format!("{} present", text::plural(history.last, "batch", "batches"));
+    match history.rule {
+        Rule::CommitWord => (Mark::Good, format!("healthy: {whole}, none missing")),
+        Rule::Alone => (Mark::Good, "headers and tables are good".to_owned()),
+        Rule::Numbers => {
+            let line = format!("healthy: {whole}; its writers died, the next open settles it");
+            (Mark::Good, line)
+        }
+        Rule::Recovery => {
+            let given_up = match history.beyond.len() as u64 {
+                0 => String::new(),
+                n => {
+                    format!("; {} behind the end are given up", text::plural(n, "batch", "batches"))
+                }
+            };
+            let line = format!("healthy: {whole}; the next open will recover it{given_up}");
+            (Mark::Good, line)
+        }
+    }
+}

@@ -1,0 +1,483 @@
+//! Which batches make up the history, and what is wrong with it: the rules of SPEC.md, "The
+//! history", applied to segments that were walked.
+//!
+//! It decides, and reads nothing but the values that the recovery rule asks for. A broken piece is
+//! damage when it takes something from the history or lies where the store is known to be on
+//! stable storage; otherwise it is the scar of a power cut.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use partd_format::segment::Keep;
+use partd_format::{Ending, Salt, State};
+
+use super::control::Control;
+use super::problem::{Problem, Severity};
+use super::source::Source;
+use super::walk::{EntryInfo, Segment};
+
+/// How the end of the history was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rule {
+    /// The commit word says it: the store is open, or was closed by its last handle.
+    CommitWord,
+    /// The numbers themselves say it: the writers died, but the machine has not been booted since,
+    /// so that everything they stored is there.
+    Numbers,
+    /// The recovery rule says it: the machine was booted since, or the control file is no help.
+    Recovery,
+    /// Nothing does: a single segment holds some numbers of a history, and all of them count.
+    Alone,
+}
+
+/// What is known beside the files: it decides which rule holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Around {
+    /// The boot id of the running system.
+    pub(crate) running: Option<[u8; 16]>,
+    /// Whether anybody has the store open.
+    pub(crate) is_open: bool,
+    /// Whether this is a single segment.
+    pub(crate) is_segment: bool,
+}
+
+impl Around {
+    fn rule(self, segments: &[Segment], control: Option<&Control>) -> Rule {
+        let Some(control) = control.filter(|_| !self.is_segment) else {
+            return if self.is_segment { Rule::Alone } else { Rule::Recovery };
+        };
+        let closed = control.clean
+            && segments.iter().filter_map(|s| s.name_id).all(|id| id < control.next_segment);
+        match Some(control.fixed.boot) == self.running {
+            true if self.is_open || closed => Rule::CommitWord,
+            true => Rule::Numbers,
+            false => Rule::Recovery,
+        }
+    }
+}
+
+/// A batch of the history, by its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) sequence: u64,
+    /// The segment, among those of the store.
+    pub(crate) segment: usize,
+    /// The batch, among those of the segment.
+    pub(crate) batch: usize,
+}
+
+/// The one history of a store.
+#[derive(Debug)]
+pub(crate) struct History {
+    /// How its end was found.
+    pub(crate) rule: Rule,
+    /// Its last number.
+    pub(crate) last: u64,
+    /// Up to where it is known to be on stable storage.
+    pub(crate) mark: u64,
+    /// Numbers up to this one may be missing: a compaction has dropped them.
+    pub(crate) upto: u64,
+    /// The batches with numbers up to `last` whose headers are good, in order; outputs have none.
+    pub(crate) batches: Vec<Place>,
+    /// Batches with numbers above `last`, in order: those that are whole under the recovery rule, under
+    /// the commit word those whose headers are good, which are being committed just now.
+    pub(crate) beyond: Vec<Place>,
+    /// Numbers that should be there and are not, as first and last of each gap.
+    pub(crate) missing: Vec<(u64, u64)>,
+    /// For each segment: whether it belongs to the store and no output replaces it.
+    pub(crate) counts: Vec<bool>,
+    /// For each segment: whether an output replaces it.
+    pub(crate) replaced: Vec<bool>,
+    /// What is wrong.
+    pub(crate) problems: Vec<Problem>,
+}
+
+impl History {
+    /// Works the history out, under the rule that `around` asks for.
+    pub(crate) fn find(
+        dir: &Path,
+        segments: &[Segment],
+        control: Option<&Control>,
+        around: Around,
+    ) -> History {
+        let mut problems = Vec::new();
+        let store = store_of(segments, control);
+        let control = control.filter(|control| store.is_none_or(|s| s == control.fixed.store));
+        let (counts, replaced, newest) = select(segments, store, &mut problems);
+        let counted = || segments.iter().zip(&counts).filter(|(_, counts)| **counts);
+        let outputs = counted().filter_map(|(segment, _)| segment.header.as_ref().ok()?.output);
+        let upto = outputs.map(|output| output.upto).max().unwrap_or(0);
+        let noted = |control: &Control| control.synced.as_ref().ok().copied();
+        let heads =
+            counted().flat_map(|(segment, _)| &segment.batches).filter_map(|b| b.good_head());
+        let repeated = heads.map(|head| head.synced).max().unwrap_or(0);
+        let mark = control.and_then(noted).unwrap_or(0).max(repeated).max(upto);
+
+        let all = places(segments, &counts, &mut problems);
+        let rule = around.rule(segments, control);
+        let is_good =
+            |place: &Place| segments[place.segment].batches[place.batch].good_head().is_some();
+        let highest = all.last().map_or(0, |place| place.sequence);
+        let visible = control.map_or(0, |control| control.commit.visible());
+        let last = match rule {
+            Rule::Alone => highest,
+            Rule::CommitWord => visible,
+            Rule::Numbers => highest.max(mark),
+            Rule::Recovery => recovered(segments, &all, mark),
+        };
+        let split = all.partition_point(|place| place.sequence <= last);
+        let missing = match rule {
+            Rule::Alone => Vec::new(),
+            _ => gaps(all[..split].iter().map(|place| place.sequence), upto, last),
+        };
+        let batches: Vec<Place> = all[..split].iter().copied().filter(is_good).collect();
+        let beyond = match rule {
+            Rule::Alone | Rule::Numbers => Vec::new(),
+            Rule::CommitWord => all[split..].iter().copied().filter(is_good).collect(),
+            Rule::Recovery => {
+                all[split..].iter().copied().filter(|p| whole(segments, *p)).collect()
+            }
+        };
+        for place in &all[..split] {
+            let segment = &segments[place.segment];
+            if let Some(Err(error)) = &segment.batches[place.batch].head {
+                let problem = Problem::format(Severity::Damage, segment.path(), error);
+                problems.push(problem.costs(format!("batch {} is lost", place.sequence)));
+            }
+        }
+        for &(first, last) in &missing {
+            let mut problem = Problem::file(
+                Severity::Damage,
+                dir,
+                "history",
+                range(first, last),
+                "no such batch",
+            );
+            problem.consequence = hint(segments, &counts);
+            problems.push(problem);
+        }
+        if rule == Rule::Numbers && visible != last {
+            problems.push(commit_word(dir, segments, visible, last));
+        }
+        let mut history = History {
+            rule,
+            last,
+            mark,
+            upto,
+            batches,
+            beyond,
+            missing,
+            counts,
+            replaced,
+            problems,
+        };
+        history.check_chains(dir, segments, &newest);
+        history
+    }
+
+    /// Holds each chain against the note of its segment and against what the newest output asks.
+    fn check_chains(&mut self, dir: &Path, segments: &[Segment], newest: &[Keep]) {
+        let mut keeps: BTreeMap<u64, u64> = newest.iter().map(|keep| (keep.id, keep.end)).collect();
+        for (i, segment) in segments.iter().enumerate() {
+            let kept = keeps.remove(&segment.id());
+            if !self.counts[i] {
+                continue;
+            }
+            let path = segment.path();
+            if let Err(error) = &segment.note {
+                self.problems.push(Problem::format(Severity::Scar, path, error));
+            }
+            let note = segment.note.as_ref().copied().unwrap_or(0);
+            let is_output = segment.is_output();
+            let reach = if is_output { u64::MAX } else { note.max(kept.unwrap_or(0)) };
+            if segment.io.is_none() {
+                self.check_end(segment, reach, is_output);
+            }
+            for batch in &segment.batches {
+                let inside = batch.offset + batch.len <= reach;
+                let severity = if inside { Severity::Damage } else { Severity::Scar };
+                match (&batch.state, &batch.head) {
+                    (Err(error), _) => {
+                        self.problems.push(Problem::format(severity, path, error));
+                    }
+                    (Ok(State::Committed(sequence)), Some(Err(error)))
+                        if is_output || *sequence > self.last && self.rule == Rule::Recovery =>
+                    {
+                        self.problems.push(Problem::format(severity, path, error));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        for (id, end) in keeps {
+            if self.rule != Rule::Alone && !self.is_replaced(segments, id) {
+                let name = partd_format::segment::file_name(id);
+                let path = dir.join(String::from_utf8_lossy(&name).into_owned());
+                let expected = format!("a chain of batches up to offset {end}");
+                let problem =
+                    Problem::file(Severity::Damage, &path, "segment", expected, "no such file");
+                self.problems.push(problem);
+            }
+        }
+    }
+
+    fn is_replaced(&self, segments: &[Segment], id: u64) -> bool {
+        let lists = segments.iter().filter_map(|segment| segment.lists.as_ref().ok());
+        lists.flat_map(|lists| &lists.replaces).any(|&replaced| replaced == id)
+    }
+
+    fn check_end(&mut self, segment: &Segment, reach: u64, is_output: bool) {
+        let path = segment.path();
+        let is_short = !is_output && segment.end < reach;
+        match &segment.ending {
+            Ending::Broken(error) => {
+                let severity =
+                    if is_output || is_short { Severity::Damage } else { Severity::Scar };
+                self.problems.push(Problem::format(severity, path, error));
+            }
+            Ending::Open | Ending::Sealed if is_short => {
+                let mut problem = Problem::file(
+                    Severity::Damage,
+                    path,
+                    "chain of batches",
+                    format!("at least {reach}"),
+                    "its end",
+                );
+                problem.offset = Some(segment.end);
+                self.problems.push(problem);
+            }
+            Ending::Open if is_output => {
+                let what = "link word at the end of an output";
+                let mut problem =
+                    Problem::file(Severity::Damage, path, what, "the seal", "free space");
+                problem.offset = Some(segment.end);
+                self.problems.push(problem);
+            }
+            Ending::Open | Ending::Sealed => {}
+        }
+    }
+}
+
+/// The commit word of a store whose writers died does not fit what is there. Where something in
+/// the segments cannot be read, that is what it counted; else the word itself is wrong, and no loss.
+fn commit_word(dir: &Path, segments: &[Segment], visible: u64, last: u64) -> Problem {
+    let unreadable = segments.iter().any(|segment| {
+        matches!(segment.ending, Ending::Broken(_))
+            || segment.batches.iter().any(|batch| batch.state.is_err())
+    });
+    let is_loss = visible > last && unreadable;
+    let severity = if is_loss { Severity::Damage } else { Severity::Scar };
+    let path = dir.join("control");
+    let found = format!("{last}, the last of all segments");
+    let mut problem = Problem::file(severity, &path, "commit word", visible, found);
+    problem.offset = Some(partd_format::control::COMMIT_AT);
+    problem
+}
+
+/// The store that the files belong to: what the control file says if a segment agrees or there is
+/// none, else what most segments say.
+fn store_of(segments: &[Segment], control: Option<&Control>) -> Option<[u8; 16]> {
+    let mut votes: BTreeMap<[u8; 16], usize> = BTreeMap::new();
+    for header in segments.iter().filter_map(|segment| segment.header.as_ref().ok()) {
+        *votes.entry(header.store).or_default() += 1;
+    }
+    let said = control.map(|control| control.fixed.store);
+    match said {
+        Some(store) if votes.is_empty() || votes.contains_key(&store) => Some(store),
+        _ => votes.into_iter().max_by_key(|&(_, count)| count).map(|(store, _)| store),
+    }
+}
+
+/// Says of each segment whether it counts, and whether it is replaced; and what the newest output
+/// asks of the segments beside it.
+fn select(
+    segments: &[Segment],
+    store: Option<[u8; 16]>,
+    problems: &mut Vec<Problem>,
+) -> (Vec<bool>, Vec<bool>, Vec<Keep>) {
+    let (mut gone, mut newest) = (BTreeSet::new(), ((0, 0), Vec::new()));
+    let mut counts = Vec::with_capacity(segments.len());
+    for segment in segments {
+        let path = segment.path();
+        if let Some(error) = &segment.io {
+            let problem = Problem::file(Severity::Damage, path, "file", "to read it", error);
+            problems.push(problem);
+        }
+        let header = match &segment.header {
+            Ok(header) => header,
+            Err(error) => {
+                if segment.io.is_none() {
+                    problems.push(Problem::format(Severity::Scar, path, error));
+                }
+                counts.push(false);
+                continue;
+            }
+        };
+        let foreign = store.is_some_and(|store| store != header.store);
+        let misnamed = segment.name_id.is_some_and(|id| id != header.id);
+        if foreign || misnamed {
+            let (what, expected, found) = if foreign {
+                let expected = store.map_or(String::new(), |store| uuid(&store));
+                ("store of the segment", expected, uuid(&header.store))
+            } else {
+                let expected = segment.name_id.unwrap_or(0).to_string();
+                ("id of segment", expected, header.id.to_string())
+            };
+            problems.push(Problem::file(Severity::Damage, path, what, expected, found));
+            counts.push(false);
+            continue;
+        }
+        counts.push(true);
+        match (&segment.lists, header.output) {
+            (Err(error), _) => problems.push(Problem::format(Severity::Damage, path, error)),
+            (Ok(lists), Some(output)) => {
+                gone.extend(lists.replaces.iter().copied());
+                if (output.upto, header.id) > newest.0 {
+                    newest = ((output.upto, header.id), lists.keeps.clone());
+                }
+            }
+            (Ok(_), None) => {}
+        }
+    }
+    let replaced: Vec<bool> = segments
+        .iter()
+        .zip(&counts)
+        .map(|(segment, &counts)| counts && gone.contains(&segment.id()))
+        .collect();
+    for (counts, replaced) in counts.iter_mut().zip(&replaced) {
+        *counts &= !replaced;
+    }
+    (counts, replaced, newest.1)
+}
+
+/// Every committed batch that has a number of the history, in order, each number once.
+fn places(segments: &[Segment], counts: &[bool], problems: &mut Vec<Problem>) -> Vec<Place> {
+    let mut places = Vec::new();
+    for (number, segment) in segments.iter().enumerate() {
+        if !counts[number] || segment.is_output() {
+            continue;
+        }
+        let committed = segment.batches.iter().enumerate().filter_map(|(batch, info)| {
+            Some(Place { sequence: info.sequence()?, segment: number, batch })
+        });
+        places.extend(committed);
+    }
+    places.sort_unstable();
+    places.dedup_by(|second, first| {
+        let twice = second.sequence == first.sequence;
+        if twice {
+            let path = segments[second.segment].path();
+            let mut problem = Problem::file(
+                Severity::Damage,
+                path,
+                "sequence number of batch",
+                "one that no other batch has",
+                format!(
+                    "{}, which a batch in {} has too",
+                    second.sequence,
+                    segments[first.segment].name()
+                ),
+            );
+            problem.offset = Some(segments[second.segment].batches[second.batch].offset);
+            problems.push(problem);
+        }
+        twice
+    });
+    places
+}
+
+/// The end of the history by the recovery rule: the last number such that all above the mark up to
+/// it are whole. Never below the mark.
+fn recovered(segments: &[Segment], all: &[Place], mark: u64) -> u64 {
+    let above = &all[all.partition_point(|place| place.sequence <= mark)..];
+    let mut last = mark;
+    for place in above {
+        if place.sequence != last + 1 || !whole(segments, *place) {
+            break;
+        }
+        last = place.sequence;
+    }
+    last
+}
+
+/// The numbers in (`upto`, `last`] that are not among `present`, which is in order.
+fn gaps(present: impl Iterator<Item = u64>, upto: u64, last: u64) -> Vec<(u64, u64)> {
+    let (mut gaps, mut next) = (Vec::new(), upto.saturating_add(1));
+    for sequence in present {
+        if sequence < next {
+            continue;
+        }
+        if sequence > next {
+            gaps.push((next, sequence - 1));
+        }
+        next = sequence + 1;
+    }
+    if next <= last {
+        gaps.push((next, last));
+    }
+    gaps
+}
+
+/// Whether a batch is whole: its header good and every value right.
+pub(crate) fn whole(segments: &[Segment], place: Place) -> bool {
+    let segment = &segments[place.segment];
+    let Some(head) = segment.batches[place.batch].good_head() else { return false };
+    let Some(salt) = segment.salt() else { return false };
+    segment.entries_of(head).iter().all(|entry| value_is_right(&segment.source, salt, entry))
+}
+
+/// Whether the value of an entry matches its checksum; reads it piece by piece.
+pub(crate) fn value_is_right(source: &Source, salt: Salt, entry: &EntryInfo) -> bool {
+    value_checksum(source, salt, entry).is_ok_and(|found| found == entry.value_checksum)
+}
+
+/// The checksum that the value of an entry has now; 0 for an entry without a value.
+pub(crate) fn value_checksum(
+    source: &Source,
+    salt: Salt,
+    entry: &EntryInfo,
+) -> std::io::Result<u32> {
+    if !entry.kind.has_value() {
+        return Ok(0);
+    }
+    let mut hasher = salt.value_hasher();
+    let mut buffer = vec![0; entry.value_len.min(256 << 10) as usize];
+    let (mut at, end) = (entry.value_offset, entry.value_offset + entry.value_len);
+    while at < end {
+        let take = (end - at).min(buffer.len() as u64) as usize;
+        source.read_exact(&mut buffer[..take], at)?;
+        hasher.update(&buffer[..take]);
+        at += take as u64;
+    }
+    Ok(hasher.finalize())
+}
+
+/// Where a chain was seen to break, for the report of a missing number.
+fn hint(segments: &[Segment], counts: &[bool]) -> Option<String> {
+    let broken = segments.iter().zip(counts).find_map(|(segment, counts)| {
+        let error = match (&segment.header, &segment.ending) {
+            (Err(error), _) => error,
+            (_, Ending::Broken(error)) if *counts => error,
+            _ => segment.batches.iter().find_map(|batch| batch.state.as_ref().err())?,
+        };
+        Some(format!("{}: {error}", segment.name()))
+    });
+    broken.map(|at| format!("perhaps in {at}"))
+}
+
+/// "batch 3" or "batches 3 to 5".
+pub(crate) fn range(first: u64, last: u64) -> String {
+    if first == last { format!("batch {first}") } else { format!("batches {first} to {last}") }
+}
+
+/// A uuid in its usual form.
+pub(crate) fn uuid(bytes: &[u8; 16]) -> String {
+    let mut text = String::with_capacity(36);
+    for (i, byte) in bytes.iter().enumerate() {
+        if matches!(i, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}

@@ -1,0 +1,88 @@
+//! Keys as people type and read them: the escapes of a byte string literal, there and back.
+//!
+//! What is shown is what [`u8::escape_ascii`] makes of each byte, as `Key`'s Display does; what is
+//! read takes the same escapes, so `get` takes back whatever `keys` has shown.
+
+/// Shows a key.
+pub(crate) fn escape(key: &[u8]) -> String {
+    key.escape_ascii().to_string()
+}
+
+/// Shows a key in a table, where an empty cell would look like none.
+pub(crate) fn show(key: &[u8]) -> String {
+    if key.is_empty() { "\"\"".to_owned() } else { escape(key) }
+}
+
+/// Reads a key: `\\`, `\'`, `\"`, `\n`, `\r`, `\t`, `\0` and `\x` with two hexadecimal digits are
+/// escapes; every other byte stands for itself. Quotes around the whole are no part of it.
+pub(crate) fn unescape(text: &[u8]) -> Result<Vec<u8>, String> {
+    let text = unquote(text);
+    let mut key = Vec::with_capacity(text.len());
+    let mut bytes = text.iter().copied();
+    while let Some(byte) = bytes.next() {
+        if byte != b'\\' {
+            key.push(byte);
+            continue;
+        }
+        key.push(match bytes.next() {
+            Some(b'\\') => b'\\',
+            Some(b'\'') => b'\'',
+            Some(b'"') => b'"',
+            Some(b'n') => b'\n',
+            Some(b'r') => b'\r',
+            Some(b't') => b'\t',
+            Some(b'0') => 0,
+            Some(b'x') => {
+                let mut digit = || {
+                    let byte = bytes.next()?;
+                    char::from(byte).to_digit(16)
+                };
+                match (digit(), digit()) {
+                    (Some(high), Some(low)) => (high << 4 | low) as u8,
+                    _ => return Err(bad(text, "\\x needs two hexadecimal digits behind it")),
+                }
+            }
+            _ => return Err(bad(text, "a backslash stands for itself only as \\\\")),
+        });
+    }
+    Ok(key)
+}
+
+/// Takes the quotes off that stand around a whole text and are not escaped.
+fn unquote(text: &[u8]) -> &[u8] {
+    let inner = text.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
+    let Some(inner) = inner else { return text };
+    let backslashes = inner.iter().rev().take_while(|&&byte| byte == b'\\').count();
+    if backslashes.is_multiple_of(2) { inner } else { text }
+}
+
+fn bad(text: &[u8], why: &str) -> String {
+    format!("the key \"{}\" cannot be read: {why}", String::from_utf8_lossy(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_comes_back_from_its_escaped_form() {
+        let all: Vec<u8> = (0..=255).collect();
+        assert_eq!(unescape(escape(&all).as_bytes()), Ok(all));
+        assert_eq!(unescape(show(b"").as_bytes()), Ok(vec![]));
+        for pair in 0..=u16::MAX {
+            let key = pair.to_le_bytes();
+            assert_eq!(unescape(show(&key).as_bytes()), Ok(key.to_vec()));
+            let quoted = format!("\"{}\"", escape(&key));
+            assert_eq!(unescape(quoted.as_bytes()), Ok(key.to_vec()), "as `Key` displays it");
+        }
+    }
+
+    #[test]
+    fn unescaped_bytes_stand_for_themselves_and_half_escapes_are_errors() {
+        assert_eq!(unescape("gr\u{fc}n".as_bytes()), Ok("gr\u{fc}n".as_bytes().to_vec()));
+        assert_eq!(unescape(b"it's \\0"), Ok(b"it's \0".to_vec()));
+        for bad in [&b"\\"[..], b"\\x", b"\\x4", b"\\xzz", b"\\q"] {
+            assert!(unescape(bad).is_err(), "{}", bad.escape_ascii());
+        }
+    }
+}

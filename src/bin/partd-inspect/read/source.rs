@@ -1,0 +1,136 @@
+//! Bytes to read from: an open file, or memory in tests and fuzzing.
+//!
+//! Reads are `pread` into buffers. A window reads ahead while the reading moves forward in small
+//! steps, and only what is asked for while it jumps: one or two calls for the head of a large
+//! batch, one for many small batches.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// The most that a window reads ahead.
+const AHEAD_MAX: usize = 1 << 20;
+/// What a window reads at least.
+const AHEAD_MIN: usize = 4 << 10;
+/// What may be read into memory at once of a file that has nothing stored.
+const CLAIM_FREE: u64 = 16 << 20;
+
+/// Something to read a segment from.
+#[derive(Debug)]
+pub(crate) struct Source {
+    path: PathBuf,
+    bytes: Bytes,
+    len: u64,
+    stored: u64,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    File(File),
+    #[allow(dead_code, reason = "fuzzing and tests read from memory")]
+    Memory(Vec<u8>),
+}
+
+impl Source {
+    /// Opens a file for reading.
+    pub(crate) fn open(path: &Path) -> io::Result<Source> {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+        }
+        let (len, stored) = (metadata.len(), metadata.blocks().saturating_mul(512));
+        Ok(Source { path: path.to_owned(), bytes: Bytes::File(file), len, stored })
+    }
+
+    /// Takes bytes for the file at `path`.
+    #[allow(dead_code, reason = "fuzzing and tests read from memory")]
+    pub(crate) fn memory(path: &Path, bytes: Vec<u8>) -> Source {
+        let len = bytes.len() as u64;
+        Source { path: path.to_owned(), bytes: Bytes::Memory(bytes), len, stored: len }
+    }
+
+    /// The path of the file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The length of the file in bytes.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// The bytes that the file system holds for it.
+    pub(crate) fn stored(&self) -> u64 {
+        self.stored
+    }
+
+    /// Whether so many bytes may be read into memory at once: a sparse file of terabytes must not
+    /// make this program take terabytes.
+    pub(crate) fn affordable(&self, len: u64) -> bool {
+        len <= self.stored.max(CLAIM_FREE)
+    }
+
+    /// Fills `buffer` from `offset`; an error if the file ends before.
+    pub(crate) fn read_exact(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        match &self.bytes {
+            Bytes::File(file) => file.read_exact_at(buffer, offset),
+            Bytes::Memory(bytes) => {
+                let at = usize::try_from(offset).unwrap_or(usize::MAX);
+                let end = at.saturating_add(buffer.len());
+                let from = bytes.get(at..end).ok_or(io::ErrorKind::UnexpectedEof)?;
+                buffer.copy_from_slice(from);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A buffer over a part of a source.
+#[derive(Debug)]
+pub(crate) struct Window<'s> {
+    source: &'s Source,
+    start: u64,
+    bytes: Vec<u8>,
+    ahead: usize,
+}
+
+impl<'s> Window<'s> {
+    /// A window that has read nothing yet.
+    pub(crate) fn new(source: &'s Source) -> Window<'s> {
+        Window { source, start: 0, bytes: Vec::new(), ahead: AHEAD_MIN }
+    }
+
+    /// The source behind it.
+    pub(crate) fn source(&self) -> &'s Source {
+        self.source
+    }
+
+    /// Forgets what was read: the next bytes come from the file as it is then.
+    pub(crate) fn forget(&mut self) {
+        self.bytes.clear();
+        self.ahead = AHEAD_MIN;
+    }
+
+    /// The `len` bytes at `offset`. The caller has held both against the length of the file, and
+    /// the length against [`Source::affordable`].
+    pub(crate) fn get(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
+        let end = self.start + self.bytes.len() as u64;
+        let inside = offset >= self.start && offset.saturating_add(len as u64) <= end;
+        if !inside {
+            let forward = offset >= self.start && offset <= end && !self.bytes.is_empty();
+            self.ahead = if forward { (self.ahead * 2).min(AHEAD_MAX) } else { AHEAD_MIN };
+            let rest = usize::try_from(self.source.len().saturating_sub(offset));
+            let take = len.max(self.ahead.min(rest.unwrap_or(usize::MAX)));
+            self.bytes.resize(take, 0);
+            self.start = offset;
+            if let Err(error) = self.source.read_exact(&mut self.bytes, offset) {
+                self.bytes.clear();
+                return Err(error);
+            }
+        }
+        let at = (offset - self.start) as usize;
+        Ok(&self.bytes[at..at + len])
+    }
+}

@@ -1,0 +1,314 @@
+//! A walk along one segment: its header, its chain of batches, the tables of the committed ones.
+//!
+//! Values are not read. What cannot be decoded is kept as evidence beside what can, and the walk
+//! goes on as far as the chain does. Whether a broken piece is damage or the scar of a power cut
+//! is for [`history`](super::history) to say.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use byteorder::{ByteOrder, LittleEndian as Le};
+use partd_format::batch::{HEAD_LEN, WORDS_LEN};
+use partd_format::segment::{HEADER_LEN, Keep, NOTE_AT, id_of_file_name};
+use partd_format::word::{STATE_AT, note};
+use partd_format::{Batch, Ending, Error, Evidence, Kind, Link, Salt, SegmentHeader, State};
+
+use super::source::{Source, Window};
+
+/// One segment, as far as it can be read.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    /// Where to read its values.
+    pub(crate) source: Source,
+    /// The id that its file name says; `None` for a file of another name.
+    pub(crate) name_id: Option<u64>,
+    /// Its header.
+    pub(crate) header: Result<SegmentHeader, Error>,
+    /// The lists of an output, or why they cannot be read.
+    pub(crate) lists: Result<Lists, Error>,
+    /// The note: up to where its chain is known to be durable.
+    pub(crate) note: Result<u64, Error>,
+    /// Its batches, in the order of the file.
+    pub(crate) batches: Vec<BatchInfo>,
+    /// The entries of all its committed batches.
+    pub(crate) entries: Vec<EntryInfo>,
+    /// The bytes of all their keys.
+    keys: Vec<u8>,
+    /// Where the chain ends.
+    pub(crate) end: u64,
+    /// How it ends.
+    pub(crate) ending: Ending,
+    /// An error of the operating system that ended the walk early.
+    pub(crate) io: Option<String>,
+}
+
+/// The lists of an output; empty for the segment of a writer.
+#[derive(Debug, Default)]
+pub(crate) struct Lists {
+    /// The segments that it replaces.
+    pub(crate) replaces: Vec<u64>,
+    /// The segments that it found beside it.
+    pub(crate) keeps: Vec<Keep>,
+}
+
+/// One batch of a chain.
+#[derive(Clone, Debug)]
+pub(crate) struct BatchInfo {
+    /// Where it begins.
+    pub(crate) offset: u64,
+    /// Its length in bytes.
+    pub(crate) len: u64,
+    /// What became of it.
+    pub(crate) state: Result<State, Error>,
+    /// Its header; `None` where the batch is not committed.
+    pub(crate) head: Option<Result<Head, Error>>,
+}
+
+/// What the header of a batch says.
+#[derive(Clone, Debug)]
+pub(crate) struct Head {
+    /// Its first entry among those of the segment.
+    pub(crate) first: usize,
+    /// How many entries it has.
+    pub(crate) count: usize,
+    /// Where its values begin in the segment.
+    pub(crate) values_start: u64,
+    /// The synced mark that it repeats.
+    pub(crate) synced: u64,
+    /// Whether its entries have sequence numbers of their own.
+    pub(crate) sequences: bool,
+}
+
+/// One entry.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EntryInfo {
+    pub(crate) kind: Kind,
+    pub(crate) value_checksum: u32,
+    pub(crate) key_len: u32,
+    key_start: u64,
+    pub(crate) value_offset: u64,
+    pub(crate) value_len: u64,
+    /// The entry's own number in an output; 0 elsewhere.
+    pub(crate) sequence: u64,
+}
+
+impl BatchInfo {
+    /// The number that its state word says, if it is committed.
+    pub(crate) fn sequence(&self) -> Option<u64> {
+        match self.state {
+            Ok(State::Committed(sequence)) => Some(sequence),
+            _ => None,
+        }
+    }
+
+    /// The header, if the batch is committed and it is good.
+    pub(crate) fn good_head(&self) -> Option<&Head> {
+        self.head.as_ref()?.as_ref().ok()
+    }
+}
+
+impl Segment {
+    /// The path of its file.
+    pub(crate) fn path(&self) -> &Path {
+        self.source.path()
+    }
+
+    /// The name of its file.
+    pub(crate) fn name(&self) -> String {
+        let path: PathBuf = self.path().file_name().unwrap_or_default().into();
+        path.display().to_string()
+    }
+
+    /// Its id: as the header says, or else its name; 0 if neither can be read.
+    pub(crate) fn id(&self) -> u64 {
+        self.header.as_ref().map_or(self.name_id.unwrap_or(0), |header| header.id)
+    }
+
+    /// The salt of its checks; `None` if its header is damaged.
+    pub(crate) fn salt(&self) -> Option<Salt> {
+        self.header.as_ref().ok().map(|header| header.salt)
+    }
+
+    /// The key of an entry.
+    pub(crate) fn key(&self, entry: &EntryInfo) -> &[u8] {
+        let start = entry.key_start as usize;
+        &self.keys[start..start + entry.key_len as usize]
+    }
+
+    /// The entries of a batch.
+    pub(crate) fn entries_of(&self, head: &Head) -> &[EntryInfo] {
+        &self.entries[head.first..head.first + head.count]
+    }
+
+    /// Whether a compaction wrote it.
+    pub(crate) fn is_output(&self) -> bool {
+        self.header.as_ref().is_ok_and(|header| header.output.is_some())
+    }
+
+    /// Walks the segment in `source`.
+    pub(crate) fn walk(source: Source) -> Segment {
+        let name = source.path().file_name().unwrap_or_default();
+        let name_id = id_of_file_name(name.as_encoded_bytes());
+        let mut segment = Segment {
+            name_id,
+            header: Err(nothing_read()),
+            lists: Ok(Lists::default()),
+            note: Ok(0),
+            batches: Vec::new(),
+            entries: Vec::new(),
+            keys: Vec::new(),
+            end: 0,
+            ending: Ending::Broken(nothing_read()),
+            io: None,
+            source: Source::memory(Path::new(""), Vec::new()),
+        };
+        let mut window = Window::new(&source);
+        if let Err(error) = segment.walk_with(&mut window) {
+            segment.io = Some(error.to_string());
+        }
+        segment.source = source;
+        segment
+    }
+
+    fn walk_with(&mut self, window: &mut Window<'_>) -> io::Result<()> {
+        let file_len = window.source().len();
+        let header_len = file_len.min(HEADER_LEN);
+        let bytes = window.get(0, header_len as usize)?;
+        self.header = SegmentHeader::decode(bytes, file_len);
+        let header = match &self.header {
+            Ok(header) => *header,
+            Err(error) => {
+                self.ending = Ending::Broken(*error);
+                return Ok(());
+            }
+        };
+        let at = NOTE_AT as usize;
+        self.note = note::decode(header.salt, Le::read_u64(&bytes[at..at + 8]));
+        self.lists = read_lists(&header, window)?;
+        self.end = header.data_start;
+        self.ending = loop {
+            if let Some(ending) = self.step(&header, window)? {
+                break ending;
+            }
+        };
+        Ok(())
+    }
+
+    /// Takes one batch, or finds the end of the chain.
+    fn step(&mut self, header: &SegmentHeader, w: &mut Window<'_>) -> io::Result<Option<Ending>> {
+        let (offset, limit, salt) = (self.end, header.len, header.salt);
+        if limit - offset < 8 {
+            return Ok(Some(Ending::Sealed));
+        }
+        let word = Le::read_u64(w.get(offset, 8)?);
+        let len = match Link::decode(salt, offset, word, limit) {
+            Ok(Link::Batch(len)) => len,
+            Ok(Link::End) => return Ok(Some(Ending::Open)),
+            Ok(Link::Sealed) => return Ok(Some(Ending::Sealed)),
+            Err(error) => return Ok(Some(Ending::Broken(error))),
+        };
+        let words = w.get(offset, WORDS_LEN as usize)?;
+        let state = State::decode(salt, offset, Le::read_u64(&words[STATE_AT as usize..]));
+        let head = match state {
+            Ok(State::Committed(_)) => {
+                let mut head = self.head(salt, offset, len, w)?;
+                if head.is_err() {
+                    // A live batch may have been caught between two pages: look once more.
+                    w.forget();
+                    head = self.head(salt, offset, len, w)?;
+                }
+                Some(head)
+            }
+            _ => None,
+        };
+        self.batches.push(BatchInfo { offset, len, state, head });
+        self.end = offset + len;
+        Ok(None)
+    }
+
+    /// Reads and checks the header, table and keys of a batch.
+    fn head(
+        &mut self,
+        salt: Salt,
+        offset: u64,
+        len: u64,
+        window: &mut Window<'_>,
+    ) -> io::Result<Result<Head, Error>> {
+        let fixed = &window.get(offset, HEAD_LEN as usize)?[WORDS_LEN as usize..];
+        let values = match Batch::values_start(offset, len, fixed) {
+            Ok(values) => values,
+            Err(error) => return Ok(Err(error)),
+        };
+        if !window.source().affordable(values) {
+            return Ok(Err(Error {
+                offset,
+                what: "entries and bytes of keys",
+                expected: Evidence::AtMost(window.source().stored()),
+                found: Evidence::Number(values),
+            }));
+        }
+        let body = &window.get(offset, values as usize)?[WORDS_LEN as usize..];
+        let batch = match Batch::parse_head(salt, offset, len, body) {
+            Ok(batch) => batch,
+            Err(error) => return Ok(Err(error)),
+        };
+        let first = self.entries.len();
+        if first + batch.len() > u32::MAX as usize {
+            return Ok(Err(Error {
+                offset,
+                what: "entries of a segment",
+                expected: Evidence::AtMost(u32::MAX.into()),
+                found: Evidence::Number((first + batch.len()) as u64),
+            }));
+        }
+        self.entries.reserve(batch.len());
+        for entry in batch.entries() {
+            let key_start = self.keys.len() as u64;
+            self.keys.extend_from_slice(entry.key);
+            self.entries.push(EntryInfo {
+                kind: entry.kind,
+                value_checksum: entry.value_checksum,
+                key_len: entry.key.len() as u32,
+                key_start,
+                value_offset: entry.value_offset,
+                value_len: entry.value_len,
+                sequence: entry.sequence.unwrap_or(0),
+            });
+        }
+        Ok(Ok(Head {
+            first,
+            count: self.entries.len() - first,
+            values_start: offset + values,
+            synced: batch.synced(),
+            sequences: batch.has_sequences(),
+        }))
+    }
+}
+
+fn read_lists(header: &SegmentHeader, w: &mut Window<'_>) -> io::Result<Result<Lists, Error>> {
+    if header.output.is_none() {
+        return Ok(Ok(Lists::default()));
+    }
+    if !w.source().affordable(header.data_start) {
+        return Ok(Err(Error {
+            offset: HEADER_LEN,
+            what: "lists of an output",
+            expected: Evidence::AtMost(w.source().stored()),
+            found: Evidence::Number(header.data_start),
+        }));
+    }
+    let bytes = w.get(0, header.data_start as usize)?;
+    Ok(header
+        .lists(bytes)
+        .map(|(replaces, keeps)| Lists { replaces: replaces.collect(), keeps: keeps.collect() }))
+}
+
+/// What stands for a header before it was read.
+fn nothing_read() -> Error {
+    Error {
+        offset: 0,
+        what: "segment file",
+        expected: Evidence::Text("a header"),
+        found: Evidence::Text("that it cannot be read"),
+    }
+}

@@ -1,0 +1,198 @@
+//! The way down: what a buffer holds of some keys, into its slow store.
+//!
+//! Invariant: bytes leave the memory after the slow store has taken them, never before, and the
+//! lock is held alone from the one to the other. The bookkeeping of a batch is a small part of the
+//! limit, however many keys are moved.
+
+use foldhash::fast::RandomState;
+use hashbrown::HashSet;
+
+use super::apart::apart_from;
+use super::{Buffer, Pending, State};
+use crate::partd::{Batch, Chunks, Durability, Op, Partd};
+use crate::{Key, Result};
+
+/// Neighbouring pieces of a value below this go to the slow store as one.
+const SMALL_PIECE_BYTES: usize = 16 << 10;
+/// Keys that one batch moves at most, and bytes after which it ends.
+const BATCH_MAX_KEYS: u64 = 8192;
+const BATCH_MAX_BYTES: u64 = 32 << 20;
+
+impl<Fast: Partd, Slow: Partd> Buffer<Fast, Slow> {
+    /// Moves the heaviest keys down until at most `target_bytes` are held; all, if that is 0.
+    pub(super) fn drain(&self, state: &mut State, target_bytes: u64) -> Result<()> {
+        let before = state.stats.slow_batches;
+        let held_bytes = self.held_bytes(state);
+        let result = apart_from(held_bytes, || self.drain_keys(state, target_bytes));
+        state.stats.flushes += u64::from(state.stats.slow_batches > before);
+        result
+    }
+
+    fn drain_keys(&self, state: &mut State, target_bytes: u64) -> Result<()> {
+        // Few pending sets stay, for the sets that will follow; many would only take room.
+        if state.pending.memory_bytes() > target_bytes / 4 {
+            let keys: Vec<Key> = state.pending.keys().collect();
+            self.move_down(state, &keys)?;
+        }
+        loop {
+            let held_bytes = self.held_bytes(state);
+            if target_bytes > 0 && held_bytes <= target_bytes {
+                return Ok(());
+            }
+            // In parts, so that the list of the keys takes a small part of the limit.
+            let part_bytes = (self.limit_bytes / 4).max(64 << 10);
+            let excess_bytes =
+                if target_bytes == 0 { part_bytes } else { held_bytes - target_bytes };
+            let keys = self.fast.heaviest(excess_bytes.min(part_bytes))?;
+            if keys.is_empty() {
+                return Ok(());
+            }
+            self.move_down(state, &keys)?;
+        }
+    }
+
+    /// Moves those of the keys down that have a pending set, with all that is buffered of them.
+    pub(super) fn settle(&self, state: &mut State, keys: &[Key]) -> Result<()> {
+        let mut keys: Vec<Key> =
+            keys.iter().filter(|key| state.pending.has(key)).cloned().collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let appended: u64 = self.fast.lens(&keys)?.into_iter().flatten().sum();
+        let bytes = appended + state.pending.memory_bytes();
+        apart_from(bytes, || self.move_down(state, &keys))
+    }
+
+    /// Moves all that is buffered of the keys down; each of them is named once.
+    fn move_down(&self, state: &mut State, keys: &[Key]) -> Result<()> {
+        // A key costs a batch some hundred bytes beside its value.
+        let max_keys = (self.limit_bytes / 2048).clamp(1, BATCH_MAX_KEYS);
+        let max_bytes = (self.limit_bytes / 16).clamp(1, BATCH_MAX_BYTES) as usize;
+        let mut scratch = Vec::new();
+        for keys in keys.chunks(max_keys as usize) {
+            let mut moved = 0;
+            let result = self.fast.visit(keys, &mut |values| {
+                while moved < keys.len() {
+                    let mut bytes = 0;
+                    let more = values[moved..].iter().position(|pieces| {
+                        bytes += pieces.iter().map(|piece| piece.len()).sum::<usize>();
+                        bytes >= max_bytes
+                    });
+                    let end = more.map_or(keys.len(), |more| moved + more + 1);
+                    merge_small_pieces(&values[moved..end], &mut scratch);
+                    let mut batch = Batch::with_capacity(end - moved);
+                    let buffered = keys[moved..end].iter().zip(&values[moved..end]);
+                    carry(&mut batch, buffered, &state.pending, &scratch);
+                    self.slow.write(&batch, Durability::Plain)?;
+                    state.stats.slow_bytes += batch.value_bytes();
+                    state.stats.slow_batches += 1;
+                    moved = end;
+                }
+                Ok(())
+            });
+            self.forget(state, keys[..moved].iter().cloned())?;
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Writes a batch to the slow store, after what is buffered of its keys and in one step with it.
+    pub(super) fn write_through(&self, state: &mut State, batch: &Batch<'_>) -> Result<()> {
+        if let Some(last) = batch.ops().iter().rposition(|op| matches!(op, Op::Clear)) {
+            let mut cleared = Batch::with_capacity(batch.ops().len() - last);
+            for op in &batch.ops()[last..] {
+                cleared.push(op.clone());
+            }
+            self.write_slow(state, &cleared)?;
+            state.pending.clear();
+            return self.fast.write(Batch::new().clear(), Durability::Plain);
+        }
+        // What is deleted first need not be brought down before.
+        let mut seen = HashSet::<&Key, RandomState>::default();
+        let (mut carried, mut deleted) = (Vec::new(), Vec::new());
+        for op in batch.ops() {
+            let Some(key) = op.key().filter(|key| seen.insert(key)) else { continue };
+            let keys = if matches!(op, Op::Delete(_)) { &mut deleted } else { &mut carried };
+            keys.push(key.clone());
+        }
+        drop(seen);
+        let lens = self.fast.lens(&carried)?;
+        let mut lens = lens.iter();
+        carried.retain(|key| lens.next().is_some_and(Option::is_some) || state.pending.has(key));
+        if carried.is_empty() {
+            self.write_slow(state, batch)?;
+        } else {
+            let mut scratch = Vec::new();
+            self.fast.visit(&carried, &mut |values| {
+                merge_small_pieces(values, &mut scratch);
+                let mut whole = Batch::with_capacity(carried.len() + batch.ops().len());
+                carry(&mut whole, carried.iter().zip(values), &state.pending, &scratch);
+                for op in batch.ops() {
+                    whole.push(op.clone());
+                }
+                let bytes = whole.value_bytes();
+                apart_from(bytes, || self.slow.write(&whole, Durability::Plain))?;
+                state.stats.slow_bytes += bytes;
+                state.stats.slow_batches += 1;
+                Ok(())
+            })?;
+        }
+        self.forget(state, carried.into_iter().chain(deleted))
+    }
+
+    fn write_slow(&self, state: &mut State, batch: &Batch<'_>) -> Result<()> {
+        let bytes = batch.value_bytes();
+        apart_from(bytes, || self.slow.write(batch, Durability::Plain))?;
+        state.stats.slow_bytes += bytes;
+        state.stats.slow_batches += 1;
+        Ok(())
+    }
+
+    /// Drops what is buffered of the keys.
+    fn forget(&self, state: &mut State, keys: impl Iterator<Item = Key>) -> Result<()> {
+        let mut batch = Batch::with_capacity(keys.size_hint().0);
+        for key in keys {
+            state.pending.remove(&key);
+            batch.delete(key);
+        }
+        self.fast.write(&batch, Durability::Plain)
+    }
+}
+
+/// The pieces of a value, with those together that are small and stand side by side.
+fn runs<'v, 'a>(pieces: &'v [&'a [u8]]) -> impl Iterator<Item = &'v [&'a [u8]]> {
+    pieces.chunk_by(|a, b| a.len().max(b.len()) < SMALL_PIECE_BYTES)
+}
+
+/// Copies the runs of small pieces into `scratch`, one after the other.
+fn merge_small_pieces(values: &[Chunks<'_>], scratch: &mut Vec<u8>) {
+    scratch.clear();
+    let small = || values.iter().flat_map(|pieces| runs(pieces)).filter(|run| run.len() > 1);
+    scratch.reserve_exact(small().flatten().map(|piece| piece.len()).sum());
+    small().flatten().for_each(|piece| scratch.extend_from_slice(piece));
+}
+
+/// Adds to a batch what is buffered of some keys; runs of small pieces lie in `scratch`.
+fn carry<'a>(
+    batch: &mut Batch<'a>,
+    buffered: impl Iterator<Item = (&'a Key, &'a Chunks<'a>)>,
+    pending: &'a Pending,
+    mut scratch: &'a [u8],
+) {
+    for (key, pieces) in buffered {
+        if let Some(value) = pending.get(key) {
+            batch.set(key, value);
+        } else if pieces.is_empty() {
+            // The key is there, with no bytes.
+            batch.append(key, &[]);
+        }
+        for run in runs(pieces) {
+            let bytes = match run {
+                [piece] => piece,
+                small => {
+                    scratch.split_off(..small.iter().map(|piece| piece.len()).sum()).unwrap_or(&[])
+                }
+            };
+            batch.append(key, bytes);
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The sets that wait in a buffer until the slow store can say whether they count.
+//!
+//! Invariant: at most one for a key, with nothing of that key buffered before it; what is held is
+//! counted in bytes of capacity.
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
+use crate::Key;
+
+/// The pending sets by key.
+#[derive(Default)]
+pub(super) struct Pending {
+    sets: HashMap<Key, Box<[u8]>, RandomState>,
+    heap_bytes: usize,
+}
+
+impl Pending {
+    pub(super) fn has(&self, key: &Key) -> bool {
+        !self.sets.is_empty() && self.sets.contains_key(key)
+    }
+
+    pub(super) fn has_any(&self, keys: &[Key]) -> bool {
+        !self.sets.is_empty() && keys.iter().any(|key| self.sets.contains_key(key))
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Option<&[u8]> {
+        self.sets.get(key).map(|value| &value[..])
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
+        self.sets.keys().cloned()
+    }
+
+    pub(super) fn insert(&mut self, key: &Key, value: &[u8]) {
+        let key = key.clone();
+        self.heap_bytes += key.heap_bytes() + value.len();
+        self.sets.insert(key, value.into());
+    }
+
+    pub(super) fn remove(&mut self, key: &Key) {
+        if let Some((key, value)) = self.sets.remove_entry(key) {
+            self.heap_bytes -= key.heap_bytes() + value.len();
+        }
+        if self.sets.is_empty() {
+            self.clear();
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Pending::default();
+    }
+
+    pub(super) fn memory_bytes(&self) -> u64 {
+        (self.heap_bytes + self.sets.allocation_size()) as u64
+    }
+
+    /// The most that is held while and after these sets are inserted.
+    pub(super) fn memory_bytes_with(&self, new: &[(&Key, &[u8])]) -> u64 {
+        let heap_bytes: usize = new.iter().map(|(key, value)| key.heap_bytes() + value.len()).sum();
+        let len = self.sets.len() + new.len();
+        let grown = if len > self.sets.capacity() {
+            let buckets = (len * 8 / 7 + 1).max(self.sets.capacity() * 8 / 7 + 1);
+            (buckets.next_power_of_two() + 1) * (size_of::<(Key, Box<[u8]>)>() + 1) + 64
+        } else {
+            0
+        };
+        self.memory_bytes() + (heap_bytes + grown) as u64
+    }
+}

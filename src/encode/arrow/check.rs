@@ -1,0 +1,285 @@
+//! Checks an Arrow IPC stream before the arrow crates see it.
+//!
+//! They validate arrays, but take several numbers of a message at their word and panic where those
+//! are wrong: so each message, buffer and count is held against the bytes that are there, and a
+//! stream has to reach its end. The types are those for which reading and concatenating has been
+//! seen to hold up; what the columns contain is left to the arrow crates.
+
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_ipc::convert::try_fb_to_schema;
+use arrow_ipc::{MessageHeader, root_as_message};
+use arrow_schema::{DataType, Field, FieldRef, Fields, Schema};
+
+use crate::encode::CodecError;
+
+/// What stands before the length of a message, but not in old streams.
+const CONTINUATION: u32 = u32::MAX;
+/// Types inside each other, at most.
+const MAX_DEPTH: usize = 32;
+/// Rows of a batch, at most: there may be columns that take no bytes for any number of them.
+const MAX_ROWS: i64 = u32::MAX as i64;
+
+/// Checks a whole stream: schema, batches, end.
+pub(super) fn stream(bytes: &[u8]) -> Result<(), CodecError> {
+    let mut rest = bytes;
+    let mut schema = Schema::empty();
+    loop {
+        let at = bytes.len() - rest.len();
+        match message(&mut rest, &mut schema) {
+            Ok(true) if rest.is_empty() => return Ok(()),
+            Ok(true) => {
+                return Err(format!("{} bytes follow the end of the stream", rest.len()).into());
+            }
+            Ok(false) => {}
+            Err(error) => return Err(format!("byte {at} of the stream: {error}").into()),
+        }
+    }
+}
+
+/// Checks one message and skips it; says whether it was the end of the stream.
+fn message(rest: &mut &[u8], schema: &mut Schema) -> Result<bool, CodecError> {
+    let mut len = number(rest)?;
+    if len == CONTINUATION {
+        len = number(rest)?;
+    }
+    if len == 0 {
+        return Ok(true);
+    }
+    let message = root_as_message(take(rest, i64::from(len))?)
+        .map_err(|_| "there is no message of Arrow IPC")?;
+    let body = take(rest, message.bodyLength())?;
+    match message.header_type() {
+        MessageHeader::Schema => {
+            let stored = message.header_as_schema().ok_or("a schema is missing")?;
+            *schema = try_fb_to_schema(stored)?;
+            types(schema)?;
+        }
+        MessageHeader::RecordBatch => {
+            let data = message.header_as_record_batch().ok_or("a batch is missing")?;
+            batch(data, schema.fields(), body)?;
+        }
+        MessageHeader::DictionaryBatch => {
+            let dictionary = message.header_as_dictionary_batch().ok_or("a batch is missing")?;
+            let data = dictionary.data().ok_or("a dictionary has no data")?;
+            let values = dictionary_values(schema, dictionary.id())
+                .ok_or("a dictionary belongs to no column")?;
+            batch(data, &[values].into_iter().collect(), body)?;
+        }
+        _ => return Err("a message is neither schema nor batch".into()),
+    }
+    Ok(false)
+}
+
+/// The values of the dictionary of a number, as a column.
+fn dictionary_values(schema: &Schema, id: i64) -> Option<FieldRef> {
+    #[expect(deprecated, reason = "the arrow crates have no other name for a dictionary either")]
+    let field = schema.fields_with_dict_id(id).first().copied()?;
+    match field.data_type() {
+        DataType::Dictionary(_, values) => Some(values_field(values)),
+        _ => None,
+    }
+}
+
+fn values_field(values: &DataType) -> FieldRef {
+    Field::new("values", values.clone(), true).into()
+}
+
+fn batch(
+    batch: arrow_ipc::RecordBatch<'_>,
+    columns: &Fields,
+    body: &[u8],
+) -> Result<(), CodecError> {
+    if batch.compression().is_some() {
+        return Err("the buffers are compressed inside the stream, which is not read; use a \
+                    compressing layer below"
+            .into());
+    }
+    let sound = |rows: i64| (0..=MAX_ROWS).contains(&rows);
+    let nodes = batch.nodes().into_iter().flatten();
+    let mut nodes = nodes.map(|node| (node.length(), node.null_count()));
+    if !sound(batch.length())
+        || !nodes.all(|(rows, nulls)| sound(rows) && (0..=rows).contains(&nulls))
+    {
+        return Err("a batch has a number of rows that cannot be".into());
+    }
+    for buffer in batch.buffers().into_iter().flatten() {
+        let (start, len) = (usize::try_from(buffer.offset())?, usize::try_from(buffer.length())?);
+        if start.checked_add(len).is_none_or(|end| end > body.len()) {
+            return Err(format!(
+                "a buffer of {len} bytes at byte {start} lies beyond the {} bytes of its message",
+                body.len()
+            )
+            .into());
+        }
+    }
+    // The arrow crates panic where a buffer of numbers holds part of one.
+    let mut widths = Vec::new();
+    let mut views = batch.variadicBufferCounts().into_iter().flatten();
+    let buffers = batch.buffers().map_or(0, |buffers| buffers.len());
+    for column in columns {
+        number_widths(column.data_type(), &mut widths, &mut views, buffers)?;
+    }
+    for (buffer, width) in batch.buffers().into_iter().flatten().zip(widths) {
+        if buffer.length() % width != 0 {
+            return Err(format!(
+                "a buffer has {} bytes, but its elements have {width}",
+                buffer.length()
+            )
+            .into());
+        }
+    }
+    Ok(())
+}
+
+/// Adds what each buffer of a column is a multiple of: the width of the numbers in it, or 1.
+fn number_widths(
+    of: &DataType,
+    widths: &mut Vec<i64>,
+    views: &mut dyn Iterator<Item = i64>,
+    buffers: usize,
+) -> Result<(), CodecError> {
+    // First, except for a column of nulls, comes the bitmap of what is not null.
+    match of {
+        DataType::Null => {}
+        DataType::Utf8 | DataType::Binary => widths.extend([1, 4, 1]),
+        DataType::LargeUtf8 | DataType::LargeBinary => widths.extend([1, 8, 1]),
+        DataType::Utf8View | DataType::BinaryView => {
+            let more = views.next().and_then(|count| usize::try_from(count).ok());
+            let more =
+                more.filter(|&more| more <= buffers).ok_or("buffers of views are missing")?;
+            widths.extend([1, 16]);
+            widths.extend(std::iter::repeat_n(1, more));
+        }
+        DataType::List(inner) | DataType::Map(inner, _) => {
+            widths.extend([1, 4]);
+            number_widths(inner.data_type(), widths, views, buffers)?;
+        }
+        DataType::LargeList(inner) => {
+            widths.extend([1, 8]);
+            number_widths(inner.data_type(), widths, views, buffers)?;
+        }
+        DataType::FixedSizeList(inner, _) => {
+            widths.push(1);
+            number_widths(inner.data_type(), widths, views, buffers)?;
+        }
+        DataType::Struct(fields) => {
+            widths.push(1);
+            for field in fields {
+                number_widths(field.data_type(), widths, views, buffers)?;
+            }
+        }
+        DataType::Dictionary(number, _) => widths.extend([1, width(number)?]),
+        DataType::Boolean | DataType::FixedSizeBinary(_) => widths.extend([1, 1]),
+        number => widths.extend([1, width(number)?]),
+    }
+    Ok(())
+}
+
+fn width(number: &DataType) -> Result<i64, CodecError> {
+    let width = number.primitive_width().ok_or("a type that is not kept by this layer")?;
+    Ok(i64::try_from(width)?)
+}
+
+fn take<'a>(rest: &mut &'a [u8], len: i64) -> Result<&'a [u8], CodecError> {
+    let split = usize::try_from(len).ok().and_then(|len| rest.split_at_checked(len));
+    let (taken, tail) = split.ok_or_else(|| {
+        format!("{len} bytes should follow, but there are {}: it is cut", rest.len())
+    })?;
+    *rest = tail;
+    Ok(taken)
+}
+
+fn number(rest: &mut &[u8]) -> Result<u32, CodecError> {
+    Ok(u32::from_le_bytes(take(rest, 4)?.try_into()?))
+}
+
+/// Checks that the types of all columns are ones that this layer keeps.
+pub(super) fn types(schema: &Schema) -> Result<(), CodecError> {
+    schema.fields().iter().try_for_each(|field| type_of(field, MAX_DEPTH))
+}
+
+fn type_of(field: &Field, depth: usize) -> Result<(), CodecError> {
+    let Some(depth) = depth.checked_sub(1) else {
+        return Err(format!("a type is nested more than {MAX_DEPTH} deep").into());
+    };
+    let refused = || {
+        Err(format!(
+            "the column {:?} of type {} is not kept by this layer",
+            field.name(),
+            field.data_type()
+        )
+        .into())
+    };
+    match field.data_type() {
+        DataType::Union(..)
+        | DataType::RunEndEncoded(..)
+        | DataType::ListView(_)
+        | DataType::LargeListView(_) => refused(),
+        DataType::List(inner) | DataType::LargeList(inner) => type_of(inner, depth),
+        DataType::FixedSizeList(_, len) | DataType::FixedSizeBinary(len) if *len < 0 => refused(),
+        DataType::FixedSizeList(inner, _) => type_of(inner, depth),
+        DataType::Struct(fields) => fields.iter().try_for_each(|field| type_of(field, depth)),
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(pair) if pair.len() == 2 => type_of(entries, depth),
+            _ => refused(),
+        },
+        DataType::Dictionary(key, values) => match key.is_dictionary_key_type() {
+            true => type_of(&values_field(values), depth),
+            false => refused(),
+        },
+        _ => Ok(()),
+    }
+}
+
+/// Checks that the columns of batches can be concatenated: lists count their items in 32 bits, and
+/// concatenating more of them than that panics.
+pub(super) fn concatenable(batches: &[RecordBatch]) -> Result<(), CodecError> {
+    let columns = batches.first().map_or(0, RecordBatch::num_columns);
+    (0..columns).try_for_each(|i| {
+        let arrays: Vec<ArrayRef> = batches.iter().map(|batch| batch.column(i).clone()).collect();
+        countable(&arrays)
+    })
+}
+
+fn countable(arrays: &[ArrayRef]) -> Result<(), CodecError> {
+    let Some(first) = arrays.first() else { return Ok(()) };
+    let inner =
+        |inner: fn(&ArrayRef) -> ArrayRef| -> Vec<ArrayRef> { arrays.iter().map(inner).collect() };
+    match first.data_type() {
+        DataType::List(_) => {
+            let values = inner(|array| array.as_list::<i32>().values().clone());
+            count(&values)?;
+            countable(&values)
+        }
+        DataType::Map(..) => {
+            let entries = inner(|array| std::sync::Arc::new(array.as_map().entries().clone()));
+            count(&entries)?;
+            countable(&entries)
+        }
+        DataType::LargeList(_) => {
+            countable(&inner(|array| array.as_list::<i64>().values().clone()))
+        }
+        DataType::FixedSizeList(..) => {
+            countable(&inner(|array| array.as_fixed_size_list().values().clone()))
+        }
+        DataType::Struct(fields) => (0..fields.len()).try_for_each(|i| {
+            let arrays: Vec<ArrayRef> =
+                arrays.iter().map(|array| array.as_struct().column(i).clone()).collect();
+            countable(&arrays)
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn count(values: &[ArrayRef]) -> Result<(), CodecError> {
+    let items: u64 = values.iter().map(|array| array.len() as u64).sum();
+    match i32::try_from(items) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(format!(
+            "the lists of a column hold {items} items together, and its type counts to 2147483647; \
+             use LargeList, or read fewer batches under one key"
+        )
+        .into()),
+    }
+}

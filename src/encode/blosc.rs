@@ -1,0 +1,220 @@
+//! `Blosc`: blosc 1 frames, as python-blosc's `compress` gives them, by the C library of
+//! blosc-src. The one file here that calls C.
+//!
+//! A frame says itself how long it is and what it decodes to: both are checked here, against the
+//! bytes that are there and the limit, before the library sees it. The library then checks each
+//! block as it decodes, into memory of exactly the declared size, which is zeroed before.
+
+use std::ffi::{CStr, c_int};
+
+use crate::encode::codec::{Compressor, codec_by_compressor};
+use crate::encode::{CodecError, Encode, grow, level_in};
+use crate::{Error, Result};
+
+/// Bytes of a frame's header, and what a frame has more than its value at most.
+const HEADER_BYTES: usize = 16;
+/// The largest value: blosc counts in 32 bits with a sign.
+const MAX_VALUE_BYTES: usize = blosc_src::BLOSC_MAX_BUFFERSIZE as usize;
+/// The one thread of each call; the layer above spreads the work.
+const THREADS: c_int = 1;
+/// An inner codec makes at most about this much of a byte: zstd repeats 128 KiB in 4 bytes.
+const MAX_RATIO: u64 = 64 << 10;
+
+/// A compressing layer: blosc 1, as the Python partd's `Blosc`.
+///
+/// Blosc shuffles the bytes of elements of the same size together before it compresses them; the
+/// element size is 8 bytes, as in python-blosc, unless [`with_element_bytes`] sets it. Frames of
+/// all blosc's inner codecs but snappy are read; blosclz is written, unless
+/// [`with_inner`](Encode::<BloscCodec, P>::with_inner) names another. A value may have
+/// 2,147,483,631 bytes, blosc's own limit.
+///
+/// [`with_element_bytes`]: Encode::<BloscCodec, P>::with_element_bytes
+///
+/// ```
+/// use partd::{Blosc, Dict, Partd};
+/// let p = Blosc::new(Dict::new()).with_element_bytes(4)?;
+/// p.append([("x", [1_u32, 2, 3].map(u32::to_le_bytes).concat())])?;
+/// assert_eq!(p.get("x")?, [1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0]);
+/// assert!(Blosc::with_level(Dict::new(), 10).is_err());
+/// # Ok::<(), partd::Error>(())
+/// ```
+pub type Blosc<P> = Encode<BloscCodec, P>;
+
+/// The codec of [`Blosc`].
+#[derive(Clone, Debug)]
+pub struct BloscCodec {
+    level: c_int,
+    element_bytes: usize,
+    inner: &'static CStr,
+}
+
+/// The names of blosc's inner codecs that are built in.
+const INNER: [&CStr; 5] = [c"blosclz", c"lz4", c"lz4hc", c"zlib", c"zstd"];
+
+impl<P> Encode<BloscCodec, P> {
+    /// Compresses by blosclz at level 9 with elements of 8 bytes, as python-blosc does.
+    pub fn new(inner: P) -> Blosc<P> {
+        Encode::with_codec(BloscCodec { level: 9, element_bytes: 8, inner: INNER[0] }, inner)
+    }
+
+    /// Compresses at a level from 0, which only stores, to 9, the smallest.
+    pub fn with_level(inner: P, level: i32) -> Result<Blosc<P>> {
+        let mut blosc = Blosc::new(inner);
+        blosc.codec.level = level_in("Blosc", level, 0..=9)?;
+        Ok(blosc)
+    }
+
+    /// Sets the size of the elements whose bytes are shuffled, from 1 to 255 bytes.
+    pub fn with_element_bytes(mut self, bytes: usize) -> Result<Blosc<P>> {
+        if !(1..=255).contains(&bytes) {
+            return Err(Error::Invalid(format!(
+                "Blosc: an element of {bytes} bytes is not possible; choose from 1 to 255"
+            )));
+        }
+        self.codec.element_bytes = bytes;
+        Ok(self)
+    }
+
+    /// Sets the inner codec that new frames are written with: "blosclz", "lz4", "lz4hc", "zlib"
+    /// or "zstd".
+    pub fn with_inner(mut self, name: &str) -> Result<Blosc<P>> {
+        self.codec.inner = INNER
+            .into_iter()
+            .find(|inner| inner.to_bytes() == name.as_bytes())
+            .ok_or_else(|| {
+                Error::Invalid(format!(
+                    "Blosc: there is no inner codec {name:?}; choose blosclz, lz4, lz4hc, zlib \
+                     or zstd"
+                ))
+            })?;
+        Ok(self)
+    }
+}
+
+codec_by_compressor!(BloscCodec);
+
+impl Compressor for BloscCodec {
+    const NAME: &'static str = "Blosc";
+
+    fn compress(&self, value: &[u8], frame: &mut Vec<u8>) -> Result<(), CodecError> {
+        if value.len() > MAX_VALUE_BYTES {
+            return Err(format!(
+                "the value has {} bytes, and blosc takes {MAX_VALUE_BYTES} at most; append it in \
+                 pieces",
+                value.len()
+            )
+            .into());
+        }
+        let start = frame.len();
+        frame.resize(start + value.len() + HEADER_BYTES, 0);
+        let len = compress(self, value, &mut frame[start..])?;
+        frame.truncate(start + len);
+        Ok(())
+    }
+
+    fn decompress(
+        &self,
+        frame: &[u8],
+        max_bytes: usize,
+        value: &mut Vec<u8>,
+    ) -> Result<(), CodecError> {
+        let bytes = grow::within(declared_bytes(frame)?, max_bytes)?;
+        let start = grow::zeroed(value, bytes)?;
+        decompress(frame, &mut value[start..])
+    }
+}
+
+/// Checks the header of a frame against its bytes, and says what it decodes to.
+///
+/// Header: format version, version of the inner codec, flags, element size, then value bytes,
+/// block bytes and frame bytes, 4 bytes little-endian each.
+fn declared_bytes(frame: &[u8]) -> Result<u64, CodecError> {
+    let (header, _) = frame
+        .split_first_chunk::<HEADER_BYTES>()
+        .ok_or_else(|| format!("the frame has {} bytes, blosc's header 16", frame.len()))?;
+    let [version, _, _, element, v0, v1, v2, v3, b0, b1, b2, b3, f0, f1, f2, f3] = *header;
+    let value_bytes = u32::from_le_bytes([v0, v1, v2, v3]);
+    let block_bytes = u32::from_le_bytes([b0, b1, b2, b3]);
+    let frame_bytes = u32::from_le_bytes([f0, f1, f2, f3]);
+    if u32::from(version) != blosc_src::BLOSC_VERSION_FORMAT {
+        return Err(format!("blosc format {version}: only format 2 can be read").into());
+    }
+    if frame_bytes as usize != frame.len() {
+        return Err(
+            format!("the frame says it has {frame_bytes} bytes, not {}", frame.len()).into()
+        );
+    }
+    if value_bytes as usize > MAX_VALUE_BYTES {
+        return Err(format!("the frame declares {value_bytes} bytes, more than blosc takes").into());
+    }
+    if u64::from(value_bytes) > MAX_RATIO * frame.len() as u64 {
+        return Err(format!(
+            "the frame declares {value_bytes} bytes, which blosc cannot make of {}",
+            frame.len()
+        )
+        .into());
+    }
+    if value_bytes > 0 && (element == 0 || block_bytes == 0 || block_bytes > value_bytes) {
+        return Err(format!(
+            "the frame declares blocks of {block_bytes} bytes of elements of {element} for a \
+             value of {value_bytes}"
+        )
+        .into());
+    }
+    Ok(u64::from(value_bytes))
+}
+
+/// Compresses into `frame`, whose length is what blosc needs at most, and says how much it used.
+#[expect(unsafe_code, reason = "blosc is a C library")]
+fn compress(codec: &BloscCodec, value: &[u8], frame: &mut [u8]) -> Result<usize, CodecError> {
+    debug_assert!(frame.len() >= value.len() + HEADER_BYTES);
+    // SAFETY: the pointers and lengths are those of two slices, which cannot overlap because one
+    // of them is mutable; blosc reads `value.len()` bytes of the one and writes at most
+    // `frame.len()` of the other; the name is a C string; the `_ctx` calls share no state.
+    let len = unsafe {
+        blosc_src::blosc_compress_ctx(
+            codec.level,
+            blosc_src::BLOSC_SHUFFLE as c_int,
+            codec.element_bytes,
+            value.len(),
+            value.as_ptr().cast(),
+            frame.as_mut_ptr().cast(),
+            frame.len(),
+            codec.inner.as_ptr(),
+            0,
+            THREADS,
+        )
+    };
+    match usize::try_from(len) {
+        Ok(len) if (HEADER_BYTES..=frame.len()).contains(&len) => Ok(len),
+        _ => Err(format!("blosc could not compress the value: it answered {len}").into()),
+    }
+}
+
+/// Decompresses a frame whose header [`declared_bytes`] has checked into all of `value`.
+#[expect(unsafe_code, reason = "blosc is a C library")]
+fn decompress(frame: &[u8], value: &mut [u8]) -> Result<(), CodecError> {
+    let mut bytes = 0;
+    // SAFETY: pointer and length are those of one slice, and `bytes` is a place of its type.
+    let valid = unsafe {
+        blosc_src::blosc_cbuffer_validate(frame.as_ptr().cast(), frame.len(), &raw mut bytes)
+    };
+    if valid != 0 || bytes != value.len() {
+        return Err("the frame does not begin as a blosc frame does".into());
+    }
+    // SAFETY: the frame's header says that it has exactly `frame.len()` bytes, so blosc reads no
+    // more than those (`blosc_cbuffer_validate` has just promised it); it writes at most
+    // `value.len()` bytes; the slices cannot overlap because one of them is mutable.
+    let len = unsafe {
+        blosc_src::blosc_decompress_ctx(
+            frame.as_ptr().cast(),
+            value.as_mut_ptr().cast(),
+            value.len(),
+            THREADS,
+        )
+    };
+    match usize::try_from(len) {
+        Ok(len) if len == value.len() => Ok(()),
+        _ => Err("the blosc frame is damaged, or of an inner codec that is not built in".into()),
+    }
+}

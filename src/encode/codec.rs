@@ -1,0 +1,255 @@
+//! `Codec`: how a value becomes the bytes of one frame, how a frame becomes a value again, and how
+//! the values of many frames become one. Also a codec made of three closures.
+//!
+//! A codec sees values and frames and nothing else: neither keys, nor stores, nor the length
+//! prefix. What it decodes may be hostile, so it is told how many bytes it may make of a frame.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+/// Why a codec cannot encode or decode: any error, or a string, that says it in a sentence.
+///
+/// The layer adds its name, the key, and the frame's number and offset.
+pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Turns values into the bytes of frames and back.
+///
+/// Bytes in and bytes out (`In = [u8]`, `Out = Vec<u8>`) make [`Encode`](crate::Encode) a
+/// [`Partd`](crate::Partd) of its own; other types go through [`Typed`](crate::Typed).
+///
+/// ```
+/// use partd::{Codec, CodecError, Dict, Encode, Partd};
+///
+/// /// Stores every byte inverted.
+/// struct Invert;
+///
+/// impl Codec for Invert {
+///     type In = [u8];
+///     type Out = Vec<u8>;
+///
+///     fn name(&self) -> &'static str {
+///         "Invert"
+///     }
+///     fn encode(&self, value: &[u8], frame: &mut Vec<u8>) -> Result<(), CodecError> {
+///         frame.extend(value.iter().map(|byte| !byte));
+///         Ok(())
+///     }
+///     fn decode(&self, frame: &[u8], max_bytes: usize) -> Result<Vec<u8>, CodecError> {
+///         if frame.len() > max_bytes {
+///             return Err("longer than the limit".into());
+///         }
+///         Ok(frame.iter().map(|byte| !byte).collect())
+///     }
+///     fn join(&self, parts: Vec<Vec<u8>>) -> Result<Vec<u8>, CodecError> {
+///         Ok(parts.concat())
+///     }
+///     fn decoded_bytes(&self, value: &Vec<u8>) -> usize {
+///         value.len()
+///     }
+/// }
+///
+/// let p = Encode::with_codec(Invert, Dict::new());
+/// p.append([("x", "Hello "), ("x", "world!")])?;
+/// assert_eq!(p.get("x")?, b"Hello world!");
+/// # Ok::<(), partd::Error>(())
+/// ```
+pub trait Codec: Send + Sync {
+    /// What is appended.
+    type In: ?Sized + Sync;
+    /// What comes back: the values of all frames of a key, joined.
+    type Out: Send;
+
+    /// The layer's name, as it stands in errors.
+    fn name(&self) -> &'static str;
+
+    /// Adds the encoded value to the end of `frame`; what stands there already is not its own.
+    fn encode(&self, value: &Self::In, frame: &mut Vec<u8>) -> Result<(), CodecError>;
+
+    /// The value of one frame, of at most `max_bytes`: more is an error, found before it is made.
+    fn decode(&self, frame: &[u8], max_bytes: usize) -> Result<Self::Out, CodecError>;
+
+    /// One value of many, in order; of none the empty value, which is what a missing key has.
+    fn join(&self, parts: Vec<Self::Out>) -> Result<Self::Out, CodecError>;
+
+    /// Decodes and joins consecutive frames; an error names the frame, counted from 0.
+    ///
+    /// Provided; a codec whose values can be decoded one behind the other has a faster way.
+    fn decode_run(
+        &self,
+        frames: &[&[u8]],
+        max_bytes: usize,
+    ) -> Result<Self::Out, (usize, CodecError)> {
+        let mut parts = Vec::with_capacity(frames.len());
+        let mut left = max_bytes;
+        for (i, frame) in frames.iter().enumerate() {
+            let part = self.decode(frame, left).map_err(|error| (i, error))?;
+            left = left
+                .checked_sub(self.decoded_bytes(&part))
+                .ok_or_else(|| (i, too_large(max_bytes).into()))?;
+            parts.push(part);
+        }
+        self.join(parts).map_err(|error| (0, error))
+    }
+
+    /// Bytes that a value to be encoded takes: decides what is worth a thread of its own.
+    fn value_bytes(&self, value: &Self::In) -> usize {
+        size_of_val(value)
+    }
+
+    /// Bytes that a decoded value takes, counted against the limit; for bytes, their length.
+    fn decoded_bytes(&self, value: &Self::Out) -> usize {
+        size_of_val(value)
+    }
+}
+
+/// What is said of a value that is larger than it may be.
+pub(crate) fn too_large(max_bytes: usize) -> String {
+    format!(
+        "decodes to more than the limit of {max_bytes} bytes; if the value is to be trusted, raise \
+         it by `with_max_decoded_bytes`"
+    )
+}
+
+/// A codec for bytes, in terms of what a compression library offers.
+///
+/// It decodes frames one behind the other into one vector, so joining costs nothing.
+pub(crate) trait Compressor: Send + Sync {
+    /// The layer's name.
+    const NAME: &'static str;
+
+    /// Adds the compressed bytes to the end of `frame`.
+    fn compress(&self, value: &[u8], frame: &mut Vec<u8>) -> Result<(), CodecError>;
+
+    /// Adds the decompressed bytes, at most `max_bytes` of them, to the end of `value`.
+    fn decompress(
+        &self,
+        frame: &[u8],
+        max_bytes: usize,
+        value: &mut Vec<u8>,
+    ) -> Result<(), CodecError>;
+}
+
+/// Implements [`Codec`] for a [`Compressor`]. A macro, because a blanket implementation would
+/// take the trait away from users' own codecs.
+macro_rules! codec_by_compressor {
+    ($type:ty) => {
+        impl $crate::encode::Codec for $type {
+            type In = [u8];
+            type Out = Vec<u8>;
+
+            fn name(&self) -> &'static str {
+                <$type as $crate::encode::codec::Compressor>::NAME
+            }
+            fn encode(
+                &self,
+                value: &[u8],
+                frame: &mut Vec<u8>,
+            ) -> Result<(), $crate::encode::CodecError> {
+                $crate::encode::codec::Compressor::compress(self, value, frame)
+            }
+            fn decode(
+                &self,
+                frame: &[u8],
+                max_bytes: usize,
+            ) -> Result<Vec<u8>, $crate::encode::CodecError> {
+                let mut value = Vec::new();
+                $crate::encode::codec::Compressor::decompress(self, frame, max_bytes, &mut value)?;
+                $crate::encode::grow::trim(&mut value);
+                Ok(value)
+            }
+            fn join(&self, parts: Vec<Vec<u8>>) -> Result<Vec<u8>, $crate::encode::CodecError> {
+                Ok($crate::encode::codec::concat(parts))
+            }
+            fn decode_run(
+                &self,
+                frames: &[&[u8]],
+                max_bytes: usize,
+            ) -> Result<Vec<u8>, (usize, $crate::encode::CodecError)> {
+                let mut value = Vec::new();
+                for (i, frame) in frames.iter().enumerate() {
+                    let left = max_bytes.saturating_sub(value.len());
+                    $crate::encode::codec::Compressor::decompress(self, frame, left, &mut value)
+                        .map_err(|error| (i, error))?;
+                }
+                $crate::encode::grow::trim(&mut value);
+                Ok(value)
+            }
+            fn decoded_bytes(&self, value: &Vec<u8>) -> usize {
+                value.len()
+            }
+        }
+    };
+}
+#[allow(unused_imports, reason = "each codec is a feature, and there may be none")]
+pub(crate) use codec_by_compressor;
+
+/// Joins byte strings; the first one keeps its place in memory.
+pub(crate) fn concat<T>(parts: Vec<Vec<T>>) -> Vec<T> {
+    let more: usize = parts.iter().skip(1).map(Vec::len).sum();
+    let mut parts = parts.into_iter();
+    let mut all = parts.next().unwrap_or_default();
+    all.reserve_exact(more);
+    parts.for_each(|part| all.extend(part));
+    all
+}
+
+/// A codec made of three closures: see [`Encode::from_fns`](crate::Encode::from_fns).
+pub struct FnCodec<E, D, J, In: ?Sized, Out> {
+    encode: E,
+    decode: D,
+    join: J,
+    types: PhantomData<fn(&In) -> Out>,
+}
+
+impl<E, D, J, In, Out> FnCodec<E, D, J, In, Out>
+where
+    E: Fn(&In) -> Result<Vec<u8>, CodecError> + Send + Sync,
+    D: Fn(&[u8]) -> Result<Out, CodecError> + Send + Sync,
+    J: Fn(Vec<Out>) -> Result<Out, CodecError> + Send + Sync,
+    In: ?Sized + Sync,
+    Out: Send,
+{
+    /// Makes a codec of a closure that encodes a value, one that decodes a frame, and one that
+    /// joins values.
+    ///
+    /// The limit on decoded bytes cannot be told to a closure: it is held against the sizes of the
+    /// values that it returns, shallow ones where they are not bytes.
+    pub fn new(encode: E, decode: D, join: J) -> FnCodec<E, D, J, In, Out> {
+        FnCodec { encode, decode, join, types: PhantomData }
+    }
+}
+
+impl<E, D, J, In: ?Sized, Out> fmt::Debug for FnCodec<E, D, J, In, Out> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FnCodec")
+    }
+}
+
+impl<E, D, J, In, Out> Codec for FnCodec<E, D, J, In, Out>
+where
+    E: Fn(&In) -> Result<Vec<u8>, CodecError> + Send + Sync,
+    D: Fn(&[u8]) -> Result<Out, CodecError> + Send + Sync,
+    J: Fn(Vec<Out>) -> Result<Out, CodecError> + Send + Sync,
+    In: ?Sized + Sync,
+    Out: Send + 'static,
+{
+    type In = In;
+    type Out = Out;
+
+    fn name(&self) -> &'static str {
+        "Encode"
+    }
+    fn encode(&self, value: &In, frame: &mut Vec<u8>) -> Result<(), CodecError> {
+        frame.extend_from_slice(&(self.encode)(value)?);
+        Ok(())
+    }
+    fn decode(&self, frame: &[u8], _: usize) -> Result<Out, CodecError> {
+        (self.decode)(frame)
+    }
+    fn join(&self, parts: Vec<Out>) -> Result<Out, CodecError> {
+        (self.join)(parts)
+    }
+    fn decoded_bytes(&self, value: &Out) -> usize {
+        (value as &dyn std::any::Any).downcast_ref::<Vec<u8>>().map_or(size_of_val(value), Vec::len)
+    }
+}

@@ -1,0 +1,165 @@
+//! `Msgpack`: lists of values as MessagePack arrays, by rmp-serde.
+//!
+//! What the Python partd calls `Python`. It falls back to pickle for a list that MessagePack
+//! cannot hold, and a pickle cannot be mistaken for an array: its first byte is that of an empty
+//! map. Before rmp-serde sees a frame it is walked here, without recursion: every length is held
+//! against the bytes that are there, the depth against its limit, and nothing may follow.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::encode::codec::{self, Codec, CodecError};
+use crate::encode::typed::Typed;
+
+/// Arrays and maps inside each other, at most.
+const MAX_DEPTH: usize = 128;
+/// The first byte of every pickle of protocol 2 and later.
+const PICKLE_FIRST_BYTE: u8 = 0x80;
+
+/// A layer of lists in MessagePack: what is appended to a key is one list when it is read.
+///
+/// The Python partd's `Python`. Where a list cannot be MessagePack that layer writes a pickle;
+/// such frames are read too if the cargo feature `pickle` is on, and refused with a sentence if
+/// not. Structs are written as maps, so that Python reads dicts.
+///
+/// A frame may be nested 128 deep.
+///
+/// ```
+/// use partd::{Dict, Msgpack};
+/// let p = Msgpack::<(String, f64), _>::new(Dict::new());
+/// p.append([("x", vec![("a".to_owned(), 1.5)])])?;
+/// p.append([("x", vec![("b".to_owned(), 2.5)])])?;
+/// assert_eq!(p.get("x")?, [("a".to_owned(), 1.5), ("b".to_owned(), 2.5)]);
+/// # Ok::<(), partd::Error>(())
+/// ```
+pub type Msgpack<T, P> = Typed<MsgpackCodec<T>, P>;
+
+/// The codec of [`Msgpack`].
+pub struct MsgpackCodec<T>(PhantomData<fn(&T) -> T>);
+
+impl<T, P> Typed<MsgpackCodec<T>, P> {
+    /// Keeps lists of `T` as MessagePack in a store.
+    pub fn new(inner: P) -> Msgpack<T, P> {
+        Typed::with_codec(MsgpackCodec(PhantomData), inner)
+    }
+}
+
+impl<T> fmt::Debug for MsgpackCodec<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MsgpackCodec")
+    }
+}
+
+impl<T: Serialize + DeserializeOwned + Send + Sync> Codec for MsgpackCodec<T> {
+    type In = [T];
+    type Out = Vec<T>;
+
+    fn name(&self) -> &'static str {
+        "Msgpack"
+    }
+
+    fn encode(&self, value: &[T], frame: &mut Vec<u8>) -> Result<(), CodecError> {
+        Ok(rmp_serde::encode::write_named(frame, value)?)
+    }
+
+    fn decode(&self, frame: &[u8], max_bytes: usize) -> Result<Vec<T>, CodecError> {
+        if frame.first() == Some(&PICKLE_FIRST_BYTE) && frame.len() > 1 {
+            return decode_pickle(frame, max_bytes);
+        }
+        if frame.len() > max_bytes {
+            return Err(codec::too_large(max_bytes).into());
+        }
+        match after_value(frame)?.len() {
+            0 => Ok(rmp_serde::from_slice(frame)?),
+            more => Err(format!("{more} bytes follow the end of the array").into()),
+        }
+    }
+
+    fn join(&self, parts: Vec<Vec<T>>) -> Result<Vec<T>, CodecError> {
+        Ok(codec::concat(parts))
+    }
+
+    fn decoded_bytes(&self, value: &Vec<T>) -> usize {
+        size_of_val(&value[..])
+    }
+}
+
+#[cfg(feature = "pickle")]
+fn decode_pickle<T: DeserializeOwned>(
+    frame: &[u8],
+    max_bytes: usize,
+) -> Result<Vec<T>, CodecError> {
+    crate::encode::pickle::decode(frame, max_bytes)
+}
+
+#[cfg(not(feature = "pickle"))]
+fn decode_pickle<T>(_: &[u8], _: usize) -> Result<Vec<T>, CodecError> {
+    Err("the frame is not MessagePack but a pickle, which the Python partd writes for a list that \
+         MessagePack cannot hold; turn on the cargo feature `pickle` to read it"
+        .into())
+}
+
+/// What follows the first value of the bytes, whose every length is checked.
+fn after_value(bytes: &[u8]) -> Result<&[u8], CodecError> {
+    let mut rest = bytes;
+    // Values still to come, of each array and map that is open.
+    let mut open = vec![1_u64];
+    while let Some(left) = open.last_mut() {
+        let Some(less) = left.checked_sub(1) else {
+            open.pop();
+            continue;
+        };
+        *left = less;
+        let at = bytes.len() - rest.len();
+        let inside = skip_value(&mut rest).ok_or_else(|| {
+            format!("the value at byte {at} of the frame is cut, or no MessagePack")
+        })?;
+        if inside > 0 {
+            if open.len() > MAX_DEPTH {
+                return Err(format!("the frame is nested more than {MAX_DEPTH} deep").into());
+            }
+            open.push(inside);
+        }
+    }
+    Ok(rest)
+}
+
+/// Skips a value, but for the values inside it, of which it says how many there are.
+fn skip_value(rest: &mut &[u8]) -> Option<u64> {
+    let marker = number(rest, 1)?;
+    let (skip, inside) = match marker {
+        0x00..=0x7F | 0xC0 | 0xC2 | 0xC3 | 0xE0..=0xFF => (0, 0),
+        0x80..=0x8F => (0, 2 * (marker & 0x0F)),
+        0x90..=0x9F => (0, marker & 0x0F),
+        0xA0..=0xBF => (marker & 0x1F, 0),
+        0xC4 | 0xD9 => (number(rest, 1)?, 0),
+        0xC5 | 0xDA => (number(rest, 2)?, 0),
+        0xC6 | 0xDB => (number(rest, 4)?, 0),
+        0xC7 => (number(rest, 1)? + 1, 0),
+        0xC8 => (number(rest, 2)? + 1, 0),
+        0xC9 => (number(rest, 4)? + 1, 0),
+        0xCC | 0xD0 => (1, 0),
+        0xCD | 0xD1 => (2, 0),
+        0xCA | 0xCE | 0xD2 => (4, 0),
+        0xCB | 0xCF | 0xD3 => (8, 0),
+        0xD4..=0xD8 => (1 + (1 << (marker - 0xD4)), 0),
+        0xDC => (0, number(rest, 2)?),
+        0xDD => (0, number(rest, 4)?),
+        0xDE => (0, 2 * number(rest, 2)?),
+        0xDF => (0, 2 * number(rest, 4)?),
+        _ => return None,
+    };
+    *rest = rest.get(usize::try_from(skip).ok()?..)?;
+    // Each value takes a byte at least.
+    (inside <= rest.len() as u64).then_some(inside)
+}
+
+/// A number of so many bytes, big-endian.
+fn number(rest: &mut &[u8], bytes: usize) -> Option<u64> {
+    let (number, tail) = rest.split_at_checked(bytes)?;
+    *rest = tail;
+    Some(number.iter().fold(0, |number, &byte| (number << 8) | u64::from(byte)))
+}

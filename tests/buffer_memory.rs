@@ -1,0 +1,114 @@
+//! A buffer's peak allocation, measured at the allocator: at most 1.5 times its limit.
+//!
+//! Its own file, with one test, because the allocator counts for the whole process.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use partd::{Batch, Buffer, Dict, Durability, Key, Partd, Result};
+
+struct Counting;
+
+static HELD: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+fn grow(bytes: usize) {
+    let held = HELD.fetch_add(bytes, Ordering::Relaxed) + bytes;
+    PEAK.fetch_max(held, Ordering::Relaxed);
+}
+
+// A global allocator cannot be written otherwise; `realloc` goes through the two.
+#[allow(unsafe_code)]
+// SAFETY: every call is handed to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        grow(layout.size());
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: `pointer` came from `System` above, with this layout.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// A store that takes everything and keeps nothing, so that only the buffer is measured.
+#[derive(Default)]
+struct Sink {
+    bytes: AtomicUsize,
+}
+
+impl Partd for Sink {
+    fn write(&self, batch: &Batch<'_>, _: Durability) -> Result<()> {
+        self.bytes.fetch_add(batch.value_bytes() as usize, Ordering::Relaxed);
+        Ok(())
+    }
+    fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
+        Ok(vec![Vec::new(); keys.len()])
+    }
+    fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
+        self.read(keys)
+    }
+    fn lens(&self, keys: &[Key]) -> Result<Vec<Option<u64>>> {
+        Ok(vec![None; keys.len()])
+    }
+    fn keys(&self) -> Result<Vec<Key>> {
+        Ok(Vec::new())
+    }
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+const VALUES: u64 = 1_000_000;
+
+/// Appends, or sets, a million eight-byte values to so many keys; the peak as a share of the limit.
+fn peak_share(sets: bool, keys: u64, batch_len: u64, limit_bytes: u64) -> f64 {
+    let p = Buffer::new(Dict::new(), Sink::default(), limit_bytes);
+    let before = HELD.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    for first in (0..VALUES).step_by(batch_len as usize) {
+        let mut batch = Batch::with_capacity(batch_len as usize);
+        for i in first..(first + batch_len).min(VALUES) {
+            let key = i.wrapping_mul(0x9E37_79B9_7F4A_7C15) % keys;
+            match sets {
+                true => batch.set(key, b"12345678"),
+                false => batch.append(key, b"12345678"),
+            };
+        }
+        p.write(&batch, Durability::Plain).unwrap();
+    }
+    p.flush().unwrap();
+    assert!(sets || p.stats().slow_bytes == VALUES * 8);
+    (PEAK.load(Ordering::Relaxed) - before) as f64 / limit_bytes as f64
+}
+
+#[test]
+fn the_peak_allocation_stays_within_one_and_a_half_times_the_limit() {
+    let mut too_much = Vec::new();
+    let distinct = u64::MAX;
+    for (limit_bytes, sets, keys, batch_len) in [
+        (4 << 20, false, distinct, 256),
+        (32 << 20, false, distinct, 1),
+        (1 << 20, false, 1, 1),
+        (1 << 20, false, 256, 1),
+        (4 << 20, false, 256, 256),
+        (4 << 20, true, distinct, 256),
+    ] {
+        let share = peak_share(sets, keys, batch_len, limit_bytes);
+        let line = format!(
+            "limit {} MiB, {} {keys} keys, {batch_len} values a batch: {share:.2}",
+            limit_bytes >> 20,
+            if sets { "sets of" } else { "appends to" },
+        );
+        println!("{line}");
+        if share > 1.5 {
+            too_much.push(line);
+        }
+    }
+    assert!(too_much.is_empty(), "{}", too_much.join("\n"));
+}

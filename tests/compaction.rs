@@ -1,0 +1,167 @@
+//! Compaction: what is live stays as it was, what is dead goes, whoever else is at work.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use partd::{Options, Partd, SegmentLog};
+
+fn options() -> Options {
+    SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None)
+}
+
+/// The bytes that the files of a directory take on disk.
+fn disk_bytes(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = std::fs::read_dir(path).unwrap();
+    entries.map(|entry| entry.unwrap().metadata().unwrap().blocks() * 512).sum()
+}
+
+fn contents<P: Partd>(p: &P) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let keys = p.keys().unwrap();
+    let values = p.get_many(&keys).unwrap();
+    keys.iter().map(|key| key.as_bytes().to_vec()).zip(values).collect()
+}
+
+/// Appends, sets and deletes from several handles, so that segments interleave.
+fn fill(handles: &[SegmentLog], rounds: u32) {
+    let mut seed = 1_u32;
+    let mut random = |n: u32| {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (seed >> 8) % n
+    };
+    for i in 0..rounds {
+        let p = &handles[random(handles.len() as u32) as usize];
+        let key = random(20);
+        match random(12) {
+            0 => p.delete([key]).unwrap(),
+            1 => p.iset(key, format!("set {i} ")).unwrap(),
+            2 if random(40) == 0 => p.clear().unwrap(),
+            _ => {
+                let value = vec![i as u8; random(700) as usize];
+                p.append([(key, &value), (random(20), &value)]).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_compaction_changes_nothing_that_can_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let handles: Vec<_> = (0..3).map(|_| options().open(&path).unwrap()).collect();
+    for round in 0..20 {
+        fill(&handles, 500);
+        let before = contents(&handles[0]);
+        let report = handles[round % 3].compact().unwrap();
+        assert!(report.runs == 1 && report.segments_replaced > 0, "{report:?}");
+        for p in &handles {
+            assert!(contents(p) == before, "round {round}");
+            p.verify().unwrap();
+        }
+        assert!(contents(&SegmentLog::open_read_only(&path).unwrap()) == before);
+    }
+    let before = contents(&handles[0]);
+    drop(handles);
+    assert!(contents(&SegmentLog::open(&path).unwrap()) == before);
+    std::fs::remove_file(path.join("control")).unwrap();
+    assert!(contents(&SegmentLog::open(&path).unwrap()) == before, "without the control file");
+}
+
+#[test]
+fn a_view_outlives_the_compaction_of_what_it_shows() {
+    let dir = tempfile::tempdir().unwrap();
+    let p = options().open(dir.path().join("store")).unwrap();
+    for i in 0..200_u32 {
+        p.append([("k", vec![i as u8; 1000])]).unwrap();
+    }
+    let view = p.view("k").unwrap();
+    p.compact().unwrap();
+    p.clear().unwrap();
+    p.compact().unwrap();
+    let expected: Vec<u8> = (0..200_u32).flat_map(|i| vec![i as u8; 1000]).collect();
+    assert!(view.chunks().collect::<Vec<_>>().concat() == expected);
+    assert_eq!(view.chunks().len(), 200);
+    assert_eq!(p.get("k").unwrap(), b"");
+}
+
+#[test]
+fn after_a_clear_a_compaction_gives_everything_back_and_copies_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let p = options().open(&path).unwrap();
+    for i in 0..2000_u32 {
+        p.append([(i % 10, vec![7; 1000])]).unwrap();
+    }
+    assert!(disk_bytes(&path) > 2_000_000);
+    p.clear().unwrap();
+    let report = p.compact().unwrap();
+    assert_eq!((report.bytes_rewritten, report.deletes_kept), (0, 0), "{report:?}");
+    assert!(p.stats().unwrap().segments() <= 2, "{:?}", p.stats());
+    assert!(disk_bytes(&path) < 64 * 1024 * 4, "{}", disk_bytes(&path));
+    p.append([("again", "x")]).unwrap();
+    assert_eq!(p.get("again").unwrap(), b"x");
+}
+
+#[test]
+fn a_handle_that_deletes_compacts_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let p = options().compaction_dead_share(0.5).open(&path).unwrap();
+    for round in 0..5 {
+        for i in 0..1000_u32 {
+            p.append([(i % 10, vec![round; 1000])]).unwrap();
+        }
+        p.clear().unwrap();
+    }
+    let since = std::time::Instant::now();
+    while p.stats().unwrap().compactions == 0 || disk_bytes(&path) > 1_000_000 {
+        assert!(since.elapsed().as_secs() < 60, "no compaction: {:?}", p.stats());
+        p.delete(["nudge"]).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(p.keys().unwrap().is_empty());
+}
+
+#[test]
+fn deletes_are_kept_for_as_long_as_something_older_lies_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let p = options().open(&path).unwrap();
+    let q = options().open(&path).unwrap();
+    // The first handle's segment stays open, so its old bytes cannot be compacted.
+    p.append([("k", "old"), ("l", "stays")]).unwrap();
+    q.delete(["k"]).unwrap();
+    for i in 0..100 {
+        q.append([("m", vec![i; 1000])]).unwrap();
+    }
+    let report = q.compact().unwrap();
+    assert_eq!(report.deletes_kept, 1, "{report:?}");
+    for handle in [&p, &q, &SegmentLog::open_read_only(&path).unwrap()] {
+        assert!(!handle.contains("k").unwrap());
+        assert_eq!(handle.get("l").unwrap(), b"stays");
+    }
+    drop(p);
+    let report = q.compact().unwrap();
+    assert_eq!(report.deletes_kept, 0, "{report:?}");
+    assert!(!SegmentLog::open_read_only(&path).unwrap().contains("k").unwrap());
+}
+
+#[test]
+fn short_lived_writers_leave_what_their_data_needs_and_one_compaction_joins_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let count = 200;
+    for i in 0..count {
+        let p = SegmentLog::open(&path).unwrap();
+        p.append([("k", vec![i as u8; 1024])]).unwrap();
+    }
+    let used = disk_bytes(&path);
+    assert!(used < count * (1024 + 16 * 1024), "{used} bytes on disk");
+    let p = options().open(&path).unwrap();
+    assert_eq!(p.len_of("k").unwrap(), count * 1024);
+    p.compact().unwrap();
+    let stats = p.stats().unwrap();
+    assert_eq!((stats.segments(), stats.extents), (1, 1), "{stats:?}");
+    let expected: Vec<u8> = (0..count).flat_map(|i| vec![i as u8; 1024]).collect();
+    assert!(p.get("k").unwrap() == expected);
+}

@@ -1,0 +1,97 @@
+//! The contract of `Partd`: one suite that every store and layer runs.
+//!
+//! A store joins with one line at the end of this file: a name, and how to make an empty one.
+
+mod basics;
+mod batches;
+mod sets;
+mod threads;
+
+use std::sync::Arc;
+
+use partd::{Buffer, Dict, Partd, SegmentLog};
+
+/// Runs the behaviours of the suite, each as a test of its own, on what `$make` returns.
+macro_rules! contract {
+    ($($store:ident: $make:expr;)*) => {$(
+        mod $store {
+            use super::*;
+            contract!(@tests $make; basics:
+                a_value_is_what_was_appended_in_order
+                a_missing_key_is_empty_and_not_there
+                an_empty_batch_does_nothing
+                an_empty_value_makes_the_key_exist
+                the_empty_key_is_a_key
+                a_key_is_any_bytes
+                keys_come_sorted_and_once
+                get_many_keeps_the_order_of_the_question_and_its_repetitions
+                len_of_is_the_length_of_the_value
+                a_deleted_key_is_gone_and_can_come_back
+                pop_returns_and_removes
+                pop_of_a_key_twice_in_one_call_returns_it_once
+                clear_removes_every_key_and_the_store_stays_usable
+                large_values_come_back_whole
+                a_hundred_thousand_keys_come_back
+                durable_appends_and_syncs_are_seen_like_plain_ones
+                visit_lends_the_values_once
+            );
+            contract!(@tests $make; sets:
+                the_first_set_wins_and_later_ones_do_nothing
+                a_set_replaces_what_was_appended_before
+                appends_follow_a_set_and_a_later_set_does_nothing
+                a_delete_lets_the_next_set_win_again
+                a_pop_and_a_clear_let_the_next_set_win_again
+                an_empty_set_counts
+                a_set_before_every_append_counts_once
+            );
+            contract!(@tests $make; batches:
+                the_same_key_twice_in_a_batch_is_in_order
+                a_mixed_batch_happens_in_its_order
+                a_delete_and_an_append_in_one_batch_replace_the_value
+                a_clear_in_a_batch_spares_what_follows
+                sets_in_a_batch_follow_its_order
+                a_batch_of_very_many_operations_works
+            );
+            contract!(@tests $make; threads:
+                appends_of_threads_are_there_once_whole_and_in_order_and_readers_see_prefixes
+                pops_racing_with_appends_lose_and_double_nothing
+                a_batch_is_seen_whole_or_not_at_all
+                of_racing_sets_one_wins_for_good
+            );
+        }
+    )*};
+    (@tests $make:expr; $behaviours:ident: $($behaviour:ident)*) => {$(
+        #[test]
+        fn $behaviour() {
+            $behaviours::$behaviour(&$make);
+        }
+    )*};
+}
+
+/// A buffer that keeps so much memory.
+fn buffer(limit_bytes: u64) -> Buffer<Dict, Dict> {
+    Buffer::new(Dict::new(), Dict::new(), limit_bytes)
+}
+
+/// A segment log of many small segments.
+fn small_segments() -> SegmentLog {
+    SegmentLog::options().segment_len_bytes(64 << 10).temporary().unwrap()
+}
+
+contract! {
+    segment_log: SegmentLog::temporary().unwrap();
+    segment_log_of_small_segments: small_segments();
+    buffer_over_segment_log: Buffer::new(Dict::new(), small_segments(), 60 << 10);
+    dict: Dict::new();
+    boxed_dyn: Box::new(Dict::new()) as Box<dyn Partd>;
+    arc: Arc::new(Dict::new());
+    buffer_without_memory: buffer(0);
+    buffer_of_40_kib: buffer(40 << 10);
+    buffer_of_200_kib: buffer(200 << 10);
+    buffer_of_1_gib: buffer(1 << 30);
+    buffer_of_boxed_dyn: Buffer::new(
+        Box::new(Dict::new()) as Box<dyn Partd>,
+        Box::new(buffer(4096)) as Box<dyn Partd>,
+        60 << 10,
+    );
+}

@@ -1,0 +1,102 @@
+//! The crash tests are tested: a disk on which a call of the seam does not do its work must be
+//! caught by them, each by the test that is named here, and for the invariant that it breaks.
+//!
+//! Defects of the code itself are planted by `tests/mutants.sh`; `tests/README.md` has the table.
+
+mod sim;
+
+use partd::{Partd, SegmentLog};
+use sim::cuts::Mode;
+use sim::disk::{Defect, SimDisk};
+use sim::image::Image;
+use sim::power::{Effort, Failure, explore};
+use sim::{Rng, STORE, workloads};
+
+/// What the crash test finds in a workload on a disk with a defect.
+fn crash_test(name: &str, defect: Defect, modes: &[Mode]) -> Failure {
+    let workload = workloads::ALL.iter().find(|workload| workload.name == name).expect("a name");
+    let effort = Effort { images: 20_000, from_percent: 0 };
+    for seed in 1..=20 {
+        let steps = (workload.make)(&mut Rng(seed));
+        if let Err(failure) = explore(&steps, seed, Some(defect), effort, modes) {
+            println!("{defect:?}, {name}: {failure}");
+            return *failure;
+        }
+    }
+    panic!("{defect:?} is not found in the workload \"{name}\"");
+}
+
+fn breaks(invariants: &[&str], name: &str, defect: Defect) {
+    let found = crash_test(name, defect, &Mode::ALL).violation;
+    assert!(invariants.contains(&found.invariant), "{}: {}", found.invariant, found.text);
+}
+
+#[test]
+fn a_sync_that_is_left_out_loses_durable_batches() {
+    breaks(&["I1"], "durable and plain", Defect::SyncLeftOut);
+}
+
+#[test]
+fn a_sync_of_one_file_of_two_loses_durable_batches() {
+    breaks(&["I1"], "several writers", Defect::EverySecondSyncLeftOut);
+}
+
+#[test]
+fn a_sync_of_what_was_there_before_the_batch_loses_it() {
+    breaks(&["I1"], "durable and plain", Defect::SyncTooEarly);
+}
+
+#[test]
+fn a_sync_of_the_directory_that_is_left_out_loses_durable_batches() {
+    breaks(&["I1"], "one writer", Defect::SyncOfDirectoryLeftOut);
+}
+
+#[test]
+fn a_sync_of_the_parent_that_is_left_out_loses_the_store() {
+    breaks(&["I1"], "one writer", Defect::SyncOfParentLeftOut);
+}
+
+#[test]
+fn a_sync_in_recovery_that_is_left_out_brings_back_what_was_given_up() {
+    breaks(&["I1", "I7", "I8"], "several writers", Defect::SyncInRecoveryLeftOut);
+}
+
+#[test]
+fn a_boot_id_that_stays_makes_the_store_trust_what_was_lost() {
+    breaks(&["I1", "I2"], "one writer", Defect::BootIdStays);
+}
+
+#[test]
+fn locks_that_exclude_nobody_give_two_writers_one_slot() {
+    breaks(&["live", "I1", "I4", "I6"], "several writers", Defect::LocksLeftOut);
+}
+
+#[test]
+fn a_write_that_is_short_is_seen_by_the_first_reader() {
+    breaks(&["live", "I3"], "large values", Defect::WriteIsShort);
+}
+
+/// Fills a small disk; returns the number of appends that succeeded.
+fn fill(defect: Option<Defect>) -> (SimDisk, u64) {
+    let disk = SimDisk::boot(&Image::blank(), 1, defect);
+    let log = SegmentLog::options().segment_len_bytes(64 << 10).open_on(disk.clone(), STORE);
+    let log = log.expect("a new store");
+    disk.limit(200 << 10);
+    let full = (0..).find(|i: &u64| log.append([("k", [*i as u8; 3000])]).is_err());
+    (disk, full.expect("a disk has an end"))
+}
+
+#[test]
+fn a_full_disk_is_an_error_where_files_have_their_space_and_a_death_where_they_have_not() {
+    let (disk, appended) = fill(None);
+    assert!(!disk.died_of_sigbus());
+    assert!((40..70).contains(&appended), "{appended} appends fit");
+    let disk = SimDisk::boot(&Image::blank(), 1, Some(Defect::AllocationLeftOut));
+    let log = SegmentLog::options().segment_len_bytes(64 << 10).open_on(disk.clone(), STORE);
+    let log = log.expect("a new store");
+    disk.limit(200 << 10);
+    for i in 0..100_u8 {
+        log.append([("k", [i; 3000])]).expect("nothing tells it that the disk is full");
+    }
+    assert!(disk.died_of_sigbus());
+}

@@ -1,0 +1,294 @@
+//! Typed layers keep the contract of every store with their own values: append, get, iset, delete,
+//! pop, clear, keys and sync, over every store below; and side keys belong to their keys.
+
+mod values;
+
+use std::sync::Arc;
+
+use arrow_array::{
+    Array, ArrayRef, BooleanArray, DictionaryArray, Int64Array, ListArray, RecordBatch,
+    StringArray, StringViewArray, StructArray, TimestampNanosecondArray, types::Int32Type,
+};
+use ndarray::{Array1, array};
+use partd::{
+    Arrow, Bz2, Dict, Error, Key, Msgpack, Numpy, Partd, Pickle, Snappy, Typed, Zlib, compression,
+};
+
+/// What every typed layer does, with three values and a way to join them.
+macro_rules! contract {
+    ($test:ident, $new:expr, $a:expr, $b:expr, $empty:expr, $join:expr) => {
+        #[test]
+        fn $test() {
+            fn run(below: Arc<dyn Partd>) {
+                let p = $new(below.clone());
+                let (a, b, join) = ($a, $b, $join);
+                assert_eq!(p.get("x").unwrap(), $empty);
+                assert!(!p.contains("x").unwrap());
+                p.append([("x", &a), ("y", &b)]).unwrap();
+                p.append_durable([("x", &b)]).unwrap();
+                p.sync().unwrap();
+                assert_eq!(p.get("x").unwrap(), join(&a, &b));
+                assert_eq!(p.get_many(["y", "z", "x"]).unwrap(), [b.clone(), $empty, join(&a, &b)]);
+                assert_eq!(p.keys().unwrap(), [Key::from("x"), Key::from("y")]);
+                assert!(p.contains("x").unwrap() && !p.contains("z").unwrap());
+
+                p.iset("s", &a).unwrap();
+                p.iset("s", &b).unwrap();
+                assert_eq!(p.get("s").unwrap(), a, "the first set wins");
+                p.append([("s", &b)]).unwrap();
+                assert_eq!(p.get("s").unwrap(), join(&a, &b));
+                p.iset("x", &b).unwrap();
+                assert_eq!(p.get("x").unwrap(), b, "a set replaces what was appended");
+
+                assert_eq!(p.pop(["s", "z"]).unwrap(), [join(&a, &b), $empty]);
+                assert_eq!(p.pop(["s"]).unwrap(), [$empty]);
+                p.delete(["y", "z"]).unwrap();
+                assert_eq!(p.keys().unwrap(), [Key::from("x")]);
+                p.delete(["x"]).unwrap();
+                assert_eq!(below.keys().unwrap(), [], "nothing stays in the store below");
+                p.iset("x", &b).unwrap();
+                assert_eq!(p.get("x").unwrap(), b, "a set after a delete counts");
+                p.clear().unwrap();
+                assert_eq!(p.get("x").unwrap(), $empty);
+                assert_eq!(below.keys().unwrap(), []);
+                p.append([(("a", 1), &a)]).unwrap();
+                assert_eq!(p.get(("a", 1)).unwrap(), a);
+                assert_eq!(p.keys().unwrap(), [Key::from(("a", 1))]);
+            }
+            run(Arc::new(Dict::new()));
+            run(Arc::new(Zlib::new(Dict::new())));
+            run(Arc::from(compression("snappy", Box::new(Dict::new())).unwrap()));
+        }
+    };
+}
+
+contract!(
+    pickle_keeps_the_contract,
+    Pickle::<i64, _>::new,
+    vec![1, 2],
+    vec![3],
+    Vec::<i64>::new(),
+    |a: &Vec<i64>, b: &Vec<i64>| [&a[..], b].concat()
+);
+contract!(
+    msgpack_keeps_the_contract,
+    Msgpack::<String, _>::new,
+    vec!["a".to_owned()],
+    vec!["b".to_owned(), String::new()],
+    Vec::<String>::new(),
+    |a: &Vec<String>, b: &Vec<String>| [&a[..], b].concat()
+);
+contract!(
+    numpy_keeps_the_contract,
+    Numpy::<f64, _>::new,
+    array![1.0, 2.5],
+    array![-0.5],
+    Array1::<f64>::default(0),
+    |a: &Array1<f64>, b: &Array1<f64>| a.iter().chain(b).copied().collect::<Array1<f64>>()
+);
+contract!(
+    numpy_dates_keep_the_contract,
+    |p| Numpy::datetime64(p, "ns").unwrap(),
+    array![1, 2],
+    array![i64::MIN],
+    Array1::<i64>::default(0),
+    |a: &Array1<i64>, b: &Array1<i64>| a.iter().chain(b).copied().collect::<Array1<i64>>()
+);
+contract!(
+    arrow_keeps_the_contract,
+    Arrow::new,
+    rows(0..3),
+    rows(7..8),
+    RecordBatch::new_empty(Arc::new(arrow_schema::Schema::empty())),
+    |a: &RecordBatch, b: &RecordBatch| {
+        arrow_select::concat::concat_batches(&a.schema(), [a, b]).unwrap()
+    }
+);
+contract!(
+    closures_keep_the_contract,
+    |p| Typed::from_fns(
+        |value: &i64| Ok(value.to_be_bytes().to_vec()),
+        |frame| Ok(i64::from_be_bytes(frame.try_into()?)),
+        |parts| Ok(parts.iter().sum::<i64>()),
+        p,
+    ),
+    40_i64,
+    2_i64,
+    0_i64,
+    |a: &i64, b: &i64| a + b
+);
+
+/// Batches of the types that data frames have.
+fn rows(numbers: std::ops::Range<i64>) -> RecordBatch {
+    let some: Vec<i64> = numbers.collect();
+    let texts: Vec<String> = some.iter().map(|n| format!("text {n}")).collect();
+    let lists = some.iter().map(|n| Some((0..*n % 3).map(Some).map(|n| n.map(|n| n as i32))));
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("number", Arc::new(Int64Array::from(some.clone()))),
+        ("maybe", Arc::new(Int64Array::from_iter(some.iter().map(|n| (n % 2 == 0).then_some(*n))))),
+        ("flag", Arc::new(BooleanArray::from_iter(some.iter().map(|n| Some(n % 3 == 0))))),
+        ("text", Arc::new(StringArray::from(texts.clone()))),
+        ("view", Arc::new(StringViewArray::from_iter_values(texts.iter()))),
+        ("time", Arc::new(TimestampNanosecondArray::from(some.clone()))),
+        ("list", Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(lists))),
+        (
+            "category",
+            Arc::new(texts.iter().map(|_| Some("EWR")).collect::<DictionaryArray<Int32Type>>()),
+        ),
+        (
+            "struct",
+            Arc::new(
+                StructArray::try_from(vec![(
+                    "inner",
+                    Arc::new(Int64Array::from(some)) as ArrayRef,
+                )])
+                .unwrap(),
+            ),
+        ),
+    ];
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true)))
+        .unwrap()
+}
+
+/// The stored bytes stay readable: the golden value was written by the first build that had the
+/// layer. `UPDATE_GOLDEN=1` writes it.
+#[test]
+fn arrow_frames_of_an_earlier_build_are_read() {
+    let path = values::golden("arrow/rows");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        let layer = Arrow::new(Dict::new());
+        layer.append([("x", rows(0..3)), ("x", rows(5..7))]).unwrap();
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, layer.inner().get("x").unwrap()).unwrap();
+    }
+    let dict = Dict::new();
+    dict.append([("x", values::read_golden("arrow/rows"))]).unwrap();
+    let read = Arrow::new(dict).get("x").unwrap();
+    assert_eq!(read.slice(0, 3), rows(0..3));
+    assert_eq!(read.slice(3, 2), rows(5..7));
+}
+
+#[test]
+fn layers_nest_as_the_readme_says_and_at_run_time() {
+    let p = Pickle::<i64, _>::new(Bz2::new(Dict::new()));
+    p.append([("x", [1, 2]), ("x", [3, 4])]).unwrap();
+    assert_eq!(p.get("x").unwrap(), [1, 2, 3, 4]);
+    let chosen: Box<dyn Partd> = compression("bz2", Box::new(p.into_inner().into_inner())).unwrap();
+    assert_eq!(Pickle::<i64, _>::new(chosen).get("x").unwrap(), [1, 2, 3, 4]);
+}
+
+#[test]
+fn many_values_in_parallel_come_back_in_order() {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
+    let value = |key: i64| (0..500).map(|i| key * 1000 + i).collect::<Vec<i64>>();
+    pool.install(|| {
+        let p = Pickle::<i64, _>::new(Snappy::new(Dict::new()));
+        for _ in 0..3 {
+            p.append((0..200).map(|key| (key, value(key)))).unwrap();
+        }
+        let read = p.get_many(0..200).unwrap();
+        for (key, read) in (0..200).zip(read) {
+            assert_eq!(read, value(key).repeat(3));
+        }
+    });
+}
+
+#[test]
+fn side_keys_are_hidden_and_go_with_their_keys_in_one_batch() {
+    let p = Numpy::<i32, _>::new(Dict::new());
+    p.append([("x", &[1, 2]), ("y", &[3, 4])]).unwrap();
+    let all: Vec<Key> = ["x", "x.dtype", "y", "y.dtype"].map(Key::from).to_vec();
+    assert_eq!(p.inner().keys().unwrap(), all);
+    assert_eq!(p.keys().unwrap(), [Key::from("x"), Key::from("y")]);
+    assert_eq!(p.inner().get("x.dtype").unwrap(), b"<i4");
+    p.delete(["x"]).unwrap();
+    assert_eq!(p.inner().keys().unwrap(), all[2..]);
+    assert_eq!(p.pop(["y"]).unwrap(), [array![3, 4]]);
+    assert_eq!(p.inner().keys().unwrap(), []);
+}
+
+#[test]
+fn a_key_that_ends_as_side_keys_do_is_refused_everywhere() {
+    let p = Numpy::<i32, _>::new(Dict::new());
+    let bad = || Key::from("x.dtype");
+    let refused = |result: partd::Result<()>| {
+        let error = result.unwrap_err();
+        assert!(matches!(error, Error::Invalid(_)), "{error}");
+        assert!(error.to_string().contains("\"x.dtype\" ends in `.dtype`"), "{error}");
+    };
+    refused(p.append([(bad(), &[1])]));
+    refused(p.append([(Key::from("fine"), &[1]), (bad(), &[1])]));
+    refused(p.iset(bad(), &[1]));
+    refused(p.get(bad()).map(drop));
+    refused(p.pop([bad()]).map(drop));
+    refused(p.delete([bad()]));
+    refused(p.contains(bad()).map(drop));
+    refused(p.dtype(bad()).map(drop));
+    assert_eq!(p.inner().keys().unwrap(), [], "nothing of a refused batch is written");
+}
+
+#[test]
+fn another_dtype_is_refused_on_append_and_on_get_and_shows_both() {
+    let store = Arc::new(Dict::new());
+    let ints = Numpy::<i32, _>::new(store.clone());
+    let floats = Numpy::<f64, _>::new(store.clone());
+    ints.append([("x", &[1])]).unwrap();
+    for error in [
+        floats.append([("new", &[1.0]), ("x", &[1.0])]).unwrap_err(),
+        floats.iset("x", &[1.0]).unwrap_err(),
+        floats.get("x").unwrap_err(),
+        floats.pop(["x"]).unwrap_err(),
+    ] {
+        assert_eq!(
+            error.to_string(),
+            "Numpy: the key \"x\" holds an array of dtype <i4, but this layer is of dtype <f8; use \
+             a layer of the stored type, or delete the key first"
+        );
+    }
+    assert_eq!(ints.get("x").unwrap(), array![1]);
+    assert_eq!(store.keys().unwrap().len(), 2);
+    ints.delete(["x"]).unwrap();
+    floats.append([("x", &[1.0])]).unwrap();
+    assert_eq!(floats.dtype("x").unwrap().as_deref(), Some("<f8"));
+    assert_eq!(floats.dtype("none").unwrap(), None);
+}
+
+#[test]
+fn an_unknown_unit_of_time_is_an_error_that_lists_the_units() {
+    for unit in ["", "sec", "0s", "01s", "1s", "99999999999s", "s5", "ns]"] {
+        let error = Numpy::datetime64(Dict::new(), unit).unwrap_err().to_string();
+        assert!(error.contains("choose from Y, M, W, D"), "{error}");
+        assert!(Numpy::timedelta64(Dict::new(), unit).is_err());
+    }
+    Numpy::timedelta64(Dict::new(), "100us").unwrap();
+}
+
+#[test]
+fn empty_lists_and_arrays_make_their_keys_exist() {
+    let p = Pickle::<i64, _>::new(Dict::new());
+    p.append([("x", [])]).unwrap();
+    assert!(p.contains("x").unwrap());
+    assert_eq!(p.get("x").unwrap(), []);
+    let p = Numpy::<i64, _>::new(Dict::new());
+    p.append([("x", &[])]).unwrap();
+    assert!(p.contains("x").unwrap());
+    assert_eq!(p.get("x").unwrap().len(), 0);
+}
+
+#[test]
+fn columns_that_arrow_cannot_keep_are_refused_when_they_are_appended() {
+    let children: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![1]))];
+    let fields =
+        [(0, Arc::new(arrow_schema::Field::new("a", children[0].data_type().clone(), true)))];
+    let union = arrow_array::UnionArray::try_new(
+        fields.into_iter().collect(),
+        vec![0_i8].into(),
+        None,
+        children,
+    )
+    .unwrap();
+    let batch = RecordBatch::try_from_iter([("u", Arc::new(union) as ArrayRef)]).unwrap();
+    let error = Arrow::new(Dict::new()).append([("x", batch)]).unwrap_err();
+    assert!(matches!(&error, Error::Encode { layer: "Arrow", .. }), "{error}");
+    assert!(error.to_string().contains("the column \"u\" of type Union"), "{error}");
+}

@@ -1,0 +1,265 @@
+//! Damaged stores: each kind of damage is found, named with file, offset, expected and found, and
+//! the rest is still decoded. Exit code 1.
+
+use std::fs;
+
+use partd_format::{Salt, State};
+
+use crate::support::build::{Control, Item, STORE, Segment, salt_of};
+use crate::support::{Rng, boot, on, reboot, sample, sample_store, write_store};
+
+/// The severity and what of every problem that the summary tells of.
+fn problems(path: &std::path::Path, command: &[&str]) -> Vec<(String, String)> {
+    let ran = on(path, &[command, &["--json"]].concat());
+    let document = ran.json();
+    let problems = document["health"]["problems"].as_array().unwrap().clone();
+    let damaged = problems.iter().any(|problem| problem["severity"] == "damage");
+    assert_eq!(ran.code, i32::from(damaged), "{document:#}");
+    let word = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    problems.iter().map(|p| (word(&p["severity"]), word(&p["what"]))).collect()
+}
+
+#[test]
+fn each_kind_of_damage_is_named_with_file_offset_expected_and_found() {
+    type Hurt = fn(&mut Vec<Segment>, &mut Control);
+    type Case =
+        (&'static str, Hurt, &'static [&'static str], &'static str, &'static [&'static str]);
+    let cases: [Case; 9] = [
+        (
+            "a flipped value",
+            |s, _| s[1].flip(345, 0),
+            &["verify"],
+            "checksum of value",
+            &["0000000000000002.seg", "at offset 343", "expected 0x", "key apple"],
+        ),
+        (
+            "a flipped table",
+            |s, _| s[1].flip(256 + 50, 0),
+            &["segments"],
+            "checksum of batch header",
+            &["0000000000000002.seg", "at offset 272", "batch 3 is lost"],
+        ),
+        (
+            "a flipped state word",
+            |s, _| s[1].flip(256 + 9, 3),
+            &["segments"],
+            "history",
+            &["expected batch 3, found no such batch", "perhaps in 0000000000000002.seg"],
+        ),
+        (
+            "a flipped link word",
+            |s, _| s[1].flip(256, 3),
+            &["segments"],
+            "link word",
+            &["0000000000000002.seg", "at offset 256", "batch 3"],
+        ),
+        (
+            "a segment that is gone",
+            |s, _| drop(s.remove(1)),
+            &["segments"],
+            "segment",
+            &["0000000000000002.seg", "no such file"],
+        ),
+        (
+            "a segment of another store",
+            |s, _| s.push(Segment::new([9; 16], 9, 4096)),
+            &["segments"],
+            "store of the segment",
+            &["0000000000000009.seg", "09090909-0909-0909-0909-090909090909"],
+        ),
+        (
+            "a number that is used twice",
+            |s, _| {
+                let mut twice = Segment::new(STORE, 4, 4096);
+                twice.commit(8, &[Item::append("x", "y")]);
+                s[3] = twice;
+            },
+            &["segments"],
+            "sequence number of batch",
+            &["0000000000000004.seg", "8, which a batch in 0000000000000003.seg has too"],
+        ),
+        (
+            "an output whose lists are damaged",
+            |s, _| s[3].flip(256, 0),
+            &["segments"],
+            "checksum of lists",
+            &["0000000000000004.seg", "at offset 120"],
+        ),
+        (
+            "a chain that ends before its note",
+            |s, _| {
+                let from = s[1].offset as usize;
+                s[1].note(from as u64 + 64);
+            },
+            &["segments"],
+            "chain of batches",
+            &["0000000000000002.seg", "at least"],
+        ),
+    ];
+    for (name, hurt, command, what, words) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut segments, mut control) = sample();
+        control.next_segment = 100;
+        hurt(&mut segments, &mut control);
+        let store = write_store(dir.path(), &segments.iter().collect::<Vec<_>>(), Some(&control));
+        let found = problems(&store, command);
+        let expected = ("damage".to_owned(), what.to_owned());
+        assert!(found.contains(&expected), "{name}: {found:?}");
+        let text = on(&store, command);
+        assert_eq!(text.code, 1, "{name}: {}", text.text());
+        assert!(text.text().contains("damaged in "), "{name}: {}", text.text());
+        // A problem may stand on two lines.
+        let flat = text.text().replace("\n         ", ": ");
+        for word in words {
+            assert!(flat.contains(word), "{name} does not say {word:?}:\n{flat}");
+        }
+        // What is not damaged is still there.
+        let pear = on(&store, &["get", "", "--partial"]);
+        assert_eq!(pear.stdout, b"empty key", "{name}: {pear:?}");
+    }
+}
+
+#[test]
+fn a_damaged_value_is_not_written_unless_what_is_left_of_it_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut segments, control) = sample();
+    segments[1].flip(345, 0);
+    let store = write_store(dir.path(), &segments.iter().collect::<Vec<_>>(), Some(&control));
+    let refused = on(&store, &["get", "apple"]);
+    assert_eq!((refused.code, refused.stdout.len()), (1, 0), "{refused:?}");
+    assert!(refused.stderr.contains("checksum of value at offset 343"), "{refused:?}");
+    let partial = on(&store, &["get", "apple", "--partial"]);
+    assert_eq!(partial.code, 1);
+    assert!(partial.stdout.starts_with(b"red brown ..."), "{partial:?}");
+    assert_eq!(on(&store, &["get", "pear"]).code, 0, "another key is readable");
+}
+
+#[test]
+fn the_traces_of_a_power_cut_above_the_mark_are_scars_and_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut segment = Segment::new(STORE, 1, 4096);
+    segment.commit(1, &[Item::append("a", "1")]);
+    segment.batch(State::Committed(2), 1, &[Item::append("a", "2")]);
+    let torn = segment.commit(3, &[Item::append("a", "3")]);
+    segment.flip(torn + 65, 0);
+    segment.commit(4, &[Item::append("a", "4")]);
+    let broken = segment.commit(5, &[Item::append("a", "5")]);
+    segment.flip(broken, 0);
+    let mut control = Control::open(STORE, boot(), 5);
+    control.next_segment = 2;
+    let store = write_store(dir.path(), &[&segment], Some(&control));
+    reboot(&store);
+    let summary = on(&store, &["--json"]);
+    let document = summary.json();
+    assert_eq!(summary.code, 0, "{document:#}");
+    assert_eq!(document["health"]["status"], "recovery");
+    assert_eq!(document["history"]["last_sequence"], 2);
+    assert_eq!(document["history"]["synced_mark"], 1);
+    assert_eq!(document["history"]["batches_beyond"], 1, "4 is whole and given up");
+    assert_eq!(on(&store, &["get", "a"]).stdout, b"12");
+    // The same below the mark is damage.
+    control.synced = 4;
+    let store = write_store(&dir.path().join("synced"), &[&segment], Some(&control));
+    reboot(&store);
+    let verified = problems(&store, &["verify"]);
+    assert!(verified.contains(&("damage".into(), "checksum of value".into())), "{verified:?}");
+}
+
+#[test]
+fn every_flip_of_a_bit_of_the_used_bytes_is_found_or_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (segments, control) = sample();
+    let store = write_store(dir.path(), &segments.iter().collect::<Vec<_>>(), Some(&control));
+    let mut rng = Rng::new(6);
+    println!("seed 6");
+    let values = |document: &crate::read::store::Store| crate::agreement::values(document);
+    let whole = values(&crate::read::store::Store::read(&store).unwrap());
+    let (mut found, mut harmless) = (0, 0);
+    for segment in &segments[1..] {
+        let path = store.join(segment.name());
+        for _ in 0..400 {
+            let (at, bit) = (rng.below(segment.offset + 8) as usize, rng.below(8));
+            let mut bytes = segment.bytes.clone();
+            bytes[at] ^= 1 << bit;
+            fs::write(&path, &bytes).unwrap();
+            let read = crate::read::store::Store::read(&store).unwrap();
+            let now = values(&read);
+            let noticed = !read.history.problems.is_empty() || now.values().any(Result::is_err);
+            match (noticed, now == whole) {
+                (true, _) => found += 1,
+                (false, true) => harmless += 1,
+                (false, false) => panic!("{} at {at} bit {bit}: wrong and unseen", segment.name()),
+            }
+        }
+        fs::write(&path, &segment.bytes).unwrap();
+    }
+    assert!(found > 600 && harmless > 0, "{found} found, {harmless} harmless");
+}
+
+#[test]
+fn a_hostile_sparse_file_of_a_terabyte_takes_neither_memory_nor_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let len = 1_u64 << 40;
+    let mut segment = Segment::new(STORE, 1, 4096);
+    segment.header.len = len;
+    let salt: Salt = salt_of(STORE, 1);
+    let header = segment.header.encode();
+    segment.bytes[..header.len()].copy_from_slice(&header);
+    // A batch as long as the file that says that almost all of it is keys.
+    let batch = len - 256;
+    let link = partd_format::Link::Batch(batch).encode(salt, 256);
+    segment.bytes[256..264].copy_from_slice(&link.to_le_bytes());
+    segment.state(256, State::Committed(1));
+    segment.bytes[256 + 32..256 + 36].copy_from_slice(&1_u32.to_le_bytes());
+    segment.bytes[256 + 40..256 + 48].copy_from_slice(&(batch - 64).to_le_bytes());
+    let store = write_store(dir.path(), &[&segment], None);
+    let path = store.join(segment.name());
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    if file.set_len(len).is_err() {
+        println!("this file system has no sparse files of a terabyte: nothing to show");
+        return;
+    }
+    for command in [&[][..], &["verify"], &["keys"], &["map"], &["batches", "--all"]] {
+        let ran = on(&store, command);
+        assert!(ran.code < 2, "{ran:?}");
+    }
+    let dumped = on(&path, &["dump"]);
+    assert!(dumped.text().contains("entries and bytes of keys"), "{}", dumped.text());
+}
+
+#[test]
+fn any_bytes_in_place_of_a_segment_or_control_file_are_read_without_a_panic() {
+    let mut rng = Rng::new(17);
+    println!("seed 17");
+    let dir = tempfile::tempdir().unwrap();
+    let (segments, _) = sample();
+    let store = sample_store(dir.path());
+    for round in 0..60 {
+        let names =
+            ["control", "0000000000000002.seg", "0000000000000003.seg", "0000000000000004.seg"];
+        let name = names[rng.below(4) as usize];
+        let path = store.join(name);
+        let good = fs::read(&path).unwrap();
+        let mut bytes = good.clone();
+        match rng.below(4) {
+            0 => bytes = (0..rng.below(9000)).map(|_| rng.next() as u8).collect(),
+            1 => bytes.truncate(rng.below(bytes.len() as u64) as usize),
+            2 => bytes.fill(rng.next() as u8),
+            _ => {
+                for _ in 0..=rng.below(20) {
+                    let at = rng.below(bytes.len() as u64) as usize;
+                    bytes[at] = rng.next() as u8;
+                }
+            }
+        }
+        fs::write(&path, &bytes).unwrap();
+        let commands: [&[&str]; 6] =
+            [&[], &["segments"], &["batches", "--all"], &["keys"], &["verify"], &["map", "--json"]];
+        on(&store, commands[round % 6]);
+        if name != "control" {
+            on(&path, &["dump", "--json"]);
+        }
+        fs::write(&path, &good).unwrap();
+    }
+    assert_eq!(segments.len(), 4);
+}

@@ -1,0 +1,17 @@
+//! `partd-inspect` as its users run it: the binary itself on stores that are whole, live, dead,
+//! damaged or none, and its reading path held against the engine's.
+//!
+//! One test binary, since each links the engine anew; a file for each behaviour.
+
+mod agreement;
+mod damage;
+mod live;
+#[path = "../../src/bin/partd-inspect/read/mod.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the binary uses the rest of it")]
+mod read;
+mod salvage;
+mod snapshots;
+mod support;
+mod tools;
+mod transcript;
+mod usage;

@@ -1,0 +1,188 @@
+//! What the tests of `partd-inspect` share: stores built by hand and by the engine, running the
+//! binary, and comparing what it printed with files.
+
+#[path = "../../format/tests/support/mod.rs"]
+pub(crate) mod build;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use build::{Control, Item, STORE, Segment};
+use partd_format::segment::Keep;
+use partd_format::{State, control};
+
+/// What a run of the binary left.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+}
+
+impl Ran {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.stdout.clone()).expect("the output is UTF-8")
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// The binary, with nothing of the environment that would change what it prints.
+pub(crate) fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_partd-inspect"));
+    command.env_remove("NO_COLOR").env("COLUMNS", "80").stdin(Stdio::null());
+    command
+}
+
+/// Runs the binary; it must not panic, whatever it is given.
+pub(crate) fn inspect<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Ran {
+    let output = command().args(args).output().expect("the binary runs");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    let code = output.status.code().expect("it was not killed");
+    assert!((0..=2).contains(&code), "exit code {code}: {stderr}");
+    Ran { code, stdout: output.stdout, stderr }
+}
+
+/// Runs a subcommand on a path.
+pub(crate) fn on(path: &Path, args: &[&str]) -> Ran {
+    let mut all: Vec<&std::ffi::OsStr> = args.iter().map(std::ffi::OsStr::new).collect();
+    all.insert(all.len().min(1), path.as_os_str());
+    inspect(all)
+}
+
+/// A directory with the files of a store.
+pub(crate) fn write_store(dir: &Path, segments: &[&Segment], control: Option<&Control>) -> PathBuf {
+    let store = dir.join("store");
+    fs::create_dir_all(&store).unwrap();
+    for segment in segments {
+        fs::write(store.join(segment.name()), &segment.bytes).unwrap();
+    }
+    if let Some(control) = control {
+        fs::write(store.join("control"), control.encode()).unwrap();
+    }
+    store
+}
+
+/// The boot id of this machine.
+pub(crate) fn boot() -> [u8; 16] {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let hex: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    let bytes: Vec<u8> = hex.chunks(2).map(byte).collect();
+    bytes.try_into().unwrap()
+}
+
+/// A store with a bit of everything, closed cleanly: two writers' segments, an output with its
+/// replaced source still there, all kinds of entries, keys with any bytes.
+pub(crate) fn sample() -> (Vec<Segment>, Control) {
+    let mut old = Segment::new(STORE, 1, 4096);
+    old.commit(1, &[Item::append("old", "gone"), Item::append("apple", "red ")]);
+    old.commit(2, &[Item::delete("old")]);
+    old.seal();
+    let mut first = Segment::new(STORE, 2, 8192);
+    first.commit(3, &[Item::append("apple", "green "), Item::append(b"\x00\xff", "bytes")]);
+    first.commit(5, &[Item::set("pear", "yellow"), Item::append("tmp", [b'x'; 1500])]);
+    first.batch(State::Void, 0, &[Item::append("apple", "never")]);
+    first.batch(State::Committed(7), 4, &[Item::delete("tmp"), Item::set("pear", "void")]);
+    first.note(first.offset);
+    first.seal();
+    let mut second = Segment::new(STORE, 3, 8192);
+    second.commit(4, &[Item::append("apple", "brown "), Item::append("", "empty key")]);
+    second.commit(6, &[Item::append("empty value", ""), Item::append("apple", [b'.'; 700])]);
+    second.claim(256);
+    second.batch(State::Committed(8), 5, &[Item::append("key with \"quotes\"\n", "q")]);
+    let keeps = [Keep { id: 2, end: first.offset }, Keep { id: 3, end: second.offset - 88 }];
+    let mut output = Segment::output(STORE, 4, 4096, 2, &[1], &keeps);
+    output.commit(2, &[Item::append("apple", "red ").at(1), Item::delete("old").at(2)]);
+    output.seal();
+    let mut control = Control::open(STORE, boot(), 8);
+    control.next_segment = 5;
+    control.generation = 7;
+    control.synced = 6;
+    control.clean = true;
+    (vec![old, first, second, output], control)
+}
+
+/// Writes the sample below `dir`.
+pub(crate) fn sample_store(dir: &Path) -> PathBuf {
+    let (segments, control) = sample();
+    write_store(dir, &segments.iter().collect::<Vec<_>>(), Some(&control))
+}
+
+/// What the sample holds.
+pub(crate) fn sample_values() -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let apple = [&b"red green brown "[..], &[b'.'; 700]].concat();
+    let pairs: [(&[u8], &[u8]); 6] = [
+        (b"", b"empty key"),
+        (b"\x00\xff", b"bytes"),
+        (b"apple", &apple),
+        (b"empty value", b""),
+        (b"key with \"quotes\"\n", b"q"),
+        (b"pear", b"yellow"),
+    ];
+    pairs.into_iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
+}
+
+/// Gives the control file in `store` another boot id: the machine was booted since.
+pub(crate) fn reboot(store: &Path) {
+    let path = store.join("control");
+    let mut bytes = fs::read(&path).unwrap();
+    let mut fixed = control::Fixed::decode(&bytes).unwrap();
+    fixed.boot[0] ^= 0xFF;
+    bytes[..control::FIXED_LEN].copy_from_slice(&fixed.encode());
+    fs::write(&path, bytes).unwrap();
+}
+
+/// Copies the files of a directory into a new one.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+/// Holds a text against the file of its name in `tests/inspect/snapshots`.
+/// `PARTD_SNAPSHOTS=write` writes the files anew.
+pub(crate) fn snapshot(name: &str, text: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/inspect/snapshots");
+    let path = folder.join(name);
+    if std::env::var_os("PARTD_SNAPSHOTS").is_some_and(|value| value == "write") {
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(&path, text).unwrap();
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_else(|error| {
+        panic!("{}: {error}; PARTD_SNAPSHOTS=write makes it", path.display())
+    });
+    assert!(text == expected, "{name} differs; found:\n{text}\nexpected:\n{expected}");
+}
+
+/// A small generator of numbers: the tests print its seed and repeat with it.
+#[derive(Debug)]
+pub(crate) struct Rng(u64);
+
+impl Rng {
+    pub(crate) fn new(seed: u64) -> Rng {
+        Rng(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ mixed >> 31
+    }
+
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit.max(1)
+    }
+
+    pub(crate) fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+}

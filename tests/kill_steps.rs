@@ -1,0 +1,153 @@
+//! A process is stopped, or killed as by `kill -9`, right after each of its operations on the disk
+//! in turn: each store to a mapping, each file made or renamed. Every other process goes on at
+//! once, nothing that was acknowledged is lost, and what was not is there whole or not at all.
+
+mod sim;
+
+use sim::cuts::Mode;
+use sim::oracle::Op;
+use sim::power::{Effort, Tally, explore, in_parallel};
+use sim::script::{Call, Step, run};
+
+fn append(key: &str, byte: u8, len: usize) -> Op {
+    Op::Append(key.to_owned(), vec![byte; len])
+}
+
+fn write(ops: Vec<Op>) -> Call {
+    Call::Write { ops, durable: false }
+}
+
+/// The calls in which a process is stopped, with what it has done before.
+fn victims() -> Vec<(&'static str, Vec<Call>, Call)> {
+    let two = || vec![append("a", 1, 20), append("b", 2, 30)];
+    let before = || vec![write(vec![append("a", 3, 9)])];
+    let long = || (0..60).map(|_| append("r", 7, 1000)).collect::<Vec<_>>();
+    vec![
+        ("its first call", vec![], Call::Open),
+        ("its first append", vec![Call::Open], write(two())),
+        ("an append", before(), write(two())),
+        ("a durable append", before(), Call::Write { ops: two(), durable: true }),
+        ("a sync", before(), Call::Sync),
+        ("a pop", before(), Call::Pop { keys: vec!["a".to_owned(), "b".to_owned()] }),
+        ("a large value", before(), write(vec![append("l", 5, 5000)])),
+        ("an append that needs a segment", vec![write(long())], write(long())),
+        ("a batch beyond a segment", before(), write(vec![append("h", 6, 70_000)])),
+        ("a clear", before(), write(vec![Op::Clear])),
+    ]
+}
+
+/// Runs a workload around a process that is stopped after each of its operations in turn; returns
+/// how many operations the call has.
+fn at_each_operation(
+    before: &[Call],
+    call: &Call,
+    prelude: &[Step],
+    afterwards: &[Step],
+    check: &mut dyn FnMut(&[Step], u64),
+) -> u64 {
+    for at in 1.. {
+        let mut steps = prelude.to_vec();
+        steps.extend(before.iter().map(|call| Step::Call(0, call.clone())));
+        steps.push(Step::Stop(0, at, call.clone()));
+        steps.extend_from_slice(afterwards);
+        let recording = run(&steps, at, None)
+            .unwrap_or_else(|v| panic!("operation {at}: {}: {}\n{steps:#?}", v.invariant, v.text));
+        if !recording.stopped {
+            return at - 1;
+        }
+        check(&steps, at);
+    }
+    unreachable!("a call has an end")
+}
+
+fn other(byte: u8) -> Step {
+    Step::Call(1, write(vec![append("a", byte, 15), append("o", byte, 7)]))
+}
+
+#[test]
+fn a_process_killed_at_any_operation_loses_nothing_and_delays_nobody() {
+    let mut operations = 0;
+    for (what, before, call) in victims() {
+        // Another process that lives on; a third one in the dead one's slot; one that comes later.
+        let durable = Call::Write { ops: vec![append("c", 8, 11)], durable: true };
+        let afterwards = [
+            other(20),
+            Step::Kill(0),
+            other(21),
+            Step::Call(0, write(vec![append("n", 9, 5)])),
+            Step::Call(1, Call::Sync),
+            Step::Call(2, durable),
+            Step::Call(0, Call::Pop { keys: vec!["a".to_owned()] }),
+            other(22),
+        ];
+        // Whoever opens is alone with the store until it has settled it.
+        let (prelude, afterwards) = match call {
+            Call::Open => (vec![], &afterwards[1..]),
+            _ => (vec![other(10), other(11)], &afterwards[..]),
+        };
+        let count = at_each_operation(&before, &call, &prelude, afterwards, &mut |_, _| {});
+        println!("{what}: killed after each of {count} operations");
+        operations += count;
+    }
+    assert!(operations > 150, "only {operations} operations were looked at");
+}
+
+#[test]
+fn a_store_whose_every_process_was_killed_at_any_operation_opens_with_all_that_was_acknowledged() {
+    for (_, before, call) in victims() {
+        let afterwards = [
+            Step::Kill(1),
+            Step::Kill(0),
+            Step::Call(2, Call::Open),
+            Step::Call(2, write(vec![append("a", 30, 4)])),
+            Step::Call(2, Call::Close),
+            Step::Call(3, Call::Sync),
+        ];
+        let prelude = match call {
+            Call::Open => vec![],
+            _ => vec![other(10), other(11)],
+        };
+        let count = at_each_operation(&before, &call, &prelude, &afterwards, &mut |_, _| {});
+        assert!(count > 0 || matches!(call, Call::Sync));
+    }
+}
+
+#[test]
+fn a_process_stopped_at_any_operation_delays_nobody_and_goes_on_later() {
+    for (_, before, call) in victims() {
+        if matches!(call, Call::Open) {
+            continue;
+        }
+        let afterwards =
+            [other(20), other(21), Step::Resume(0), other(22), Step::Call(0, Call::Sync)];
+        let prelude = [other(10), other(11)];
+        at_each_operation(&before, &call, &prelude, &afterwards, &mut |_, _| {});
+    }
+}
+
+#[test]
+fn a_power_cut_while_a_writer_is_stopped_at_any_operation_leaves_a_prefix() {
+    let mut jobs = Vec::new();
+    for (_, before, call) in victims() {
+        if matches!(call, Call::Open) {
+            continue;
+        }
+        // The other's syncs come when the lock of a sync cannot be in the way.
+        let durable = Call::Write { ops: vec![append("c", 8, 11)], durable: true };
+        let afterwards = [other(20), Step::Kill(0), Step::Call(1, durable), other(21)];
+        let prelude = [other(10), Step::Call(1, Call::Sync), other(11)];
+        at_each_operation(&before, &call, &prelude, &afterwards, &mut |steps, at| {
+            jobs.push((steps.to_vec(), at));
+        });
+    }
+    let effort = Effort { images: 150, from_percent: 40 };
+    let results = in_parallel(&jobs, |(steps, at)| {
+        explore(steps, *at, None, effort, &[Mode::Pages, Mode::Torn])
+    });
+    let mut sum = Tally::default();
+    for result in results {
+        sum.add(&result.unwrap_or_else(|failure| panic!("{failure}")));
+    }
+    println!("{} runs, {} images, {} moments", jobs.len(), sum.total(), sum.moments);
+    assert!(sum.total() > 5_000, "only {} images", sum.total());
+}

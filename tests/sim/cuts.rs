@@ -1,0 +1,129 @@
+//! Which of the things that a power cut may lose are lost: all subsets where they are few, and
+//! otherwise those that find mistakes: nothing, everything, each one alone, prefixes and suffixes
+//! in the order of writing, the control file alone or all but it, and random ones.
+
+use super::Rng;
+use super::timeline::{Choice, Timeline, Unit};
+
+/// Up to so many units, every subset is tried.
+const ALL_SUBSETS_MAX_UNITS: usize = 12;
+/// Beyond that, so many random ones.
+const RANDOM_SUBSETS: usize = 64;
+/// Beyond that, so many that are lost or kept alone, or begin or end what is kept.
+const SINGLE_UNITS_MAX: u64 = 48;
+/// The most changes of names of which every subset is tried.
+const ALL_NAMES_MAX: usize = 5;
+
+/// How the disk keeps what it keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Whole pages; a prefix of the changes of names.
+    Pages,
+    /// Sectors of 512 bytes; a prefix of the changes of names.
+    Torn,
+    /// Words of 8 bytes; any subset of the changes of names.
+    Harsh,
+}
+
+impl Mode {
+    pub const ALL: [Mode; 3] = [Mode::Pages, Mode::Torn, Mode::Harsh];
+
+    pub fn unit_len(self) -> u64 {
+        match self {
+            Mode::Pages => 4096,
+            Mode::Torn => 512,
+            Mode::Harsh => 8,
+        }
+    }
+}
+
+/// The choices for a power cut at this moment, the first two being: everything kept, and all lost.
+pub fn choices(timeline: &Timeline<'_>, units: &[Unit], mode: Mode, rng: &mut Rng) -> Vec<Choice> {
+    let names = names(timeline.pending_names(), mode, rng);
+    let versions = versions(timeline, units, rng);
+    let product = names.len() * versions.len();
+    let mut choices = Vec::new();
+    if product <= 1 << ALL_SUBSETS_MAX_UNITS {
+        for versions in &versions {
+            choices.extend(
+                names.iter().map(|n| Choice { versions: versions.clone(), names: n.clone() }),
+            );
+        }
+    } else {
+        // All the versions under one choice of names each, all the names under two of versions.
+        for (i, versions) in versions.iter().enumerate() {
+            let drawn = if i < 2 { i } else { rng.below(2 * names.len() as u64) as usize };
+            let names = names.get(drawn).unwrap_or(&names[0]);
+            choices.push(Choice { versions: versions.clone(), names: names.clone() });
+        }
+        for versions in &versions[..2.min(versions.len())] {
+            choices.extend(
+                names.iter().map(|n| Choice { versions: versions.clone(), names: n.clone() }),
+            );
+        }
+    }
+    choices
+}
+
+/// All kept first, then none.
+fn names(pending: usize, mode: Mode, rng: &mut Rng) -> Vec<Vec<bool>> {
+    let mut names: Vec<Vec<bool>> =
+        (0..=pending).rev().map(|kept| (0..pending).map(|i| i < kept).collect()).collect();
+    let last = names.len() - 1;
+    names.swap(last.min(1), last);
+    if mode == Mode::Harsh && pending <= ALL_NAMES_MAX {
+        names.extend(
+            (0..1_u32 << pending).map(|set| (0..pending).map(|i| set >> i & 1 == 1).collect()),
+        );
+    } else if mode == Mode::Harsh {
+        for i in 0..pending {
+            names.push((0..pending).map(|j| j != i).collect());
+            names.push((0..pending).map(|j| j == i).collect());
+        }
+        names.extend((0..8).map(|_| (0..pending).map(|_| rng.below(2) == 0).collect()));
+    }
+    names
+}
+
+/// All kept first, then none.
+fn versions(timeline: &Timeline<'_>, units: &[Unit], rng: &mut Rng) -> Vec<Vec<usize>> {
+    let count = units.len();
+    let pick = |kept: &dyn Fn(usize) -> bool| -> Vec<usize> {
+        units.iter().enumerate().map(|(i, unit)| if kept(i) { unit.versions } else { 0 }).collect()
+    };
+    let mut sets = vec![pick(&|_| true), pick(&|_| false)];
+    if count <= ALL_SUBSETS_MAX_UNITS {
+        sets.extend(
+            (1..(1_u32 << count).saturating_sub(1)).map(|set| pick(&|i| set >> i & 1 == 1)),
+        );
+        // And versions in between.
+        let has_versions = units.iter().any(|unit| unit.versions > 1);
+        for _ in 0..if has_versions { 8 } else { 0 } {
+            sets.push(units.iter().map(|u| rng.below(u.versions as u64 + 1) as usize).collect());
+        }
+        return sets;
+    }
+    for one in 0..count {
+        if rng.below(count as u64) >= SINGLE_UNITS_MAX {
+            continue;
+        }
+        sets.push(pick(&|i| i != one));
+        sets.push(pick(&|i| i == one));
+        sets.push(pick(&|i| i < one));
+        sets.push(pick(&|i| i >= one));
+    }
+    sets.push(pick(&|i| timeline.is_control(&units[i])));
+    sets.push(pick(&|i| !timeline.is_control(&units[i])));
+    for i in 0..RANDOM_SUBSETS {
+        // Half of them with a few units lost or kept, since those come closest to a whole store.
+        let kept = [2, 8, 14][i % 3];
+        let any_version = i % 2 == 0;
+        let mut draw = |unit: &Unit| match rng.below(16) < kept {
+            true if any_version => 1 + rng.below(unit.versions as u64) as usize,
+            true => unit.versions,
+            false => 0,
+        };
+        sets.push(units.iter().map(&mut draw).collect());
+    }
+    sets
+}

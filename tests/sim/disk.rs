@@ -1,0 +1,714 @@
+//! The simulated disk: files that are anonymous mappings, names, locks, and a log of everything
+//! that was stored, synced, made, renamed and removed, in one order.
+//!
+//! A [`SimDisk`] is one process's view of the disk. A process can be stopped after any of its
+//! operations, and then go on or die there: it does nothing any more, and its locks are gone.
+//! It loses nothing by itself; what a power cut leaves is worked out from the log (`timeline`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::io::{self, IoSlice};
+use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use partd::log::disk::{Disk, DiskFile, Mapping};
+use partd_format::control::{COMMIT_AT, Commit};
+
+use super::image::{FileImage, Image};
+use super::{Rng, STORE};
+
+/// One operation on the disk, and who did it.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub process: u32,
+    pub event: Event,
+}
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    Store {
+        inode: u32,
+        offset: u64,
+        bytes: Box<[u8]>,
+    },
+    Sync {
+        inode: u32,
+    },
+    Create {
+        path: PathBuf,
+        inode: u32,
+        len: u64,
+    },
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+        inode: u32,
+    },
+    Unlink {
+        path: PathBuf,
+        inode: u32,
+    },
+    MakeDir {
+        path: PathBuf,
+    },
+    SyncDir {
+        path: PathBuf,
+    },
+    /// The commit word was changed; a number that was taken is for `batch` of the workload.
+    Commit {
+        word: Commit,
+        batch: Option<usize>,
+    },
+    /// A new control file is in its place: the history has so many batches.
+    Recovered {
+        sequence: u64,
+    },
+    /// A call of the store's face begins, which writes `batch` if it writes.
+    Begin {
+        batch: Option<usize>,
+    },
+    /// It has returned without an error.
+    End {
+        durable: bool,
+    },
+}
+
+/// What the disk does wrong, on purpose: a call of the seam that the engine seems to leave out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Defect {
+    /// No file is synced by `sync` and durable appends.
+    SyncLeftOut,
+    /// Only one of two files is.
+    EverySecondSyncLeftOut,
+    /// What is synced is what was there when the call of the store's face began.
+    SyncTooEarly,
+    /// No file is synced by recovery.
+    SyncInRecoveryLeftOut,
+    /// The directory of the store is never synced.
+    SyncOfDirectoryLeftOut,
+    /// The directory in which the store was made is never synced.
+    SyncOfParentLeftOut,
+    /// Files are made without their space.
+    AllocationLeftOut,
+    /// Locks exclude nobody.
+    LocksLeftOut,
+    /// The boot id stays the same when the power was lost.
+    BootIdStays,
+    /// Every random number is the same, so that segments share one salt.
+    RandomStays,
+    /// A write through the file leaves its last byte out.
+    WriteIsShort,
+}
+
+/// Calls of the seam, counted.
+#[derive(Debug, Default)]
+pub struct Counts {
+    pub loads: AtomicU64,
+    pub loaded_bytes: AtomicU64,
+    pub stores: AtomicU64,
+    pub opens: AtomicU64,
+    pub creates: AtomicU64,
+    pub names: AtomicU64,
+    pub lists: AtomicU64,
+    pub locks: AtomicU64,
+    pub syncs: AtomicU64,
+}
+
+impl Counts {
+    /// Loads, bytes loaded, stores, and every other call, in that order.
+    pub fn now(&self) -> [u64; 4] {
+        let calls =
+            [&self.opens, &self.creates, &self.names, &self.lists, &self.locks, &self.syncs];
+        let calls = calls.iter().map(|count| count.load(Relaxed)).sum();
+        [
+            self.loads.load(Relaxed),
+            self.loaded_bytes.load(Relaxed),
+            self.stores.load(Relaxed),
+            calls,
+        ]
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    boot: u64,
+    defect: Option<Defect>,
+    /// Whether operations are logged; else they are only counted.
+    records: bool,
+    /// Whether the store is being opened.
+    opening: AtomicBool,
+    counts: Counts,
+    base: Image,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    dirs: BTreeSet<PathBuf>,
+    names: BTreeMap<PathBuf, Arc<Inode>>,
+    locks: Vec<Held>,
+    log: Vec<Record>,
+    inodes: u32,
+    processes: u32,
+    tickets: u64,
+    syncs: u64,
+    random: u64,
+    /// Pages of free space, where the disk has an end.
+    free_pages: Option<u64>,
+    /// A store to a page that the disk had no space for: SIGBUS.
+    died_of_sigbus: bool,
+}
+
+#[derive(Debug)]
+struct Inode {
+    number: u32,
+    mapping: Mapping,
+    /// Without allocation: the pages that have their space.
+    backed: Option<Mutex<BTreeSet<u64>>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    path: PathBuf,
+    exclusive: bool,
+    process: u32,
+    ticket: u64,
+}
+
+/// One process's view of the disk.
+#[derive(Clone, Debug)]
+pub struct SimDisk {
+    shared: Arc<Shared>,
+    process: Arc<Process>,
+}
+
+#[derive(Debug)]
+struct Process {
+    number: u32,
+    gate: Mutex<Gate>,
+    moved: Condvar,
+    batch: Mutex<Option<usize>>,
+}
+
+#[derive(Debug)]
+struct Gate {
+    steps: u64,
+    stop_at: Option<u64>,
+    fate: Fate,
+}
+
+/// What has become of a process that was told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Running,
+    Stopped,
+    Dead,
+    /// The call that was to be stopped has returned.
+    Finished,
+}
+
+/// The payload with which a dead process's thread is unwound, once nobody looks any more.
+#[derive(Debug)]
+pub struct Killed;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl SimDisk {
+    /// A machine that starts with what `image` holds.
+    pub fn boot(image: &Image, seed: u64, defect: Option<Defect>) -> SimDisk {
+        SimDisk::with(image, seed, defect, true)
+    }
+
+    /// The same without a log, for tests that only count or read.
+    pub fn unlogged(image: &Image, seed: u64) -> SimDisk {
+        SimDisk::with(image, seed, None, false)
+    }
+
+    fn with(image: &Image, seed: u64, defect: Option<Defect>, records: bool) -> SimDisk {
+        let mut state = State { random: seed, dirs: image.dirs.clone(), ..State::default() };
+        for (path, file) in &image.files {
+            let mapping = Mapping::anonymous(file.len).expect("memory");
+            for (&page, bytes) in &file.pages {
+                let at = u64::from(page) * 4096;
+                let room = file.len.saturating_sub(at).min(4096) as usize;
+                // Words are stored; of a file that ends in half of one, that half stays zero.
+                poke(&mapping, at, &bytes.bytes()[..room & !7]);
+            }
+            let inode = Arc::new(Inode { number: state.inodes, mapping, backed: None });
+            state.inodes += 1;
+            state.names.insert(path.clone(), inode);
+        }
+        let shared = Shared {
+            state: Mutex::new(state),
+            boot: image.boot,
+            defect,
+            records,
+            opening: AtomicBool::new(false),
+            counts: Counts::default(),
+            base: image.clone(),
+        };
+        let first = SimDisk { shared: Arc::new(shared), process: Arc::new(Process::new(0)) };
+        first.new_process()
+    }
+
+    /// Another process on the same machine.
+    pub fn new_process(&self) -> SimDisk {
+        let mut state = lock(&self.shared.state);
+        state.processes += 1;
+        let process = Arc::new(Process::new(state.processes));
+        SimDisk { shared: Arc::clone(&self.shared), process }
+    }
+
+    /// All that the disk holds now, as if every file and name had been synced.
+    pub fn snapshot(&self) -> Image {
+        let state = lock(&self.shared.state);
+        let file = |inode: &Arc<Inode>| {
+            let mut bytes = vec![0; inode.mapping.len() as usize];
+            inode.mapping.copy_out(0, &mut bytes);
+            FileImage::of(&bytes)
+        };
+        let files = state.names.iter().map(|(path, inode)| (path.clone(), file(inode))).collect();
+        Image { boot: self.shared.boot, dirs: state.dirs.clone(), files }
+    }
+
+    /// What the disk held when the machine was booted.
+    pub fn base(&self) -> &Image {
+        &self.shared.base
+    }
+
+    pub fn defect(&self) -> Option<Defect> {
+        self.shared.defect
+    }
+
+    /// The log so far.
+    pub fn log(&self) -> Vec<Record> {
+        lock(&self.shared.state).log.clone()
+    }
+
+    /// The changes of the history from a place in the log on, and where the log ends.
+    pub fn commits(&self, from: usize) -> (Vec<Event>, usize) {
+        let state = lock(&self.shared.state);
+        let is_of_history =
+            |event: &&Event| matches!(event, Event::Commit { .. } | Event::Recovered { .. });
+        let events = state.log[from..].iter().map(|record| &record.event);
+        (events.filter(is_of_history).cloned().collect(), state.log.len())
+    }
+
+    pub fn counts(&self) -> &Counts {
+        &self.shared.counts
+    }
+
+    /// Gives the disk an end: so many bytes more.
+    pub fn limit(&self, bytes: u64) {
+        lock(&self.shared.state).free_pages = Some(bytes / 4096);
+    }
+
+    /// Whether a process died because a page it stored to had no space.
+    pub fn died_of_sigbus(&self) -> bool {
+        lock(&self.shared.state).died_of_sigbus
+    }
+
+    /// Says whether the store is being opened, for defects of recovery.
+    pub fn set_opening(&self, opening: bool) {
+        self.shared.opening.store(opening, Relaxed);
+    }
+
+    /// Says that a call of the store's face begins.
+    pub fn begin(&self, batch: Option<usize>) {
+        *lock(&self.process.batch) = batch;
+        self.record(Event::Begin { batch });
+    }
+
+    /// Says that it has returned.
+    pub fn end(&self, durable: bool) {
+        self.record(Event::End { durable });
+    }
+
+    /// Stops this process right after its `at`th operation from now on, counted from 1.
+    pub fn stop_at(&self, at: u64) {
+        let mut gate = lock(&self.process.gate);
+        *gate = Gate { steps: 0, stop_at: Some(at), fate: Fate::Running };
+    }
+
+    /// Says that the call that was to be stopped has returned.
+    pub fn finished(&self) {
+        let mut gate = lock(&self.process.gate);
+        gate.stop_at = None;
+        gate.fate = Fate::Finished;
+        self.process.moved.notify_all();
+    }
+
+    /// Waits until the process has stopped, or its call has returned.
+    pub fn wait(&self) -> Fate {
+        let mut gate = lock(&self.process.gate);
+        while gate.fate == Fate::Running {
+            gate = self.process.moved.wait(gate).unwrap_or_else(PoisonError::into_inner);
+        }
+        gate.fate
+    }
+
+    /// Lets a stopped process go on.
+    pub fn resume(&self) {
+        let mut gate = lock(&self.process.gate);
+        if gate.fate == Fate::Stopped {
+            gate.stop_at = None;
+            gate.fate = Fate::Running;
+            self.process.moved.notify_all();
+        }
+    }
+
+    /// Takes the locks of a process that was killed; it is stopped for good.
+    pub fn kill(&self) {
+        lock(&self.shared.state).locks.retain(|held| held.process != self.process.number);
+    }
+
+    /// Ends the thread of a killed process. What it does while it unwinds reaches the mappings, so
+    /// this is for when nobody looks any more.
+    pub fn bury(&self) {
+        let mut gate = lock(&self.process.gate);
+        gate.fate = Fate::Dead;
+        self.process.moved.notify_all();
+    }
+
+    fn record(&self, event: Event) {
+        if self.shared.records {
+            lock(&self.shared.state).log.push(Record { process: self.process.number, event });
+        }
+    }
+
+    /// The end of an operation: where a process can be stopped.
+    fn step(&self) {
+        let mut gate = lock(&self.process.gate);
+        gate.steps += 1;
+        if gate.stop_at == Some(gate.steps) && !std::thread::panicking() {
+            gate.fate = Fate::Stopped;
+            self.process.moved.notify_all();
+            while gate.fate == Fate::Stopped {
+                gate = self.process.moved.wait(gate).unwrap_or_else(PoisonError::into_inner);
+            }
+            if gate.fate == Fate::Dead {
+                drop(gate);
+                resume_unwind(Box::new(Killed));
+            }
+        }
+    }
+
+    fn count(&self, count: impl Fn(&Counts) -> &AtomicU64) {
+        count(&self.shared.counts).fetch_add(1, Relaxed);
+    }
+
+    fn file(&self, inode: Arc<Inode>) -> SimFile {
+        SimFile { disk: self.clone(), inode }
+    }
+
+    fn rename_over(&self, from: &Path, to: &Path, may_replace: bool) -> io::Result<()> {
+        self.count(|counts| &counts.names);
+        let mut state = lock(&self.shared.state);
+        if !may_replace && state.names.contains_key(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let inode = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        let number = inode.number;
+        let recovered = to
+            .ends_with("control")
+            .then(|| Commit::decode(inode.mapping.load(COMMIT_AT, Relaxed)).sequence);
+        state.names.insert(to.to_owned(), inode);
+        drop(state);
+        self.record(Event::Rename { from: from.to_owned(), to: to.to_owned(), inode: number });
+        if let Some(sequence) = recovered {
+            self.record(Event::Recovered { sequence });
+        }
+        self.step();
+        Ok(())
+    }
+}
+
+impl Process {
+    fn new(number: u32) -> Process {
+        let gate = Gate { steps: 0, stop_at: None, fate: Fate::Running };
+        Process { number, gate: Mutex::new(gate), moved: Condvar::new(), batch: Mutex::new(None) }
+    }
+}
+
+/// Stores bytes to a mapping, word by word.
+pub fn poke(mapping: &Mapping, offset: u64, bytes: &[u8]) {
+    let (mut offset, mut bytes) = (offset, bytes);
+    while !bytes.is_empty() {
+        let skip = (offset & 7) as usize;
+        let (part, rest) = bytes.split_at(bytes.len().min(8 - skip));
+        let mut word = [0; 8];
+        if part.len() < 8 {
+            word = mapping.load(offset & !7, Relaxed).to_le_bytes();
+        }
+        word[skip..skip + part.len()].copy_from_slice(part);
+        mapping.store(offset & !7, u64::from_le_bytes(word), Relaxed);
+        offset += part.len() as u64;
+        bytes = rest;
+    }
+}
+
+impl Disk for SimDisk {
+    type File = SimFile;
+    type Lock = SimLock;
+
+    fn create(&self, path: &Path, len: u64) -> io::Result<SimFile> {
+        self.count(|counts| &counts.creates);
+        let mut state = lock(&self.shared.state);
+        if state.names.contains_key(path) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let mut backed = None;
+        if self.shared.defect == Some(Defect::AllocationLeftOut) {
+            backed = Some(Mutex::default());
+        } else if let Some(free) = &mut state.free_pages {
+            *free = free.checked_sub(len.div_ceil(4096)).ok_or(io::ErrorKind::StorageFull)?;
+        }
+        let number = state.inodes;
+        state.inodes += 1;
+        let inode = Arc::new(Inode { number, mapping: Mapping::anonymous(len)?, backed });
+        state.names.insert(path.to_owned(), Arc::clone(&inode));
+        drop(state);
+        self.record(Event::Create { path: path.to_owned(), inode: number, len });
+        self.step();
+        Ok(self.file(inode))
+    }
+
+    fn open(&self, path: &Path, _writable: bool) -> io::Result<SimFile> {
+        self.count(|counts| &counts.opens);
+        let inode = lock(&self.shared.state).names.get(path).cloned();
+        Ok(self.file(inode.ok_or(io::ErrorKind::NotFound)?))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.rename_over(from, to, false)
+    }
+
+    fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.rename_over(from, to, true)
+    }
+
+    fn unlink(&self, path: &Path) -> io::Result<()> {
+        self.count(|counts| &counts.names);
+        let mut state = lock(&self.shared.state);
+        let inode = state.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
+        if let Some(free) = &mut state.free_pages {
+            *free += inode.mapping.len().div_ceil(4096);
+        }
+        drop(state);
+        self.record(Event::Unlink { path: path.to_owned(), inode: inode.number });
+        self.step();
+        Ok(())
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
+        self.count(|counts| &counts.lists);
+        let state = lock(&self.shared.state);
+        if !state.dirs.contains(dir) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let in_dir = state.names.keys().filter(|path| path.parent() == Some(dir));
+        Ok(in_dir.filter_map(|path| path.file_name().map(ToOwned::to_owned)).collect())
+    }
+
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        self.count(|counts| &counts.names);
+        let mut missing: Vec<&Path> = Vec::new();
+        for path in dir.ancestors() {
+            if !lock(&self.shared.state).dirs.contains(path) {
+                missing.push(path);
+            }
+        }
+        for path in missing.into_iter().rev() {
+            lock(&self.shared.state).dirs.insert(path.to_owned());
+            self.record(Event::MakeDir { path: path.to_owned() });
+            self.step();
+        }
+        Ok(())
+    }
+
+    fn remove_dir(&self, _dir: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.count(|counts| &counts.syncs);
+        let is_store = dir == Path::new(STORE);
+        let left_out = match self.shared.defect {
+            Some(Defect::SyncOfDirectoryLeftOut) => is_store,
+            Some(Defect::SyncOfParentLeftOut) => !is_store,
+            _ => false,
+        };
+        if !left_out {
+            self.record(Event::SyncDir { path: dir.to_owned() });
+        }
+        self.step();
+        Ok(())
+    }
+
+    fn try_lock(&self, path: &Path, exclusive: bool) -> io::Result<Option<SimLock>> {
+        self.count(|counts| &counts.locks);
+        let mut state = lock(&self.shared.state);
+        if !state.names.contains_key(path) {
+            let number = state.inodes;
+            state.inodes += 1;
+            let inode = Inode { number, mapping: Mapping::anonymous(0)?, backed: None };
+            state.names.insert(path.to_owned(), Arc::new(inode));
+            drop(state);
+            self.record(Event::Create { path: path.to_owned(), inode: number, len: 0 });
+            self.step();
+            state = lock(&self.shared.state);
+        }
+        let is_in_the_way = |held: &Held| held.path == path && (exclusive || held.exclusive);
+        if self.shared.defect != Some(Defect::LocksLeftOut) && state.locks.iter().any(is_in_the_way)
+        {
+            return Ok(None);
+        }
+        state.tickets += 1;
+        let ticket = state.tickets;
+        let process = self.process.number;
+        state.locks.push(Held { path: path.to_owned(), exclusive, process, ticket });
+        Ok(Some(SimLock { disk: self.clone(), ticket }))
+    }
+
+    fn unfit(&self, _dir: &Path) -> io::Result<Option<String>> {
+        Ok(None)
+    }
+
+    fn boot_id(&self) -> io::Result<[u8; 16]> {
+        let mut id = [0xB0; 16];
+        if self.shared.defect != Some(Defect::BootIdStays) {
+            id[..8].copy_from_slice(&self.shared.boot.to_le_bytes());
+        }
+        Ok(id)
+    }
+
+    fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        if self.shared.defect == Some(Defect::RandomStays) {
+            bytes.fill(0x5A);
+            return Ok(());
+        }
+        let mut state = lock(&self.shared.state);
+        let mut rng = Rng(state.random);
+        for chunk in bytes.chunks_mut(8) {
+            chunk.copy_from_slice(&rng.next().to_le_bytes()[..chunk.len()]);
+        }
+        state.random = rng.0;
+        Ok(())
+    }
+
+    fn now_unix_ms(&self) -> u64 {
+        1_700_000_000_000
+    }
+}
+
+/// An open file of the simulated disk.
+#[derive(Debug)]
+pub struct SimFile {
+    disk: SimDisk,
+    inode: Arc<Inode>,
+}
+
+impl SimFile {
+    /// Gives pages their space at the first store, where they had none.
+    fn back(&self, offset: u64, len: u64) {
+        let Some(backed) = &self.inode.backed else { return };
+        let mut backed = lock(backed);
+        let mut state = lock(&self.disk.shared.state);
+        for page in offset / 4096..(offset + len).div_ceil(4096) {
+            if backed.insert(page)
+                && let Some(free) = state.free_pages
+            {
+                state.died_of_sigbus |= free == 0;
+                state.free_pages = Some(free.saturating_sub(1));
+            }
+        }
+    }
+}
+
+impl DiskFile for SimFile {
+    fn mapping(&self) -> &Mapping {
+        &self.inode.mapping
+    }
+
+    fn stored(&self, offset: u64, len: u64) {
+        let shared = &self.disk.shared;
+        shared.counts.stores.fetch_add(1, Relaxed);
+        self.back(offset, len);
+        if shared.records && len > 0 {
+            let mut bytes = vec![0; len as usize].into_boxed_slice();
+            self.inode.mapping.copy_out(offset, &mut bytes);
+            let process = self.disk.process.number;
+            let inode = self.inode.number;
+            let mut state = lock(&shared.state);
+            let control = state.names.get(&Path::new(STORE).join("control"));
+            let is_commit = offset == COMMIT_AT && control.is_some_and(|c| c.number == inode);
+            let word = is_commit.then(|| <[u8; 8]>::try_from(&bytes[..]).ok()).flatten();
+            state.log.push(Record { process, event: Event::Store { inode, offset, bytes } });
+            if let Some(word) = word {
+                let word = Commit::decode(u64::from_le_bytes(word));
+                let batch = *lock(&self.disk.process.batch);
+                state.log.push(Record { process, event: Event::Commit { word, batch } });
+            }
+        }
+        self.disk.step();
+    }
+
+    fn loaded(&self, _offset: u64, len: u64) {
+        self.disk.count(|counts| &counts.loads);
+        self.disk.shared.counts.loaded_bytes.fetch_add(len, Relaxed);
+    }
+
+    fn write_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let mut bytes: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
+        if self.disk.shared.defect == Some(Defect::WriteIsShort) {
+            bytes.pop();
+        }
+        if self.inode.mapping.len() < offset + bytes.len() as u64 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        poke(&self.inode.mapping, offset, &bytes);
+        self.stored(offset, bytes.len() as u64);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let shared = &self.disk.shared;
+        self.disk.count(|counts| &counts.syncs);
+        let mut state = lock(&shared.state);
+        state.syncs += 1;
+        let (syncs, opening) = (state.syncs, shared.opening.load(Relaxed));
+        drop(state);
+        let left_out = match shared.defect {
+            Some(Defect::SyncLeftOut) => !opening,
+            Some(Defect::SyncInRecoveryLeftOut) => opening,
+            Some(Defect::EverySecondSyncLeftOut) => syncs.is_multiple_of(2),
+            _ => false,
+        };
+        if !left_out {
+            self.disk.record(Event::Sync { inode: self.inode.number });
+        }
+        self.disk.step();
+        Ok(())
+    }
+
+    fn punch(&self, _offset: u64, _len: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// A lock that is held until it is dropped or its process is killed.
+#[derive(Debug)]
+pub struct SimLock {
+    disk: SimDisk,
+    ticket: u64,
+}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        lock(&self.disk.shared.state).locks.retain(|held| held.ticket != self.ticket);
+    }
+}

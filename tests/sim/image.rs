@@ -1,0 +1,114 @@
+//! What a power cut leaves behind: names, and files as sparse pages. Cheap to copy, since images
+//! share the pages in which they do not differ; compared by a hash of everything that is in them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::BuildHasher;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+
+/// A page of 4096 bytes that is not all zeros, with the hash of its bytes.
+#[derive(Debug)]
+pub struct Page {
+    hash: u64,
+    bytes: Box<[u8]>,
+}
+
+pub type Pages = BTreeMap<u32, Arc<Page>>;
+
+#[derive(Clone, Debug, Default)]
+pub struct FileImage {
+    pub len: u64,
+    pub pages: Pages,
+}
+
+/// A disk at rest.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// Numbers the boots of the machine; the next one that starts from the image has this number.
+    pub boot: u64,
+    pub dirs: BTreeSet<PathBuf>,
+    pub files: BTreeMap<PathBuf, FileImage>,
+}
+
+impl Page {
+    /// The page, unless it is all zeros, which is what a missing page reads as.
+    pub fn new(bytes: &[u8]) -> Option<Arc<Page>> {
+        assert_eq!(bytes.len(), 4096);
+        let hash = FixedState::with_seed(1).hash_one(bytes);
+        let is_zero = bytes.iter().all(|&byte| byte == 0);
+        (!is_zero).then(|| Arc::new(Page { hash, bytes: bytes.into() }))
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Puts a page in its place, where there is one.
+pub fn put(pages: &mut Pages, number: u32, bytes: &[u8]) {
+    match Page::new(bytes) {
+        Some(page) => pages.insert(number, page),
+        None => pages.remove(&number),
+    };
+}
+
+impl Image {
+    /// A disk with nothing but its root directory.
+    pub fn blank() -> Image {
+        let dirs = BTreeSet::from([PathBuf::from("/")]);
+        Image { boot: 1, dirs, files: BTreeMap::new() }
+    }
+
+    /// A hash of names, lengths and contents.
+    pub fn hash(&self) -> u64 {
+        let file = |(path, file): (&PathBuf, &FileImage)| {
+            let pages: Vec<(u32, u64)> = file.pages.iter().map(|(&n, p)| (n, p.hash)).collect();
+            FixedState::with_seed(2).hash_one((path.as_os_str(), file.len, pages))
+        };
+        let files: Vec<u64> = self.files.iter().map(file).collect();
+        FixedState::with_seed(3).hash_one((files, self.dirs.len()))
+    }
+}
+
+impl FileImage {
+    /// The bytes of the whole file.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len.next_multiple_of(4096) as usize];
+        for (&page, content) in &self.pages {
+            let at = page as usize * 4096;
+            if let Some(to) = bytes.get_mut(at..at + 4096) {
+                to.copy_from_slice(content.bytes());
+            }
+        }
+        bytes.truncate(self.len as usize);
+        bytes
+    }
+
+    /// A file of these bytes.
+    pub fn of(bytes: &[u8]) -> FileImage {
+        let mut file = FileImage { len: bytes.len() as u64, pages: Pages::new() };
+        for (number, chunk) in bytes.chunks(4096).enumerate() {
+            let mut page = [0; 4096];
+            page[..chunk.len()].copy_from_slice(chunk);
+            put(&mut file.pages, number as u32, &page);
+        }
+        file
+    }
+
+    /// One byte, changed by `xor`.
+    pub fn flip(&mut self, offset: u64, xor: u8) {
+        let number = (offset / 4096) as u32;
+        let mut page = self.pages.get(&number).map_or(vec![0; 4096], |p| p.bytes().to_vec());
+        page[(offset % 4096) as usize] ^= xor;
+        put(&mut self.pages, number, &page);
+    }
+
+    /// The file cut to `len` bytes.
+    pub fn truncate(&mut self, len: u64) {
+        let mut bytes = self.bytes();
+        bytes.truncate(len as usize);
+        *self = FileImage::of(&bytes);
+    }
+}

@@ -1,0 +1,61 @@
+//! A disk in memory under the engine's seam, that can lose its power, and the judge of what it
+//! must have kept. What it models is the crash model: dirty pages, sectors and words, the lengths
+//! of files, and the names in directories, each lost or kept.
+//!
+//! | file | what it owns |
+//! |---|---|
+//! | `disk` | the disk: files, names, locks, a log of every operation; processes that stop and die |
+//! | `image` | what a power cut leaves behind: a disk at rest |
+//! | `timeline` | the log up to a moment: what is durable by then, and what may be lost |
+//! | `cuts` | which of the things that may be lost are lost: the enumeration |
+//! | `oracle` | what the store must hold after each batch of the history |
+//! | `script` | workloads as data, and their run on a disk |
+//! | `power` | power cuts all along a workload, and the invariants I1 to I8 on each image |
+//! | `workloads` | the workloads |
+
+#![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
+
+pub mod cuts;
+pub mod disk;
+pub mod image;
+pub mod oracle;
+pub mod power;
+pub mod script;
+pub mod timeline;
+pub mod workloads;
+
+/// Where the store of every simulated test lies.
+pub const STORE: &str = "/store";
+
+/// A violation of an invariant of the crash model.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// `I1` to `I9`, or `live` for a store that was wrong before any crash.
+    pub invariant: &'static str,
+    pub text: String,
+}
+
+impl Violation {
+    pub fn new(invariant: &'static str, text: impl Into<String>) -> Violation {
+        Violation { invariant, text: text.into() }
+    }
+}
+
+/// Random numbers that a seed fixes (splitmix64).
+#[derive(Clone, Debug)]
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `limit`, which is not 0.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+}

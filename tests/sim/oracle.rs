@@ -1,0 +1,176 @@
+//! What the store must hold after each batch of the history: the naive model.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use partd::log::disk::Disk;
+use partd::{Batch, Key, Partd, SegmentLog};
+
+use super::Violation;
+
+/// One operation of a batch, with its bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Op {
+    Append(String, Vec<u8>),
+    Set(String, Vec<u8>),
+    Delete(String),
+    Clear,
+}
+
+impl fmt::Debug for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Op::Append(key, value) => write!(f, "append {key} {} B", value.len()),
+            Op::Set(key, value) => write!(f, "set {key} {} B", value.len()),
+            Op::Delete(key) => write!(f, "delete {key}"),
+            Op::Clear => write!(f, "clear"),
+        }
+    }
+}
+
+/// The batch as the store takes it.
+pub fn batch(ops: &[Op]) -> Batch<'_> {
+    let mut batch = Batch::with_capacity(ops.len());
+    for op in ops {
+        match op {
+            Op::Append(key, value) => batch.append(key.as_str(), value),
+            Op::Set(key, value) => batch.set(key.as_str(), value),
+            Op::Delete(key) => batch.delete(key.as_str()),
+            Op::Clear => batch.clear(),
+        };
+    }
+    batch
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Value {
+    bytes: Vec<u8>,
+    is_set: bool,
+}
+
+/// What the store holds at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Content {
+    values: BTreeMap<String, Value>,
+}
+
+impl Content {
+    pub fn apply(&mut self, ops: &[Op]) {
+        for op in ops {
+            match op {
+                Op::Append(key, value) => {
+                    self.values.entry(key.clone()).or_default().bytes.extend(value);
+                }
+                Op::Set(key, value) => {
+                    let slot = self.values.entry(key.clone()).or_default();
+                    if !slot.is_set {
+                        *slot = Value { bytes: value.clone(), is_set: true };
+                    }
+                }
+                Op::Delete(key) => {
+                    self.values.remove(key);
+                }
+                Op::Clear => self.values.clear(),
+            }
+        }
+    }
+
+    pub fn get(&self, key: &str) -> &[u8] {
+        self.values.get(key).map_or(&[], |value| &value.bytes)
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.values.keys().map(String::as_str)
+    }
+
+    /// Holds a store against the content, byte by byte.
+    pub fn compare<D: Disk>(&self, log: &SegmentLog<D>) -> Result<(), String> {
+        let keys = log.keys().map_err(|error| format!("keys: {error}"))?;
+        let values = log.read(&keys).map_err(|error| format!("values: {error}"))?;
+        let found: BTreeSet<&[u8]> = keys.iter().map(Key::as_bytes).collect();
+        let expected: BTreeSet<&[u8]> = self.values.keys().map(String::as_bytes).collect();
+        if found != expected {
+            return Err(format!("keys are {}, not {}", list(&found), list(&expected)));
+        }
+        for ((key, value), bytes) in self.values.iter().zip(values) {
+            if value.bytes != bytes {
+                let same = value.bytes.iter().zip(&bytes).take_while(|(a, b)| a == b).count();
+                let (len, right) = (bytes.len(), value.bytes.len());
+                return Err(format!("{key} has {len} bytes, not {right}; the first {same} agree"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn list(keys: &BTreeSet<&[u8]>) -> String {
+    let keys: Vec<String> = keys.iter().take(8).map(|key| key.escape_ascii().to_string()).collect();
+    format!("[{}]", keys.join(" "))
+}
+
+/// The content after each batch of one history, from the empty store on.
+#[derive(Clone, Debug)]
+pub struct Oracle {
+    contents: Vec<Content>,
+}
+
+impl Default for Oracle {
+    fn default() -> Oracle {
+        Oracle { contents: vec![Content::default()] }
+    }
+}
+
+impl Oracle {
+    /// Adds the next batch of the history.
+    pub fn push(&mut self, ops: &[Op]) {
+        let mut content = self.last().clone();
+        content.apply(ops);
+        self.contents.push(content);
+    }
+
+    pub fn last(&self) -> &Content {
+        &self.contents[self.contents.len() - 1]
+    }
+
+    /// The content after so many batches; none where the history has fewer.
+    pub fn after(&self, batches: u64) -> Option<&Content> {
+        self.contents.get(usize::try_from(batches).ok()?)
+    }
+
+    /// The number of batches.
+    pub fn len(&self) -> u64 {
+        self.contents.len() as u64 - 1
+    }
+
+    /// The history up to so many batches.
+    pub fn cut(&self, batches: u64) -> Oracle {
+        Oracle { contents: self.contents[..=batches as usize].to_vec() }
+    }
+
+    /// Holds an open store against the history: it must be the content after some number of
+    /// batches from `floor` to `ceiling`, which is returned.
+    pub fn judge<D: Disk>(
+        &self,
+        log: &SegmentLog<D>,
+        floor: u64,
+        ceiling: u64,
+    ) -> Result<u64, Violation> {
+        let stats = log.stats();
+        let found =
+            stats.map_err(|e| Violation::new("I2", format!("it opens, but: {e}")))?.sequence;
+        let Some(content) = self.after(found).filter(|_| found <= ceiling) else {
+            let text = format!("the store has {found} batches, the history only {ceiling}");
+            return Err(Violation::new("I4", text));
+        };
+        content.compare(log).map_err(|why| {
+            // Which invariant it is: whole batches in a wrong place, or something no batch holds.
+            let text = format!("after {found} batches ({floor} durable, {ceiling} written): {why}");
+            Violation::new(if why.contains("values:") { "I3" } else { "I2" }, text)
+        })?;
+        if found < floor {
+            let text = format!("{floor} batches were durable, {found} are there");
+            return Err(Violation::new("I1", text));
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,392 @@
+//! The log of a disk up to a moment: what is durable by then, what may be lost, and what the store
+//! has promised. Walks the log once, one record at a time.
+//!
+//! What may be lost is kept in units: pages, sectors or words of files, each with the versions it
+//! had since it was last durable; and the lengths of files. Names are kept beside them, in order.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use super::Violation;
+use super::disk::{Defect, Event, Record, SimDisk};
+use super::image::{FileImage, Image, Pages, put};
+
+/// The directories and the files that have names.
+#[derive(Clone, Debug, Default)]
+struct Names {
+    dirs: BTreeSet<PathBuf>,
+    files: BTreeMap<PathBuf, u32>,
+}
+
+/// A change of names that is not durable yet.
+#[derive(Clone, Debug)]
+enum Change {
+    Create(PathBuf, u32),
+    Rename(PathBuf, PathBuf, u32),
+    Unlink(PathBuf, u32),
+    MakeDir(PathBuf),
+}
+
+impl Change {
+    /// The directory that must be synced for it.
+    fn dir(&self) -> Option<&Path> {
+        match self {
+            Change::Create(path, _)
+            | Change::Rename(_, path, _)
+            | Change::Unlink(path, _)
+            | Change::MakeDir(path) => path.parent(),
+        }
+    }
+}
+
+impl Names {
+    fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Create(path, inode) => {
+                self.files.insert(path.clone(), *inode);
+            }
+            Change::Rename(from, to, inode) => {
+                if self.files.get(from) == Some(inode) {
+                    self.files.remove(from);
+                }
+                self.files.insert(to.clone(), *inode);
+            }
+            Change::Unlink(path, inode) => {
+                if self.files.get(path) == Some(inode) {
+                    self.files.remove(path);
+                }
+            }
+            Change::MakeDir(path) => {
+                self.dirs.insert(path.clone());
+            }
+        }
+    }
+}
+
+/// A part of a file that is not durable in its last version.
+#[derive(Debug)]
+struct Dirty {
+    unit: u64,
+    /// Each with the place in the log where it was stored.
+    versions: Vec<(usize, Box<[u8]>)>,
+}
+
+#[derive(Debug, Default)]
+struct File {
+    len: u64,
+    /// Where in the log the length came, unless it is durable.
+    len_stamp: Option<usize>,
+    durable: Pages,
+    live: BTreeMap<u32, Box<[u8]>>,
+    dirty: Vec<Dirty>,
+    by_unit: HashMap<u64, usize>,
+}
+
+/// Something that a power cut may lose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unit {
+    pub inode: u32,
+    /// The unit of the file, or none for its length.
+    place: Option<usize>,
+    /// The versions that it had since it was durable.
+    pub versions: usize,
+    /// Where in the log it was first stored to.
+    stamp: usize,
+}
+
+/// What is lost: for each unit the version that is kept (0 for the durable one), and for each
+/// change of names whether it happened.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    pub versions: Vec<usize>,
+    pub names: Vec<bool>,
+}
+
+/// The log up to a moment.
+#[derive(Debug)]
+pub struct Timeline<'a> {
+    log: &'a [Record],
+    next: usize,
+    boot: u64,
+    defect: Option<Defect>,
+    unit_len: u64,
+    durable: Names,
+    pending: Vec<Change>,
+    files: BTreeMap<u32, File>,
+    control: Option<u32>,
+    /// The batches of the history beyond `before`, in order.
+    pub taken: Vec<Option<usize>>,
+    before: u64,
+    visible: u64,
+    /// The number of batches that must survive a power cut.
+    pub floor: u64,
+    begun: HashMap<u32, Begun>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    at: usize,
+    batch: Option<usize>,
+    visible: u64,
+}
+
+impl<'a> Timeline<'a> {
+    /// The beginning of a disk's log. The image that it was booted from holds `before` batches, all
+    /// of them durable.
+    pub fn new(disk: &SimDisk, log: &'a [Record], unit_len: u64, before: u64) -> Timeline<'a> {
+        let base = disk.base();
+        let mut names = Names { dirs: base.dirs.clone(), files: BTreeMap::new() };
+        let mut files = BTreeMap::new();
+        for (inode, (path, file)) in (0..).zip(&base.files) {
+            names.files.insert(path.clone(), inode);
+            let live = file.pages.iter().map(|(&n, page)| (n, page.bytes().into())).collect();
+            let durable = file.pages.clone();
+            files.insert(inode, File { len: file.len, durable, live, ..File::default() });
+        }
+        Timeline {
+            log,
+            next: 0,
+            boot: base.boot,
+            defect: disk.defect(),
+            unit_len,
+            durable: names,
+            pending: Vec::new(),
+            files,
+            control: None,
+            taken: Vec::new(),
+            before,
+            visible: before,
+            floor: before,
+            begun: HashMap::new(),
+        }
+    }
+
+    /// How much of the log has passed.
+    pub fn at(&self) -> usize {
+        self.next
+    }
+
+    /// The number of batches that the history has.
+    pub fn ceiling(&self) -> u64 {
+        self.before + self.taken.len() as u64
+    }
+
+    /// Passes the next record; returns whether it changed what a power cut may leave behind.
+    /// `None` at the end of the log.
+    pub fn pass(&mut self) -> Option<Result<bool, Violation>> {
+        let record = self.log.get(self.next)?;
+        let stamp = self.next;
+        self.next += 1;
+        match &record.event {
+            Event::Store { inode, offset, bytes } => self.store(*inode, *offset, bytes, stamp),
+            Event::Sync { inode } => {
+                let upto = match self.defect {
+                    Some(Defect::SyncTooEarly) => {
+                        self.begun.get(&record.process).map_or(0, |b| b.at)
+                    }
+                    _ => usize::MAX,
+                };
+                self.sync(*inode, upto);
+            }
+            Event::Create { path, inode, len } => {
+                let file = File { len: *len, len_stamp: Some(stamp), ..File::default() };
+                self.files.insert(*inode, file);
+                self.pending.push(Change::Create(path.clone(), *inode));
+            }
+            Event::Rename { from, to, inode } => {
+                if to.ends_with("control") {
+                    self.control = Some(*inode);
+                }
+                self.pending.push(Change::Rename(from.clone(), to.clone(), *inode));
+            }
+            Event::Unlink { path, inode } => {
+                self.pending.push(Change::Unlink(path.clone(), *inode));
+            }
+            Event::MakeDir { path } => self.pending.push(Change::MakeDir(path.clone())),
+            Event::SyncDir { path } => {
+                let durable = &mut self.durable;
+                self.pending.retain(|change| {
+                    let is_in_dir = change.dir() == Some(path);
+                    if is_in_dir {
+                        durable.apply(change);
+                    }
+                    !is_in_dir
+                });
+            }
+            Event::Commit { word, batch } => {
+                if !word.done {
+                    if word.sequence != self.ceiling() + 1 {
+                        let text = format!(
+                            "number {} is taken, after {} batches",
+                            word.sequence,
+                            self.ceiling()
+                        );
+                        return Some(Err(Violation::new("I6", text)));
+                    }
+                    self.taken.push(*batch);
+                }
+                self.visible = word.visible();
+                return Some(Ok(false));
+            }
+            Event::Recovered { sequence } => {
+                // A number that was taken, and whose batch did not get it, is free again.
+                if !(self.visible..=self.ceiling()).contains(sequence) {
+                    let visible = self.visible;
+                    let text = format!("{sequence} batches recovered, {visible} were visible");
+                    return Some(Err(Violation::new("I1", text)));
+                }
+                self.taken.truncate((*sequence - self.before) as usize);
+                self.visible = *sequence;
+                return Some(Ok(false));
+            }
+            Event::Begin { batch } => {
+                let begun = Begun { at: stamp, batch: *batch, visible: self.visible };
+                self.begun.insert(record.process, begun);
+                return Some(Ok(false));
+            }
+            Event::End { durable } => {
+                if *durable && let Some(begun) = self.begun.get(&record.process) {
+                    let of = |batch| self.taken.iter().position(|taken| *taken == Some(batch));
+                    let own = begun.batch.and_then(of).map_or(0, |i| self.before + i as u64 + 1);
+                    self.floor = self.floor.max(begun.visible).max(own);
+                }
+            }
+        }
+        Some(Ok(true))
+    }
+
+    fn store(&mut self, inode: u32, offset: u64, bytes: &[u8], stamp: usize) {
+        let unit_len = self.unit_len;
+        let Some(file) = self.files.get_mut(&inode) else { return };
+        let (mut at, mut rest) = (offset, bytes);
+        while !rest.is_empty() {
+            let in_page = (at % 4096) as usize;
+            let (part, behind) = rest.split_at(rest.len().min(4096 - in_page));
+            let page = file.live.entry((at / 4096) as u32).or_insert_with(|| vec![0; 4096].into());
+            page[in_page..in_page + part.len()].copy_from_slice(part);
+            at += part.len() as u64;
+            rest = behind;
+        }
+        for unit in offset / unit_len..(offset + bytes.len() as u64).div_ceil(unit_len) {
+            let page = (unit * unit_len / 4096) as u32;
+            let from = (unit * unit_len % 4096) as usize;
+            let content = file.live[&page][from..from + unit_len as usize].into();
+            let dirty = &mut file.dirty;
+            let place = *file.by_unit.entry(unit).or_insert_with(|| {
+                dirty.push(Dirty { unit, versions: Vec::new() });
+                dirty.len() - 1
+            });
+            dirty[place].versions.push((stamp, content));
+        }
+    }
+
+    /// Makes durable what was stored before `upto` in the log.
+    fn sync(&mut self, inode: u32, upto: usize) {
+        let unit_len = self.unit_len;
+        let Some(file) = self.files.get_mut(&inode) else { return };
+        if file.len_stamp.is_some_and(|stamp| stamp < upto) {
+            file.len_stamp = None;
+        }
+        let mut rest = Vec::new();
+        let mut pages: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
+        for mut dirty in std::mem::take(&mut file.dirty) {
+            let kept = dirty.versions.partition_point(|(stamp, _)| *stamp < upto);
+            if kept > 0 {
+                let (number, from) = place(dirty.unit, unit_len);
+                let page = pages.entry(number).or_insert_with(|| content(&file.durable, number));
+                let version = &dirty.versions[kept - 1].1;
+                page[from..from + version.len()].copy_from_slice(version);
+                dirty.versions.drain(..kept);
+            }
+            if !dirty.versions.is_empty() {
+                rest.push(dirty);
+            }
+        }
+        for (number, page) in pages {
+            put(&mut file.durable, number, &page);
+        }
+        file.by_unit = rest.iter().enumerate().map(|(i, dirty)| (dirty.unit, i)).collect();
+        file.dirty = rest;
+    }
+
+    /// What a power cut now may lose, in the order in which it was first stored to.
+    pub fn units(&self) -> Vec<Unit> {
+        let mut units = Vec::new();
+        for (&inode, file) in &self.files {
+            if let Some(stamp) = file.len_stamp.filter(|_| file.len > 0) {
+                units.push(Unit { inode, place: None, versions: 1, stamp });
+            }
+            for (place, dirty) in file.dirty.iter().enumerate() {
+                let (stamp, versions) = (dirty.versions[0].0, dirty.versions.len());
+                units.push(Unit { inode, place: Some(place), versions, stamp });
+            }
+        }
+        units.sort_by_key(|unit| unit.stamp);
+        units
+    }
+
+    /// The number of changes of names that a power cut now may lose.
+    pub fn pending_names(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Whether a unit belongs to the control file.
+    pub fn is_control(&self, unit: &Unit) -> bool {
+        self.control == Some(unit.inode)
+    }
+
+    /// What a power cut now leaves behind, if it loses what `choice` says of `units`.
+    pub fn image(&self, units: &[Unit], choice: &Choice) -> Image {
+        let mut names = self.durable.clone();
+        for (change, _) in self.pending.iter().zip(&choice.names).filter(|(_, kept)| **kept) {
+            names.apply(change);
+        }
+        let mut image = Image { boot: self.boot + 1, dirs: names.dirs, files: BTreeMap::new() };
+        for (path, inode) in names.files {
+            let is_reachable = path.parent().is_some_and(|dir| image.dirs.contains(dir));
+            if let Some(file) = self.files.get(&inode).filter(|_| is_reachable) {
+                let len = if file.len_stamp.is_some() { 0 } else { file.len };
+                let mut left = FileImage { len, pages: Pages::new() };
+                let is_whole = |(unit, version): (&Unit, &usize)| {
+                    unit.inode == inode && unit.place.is_none() && *version > 0
+                };
+                if units.iter().zip(&choice.versions).any(is_whole) {
+                    left.len = file.len;
+                }
+                if left.len > 0 {
+                    left.pages = self.pages(inode, file, units, choice);
+                }
+                image.files.insert(path, left);
+            }
+        }
+        image
+    }
+
+    fn pages(&self, inode: u32, file: &File, units: &[Unit], choice: &Choice) -> Pages {
+        let mut pages = file.durable.clone();
+        let mut changed: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
+        for (unit, &version) in units.iter().zip(&choice.versions) {
+            let Some(at) = unit.place.filter(|_| unit.inode == inode && version > 0) else {
+                continue;
+            };
+            let dirty = &file.dirty[at];
+            let (number, from) = place(dirty.unit, self.unit_len);
+            let page = changed.entry(number).or_insert_with(|| content(&file.durable, number));
+            let kept = &dirty.versions[version - 1].1;
+            page[from..from + kept.len()].copy_from_slice(kept);
+        }
+        for (number, page) in changed {
+            put(&mut pages, number, &page);
+        }
+        pages
+    }
+}
+
+/// The page of a unit, and where in it the unit begins.
+fn place(unit: u64, unit_len: u64) -> (u32, usize) {
+    ((unit * unit_len / 4096) as u32, (unit * unit_len % 4096) as usize)
+}
+
+fn content(pages: &Pages, number: u32) -> Vec<u8> {
+    pages.get(&number).map_or_else(|| vec![0; 4096], |page| page.bytes().to_vec())
+}

@@ -1,0 +1,164 @@
+//! The workloads of the crash tests, each made from a seed.
+
+use super::Rng;
+use super::oracle::Op;
+use super::script::{Call, Step};
+
+/// A kind of workload.
+#[derive(Clone, Copy, Debug)]
+pub struct Workload {
+    pub name: &'static str,
+    pub make: fn(&mut Rng) -> Vec<Step>,
+}
+
+pub const ALL: [Workload; 8] = [
+    Workload { name: "one writer", make: one_writer },
+    Workload { name: "several writers", make: several_writers },
+    Workload { name: "writers stopped and killed", make: stopped_writers },
+    Workload { name: "large values", make: large_values },
+    Workload { name: "set, delete, pop, clear", make: removals },
+    Workload { name: "durable and plain", make: durable_and_plain },
+    Workload { name: "rolling over segments", make: rolling },
+    Workload { name: "several opens", make: several_opens },
+    // The place for compaction: `Call::Compact` beside these.
+];
+
+const KEYS: [&str; 4] = ["a", "b", "c", "a longer key, of more than sixteen bytes"];
+
+fn key(rng: &mut Rng) -> String {
+    KEYS[rng.below(KEYS.len() as u64) as usize].to_owned()
+}
+
+fn bytes(rng: &mut Rng, len: u64) -> Vec<u8> {
+    let mut bytes: Vec<u8> = (0..len.div_ceil(8)).flat_map(|_| rng.next().to_le_bytes()).collect();
+    bytes.truncate(len as usize);
+    bytes
+}
+
+fn append(rng: &mut Rng, len_max: u64) -> Op {
+    let len = rng.below(len_max + 1);
+    Op::Append(key(rng), bytes(rng, len))
+}
+
+fn small(rng: &mut Rng) -> Vec<Op> {
+    (0..1 + rng.below(3)).map(|_| append(rng, 40)).collect()
+}
+
+fn write(by: u8, ops: Vec<Op>, durable: bool) -> Step {
+    Step::Call(by, Call::Write { ops, durable })
+}
+
+fn one_writer(rng: &mut Rng) -> Vec<Step> {
+    (0..14)
+        .map(|i| match i {
+            6 => Step::Call(0, Call::Sync),
+            _ => write(0, small(rng), i == 10),
+        })
+        .collect()
+}
+
+fn several_writers(rng: &mut Rng) -> Vec<Step> {
+    (0..20)
+        .map(|i| {
+            let by = rng.below(3) as u8;
+            match i {
+                8 => Step::Call(by, Call::Sync),
+                _ => write(by, small(rng), i == 13),
+            }
+        })
+        .collect()
+}
+
+/// A process is stopped somewhere in its append; the others go on, and then it does or is killed.
+fn stopped_writers(rng: &mut Rng) -> Vec<Step> {
+    let mut steps = vec![write(0, small(rng), false), write(1, small(rng), false)];
+    for round in 0..4_u64 {
+        let durable = rng.below(4) == 0;
+        let call = Call::Write { ops: small(rng), durable };
+        steps.push(Step::Stop(0, 1 + rng.below(14), call));
+        for _ in 0..2 {
+            steps.push(write(1, small(rng), false));
+        }
+        // Whoever syncs while another is stopped in its sync waits for half a second.
+        let end = if round % 2 == 0 { Step::Resume(0) } else { Step::Kill(0) };
+        steps.push(end);
+        steps.push(write(1, small(rng), rng.below(3) == 0));
+        steps.push(write(0, small(rng), false));
+    }
+    steps
+}
+
+fn large_values(rng: &mut Rng) -> Vec<Step> {
+    (0..9)
+        .map(|i| {
+            let len = [900, 1500, 5000, 9000][rng.below(4) as usize] + rng.below(600);
+            let mut ops = vec![Op::Append(key(rng), bytes(rng, len))];
+            if rng.below(2) == 0 {
+                ops.push(append(rng, 30));
+            }
+            write((i % 2) as u8, ops, i == 4)
+        })
+        .collect()
+}
+
+fn removals(rng: &mut Rng) -> Vec<Step> {
+    let mut steps: Vec<Step> = (0..3).map(|_| write(0, small(rng), false)).collect();
+    for i in 0..15 {
+        let by = rng.below(2) as u8;
+        steps.push(match rng.below(7) {
+            0 => write(by, vec![Op::Clear, append(rng, 20)], false),
+            1 => write(by, vec![Op::Delete(key(rng)), Op::Delete(key(rng))], i % 2 == 0),
+            2 => Step::Call(by, Call::Pop { keys: vec![key(rng), key(rng)] }),
+            3 | 4 => {
+                let len = rng.below(30);
+                write(by, vec![Op::Set(key(rng), bytes(rng, len))], i % 5 == 0)
+            }
+            _ => write(by, small(rng), false),
+        });
+    }
+    steps.push(write(0, vec![Op::Clear], true));
+    steps.push(write(1, small(rng), false));
+    steps
+}
+
+fn durable_and_plain(rng: &mut Rng) -> Vec<Step> {
+    (0..24)
+        .map(|_| {
+            let by = rng.below(2) as u8;
+            match rng.below(6) {
+                0 => Step::Call(by, Call::Sync),
+                n => write(by, small(rng), n < 3),
+            }
+        })
+        .collect()
+}
+
+fn rolling(rng: &mut Rng) -> Vec<Step> {
+    (0..10)
+        .map(|i| {
+            let ops = match i {
+                // A batch that does not fit into a segment.
+                5 => vec![Op::Append(key(rng), bytes(rng, 70_000))],
+                _ => (0..30).map(|_| Op::Append(key(rng), bytes(rng, 700))).collect(),
+            };
+            write((i % 2) as u8 * (rng.below(2) as u8), ops, i == 3 || i == 7)
+        })
+        .collect()
+}
+
+/// Handles come and go, some closed and some killed, so that the next one recovers.
+fn several_opens(rng: &mut Rng) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for round in 0..6_u64 {
+        let by = (round % 2) as u8;
+        steps.push(Step::Call(by, Call::Open));
+        for _ in 0..2 {
+            steps.push(write(by, small(rng), rng.below(5) == 0));
+        }
+        steps.push(match rng.below(3) {
+            0 => Step::Call(by, Call::Close),
+            _ => Step::Kill(by),
+        });
+    }
+    steps
+}

@@ -1,0 +1,162 @@
+//! Style as a test: file headers, import rules, the unsafe rule, and texts that must stay true.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every Rust file of the repository below the given folders, with its text.
+fn rust_files(folders: &[&str]) -> Vec<(String, String)> {
+    fn walk(dir: &Path, files: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                if !path.ends_with("target") {
+                    walk(&path, files);
+                }
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    let mut files = Vec::new();
+    for folder in folders {
+        let folder = root().join(folder);
+        if folder.exists() {
+            walk(&folder, &mut files);
+        }
+    }
+    files.sort();
+    assert!(!files.is_empty());
+    files
+        .into_iter()
+        .map(|path| {
+            let name = path.strip_prefix(root()).unwrap().display().to_string();
+            (name, fs::read_to_string(&path).unwrap())
+        })
+        .collect()
+}
+
+/// The lines of code: without comments, and without what stands behind `#[cfg(test)]`.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines()
+        .enumerate()
+        .take_while(|(_, line)| line.trim() != "#[cfg(test)]")
+        .filter(|(_, line)| !line.trim_start().starts_with("//"))
+        .map(|(i, line)| (i + 1, line))
+}
+
+#[test]
+fn every_file_opens_with_what_it_is() {
+    for (name, text) in rust_files(&["src", "format", "tests", "benches", "examples", "fuzz"]) {
+        let opens = text.starts_with("//!")
+            || text.starts_with("#![doc = include_str!")
+            || text.starts_with("#![") && text.lines().take(6).any(|line| line.starts_with("//!"));
+        assert!(opens, "{name} does not open with a `//!` header");
+    }
+}
+
+#[test]
+fn unsafe_code_lives_where_the_mappings_are_and_each_block_says_why() {
+    let allowed =
+        |name: &str| name.starts_with("src/log/segment/") || name == "src/encode/blosc.rs";
+    for (name, text) in rust_files(&["src", "format/src"]) {
+        let lines: Vec<&str> = text.lines().collect();
+        for (number, line) in code(&text) {
+            let is_unsafe = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"];
+            if !is_unsafe.iter().any(|word| line.contains(word)) {
+                continue;
+            }
+            assert!(allowed(&name), "{name}:{number}: unsafe code outside of its files");
+            if line.contains("unsafe fn") {
+                let doc = lines[..number - 1].iter().rev().take_while(|l| {
+                    let l = l.trim_start();
+                    l.starts_with("///") || l.starts_with("#[")
+                });
+                let says = doc.into_iter().any(|line| line.contains("# Safety"));
+                assert!(says, "{name}:{number}: an unsafe function without a `# Safety` section");
+            } else {
+                let mut above = lines[..number - 1].iter().rev().map(|line| line.trim_start());
+                let says = above
+                    .by_ref()
+                    .take_while(|line| line.starts_with("//") || line.starts_with("#["))
+                    .any(|line| line.starts_with("// SAFETY:"));
+                assert!(says, "{name}:{number}: an unsafe block without a `// SAFETY:` above it");
+            }
+        }
+    }
+}
+
+#[test]
+fn files_know_only_whom_they_may_know() {
+    // (files, words that must not stand in their code)
+    let rules: [(&str, &[&str]); 6] = [
+        ("format/src", &["std::", "alloc::", "partd::", "use partd"]),
+        ("src/dict.rs", &["crate::log", "crate::encode", "crate::buffer", "SegmentLog"]),
+        ("src/buffer.rs", &["crate::log", "crate::encode", "SegmentLog"]),
+        ("src/encode", &["crate::log", "crate::dict", "crate::buffer", "SegmentLog"]),
+        ("src/bin", &["SegmentLog", "partd::log", "partd::{"]),
+        ("src/log", &["crate::encode", "crate::buffer", "crate::dict"]),
+    ];
+    for (name, text) in rust_files(&["src", "format/src"]) {
+        for (files, words) in rules.iter().filter(|(files, _)| name.starts_with(files)) {
+            for (number, line) in code(&text) {
+                let word = words.iter().find(|word| line.contains(**word));
+                assert!(word.is_none(), "{name}:{number}: {files} must not know {word:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_engine_reaches_files_only_through_the_seam() {
+    for (name, text) in rust_files(&["src/log"]) {
+        if name == "src/log/disk.rs" || name.starts_with("src/log/segment/mapping") {
+            continue;
+        }
+        for (number, line) in code(&text) {
+            let words = ["std::fs", "fs::", "memmap2", "rustix", "fs2", "File::open"];
+            let word = words.iter().find(|word| {
+                line.contains(**word) && !line.contains("statfs::") && !line.contains("offs::")
+            });
+            assert!(word.is_none(), "{name}:{number}: {word:?} belongs behind the seam");
+        }
+    }
+}
+
+#[test]
+fn the_library_does_not_panic_on_purpose() {
+    // Slips that a compiler accepts. Assertions about the caller's own bugs are in `mapping.rs`.
+    let words = [".unwrap()", ".expect(", "panic!(", "todo!(", "unimplemented!(", "dbg!("];
+    for (name, text) in rust_files(&["src", "format/src"]) {
+        for (number, line) in code(&text) {
+            let word = words.iter().find(|word| line.contains(**word));
+            assert!(word.is_none(), "{name}:{number}: {word:?} in the library");
+        }
+    }
+}
+
+#[test]
+fn every_member_of_the_workspace_inherits_the_lints() {
+    for manifest in ["Cargo.toml", "format/Cargo.toml"] {
+        let text = fs::read_to_string(root().join(manifest)).unwrap();
+        assert!(text.contains("[lints]\nworkspace = true"), "{manifest}");
+    }
+}
+
+#[test]
+fn both_licences_and_the_texts_a_reader_looks_for_are_there() {
+    for name in [
+        "LICENSE-MIT",
+        "LICENSE-APACHE",
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "format/SPEC.md",
+    ] {
+        let text = fs::read_to_string(root().join(name)).unwrap();
+        assert!(text.len() > 500, "{name} has {} bytes", text.len());
+    }
+}
