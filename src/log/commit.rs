@@ -48,6 +48,8 @@ pub trait Words {
         Self: 'a;
     /// Why a state word could not be reached.
     type Error;
+    /// How often a writer looks again before it finishes the commit of another.
+    const PATIENCE: u32 = 100;
 
     /// The commit word.
     fn commit(&self) -> Self::Word<'_>;
@@ -62,9 +64,6 @@ pub trait Words {
         std::hint::spin_loop();
     }
 }
-
-/// How often a writer looks again before it finishes the commit of another.
-const PATIENCE: u32 = 100;
 
 /// Why a batch was not committed. It is not in the history and never will be under its position,
 /// once its state is made void.
@@ -91,7 +90,7 @@ pub fn commit<W: Words>(
     segment.store(position.segment, Release);
     offset.store(position.offset, Release);
     let word = words.commit();
-    let mut patience = PATIENCE;
+    let mut patience = W::PATIENCE;
     loop {
         let seen = word.load(Acquire);
         let last = Commit::decode(seen);

@@ -1,0 +1,128 @@
+//! Tuples as keys: the mapping can be undone, so it is injective; and keys sort as their tuples do.
+#![no_main]
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use partd::Key;
+use partd_fuzz::limit::with_limit;
+
+type B = Vec<u8>;
+
+/// Tuples in the shapes that are tried; Rust's tuples have fixed types.
+#[derive(Arbitrary, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Tuple {
+    Two(B, B),
+    Three(B, B, B),
+    Four(B, B, B, B),
+    First((B, B), B),
+    Second(B, (B, B, B)),
+    Both((B, B), (B, B)),
+    Deep(B, (B, (B, B), B)),
+    Single((B,), B),
+    Number(i64, B),
+}
+
+/// What a key says that it was made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Node {
+    Bytes(B),
+    Tuple(Vec<Node>),
+}
+
+impl Tuple {
+    fn key(&self) -> Key {
+        match self.clone() {
+            Tuple::Two(a, b) => Key::from((a, b)),
+            Tuple::Three(a, b, c) => Key::from((a, b, c)),
+            Tuple::Four(a, b, c, d) => Key::from((a, b, c, d)),
+            Tuple::First(a, b) => Key::from((a, b)),
+            Tuple::Second(a, b) => Key::from((a, b)),
+            Tuple::Both(a, b) => Key::from((a, b)),
+            Tuple::Deep(a, b) => Key::from((a, b)),
+            Tuple::Single(a, b) => Key::from((a, b)),
+            Tuple::Number(a, b) => Key::from((a, b)),
+        }
+    }
+
+    fn nodes(&self) -> Vec<Node> {
+        let leaf = |bytes: B| Node::Bytes(bytes);
+        let pair = |(a, b): (B, B)| Node::Tuple(vec![leaf(a), leaf(b)]);
+        match self.clone() {
+            Tuple::Two(a, b) => vec![leaf(a), leaf(b)],
+            Tuple::Three(a, b, c) => vec![leaf(a), leaf(b), leaf(c)],
+            Tuple::Four(a, b, c, d) => vec![leaf(a), leaf(b), leaf(c), leaf(d)],
+            Tuple::First(a, b) => vec![pair(a), leaf(b)],
+            Tuple::Second(a, (b, c, d)) => {
+                vec![leaf(a), Node::Tuple(vec![leaf(b), leaf(c), leaf(d)])]
+            }
+            Tuple::Both(a, b) => vec![pair(a), pair(b)],
+            Tuple::Deep(a, (b, c, d)) => {
+                vec![leaf(a), Node::Tuple(vec![leaf(b), pair(c), leaf(d)])]
+            }
+            Tuple::Single((a,), b) => vec![Node::Tuple(vec![leaf(a)]), leaf(b)],
+            Tuple::Number(a, b) => vec![leaf(a.to_string().into_bytes()), leaf(b)],
+        }
+    }
+
+    /// Whether two tuples are of one shape, so that their order is that of their parts.
+    fn has_shape_of(&self, other: &Tuple) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+
+    fn is_flat(&self) -> bool {
+        matches!(self, Tuple::Two(..) | Tuple::Three(..) | Tuple::Four(..))
+    }
+
+    fn flat(&self) -> Vec<B> {
+        let bytes = |node| match node {
+            Node::Bytes(bytes) => bytes,
+            Node::Tuple(_) => Vec::new(),
+        };
+        self.nodes().into_iter().map(bytes).collect()
+    }
+}
+
+/// Reads a key back, by the table at the top of `src/key.rs` and nothing else.
+fn decode(bytes: &mut std::slice::Iter<'_, u8>, nested: bool) -> Option<Vec<Node>> {
+    let mut parts = Vec::new();
+    let mut part = Node::Bytes(Vec::new());
+    loop {
+        match (bytes.next(), &mut part) {
+            (None, _) => {
+                parts.push(part);
+                return (!nested).then_some(parts);
+            }
+            (Some(0), part_now) => match (bytes.next()?, part_now) {
+                (0xFF, Node::Bytes(part)) => part.push(0),
+                (3, now) if *now == Node::Bytes(Vec::new()) => {
+                    *now = Node::Tuple(decode(bytes, true)?);
+                }
+                (1, _) => parts.push(std::mem::replace(&mut part, Node::Bytes(Vec::new()))),
+                (0, _) if nested => {
+                    parts.push(part);
+                    return Some(parts);
+                }
+                _ => return None,
+            },
+            (Some(byte), Node::Bytes(part)) => part.push(*byte),
+            (Some(_), Node::Tuple(_)) => return None,
+        }
+    }
+}
+
+fuzz_target!(|input: (Tuple, Tuple, B)| {
+    let (one, other, bytes) = &input;
+    with_limit(1 << 12, 1 << 16, || {
+        let (key, other_key) = (one.key(), other.key());
+        let read = decode(&mut key.as_bytes().iter(), false);
+        assert!(read == Some(one.nodes()), "a key is not that of its tuple alone");
+        if one.has_shape_of(other) && !matches!(one, Tuple::Number(..)) {
+            assert!(key.cmp(&other_key) == one.cmp(other), "keys sort otherwise than tuples");
+        } else if one.is_flat() && other.is_flat() {
+            assert!(key.cmp(&other_key) == one.flat().cmp(&other.flat()), "keys sort otherwise");
+        }
+        let plain = Key::from(&bytes[..]);
+        assert!(plain.as_bytes() == &bytes[..] && plain.len() == bytes.len());
+        assert!(Key::from((plain.clone(),)) == plain, "a tuple of one part is another key");
+    });
+});

@@ -1,0 +1,377 @@
+//! A disk in memory, shared by simulated processes: any of them can die, all of them can be killed
+//! at once, and the power can fail.
+//!
+//! A [`MemDisk`] is one process on a [`World`]. It dies by unwinding out of a call of the seam or
+//! a store to a mapping; from then on its calls do nothing and its locks are free. A power cut
+//! makes a new world, in which each page is as it was last synced or as it was last stored; names
+//! and lengths are kept. (The simulated disk of the crash tests enumerates far more; this one is
+//! for speed.)
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::{self, ErrorKind, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use partd::log::disk::{Disk, DiskFile, Mapping};
+
+const PAGE: usize = 4096;
+
+thread_local! {
+    /// Steps until the process that works on this thread dies; none while it shall live.
+    static FUSE: Cell<Option<u32>> = const { Cell::new(None) };
+}
+
+/// What a process leaves its stack with when it dies.
+#[derive(Debug)]
+pub struct Death;
+
+/// Lets the process that works on this thread die before its next step but `steps`.
+pub fn light_fuse(steps: Option<u32>) {
+    FUSE.set(steps);
+}
+
+/// Files and locks that outlive processes.
+#[derive(Debug)]
+pub struct World {
+    state: Mutex<State>,
+    boot: u8,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    files: BTreeMap<PathBuf, Arc<Contents>>,
+    locks: BTreeMap<PathBuf, Vec<Held>>,
+    next_lock: u64,
+    random: u64,
+}
+
+#[derive(Debug)]
+struct Held {
+    id: u64,
+    exclusive: bool,
+}
+
+#[derive(Debug)]
+struct Contents {
+    mapping: Mapping,
+    synced: Mutex<Vec<u8>>,
+}
+
+impl World {
+    /// A world with no files.
+    pub fn new() -> Arc<World> {
+        Arc::new(World { state: Mutex::default(), boot: 1 })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is left when every process is killed: all that was stored, and no lock.
+    pub fn after_kill(&self) -> Arc<World> {
+        self.copied(self.boot, |live, _| live.to_vec())
+    }
+
+    /// What is left when the power fails: of each page, what was synced or what was stored.
+    pub fn after_power_cut(&self, seed: u64) -> Arc<World> {
+        let mut random = seed;
+        self.copied(self.boot.wrapping_add(1), |live, synced| {
+            let mut bytes = live.to_vec();
+            for (page, old) in bytes.chunks_mut(PAGE).zip(synced.chunks(PAGE)) {
+                // A seed of 0 loses all that it can.
+                if seed == 0 || next_random(&mut random).is_multiple_of(2) {
+                    page.copy_from_slice(old);
+                }
+            }
+            bytes
+        })
+    }
+
+    fn copied(&self, boot: u8, mut keep: impl FnMut(&[u8], &[u8]) -> Vec<u8>) -> Arc<World> {
+        let state = self.state();
+        let mut files = BTreeMap::new();
+        for (path, contents) in &state.files {
+            let synced = contents.synced.lock().unwrap_or_else(PoisonError::into_inner);
+            let bytes = keep(&contents.live(), &synced);
+            let copy = Contents::new(bytes.len() as u64).expect("memory for a file");
+            copy.store(0, &bytes);
+            *copy.synced.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+            files.insert(path.clone(), Arc::new(copy));
+        }
+        let state = State { files, random: state.random, ..State::default() };
+        Arc::new(World { state: Mutex::new(state), boot })
+    }
+
+    /// Changes a file's bytes while no process lives; nothing if there is no such file.
+    pub fn change(&self, path: &Path, change: impl FnOnce(&mut [u8])) {
+        if let Some(contents) = self.state().files.get(path) {
+            let mut bytes = contents.live();
+            change(&mut bytes);
+            contents.store(0, &bytes);
+        }
+    }
+
+    /// Removes a file while no process lives.
+    pub fn remove(&self, path: &Path) {
+        self.state().files.remove(path);
+    }
+}
+
+fn next_random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    mixed ^ (mixed >> 29)
+}
+
+impl Contents {
+    fn new(len: u64) -> io::Result<Contents> {
+        let mapping = Mapping::anonymous(len.next_multiple_of(8))?;
+        Ok(Contents { mapping, synced: Mutex::new(vec![0; len as usize]) })
+    }
+
+    fn live(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.mapping.len() as usize];
+        self.mapping.copy_out(0, &mut bytes);
+        bytes
+    }
+
+    /// Stores bytes, through whole words: nobody else stores near them, as the engine promises.
+    fn store(&self, offset: u64, bytes: &[u8]) {
+        let (mut offset, mut rest) = (offset, bytes);
+        while !rest.is_empty() {
+            let (at, skip) = (offset & !7, (offset & 7) as usize);
+            let (part, behind) = rest.split_at(rest.len().min(8 - skip));
+            let mut word = self.mapping.load(at, Relaxed).to_le_bytes();
+            word[skip..skip + part.len()].copy_from_slice(part);
+            self.mapping.store(at, u64::from_le_bytes(word), Relaxed);
+            offset += part.len() as u64;
+            rest = behind;
+        }
+    }
+}
+
+/// One process on a world.
+#[derive(Clone, Debug)]
+pub struct MemDisk {
+    world: Arc<World>,
+    is_dead: Arc<AtomicBool>,
+    /// The locks that the process holds.
+    held: Arc<Mutex<Vec<(PathBuf, u64)>>>,
+    calls: Arc<AtomicU64>,
+}
+
+impl MemDisk {
+    /// A new process.
+    pub fn new(world: &Arc<World>) -> MemDisk {
+        MemDisk {
+            world: Arc::clone(world),
+            is_dead: Arc::default(),
+            held: Arc::default(),
+            calls: Arc::default(),
+        }
+    }
+
+    /// Kills the process: its locks are free, and its calls do nothing.
+    pub fn kill(&self) {
+        self.is_dead.store(true, Relaxed);
+        let held = std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner));
+        for (path, id) in held {
+            self.world.release(&path, id);
+        }
+    }
+
+    fn step(&self) -> io::Result<()> {
+        if self.is_dead.load(Relaxed) {
+            return Err(io::Error::other("the process is dead"));
+        }
+        burn(&self.is_dead);
+        self.calls.fetch_add(1, Relaxed);
+        Ok(())
+    }
+}
+
+/// One step; dies if the fuse has burnt down.
+fn burn(is_dead: &AtomicBool) {
+    match FUSE.get() {
+        Some(0) => {
+            FUSE.set(None);
+            is_dead.store(true, Relaxed);
+            std::panic::resume_unwind(Box::new(Death));
+        }
+        fuse => FUSE.set(fuse.map(|left| left - 1)),
+    }
+}
+
+impl World {
+    fn release(&self, path: &Path, id: u64) {
+        if let Some(held) = self.state().locks.get_mut(path) {
+            held.retain(|held| held.id != id);
+        }
+    }
+}
+
+/// A held lock.
+#[derive(Debug)]
+pub struct MemLock {
+    world: Arc<World>,
+    path: PathBuf,
+    id: u64,
+}
+
+impl Drop for MemLock {
+    fn drop(&mut self) {
+        self.world.release(&self.path, self.id);
+    }
+}
+
+/// An open file.
+#[derive(Debug)]
+pub struct MemFile {
+    contents: Arc<Contents>,
+    is_dead: Arc<AtomicBool>,
+}
+
+impl DiskFile for MemFile {
+    fn mapping(&self) -> &Mapping {
+        &self.contents.mapping
+    }
+
+    fn stored(&self, _offset: u64, _len: u64) {
+        if !self.is_dead.load(Relaxed) {
+            burn(&self.is_dead);
+        }
+    }
+
+    fn write_at(&self, buffers: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+        for buffer in buffers {
+            self.contents.store(offset, buffer);
+            offset += buffer.len() as u64;
+            self.stored(offset, 0);
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.stored(0, 0);
+        let mut live = self.contents.live();
+        let mut synced = self.contents.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        live.truncate(synced.len());
+        *synced = live;
+        Ok(())
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.stored(0, 0);
+        self.contents.store(offset, &vec![0; len as usize]);
+        Ok(())
+    }
+}
+
+impl Disk for MemDisk {
+    type File = MemFile;
+    type Lock = MemLock;
+
+    fn create(&self, path: &Path, len: u64) -> io::Result<MemFile> {
+        self.step()?;
+        let contents = Arc::new(Contents::new(len)?);
+        let mut state = self.world.state();
+        if state.files.contains_key(path) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        state.files.insert(path.to_owned(), Arc::clone(&contents));
+        Ok(MemFile { contents, is_dead: Arc::clone(&self.is_dead) })
+    }
+
+    fn open(&self, path: &Path, _writable: bool) -> io::Result<MemFile> {
+        self.step()?;
+        let state = self.world.state();
+        let contents = state.files.get(path).ok_or(ErrorKind::NotFound)?;
+        Ok(MemFile { contents: Arc::clone(contents), is_dead: Arc::clone(&self.is_dead) })
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if self.world.state().files.contains_key(to) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        self.replace(from, to)
+    }
+
+    fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.step()?;
+        let mut state = self.world.state();
+        let contents = state.files.remove(from).ok_or(ErrorKind::NotFound)?;
+        state.files.insert(to.to_owned(), contents);
+        Ok(())
+    }
+
+    fn unlink(&self, path: &Path) -> io::Result<()> {
+        self.step()?;
+        let removed = self.world.state().files.remove(path);
+        removed.map(drop).ok_or_else(|| ErrorKind::NotFound.into())
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
+        self.step()?;
+        let state = self.world.state();
+        let names = state.files.keys().chain(state.locks.keys());
+        let names = names.filter(|path| path.parent() == Some(dir));
+        let mut names: Vec<_> =
+            names.filter_map(|path| path.file_name().map(ToOwned::to_owned)).collect();
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
+    }
+
+    fn create_dir(&self, _dir: &Path) -> io::Result<()> {
+        self.step()
+    }
+
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        self.step()?;
+        self.world.state().files.retain(|path, _| path.parent() != Some(dir));
+        Ok(())
+    }
+
+    fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
+        self.step()
+    }
+
+    fn try_lock(&self, path: &Path, exclusive: bool) -> io::Result<Option<MemLock>> {
+        self.step()?;
+        let mut state = self.world.state();
+        state.next_lock += 1;
+        let id = state.next_lock;
+        let held = state.locks.entry(path.to_owned()).or_default();
+        if held.iter().any(|held| exclusive || held.exclusive) {
+            return Ok(None);
+        }
+        held.push(Held { id, exclusive });
+        drop(state);
+        let mut mine = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        mine.push((path.to_owned(), id));
+        Ok(Some(MemLock { world: Arc::clone(&self.world), path: path.to_owned(), id }))
+    }
+
+    fn unfit(&self, _dir: &Path) -> io::Result<Option<String>> {
+        Ok(None)
+    }
+
+    fn boot_id(&self) -> io::Result<[u8; 16]> {
+        Ok([self.world.boot; 16])
+    }
+
+    fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        let mut state = self.world.state();
+        for byte in bytes {
+            *byte = (next_random(&mut state.random) >> 24) as u8;
+        }
+        Ok(())
+    }
+
+    fn now_unix_ms(&self) -> u64 {
+        0
+    }
+}

@@ -1,0 +1,15 @@
+//! What the fuzz targets share. The targets themselves are in `fuzz_targets`, one file each.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | `limit` | the limit on what a target may allocate |
+//! | `scan` | everything that `partd-format` reads, and what must hold of it |
+//! | `mend` | segments whose checks are made to hold after a mutation |
+//! | `disk` | a disk in memory, whose processes die and whose power fails |
+//! | `ops` | operations on a store, with the model that they are held against |
+
+pub mod disk;
+pub mod limit;
+pub mod mend;
+pub mod ops;
+pub mod scan;

@@ -1,0 +1,125 @@
+//! Everything that `partd-format` reads from bytes, and what must hold of it whatever they are.
+//!
+//! Nothing here allocates: the format's parsers need no allocator, and the limit shows it.
+
+use partd_format::control::{Commit, FIXED_LEN, Fixed, decode_synced};
+use partd_format::segment::{HEADER_LEN, NOTE_AT, file_name, id_of_file_name};
+use partd_format::word::note;
+use partd_format::{Batch, Ending, Link, SEQUENCE_MAX, Salt, Scanner, State};
+
+/// What a scan has come upon, so that targets and tests can tell that they reach it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// Whether the header was whole.
+    pub header: bool,
+    /// Batches that are committed and parse.
+    pub batches: u64,
+    /// Their entries.
+    pub entries: u64,
+    /// Batches whose values all match.
+    pub whole: u64,
+}
+
+/// Reads bytes as a whole segment file.
+///
+/// # Panics
+/// When what is read contradicts itself or leaves the bytes: a defect of the format crate.
+pub fn segment(bytes: &[u8]) -> Reached {
+    let mut reached = Reached::default();
+    let mut scanner = match Scanner::new(bytes) {
+        Ok(scanner) => scanner,
+        Err(error) => {
+            assert!(error.offset <= bytes.len() as u64, "an error beyond the file");
+            return reached;
+        }
+    };
+    reached.header = true;
+    let header = *scanner.header();
+    let len = bytes.len() as u64;
+    assert!(header.len == len && header.data_start >= HEADER_LEN && header.data_start <= len);
+    let written = header.encode();
+    assert!(written[..NOTE_AT as usize] == bytes[..NOTE_AT as usize], "a header changes on writing");
+    if let Ok((replaces, keeps)) = header.lists(bytes) {
+        let output = header.output.map_or((0, 0), |o| (o.replaces as usize, o.keeps as usize));
+        assert!((replaces.count(), keeps.count()) == output, "lists are not as long as they say");
+    }
+    let mut next = header.data_start;
+    for found in scanner.by_ref() {
+        assert!(found.offset == next && found.len >= 48 && found.len.is_multiple_of(8));
+        next += found.len;
+        assert!(next <= len, "a batch leaves the segment");
+        let committed = matches!(found.state, Ok(State::Committed(_)));
+        assert!(committed == found.batch.is_some());
+        if let Ok(State::Committed(sequence)) = found.state {
+            assert!((1..=SEQUENCE_MAX).contains(&sequence));
+        }
+        if let Some(Ok(batch)) = &found.batch {
+            reached.batches += 1;
+            read_batch(batch, header.salt, &mut reached);
+            assert!(batch.offset() == found.offset && batch.batch_len() == found.len);
+        }
+    }
+    assert!(scanner.next().is_none(), "a scan goes on behind its end");
+    assert!(scanner.offset() == next);
+    match scanner.ending().expect("a scan ends") {
+        Ending::Open | Ending::Sealed => {}
+        Ending::Broken(error) => assert!(error.offset <= len, "an error beyond the file"),
+    }
+    reached
+}
+
+fn read_batch(batch: &Batch<'_>, salt: Salt, reached: &mut Reached) {
+    let (start, end) = (batch.offset(), batch.offset() + batch.batch_len());
+    let mut next = start + batch.head_len();
+    assert!(next <= end);
+    let mut all_match = true;
+    let mut entries = 0;
+    for entry in batch.entries() {
+        entries += 1;
+        assert!(entry.value_offset == next, "values do not follow each other");
+        next += entry.value_len;
+        assert!(next <= end, "a value leaves its batch");
+        let value = batch.value(&entry);
+        assert!(value.len() as u64 == entry.value_len, "a value is cut");
+        assert!(entry.kind.has_value() || value.is_empty());
+        assert!(entry.sequence.is_some() == batch.has_sequences());
+        all_match &= entry.check(salt, value).is_ok();
+    }
+    assert!(entries == batch.len(), "entries are missing");
+    assert!(end - next < 8, "bytes of the batch belong to no value");
+    assert!(batch.check_values(salt).is_ok() == all_match);
+    reached.entries += entries as u64;
+    reached.whole += u64::from(all_match);
+}
+
+/// Reads bytes as a control file, as words of every kind, and as a file name.
+///
+/// # Panics
+/// When what is read does not come back on writing: a defect of the format crate.
+pub fn control_and_words(bytes: &[u8]) {
+    if let Ok(fixed) = Fixed::decode(bytes) {
+        assert!(fixed.encode()[..60] == bytes[..60], "the fixed fields change on writing");
+    }
+    let mut store = [0; 16];
+    let store_len = bytes.len().min(16);
+    store[..store_len].copy_from_slice(&bytes[..store_len]);
+    let words = bytes.chunks_exact(8).skip(FIXED_LEN / 8).take(16);
+    for (i, word) in words.enumerate() {
+        let word = u64::from_le_bytes(word.try_into().expect("eight bytes"));
+        let (salt, at) = (Salt(u64::from_le_bytes(store[8..].try_into().expect("eight"))), i as u64 * 8);
+        assert!(Commit::decode(word).encode() == word);
+        assert!(decode_synced(&store, word).is_ok_and(|n| n <= SEQUENCE_MAX) || word != 0);
+        if let Ok(state) = State::decode(salt, at, word) {
+            assert!(state.encode(salt, at) == word, "a state word changes on writing");
+        }
+        if let Ok(link) = Link::decode(salt, at, word, u64::MAX) {
+            assert!(link.encode(salt, at) == word, "a link word changes on writing");
+        }
+        if let Ok(end) = note::decode(salt, word) {
+            assert!(end == 0 || note::encode(salt, end) == word, "a note changes on writing");
+        }
+    }
+    if let Some(id) = id_of_file_name(&bytes[..bytes.len().min(20)]) {
+        assert!(file_name(id)[..] == bytes[..20], "a name changes on writing");
+    }
+}
