@@ -7,7 +7,7 @@
 //! committed: the loop counts them in the segments, and fails if it has not been cruel enough.
 //!
 //! 200 kills in the ordinary run. `PARTD_KILLS=2000 cargo test --test kill_loop` kills more, in
-//! rounds of 200 on a store each; PARTD_SEED repeats the choices, though not the moments.
+//! rounds of 200 on a store each; `PARTD_SEED` repeats the choices, though not the moments.
 
 mod children;
 

@@ -2,7 +2,7 @@
 //!
 //! Afterwards every acknowledged append is there once, whole, in its writer's order, and no reader
 //! has seen a value shrink or change. `PARTD_SECONDS=60 cargo test --test processes` makes each run
-//! longer; the seed of a run is printed and can be given as PARTD_SEED. Random deaths by the
+//! longer; the seed of a run is printed and can be given as `PARTD_SEED`. Random deaths by the
 //! hundred are in `kill_loop.rs`.
 
 mod children;

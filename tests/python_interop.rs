@@ -1,6 +1,6 @@
 //! Python reads what was written here.
 //!
-//! Runs tests/python/read_back.py by the Python that the environment variable `PARTD_PYTHON`
+//! Runs `tests/python/read_back.py` by the Python that the environment variable `PARTD_PYTHON`
 //! names, or by `python3`, if it has the packages (tests/python/venv.sh makes one that does).
 //! Where there is none the test says so and does nothing, but with `CI=true` that is a failure.
 

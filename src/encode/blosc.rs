@@ -25,10 +25,10 @@ const MAX_RATIO: u64 = 64 << 10;
 /// Blosc shuffles the bytes of elements of the same size together before it compresses them; the
 /// element size is 8 bytes, as in python-blosc, unless [`with_element_bytes`] sets it. Frames of
 /// all blosc's inner codecs but snappy are read; blosclz is written, unless
-/// [`with_inner`](Encode::<BloscCodec, P>::with_inner) names another. A value may have
+/// [`with_inner`](Encode::with_inner) names another. A value may have
 /// 2,147,483,631 bytes, blosc's own limit.
 ///
-/// [`with_element_bytes`]: Encode::<BloscCodec, P>::with_element_bytes
+/// [`with_element_bytes`]: Encode::with_element_bytes
 ///
 /// ```
 /// use partd::{Blosc, Dict, Partd};

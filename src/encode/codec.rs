@@ -113,6 +113,14 @@ pub(crate) fn too_large(max_bytes: usize) -> String {
 /// A codec for bytes, in terms of what a compression library offers.
 ///
 /// It decodes frames one behind the other into one vector, so joining costs nothing.
+#[cfg(any(
+    feature = "zlib",
+    feature = "snappy",
+    feature = "lz4",
+    feature = "bz2",
+    feature = "blosc",
+    feature = "zstd"
+))]
 pub(crate) trait Compressor: Send + Sync {
     /// The layer's name.
     const NAME: &'static str;
@@ -131,6 +139,14 @@ pub(crate) trait Compressor: Send + Sync {
 
 /// Implements [`Codec`] for a [`Compressor`]. A macro, because a blanket implementation would
 /// take the trait away from users' own codecs.
+#[cfg(any(
+    feature = "zlib",
+    feature = "snappy",
+    feature = "lz4",
+    feature = "bz2",
+    feature = "blosc",
+    feature = "zstd"
+))]
 macro_rules! codec_by_compressor {
     ($type:ty) => {
         impl $crate::encode::Codec for $type {
@@ -180,10 +196,27 @@ macro_rules! codec_by_compressor {
         }
     };
 }
-#[allow(unused_imports, reason = "each codec is a feature, and there may be none")]
+#[cfg(any(
+    feature = "zlib",
+    feature = "snappy",
+    feature = "lz4",
+    feature = "bz2",
+    feature = "blosc",
+    feature = "zstd"
+))]
 pub(crate) use codec_by_compressor;
 
 /// Joins byte strings; the first one keeps its place in memory.
+#[cfg(any(
+    feature = "zlib",
+    feature = "snappy",
+    feature = "lz4",
+    feature = "bz2",
+    feature = "blosc",
+    feature = "zstd",
+    feature = "pickle",
+    feature = "msgpack"
+))]
 pub(crate) fn concat<T>(parts: Vec<Vec<T>>) -> Vec<T> {
     let more: usize = parts.iter().skip(1).map(Vec::len).sum();
     let mut parts = parts.into_iter();

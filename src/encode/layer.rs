@@ -190,7 +190,8 @@ where
             let lens = self.decoded_lens(keys)?;
             // Without frames a key may be missing, or hold nothing: the store below knows.
             let (bare, bare_keys): (Vec<usize>, Vec<Key>) = (lens.iter().zip(keys).enumerate())
-                .filter_map(|(i, (len, key))| len.is_none().then(|| (i, key.clone())))
+                .filter(|(_, (len, _))| len.is_none())
+                .map(|(i, (_, key))| (i, key.clone()))
                 .unzip();
             let stored = match bare_keys.is_empty() {
                 true => Vec::new(),

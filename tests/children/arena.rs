@@ -92,7 +92,7 @@ impl Arena {
 
     fn new_writer(&mut self, writer: u32, life: u32) -> (Child, Arc<AtomicU64>) {
         let Manner { pause_us, long_bytes, fork_every } = self.manner;
-        let forks = fork_every > 0 && (writer + life) % fork_every == 0;
+        let forks = fork_every > 0 && (writer + life).is_multiple_of(fork_every);
         let seed = self.random.next();
         let mut arguments = vec![self.store.display().to_string()];
         let numbers = [writer.into(), life.into(), seed, pause_us, long_bytes, forks.into()];

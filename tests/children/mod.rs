@@ -235,7 +235,7 @@ pub fn from_env(name: &str, ordinary: u64) -> u64 {
     }
 }
 
-/// The seed of a run: the one in PARTD_SEED, or a new one. It is printed.
+/// The seed of a run: the one in `PARTD_SEED`, or a new one. It is printed.
 pub fn seed() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let new = now.map_or(1, |now| now.as_nanos() as u64);

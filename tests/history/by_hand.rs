@@ -77,7 +77,7 @@ fn a_torn_batch_is_rejected() {
     has_no_order(&[batch.clone(), read(2, 20, 30, &[(0, &[]), (1, &[2])])]);
     // The same in two reads that come one after the other, and for one who died meanwhile.
     let halves = [read(2, 20, 30, &[(0, &[1])]), read(2, 40, 50, &[(1, &[])])];
-    has_no_order(&[&[batch.clone()], &halves[..]].concat());
+    has_no_order(&[std::slice::from_ref(&batch), &halves[..]].concat());
     has_no_order(&[&[never_ends(batch)], &halves[..]].concat());
 }
 

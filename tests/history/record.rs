@@ -1,5 +1,5 @@
 //! A client that does random things to a store and notes each call: when it began, when it ended,
-//! what it returned. The clock is CLOCK_MONOTONIC, which is one for all processes.
+//! what it returned. The clock is `CLOCK_MONOTONIC`, which is one for all processes.
 //!
 //! A call is noted before it is made, so the calls of a client that is killed are all known.
 

@@ -543,15 +543,6 @@ impl Disk for SimDisk {
         Ok(())
     }
 
-    fn disk_bytes(&self, path: &Path) -> io::Result<u64> {
-        let inode = lock(&self.shared.state).names.get(path).cloned();
-        Ok(inode.ok_or(io::ErrorKind::NotFound)?.mapping.len())
-    }
-
-    fn age(&self, _dir: &Path) -> io::Result<Duration> {
-        Ok(Duration::ZERO)
-    }
-
     fn remove_dir(&self, _dir: &Path) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
