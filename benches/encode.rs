@@ -87,14 +87,17 @@ impl<V: Clone + PartialEq, E: FnMut(&V) -> Vec<u8>, D: FnMut(&[u8]) -> V> Librar
     }
 }
 
+type Append<V> = Box<dyn Fn(&[V]) -> Dict + Send + Sync>;
+type Get<V> = Box<dyn Fn(&Dict, usize) -> Vec<V> + Send + Sync>;
+
 /// One codec: the library by hand, and the layer.
 struct Case<V> {
     name: &'static str,
     library: Box<dyn Library<Value = V>>,
     /// Appends the values under their keys to a new store.
-    append: Box<dyn Fn(&[V]) -> Dict + Send + Sync>,
+    append: Append<V>,
     /// Reads so many keys of a store, joined.
-    get: Box<dyn Fn(&Dict, usize) -> Vec<V> + Send + Sync>,
+    get: Get<V>,
     /// Joins values, as reading a key does.
     join: fn(Vec<V>) -> V,
 }
@@ -153,7 +156,7 @@ fn compressions() -> Vec<Case<Vec<u8>>> {
         bytes_case(
             "Zlib (6)",
             partd::Zlib::new,
-            partd::Zlib::new,
+            |dict| partd::Zlib::new(dict),
             |value| {
                 let level = flate2::Compression::new(6);
                 let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), level);
@@ -169,21 +172,21 @@ fn compressions() -> Vec<Case<Vec<u8>>> {
         bytes_case(
             "Snappy",
             partd::Snappy::new,
-            partd::Snappy::new,
+            |dict| partd::Snappy::new(dict),
             move |value| snappy.compress_vec(value).unwrap(),
             |bytes| snap::raw::Decoder::new().decompress_vec(bytes).unwrap(),
         ),
         bytes_case(
             "Lz4",
             partd::Lz4::new,
-            partd::Lz4::new,
+            |dict| partd::Lz4::new(dict),
             |value| lz4_flex::compress_prepend_size(value),
             |bytes| lz4_flex::decompress_size_prepended(bytes).unwrap(),
         ),
         bytes_case(
             "Bz2 (9)",
             partd::Bz2::new,
-            partd::Bz2::new,
+            |dict| partd::Bz2::new(dict),
             |value| {
                 let level = bzip2::Compression::new(9);
                 let mut bz2 = bzip2::write::BzEncoder::new(Vec::new(), level);
@@ -200,7 +203,7 @@ fn compressions() -> Vec<Case<Vec<u8>>> {
         bytes_case(
             "Blosc (9, blosclz)",
             partd::Blosc::new,
-            partd::Blosc::new,
+            |dict| partd::Blosc::new(dict),
             move |value| {
                 let mut frame = Vec::new();
                 blosc.codec().encode(value, &mut frame).unwrap();
@@ -211,7 +214,7 @@ fn compressions() -> Vec<Case<Vec<u8>>> {
         bytes_case(
             "Zstd (3)",
             partd::Zstd::new,
-            partd::Zstd::new,
+            |dict| partd::Zstd::new(dict),
             move |value| zstd.compress(value).unwrap(),
             |bytes| zstd::bulk::decompress(bytes, 2 * VALUE_BYTES).unwrap(),
         ),
@@ -223,14 +226,14 @@ fn lists() -> Vec<Case<Vec<Flight>>> {
         list_case(
             "Pickle",
             partd::Pickle::new,
-            partd::Pickle::new,
+            |dict| partd::Pickle::new(dict),
             |value| serde_pickle::to_vec(value, serde_pickle::SerOptions::new()).unwrap(),
             |bytes| serde_pickle::from_slice(bytes, serde_pickle::DeOptions::new()).unwrap(),
         ),
         list_case(
             "Msgpack",
             partd::Msgpack::new,
-            partd::Msgpack::new,
+            |dict| partd::Msgpack::new(dict),
             |value| rmp_serde::to_vec_named(value).unwrap(),
             |bytes| rmp_serde::from_slice(bytes).unwrap(),
         ),
@@ -294,7 +297,7 @@ fn table_row<V: Clone + PartialEq + Send + Sync>(case: &mut Case<V>, values: &[V
         &mut || drop(black_box(one.install(|| get(&store, keys)))),
         &mut || drop(black_box(two.install(|| get(&store, keys)))),
     ]);
-    let rate = |time: Duration| bytes as f64 / time.as_secs_f64() / (1 << 20) as f64;
+    let rate = |time: Duration| bytes as f64 / time.as_secs_f64() / f64::from(1 << 20);
     let share = |bare: Duration, layer: Duration| bare.as_secs_f64() / layer.as_secs_f64();
     println!(
         "| `{name}` | {:.2} | {:.0} | {:.0} | {:.2} | {:.2} | {:.0} | {:.0} | {:.2} | {:.2} |",

@@ -53,7 +53,7 @@ pub(crate) fn sets_in_a_batch_follow_its_order<P: Partd>(p: &P) {
 }
 
 pub(crate) fn a_batch_of_very_many_operations_works<P: Partd>(p: &P) {
-    let values: Vec<[u8; 4]> = (0..60_000_u32).map(u32::to_le_bytes).collect();
+    let values: Vec<[u8; 4]> = (0..20_000_u32).map(u32::to_le_bytes).collect();
     let mut batch = Batch::new();
     for (i, value) in values.iter().enumerate() {
         match i % 5 {
