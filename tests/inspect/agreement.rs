@@ -53,7 +53,7 @@ fn restored(log: &SegmentLog) -> Result<Values, String> {
 }
 
 /// Where images are made: in memory, where there is such a place.
-fn workshop() -> tempfile::TempDir {
+pub(crate) fn workshop() -> tempfile::TempDir {
     let shm = Path::new("/dev/shm");
     let made = shm.is_dir().then(|| tempfile::tempdir_in(shm).ok()).flatten();
     made.unwrap_or_else(|| tempfile::tempdir().unwrap())
@@ -148,14 +148,14 @@ fn power_cut(durable: &Path, later: &Path, image: &Path, rng: &mut Rng) {
 
 /// How a comparison came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+pub(crate) enum Outcome {
     Same,
     BothDamaged,
 }
 
 /// Holds the two views of an image against each other, before recovery, after it, and after it
 /// once more.
-fn compare(image: &Path) -> Result<Outcome, String> {
+pub(crate) fn compare(image: &Path) -> Result<Outcome, String> {
     let seen = Store::read(image).map_err(|refusal| refusal.to_string())?;
     let listed = values(&seen);
     let problems = || {
@@ -222,7 +222,7 @@ fn difference(engine: &Values, inspector: &Values) -> String {
     each.collect::<Vec<_>>().join("; ")
 }
 
-fn images(default: u64) -> u64 {
+pub(crate) fn images(default: u64) -> u64 {
     std::env::var("PARTD_IMAGES").map_or(default, |text| text.parse().expect("a number"))
 }
 

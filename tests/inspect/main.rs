@@ -10,6 +10,9 @@ mod live;
 #[allow(dead_code, unreachable_pub, reason = "the binary uses the rest of it")]
 mod read;
 mod salvage;
+#[path = "../sim/mod.rs"]
+mod sim;
+mod simulated;
 mod snapshots;
 mod speed;
 mod support;
