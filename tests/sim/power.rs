@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use partd::{Durability, Partd, SegmentLog};
 
@@ -315,6 +316,9 @@ pub fn open(disk: &SimDisk) -> Result<SegmentLog<SimDisk>, Violation> {
     log.map_err(|error| Violation::new("I1", format!("the store cannot be opened: {error}")))
 }
 
+/// A search that meets the engine's own patience at each try would take half an hour.
+const SHRINKING_MAX: Duration = Duration::from_secs(60);
+
 /// Makes a workload that fails shorter, as long as it still fails.
 pub fn shrink(
     failure: Failure,
@@ -324,7 +328,8 @@ pub fn shrink(
     let mut best = failure;
     let mut left = tries;
     let mut at = best.steps.len();
-    while at > 0 && left > 0 {
+    let since = Instant::now();
+    while at > 0 && left > 0 && since.elapsed() < SHRINKING_MAX {
         at -= 1;
         left -= 1;
         let mut fewer = best.steps.clone();
