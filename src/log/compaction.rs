@@ -120,8 +120,10 @@ impl<D: Disk> Core<D> {
 
     /// Unlinks what outputs have replaced, and makes it durable that it is gone.
     fn finish_predecessor(&self, control: &Control<D>) -> Result<()> {
+        // After a failed sync nobody knows whether an output has its bytes and its name for good.
+        self.check_sync(control)?;
         let dir = self.names.dir();
-        self.disk.sync_dir(dir).map_err(|e| Error::io("sync", dir, e))?;
+        self.sync_dir(control, dir)?;
         let ids = segment_ids(&self.disk, &self.names)?;
         let mut gone = false;
         for &id in &ids {
@@ -147,7 +149,7 @@ impl<D: Disk> Core<D> {
             }
         }
         if gone {
-            self.disk.sync_dir(dir).map_err(|e| Error::io("sync", dir, e))?;
+            self.sync_dir(control, dir)?;
         }
         Ok(())
     }
@@ -189,6 +191,7 @@ impl<D: Disk> Core<D> {
             return Ok(false);
         };
         let source_len: u64 = sources.iter().map(|&n| base.segment(n).header().len).sum();
+        self.check_sync(control)?;
         for &id in &ids {
             self.unlink(id)?;
         }
@@ -349,7 +352,7 @@ impl<D: Disk> Core<D> {
         segment.file().sync().map_err(|e| Error::io("sync", segment.path(), e))?;
         new.publish(id)?;
         let dir = self.names.dir();
-        let synced = self.disk.sync_dir(dir).map_err(|e| Error::io("sync", dir, e));
+        let synced = self.sync_dir(control, dir);
         control.raise_generation();
         control.clear_output();
         synced?;

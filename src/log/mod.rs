@@ -195,6 +195,12 @@ impl SegmentLog {
 }
 
 impl<D: Disk> SegmentLog<D> {
+    /// [`sweep`](SegmentLog::sweep) on a disk other than that of the operating system.
+    #[doc(hidden)]
+    pub fn sweep_on(disk: &D, dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+        open::sweep(disk, dir.as_ref())
+    }
+
     /// The directory of the store.
     pub fn path(&self) -> &Path {
         self.core.names.dir()
@@ -291,6 +297,10 @@ impl<D: Disk> Partd for SegmentLog<D> {
     fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()> {
         let core = &*self.core;
         core.check_writable()?;
+        if durability == Durability::Durable {
+            // Nothing is written that could not be promised.
+            core.check_sync(core.control()?)?;
+        }
         let sequence = match batch.is_empty() {
             true => core.visible(),
             false => core.writer.write(core, batch)?,

@@ -70,7 +70,7 @@ impl<D: Disk> Writer<D> {
 
     /// Writes a batch and returns its sequence number.
     pub(crate) fn write(&self, core: &Core<D>, batch: &Batch<'_>) -> Result<u64> {
-        let layout = layout_of(batch)?;
+        let layout = layout_of(core, batch)?;
         let only_removes = batch.ops().iter().all(|op| matches!(op, Op::Delete(_) | Op::Clear));
         let control = core.control()?;
         let (slot, mut claim) = self.claim(core, control, layout.batch_len(), only_removes)?;
@@ -263,15 +263,18 @@ pub(crate) fn retire<D: Disk>(core: &Core<D>, control: &Control<D>, id: u64) -> 
 }
 
 /// The layout of a batch, or why the format cannot hold it.
-fn layout_of(batch: &Batch<'_>) -> Result<Layout> {
+fn layout_of<D: Disk>(core: &Core<D>, batch: &Batch<'_>) -> Result<Layout> {
     let mut layout = Layout::new();
     for op in batch.ops() {
         let key_len = op.key().map_or(0, |key| key.len() as u64);
         layout.add(key_len, op.value().len() as u64).map_err(|error| {
             let key = op.key().cloned().unwrap_or_default();
             Error::Invalid(format!(
-                "the batch is more than the format can hold, at key {key}: {} may be {}, not {}",
-                error.what, error.expected, error.found
+                "{}: the batch is more than the format can hold, at key {key}: {} may be {}, not {}",
+                core.names.dir().display(),
+                error.what,
+                error.expected,
+                error.found
             ))
         })?;
     }
