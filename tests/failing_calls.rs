@@ -5,7 +5,10 @@
 
 mod sim;
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::Duration;
 
 use partd::{Durability, Error, Partd, SegmentLog};
 use partd_format::batch::Layout;
@@ -33,11 +36,13 @@ fn append(key: &str, len: usize) -> Op {
 struct World {
     disk: SimDisk,
     batches: Vec<Vec<Op>>,
+    /// The history that the disk began with.
+    before: Vec<usize>,
 }
 
 impl World {
     fn on(disk: SimDisk) -> World {
-        World { disk, batches: Vec::new() }
+        World { disk, batches: Vec::new(), before: Vec::new() }
     }
 
     /// Makes a call that writes a batch, or none.
@@ -70,7 +75,7 @@ impl World {
 
     /// The batches of the history, by the commit word.
     fn history(&self) -> Vec<usize> {
-        let mut taken = Vec::new();
+        let mut taken = self.before.clone();
         for event in self.disk.commits(0).0 {
             match event {
                 Event::Commit { word, batch } if !word.done => taken.push(batch.expect("a batch")),
@@ -93,34 +98,48 @@ impl World {
 
     /// Cuts the power at some moments of the log, and judges what is left.
     fn cut_power(&self, moments: &[usize], seed: u64) -> Outcome {
+        self.each_image(moments, seed, IMAGES, &mut |_, _| {})
+    }
+
+    /// The same; `visit` gets each image and the history that it holds.
+    fn each_image(
+        &self,
+        moments: &[usize],
+        seed: u64,
+        images: usize,
+        visit: &mut dyn FnMut(&Image, Vec<usize>),
+    ) -> Outcome {
         let log = self.disk.log();
-        let mut timeline = Timeline::new(&self.disk, &log, Mode::Pages.unit_len(), 0);
+        let before = self.before.len() as u64;
+        let mut timeline = Timeline::new(&self.disk, &log, Mode::Pages.unit_len(), before);
         let mut rng = Rng(seed);
         while let Some(passed) = timeline.pass() {
             passed.map_err(|violation| violation.text)?;
             if !moments.contains(&timeline.at()) {
                 continue;
             }
+            let taken = timeline.taken.iter().map(|number| number.expect("a batch"));
+            let history: Vec<usize> = self.before.iter().copied().chain(taken).collect();
             let mut oracle = Oracle::default();
-            for number in &timeline.taken {
-                oracle.push(&self.batches[number.expect("a batch")]);
-            }
+            history.iter().for_each(|number| oracle.push(&self.batches[*number]));
             let (units, names) = (timeline.units(), timeline.pending_names());
-            for i in 0..IMAGES {
+            for i in 0..images {
                 let mut pick = |versions: usize| match i {
                     0 => 0,
                     1 => versions,
                     _ => rng.below(versions as u64 + 1) as usize,
                 };
                 let versions = units.iter().map(|unit| pick(unit.versions)).collect();
-                let kept = pick(names);
+                let kept = if i % 3 == 2 { names } else { pick(names) };
                 let choice = Choice { versions, names: (0..names).map(|n| n < kept).collect() };
-                let disk = SimDisk::unlogged(&timeline.image(&units, &choice), seed + 1);
+                let image = timeline.image(&units, &choice);
+                let disk = SimDisk::unlogged(&image, seed + 1);
                 let at = format!("image {i} of a power cut at {}", timeline.at());
                 let log = options().open_on(disk, STORE).map_err(|e| format!("{at}: {e}"))?;
-                oracle
+                let found = oracle
                     .judge(&log, timeline.floor, timeline.ceiling())
                     .map_err(|v| format!("{at}: {} {}", v.invariant, v.text))?;
+                visit(&image, history[..found as usize].to_vec());
             }
         }
         Ok(())
@@ -525,4 +544,318 @@ fn a_segment_that_could_not_be_opened_when_it_came_is_synced_by_the_next_sync() 
         drop(other);
     }
     assert!(faults > 5, "only {faults} syncs met a segment that they could not open");
+}
+
+/// A store in some state, and the handles that are open on it.
+struct State {
+    world: World,
+    handles: Vec<(SimDisk, Log)>,
+    /// Handles of processes that were killed.
+    graves: Vec<(SimDisk, Log)>,
+}
+
+impl State {
+    fn in_use() -> State {
+        let Store { world, mine, other } = store(Before::Writes);
+        State { world, handles: vec![mine, other], graves: Vec::new() }
+    }
+
+    fn closed() -> State {
+        State { handles: Vec::new(), ..State::in_use() }
+    }
+
+    fn killed() -> State {
+        let mut state = State::in_use();
+        state.handles.iter().for_each(|(disk, _)| disk.kill());
+        State { graves: std::mem::take(&mut state.handles), ..state }
+    }
+
+    fn of(world: World) -> State {
+        State { world, handles: Vec::new(), graves: Vec::new() }
+    }
+}
+
+/// Opens a store with a call that fails, and goes on.
+fn run_open(
+    state: State,
+    read_only: bool,
+    fails: Option<(usize, i32)>,
+) -> Result<Vec<Call>, String> {
+    let State { mut world, mut handles, graves } = state;
+    let disk = world.disk.new_process();
+    disk.watch(fails);
+    let opened = match read_only {
+        true => options().open_read_only_on(disk.clone(), STORE),
+        false => options().open_on(disk.clone(), STORE),
+    };
+    let calls = disk.watched();
+    let loses = fails.is_some_and(|(at, error)| calls[at].loses(error));
+    let moment = world.disk.log().len();
+    match opened {
+        Ok(log) if read_only => {
+            world.content().compare(&log).map_err(|why| format!("read-only: {why}"))?;
+        }
+        Ok(log) => handles.push((disk, log)),
+        Err(error) => {
+            must(fails.is_some(), &format!("it fails on a disk without faults: {error}"))?;
+            must(error.to_string().contains(STORE), &format!("no path is named: {error}"))?;
+        }
+    }
+    handles.push(reopen(&world, false)?);
+    for (disk, log) in &handles {
+        world.content().compare(log)?;
+        let plain = world.write(disk, log, vec![append("after", 50)], false);
+        plain.map_err(|error| format!("it does not go on: {error}"))?;
+        match world.write(disk, log, vec![append("durable", 50)], true) {
+            Err(Error::SyncFailed { .. }) if loses => {}
+            durable => durable.map_err(|error| format!("a durable append: {error}"))?,
+        }
+    }
+    world.cut_power(&[moment, world.disk.log().len()], calls.len() as u64)?;
+    drop((handles, graves));
+    Ok(calls)
+}
+
+#[test]
+fn a_call_that_fails_while_a_store_is_opened_leaves_it_to_the_next_who_opens_it() {
+    let mut violations = Vec::new();
+    let states: [(&str, fn() -> State); 3] =
+        [("in use", State::in_use), ("closed", State::closed), ("killed", State::killed)];
+    for (name, state) in states {
+        for how in [false, true] {
+            let name = format!("open (read-only: {how}) of a store that is {name}");
+            every_fault(&name, |fails| run_open(state(), how, fails), &mut violations);
+        }
+    }
+    let nothing = || State::of(World::on(SimDisk::boot(&Image::blank(), 3, None)));
+    let make = |fails| run_open(nothing(), false, fails);
+    every_fault("open of nothing", make, &mut violations);
+    let mut syncs = 0;
+    for (i, torn) in torn_stores().iter().enumerate().step_by(5) {
+        for how in [false, true] {
+            let name = format!("open (read-only: {how}) of image {i} of a power cut");
+            let open = |fails| run_open(State::of(again(torn)), how, fails);
+            every_fault(&name, open, &mut violations);
+            let calls = open(None).expect("no fault");
+            syncs += calls.iter().filter(|call| **call == Call::Sync).count();
+        }
+    }
+    assert!(syncs > 3, "{syncs} syncs in recoveries");
+    assert_none(&violations);
+}
+
+#[test]
+fn a_call_that_fails_while_a_handle_is_dropped_leaves_the_store_to_the_others() {
+    let mut violations = Vec::new();
+    for alone in [false, true] {
+        let run = |fails| {
+            let Store { mut world, mine: (disk, log), other } = store(Before::Writes);
+            let other = (!alone).then_some(other);
+            disk.watch(fails);
+            drop(log);
+            let calls = disk.watched();
+            let (disk, log) = match other {
+                Some(other) => other,
+                None => reopen(&world, false)?,
+            };
+            world.content().compare(&log)?;
+            let durable = world.write(&disk, &log, vec![append("durable", 50)], true);
+            durable.map_err(|error| format!("a durable append: {error}"))?;
+            world.cut_power(&[world.disk.log().len()], 1)?;
+            Ok(calls)
+        };
+        every_fault(&format!("drop (alone: {alone})"), run, &mut violations);
+    }
+    assert_none(&violations);
+}
+
+#[test]
+fn a_call_that_fails_with_temporary_stores_leaves_nothing_that_a_sweep_does_not_find() {
+    let mut violations = Vec::new();
+    let run = |fails: Option<(usize, i32)>| {
+        let disk = SimDisk::boot(&Image::blank(), 3, None);
+        let temporary = |disk: &SimDisk| options().temporary_in_on(disk.clone(), "/");
+        let (used, killed) = (disk.new_process(), disk.new_process());
+        let used = temporary(&used).map_err(|e| e.to_string())?;
+        let grave = temporary(&killed).map_err(|e| e.to_string())?;
+        for log in [&used, &grave] {
+            log.append([("k", "v")]).map_err(|e| e.to_string())?;
+        }
+        killed.kill();
+        let disk = disk.new_process();
+        disk.watch(fails);
+        let made = temporary(&disk).and_then(|log| {
+            log.append([("k", "v")])?;
+            assert_eq!(log.get("k")?, b"v");
+            Ok(())
+        });
+        let swept = Log::sweep_on(&disk, "/");
+        let calls = disk.watched();
+        for error in [made.err(), swept.err()].into_iter().flatten() {
+            must(fails.is_some(), "it fails on a disk without faults")?;
+            must(error.to_string().contains("/"), &format!("no path is named: {error}"))?;
+        }
+        Log::sweep_on(&disk, "/").map_err(|error| error.to_string())?;
+        let left = disk.snapshot().dirs;
+        must(left.len() == 2 && left.contains(used.path()), &format!("{left:?} are left"))?;
+        must(used.get("k").is_ok_and(|value| value == b"v"), "one in use was removed")?;
+        drop((used, grave));
+        Ok(calls)
+    };
+    every_fault("a temporary store and a sweep", run, &mut violations);
+    assert_none(&violations);
+}
+
+#[test]
+fn a_segment_whose_writing_to_the_disk_failed_after_it_was_full_is_not_promised() {
+    let disk = SimDisk::boot(&Image::blank(), 3, None);
+    let mut world = World::on(disk.clone());
+    let writer = disk.new_process();
+    let log = options().open_on(writer.clone(), STORE).expect("a disk without faults");
+    for _ in 0..3 {
+        world.write(&writer, &log, vec![append("a", 40_000)], false).expect("no fault yet");
+    }
+    let first = Path::new(STORE).join("0000000000000001.seg");
+    disk.fail_writeback(&first);
+    let syncer = disk.new_process();
+    let other = options().open_on(syncer.clone(), STORE).expect("no fault yet");
+    let failed = other.sync().expect_err("the first segment is lost").to_string();
+    assert!(failed.contains("0000000000000001.seg"), "{failed}");
+    assert!(matches!(log.sync(), Err(Error::SyncFailed { .. })));
+    world.cut_power(&[world.disk.log().len()], 1).expect("nothing was promised");
+    // Once they are synced, full segments are let go.
+    let disk = SimDisk::boot(&Image::blank(), 3, None);
+    let log = options().open_on(disk.clone(), STORE).expect("a disk without faults");
+    for _ in 0..4 {
+        log.append([("a", [7; 40_000])]).expect("a disk without faults");
+        log.sync().expect("a disk without faults");
+    }
+    log.append([("a", [7; 40_000])]).expect("a disk without faults");
+    assert!(!disk.is_open(&first), "a segment that is synced stays open");
+}
+
+/// Another process opens the store and appends, in the middle of a read-only opening.
+#[test]
+fn a_writer_that_comes_while_a_reader_opens_the_store_is_followed_or_waits() {
+    let torn = torn_stores();
+    let states: [(&str, &dyn Fn() -> State); 4] = [
+        ("in use", &State::in_use),
+        ("closed", &State::closed),
+        ("killed", &State::killed),
+        ("torn", &|| State::of(again(&torn[3]))),
+    ];
+    let (mut followed, mut waited) = (0, 0);
+    for (name, state) in states {
+        for at in 0.. {
+            let State { mut world, handles, graves } = state();
+            let old = world.content();
+            let (reader, writer) = (world.disk.new_process(), world.disk.new_process());
+            let ops = [vec![append("came", 100)], vec![append("came", 30)]];
+            let first = world.batches.len();
+            world.batches.extend(ops.clone());
+            let [ops, more] = ops;
+            let (send, receive) = std::sync::mpsc::channel();
+            let (has_come, comes) = std::sync::mpsc::channel();
+            let disk = writer.clone();
+            reader.interrupt(at, move || {
+                std::thread::spawn(move || {
+                    let log = options().open_on(disk.clone(), STORE).expect("no fault");
+                    disk.begin(Some(first));
+                    log.write(&batch(&ops), Durability::Plain).expect("no fault");
+                    let _ = has_come.send(());
+                    send.send(log).expect("the test waits");
+                });
+                // It comes, or waits for who is here.
+                let _ = comes.recv_timeout(Duration::from_millis(300)).map(|()| {
+                    CAME.with(|came| came.set(true));
+                });
+            });
+            CAME.with(|came| came.set(false));
+            let opened = options().open_read_only_on(reader.clone(), STORE);
+            let was_late = reader.watched().len() > at;
+            let log = opened.unwrap_or_else(|e| panic!("{name}, before its call {at}: {e}"));
+            if !was_late {
+                break;
+            }
+            let other = receive.recv().expect("it comes after all");
+            writer.begin(Some(first + 1));
+            other.write(&batch(&more), Durability::Plain).expect("no fault");
+            writer.end(false);
+            let (now, came) = (world.content(), CAME.with(Cell::get));
+            let is_followed = now.compare(&log).is_ok();
+            let found =
+                if came { now.compare(&log) } else { now.compare(&log).or(old.compare(&log)) };
+            found
+                .unwrap_or_else(|why| panic!("{name}, before its call {at} (came: {came}): {why}"));
+            followed += u64::from(is_followed);
+            waited += u64::from(!came);
+            drop((handles, graves));
+        }
+    }
+    println!("{followed} were followed, {waited} waited");
+    assert!(followed > 5 && waited > 1);
+}
+
+thread_local! {
+    static CAME: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Stores as a power cut leaves them whose recovery has something to give up.
+fn torn_stores() -> Vec<World> {
+    let Store { mut world, mine, other } = store(Before::Writes);
+    for i in 0..6 {
+        let (disk, log) = [&mine, &other][i % 2];
+        let ops = vec![append("a", 200 * i), append("d", 700)];
+        world.write(disk, log, ops, i == 1).expect("a disk without faults");
+    }
+    let (batches, now) = (world.batches.clone(), world.disk.log().len());
+    let mut torn = Vec::new();
+    let all = world.history().len();
+    let found = world.each_image(&[now], 3, 24, &mut |image, before| {
+        let world = World { disk: SimDisk::boot(image, 5, None), batches: batches.clone(), before };
+        if world.before.len() < all {
+            torn.push(world);
+        }
+    });
+    found.expect("no fault yet");
+    assert!(torn.len() > 8, "{} of 24 images have lost something", torn.len());
+    torn
+}
+
+fn again(world: &World) -> World {
+    let disk = SimDisk::boot(world.disk.base(), 5, None);
+    World { disk, batches: world.batches.clone(), before: world.before.clone() }
+}
+
+#[test]
+fn a_recovery_that_is_killed_leaves_its_successor_nothing_that_comes_back() {
+    let mut kills = 0;
+    for torn in torn_stores().into_iter().step_by(3) {
+        for at in 1.. {
+            let mut world = again(&torn);
+            let first = world.disk.new_process();
+            first.stop_at(at);
+            let opening = first.clone();
+            let thread = std::thread::spawn(move || {
+                let call = || drop(options().open_on(opening.clone(), STORE));
+                let _ = catch_unwind(AssertUnwindSafe(call));
+                opening.finished();
+            });
+            let is_killed = first.wait() == Fate::Stopped;
+            first.kill();
+            let (disk, log) = reopen(&world, false).unwrap_or_else(|why| panic!("{at}: {why}"));
+            world.write(&disk, &log, vec![append("again", 30)], true).expect("no fault");
+            let now = world.disk.log().len();
+            let cut = world.cut_power(&[now], at);
+            first.bury();
+            thread.join().expect("it ends");
+            cut.unwrap_or_else(|why| panic!("recovery killed after its operation {at}: {why}"));
+            if !is_killed {
+                break;
+            }
+            kills += 1;
+        }
+    }
+    println!("{kills} recoveries were killed");
+    assert!(kills > 100, "only {kills}");
 }

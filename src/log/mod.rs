@@ -72,6 +72,10 @@ use crate::partd::{Batch, Chunks, Durability, Op, Partd};
 /// # Ok::<(), partd::Error>(())
 /// ```
 ///
+/// No operation waits for a process that is stopped or dead. Only opening may: whoever opens a store
+/// that nobody has open does so alone, and with it the recovery if one is needed. If it is stopped
+/// in the middle of that, others that open the store wait for up to 30 seconds, then get an error.
+///
 /// Opened before a `fork`, a handle serves the parent alone; in the child it gives an error.
 /// A disk that fails under a mapping can end the process with SIGBUS, as with every mapped file.
 pub struct SegmentLog<D: Disk = OsDisk> {
@@ -171,8 +175,9 @@ impl SegmentLog {
 
     /// Opens a store for reading; nothing in its directory is changed.
     ///
-    /// A store that is in use is followed as it grows. One that needs recovery is read as recovery
-    /// would leave it, which is worked out in memory.
+    /// A store that is in use, or was closed, is followed as it grows. One that needs recovery is
+    /// read as recovery would leave it, which is worked out in memory; that handle stays at that
+    /// moment.
     pub fn open_read_only(path: impl AsRef<Path>) -> Result<SegmentLog> {
         Options::default().open_read_only(path)
     }
@@ -347,6 +352,11 @@ impl<D: Disk> Partd for SegmentLog<D> {
         let core = &*self.core;
         core.check_writable()?;
         core.syncer.sync_to(core, core.visible())
+    }
+
+    #[inline]
+    fn check(&self) -> Result<()> {
+        self.core.check_writable()
     }
 
     fn visit(

@@ -5,8 +5,9 @@
 //! its first segment with its first write, so that one that only reads takes neither.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use partd_format::batch::{Layout, NewEntry, WORDS_LEN};
 use partd_format::control::SLOTS;
@@ -30,6 +31,10 @@ pub(crate) const GROUP_BYTES: usize = 256 << 10;
 /// Buffers in one call.
 pub(crate) const GROUP_BUFFERS: usize = 256;
 
+/// Full segments that a handle keeps open until they are synced. Of those beyond it, and of those of
+/// a handle that is closed, the system tells whoever opens them next, unless it is short of memory.
+const FULL_MAX: usize = 64;
+
 /// The writing half of a handle.
 #[derive(Debug)]
 pub(crate) struct Writer<D: Disk> {
@@ -43,6 +48,16 @@ pub(crate) struct Writer<D: Disk> {
 struct Place<D: Disk> {
     slot: Option<Slot<D>>,
     tail: Option<Tail<D::File>>,
+    /// Full segments, the oldest first, until they are synced: a failure to write to the disk is
+    /// told of through the files that are open then, and forgotten where none is.
+    full: VecDeque<Full<D::File>>,
+}
+
+#[derive(Debug)]
+struct Full<F> {
+    segment: Arc<Segment<F>>,
+    /// No batch in it has a larger number; unknown while one is being written.
+    upto: Option<u64>,
 }
 
 /// The slot that the handle holds.
@@ -60,7 +75,8 @@ thread_local! {
 
 impl<D: Disk> Writer<D> {
     pub(crate) fn new() -> Writer<D> {
-        Writer { place: Mutex::new(Place { slot: None, tail: None }), committing: Mutex::new(()) }
+        let place = Place { slot: None, tail: None, full: VecDeque::new() };
+        Writer { place: Mutex::new(place), committing: Mutex::new(()) }
     }
 
     fn place(&self) -> MutexGuard<'_, Place<D>> {
@@ -140,10 +156,10 @@ impl<D: Disk> Writer<D> {
         };
         if is_next {
             if let Some(full) = place.tail.replace(tail) {
-                full.close();
+                place.close(control, full);
             }
         } else {
-            tail.close();
+            place.close(control, tail);
             match &place.tail {
                 Some(active) => control.set_active(slot, active.segment().id()),
                 None => control.clear_active(slot),
@@ -161,6 +177,25 @@ impl<D: Disk> Writer<D> {
         if let Some(slot) = place.slot.take() {
             control.clear_active(slot.number);
             control.set_holder(slot.number, 0);
+        }
+    }
+}
+
+impl<D: Disk> Place<D> {
+    /// Ends a segment, and keeps its file open while it may have to be synced.
+    fn close(&mut self, control: &Control<D>, tail: Tail<D::File>) {
+        self.full.push_back(Full { segment: Arc::clone(tail.segment()), upto: None });
+        tail.close();
+        let synced = control.synced();
+        self.full.retain_mut(|full| {
+            // Who writes a batch holds the segment.
+            if full.upto.is_none() && Arc::get_mut(&mut full.segment).is_some() {
+                full.upto = Some(control.visible());
+            }
+            full.upto.is_none_or(|upto| upto > synced)
+        });
+        if self.full.len() > FULL_MAX {
+            self.full.pop_front();
         }
     }
 }
@@ -198,11 +233,17 @@ fn make_segment<D: Disk>(
     len: u64,
 ) -> Result<Tail<D::File>> {
     let mut new = Unpublished::create(&core.disk, &core.names, &format!("writer-{slot:04}"), len)?;
+    let active = control.active_segment(slot);
     let id = control.take_segment_id(Announce::Writer(slot));
-    let tail = new.begin(id, &NewSegment { store: control.fixed.store, slot, output: None })?;
-    new.publish(id)?;
-    control.raise_generation();
-    Ok(tail)
+    let made = new
+        .begin(id, &NewSegment { store: control.fixed.store, slot, output: None })
+        .and_then(|tail| new.publish(id).map(|()| tail));
+    match made {
+        Ok(_) => control.raise_generation(),
+        // It will not come.
+        Err(_) => control.set_active(slot, active),
+    }
+    made
 }
 
 /// The handle's slot; the first free one if it has none.

@@ -17,7 +17,7 @@ use std::time::Duration;
 use partd::log::disk::{Disk, DiskFile, Mapping};
 use partd_format::control::{COMMIT_AT, Commit};
 
-use super::faults::{Call, Faults};
+use super::faults::{Call, Faults, Meanwhile};
 use super::image::{FileImage, Image};
 use super::{Rng, STORE};
 
@@ -391,7 +391,13 @@ impl SimDisk {
 
     /// Watches the calls of this process that can fail from now on; one of them does.
     pub fn watch(&self, fails: Option<(usize, i32)>) {
-        *lock(&self.process.faults) = Some(Faults { made: Vec::new(), fails });
+        *lock(&self.process.faults) = Some(Faults { made: Vec::new(), fails, late: None });
+    }
+
+    /// Watches them, and lets something happen before one of them.
+    pub fn interrupt(&self, at: usize, meanwhile: impl FnOnce() + Send + 'static) {
+        let late = Some((at, Meanwhile(Box::new(meanwhile))));
+        *lock(&self.process.faults) = Some(Faults { made: Vec::new(), fails: None, late });
     }
 
     /// The calls since they were watched; they are not any more.
@@ -408,8 +414,17 @@ impl SimDisk {
         self.record(Event::SyncFailed { inode: inode.number });
     }
 
+    /// Whether a process has a file open.
+    pub fn is_open(&self, path: &Path) -> bool {
+        lock(&self.shared.state).names.get(path).is_some_and(|inode| Arc::strong_count(inode) > 1)
+    }
+
     /// A call that can fail.
     fn fallible(&self, call: Call) -> io::Result<()> {
+        let meanwhile = lock(&self.process.faults).as_mut().and_then(Faults::meanwhile);
+        if let Some(Meanwhile(happens)) = meanwhile {
+            happens();
+        }
         lock(&self.process.faults).as_mut().map_or(Ok(()), |faults| faults.pass(call))
     }
 

@@ -1,6 +1,7 @@
-//! Calls of the disk that fail once, on purpose: which can, with which errors, and which one does.
+//! Calls of the disk that fail once, on purpose: which can, with which errors, and which one does;
+//! or that come late, when something else has happened before.
 
-use std::io;
+use std::{fmt, io};
 
 /// A call of the seam that can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,15 +53,32 @@ impl Call {
     }
 }
 
+/// Something that happens while a call waits.
+pub struct Meanwhile(pub Box<dyn FnOnce() + Send>);
+
+impl fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Meanwhile")
+    }
+}
+
 /// The calls of a process since it was watched, and the one that fails.
 #[derive(Debug)]
 pub struct Faults {
     pub made: Vec<Call>,
     /// The call, counted from 0, and its error.
     pub fails: Option<(usize, i32)>,
+    /// The call, counted from 0, before which something happens.
+    pub late: Option<(usize, Meanwhile)>,
 }
 
 impl Faults {
+    /// What happens before the next call.
+    pub fn meanwhile(&mut self) -> Option<Meanwhile> {
+        let next = self.made.len();
+        self.late.take_if(|(at, _)| *at == next).map(|(_, meanwhile)| meanwhile)
+    }
+
     pub fn pass(&mut self, call: Call) -> io::Result<()> {
         self.made.push(call);
         match self.fails {
