@@ -766,7 +766,7 @@ fn a_writer_that_comes_while_a_reader_opens_the_store_is_followed_or_waits() {
                     send.send(log).expect("the test waits");
                 });
                 // It comes, or waits for who is here.
-                let _ = comes.recv_timeout(Duration::from_millis(300)).map(|()| {
+                let _ = comes.recv_timeout(Duration::from_millis(100)).map(|()| {
                     CAME.with(|came| came.set(true));
                 });
             });
