@@ -25,8 +25,8 @@ use super::disk::{Disk, DiskFile};
 use super::finder::segment_ids;
 use super::index::Extents;
 use super::picture::{Segments, chain};
-use super::segment::{Claim, Extent, NewSegment, SEAL_LEN, Segment, Unpublished};
-use super::writer::{GROUP_BUFFERS, GROUP_BYTES, retire};
+use super::segment::{Claim, Extent, NewSegment, SEAL_LEN, Segment};
+use super::writer::{GROUP_BUFFERS, GROUP_BYTES, new_file, retire};
 use super::{Core, Names};
 use crate::Key;
 use crate::error::{Error, Result};
@@ -189,9 +189,7 @@ impl<D: Disk> Core<D> {
             return Ok(false);
         };
         let source_len: u64 = sources.iter().map(|&n| base.segment(n).header().len).sum();
-        for &id in &ids {
-            self.unlink(id)?;
-        }
+        self.let_go(&base, &sources)?;
         control.count_compaction();
         report.runs += 1;
         report.segments_replaced += ids.len() as u64;
@@ -202,7 +200,31 @@ impl<D: Disk> Core<D> {
         report.deletes_kept += planned.iter().filter(|e| !e.kind.has_value()).count() as u64;
         // Makes it durable that the sources are gone, before a later run forgets a delete.
         self.finish_predecessor(control)?;
+        // What this handle itself still has open of them cannot be a spare.
+        drop((planned, base));
+        self.syncer.forget(&ids);
+        self.with_picture(|_| ())?;
+        self.gather_spares()?;
         Ok(has_more)
+    }
+
+    /// Takes the names of the sources away; some of the files are kept to be written anew.
+    fn let_go(&self, base: &Base<D::File>, sources: &[u32]) -> Result<()> {
+        let mut room = self.room_for_spares()?;
+        for &number in sources {
+            let segment = base.segment(number);
+            if room > 0 && segment.header().len == self.options.segment_len() {
+                let (path, spare) = (segment.path(), self.names.spare(segment.id()));
+                match self.disk.rename(&path, &spare) {
+                    Ok(()) => room -= 1,
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(Error::io("rename", path, error)),
+                }
+            } else {
+                self.unlink(segment.id())?;
+            }
+        }
+        Ok(())
     }
 
     /// Seals the segments of writers that are gone, so that they can be compacted.
@@ -328,7 +350,7 @@ impl<D: Disk> Core<D> {
         let lists_len = replaces.len() as u64 * 8 + keeps.len() as u64 * 16;
         let data_len: u64 = batches.iter().map(|(_, layout)| layout.batch_len()).sum();
         let len = (HEADER_LEN + lists_len + data_len + SEAL_LEN).next_multiple_of(4096);
-        let mut new = Unpublished::create(&self.disk, &self.names, "output", len)?;
+        let mut new = new_file(self, "output", len)?;
         let id = control.take_segment_id(Announce::Output);
         let store = control.fixed.store;
         let output = Some((base.upto, replaces, keeps));

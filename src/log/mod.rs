@@ -11,6 +11,7 @@
 //! | `read` | values out of extents |
 //! | `sync` | stable storage, one sync for all who wait |
 //! | `compaction` | space: live entries move together, the rest goes |
+//! | `spares` | dead segments that are written anew |
 //! | `open`, `recovery` | opening, alone or not, after a crash or not |
 
 pub mod commit;
@@ -25,6 +26,7 @@ mod picture;
 mod read;
 mod recovery;
 pub(crate) mod segment;
+mod spares;
 mod sync;
 mod writer;
 
@@ -47,6 +49,7 @@ use self::picture::{Capture, Picture};
 use self::read::Snapshot;
 use self::segment::Segment;
 use self::segment::mapping::ForkMark;
+use self::spares::Spares;
 use self::sync::Syncer;
 use self::writer::Writer;
 use crate::Key;
@@ -97,6 +100,7 @@ pub(crate) struct Core<D: Disk> {
     writer: Writer<D>,
     picture: RwLock<Picture<D>>,
     syncer: Syncer<D>,
+    spares: Spares<D::File>,
 }
 
 /// The names of a store's files.
@@ -133,6 +137,8 @@ pub struct Stats {
     pub segments_compacted: u64,
     /// The lengths of all segment files, in bytes.
     pub segment_bytes: u64,
+    /// The dead segments that this handle keeps to write them anew.
+    pub segments_spare: u64,
     /// The compactions that were done since the control file was made.
     pub compactions: u64,
     /// The memory that the index takes, in bytes.
@@ -243,6 +249,7 @@ impl<D: Disk> SegmentLog<D> {
                 segments_sealed: segments - compacted - open,
                 segments_compacted: compacted,
                 segment_bytes: current().map(|segment| segment.header().len).sum(),
+                segments_spare: self.core.spares.len(),
                 compactions: control.map_or(0, Control::compactions),
                 index_bytes: picture.index.memory_bytes(),
             }
@@ -490,9 +497,13 @@ impl<D: Disk> Drop for Core<D> {
         }
         if let Some(control) = self.control.as_ref().filter(|_| !self.is_read_only) {
             self.writer.close(control);
+            self.spares.remove_all(&self.disk);
             self.lock = None;
             // Only the last handle gets the lock, and only then nothing more will happen.
             if let Ok(Some(_alone)) = self.disk.try_lock(&self.names.store_lock(), true) {
+                for left_behind in self.spare_paths().unwrap_or_default() {
+                    let _ = self.disk.unlink(&left_behind);
+                }
                 control.set_clean();
             }
         }

@@ -175,19 +175,27 @@ pub(crate) fn is_full(error: &Error) -> bool {
 fn check_space<D: Disk>(core: &Core<D>, len: u64, only_removes: bool) -> Result<()> {
     // What frees space is never refused.
     let Some(max) = core.options.max_store_bytes.filter(|_| !only_removes) else { return Ok(()) };
-    let mut used = 0;
-    for id in segment_ids(&core.disk, &core.names)? {
-        let path = core.names.segment(id);
-        used += match core.disk.disk_bytes(&path) {
-            // A compaction was quicker.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            bytes => bytes.map_err(|error| Error::io("measure", path, error))?,
-        };
-    }
-    if used + len <= max {
+    let used = || -> Result<u64> {
+        let mut used = 0;
+        let segments = segment_ids(&core.disk, &core.names)?;
+        let segments = segments.into_iter().map(|id| core.names.segment(id));
+        for path in segments.chain(core.spare_paths()?) {
+            used += match core.disk.disk_bytes(&path) {
+                // A compaction was quicker.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+                bytes => bytes.map_err(|error| Error::io("measure", path, error))?,
+            };
+        }
+        Ok(used)
+    };
+    // A spare that will do takes no more than it has; one that will not may make room.
+    if core.spares.has(len)
+        || used()? + len <= max
+        || core.spares.remove_all(&core.disk) && used()? + len <= max
+    {
         return Ok(());
     }
-    Err(Error::StoreFull { path: core.names.dir().to_owned(), used, needed: len, max })
+    Err(Error::StoreFull { path: core.names.dir().to_owned(), used: used()?, needed: len, max })
 }
 
 /// Makes and publishes a segment for a writer.
@@ -197,12 +205,28 @@ fn make_segment<D: Disk>(
     slot: u16,
     len: u64,
 ) -> Result<Tail<D::File>> {
-    let mut new = Unpublished::create(&core.disk, &core.names, &format!("writer-{slot:04}"), len)?;
+    let mut new = match core.spares.take(len) {
+        Some(spare) => Unpublished::of_spare(&core.disk, &core.names, spare)?,
+        None => new_file(core, &format!("writer-{slot:04}"), len)?,
+    };
     let id = control.take_segment_id(Announce::Writer(slot));
     let tail = new.begin(id, &NewSegment { store: control.fixed.store, slot, output: None })?;
     new.publish(id)?;
     control.raise_generation();
     Ok(tail)
+}
+
+/// Makes a file for a segment; on a full disk, spares of other lengths give it their space.
+pub(crate) fn new_file<'c, D: Disk>(
+    core: &'c Core<D>,
+    maker: &str,
+    len: u64,
+) -> Result<Unpublished<'c, D>> {
+    let create = || Unpublished::create(&core.disk, &core.names, maker, len);
+    match create() {
+        Err(error) if is_full(&error) && core.spares.remove_all(&core.disk) => create(),
+        created => created,
+    }
 }
 
 /// The handle's slot; the first free one if it has none.

@@ -36,6 +36,8 @@ pub enum Event {
     },
     Sync {
         inode: u32,
+        /// Only the pages up to here, if not all.
+        len: Option<u64>,
     },
     Create {
         path: PathBuf,
@@ -87,6 +89,8 @@ pub enum Defect {
     SyncTooEarly,
     /// No file is synced by recovery.
     SyncInRecoveryLeftOut,
+    /// The empty header of a spare segment is not synced.
+    SyncOfSpareLeftOut,
     /// The directory of the store is never synced.
     SyncOfDirectoryLeftOut,
     /// The directory in which the store was made is never synced.
@@ -152,6 +156,8 @@ struct Shared {
 struct State {
     dirs: BTreeSet<PathBuf>,
     names: BTreeMap<PathBuf, Arc<Inode>>,
+    /// The inodes of the files that are open, each with its process.
+    open: Vec<(u32, u32)>,
     locks: Vec<Held>,
     log: Vec<Record>,
     inodes: u32,
@@ -367,7 +373,9 @@ impl SimDisk {
 
     /// Takes the locks of a process that was killed; it is stopped for good.
     pub fn kill(&self) {
-        lock(&self.shared.state).locks.retain(|held| held.process != self.process.number);
+        let mut state = lock(&self.shared.state);
+        state.locks.retain(|held| held.process != self.process.number);
+        state.open.retain(|(_, process)| *process != self.process.number);
     }
 
     /// Ends the thread of a killed process. What it does while it unwinds reaches the mappings, so
@@ -406,6 +414,7 @@ impl SimDisk {
     }
 
     fn file(&self, inode: Arc<Inode>) -> SimFile {
+        lock(&self.shared.state).open.push((inode.number, self.process.number));
         SimFile { disk: self.clone(), inode }
     }
 
@@ -485,6 +494,15 @@ impl Disk for SimDisk {
         self.count(|counts| &counts.opens);
         let inode = lock(&self.shared.state).names.get(path).cloned();
         Ok(self.file(inode.ok_or(io::ErrorKind::NotFound)?))
+    }
+
+    fn reclaim(&self, path: &Path) -> io::Result<Option<SimFile>> {
+        self.count(|counts| &counts.opens);
+        let state = lock(&self.shared.state);
+        let inode = Arc::clone(state.names.get(path).ok_or(io::ErrorKind::NotFound)?);
+        let is_open = state.open.iter().any(|(open, _)| *open == inode.number);
+        drop(state);
+        Ok((!is_open).then(|| self.file(inode)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -703,7 +721,16 @@ impl DiskFile for SimFile {
             _ => false,
         };
         if !left_out {
-            self.disk.record(Event::Sync { inode: self.inode.number });
+            self.disk.record(Event::Sync { inode: self.inode.number, len: None });
+        }
+        self.disk.step();
+        Ok(())
+    }
+
+    fn sync_start(&self, len: u64) -> io::Result<()> {
+        self.disk.count(|counts| &counts.syncs);
+        if self.disk.shared.defect != Some(Defect::SyncOfSpareLeftOut) {
+            self.disk.record(Event::Sync { inode: self.inode.number, len: Some(len) });
         }
         self.disk.step();
         Ok(())
@@ -711,6 +738,17 @@ impl DiskFile for SimFile {
 
     fn punch(&self, _offset: u64, _len: u64) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        let mut state = lock(&self.disk.shared.state);
+        let this = (self.inode.number, self.disk.process.number);
+        // None is left where the process was killed.
+        if let Some(place) = state.open.iter().position(|open| *open == this) {
+            state.open.swap_remove(place);
+        }
     }
 }
 
