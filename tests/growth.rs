@@ -3,7 +3,7 @@
 
 mod sim;
 
-use partd::{Partd, SegmentLog};
+use partd::Partd;
 use sim::disk::SimDisk;
 use sim::image::Image;
 use sim::{STORE, options};

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
-use super::compaction::Background;
+use super::background::Background;
 use super::control::Control;
 use super::disk::Disk;
 use super::finder::segment_ids;
@@ -174,7 +174,7 @@ fn finish<D: Disk>(
         writer: Writer::new(),
         picture: RwLock::new(Picture::default()),
         syncer: Syncer::new(),
-        spares: Spares::new(),
+        spares: Spares::default(),
     };
     Ok(SegmentLog { core: Arc::new(core), background: Background::new() })
 }

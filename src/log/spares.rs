@@ -7,8 +7,13 @@
 //! and published bytes still never change. Its header is emptied, durably, before it gets a new
 //! one: after a power cut it is a segment of its new life, or none. What else is left of the
 //! earlier life does not parse under the new salt.
+//!
+//! A spare belongs to nobody: a handle knows those that its compactions have left, and whoever needs
+//! their space may remove them.
 
+use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use partd_format::segment::HEADER_LEN;
@@ -17,82 +22,78 @@ use super::disk::{Disk, DiskFile};
 use super::{Core, Names};
 use crate::error::{Error, Result};
 
-/// The spare segments of one handle.
-#[derive(Debug)]
-pub(crate) struct Spares<F> {
-    files: Mutex<Vec<Spare<F>>>,
+/// The spares that a handle knows of: all of its options' length, with an empty header.
+#[derive(Debug, Default)]
+pub(crate) struct Spares {
+    paths: Mutex<Vec<PathBuf>>,
 }
 
-/// A file that nobody else has open, with an empty header.
-#[derive(Debug)]
-pub(crate) struct Spare<F> {
-    pub(crate) path: PathBuf,
-    pub(crate) file: F,
-}
-
-impl<F: DiskFile> Spares<F> {
-    pub(crate) fn new() -> Spares<F> {
-        Spares { files: Mutex::default() }
-    }
-
-    fn files(&self) -> MutexGuard<'_, Vec<Spare<F>>> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether there is a spare of `len` bytes.
-    pub(crate) fn has(&self, len: u64) -> bool {
-        self.files().iter().any(|spare| spare.file.mapping().len() == len)
-    }
-
-    /// A spare of `len` bytes, if there is one.
-    pub(crate) fn take(&self, len: u64) -> Option<Spare<F>> {
-        let mut files = self.files();
-        let place = files.iter().position(|spare| spare.file.mapping().len() == len)?;
-        Some(files.swap_remove(place))
+impl Spares {
+    fn paths(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.paths.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn len(&self) -> u64 {
-        self.files().len() as u64
+        self.paths().len() as u64
     }
 
-    /// Removes all spares, to give back their space. Returns whether there were any.
-    pub(crate) fn remove_all<D: Disk<File = F>>(&self, disk: &D) -> bool {
-        let spares = std::mem::take(&mut *self.files());
-        for spare in &spares {
-            // What stays behind is found by the next compaction.
-            let _ = disk.unlink(&spare.path);
-        }
-        !spares.is_empty()
+    /// Removes those that the handle knows of.
+    pub(crate) fn remove<D: Disk>(&self, disk: &D) -> Result<()> {
+        let paths = std::mem::take(&mut *self.paths());
+        paths.into_iter().try_for_each(|path| unlink(disk, path))
     }
 }
 
 impl<D: Disk> Core<D> {
+    /// Takes a spare of `len` bytes, if there is one that nobody has taken or removed meanwhile.
+    pub(crate) fn take_spare(&self, len: u64) -> Option<(PathBuf, D::File)> {
+        if len != self.options.segment_len() {
+            return None;
+        }
+        loop {
+            let path = self.spares.paths().pop()?;
+            if let Ok(Some(file)) = self.disk.reclaim(&path) {
+                return Some((path, file));
+            }
+        }
+    }
+
     /// How many more spares the store may have.
     pub(crate) fn room_for_spares(&self) -> Result<usize> {
         Ok(self.options.spare_segments.saturating_sub(self.spare_paths()?.len()))
     }
 
-    /// Takes over the spare files that nobody has open, whoever has left them; those beyond what the
-    /// options allow are removed. The names of all of them must be durable.
+    /// Makes spares ready, whoever has left them; those beyond what the options allow are removed.
+    /// The names of all of them are durable.
     pub(crate) fn gather_spares(&self) -> Result<()> {
         for path in self.spare_paths()? {
-            let mut files = self.spares.files();
-            if files.iter().any(|spare| spare.path == path) {
+            let mut paths = self.spares.paths();
+            if paths.contains(&path) {
                 continue;
             }
-            // Of another handle, or still read by somebody; or its space cannot be had again.
+            // Still read by somebody; or its space cannot be had again.
             let Ok(Some(file)) = self.disk.reclaim(&path) else { continue };
             let is_of_use = file.mapping().len() == self.options.segment_len();
-            if files.len() < self.options.spare_segments && is_of_use && empty(&file).is_ok() {
-                files.push(Spare { path, file });
+            if paths.len() < self.options.spare_segments && is_of_use && empty(&file).is_ok() {
+                paths.push(path);
             } else {
-                drop(files);
-                self.disk.unlink(&path).map_err(|e| Error::io("remove", path, e))?;
+                drop(paths);
+                unlink(&self.disk, path)?;
             }
         }
         Ok(())
     }
 
+    /// Removes every spare of the store, to give back its space. Returns whether there were any.
+    pub(crate) fn remove_spares(&self) -> Result<bool> {
+        self.spares.paths().clear();
+        let paths = self.spare_paths()?;
+        let any = !paths.is_empty();
+        paths.into_iter().try_for_each(|path| unlink(&self.disk, path))?;
+        Ok(any)
+    }
+
+    /// The paths of all spares of the store.
     pub(crate) fn spare_paths(&self) -> Result<Vec<PathBuf>> {
         let dir = self.names.dir();
         let listed = self.disk.list(dir).map_err(|e| Error::io("list", dir, e))?;
@@ -100,11 +101,19 @@ impl<D: Disk> Core<D> {
     }
 }
 
+fn unlink<D: Disk>(disk: &D, path: PathBuf) -> Result<()> {
+    match disk.unlink(&path) {
+        // Another was quicker.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done.map_err(|error| Error::io("remove", path, error)),
+    }
+}
+
 /// Empties the header of a file, durably, with the first words of the batches behind it.
-fn empty<F: DiskFile>(file: &F) -> std::io::Result<()> {
+fn empty<F: DiskFile>(file: &F) -> io::Result<()> {
     let len = HEADER_LEN + 16;
     for offset in (0..len).step_by(8) {
-        file.mapping().store(offset, 0, std::sync::atomic::Ordering::Relaxed);
+        file.mapping().store(offset, 0, Relaxed);
     }
     file.stored(0, len);
     file.sync_start(len)

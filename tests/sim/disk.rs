@@ -177,6 +177,8 @@ struct Inode {
     mapping: Mapping,
     /// Without allocation: the pages that have their space.
     backed: Option<Mutex<BTreeSet<u64>>>,
+    /// Pages that were given back.
+    punched: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -248,7 +250,12 @@ impl SimDisk {
                 // Words are stored; of a file that ends in half of one, that half stays zero.
                 poke(&mapping, at, &bytes.bytes()[..room & !7]);
             }
-            let inode = Arc::new(Inode { number: state.inodes, mapping, backed: None });
+            let inode = Arc::new(Inode {
+                number: state.inodes,
+                mapping,
+                backed: None,
+                punched: AtomicU64::new(0),
+            });
             state.inodes += 1;
             state.names.insert(path.clone(), inode);
         }
@@ -447,6 +454,13 @@ impl Process {
     }
 }
 
+impl Inode {
+    /// The pages that the file takes on the disk.
+    fn pages(&self) -> u64 {
+        self.mapping.len().div_ceil(4096) - self.punched.load(Relaxed)
+    }
+}
+
 /// Stores bytes to a mapping, word by word.
 pub fn poke(mapping: &Mapping, offset: u64, bytes: &[u8]) {
     let (mut offset, mut bytes) = (offset, bytes);
@@ -482,7 +496,12 @@ impl Disk for SimDisk {
         }
         let number = state.inodes;
         state.inodes += 1;
-        let inode = Arc::new(Inode { number, mapping: Mapping::anonymous(len)?, backed });
+        let inode = Arc::new(Inode {
+            number,
+            mapping: Mapping::anonymous(len)?,
+            backed,
+            punched: AtomicU64::new(0),
+        });
         state.names.insert(path.to_owned(), Arc::clone(&inode));
         drop(state);
         self.record(Event::Create { path: path.to_owned(), inode: number, len });
@@ -518,7 +537,7 @@ impl Disk for SimDisk {
         let mut state = lock(&self.shared.state);
         let inode = state.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
         if let Some(free) = &mut state.free_pages {
-            *free += inode.mapping.len().div_ceil(4096);
+            *free += inode.pages();
         }
         drop(state);
         self.record(Event::Unlink { path: path.to_owned(), inode: inode.number });
@@ -538,7 +557,7 @@ impl Disk for SimDisk {
 
     fn disk_bytes(&self, path: &Path) -> io::Result<u64> {
         let inode = lock(&self.shared.state).names.get(path).cloned();
-        Ok(inode.ok_or(io::ErrorKind::NotFound)?.mapping.len().next_multiple_of(4096))
+        Ok(inode.ok_or(io::ErrorKind::NotFound)?.pages() * 4096)
     }
 
     fn age(&self, _dir: &Path) -> io::Result<Duration> {
@@ -586,7 +605,12 @@ impl Disk for SimDisk {
         if !state.names.contains_key(path) {
             let number = state.inodes;
             state.inodes += 1;
-            let inode = Inode { number, mapping: Mapping::anonymous(0)?, backed: None };
+            let inode = Inode {
+                number,
+                mapping: Mapping::anonymous(0)?,
+                backed: None,
+                punched: AtomicU64::new(0),
+            };
             state.names.insert(path.to_owned(), Arc::new(inode));
             drop(state);
             self.record(Event::Create { path: path.to_owned(), inode: number, len: 0 });
@@ -736,8 +760,17 @@ impl DiskFile for SimFile {
         Ok(())
     }
 
-    fn punch(&self, _offset: u64, _len: u64) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        if self.disk.shared.records {
+            // The timeline of a power cut knows nothing of holes.
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        poke(&self.inode.mapping, offset, &vec![0; len as usize]);
+        self.inode.punched.fetch_add(len / 4096, Relaxed);
+        if let Some(free) = &mut lock(&self.disk.shared.state).free_pages {
+            *free += len / 4096;
+        }
+        Ok(())
     }
 }
 

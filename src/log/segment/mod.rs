@@ -9,7 +9,7 @@
 pub(crate) mod mapping;
 
 use std::io::{self, IoSlice};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 
@@ -19,7 +19,6 @@ use partd_format::word::{STATE_AT, note};
 use partd_format::{Batch, Entry, Link, Salt, SegmentHeader, State};
 
 use super::disk::{Disk, DiskFile};
-use super::spares::Spare;
 use super::{Names, damage, open_io};
 use crate::error::{Error, Result};
 
@@ -107,7 +106,7 @@ pub(crate) struct NewSegment<'a> {
 pub(crate) struct Unpublished<'n, D: Disk> {
     disk: D,
     names: &'n Names,
-    temporary: Option<std::path::PathBuf>,
+    temporary: Option<PathBuf>,
     file: Option<D::File>,
     salt: Salt,
     is_spare: bool,
@@ -134,10 +133,11 @@ impl<'n, D: Disk> Unpublished<'n, D> {
     pub(crate) fn of_spare(
         disk: &D,
         names: &'n Names,
-        spare: Spare<D::File>,
+        path: PathBuf,
+        file: D::File,
     ) -> Result<Unpublished<'n, D>> {
         let salt = draw_salt(disk, names)?;
-        let (temporary, file) = (Some(spare.path), Some(spare.file));
+        let (temporary, file) = (Some(path), Some(file));
         Ok(Unpublished { disk: disk.clone(), names, temporary, file, salt, is_spare: true })
     }
 
@@ -263,7 +263,7 @@ impl<F: DiskFile> Segment<F> {
     }
 
     /// The path of the file, for errors.
-    pub(crate) fn path(&self) -> std::path::PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.names.segment(self.header.id)
     }
 
