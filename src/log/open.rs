@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use partd_format::control as layout;
 use partd_format::segment::id_of_file_name;
 
-use super::compaction::Background;
+use super::background::Background;
 use super::control::Control;
 use super::disk::{Disk, DiskFile};
 use super::finder::segment_ids;
@@ -23,6 +23,7 @@ use super::options::Options;
 use super::picture::Picture;
 use super::recovery::{Survey, Trust};
 use super::segment::mapping::ForkMark;
+use super::spares::Spares;
 use super::sync::Syncer;
 use super::writer::Writer;
 use super::{Core, Names, SegmentLog, newer_version, open_io};
@@ -238,6 +239,7 @@ fn finish<D: Disk>(
         writer: Writer::new(),
         picture: RwLock::new(Picture::default()),
         syncer: Syncer::new(),
+        spares: Spares::default(),
     };
     Ok(SegmentLog { core: Arc::new(core), background: Background::new() })
 }
@@ -436,10 +438,21 @@ impl Names {
         self.dir.join(format!("tmp-{maker}"))
     }
 
+    /// The name of a dead segment that is kept to be written anew.
+    pub(crate) fn spare(&self, id: u64) -> PathBuf {
+        self.temporary(&format!("spare-{id:016x}"))
+    }
+
+    pub(crate) fn is_spare(name: &OsStr) -> bool {
+        let id = name.as_encoded_bytes().strip_prefix(b"tmp-spare-");
+        id.is_some_and(|id| id_of_file_name(&[id, b".seg"].concat()).is_some())
+    }
+
     /// Whether a file of this name is one that [`temporary`](Names::temporary) has named.
     pub(crate) fn is_temporary(name: &OsStr) -> bool {
         let maker = name.as_encoded_bytes().strip_prefix(b"tmp-");
-        maker.is_some_and(|maker| matches!(maker, b"control" | b"output") || is_writer(maker))
+        let is_maker = |maker: &[u8]| matches!(maker, b"control" | b"output") || is_writer(maker);
+        maker.is_some_and(is_maker) || Names::is_spare(name)
     }
 
     fn is_control(name: &OsStr) -> bool {

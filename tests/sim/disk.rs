@@ -37,6 +37,8 @@ pub enum Event {
     },
     Sync {
         inode: u32,
+        /// Only the pages up to here, if not all.
+        len: Option<u64>,
     },
     /// What was not durable by now may never be: its pages count as clean.
     SyncFailed {
@@ -96,6 +98,8 @@ pub enum Defect {
     SyncTooEarly,
     /// No file is synced by recovery.
     SyncInRecoveryLeftOut,
+    /// The empty header of a spare segment is not synced.
+    SyncOfSpareLeftOut,
     /// The directory of the store is never synced.
     SyncOfDirectoryLeftOut,
     /// The directory in which the store was made is never synced.
@@ -161,6 +165,8 @@ struct Shared {
 struct State {
     dirs: BTreeSet<PathBuf>,
     names: BTreeMap<PathBuf, Arc<Inode>>,
+    /// The inodes of the files that are open, each with its process.
+    open: Vec<(u32, u32)>,
     locks: Vec<Held>,
     log: Vec<Record>,
     inodes: u32,
@@ -180,6 +186,8 @@ struct Inode {
     mapping: Mapping,
     /// Without allocation: the pages that have their space.
     backed: Option<Mutex<BTreeSet<u64>>>,
+    /// Pages that were given back.
+    punched: AtomicU64,
     /// Writes to stable storage that have failed. Each open file is told once; who opens the file
     /// later is told of the last one if nobody was told, and the file was open all along.
     failures: Mutex<Failures>,
@@ -386,7 +394,9 @@ impl SimDisk {
 
     /// Takes the locks of a process that was killed; it is stopped for good.
     pub fn kill(&self) {
-        lock(&self.shared.state).locks.retain(|held| held.process != self.process.number);
+        let mut state = lock(&self.shared.state);
+        state.locks.retain(|held| held.process != self.process.number);
+        state.open.retain(|(_, process)| *process != self.process.number);
     }
 
     /// Watches the calls of this process that can fail from now on; one of them does.
@@ -464,6 +474,7 @@ impl SimDisk {
     }
 
     fn file(&self, inode: Arc<Inode>) -> SimFile {
+        lock(&self.shared.state).open.push((inode.number, self.process.number));
         let Failures { count, was_told } = *lock(&inode.failures);
         // The directory and this call know the file; whoever else does has it open.
         let is_open = Arc::strong_count(&inode) > 2;
@@ -509,7 +520,20 @@ impl Process {
 
 impl Inode {
     fn new(number: u32, mapping: Mapping) -> Inode {
-        Inode { number, mapping, backed: None, failures: Mutex::default() }
+        Inode {
+            number,
+            mapping,
+            backed: None,
+            punched: AtomicU64::new(0),
+            failures: Mutex::default(),
+        }
+    }
+}
+
+impl Inode {
+    /// The pages that the file takes on the disk.
+    fn pages(&self) -> u64 {
+        self.mapping.len().div_ceil(4096) - self.punched.load(Relaxed)
     }
 }
 
@@ -564,6 +588,16 @@ impl Disk for SimDisk {
         Ok(self.file(inode.ok_or(io::ErrorKind::NotFound)?))
     }
 
+    fn reclaim(&self, path: &Path) -> io::Result<Option<SimFile>> {
+        self.fallible(Call::Reclaim)?;
+        self.count(|counts| &counts.opens);
+        let state = lock(&self.shared.state);
+        let inode = Arc::clone(state.names.get(path).ok_or(io::ErrorKind::NotFound)?);
+        let is_open = state.open.iter().any(|(open, _)| *open == inode.number);
+        drop(state);
+        Ok((!is_open).then(|| self.file(inode)))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.rename_over(from, to, false)
     }
@@ -578,7 +612,7 @@ impl Disk for SimDisk {
         let mut state = lock(&self.shared.state);
         let inode = state.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
         if let Some(free) = &mut state.free_pages {
-            *free += inode.mapping.len().div_ceil(4096);
+            *free += inode.pages();
         }
         drop(state);
         self.record(Event::Unlink { path: path.to_owned(), inode: inode.number });
@@ -601,7 +635,7 @@ impl Disk for SimDisk {
     fn disk_bytes(&self, path: &Path) -> io::Result<u64> {
         self.fallible(Call::DiskBytes)?;
         let inode = lock(&self.shared.state).names.get(path).cloned();
-        Ok(inode.ok_or(io::ErrorKind::NotFound)?.mapping.len().next_multiple_of(4096))
+        Ok(inode.ok_or(io::ErrorKind::NotFound)?.pages() * 4096)
     }
 
     fn age(&self, _dir: &Path) -> io::Result<Duration> {
@@ -726,6 +760,19 @@ pub struct SimFile {
 }
 
 impl SimFile {
+    /// Fails where a sync is to fail, or where one has of which this file was not told.
+    fn write_back(&self) -> io::Result<()> {
+        let mut failures = lock(&self.inode.failures);
+        let failed = self.disk.fallible(Call::Sync);
+        failures.count += u64::from(failed.is_err());
+        if self.told.swap(failures.count, Relaxed) < failures.count {
+            failures.was_told = true;
+            self.disk.record(Event::SyncFailed { inode: self.inode.number });
+            return Err(failed.err().unwrap_or_else(|| io::Error::from_raw_os_error(libc::EIO)));
+        }
+        Ok(())
+    }
+
     /// Gives pages their space at the first store, where they had none.
     fn back(&self, offset: u64, len: u64) {
         let Some(backed) = &self.inode.backed else { return };
@@ -796,15 +843,7 @@ impl DiskFile for SimFile {
 
     fn sync(&self) -> io::Result<()> {
         let shared = &self.disk.shared;
-        let mut failures = lock(&self.inode.failures);
-        let failed = self.disk.fallible(Call::Sync);
-        failures.count += u64::from(failed.is_err());
-        if self.told.swap(failures.count, Relaxed) < failures.count {
-            failures.was_told = true;
-            self.disk.record(Event::SyncFailed { inode: self.inode.number });
-            return Err(failed.err().unwrap_or_else(|| io::Error::from_raw_os_error(libc::EIO)));
-        }
-        drop(failures);
+        self.write_back()?;
         self.disk.count(|counts| &counts.syncs);
         let mut state = lock(&shared.state);
         state.syncs += 1;
@@ -817,15 +856,45 @@ impl DiskFile for SimFile {
             _ => false,
         };
         if !left_out {
-            self.disk.record(Event::Sync { inode: self.inode.number });
+            self.disk.record(Event::Sync { inode: self.inode.number, len: None });
         }
         self.disk.step();
         Ok(())
     }
 
-    fn punch(&self, _offset: u64, _len: u64) -> io::Result<()> {
+    fn sync_start(&self, len: u64) -> io::Result<()> {
+        self.write_back()?;
+        self.disk.count(|counts| &counts.syncs);
+        if self.disk.shared.defect != Some(Defect::SyncOfSpareLeftOut) {
+            self.disk.record(Event::Sync { inode: self.inode.number, len: Some(len) });
+        }
+        self.disk.step();
+        Ok(())
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         self.disk.fallible(Call::Punch)?;
-        Err(io::ErrorKind::Unsupported.into())
+        if self.disk.shared.records {
+            // The timeline of a power cut knows nothing of holes.
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        poke(&self.inode.mapping, offset, &vec![0; len as usize]);
+        self.inode.punched.fetch_add(len / 4096, Relaxed);
+        if let Some(free) = &mut lock(&self.disk.shared.state).free_pages {
+            *free += len / 4096;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        let mut state = lock(&self.disk.shared.state);
+        let this = (self.inode.number, self.disk.process.number);
+        // None is left where the process was killed.
+        if let Some(place) = state.open.iter().position(|open| *open == this) {
+            state.open.swap_remove(place);
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::{fmt, io};
 pub enum Call {
     Create,
     Open,
+    Reclaim,
     Rename,
     Replace,
     Unlink,
@@ -33,6 +34,7 @@ impl Call {
         match self {
             Call::Create => &[EIO, ENOSPC, EDQUOT, EMFILE, ENOMEM, EACCES, EROFS],
             Call::Open => &[EIO, EMFILE, ENOMEM, EACCES],
+            Call::Reclaim => &[EIO, ENOSPC, EMFILE, ENOMEM, EACCES],
             Call::Rename | Call::Replace | Call::CreateDir => &[EIO, ENOSPC, EDQUOT, EACCES, EROFS],
             Call::Unlink | Call::RemoveDir => &[EIO, EACCES, EROFS],
             Call::List => &[EIO, EMFILE, ENOMEM, EACCES],

@@ -184,14 +184,14 @@ impl<'a> Timeline<'a> {
         self.next += 1;
         match &record.event {
             Event::Store { inode, offset, bytes } => self.store(*inode, *offset, bytes, stamp),
-            Event::Sync { inode } => {
+            Event::Sync { inode, len } => {
                 let upto = match self.defect {
                     Some(Defect::SyncTooEarly) => {
                         self.begun.get(&record.process).map_or(0, |b| b.at)
                     }
                     _ => usize::MAX,
                 };
-                self.sync(*inode, upto);
+                self.sync(*inode, len.unwrap_or(u64::MAX), upto);
             }
             Event::Create { path, inode, len } => {
                 let file = File { len: *len, len_stamp: Some(stamp), ..File::default() };
@@ -296,20 +296,22 @@ impl<'a> Timeline<'a> {
         }
     }
 
-    /// Makes durable what was stored before `upto` in the log.
-    fn sync(&mut self, inode: u32, upto: usize) {
+    /// Makes durable what was stored to the pages of the first `len` bytes before `upto` in the log.
+    fn sync(&mut self, inode: u32, len: u64, upto: usize) {
         let unit_len = self.unit_len;
         let Some(file) = self.files.get_mut(&inode) else { return };
-        if file.len_stamp.is_some_and(|stamp| stamp < upto) {
+        if len >= file.len && file.len_stamp.is_some_and(|stamp| stamp < upto) {
             file.len_stamp = None;
         }
+        let end = len.checked_next_multiple_of(4096).unwrap_or(len);
         let mut rest = Vec::new();
         let mut pages: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
         for mut dirty in std::mem::take(&mut file.dirty) {
             let (number, from) = place(dirty.unit, unit_len);
-            let kept = match file.passed_over.contains(&number) {
-                true => 0,
-                false => dirty.versions.partition_point(|(stamp, _)| *stamp < upto),
+            let is_written = dirty.unit * unit_len < end && !file.passed_over.contains(&number);
+            let kept = match is_written {
+                true => dirty.versions.partition_point(|(stamp, _)| *stamp < upto),
+                false => 0,
             };
             if kept > 0 {
                 let page = pages.entry(number).or_insert_with(|| content(&file.durable, number));
