@@ -137,6 +137,9 @@ impl<F: DiskFile> Survey<F> {
             surveyed.is_replaced = replaced.contains(&surveyed.segment.id());
         }
         self.unreadable.retain(|(id, _)| !replaced.contains(id));
+        if !ignore_damage {
+            self.check_notes()?;
+        }
         let Some(((upto, output), keeps)) = newest else { return Ok(0) };
         if ignore_damage {
             return Ok(upto);
@@ -156,6 +159,16 @@ impl<F: DiskFile> Survey<F> {
             }
         }
         Ok(upto)
+    }
+
+    /// Checks that each chain reaches as far as it is noted to be on stable storage: the mark may
+    /// be lost with the batches that repeat it.
+    fn check_notes(&self) -> Result<()> {
+        let mut present = self.segments.iter().filter(|surveyed| !surveyed.is_replaced);
+        match present.find(|surveyed| surveyed.end < surveyed.segment.note()) {
+            Some(short) => Err(short.broken_at_end()),
+            None => Ok(()),
+        }
     }
 
     /// Finds the last number of the history.

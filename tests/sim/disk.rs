@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -36,6 +37,12 @@ pub enum Event {
     },
     Sync {
         inode: u32,
+    },
+    /// Disk space was given back; the bytes read as zeros.
+    Punch {
+        inode: u32,
+        offset: u64,
+        len: u64,
     },
     Create {
         path: PathBuf,
@@ -93,8 +100,6 @@ pub enum Defect {
     SyncOfParentLeftOut,
     /// Files are made without their space.
     AllocationLeftOut,
-    /// A name is removed, durably and at once, without waiting for what was done before.
-    UnlinkOvertakes,
     /// Locks exclude nobody.
     LocksLeftOut,
     /// The boot id stays the same when the power was lost.
@@ -163,12 +168,16 @@ struct State {
     free_pages: Option<u64>,
     /// A store to a page that the disk had no space for: SIGBUS.
     died_of_sigbus: bool,
+    /// A store to space that was given back, where a full disk would have none.
+    stored_in_hole: bool,
 }
 
 #[derive(Debug)]
 struct Inode {
     number: u32,
     mapping: Mapping,
+    /// Ranges of which the disk space was given back.
+    holes: Mutex<Vec<Range<u64>>>,
     /// Without allocation: the pages that have their space.
     backed: Option<Mutex<BTreeSet<u64>>>,
 }
@@ -242,7 +251,7 @@ impl SimDisk {
                 // Words are stored; of a file that ends in half of one, that half stays zero.
                 poke(&mapping, at, &bytes.bytes()[..room & !7]);
             }
-            let inode = Arc::new(Inode { number: state.inodes, mapping, backed: None });
+            let inode = Arc::new(Inode::new(state.inodes, mapping));
             state.inodes += 1;
             state.names.insert(path.clone(), inode);
         }
@@ -314,6 +323,11 @@ impl SimDisk {
     /// Whether a process died because a page it stored to had no space.
     pub fn died_of_sigbus(&self) -> bool {
         lock(&self.shared.state).died_of_sigbus
+    }
+
+    /// Whether a process stored to space that it or another had given back.
+    pub fn stored_in_hole(&self) -> bool {
+        lock(&self.shared.state).stored_in_hole
     }
 
     /// Says whether the store is being opened, for defects of recovery.
@@ -431,6 +445,12 @@ impl SimDisk {
     }
 }
 
+impl Inode {
+    fn new(number: u32, mapping: Mapping) -> Inode {
+        Inode { number, mapping, holes: Mutex::default(), backed: None }
+    }
+}
+
 impl Process {
     fn new(number: u32) -> Process {
         let gate = Gate { steps: 0, stop_at: None, fate: Fate::Running };
@@ -473,7 +493,7 @@ impl Disk for SimDisk {
         }
         let number = state.inodes;
         state.inodes += 1;
-        let inode = Arc::new(Inode { number, mapping: Mapping::anonymous(len)?, backed });
+        let inode = Arc::new(Inode { backed, ..Inode::new(number, Mapping::anonymous(len)?) });
         state.names.insert(path.to_owned(), Arc::clone(&inode));
         drop(state);
         self.record(Event::Create { path: path.to_owned(), inode: number, len });
@@ -568,7 +588,7 @@ impl Disk for SimDisk {
         if !state.names.contains_key(path) {
             let number = state.inodes;
             state.inodes += 1;
-            let inode = Inode { number, mapping: Mapping::anonymous(0)?, backed: None };
+            let inode = Inode::new(number, Mapping::anonymous(0)?);
             state.names.insert(path.to_owned(), Arc::new(inode));
             drop(state);
             self.record(Event::Create { path: path.to_owned(), inode: number, len: 0 });
@@ -652,6 +672,10 @@ impl DiskFile for SimFile {
         shared.counts.stores.fetch_add(1, Relaxed);
         shared.counts.stored_bytes.fetch_add(len, Relaxed);
         self.back(offset, len);
+        let is_in = |hole: &Range<u64>| hole.start < offset + len && offset < hole.end;
+        if lock(&self.inode.holes).iter().any(is_in) {
+            lock(&shared.state).stored_in_hole = true;
+        }
         if shared.records && len > 0 {
             let mut bytes = vec![0; len as usize].into_boxed_slice();
             self.inode.mapping.copy_out(offset, &mut bytes);
@@ -709,8 +733,17 @@ impl DiskFile for SimFile {
         Ok(())
     }
 
-    fn punch(&self, _offset: u64, _len: u64) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let end = offset.checked_add(len).filter(|end| *end <= self.inode.mapping.len());
+        let end = end.ok_or(io::ErrorKind::InvalidInput)?;
+        let words = (offset..end).step_by(8);
+        for word in words.filter(|at| self.inode.mapping.load(*at, Relaxed) != 0) {
+            self.inode.mapping.store(word, 0, Relaxed);
+        }
+        lock(&self.inode.holes).push(offset..end);
+        self.disk.record(Event::Punch { inode: self.inode.number, offset, len });
+        self.disk.step();
+        Ok(())
     }
 }
 
