@@ -15,12 +15,12 @@ use super::timeline::{Choice, Timeline};
 use super::{Rng, Violation};
 
 /// Of so many images, one is gone on with: its recovery is cut, and what is appended to it.
-const GO_ON_WITH_ONE_OF: u64 = 24;
+const GO_ON_WITH_ONE_OF: u64 = 30;
 /// So many moments of that are looked at.
 const MOMENTS_AFTERWARDS: usize = 5;
 /// Of so many images of which recovery makes something void, the recovery of one is cut and killed
 /// after each of its operations.
-const EVERY_MOMENT_OF_ONE_OF: u64 = 200;
+const EVERY_MOMENT_OF_ONE_OF: u64 = 320;
 
 /// A value that no other batch holds.
 fn value(rng: &mut Rng) -> Vec<u8> {

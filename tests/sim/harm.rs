@@ -9,7 +9,7 @@ use partd_format::segment::id_of_file_name;
 use partd_format::word::note;
 use partd_format::{Batch, Link, SegmentHeader, State};
 
-use super::disk::SimDisk;
+use super::disk::{Defect, SimDisk};
 use super::image::{FileImage, Image};
 use super::power::{Kind, Search, open};
 use super::timeline::{Choice, Timeline, Unit};
@@ -134,6 +134,29 @@ impl Search<'_> {
         }
         Ok(())
     }
+}
+
+/// A store whose files lie where those of another store lay, so that behind its batches the bytes
+/// of the other are still there. Returns how many batches it has, and as how many it opens.
+pub fn in_the_place_of_another(defect: Option<Defect>) -> (u64, partd::Result<u64>) {
+    let store = |seed, batches: u8| {
+        let disk = SimDisk::boot(&Image::blank(), seed, defect);
+        let log = options().open_on(disk.clone(), STORE).expect("a new store");
+        (0..batches).for_each(|i| log.append([("k", [i; 40])]).expect("it is written"));
+        log.sync().expect("it is synced");
+        // Its handle never closes it.
+        disk.snapshot()
+    };
+    let (old, mut new) = (store(1, 6), store(2, 3));
+    for (path, file) in new.files.iter_mut().filter(|(path, _)| !path.ends_with("control")) {
+        let mut bytes = file.bytes();
+        let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |at| at + 1);
+        bytes[end..].copy_from_slice(&old.files[path].bytes()[end..]);
+        *file = FileImage::of(&bytes);
+    }
+    new.boot += 1;
+    let log = options().open_on(SimDisk::boot(&new, 3, defect), STORE);
+    (3, log.and_then(|log| Ok(log.stats()?.sequence)))
 }
 
 /// A segment of an image, read by the format alone.
