@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -38,6 +39,12 @@ pub enum Event {
         inode: u32,
         /// Only the pages up to here, if not all.
         len: Option<u64>,
+    },
+    /// Disk space was given back; the bytes read as zeros.
+    Punch {
+        inode: u32,
+        offset: u64,
+        len: u64,
     },
     Create {
         path: PathBuf,
@@ -97,8 +104,6 @@ pub enum Defect {
     SyncOfParentLeftOut,
     /// Files are made without their space.
     AllocationLeftOut,
-    /// A name is removed, durably and at once, without waiting for what was done before.
-    UnlinkOvertakes,
     /// Locks exclude nobody.
     LocksLeftOut,
     /// The boot id stays the same when the power was lost.
@@ -169,16 +174,18 @@ struct State {
     free_pages: Option<u64>,
     /// A store to a page that the disk had no space for: SIGBUS.
     died_of_sigbus: bool,
+    /// A store to space that was given back, where a full disk would have none.
+    stored_in_hole: bool,
 }
 
 #[derive(Debug)]
 struct Inode {
     number: u32,
     mapping: Mapping,
+    /// Ranges of which the disk space was given back.
+    holes: Mutex<Vec<Range<u64>>>,
     /// Without allocation: the pages that have their space.
     backed: Option<Mutex<BTreeSet<u64>>>,
-    /// Pages that were given back.
-    punched: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -250,12 +257,7 @@ impl SimDisk {
                 // Words are stored; of a file that ends in half of one, that half stays zero.
                 poke(&mapping, at, &bytes.bytes()[..room & !7]);
             }
-            let inode = Arc::new(Inode {
-                number: state.inodes,
-                mapping,
-                backed: None,
-                punched: AtomicU64::new(0),
-            });
+            let inode = Arc::new(Inode::new(state.inodes, mapping));
             state.inodes += 1;
             state.names.insert(path.clone(), inode);
         }
@@ -327,6 +329,11 @@ impl SimDisk {
     /// Whether a process died because a page it stored to had no space.
     pub fn died_of_sigbus(&self) -> bool {
         lock(&self.shared.state).died_of_sigbus
+    }
+
+    /// Whether a process stored to space that it or another had given back.
+    pub fn stored_in_hole(&self) -> bool {
+        lock(&self.shared.state).stored_in_hole
     }
 
     /// Says whether the store is being opened, for defects of recovery.
@@ -447,6 +454,17 @@ impl SimDisk {
     }
 }
 
+impl Inode {
+    fn new(number: u32, mapping: Mapping) -> Inode {
+        Inode { number, mapping, holes: Mutex::default(), backed: None }
+    }
+
+    /// The pages that were given back.
+    fn punched(&self) -> u64 {
+        lock(&self.holes).iter().map(|hole| (hole.end - hole.start) / 4096).sum()
+    }
+}
+
 impl Process {
     fn new(number: u32) -> Process {
         let gate = Gate { steps: 0, stop_at: None, fate: Fate::Running };
@@ -457,7 +475,7 @@ impl Process {
 impl Inode {
     /// The pages that the file takes on the disk.
     fn pages(&self) -> u64 {
-        self.mapping.len().div_ceil(4096) - self.punched.load(Relaxed)
+        self.mapping.len().div_ceil(4096) - self.punched()
     }
 }
 
@@ -496,12 +514,7 @@ impl Disk for SimDisk {
         }
         let number = state.inodes;
         state.inodes += 1;
-        let inode = Arc::new(Inode {
-            number,
-            mapping: Mapping::anonymous(len)?,
-            backed,
-            punched: AtomicU64::new(0),
-        });
+        let inode = Arc::new(Inode { backed, ..Inode::new(number, Mapping::anonymous(len)?) });
         state.names.insert(path.to_owned(), Arc::clone(&inode));
         drop(state);
         self.record(Event::Create { path: path.to_owned(), inode: number, len });
@@ -517,11 +530,17 @@ impl Disk for SimDisk {
 
     fn reclaim(&self, path: &Path) -> io::Result<Option<SimFile>> {
         self.count(|counts| &counts.opens);
-        let state = lock(&self.shared.state);
+        let mut state = lock(&self.shared.state);
         let inode = Arc::clone(state.names.get(path).ok_or(io::ErrorKind::NotFound)?);
-        let is_open = state.open.iter().any(|(open, _)| *open == inode.number);
+        if state.open.iter().any(|(open, _)| *open == inode.number) {
+            return Ok(None);
+        }
+        if let Some(free) = &mut state.free_pages {
+            *free = free.checked_sub(inode.punched()).ok_or(io::ErrorKind::StorageFull)?;
+        }
+        lock(&inode.holes).clear();
         drop(state);
-        Ok((!is_open).then(|| self.file(inode)))
+        Ok(Some(self.file(inode)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -605,12 +624,7 @@ impl Disk for SimDisk {
         if !state.names.contains_key(path) {
             let number = state.inodes;
             state.inodes += 1;
-            let inode = Inode {
-                number,
-                mapping: Mapping::anonymous(0)?,
-                backed: None,
-                punched: AtomicU64::new(0),
-            };
+            let inode = Inode::new(number, Mapping::anonymous(0)?);
             state.names.insert(path.to_owned(), Arc::new(inode));
             drop(state);
             self.record(Event::Create { path: path.to_owned(), inode: number, len: 0 });
@@ -694,6 +708,10 @@ impl DiskFile for SimFile {
         shared.counts.stores.fetch_add(1, Relaxed);
         shared.counts.stored_bytes.fetch_add(len, Relaxed);
         self.back(offset, len);
+        let is_in = |hole: &Range<u64>| hole.start < offset + len && offset < hole.end;
+        if lock(&self.inode.holes).iter().any(is_in) {
+            lock(&shared.state).stored_in_hole = true;
+        }
         if shared.records && len > 0 {
             let mut bytes = vec![0; len as usize].into_boxed_slice();
             self.inode.mapping.copy_out(offset, &mut bytes);
@@ -761,15 +779,18 @@ impl DiskFile for SimFile {
     }
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
-        if self.disk.shared.records {
-            // The timeline of a power cut knows nothing of holes.
-            return Err(io::ErrorKind::Unsupported.into());
+        let end = offset.checked_add(len).filter(|end| *end <= self.inode.mapping.len());
+        let end = end.ok_or(io::ErrorKind::InvalidInput)?;
+        let words = (offset..end).step_by(8);
+        for word in words.filter(|at| self.inode.mapping.load(*at, Relaxed) != 0) {
+            self.inode.mapping.store(word, 0, Relaxed);
         }
-        poke(&self.inode.mapping, offset, &vec![0; len as usize]);
-        self.inode.punched.fetch_add(len / 4096, Relaxed);
+        lock(&self.inode.holes).push(offset..end);
         if let Some(free) = &mut lock(&self.disk.shared.state).free_pages {
             *free += len / 4096;
         }
+        self.disk.record(Event::Punch { inode: self.inode.number, offset, len });
+        self.disk.step();
         Ok(())
     }
 }
