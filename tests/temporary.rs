@@ -39,6 +39,9 @@ fn a_sweep_removes_what_killed_processes_left_and_nothing_that_is_in_use() {
     used.append([("k", "v")]).unwrap();
     std::fs::create_dir(dir.path().join("partd-tmp-not-a-store")).unwrap();
     std::fs::write(dir.path().join("partd-tmp-not-a-store/precious"), "x").unwrap();
+    // A store of somebody's own, under a name that no temporary store has.
+    let own = dir.path().join("partd-tmp-mine");
+    SegmentLog::open(&own).unwrap().append([("k", "mine")]).unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child_with_a_temporary_store", "--nocapture"])
         .env("PARTD_TEST_TEMPORARY_IN", dir.path())
@@ -55,6 +58,7 @@ fn a_sweep_removes_what_killed_processes_left_and_nothing_that_is_in_use() {
     assert!(!swept[0].exists());
     assert_eq!(used.get("k").unwrap(), b"v");
     assert!(dir.path().join("partd-tmp-not-a-store/precious").exists());
+    assert_eq!(SegmentLog::open(&own).unwrap().get("k").unwrap(), b"mine");
 }
 
 #[test]

@@ -77,6 +77,10 @@ use crate::partd::{Batch, Chunks, Durability, Op, Partd};
 /// # Ok::<(), partd::Error>(())
 /// ```
 ///
+/// No operation waits for a process that is stopped or dead. Only opening may: whoever opens a store
+/// that nobody has open does so alone, and with it the recovery if one is needed. If it is stopped
+/// in the middle of that, others that open the store wait for up to 30 seconds, then get an error.
+///
 /// Opened before a `fork`, a handle serves the parent alone; in the child it gives an error.
 /// A disk that fails under a mapping can end the process with SIGBUS, as with every mapped file.
 pub struct SegmentLog<D: Disk = OsDisk> {
@@ -182,8 +186,9 @@ impl SegmentLog {
 
     /// Opens a store for reading; nothing in its directory is changed.
     ///
-    /// A store that is in use is followed as it grows. One that needs recovery is read as recovery
-    /// would leave it, which is worked out in memory.
+    /// A store that is in use, or was closed, is followed as it grows. One that needs recovery is
+    /// read as recovery would leave it, which is worked out in memory; that handle stays at that
+    /// moment.
     pub fn open_read_only(path: impl AsRef<Path>) -> Result<SegmentLog> {
         Options::default().open_read_only(path)
     }
@@ -206,6 +211,12 @@ impl SegmentLog {
 }
 
 impl<D: Disk> SegmentLog<D> {
+    /// [`sweep`](SegmentLog::sweep) on a disk other than that of the operating system.
+    #[doc(hidden)]
+    pub fn sweep_on(disk: &D, dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+        open::sweep(disk, dir.as_ref())
+    }
+
     /// The directory of the store.
     pub fn path(&self) -> &Path {
         self.core.names.dir()
@@ -306,6 +317,10 @@ impl<D: Disk> Partd for SegmentLog<D> {
     fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()> {
         let core = &*self.core;
         core.check_writable()?;
+        if durability == Durability::Durable {
+            // Nothing is written that could not be promised.
+            core.check_sync(core.control()?)?;
+        }
         let sequence = match batch.is_empty() {
             true => core.visible(),
             false => core.writer.write(core, batch).inspect_err(|error| {
@@ -353,6 +368,11 @@ impl<D: Disk> Partd for SegmentLog<D> {
         let core = &*self.core;
         core.check_writable()?;
         core.syncer.sync_to(core, core.visible())
+    }
+
+    #[inline]
+    fn check(&self) -> Result<()> {
+        self.core.check_writable()
     }
 
     fn visit(

@@ -147,14 +147,24 @@ impl Options {
 
     /// Makes a store that is removed with its handle, in a directory of your choice.
     pub fn temporary_in(&self, dir: impl AsRef<Path>) -> Result<SegmentLog> {
-        self.check()?;
-        open::temporary(OsDisk, dir.as_ref(), self)
+        self.temporary_in_on(OsDisk, dir)
+    }
+
+    /// [`temporary_in`](Options::temporary_in) on a disk other than that of the operating system.
+    #[doc(hidden)]
+    pub fn temporary_in_on<D: Disk>(
+        &self,
+        disk: D,
+        dir: impl AsRef<Path>,
+    ) -> Result<SegmentLog<D>> {
+        self.check(dir.as_ref())?;
+        open::temporary(disk, dir.as_ref(), self)
     }
 
     /// [`open`](Options::open) on a disk other than that of the operating system.
     #[doc(hidden)]
     pub fn open_on<D: Disk>(&self, disk: D, path: impl AsRef<Path>) -> Result<SegmentLog<D>> {
-        self.check()?;
+        self.check(path.as_ref())?;
         open::open(disk, path.as_ref(), self)
     }
 
@@ -169,18 +179,19 @@ impl Options {
         open::open_read_only(disk, path.as_ref(), self)
     }
 
-    fn check(&self) -> Result<()> {
+    /// Checks the options for a store at `path`.
+    fn check(&self, path: &Path) -> Result<()> {
         let len = self.segment_len_bytes;
         if !(SEGMENT_LEN_MIN..=SEGMENT_LEN_MAX).contains(&len) {
-            return Err(Error::Invalid(format!(
+            let why = format!(
                 "segment_len_bytes is {len}; it must be from {SEGMENT_LEN_MIN} (64 KiB) to \
                  {SEGMENT_LEN_MAX} (4 GiB)"
-            )));
+            );
+            return Err(Error::refused(path, why));
         }
         if let Some(share) = self.compaction_dead_share.filter(|s| !(0.0..=1.0).contains(s)) {
-            return Err(Error::Invalid(format!(
-                "compaction_dead_share is {share}; it must be from 0 to 1, or None"
-            )));
+            let why = format!("compaction_dead_share is {share}; it must be from 0 to 1, or None");
+            return Err(Error::refused(path, why));
         }
         Ok(())
     }
