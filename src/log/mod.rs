@@ -233,7 +233,8 @@ impl<D: Disk> SegmentLog<D> {
     /// Where another compaction is under way, it returns at once and says that it did nothing.
     ///
     /// # Errors
-    /// On a full disk, on damage, and after a failed sync: the store is then as it was.
+    /// On damage, after a failed sync, and on a full disk where not even one segment could be
+    /// rewritten: the store is then as it was. Where the disk allows a part of it, that is done.
     pub fn compact(&self) -> Result<Compaction> {
         self.core.check_writable()?;
         self.core.compact(Aim::Everything, &Stop::default())

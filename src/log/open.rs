@@ -35,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(2);
 /// How long a store may take to get its lock file after its directory.
 const MAKING: Duration = Duration::from_secs(60);
+/// How often to begin a temporary store anew that a sweep has taken away in the making.
+const TEMPORARY_TRIES: u32 = 16;
 /// What the name of a temporary store begins with.
 pub(crate) const TEMPORARY_PREFIX: &str = "partd-tmp-";
 
@@ -159,12 +161,26 @@ fn too_long(path: &Path) -> Error {
 
 /// Makes a store that is removed with its handle.
 pub(crate) fn temporary<D: Disk>(disk: D, dir: &Path, options: &Options) -> Result<SegmentLog<D>> {
-    let path = dir.join(random_name(&disk, dir, TEMPORARY_PREFIX)?);
-    let mut log = open(disk, &path, options)?;
-    if let Some(core) = Arc::get_mut(&mut log.core) {
-        core.is_temporary = true;
+    let mut tries = TEMPORARY_TRIES;
+    loop {
+        tries -= 1;
+        let path = dir.join(random_name(&disk, dir, TEMPORARY_PREFIX)?);
+        match open(disk.clone(), &path, options) {
+            Ok(mut log) => {
+                if let Some(core) = Arc::get_mut(&mut log.core) {
+                    core.is_temporary = true;
+                }
+                return Ok(log);
+            }
+            // While it is opened there is a moment without a lock, at which a sweep may take it.
+            Err(_) if tries > 0 && is_missing(&disk, &path) => {}
+            Err(error) => return Err(error),
+        }
     }
-    Ok(log)
+}
+
+fn is_missing<D: Disk>(disk: &D, dir: &Path) -> bool {
+    disk.list(dir).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// Removes the temporary stores in a directory whose handles are gone.
@@ -182,12 +198,14 @@ pub(crate) fn sweep<D: Disk>(disk: &D, dir: &Path) -> Result<Vec<PathBuf>> {
         {
             continue;
         }
+        // Where no lock can be had, it is in use, another user's, or its owner has just removed it.
         let lock = Names::new(&path).store_lock();
-        let alone = disk.try_lock(&lock, true).map_err(|e| Error::io("lock", lock, e))?;
-        if alone.is_some() {
-            disk.remove_dir(&path).map_err(|e| Error::io("remove", &path, e))?;
-            swept.push(path);
+        let Ok(Some(_alone)) = disk.try_lock(&lock, true) else { continue };
+        match disk.remove_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            removed => removed.map_err(|e| Error::io("remove", &path, e))?,
         }
+        swept.push(path);
     }
     Ok(swept)
 }

@@ -339,10 +339,14 @@ impl<D: Disk> Picture<D> {
                 return Err(Error::refused(core.names.segment(keep.id), why));
             };
             let cursor = self.open.iter().find(|cursor| cursor.segment as usize == number);
-            if let Some(cursor) = cursor
-                && cursor.next < keep.end
-            {
-                let segment = &self.segments[number];
+            let Some(cursor) = cursor else { continue };
+            let segment = &self.segments[number];
+            let before = cursor.pending.iter().filter(|(offset, _)| *offset < keep.end);
+            // No number would be missed: below `upto` any may be gone.
+            if let Some(error) = before.filter_map(|&(at, _)| segment.state(at).err()).next() {
+                return Err(segment.damage(error));
+            }
+            if cursor.next < keep.end {
                 return Err(segment.damage(partd_format::Error {
                     offset: cursor.next,
                     what: "chain of batches",

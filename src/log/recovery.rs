@@ -142,6 +142,9 @@ impl<F: DiskFile> Survey<F> {
             surveyed.is_replaced = replaced.contains(&surveyed.segment.id());
         }
         self.unreadable.retain(|(id, _)| !replaced.contains(id));
+        if !ignore_damage {
+            self.check_notes()?;
+        }
         let Some(((upto, output), keeps)) = newest else { return Ok(0) };
         if ignore_damage {
             return Ok(upto);
@@ -149,18 +152,28 @@ impl<F: DiskFile> Survey<F> {
         for keep in keeps.iter().filter(|keep| !replaced.contains(&keep.id)) {
             let kept = self.segments.iter().find(|surveyed| surveyed.segment.id() == keep.id);
             match kept {
-                Some(kept) if kept.end >= keep.end => {}
-                Some(kept) => return Err(kept.broken_at_end()),
+                Some(kept) => kept.must_reach(keep.end)?,
                 None => {
+                    let unreadable = self.unreadable.iter().position(|(id, _)| *id == keep.id);
+                    if let Some(unreadable) = unreadable {
+                        return Err(self.unreadable.swap_remove(unreadable).1);
+                    }
                     let why = format!(
-                        "this segment is gone or unreadable, and segment {output:#x} says that it \
-                         holds a part of the store"
+                        "this segment is gone, and segment {output:#x} says that it holds a part \
+                         of the store"
                     );
                     return Err(Error::refused(names.segment(keep.id), why));
                 }
             }
         }
         Ok(upto)
+    }
+
+    /// Checks that each chain reaches as far as it is noted to be on stable storage: the mark may
+    /// be lost with the batches that repeat it.
+    fn check_notes(&self) -> Result<()> {
+        let mut present = self.segments.iter().filter(|surveyed| !surveyed.is_replaced);
+        present.try_for_each(|surveyed| surveyed.must_reach(surveyed.segment.note()))
     }
 
     /// Finds the last number of the history.
@@ -343,6 +356,19 @@ impl<F: DiskFile> Surveyed<F> {
             self.segment.punch_behind(self.end);
         }
         changed
+    }
+
+    /// Checks that the chain reaches `end`, and that what lies before it is in the history or not,
+    /// but nothing that cannot be told.
+    fn must_reach(&self, end: u64) -> Result<()> {
+        if self.end < end {
+            return Err(self.broken_at_end());
+        }
+        let mut before = self.batches.iter().take_while(|found| found.offset < end);
+        match before.find_map(|found| found.state.err()) {
+            Some(error) => Err(self.segment.damage(error)),
+            None => Ok(()),
+        }
     }
 
     fn broken_at_end(&self) -> Error {

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -39,6 +40,12 @@ pub enum Event {
         inode: u32,
         /// Only the pages up to here, if not all.
         len: Option<u64>,
+    },
+    /// Disk space was given back; the bytes read as zeros.
+    Punch {
+        inode: u32,
+        offset: u64,
+        len: u64,
     },
     /// What was not durable by now may never be: its pages count as clean.
     SyncFailed {
@@ -106,8 +113,6 @@ pub enum Defect {
     SyncOfParentLeftOut,
     /// Files are made without their space.
     AllocationLeftOut,
-    /// A name is removed, durably and at once, without waiting for what was done before.
-    UnlinkOvertakes,
     /// Locks exclude nobody.
     LocksLeftOut,
     /// The boot id stays the same when the power was lost.
@@ -178,16 +183,18 @@ struct State {
     free_pages: Option<u64>,
     /// A store to a page that the disk had no space for: SIGBUS.
     died_of_sigbus: bool,
+    /// A store to space that was given back, where a full disk would have none.
+    stored_in_hole: bool,
 }
 
 #[derive(Debug)]
 struct Inode {
     number: u32,
     mapping: Mapping,
+    /// Ranges of which the disk space was given back.
+    holes: Mutex<Vec<Range<u64>>>,
     /// Without allocation: the pages that have their space.
     backed: Option<Mutex<BTreeSet<u64>>>,
-    /// Pages that were given back.
-    punched: AtomicU64,
     /// Writes to stable storage that have failed. Each open file is told once; who opens the file
     /// later is told of the last one if nobody was told, and the file was open all along.
     failures: Mutex<Failures>,
@@ -341,6 +348,11 @@ impl SimDisk {
     /// Whether a process died because a page it stored to had no space.
     pub fn died_of_sigbus(&self) -> bool {
         lock(&self.shared.state).died_of_sigbus
+    }
+
+    /// Whether a process stored to space that it or another had given back.
+    pub fn stored_in_hole(&self) -> bool {
+        lock(&self.shared.state).stored_in_hole
     }
 
     /// Says whether the store is being opened, for defects of recovery.
@@ -511,6 +523,22 @@ impl SimDisk {
     }
 }
 
+impl Inode {
+    fn new(number: u32, mapping: Mapping) -> Inode {
+        Inode { number, mapping, holes: Mutex::default(), backed: None, failures: Mutex::default() }
+    }
+
+    /// The pages that the file takes on the disk.
+    fn pages(&self) -> u64 {
+        self.mapping.len().div_ceil(4096) - self.punched()
+    }
+
+    /// The pages that were given back.
+    fn punched(&self) -> u64 {
+        lock(&self.holes).iter().map(|hole| (hole.end - hole.start) / 4096).sum()
+    }
+}
+
 impl Process {
     fn new(number: u32) -> Process {
         let gate = Gate { steps: 0, stop_at: None, fate: Fate::Running };
@@ -521,25 +549,6 @@ impl Process {
             batch: Mutex::new(None),
             faults: Mutex::new(None),
         }
-    }
-}
-
-impl Inode {
-    fn new(number: u32, mapping: Mapping) -> Inode {
-        Inode {
-            number,
-            mapping,
-            backed: None,
-            punched: AtomicU64::new(0),
-            failures: Mutex::default(),
-        }
-    }
-}
-
-impl Inode {
-    /// The pages that the file takes on the disk.
-    fn pages(&self) -> u64 {
-        self.mapping.len().div_ceil(4096) - self.punched.load(Relaxed)
     }
 }
 
@@ -597,11 +606,17 @@ impl Disk for SimDisk {
     fn reclaim(&self, path: &Path) -> io::Result<Option<SimFile>> {
         self.fallible(Call::Reclaim)?;
         self.count(|counts| &counts.opens);
-        let state = lock(&self.shared.state);
+        let mut state = lock(&self.shared.state);
         let inode = Arc::clone(state.names.get(path).ok_or(io::ErrorKind::NotFound)?);
-        let is_open = state.open.iter().any(|(open, _)| *open == inode.number);
+        if state.open.iter().any(|(open, _)| *open == inode.number) {
+            return Ok(None);
+        }
+        if let Some(free) = &mut state.free_pages {
+            *free = free.checked_sub(inode.punched()).ok_or(io::ErrorKind::StorageFull)?;
+        }
+        lock(&inode.holes).clear();
         drop(state);
-        Ok((!is_open).then(|| self.file(inode)))
+        Ok(Some(self.file(inode)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -805,6 +820,10 @@ impl DiskFile for SimFile {
         shared.counts.stores.fetch_add(1, Relaxed);
         shared.counts.stored_bytes.fetch_add(len, Relaxed);
         self.back(offset, len);
+        let is_in = |hole: &Range<u64>| hole.start < offset + len && offset < hole.end;
+        if lock(&self.inode.holes).iter().any(is_in) {
+            lock(&shared.state).stored_in_hole = true;
+        }
         if shared.records && len > 0 {
             let mut bytes = vec![0; len as usize].into_boxed_slice();
             self.inode.mapping.copy_out(offset, &mut bytes);
@@ -880,15 +899,18 @@ impl DiskFile for SimFile {
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         self.disk.fallible(Call::Punch)?;
-        if self.disk.shared.records {
-            // The timeline of a power cut knows nothing of holes.
-            return Err(io::ErrorKind::Unsupported.into());
+        let end = offset.checked_add(len).filter(|end| *end <= self.inode.mapping.len());
+        let end = end.ok_or(io::ErrorKind::InvalidInput)?;
+        let words = (offset..end).step_by(8);
+        for word in words.filter(|at| self.inode.mapping.load(*at, Relaxed) != 0) {
+            self.inode.mapping.store(word, 0, Relaxed);
         }
-        poke(&self.inode.mapping, offset, &vec![0; len as usize]);
-        self.inode.punched.fetch_add(len / 4096, Relaxed);
+        lock(&self.inode.holes).push(offset..end);
         if let Some(free) = &mut lock(&self.disk.shared.state).free_pages {
             *free += len / 4096;
         }
+        self.disk.record(Event::Punch { inode: self.inode.number, offset, len });
+        self.disk.step();
         Ok(())
     }
 }

@@ -11,14 +11,18 @@
 //! | `cuts` | which of the things that may be lost are lost: the enumeration |
 //! | `oracle` | what the store must hold after each batch of the history |
 //! | `script` | workloads as data, and their run on a disk |
-//! | `power` | power cuts all along a workload, and the invariants I1 to I8 on each image |
+//! | `power` | power cuts all along a workload, and the invariants I1 to I5 on each image |
+//! | `harm` | other control files and flipped bits: I6 and I9 |
+//! | `again` | recovery cut and killed, what is appended to a recovered store: I7 and I8 |
 //! | `workloads` | the workloads |
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
+pub mod again;
 pub mod cuts;
 pub mod disk;
 pub mod faults;
+pub mod harm;
 pub mod image;
 pub mod oracle;
 pub mod power;
