@@ -603,7 +603,7 @@ fn run_open(
     }
     handles.push(reopen(&world, false)?);
     for (disk, log) in &handles {
-        world.content().compare(log)?;
+        world.content().compare(log).map_err(|difference| difference.to_string())?;
         let plain = world.write(disk, log, vec![append("after", 50)], false);
         plain.map_err(|error| format!("it does not go on: {error}"))?;
         match world.write(disk, log, vec![append("durable", 50)], true) {
@@ -658,7 +658,7 @@ fn a_call_that_fails_while_a_handle_is_dropped_leaves_the_store_to_the_others() 
                 Some(other) => other,
                 None => reopen(&world, false)?,
             };
-            world.content().compare(&log)?;
+            world.content().compare(&log).map_err(|difference| difference.to_string())?;
             let durable = world.write(&disk, &log, vec![append("durable", 50)], true);
             durable.map_err(|error| format!("a durable append: {error}"))?;
             world.cut_power(&[world.disk.log().len()], 1)?;
