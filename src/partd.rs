@@ -162,9 +162,9 @@ pub trait Partd: Send + Sync {
         visit(&chunks)
     }
 
-    /// Whether the handle may write at all: an error where it was opened read-only, or before a
-    /// `fork`. A layer that keeps bytes back asks before it takes them.
-    fn check(&self) -> Result<()> {
+    /// Whether writes can be done at all: an error where the handle was opened read-only or before a
+    /// `fork`, and for durable ones where a sync has failed. Layers ask before they take bytes.
+    fn check(&self, _durability: Durability) -> Result<()> {
         Ok(())
     }
 
@@ -342,8 +342,8 @@ macro_rules! partd_by_reference {
             ) -> Result<()> {
                 (**self).visit(keys, visit)
             }
-            fn check(&self) -> Result<()> {
-                (**self).check()
+            fn check(&self, durability: Durability) -> Result<()> {
+                (**self).check(durability)
             }
             fn memory_bytes(&self) -> u64 {
                 (**self).memory_bytes()

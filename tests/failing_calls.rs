@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
 
-use partd::{Durability, Error, Partd, SegmentLog};
+use partd::{Buffer, Dict, Durability, Error, Partd, SegmentLog};
 use partd_format::batch::Layout;
 use partd_format::segment::HEADER_LEN;
 use sim::cuts::Mode;
@@ -530,9 +530,9 @@ fn a_segment_that_could_not_be_opened_when_it_came_is_synced_by_the_next_sync() 
         if !is_stopped {
             break;
         }
-        mine.0.watch(Some((1, libc::EIO)));
+        mine.0.fail_first(Call::Open, libc::EIO);
         let failed = world.call(&mine.0, None, true, || mine.1.sync());
-        if mine.0.watched().last() != Some(&Call::Open) {
+        if !mine.0.watched().contains(&Call::Open) {
             // It was opened already.
             continue;
         }
@@ -603,7 +603,7 @@ fn run_open(
     }
     handles.push(reopen(&world, false)?);
     for (disk, log) in &handles {
-        world.content().compare(log).map_err(|difference| difference.to_string())?;
+        world.content().compare(log).map_err(|why| why.to_string())?;
         let plain = world.write(disk, log, vec![append("after", 50)], false);
         plain.map_err(|error| format!("it does not go on: {error}"))?;
         match world.write(disk, log, vec![append("durable", 50)], true) {
@@ -658,7 +658,7 @@ fn a_call_that_fails_while_a_handle_is_dropped_leaves_the_store_to_the_others() 
                 Some(other) => other,
                 None => reopen(&world, false)?,
             };
-            world.content().compare(&log).map_err(|difference| difference.to_string())?;
+            world.content().compare(&log).map_err(|why| why.to_string())?;
             let durable = world.write(&disk, &log, vec![append("durable", 50)], true);
             durable.map_err(|error| format!("a durable append: {error}"))?;
             world.cut_power(&[world.disk.log().len()], 1)?;
@@ -732,6 +732,32 @@ fn a_segment_whose_writing_to_the_disk_failed_after_it_was_full_is_not_promised(
     }
     log.append([("a", [7; 40_000])]).expect("a disk without faults");
     assert!(!disk.is_open(&first), "a segment that is synced stays open");
+}
+
+#[test]
+fn a_leader_that_was_passed_by_promises_nothing_after_a_sync_has_failed() {
+    let Store { mine: (disk, log), other: (passer, other), .. } = store(Before::Writes);
+    // Stopped in its first sync of a file, it is passed by after a while.
+    disk.stop_at(1);
+    let syncing = disk.clone();
+    let thread = std::thread::spawn(move || {
+        let synced = log.sync();
+        syncing.finished();
+        synced
+    });
+    assert_eq!(disk.wait(), Fate::Stopped);
+    passer.fail_first(Call::Sync, libc::EIO);
+    other.sync().expect_err("its own sync fails");
+    disk.resume();
+    let synced = thread.join().expect("it returns");
+    assert!(matches!(synced, Err(Error::SyncFailed { .. })), "{synced:?}");
+    // Nor does a layer write what it could not promise.
+    let before = other.len_of("a").expect("reads go on");
+    let buffer = Buffer::new(Dict::new(), other, 1 << 20);
+    let appended = buffer.append_durable([("a", "again")]);
+    assert!(matches!(appended, Err(Error::SyncFailed { .. })), "{appended:?}");
+    assert_eq!(buffer.len_of("a").expect("reads go on"), before);
+    buffer.append([("a", "plain")]).expect("plain appends go on");
 }
 
 /// Another process opens the store and appends, in the middle of a read-only opening.

@@ -216,8 +216,8 @@ where
         self.inner.sync()
     }
 
-    fn check(&self) -> Result<()> {
-        self.inner.check()
+    fn check(&self, durability: Durability) -> Result<()> {
+        self.inner.check(durability)
     }
 
     fn memory_bytes(&self) -> u64 {

@@ -316,11 +316,7 @@ impl<D: Disk> fmt::Debug for SegmentLog<D> {
 impl<D: Disk> Partd for SegmentLog<D> {
     fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()> {
         let core = &*self.core;
-        core.check_writable()?;
-        if durability == Durability::Durable {
-            // Nothing is written that could not be promised.
-            core.check_sync(core.control()?)?;
-        }
+        self.check(durability)?;
         let sequence = match batch.is_empty() {
             true => core.visible(),
             false => core.writer.write(core, batch).inspect_err(|error| {
@@ -371,8 +367,13 @@ impl<D: Disk> Partd for SegmentLog<D> {
     }
 
     #[inline]
-    fn check(&self) -> Result<()> {
-        self.core.check_writable()
+    fn check(&self, durability: Durability) -> Result<()> {
+        self.core.check_writable()?;
+        match durability {
+            Durability::Plain => Ok(()),
+            // Nothing is written that could not be promised.
+            Durability::Durable => self.core.check_sync(self.core.control()?),
+        }
     }
 
     fn visit(

@@ -289,8 +289,8 @@ fn fork_with_a_handle(store: &Path) {
                 ("stats", p.stats().err()),
                 ("verify", p.verify().err()),
                 // What it took would be lost.
-                ("buffered append", buffer.append([("k", "v")]).err()),
-                ("buffered iset", buffer.iset("k", "v").err()),
+                ("buffered_append", buffer.append([("k", "v")]).err()),
+                ("buffered_iset", buffer.iset("k", "v").err()),
             ];
             for (operation, error) in results {
                 let forked = matches!(&error, Some(Error::Forked { path }) if path == store);

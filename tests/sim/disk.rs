@@ -413,13 +413,19 @@ impl SimDisk {
 
     /// Watches the calls of this process that can fail from now on; one of them does.
     pub fn watch(&self, fails: Option<(usize, i32)>) {
-        *lock(&self.process.faults) = Some(Faults { made: Vec::new(), fails, late: None });
+        *lock(&self.process.faults) = Some(Faults { fails, ..Faults::default() });
+    }
+
+    /// Watches them, and lets the first of a kind fail.
+    pub fn fail_first(&self, call: Call, error: i32) {
+        let first = Some((call, error));
+        *lock(&self.process.faults) = Some(Faults { first, ..Faults::default() });
     }
 
     /// Watches them, and lets something happen before one of them.
     pub fn interrupt(&self, at: usize, meanwhile: impl FnOnce() + Send + 'static) {
         let late = Some((at, Meanwhile(Box::new(meanwhile))));
-        *lock(&self.process.faults) = Some(Faults { made: Vec::new(), fails: None, late });
+        *lock(&self.process.faults) = Some(Faults { late, ..Faults::default() });
     }
 
     /// The calls since they were watched; they are not any more.

@@ -65,11 +65,13 @@ impl fmt::Debug for Meanwhile {
 }
 
 /// The calls of a process since it was watched, and the one that fails.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Faults {
     pub made: Vec<Call>,
     /// The call, counted from 0, and its error.
     pub fails: Option<(usize, i32)>,
+    /// The first call of its kind, and its error.
+    pub first: Option<(Call, i32)>,
     /// The call, counted from 0, before which something happens.
     pub late: Option<(usize, Meanwhile)>,
 }
@@ -83,11 +85,9 @@ impl Faults {
 
     pub fn pass(&mut self, call: Call) -> io::Result<()> {
         self.made.push(call);
-        match self.fails {
-            Some((at, error)) if at + 1 == self.made.len() => {
-                Err(io::Error::from_raw_os_error(error))
-            }
-            _ => Ok(()),
-        }
+        let by_number = self.fails.take_if(|(at, _)| *at + 1 == self.made.len());
+        let by_kind = self.first.take_if(|(kind, _)| *kind == call);
+        let error = by_number.map(|(_, error)| error).or(by_kind.map(|(_, error)| error));
+        error.map_or(Ok(()), |error| Err(io::Error::from_raw_os_error(error)))
     }
 }
