@@ -82,8 +82,17 @@ pub struct OsDisk;
 /// A file of the operating system.
 #[derive(Debug)]
 pub struct OsFile {
-    file: File,
+    /// None where the file was opened to be read: the mapping is enough, and a store may have more
+    /// segments than a process may have files open.
+    file: Option<File>,
     mapping: Mapping,
+}
+
+impl OsFile {
+    fn file(&self) -> io::Result<&File> {
+        let why = "the file was opened to be read";
+        self.file.as_ref().ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, why))
+    }
 }
 
 /// The permissions of every file of a store.
@@ -106,7 +115,7 @@ impl Disk for OsDisk {
             .map_err(io::Error::from)
             .and_then(|()| Mapping::of_file(&file, len, true));
         match made {
-            Ok(mapping) => Ok(OsFile { file, mapping }),
+            Ok(mapping) => Ok(OsFile { file: Some(file), mapping }),
             Err(error) => {
                 // Half a file is of no use to anyone; the error that counts is the first.
                 let _ = fs::remove_file(path);
@@ -122,7 +131,7 @@ impl Disk for OsDisk {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
         let mapping = Mapping::of_file(&file, metadata.len(), writable)?;
-        Ok(OsFile { file, mapping })
+        Ok(OsFile { file: writable.then_some(file), mapping })
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -249,10 +258,11 @@ impl DiskFile for OsFile {
     }
 
     fn write_at(&self, mut buffers: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+        let file = self.file()?;
         IoSlice::advance_slices(&mut buffers, 0);
         while !buffers.is_empty() {
             let some = &buffers[..buffers.len().min(BUFFERS_MAX)];
-            let written = retry(|| rustix::io::pwritev(&self.file, some, offset))?;
+            let written = retry(|| rustix::io::pwritev(file, some, offset))?;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -263,11 +273,12 @@ impl DiskFile for OsFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.file()?.sync_data()
     }
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        Ok(retry(|| rustix::fs::fallocate(&self.file, flags, offset, len))?)
+        let file = self.file()?;
+        Ok(retry(|| rustix::fs::fallocate(file, flags, offset, len))?)
     }
 }
