@@ -329,7 +329,7 @@ impl<D: Disk> Core<D> {
         let data_len: u64 = batches.iter().map(|(_, layout)| layout.batch_len()).sum();
         let len = (HEADER_LEN + lists_len + data_len + SEAL_LEN).next_multiple_of(4096);
         let mut new = Unpublished::create(&self.disk, &self.names, "output", len)?;
-        let id = control.take_segment_id(Announce::Output);
+        let id = control.take_segment_id(Announce::Output)?;
         let store = control.fixed.store;
         let output = Some((base.upto, replaces, keeps));
         let mut tail = new.begin(id, &NewSegment { store, slot: 0, output })?;

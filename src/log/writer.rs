@@ -198,7 +198,7 @@ fn make_segment<D: Disk>(
     len: u64,
 ) -> Result<Tail<D::File>> {
     let mut new = Unpublished::create(&core.disk, &core.names, &format!("writer-{slot:04}"), len)?;
-    let id = control.take_segment_id(Announce::Writer(slot));
+    let id = control.take_segment_id(Announce::Writer(slot))?;
     let tail = new.begin(id, &NewSegment { store: control.fixed.store, slot, output: None })?;
     new.publish(id)?;
     control.raise_generation();
