@@ -15,14 +15,12 @@ use support::{Item, STORE, Segment};
 
 fn item() -> impl Strategy<Value = Item> {
     let bytes = |len| prop::collection::vec(any::<u8>(), 0..len);
-    (0..4, bytes(12), bytes(40), 1..=SEQUENCE_MAX).prop_map(
-        |(kind, key, value, at)| match kind {
-            0 => Item::append(key, value).at(at),
-            1 => Item::set(key, value).at(at),
-            2 => Item::delete(key).at(at),
-            _ => Item::clear().at(at),
-        },
-    )
+    (0..4, bytes(12), bytes(40), 1..=SEQUENCE_MAX).prop_map(|(kind, key, value, at)| match kind {
+        0 => Item::append(key, value).at(at),
+        1 => Item::set(key, value).at(at),
+        2 => Item::delete(key).at(at),
+        _ => Item::clear().at(at),
+    })
 }
 
 fn segment(output: bool, batches: &[Vec<Item>]) -> Segment {
