@@ -41,7 +41,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-const FILE_LEN: u64 = 4 << 20;
+const FILE_LEN: u64 = 1 << 20;
 
 /// A segment that is full of batches of these items.
 fn full_of(items: impl Fn(u64) -> Vec<Item>) -> Segment {
@@ -88,18 +88,18 @@ fn measure(what: &str, segment: &Segment, limit: f64) {
 
 #[test]
 fn a_file_of_empty_batches_is_opened_in_a_few_times_its_length() {
-    measure("empty batches", &full_of(|_| Vec::new()), 12.0);
+    measure("empty batches", &full_of(|_| Vec::new()), 10.0);
 }
 
 #[test]
 fn a_file_of_empty_entries_of_one_key_is_opened_in_a_few_times_its_length() {
     let items = |_| vec![Item::append("", ""); 4096];
-    measure("empty entries", &full_of(items), 8.0);
+    measure("empty entries", &full_of(items), 5.0);
 }
 
 #[test]
 fn a_file_of_nothing_but_short_keys_is_opened_in_some_times_its_length() {
     let key = |number: u64| Item::append(&number.to_be_bytes()[5..], "");
     let items = |sequence| (0..4096).map(|i| key(sequence * 4096 + i)).collect();
-    measure("short keys", &full_of(items), 24.0);
+    measure("short keys", &full_of(items), 16.0);
 }
