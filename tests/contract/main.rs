@@ -1,6 +1,7 @@
 //! The contract of `Partd`: one suite that every store and layer runs.
 //!
-//! A store joins with one line at the end of this file: a name, and how to make an empty one.
+//! A store joins with one line at the end of this file: a name, and how to make an empty one. All of
+//! them are boxed, so that the suite is compiled once.
 
 mod basics;
 mod batches;
@@ -9,7 +10,7 @@ mod threads;
 
 use std::sync::Arc;
 
-use partd::{Buffer, Dict, Partd, SegmentLog};
+use partd::{Buffer, Dict, Encode, Partd, SegmentLog};
 
 /// Runs the behaviours of the suite, each as a test of its own, on what `$make` returns.
 macro_rules! contract {
@@ -64,7 +65,8 @@ macro_rules! contract {
     (@tests $make:expr; $behaviours:ident: $($behaviour:ident)*) => {$(
         #[test]
         fn $behaviour() {
-            $behaviours::$behaviour(&$make);
+            let store: Box<dyn Partd> = Box::new($make);
+            $behaviours::$behaviour(&store);
         }
     )*};
 }
@@ -92,8 +94,8 @@ fn small_buffer() -> Buffer<Dict, SegmentLog> {
     Buffer::new(Dict::new(), small_segments(), 60 << 10)
 }
 
-/// A compressing layer. Boxed, so that the suite is compiled once for all of them; at the level
-/// that makes it quick where that counts: Bz2 takes megabytes for each value at its own.
+/// A compressing layer, at the level that makes it quick where that counts: Bz2 takes megabytes for
+/// each value at its own.
 #[cfg(any(
     feature = "zlib",
     feature = "snappy",
@@ -104,6 +106,12 @@ fn small_buffer() -> Buffer<Dict, SegmentLog> {
 ))]
 fn compressed(name: &str, below: impl Partd + 'static) -> Box<dyn Partd> {
     partd::compression(name, Box::new(below)).unwrap()
+}
+
+/// A layer of closures, which stores every byte inverted.
+fn inverting(below: impl Partd) -> impl Partd {
+    let invert = |bytes: &[u8]| Ok(bytes.iter().map(|byte| !byte).collect());
+    Encode::from_fns(invert, invert, |parts| Ok(parts.concat()), below)
 }
 
 contract! {
@@ -122,6 +130,14 @@ contract! {
         Box::new(buffer(4096)) as Box<dyn Partd>,
         60 << 10,
     );
+    closures: inverting(Dict::new());
+    closures_over_segment_log: inverting(small_segments());
+    buffer_over_closures: Buffer::new(Dict::new(), inverting(small_segments()), 60 << 10);
+    #[cfg(feature = "zlib")]
+    buffer_over_zlib:
+        Buffer::new(Dict::new(), compressed("zlib", small_segments()), 60 << 10);
+    #[cfg(feature = "zlib")]
+    buffer_of_zlib: Buffer::new(compressed("zlib", Dict::new()), small_segments(), 60 << 10);
     #[cfg(feature = "zlib")]
     zlib: compressed("zlib", Dict::new());
     #[cfg(feature = "zlib")]
@@ -141,7 +157,15 @@ contract! {
     #[cfg(feature = "lz4")]
     lz4_over_buffer: compressed("lz4", small_buffer());
     #[cfg(feature = "bz2")]
+    bz2: compressed("bz2:1", Dict::new());
+    #[cfg(feature = "bz2")]
+    bz2_over_segment_log: compressed("bz2:1", small_segments());
+    #[cfg(feature = "bz2")]
     bz2_over_buffer: compressed("bz2:1", small_buffer());
+    #[cfg(feature = "blosc")]
+    blosc: compressed("blosc", Dict::new());
+    #[cfg(feature = "blosc")]
+    blosc_over_segment_log: compressed("blosc", small_segments());
     #[cfg(feature = "blosc")]
     blosc_over_buffer: compressed("blosc", small_buffer());
     #[cfg(feature = "zstd")]
