@@ -170,9 +170,13 @@ fn a_value_of_exactly_the_limit_is_read() {
 }
 
 fn pickle_says(pickle: &[u8]) -> String {
+    pickle_says_within(LIMIT_BYTES, pickle)
+}
+
+fn pickle_says_within(limit_bytes: usize, pickle: &[u8]) -> String {
     let good = frame(b"\x80\x04].");
     let layer = Pickle::<i64, _>::new(behind(&good, &frame(pickle)));
-    reason_of_second(layer.with_max_decoded_bytes(LIMIT_BYTES).get("k"), &good)
+    reason_of_second(layer.with_max_decoded_bytes(limit_bytes).get("k"), &good)
 }
 
 #[test]
@@ -190,7 +194,8 @@ fn a_pickle_nested_a_hundred_thousand_deep_is_refused() {
         .flatten()
         .collect();
     for pickle in [lists, tuples, marks, by_memo] {
-        let reason = pickle_says(&pickle);
+        // With room for what is on the stack before anything is nested.
+        let reason = pickle_says_within(16 * LIMIT_BYTES, &pickle);
         assert!(reason.contains("nested more than 128 deep"), "{reason}");
     }
 }
@@ -223,7 +228,7 @@ fn a_memo_bomb_is_refused_by_its_expanded_size() {
     // All lists but the last are still on the stack: put them into one.
     let pickle = [&b"\x80\x04("[..], &pickle[2..], b"l."].concat();
     let reason = pickle_says(&pickle);
-    assert!(reason.contains("more than the 1048576 bytes left of the limit"), "{reason}");
+    assert!(reason.contains("bytes left of the limit"), "{reason}");
 }
 
 #[test]
