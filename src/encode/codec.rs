@@ -95,8 +95,7 @@ pub trait Codec: Send + Sync {
         Ok((value, bytes))
     }
 
-    /// Decodes consecutive frames, and says how many bytes of the limit they used up; an error
-    /// names the frame, counted from 0.
+    /// Decodes consecutive frames; an error names the frame, counted from 0.
     ///
     /// Provided: one part for each frame. Where joining is concatenation, frames may be decoded one
     /// behind the other into fewer parts; [`check_joinable`](Codec::check_joinable) then cannot
@@ -105,19 +104,18 @@ pub trait Codec: Send + Sync {
         &self,
         frames: &[&[u8]],
         max_bytes: usize,
-    ) -> Result<(Vec<Self::Out>, usize), (usize, CodecError)> {
-        let mut parts = Vec::with_capacity(frames.len());
-        let mut used = 0;
+    ) -> Result<Decoded<Self::Out>, (usize, CodecError)> {
+        let mut run = Decoded { parts: Vec::with_capacity(frames.len()), bytes: 0 };
         for (i, frame) in frames.iter().enumerate() {
-            let left = max_bytes - used;
+            let left = max_bytes - run.bytes;
             let (part, bytes) = self.decode_counted(frame, left).map_err(|error| (i, error))?;
             if bytes > left {
                 return Err((i, too_large(left).into()));
             }
-            used += bytes;
-            parts.push(part);
+            run.bytes += bytes;
+            run.parts.push(part);
         }
-        Ok((parts, used))
+        Ok(run)
     }
 
     /// Bytes that a value to be encoded takes: decides what is worth a thread of its own.
@@ -129,6 +127,15 @@ pub trait Codec: Send + Sync {
     fn decoded_bytes(&self, value: &Self::Out) -> usize {
         size_of_val(value)
     }
+}
+
+/// What consecutive frames of a value decode to.
+#[derive(Clone, Debug)]
+pub struct Decoded<Out> {
+    /// Their values, in order; fewer than the frames where some are joined already.
+    pub parts: Vec<Out>,
+    /// Bytes of the limit that they used up.
+    pub bytes: usize,
 }
 
 /// What is said of a value that is larger than what the frames before it have left of the limit.
@@ -209,7 +216,7 @@ macro_rules! codec_by_compressor {
                 &self,
                 frames: &[&[u8]],
                 max_bytes: usize,
-            ) -> Result<(Vec<Vec<u8>>, usize), (usize, $crate::encode::CodecError)> {
+            ) -> Result<$crate::encode::Decoded<Vec<u8>>, (usize, $crate::encode::CodecError)> {
                 let mut value = Vec::new();
                 for (i, frame) in frames.iter().enumerate() {
                     let left = max_bytes.saturating_sub(value.len());
@@ -218,7 +225,7 @@ macro_rules! codec_by_compressor {
                 }
                 $crate::encode::grow::trim(&mut value);
                 let bytes = value.len();
-                Ok((vec![value], bytes))
+                Ok($crate::encode::Decoded { parts: vec![value], bytes })
             }
             fn decoded_bytes(&self, value: &Vec<u8>) -> usize {
                 value.len()

@@ -53,6 +53,7 @@ mod typed;
     feature = "blosc",
     feature = "zstd"
 ))]
+#[cfg_attr(not(feature = "full"), allow(dead_code, reason = "each codec uses a part of it"))]
 mod grow;
 
 #[cfg(feature = "arrow")]
@@ -82,7 +83,7 @@ pub use self::arrow::{Arrow, ArrowCodec};
 pub use self::blosc::{Blosc, BloscCodec};
 #[cfg(feature = "bz2")]
 pub use self::bz2::{Bz2, Bz2Codec};
-pub use self::codec::{Codec, CodecError, FnCodec};
+pub use self::codec::{Codec, CodecError, Decoded, FnCodec};
 pub use self::compression::{compression, compressions};
 pub use self::layer::{DEFAULT_MAX_DECODED_BYTES, Encode};
 #[cfg(feature = "lz4")]

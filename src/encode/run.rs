@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use crate::encode::codec::{Codec, CodecError, too_large};
+use crate::encode::codec::{Codec, CodecError, Decoded, too_large};
 use crate::encode::frame::{self, Frame};
 use crate::encode::layer::Encode;
 use crate::partd::{Batch, Chunks, Durability, Op, Partd};
@@ -225,7 +225,7 @@ impl<C: Codec, P: Partd> Encode<C, P> {
     fn decode_run(&self, split: &Split<'_>, range: Range<usize>) -> Result<Vec<C::Out>> {
         let bodies: Vec<&[u8]> = split.frames[range.clone()].iter().map(|f| &f.body[..]).collect();
         let limit = split.bytes_left.load(Ordering::Relaxed);
-        let (parts, bytes) = self
+        let Decoded { parts, bytes } = self
             .codec
             .decode_run(&bodies, limit)
             .map_err(|(i, error)| self.bad(split, range.start + i, &error))?;
