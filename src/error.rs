@@ -128,6 +128,19 @@ pub enum Error {
         reason: String,
     },
 
+    /// What was appended to a key can be decoded, but not joined to one value.
+    #[error("{layer}: the {values} values of key {key} cannot be joined: {reason}")]
+    Join {
+        /// The layer that reads, by its name.
+        layer: &'static str,
+        /// The key.
+        key: Key,
+        /// How many values were to be joined.
+        values: usize,
+        /// What stands in the way.
+        reason: String,
+    },
+
     /// A stored value is of another type than the layer that reads it or appends to it.
     #[error("{layer}: the key {key} holds {stored}, but this layer is of {wanted}; {advice}")]
     Mismatch {
