@@ -1,21 +1,29 @@
-"""Writes fuzz/seeds/encode_*: small seed corpora, from the golden values in tests/golden/encode.
+"""Writes fuzz/seeds: small seed corpora, from the golden files of the format and the encodings; and
+a few made by hand for the targets that take structures.
 
     python3 fuzz/make_seeds.py
-
-The first byte of a seed is 1 before a stored value, 0 before the body of its first frame.
 """
 import pathlib
 import shutil
 import struct
 
 root = pathlib.Path(__file__).parent
+
+
+def seeds_of(target):
+    """The empty folder of a target's seeds."""
+    seeds = root / "seeds" / target
+    shutil.rmtree(seeds, ignore_errors=True)
+    seeds.mkdir(parents=True)
+    return seeds
+
+
+# The encodings. The first byte is 1 before a stored value, 0 before the body of a frame.
 golden = root.parent / "tests" / "golden" / "encode"
 MAX_BYTES = 3000
 
 for layer in ["zlib", "snappy", "lz4", "bz2", "blosc", "zstd", "pickle", "msgpack", "numpy", "arrow"]:
-    seeds = root / "seeds" / f"encode_{layer}"
-    shutil.rmtree(seeds, ignore_errors=True)
-    seeds.mkdir(parents=True)
+    seeds = seeds_of(f"encode_{layer}")
     for path in sorted((golden / layer).iterdir()):
         value = path.read_bytes()
         if layer == "numpy":
@@ -33,4 +41,149 @@ for layer in ["zlib", "snappy", "lz4", "bz2", "blosc", "zstd", "pickle", "msgpac
         for i, body in enumerate(frames):
             if len(body) < MAX_BYTES and not (i > 1 and "protocol" in path.name):
                 (seeds / f"{path.name}-{i}").write_bytes(b"\x00" + body)
+
+# The format: whole files, of the control file what is looked at.
+golden = root.parent / "format" / "golden" / "v1"
+segments = {path.stem: path.read_bytes() for path in sorted(golden.glob("*.seg"))}
+control = (golden / "control").read_bytes()
+for target in ["format_scan", "format_scan_fixed"]:
+    seeds = seeds_of(target)
+    for name, segment in segments.items():
+        (seeds / name).write_bytes(segment)
+    if target == "format_scan":
+        (seeds / "control").write_bytes(control[:256])
+
+# Whole stores, see src/hostile.rs: the bits of the first byte, the words of the control file (up to
+# the second slot), segments of one length.
+MENDED, CONTROL, SAME_BOOT, OPEN = 1, 2, 16, 32
+words = control[: 1024 + 128]
+stores = {name: [segment] for name, segment in segments.items()}
+stores["three"] = [segments["chain"], segments["kinds"], segments["output"]]
+stores["two"] = [segments["chain"], segments["nothing"]]
+stores["none"] = []
+for target in ["inspect", "open_hostile"]:
+    seeds = seeds_of(target)
+    for name, parts in stores.items():
+        length = max(map(len, parts), default=0)
+        body = b"".join(part.ljust(length, b"\0") for part in parts)
+        count = len(parts) << 2
+        (seeds / f"{name}-bare").write_bytes(bytes([MENDED | count]) + body)
+        (seeds / f"{name}-closed").write_bytes(
+            bytes([MENDED | CONTROL | SAME_BOOT | count]) + words + body
+        )
+        (seeds / f"{name}-killed").write_bytes(
+            bytes([MENDED | CONTROL | SAME_BOOT | OPEN | count]) + words + body
+        )
+        (seeds / f"{name}-cut").write_bytes(bytes([MENDED | CONTROL | OPEN | count]) + words + body)
+    (seeds / "raw").write_bytes(bytes([CONTROL | 1 << 2]) + words + segments["kinds"])
+
+
+# What `arbitrary` reads: a byte says whether a list goes on or an option is there; a variant is
+# chosen by the top of a number of 32 bits.
+def a_list(items):
+    return b"".join(b"\1" + item for item in items) + b"\0"
+
+
+def an_option(value):
+    return b"\0" if value is None else b"\1" + value
+
+
+def variant(number, of, *fields):
+    return struct.pack("<I", -(-(number << 32) // of)) + b"".join(fields)
+
+
+def u8(number):
+    return bytes([number])
+
+
+def value(length, fill=7):
+    """A value of `length` bytes, below 300; see `Value` in src/ops.rs."""
+    return struct.pack("<H", length * 8) + u8(fill)
+
+
+LONG = struct.pack("<H", 60_007) + u8(3)  # 67,507 bytes
+assert 60_007 % 8 == 7
+OPS = "Write Repeat Pop Read Verify Sync Compact Reopen Kill ReadOnly KillAll PowerCut SpoilControl"
+
+
+def op(name, *fields):
+    names = OPS.split()
+    return variant(names.index(name), len(names), *fields)
+
+
+def write(handle, changes, durable=False, fuse=None):
+    fuse = an_option(None if fuse is None else u8(fuse))
+    return op("Write", u8(handle), a_list(changes), u8(durable), fuse)
+
+
+def append(key, what):
+    return variant(0, 4, u8(key), what)
+
+
+def set_once(key, what):
+    return variant(1, 4, u8(key), what)
+
+
+def delete(key):
+    return variant(2, 4, u8(key))
+
+
+CLEAR = variant(3, 4)
+NO = an_option(None)
+some = [append(1, value(5)), append(2, value(200)), set_once(3, value(0))]
+compact = op("Compact", u8(0), NO)
+sync = op("Sync", u8(0), NO)
+read = op("Read", u8(1), a_list([u8(1), u8(2), u8(10)]))
+reopen = op("Reopen", u8(0), NO)
+lists = {
+    "append-and-read": [write(0, some), write(1, some), read, op("Verify", u8(2))],
+    "every-kind": [write(0, some), write(0, [delete(2), append(2, value(9))]), write(1, [CLEAR])],
+    "repeat": [op("Repeat", u8(0), u8(4), value(30), u8(15)), reopen, read],
+    "pop": [write(0, some), op("Pop", u8(1), u8(1), u8(2), NO), read],
+    "long": [write(0, [append(5, LONG)]), sync, write(0, some), op("PowerCut", u8(3)), read],
+    "compact": [write(0, some), reopen, write(0, [delete(1)]), reopen, sync, compact, read],
+    "compact-and-die": [
+        write(0, some),
+        reopen,
+        write(0, some),
+        reopen,
+        write(0, some),
+        op("Compact", u8(0), an_option(struct.pack("<H", 40))),
+        op("PowerCut", u8(0)),
+        compact,
+    ],
+    "die": [
+        write(0, some, fuse=12),
+        write(1, some, durable=True),
+        op("Kill", u8(1)),
+        write(2, some, fuse=3),
+        op("KillAll"),
+        op("ReadOnly"),
+    ],
+    "power-cut": [write(0, some, durable=True), write(0, some), op("PowerCut", u8(0)), read],
+    "spoil": [write(0, some), op("SpoilControl", u8(0), b"\0\0"), read, op("ReadOnly")],
+}
+seeds = seeds_of("store_ops")
+for name, ops in lists.items():
+    (seeds / name).write_bytes(a_list(ops))
+
+# Two tuples and a plain key, see fuzz_targets/key.rs.
+def some_bytes(part):
+    return a_list(u8(byte) for byte in part)
+
+
+shapes = {
+    "two": (0, [b"a", b"b"]),
+    "three": (1, [b"", b"\0", b"\0\xff"]),
+    "first": (3, [b"a", b"b", b"c"]),
+    "second": (4, [b"a", b"b", b"c", b"\0\1"]),
+    "deep": (6, [b"a", b"b", b"c", b"\0\3", b""]),
+    "single": (7, [b"a\0", b"\0\0"]),
+}
+seeds = seeds_of("key")
+for name, (number, parts) in shapes.items():
+    one = variant(number, 9, *map(some_bytes, parts))
+    other = variant(number, 9, *map(some_bytes, parts[::-1]))
+    (seeds / name).write_bytes(one + other + some_bytes(b"plain"))
+
 print(f"wrote {sum(1 for path in (root / 'seeds').rglob('*') if path.is_file())} seeds")

@@ -205,8 +205,8 @@ impl<Fast: Partd, Slow: Partd> Buffer<Fast, Slow> {
             }
         }
         let keys: Vec<Key> = new.iter().map(|(key, _)| Key::clone(key)).collect();
-        let buffered = self.fast.lens(&keys)?;
-        Ok(buffered.iter().all(Option::is_none).then_some(new))
+        let buffered = self.fast.present(&keys)?;
+        Ok((!buffered.contains(&true)).then_some(new))
     }
 
     fn held_bytes(&self, state: &State) -> u64 {
@@ -315,6 +315,12 @@ impl<Fast: Partd, Slow: Partd> Partd for Buffer<Fast, Slow> {
             (slow, fast) => slow.or(fast),
         });
         Ok(both.collect())
+    }
+
+    fn present(&self, keys: &[Key]) -> Result<Vec<bool>> {
+        let (slow, _state) = self.read_slow(keys, |slow| slow.present(keys))?;
+        let both = slow.into_iter().zip(self.fast.present(keys)?);
+        Ok(both.map(|(slow, fast)| slow || fast).collect())
     }
 
     fn keys(&self) -> Result<Vec<Key>> {

@@ -142,6 +142,12 @@ pub trait Partd: Send + Sync {
     /// The length of each key's value in bytes, at one moment; `None` where a key is missing.
     fn lens(&self, keys: &[Key]) -> Result<Vec<Option<u64>>>;
 
+    /// Whether each key is there, at one moment: something, perhaps no bytes, was written since its
+    /// last delete. No value is read or decoded for it.
+    fn present(&self, keys: &[Key]) -> Result<Vec<bool>> {
+        Ok(self.lens(keys)?.iter().map(Option::is_some).collect())
+    }
+
     /// Every key, in key order.
     fn keys(&self) -> Result<Vec<Key>>;
 
@@ -277,7 +283,7 @@ pub trait Partd: Send + Sync {
     where
         Self: Sized,
     {
-        Ok(self.lens(&[key.into()])?.first().is_some_and(Option::is_some))
+        Ok(self.present(&[key.into()])?.first().is_some_and(|&is_there| is_there))
     }
 
     /// The length of the key's value in bytes, without reading it; 0 where the key is missing.
@@ -328,6 +334,9 @@ macro_rules! partd_by_reference {
             }
             fn lens(&self, keys: &[Key]) -> Result<Vec<Option<u64>>> {
                 (**self).lens(keys)
+            }
+            fn present(&self, keys: &[Key]) -> Result<Vec<bool>> {
+                (**self).present(keys)
             }
             fn keys(&self) -> Result<Vec<Key>> {
                 (**self).keys()

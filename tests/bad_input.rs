@@ -136,9 +136,7 @@ fn a_file_called_control_that_belongs_to_somebody_else() {
     // A store without a batch: the control file of another would tell of what is missing here.
     drop(SegmentLog::open(&path).unwrap());
     let good = fs::read(path.join("control")).unwrap();
-    let mut other = good.clone();
-    other[..8].copy_from_slice(b"precious");
-    for bytes in [&b"precious"[..], &good[..100], &other, &vec![0; 100]] {
+    for bytes in [&b"precious"[..], &good[..100], &vec![0; 100]] {
         let (dir, _) = directory();
         fs::write(dir.path().join("control"), bytes).unwrap();
         let before = contents(dir.path());
@@ -147,9 +145,14 @@ fn a_file_called_control_that_belongs_to_somebody_else() {
         assert!(contents(dir.path()) == before, "it was changed");
     }
     // What a power cut may have left of a new store is one, and so is one with its lock beside it.
-    for (bytes, has_lock) in
-        [(&b""[..], false), (&vec![0; good.len()], false), (&good, false), (b"rubbish", true)]
-    {
+    let random = vec![0x5A; good.len()];
+    for (bytes, has_lock) in [
+        (&b""[..], false),
+        (&vec![0; good.len()], false),
+        (&random, false),
+        (&good, false),
+        (b"rubbish", true),
+    ] {
         let (dir, _) = directory();
         fs::write(dir.path().join("control"), bytes).unwrap();
         if has_lock {
@@ -428,4 +431,37 @@ fn more_writers_than_slots() {
     drop(handles);
     drop(p);
     assert_eq!(SegmentLog::open(&path).unwrap().len_of("k").unwrap(), 4097);
+}
+
+/// A control file that says that every number of a segment was used, as a closed store has it.
+#[test]
+fn a_control_file_without_a_next_segment_is_refused_and_made_again_when_it_is_gone() {
+    use partd_format::control::{
+        CLEAN_AT, COMMIT_AT, Fixed, NEXT_SEGMENT_AT, SYNCED_AT, clean_stamp,
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    SegmentLog::open(&path).unwrap().append([("k", "kept")]).unwrap();
+    let control = path.join("control");
+    let mut bytes = fs::read(&control).unwrap();
+    let word = |bytes: &[u8], at: u64| {
+        u64::from_le_bytes(bytes[at as usize..at as usize + 8].try_into().unwrap())
+    };
+    let store = Fixed::decode(&bytes).unwrap().store;
+    let (commit, synced) = (word(&bytes, COMMIT_AT), word(&bytes, SYNCED_AT));
+    let clean = clean_stamp(&store, commit, u64::MAX, synced);
+    for (at, value) in [(NEXT_SEGMENT_AT, u64::MAX), (CLEAN_AT, clean)] {
+        bytes[at as usize..at as usize + 8].copy_from_slice(&value.to_le_bytes());
+    }
+    fs::write(&control, bytes).unwrap();
+    let p = SegmentLog::open(&path).unwrap();
+    assert_eq!(p.get("k").unwrap(), b"kept");
+    let error = p.append([("k", "lost")]).unwrap_err().to_string();
+    assert!(error.contains("control: every number that a segment can have was used"), "{error}");
+    assert_eq!(p.get("k").unwrap(), b"kept");
+    drop(p);
+    fs::remove_file(&control).unwrap();
+    let p = SegmentLog::open(&path).unwrap();
+    p.append([("k", " and more")]).unwrap();
+    assert_eq!(p.get("k").unwrap(), b"kept and more");
 }

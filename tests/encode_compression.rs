@@ -1,6 +1,11 @@
 //! Compressing layers keep the contract of every store: what goes in comes out, whole batches or
 //! none, whatever the level, the store below and the number of threads.
 
+mod counted;
+
+use std::sync::Arc;
+
+use counted::Counted;
 use partd::encode::compressions;
 use partd::{Batch, Dict, Durability, Encode, Error, Key, Op, Partd, compression};
 
@@ -213,6 +218,41 @@ fn an_unknown_name_a_missing_feature_and_an_impossible_level_say_what_is_possibl
 }
 
 #[test]
+fn what_a_layer_can_be_told_can_be_told_at_run_time() {
+    let open = |text: &str| compression(text, Box::new(Dict::new()));
+    let refuse = |text: &str| open(text).err().unwrap().to_string();
+    for name in compressions() {
+        let p = open(&format!("{name}:max_decoded_bytes=1000")).unwrap();
+        p.append([("fits", vec![7; 1000]), ("k", vec![7; 1001])]).unwrap();
+        assert_eq!(p.get("fits").unwrap().len(), 1000);
+        assert!(p.get("k").unwrap_err().to_string().contains("the limit"), "{name}");
+        for (setting, value) in [("element_bytes", "4"), ("inner", "lz4")] {
+            let text = format!("{name}:{setting}={value}");
+            assert!(name == "blosc" || refuse(&text).contains("for blosc alone"), "{text}");
+        }
+    }
+    assert!(refuse("zlib:9:8").contains("\"8\" sets for the second time"));
+    assert!(refuse("zlib:max_decoded_bytes=many").contains("not a number of bytes: \"many\""));
+    assert!(refuse("zlib:speed=9").contains("nothing called \"speed\" to set; possible are"));
+    #[cfg(feature = "blosc")]
+    {
+        let stored = |text: &str| {
+            let store = Arc::new(Dict::new());
+            let p = compression(text, Box::new(store.clone())).unwrap();
+            p.append([("k", [1_u32, 2, 3, 4].map(u32::to_le_bytes).concat().repeat(500))]).unwrap();
+            store.get("k").unwrap()
+        };
+        // Of a frame's header, byte 2 names the inner codec and byte 3 the element size.
+        let frame = stored("blosc:5:element_bytes=4:inner=zstd");
+        assert_eq!((frame[8 + 2] >> 5, frame[8 + 3]), (4, 4));
+        let frame = stored("blosc");
+        assert_eq!((frame[8 + 2] >> 5, frame[8 + 3]), (0, 8));
+        assert!(refuse("blosc:inner=snappy").contains("no inner codec \"snappy\"; choose"));
+        assert!(refuse("blosc:element_bytes=0").contains("choose from 1 to 255"));
+    }
+}
+
+#[test]
 fn every_level_gives_the_value_back() {
     let value = Random(3).bytes(10_000);
     let ranges = [("zlib", 0..=9), ("bz2", 1..=9), ("blosc", 0..=9), ("zstd", -7..=22)];
@@ -238,4 +278,41 @@ fn clear_and_delete_inside_a_batch_keep_their_place_among_the_frames() {
         assert_eq!(layer.get("a").unwrap(), b"13", "{name}");
         assert_eq!(layer.keys().unwrap(), [Key::from("a")], "{name}");
     }
+}
+
+#[test]
+fn presence_and_weight_are_asked_of_the_store_below_and_decode_nothing() {
+    let store = Arc::new(Counted::default());
+    let layer = compression("zlib", Box::new(store.clone())).unwrap();
+    layer.append([("heavy", vec![7; 5000]), ("light", vec![7; 10])]).unwrap();
+    assert_eq!(store.calls(), ["write"]);
+    // Through a `dyn Partd`, too.
+    assert!(layer.contains("light").unwrap() && !layer.contains("none").unwrap());
+    assert_eq!(store.calls(), ["present", "present"]);
+    assert_eq!(layer.heaviest(1).unwrap(), [Key::from("heavy")]);
+    assert_eq!(store.calls(), ["heaviest"]);
+    let batch = |layer: &dyn Partd, limit_bytes| {
+        layer.write_within(Batch::new().append("more", &[7; 100_000]), limit_bytes).unwrap()
+    };
+    // A hundred thousand equal bytes take little as they are stored.
+    assert!(!batch(&layer, 10) && batch(&layer, store.memory_bytes() + 5000));
+    assert_eq!(store.calls(), ["write_within", "write_within"]);
+    assert_eq!(layer.len_of("more").unwrap(), 100_000);
+}
+
+#[test]
+fn a_buffer_of_a_compressing_layer_reads_a_key_only_to_move_it() {
+    let store = Arc::new(Counted::default());
+    let p = partd::Buffer::new(partd::Zlib::new(store.clone()), Dict::new(), 20 << 10);
+    let mut random = Random(5);
+    for i in 0..60 {
+        p.append([(i % 3, random.bytes(1000))]).unwrap();
+    }
+    p.flush().unwrap();
+    assert!(p.stats().flushes > 1);
+    let calls = store.calls();
+    let reads = calls.iter().filter(|call| ["visit", "read", "lens"].contains(call)).count();
+    let moves = calls.iter().filter(|call| **call == "write").count();
+    assert!(reads <= moves, "{calls:?}");
+    assert_eq!(p.len_of(0).unwrap(), 20_000);
 }

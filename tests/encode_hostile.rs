@@ -125,7 +125,7 @@ fn a_bomb_is_stopped_at_the_limit() {
     let zeros = vec![0; 4 * LIMIT_BYTES];
     for name in compressions() {
         let reason = compression_says(name, &compressed(name, &zeros));
-        assert!(reason.contains("more than the limit of 10485"), "{name}: {reason}");
+        assert!(reason.contains("more than the 10485"), "{name}: {reason}");
         assert!(reason.contains("`with_max_decoded_bytes`"), "{name}: {reason}");
     }
 }
@@ -170,9 +170,13 @@ fn a_value_of_exactly_the_limit_is_read() {
 }
 
 fn pickle_says(pickle: &[u8]) -> String {
+    pickle_says_within(LIMIT_BYTES, pickle)
+}
+
+fn pickle_says_within(limit_bytes: usize, pickle: &[u8]) -> String {
     let good = frame(b"\x80\x04].");
     let layer = Pickle::<i64, _>::new(behind(&good, &frame(pickle)));
-    reason_of_second(layer.with_max_decoded_bytes(LIMIT_BYTES).get("k"), &good)
+    reason_of_second(layer.with_max_decoded_bytes(limit_bytes).get("k"), &good)
 }
 
 #[test]
@@ -190,7 +194,8 @@ fn a_pickle_nested_a_hundred_thousand_deep_is_refused() {
         .flatten()
         .collect();
     for pickle in [lists, tuples, marks, by_memo] {
-        let reason = pickle_says(&pickle);
+        // With room for what is on the stack before anything is nested.
+        let reason = pickle_says_within(16 * LIMIT_BYTES, &pickle);
         assert!(reason.contains("nested more than 128 deep"), "{reason}");
     }
 }
@@ -223,7 +228,7 @@ fn a_memo_bomb_is_refused_by_its_expanded_size() {
     // All lists but the last are still on the stack: put them into one.
     let pickle = [&b"\x80\x04("[..], &pickle[2..], b"l."].concat();
     let reason = pickle_says(&pickle);
-    assert!(reason.contains("more than the limit of 1048576 bytes"), "{reason}");
+    assert!(reason.contains("bytes left of the limit"), "{reason}");
 }
 
 #[test]
@@ -259,7 +264,8 @@ fn a_pickle_of_another_type_is_an_error_that_says_what_it_holds() {
     let strings = layer.into_inner().get("k").unwrap();
     let layer = Msgpack::<i64, _>::new(behind(&frame(b"\x90"), &strings));
     let reason = reason_of_second(layer.get("k"), &frame(b"\x90"));
-    assert!(reason.contains("FixStr(4)"), "{reason}");
+    assert!(reason.contains("something else than a list of i64, the type asked for"), "{reason}");
+    assert!(reason.contains("read it by a layer of the type that was appended"), "{reason}");
 }
 
 fn msgpack_says(message: &[u8]) -> String {
@@ -318,7 +324,7 @@ fn every_cut_of_an_arrow_stream_is_an_error() {
     );
     assert!(reason.contains("follow the end of the stream"), "{reason}");
     let layer = Arrow::new(behind(b"", &good)).with_max_decoded_bytes(100);
-    assert!(layer.get("k").unwrap_err().to_string().contains("limit of 100 bytes"));
+    assert!(layer.get("k").unwrap_err().to_string().contains("100 bytes left of the limit"));
 }
 
 #[test]
@@ -350,7 +356,7 @@ fn numpy_bytes_that_are_no_array_of_the_layer_are_errors() {
     assert!(say("[('a', '<i8')]", &[0; 8]).contains("holds an array of dtype [(\\'a"));
     assert!(say(&"<i8".repeat(100_000), &[0; 8]).len() < 500);
     let limit = store("<i8", &[0; 24]).with_max_decoded_bytes(16).get("k").unwrap_err();
-    assert!(limit.to_string().contains("limit of 16 bytes"), "{limit}");
+    assert!(limit.to_string().contains("16 bytes left of the limit"), "{limit}");
     // Nothing of this is taken.
     let layer = store("<i8", &[0; 19]);
     layer.pop(["k"]).unwrap_err();
@@ -407,6 +413,6 @@ fn layers_of_users_are_held_to_the_limit_too() {
     .with_max_decoded_bytes(2000);
     layer.append([("two", "ab"), ("k", "abc")]).unwrap();
     assert_eq!(layer.get("two").unwrap().len(), 2000);
-    assert!(layer.get("k").unwrap_err().to_string().contains("limit of 2000 bytes"));
+    assert!(layer.get("k").unwrap_err().to_string().contains("2000 bytes left of the limit"));
     assert!(layer.len_of("k").is_err());
 }

@@ -1,6 +1,7 @@
 //! Typed layers keep the contract of every store with their own values: append, get, iset, delete,
 //! pop, clear, keys and sync, over every store below; and side keys belong to their keys.
 
+mod counted;
 mod values;
 
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use arrow_array::{
     Array, ArrayRef, BooleanArray, DictionaryArray, Int64Array, ListArray, RecordBatch,
     StringArray, StringViewArray, StructArray, TimestampNanosecondArray, types::Int32Type,
 };
+use counted::Counted;
 use ndarray::{Array1, array};
 use partd::{
     Arrow, Buffer, Bz2, Dict, Error, Key, Msgpack, Numpy, Partd, Pickle, SegmentLog, Snappy, Typed,
@@ -173,12 +175,20 @@ fn arrow_frames_of_an_earlier_build_are_read() {
 }
 
 #[test]
-fn layers_nest_as_the_readme_says_and_at_run_time() {
-    let p = Pickle::<i64, _>::new(Bz2::new(Dict::new()));
-    p.append([("x", [1, 2]), ("x", [3, 4])]).unwrap();
-    assert_eq!(p.get("x").unwrap(), [1, 2, 3, 4]);
-    let chosen: Box<dyn Partd> = compression("bz2", Box::new(p.into_inner().into_inner())).unwrap();
-    assert_eq!(Pickle::<i64, _>::new(chosen).get("x").unwrap(), [1, 2, 3, 4]);
+fn layers_nest_over_a_store_on_disk_as_the_readme_says_and_at_run_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let p = Pickle::<i64, _>::new(Bz2::new(SegmentLog::open(&path).unwrap()));
+    p.append([("x", vec![1, 2]), ("y", vec![])]).unwrap();
+    p.append([("x", vec![3])]).unwrap();
+    assert_eq!(p.get("x").unwrap(), [1, 2, 3]);
+    drop(p);
+    let store: Box<dyn Partd> = Box::new(SegmentLog::open(&path).unwrap());
+    let p = Pickle::<i64, _>::new(compression("bz2", store).unwrap());
+    p.append([("x", [4])]).unwrap();
+    assert_eq!(p.get_many(["x", "y", "z"]).unwrap(), [vec![1, 2, 3, 4], vec![], vec![]]);
+    assert!(p.contains("y").unwrap() && !p.contains("z").unwrap());
+    assert_eq!(p.pop(["x"]).unwrap(), [[1, 2, 3, 4]]);
 }
 
 #[test]
@@ -209,6 +219,73 @@ fn side_keys_are_hidden_and_go_with_their_keys_in_one_batch() {
     assert_eq!(p.inner().keys().unwrap(), all[2..]);
     assert_eq!(p.pop(["y"]).unwrap(), [array![3, 4]]);
     assert_eq!(p.inner().keys().unwrap(), []);
+}
+
+#[test]
+fn data_and_dtypes_are_written_deleted_and_taken_in_one_call_of_the_store_below() {
+    let store = Arc::new(Counted::default());
+    let p = Numpy::<i32, _>::new(store.clone());
+    let changes = |store: &Counted| {
+        let mut calls = store.calls();
+        calls.retain(|call| ["write", "write_within", "take"].contains(call));
+        calls
+    };
+    p.append([("x", &[1, 2]), ("y", &[3, 4]), ("z", &[5, 6])]).unwrap();
+    assert_eq!(changes(&store), ["write"]);
+    p.append([("x", &[3]), ("y", &[5])]).unwrap();
+    assert_eq!(changes(&store), ["write"]);
+    p.append_durable([("z", &[7])]).unwrap();
+    p.iset("s", &[8]).unwrap();
+    assert_eq!(changes(&store), ["write", "write"]);
+    p.delete(["x", "s"]).unwrap();
+    assert_eq!(changes(&store), ["write"]);
+    assert_eq!(p.pop(["y", "z"]).unwrap(), [array![3, 4, 5], array![5, 6, 7]]);
+    assert_eq!(changes(&store), ["take"]);
+    assert_eq!(store.keys().unwrap(), []);
+}
+
+#[test]
+fn the_length_of_a_typed_value_is_that_of_the_list_the_array_or_the_batch() {
+    let p = Pickle::<i64, _>::new(Zlib::new(Dict::new()));
+    p.append([("x", vec![1, 2]), ("x", vec![3]), ("empty", vec![])]).unwrap();
+    let lens = ["x", "empty", "none"].map(|key| p.len_of(key).unwrap());
+    assert_eq!(lens, [3, 0, 0]);
+    let p = Arrow::new(Dict::new());
+    p.append([("x", rows(0..3)), ("x", rows(5..7))]).unwrap();
+    assert_eq!(["x", "none"].map(|key| p.len_of(key).unwrap()), [5, 0]);
+    let store = Arc::new(Counted::default());
+    let p = Numpy::<i32, _>::new(store.clone());
+    p.append([("x", &[1, 2][..]), ("empty", &[])]).unwrap();
+    store.calls();
+    assert_eq!(p.len_of("x").unwrap(), 2);
+    assert_eq!(store.calls(), ["read", "lens"], "the dtype is read, the elements are not");
+    assert_eq!(["empty", "none"].map(|key| p.len_of(key).unwrap()), [0, 0]);
+    let other = Numpy::<f64, _>::new(store.clone());
+    assert!(matches!(other.len_of("x"), Err(Error::Mismatch { .. })));
+    store.append([("x", "odd")]).unwrap();
+    assert!(p.len_of("x").unwrap_err().to_string().contains("no whole number of elements"));
+}
+
+#[test]
+fn many_large_arrays_are_copied_on_several_threads_and_come_back_in_order() {
+    let array = |key: i32| (0..100_000).map(|i| key * 7 + i).collect::<Array1<i32>>();
+    for threads in [1, 3] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let p = Numpy::<i32, _>::new(Dict::new());
+            for key in 0..7 {
+                p.append([(key, &array(key)), (key, &array(-key))]).unwrap();
+            }
+            let read = p.get_many((0..8).rev()).unwrap();
+            assert_eq!(read[0].len(), 0);
+            for (key, read) in (0..7).rev().zip(&read[1..]) {
+                assert!(read.iter().eq(array(key).iter().chain(&array(-key))), "{key}");
+            }
+            p.inner().append([(5, "odd")]).unwrap();
+            let error = p.get_many(0..7).unwrap_err().to_string();
+            assert!(error.contains("key \"5\""), "{error}");
+        });
+    }
 }
 
 #[test]

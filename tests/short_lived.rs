@@ -113,3 +113,25 @@ fn a_process_that_clears_and_exits_gives_the_space_back() {
     let used = disk_bytes(&path);
     assert!(used <= 64 << 10, "{used} bytes on disk in {} files", segments(&path).len());
 }
+
+#[test]
+fn a_segment_takes_one_file_descriptor_and_no_more_when_it_is_synced_and_compacted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let options = SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None);
+    for i in 0..400_u64 {
+        options.open(&path).unwrap().append([(i % 10, [7; 10])]).unwrap();
+    }
+    let files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = files();
+    let p = options.open(&path).unwrap();
+    assert_eq!(p.len_of(3_u64).unwrap(), 400);
+    assert_eq!(p.stats().unwrap().segments(), 400);
+    p.append_durable([(3_u64, [7; 10])]).unwrap();
+    assert_eq!(p.get(3_u64).unwrap(), [7; 410]);
+    // The other tests of this file open some, too.
+    assert!(files() < before + 500, "{before} files, then {}", files());
+    assert!(p.compact().unwrap().segments_replaced == 400);
+    assert_eq!(p.stats().unwrap().segments(), 2);
+    assert!(files() < before + 100, "{before} files, then {}", files());
+}

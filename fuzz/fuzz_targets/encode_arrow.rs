@@ -7,7 +7,9 @@ mod encode;
 use libfuzzer_sys::{Corpus, fuzz_target};
 use partd::{Arrow, Dict, Partd};
 
-fuzz_target!(|input: &[u8]| -> Corpus {
+fuzz_target!(|input: &[u8]| -> Corpus { encode::limited(input, || read(input)) });
+
+fn read(input: &[u8]) -> Corpus {
     let Some(dict) = encode::store(input) else { return Corpus::Reject };
     let stored = dict.get("k").unwrap();
     dict.append([("k", &stored)]).unwrap();
@@ -20,4 +22,4 @@ fuzz_target!(|input: &[u8]| -> Corpus {
     again.append([("k", &batch)]).unwrap();
     assert_eq!(again.get("k").unwrap().num_rows(), batch.num_rows());
     Corpus::Keep
-});
+}

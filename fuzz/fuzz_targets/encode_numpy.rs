@@ -6,7 +6,9 @@ mod encode;
 use libfuzzer_sys::{Corpus, fuzz_target};
 use partd::{Dict, Numpy, Partd};
 
-fuzz_target!(|input: &[u8]| -> Corpus {
+fuzz_target!(|input: &[u8]| -> Corpus { encode::limited(input, || read(input)) });
+
+fn read(input: &[u8]) -> Corpus {
     // The dtype, up to a newline, then the elements.
     let Some(end) = input.iter().position(|&byte| byte == b'\n') else { return Corpus::Reject };
     let (dtype, elements) = (&input[..end], &input[end + 1..]);
@@ -37,4 +39,4 @@ fuzz_target!(|input: &[u8]| -> Corpus {
     read!(Numpy::<bool, _>::new);
     read!(|p| Numpy::datetime64(p, "ns").unwrap());
     Corpus::Keep
-});
+}

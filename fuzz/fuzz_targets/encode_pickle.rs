@@ -36,9 +36,11 @@ fn read<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug + Send + S
 }
 
 fuzz_target!(|input: &[u8]| -> Corpus {
-    read::<Any>(input);
-    read::<i64>(input);
-    read::<(i64, String, Option<u8>)>(input);
-    read::<Vec<Vec<String>>>(input);
-    Corpus::Keep
+    encode::limited(input, || {
+        read::<Any>(input);
+        read::<i64>(input);
+        read::<(i64, String, Option<u8>)>(input);
+        read::<Vec<Vec<String>>>(input);
+        Corpus::Keep
+    })
 });

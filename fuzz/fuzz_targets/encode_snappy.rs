@@ -7,7 +7,5 @@ use libfuzzer_sys::{Corpus, fuzz_target};
 use partd::Snappy;
 
 fuzz_target!(|input: &[u8]| -> Corpus {
-    encode::compression(input, |dict| {
-        Snappy::new(dict).with_max_decoded_bytes(encode::LIMIT_BYTES)
-    })
+    encode::compression(input, |dict| Snappy::new(dict).with_max_decoded_bytes(encode::LIMIT_BYTES))
 });

@@ -7,7 +7,7 @@ use partd_fuzz::{mend, scan};
 
 fuzz_target!(|bytes: &[u8]| {
     let mut mended = bytes.to_vec();
-    mend::segment(&mut mended);
+    mend::segment(&mut mended, None);
     with_limit(mended.len(), 1 << 16, || {
         let reached = scan::segment(&mended);
         assert!(reached.header, "the mended header does not parse");

@@ -1,7 +1,7 @@
 //! Tuples as keys: the mapping can be undone, so it is injective; and keys sort as their tuples do.
 #![no_main]
 
-use arbitrary::Arbitrary;
+use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use partd::Key;
 use partd_fuzz::limit::with_limit;
@@ -110,9 +110,13 @@ fn decode(bytes: &mut std::slice::Iter<'_, u8>, nested: bool) -> Option<Vec<Node
     }
 }
 
-fuzz_target!(|input: (Tuple, Tuple, B)| {
-    let (one, other, bytes) = &input;
-    with_limit(1 << 12, 1 << 16, || {
+fuzz_target!(|input: &[u8]| {
+    let Ok(tuples) = <(Tuple, Tuple, B)>::arbitrary_take_rest(Unstructured::new(input)) else {
+        return;
+    };
+    let (one, other, bytes) = &tuples;
+    // A byte of a part takes two of the input: what is here are the keys, and what is read back.
+    with_limit(input.len(), 1 << 14, || {
         let (key, other_key) = (one.key(), other.key());
         let read = decode(&mut key.as_bytes().iter(), false);
         assert!(read == Some(one.nodes()), "a key is not that of its tuple alone");

@@ -2,10 +2,15 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use partd_fuzz::limit::with_limit;
-use partd_fuzz::ops::{Op, run};
+use partd_fuzz::limit::with_limit_of;
+use partd_fuzz::ops::{Op, described_bytes, run};
+
+/// Copies of the values: in the model and in a new one after a power cut, in what is compared, in
+/// the history, and in the synced halves of two disks.
+const COPIES: usize = 12;
+/// The synced halves of segments that hold little.
+const CAP_BYTES: usize = 16 << 20;
 
 fuzz_target!(|ops: Vec<Op>| {
-    // The model and its copies, the disk and its synced half: all that 48 operations may hold.
-    with_limit(0, 256 << 20, || run(&ops));
+    with_limit_of(COPIES * described_bytes(&ops) + CAP_BYTES, || run(&ops));
 });

@@ -3,9 +3,9 @@
 //!
 //! A [`MemDisk`] is one process on a [`World`]. It dies by unwinding out of a call of the seam or
 //! a store to a mapping; from then on its calls do nothing and its locks are free. A power cut
-//! makes a new world, in which each page is as it was last synced or as it was last stored; names
-//! and lengths are kept. (The simulated disk of the crash tests enumerates far more; this one is
-//! for speed.)
+//! makes a new world, in which some of the last changes of names did not happen, each file that was
+//! never synced may be empty, and each page is as it was last synced or as it was last stored. (The
+//! simulated disk of the crash tests enumerates far more; this one is for speed.)
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -14,6 +14,7 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use partd::log::disk::{Disk, DiskFile, Mapping};
 
@@ -40,9 +41,13 @@ pub struct World {
     boot: u8,
 }
 
+type Files = BTreeMap<PathBuf, Arc<Contents>>;
+
 #[derive(Debug, Default)]
 struct State {
-    files: BTreeMap<PathBuf, Arc<Contents>>,
+    files: Files,
+    /// The names when they were last synced, and as they were after each change since.
+    names: Vec<Files>,
     locks: BTreeMap<PathBuf, Vec<Held>>,
     next_lock: u64,
     random: u64,
@@ -57,13 +62,28 @@ struct Held {
 #[derive(Debug)]
 struct Contents {
     mapping: Mapping,
-    synced: Mutex<Vec<u8>>,
+    /// What was synced last; before the first time there may be no byte in the file.
+    synced: Mutex<Option<Vec<u8>>>,
 }
 
 impl World {
     /// A world with no files.
     pub fn new() -> Arc<World> {
-        Arc::new(World { state: Mutex::default(), boot: 1 })
+        World::holding(1, [])
+    }
+
+    /// A world with these files, all of them synced.
+    pub fn holding<'a>(
+        boot: u8,
+        files: impl IntoIterator<Item = (PathBuf, &'a [u8])>,
+    ) -> Arc<World> {
+        let files = files.into_iter().map(|(path, bytes)| (path, Contents::synced(bytes)));
+        World::of(boot, files.collect(), 0)
+    }
+
+    fn of(boot: u8, files: Files, random: u64) -> Arc<World> {
+        let state = State { names: vec![files.clone()], files, random, ..State::default() };
+        Arc::new(World { state: Mutex::new(state), boot })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -72,37 +92,38 @@ impl World {
 
     /// What is left when every process is killed: all that was stored, and no lock.
     pub fn after_kill(&self) -> Arc<World> {
-        self.copied(self.boot, |live, _| live.to_vec())
+        let state = self.state();
+        let kept = |contents: &Contents| Contents::synced(&contents.live());
+        let files = state.files.iter().map(|(path, contents)| (path.clone(), kept(contents)));
+        World::of(self.boot, files.collect(), state.random)
     }
 
-    /// What is left when the power fails: of each page, what was synced or what was stored.
+    /// What is left when the power fails. A seed of 0 loses all that it can.
     pub fn after_power_cut(&self, seed: u64) -> Arc<World> {
+        let state = self.state();
         let mut random = seed;
-        self.copied(self.boot.wrapping_add(1), |live, synced| {
-            let mut bytes = live.to_vec();
-            for (page, old) in bytes.chunks_mut(PAGE).zip(synced.chunks(PAGE)) {
-                // A seed of 0 loses all that it can.
-                if seed == 0 || next_random(&mut random).is_multiple_of(2) {
-                    page.copy_from_slice(old);
+        let mut draw = |of: u64| if seed == 0 { 0 } else { next_random(&mut random) % of };
+        // The changes of names come in order.
+        let names = &state.names[draw(state.names.len() as u64) as usize];
+        let mut left = |contents: &Contents| {
+            let mut bytes = contents.live();
+            let synced = contents.synced.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*synced {
+                None if draw(4) == 0 => bytes.clear(),
+                None => {
+                    let lost = bytes.chunks_mut(PAGE).filter(|_| draw(2) == 0);
+                    lost.for_each(|page| page.fill(0));
+                }
+                Some(synced) => {
+                    let pages = bytes.chunks_mut(PAGE).zip(synced.chunks(PAGE));
+                    let lost = pages.filter(|_| draw(2) == 0);
+                    lost.for_each(|(page, old)| page.copy_from_slice(old));
                 }
             }
-            bytes
-        })
-    }
-
-    fn copied(&self, boot: u8, mut keep: impl FnMut(&[u8], &[u8]) -> Vec<u8>) -> Arc<World> {
-        let state = self.state();
-        let mut files = BTreeMap::new();
-        for (path, contents) in &state.files {
-            let synced = contents.synced.lock().unwrap_or_else(PoisonError::into_inner);
-            let bytes = keep(&contents.live(), &synced);
-            let copy = Contents::new(bytes.len() as u64).expect("memory for a file");
-            copy.store(0, &bytes);
-            *copy.synced.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
-            files.insert(path.clone(), Arc::new(copy));
-        }
-        let state = State { files, random: state.random, ..State::default() };
-        Arc::new(World { state: Mutex::new(state), boot })
+            Contents::synced(&bytes)
+        };
+        let files = names.iter().map(|(path, contents)| (path.clone(), left(contents)));
+        World::of(self.boot.wrapping_add(1), files.collect(), state.random)
     }
 
     /// Changes a file's bytes while no process lives; nothing if there is no such file.
@@ -116,7 +137,9 @@ impl World {
 
     /// Removes a file while no process lives.
     pub fn remove(&self, path: &Path) {
-        self.state().files.remove(path);
+        let mut state = self.state();
+        state.files.remove(path);
+        state.names = vec![state.files.clone()];
     }
 }
 
@@ -126,10 +149,25 @@ fn next_random(state: &mut u64) -> u64 {
     mixed ^ (mixed >> 29)
 }
 
+impl State {
+    /// Notes that names have changed.
+    fn renamed(&mut self) {
+        let now = self.files.clone();
+        self.names.push(now);
+    }
+}
+
 impl Contents {
     fn new(len: u64) -> io::Result<Contents> {
         let mapping = Mapping::anonymous(len.next_multiple_of(8))?;
-        Ok(Contents { mapping, synced: Mutex::new(vec![0; len as usize]) })
+        Ok(Contents { mapping, synced: Mutex::new(None) })
+    }
+
+    fn synced(bytes: &[u8]) -> Arc<Contents> {
+        let contents = Contents::new(bytes.len() as u64).expect("memory for a file");
+        contents.store(0, bytes);
+        *contents.synced.lock().unwrap_or_else(PoisonError::into_inner) = Some(contents.live());
+        Arc::new(contents)
     }
 
     fn live(&self) -> Vec<u8> {
@@ -256,10 +294,8 @@ impl DiskFile for MemFile {
 
     fn sync(&self) -> io::Result<()> {
         self.stored(0, 0);
-        let mut live = self.contents.live();
-        let mut synced = self.contents.synced.lock().unwrap_or_else(PoisonError::into_inner);
-        live.truncate(synced.len());
-        *synced = live;
+        let live = self.contents.live();
+        *self.contents.synced.lock().unwrap_or_else(PoisonError::into_inner) = Some(live);
         Ok(())
     }
 
@@ -282,6 +318,7 @@ impl Disk for MemDisk {
             return Err(ErrorKind::AlreadyExists.into());
         }
         state.files.insert(path.to_owned(), Arc::clone(&contents));
+        state.renamed();
         Ok(MemFile { contents, is_dead: Arc::clone(&self.is_dead) })
     }
 
@@ -304,13 +341,16 @@ impl Disk for MemDisk {
         let mut state = self.world.state();
         let contents = state.files.remove(from).ok_or(ErrorKind::NotFound)?;
         state.files.insert(to.to_owned(), contents);
+        state.renamed();
         Ok(())
     }
 
     fn unlink(&self, path: &Path) -> io::Result<()> {
         self.step()?;
-        let removed = self.world.state().files.remove(path);
-        removed.map(drop).ok_or_else(|| ErrorKind::NotFound.into())
+        let mut state = self.world.state();
+        state.files.remove(path).ok_or(ErrorKind::NotFound)?;
+        state.renamed();
+        Ok(())
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
@@ -325,18 +365,34 @@ impl Disk for MemDisk {
         Ok(names)
     }
 
+    fn disk_bytes(&self, path: &Path) -> io::Result<u64> {
+        self.step()?;
+        let state = self.world.state();
+        let contents = state.files.get(path).ok_or(ErrorKind::NotFound)?;
+        Ok(contents.mapping.len())
+    }
+
+    fn age(&self, _dir: &Path) -> io::Result<Duration> {
+        Ok(Duration::MAX)
+    }
+
     fn create_dir(&self, _dir: &Path) -> io::Result<()> {
         self.step()
     }
 
     fn remove_dir(&self, dir: &Path) -> io::Result<()> {
         self.step()?;
-        self.world.state().files.retain(|path, _| path.parent() != Some(dir));
+        let mut state = self.world.state();
+        state.files.retain(|path, _| path.parent() != Some(dir));
+        state.renamed();
         Ok(())
     }
 
     fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
-        self.step()
+        self.step()?;
+        let mut state = self.world.state();
+        state.names = vec![state.files.clone()];
+        Ok(())
     }
 
     fn try_lock(&self, path: &Path, exclusive: bool) -> io::Result<Option<MemLock>> {

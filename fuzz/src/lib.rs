@@ -5,10 +5,12 @@
 //! | `limit` | the limit on what a target may allocate |
 //! | `scan` | everything that `partd-format` reads, and what must hold of it |
 //! | `mend` | segments whose checks are made to hold after a mutation |
+//! | `hostile` | a whole store out of an input |
 //! | `disk` | a disk in memory, whose processes die and whose power fails |
 //! | `ops` | operations on a store, with the model that they are held against |
 
 pub mod disk;
+pub mod hostile;
 pub mod limit;
 pub mod mend;
 pub mod ops;

@@ -7,7 +7,7 @@
 
 use partd_format::batch::{ENTRY_LEN, FLAG_SEQUENCES, HEAD_LEN, SEQUENCE_LEN};
 use partd_format::segment::{HEADER_LEN, MAGIC, SegmentHeader, lists_checksum};
-use partd_format::{Link, SEQUENCE_MAX, Salt, State};
+use partd_format::{Link, SEQUENCE_MAX, Salt, State, align};
 
 /// In the plan of a batch: entries and keys may claim more than there is.
 const ANY_COUNT: u64 = 1;
@@ -30,10 +30,15 @@ fn put(bytes: &mut [u8], at: usize, value: u64) {
     bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
 }
 
-/// Mends a segment in place, as long as it is; what is too short for a header gets one.
-pub fn segment(bytes: &mut Vec<u8>) {
+/// Mends a segment in place, as long as it is; what is too short for a header gets one. With an
+/// identity, it becomes a segment of that store and with that id.
+pub fn segment(bytes: &mut Vec<u8>, identity: Option<([u8; 16], u64)>) {
     if bytes.len() < HEADER_LEN as usize {
         bytes.resize(HEADER_LEN as usize, 0);
+    }
+    if let Some((store, id)) = identity {
+        bytes[16..32].copy_from_slice(&store);
+        put(bytes, 32, id);
     }
     let header = mend_header(bytes);
     let salt = header.salt;
@@ -44,7 +49,7 @@ pub fn segment(bytes: &mut Vec<u8>) {
         // The length stands above the 24 bits of the check.
         let link = match (wish >> 24) * 8 {
             _ if wish == 0 => Link::End,
-            0 => Link::Sealed,
+            0 | 8 => Link::Sealed,
             _ if room < HEAD_LEN => Link::Sealed,
             len if len <= room => Link::Batch(len.max(HEAD_LEN)),
             len => Link::Batch((HEAD_LEN + len % (room - HEAD_LEN + 1)) & !7),
@@ -66,18 +71,20 @@ fn mend_header(bytes: &mut [u8]) -> SegmentHeader {
     let output = is_output.then(|| {
         let replaces = replaces % (rooms + 1);
         let keeps = keeps % (rooms - replaces.div_ceil(2).min(rooms) + 1);
-        let upto = u64_at(bytes, 56);
+        let upto = u64_at(bytes, 56) % (SEQUENCE_MAX + 1);
         partd_format::segment::Output { upto, replaces, keeps, lists_checksum: 0 }
     });
     let mut header = SegmentHeader {
         store: bytes[16..32].try_into().expect("sixteen bytes"),
-        id: u64_at(bytes, 32),
+        id: u64_at(bytes, 32).max(1),
         len,
         salt: Salt(u64_at(bytes, 48)),
         output,
-        data_start: HEADER_LEN + output.map_or(0, |output| output.lists_len()),
+        data_start: align(HEADER_LEN + output.map_or(0, |output| output.lists_len()))
+            .expect("a small number"),
         created_unix_ms: u64_at(bytes, 80),
         pid: u32_at(bytes, 88),
+        slot: u32_at(bytes, 92),
     };
     if let Some(output) = &mut header.output {
         let lists = &bytes[HEADER_LEN as usize..(HEADER_LEN + output.lists_len()) as usize];
@@ -126,7 +133,6 @@ fn mend_table(batch: &mut [u8], entries: u64, row: u64, keys: u64, salt: Salt, v
     let keys_start = HEAD_LEN + entries * row;
     let mut value_at = (keys_start + keys) as usize;
     let (mut keys_left, end) = (keys, batch.len());
-    let mut last_with_value = None;
     for i in 0..entries {
         let at = (HEAD_LEN + i * ENTRY_LEN) as usize;
         let (word, wanted) = (u64_at(batch, at), u64::from(u32_at(batch, at + 8)));
@@ -136,15 +142,16 @@ fn mend_table(batch: &mut [u8], entries: u64, row: u64, keys: u64, salt: Salt, v
             other => 1 + other % 3,
         };
         let is_last = i + 1 == entries;
+        let value_room = (end - value_at) as u64;
         // The last one has to be able to take what is left over.
-        let kind = if is_last && (kind > 2 || kind == 4) { 1 } else { kind };
+        let fits = wanted == keys_left && value_room < 8;
+        let kind = if is_last && kind > 2 && !fits { 1 } else { kind };
         let key_len = match kind {
             4 => 0,
             _ if is_last => keys_left,
             _ => wanted.min(keys_left),
         };
         keys_left -= key_len;
-        let value_room = (end - value_at) as u64;
         let value_len = match kind {
             3 | 4 => 0,
             // Up to seven bytes behind the last value are filling.
@@ -168,9 +175,8 @@ fn mend_table(batch: &mut [u8], entries: u64, row: u64, keys: u64, salt: Salt, v
             batch[at + 12..at + 16].copy_from_slice(&checksum.to_le_bytes());
         }
         value_at += value_len as usize;
-        last_with_value = Some(i);
     }
-    if last_with_value.is_none() {
+    if entries == 0 {
         put(batch, 40, 0);
     }
 }
@@ -185,4 +191,27 @@ fn mend_head(batch: &mut [u8], row: u64, salt: Salt, offset: u64) {
     hasher.update(&batch[20..end as usize]);
     let checksum = hasher.finalize();
     batch[16..20].copy_from_slice(&checksum.to_le_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    #[test]
+    fn a_real_segment_comes_out_as_it_went_in() {
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../format/golden/v1");
+        let mut segments = 0;
+        for file in fs::read_dir(golden).unwrap() {
+            let path = file.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "seg") {
+                let real = fs::read(&path).unwrap();
+                let mut mended = real.clone();
+                super::segment(&mut mended, None);
+                let differs = mended.iter().zip(&real).position(|(a, b)| a != b);
+                assert!(mended == real, "{} differs at {differs:?}", path.display());
+                segments += 1;
+            }
+        }
+        assert!(segments >= 5);
+    }
 }

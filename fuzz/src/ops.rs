@@ -15,6 +15,10 @@ use crate::disk::{Death, MemDisk, World, light_fuse};
 
 /// Operations in one run.
 const OPERATIONS_MAX: usize = 48;
+/// Changes in one batch.
+const CHANGES_MAX: usize = 6;
+/// A batch is repeated fewer times than this.
+const TIMES: u8 = 16;
 /// Handles at one time.
 const HANDLES: usize = 3;
 const STORE: &str = "/store";
@@ -29,13 +33,16 @@ pub struct Value {
 }
 
 impl Value {
-    fn bytes(self, tag: u8) -> Vec<u8> {
+    fn len(self) -> usize {
         // Most are short; one in eight is up to 72 KiB, more than a segment.
-        let len = match self.len % 8 {
+        match self.len % 8 {
             7 => usize::from(self.len) * 9 / 8,
             _ => usize::from(self.len / 8) % 300,
-        };
-        (0..len).map(|i| self.fill ^ tag ^ (i as u8)).collect()
+        }
+    }
+
+    fn bytes(self, tag: u8) -> Vec<u8> {
+        (0..self.len()).map(|i| self.fill ^ tag ^ (i as u8)).collect()
     }
 }
 
@@ -67,8 +74,8 @@ pub enum Op {
     Verify { handle: u8 },
     /// A sync.
     Sync { handle: u8, fuse: Option<u8> },
-    /// A compaction.
-    Compact { handle: u8, fuse: Option<u8> },
+    /// A compaction; `fuse` lets the process die at a step of it.
+    Compact { handle: u8, fuse: Option<u16> },
     /// Closes a handle and opens another in its place; `fuse` lets the process die of it.
     Reopen { handle: u8, fuse: Option<u8> },
     /// Kills the process of a handle.
@@ -102,6 +109,20 @@ struct Run {
     /// Batches of the history that a sync has acknowledged.
     durable: usize,
     tag: u8,
+}
+
+/// The bytes of all values that operations write.
+pub fn described_bytes(ops: &[Op]) -> usize {
+    let of_change = |change: &Change| match change {
+        Change::Append(_, value) | Change::Set(_, value) => value.len(),
+        Change::Delete(_) | Change::Clear => 0,
+    };
+    let of_op = |op: &Op| match op {
+        Op::Write { changes, .. } => changes.iter().take(CHANGES_MAX).map(of_change).sum(),
+        Op::Repeat { value, times, .. } => usize::from(times % TIMES) * value.len(),
+        _ => 0,
+    };
+    ops.iter().take(OPERATIONS_MAX).map(of_op).sum()
 }
 
 /// Runs operations against the model.
@@ -177,7 +198,7 @@ impl Run {
                 }
             }
             Op::Repeat { handle, key, value, times } => {
-                for _ in 0..times % 16 {
+                for _ in 0..times % TIMES {
                     let changes = self.valued(&[Change::Append(*key, *value)]);
                     self.change(*handle, changes, None, |log, batch| {
                         log.write(batch, Durability::Plain)
@@ -201,10 +222,12 @@ impl Run {
             Op::Compact { handle, fuse } => {
                 let log = self.log(*handle);
                 match dying(*fuse, || log.compact()) {
-                    Some(compacted) => drop(compacted.expect("memory is whole")),
+                    Some(done) => {
+                        done.expect("a compaction in memory");
+                        self.compare(*handle);
+                    }
                     None => self.bury(*handle),
                 }
-                self.compare(handle.wrapping_add(1));
             }
             Op::Reopen { handle, fuse } => {
                 let place = usize::from(*handle) % HANDLES;
@@ -238,15 +261,19 @@ impl Run {
                     0 => self.world.remove(&control),
                     1 => self.world.change(&control, |bytes| bytes.fill(0)),
                     2 => self.world.change(&control, |bytes| bytes[..64].fill(*how)),
-                    // The fixed fields have a checksum, and a lost word is worth what a boot is.
-                    _ => self.world.change(&control, |bytes| bytes[usize::from(*at) % 60] ^= 1),
+                    // The fixed fields have a checksum, and a lost word is worth what a boot is. A
+                    // newer version would be one that this engine has to leave alone.
+                    _ => self.world.change(&control, |bytes| {
+                        let at = usize::from(*at) % 60;
+                        bytes[if (8..12).contains(&at) { at + 8 } else { at }] ^= 1;
+                    }),
                 }
             }
         }
     }
 
     fn valued(&mut self, changes: &[Change]) -> Vec<(Change, Vec<u8>)> {
-        let valued = changes.iter().take(6).map(|change| {
+        let valued = changes.iter().take(CHANGES_MAX).map(|change| {
             self.tag = self.tag.wrapping_add(37);
             match change {
                 Change::Append(_, value) | Change::Set(_, value) => {
@@ -270,7 +297,8 @@ impl Run {
     /// Opens a handle; with a fuse the process may die of it, and then there is none.
     fn open(&mut self, place: usize, fuse: Option<u8>) {
         let disk = MemDisk::new(&self.world);
-        let options = SegmentLog::options().segment_len_bytes(64 << 10);
+        // A compaction comes when an operation says so, or runs would differ.
+        let options = SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None);
         let opened = dying(fuse, || options.open_on(disk.clone(), Path::new(STORE)));
         match opened {
             Some(log) => {
@@ -401,8 +429,8 @@ impl Run {
 }
 
 /// Runs with a fuse; none if the process died of it.
-fn dying<T>(fuse: Option<u8>, work: impl FnOnce() -> T) -> Option<T> {
-    light_fuse(fuse.map(u32::from));
+fn dying<T>(fuse: Option<impl Into<u32>>, work: impl FnOnce() -> T) -> Option<T> {
+    light_fuse(fuse.map(Into::into));
     let result = catch_unwind(AssertUnwindSafe(work));
     light_fuse(None);
     match result {

@@ -38,7 +38,10 @@ pub fn segment(bytes: &[u8]) -> Reached {
     let len = bytes.len() as u64;
     assert!(header.len == len && header.data_start >= HEADER_LEN && header.data_start <= len);
     let written = header.encode();
-    assert!(written[..NOTE_AT as usize] == bytes[..NOTE_AT as usize], "a header changes on writing");
+    assert!(
+        written[..NOTE_AT as usize] == bytes[..NOTE_AT as usize],
+        "a header changes on writing"
+    );
     if let Ok((replaces, keeps)) = header.lists(bytes) {
         let output = header.output.map_or((0, 0), |o| (o.replaces as usize, o.keeps as usize));
         assert!((replaces.count(), keeps.count()) == output, "lists are not as long as they say");
@@ -106,7 +109,8 @@ pub fn control_and_words(bytes: &[u8]) {
     let words = bytes.chunks_exact(8).skip(FIXED_LEN / 8).take(16);
     for (i, word) in words.enumerate() {
         let word = u64::from_le_bytes(word.try_into().expect("eight bytes"));
-        let (salt, at) = (Salt(u64::from_le_bytes(store[8..].try_into().expect("eight"))), i as u64 * 8);
+        let (salt, at) =
+            (Salt(u64::from_le_bytes(store[8..].try_into().expect("eight"))), i as u64 * 8);
         assert!(Commit::decode(word).encode() == word);
         assert!(decode_synced(&store, word).is_ok_and(|n| n <= SEQUENCE_MAX) || word != 0);
         if let Ok(state) = State::decode(salt, at, word) {

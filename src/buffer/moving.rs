@@ -115,9 +115,9 @@ impl<Fast: Partd, Slow: Partd> Buffer<Fast, Slow> {
             keys.push(key.clone());
         }
         drop(seen);
-        let lens = self.fast.lens(&carried)?;
-        let mut lens = lens.iter();
-        carried.retain(|key| lens.next().is_some_and(Option::is_some) || state.pending.has(key));
+        let buffered = self.fast.present(&carried)?;
+        let mut buffered = buffered.iter();
+        carried.retain(|key| buffered.next() == Some(&true) || state.pending.has(key));
         if carried.is_empty() {
             self.write_slow(state, batch)?;
         } else {

@@ -2,7 +2,8 @@
 //!
 //! A frame is one whole IPC stream: schema, batches, end. It is checked here (`check`) and then
 //! read by the arrow crates, which validate every array, from one copy of the frame: no memory is
-//! taken by a declared length. Buffers that are compressed inside the stream are refused:
+//! taken by a declared length. No byte of a frame is part of two buffers, so that what is copied
+//! out of it takes no more than the frame, but for the bitmaps of what is null. Buffers that are compressed inside the stream are refused:
 //! compression is another layer's business.
 
 mod check;
@@ -18,13 +19,15 @@ use arrow_select::concat::concat_batches;
 
 use crate::encode::codec::{Codec, CodecError, too_large};
 use crate::encode::typed::Typed;
+use crate::{Key, Partd, Result};
 
 /// A layer of record batches: what is appended to a key is one batch when it is read.
 ///
 /// The row of the Python partd's pandas layers, in a format of its own: each frame is an Arrow IPC
 /// stream, which every Arrow library reads. Batches of one key must have the same schema; reading
 /// a key where they do not is an error that shows both. A missing key has no rows and no columns.
-/// Columns may have all types but unions, run-end encoded arrays and list views.
+/// Columns may have all types but unions, run-end encoded arrays and list views. The limit on
+/// decoded bytes counts those of the frames.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -52,6 +55,13 @@ impl<P> Typed<ArrowCodec, P> {
     }
 }
 
+impl<P: Partd> Typed<ArrowCodec, P> {
+    /// The number of rows of the key's batch, which is decoded for it; 0 where it is missing.
+    pub fn len_of(&self, key: impl Into<Key>) -> Result<u64> {
+        self.len_by(key.into(), |batch| batch.num_rows() as u64)
+    }
+}
+
 impl Codec for ArrowCodec {
     type In = RecordBatch;
     type Out = RecordBatch;
@@ -69,10 +79,31 @@ impl Codec for ArrowCodec {
     }
 
     fn decode(&self, frame: &[u8], max_bytes: usize) -> Result<RecordBatch, CodecError> {
-        if frame.len() > max_bytes {
+        Ok(self.decode_counted(frame, max_bytes)?.0)
+    }
+
+    fn join(&self, parts: Vec<RecordBatch>) -> Result<RecordBatch, CodecError> {
+        let schema = match parts.first() {
+            Some(part) => part.schema(),
+            None => Arc::new(Schema::empty()),
+        };
+        join(schema, parts)
+    }
+
+    fn check_joinable(&self, first: &RecordBatch, other: &RecordBatch) -> Result<(), CodecError> {
+        check_schema(&first.schema(), &other.schema())
+    }
+
+    fn decode_counted(
+        &self,
+        frame: &[u8],
+        max_bytes: usize,
+    ) -> Result<(RecordBatch, usize), CodecError> {
+        let bitmap_bytes = check::stream(frame)?;
+        let bytes = frame.len().max(bitmap_bytes);
+        if bytes > max_bytes {
             return Err(too_large(max_bytes).into());
         }
-        check::stream(frame)?;
         let mut rest = Buffer::from(frame);
         let mut stream = StreamDecoder::new();
         let mut batches = Vec::new();
@@ -81,60 +112,20 @@ impl Codec for ArrowCodec {
         }
         stream.finish()?;
         let schema = stream.schema().ok_or("the stream has no schema")?;
-        join(schema, batches, max_bytes)
-    }
-
-    fn join(&self, parts: Vec<RecordBatch>) -> Result<RecordBatch, CodecError> {
-        let schema = match parts.first() {
-            Some(part) => part.schema(),
-            None => Arc::new(Schema::empty()),
-        };
-        join(schema, parts, usize::MAX)
-    }
-
-    fn decode_run(
-        &self,
-        frames: &[&[u8]],
-        max_bytes: usize,
-    ) -> Result<RecordBatch, (usize, CodecError)> {
-        let mut parts: Vec<RecordBatch> = Vec::with_capacity(frames.len());
-        let mut left = max_bytes;
-        for (i, frame) in frames.iter().enumerate() {
-            let part = self.decode(frame, left).map_err(|error| (i, error))?;
-            if let Some(first) = parts.first() {
-                check_schema(&first.schema(), &part.schema()).map_err(|error| (i, error))?;
-            }
-            left = left
-                .checked_sub(self.decoded_bytes(&part))
-                .ok_or_else(|| (i, too_large(max_bytes).into()))?;
-            parts.push(part);
-        }
-        self.join(parts).map_err(|error| (0, error))
+        Ok((join(schema, batches)?, bytes))
     }
 
     fn value_bytes(&self, value: &RecordBatch) -> usize {
         value.get_array_memory_size()
     }
-
-    fn decoded_bytes(&self, value: &RecordBatch) -> usize {
-        value.get_array_memory_size()
-    }
 }
 
-/// One batch of many, whose rows are countable and whose arrays are within the limit.
-fn join(
-    schema: SchemaRef,
-    mut batches: Vec<RecordBatch>,
-    max_bytes: usize,
-) -> Result<RecordBatch, CodecError> {
-    let (mut rows, mut bytes) = (0_usize, 0_usize);
+/// One batch of many, whose rows are countable.
+fn join(schema: SchemaRef, mut batches: Vec<RecordBatch>) -> Result<RecordBatch, CodecError> {
+    let mut rows = 0_usize;
     for batch in &batches {
         check_schema(&schema, &batch.schema())?;
         rows = rows.saturating_add(batch.num_rows());
-        bytes = bytes.saturating_add(batch.get_array_memory_size());
-    }
-    if bytes > max_bytes {
-        return Err(too_large(max_bytes).into());
     }
     if isize::try_from(rows).is_err() {
         return Err("the batches have more rows than can be counted".into());

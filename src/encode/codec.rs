@@ -69,26 +69,53 @@ pub trait Codec: Send + Sync {
     fn decode(&self, frame: &[u8], max_bytes: usize) -> Result<Self::Out, CodecError>;
 
     /// One value of many, in order; of none the empty value, which is what a missing key has.
+    ///
+    /// Called once for each value that is read, as in Python, also where it has only one part.
     fn join(&self, parts: Vec<Self::Out>) -> Result<Self::Out, CodecError>;
 
-    /// Decodes and joins consecutive frames; an error names the frame, counted from 0.
+    /// Whether the values of two frames of one key can be joined: an error names the later frame.
     ///
-    /// Provided; a codec whose values can be decoded one behind the other has a faster way.
+    /// Provided, and true; called before [`join`](Codec::join), with the first value and each
+    /// other one.
+    fn check_joinable(&self, first: &Self::Out, other: &Self::Out) -> Result<(), CodecError> {
+        let _ = (first, other);
+        Ok(())
+    }
+
+    /// Decodes a frame, and says how many bytes of the limit it used up.
+    ///
+    /// Provided, by [`decoded_bytes`](Codec::decoded_bytes); for codecs that know better.
+    fn decode_counted(
+        &self,
+        frame: &[u8],
+        max_bytes: usize,
+    ) -> Result<(Self::Out, usize), CodecError> {
+        let value = self.decode(frame, max_bytes)?;
+        let bytes = self.decoded_bytes(&value);
+        Ok((value, bytes))
+    }
+
+    /// Decodes consecutive frames; an error names the frame, counted from 0.
+    ///
+    /// Provided: one part for each frame. Where joining is concatenation, frames may be decoded one
+    /// behind the other into fewer parts; [`check_joinable`](Codec::check_joinable) then cannot
+    /// tell which frame it is about, and must not fail.
     fn decode_run(
         &self,
         frames: &[&[u8]],
         max_bytes: usize,
-    ) -> Result<Self::Out, (usize, CodecError)> {
-        let mut parts = Vec::with_capacity(frames.len());
-        let mut left = max_bytes;
+    ) -> Result<Decoded<Self::Out>, (usize, CodecError)> {
+        let mut run = Decoded { parts: Vec::with_capacity(frames.len()), bytes: 0 };
         for (i, frame) in frames.iter().enumerate() {
-            let part = self.decode(frame, left).map_err(|error| (i, error))?;
-            left = left
-                .checked_sub(self.decoded_bytes(&part))
-                .ok_or_else(|| (i, too_large(max_bytes).into()))?;
-            parts.push(part);
+            let left = max_bytes - run.bytes;
+            let (part, bytes) = self.decode_counted(frame, left).map_err(|error| (i, error))?;
+            if bytes > left {
+                return Err((i, too_large(left).into()));
+            }
+            run.bytes += bytes;
+            run.parts.push(part);
         }
-        self.join(parts).map_err(|error| (0, error))
+        Ok(run)
     }
 
     /// Bytes that a value to be encoded takes: decides what is worth a thread of its own.
@@ -102,11 +129,20 @@ pub trait Codec: Send + Sync {
     }
 }
 
-/// What is said of a value that is larger than it may be.
-pub(crate) fn too_large(max_bytes: usize) -> String {
+/// What consecutive frames of a value decode to.
+#[derive(Clone, Debug)]
+pub struct Decoded<Out> {
+    /// Their values, in order; fewer than the frames where some are joined already.
+    pub parts: Vec<Out>,
+    /// Bytes of the limit that they used up.
+    pub bytes: usize,
+}
+
+/// What is said of a value that is larger than what the frames before it have left of the limit.
+pub(crate) fn too_large(left_bytes: usize) -> String {
     format!(
-        "decodes to more than the limit of {max_bytes} bytes; if the value is to be trusted, raise \
-         it by `with_max_decoded_bytes`"
+        "decodes to more than the {left_bytes} bytes left of the limit; if the value is to be \
+         trusted, raise it by `with_max_decoded_bytes`"
     )
 }
 
@@ -180,7 +216,7 @@ macro_rules! codec_by_compressor {
                 &self,
                 frames: &[&[u8]],
                 max_bytes: usize,
-            ) -> Result<Vec<u8>, (usize, $crate::encode::CodecError)> {
+            ) -> Result<$crate::encode::Decoded<Vec<u8>>, (usize, $crate::encode::CodecError)> {
                 let mut value = Vec::new();
                 for (i, frame) in frames.iter().enumerate() {
                     let left = max_bytes.saturating_sub(value.len());
@@ -188,7 +224,8 @@ macro_rules! codec_by_compressor {
                         .map_err(|error| (i, error))?;
                 }
                 $crate::encode::grow::trim(&mut value);
-                Ok(value)
+                let bytes = value.len();
+                Ok($crate::encode::Decoded { parts: vec![value], bytes })
             }
             fn decoded_bytes(&self, value: &Vec<u8>) -> usize {
                 value.len()

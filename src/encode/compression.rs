@@ -1,20 +1,31 @@
-//! Compressions chosen by name at run time.
+//! Compressions chosen at run time, by a text: a name, a level, and what else can be set.
 //!
 //! Every compression of the crate has its name here, built in or not, so that an error can say
 //! which names there are and which cargo feature a missing one needs.
 
 use crate::{Error, Partd, Result};
 
-/// What opens a layer: over which store, at which level if one was given.
-type Open = fn(Box<dyn Partd>, Option<i32>) -> Result<Box<dyn Partd>>;
+/// What stands behind the name in a text that chooses a compression.
+#[derive(Default)]
+struct Settings<'a> {
+    level: Option<i32>,
+    max_decoded_bytes: Option<usize>,
+    element_bytes: Option<usize>,
+    inner: Option<&'a str>,
+}
 
-macro_rules! leveled {
-    ($feature:literal, $layer:ident) => {{
+/// What opens a layer over a store.
+type Open = fn(Box<dyn Partd>, &Settings<'_>) -> Result<Box<dyn Partd>>;
+
+/// Opens a layer as one function here says, if the feature of the layer is on.
+macro_rules! built_in {
+    ($feature:literal, $open:ident, $layer:ident) => {{
         #[cfg(feature = $feature)]
-        let open: Option<Open> = Some(|inner, level| {
-            Ok(match level {
-                Some(level) => Box::new(crate::$layer::with_level(inner, level)?),
-                None => Box::new(crate::$layer::new(inner)),
+        let open: Option<Open> = Some(|inner, settings| {
+            let layer = $open!($layer, inner, settings);
+            Ok(match settings.max_decoded_bytes {
+                Some(bytes) => Box::new(layer.with_max_decoded_bytes(bytes)),
+                None => Box::new(layer),
             })
         });
         #[cfg(not(feature = $feature))]
@@ -23,31 +34,60 @@ macro_rules! leveled {
     }};
 }
 
+/// A layer that has levels.
+#[allow(unused_macros, reason = "which of these are used hangs on the features")]
+macro_rules! leveled {
+    ($layer:ident, $inner:expr, $settings:expr) => {{
+        only_blosc(stringify!($layer), $settings)?;
+        match $settings.level {
+            Some(level) => crate::$layer::with_level($inner, level)?,
+            None => crate::$layer::new($inner),
+        }
+    }};
+}
+
+/// A layer that has none.
+#[allow(unused_macros, reason = "which of these are used hangs on the features")]
 macro_rules! plain {
-    ($feature:literal, $layer:ident) => {{
-        #[cfg(feature = $feature)]
-        let open: Option<Open> = Some(|inner, level| match level {
-            Some(level) => Err(Error::Invalid(format!(
+    ($layer:ident, $inner:expr, $settings:expr) => {{
+        only_blosc(stringify!($layer), $settings)?;
+        if let Some(level) = $settings.level {
+            return Err(Error::Invalid(format!(
                 "{}: there are no levels to choose from, so {level} cannot be one; leave it out",
                 stringify!($layer)
-            ))),
-            None => Ok(Box::new(crate::$layer::new(inner))),
-        });
-        #[cfg(not(feature = $feature))]
-        let open: Option<Open> = None;
-        open
+            )));
+        }
+        crate::$layer::new($inner)
+    }};
+}
+
+/// Blosc, which has levels and more.
+#[allow(unused_macros, reason = "which of these are used hangs on the features")]
+macro_rules! blosc {
+    ($layer:ident, $inner:expr, $settings:expr) => {{
+        let mut layer = match $settings.level {
+            Some(level) => crate::$layer::with_level($inner, level)?,
+            None => crate::$layer::new($inner),
+        };
+        if let Some(bytes) = $settings.element_bytes {
+            layer = layer.with_element_bytes(bytes)?;
+        }
+        if let Some(name) = $settings.inner {
+            layer = layer.with_inner(name)?;
+        }
+        layer
     }};
 }
 
 /// The names of all compressions, each with its way to open it where its feature is on. The names
 /// are those of the features.
 const COMPRESSIONS: [(&str, Option<Open>); 6] = [
-    ("zlib", leveled!("zlib", Zlib)),
-    ("snappy", plain!("snappy", Snappy)),
-    ("lz4", plain!("lz4", Lz4)),
-    ("bz2", leveled!("bz2", Bz2)),
-    ("blosc", leveled!("blosc", Blosc)),
-    ("zstd", leveled!("zstd", Zstd)),
+    ("zlib", built_in!("zlib", leveled, Zlib)),
+    ("snappy", built_in!("snappy", plain, Snappy)),
+    ("lz4", built_in!("lz4", plain, Lz4)),
+    ("bz2", built_in!("bz2", leveled, Bz2)),
+    ("blosc", built_in!("blosc", blosc, Blosc)),
+    ("zstd", built_in!("zstd", leveled, Zstd)),
 ];
 
 /// The names that [`compression`] takes in this build.
@@ -55,16 +95,23 @@ pub fn compressions() -> impl Iterator<Item = &'static str> {
     COMPRESSIONS.into_iter().filter(|(_, open)| open.is_some()).map(|(name, _)| name)
 }
 
-/// A compressing layer chosen at run time: by name, in any case, and at a level if it is given
-/// behind a colon.
+/// A compressing layer chosen at run time, by a text: a name in any case, and behind colons what
+/// is to be set.
 ///
 /// The names are `zlib`, `snappy`, `lz4`, `bz2`, `blosc` and `zstd`, as far as the cargo features
-/// of the same names are on; [`compressions`] lists them.
+/// of the same names are on; [`compressions`] lists them. Behind the name can stand
+///
+/// - a number: the level, where there are levels;
+/// - `max_decoded_bytes=` and a number: see
+///   [`with_max_decoded_bytes`](crate::Encode::with_max_decoded_bytes);
+/// - for `blosc`, `element_bytes=` and a number, and `inner=` and the name of an inner codec.
+///
+/// So `zlib:9`, or `blosc:5:element_bytes=4:inner=lz4`.
 ///
 /// ```
 /// # #[cfg(feature = "zlib")] {
 /// use partd::{Dict, Partd, compression};
-/// let p = compression("zlib:9", Box::new(Dict::new()))?;
+/// let p = compression("zlib:9:max_decoded_bytes=1000000", Box::new(Dict::new()))?;
 /// p.append([("x", "Hello "), ("x", "world!")])?;
 /// assert_eq!(p.get("x")?, b"Hello world!");
 /// # }
@@ -73,27 +120,78 @@ pub fn compressions() -> impl Iterator<Item = &'static str> {
 /// # Ok::<(), partd::Error>(())
 /// ```
 pub fn compression(name: &str, inner: Box<dyn Partd>) -> Result<Box<dyn Partd>> {
-    let (bare, level) = match name.split_once(':') {
-        Some((bare, level)) => {
-            let number = level.parse().map_err(|_| {
-                Error::Invalid(format!(
-                    "compression {name:?}: the level {level:?} is not a number; write for \
-                     example \"zlib:9\""
-                ))
-            })?;
-            (bare, Some(number))
-        }
-        None => (name, None),
-    };
+    let mut parts = name.split(':');
+    let bare = parts.next().unwrap_or_default();
+    let mut settings = Settings::default();
+    for part in parts {
+        settings.set(name, part)?;
+    }
     let found = COMPRESSIONS.into_iter().find(|(known, _)| known.eq_ignore_ascii_case(bare));
     match found {
-        Some((_, Some(open))) => open(inner, level),
+        Some((_, Some(open))) => open(inner, &settings),
         Some((known, None)) => Err(Error::Invalid(format!(
             "the compression {known:?} is not in this build: turn on the cargo feature \
              `{known}`; {}",
             possible()
         ))),
         None => Err(Error::Invalid(format!("there is no compression {bare:?}; {}", possible()))),
+    }
+}
+
+impl<'a> Settings<'a> {
+    /// Sets what one part of the text of a compression says.
+    fn set(&mut self, text: &str, part: &'a str) -> Result<()> {
+        let invalid = |what: String| Err(Error::Invalid(format!("compression {text:?}: {what}")));
+        let (setting, value) = part.split_once('=').unwrap_or(("", part));
+        let bytes = || value.parse::<usize>().ok();
+        let is_set = match setting {
+            "" => {
+                let Ok(level) = value.parse() else {
+                    return invalid(format!(
+                        "the level {value:?} is not a number; write for example \"zlib:9\""
+                    ));
+                };
+                self.level.replace(level).is_some()
+            }
+            "inner" => self.inner.replace(value).is_some(),
+            "max_decoded_bytes" | "element_bytes" => {
+                let Some(bytes) = bytes() else {
+                    return invalid(format!("{setting} is not a number of bytes: {value:?}"));
+                };
+                let place = match setting {
+                    "element_bytes" => &mut self.element_bytes,
+                    _ => &mut self.max_decoded_bytes,
+                };
+                place.replace(bytes).is_some()
+            }
+            _ => {
+                return invalid(format!(
+                    "there is nothing called {setting:?} to set; possible are a level, \
+                     max_decoded_bytes, and for blosc element_bytes and inner"
+                ));
+            }
+        };
+        match is_set {
+            true => invalid(format!("{part:?} sets for the second time what can be set once")),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Refuses for another layer what only blosc has.
+#[cfg(any(
+    feature = "zlib",
+    feature = "snappy",
+    feature = "lz4",
+    feature = "bz2",
+    feature = "zstd"
+))]
+fn only_blosc(layer: &str, settings: &Settings<'_>) -> Result<()> {
+    match settings.element_bytes.is_some() || settings.inner.is_some() {
+        true => Err(Error::Invalid(format!(
+            "{layer}: element_bytes and inner can be set for blosc alone; leave them out"
+        ))),
+        false => Ok(()),
     }
 }
 

@@ -31,8 +31,8 @@ pub const DEFAULT_MAX_DECODED_BYTES: usize = 4 << 30;
 ///
 /// # What costs more than on the store itself
 ///
-/// [`lens`](Partd::lens), and with it `len_of`, has to decode. [`contains`](Partd::contains) does
-/// not, unless it is called through a `dyn Partd`.
+/// [`lens`](Partd::lens), and with it `len_of`, has to decode; [`contains`](Partd::contains) does
+/// not.
 ///
 /// # Taking
 ///
@@ -151,7 +151,10 @@ pub(crate) fn put_back(mut error: Error, written: Result<()>) -> Error {
         Ok(()) => "; the bytes taken were written back".to_owned(),
         Err(lost) => format!("; the bytes taken could not be written back: {lost}"),
     };
-    if let Error::Decode { reason: text, .. } | Error::Mismatch { advice: text, .. } = &mut error {
+    if let Error::Decode { reason: text, .. }
+    | Error::Join { reason: text, .. }
+    | Error::Mismatch { advice: text, .. } = &mut error
+    {
         text.push_str(&outcome);
     }
     error
@@ -163,17 +166,7 @@ where
     P: Partd,
 {
     fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()> {
-        let steps: Vec<Step<'_, [u8]>> = batch
-            .ops()
-            .iter()
-            .map(|op| match op {
-                Op::Append(key, value) => Step::Append(key, *value),
-                Op::Set(key, value) => Step::Set(key, *value),
-                Op::Delete(key) => Step::Delete(key),
-                Op::Clear => Step::Clear,
-            })
-            .collect();
-        self.write_steps(&steps, durability)
+        self.write_steps(&steps_of(batch), durability)
     }
 
     fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
@@ -187,7 +180,7 @@ where
     /// The decoded lengths; what is stored has to be decoded to know them.
     fn lens(&self, keys: &[Key]) -> Result<Vec<Option<u64>>> {
         loop {
-            let lens = self.decoded_lens(keys)?;
+            let lens = self.decoded_lens(keys, |value| value.len() as u64)?;
             // Without frames a key may be missing, or hold nothing: the store below knows.
             let (bare, bare_keys): (Vec<usize>, Vec<Key>) = (lens.iter().zip(keys).enumerate())
                 .filter(|(_, (len, _))| len.is_none())
@@ -208,6 +201,10 @@ where
         }
     }
 
+    fn present(&self, keys: &[Key]) -> Result<Vec<bool>> {
+        self.inner.present(keys)
+    }
+
     fn keys(&self) -> Result<Vec<Key>> {
         self.inner.keys()
     }
@@ -224,7 +221,22 @@ where
         self.inner.memory_bytes()
     }
 
-    fn contains(&self, key: impl Into<Key>) -> Result<bool> {
-        Ok(self.inner.lens(&[key.into()])?.first().is_some_and(Option::is_some))
+    fn write_within(&self, batch: &Batch<'_>, limit_bytes: u64) -> Result<bool> {
+        self.with_frames(&steps_of(batch), |frames| self.inner.write_within(frames, limit_bytes))
     }
+
+    fn heaviest(&self, bytes: u64) -> Result<Vec<Key>> {
+        self.inner.heaviest(bytes)
+    }
+}
+
+/// The operations of a batch of bytes, as the codec takes them.
+fn steps_of<'a>(batch: &'a Batch<'_>) -> Vec<Step<'a, [u8]>> {
+    let step = |op: &'a Op<'_>| match op {
+        Op::Append(key, value) => Step::Append(key, *value),
+        Op::Set(key, value) => Step::Set(key, *value),
+        Op::Delete(key) => Step::Delete(key),
+        Op::Clear => Step::Clear,
+    };
+    batch.ops().iter().map(step).collect()
 }

@@ -14,7 +14,24 @@
 //! | `Arrow` | record batches | an Arrow IPC stream | `arrow` |
 //!
 //! What the Python partd has too has the same bytes here. Layers nest, the typed ones on top:
-//! `Pickle::<i64, _>::new(Bz2::new(store))`.
+//!
+//! ```
+//! # #[cfg(all(feature = "bz2", feature = "pickle"))] {
+//! use partd::{Bz2, Partd, Pickle, SegmentLog, compression};
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let path = dir.path().join("store");
+//! let p = Pickle::<i64, _>::new(Bz2::new(SegmentLog::open(&path)?));
+//! p.append([("x", vec![1, 2]), ("x", vec![3])])?;
+//! assert_eq!(p.get("x")?, [1, 2, 3]);
+//! drop(p);
+//!
+//! // The same, with a compression that is chosen at run time.
+//! let store: Box<dyn Partd> = Box::new(SegmentLog::open(&path)?);
+//! let p = Pickle::<i64, _>::new(compression("bz2", store)?);
+//! assert_eq!(p.get("x")?, [1, 2, 3]);
+//! # }
+//! # Ok::<(), partd::Error>(())
+//! ```
 //!
 //! No bytes in a store, however made, panic a layer or exhaust the stack; what they decode to is
 //! limited; and an error names the key, the frame and its offset. The layers know the trait of
@@ -36,6 +53,7 @@ mod typed;
     feature = "blosc",
     feature = "zstd"
 ))]
+#[cfg_attr(not(feature = "full"), allow(dead_code, reason = "each codec uses a part of it"))]
 mod grow;
 
 #[cfg(feature = "arrow")]
@@ -65,7 +83,7 @@ pub use self::arrow::{Arrow, ArrowCodec};
 pub use self::blosc::{Blosc, BloscCodec};
 #[cfg(feature = "bz2")]
 pub use self::bz2::{Bz2, Bz2Codec};
-pub use self::codec::{Codec, CodecError, FnCodec};
+pub use self::codec::{Codec, CodecError, Decoded, FnCodec};
 pub use self::compression::{compression, compressions};
 pub use self::layer::{DEFAULT_MAX_DECODED_BYTES, Encode};
 #[cfg(feature = "lz4")]

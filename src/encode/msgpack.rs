@@ -16,6 +16,8 @@ use crate::encode::typed::Typed;
 
 /// Arrays and maps inside each other, at most.
 const MAX_DEPTH: usize = 128;
+/// What a value counts against the limit, besides its bytes in the frame.
+const VALUE_BYTES: usize = 32;
 /// The first byte of every pickle of protocol 2 and later.
 const PICKLE_FIRST_BYTE: u8 = 0x80;
 
@@ -25,7 +27,8 @@ const PICKLE_FIRST_BYTE: u8 = 0x80;
 /// such frames are read too if the cargo feature `pickle` is on, and refused with a sentence if
 /// not. Structs are written as maps, so that Python reads dicts.
 ///
-/// A frame may be nested 128 deep.
+/// A frame may be nested 128 deep. The limit on decoded bytes counts 32 for each value in a frame,
+/// besides the bytes of the frame.
 ///
 /// ```
 /// use partd::{Dict, Msgpack};
@@ -66,24 +69,37 @@ impl<T: Serialize + DeserializeOwned + Send + Sync> Codec for MsgpackCodec<T> {
     }
 
     fn decode(&self, frame: &[u8], max_bytes: usize) -> Result<Vec<T>, CodecError> {
-        if frame.first() == Some(&PICKLE_FIRST_BYTE) && frame.len() > 1 {
-            return decode_pickle(frame, max_bytes);
-        }
-        if frame.len() > max_bytes {
-            return Err(codec::too_large(max_bytes).into());
-        }
-        match after_value(frame)?.len() {
-            0 => Ok(rmp_serde::from_slice(frame)?),
-            more => Err(format!("{more} bytes follow the end of the array").into()),
-        }
+        Ok(self.decode_counted(frame, max_bytes)?.0)
     }
 
     fn join(&self, parts: Vec<Vec<T>>) -> Result<Vec<T>, CodecError> {
         Ok(codec::concat(parts))
     }
 
-    fn decoded_bytes(&self, value: &Vec<T>) -> usize {
-        size_of_val(&value[..])
+    fn decode_counted(
+        &self,
+        frame: &[u8],
+        max_bytes: usize,
+    ) -> Result<(Vec<T>, usize), CodecError> {
+        if frame.first() == Some(&PICKLE_FIRST_BYTE) && frame.len() > 1 {
+            return decode_pickle(frame, max_bytes);
+        }
+        let (values, rest) = walk(frame)?;
+        if !rest.is_empty() {
+            return Err(format!("{} bytes follow the end of the array", rest.len()).into());
+        }
+        let bytes = frame.len().saturating_add(values.saturating_mul(VALUE_BYTES));
+        if bytes > max_bytes {
+            return Err(codec::too_large(max_bytes).into());
+        }
+        let list: Vec<T> = rmp_serde::from_slice(frame).map_err(|error| {
+            format!(
+                "the frame holds something else than a list of {}, the type asked for: {error}; \
+                 read it by a layer of the type that was appended",
+                std::any::type_name::<T>()
+            )
+        })?;
+        Ok((list, bytes))
     }
 }
 
@@ -91,19 +107,26 @@ impl<T: Serialize + DeserializeOwned + Send + Sync> Codec for MsgpackCodec<T> {
 fn decode_pickle<T: DeserializeOwned>(
     frame: &[u8],
     max_bytes: usize,
-) -> Result<Vec<T>, CodecError> {
+) -> Result<(Vec<T>, usize), CodecError> {
     crate::encode::pickle::decode(frame, max_bytes)
 }
 
 #[cfg(not(feature = "pickle"))]
-fn decode_pickle<T>(_: &[u8], _: usize) -> Result<Vec<T>, CodecError> {
-    Err("the frame is not MessagePack but a pickle, which the Python partd writes for a list that \
-         MessagePack cannot hold; turn on the cargo feature `pickle` to read it"
-        .into())
+fn decode_pickle<T>(_: &[u8], _: usize) -> Result<(Vec<T>, usize), CodecError> {
+    Err(pickle_refused())
 }
 
-/// What follows the first value of the bytes, whose every length is checked.
-fn after_value(bytes: &[u8]) -> Result<&[u8], CodecError> {
+#[cfg(any(test, not(feature = "pickle")))]
+fn pickle_refused() -> CodecError {
+    "the frame is not MessagePack but a pickle, which the Python partd writes for a list that \
+     MessagePack cannot hold; turn on the cargo feature `pickle` to read it"
+        .into()
+}
+
+/// How many values the first one of the bytes has, itself and those inside it, and what follows
+/// it. Every length is checked.
+fn walk(bytes: &[u8]) -> Result<(usize, &[u8]), CodecError> {
+    let mut values = 0;
     let mut rest = bytes;
     // Values still to come, of each array and map that is open.
     let mut open = vec![1_u64];
@@ -117,6 +140,7 @@ fn after_value(bytes: &[u8]) -> Result<&[u8], CodecError> {
         let inside = skip_value(&mut rest).ok_or_else(|| {
             format!("the value at byte {at} of the frame is cut, or no MessagePack")
         })?;
+        values += 1;
         if inside > 0 {
             if open.len() > MAX_DEPTH {
                 return Err(format!("the frame is nested more than {MAX_DEPTH} deep").into());
@@ -124,7 +148,7 @@ fn after_value(bytes: &[u8]) -> Result<&[u8], CodecError> {
             open.push(inside);
         }
     }
-    Ok(rest)
+    Ok((values, rest))
 }
 
 /// Skips a value, but for the values inside it, of which it says how many there are.
@@ -162,4 +186,23 @@ fn number(rest: &mut &[u8], bytes: usize) -> Option<u64> {
     let (number, tail) = rest.split_at_checked(bytes)?;
     *rest = tail;
     Some(number.iter().fold(0, |number, &byte| (number << 8) | u64::from(byte)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pickle_is_told_from_an_array_and_refused_with_what_to_do_where_it_cannot_be_read() {
+        let codec = MsgpackCodec::<i64>(PhantomData);
+        let pickle = b"\x80\x04]K\x01a.";
+        match codec.decode(pickle, 1 << 20) {
+            Ok(list) => assert!(cfg!(feature = "pickle") && list == [1]),
+            Err(error) => {
+                assert!(!cfg!(feature = "pickle"), "{error}");
+                assert_eq!(error.to_string(), pickle_refused().to_string());
+            }
+        }
+        assert!(pickle_refused().to_string().contains("turn on the cargo feature `pickle`"));
+    }
 }

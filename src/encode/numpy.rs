@@ -10,6 +10,8 @@ mod element;
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
+use std::panic::resume_unwind;
+use std::thread;
 
 use ndarray::{Array1, ArrayView1};
 
@@ -22,6 +24,8 @@ use crate::{Error, Key, Result};
 const SUFFIX: &[u8] = b".dtype";
 /// The layer's name in errors.
 const NAME: &str = "Numpy";
+/// Fewer bytes than this are copied by one thread.
+const PARALLEL_MIN_BYTES: usize = 1 << 20;
 /// Units of dates and durations.
 const UNITS: [&str; 13] = ["Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as"];
 
@@ -32,8 +36,8 @@ const UNITS: [&str; 13] = ["Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", 
 /// [`keys`](Numpy::keys) does not show those side keys, and a key that ends in `.dtype` is refused.
 /// What Python wrote on a big-endian machine, `>i8` and the like, is read too.
 ///
-/// Elements are the integers and floats, their complex numbers and `bool`; dates and durations are
-/// `i64` with a unit, see [`datetime64`](Numpy::datetime64). Arrays of Python objects (`|O`) are
+/// Elements are the integers and floats (of 16 bits too, as `half::f16`), complex numbers and
+/// `bool`; dates and durations are `i64` with a unit, see [`datetime64`](Numpy::datetime64). Arrays of Python objects (`|O`) are
 /// refused: reading them would mean to unpickle whatever stands there.
 ///
 /// An array is appended to a key only if the key's dtype is the same, which is looked up first.
@@ -202,7 +206,7 @@ impl<T: Element, P: Partd> Numpy<T, P> {
     /// The arrays of keys, whose values stand before those of their side keys.
     fn arrays(&self, keys: &[Key], values: &[Chunks<'_>]) -> Result<Vec<Array1<T>>> {
         let (data, dtypes) = values.split_at(keys.len().min(values.len()));
-        let of_key = |((key, data), dtype): ((&Key, &Chunks<'_>), &Chunks<'_>)| {
+        let of_key = |&((key, data), dtype): &((&Key, &Chunks<'_>), &Chunks<'_>)| {
             let bytes: usize = data.iter().map(|piece| piece.len()).sum();
             let dtype = dtype.concat();
             if bytes == 0 && dtype.is_empty() {
@@ -224,7 +228,9 @@ impl<T: Element, P: Partd> Numpy<T, P> {
                 )
             })
         };
-        keys.iter().zip(data).zip(dtypes).map(of_key).collect()
+        let bytes = data.iter().flatten().map(|piece| piece.len()).sum();
+        let keys: Vec<_> = keys.iter().zip(data).zip(dtypes).collect();
+        spread(&keys, bytes, of_key)
     }
 
     /// Whether the bytes of each element stand in the other order; an error if the dtype differs
@@ -312,6 +318,20 @@ impl<T: Element, P: Partd> Numpy<T, P> {
         self.inner.contains(key)
     }
 
+    /// The number of elements of the key's array, which are not read for it; 0 where it is missing.
+    pub fn len_of(&self, key: impl Into<Key>) -> Result<u64> {
+        let key = key.into();
+        let dtype = self.inner.get(side_key(&key)?)?;
+        let bytes = self.inner.len_of(key.clone())?;
+        let element_bytes = size_of::<T>() as u64;
+        if dtype.is_empty() || bytes % element_bytes != 0 {
+            // No array, or one that was written between the two looks: reading knows.
+            return Ok(self.get(key)?.len() as u64);
+        }
+        self.is_swapped(&key, &dtype)?;
+        Ok(bytes / element_bytes)
+    }
+
     /// The key's dtype as numpy writes it; `None` where the key is missing.
     pub fn dtype(&self, key: impl Into<Key>) -> Result<Option<String>> {
         let stored = self.inner.get(side_key(&key.into())?)?;
@@ -343,6 +363,39 @@ impl<T, P: fmt::Debug> fmt::Debug for Numpy<T, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct(NAME).field("dtype", &self.dtype).field("inner", &self.inner).finish()
     }
+}
+
+/// Does something to each item, on several threads where there are many bytes.
+///
+/// Plain threads, because a store may hold a lock while it lends the bytes: a rayon worker that
+/// waits for its share may be given work that wants the same lock.
+fn spread<I: Sync, R: Send>(
+    items: &[I],
+    bytes: usize,
+    work: impl Fn(&I) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    let threads = match bytes >= PARALLEL_MIN_BYTES {
+        true => rayon::current_num_threads().min(items.len()),
+        false => 1,
+    };
+    let mut parts = items.chunks(items.len().div_ceil(threads.max(1)).max(1));
+    let own = parts.next().unwrap_or(&[]);
+    let run = |part: &[I]| part.iter().map(&work).collect::<Result<Vec<R>>>();
+    let results: Vec<Result<Vec<R>>> = thread::scope(|scope| {
+        let others: Vec<_> = parts
+            .map(|part| (part, thread::Builder::new().spawn_scoped(scope, || run(part))))
+            .collect();
+        let mut results = vec![run(own)];
+        for (part, other) in others {
+            results.push(match other {
+                Ok(other) => other.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                // Where no thread can be had, its work is done here.
+                Err(_) => run(part),
+            });
+        }
+        results
+    });
+    Ok(results.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
 fn bad(key: &Key, offset: u64, reason: String) -> Error {

@@ -23,7 +23,8 @@ use crate::encode::typed::Typed;
 /// refused. Frames are written in protocol 3, structs as dicts, and are read by every Python 3.
 ///
 /// A frame may have 4 GiB and be nested 128 deep. The limit on decoded bytes counts 32 for each
-/// value in a pickle, besides its text, and what stands in several places as often as it stands.
+/// value in a pickle, besides its text, and what stands in several places as often as it stands;
+/// it also holds for what reading a frame takes, where what a pickle remembers counts as well.
 ///
 /// ```
 /// # #[cfg(feature = "zlib")] {
@@ -72,23 +73,29 @@ impl<T: Serialize + DeserializeOwned + Send + Sync> Codec for PickleCodec<T> {
     }
 
     fn decode(&self, frame: &[u8], max_bytes: usize) -> Result<Vec<T>, CodecError> {
-        decode(frame, max_bytes)
+        Ok(decode(frame, max_bytes)?.0)
     }
 
     fn join(&self, parts: Vec<Vec<T>>) -> Result<Vec<T>, CodecError> {
         Ok(codec::concat(parts))
     }
 
-    fn decoded_bytes(&self, value: &Vec<T>) -> usize {
-        size_of_val(&value[..])
+    fn decode_counted(
+        &self,
+        frame: &[u8],
+        max_bytes: usize,
+    ) -> Result<(Vec<T>, usize), CodecError> {
+        decode(frame, max_bytes)
     }
 }
 
-/// The list that a pickle holds.
+/// The list that a pickle holds, and the bytes that it takes.
 pub(crate) fn decode<T: DeserializeOwned>(
     frame: &[u8],
     max_bytes: usize,
-) -> Result<Vec<T>, CodecError> {
+) -> Result<(Vec<T>, usize), CodecError> {
     let pickle = machine::run(frame, max_bytes)?;
-    Ok(Vec::deserialize(de::Deserializer::new(&pickle, pickle.top()))?)
+    let list = Vec::deserialize(de::Deserializer::new(&pickle, pickle.top()))?;
+    let bytes = usize::try_from(pickle.expanded_bytes())?.max(size_of_val(&list[..]));
+    Ok((list, bytes))
 }

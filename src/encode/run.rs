@@ -7,11 +7,12 @@
 //! waited for: a thread that waits may be given work that wants the same lock.
 
 use std::ops::Range;
+use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use crate::encode::codec::{Codec, CodecError, too_large};
+use crate::encode::codec::{Codec, CodecError, Decoded, too_large};
 use crate::encode::frame::{self, Frame};
 use crate::encode::layer::Encode;
 use crate::partd::{Batch, Chunks, Durability, Op, Partd};
@@ -51,11 +52,6 @@ struct EncodedRun {
     frames: Vec<Range<usize>>,
 }
 
-/// Makes something of a run of frames, within a number of bytes, and says how many it used.
-type RunFn<'f, R> = dyn Fn(&[&[u8]], usize) -> Result<(R, usize), (usize, CodecError)> + Sync + 'f;
-/// Makes one thing of what the runs of one key gave.
-type JoinFn<'f, R> = dyn Fn(Vec<R>) -> Result<R, CodecError> + 'f;
-
 /// A key, its frames, and the bytes that may still be decoded of it.
 struct Split<'a> {
     key: &'a Key,
@@ -70,6 +66,15 @@ impl<C: Codec, P: Partd> Encode<C, P> {
         steps: &[Step<'_, C::In>],
         durability: Durability,
     ) -> Result<()> {
+        self.with_frames(steps, |batch| self.inner.write(batch, durability))
+    }
+
+    /// Encodes the values of a batch, and hands the frames on as a batch for the store below.
+    pub(crate) fn with_frames<T>(
+        &self,
+        steps: &[Step<'_, C::In>],
+        hand_on: impl FnOnce(&Batch<'_>) -> Result<T>,
+    ) -> Result<T> {
         let sizes: Vec<usize> = steps
             .iter()
             .map(|step| step.key_and_value().map_or(0, |(_, v)| self.codec.value_bytes(v)))
@@ -95,7 +100,7 @@ impl<C: Codec, P: Partd> Encode<C, P> {
             });
         }
         drop(frames);
-        let written = self.inner.write(&batch, durability);
+        let written = hand_on(&batch);
         drop(batch);
         for EncodedRun { mut buffer, .. } in runs {
             if buffer.capacity() <= KEPT_BUFFER_MAX_BYTES {
@@ -123,100 +128,55 @@ impl<C: Codec, P: Partd> Encode<C, P> {
 
     /// The decoded values of the keys.
     pub(crate) fn read_values(&self, keys: &[Key]) -> Result<Vec<C::Out>> {
-        self.fold_stored(keys, &|frames, limit| self.decode_run(frames, limit), &|parts| {
-            self.join(parts)
-        })
-    }
-
-    /// The decoded values of keys whose bytes were read before.
-    pub(crate) fn decode_values(&self, keys: &[Key], values: &[Vec<u8>]) -> Result<Vec<C::Out>> {
-        self.fold_copies(keys, values, &|frames, limit| self.decode_run(frames, limit), &|parts| {
-            self.join(parts)
-        })
-    }
-
-    /// The lengths of the decoded values, one frame at a time; `None` where there are no frames.
-    pub(crate) fn decoded_lens(&self, keys: &[Key]) -> Result<Vec<Option<u64>>> {
-        let len = |frames: &[&[u8]], limit: usize| {
-            let mut sum = 0_usize;
-            for (i, frame) in frames.iter().enumerate() {
-                let left = limit.saturating_sub(sum);
-                let value = self.codec.decode(frame, left).map_err(|error| (i, error))?;
-                sum = sum.saturating_add(self.codec.decoded_bytes(&value));
-            }
-            Ok((Some(sum as u64), sum))
-        };
-        self.fold_stored(keys, &len, &|sums| {
-            Ok(sums.into_iter().fold(None, |all, sum| Some(all.unwrap_or(0) + sum?)))
-        })
-    }
-
-    fn decode_run(
-        &self,
-        frames: &[&[u8]],
-        limit: usize,
-    ) -> Result<(C::Out, usize), (usize, CodecError)> {
-        let value = self.codec.decode_run(frames, limit)?;
-        let bytes = self.codec.decoded_bytes(&value);
-        Ok((value, bytes))
-    }
-
-    fn join(&self, mut parts: Vec<C::Out>) -> Result<C::Out, CodecError> {
-        match parts.pop() {
-            Some(only) if parts.is_empty() => Ok(only),
-            last => {
-                parts.extend(last);
-                self.codec.join(parts)
-            }
-        }
-    }
-
-    /// Folds the values of the keys as they lie in the store below: see [`fold`](Encode::fold).
-    fn fold_stored<R: Send>(
-        &self,
-        keys: &[Key],
-        run: &RunFn<'_, R>,
-        join: &JoinFn<'_, R>,
-    ) -> Result<Vec<R>> {
-        let mut folded = None;
+        let mut values = None;
         let mut copies = Vec::new();
-        self.inner.visit(keys, &mut |values| {
-            if pays(values.iter().flatten().map(|piece| piece.len()).sum()) {
-                copies = values.iter().map(|pieces| pieces.concat()).collect();
+        self.inner.visit(keys, &mut |stored| {
+            if pays(stored.iter().flatten().map(|piece| piece.len()).sum()) {
+                copies = stored.iter().map(|pieces| pieces.concat()).collect();
             } else {
-                folded = Some(self.fold(keys, values, false, run, join)?);
+                values = Some(self.decode(keys, stored, false)?);
             }
             Ok(())
         })?;
-        match folded {
-            Some(folded) => Ok(folded),
-            None => self.fold_copies(keys, &copies, run, join),
+        match values {
+            Some(values) => Ok(values),
+            None => self.decode_values(keys, &copies),
         }
     }
 
-    fn fold_copies<R: Send>(
-        &self,
-        keys: &[Key],
-        values: &[Vec<u8>],
-        run: &RunFn<'_, R>,
-        join: &JoinFn<'_, R>,
-    ) -> Result<Vec<R>> {
-        let pieces: Vec<Chunks<'_>> = values.iter().map(|value| vec![&value[..]]).collect();
-        let parallel = pays(values.iter().map(Vec::len).sum());
-        self.fold(keys, &pieces, parallel, run, join)
+    /// The decoded values of keys whose bytes were read before.
+    pub(crate) fn decode_values(&self, keys: &[Key], stored: &[Vec<u8>]) -> Result<Vec<C::Out>> {
+        let pieces: Vec<Chunks<'_>> = stored.iter().map(|value| vec![&value[..]]).collect();
+        self.decode(keys, &pieces, pays(stored.iter().map(Vec::len).sum()))
     }
 
-    /// Makes something of each run of consecutive frames of each value, and one thing of those.
-    fn fold<R: Send>(
+    /// What `len` says of each key's decoded value, of which a thread holds one at a time; `None`
+    /// where nothing is stored.
+    pub(crate) fn decoded_lens(
         &self,
         keys: &[Key],
-        values: &[Chunks<'_>],
-        parallel: bool,
-        run: &RunFn<'_, R>,
-        join: &JoinFn<'_, R>,
-    ) -> Result<Vec<R>> {
-        let mut splits = Vec::with_capacity(values.len());
-        for (key, pieces) in keys.iter().zip(values) {
+        len: fn(&C::Out) -> u64,
+    ) -> Result<Vec<Option<u64>>> {
+        let stored = self.inner.read(keys)?;
+        let len_of = |(key, stored): (&Key, &Vec<u8>)| match stored.is_empty() {
+            true => Ok(None),
+            false => {
+                let value = self.decode_values(slice::from_ref(key), slice::from_ref(stored))?;
+                Ok(value.first().map(len))
+            }
+        };
+        if pays(stored.iter().map(Vec::len).sum()) {
+            let lens: Vec<_> = keys.par_iter().zip(&stored).map(len_of).collect();
+            lens.into_iter().collect()
+        } else {
+            keys.iter().zip(&stored).map(len_of).collect()
+        }
+    }
+
+    /// Decodes and joins the frames of each value, runs of them in parallel if that is wanted.
+    fn decode(&self, keys: &[Key], stored: &[Chunks<'_>], parallel: bool) -> Result<Vec<C::Out>> {
+        let mut splits = Vec::with_capacity(stored.len());
+        for (key, pieces) in keys.iter().zip(stored) {
             let frames = frame::split(pieces).map_err(|bad| Error::Decode {
                 layer: self.codec.name(),
                 key: key.clone(),
@@ -224,36 +184,75 @@ impl<C: Codec, P: Partd> Encode<C, P> {
                 offset: bad.offset,
                 reason: bad.reason,
             })?;
-            let bytes_left = AtomicUsize::new(self.max_decoded_bytes);
-            splits.push(Split { key, frames, bytes_left });
+            splits.push(Split { key, frames, bytes_left: AtomicUsize::new(0) });
         }
-        let runs = runs_of(&splits, parallel);
-        let work = |(i, range): &(usize, Range<usize>)| self.run_one(&splits[*i], range, run);
-        let results: Vec<Result<R>> = match parallel {
-            true => runs.par_iter().map(work).collect(),
-            false => runs.iter().map(work).collect(),
-        };
-
-        let mut parts: Vec<Vec<R>> = splits.iter().map(|_| Vec::new()).collect();
+        if !parallel {
+            return splits
+                .iter()
+                .map(|split| self.join(split, self.decode_split(split)?))
+                .collect();
+        }
+        for split in &splits {
+            split.bytes_left.store(self.max_decoded_bytes, Ordering::Relaxed);
+        }
+        let runs = runs_of(&splits);
+        let results: Vec<Result<Vec<C::Out>>> =
+            runs.par_iter().map(|(i, range)| self.decode_run(&splits[*i], range.clone())).collect();
+        let mut parts: Vec<Result<Vec<C::Out>>> =
+            splits.iter().map(|split| Ok(Vec::with_capacity(split.frames.len()))).collect();
         for ((i, _), result) in runs.iter().zip(results) {
-            parts[*i].push(result?);
+            match (&mut parts[*i], result) {
+                (Ok(parts), Ok(more)) => parts.extend(more),
+                (Ok(_), Err(error)) => parts[*i] = Err(error),
+                (Err(_), _) => {}
+            }
         }
-        let join_one = |(split, parts)| join(parts).map_err(|error| self.bad(split, 0, &error));
-        splits.iter().zip(parts).map(join_one).collect()
+        // Which run fails, and of which frame the limit is passed, hangs on the threads: from the
+        // first frame on, it does not.
+        let join = |(split, parts): (&Split<'_>, Result<_>)| {
+            self.join(split, parts.or_else(|_| self.decode_split(split))?)
+        };
+        splits.iter().zip(parts).map(join).collect()
     }
 
-    fn run_one<R>(&self, split: &Split<'_>, range: &Range<usize>, run: &RunFn<'_, R>) -> Result<R> {
+    /// Decodes all frames of a value on this thread.
+    fn decode_split(&self, split: &Split<'_>) -> Result<Vec<C::Out>> {
+        split.bytes_left.store(self.max_decoded_bytes, Ordering::Relaxed);
+        self.decode_run(split, 0..split.frames.len())
+    }
+
+    /// Decodes frames of a value, within what is left of its limit.
+    fn decode_run(&self, split: &Split<'_>, range: Range<usize>) -> Result<Vec<C::Out>> {
         let bodies: Vec<&[u8]> = split.frames[range.clone()].iter().map(|f| &f.body[..]).collect();
         let limit = split.bytes_left.load(Ordering::Relaxed);
-        let (result, bytes) =
-            run(&bodies, limit).map_err(|(i, error)| self.bad(split, range.start + i, &error))?;
+        let Decoded { parts, bytes } = self
+            .codec
+            .decode_run(&bodies, limit)
+            .map_err(|(i, error)| self.bad(split, range.start + i, &error))?;
         let counted = split
             .bytes_left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
         match counted {
-            Ok(_) => Ok(result),
-            Err(_) => Err(self.bad(split, range.start, &too_large(self.max_decoded_bytes).into())),
+            Ok(_) => Ok(parts),
+            Err(left) => Err(self.bad(split, range.start, &too_large(left).into())),
         }
+    }
+
+    /// Joins what the frames of a value decoded to.
+    fn join(&self, split: &Split<'_>, parts: Vec<C::Out>) -> Result<C::Out> {
+        if let Some((first, others)) = parts.split_first() {
+            for (i, other) in others.iter().enumerate() {
+                let joinable = self.codec.check_joinable(first, other);
+                joinable.map_err(|error| self.bad(split, i + 1, &error))?;
+            }
+        }
+        let values = split.frames.len();
+        self.codec.join(parts).map_err(|error| Error::Join {
+            layer: self.codec.name(),
+            key: split.key.clone(),
+            values,
+            reason: reason(&error),
+        })
     }
 
     fn bad(&self, split: &Split<'_>, frame: usize, error: &CodecError) -> Error {
@@ -291,18 +290,8 @@ fn cut(sizes: &[usize]) -> Vec<Range<usize>> {
     runs
 }
 
-/// Runs of frames, as pairs of key and range: all frames of a key, or, in parallel, pieces of
-/// about the same bytes.
-fn runs_of(splits: &[Split<'_>], parallel: bool) -> Vec<(usize, Range<usize>)> {
-    let all: Vec<(usize, Range<usize>)> = splits
-        .iter()
-        .enumerate()
-        .filter(|(_, split)| !split.frames.is_empty())
-        .map(|(i, split)| (i, 0..split.frames.len()))
-        .collect();
-    if !parallel {
-        return all;
-    }
+/// Runs of frames of about the same bytes, as pairs of key and range.
+fn runs_of(splits: &[Split<'_>]) -> Vec<(usize, Range<usize>)> {
     let sizes: Vec<usize> = splits
         .iter()
         .flat_map(|split| split.frames.iter().map(|f| frame::PREFIX_BYTES + f.body.len()))
@@ -310,7 +299,8 @@ fn runs_of(splits: &[Split<'_>], parallel: bool) -> Vec<(usize, Range<usize>)> {
     let mut ends = cut(&sizes).into_iter().map(|range| range.end).peekable();
     let mut runs = Vec::new();
     let mut before = 0;
-    for (i, Range { mut start, end }) in all {
+    for (i, split) in splits.iter().enumerate() {
+        let (mut start, end) = (0, split.frames.len());
         while let Some(cut) = ends.next_if(|&cut| cut - before <= end) {
             if cut - before > start {
                 runs.push((i, start..cut - before));
@@ -352,16 +342,14 @@ mod tests {
                     bytes_left: AtomicUsize::new(0),
                 })
                 .collect();
-            for parallel in [false, true] {
-                let mut next = vec![0; counts.len()];
-                for (i, range) in runs_of(&splits, parallel) {
-                    assert_eq!(range.start, next[i]);
-                    assert!(!range.is_empty());
-                    assert!(next[i + 1..].iter().all(|&frames| frames == 0));
-                    next[i] = range.end;
-                }
-                assert_eq!(next, counts);
+            let mut next = vec![0; counts.len()];
+            for (i, range) in runs_of(&splits) {
+                assert_eq!(range.start, next[i]);
+                assert!(!range.is_empty());
+                assert!(next[i + 1..].iter().all(|&frames| frames == 0));
+                next[i] = range.end;
             }
+            assert_eq!(next, counts);
         }
     }
 

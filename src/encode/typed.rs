@@ -219,6 +219,20 @@ impl<C: Codec, P: Partd> Typed<C, P> {
     }
 }
 
+impl<T: Send, C: Codec<Out = Vec<T>>, P: Partd> Typed<C, P> {
+    /// The number of values in the key's list, which is decoded for it; 0 where it is missing.
+    pub fn len_of(&self, key: impl Into<Key>) -> Result<u64> {
+        self.len_by(key.into(), |list| list.len() as u64)
+    }
+}
+
+impl<C: Codec, P: Partd> Typed<C, P> {
+    /// What `len` says of the key's value; 0 where it is missing.
+    pub(crate) fn len_by(&self, key: Key, len: fn(&C::Out) -> u64) -> Result<u64> {
+        Ok(self.encode.decoded_lens(&[key], len)?.first().copied().flatten().unwrap_or(0))
+    }
+}
+
 impl<C: Codec, P: fmt::Debug> fmt::Debug for Typed<C, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.encode.fmt(f)

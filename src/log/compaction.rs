@@ -353,7 +353,7 @@ impl<D: Disk> Core<D> {
             }
             created => created?,
         };
-        let id = control.take_segment_id(Announce::Output);
+        let id = control.take_segment_id(Announce::Output)?;
         let output = Some((base.upto, &replaces[..], &plan.keeps[..]));
         let segment = NewSegment { store: control.fixed.store, slot: 0, output };
         let written = new.begin(id, &segment).and_then(|tail| self.fill(base, tail, batches, stop));

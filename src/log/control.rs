@@ -178,7 +178,9 @@ impl<D: Disk> Control<D> {
 
     /// Takes an id for a new segment. `announce` tells where it is being made, before it is taken:
     /// so whoever knows of an id without a file finds out whether one may still come.
-    pub(crate) fn take_segment_id(&self, announce: Announce) -> u64 {
+    ///
+    /// The number may come from a file that was made to harm: there is not always a next one.
+    pub(crate) fn take_segment_id(&self, announce: Announce) -> Result<u64> {
         let place = match announce {
             Announce::Writer(slot) => self.slot_word(slot, layout::SLOT_ACTIVE_AT),
             Announce::Output => self.word(layout::OUTPUT_AT),
@@ -186,9 +188,14 @@ impl<D: Disk> Control<D> {
         let next = self.word(layout::NEXT_SEGMENT_AT);
         let mut id = next.load(Acquire);
         loop {
+            let Some(following) = id.checked_add(1) else {
+                let why = "every number that a segment can have was used; remove this file while \
+                           no process has the store open, and it is made again";
+                return Err(Error::refused(self.names.control(), why));
+            };
             place.store(id, Release);
-            match next.compare_exchange(id, id + 1, AcqRel, Acquire) {
-                Ok(_) => return id,
+            match next.compare_exchange(id, following, AcqRel, Acquire) {
+                Ok(_) => return Ok(id),
                 Err(now) => id = now,
             }
         }

@@ -92,6 +92,7 @@ pub struct OsDisk;
 /// A file of the operating system.
 #[derive(Debug)]
 pub struct OsFile {
+    /// Kept for as long as the mapping, since its lock says that the file is in use.
     file: File,
     mapping: Mapping,
 }

@@ -244,17 +244,14 @@ impl<D: Disk> SegmentLog<D> {
     pub fn stats(&self) -> Result<Stats> {
         let core = &*self.core;
         let control = core.control.as_ref();
-        core.with_walked_picture(|picture| {
+        let (mut stats, paths) = core.with_walked_picture(|picture| {
             let current = || picture.current().map(|number| &picture.segments[number as usize]);
-            // One that a compaction has taken away since takes nothing.
-            let on_disk =
-                |segment: &Arc<Segment<_>>| core.disk.disk_bytes(&segment.path()).unwrap_or(0);
             let is_output = |segment: &&Arc<Segment<_>>| segment.header().output.is_some();
             let segments = current().count() as u64;
             let compacted = current().filter(is_output).count() as u64;
             let open = picture.open.len() as u64;
             let values: u64 = picture.value_bytes.iter().sum();
-            Stats {
+            let stats = Stats {
                 sequence: picture.sequence,
                 synced: control.map_or(0, Control::synced),
                 keys: picture.index.len() as u64,
@@ -267,12 +264,16 @@ impl<D: Disk> SegmentLog<D> {
                 segments_sealed: segments - compacted - open,
                 segments_compacted: compacted,
                 segment_bytes: current().map(|segment| segment.header().len).sum(),
-                segments_spare: self.core.spares.len(),
-                disk_bytes: current().map(on_disk).sum(),
+                segments_spare: core.spares.len(),
+                disk_bytes: 0,
                 compactions: control.map_or(0, Control::compactions),
                 index_bytes: picture.index.memory_bytes(),
-            }
-        })
+            };
+            (stats, current().map(|segment| segment.path()).collect::<Vec<_>>())
+        })?;
+        // One that a compaction has taken away since takes nothing.
+        stats.disk_bytes = paths.iter().map(|path| core.disk.disk_bytes(path).unwrap_or(0)).sum();
+        Ok(stats)
     }
 
     /// Compares every checksum of everything that is in the store now, in parallel.

@@ -8,7 +8,6 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
@@ -311,7 +310,7 @@ fn prepare<D: Disk>(disk: &D, path: &Path, options: &Options, make: bool) -> Res
 }
 
 /// Whether a file called `control`, where nothing else tells of a store, can be what a power cut has
-/// left of one: empty, or of its length, with its first word or none.
+/// left of one: empty, or of its length, whatever it holds.
 fn is_control<D: Disk>(disk: &D, names: &Names, listed: &[OsString]) -> Result<bool> {
     if !listed.iter().any(|name| Names::is_control(name)) {
         return Ok(false);
@@ -321,10 +320,8 @@ fn is_control<D: Disk>(disk: &D, names: &Names, listed: &[OsString]) -> Result<b
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(false),
         opened => opened.map_err(|error| open_io(&path, error))?,
     };
-    let first = || file.mapping().load(0, Ordering::Relaxed);
-    let words = [0, u64::from_le_bytes(layout::MAGIC)];
     let len = file.mapping().len();
-    Ok(len == 0 || len == layout::FILE_LEN && words.contains(&first()))
+    Ok(len == 0 || len == layout::FILE_LEN)
 }
 
 /// The control file, if it is one of this boot and its words can be used as they are.

@@ -126,7 +126,12 @@ impl<D: Disk> Lead<D> {
             let open = &mut self.open;
             self.finder.find(core, true, &mut |segment| {
                 let end = segment.note().max(segment.header().data_start);
-                open.push(Progress { segment, end });
+                let progress = Progress { segment, end };
+                let look = progress.look(synced, target);
+                // What was synced before and gets no more is not kept open: there may be many.
+                if look.is_dirty || !look.is_finished {
+                    open.push(progress);
+                }
             })?;
             self.generation = generation;
         }

@@ -284,7 +284,7 @@ fn make_segment<D: Disk>(
         None => new_file(core, &format!("writer-{slot:04}"), len)?,
     };
     let active = control.active_segment(slot);
-    let id = control.take_segment_id(Announce::Writer(slot));
+    let id = control.take_segment_id(Announce::Writer(slot))?;
     let made = new
         .begin(id, &NewSegment { store: control.fixed.store, slot, output: None })
         .and_then(|tail| new.publish(id).map(|()| tail));

@@ -267,7 +267,8 @@ impl Random {
 /// Says that a test cannot be run here, and why. In CI everything can be run.
 pub fn skip(reason: &str) {
     assert!(std::env::var("CI").as_deref() != Ok("true"), "skipped in CI: {reason}");
-    println!("skipped: {reason}");
+    // Not `println!`: what a passing test prints is not shown.
+    let _ = writeln!(std::io::stderr(), "skipped: {reason}");
 }
 
 /// A directory for a store, removed with the value; on the disk, not in memory.

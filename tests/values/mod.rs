@@ -142,6 +142,7 @@ macro_rules! for_each_array {
         $case!("u2", Numpy::new, array![0_u16, 1, u16::MAX]);
         $case!("u4", Numpy::new, array![0_u32, 1, u32::MAX]);
         $case!("u8", Numpy::new, array![0_u64, 1, u64::MAX]);
+        $case!("f2", Numpy::new, array![-1.5, 0.0, 3.25].mapv(half::f16::from_f64));
         $case!("f4", Numpy::new, array![-1.5_f32, 0.0, 3.25]);
         $case!("f8", Numpy::new, array![-1.5_f64, 0.0, 1e300]);
         $case!("c8", Numpy::new, array![Complex::new(1_f32, 2.0), Complex::new(-0.0, -0.5)]);

@@ -7,9 +7,18 @@
 
 use libfuzzer_sys::Corpus;
 use partd::{Dict, Error, Key, Partd};
+use partd_fuzz::limit::with_limit;
 
-/// The limit on decoded bytes: small, so that the fuzzer's own limit on memory tells a bomb.
+/// The limit on decoded bytes: small, so that a bomb is told from what may be decoded.
 pub const LIMIT_BYTES: usize = 1 << 20;
+/// What a decoded value may take beside the input, as it is decoded, joined and written again, and
+/// the tables of a compressor.
+const CAP_BYTES: usize = 16 << 20;
+
+/// Runs a target within the limit on what it may allocate.
+pub fn limited(input: &[u8], run: impl FnOnce() -> Corpus) -> Corpus {
+    with_limit(input.len(), CAP_BYTES, run)
+}
 
 /// A store that holds what an input makes under the key `k`.
 pub fn store(input: &[u8]) -> Option<Dict> {
@@ -41,6 +50,10 @@ pub fn check<T>(result: partd::Result<T>, stored_bytes: usize) -> Option<T> {
 
 /// A compressing layer over hostile bytes, and over a value that it compressed itself.
 pub fn compression<P: Partd>(input: &[u8], open: impl Fn(Dict) -> P) -> Corpus {
+    limited(input, || compressed(input, open))
+}
+
+fn compressed<P: Partd>(input: &[u8], open: impl Fn(Dict) -> P) -> Corpus {
     let Some(dict) = store(input) else { return Corpus::Reject };
     let layer = open(dict);
     let value = check(layer.get("k"), input.len() + 8);

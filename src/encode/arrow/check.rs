@@ -20,14 +20,17 @@ const MAX_DEPTH: usize = 32;
 /// Rows of a batch, at most: there may be columns that take no bytes for any number of them.
 const MAX_ROWS: i64 = u32::MAX as i64;
 
-/// Checks a whole stream: schema, batches, end.
-pub(super) fn stream(bytes: &[u8]) -> Result<(), CodecError> {
+/// Checks a whole stream: schema, batches, end. Says how many bytes the bitmaps of what is null
+/// can take that are made when it is joined to others: columns without nulls, and those whose
+/// values have no bytes, have none in the stream.
+pub(super) fn stream(bytes: &[u8]) -> Result<usize, CodecError> {
     let mut rest = bytes;
     let mut schema = Schema::empty();
+    let mut values = 0_u64;
     loop {
         let at = bytes.len() - rest.len();
-        match message(&mut rest, &mut schema) {
-            Ok(true) if rest.is_empty() => return Ok(()),
+        match message(&mut rest, &mut schema, &mut values) {
+            Ok(true) if rest.is_empty() => return Ok(usize::try_from(values / 8)?),
             Ok(true) => {
                 return Err(format!("{} bytes follow the end of the stream", rest.len()).into());
             }
@@ -37,8 +40,9 @@ pub(super) fn stream(bytes: &[u8]) -> Result<(), CodecError> {
     }
 }
 
-/// Checks one message and skips it; says whether it was the end of the stream.
-fn message(rest: &mut &[u8], schema: &mut Schema) -> Result<bool, CodecError> {
+/// Checks one message and skips it, and counts its values; says whether it was the end of the
+/// stream.
+fn message(rest: &mut &[u8], schema: &mut Schema, values: &mut u64) -> Result<bool, CodecError> {
     let mut len = number(rest)?;
     if len == CONTINUATION {
         len = number(rest)?;
@@ -57,14 +61,15 @@ fn message(rest: &mut &[u8], schema: &mut Schema) -> Result<bool, CodecError> {
         }
         MessageHeader::RecordBatch => {
             let data = message.header_as_record_batch().ok_or("a batch is missing")?;
-            batch(data, schema.fields(), body)?;
+            *values = values.saturating_add(batch(data, schema.fields(), body)?);
         }
         MessageHeader::DictionaryBatch => {
             let dictionary = message.header_as_dictionary_batch().ok_or("a batch is missing")?;
             let data = dictionary.data().ok_or("a dictionary has no data")?;
-            let values = dictionary_values(schema, dictionary.id())
+            let column = dictionary_values(schema, dictionary.id())
                 .ok_or("a dictionary belongs to no column")?;
-            batch(data, &[values].into_iter().collect(), body)?;
+            let columns = [column].into_iter().collect();
+            *values = values.saturating_add(batch(data, &columns, body)?);
         }
         _ => return Err("a message is neither schema nor batch".into()),
     }
@@ -85,11 +90,12 @@ fn values_field(values: &DataType) -> FieldRef {
     Field::new("values", values.clone(), true).into()
 }
 
+/// Checks a batch, and says how many values its columns have together.
 fn batch(
     batch: arrow_ipc::RecordBatch<'_>,
     columns: &Fields,
     body: &[u8],
-) -> Result<(), CodecError> {
+) -> Result<u64, CodecError> {
     if batch.compression().is_some() {
         return Err("the buffers are compressed inside the stream, which is not read; use a \
                     compressing layer below"
@@ -103,6 +109,7 @@ fn batch(
     {
         return Err("a batch has a number of rows that cannot be".into());
     }
+    let mut buffer_bytes = 0;
     for buffer in batch.buffers().into_iter().flatten() {
         let (start, len) = (usize::try_from(buffer.offset())?, usize::try_from(buffer.length())?);
         if start.checked_add(len).is_none_or(|end| end > body.len()) {
@@ -111,6 +118,10 @@ fn batch(
                 body.len()
             )
             .into());
+        }
+        buffer_bytes += len;
+        if buffer_bytes > body.len() {
+            return Err("the buffers of a message have more bytes together than the message".into());
         }
     }
     // The arrow crates panic where a buffer of numbers holds part of one.
@@ -129,7 +140,8 @@ fn batch(
             .into());
         }
     }
-    Ok(())
+    let values = batch.nodes().into_iter().flatten();
+    Ok(values.map(|node| node.length().unsigned_abs()).fold(0, u64::saturating_add))
 }
 
 /// Adds what each buffer of a column is a multiple of: the width of the numbers in it, or 1.

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use bytemuck::{NoUninit, Pod};
+use half::f16;
 use ndarray::{Array1, ArrayView1};
 use num_complex::Complex;
 
@@ -58,7 +59,7 @@ macro_rules! numbers {
 numbers!(
     i8: "|i1", i16: "<i2", i32: "<i4", i64: "<i8",
     u8: "|u1", u16: "<u2", u32: "<u4", u64: "<u8",
-    f32: "<f4", f64: "<f8"
+    f16: "<f2", f32: "<f4", f64: "<f8"
 );
 
 macro_rules! complex_numbers {

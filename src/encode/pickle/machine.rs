@@ -2,8 +2,9 @@
 //!
 //! Invariant: a container that stands inside another, or that was fetched from the memo, never
 //! changes again. So there are no cycles, and the depth and the expanded size of a value are known
-//! when it is put somewhere; both have limits. Nothing here recurses, allocates by a declared
-//! length, calls anything or looks up a name. It does not know what the values will become.
+//! when it is put somewhere; both have limits, and so has what the machine itself holds. Nothing
+//! here recurses, allocates by a declared length, calls anything or looks up a name. It does not
+//! know what the values will become.
 
 use crate::encode::CodecError;
 use crate::encode::codec::too_large;
@@ -12,7 +13,7 @@ use crate::encode::codec::too_large;
 pub(crate) const MAX_DEPTH: u32 = 128;
 /// What a value counts against the limit, besides the bytes of a string.
 const ITEM_BYTES: u64 = 32;
-const _: () = assert!(size_of::<Item<'static>>() == ITEM_BYTES as usize);
+const _: () = assert!(size_of::<Option<Item<'static>>>() == ITEM_BYTES as usize);
 /// Digits of an integer in text form, at most; the time to read it grows with their square.
 const MAX_DIGITS: usize = 4300;
 /// Bytes of an integer in binary form, at most; no integer type here has more than 16.
@@ -66,14 +67,25 @@ impl<'a> Pickle<'a> {
     pub(crate) fn top(&self) -> Item<'a> {
         self.top
     }
+
+    /// Bytes of the value, if everything that it refers to is written out; a value that is no
+    /// container is no list either, and is refused by who wants one.
+    pub(crate) fn expanded_bytes(&self) -> u64 {
+        match self.top {
+            Item::Container(id) => self.containers[id as usize].bytes,
+            _ => ITEM_BYTES,
+        }
+    }
 }
 
-/// Runs a pickle that makes no more than `max_bytes` when everything is written out.
+/// Runs a pickle that makes no more than `max_bytes` when everything is written out, and takes no
+/// more while it is run.
 pub(crate) fn run(bytes: &[u8], max_bytes: usize) -> Result<Pickle<'_>, CodecError> {
     let mut machine = Machine {
         bytes,
         at: 0,
         max_bytes,
+        held_bytes: 0,
         stack: Vec::new(),
         marks: Vec::new(),
         memo: Vec::new(),
@@ -100,6 +112,9 @@ struct Machine<'a> {
     bytes: &'a [u8],
     at: usize,
     max_bytes: usize,
+    /// Bytes of all that was put on the stack, into the memo and into the tables: whatever leaves
+    /// the stack goes into a container, so it only grows.
+    held_bytes: u64,
     stack: Vec<Item<'a>>,
     /// Lengths of the stack at each mark.
     marks: Vec<usize>,
@@ -127,20 +142,20 @@ impl<'a> Machine<'a> {
                 self.marks.push(self.stack.len());
             }
 
-            b'N' => self.stack.push(Item::None),
-            0x88 => self.stack.push(Item::Bool(true)),
-            0x89 => self.stack.push(Item::Bool(false)),
+            b'N' => self.push(Item::None)?,
+            0x88 => self.push(Item::Bool(true))?,
+            0x89 => self.push(Item::Bool(false))?,
             b'K' => {
                 let int = self.array::<1>()?[0];
-                self.stack.push(Item::Int(int.into()));
+                self.push(Item::Int(int.into()))?;
             }
             b'M' => {
                 let int = u16::from_le_bytes(self.array()?);
-                self.stack.push(Item::Int(int.into()));
+                self.push(Item::Int(int.into()))?;
             }
             b'J' => {
                 let int = i32::from_le_bytes(self.array()?);
-                self.stack.push(Item::Int(int.into()));
+                self.push(Item::Int(int.into()))?;
             }
             0x8A => {
                 let len = self.array::<1>()?[0].into();
@@ -151,8 +166,8 @@ impl<'a> Machine<'a> {
                 self.binary_long(len)?;
             }
             b'I' => match self.line()? {
-                b"00" => self.stack.push(Item::Bool(false)),
-                b"01" => self.stack.push(Item::Bool(true)),
+                b"00" => self.push(Item::Bool(false))?,
+                b"01" => self.push(Item::Bool(true))?,
                 digits => self.text_integer(digits)?,
             },
             b'L' => {
@@ -161,11 +176,11 @@ impl<'a> Machine<'a> {
             }
             b'G' => {
                 let float = f64::from_be_bytes(self.array()?);
-                self.stack.push(Item::Float(float));
+                self.push(Item::Float(float))?;
             }
             b'F' => {
                 let float = std::str::from_utf8(self.line()?)?.parse()?;
-                self.stack.push(Item::Float(float));
+                self.push(Item::Float(float))?;
             }
 
             b'C' => self.bytes::<1>()?,
@@ -238,6 +253,21 @@ impl<'a> Machine<'a> {
         Ok(false)
     }
 
+    /// Counts what is about to be held.
+    fn hold(&mut self, bytes: u64) -> Result<(), CodecError> {
+        self.held_bytes = self.held_bytes.saturating_add(bytes);
+        match self.held_bytes > self.max_bytes as u64 {
+            true => Err(too_large(self.max_bytes).into()),
+            false => Ok(()),
+        }
+    }
+
+    fn push(&mut self, item: Item<'a>) -> Result<(), CodecError> {
+        self.hold(ITEM_BYTES)?;
+        self.stack.push(item);
+        Ok(())
+    }
+
     /// The next bytes, if there are so many.
     fn take(&mut self, len: usize) -> Result<&'a [u8], CodecError> {
         let rest = &self.bytes[self.at..];
@@ -281,7 +311,7 @@ impl<'a> Machine<'a> {
         if high.iter().any(|&byte| byte != fill) || (int < 0) != negative {
             return Err(format!("an integer of {len} bytes is too large").into());
         }
-        self.stack.push(Item::Int(int));
+        self.push(Item::Int(int))?;
         Ok(())
     }
 
@@ -290,26 +320,27 @@ impl<'a> Machine<'a> {
             return Err(format!("an integer of {} digits is too large", digits.len()).into());
         }
         let int = std::str::from_utf8(digits)?.trim().parse()?;
-        self.stack.push(Item::Int(int));
+        self.push(Item::Int(int))?;
         Ok(())
     }
 
     fn bytes<const N: usize>(&mut self) -> Result<(), CodecError> {
         let len = self.length::<N>()?;
         let bytes = self.take(len)?;
-        self.stack.push(Item::Bytes(bytes));
+        self.push(Item::Bytes(bytes))?;
         Ok(())
     }
 
     fn str<const N: usize>(&mut self) -> Result<(), CodecError> {
         let len = self.length::<N>()?;
         let str = std::str::from_utf8(self.take(len)?)?;
-        self.stack.push(Item::Str(str));
+        self.push(Item::Str(str))?;
         Ok(())
     }
 
     fn own(&mut self, string: String) -> Result<(), CodecError> {
-        self.stack.push(Item::Owned(u32::try_from(self.strings.len())?));
+        self.hold(size_of::<String>() as u64 + string.len() as u64)?;
+        self.push(Item::Owned(u32::try_from(self.strings.len())?))?;
         self.strings.push(string);
         Ok(())
     }
@@ -340,6 +371,7 @@ impl<'a> Machine<'a> {
 
     /// Makes a container of the items from `start` on.
     fn make(&mut self, kind: Kind, start: usize) -> Result<(), CodecError> {
+        self.hold(size_of::<Container<'_>>() as u64)?;
         let id = u32::try_from(self.containers.len())?;
         self.containers.push(Container {
             kind,
@@ -349,7 +381,7 @@ impl<'a> Machine<'a> {
             bytes: 2 * ITEM_BYTES,
         });
         self.extend(id, start)?;
-        self.stack.push(Item::Container(id));
+        self.push(Item::Container(id))?;
         Ok(())
     }
 
@@ -425,7 +457,8 @@ impl<'a> Machine<'a> {
         if id > self.at {
             return Err(format!("the memo's number {id} is out of order").into());
         }
-        if id >= self.memo.len() {
+        if let Some(more) = (id + 1).checked_sub(self.memo.len()) {
+            self.hold(more as u64 * ITEM_BYTES)?;
             self.memo.resize(id + 1, None);
         }
         match self.memo[id].replace(self.stack[start]) {
@@ -440,7 +473,7 @@ impl<'a> Machine<'a> {
         if let Item::Container(id) = item {
             self.containers[id as usize].sealed = true;
         }
-        self.stack.push(item);
+        self.push(item)?;
         Ok(())
     }
 }

@@ -1,0 +1,22 @@
+#!/bin/sh
+# Checks that each cargo feature compiles alone and without a warning, as the library without any
+# does; and that nothing which the default features build could call a C compiler.
+#
+#     tests/features.sh
+set -eu
+cd "$(dirname "$0")/.."
+
+check() {
+    echo "checking $*" >&2
+    cargo clippy --quiet --lib --no-default-features "$@" -- --deny warnings
+}
+
+check
+for feature in zlib snappy lz4 bz2 blosc zstd pickle msgpack numpy arrow; do
+    check --features "$feature"
+done
+
+if cargo tree --edges normal,build --prefix none | grep -E '^(cc|cmake|bindgen|pkg-config) '; then
+    echo "the default features must build without a C compiler, but this is built with them" >&2
+    exit 1
+fi

@@ -1,0 +1,105 @@
+//! What a store that was made to harm can make the engine allocate: no more than recovery and the
+//! index keep of the smallest batches and entries there are, times what a vector takes as it grows.
+//! A file of its own, for the allocator that counts.
+
+#[path = "../format/tests/support/mod.rs"]
+mod support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use partd::SegmentLog;
+use support::{Item, STORE, Segment};
+
+struct Counting;
+
+static HELD: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+/// One measurement at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+// A global allocator cannot be written otherwise; `realloc` goes through the two.
+#[allow(unsafe_code)]
+// SAFETY: every call is handed to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let held = HELD.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        PEAK.fetch_max(held, Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: `pointer` came from `System` above, with this layout.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const FILE_LEN: u64 = 1 << 20;
+
+/// A segment that is full of batches of these items.
+fn full_of(items: impl Fn(u64) -> Vec<Item>) -> Segment {
+    let mut segment = Segment::new(STORE, 1, FILE_LEN);
+    for sequence in 1.. {
+        let items = items(sequence);
+        let bytes: usize = items.iter().map(|item| 16 + item.key.len() + item.value.len()).sum();
+        if segment.offset + 48 + bytes as u64 + 16 > FILE_LEN {
+            break;
+        }
+        segment.commit(sequence, &items);
+    }
+    segment
+}
+
+/// The most bytes that are held beyond those before, by those of the file.
+fn times(what: &str, work: impl FnOnce()) -> f64 {
+    let before = HELD.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    work();
+    let times = (PEAK.load(Ordering::Relaxed) - before) as f64 / FILE_LEN as f64;
+    println!("{what}: {times:.1} times the length of the file");
+    times
+}
+
+/// Opens a store in both ways and looks at its index.
+fn measure(what: &str, segment: &Segment, limit: f64) {
+    let _alone = ALONE.lock();
+    let dir = tempfile::tempdir().unwrap();
+    let path: &Path = &dir.path().join("store");
+    fs::create_dir(path).unwrap();
+    fs::write(path.join("0000000000000001.seg"), &segment.bytes).unwrap();
+    let read_only = times(&format!("{what}, read-only"), || {
+        assert!(SegmentLog::open_read_only(path).unwrap().stats().unwrap().sequence > 0);
+    });
+    let recovered = times(&format!("{what}, recovered"), || drop(SegmentLog::open(path).unwrap()));
+    let index = times(&format!("{what}, index"), || {
+        assert!(SegmentLog::open(path).unwrap().stats().unwrap().sequence > 0);
+    });
+    for found in [read_only, recovered, index] {
+        assert!(found < limit, "{what}: {found:.1} times the length of the file");
+    }
+}
+
+#[test]
+fn a_file_of_empty_batches_is_opened_in_a_few_times_its_length() {
+    measure("empty batches", &full_of(|_| Vec::new()), 10.0);
+}
+
+#[test]
+fn a_file_of_empty_entries_of_one_key_is_opened_in_a_few_times_its_length() {
+    let items = |_| vec![Item::append("", ""); 4096];
+    measure("empty entries", &full_of(items), 5.0);
+}
+
+#[test]
+fn a_file_of_nothing_but_short_keys_is_opened_in_some_times_its_length() {
+    let key = |number: u64| Item::append(&number.to_be_bytes()[5..], "");
+    let items = |sequence| (0..4096).map(|i| key(sequence * 4096 + i)).collect();
+    measure("short keys", &full_of(items), 16.0);
+}
