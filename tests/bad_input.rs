@@ -136,7 +136,7 @@ fn a_file_called_control_that_belongs_to_somebody_else() {
     // A store without a batch: the control file of another would tell of what is missing here.
     drop(SegmentLog::open(&path).unwrap());
     let good = fs::read(path.join("control")).unwrap();
-    for bytes in [&b"precious"[..], &good[..100], &vec![0; 100]] {
+    for bytes in [&b"precious"[..], &good[..100], &[0; 100]] {
         let (dir, _) = directory();
         fs::write(dir.path().join("control"), bytes).unwrap();
         let before = contents(dir.path());

@@ -575,6 +575,9 @@ impl State {
     }
 }
 
+/// The name of a state, and what makes it.
+type Made<F> = (&'static str, F);
+
 /// Opens a store with a call that fails, and goes on.
 fn run_open(
     state: State,
@@ -619,7 +622,7 @@ fn run_open(
 #[test]
 fn a_call_that_fails_while_a_store_is_opened_leaves_it_to_the_next_who_opens_it() {
     let mut violations = Vec::new();
-    let states: [(&str, fn() -> State); 3] =
+    let states: [Made<fn() -> State>; 3] =
         [("in use", State::in_use), ("closed", State::closed), ("killed", State::killed)];
     for (name, state) in states {
         for how in [false, true] {
@@ -764,7 +767,7 @@ fn a_leader_that_was_passed_by_promises_nothing_after_a_sync_has_failed() {
 #[test]
 fn a_writer_that_comes_while_a_reader_opens_the_store_is_followed_or_waits() {
     let torn = torn_stores();
-    let states: [(&str, &dyn Fn() -> State); 4] = [
+    let states: [Made<&dyn Fn() -> State>; 4] = [
         ("in use", &State::in_use),
         ("closed", &State::closed),
         ("killed", &State::killed),
