@@ -157,7 +157,9 @@ fn on_a_full_disk_a_compaction_begins_with_what_frees_more_than_it_takes() {
     assert!(report.runs > 1 && report.bytes_freed > 3 << 20, "{report:?}");
     assert_eq!(p.stats().expect("it is counted").live_bytes, live);
     let value = |key: u64| {
-        (0..count).filter(move |i| i / 50 == key && key % 4 == 0).flat_map(|i| vec![i as u8; 5000])
+        (0..count)
+            .filter(move |i| i / 50 == key && key.is_multiple_of(4))
+            .flat_map(|i| vec![i as u8; 5000])
     };
     for key in 0..keys {
         assert!(value(key).eq(p.get(key).expect("it is read")), "key {key}");

@@ -14,6 +14,7 @@ use super::Core;
 use super::compaction::{Aim, Stop};
 use super::disk::Disk;
 use super::finder::segment_ids;
+use super::picture::AtRest;
 use crate::error::{Error, Result};
 
 /// The thread looks at most this often; after each error in a row, half as often.
@@ -22,8 +23,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 const ERRORS_MAX: u32 = 8;
 /// So many small segments are worth a compaction.
 const SMALL_MAX: u64 = 64;
-/// How long a handle that closes may compact.
-const CLOSING: Duration = Duration::from_millis(500);
+/// How long a handle that closes may compact. Most of it is the sync of small files, which takes
+/// long on a busy disk; given up each time, it would never catch up with those that come.
+const CLOSING: Duration = Duration::from_secs(5);
 
 /// The thread of a handle that compacts by itself.
 #[derive(Debug)]
@@ -171,7 +173,7 @@ impl<D: Disk> Core<D> {
         let (at_rest, all) =
             self.with_walked_picture(|picture| (picture.at_rest(), picture.all_batch_bytes()))?;
         let segment_len = self.options.segment_len();
-        let gain: u64 = at_rest.iter().map(|segment| segment.gain()).sum();
+        let gain: u64 = at_rest.iter().map(AtRest::gain).sum();
         let small = at_rest.iter().filter(|segment| segment.is_small(segment_len)).count();
         if gain >= 2 * segment_len && gain as f64 >= share * all as f64 || small as u64 >= SMALL_MAX
         {

@@ -83,7 +83,7 @@ impl Options {
     /// set, `None` for never.
     ///
     /// It looks after something was removed through it, after it has begun another segment, and for
-    /// half a second at most when it is closed, and compacts if that gives back more than this
+    /// five seconds at most when it is closed, and compacts if that gives back more than this
     /// share and more than two segments, or if 64 small segments can be joined. Open segments do
     /// not count. A thread of the handle does it, which ends with it.
     pub fn compaction_dead_share(mut self, share: impl Into<Option<f64>>) -> Options {

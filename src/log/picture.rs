@@ -5,12 +5,15 @@
 //! order. It costs nothing while the commit word stands still, and otherwise as much as was added:
 //! a segment that was walked to its seal is not looked at again.
 
+mod at_rest;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use partd_format::segment::Keep;
 use partd_format::{Entry, Kind, Link, State};
 
+pub(crate) use self::at_rest::AtRest;
 use super::Core;
 use super::disk::Disk;
 use super::finder::Finder;
@@ -455,74 +458,6 @@ impl<D: Disk> Picture<D> {
         for (key, entries) in &mut compacted.keys {
             catch_up(&mut self.index, key.as_bytes(), entries, sequence);
         }
-    }
-}
-
-/// What a segment holds that will not change any more.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct AtRest {
-    pub(crate) number: u32,
-    pub(crate) id: u64,
-    /// The length of its file.
-    pub(crate) len: u64,
-    pub(crate) is_output: bool,
-    /// The bytes of its batches.
-    pub(crate) batch_bytes: u64,
-    /// The bytes of the values in them.
-    pub(crate) value_bytes: u64,
-    /// The part of those that keys still hold.
-    pub(crate) live_bytes: u64,
-}
-
-impl AtRest {
-    pub(crate) fn dead_bytes(&self) -> u64 {
-        self.value_bytes - self.live_bytes
-    }
-
-    /// Whether it holds so little that it is worth joining to others.
-    pub(crate) fn is_small(&self, segment_len: u64) -> bool {
-        self.batch_bytes < segment_len / 4
-    }
-
-    /// About how many of its bytes a compaction would give back.
-    pub(crate) fn gain(&self) -> u64 {
-        match self.value_bytes {
-            // Removals alone; those in an output are there because they are needed.
-            0 if self.is_output => 0,
-            0 => self.batch_bytes,
-            all => (self.batch_bytes as f64 * (self.dead_bytes() as f64 / all as f64)) as u64,
-        }
-    }
-}
-
-impl<D: Disk> Picture<D> {
-    /// Numbers of the segments that are part of the store.
-    pub(crate) fn current(&self) -> impl Iterator<Item = u32> {
-        let is_replaced = |n: u32| self.replaced.contains(&self.segments[n as usize].id());
-        (0..self.segments.len() as u32).filter(move |&n| !is_replaced(n))
-    }
-
-    /// The segments in which no more will come.
-    pub(crate) fn at_rest(&self) -> Vec<AtRest> {
-        let open: BTreeSet<u32> = self.open.iter().map(|cursor| cursor.segment).collect();
-        let look = |number: u32| {
-            let header = self.segments[number as usize].header();
-            AtRest {
-                number,
-                id: header.id,
-                len: header.len,
-                is_output: header.output.is_some(),
-                batch_bytes: self.batch_bytes[number as usize],
-                value_bytes: self.value_bytes[number as usize],
-                live_bytes: self.index.live_bytes_in(number),
-            }
-        };
-        self.current().filter(|number| !open.contains(number)).map(look).collect()
-    }
-
-    /// The bytes of all batches.
-    pub(crate) fn all_batch_bytes(&self) -> u64 {
-        self.batch_bytes.iter().sum()
     }
 }
 
