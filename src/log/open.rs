@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
-use super::compaction::Background;
+use super::background::Background;
 use super::control::Control;
 use super::disk::Disk;
 use super::finder::segment_ids;
@@ -19,6 +19,7 @@ use super::options::Options;
 use super::picture::Picture;
 use super::recovery::{Survey, Trust};
 use super::segment::mapping::ForkMark;
+use super::spares::Spares;
 use super::sync::Syncer;
 use super::writer::Writer;
 use super::{Core, Names, SegmentLog, newer_version};
@@ -173,6 +174,7 @@ fn finish<D: Disk>(
         writer: Writer::new(),
         picture: RwLock::new(Picture::default()),
         syncer: Syncer::new(),
+        spares: Spares::default(),
     };
     Ok(SegmentLog { core: Arc::new(core), background: Background::new() })
 }
@@ -350,6 +352,15 @@ impl Names {
     /// The name of a file that is not part of the store yet; one at a time makes one of a name.
     pub(crate) fn temporary(&self, maker: &str) -> PathBuf {
         self.dir.join(format!("tmp-{maker}"))
+    }
+
+    /// The name of a dead segment that is kept to be written anew.
+    pub(crate) fn spare(&self, id: u64) -> PathBuf {
+        self.temporary(&format!("spare-{id:016x}"))
+    }
+
+    pub(crate) fn is_spare(name: &OsString) -> bool {
+        name.as_encoded_bytes().starts_with(b"tmp-spare-")
     }
 
     pub(crate) fn is_temporary(name: &OsString) -> bool {

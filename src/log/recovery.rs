@@ -336,8 +336,9 @@ impl<F: DiskFile> Surveyed<F> {
                 }
             }
         }
-        if self.ending == Ok(Link::End) {
-            // Its writer is gone. Not worth a sync: an open end says the same.
+        if self.ending != Ok(Link::Sealed) {
+            // Its writer is gone; and where the file had an earlier life, the word that ends the
+            // chain may be of that. Not worth a sync: an open end says the same.
             self.segment.seal(self.end);
             self.segment.punch_behind(self.end);
         }

@@ -58,6 +58,12 @@ impl<D: Disk> Syncer<D> {
         Syncer { leading: Mutex::new(lead) }
     }
 
+    /// Lets go of segments that a compaction has replaced.
+    pub(crate) fn forget(&self, ids: &[u64]) {
+        let mut lead = self.leading.lock().unwrap_or_else(PoisonError::into_inner);
+        lead.open.retain(|progress| !ids.contains(&progress.segment.id()));
+    }
+
     /// Returns when the history up to `sequence` is on stable storage.
     pub(crate) fn sync_to(&self, core: &Core<D>, sequence: u64) -> Result<()> {
         let control = core.control()?;

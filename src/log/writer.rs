@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use partd_format::batch::{Layout, NewEntry, WORDS_LEN};
@@ -36,6 +37,8 @@ pub(crate) struct Writer<D: Disk> {
     place: Mutex<Place<D>>,
     /// Held while a batch is committed: a slot commits one at a time.
     committing: Mutex<()>,
+    /// The id of the newest segment that the handle has made; 0 for none.
+    newest: AtomicU64,
 }
 
 /// Where the handle writes.
@@ -60,7 +63,11 @@ thread_local! {
 
 impl<D: Disk> Writer<D> {
     pub(crate) fn new() -> Writer<D> {
-        Writer { place: Mutex::new(Place { slot: None, tail: None }), committing: Mutex::new(()) }
+        Writer {
+            place: Mutex::new(Place { slot: None, tail: None }),
+            committing: Mutex::new(()),
+            newest: AtomicU64::new(0),
+        }
     }
 
     fn place(&self) -> MutexGuard<'_, Place<D>> {
@@ -96,6 +103,25 @@ impl<D: Disk> Writer<D> {
         })
     }
 
+    /// The id of the newest segment that the handle has made; 0 for none.
+    #[inline]
+    pub(crate) fn newest(&self) -> u64 {
+        self.newest.load(Ordering::Relaxed)
+    }
+
+    /// Ends the handle's segment early if that gives back `len` bytes of disk space.
+    pub(crate) fn give_up_tail(&self, control: &Control<D>, len: u64) -> bool {
+        let mut place = self.place();
+        // Less than a page of it is lost to where the pages begin.
+        let has_room = |tail: &mut Tail<D::File>| tail.room() >= len + 4096;
+        let Some(tail) = place.tail.take_if(has_room) else { return false };
+        if let Some(slot) = &place.slot {
+            control.clear_active(slot.number);
+        }
+        tail.close();
+        true
+    }
+
     /// The slot of the handle, taken now if it has none yet.
     pub(crate) fn slot(&self, core: &Core<D>) -> Result<u16> {
         take_slot(&mut self.place(), core, core.control()?)
@@ -122,19 +148,23 @@ impl<D: Disk> Writer<D> {
         let own_len = (HEADER_LEN + len + SEAL_LEN).next_multiple_of(4096);
         let fits_a_segment = HEADER_LEN + len + SEAL_LEN + core.options.reserve() <= segment_len;
         let (mut tail, is_next) = if fits_a_segment {
-            match check_space(core, segment_len, only_removes)
+            match check_space(core, segment_len)
                 .and_then(|()| make_segment(core, control, slot, segment_len))
             {
-                // What frees space must work on a full disk, if any space is left at all.
+                // What frees space must work on a full disk, if any space is left at all, and is
+                // never refused; it takes no more than it needs.
                 Err(error) if only_removes && is_full(&error) => {
                     (make_segment(core, control, slot, own_len)?, false)
                 }
                 made => (made?, true),
             }
         } else {
-            check_space(core, own_len, only_removes)?;
+            if !only_removes {
+                check_space(core, own_len)?;
+            }
             (make_segment(core, control, slot, own_len)?, false)
         };
+        self.newest.store(tail.segment().id(), Ordering::Relaxed);
         let Some(claim) = tail.claim(len) else {
             return Err(Error::Invalid(format!("a batch of {len} bytes does not fit its segment")));
         };
@@ -165,29 +195,41 @@ impl<D: Disk> Writer<D> {
     }
 }
 
-/// Whether an error says that the disk is full.
+/// Whether an error says that the disk is full, or the store as large as it may be.
 pub(crate) fn is_full(error: &Error) -> bool {
-    matches!(error, Error::Io { source, .. }
-        if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    match error {
+        Error::Io { source, .. } => {
+            matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        }
+        Error::StoreFull { .. } => true,
+        _ => false,
+    }
 }
 
 /// Whether a new segment of `len` bytes stays within the limit of the store.
-fn check_space<D: Disk>(core: &Core<D>, len: u64, only_removes: bool) -> Result<()> {
-    // What frees space is never refused.
-    let Some(max) = core.options.max_store_bytes.filter(|_| !only_removes) else { return Ok(()) };
-    let mut used = 0;
-    for id in segment_ids(&core.disk, &core.names)? {
-        let path = core.names.segment(id);
-        used += match core.disk.disk_bytes(&path) {
-            // A compaction was quicker.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            bytes => bytes.map_err(|error| Error::io("measure", path, error))?,
-        };
-    }
-    if used + len <= max {
+fn check_space<D: Disk>(core: &Core<D>, len: u64) -> Result<()> {
+    let Some(max) = core.options.max_store_bytes else { return Ok(()) };
+    let used = || -> Result<u64> {
+        let mut used = 0;
+        let segments = segment_ids(&core.disk, &core.names)?;
+        let segments = segments.into_iter().map(|id| core.names.segment(id));
+        for path in segments.chain(core.spare_paths()?) {
+            used += match core.disk.disk_bytes(&path) {
+                // A compaction was quicker.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+                bytes => bytes.map_err(|error| Error::io("measure", path, error))?,
+            };
+        }
+        Ok(used)
+    };
+    // A spare that will do takes no more than it has; one that will not may make room.
+    if core.spares.len() > 0 && len == core.options.segment_len()
+        || used()? + len <= max
+        || core.remove_spares()? && used()? + len <= max
+    {
         return Ok(());
     }
-    Err(Error::StoreFull { path: core.names.dir().to_owned(), used, needed: len, max })
+    Err(Error::StoreFull { path: core.names.dir().to_owned(), used: used()?, needed: len, max })
 }
 
 /// Makes and publishes a segment for a writer.
@@ -197,12 +239,28 @@ fn make_segment<D: Disk>(
     slot: u16,
     len: u64,
 ) -> Result<Tail<D::File>> {
-    let mut new = Unpublished::create(&core.disk, &core.names, &format!("writer-{slot:04}"), len)?;
+    let mut new = match core.take_spare(len) {
+        Some((path, file)) => Unpublished::of_spare(&core.disk, &core.names, path, file)?,
+        None => new_file(core, &format!("writer-{slot:04}"), len)?,
+    };
     let id = control.take_segment_id(Announce::Writer(slot));
     let tail = new.begin(id, &NewSegment { store: control.fixed.store, slot, output: None })?;
     new.publish(id)?;
     control.raise_generation();
     Ok(tail)
+}
+
+/// Makes a file for a segment; on a full disk, spares give it their space.
+pub(crate) fn new_file<'c, D: Disk>(
+    core: &'c Core<D>,
+    maker: &str,
+    len: u64,
+) -> Result<Unpublished<'c, D>> {
+    let create = || Unpublished::create(&core.disk, &core.names, maker, len);
+    match create() {
+        Err(error) if is_full(&error) && core.remove_spares()? => create(),
+        created => created,
+    }
 }
 
 /// The handle's slot; the first free one if it has none.

@@ -8,7 +8,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::{self, IoSlice};
-use std::ops::Range;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -37,6 +36,8 @@ pub enum Event {
     },
     Sync {
         inode: u32,
+        /// Only the pages up to here, if not all.
+        len: Option<u64>,
     },
     /// Disk space was given back; the bytes read as zeros.
     Punch {
@@ -94,6 +95,8 @@ pub enum Defect {
     SyncTooEarly,
     /// No file is synced by recovery.
     SyncInRecoveryLeftOut,
+    /// The empty header of a spare segment is not synced.
+    SyncOfSpareLeftOut,
     /// The directory of the store is never synced.
     SyncOfDirectoryLeftOut,
     /// The directory in which the store was made is never synced.
@@ -157,6 +160,8 @@ struct Shared {
 struct State {
     dirs: BTreeSet<PathBuf>,
     names: BTreeMap<PathBuf, Arc<Inode>>,
+    /// The inodes of the files that are open, each with its process.
+    open: Vec<(u32, u32)>,
     locks: Vec<Held>,
     log: Vec<Record>,
     inodes: u32,
@@ -176,8 +181,8 @@ struct State {
 struct Inode {
     number: u32,
     mapping: Mapping,
-    /// Ranges of which the disk space was given back.
-    holes: Mutex<Vec<Range<u64>>>,
+    /// Pages of which the disk space was given back.
+    holes: Mutex<BTreeSet<u64>>,
     /// Without allocation: the pages that have their space.
     backed: Option<Mutex<BTreeSet<u64>>>,
 }
@@ -381,7 +386,9 @@ impl SimDisk {
 
     /// Takes the locks of a process that was killed; it is stopped for good.
     pub fn kill(&self) {
-        lock(&self.shared.state).locks.retain(|held| held.process != self.process.number);
+        let mut state = lock(&self.shared.state);
+        state.locks.retain(|held| held.process != self.process.number);
+        state.open.retain(|(_, process)| *process != self.process.number);
     }
 
     /// Ends the thread of a killed process. What it does while it unwinds reaches the mappings, so
@@ -420,6 +427,7 @@ impl SimDisk {
     }
 
     fn file(&self, inode: Arc<Inode>) -> SimFile {
+        lock(&self.shared.state).open.push((inode.number, self.process.number));
         SimFile { disk: self.clone(), inode }
     }
 
@@ -455,6 +463,13 @@ impl Process {
     fn new(number: u32) -> Process {
         let gate = Gate { steps: 0, stop_at: None, fate: Fate::Running };
         Process { number, gate: Mutex::new(gate), moved: Condvar::new(), batch: Mutex::new(None) }
+    }
+}
+
+impl Inode {
+    /// The pages that the file takes on the disk.
+    fn pages(&self) -> u64 {
+        self.mapping.len().div_ceil(4096) - lock(&self.holes).len() as u64
     }
 }
 
@@ -507,6 +522,22 @@ impl Disk for SimDisk {
         Ok(self.file(inode.ok_or(io::ErrorKind::NotFound)?))
     }
 
+    fn reclaim(&self, path: &Path) -> io::Result<Option<SimFile>> {
+        self.count(|counts| &counts.opens);
+        let mut state = lock(&self.shared.state);
+        let inode = Arc::clone(state.names.get(path).ok_or(io::ErrorKind::NotFound)?);
+        if state.open.iter().any(|(open, _)| *open == inode.number) {
+            return Ok(None);
+        }
+        let mut holes = lock(&inode.holes);
+        if let Some(free) = &mut state.free_pages {
+            *free = free.checked_sub(holes.len() as u64).ok_or(io::ErrorKind::StorageFull)?;
+        }
+        holes.clear();
+        drop((holes, state));
+        Ok(Some(self.file(inode)))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.rename_over(from, to, false)
     }
@@ -520,7 +551,7 @@ impl Disk for SimDisk {
         let mut state = lock(&self.shared.state);
         let inode = state.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
         if let Some(free) = &mut state.free_pages {
-            *free += inode.mapping.len().div_ceil(4096);
+            *free += inode.pages();
         }
         drop(state);
         self.record(Event::Unlink { path: path.to_owned(), inode: inode.number });
@@ -540,7 +571,7 @@ impl Disk for SimDisk {
 
     fn disk_bytes(&self, path: &Path) -> io::Result<u64> {
         let inode = lock(&self.shared.state).names.get(path).cloned();
-        Ok(inode.ok_or(io::ErrorKind::NotFound)?.mapping.len().next_multiple_of(4096))
+        Ok(inode.ok_or(io::ErrorKind::NotFound)?.pages() * 4096)
     }
 
     fn age(&self, _dir: &Path) -> io::Result<Duration> {
@@ -672,8 +703,8 @@ impl DiskFile for SimFile {
         shared.counts.stores.fetch_add(1, Relaxed);
         shared.counts.stored_bytes.fetch_add(len, Relaxed);
         self.back(offset, len);
-        let is_in = |hole: &Range<u64>| hole.start < offset + len && offset < hole.end;
-        if lock(&self.inode.holes).iter().any(is_in) {
+        let pages = offset / 4096..(offset + len).div_ceil(4096);
+        if lock(&self.inode.holes).range(pages).next().is_some() {
             lock(&shared.state).stored_in_hole = true;
         }
         if shared.records && len > 0 {
@@ -727,7 +758,16 @@ impl DiskFile for SimFile {
             _ => false,
         };
         if !left_out {
-            self.disk.record(Event::Sync { inode: self.inode.number });
+            self.disk.record(Event::Sync { inode: self.inode.number, len: None });
+        }
+        self.disk.step();
+        Ok(())
+    }
+
+    fn sync_start(&self, len: u64) -> io::Result<()> {
+        self.disk.count(|counts| &counts.syncs);
+        if self.disk.shared.defect != Some(Defect::SyncOfSpareLeftOut) {
+            self.disk.record(Event::Sync { inode: self.inode.number, len: Some(len) });
         }
         self.disk.step();
         Ok(())
@@ -740,10 +780,28 @@ impl DiskFile for SimFile {
         for word in words.filter(|at| self.inode.mapping.load(*at, Relaxed) != 0) {
             self.inode.mapping.store(word, 0, Relaxed);
         }
-        lock(&self.inode.holes).push(offset..end);
+        let mut holes = lock(&self.inode.holes);
+        let before = holes.len();
+        holes.extend(offset.div_ceil(4096)..end / 4096);
+        let given = (holes.len() - before) as u64;
+        drop(holes);
+        if let Some(free) = &mut lock(&self.disk.shared.state).free_pages {
+            *free += given;
+        }
         self.disk.record(Event::Punch { inode: self.inode.number, offset, len });
         self.disk.step();
         Ok(())
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        let mut state = lock(&self.disk.shared.state);
+        let this = (self.inode.number, self.disk.process.number);
+        // None is left where the process was killed.
+        if let Some(place) = state.open.iter().position(|open| *open == this) {
+            state.open.swap_remove(place);
+        }
     }
 }
 

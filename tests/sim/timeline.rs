@@ -181,14 +181,14 @@ impl<'a> Timeline<'a> {
         self.next += 1;
         match &record.event {
             Event::Store { inode, offset, bytes } => self.store(*inode, *offset, bytes, stamp),
-            Event::Sync { inode } => {
+            Event::Sync { inode, len } => {
                 let upto = match self.defect {
                     Some(Defect::SyncTooEarly) => {
                         self.begun.get(&record.process).map_or(0, |b| b.at)
                     }
                     _ => usize::MAX,
                 };
-                self.sync(*inode, upto);
+                self.sync(*inode, len.unwrap_or(u64::MAX), upto);
             }
             Event::Punch { inode, offset, len } => self.punch(*inode, *offset, *len, stamp),
             Event::Create { path, inode, len } => {
@@ -295,17 +295,22 @@ impl<'a> Timeline<'a> {
         }
     }
 
-    /// Makes durable what was stored before `upto` in the log.
-    fn sync(&mut self, inode: u32, upto: usize) {
+    /// Makes durable what was stored to the pages of the first `len` bytes before `upto` in the log.
+    fn sync(&mut self, inode: u32, len: u64, upto: usize) {
         let unit_len = self.unit_len;
         let Some(file) = self.files.get_mut(&inode) else { return };
-        if file.len_stamp.is_some_and(|stamp| stamp < upto) {
+        if len >= file.len && file.len_stamp.is_some_and(|stamp| stamp < upto) {
             file.len_stamp = None;
         }
+        let end = len.checked_next_multiple_of(4096).unwrap_or(len);
         let mut rest = Vec::new();
         let mut pages: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
         for mut dirty in std::mem::take(&mut file.dirty) {
-            let kept = dirty.versions.partition_point(|(stamp, _)| *stamp < upto);
+            let is_in_range = dirty.unit * unit_len < end;
+            let kept = match is_in_range {
+                true => dirty.versions.partition_point(|(stamp, _)| *stamp < upto),
+                false => 0,
+            };
             if kept > 0 {
                 let (number, from) = place(dirty.unit, unit_len);
                 let page = pages.entry(number).or_insert_with(|| content(&file.durable, number));
