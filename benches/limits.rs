@@ -184,6 +184,56 @@ fn fill_twice(dir: &Path, case: Case, pool: &[u8]) -> [Duration; 2] {
     [first, second]
 }
 
+/// A key that had many small extents, after a compaction, beside one file of the same bytes: read
+/// into a fresh vector of its exact size, and then checksummed.
+fn compacted(dir: &Path, rounds: usize, pool: &[u8]) {
+    const PIECES: usize = 100_000;
+    let path = dir.join("compacted");
+    let options = SegmentLog::options().compaction_dead_share(None);
+    let p = options.open(&path).unwrap();
+    let piece = |i: usize| &pool[i * 64 % (pool.len() - 1024)..][..1024];
+    for i in 0..PIECES {
+        // Something of another key between any two.
+        p.append([("key", piece(i)), ("other", &[7; 100])]).unwrap();
+    }
+    drop(p);
+    let p = options.open(&path).unwrap();
+    let start = Instant::now();
+    let report = p.compact().unwrap();
+    let took = start.elapsed();
+    assert_eq!((p.view("key").unwrap().chunks().len(), report.extents_after), (1, 2));
+    let expected: Vec<u8> = (0..PIECES).flat_map(piece).copied().collect();
+    let file = dir.join("one file");
+    std::fs::write(&file, &expected).unwrap();
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    let mut figures: [Vec<f64>; 3] = Default::default();
+    for _ in 0..rounds {
+        let start = Instant::now();
+        let value = std::fs::read(&file).unwrap();
+        black_box(crc32fast::hash(&value));
+        figures[0].push(rate(expected.len(), start.elapsed()));
+        assert_eq!(value.capacity(), expected.len());
+        drop(value);
+        let start = Instant::now();
+        let value = one.install(|| p.get("key").unwrap());
+        figures[1].push(rate(expected.len(), start.elapsed()));
+        assert!(value == expected);
+        drop(value);
+        let start = Instant::now();
+        let value = p.get("key").unwrap();
+        figures[2].push(rate(expected.len(), start.elapsed()));
+        assert!(value == expected);
+    }
+    let [limit, single, several] = figures.each_mut().map(|figure| median(figure));
+    println!("a key of {PIECES} extents of 1 KiB, compacted in {took:.1?}");
+    println!(
+        "  get, one thread: {single:.2}, several: {several:.2}; limit: file into a vector + crc \
+         {limit:.2} (ratios {:.2}, {:.2})",
+        single / limit,
+        several / limit
+    );
+}
+
 fn main() {
     let mut rounds = 5;
     for argument in std::env::args().skip(1) {
@@ -202,6 +252,7 @@ fn main() {
     let base = std::env::var_os("PARTD_BENCH_DIR").map_or_else(std::env::temp_dir, Into::into);
     let dir = tempfile::tempdir_in(base).unwrap();
     println!("medians of {rounds} rounds, GiB/s; ratios of the medians");
+    compacted(dir.path(), rounds, &pool);
     for (name, case) in cases {
         let mut figures: [Vec<f64>; 9] = Default::default();
         for _ in 0..rounds {

@@ -253,6 +253,8 @@ enum Fit {
 
 impl<Fast: Partd, Slow: Partd> Partd for Buffer<Fast, Slow> {
     fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()> {
+        // What `slow` will never take must not be buffered, nor written and then not promised.
+        self.check(durability)?;
         if durability == Durability::Durable {
             let mut state = self.alone();
             self.drain(&mut state, 0)?;
@@ -328,6 +330,10 @@ impl<Fast: Partd, Slow: Partd> Partd for Buffer<Fast, Slow> {
     fn sync(&self) -> Result<()> {
         self.flush()?;
         self.slow.sync()
+    }
+
+    fn check(&self, durability: Durability) -> Result<()> {
+        self.slow.check(durability)
     }
 
     fn memory_bytes(&self) -> u64 {

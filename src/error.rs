@@ -18,7 +18,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// A call to the operating system failed.
-    #[error("cannot {doing} {}: {source}{}", path.display(), advice(source.kind()))]
+    #[error("cannot {doing} {}: {source}{}", path.display(), advice(source))]
     Io {
         /// What was being done, as it stands behind "cannot".
         doing: &'static str,
@@ -156,8 +156,14 @@ pub enum Error {
 }
 
 /// What to do about an error of the operating system, where that is known.
-fn advice(kind: io::ErrorKind) -> &'static str {
-    match kind {
+fn advice(error: &io::Error) -> &'static str {
+    /// `ENFILE` and `EMFILE`, which have no kind.
+    const TOO_MANY_FILES: [i32; 2] = [23, 24];
+    match error.kind() {
+        _ if error.raw_os_error().is_some_and(|code| TOO_MANY_FILES.contains(&code)) => {
+            "; each segment takes a file descriptor: raise the limit (`ulimit -n`), compact the \
+             store, or make its segments longer"
+        }
         io::ErrorKind::PermissionDenied => "; give this user the right to do so",
         io::ErrorKind::ReadOnlyFilesystem => {
             "; the file system is mounted read-only, where `SegmentLog::open_read_only` still reads"

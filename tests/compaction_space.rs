@@ -5,6 +5,7 @@ mod sim;
 
 use std::io::ErrorKind;
 
+use partd::log::disk::{Disk, DiskFile};
 use partd::{Error, Options, Partd, SegmentLog};
 use sim::disk::SimDisk;
 use sim::image::Image;
@@ -185,4 +186,33 @@ fn a_compaction_that_a_full_disk_does_not_let_run_leaves_the_store_as_it_was() {
     assert!(p.compact().expect("it compacts").runs > 0);
     assert_eq!(p.get("more").expect("it is read"), b"x");
     assert_eq!(p.len_of(2_u64).expect("it is read"), before.live_bytes / 500 * 72);
+}
+
+#[test]
+fn the_scar_of_a_power_cut_beside_the_sources_stops_no_compaction() {
+    let disk = blank();
+    let (p, q) = (open(&disk, &options()), open(&disk, &options()));
+    p.append([("k", "v")]).expect("it is appended");
+    // Behind the last batch of a segment, half of a word.
+    let path = std::path::Path::new(STORE).join("0000000000000001.seg");
+    let file = disk.open(&path, true).expect("it opens");
+    let mut at = 256;
+    let order = std::sync::atomic::Ordering::Relaxed;
+    let mut bytes = vec![0; 256];
+    file.mapping().copy_out(0, &mut bytes);
+    let len = file.mapping().len();
+    let header = partd_format::SegmentHeader::decode(&bytes, len).expect("it is one");
+    while let Ok(partd_format::Link::Batch(len)) =
+        partd_format::Link::decode(header.salt, at, file.mapping().load(at, order), len)
+    {
+        at += len;
+    }
+    file.mapping().store(at, 0xDEAD_0000, order);
+    q.append([("k", "w"), ("gone", "x")]).expect("it is appended");
+    q.delete(["gone"]).expect("it is deleted");
+    drop(q);
+    let r = open(&disk, &options());
+    let report = r.compact().expect("it compacts");
+    assert_eq!((report.runs, report.segments_replaced, report.deletes_kept), (1, 1, 0));
+    assert_eq!(open(&disk, &options()).get("k").expect("it is read"), b"vw");
 }

@@ -42,6 +42,10 @@ fn the_shuffle_without_arguments_takes_three_quarters_of_the_flights_through_the
     let mut seen = std::collections::HashMap::new();
     for entry in fs::read_dir(dir.path().join("shuffle-out")).expect("the output") {
         let path = entry.expect("an entry").path();
+        if path.extension().is_none_or(|extension| extension != "csv") {
+            // The mark that the directory is the example's own.
+            continue;
+        }
         let mut rows = lines(&path);
         assert_eq!(rows.remove(0), header);
         for row in &rows {

@@ -17,6 +17,19 @@ fn write(ops: Vec<Op>) -> Call {
     Call::Write { ops, durable: false }
 }
 
+/// A store with an output, and behind it a delete of what lies in it, a set and an append.
+fn worn() -> Vec<Call> {
+    let set = |key: &str, byte| Op::Set(key.to_owned(), vec![byte; 12]);
+    vec![
+        write(vec![append("a", 1, 20), set("s", 2), append("d", 3, 30)]),
+        Call::Close,
+        Call::Compact,
+        write(vec![Op::Delete("d".to_owned()), append("a", 4, 10)]),
+        write(vec![set("s", 5), Op::Delete("s".to_owned()), set("s", 6)]),
+        Call::Close,
+    ]
+}
+
 /// The calls in which a process is stopped, with what it has done before.
 fn victims() -> Vec<(&'static str, Vec<Call>, Call)> {
     let two = || vec![append("a", 1, 20), append("b", 2, 30)];
@@ -34,6 +47,7 @@ fn victims() -> Vec<(&'static str, Vec<Call>, Call)> {
         ("a batch beyond a segment", before(), write(vec![append("h", 6, 70_000)])),
         ("a clear", before(), write(vec![Op::Clear])),
         ("a compaction", vec![write(two()), Call::Close], Call::Compact),
+        ("a compaction of an output, sets and deletes", worn(), Call::Compact),
     ]
 }
 

@@ -216,6 +216,10 @@ where
         self.inner.sync()
     }
 
+    fn check(&self, durability: Durability) -> Result<()> {
+        self.inner.check(durability)
+    }
+
     fn memory_bytes(&self) -> u64 {
         self.inner.memory_bytes()
     }

@@ -127,8 +127,10 @@ impl<D: Disk> Core<D> {
 
     /// Unlinks what outputs have replaced, and makes it durable that it is gone.
     fn finish_predecessor(&self, control: &Control<D>) -> Result<()> {
+        // After a failed sync nobody knows whether an output has its bytes and its name for good.
+        self.check_sync(control)?;
         let dir = self.names.dir();
-        self.disk.sync_dir(dir).map_err(|e| Error::io("sync", dir, e))?;
+        self.sync_dir(control, dir)?;
         let ids = segment_ids(&self.disk, &self.names)?;
         let mut gone = false;
         for &id in &ids {
@@ -154,7 +156,7 @@ impl<D: Disk> Core<D> {
             }
         }
         if gone {
-            self.disk.sync_dir(dir).map_err(|e| Error::io("sync", dir, e))?;
+            self.sync_dir(control, dir)?;
         }
         Ok(())
     }
@@ -197,6 +199,7 @@ impl<D: Disk> Core<D> {
             }
         };
         let source_len: u64 = base.sources.iter().map(|source| source.len).sum();
+        self.check_sync(control)?;
         self.let_go(&base)?;
         control.count_compaction();
         let entries = &plan.entries;
@@ -213,6 +216,7 @@ impl<D: Disk> Core<D> {
         let (ids, has_more) = (base.source_ids(), base.has_more);
         drop((plan, base));
         self.syncer.forget(&ids);
+        self.writer.forget(&ids);
         self.with_picture(|_| ())?;
         self.gather_spares()?;
         Ok(has_more)
@@ -358,8 +362,7 @@ impl<D: Disk> Core<D> {
             stopped => stopped,
         };
         if matches!(published, Ok(true)) {
-            let dir = self.names.dir();
-            let synced = self.disk.sync_dir(dir).map_err(|e| Error::io("sync", dir, e));
+            let synced = self.sync_dir(control, self.names.dir());
             control.raise_generation();
             control.clear_output();
             return synced.map(|()| Some(len));

@@ -3,12 +3,14 @@
 //! A cache of the segments, with one exception: the commit word, while processes live. It is made
 //! under a temporary name and renamed, so that nobody ever maps half of one.
 
+use std::io;
+use std::path::Path;
 use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 use partd_format::control::{self as layout, Commit, Fixed};
 
 use super::commit::{Position, Word, Words};
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, is_shortage_of_files};
 use super::segment::{Segment, create_anew};
 use super::{Names, open_io};
 use crate::error::{Error, Result};
@@ -100,7 +102,7 @@ impl<D: Disk> Control<D> {
     /// Makes the control file anew, in place of the one that is there.
     pub(crate) fn create(disk: &D, names: &Names, start: &Start) -> Result<()> {
         let temporary = names.temporary("control");
-        let make = || -> std::io::Result<()> {
+        let make = || -> io::Result<()> {
             let file = create_anew(disk, &temporary, layout::FILE_LEN)?;
             let put = |offset, value| {
                 file.mapping().store(offset, value, Relaxed);
@@ -329,9 +331,13 @@ impl<D: Disk> Control<D> {
         self.word(layout::SYNC_FAILED_AT).load(Acquire) == layout::SYNC_FAILED
     }
 
-    /// Ends durable acknowledgements.
-    pub(crate) fn set_sync_failed(&self) {
-        self.word(layout::SYNC_FAILED_AT).store(layout::SYNC_FAILED, Release);
+    /// The error of a sync, which ends durable acknowledgements: what the disk has lost cannot be
+    /// known, and a second try would succeed and prove nothing.
+    pub(crate) fn sync_error(&self, path: impl AsRef<Path>, source: io::Error) -> Error {
+        if !is_shortage_of_files(&source) {
+            self.word(layout::SYNC_FAILED_AT).store(layout::SYNC_FAILED, Release);
+        }
+        Error::io("sync", path, source)
     }
 
     fn clean_stamp(&self) -> u64 {

@@ -92,6 +92,7 @@ pub struct OsDisk;
 /// A file of the operating system.
 #[derive(Debug)]
 pub struct OsFile {
+    /// Kept for as long as the mapping, since its lock says that the file is in use.
     file: File,
     mapping: Mapping,
 }
@@ -285,6 +286,13 @@ fn is_read_only(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
+/// Whether a call was not tried at all, since no more files can be opened.
+pub(crate) fn is_shortage_of_files(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let shortages = [Errno::MFILE, Errno::NFILE];
+    shortages.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 /// Calls again while a signal interrupts.
 fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
     loop {
@@ -295,24 +303,33 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Resu
     }
 }
 
+/// Writes all the buffers with as many calls of `write` as it takes.
+fn write_all(
+    mut buffers: &mut [IoSlice<'_>],
+    mut offset: u64,
+    mut write: impl FnMut(&[IoSlice<'_>], u64) -> rustix::io::Result<usize>,
+) -> io::Result<()> {
+    IoSlice::advance_slices(&mut buffers, 0);
+    while !buffers.is_empty() {
+        let some = &buffers[..buffers.len().min(BUFFERS_MAX)];
+        let written = retry(|| write(some, offset))?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        IoSlice::advance_slices(&mut buffers, written);
+        offset += written as u64;
+    }
+    Ok(())
+}
+
 impl DiskFile for OsFile {
     #[inline]
     fn mapping(&self) -> &Mapping {
         &self.mapping
     }
 
-    fn write_at(&self, mut buffers: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
-        IoSlice::advance_slices(&mut buffers, 0);
-        while !buffers.is_empty() {
-            let some = &buffers[..buffers.len().min(BUFFERS_MAX)];
-            let written = retry(|| rustix::io::pwritev(&self.file, some, offset))?;
-            if written == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            IoSlice::advance_slices(&mut buffers, written);
-            offset += written as u64;
-        }
-        Ok(())
+    fn write_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        write_all(buffers, offset, |some, at| rustix::io::pwritev(&self.file, some, at))
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -326,5 +343,56 @@ impl DiskFile for OsFile {
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         Ok(retry(|| rustix::fs::fallocate(&self.file, flags, offset, len))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    /// Writes some buffers with calls that do as `calls` says, then as they are asked; returns what
+    /// was written, from offset 100 on.
+    fn write(lens: &[usize], calls: &[rustix::io::Result<usize>]) -> io::Result<Vec<u8>> {
+        let bytes: Vec<u8> = (0..lens.iter().sum::<usize>()).map(|i| i as u8).collect();
+        let mut rest = &bytes[..];
+        let mut buffers = Vec::new();
+        for &len in lens {
+            let (buffer, behind) = rest.split_at(len);
+            buffers.push(IoSlice::new(buffer));
+            rest = behind;
+        }
+        let (mut calls, mut file) = (calls.iter(), Vec::new());
+        write_all(&mut buffers, 100, |some, at| {
+            assert_eq!(at, 100 + file.len() as u64);
+            assert!(!some.is_empty() && some.len() <= BUFFERS_MAX && !some[0].is_empty());
+            let all: usize = some.iter().map(|buffer| buffer.len()).sum();
+            let written = calls.next().map_or(Ok(all), |call| *call)?;
+            let asked: Vec<u8> = some.iter().flat_map(|buffer| buffer.iter().copied()).collect();
+            file.extend(&asked[..written]);
+            Ok(written)
+        })?;
+        assert!(file == bytes, "other bytes");
+        Ok(file)
+    }
+
+    #[test]
+    fn a_write_that_is_short_or_interrupted_goes_on_where_it_was() {
+        for lens in [&[10, 20, 30][..], &[0, 60, 0], &[1; 60]] {
+            for short in 1..60 {
+                write(lens, &[Ok(short)]).unwrap();
+                write(lens, &[Err(Errno::INTR), Ok(short), Err(Errno::INTR)]).unwrap();
+            }
+        }
+        write(&[3; 2 * BUFFERS_MAX + 1], &[Ok(4), Err(Errno::INTR), Ok(1)]).unwrap();
+        write(&[], &[]).unwrap();
+    }
+
+    #[test]
+    fn a_write_that_fails_or_does_not_get_on_is_an_error() {
+        let after = |last| write(&[10, 20], &[Ok(7), Err(Errno::INTR), last]).unwrap_err();
+        assert_eq!(after(Err(Errno::NOSPC)).kind(), io::ErrorKind::StorageFull);
+        assert_eq!(after(Err(Errno::IO)).raw_os_error(), Some(Errno::IO.raw_os_error()));
+        assert_eq!(after(Ok(0)).kind(), io::ErrorKind::WriteZero);
     }
 }

@@ -77,6 +77,10 @@ use crate::partd::{Batch, Chunks, Durability, Op, Partd};
 /// # Ok::<(), partd::Error>(())
 /// ```
 ///
+/// No operation waits for a process that is stopped or dead. Only opening may: whoever opens a store
+/// that nobody has open does so alone, and with it the recovery if one is needed. If it is stopped
+/// in the middle of that, others that open the store wait for up to 30 seconds, then get an error.
+///
 /// Opened before a `fork`, a handle serves the parent alone; in the child it gives an error.
 /// A disk that fails under a mapping can end the process with SIGBUS, as with every mapped file.
 pub struct SegmentLog<D: Disk = OsDisk> {
@@ -182,8 +186,9 @@ impl SegmentLog {
 
     /// Opens a store for reading; nothing in its directory is changed.
     ///
-    /// A store that is in use is followed as it grows. One that needs recovery is read as recovery
-    /// would leave it, which is worked out in memory.
+    /// A store that is in use, or was closed, is followed as it grows. One that needs recovery is
+    /// read as recovery would leave it, which is worked out in memory; that handle stays at that
+    /// moment.
     pub fn open_read_only(path: impl AsRef<Path>) -> Result<SegmentLog> {
         Options::default().open_read_only(path)
     }
@@ -206,6 +211,12 @@ impl SegmentLog {
 }
 
 impl<D: Disk> SegmentLog<D> {
+    /// [`sweep`](SegmentLog::sweep) on a disk other than that of the operating system.
+    #[doc(hidden)]
+    pub fn sweep_on(disk: &D, dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+        open::sweep(disk, dir.as_ref())
+    }
+
     /// The directory of the store.
     pub fn path(&self) -> &Path {
         self.core.names.dir()
@@ -222,7 +233,8 @@ impl<D: Disk> SegmentLog<D> {
     /// Where another compaction is under way, it returns at once and says that it did nothing.
     ///
     /// # Errors
-    /// On a full disk, on damage, and after a failed sync: the store is then as it was.
+    /// On damage, after a failed sync, and on a full disk where not even one segment could be
+    /// rewritten: the store is then as it was. Where the disk allows a part of it, that is done.
     pub fn compact(&self) -> Result<Compaction> {
         self.core.check_writable()?;
         self.core.compact(Aim::Everything, &Stop::default())
@@ -232,17 +244,14 @@ impl<D: Disk> SegmentLog<D> {
     pub fn stats(&self) -> Result<Stats> {
         let core = &*self.core;
         let control = core.control.as_ref();
-        core.with_walked_picture(|picture| {
+        let (mut stats, paths) = core.with_walked_picture(|picture| {
             let current = || picture.current().map(|number| &picture.segments[number as usize]);
-            // One that a compaction has taken away since takes nothing.
-            let on_disk =
-                |segment: &Arc<Segment<_>>| core.disk.disk_bytes(&segment.path()).unwrap_or(0);
             let is_output = |segment: &&Arc<Segment<_>>| segment.header().output.is_some();
             let segments = current().count() as u64;
             let compacted = current().filter(is_output).count() as u64;
             let open = picture.open.len() as u64;
             let values: u64 = picture.value_bytes.iter().sum();
-            Stats {
+            let stats = Stats {
                 sequence: picture.sequence,
                 synced: control.map_or(0, Control::synced),
                 keys: picture.index.len() as u64,
@@ -255,12 +264,16 @@ impl<D: Disk> SegmentLog<D> {
                 segments_sealed: segments - compacted - open,
                 segments_compacted: compacted,
                 segment_bytes: current().map(|segment| segment.header().len).sum(),
-                segments_spare: self.core.spares.len(),
-                disk_bytes: current().map(on_disk).sum(),
+                segments_spare: core.spares.len(),
+                disk_bytes: 0,
                 compactions: control.map_or(0, Control::compactions),
                 index_bytes: picture.index.memory_bytes(),
-            }
-        })
+            };
+            (stats, current().map(|segment| segment.path()).collect::<Vec<_>>())
+        })?;
+        // One that a compaction has taken away since takes nothing.
+        stats.disk_bytes = paths.iter().map(|path| core.disk.disk_bytes(path).unwrap_or(0)).sum();
+        Ok(stats)
     }
 
     /// Compares every checksum of everything that is in the store now, in parallel.
@@ -304,7 +317,7 @@ impl<D: Disk> fmt::Debug for SegmentLog<D> {
 impl<D: Disk> Partd for SegmentLog<D> {
     fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()> {
         let core = &*self.core;
-        core.check_writable()?;
+        self.check(durability)?;
         let sequence = match batch.is_empty() {
             true => core.visible(),
             false => core.writer.write(core, batch).inspect_err(|error| {
@@ -352,6 +365,16 @@ impl<D: Disk> Partd for SegmentLog<D> {
         let core = &*self.core;
         core.check_writable()?;
         core.syncer.sync_to(core, core.visible())
+    }
+
+    #[inline]
+    fn check(&self, durability: Durability) -> Result<()> {
+        self.core.check_writable()?;
+        match durability {
+            Durability::Plain => Ok(()),
+            // Nothing is written that could not be promised.
+            Durability::Durable => self.core.check_sync(self.core.control()?),
+        }
     }
 
     fn visit(

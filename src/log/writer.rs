@@ -5,9 +5,10 @@
 //! its first segment with its first write, so that one that only reads takes neither.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use partd_format::batch::{Layout, NewEntry, WORDS_LEN};
 use partd_format::control::SLOTS;
@@ -31,6 +32,11 @@ pub(crate) const GROUP_BYTES: usize = 256 << 10;
 /// Buffers in one call.
 pub(crate) const GROUP_BUFFERS: usize = 256;
 
+/// Full segments that a handle keeps open until they are synced: few, since one that is compacted
+/// away meanwhile keeps its disk space. Of failures in those beyond, and of a handle that is closed,
+/// the system still tells whoever opens the file next, unless it was short of memory.
+const FULL_MAX: usize = 8;
+
 /// The writing half of a handle.
 #[derive(Debug)]
 pub(crate) struct Writer<D: Disk> {
@@ -46,6 +52,16 @@ pub(crate) struct Writer<D: Disk> {
 struct Place<D: Disk> {
     slot: Option<Slot<D>>,
     tail: Option<Tail<D::File>>,
+    /// Full segments, the oldest first, until they are synced: a failure to write to the disk is
+    /// told of through the files that are open then, and forgotten where none is.
+    full: VecDeque<Full<D::File>>,
+}
+
+#[derive(Debug)]
+struct Full<F> {
+    segment: Arc<Segment<F>>,
+    /// No batch in it has a larger number; unknown while one is being written.
+    upto: Option<u64>,
 }
 
 /// The slot that the handle holds.
@@ -64,7 +80,7 @@ thread_local! {
 impl<D: Disk> Writer<D> {
     pub(crate) fn new() -> Writer<D> {
         Writer {
-            place: Mutex::new(Place { slot: None, tail: None }),
+            place: Mutex::new(Place { slot: None, tail: None, full: VecDeque::new() }),
             committing: Mutex::new(()),
             newest: AtomicU64::new(0),
         }
@@ -77,7 +93,7 @@ impl<D: Disk> Writer<D> {
 
     /// Writes a batch and returns its sequence number.
     pub(crate) fn write(&self, core: &Core<D>, batch: &Batch<'_>) -> Result<u64> {
-        let layout = layout_of(batch)?;
+        let layout = layout_of(core, batch)?;
         let only_removes = batch.ops().iter().all(|op| matches!(op, Op::Delete(_) | Op::Clear));
         let control = core.control()?;
         let (slot, mut claim) = self.claim(core, control, layout.batch_len(), only_removes)?;
@@ -109,6 +125,11 @@ impl<D: Disk> Writer<D> {
         self.newest.load(Ordering::Relaxed)
     }
 
+    /// Lets go of segments that a compaction has replaced.
+    pub(crate) fn forget(&self, ids: &[u64]) {
+        self.place().full.retain(|full| !ids.contains(&full.segment.id()));
+    }
+
     /// Ends the handle's segment early if that gives back `len` bytes of disk space.
     pub(crate) fn give_up_tail(&self, control: &Control<D>, len: u64) -> bool {
         let mut place = self.place();
@@ -118,7 +139,7 @@ impl<D: Disk> Writer<D> {
         if let Some(slot) = &place.slot {
             control.clear_active(slot.number);
         }
-        tail.close();
+        place.close(control, tail);
         true
     }
 
@@ -170,10 +191,10 @@ impl<D: Disk> Writer<D> {
         };
         if is_next {
             if let Some(full) = place.tail.replace(tail) {
-                full.close();
+                place.close(control, full);
             }
         } else {
-            tail.close();
+            place.close(control, tail);
             match &place.tail {
                 Some(active) => control.set_active(slot, active.segment().id()),
                 None => control.clear_active(slot),
@@ -191,6 +212,25 @@ impl<D: Disk> Writer<D> {
         if let Some(slot) = place.slot.take() {
             control.clear_active(slot.number);
             control.set_holder(slot.number, 0);
+        }
+    }
+}
+
+impl<D: Disk> Place<D> {
+    /// Ends a segment, and keeps its file open while it may have to be synced.
+    fn close(&mut self, control: &Control<D>, tail: Tail<D::File>) {
+        self.full.push_back(Full { segment: Arc::clone(tail.segment()), upto: None });
+        tail.close();
+        let synced = control.synced();
+        self.full.retain_mut(|full| {
+            // Who writes a batch holds the segment.
+            if full.upto.is_none() && Arc::get_mut(&mut full.segment).is_some() {
+                full.upto = Some(control.visible());
+            }
+            full.upto.is_none_or(|upto| upto > synced)
+        });
+        if self.full.len() > FULL_MAX {
+            self.full.pop_front();
         }
     }
 }
@@ -243,11 +283,17 @@ fn make_segment<D: Disk>(
         Some((path, file)) => Unpublished::of_spare(&core.disk, &core.names, path, file)?,
         None => new_file(core, &format!("writer-{slot:04}"), len)?,
     };
+    let active = control.active_segment(slot);
     let id = control.take_segment_id(Announce::Writer(slot));
-    let tail = new.begin(id, &NewSegment { store: control.fixed.store, slot, output: None })?;
-    new.publish(id)?;
-    control.raise_generation();
-    Ok(tail)
+    let made = new
+        .begin(id, &NewSegment { store: control.fixed.store, slot, output: None })
+        .and_then(|tail| new.publish(id).map(|()| tail));
+    match made {
+        Ok(_) => control.raise_generation(),
+        // It will not come.
+        Err(_) => control.set_active(slot, active),
+    }
+    made
 }
 
 /// Makes a file for a segment; on a full disk, spares give it their space.
@@ -321,15 +367,18 @@ pub(crate) fn retire<D: Disk>(core: &Core<D>, control: &Control<D>, id: u64) -> 
 }
 
 /// The layout of a batch, or why the format cannot hold it.
-fn layout_of(batch: &Batch<'_>) -> Result<Layout> {
+fn layout_of<D: Disk>(core: &Core<D>, batch: &Batch<'_>) -> Result<Layout> {
     let mut layout = Layout::new();
     for op in batch.ops() {
         let key_len = op.key().map_or(0, |key| key.len() as u64);
         layout.add(key_len, op.value().len() as u64).map_err(|error| {
             let key = op.key().cloned().unwrap_or_default();
             Error::Invalid(format!(
-                "the batch is more than the format can hold, at key {key}: {} may be {}, not {}",
-                error.what, error.expected, error.found
+                "{}: the batch is more than the format can hold, at key {key}: {} may be {}, not {}",
+                core.names.dir().display(),
+                error.what,
+                error.expected,
+                error.found
             ))
         })?;
     }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use partd::log::disk::{Disk, DiskFile, Mapping};
 use partd_format::control::{COMMIT_AT, Commit};
 
+use super::faults::{Call, Faults, Meanwhile};
 use super::image::{FileImage, Image};
 use super::{Rng, STORE};
 
@@ -45,6 +46,10 @@ pub enum Event {
         offset: u64,
         len: u64,
     },
+    /// What was not durable by now may never be: its pages count as clean.
+    SyncFailed {
+        inode: u32,
+    },
     Create {
         path: PathBuf,
         inode: u32,
@@ -63,6 +68,10 @@ pub enum Event {
         path: PathBuf,
     },
     SyncDir {
+        path: PathBuf,
+    },
+    /// No later sync of the directory proves anything.
+    SyncDirFailed {
         path: PathBuf,
     },
     /// The commit word was changed; a number that was taken is for `batch` of the workload.
@@ -185,6 +194,15 @@ struct Inode {
     holes: Mutex<BTreeSet<u64>>,
     /// Without allocation: the pages that have their space.
     backed: Option<Mutex<BTreeSet<u64>>>,
+    /// Writes to stable storage that have failed. Each open file is told once; who opens the file
+    /// later is told of the last one if nobody was told, and the file was open all along.
+    failures: Mutex<Failures>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Failures {
+    count: u64,
+    was_told: bool,
 }
 
 #[derive(Debug)]
@@ -208,6 +226,7 @@ struct Process {
     gate: Mutex<Gate>,
     moved: Condvar,
     batch: Mutex<Option<usize>>,
+    faults: Mutex<Option<Faults>>,
 }
 
 #[derive(Debug)]
@@ -391,6 +410,51 @@ impl SimDisk {
         state.open.retain(|(_, process)| *process != self.process.number);
     }
 
+    /// Watches the calls of this process that can fail from now on; one of them does.
+    pub fn watch(&self, fails: Option<(usize, i32)>) {
+        *lock(&self.process.faults) = Some(Faults { fails, ..Faults::default() });
+    }
+
+    /// Watches them, and lets the first of a kind fail.
+    pub fn fail_first(&self, call: Call, error: i32) {
+        let first = Some((call, error));
+        *lock(&self.process.faults) = Some(Faults { first, ..Faults::default() });
+    }
+
+    /// Watches them, and lets something happen before one of them.
+    pub fn interrupt(&self, at: usize, meanwhile: impl FnOnce() + Send + 'static) {
+        let late = Some((at, Meanwhile(Box::new(meanwhile))));
+        *lock(&self.process.faults) = Some(Faults { late, ..Faults::default() });
+    }
+
+    /// The calls since they were watched; they are not any more.
+    pub fn watched(&self) -> Vec<Call> {
+        lock(&self.process.faults).take().map_or_else(Vec::new, |faults| faults.made)
+    }
+
+    /// The system fails to write a file to stable storage, unasked.
+    pub fn fail_writeback(&self, path: &Path) {
+        let inode = lock(&self.shared.state).names.get(path).cloned().expect("a file");
+        let mut failures = lock(&inode.failures);
+        *failures = Failures { count: failures.count + 1, was_told: false };
+        drop(failures);
+        self.record(Event::SyncFailed { inode: inode.number });
+    }
+
+    /// Whether a process has a file open.
+    pub fn is_open(&self, path: &Path) -> bool {
+        lock(&self.shared.state).names.get(path).is_some_and(|inode| Arc::strong_count(inode) > 1)
+    }
+
+    /// A call that can fail.
+    fn fallible(&self, call: Call) -> io::Result<()> {
+        let meanwhile = lock(&self.process.faults).as_mut().and_then(Faults::meanwhile);
+        if let Some(Meanwhile(happens)) = meanwhile {
+            happens();
+        }
+        lock(&self.process.faults).as_mut().map_or(Ok(()), |faults| faults.pass(call))
+    }
+
     /// Ends the thread of a killed process. What it does while it unwinds reaches the mappings, so
     /// this is for when nobody looks any more.
     pub fn bury(&self) {
@@ -428,10 +492,15 @@ impl SimDisk {
 
     fn file(&self, inode: Arc<Inode>) -> SimFile {
         lock(&self.shared.state).open.push((inode.number, self.process.number));
-        SimFile { disk: self.clone(), inode }
+        let Failures { count, was_told } = *lock(&inode.failures);
+        // The directory and this call know the file; whoever else does has it open.
+        let is_open = Arc::strong_count(&inode) > 2;
+        let told = if is_open && !was_told { count.saturating_sub(1) } else { count };
+        SimFile { disk: self.clone(), inode, told: AtomicU64::new(told) }
     }
 
     fn rename_over(&self, from: &Path, to: &Path, may_replace: bool) -> io::Result<()> {
+        self.fallible(if may_replace { Call::Replace } else { Call::Rename })?;
         self.count(|counts| &counts.names);
         let mut state = lock(&self.shared.state);
         if !may_replace && state.names.contains_key(to) {
@@ -455,14 +524,20 @@ impl SimDisk {
 
 impl Inode {
     fn new(number: u32, mapping: Mapping) -> Inode {
-        Inode { number, mapping, holes: Mutex::default(), backed: None }
+        Inode { number, mapping, holes: Mutex::default(), backed: None, failures: Mutex::default() }
     }
 }
 
 impl Process {
     fn new(number: u32) -> Process {
         let gate = Gate { steps: 0, stop_at: None, fate: Fate::Running };
-        Process { number, gate: Mutex::new(gate), moved: Condvar::new(), batch: Mutex::new(None) }
+        Process {
+            number,
+            gate: Mutex::new(gate),
+            moved: Condvar::new(),
+            batch: Mutex::new(None),
+            faults: Mutex::new(None),
+        }
     }
 }
 
@@ -495,6 +570,7 @@ impl Disk for SimDisk {
     type Lock = SimLock;
 
     fn create(&self, path: &Path, len: u64) -> io::Result<SimFile> {
+        self.fallible(Call::Create)?;
         self.count(|counts| &counts.creates);
         let mut state = lock(&self.shared.state);
         if state.names.contains_key(path) {
@@ -517,12 +593,14 @@ impl Disk for SimDisk {
     }
 
     fn open(&self, path: &Path, _writable: bool) -> io::Result<SimFile> {
+        self.fallible(Call::Open)?;
         self.count(|counts| &counts.opens);
         let inode = lock(&self.shared.state).names.get(path).cloned();
         Ok(self.file(inode.ok_or(io::ErrorKind::NotFound)?))
     }
 
     fn reclaim(&self, path: &Path) -> io::Result<Option<SimFile>> {
+        self.fallible(Call::Reclaim)?;
         self.count(|counts| &counts.opens);
         let mut state = lock(&self.shared.state);
         let inode = Arc::clone(state.names.get(path).ok_or(io::ErrorKind::NotFound)?);
@@ -547,6 +625,7 @@ impl Disk for SimDisk {
     }
 
     fn unlink(&self, path: &Path) -> io::Result<()> {
+        self.fallible(Call::Unlink)?;
         self.count(|counts| &counts.names);
         let mut state = lock(&self.shared.state);
         let inode = state.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
@@ -560,25 +639,30 @@ impl Disk for SimDisk {
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
+        self.fallible(Call::List)?;
         self.count(|counts| &counts.lists);
         let state = lock(&self.shared.state);
         if !state.dirs.contains(dir) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let in_dir = state.names.keys().filter(|path| path.parent() == Some(dir));
+        let paths = state.names.keys().chain(&state.dirs);
+        let in_dir = paths.filter(|path| path.parent() == Some(dir));
         Ok(in_dir.filter_map(|path| path.file_name().map(ToOwned::to_owned)).collect())
     }
 
     fn disk_bytes(&self, path: &Path) -> io::Result<u64> {
+        self.fallible(Call::DiskBytes)?;
         let inode = lock(&self.shared.state).names.get(path).cloned();
         Ok(inode.ok_or(io::ErrorKind::NotFound)?.pages() * 4096)
     }
 
     fn age(&self, _dir: &Path) -> io::Result<Duration> {
+        self.fallible(Call::Age)?;
         Ok(Duration::from_secs(3600))
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        self.fallible(Call::CreateDir)?;
         self.count(|counts| &counts.names);
         let mut missing: Vec<&Path> = Vec::new();
         for path in dir.ancestors() {
@@ -594,11 +678,22 @@ impl Disk for SimDisk {
         Ok(())
     }
 
-    fn remove_dir(&self, _dir: &Path) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        self.fallible(Call::RemoveDir)?;
+        self.count(|counts| &counts.names);
+        let mut state = lock(&self.shared.state);
+        state.names.retain(|path, _| path.parent() != Some(dir));
+        state.dirs.remove(dir);
+        Ok(())
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        if let Err(error) = self.fallible(Call::SyncDir) {
+            if Call::SyncDir.loses(error.raw_os_error().unwrap_or(0)) {
+                self.record(Event::SyncDirFailed { path: dir.to_owned() });
+            }
+            return Err(error);
+        }
         self.count(|counts| &counts.syncs);
         let is_store = dir == Path::new(STORE);
         let left_out = match self.shared.defect {
@@ -614,6 +709,7 @@ impl Disk for SimDisk {
     }
 
     fn try_lock(&self, path: &Path, exclusive: bool) -> io::Result<Option<SimLock>> {
+        self.fallible(Call::TryLock)?;
         self.count(|counts| &counts.locks);
         let mut state = lock(&self.shared.state);
         if !state.names.contains_key(path) {
@@ -639,10 +735,12 @@ impl Disk for SimDisk {
     }
 
     fn unfit(&self, _dir: &Path) -> io::Result<Option<String>> {
+        self.fallible(Call::Unfit)?;
         Ok(None)
     }
 
     fn boot_id(&self) -> io::Result<[u8; 16]> {
+        self.fallible(Call::BootId)?;
         let mut id = [0xB0; 16];
         if self.shared.defect != Some(Defect::BootIdStays) {
             id[..8].copy_from_slice(&self.shared.boot.to_le_bytes());
@@ -651,6 +749,7 @@ impl Disk for SimDisk {
     }
 
     fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        self.fallible(Call::Random)?;
         if self.shared.defect == Some(Defect::RandomStays) {
             bytes.fill(0x5A);
             return Ok(());
@@ -674,9 +773,24 @@ impl Disk for SimDisk {
 pub struct SimFile {
     disk: SimDisk,
     inode: Arc<Inode>,
+    /// The failures that it was told of.
+    told: AtomicU64,
 }
 
 impl SimFile {
+    /// Fails where a sync is to fail, or where one has of which this file was not told.
+    fn write_back(&self) -> io::Result<()> {
+        let mut failures = lock(&self.inode.failures);
+        let failed = self.disk.fallible(Call::Sync);
+        failures.count += u64::from(failed.is_err());
+        if self.told.swap(failures.count, Relaxed) < failures.count {
+            failures.was_told = true;
+            self.disk.record(Event::SyncFailed { inode: self.inode.number });
+            return Err(failed.err().unwrap_or_else(|| io::Error::from_raw_os_error(libc::EIO)));
+        }
+        Ok(())
+    }
+
     /// Gives pages their space at the first store, where they had none.
     fn back(&self, offset: u64, len: u64) {
         let Some(backed) = &self.inode.backed else { return };
@@ -739,13 +853,19 @@ impl DiskFile for SimFile {
         if self.inode.mapping.len() < offset + bytes.len() as u64 {
             return Err(io::ErrorKind::InvalidInput.into());
         }
+        let failed = self.disk.fallible(Call::WriteAt);
+        if failed.is_err() {
+            // Some of it was written.
+            bytes.truncate(bytes.len() / 2);
+        }
         poke(&self.inode.mapping, offset, &bytes);
         self.stored(offset, bytes.len() as u64);
-        Ok(())
+        failed
     }
 
     fn sync(&self) -> io::Result<()> {
         let shared = &self.disk.shared;
+        self.write_back()?;
         self.disk.count(|counts| &counts.syncs);
         let mut state = lock(&shared.state);
         state.syncs += 1;
@@ -765,6 +885,7 @@ impl DiskFile for SimFile {
     }
 
     fn sync_start(&self, len: u64) -> io::Result<()> {
+        self.write_back()?;
         self.disk.count(|counts| &counts.syncs);
         if self.disk.shared.defect != Some(Defect::SyncOfSpareLeftOut) {
             self.disk.record(Event::Sync { inode: self.inode.number, len: Some(len) });
@@ -774,6 +895,7 @@ impl DiskFile for SimFile {
     }
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.disk.fallible(Call::Punch)?;
         let end = offset.checked_add(len).filter(|end| *end <= self.inode.mapping.len());
         let end = end.ok_or(io::ErrorKind::InvalidInput)?;
         let words = (offset..end).step_by(8);

@@ -5,6 +5,7 @@
 //! | file | what it owns |
 //! |---|---|
 //! | `disk` | the disk: files, names, locks, a log of every operation; processes that stop and die |
+//! | `faults` | calls that fail once |
 //! | `image` | what a power cut leaves behind: a disk at rest |
 //! | `timeline` | the log up to a moment: what is durable by then, and what may be lost |
 //! | `cuts` | which of the things that may be lost are lost: the enumeration |
@@ -20,6 +21,7 @@
 pub mod again;
 pub mod cuts;
 pub mod disk;
+pub mod faults;
 pub mod harm;
 pub mod image;
 pub mod oracle;

@@ -82,6 +82,8 @@ struct File {
     live: BTreeMap<u32, Box<[u8]>>,
     dirty: Vec<Dirty>,
     by_unit: HashMap<u64, usize>,
+    /// Pages that a failed sync has left clean and not durable: a later one passes them over.
+    passed_over: BTreeSet<u32>,
 }
 
 /// Something that a power cut may lose.
@@ -116,6 +118,8 @@ pub struct Timeline<'a> {
     pending: Vec<Change>,
     files: BTreeMap<u32, File>,
     control: Option<u32>,
+    /// Directories of which a sync has failed.
+    failed_dirs: BTreeSet<PathBuf>,
     /// The batches of the history beyond `before`, in order.
     pub taken: Vec<Option<usize>>,
     before: u64,
@@ -155,6 +159,7 @@ impl<'a> Timeline<'a> {
             pending: Vec::new(),
             files,
             control: None,
+            failed_dirs: BTreeSet::new(),
             taken: Vec::new(),
             before,
             visible: before,
@@ -206,6 +211,16 @@ impl<'a> Timeline<'a> {
                 self.pending.push(Change::Unlink(path.clone(), *inode));
             }
             Event::MakeDir { path } => self.pending.push(Change::MakeDir(path.clone())),
+            Event::SyncFailed { inode } => {
+                if let Some(file) = self.files.get_mut(inode) {
+                    let pages = file.dirty.iter().map(|dirty| place(dirty.unit, self.unit_len).0);
+                    file.passed_over.extend(pages);
+                }
+            }
+            Event::SyncDirFailed { path } => {
+                self.failed_dirs.insert(path.clone());
+            }
+            Event::SyncDir { path } if self.failed_dirs.contains(path) => {}
             Event::SyncDir { path } => {
                 let durable = &mut self.durable;
                 self.pending.retain(|change| {
@@ -267,6 +282,7 @@ impl<'a> Timeline<'a> {
             let (part, behind) = rest.split_at(rest.len().min(4096 - in_page));
             let page = file.live.entry((at / 4096) as u32).or_insert_with(|| vec![0; 4096].into());
             page[in_page..in_page + part.len()].copy_from_slice(part);
+            file.passed_over.remove(&((at / 4096) as u32));
             at += part.len() as u64;
             rest = behind;
         }
@@ -306,13 +322,13 @@ impl<'a> Timeline<'a> {
         let mut rest = Vec::new();
         let mut pages: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
         for mut dirty in std::mem::take(&mut file.dirty) {
-            let is_in_range = dirty.unit * unit_len < end;
-            let kept = match is_in_range {
+            let (number, from) = place(dirty.unit, unit_len);
+            let is_written = dirty.unit * unit_len < end && !file.passed_over.contains(&number);
+            let kept = match is_written {
                 true => dirty.versions.partition_point(|(stamp, _)| *stamp < upto),
                 false => 0,
             };
             if kept > 0 {
-                let (number, from) = place(dirty.unit, unit_len);
                 let page = pages.entry(number).or_insert_with(|| content(&file.durable, number));
                 let version = &dirty.versions[kept - 1].1;
                 page[from..from + version.len()].copy_from_slice(version);

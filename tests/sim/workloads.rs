@@ -217,9 +217,8 @@ fn compaction(rng: &mut Rng) -> Vec<Step> {
                 _ => Step::Call(2, Call::Compact),
             });
             steps.push(write(by, small(rng), false));
-            if rng.below(2) == 0 {
-                steps.push(Step::Kill(2));
-            }
+            // One that was stopped dies there, or goes on beside what has come meanwhile.
+            steps.push(if rng.below(2) == 0 { Step::Kill(2) } else { Step::Resume(2) });
         }
     }
     steps.push(Step::Kill(2));

@@ -114,20 +114,31 @@ impl<F: DiskFile> Base<F> {
     fn keeps(&self, is_source: &[bool]) -> Vec<Keep> {
         let mut keeps = Vec::new();
         for segment in self.outside(is_source) {
-            let mut end = 0;
-            let mut next = segment.header().data_start;
-            while let Ok(Link::Batch(len)) = segment.link(next) {
-                if matches!(segment.state(next), Ok(State::Committed(sequence)) if sequence <= self.upto)
-                {
-                    end = next + len;
-                }
-                next += len;
-            }
+            let taken = self.taken(segment).last();
+            let end = taken.map_or(0, |(offset, len, _)| offset + len);
             if end > 0 || segment.header().output.is_some() {
                 keeps.push(Keep { id: segment.id(), end });
             }
         }
         keeps
+    }
+
+    /// The batches of a segment up to `upto`, each with its number. A chain may end in the scar of
+    /// a power cut: what lies behind it was never part of the history.
+    fn taken<'a>(&'a self, segment: &'a Segment<F>) -> impl Iterator<Item = (u64, u64, u64)> + 'a {
+        let mut next = segment.header().data_start;
+        let chain = std::iter::from_fn(move || {
+            let Ok(Link::Batch(len)) = segment.link(next) else { return None };
+            let offset = next;
+            next += len;
+            Some((offset, len))
+        });
+        chain.filter_map(|(offset, len)| match segment.state(offset) {
+            Ok(State::Committed(sequence)) if sequence <= self.upto => {
+                Some((offset, len, sequence))
+            }
+            _ => None,
+        })
     }
 
     /// The entries in key order, and how many extents they are made of.
@@ -206,8 +217,7 @@ impl<F: DiskFile> Base<F> {
         let mut needed = Removals::default();
         for segment in self.outside(is_source) {
             let is_output = segment.header().output.is_some();
-            for (offset, len) in chain(segment)? {
-                let Ok(State::Committed(of_batch)) = segment.state(offset) else { continue };
+            for (offset, len, of_batch) in self.taken(segment) {
                 // The number of a batch in an output says nothing of its entries.
                 if !is_output && of_batch >= newest {
                     continue;

@@ -19,7 +19,7 @@ use crate::text::{Align, Table, plural};
 /// How a temporary store begins its name; eight or more letters and digits follow.
 const PREFIX: &str = "partd-tmp-";
 /// A directory without a lock file is left alone for so long: it may be in the making.
-const YOUNG: Duration = Duration::from_secs(600);
+const YOUNG: Duration = Duration::from_secs(60);
 
 struct Found {
     path: PathBuf,
