@@ -92,16 +92,16 @@ mutant link-check format/src/word.rs I9 damage $flips \
     'let payload = word >> LINK_CHECK_BITS;'
 mutant salt src/log/segment/mod.rs I4 damage \
     bytes_of_an_earlier_life_of_the_disk_are_never_taken_for_batches \
-    'let salt = Salt(u64::from_le_bytes(salt));' \
-    'let salt = Salt(u64::from_le_bytes(salt) | u64::MAX);'
+    'Ok(Salt(u64::from_le_bytes(salt)))' \
+    'Ok(Salt(u64::from_le_bytes(salt) | u64::MAX))'
 
 # The commit protocol beside the dead.
 mutant help src/log/commit.rs 'live I1' kill_steps $killed \
     'help(words, seen).map_err(CommitError::Help)?;' \
     'return Err(CommitError::HistoryFull);'
 mutant help-state src/log/commit.rs 'live I1' kill_steps $killed \
-    'words.settle(position, open.sequence)?;' \
-    'let _ = position;'
+    'if let Err(error) = words.settle(position, open.sequence) {' \
+    'if let (Err(error), _) = (Ok::<(), W::Error>(()), position) {'
 mutant take-over src/log/writer.rs 'live I1 I6' kill_steps \
     whoever_takes_the_slot_of_the_dead_finishes_what_it_left \
     'commit::take_over(control, number)?;' \
@@ -144,9 +144,10 @@ mutant output-sync src/log/compaction.rs 'I1 I2 I3' crash $crash \
 mutant output-name src/log/compaction.rs 'I1 I2' crash $crash \
     'let synced = self.disk.sync_dir(dir).map_err(|e| Error::io("sync", dir, e));' \
     'let synced = Ok(());'
-mutant forgotten-delete src/log/compaction.rs I5 crash $crash \
-    'if sequence <= floor {' \
-    'if sequence > 0 {'
+mutant forgotten-delete src/log/compaction/plan.rs I5 crash $crash \
+    '*removals = needed;' \
+    '*removals = Removals::default();
+        drop(needed);'
 mutant replaced src/log/recovery.rs 'I5 I1 I6' crash $crash \
     'surveyed.is_replaced = replaced.contains(&surveyed.segment.id());' \
     'surveyed.is_replaced = false;'

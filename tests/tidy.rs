@@ -150,6 +150,63 @@ fn every_member_of_the_workspace_inherits_the_lints() {
     }
 }
 
+/// Every `file::test` in the code spans of a text, for files of tests/.
+fn cited_tests(text: &str) -> Vec<(&str, &str)> {
+    let spans = text.split('`').skip(1).step_by(2);
+    let is_name = |name: &str| name.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric());
+    spans
+        .filter_map(|span| span.split_once("::"))
+        .filter(|(file, test)| is_name(file) && is_name(test))
+        .collect()
+}
+
+#[test]
+fn the_page_of_the_tests_names_every_file_and_no_test_that_is_not_there() {
+    let page = fs::read_to_string(root().join("tests/README.md")).unwrap();
+    for entry in fs::read_dir(root().join("tests")).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        let name = if entry.path().is_dir() { format!("{name}/") } else { name };
+        let row = format!("| `{name}` |");
+        assert!(name == "README.md" || page.contains(&row), "tests/README.md has no {row}");
+    }
+    let tests = rust_files(&["tests"]);
+    let cited = cited_tests(&page);
+    assert!(cited.len() > 60, "only {} tests are cited", cited.len());
+    for (file, test) in cited {
+        let of_file = |name: &str| {
+            name == format!("tests/{file}.rs") || name.starts_with(&format!("tests/{file}/"))
+        };
+        let function = format!("fn {test}(");
+        let mut files = tests.iter().filter(|(name, _)| of_file(name));
+        let is_there = files.any(|(_, text)| text.contains(&function));
+        assert!(is_there, "tests/README.md cites {file}::{test}, which is not there");
+    }
+}
+
+#[test]
+fn every_deliberate_defect_is_in_the_table_with_the_test_that_catches_it() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let (page, script) = (read("tests/README.md"), read("tests/mutants.sh"));
+    let mutants = script.lines().filter_map(|line| line.strip_prefix("mutant "));
+    let mut names: Vec<&str> = mutants.filter_map(|line| line.split(' ').next()).collect();
+    let disk = read("tests/sim/disk.rs");
+    let defects = disk.split_once("pub enum Defect {").unwrap().1;
+    let defects = defects.split_once('}').unwrap().0.lines().map(str::trim);
+    names.extend(defects.filter_map(|line| line.strip_suffix(',')));
+    assert!(names.len() >= 15, "only {} defects", names.len());
+    for name in names {
+        let row = page.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+        let row = row.unwrap_or_else(|| panic!("tests/README.md does not know the defect {name}"));
+        assert_eq!(cited_tests(row).len(), 1, "no test is named for {name}");
+    }
+    for invariant in 1..=9 {
+        let of_it =
+            |line: &&str| line.starts_with("| `") && line.contains(&format!("I{invariant}"));
+        assert!(page.lines().any(|line| of_it(&line)), "no defect violates I{invariant}");
+    }
+}
+
 #[test]
 fn both_licences_and_the_texts_a_reader_looks_for_are_there() {
     for name in [
@@ -159,6 +216,7 @@ fn both_licences_and_the_texts_a_reader_looks_for_are_there() {
         "CHANGELOG.md",
         "CONTRIBUTING.md",
         "format/SPEC.md",
+        "tests/README.md",
     ] {
         let text = fs::read_to_string(root().join(name)).unwrap();
         assert!(text.len() > 500, "{name} has {} bytes", text.len());

@@ -16,6 +16,9 @@ use partd_format::{Scanner, SegmentHeader, State};
 use super::judge::Log;
 use super::{Child, PATIENCE, Random, state_of, wait_for_state};
 
+/// How often a writer is asked for a long append before it is killed wherever it is.
+const TRIES: u32 = 6;
+
 /// How the writers of an arena behave.
 #[derive(Clone, Copy, Debug)]
 pub struct Manner {
@@ -145,16 +148,11 @@ impl Arena {
     }
 
     /// Kills a writer, counts the batches that it leaves claimed and not committed, and starts it
-    /// again. With `in_append`, it is killed soon after it has begun a long append.
+    /// again. With `in_append`, it is killed soon after it has begun a long append, and best in it.
     pub fn kill_writer(&mut self, writer: u32, in_append: bool) -> usize {
         let i = writer as usize;
         if in_append {
-            let long = self.log.long(writer);
-            if let Some(child) = &mut self.writers[i].child {
-                child.say("long");
-            }
-            self.wait_for("a long append", |arena| arena.log.long(writer) > long);
-            std::thread::sleep(Duration::from_micros(self.random.below(2 * self.aim_us + 1)));
+            self.stop_in_append(writer);
         }
         let child = self.writers[i].child.take().expect("every writer has a child");
         let pid = child.pid();
@@ -165,15 +163,32 @@ impl Arena {
             self.left_behind.push((forked, input));
         }
         let pending = self.pending_batches(pid);
-        if in_append && pending == 0 {
-            // Too late or too early: the machine tells how long to wait.
-            let late = self.log.last_is_acked(writer);
-            self.aim_us = if late { self.aim_us * 3 / 4 } else { self.aim_us * 4 / 3 + 10 };
-        }
         let life = self.writers[i].life + 1;
         let (child, forked) = self.new_writer(writer, life);
         self.writers[i] = Writer { child: Some(child), life, forked };
         pending
+    }
+
+    /// Stops a writer in a long append; on a busy machine that takes some tries, and may not come
+    /// about at all.
+    fn stop_in_append(&mut self, writer: u32) {
+        for _ in 0..TRIES {
+            let long = self.log.long(writer);
+            if let Some(child) = &mut self.writers[writer as usize].child {
+                child.say("long");
+            }
+            self.wait_for("a long append", |arena| arena.log.long(writer) > long);
+            std::thread::sleep(Duration::from_micros(self.random.below(2 * self.aim_us + 1)));
+            self.child(writer).stop();
+            let pid = self.child(writer).pid();
+            if self.pending_batches(pid) > 0 {
+                return;
+            }
+            // Too late or too early: the machine tells how long to wait.
+            let late = self.log.last_is_acked(writer);
+            self.aim_us = if late { self.aim_us * 3 / 4 } else { self.aim_us * 4 / 3 + 10 };
+            self.child(writer).go_on();
+        }
     }
 
     /// Kills a reader and starts it again.

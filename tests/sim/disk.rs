@@ -8,7 +8,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::{self, IoSlice};
-use std::ops::Range;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -191,8 +190,8 @@ struct State {
 struct Inode {
     number: u32,
     mapping: Mapping,
-    /// Ranges of which the disk space was given back.
-    holes: Mutex<Vec<Range<u64>>>,
+    /// Pages of which the disk space was given back.
+    holes: Mutex<BTreeSet<u64>>,
     /// Without allocation: the pages that have their space.
     backed: Option<Mutex<BTreeSet<u64>>>,
     /// Writes to stable storage that have failed. Each open file is told once; who opens the file
@@ -527,16 +526,6 @@ impl Inode {
     fn new(number: u32, mapping: Mapping) -> Inode {
         Inode { number, mapping, holes: Mutex::default(), backed: None, failures: Mutex::default() }
     }
-
-    /// The pages that the file takes on the disk.
-    fn pages(&self) -> u64 {
-        self.mapping.len().div_ceil(4096) - self.punched()
-    }
-
-    /// The pages that were given back.
-    fn punched(&self) -> u64 {
-        lock(&self.holes).iter().map(|hole| (hole.end - hole.start) / 4096).sum()
-    }
 }
 
 impl Process {
@@ -549,6 +538,13 @@ impl Process {
             batch: Mutex::new(None),
             faults: Mutex::new(None),
         }
+    }
+}
+
+impl Inode {
+    /// The pages that the file takes on the disk.
+    fn pages(&self) -> u64 {
+        self.mapping.len().div_ceil(4096) - lock(&self.holes).len() as u64
     }
 }
 
@@ -611,11 +607,12 @@ impl Disk for SimDisk {
         if state.open.iter().any(|(open, _)| *open == inode.number) {
             return Ok(None);
         }
+        let mut holes = lock(&inode.holes);
         if let Some(free) = &mut state.free_pages {
-            *free = free.checked_sub(inode.punched()).ok_or(io::ErrorKind::StorageFull)?;
+            *free = free.checked_sub(holes.len() as u64).ok_or(io::ErrorKind::StorageFull)?;
         }
-        lock(&inode.holes).clear();
-        drop(state);
+        holes.clear();
+        drop((holes, state));
         Ok(Some(self.file(inode)))
     }
 
@@ -820,8 +817,8 @@ impl DiskFile for SimFile {
         shared.counts.stores.fetch_add(1, Relaxed);
         shared.counts.stored_bytes.fetch_add(len, Relaxed);
         self.back(offset, len);
-        let is_in = |hole: &Range<u64>| hole.start < offset + len && offset < hole.end;
-        if lock(&self.inode.holes).iter().any(is_in) {
+        let pages = offset / 4096..(offset + len).div_ceil(4096);
+        if lock(&self.inode.holes).range(pages).next().is_some() {
             lock(&shared.state).stored_in_hole = true;
         }
         if shared.records && len > 0 {
@@ -905,9 +902,13 @@ impl DiskFile for SimFile {
         for word in words.filter(|at| self.inode.mapping.load(*at, Relaxed) != 0) {
             self.inode.mapping.store(word, 0, Relaxed);
         }
-        lock(&self.inode.holes).push(offset..end);
+        let mut holes = lock(&self.inode.holes);
+        let before = holes.len();
+        holes.extend(offset.div_ceil(4096)..end / 4096);
+        let given = (holes.len() - before) as u64;
+        drop(holes);
         if let Some(free) = &mut lock(&self.disk.shared.state).free_pages {
-            *free += len / 4096;
+            *free += given;
         }
         self.disk.record(Event::Punch { inode: self.inode.number, offset, len });
         self.disk.step();
