@@ -5,9 +5,9 @@ use libfuzzer_sys::fuzz_target;
 use partd_fuzz::limit::with_limit_of;
 use partd_fuzz::ops::{Op, described_bytes, run};
 
-/// Copies of the values: in the model and in a new one after a power cut, in what is compared, in
-/// the history, and in the synced halves of two disks.
-const COPIES: usize = 12;
+/// Copies of the values: in the model and in a new one after a power cut, in vectors that grow, in
+/// what is compared, in the history, and in the synced halves of two disks, compacted or not.
+const COPIES: usize = 20;
 /// The synced halves of segments that hold little.
 const CAP_BYTES: usize = 16 << 20;
 

@@ -8,6 +8,7 @@
 //! | `hostile` | a whole store out of an input |
 //! | `disk` | a disk in memory, whose processes die and whose power fails |
 //! | `ops` | operations on a store, with the model that they are held against |
+#![feature(alloc_error_hook)]
 
 pub mod disk;
 pub mod hostile;

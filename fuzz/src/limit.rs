@@ -29,7 +29,11 @@ pub fn with_limit_of<T>(bytes: usize, run: impl FnOnce() -> T) -> T {
         // each time, and it does not wait for anyone.
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread();
         pool.build_global().expect("nobody has used the threads yet");
-        // What a panic says takes memory too.
+        // What is said of a failure takes memory too.
+        std::alloc::set_alloc_error_hook(|layout| {
+            let _ = ALLOCATOR.set_limit(usize::MAX);
+            eprintln!("memory allocation of {} bytes failed: beyond the limit", layout.size());
+        });
         let say = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             let _ = ALLOCATOR.set_limit(usize::MAX);
