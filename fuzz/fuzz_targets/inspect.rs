@@ -99,6 +99,25 @@ fn control_file(words: &[u8], mended: bool) -> Vec<u8> {
     bytes
 }
 
+/// Lists all values; they lie within their files.
+fn listed(store: &Store) {
+    let index = Index::build(&store.segments, &store.history, &store.history.beyond);
+    for (key, held) in index.sorted() {
+        assert_eq!(unescape(escape(key).as_bytes()).as_deref(), Ok(key));
+        let mut len = 0;
+        for at in &held.extents {
+            let segment = &store.segments[at.segment as usize];
+            let entry = &segment.entries[at.entry as usize];
+            assert!(matches!(entry.kind, Kind::Append | Kind::Set));
+            assert!(entry.value_offset + entry.value_len <= segment.source.len());
+            len += entry.value_len;
+            let salt = segment.salt().expect("a segment with entries has a header");
+            value_checksum(&segment.source, salt, entry).expect("memory can be read");
+        }
+        assert_eq!(len, held.len);
+    }
+}
+
 fuzz_target!(|data: &[u8]| {
     let Some((&mode, data)) = data.split_first() else { return };
     let mended = mode & 1 == 1;
@@ -121,25 +140,17 @@ fuzz_target!(|data: &[u8]| {
         is_open: mode & 32 == 32,
         is_segment: mode & 64 == 64,
     };
-    let store = Store::assemble(Path::new("store"), control, segments, Vec::new(), around);
-    let index = Index::build(&store.segments, &store.history, &store.history.beyond);
-    for (key, held) in index.sorted() {
-        assert_eq!(unescape(escape(key).as_bytes()).as_deref(), Ok(key));
-        let mut len = 0;
-        for at in &held.extents {
-            let segment = &store.segments[at.segment as usize];
-            let entry = &segment.entries[at.entry as usize];
-            assert!(matches!(entry.kind, Kind::Append | Kind::Set));
-            assert!(entry.value_offset + entry.value_len <= segment.source.len());
-            len += entry.value_len;
-            let salt = segment.salt().expect("a segment with entries has a header");
-            value_checksum(&segment.source, salt, entry).expect("memory can be read");
-        }
-        assert_eq!(len, held.len);
-    }
+    let mut store = Store::assemble(Path::new("store"), control, segments, Vec::new(), around);
+    listed(&store);
     for problem in &store.history.problems {
         assert!(!problem.to_string().is_empty());
     }
     let last = store.history.last;
     assert!(store.history.batches.iter().all(|place| place.sequence <= last));
+    // What salvage reads beside it.
+    let lens: Vec<u64> = store.segments.iter().map(|segment| segment.source.len()).collect();
+    let rescue = store.rescue();
+    listed(&store);
+    let longest = lens.into_iter().max().unwrap_or(0);
+    assert!(rescue.lost.iter().all(|part| part.offset + part.bytes <= longest));
 });
