@@ -170,6 +170,20 @@ fn limit_copied(log: &SegmentLog, case: Case) -> Duration {
     time
 }
 
+/// Fills a store, clears and compacts it, and fills it again: the second time the segments are files
+/// that were there before.
+fn fill_twice(dir: &Path, case: Case, pool: &[u8]) -> [Duration; 2] {
+    let options = SegmentLog::options().spare_segments(usize::MAX).compaction_dead_share(None);
+    let log = options.temporary_in(dir).unwrap();
+    let first = append(&log, case, pool);
+    log.clear().unwrap();
+    log.compact().unwrap();
+    assert!(log.stats().unwrap().segments_spare as usize >= case.bytes() / SEGMENT - 1);
+    let second = append(&log, case, pool);
+    get(&log, case, pool);
+    [first, second]
+}
+
 fn main() {
     let mut rounds = 5;
     for argument in std::env::args().skip(1) {
@@ -189,7 +203,7 @@ fn main() {
     let dir = tempfile::tempdir_in(base).unwrap();
     println!("medians of {rounds} rounds, GiB/s; ratios of the medians");
     for (name, case) in cases {
-        let mut figures: [Vec<f64>; 7] = Default::default();
+        let mut figures: [Vec<f64>; 9] = Default::default();
         for _ in 0..rounds {
             let mapped = limit_mapped(dir.path(), case, &pool);
             let log = SegmentLog::options().temporary_in(dir.path()).unwrap();
@@ -203,12 +217,13 @@ fn main() {
             let buffer = partd::Buffer::new(Dict::new(), slow, 64 << 20);
             let buffered = append(&buffer, case, &pool);
             drop(buffer);
-            let times = [mapped, written, appended, buffered, copied, first, again];
+            let [fill, refill] = fill_twice(dir.path(), case, &pool);
+            let times = [mapped, written, appended, buffered, copied, first, again, fill, refill];
             for (figure, time) in figures.iter_mut().zip(times) {
                 figure.push(rate(case.bytes(), time));
             }
         }
-        let [mapped, written, appended, buffered, copied, first, again] =
+        let [mapped, written, appended, buffered, copied, first, again, fill, refill] =
             figures.each_mut().map(|figure| median(figure));
         println!("{name} x {} batches", case.batches);
         println!(
@@ -216,6 +231,11 @@ fn main() {
             {mapped:.2} (ratio {:.2}), crc + pwritev {written:.2} (ratio {:.2})",
             appended / mapped,
             appended / written
+        );
+        println!(
+            "  second fill, of segments that were filled before: {refill:.2}, the first {fill:.2} \
+             (ratio {:.2})",
+            refill / fill
         );
         println!(
             "  get, one thread: {again:.2}, the first time, with indexing, {first:.2}; limit: copy + \

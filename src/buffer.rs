@@ -253,6 +253,8 @@ enum Fit {
 
 impl<Fast: Partd, Slow: Partd> Partd for Buffer<Fast, Slow> {
     fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()> {
+        // What `slow` will never take, in this process, must not be buffered.
+        self.check()?;
         if durability == Durability::Durable {
             let mut state = self.alone();
             self.drain(&mut state, 0)?;
@@ -328,6 +330,10 @@ impl<Fast: Partd, Slow: Partd> Partd for Buffer<Fast, Slow> {
     fn sync(&self) -> Result<()> {
         self.flush()?;
         self.slow.sync()
+    }
+
+    fn check(&self) -> Result<()> {
+        self.slow.check()
     }
 
     fn memory_bytes(&self) -> u64 {

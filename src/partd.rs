@@ -125,7 +125,10 @@ pub type Chunks<'a> = Vec<&'a [u8]>;
 /// Append bytes to keys, get them back whole. The required methods are the object-safe core;
 /// the provided ones below them are the face that most users see.
 ///
-/// Errors leave the store as it was. No method panics on any input.
+/// No method panics on any input. An error leaves the store as it was, with two exceptions, in which
+/// the operation has happened although it returns one: a durable write whose sync fails, which is in
+/// the store and may not survive a power cut (writing it again writes it twice); and a
+/// [`take`](Partd::take) that cannot read everything after it has removed it.
 pub trait Partd: Send + Sync {
     /// Writes one batch, all of it or nothing, and waits as `durability` says.
     fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()>;
@@ -157,6 +160,12 @@ pub trait Partd: Send + Sync {
         let values = self.read(keys)?;
         let chunks: Vec<Chunks<'_>> = values.iter().map(|value| vec![&value[..]]).collect();
         visit(&chunks)
+    }
+
+    /// Whether the handle may write at all: an error where it was opened read-only, or before a
+    /// `fork`. A layer that keeps bytes back asks before it takes them.
+    fn check(&self) -> Result<()> {
+        Ok(())
     }
 
     /// Bytes of memory in which the store holds keys and values; 0 where they lie on disk.
@@ -332,6 +341,9 @@ macro_rules! partd_by_reference {
                 visit: &mut dyn FnMut(&[Chunks<'_>]) -> Result<()>,
             ) -> Result<()> {
                 (**self).visit(keys, visit)
+            }
+            fn check(&self) -> Result<()> {
+                (**self).check()
             }
             fn memory_bytes(&self) -> u64 {
                 (**self).memory_bytes()

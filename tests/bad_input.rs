@@ -98,6 +98,69 @@ fn a_directory_with_other_things_in_it() {
     assert!(contents(dir.path()) == before, "it was changed");
 }
 
+/// Names that come close to those of a store's files.
+const STRANGERS: [&str; 10] = [
+    "tmp-x",
+    "tmp-writer-12",
+    "tmp-control-of-mine",
+    "1.seg",
+    "holiday.seg",
+    "00000000000000AB.seg",
+    "notes.lock",
+    "writer-12345.lock",
+    "a.torn",
+    "control.txt",
+];
+
+#[test]
+fn files_of_others_are_neither_taken_for_a_store_nor_removed_from_one() {
+    for name in STRANGERS {
+        let (dir, path) = directory();
+        fs::write(dir.path().join(name), "precious").unwrap();
+        let before = contents(dir.path());
+        says(SegmentLog::open(dir.path()), dir.path(), &["other files", name]);
+        says(SegmentLog::open_read_only(dir.path()), dir.path(), &["no partd store", name]);
+        assert!(contents(dir.path()) == before, "it was changed");
+        // In a store they lie undisturbed, also when it is recovered.
+        store(&path);
+        fs::write(path.join(name), "precious").unwrap();
+        fs::remove_file(path.join("control")).unwrap();
+        is_whole(&path);
+        assert_eq!(fs::read(path.join(name)).unwrap(), b"precious", "{name}");
+    }
+}
+
+#[test]
+fn a_file_called_control_that_belongs_to_somebody_else() {
+    let (store_dir, path) = directory();
+    store(&path);
+    let good = fs::read(path.join("control")).unwrap();
+    let mut other = good.clone();
+    other[..8].copy_from_slice(b"precious");
+    for bytes in [&b"precious"[..], &good[..100], &other, &vec![0; 100]] {
+        let (dir, _) = directory();
+        fs::write(dir.path().join("control"), bytes).unwrap();
+        let before = contents(dir.path());
+        says(SegmentLog::open(dir.path()), dir.path(), &["other files", "control"]);
+        says(SegmentLog::open_read_only(dir.path()), dir.path(), &["no partd store"]);
+        assert!(contents(dir.path()) == before, "it was changed");
+    }
+    // What a power cut may have left of a new store is one, and so is one with its lock beside it.
+    for (bytes, has_lock) in
+        [(&b""[..], false), (&vec![0; good.len()], false), (&good, false), (b"rubbish", true)]
+    {
+        let (dir, _) = directory();
+        fs::write(dir.path().join("control"), bytes).unwrap();
+        if has_lock {
+            fs::write(dir.path().join("store.lock"), "").unwrap();
+        }
+        let p = SegmentLog::open(dir.path()).unwrap();
+        p.append([("k", "v")]).unwrap();
+        assert_eq!(p.get("k").unwrap(), b"v");
+    }
+    drop(store_dir);
+}
+
 #[test]
 fn a_directory_without_a_store_opened_for_reading() {
     let (dir, missing) = directory();
@@ -252,8 +315,12 @@ fn a_segment_size_out_of_range() {
     let (_dir, path) = directory();
     for len in [0, 1, SEGMENT_LEN_MIN - 1, SEGMENT_LEN_MAX + 1, u64::MAX] {
         let options = SegmentLog::options().segment_len_bytes(len);
-        for result in [options.open(&path), options.temporary_in(path.parent().unwrap())] {
+        let parent = path.parent().unwrap();
+        for (path, result) in
+            [(&*path, options.open(&path)), (parent, options.temporary_in(parent))]
+        {
             let message = result.unwrap_err().to_string();
+            assert!(message.starts_with(&*path.to_string_lossy()), "{message}");
             assert!(message.contains(&format!("segment_len_bytes is {len}")), "{message}");
             assert!(message.contains("64 KiB") && message.contains("4 GiB"), "{message}");
         }
@@ -306,6 +373,7 @@ fn a_batch_of_more_than_the_format_holds_is_refused_before_anything_is_read_or_w
         let error = p.write(&batch, durability).unwrap_err();
         let message = error.to_string();
         assert!(matches!(error, Error::Invalid(_)), "{message}");
+        assert!(message.starts_with(&*path.to_string_lossy()), "{message}");
         assert!(
             message.contains("\"too long\"") && message.contains("may be at most"),
             "{message}"

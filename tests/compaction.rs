@@ -88,7 +88,7 @@ fn a_view_outlives_the_compaction_of_what_it_shows() {
 fn after_a_clear_a_compaction_gives_everything_back_and_copies_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
-    let p = options().open(&path).unwrap();
+    let p = options().spare_segments(0).open(&path).unwrap();
     for i in 0..2000_u32 {
         p.append([(i % 10, vec![7; 1000])]).unwrap();
     }
@@ -142,7 +142,7 @@ fn deletes_are_kept_for_as_long_as_something_older_lies_elsewhere() {
     }
     drop(p);
     let report = q.compact().unwrap();
-    assert_eq!(report.deletes_kept, 0, "{report:?}");
+    assert_eq!((report.runs, report.deletes_kept), (1, 0), "{report:?}");
     assert!(!SegmentLog::open_read_only(&path).unwrap().contains("k").unwrap());
 }
 
@@ -159,9 +159,63 @@ fn short_lived_writers_leave_what_their_data_needs_and_one_compaction_joins_it()
     assert!(used < count * (1024 + 16 * 1024), "{used} bytes on disk");
     let p = options().open(&path).unwrap();
     assert_eq!(p.len_of("k").unwrap(), count * 1024);
-    p.compact().unwrap();
+    assert_eq!(p.compact().unwrap().runs, 1);
     let stats = p.stats().unwrap();
     assert_eq!((stats.segments(), stats.extents), (1, 1), "{stats:?}");
     let expected: Vec<u8> = (0..count).flat_map(|i| vec![i as u8; 1024]).collect();
     assert!(p.get("k").unwrap() == expected);
+}
+
+#[test]
+fn a_segment_whose_writer_has_closed_is_compacted_on_a_quiet_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let p = options().open(&path).unwrap();
+    let q = options().open(&path).unwrap();
+    q.append([("k", "v")]).unwrap();
+    let open_and_sealed = || {
+        let stats = p.stats().unwrap();
+        (stats.segments_open, stats.segments_sealed)
+    };
+    assert_eq!(open_and_sealed(), (1, 0));
+    // Closing changes neither the history nor the set of files.
+    drop(q);
+    assert_eq!(open_and_sealed(), (0, 1));
+    let q = options().open(&path).unwrap();
+    q.append([("k", "w")]).unwrap();
+    assert_eq!(p.get("k").unwrap(), b"vw");
+    drop(q);
+    let report = p.compact().unwrap();
+    assert_eq!((report.runs, report.segments_replaced), (1, 2), "{report:?}");
+    assert_eq!(p.get("k").unwrap(), b"vw");
+}
+
+#[test]
+fn a_compaction_goes_on_under_pops_that_never_pause() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let options = options().segment_len_bytes(4 << 20);
+    let handles: Vec<_> = (0..2).map(|_| options.open(&path).unwrap()).collect();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for (handle, key) in [(0, "a"), (0, "b"), (1, "c"), (1, "d")] {
+            let (p, done) = (&handles[handle], &done);
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    p.append([(key, [7; 100])]).unwrap();
+                    assert_eq!(p.pop([key]).unwrap(), [vec![7; 100]]);
+                }
+            });
+        }
+        let q = options.open(&path).unwrap();
+        let mut runs = 0;
+        for round in 0..6_u8 {
+            drop(options.open(&path).map(|p| p.append([("kept", [round])])));
+            runs += q.compact().unwrap().runs;
+        }
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(runs, 6);
+        assert_eq!(q.get("kept").unwrap(), (0..6).collect::<Vec<u8>>());
+    });
 }

@@ -1,9 +1,10 @@
 //! The simulated disk loses its power after every operation of every workload, in every way that
 //! the crash model knows; the store must come back as a prefix of its history.
 //!
-//! `PARTD_CRASH_IMAGES=N` sets about how many images are looked at in each workload and mode, and
-//! `PARTD_CRASH_SEED=N` the seed of the first round:
-//! `PARTD_CRASH_IMAGES=100000 cargo test --release --test crash -- --nocapture`
+//! `PARTD_CRASH_IMAGES=N` sets about how many images are looked at in each workload and mode,
+//! `PARTD_CRASH_SEED=N` the seed of the first round, `PARTD_CRASH_WORKLOAD=NAME` leaves out all other
+//! workloads, and `PARTD_CRASH_SHRINK=N` says how often a failing workload is tried shorter:
+//! `PARTD_CRASH_IMAGES=40000 cargo test --release --test crash -- --nocapture`
 
 mod sim;
 
@@ -11,12 +12,12 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use sim::Rng;
-use sim::cuts::Mode;
+use sim::cuts::{ALL_SUBSETS_MAX_UNITS, Mode};
 use sim::power::{Effort, Tally, explore, in_parallel, shrink};
-use sim::workloads::{ALL, Workload};
+use sim::workloads::{ALL, TINY, Workload};
 
 /// Images in each workload and mode, of the ordinary run.
-const IMAGES: u64 = 10_000;
+const IMAGES: u64 = 7_500;
 /// About so many images are looked at in one round; then the next one has another seed.
 const IMAGES_PER_ROUND: u64 = 2_500;
 
@@ -24,23 +25,15 @@ fn variable(name: &str, or: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(or)
 }
 
-#[test]
-fn a_power_cut_at_any_operation_leaves_a_prefix_with_all_that_was_durable() {
-    let images = variable("PARTD_CRASH_IMAGES", IMAGES);
-    let seed = variable("PARTD_CRASH_SEED", 1);
+/// Runs rounds of workloads; returns what was looked at in each, or fails with a short workload.
+fn run_all(jobs: &[(Workload, u64)], effort: Effort) -> BTreeMap<&'static str, Tally> {
     let since = Instant::now();
-    let rounds = images.div_ceil(IMAGES_PER_ROUND);
-    let jobs: Vec<(Workload, u64)> =
-        (0..rounds).flat_map(|round| ALL.map(|workload| (workload, seed + round))).collect();
-    let effort = Effort { images: IMAGES_PER_ROUND, from_percent: 0 };
-    let results = in_parallel(&jobs, |(workload, seed)| {
+    let mut tallies: BTreeMap<&str, Tally> = BTreeMap::new();
+    let (mut failed, mut violations) = (None, 0);
+    for (name, result) in in_parallel(jobs, |(workload, seed)| {
         let steps = (workload.make)(&mut Rng(*seed));
         (workload.name, explore(&steps, *seed, None, effort, &Mode::ALL))
-    });
-    let mut tallies: BTreeMap<&str, Tally> = BTreeMap::new();
-    let mut failed = None;
-    let mut violations = 0;
-    for (name, result) in results {
+    }) {
         match result {
             Ok(tally) => tallies.entry(name).or_default().add(&tally),
             Err(failure) => {
@@ -49,21 +42,75 @@ fn a_power_cut_at_any_operation_leaves_a_prefix_with_all_that_was_durable() {
             }
         }
     }
+    let figures = table(&tallies);
+    println!(
+        "{figures}seed {}, {} rounds, {violations} of them with a violation, {:.0} s",
+        jobs[0].1,
+        jobs.len(),
+        since.elapsed().as_secs_f64()
+    );
     if let Some((name, failure)) = failed {
         let seed = failure.seed;
         let again = |steps: &[_]| explore(steps, seed, None, effort, &Mode::ALL).err();
-        let short = shrink(*failure, again, 60);
-        panic!("{violations} of {} rounds fail. {name}: {short}", jobs.len());
+        let short = shrink(*failure, again, variable("PARTD_CRASH_SHRINK", 60) as usize);
+        panic!("{figures}{violations} of {} rounds fail. {name}: {short}", jobs.len());
     }
-    let (mut sum, seconds) = (0, since.elapsed().as_secs_f64());
-    println!("workload: moments, images by pages, sectors, words, and after recovery");
-    for (name, tally) in &tallies {
-        let Tally { moments, images: [pages, sectors, words], images_afterwards } = *tally;
-        println!("{name}: {moments}, {pages}, {sectors}, {words}, {images_afterwards}");
-        sum += tally.total();
+    tallies
+}
+
+/// What was looked at, as a table.
+fn table(tallies: &BTreeMap<&'static str, Tally>) -> String {
+    let mut table = format!(
+        "{:27} moments recoveries   pages sectors   words  after control flipped     all\n",
+        "distinct images"
+    );
+    let mut all = 0;
+    for (name, tally) in tallies {
+        let [pages, sectors, words, after, control, flipped] = tally.columns();
+        let (moments, recoveries, total) = (tally.moments, tally.recoveries, tally.total());
+        table += &format!(
+            "{name:27} {moments:7} {recoveries:10} {pages:7} {sectors:7} {words:7} {after:6} \
+             {control:7} {flipped:7} {total:7}\n"
+        );
+        all += total;
     }
-    println!("{sum} distinct images from seed {seed}, no violation, {seconds:.0} s");
+    table + &format!("{all} in all, ")
+}
+
+#[test]
+fn a_power_cut_at_any_operation_leaves_a_prefix_with_all_that_was_durable() {
+    let images = variable("PARTD_CRASH_IMAGES", IMAGES);
+    let seed = variable("PARTD_CRASH_SEED", 1);
+    let rounds = images.div_ceil(IMAGES_PER_ROUND);
+    let only = std::env::var("PARTD_CRASH_WORKLOAD").unwrap_or_default();
+    let mut jobs: Vec<(Workload, u64)> =
+        (0..rounds).flat_map(|round| ALL.map(|workload| (workload, seed + round))).collect();
+    jobs.retain(|(workload, _)| only.is_empty() || workload.name == only);
+    assert!(!jobs.is_empty(), "no workload is named {only:?}");
+    let tallies = run_all(&jobs, Effort { images: IMAGES_PER_ROUND, from_percent: 0 });
     for (name, tally) in &tallies {
         assert!(tally.total() >= images.min(5_000), "{name}: only {} images", tally.total());
+    }
+    if images < IMAGES || !only.is_empty() {
+        return;
+    }
+    let sum: u64 = tallies.values().map(Tally::total).sum();
+    assert!(sum >= 200_000, "only {sum} distinct images");
+    let recoveries: u64 = tallies.values().map(|tally| tally.recoveries).sum();
+    assert!(recoveries >= 9, "only {recoveries} recoveries were killed");
+}
+
+#[test]
+fn of_up_to_twelve_things_that_a_power_cut_may_lose_every_subset_is_lost() {
+    let jobs = TINY.map(|workload| (workload, 1));
+    let tallies = run_all(&jobs, Effort::EVERYTHING);
+    let mut whole: BTreeMap<usize, u64> = BTreeMap::new();
+    for tally in tallies.values() {
+        assert_eq!(tally.thinned, 0, "at some moments not every subset was looked at");
+        tally.whole.iter().for_each(|(&units, n)| *whole.entry(units).or_default() += n);
+    }
+    println!("moments by the number of units that could be lost: {whole:?}");
+    for units in 1..=ALL_SUBSETS_MAX_UNITS {
+        assert!(whole.contains_key(&units), "no moment with {units} units");
     }
 }

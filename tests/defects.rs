@@ -8,6 +8,7 @@ mod sim;
 use partd::Partd;
 use sim::cuts::Mode;
 use sim::disk::{Defect, SimDisk};
+use sim::harm::in_the_place_of_another;
 use sim::image::Image;
 use sim::power::{Effort, Failure, explore};
 use sim::{Rng, STORE, options, workloads};
@@ -57,6 +58,11 @@ fn a_sync_of_the_parent_that_is_left_out_loses_the_store() {
 }
 
 #[test]
+fn a_spare_whose_empty_header_is_not_synced_comes_back_as_what_it_was() {
+    breaks(&["I1"], "segments written anew", Defect::SyncOfSpareLeftOut);
+}
+
+#[test]
 fn a_sync_in_recovery_that_is_left_out_brings_back_what_was_given_up() {
     breaks(&["I1", "I7", "I8"], "several writers", Defect::SyncInRecoveryLeftOut);
 }
@@ -74,6 +80,13 @@ fn locks_that_exclude_nobody_give_two_writers_one_slot() {
 #[test]
 fn a_write_that_is_short_is_seen_by_the_first_reader() {
     breaks(&["live", "I3"], "large values", Defect::WriteIsShort);
+}
+
+#[test]
+fn random_numbers_that_stay_the_same_let_bytes_of_an_earlier_life_in() {
+    // I4: three batches were written, and more are there.
+    let (written, found) = in_the_place_of_another(Some(Defect::RandomStays));
+    assert!(found.expect("it opens") > written);
 }
 
 /// Fills a small disk; returns the number of appends that succeeded.

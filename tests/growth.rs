@@ -3,7 +3,7 @@
 
 mod sim;
 
-use partd::{Partd, SegmentLog};
+use partd::Partd;
 use sim::disk::SimDisk;
 use sim::image::Image;
 use sim::{STORE, options};
@@ -18,9 +18,9 @@ fn cost(disk: &SimDisk, operation: impl FnOnce()) -> Cost {
     std::array::from_fn(|i| after[i] - before[i])
 }
 
-/// What a plain append, a durable one, a refresh with a get, a get alone, and a length cost in a
-/// store of so many segments.
-fn costs(segments: u64) -> [Cost; 5] {
+/// What a plain append, a durable one, a refresh with a get, a get alone, a length, an append that
+/// begins a segment and the refresh after it cost in a store of so many segments.
+fn costs(segments: u64) -> [Cost; 7] {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let open = || options().open_on(disk.new_process(), STORE).expect("it opens");
     let (writer, reader) = (open(), open());
@@ -38,23 +38,38 @@ fn costs(segments: u64) -> [Cost; 5] {
     let refresh = cost(&disk, || assert_eq!(reader.get("k").expect("it is read"), b"value12"));
     let get = cost(&disk, || assert_eq!(reader.get("k").expect("it is read"), b"value12"));
     let len = cost(&disk, || assert_eq!(reader.len_of("k").expect("it is read"), 7));
-    [append, durable, refresh, get, len]
+    // Fills the last segment up.
+    while reader.stats().expect("it is read").segments() == segments {
+        writer.append([("fill", vec![7; 900])]).expect("it is appended");
+    }
+    for _ in 0..5 {
+        writer.append([("fill", vec![7; 10_630])]).expect("it is appended");
+    }
+    assert_eq!(reader.get("k").expect("it is read"), b"value12");
+    let next = vec![7; 10_630];
+    let begin = cost(&disk, || writer.append([("n", &next)]).expect("it is appended"));
+    let follow = cost(&disk, || assert_eq!(reader.get("n").expect("it is read"), next));
+    assert_eq!(reader.stats().expect("it is read").segments(), segments + 2);
+    [append, durable, refresh, get, len, begin, follow]
 }
 
 #[test]
 fn append_refresh_and_get_cost_the_same_at_1_and_at_100_segments() {
     let (small, large) = (costs(1), costs(100));
     println!(
-        "loads, bytes loaded, stores, calls of: append, durable, refresh and get, get, len_of"
+        "loads, bytes loaded, stores, calls of: append, durable, refresh and get, get, len_of, \
+         append that begins a segment, refresh and get after it"
     );
     println!("{large:?}");
     assert_eq!(small, large);
-    let [append, durable, refresh, get, len] = large;
+    let [append, durable, refresh, get, len, begin, follow] = large;
     assert_eq!((append[1], append[3]), (8, 0), "an append reads one word of its own: {append:?}");
     assert!(durable[3] <= 2, "one lock and one sync: {durable:?}");
     assert!(refresh[1] < 500 && refresh[3] == 0, "only what is new is walked: {refresh:?}");
     assert_eq!(get, [3, 7, 0, 0], "a get reads the three pieces of its value");
     assert_eq!(len, [0; 4], "a length is known");
+    assert!(begin[1] < 200 && begin[3] <= 5, "one file is made and named: {begin:?}");
+    assert!(follow[1] < 12_000 && follow[3] <= 1, "one file is opened: {follow:?}");
 }
 
 #[test]
@@ -74,7 +89,7 @@ fn a_compaction_reads_and_writes_each_live_byte_once() {
     // What it reads and writes beside the live bytes: headers, tables, words.
     let beside = |value_len: usize| {
         let disk = SimDisk::unlogged(&Image::blank(), 1);
-        let options = SegmentLog::options().segment_len_bytes(1 << 20).compaction_dead_share(None);
+        let options = options().segment_len_bytes(1 << 20).spare_segments(0);
         let log = options.open_on(disk.clone(), STORE).expect("it opens");
         for i in 0..2000_u64 {
             let batch = [(i % 100, vec![7; value_len]), (1000 + i % 10, vec![8; value_len])];

@@ -17,6 +17,19 @@ fn write(ops: Vec<Op>) -> Call {
     Call::Write { ops, durable: false }
 }
 
+/// A store with an output, and behind it a delete of what lies in it, a set and an append.
+fn worn() -> Vec<Call> {
+    let set = |key: &str, byte| Op::Set(key.to_owned(), vec![byte; 12]);
+    vec![
+        write(vec![append("a", 1, 20), set("s", 2), append("d", 3, 30)]),
+        Call::Close,
+        Call::Compact,
+        write(vec![Op::Delete("d".to_owned()), append("a", 4, 10)]),
+        write(vec![set("s", 5), Op::Delete("s".to_owned()), set("s", 6)]),
+        Call::Close,
+    ]
+}
+
 /// The calls in which a process is stopped, with what it has done before.
 fn victims() -> Vec<(&'static str, Vec<Call>, Call)> {
     let two = || vec![append("a", 1, 20), append("b", 2, 30)];
@@ -34,6 +47,7 @@ fn victims() -> Vec<(&'static str, Vec<Call>, Call)> {
         ("a batch beyond a segment", before(), write(vec![append("h", 6, 70_000)])),
         ("a clear", before(), write(vec![Op::Clear])),
         ("a compaction", vec![write(two()), Call::Close], Call::Compact),
+        ("a compaction of an output, sets and deletes", worn(), Call::Compact),
     ]
 }
 
@@ -95,6 +109,24 @@ fn a_process_killed_at_any_operation_loses_nothing_and_delays_nobody() {
 }
 
 #[test]
+fn whoever_takes_the_slot_of_the_dead_finishes_what_it_left() {
+    for (_, before, call) in victims() {
+        if matches!(call, Call::Open | Call::Compact | Call::Sync) {
+            continue;
+        }
+        // Nobody else writes in between, and the store stays open.
+        let prelude = [Step::Call(1, Call::Open)];
+        let afterwards = [
+            Step::Kill(0),
+            Step::Call(2, write(vec![append("a", 23, 6)])),
+            Step::Call(1, Call::Sync),
+            other(24),
+        ];
+        at_each_operation(&before, &call, &prelude, &afterwards, &mut |_, _| {});
+    }
+}
+
+#[test]
 fn a_store_whose_every_process_was_killed_at_any_operation_opens_with_all_that_was_acknowledged() {
     for (_, before, call) in victims() {
         let afterwards = [
@@ -121,9 +153,13 @@ fn a_process_stopped_at_any_operation_delays_nobody_and_goes_on_later() {
         if matches!(call, Call::Open) {
             continue;
         }
-        let afterwards =
-            [other(20), other(21), Step::Resume(0), other(22), Step::Call(0, Call::Sync)];
-        let prelude = [other(10), other(11)];
+        // Something is there to be compacted: it waits for a pop, and leaves it its bytes.
+        let compaction = matches!(call, Call::Pop { .. }).then_some(Step::Call(1, Call::Compact));
+        let mut afterwards = vec![other(20), other(21)];
+        afterwards.extend(compaction);
+        afterwards.extend([Step::Resume(0), other(22), Step::Call(0, Call::Sync)]);
+        let closed = [Step::Call(2, write(vec![append("a", 12, 9)])), Step::Call(2, Call::Close)];
+        let prelude = [&[other(10), other(11)][..], &closed].concat();
         at_each_operation(&before, &call, &prelude, &afterwards, &mut |_, _| {});
     }
 }

@@ -110,7 +110,7 @@ fn a_forked_child_that_outlives_its_parent_delays_nobody_and_its_handle_gives_er
             operations += 1;
         }
     }
-    assert_eq!(operations, 13);
+    assert_eq!(operations, 15);
     let pid = pid.unwrap();
     let input = forker.kill();
     // It reads, and nothing comes.

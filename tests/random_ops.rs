@@ -25,6 +25,7 @@ enum Step {
     Keys,
     Sync,
     Reopen,
+    Compact,
 }
 
 fn key() -> impl Strategy<Value = u8> {
@@ -53,6 +54,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Keys),
         1 => Just(Step::Sync),
         1 => Just(Step::Reopen),
+        2 => Just(Step::Compact),
     ]
 }
 
@@ -105,7 +107,17 @@ fn bytes_of(number: usize, len: usize) -> Vec<u8> {
 }
 
 /// Runs the steps on the model and on a store; `reopen` closes a store and opens it again.
-fn run<P: Partd>(steps: &[Step], store: P, mut reopen: impl FnMut(P) -> P) {
+fn run<P: Partd>(steps: &[Step], store: P, reopen: impl FnMut(P) -> P) {
+    run_compacting(steps, store, reopen, |_| {});
+}
+
+/// The same on a store that can be compacted.
+fn run_compacting<P: Partd>(
+    steps: &[Step],
+    store: P,
+    mut reopen: impl FnMut(P) -> P,
+    compact: impl Fn(&P),
+) {
     let mut store = store;
     let mut model = Model::default();
     let mut number = 0;
@@ -155,6 +167,7 @@ fn run<P: Partd>(steps: &[Step], store: P, mut reopen: impl FnMut(P) -> P) {
             }
             Step::Sync => store.sync().unwrap(),
             Step::Reopen => store = reopen(store),
+            Step::Compact => compact(&store),
         }
     }
     let keys: Vec<Key> = (0..7).map(key_of).collect();
@@ -206,9 +219,12 @@ proptest! {
         let segment_len_bytes = if small { 64 << 10 } else { 1 << 20 };
         let options = SegmentLog::options().segment_len_bytes(segment_len_bytes);
         let open = || options.open(dir.path().join("store")).unwrap();
-        run(&steps, open(), |store| {
+        let reopen = |store| {
             drop(store);
             open()
+        };
+        run_compacting(&steps, open(), reopen, |store| {
+            store.compact().unwrap();
         });
     }
 

@@ -39,6 +39,9 @@ fn a_sweep_removes_what_killed_processes_left_and_nothing_that_is_in_use() {
     used.append([("k", "v")]).unwrap();
     std::fs::create_dir(dir.path().join("partd-tmp-not-a-store")).unwrap();
     std::fs::write(dir.path().join("partd-tmp-not-a-store/precious"), "x").unwrap();
+    // A store of somebody's own, under a name that no temporary store has.
+    let own = dir.path().join("partd-tmp-mine");
+    SegmentLog::open(&own).unwrap().append([("k", "mine")]).unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child_with_a_temporary_store", "--nocapture"])
         .env("PARTD_TEST_TEMPORARY_IN", dir.path())
@@ -55,6 +58,7 @@ fn a_sweep_removes_what_killed_processes_left_and_nothing_that_is_in_use() {
     assert!(!swept[0].exists());
     assert_eq!(used.get("k").unwrap(), b"v");
     assert!(dir.path().join("partd-tmp-not-a-store/precious").exists());
+    assert_eq!(SegmentLog::open(&own).unwrap().get("k").unwrap(), b"mine");
 }
 
 #[test]
@@ -104,9 +108,99 @@ fn statistics_count_what_is_there() {
     assert_eq!((stats.segments_open, stats.segments_sealed), (1, 1));
     assert_eq!(stats.segment_bytes, 2 * (64 << 10));
     assert!(stats.index_bytes > 101 * 24 && stats.index_bytes < 20_000, "{stats:?}");
+    assert_eq!(stats.disk_bytes, disk_bytes(&path));
     // Another handle seals nothing of the first.
     options.open(&path).unwrap().compact().unwrap();
     let stats = p.stats().unwrap();
     assert_eq!((stats.segments_open, stats.segments_sealed, stats.segments_compacted), (1, 0, 1));
     assert_eq!((stats.compactions, stats.live_bytes), (1, 100_005));
+    assert_eq!((stats.sequence, stats.keys), (103, 2));
+    // All is sealed, and one batch holds what lives: two keys, of which one was set.
+    drop(p);
+    let p = options.open(&path).unwrap();
+    let report = p.compact().unwrap();
+    assert_eq!((report.runs, report.deletes_kept), (1, 0));
+    let stats = p.stats().unwrap();
+    assert_eq!((stats.batches, stats.extents, stats.removals), (1, 2, 0));
+    assert_eq!((stats.live_bytes, stats.dead_bytes), (100_005, 0));
+    assert_eq!((stats.segments_open, stats.segments_sealed, stats.segments_compacted), (0, 0, 1));
+    assert_eq!(stats.disk_bytes, disk_bytes(&path));
+    assert!(stats.disk_bytes >= 100_005 && stats.segment_bytes < 110_000, "{stats:?}");
+    // What a closed handle gives back is counted as gone: a page is left, and the file's length.
+    options.open(&path).unwrap().append([("t", "x")]).unwrap();
+    let now = p.stats().unwrap();
+    assert_eq!((now.batches, now.segments_open, now.segments_sealed), (2, 0, 1));
+    assert_eq!(now.segment_bytes, stats.segment_bytes + (64 << 10));
+    assert!(now.disk_bytes - stats.disk_bytes <= 8192, "{now:?}");
+}
+
+/// The disk space of the segments in a directory.
+fn disk_bytes(path: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    let segments = entries.filter(|path| path.extension().is_some_and(|e| e == "seg"));
+    segments.map(|path| std::fs::metadata(path).unwrap().blocks() * 512).sum()
+}
+
+#[test]
+fn deletes_beyond_the_limit_take_no_more_than_they_need_and_make_no_room_for_appends() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let options = SegmentLog::options()
+        .segment_len_bytes(256 << 10)
+        .max_store_bytes(1 << 20)
+        .compaction_dead_share(None);
+    let p = options.open(&path).unwrap();
+    while p.append([("k", vec![7; 5000])]).is_ok() {}
+    let full = disk_bytes(&path);
+    // Another handle has no segment yet, and none would fit.
+    let q = options.open(&path).unwrap();
+    for i in 0..10_u32 {
+        q.delete([i]).unwrap();
+        assert!(matches!(q.append([("k", vec![7; 5000])]), Err(Error::StoreFull { .. })));
+    }
+    assert!(disk_bytes(&path) <= full + 10 * 8192, "{full}, then {}", disk_bytes(&path));
+}
+
+#[test]
+fn an_append_that_meets_the_limit_has_the_store_compacted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let options = SegmentLog::options().segment_len_bytes(64 << 10).max_store_bytes(512 << 10);
+    let p = options.clone().compaction_dead_share(None).open(&path).unwrap();
+    while p.append([("k", vec![7; 1000])]).is_ok() {}
+    p.delete(["k"]).unwrap();
+    drop(p);
+    let p = options.open(&path).unwrap();
+    let since = std::time::Instant::now();
+    while let Err(error) = p.append([("k", vec![7; 1000])]) {
+        assert!(matches!(error, Error::StoreFull { .. }), "{error}");
+        assert!(since.elapsed().as_secs() < 60, "no compaction");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn temporary_stores_are_made_while_sweeps_go_on_and_none_in_use_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(1);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while std::time::Instant::now() < end {
+                    SegmentLog::sweep(dir.path()).unwrap();
+                }
+            });
+            scope.spawn(|| {
+                let options = SegmentLog::options().segment_len_bytes(64 << 10);
+                while std::time::Instant::now() < end {
+                    let p = options.temporary_in(dir.path()).unwrap();
+                    p.append([("k", "v")]).unwrap();
+                    assert_eq!(p.get("k").unwrap(), b"v");
+                    assert!(p.path().join("control").exists());
+                }
+            });
+        }
+    });
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }

@@ -4,7 +4,7 @@ use byteorder::{ByteOrder, LittleEndian as Le};
 
 use crate::error::{Error, Evidence};
 use crate::word::Salt;
-use crate::{VERSION, align};
+use crate::{SEQUENCE_MAX, VERSION, align};
 
 /// What a segment file begins with.
 pub const MAGIC: [u8; 8] = *b"PARTDSEG";
@@ -169,6 +169,10 @@ impl SegmentHeader {
         };
         if header.id == 0 {
             return Err(Error::at_least(ID_AT as u64, "id of segment", 1, 0));
+        }
+        if let Some(output) = header.output.filter(|output| output.upto > SEQUENCE_MAX) {
+            let at = UPTO_AT as u64;
+            return Err(Error::at_most(at, "number of output", SEQUENCE_MAX, output.upto));
         }
         if header.len != file_len {
             return Err(Error::number(LEN_AT as u64, "length of file", header.len, file_len));

@@ -7,20 +7,20 @@ use byteorder::{ByteOrder, LittleEndian as Le};
 use partd_format::batch::{HEAD_LEN, WORDS_LEN};
 use partd_format::segment::{HEADER_LEN, Keep, id_of_file_name};
 use partd_format::word::note;
-use partd_format::{Batch, Ending, Kind, Link, Salt, Scanner, SegmentHeader, State, control};
+use partd_format::{
+    Batch, Ending, Kind, Link, SEQUENCE_MAX, Salt, Scanner, SegmentHeader, State, control,
+};
 use proptest::prelude::*;
 use support::{Item, STORE, Segment};
 
 fn item() -> impl Strategy<Value = Item> {
     let bytes = |len| prop::collection::vec(any::<u8>(), 0..len);
-    (0..4, bytes(12), bytes(40), 1..=partd_format::SEQUENCE_MAX).prop_map(
-        |(kind, key, value, at)| match kind {
-            0 => Item::append(key, value).at(at),
-            1 => Item::set(key, value).at(at),
-            2 => Item::delete(key).at(at),
-            _ => Item::clear().at(at),
-        },
-    )
+    (0..4, bytes(12), bytes(40), 1..=SEQUENCE_MAX).prop_map(|(kind, key, value, at)| match kind {
+        0 => Item::append(key, value).at(at),
+        1 => Item::set(key, value).at(at),
+        2 => Item::delete(key).at(at),
+        _ => Item::clear().at(at),
+    })
 }
 
 fn segment(output: bool, batches: &[Vec<Item>]) -> Segment {
@@ -252,6 +252,15 @@ fn a_header_cut_at_every_byte_is_an_error_and_not_a_panic() {
         );
     }
     assert!(segment.header.lists(&segment.bytes).is_ok());
+}
+
+/// Whoever counts on from it would come to a number that no batch can have.
+#[test]
+fn an_output_up_to_more_than_the_last_sequence_number_is_refused() {
+    for (upto, is_good) in [(SEQUENCE_MAX, true), (SEQUENCE_MAX + 1, false), (u64::MAX, false)] {
+        let header = Segment::output(STORE, 9, 1024, upto, &[1], &[]).header;
+        assert_eq!(SegmentHeader::decode(&header.encode(), 1024).is_ok(), is_good, "{upto}");
+    }
 }
 
 #[test]

@@ -67,6 +67,8 @@ pub enum Op {
     Verify { handle: u8 },
     /// A sync.
     Sync { handle: u8, fuse: Option<u8> },
+    /// A compaction.
+    Compact { handle: u8, fuse: Option<u8> },
     /// Closes a handle and opens another in its place; `fuse` lets the process die of it.
     Reopen { handle: u8, fuse: Option<u8> },
     /// Kills the process of a handle.
@@ -195,6 +197,14 @@ impl Run {
                     }
                     None => self.bury(*handle),
                 }
+            }
+            Op::Compact { handle, fuse } => {
+                let log = self.log(*handle);
+                match dying(*fuse, || log.compact()) {
+                    Some(compacted) => drop(compacted.expect("memory is whole")),
+                    None => self.bury(*handle),
+                }
+                self.compare(handle.wrapping_add(1));
             }
             Op::Reopen { handle, fuse } => {
                 let place = usize::from(*handle) % HANDLES;

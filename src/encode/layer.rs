@@ -216,6 +216,10 @@ where
         self.inner.sync()
     }
 
+    fn check(&self) -> Result<()> {
+        self.inner.check()
+    }
+
     fn memory_bytes(&self) -> u64 {
         self.inner.memory_bytes()
     }

@@ -134,7 +134,10 @@ pub fn help<W: Words>(words: &W, seen: u64) -> Result<(), W::Error> {
     if word.load(Acquire) != seen {
         return Ok(());
     }
-    words.settle(position, open.sequence)?;
+    if let Err(error) = words.settle(position, open.sequence) {
+        // Finished by another since, and its segment may be compacted away by now.
+        return if word.load(Acquire) == seen { Err(error) } else { Ok(()) };
+    }
     let done = Commit { done: true, ..open };
     let _ = word.compare_exchange(seen, done.encode(), AcqRel, Acquire);
     Ok(())

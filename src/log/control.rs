@@ -3,12 +3,14 @@
 //! A cache of the segments, with one exception: the commit word, while processes live. It is made
 //! under a temporary name and renamed, so that nobody ever maps half of one.
 
-use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release};
+use std::io;
+use std::path::Path;
+use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 use partd_format::control::{self as layout, Commit, Fixed};
 
 use super::commit::{Position, Word, Words};
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, is_shortage_of_files};
 use super::segment::{Segment, create_anew};
 use super::{Names, open_io};
 use crate::error::{Error, Result};
@@ -100,7 +102,7 @@ impl<D: Disk> Control<D> {
     /// Makes the control file anew, in place of the one that is there.
     pub(crate) fn create(disk: &D, names: &Names, start: &Start) -> Result<()> {
         let temporary = names.temporary("control");
-        let make = || -> std::io::Result<()> {
+        let make = || -> io::Result<()> {
             let file = create_anew(disk, &temporary, layout::FILE_LEN)?;
             let put = |offset, value| {
                 file.mapping().store(offset, value, Relaxed);
@@ -225,9 +227,22 @@ impl<D: Disk> Control<D> {
         self.slot_word(slot, layout::SLOT_FIRST_AT).load(Acquire)
     }
 
-    /// The number of pops under way in a slot.
-    pub(crate) fn pops(&self, slot: u16) -> u64 {
-        self.slot_word(slot, layout::SLOT_POPS_AT).load(Acquire)
+    /// The phase under which pops are counted that begin now: 0 or 1.
+    pub(crate) fn pop_phase(&self) -> u32 {
+        (self.word(layout::POP_PHASE_AT).load(SeqCst) & 1) as u32
+    }
+
+    /// Begins a phase. Its caller holds the compaction lock.
+    pub(crate) fn set_pop_phase(&self, phase: u32) {
+        let word = self.word(layout::POP_PHASE_AT);
+        let seen = word.load(SeqCst);
+        // A swap, since a plain store may be passed by the loads of counts that follow.
+        let _ = word.compare_exchange(seen, phase.into(), SeqCst, SeqCst);
+    }
+
+    /// The number of pops under way in a slot that began in a phase.
+    pub(crate) fn pops(&self, slot: u16, phase: u32) -> u32 {
+        layout::pops(self.slot_word(slot, layout::SLOT_POPS_AT).load(SeqCst))[phase as usize & 1]
     }
 
     /// Counts a compaction. Its caller holds the compaction lock.
@@ -246,14 +261,35 @@ impl<D: Disk> Control<D> {
         self.word(layout::OUTPUT_AT).store(0, Release);
     }
 
-    /// Adds to the number of pops under way in a slot.
-    pub(crate) fn count_pop(&self, slot: u16, by: i64) {
+    /// Counts a pop that begins; returns the phase in which it did.
+    pub(crate) fn begin_pop(&self, slot: u16) -> u32 {
+        loop {
+            let phase = self.pop_phase();
+            self.count_pop(slot, phase, 1);
+            // Whoever begins the next phase after this look finds the pop counted.
+            if self.pop_phase() == phase {
+                return phase;
+            }
+            self.count_pop(slot, phase, -1);
+        }
+    }
+
+    /// Counts a pop that is done.
+    pub(crate) fn end_pop(&self, slot: u16, phase: u32) {
+        self.count_pop(slot, phase, -1);
+    }
+
+    fn count_pop(&self, slot: u16, phase: u32, by: i32) {
         let word = self.slot_word(slot, layout::SLOT_POPS_AT);
         let mut seen = word.load(Relaxed);
-        while let Err(now) =
-            word.compare_exchange(seen, seen.saturating_add_signed(by), AcqRel, Relaxed)
-        {
-            seen = now;
+        loop {
+            let mut counts = layout::pops(seen);
+            let count = &mut counts[phase as usize & 1];
+            *count = count.saturating_add_signed(by);
+            match word.compare_exchange(seen, layout::encode_pops(counts), SeqCst, Relaxed) {
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
         }
     }
 
@@ -295,9 +331,13 @@ impl<D: Disk> Control<D> {
         self.word(layout::SYNC_FAILED_AT).load(Acquire) == layout::SYNC_FAILED
     }
 
-    /// Ends durable acknowledgements.
-    pub(crate) fn set_sync_failed(&self) {
-        self.word(layout::SYNC_FAILED_AT).store(layout::SYNC_FAILED, Release);
+    /// The error of a sync, which ends durable acknowledgements: what the disk has lost cannot be
+    /// known, and a second try would succeed and prove nothing.
+    pub(crate) fn sync_error(&self, path: impl AsRef<Path>, source: io::Error) -> Error {
+        if !is_shortage_of_files(&source) {
+            self.word(layout::SYNC_FAILED_AT).store(layout::SYNC_FAILED, Release);
+        }
+        Error::io("sync", path, source)
     }
 
     fn clean_stamp(&self) -> u64 {

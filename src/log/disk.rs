@@ -25,8 +25,14 @@ pub trait Disk: Clone + Debug + Send + Sync + 'static {
 
     /// Makes a file of `len` bytes, all allocated, that only its owner may use, and maps it.
     fn create(&self, path: &Path, len: u64) -> io::Result<Self::File>;
-    /// Opens and maps a file, all of it.
+    /// Opens and maps a file, all of it. Like one that was made, it is in use until it is dropped.
     fn open(&self, path: &Path, writable: bool) -> io::Result<Self::File>;
+    /// Opens and maps a file that is to be written anew, with all of its space allocated again;
+    /// `None` if it is in use by anyone. Its name must be one that nobody else opens. A disk that
+    /// cannot tell says that it is.
+    fn reclaim(&self, _path: &Path) -> io::Result<Option<Self::File>> {
+        Ok(None)
+    }
     /// Renames a file; fails where the new name is taken.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Renames a file in place of another.
@@ -71,6 +77,10 @@ pub trait DiskFile: Debug + Send + Sync + 'static {
     fn write_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
     /// Brings the contents to stable storage (`fdatasync`).
     fn sync(&self) -> io::Result<()>;
+    /// Brings the first `len` bytes to stable storage (`msync` of a range), and more if it must.
+    fn sync_start(&self, _len: u64) -> io::Result<()> {
+        self.sync()
+    }
     /// Gives back the disk space of whole pages; they read as zeros.
     fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
 }
@@ -102,8 +112,8 @@ impl Disk for OsDisk {
             .create_new(true)
             .mode(FILE_MODE)
             .open(path)?;
-        let made = retry(|| rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len))
-            .map_err(io::Error::from)
+        let made = allocate(&file, len)
+            .and_then(|()| hold(&file, path).map(drop))
             .and_then(|()| Mapping::of_file(&file, len, true));
         match made {
             Ok(mapping) => Ok(OsFile { file, mapping }),
@@ -116,13 +126,35 @@ impl Disk for OsDisk {
     }
 
     fn open(&self, path: &Path, writable: bool) -> io::Result<OsFile> {
-        let file = OpenOptions::new().read(true).write(writable).open(path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        loop {
+            let file = OpenOptions::new().read(true).write(writable).open(path)?;
+            let metadata = file.metadata()?;
+            if !metadata.is_file() {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+            }
+            if hold(&file, path)? {
+                let mapping = Mapping::of_file(&file, metadata.len(), writable)?;
+                return Ok(OsFile { file, mapping });
+            }
         }
-        let mapping = Mapping::of_file(&file, metadata.len(), writable)?;
-        Ok(OsFile { file, mapping })
+    }
+
+    fn reclaim(&self, path: &Path) -> io::Result<Option<OsFile>> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        match fs2::FileExt::try_lock_exclusive(&file) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        // Nobody opens this name, so nobody comes between the two locks but one who has opened the
+        // file under its old name; and such a one finds that name gone.
+        if !hold(&file, path)? {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let len = file.metadata()?.len();
+        allocate(&file, len)?;
+        let mapping = Mapping::of_file(&file, len, true)?;
+        Ok(Some(OsFile { file, mapping }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -228,8 +260,36 @@ impl Disk for OsDisk {
 const LOCAL_FILE_SYSTEMS: [u64; 7] =
     [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0xF2F5_2010, 0xCA45_1A4E, 0x794C_7630];
 
+/// Gives all of a file its space, holes included: a store into a hole on a full disk is a SIGBUS.
+fn allocate(file: &File, len: u64) -> io::Result<()> {
+    Ok(retry(|| rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len))?)
+}
+
+/// Says, by a shared lock, that an open file is in use, so that nobody writes it anew; false if its
+/// name leads to another file meanwhile.
+fn hold(file: &File, path: &Path) -> io::Result<bool> {
+    let busy = match fs2::FileExt::try_lock_shared(file) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Some(error),
+        // Where there are no such locks, no file is written anew either.
+        _ => None,
+    };
+    let (mine, there) = (file.metadata()?, fs::metadata(path)?);
+    match busy {
+        _ if (mine.dev(), mine.ino()) != (there.dev(), there.ino()) => Ok(false),
+        Some(busy) => Err(busy),
+        None => Ok(true),
+    }
+}
+
 fn is_read_only(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+}
+
+/// Whether a call was not tried at all, since no more files can be opened.
+pub(crate) fn is_shortage_of_files(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let shortages = [Errno::MFILE, Errno::NFILE];
+    shortages.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// Calls again while a signal interrupts.
@@ -242,32 +302,96 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Resu
     }
 }
 
+/// Writes all the buffers with as many calls of `write` as it takes.
+fn write_all(
+    mut buffers: &mut [IoSlice<'_>],
+    mut offset: u64,
+    mut write: impl FnMut(&[IoSlice<'_>], u64) -> rustix::io::Result<usize>,
+) -> io::Result<()> {
+    IoSlice::advance_slices(&mut buffers, 0);
+    while !buffers.is_empty() {
+        let some = &buffers[..buffers.len().min(BUFFERS_MAX)];
+        let written = retry(|| write(some, offset))?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        IoSlice::advance_slices(&mut buffers, written);
+        offset += written as u64;
+    }
+    Ok(())
+}
+
 impl DiskFile for OsFile {
     #[inline]
     fn mapping(&self) -> &Mapping {
         &self.mapping
     }
 
-    fn write_at(&self, mut buffers: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
-        IoSlice::advance_slices(&mut buffers, 0);
-        while !buffers.is_empty() {
-            let some = &buffers[..buffers.len().min(BUFFERS_MAX)];
-            let written = retry(|| rustix::io::pwritev(&self.file, some, offset))?;
-            if written == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            IoSlice::advance_slices(&mut buffers, written);
-            offset += written as u64;
-        }
-        Ok(())
+    fn write_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        write_all(buffers, offset, |some, at| rustix::io::pwritev(&self.file, some, at))
     }
 
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
 
+    fn sync_start(&self, len: u64) -> io::Result<()> {
+        self.mapping.sync_start(len)
+    }
+
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         Ok(retry(|| rustix::fs::fallocate(&self.file, flags, offset, len))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    /// Writes some buffers with calls that do as `calls` says, then as they are asked; returns what
+    /// was written, from offset 100 on.
+    fn write(lens: &[usize], calls: &[rustix::io::Result<usize>]) -> io::Result<Vec<u8>> {
+        let bytes: Vec<u8> = (0..lens.iter().sum::<usize>()).map(|i| i as u8).collect();
+        let mut rest = &bytes[..];
+        let mut buffers = Vec::new();
+        for &len in lens {
+            let (buffer, behind) = rest.split_at(len);
+            buffers.push(IoSlice::new(buffer));
+            rest = behind;
+        }
+        let (mut calls, mut file) = (calls.iter(), Vec::new());
+        write_all(&mut buffers, 100, |some, at| {
+            assert_eq!(at, 100 + file.len() as u64);
+            assert!(!some.is_empty() && some.len() <= BUFFERS_MAX && !some[0].is_empty());
+            let all: usize = some.iter().map(|buffer| buffer.len()).sum();
+            let written = calls.next().map_or(Ok(all), |call| *call)?;
+            let asked: Vec<u8> = some.iter().flat_map(|buffer| buffer.iter().copied()).collect();
+            file.extend(&asked[..written]);
+            Ok(written)
+        })?;
+        assert!(file == bytes, "other bytes");
+        Ok(file)
+    }
+
+    #[test]
+    fn a_write_that_is_short_or_interrupted_goes_on_where_it_was() {
+        for lens in [&[10, 20, 30][..], &[0, 60, 0], &[1; 60]] {
+            for short in 1..60 {
+                write(lens, &[Ok(short)]).unwrap();
+                write(lens, &[Err(Errno::INTR), Ok(short), Err(Errno::INTR)]).unwrap();
+            }
+        }
+        write(&[3; 2 * BUFFERS_MAX + 1], &[Ok(4), Err(Errno::INTR), Ok(1)]).unwrap();
+        write(&[], &[]).unwrap();
+    }
+
+    #[test]
+    fn a_write_that_fails_or_does_not_get_on_is_an_error() {
+        let after = |last| write(&[10, 20], &[Ok(7), Err(Errno::INTR), last]).unwrap_err();
+        assert_eq!(after(Err(Errno::NOSPC)).kind(), io::ErrorKind::StorageFull);
+        assert_eq!(after(Err(Errno::IO)).raw_os_error(), Some(Errno::IO.raw_os_error()));
+        assert_eq!(after(Ok(0)).kind(), io::ErrorKind::WriteZero);
     }
 }

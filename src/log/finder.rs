@@ -57,40 +57,22 @@ impl Finder {
             let coming: Vec<u64> = coming.collect();
             here.into_iter().filter(|id| *id < next).chain(coming).collect()
         };
+        let mut opened = Vec::new();
+        let mut awaited = BTreeSet::new();
         let mut vanished = false;
         for id in ids {
-            match self.try_open(core, control, id, writable)? {
-                Some(segment) => found(segment),
-                None => vanished |= !self.listed && !self.awaited.contains(&id),
+            match look(core, control, id, writable)? {
+                Look::Opened(segment) => opened.push(segment),
+                Look::Announced => drop(awaited.insert(id)),
+                Look::Gone => vanished |= !self.listed,
             }
         }
+        // Only now, so that after an error the next call looks for all of them again.
+        opened.into_iter().for_each(found);
+        self.awaited = awaited;
         self.listed = true;
         self.next = self.next.max(next);
         Ok(vanished)
-    }
-
-    /// Opens one segment if it is there, and notes whether to try again.
-    fn try_open<D: Disk>(
-        &mut self,
-        core: &Core<D>,
-        control: &Control<D>,
-        id: u64,
-        writable: bool,
-    ) -> Result<Option<Segment<D::File>>> {
-        self.awaited.remove(&id);
-        // Twice: it may be published between a failed try and the look at the announcements.
-        for _ in 0..2 {
-            match Segment::open(&core.disk, &core.names, id, Some(&control.fixed.store), writable) {
-                Ok(segment) => return Ok(Some(segment)),
-                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-            if control.is_announced(id) {
-                self.awaited.insert(id);
-                return Ok(None);
-            }
-        }
-        Ok(None)
     }
 
     /// For a store that nobody else has open.
@@ -113,6 +95,34 @@ impl Finder {
         self.listed = true;
         Ok(false)
     }
+}
+
+/// What looking for a segment has led to.
+enum Look<F> {
+    Opened(Segment<F>),
+    /// It may still come.
+    Announced,
+    Gone,
+}
+
+fn look<D: Disk>(
+    core: &Core<D>,
+    control: &Control<D>,
+    id: u64,
+    writable: bool,
+) -> Result<Look<D::File>> {
+    // Twice: it may be published between a failed try and the look at the announcements.
+    for _ in 0..2 {
+        match Segment::open(&core.disk, &core.names, id, Some(&control.fixed.store), writable) {
+            Ok(segment) => return Ok(Look::Opened(segment)),
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        if control.is_announced(id) {
+            return Ok(Look::Announced);
+        }
+    }
+    Ok(Look::Gone)
 }
 
 /// As many ids as there can be segments in the making.

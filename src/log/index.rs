@@ -24,6 +24,8 @@ pub(crate) struct Index {
     hasher: RandomState,
     live_bytes: u64,
     extents: u64,
+    /// The live bytes in each segment, by its number.
+    live_in: Vec<u64>,
 }
 
 /// What is known of one key.
@@ -49,12 +51,15 @@ impl Index {
                 slot.len += extent.len();
                 self.live_bytes += extent.len();
                 self.extents += 1;
+                add_live(&mut self.live_in, &extent);
             }
             Kind::Set => {
                 let slot = slot_mut(&mut self.table, &self.hasher, key);
                 if slot.is_set {
                     return;
                 }
+                slot.extents.iter().for_each(|extent| remove_live(&mut self.live_in, extent));
+                add_live(&mut self.live_in, &extent);
                 self.live_bytes = self.live_bytes - slot.len + extent.len();
                 self.extents = self.extents - slot.extents.len() as u64 + 1;
                 slot.extents = Arc::new(vec![extent]);
@@ -65,6 +70,7 @@ impl Index {
                 let hash = self.hasher.hash_one(key);
                 if let Ok(entry) = self.table.find_entry(hash, |slot| slot.key.as_bytes() == key) {
                     let (slot, _) = entry.remove();
+                    slot.extents.iter().for_each(|extent| remove_live(&mut self.live_in, extent));
                     self.live_bytes -= slot.len;
                     self.extents -= slot.extents.len() as u64;
                 }
@@ -78,6 +84,7 @@ impl Index {
         self.table = HashTable::new();
         self.live_bytes = 0;
         self.extents = 0;
+        self.live_in.clear();
     }
 
     /// What is known of a key; `None` where it is missing.
@@ -101,6 +108,11 @@ impl Index {
         self.live_bytes
     }
 
+    /// The bytes of the values of all keys that lie in a segment.
+    pub(crate) fn live_bytes_in(&self, segment: u32) -> u64 {
+        self.live_in.get(segment as usize).copied().unwrap_or(0)
+    }
+
     /// The number of extents.
     pub(crate) fn extents(&self) -> u64 {
         self.extents
@@ -117,8 +129,22 @@ impl Index {
                 slot.key.heap_bytes() + list + slot.extents.capacity() * size_of::<Extent>()
             })
             .sum();
-        (table + heap) as u64
+        (table + heap + self.live_in.capacity() * size_of::<u64>()) as u64
     }
+}
+
+#[inline]
+fn add_live(live: &mut Vec<u64>, extent: &Extent) {
+    let number = extent.segment() as usize;
+    if live.len() <= number {
+        live.resize(number + 1, 0);
+    }
+    live[number] += extent.len();
+}
+
+#[inline]
+fn remove_live(live: &mut [u64], extent: &Extent) {
+    live[extent.segment() as usize] -= extent.len();
 }
 
 #[inline]

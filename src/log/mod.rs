@@ -11,8 +11,11 @@
 //! | `read` | values out of extents |
 //! | `sync` | stable storage, one sync for all who wait |
 //! | `compaction` | space: live entries move together, the rest goes |
+//! | `spares` | dead segments that are written anew |
+//! | `background` | when a handle compacts by itself |
 //! | `open`, `recovery` | opening, alone or not, after a crash or not |
 
+mod background;
 pub mod commit;
 mod compaction;
 mod control;
@@ -25,14 +28,14 @@ mod picture;
 mod read;
 mod recovery;
 pub(crate) mod segment;
+mod spares;
 mod sync;
 mod writer;
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use rayon::prelude::*;
 
@@ -40,13 +43,15 @@ pub use self::compaction::Compaction;
 pub use self::options::Options;
 pub use self::read::View;
 
-use self::compaction::{Aim, Background};
+use self::background::Background;
+use self::compaction::{Aim, Stop};
 use self::control::Control;
 use self::disk::{Disk, OsDisk};
 use self::picture::{Capture, Picture};
 use self::read::Snapshot;
 use self::segment::Segment;
 use self::segment::mapping::ForkMark;
+use self::spares::Spares;
 use self::sync::Syncer;
 use self::writer::Writer;
 use crate::Key;
@@ -71,6 +76,10 @@ use crate::partd::{Batch, Chunks, Durability, Op, Partd};
 /// assert_eq!(p.get("x")?, b"Hello world!");
 /// # Ok::<(), partd::Error>(())
 /// ```
+///
+/// No operation waits for a process that is stopped or dead. Only opening may: whoever opens a store
+/// that nobody has open does so alone, and with it the recovery if one is needed. If it is stopped
+/// in the middle of that, others that open the store wait for up to 30 seconds, then get an error.
 ///
 /// Opened before a `fork`, a handle serves the parent alone; in the child it gives an error.
 /// A disk that fails under a mapping can end the process with SIGBUS, as with every mapped file.
@@ -97,6 +106,7 @@ pub(crate) struct Core<D: Disk> {
     writer: Writer<D>,
     picture: RwLock<Picture<D>>,
     syncer: Syncer<D>,
+    spares: Spares,
 }
 
 /// The names of a store's files.
@@ -133,6 +143,11 @@ pub struct Stats {
     pub segments_compacted: u64,
     /// The lengths of all segment files, in bytes.
     pub segment_bytes: u64,
+    /// The dead segments that this handle keeps to write them anew.
+    pub segments_spare: u64,
+    /// The disk space that they take, in bytes: less, where closed handles gave back what they had
+    /// not used.
+    pub disk_bytes: u64,
     /// The compactions that were done since the control file was made.
     pub compactions: u64,
     /// The memory that the index takes, in bytes.
@@ -171,8 +186,9 @@ impl SegmentLog {
 
     /// Opens a store for reading; nothing in its directory is changed.
     ///
-    /// A store that is in use is followed as it grows. One that needs recovery is read as recovery
-    /// would leave it, which is worked out in memory.
+    /// A store that is in use, or was closed, is followed as it grows. One that needs recovery is
+    /// read as recovery would leave it, which is worked out in memory; that handle stays at that
+    /// moment.
     pub fn open_read_only(path: impl AsRef<Path>) -> Result<SegmentLog> {
         Options::default().open_read_only(path)
     }
@@ -195,6 +211,12 @@ impl SegmentLog {
 }
 
 impl<D: Disk> SegmentLog<D> {
+    /// [`sweep`](SegmentLog::sweep) on a disk other than that of the operating system.
+    #[doc(hidden)]
+    pub fn sweep_on(disk: &D, dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+        open::sweep(disk, dir.as_ref())
+    }
+
     /// The directory of the store.
     pub fn path(&self) -> &Path {
         self.core.names.dir()
@@ -211,20 +233,22 @@ impl<D: Disk> SegmentLog<D> {
     /// Where another compaction is under way, it returns at once and says that it did nothing.
     ///
     /// # Errors
-    /// On a full disk, on damage, and after a failed sync: the store is then as it was.
+    /// On damage, after a failed sync, and on a full disk where not even one segment could be
+    /// rewritten: the store is then as it was. Where the disk allows a part of it, that is done.
     pub fn compact(&self) -> Result<Compaction> {
         self.core.check_writable()?;
-        self.core.compact(Aim::Everything, &AtomicBool::new(false))
+        self.core.compact(Aim::Everything, &Stop::default())
     }
 
     /// Counts what the store holds.
     pub fn stats(&self) -> Result<Stats> {
-        let control = self.core.control.as_ref();
-        self.core.with_picture(|picture| {
-            let current = || {
-                let is_current = |s: &&Arc<_>| !picture.replaced.contains(&Segment::id(s));
-                picture.segments.iter().filter(is_current)
-            };
+        let core = &*self.core;
+        let control = core.control.as_ref();
+        core.with_walked_picture(|picture| {
+            let current = || picture.current().map(|number| &picture.segments[number as usize]);
+            // One that a compaction has taken away since takes nothing.
+            let on_disk =
+                |segment: &Arc<Segment<_>>| core.disk.disk_bytes(&segment.path()).unwrap_or(0);
             let is_output = |segment: &&Arc<Segment<_>>| segment.header().output.is_some();
             let segments = current().count() as u64;
             let compacted = current().filter(is_output).count() as u64;
@@ -243,6 +267,8 @@ impl<D: Disk> SegmentLog<D> {
                 segments_sealed: segments - compacted - open,
                 segments_compacted: compacted,
                 segment_bytes: current().map(|segment| segment.header().len).sum(),
+                segments_spare: self.core.spares.len(),
+                disk_bytes: current().map(on_disk).sum(),
                 compactions: control.map_or(0, Control::compactions),
                 index_bytes: picture.index.memory_bytes(),
             }
@@ -276,7 +302,7 @@ impl<D: Disk> SegmentLog<D> {
 impl<D: Disk> Drop for SegmentLog<D> {
     fn drop(&mut self) {
         if !self.core.mark.is_forked() {
-            self.background.stop();
+            self.background.close(&self.core);
         }
     }
 }
@@ -291,14 +317,21 @@ impl<D: Disk> Partd for SegmentLog<D> {
     fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()> {
         let core = &*self.core;
         core.check_writable()?;
+        if durability == Durability::Durable {
+            // Nothing is written that could not be promised.
+            core.check_sync(core.control()?)?;
+        }
         let sequence = match batch.is_empty() {
             true => core.visible(),
-            false => core.writer.write(core, batch)?,
+            false => core.writer.write(core, batch).inspect_err(|error| {
+                if matches!(error, Error::StoreFull { .. }) {
+                    self.background.removed(&self.core);
+                }
+            })?,
         };
-        if let Some(share) = core.options.compaction_dead_share
-            && batch.ops().iter().any(|op| !matches!(op, Op::Append(..)))
-        {
-            self.background.nudge(&self.core, share);
+        self.background.wrote(&self.core);
+        if batch.ops().iter().any(|op| matches!(op, Op::Delete(_) | Op::Clear)) {
+            self.background.removed(&self.core);
         }
         match durability {
             Durability::Plain => Ok(()),
@@ -313,9 +346,7 @@ impl<D: Disk> Partd for SegmentLog<D> {
     fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
         self.core.check_writable()?;
         let values = self.core.take(keys)?;
-        if let Some(share) = self.core.options.compaction_dead_share {
-            self.background.nudge(&self.core, share);
-        }
+        self.background.removed(&self.core);
         Ok(values)
     }
 
@@ -337,6 +368,11 @@ impl<D: Disk> Partd for SegmentLog<D> {
         let core = &*self.core;
         core.check_writable()?;
         core.syncer.sync_to(core, core.visible())
+    }
+
+    #[inline]
+    fn check(&self) -> Result<()> {
+        self.core.check_writable()
     }
 
     fn visit(
@@ -385,13 +421,30 @@ impl<D: Disk> Core<D> {
     /// Looks at the picture as of now.
     fn with_picture<T>(&self, look: impl FnOnce(&Picture<D>) -> T) -> Result<T> {
         self.check_process()?;
-        let picture = self.picture.read().unwrap_or_else(PoisonError::into_inner);
+        let picture = self.picture();
         if picture.is_current(self) {
             return Ok(look(&picture));
         }
         drop(picture);
         let mut picture = self.picture.write().unwrap_or_else(PoisonError::into_inner);
-        picture.refresh(self, None)?;
+        picture.refresh(self, None, false)?;
+        Ok(look(&picture))
+    }
+
+    fn picture(&self) -> RwLockReadGuard<'_, Picture<D>> {
+        self.picture.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives back the memory of the picture.
+    fn forget_picture(&self) {
+        self.picture.write().unwrap_or_else(PoisonError::into_inner).reset();
+    }
+
+    /// Looks at the picture as of now, also at which segments were sealed since the last batch.
+    fn with_walked_picture<T>(&self, look: impl FnOnce(&Picture<D>) -> T) -> Result<T> {
+        self.check_process()?;
+        let mut picture = self.picture.write().unwrap_or_else(PoisonError::into_inner);
+        picture.refresh(self, None, true)?;
         Ok(look(&picture))
     }
 
@@ -435,7 +488,7 @@ impl<D: Disk> Core<D> {
         let mut picture = self.picture.write().unwrap_or_else(PoisonError::into_inner);
         let at = self.writer.write(self, &batch)?;
         let mut capture = Capture { at, keys: &distinct, extents: Vec::new() };
-        picture.refresh(self, Some(&mut capture))?;
+        picture.refresh(self, Some(&mut capture), false)?;
         let covered = Snapshot {
             segments: Arc::clone(&picture.segments),
             extents: capture.extents,
@@ -467,18 +520,18 @@ impl<D: Disk> Core<D> {
 struct PopUnderWay<'c, D: Disk> {
     control: &'c Control<D>,
     slot: u16,
+    phase: u32,
 }
 
 impl<'c, D: Disk> PopUnderWay<'c, D> {
     fn new(control: &'c Control<D>, slot: u16) -> PopUnderWay<'c, D> {
-        control.count_pop(slot, 1);
-        PopUnderWay { control, slot }
+        PopUnderWay { control, slot, phase: control.begin_pop(slot) }
     }
 }
 
 impl<D: Disk> Drop for PopUnderWay<'_, D> {
     fn drop(&mut self) {
-        self.control.count_pop(self.slot, -1);
+        self.control.end_pop(self.slot, self.phase);
     }
 }
 
@@ -490,9 +543,11 @@ impl<D: Disk> Drop for Core<D> {
         }
         if let Some(control) = self.control.as_ref().filter(|_| !self.is_read_only) {
             self.writer.close(control);
+            let _ = self.spares.remove(&self.disk);
             self.lock = None;
             // Only the last handle gets the lock, and only then nothing more will happen.
             if let Ok(Some(_alone)) = self.disk.try_lock(&self.names.store_lock(), true) {
+                let _ = self.remove_spares();
                 control.set_clean();
             }
         }

@@ -4,24 +4,29 @@
 //! the control file can be trusted: it is of this boot, and the last handle closed the store; else
 //! it is built again from the segments.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
-use super::compaction::Background;
+use partd_format::control as layout;
+use partd_format::segment::id_of_file_name;
+
+use super::background::Background;
 use super::control::Control;
-use super::disk::Disk;
+use super::disk::{Disk, DiskFile};
 use super::finder::segment_ids;
 use super::options::Options;
 use super::picture::Picture;
 use super::recovery::{Survey, Trust};
 use super::segment::mapping::ForkMark;
+use super::spares::Spares;
 use super::sync::Syncer;
 use super::writer::Writer;
-use super::{Core, Names, SegmentLog, newer_version};
+use super::{Core, Names, SegmentLog, newer_version, open_io};
 use crate::error::{Error, Result};
 
 /// How long to wait for another process that recovers the store.
@@ -30,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(2);
 /// How long a store may take to get its lock file after its directory.
 const MAKING: Duration = Duration::from_secs(60);
+/// How often to begin a temporary store anew that a sweep has taken away in the making.
+const TEMPORARY_TRIES: u32 = 16;
 /// What the name of a temporary store begins with.
 pub(crate) const TEMPORARY_PREFIX: &str = "partd-tmp-";
 
@@ -55,9 +62,7 @@ pub(crate) fn open<D: Disk>(disk: D, path: &Path, options: &Options) -> Result<S
             return finish(disk, names, options, Some(control), Some(shared), None);
         }
         if since.elapsed() > PATIENCE {
-            let why = "another process has been recovering the store, or uses it without its \
-                       control file, for half a minute; try again, or stop that process";
-            return Err(Error::refused(path, why));
+            return Err(too_long(path));
         }
         std::thread::sleep(PAUSE);
     }
@@ -71,47 +76,118 @@ pub(crate) fn open_read_only<D: Disk>(
 ) -> Result<SegmentLog<D>> {
     let names = prepare(&disk, path, options, false)?;
     let boot = disk.boot_id().map_err(|e| Error::io("read the boot id for", path, e))?;
-    let lock_path = names.store_lock();
-    let listed = disk.list(path).map_err(|e| Error::io("read the directory", path, e))?;
-    let has_lock = listed.iter().any(|name| lock_path.file_name() == Some(name.as_os_str()));
-    let try_lock = |exclusive| match disk.try_lock(&lock_path, exclusive) {
-        // Where no lock can be taken, nobody writes.
-        Err(error) if is_no_access(&error) => Ok(None),
-        locked => locked.map_err(|source| lock_error(&names, source)),
-    };
-    // While somebody has the store open, the control file is right.
-    let is_alone = !has_lock || try_lock(true)?.is_some();
-    let shared = if has_lock { try_lock(false)? } else { None };
-    let control = usable(&disk, &names, boot, false)?;
-    match control {
-        Some(control)
-            if !options.ignore_damage && (!is_alone || was_closed(&disk, &names, &control)?) =>
-        {
-            finish(disk, names, options, Some(control), shared, None)
+    let since = Instant::now();
+    loop {
+        // Alone, nobody writes for as long as the lock is held: what is found then stays true. The
+        // handle is finished before the lock goes, since others may change everything after it.
+        let alone = lock_to_read(&disk, &names, true)?;
+        if let Taken::Held(_) | Taken::Impossible { .. } = alone {
+            let control = usable(&disk, &names, boot, false)?.filter(|_| !options.ignore_damage);
+            let in_use = matches!(alone, Taken::Impossible { in_use: true });
+            let followed = match control {
+                Some(control) if in_use || was_closed(&disk, &names, &control)? => Some(control),
+                _ => None,
+            };
+            match (followed, &alone) {
+                (None, _) => return frozen(disk, names, boot, options),
+                (control @ Some(_), Taken::Impossible { .. }) => {
+                    return finish(disk, names, options, control, None, None);
+                }
+                // It is closed: what can be followed is held by the shared lock.
+                (Some(_), _) => drop(alone),
+            }
         }
-        _ => {
-            let (survey, _) = survey(&disk, &names, boot, false, options.ignore_damage)?;
-            drop(shared);
-            finish(disk, names, options, None, None, Some(survey))
+        if let Taken::Held(shared) = lock_to_read(&disk, &names, false)? {
+            // While it is held nobody recovers. Somebody has settled the store, so the control file
+            // is right; unless it was taken away under those who use it.
+            return match usable(&disk, &names, boot, false)?.filter(|_| !options.ignore_damage) {
+                control @ Some(_) => finish(disk, names, options, control, Some(shared), None),
+                None => frozen(disk, names, boot, options),
+            };
         }
+        if since.elapsed() > PATIENCE {
+            return Err(too_long(path));
+        }
+        std::thread::sleep(PAUSE);
     }
+}
+
+/// What came of asking for the store lock to read.
+enum Taken<L> {
+    Held(L),
+    /// Somebody holds it in the way.
+    Busy,
+    /// There is no lock file, so nobody has the store open; or there is one that this user may not
+    /// use, and somebody may.
+    Impossible {
+        in_use: bool,
+    },
+}
+
+/// Takes the store lock without making its file.
+fn lock_to_read<D: Disk>(disk: &D, names: &Names, exclusive: bool) -> Result<Taken<D::Lock>> {
+    let path = names.store_lock();
+    let listed = disk.list(names.dir());
+    let listed = listed.map_err(|e| Error::io("read the directory", names.dir(), e))?;
+    if !listed.iter().any(|name| path.file_name() == Some(name.as_os_str())) {
+        return Ok(Taken::Impossible { in_use: false });
+    }
+    match disk.try_lock(&path, exclusive) {
+        Ok(Some(lock)) => Ok(Taken::Held(lock)),
+        Ok(None) => Ok(Taken::Busy),
+        Err(error) if is_no_access(&error) => Ok(Taken::Impossible { in_use: true }),
+        Err(error) => Err(lock_error(names, error)),
+    }
+}
+
+/// A handle that reads the store as recovery would leave it, and never looks at its directory again.
+fn frozen<D: Disk>(
+    disk: D,
+    names: Names,
+    boot: [u8; 16],
+    options: &Options,
+) -> Result<SegmentLog<D>> {
+    let (survey, _) = survey(&disk, &names, boot, false, options.ignore_damage)?;
+    let log = finish(disk, names, options, None, None, Some(survey))?;
+    log.core.with_picture(|_| ())?;
+    Ok(log)
+}
+
+fn too_long(path: &Path) -> Error {
+    let why = "another process has been opening or recovering the store, or uses it without its \
+               control file, for half a minute; try again, or stop that process";
+    Error::refused(path, why)
 }
 
 /// Makes a store that is removed with its handle.
 pub(crate) fn temporary<D: Disk>(disk: D, dir: &Path, options: &Options) -> Result<SegmentLog<D>> {
-    let path = dir.join(random_name(&disk, dir, TEMPORARY_PREFIX)?);
-    let mut log = open(disk, &path, options)?;
-    if let Some(core) = Arc::get_mut(&mut log.core) {
-        core.is_temporary = true;
+    let mut tries = TEMPORARY_TRIES;
+    loop {
+        tries -= 1;
+        let path = dir.join(random_name(&disk, dir, TEMPORARY_PREFIX)?);
+        match open(disk.clone(), &path, options) {
+            Ok(mut log) => {
+                if let Some(core) = Arc::get_mut(&mut log.core) {
+                    core.is_temporary = true;
+                }
+                return Ok(log);
+            }
+            // While it is opened there is a moment without a lock, at which a sweep may take it.
+            Err(_) if tries > 0 && is_missing(&disk, &path) => {}
+            Err(error) => return Err(error),
+        }
     }
-    Ok(log)
+}
+
+fn is_missing<D: Disk>(disk: &D, dir: &Path) -> bool {
+    disk.list(dir).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// Removes the temporary stores in a directory whose handles are gone.
 pub(crate) fn sweep<D: Disk>(disk: &D, dir: &Path) -> Result<Vec<PathBuf>> {
     let mut swept = Vec::new();
     for name in disk.list(dir).map_err(|e| Error::io("list", dir, e))? {
-        if !name.as_encoded_bytes().starts_with(TEMPORARY_PREFIX.as_bytes()) {
+        if !is_temporary_store(&name) {
             continue;
         }
         let path = dir.join(name);
@@ -122,14 +198,22 @@ pub(crate) fn sweep<D: Disk>(disk: &D, dir: &Path) -> Result<Vec<PathBuf>> {
         {
             continue;
         }
+        // Where no lock can be had, it is in use, another user's, or its owner has just removed it.
         let lock = Names::new(&path).store_lock();
-        let alone = disk.try_lock(&lock, true).map_err(|e| Error::io("lock", lock, e))?;
-        if alone.is_some() {
-            disk.remove_dir(&path).map_err(|e| Error::io("remove", &path, e))?;
-            swept.push(path);
+        let Ok(Some(_alone)) = disk.try_lock(&lock, true) else { continue };
+        match disk.remove_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            removed => removed.map_err(|e| Error::io("remove", &path, e))?,
         }
+        swept.push(path);
     }
     Ok(swept)
+}
+
+/// Whether a directory has the name of a temporary store.
+fn is_temporary_store(name: &OsStr) -> bool {
+    let random = name.as_encoded_bytes().strip_prefix(TEMPORARY_PREFIX.as_bytes());
+    random.is_some_and(|digits| digits.len() == 16 && digits.iter().all(u8::is_ascii_hexdigit))
 }
 
 /// A name that nobody else uses: a prefix and random hexadecimal digits.
@@ -173,6 +257,7 @@ fn finish<D: Disk>(
         writer: Writer::new(),
         picture: RwLock::new(Picture::default()),
         syncer: Syncer::new(),
+        spares: Spares::default(),
     };
     Ok(SegmentLog { core: Arc::new(core), background: Background::new() })
 }
@@ -194,8 +279,10 @@ fn prepare<D: Disk>(disk: &D, path: &Path, options: &Options, make: bool) -> Res
         }
         listed => listed.map_err(|e| Error::io("read the directory", path, e))?,
     };
-    let is_store = listed.iter().any(Names::is_of_store);
-    let stranger = listed.iter().find(|name| !Names::is_known(name));
+    let names = Names::new(path);
+    let is_store = listed.iter().any(Names::is_of_store) || is_control(disk, &names, &listed)?;
+    let is_strange = |name: &&OsString| !Names::is_known(name) || Names::is_control(name);
+    let stranger = listed.iter().find(is_strange);
     if let Some(stranger) = stranger.filter(|_| !is_store) {
         let why = format!(
             "this is no partd store, and it holds other files ({}{}); give an empty or a new \
@@ -220,7 +307,24 @@ fn prepare<D: Disk>(disk: &D, path: &Path, options: &Options, make: bool) -> Res
         );
         return Err(Error::refused(path, why));
     }
-    Ok(Names::new(path))
+    Ok(names)
+}
+
+/// Whether a file called `control`, where nothing else tells of a store, can be what a power cut has
+/// left of one: empty, or of its length, with its first word or none.
+fn is_control<D: Disk>(disk: &D, names: &Names, listed: &[OsString]) -> Result<bool> {
+    if !listed.iter().any(|name| Names::is_control(name)) {
+        return Ok(false);
+    }
+    let path = names.control();
+    let file = match disk.open(&path, false) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(false),
+        opened => opened.map_err(|error| open_io(&path, error))?,
+    };
+    let first = || file.mapping().load(0, Ordering::Relaxed);
+    let words = [0, u64::from_le_bytes(layout::MAGIC)];
+    let len = file.mapping().len();
+    Ok(len == 0 || len == layout::FILE_LEN && words.contains(&first()))
 }
 
 /// The control file, if it is one of this boot and its words can be used as they are.
@@ -352,22 +456,47 @@ impl Names {
         self.dir.join(format!("tmp-{maker}"))
     }
 
-    pub(crate) fn is_temporary(name: &OsString) -> bool {
-        name.as_encoded_bytes().starts_with(b"tmp-")
+    /// The name of a dead segment that is kept to be written anew.
+    pub(crate) fn spare(&self, id: u64) -> PathBuf {
+        self.temporary(&format!("spare-{id:016x}"))
+    }
+
+    pub(crate) fn is_spare(name: &OsStr) -> bool {
+        let id = name.as_encoded_bytes().strip_prefix(b"tmp-spare-");
+        id.is_some_and(|id| id_of_file_name(&[id, b".seg"].concat()).is_some())
+    }
+
+    /// Whether a file of this name is one that [`temporary`](Names::temporary) has named.
+    pub(crate) fn is_temporary(name: &OsStr) -> bool {
+        let maker = name.as_encoded_bytes().strip_prefix(b"tmp-");
+        let is_maker = |maker: &[u8]| matches!(maker, b"control" | b"output") || is_writer(maker);
+        maker.is_some_and(is_maker) || Names::is_spare(name)
+    }
+
+    fn is_control(name: &OsStr) -> bool {
+        name == "control"
     }
 
     /// Whether a file of this name makes a directory a store.
     fn is_of_store(name: &OsString) -> bool {
-        let name = name.as_encoded_bytes();
-        name == b"control" || name == b"store.lock" || name.ends_with(b".seg")
+        name == "store.lock" || id_of_file_name(name.as_encoded_bytes()).is_some()
     }
 
     /// Whether a file of this name is one that a store may have.
     fn is_known(name: &OsString) -> bool {
         let bytes = name.as_encoded_bytes();
-        Names::is_of_store(name)
+        let lock = bytes.strip_suffix(b".lock");
+        let torn = bytes.strip_suffix(b"torn").map(|id| [id, b"seg"].concat());
+        name == "control"
+            || Names::is_of_store(name)
             || Names::is_temporary(name)
-            || bytes.ends_with(b".lock")
-            || bytes.ends_with(b".torn")
+            || lock.is_some_and(|lock| matches!(lock, b"sync" | b"compaction") || is_writer(lock))
+            || torn.is_some_and(|name| id_of_file_name(&name).is_some())
     }
+}
+
+/// Whether something is named after a writer's slot.
+fn is_writer(name: &[u8]) -> bool {
+    let digits = name.strip_prefix(b"writer-");
+    digits.is_some_and(|digits| digits.len() == 4 && digits.iter().all(u8::is_ascii_digit))
 }

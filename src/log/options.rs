@@ -27,6 +27,7 @@ pub struct Options {
     pub(crate) compaction_bytes_per_second: Option<u64>,
     pub(crate) compaction_run_bytes: u64,
     pub(crate) max_store_bytes: Option<u64>,
+    pub(crate) spare_segments: usize,
 }
 
 impl Default for Options {
@@ -40,6 +41,7 @@ impl Default for Options {
             compaction_bytes_per_second: None,
             compaction_run_bytes: 1 << 30,
             max_store_bytes: None,
+            spare_segments: 8,
         }
     }
 }
@@ -77,8 +79,13 @@ impl Options {
         self
     }
 
-    /// The share of the values' bytes that may be dead before the handle compacts by itself, in a
-    /// thread of its own, after something was removed through it; 0.5 unless set, `None` for never.
+    /// The share of the store that may be dead before the handle compacts by itself; 0.5 unless
+    /// set, `None` for never.
+    ///
+    /// It looks after something was removed through it, after it has begun another segment, and for
+    /// half a second at most when it is closed, and compacts if that gives back more than this
+    /// share and more than two segments, or if 64 small segments can be joined. Open segments do
+    /// not count. A thread of the handle does it, which ends with it.
     pub fn compaction_dead_share(mut self, share: impl Into<Option<f64>>) -> Options {
         self.compaction_dead_share = share.into();
         self
@@ -100,10 +107,22 @@ impl Options {
     /// The disk space that the segments of the store may take, in bytes; no limit unless set.
     ///
     /// A write that needs a new segment beyond it fails before anything is written; deletes and
-    /// clears go on. It is looked at when a segment is made, so processes that make one at the same
-    /// moment may each take what was left.
+    /// clears go on, in segments no longer than they need. It is looked at when a segment is made,
+    /// so processes that make one at the same moment may each take what was left. A compaction is
+    /// not held to it, since it frees more than it takes: the output of a run lies beside what it
+    /// replaces for as long as the run lasts, and counts from then on.
     pub fn max_store_bytes(mut self, bytes: impl Into<Option<u64>>) -> Options {
         self.max_store_bytes = bytes.into();
+        self
+    }
+
+    /// The dead segments of full length that the store keeps, at most, to write them anew instead of
+    /// fresh files, which is faster: 8 unless set, 0 for none.
+    ///
+    /// A compaction leaves them to its handle, which removes those it has not used when it is
+    /// closed. Set it to what one fill takes where a store is filled and cleared again and again.
+    pub fn spare_segments(mut self, segments: usize) -> Options {
+        self.spare_segments = segments;
         self
     }
 
@@ -128,14 +147,24 @@ impl Options {
 
     /// Makes a store that is removed with its handle, in a directory of your choice.
     pub fn temporary_in(&self, dir: impl AsRef<Path>) -> Result<SegmentLog> {
-        self.check()?;
-        open::temporary(OsDisk, dir.as_ref(), self)
+        self.temporary_in_on(OsDisk, dir)
+    }
+
+    /// [`temporary_in`](Options::temporary_in) on a disk other than that of the operating system.
+    #[doc(hidden)]
+    pub fn temporary_in_on<D: Disk>(
+        &self,
+        disk: D,
+        dir: impl AsRef<Path>,
+    ) -> Result<SegmentLog<D>> {
+        self.check(dir.as_ref())?;
+        open::temporary(disk, dir.as_ref(), self)
     }
 
     /// [`open`](Options::open) on a disk other than that of the operating system.
     #[doc(hidden)]
     pub fn open_on<D: Disk>(&self, disk: D, path: impl AsRef<Path>) -> Result<SegmentLog<D>> {
-        self.check()?;
+        self.check(path.as_ref())?;
         open::open(disk, path.as_ref(), self)
     }
 
@@ -150,18 +179,19 @@ impl Options {
         open::open_read_only(disk, path.as_ref(), self)
     }
 
-    fn check(&self) -> Result<()> {
+    /// Checks the options for a store at `path`.
+    fn check(&self, path: &Path) -> Result<()> {
         let len = self.segment_len_bytes;
         if !(SEGMENT_LEN_MIN..=SEGMENT_LEN_MAX).contains(&len) {
-            return Err(Error::Invalid(format!(
+            let why = format!(
                 "segment_len_bytes is {len}; it must be from {SEGMENT_LEN_MIN} (64 KiB) to \
                  {SEGMENT_LEN_MAX} (4 GiB)"
-            )));
+            );
+            return Err(Error::refused(path, why));
         }
         if let Some(share) = self.compaction_dead_share.filter(|s| !(0.0..=1.0).contains(s)) {
-            return Err(Error::Invalid(format!(
-                "compaction_dead_share is {share}; it must be from 0 to 1, or None"
-            )));
+            let why = format!("compaction_dead_share is {share}; it must be from 0 to 1, or None");
+            return Err(Error::refused(path, why));
         }
         Ok(())
     }

@@ -42,6 +42,8 @@ pub(crate) struct Picture<D: Disk> {
     pub(crate) applied: Applied,
     /// The bytes of all values in each segment, live or dead.
     pub(crate) value_bytes: Vec<u64>,
+    /// The bytes of all batches in each segment.
+    batch_bytes: Vec<u64>,
     /// How often the picture was begun anew; extents of an older one mean nothing.
     pub(crate) rebuilds: u64,
 }
@@ -113,6 +115,7 @@ impl<D: Disk> Default for Picture<D> {
             index: Index::default(),
             applied: Applied::default(),
             value_bytes: Vec::new(),
+            batch_bytes: Vec::new(),
             rebuilds: 0,
         }
     }
@@ -125,14 +128,22 @@ impl<D: Disk> Picture<D> {
         self.sequence >= core.visible() && self.generation == Some(core.generation())
     }
 
+    /// Whether the picture was ever looked at, and so costs memory.
+    pub(crate) fn is_built(&self) -> bool {
+        self.generation.is_some()
+    }
+
     /// Brings the picture up to now. After an error it is begun anew by the next call.
+    ///
+    /// With `seals`, also where the history stands still: so it is seen which segments are sealed.
     pub(crate) fn refresh(
         &mut self,
         core: &Core<D>,
         mut capture: Option<&mut Capture<'_>>,
+        seals: bool,
     ) -> Result<()> {
         loop {
-            match self.advance(core, capture.as_deref_mut()) {
+            match self.advance(core, capture.as_deref_mut(), seals) {
                 Ok(Advance::Done) => return Ok(()),
                 Ok(Advance::Rebuild) => self.reset(),
                 Err(error) => {
@@ -143,17 +154,24 @@ impl<D: Disk> Picture<D> {
         }
     }
 
-    fn reset(&mut self) {
+    /// Forgets everything; the next look begins anew.
+    pub(crate) fn reset(&mut self) {
         let rebuilds = self.rebuilds + 1;
         *self = Picture { rebuilds, ..Picture::default() };
     }
 
-    fn advance(&mut self, core: &Core<D>, capture: Option<&mut Capture<'_>>) -> Result<Advance> {
+    fn advance(
+        &mut self,
+        core: &Core<D>,
+        capture: Option<&mut Capture<'_>>,
+        seals: bool,
+    ) -> Result<Advance> {
         // The commit word before everything else: what it counts can then be found.
         let visible = core.visible();
         let generation = Some(core.generation());
         let is_first = self.generation.is_none();
-        if !is_first && visible <= self.sequence && generation == self.generation {
+        let stands_still = visible <= self.sequence && generation == self.generation;
+        if !is_first && !seals && stands_still {
             return Ok(Advance::Done);
         }
         let mut compacted = Compacted::default();
@@ -167,8 +185,16 @@ impl<D: Disk> Picture<D> {
             self.generation = generation;
         }
         let units = self.walk(visible);
-        self.check_keeps(core, &keeps)?;
+        if let Err(error) = self.check_keeps(core, &keeps) {
+            return self.unless_compacted(core, error);
+        }
         self.finish(core, visible, units, compacted, capture)
+    }
+
+    /// The error, unless a compaction has published and unlinked since: its output, not seen yet,
+    /// holds what is missing.
+    fn unless_compacted(&self, core: &Core<D>, error: Error) -> Result<Advance> {
+        if self.generation == Some(core.generation()) { Err(error) } else { Ok(Advance::Rebuild) }
     }
 
     /// Checks that no number is missing among the batches found, and applies them.
@@ -195,10 +221,6 @@ impl<D: Disk> Picture<D> {
             expected += 1;
         }
         if expected <= visible {
-            if self.generation != Some(core.generation()) {
-                // A compaction has published and unlinked since; its output holds what is missing.
-                return Ok(Advance::Rebuild);
-            }
             let last = units.iter().map(|unit| unit.sequence).find(|s| *s >= expected);
             let last = last.map_or(visible, |sequence| sequence - 1);
             let hint = self.open.iter().find_map(|cursor| {
@@ -206,7 +228,8 @@ impl<D: Disk> Picture<D> {
                 cursor.broken.map(|error| format!("{}: {error}", path.display()))
             });
             let path = core.names.dir().to_owned();
-            return Err(Error::Missing { path, first: expected, last, hint });
+            let missing = Error::Missing { path, first: expected, last, hint };
+            return self.unless_compacted(core, missing);
         }
         self.apply(&units, compacted, capture)?;
         self.sequence = visible.max(self.sequence);
@@ -253,6 +276,7 @@ impl<D: Disk> Picture<D> {
             });
             segments.push(segment);
             self.value_bytes.push(0);
+            self.batch_bytes.push(0);
         }
         Ok((outputs, vanished))
     }
@@ -280,6 +304,7 @@ impl<D: Disk> Picture<D> {
             }
             for (offset, len) in chain(segment)? {
                 self.applied.batches += 1;
+                self.batch_bytes[number as usize] += len;
                 for entry in segment.batch(offset, len)?.entries() {
                     self.applied.count(&entry);
                     self.value_bytes[number as usize] += entry.value_len;
@@ -314,10 +339,14 @@ impl<D: Disk> Picture<D> {
                 return Err(Error::refused(core.names.segment(keep.id), why));
             };
             let cursor = self.open.iter().find(|cursor| cursor.segment as usize == number);
-            if let Some(cursor) = cursor
-                && cursor.next < keep.end
-            {
-                let segment = &self.segments[number];
+            let Some(cursor) = cursor else { continue };
+            let segment = &self.segments[number];
+            let before = cursor.pending.iter().filter(|(offset, _)| *offset < keep.end);
+            // No number would be missed: below `upto` any may be gone.
+            if let Some(error) = before.filter_map(|&(at, _)| segment.state(at).err()).next() {
+                return Err(segment.damage(error));
+            }
+            if cursor.next < keep.end {
                 return Err(segment.damage(partd_format::Error {
                     offset: cursor.next,
                     what: "chain of batches",
@@ -394,6 +423,7 @@ impl<D: Disk> Picture<D> {
             self.catch_up_clears(&mut compacted, unit.sequence);
             let segment = Arc::clone(&self.segments[unit.segment as usize]);
             self.applied.batches += 1;
+            self.batch_bytes[unit.segment as usize] += unit.len;
             for entry in segment.batch(unit.offset, unit.len)?.entries() {
                 self.applied.count(&entry);
                 self.value_bytes[unit.segment as usize] += entry.value_len;
@@ -425,6 +455,74 @@ impl<D: Disk> Picture<D> {
         for (key, entries) in &mut compacted.keys {
             catch_up(&mut self.index, key.as_bytes(), entries, sequence);
         }
+    }
+}
+
+/// What a segment holds that will not change any more.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AtRest {
+    pub(crate) number: u32,
+    pub(crate) id: u64,
+    /// The length of its file.
+    pub(crate) len: u64,
+    pub(crate) is_output: bool,
+    /// The bytes of its batches.
+    pub(crate) batch_bytes: u64,
+    /// The bytes of the values in them.
+    pub(crate) value_bytes: u64,
+    /// The part of those that keys still hold.
+    pub(crate) live_bytes: u64,
+}
+
+impl AtRest {
+    pub(crate) fn dead_bytes(&self) -> u64 {
+        self.value_bytes - self.live_bytes
+    }
+
+    /// Whether it holds so little that it is worth joining to others.
+    pub(crate) fn is_small(&self, segment_len: u64) -> bool {
+        self.batch_bytes < segment_len / 4
+    }
+
+    /// About how many of its bytes a compaction would give back.
+    pub(crate) fn gain(&self) -> u64 {
+        match self.value_bytes {
+            // Removals alone; those in an output are there because they are needed.
+            0 if self.is_output => 0,
+            0 => self.batch_bytes,
+            all => (self.batch_bytes as f64 * (self.dead_bytes() as f64 / all as f64)) as u64,
+        }
+    }
+}
+
+impl<D: Disk> Picture<D> {
+    /// Numbers of the segments that are part of the store.
+    pub(crate) fn current(&self) -> impl Iterator<Item = u32> {
+        let is_replaced = |n: u32| self.replaced.contains(&self.segments[n as usize].id());
+        (0..self.segments.len() as u32).filter(move |&n| !is_replaced(n))
+    }
+
+    /// The segments in which no more will come.
+    pub(crate) fn at_rest(&self) -> Vec<AtRest> {
+        let open: BTreeSet<u32> = self.open.iter().map(|cursor| cursor.segment).collect();
+        let look = |number: u32| {
+            let header = self.segments[number as usize].header();
+            AtRest {
+                number,
+                id: header.id,
+                len: header.len,
+                is_output: header.output.is_some(),
+                batch_bytes: self.batch_bytes[number as usize],
+                value_bytes: self.value_bytes[number as usize],
+                live_bytes: self.index.live_bytes_in(number),
+            }
+        };
+        self.current().filter(|number| !open.contains(number)).map(look).collect()
+    }
+
+    /// The bytes of all batches.
+    pub(crate) fn all_batch_bytes(&self) -> u64 {
+        self.batch_bytes.iter().sum()
     }
 }
 

@@ -3,16 +3,19 @@
 //! `kill -9` needs none of it; it is for a power cut, a lost control file, and a store whose last
 //! handle did not close it. Everything up to the synced mark must be there. Above it, the history
 //! ends before the first number that is missing or not whole, and what lies beyond is made void,
-//! durably, before anyone appends. It may be cut at any point and does the same again.
+//! durably, before anyone appends. It may be cut at any point, or end in an error, and the next one
+//! does the same again: it stores each void word once more, also one that it finds, for it may be
+//! the work of a recovery that died, or whose sync failed, and a sync writes only what is dirty.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 
 use partd_format::control::{self as layout};
 use partd_format::{Link, State};
 
 use super::control::{Control, Start};
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, is_shortage_of_files};
 use super::finder::segment_ids;
 use super::segment::Segment;
 use super::{Names, damage};
@@ -33,6 +36,7 @@ pub(crate) struct Survey<F> {
     segments: Vec<Surveyed<F>>,
     /// Files that have the name of a segment and no readable header.
     unreadable: Vec<(u64, Error)>,
+    trust: Trust,
     pub(crate) store: Option<[u8; 16]>,
     /// The last number of the history.
     pub(crate) sequence: u64,
@@ -75,6 +79,7 @@ impl<F: DiskFile> Survey<F> {
         let mut survey = Survey {
             segments: Vec::new(),
             unreadable: Vec::new(),
+            trust,
             store,
             sequence: 0,
             synced,
@@ -85,7 +90,7 @@ impl<F: DiskFile> Survey<F> {
             survey.add(disk, names, id, writable)?;
         }
         let upto = survey.take_outputs(names, ignore_damage)?;
-        survey.find_end(names, upto, trust, ignore_damage)?;
+        survey.find_end(names, upto, ignore_damage)?;
         Ok(survey)
     }
 
@@ -137,6 +142,9 @@ impl<F: DiskFile> Survey<F> {
             surveyed.is_replaced = replaced.contains(&surveyed.segment.id());
         }
         self.unreadable.retain(|(id, _)| !replaced.contains(id));
+        if !ignore_damage {
+            self.check_notes()?;
+        }
         let Some(((upto, output), keeps)) = newest else { return Ok(0) };
         if ignore_damage {
             return Ok(upto);
@@ -144,12 +152,15 @@ impl<F: DiskFile> Survey<F> {
         for keep in keeps.iter().filter(|keep| !replaced.contains(&keep.id)) {
             let kept = self.segments.iter().find(|surveyed| surveyed.segment.id() == keep.id);
             match kept {
-                Some(kept) if kept.end >= keep.end => {}
-                Some(kept) => return Err(kept.broken_at_end()),
+                Some(kept) => kept.must_reach(keep.end)?,
                 None => {
+                    let unreadable = self.unreadable.iter().position(|(id, _)| *id == keep.id);
+                    if let Some(unreadable) = unreadable {
+                        return Err(self.unreadable.swap_remove(unreadable).1);
+                    }
                     let why = format!(
-                        "this segment is gone or unreadable, and segment {output:#x} says that it \
-                         holds a part of the store"
+                        "this segment is gone, and segment {output:#x} says that it holds a part \
+                         of the store"
                     );
                     return Err(Error::refused(names.segment(keep.id), why));
                 }
@@ -158,14 +169,16 @@ impl<F: DiskFile> Survey<F> {
         Ok(upto)
     }
 
+    /// Checks that each chain reaches as far as it is noted to be on stable storage: the mark may
+    /// be lost with the batches that repeat it.
+    fn check_notes(&self) -> Result<()> {
+        let mut present = self.segments.iter().filter(|surveyed| !surveyed.is_replaced);
+        present.try_for_each(|surveyed| surveyed.must_reach(surveyed.segment.note()))
+    }
+
     /// Finds the last number of the history.
-    fn find_end(
-        &mut self,
-        names: &Names,
-        upto: u64,
-        trust: Trust,
-        ignore_damage: bool,
-    ) -> Result<()> {
+    fn find_end(&mut self, names: &Names, upto: u64, ignore_damage: bool) -> Result<()> {
+        let trust = self.trust;
         let mut numbers: BTreeMap<u64, (usize, Found)> = BTreeMap::new();
         for (i, surveyed) in self.segments.iter().enumerate() {
             if surveyed.is_replaced || surveyed.segment.header().output.is_some() {
@@ -260,20 +273,33 @@ impl<F: DiskFile> Survey<F> {
         boot: [u8; 16],
         store: [u8; 16],
     ) -> Result<()> {
-        let mut changed = false;
+        let same_boot = old.filter(|old| old.fixed.boot == boot && old.fixed.store == store);
         for surveyed in self.segments.iter().filter(|surveyed| !surveyed.is_replaced) {
-            if surveyed.segment.header().output.is_none() && surveyed.revoke_beyond(self.sequence) {
+            if surveyed.segment.header().output.is_none()
+                && surveyed.revoke_beyond(self.sequence, self.trust)
+            {
                 let segment = &surveyed.segment;
-                segment.file().sync().map_err(|e| Error::io("sync", segment.path(), e))?;
-                changed = true;
+                let synced = segment.file().sync();
+                synced.map_err(|error| match same_boot {
+                    Some(old) => old.sync_error(segment.path(), error),
+                    None => Error::io("sync", segment.path(), error),
+                })?;
             }
         }
         let dir = names.dir();
+        let mut sync_failed = same_boot.is_some_and(Control::has_sync_failed);
         let replaced: Vec<_> = self.segments.iter().filter(|s| s.is_replaced).collect();
-        if changed || !replaced.is_empty() {
-            disk.sync_dir(dir).map_err(|e| Error::io("sync", dir, e))?;
+        if !replaced.is_empty() && !sync_failed {
+            // What replaces them must have its name for good. If that cannot be had they stay,
+            // which costs their space, and nothing can be promised any more.
+            match disk.sync_dir(dir) {
+                Err(error) if is_shortage_of_files(&error) => {
+                    return Err(Error::io("sync", dir, error));
+                }
+                synced => sync_failed = synced.is_err(),
+            }
         }
-        for surveyed in replaced {
+        for surveyed in replaced.into_iter().filter(|_| !sync_failed) {
             remove(disk, &surveyed.segment.path())?;
         }
         for (id, _) in &self.unreadable {
@@ -287,7 +313,6 @@ impl<F: DiskFile> Survey<F> {
                 remove(disk, &dir.join(name))?;
             }
         }
-        let same_boot = old.filter(|old| old.fixed.boot == boot && old.fixed.store == store);
         let start = Start {
             fixed: layout::Fixed {
                 store,
@@ -302,7 +327,7 @@ impl<F: DiskFile> Survey<F> {
             })),
             generation: 1,
             synced: self.synced.min(self.sequence),
-            sync_failed: same_boot.is_some_and(Control::has_sync_failed),
+            sync_failed,
         };
         Control::<D>::create(disk, names, &start)
     }
@@ -310,25 +335,40 @@ impl<F: DiskFile> Survey<F> {
 
 impl<F: DiskFile> Surveyed<F> {
     /// Makes void every batch that is not in the history up to `end`, and seals the chain; returns
-    /// whether anything had to be made void.
-    fn revoke_beyond(&self, end: u64) -> bool {
+    /// whether anything was made void that must stay so.
+    fn revoke_beyond(&self, end: u64, trust: Trust) -> bool {
         let mut changed = false;
         for found in &self.batches {
             match found.state {
-                Ok(State::Void) => {}
+                // In memory it was never anything else.
+                Ok(State::Void) if trust == Trust::Memory => {}
                 Ok(State::Committed(sequence)) if sequence <= end => {}
-                Ok(State::Committed(_) | State::Pending) | Err(_) => {
+                _ => {
                     self.segment.revoke(found.offset);
                     changed = true;
                 }
             }
         }
-        if self.ending == Ok(Link::End) {
-            // Its writer is gone. Not worth a sync: an open end says the same.
+        if self.ending != Ok(Link::Sealed) {
+            // Its writer is gone; and where the file had an earlier life, the word that ends the
+            // chain may be of that. Not worth a sync: an open end says the same.
             self.segment.seal(self.end);
             self.segment.punch_behind(self.end);
         }
         changed
+    }
+
+    /// Checks that the chain reaches `end`, and that what lies before it is in the history or not,
+    /// but nothing that cannot be told.
+    fn must_reach(&self, end: u64) -> Result<()> {
+        if self.end < end {
+            return Err(self.broken_at_end());
+        }
+        let mut before = self.batches.iter().take_while(|found| found.offset < end);
+        match before.find_map(|found| found.state.err()) {
+            Some(error) => Err(self.segment.damage(error)),
+            None => Ok(()),
+        }
     }
 
     fn broken_at_end(&self) -> Error {
@@ -342,7 +382,7 @@ impl<F: DiskFile> Surveyed<F> {
     }
 }
 
-fn remove<D: Disk>(disk: &D, path: &std::path::Path) -> Result<()> {
+fn remove<D: Disk>(disk: &D, path: &Path) -> Result<()> {
     match disk.unlink(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         done => done.map_err(|error| Error::io("remove", path, error)),

@@ -5,12 +5,14 @@
 //! moves the mark; whoever waits for a smaller number is served too. The lock between processes
 //! only saves work: a leader that is stopped is passed by after a while.
 
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use partd_format::{Link, State};
 
 use super::Core;
+use super::control::Control;
 use super::disk::{Disk, DiskFile};
 use super::finder::Finder;
 use super::segment::Segment;
@@ -58,14 +60,17 @@ impl<D: Disk> Syncer<D> {
         Syncer { leading: Mutex::new(lead) }
     }
 
+    /// Lets go of segments that a compaction has replaced.
+    pub(crate) fn forget(&self, ids: &[u64]) {
+        let mut lead = self.leading.lock().unwrap_or_else(PoisonError::into_inner);
+        lead.open.retain(|progress| !ids.contains(&progress.segment.id()));
+    }
+
     /// Returns when the history up to `sequence` is on stable storage.
     pub(crate) fn sync_to(&self, core: &Core<D>, sequence: u64) -> Result<()> {
         let control = core.control()?;
         let is_synced = || control.synced() >= sequence;
-        let failed = || Error::SyncFailed { path: core.names.dir().to_owned() };
-        if control.has_sync_failed() {
-            return Err(failed());
-        }
+        core.check_sync(control)?;
         if is_synced() {
             return Ok(());
         }
@@ -76,9 +81,7 @@ impl<D: Disk> Syncer<D> {
         let path = core.names.sync_lock();
         let _lock = loop {
             let lock = core.disk.try_lock(&path, true).map_err(|e| Error::io("lock", &path, e))?;
-            if control.has_sync_failed() {
-                return Err(failed());
-            }
+            core.check_sync(control)?;
             if is_synced() {
                 return Ok(());
             }
@@ -98,6 +101,21 @@ impl<D: Disk> Syncer<D> {
     }
 }
 
+impl<D: Disk> Core<D> {
+    /// Whether a sync can still prove anything.
+    pub(crate) fn check_sync(&self, control: &Control<D>) -> Result<()> {
+        if control.has_sync_failed() {
+            return Err(Error::SyncFailed { path: self.names.dir().to_owned() });
+        }
+        Ok(())
+    }
+
+    /// Brings the names in a directory to stable storage.
+    pub(crate) fn sync_dir(&self, control: &Control<D>, dir: &Path) -> Result<()> {
+        self.disk.sync_dir(dir).map_err(|error| control.sync_error(dir, error))
+    }
+}
+
 impl<D: Disk> Lead<D> {
     fn sync(&mut self, core: &Core<D>) -> Result<()> {
         let control = core.control()?;
@@ -112,17 +130,13 @@ impl<D: Disk> Lead<D> {
             })?;
             self.generation = generation;
         }
-        let fail = |doing, path: std::path::PathBuf, source| {
-            // What the disk has lost cannot be known; a second try would succeed and prove nothing.
-            control.set_sync_failed();
-            Error::io(doing, path, source)
-        };
         let mut looks = Vec::with_capacity(self.open.len());
         for progress in &self.open {
             let look = progress.look(synced, target);
             if look.is_dirty {
                 let segment = &progress.segment;
-                segment.file().sync().map_err(|e| fail("sync", segment.path(), e))?;
+                let synced = segment.file().sync();
+                synced.map_err(|error| control.sync_error(segment.path(), error))?;
             }
             looks.push(look);
         }
@@ -131,11 +145,13 @@ impl<D: Disk> Lead<D> {
             if control.directory_synced() == 0
                 && let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty())
             {
-                core.disk.sync_dir(parent).map_err(|e| fail("sync", parent.to_owned(), e))?;
+                core.sync_dir(control, parent)?;
             }
-            core.disk.sync_dir(dir).map_err(|e| fail("sync", dir.to_owned(), e))?;
+            core.sync_dir(control, dir)?;
             control.set_directory_synced(generation);
         }
+        // A leader that was passed by may have been told of a failure, and nobody is told twice.
+        core.check_sync(control)?;
         control.raise_synced(target);
         let mut looks = looks.into_iter();
         self.open.retain_mut(|progress| {

@@ -5,8 +5,10 @@
 //! its first segment with its first write, so that one that only reads takes neither.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use partd_format::batch::{Layout, NewEntry, WORDS_LEN};
 use partd_format::control::SLOTS;
@@ -30,12 +32,19 @@ pub(crate) const GROUP_BYTES: usize = 256 << 10;
 /// Buffers in one call.
 pub(crate) const GROUP_BUFFERS: usize = 256;
 
+/// Full segments that a handle keeps open until they are synced: few, since one that is compacted
+/// away meanwhile keeps its disk space. Of failures in those beyond, and of a handle that is closed,
+/// the system still tells whoever opens the file next, unless it was short of memory.
+const FULL_MAX: usize = 8;
+
 /// The writing half of a handle.
 #[derive(Debug)]
 pub(crate) struct Writer<D: Disk> {
     place: Mutex<Place<D>>,
     /// Held while a batch is committed: a slot commits one at a time.
     committing: Mutex<()>,
+    /// The id of the newest segment that the handle has made; 0 for none.
+    newest: AtomicU64,
 }
 
 /// Where the handle writes.
@@ -43,6 +52,16 @@ pub(crate) struct Writer<D: Disk> {
 struct Place<D: Disk> {
     slot: Option<Slot<D>>,
     tail: Option<Tail<D::File>>,
+    /// Full segments, the oldest first, until they are synced: a failure to write to the disk is
+    /// told of through the files that are open then, and forgotten where none is.
+    full: VecDeque<Full<D::File>>,
+}
+
+#[derive(Debug)]
+struct Full<F> {
+    segment: Arc<Segment<F>>,
+    /// No batch in it has a larger number; unknown while one is being written.
+    upto: Option<u64>,
 }
 
 /// The slot that the handle holds.
@@ -60,7 +79,11 @@ thread_local! {
 
 impl<D: Disk> Writer<D> {
     pub(crate) fn new() -> Writer<D> {
-        Writer { place: Mutex::new(Place { slot: None, tail: None }), committing: Mutex::new(()) }
+        Writer {
+            place: Mutex::new(Place { slot: None, tail: None, full: VecDeque::new() }),
+            committing: Mutex::new(()),
+            newest: AtomicU64::new(0),
+        }
     }
 
     fn place(&self) -> MutexGuard<'_, Place<D>> {
@@ -70,7 +93,7 @@ impl<D: Disk> Writer<D> {
 
     /// Writes a batch and returns its sequence number.
     pub(crate) fn write(&self, core: &Core<D>, batch: &Batch<'_>) -> Result<u64> {
-        let layout = layout_of(batch)?;
+        let layout = layout_of(core, batch)?;
         let only_removes = batch.ops().iter().all(|op| matches!(op, Op::Delete(_) | Op::Clear));
         let control = core.control()?;
         let (slot, mut claim) = self.claim(core, control, layout.batch_len(), only_removes)?;
@@ -94,6 +117,30 @@ impl<D: Disk> Writer<D> {
                 ),
             }
         })
+    }
+
+    /// The id of the newest segment that the handle has made; 0 for none.
+    #[inline]
+    pub(crate) fn newest(&self) -> u64 {
+        self.newest.load(Ordering::Relaxed)
+    }
+
+    /// Lets go of segments that a compaction has replaced.
+    pub(crate) fn forget(&self, ids: &[u64]) {
+        self.place().full.retain(|full| !ids.contains(&full.segment.id()));
+    }
+
+    /// Ends the handle's segment early if that gives back `len` bytes of disk space.
+    pub(crate) fn give_up_tail(&self, control: &Control<D>, len: u64) -> bool {
+        let mut place = self.place();
+        // Less than a page of it is lost to where the pages begin.
+        let has_room = |tail: &mut Tail<D::File>| tail.room() >= len + 4096;
+        let Some(tail) = place.tail.take_if(has_room) else { return false };
+        if let Some(slot) = &place.slot {
+            control.clear_active(slot.number);
+        }
+        place.close(control, tail);
+        true
     }
 
     /// The slot of the handle, taken now if it has none yet.
@@ -122,28 +169,32 @@ impl<D: Disk> Writer<D> {
         let own_len = (HEADER_LEN + len + SEAL_LEN).next_multiple_of(4096);
         let fits_a_segment = HEADER_LEN + len + SEAL_LEN + core.options.reserve() <= segment_len;
         let (mut tail, is_next) = if fits_a_segment {
-            match check_space(core, segment_len, only_removes)
+            match check_space(core, segment_len)
                 .and_then(|()| make_segment(core, control, slot, segment_len))
             {
-                // What frees space must work on a full disk, if any space is left at all.
+                // What frees space must work on a full disk, if any space is left at all, and is
+                // never refused; it takes no more than it needs.
                 Err(error) if only_removes && is_full(&error) => {
                     (make_segment(core, control, slot, own_len)?, false)
                 }
                 made => (made?, true),
             }
         } else {
-            check_space(core, own_len, only_removes)?;
+            if !only_removes {
+                check_space(core, own_len)?;
+            }
             (make_segment(core, control, slot, own_len)?, false)
         };
+        self.newest.store(tail.segment().id(), Ordering::Relaxed);
         let Some(claim) = tail.claim(len) else {
             return Err(Error::Invalid(format!("a batch of {len} bytes does not fit its segment")));
         };
         if is_next {
             if let Some(full) = place.tail.replace(tail) {
-                full.close();
+                place.close(control, full);
             }
         } else {
-            tail.close();
+            place.close(control, tail);
             match &place.tail {
                 Some(active) => control.set_active(slot, active.segment().id()),
                 None => control.clear_active(slot),
@@ -165,29 +216,60 @@ impl<D: Disk> Writer<D> {
     }
 }
 
-/// Whether an error says that the disk is full.
+impl<D: Disk> Place<D> {
+    /// Ends a segment, and keeps its file open while it may have to be synced.
+    fn close(&mut self, control: &Control<D>, tail: Tail<D::File>) {
+        self.full.push_back(Full { segment: Arc::clone(tail.segment()), upto: None });
+        tail.close();
+        let synced = control.synced();
+        self.full.retain_mut(|full| {
+            // Who writes a batch holds the segment.
+            if full.upto.is_none() && Arc::get_mut(&mut full.segment).is_some() {
+                full.upto = Some(control.visible());
+            }
+            full.upto.is_none_or(|upto| upto > synced)
+        });
+        if self.full.len() > FULL_MAX {
+            self.full.pop_front();
+        }
+    }
+}
+
+/// Whether an error says that the disk is full, or the store as large as it may be.
 pub(crate) fn is_full(error: &Error) -> bool {
-    matches!(error, Error::Io { source, .. }
-        if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    match error {
+        Error::Io { source, .. } => {
+            matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        }
+        Error::StoreFull { .. } => true,
+        _ => false,
+    }
 }
 
 /// Whether a new segment of `len` bytes stays within the limit of the store.
-fn check_space<D: Disk>(core: &Core<D>, len: u64, only_removes: bool) -> Result<()> {
-    // What frees space is never refused.
-    let Some(max) = core.options.max_store_bytes.filter(|_| !only_removes) else { return Ok(()) };
-    let mut used = 0;
-    for id in segment_ids(&core.disk, &core.names)? {
-        let path = core.names.segment(id);
-        used += match core.disk.disk_bytes(&path) {
-            // A compaction was quicker.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            bytes => bytes.map_err(|error| Error::io("measure", path, error))?,
-        };
-    }
-    if used + len <= max {
+fn check_space<D: Disk>(core: &Core<D>, len: u64) -> Result<()> {
+    let Some(max) = core.options.max_store_bytes else { return Ok(()) };
+    let used = || -> Result<u64> {
+        let mut used = 0;
+        let segments = segment_ids(&core.disk, &core.names)?;
+        let segments = segments.into_iter().map(|id| core.names.segment(id));
+        for path in segments.chain(core.spare_paths()?) {
+            used += match core.disk.disk_bytes(&path) {
+                // A compaction was quicker.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+                bytes => bytes.map_err(|error| Error::io("measure", path, error))?,
+            };
+        }
+        Ok(used)
+    };
+    // A spare that will do takes no more than it has; one that will not may make room.
+    if core.spares.len() > 0 && len == core.options.segment_len()
+        || used()? + len <= max
+        || core.remove_spares()? && used()? + len <= max
+    {
         return Ok(());
     }
-    Err(Error::StoreFull { path: core.names.dir().to_owned(), used, needed: len, max })
+    Err(Error::StoreFull { path: core.names.dir().to_owned(), used: used()?, needed: len, max })
 }
 
 /// Makes and publishes a segment for a writer.
@@ -197,12 +279,34 @@ fn make_segment<D: Disk>(
     slot: u16,
     len: u64,
 ) -> Result<Tail<D::File>> {
-    let mut new = Unpublished::create(&core.disk, &core.names, &format!("writer-{slot:04}"), len)?;
+    let mut new = match core.take_spare(len) {
+        Some((path, file)) => Unpublished::of_spare(&core.disk, &core.names, path, file)?,
+        None => new_file(core, &format!("writer-{slot:04}"), len)?,
+    };
+    let active = control.active_segment(slot);
     let id = control.take_segment_id(Announce::Writer(slot));
-    let tail = new.begin(id, &NewSegment { store: control.fixed.store, slot, output: None })?;
-    new.publish(id)?;
-    control.raise_generation();
-    Ok(tail)
+    let made = new
+        .begin(id, &NewSegment { store: control.fixed.store, slot, output: None })
+        .and_then(|tail| new.publish(id).map(|()| tail));
+    match made {
+        Ok(_) => control.raise_generation(),
+        // It will not come.
+        Err(_) => control.set_active(slot, active),
+    }
+    made
+}
+
+/// Makes a file for a segment; on a full disk, spares give it their space.
+pub(crate) fn new_file<'c, D: Disk>(
+    core: &'c Core<D>,
+    maker: &str,
+    len: u64,
+) -> Result<Unpublished<'c, D>> {
+    let create = || Unpublished::create(&core.disk, &core.names, maker, len);
+    match create() {
+        Err(error) if is_full(&error) && core.remove_spares()? => create(),
+        created => created,
+    }
 }
 
 /// The handle's slot; the first free one if it has none.
@@ -263,15 +367,18 @@ pub(crate) fn retire<D: Disk>(core: &Core<D>, control: &Control<D>, id: u64) -> 
 }
 
 /// The layout of a batch, or why the format cannot hold it.
-fn layout_of(batch: &Batch<'_>) -> Result<Layout> {
+fn layout_of<D: Disk>(core: &Core<D>, batch: &Batch<'_>) -> Result<Layout> {
     let mut layout = Layout::new();
     for op in batch.ops() {
         let key_len = op.key().map_or(0, |key| key.len() as u64);
         layout.add(key_len, op.value().len() as u64).map_err(|error| {
             let key = op.key().cloned().unwrap_or_default();
             Error::Invalid(format!(
-                "the batch is more than the format can hold, at key {key}: {} may be {}, not {}",
-                error.what, error.expected, error.found
+                "{}: the batch is more than the format can hold, at key {key}: {} may be {}, not {}",
+                core.names.dir().display(),
+                error.what,
+                error.expected,
+                error.found
             ))
         })?;
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use partd::{Error, Partd, SegmentLog};
+use partd::{Buffer, Dict, Error, Partd, SegmentLog};
 
 use super::pieces::{Tag, parse, piece};
 use super::{Random, fork, report};
@@ -260,6 +260,8 @@ fn fork_with_a_handle(store: &Path) {
     p.append([("before the fork", "x")]).expect("appends");
     let q = open(store);
     q.append([("second", "x")]).expect("appends");
+    let buffer = Buffer::new(Dict::new(), open(store), 1 << 20);
+    buffer.append([("buffered", "x")]).expect("appends");
     match fork::fork() {
         Some(pid) => {
             report(&format!("f {pid}"));
@@ -286,6 +288,9 @@ fn fork_with_a_handle(store: &Path) {
                 ("view", p.view("before the fork").err()),
                 ("stats", p.stats().err()),
                 ("verify", p.verify().err()),
+                // What it took would be lost.
+                ("buffered append", buffer.append([("k", "v")]).err()),
+                ("buffered iset", buffer.iset("k", "v").err()),
             ];
             for (operation, error) in results {
                 let forked = matches!(&error, Some(Error::Forked { path }) if path == store);

@@ -2,6 +2,7 @@
 //! killed and stopped meanwhile. Each round is a store and a history of its own.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,24 @@ use super::checker::{Call, Operation, check};
 use super::children::{Child, Random, directory, from_env, report, seed};
 use super::record::{Client, from_line, last_look, to_line};
 
-/// Plays the clients of one process.
+/// Compacts until it is killed, and says how often there was something to do.
+fn play_compactor(store: &Path) {
+    let options = SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None);
+    let p = options.open(store).expect("opens");
+    loop {
+        let runs = p.compact().expect("compacts").runs;
+        report(&runs.to_string());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Plays the clients of one process, or the one that compacts.
 pub(crate) fn play(arguments: &[String]) {
+    if let [what, store] = arguments
+        && what == "compactor"
+    {
+        return play_compactor(Path::new(store));
+    }
     let number = |i: usize| arguments[i].parse::<u64>().expect("a number");
     let store = Path::new(&arguments[0]);
     let options = SegmentLog::options().segment_len_bytes(64 << 10);
@@ -183,18 +200,34 @@ fn start(
     Child::start("client", &arguments, move |line| notes.note(&from_line(line)))
 }
 
+/// Starts a process that compacts; `runs` counts what it wrote.
+fn start_compactor(store: &Path, runs: &Arc<AtomicU64>) -> Child {
+    let arguments = ["compactor".to_owned(), store.display().to_string()];
+    let runs = Arc::clone(runs);
+    Child::start("client", &arguments, move |line| {
+        runs.fetch_add(line.parse().expect("a number"), Relaxed);
+    })
+}
+
 #[test]
-fn processes_make_one_linear_history() {
+fn processes_beside_one_that_compacts_make_one_linear_history() {
+    let runs = Arc::default();
     rounds(|random, store, notes| {
+        let compactor = start_compactor(store, &runs);
         let children: Vec<Child> =
             (0..4).map(|i| start(random, store, notes, i * 8, 1 + i % 3, CALLS)).collect();
         children.into_iter().for_each(|mut child| assert!(child.wait().success()));
+        drop(compactor.kill());
     });
+    println!("{} compactions", runs.load(Relaxed));
+    assert!(runs.load(Relaxed) > 0, "nothing was compacted");
 }
 
 #[test]
 fn processes_that_are_killed_and_stopped_make_one_linear_history() {
+    let runs = Arc::default();
     let sum = rounds(|random, store, notes| {
+        let mut compactor = start_compactor(store, &runs);
         let mut first = 0;
         let mut new = |random: &mut Random| {
             first += 8;
@@ -216,10 +249,17 @@ fn processes_that_are_killed_and_stopped_make_one_linear_history() {
                 let killed = std::mem::replace(&mut children[i], new(random));
                 killed.kill();
             }
+            if random.below(4) == 0 {
+                // In the middle of a compaction, as often as not.
+                let killed = std::mem::replace(&mut compactor, start_compactor(store, &runs));
+                killed.kill();
+            }
         }
+        drop(compactor.kill());
         children.into_iter().for_each(|child| drop(child.kill()));
     });
     assert!(sum.unended > 0, "no kill has met a call under way: {sum:?}");
+    assert!(runs.load(Relaxed) > 0, "nothing was compacted");
 }
 
 #[test]

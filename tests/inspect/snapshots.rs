@@ -103,7 +103,7 @@ fn what_writes_and_what_watches_prints_what_it_printed_before() {
     both("watch", &store, &["watch", "--count", "1", "--interval", "0.01"], 0, dir.path());
     let temp = dir.path().join("temp");
     crate::support::copy(&store, &temp.join("partd-tmp-0123456789abcdef"));
-    std::fs::create_dir(temp.join("partd-tmp-young0000")).unwrap();
+    std::fs::create_dir(temp.join("partd-tmp-0000000000000000")).unwrap();
     let lock = temp.join("partd-tmp-0123456789abcdef/store.lock");
     std::fs::write(lock, "").unwrap();
     // As text, the width of its first column depends on where it was run.

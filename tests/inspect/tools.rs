@@ -64,11 +64,15 @@ fn sweep_removes_orphans_and_nothing_that_is_in_use_or_not_a_store() {
     let strange = temp.join("partd-tmp-fedcba9876543210");
     crate::support::copy(used.path(), &strange);
     fs::write(strange.join("thesis.txt"), "do not lose me").unwrap();
-    let young = temp.join("partd-tmp-00000000");
+    let young = temp.join("partd-tmp-0000000000000000");
     fs::create_dir(&young).unwrap();
     let other = temp.join("partd-tmp-");
     fs::create_dir(&other).unwrap();
-    std::os::unix::fs::symlink(&strange, temp.join("partd-tmp-11111111")).unwrap();
+    std::os::unix::fs::symlink(&strange, temp.join("partd-tmp-1111111111111111")).unwrap();
+    // One with a file that only looks like one of a store.
+    let alike = temp.join("partd-tmp-2222222222222222");
+    crate::support::copy(used.path(), &alike);
+    fs::write(alike.join("tmp-notes"), "do not lose me").unwrap();
 
     let states = |ran: &crate::support::Ran| {
         let document = ran.json();
@@ -91,6 +95,7 @@ fn sweep_removes_orphans_and_nothing_that_is_in_use_or_not_a_store() {
             (name(&orphan), orphan_state.to_owned()),
             (name(&strange), "stays".to_owned()),
             (name(&young), "stays".to_owned()),
+            (name(&alike), "stays".to_owned()),
         ];
         expected.sort();
         expected
@@ -162,9 +167,10 @@ fn sweep_tells_of_a_store_that_it_could_not_remove_and_follows_no_link() {
     let temp = dir.path().join("temp");
     fs::create_dir(&temp).unwrap();
     // A symbolic link in place of a segment, and of a lock.
-    for (name, file) in
-        [("partd-tmp-aaaaaaaa", "0000000000000001.seg"), ("partd-tmp-bbbbbbbb", "store.lock")]
-    {
+    for (name, file) in [
+        ("partd-tmp-aaaaaaaaaaaaaaaa", "0000000000000001.seg"),
+        ("partd-tmp-bbbbbbbbbbbbbbbb", "store.lock"),
+    ] {
         fs::create_dir(temp.join(name)).unwrap();
         let target = precious.join("0000000000000001.seg");
         std::os::unix::fs::symlink(target, temp.join(name).join(file)).unwrap();
@@ -179,7 +185,7 @@ fn sweep_tells_of_a_store_that_it_could_not_remove_and_follows_no_link() {
     if rustix::process::geteuid().is_root() {
         use std::os::unix::fs::PermissionsExt;
         use std::os::unix::process::CommandExt;
-        let orphan = temp.join("partd-tmp-cccccccc");
+        let orphan = temp.join("partd-tmp-cccccccccccccccc");
         crate::support::copy(&sample_store(dir.path()), &orphan);
         fs::write(orphan.join("store.lock"), "").unwrap();
         for (path, mode) in [(dir.path(), 0o755), (&orphan.join("store.lock"), 0o666)] {
@@ -206,7 +212,8 @@ fn a_young_directory_without_a_lock_stays_for_a_minute_as_the_engine_leaves_it()
         fs::File::open(&path).unwrap().set_modified(then).unwrap();
         path
     };
-    let (young, old) = (made("partd-tmp-young000", 20), made("partd-tmp-old00000", 90));
+    let (young, old) =
+        (made("partd-tmp-0000000000000020", 20), made("partd-tmp-0000000000000090", 90));
     let ran = on(dir.path(), &["sweep", "--remove"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_eq!((young.exists(), old.exists()), (true, false), "{ran:?}");

@@ -6,11 +6,13 @@ use super::Rng;
 use super::timeline::{Choice, Timeline, Unit};
 
 /// Up to so many units, every subset is tried.
-const ALL_SUBSETS_MAX_UNITS: usize = 12;
+pub const ALL_SUBSETS_MAX_UNITS: usize = 12;
 /// Beyond that, so many random ones.
 const RANDOM_SUBSETS: usize = 64;
 /// Beyond that, so many that are lost or kept alone, or begin or end what is kept.
 const SINGLE_UNITS_MAX: u64 = 48;
+/// So many choices of units and of names are combined each with each.
+const PRODUCT_MAX: usize = 1 << 13;
 /// The most changes of names of which every subset is tried.
 const ALL_NAMES_MAX: usize = 5;
 
@@ -43,7 +45,7 @@ pub fn choices(timeline: &Timeline<'_>, units: &[Unit], mode: Mode, rng: &mut Rn
     let versions = versions(timeline, units, rng);
     let product = names.len() * versions.len();
     let mut choices = Vec::new();
-    if product <= 1 << ALL_SUBSETS_MAX_UNITS {
+    if product <= PRODUCT_MAX {
         for versions in &versions {
             choices.extend(
                 names.iter().map(|n| Choice { versions: versions.clone(), names: n.clone() }),
@@ -63,6 +65,19 @@ pub fn choices(timeline: &Timeline<'_>, units: &[Unit], mode: Mode, rng: &mut Rn
         }
     }
     choices
+}
+
+/// What is looked at whenever a batch has got its number: its head torn at each unit, so inside
+/// each of its lengths and checksums, and each unit of the head lost alone.
+pub fn tears(timeline: &Timeline<'_>, units: &[Unit]) -> Vec<Choice> {
+    let head = timeline.just_settled(units);
+    let names = vec![true; timeline.pending_names()];
+    let without = |lost: &[usize]| {
+        let kept = |(i, unit): (usize, &Unit)| if lost.contains(&i) { 0 } else { unit.versions };
+        Choice { versions: units.iter().enumerate().map(kept).collect(), names: names.clone() }
+    };
+    let torn = (0..head.len()).map(|from| without(&head[from..]));
+    torn.chain(head.iter().map(|one| without(&[*one]))).collect()
 }
 
 /// All kept first, then none.

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -17,6 +18,7 @@ use std::time::Duration;
 use partd::log::disk::{Disk, DiskFile, Mapping};
 use partd_format::control::{COMMIT_AT, Commit};
 
+use super::faults::{Call, Faults, Meanwhile};
 use super::image::{FileImage, Image};
 use super::{Rng, STORE};
 
@@ -35,6 +37,18 @@ pub enum Event {
         bytes: Box<[u8]>,
     },
     Sync {
+        inode: u32,
+        /// Only the pages up to here, if not all.
+        len: Option<u64>,
+    },
+    /// Disk space was given back; the bytes read as zeros.
+    Punch {
+        inode: u32,
+        offset: u64,
+        len: u64,
+    },
+    /// What was not durable by now may never be: its pages count as clean.
+    SyncFailed {
         inode: u32,
     },
     Create {
@@ -55,6 +69,10 @@ pub enum Event {
         path: PathBuf,
     },
     SyncDir {
+        path: PathBuf,
+    },
+    /// No later sync of the directory proves anything.
+    SyncDirFailed {
         path: PathBuf,
     },
     /// The commit word was changed; a number that was taken is for `batch` of the workload.
@@ -87,14 +105,14 @@ pub enum Defect {
     SyncTooEarly,
     /// No file is synced by recovery.
     SyncInRecoveryLeftOut,
+    /// The empty header of a spare segment is not synced.
+    SyncOfSpareLeftOut,
     /// The directory of the store is never synced.
     SyncOfDirectoryLeftOut,
     /// The directory in which the store was made is never synced.
     SyncOfParentLeftOut,
     /// Files are made without their space.
     AllocationLeftOut,
-    /// A name is removed, durably and at once, without waiting for what was done before.
-    UnlinkOvertakes,
     /// Locks exclude nobody.
     LocksLeftOut,
     /// The boot id stays the same when the power was lost.
@@ -152,6 +170,8 @@ struct Shared {
 struct State {
     dirs: BTreeSet<PathBuf>,
     names: BTreeMap<PathBuf, Arc<Inode>>,
+    /// The inodes of the files that are open, each with its process.
+    open: Vec<(u32, u32)>,
     locks: Vec<Held>,
     log: Vec<Record>,
     inodes: u32,
@@ -163,14 +183,27 @@ struct State {
     free_pages: Option<u64>,
     /// A store to a page that the disk had no space for: SIGBUS.
     died_of_sigbus: bool,
+    /// A store to space that was given back, where a full disk would have none.
+    stored_in_hole: bool,
 }
 
 #[derive(Debug)]
 struct Inode {
     number: u32,
     mapping: Mapping,
+    /// Ranges of which the disk space was given back.
+    holes: Mutex<Vec<Range<u64>>>,
     /// Without allocation: the pages that have their space.
     backed: Option<Mutex<BTreeSet<u64>>>,
+    /// Writes to stable storage that have failed. Each open file is told once; who opens the file
+    /// later is told of the last one if nobody was told, and the file was open all along.
+    failures: Mutex<Failures>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Failures {
+    count: u64,
+    was_told: bool,
 }
 
 #[derive(Debug)]
@@ -194,6 +227,7 @@ struct Process {
     gate: Mutex<Gate>,
     moved: Condvar,
     batch: Mutex<Option<usize>>,
+    faults: Mutex<Option<Faults>>,
 }
 
 #[derive(Debug)]
@@ -242,7 +276,7 @@ impl SimDisk {
                 // Words are stored; of a file that ends in half of one, that half stays zero.
                 poke(&mapping, at, &bytes.bytes()[..room & !7]);
             }
-            let inode = Arc::new(Inode { number: state.inodes, mapping, backed: None });
+            let inode = Arc::new(Inode::new(state.inodes, mapping));
             state.inodes += 1;
             state.names.insert(path.clone(), inode);
         }
@@ -316,6 +350,11 @@ impl SimDisk {
         lock(&self.shared.state).died_of_sigbus
     }
 
+    /// Whether a process stored to space that it or another had given back.
+    pub fn stored_in_hole(&self) -> bool {
+        lock(&self.shared.state).stored_in_hole
+    }
+
     /// Says whether the store is being opened, for defects of recovery.
     pub fn set_opening(&self, opening: bool) {
         self.shared.opening.store(opening, Relaxed);
@@ -367,7 +406,48 @@ impl SimDisk {
 
     /// Takes the locks of a process that was killed; it is stopped for good.
     pub fn kill(&self) {
-        lock(&self.shared.state).locks.retain(|held| held.process != self.process.number);
+        let mut state = lock(&self.shared.state);
+        state.locks.retain(|held| held.process != self.process.number);
+        state.open.retain(|(_, process)| *process != self.process.number);
+    }
+
+    /// Watches the calls of this process that can fail from now on; one of them does.
+    pub fn watch(&self, fails: Option<(usize, i32)>) {
+        *lock(&self.process.faults) = Some(Faults { made: Vec::new(), fails, late: None });
+    }
+
+    /// Watches them, and lets something happen before one of them.
+    pub fn interrupt(&self, at: usize, meanwhile: impl FnOnce() + Send + 'static) {
+        let late = Some((at, Meanwhile(Box::new(meanwhile))));
+        *lock(&self.process.faults) = Some(Faults { made: Vec::new(), fails: None, late });
+    }
+
+    /// The calls since they were watched; they are not any more.
+    pub fn watched(&self) -> Vec<Call> {
+        lock(&self.process.faults).take().map_or_else(Vec::new, |faults| faults.made)
+    }
+
+    /// The system fails to write a file to stable storage, unasked.
+    pub fn fail_writeback(&self, path: &Path) {
+        let inode = lock(&self.shared.state).names.get(path).cloned().expect("a file");
+        let mut failures = lock(&inode.failures);
+        *failures = Failures { count: failures.count + 1, was_told: false };
+        drop(failures);
+        self.record(Event::SyncFailed { inode: inode.number });
+    }
+
+    /// Whether a process has a file open.
+    pub fn is_open(&self, path: &Path) -> bool {
+        lock(&self.shared.state).names.get(path).is_some_and(|inode| Arc::strong_count(inode) > 1)
+    }
+
+    /// A call that can fail.
+    fn fallible(&self, call: Call) -> io::Result<()> {
+        let meanwhile = lock(&self.process.faults).as_mut().and_then(Faults::meanwhile);
+        if let Some(Meanwhile(happens)) = meanwhile {
+            happens();
+        }
+        lock(&self.process.faults).as_mut().map_or(Ok(()), |faults| faults.pass(call))
     }
 
     /// Ends the thread of a killed process. What it does while it unwinds reaches the mappings, so
@@ -406,10 +486,16 @@ impl SimDisk {
     }
 
     fn file(&self, inode: Arc<Inode>) -> SimFile {
-        SimFile { disk: self.clone(), inode }
+        lock(&self.shared.state).open.push((inode.number, self.process.number));
+        let Failures { count, was_told } = *lock(&inode.failures);
+        // The directory and this call know the file; whoever else does has it open.
+        let is_open = Arc::strong_count(&inode) > 2;
+        let told = if is_open && !was_told { count.saturating_sub(1) } else { count };
+        SimFile { disk: self.clone(), inode, told: AtomicU64::new(told) }
     }
 
     fn rename_over(&self, from: &Path, to: &Path, may_replace: bool) -> io::Result<()> {
+        self.fallible(if may_replace { Call::Replace } else { Call::Rename })?;
         self.count(|counts| &counts.names);
         let mut state = lock(&self.shared.state);
         if !may_replace && state.names.contains_key(to) {
@@ -431,10 +517,32 @@ impl SimDisk {
     }
 }
 
+impl Inode {
+    fn new(number: u32, mapping: Mapping) -> Inode {
+        Inode { number, mapping, holes: Mutex::default(), backed: None, failures: Mutex::default() }
+    }
+
+    /// The pages that the file takes on the disk.
+    fn pages(&self) -> u64 {
+        self.mapping.len().div_ceil(4096) - self.punched()
+    }
+
+    /// The pages that were given back.
+    fn punched(&self) -> u64 {
+        lock(&self.holes).iter().map(|hole| (hole.end - hole.start) / 4096).sum()
+    }
+}
+
 impl Process {
     fn new(number: u32) -> Process {
         let gate = Gate { steps: 0, stop_at: None, fate: Fate::Running };
-        Process { number, gate: Mutex::new(gate), moved: Condvar::new(), batch: Mutex::new(None) }
+        Process {
+            number,
+            gate: Mutex::new(gate),
+            moved: Condvar::new(),
+            batch: Mutex::new(None),
+            faults: Mutex::new(None),
+        }
     }
 }
 
@@ -460,6 +568,7 @@ impl Disk for SimDisk {
     type Lock = SimLock;
 
     fn create(&self, path: &Path, len: u64) -> io::Result<SimFile> {
+        self.fallible(Call::Create)?;
         self.count(|counts| &counts.creates);
         let mut state = lock(&self.shared.state);
         if state.names.contains_key(path) {
@@ -473,7 +582,7 @@ impl Disk for SimDisk {
         }
         let number = state.inodes;
         state.inodes += 1;
-        let inode = Arc::new(Inode { number, mapping: Mapping::anonymous(len)?, backed });
+        let inode = Arc::new(Inode { backed, ..Inode::new(number, Mapping::anonymous(len)?) });
         state.names.insert(path.to_owned(), Arc::clone(&inode));
         drop(state);
         self.record(Event::Create { path: path.to_owned(), inode: number, len });
@@ -482,9 +591,26 @@ impl Disk for SimDisk {
     }
 
     fn open(&self, path: &Path, _writable: bool) -> io::Result<SimFile> {
+        self.fallible(Call::Open)?;
         self.count(|counts| &counts.opens);
         let inode = lock(&self.shared.state).names.get(path).cloned();
         Ok(self.file(inode.ok_or(io::ErrorKind::NotFound)?))
+    }
+
+    fn reclaim(&self, path: &Path) -> io::Result<Option<SimFile>> {
+        self.fallible(Call::Reclaim)?;
+        self.count(|counts| &counts.opens);
+        let mut state = lock(&self.shared.state);
+        let inode = Arc::clone(state.names.get(path).ok_or(io::ErrorKind::NotFound)?);
+        if state.open.iter().any(|(open, _)| *open == inode.number) {
+            return Ok(None);
+        }
+        if let Some(free) = &mut state.free_pages {
+            *free = free.checked_sub(inode.punched()).ok_or(io::ErrorKind::StorageFull)?;
+        }
+        lock(&inode.holes).clear();
+        drop(state);
+        Ok(Some(self.file(inode)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -496,11 +622,12 @@ impl Disk for SimDisk {
     }
 
     fn unlink(&self, path: &Path) -> io::Result<()> {
+        self.fallible(Call::Unlink)?;
         self.count(|counts| &counts.names);
         let mut state = lock(&self.shared.state);
         let inode = state.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
         if let Some(free) = &mut state.free_pages {
-            *free += inode.mapping.len().div_ceil(4096);
+            *free += inode.pages();
         }
         drop(state);
         self.record(Event::Unlink { path: path.to_owned(), inode: inode.number });
@@ -509,25 +636,30 @@ impl Disk for SimDisk {
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
+        self.fallible(Call::List)?;
         self.count(|counts| &counts.lists);
         let state = lock(&self.shared.state);
         if !state.dirs.contains(dir) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let in_dir = state.names.keys().filter(|path| path.parent() == Some(dir));
+        let paths = state.names.keys().chain(&state.dirs);
+        let in_dir = paths.filter(|path| path.parent() == Some(dir));
         Ok(in_dir.filter_map(|path| path.file_name().map(ToOwned::to_owned)).collect())
     }
 
     fn disk_bytes(&self, path: &Path) -> io::Result<u64> {
+        self.fallible(Call::DiskBytes)?;
         let inode = lock(&self.shared.state).names.get(path).cloned();
-        Ok(inode.ok_or(io::ErrorKind::NotFound)?.mapping.len().next_multiple_of(4096))
+        Ok(inode.ok_or(io::ErrorKind::NotFound)?.pages() * 4096)
     }
 
     fn age(&self, _dir: &Path) -> io::Result<Duration> {
+        self.fallible(Call::Age)?;
         Ok(Duration::from_secs(3600))
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        self.fallible(Call::CreateDir)?;
         self.count(|counts| &counts.names);
         let mut missing: Vec<&Path> = Vec::new();
         for path in dir.ancestors() {
@@ -543,11 +675,22 @@ impl Disk for SimDisk {
         Ok(())
     }
 
-    fn remove_dir(&self, _dir: &Path) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        self.fallible(Call::RemoveDir)?;
+        self.count(|counts| &counts.names);
+        let mut state = lock(&self.shared.state);
+        state.names.retain(|path, _| path.parent() != Some(dir));
+        state.dirs.remove(dir);
+        Ok(())
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        if let Err(error) = self.fallible(Call::SyncDir) {
+            if Call::SyncDir.loses(error.raw_os_error().unwrap_or(0)) {
+                self.record(Event::SyncDirFailed { path: dir.to_owned() });
+            }
+            return Err(error);
+        }
         self.count(|counts| &counts.syncs);
         let is_store = dir == Path::new(STORE);
         let left_out = match self.shared.defect {
@@ -563,12 +706,13 @@ impl Disk for SimDisk {
     }
 
     fn try_lock(&self, path: &Path, exclusive: bool) -> io::Result<Option<SimLock>> {
+        self.fallible(Call::TryLock)?;
         self.count(|counts| &counts.locks);
         let mut state = lock(&self.shared.state);
         if !state.names.contains_key(path) {
             let number = state.inodes;
             state.inodes += 1;
-            let inode = Inode { number, mapping: Mapping::anonymous(0)?, backed: None };
+            let inode = Inode::new(number, Mapping::anonymous(0)?);
             state.names.insert(path.to_owned(), Arc::new(inode));
             drop(state);
             self.record(Event::Create { path: path.to_owned(), inode: number, len: 0 });
@@ -588,10 +732,12 @@ impl Disk for SimDisk {
     }
 
     fn unfit(&self, _dir: &Path) -> io::Result<Option<String>> {
+        self.fallible(Call::Unfit)?;
         Ok(None)
     }
 
     fn boot_id(&self) -> io::Result<[u8; 16]> {
+        self.fallible(Call::BootId)?;
         let mut id = [0xB0; 16];
         if self.shared.defect != Some(Defect::BootIdStays) {
             id[..8].copy_from_slice(&self.shared.boot.to_le_bytes());
@@ -600,6 +746,7 @@ impl Disk for SimDisk {
     }
 
     fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        self.fallible(Call::Random)?;
         if self.shared.defect == Some(Defect::RandomStays) {
             bytes.fill(0x5A);
             return Ok(());
@@ -623,9 +770,24 @@ impl Disk for SimDisk {
 pub struct SimFile {
     disk: SimDisk,
     inode: Arc<Inode>,
+    /// The failures that it was told of.
+    told: AtomicU64,
 }
 
 impl SimFile {
+    /// Fails where a sync is to fail, or where one has of which this file was not told.
+    fn write_back(&self) -> io::Result<()> {
+        let mut failures = lock(&self.inode.failures);
+        let failed = self.disk.fallible(Call::Sync);
+        failures.count += u64::from(failed.is_err());
+        if self.told.swap(failures.count, Relaxed) < failures.count {
+            failures.was_told = true;
+            self.disk.record(Event::SyncFailed { inode: self.inode.number });
+            return Err(failed.err().unwrap_or_else(|| io::Error::from_raw_os_error(libc::EIO)));
+        }
+        Ok(())
+    }
+
     /// Gives pages their space at the first store, where they had none.
     fn back(&self, offset: u64, len: u64) {
         let Some(backed) = &self.inode.backed else { return };
@@ -652,6 +814,10 @@ impl DiskFile for SimFile {
         shared.counts.stores.fetch_add(1, Relaxed);
         shared.counts.stored_bytes.fetch_add(len, Relaxed);
         self.back(offset, len);
+        let is_in = |hole: &Range<u64>| hole.start < offset + len && offset < hole.end;
+        if lock(&self.inode.holes).iter().any(is_in) {
+            lock(&shared.state).stored_in_hole = true;
+        }
         if shared.records && len > 0 {
             let mut bytes = vec![0; len as usize].into_boxed_slice();
             self.inode.mapping.copy_out(offset, &mut bytes);
@@ -684,13 +850,19 @@ impl DiskFile for SimFile {
         if self.inode.mapping.len() < offset + bytes.len() as u64 {
             return Err(io::ErrorKind::InvalidInput.into());
         }
+        let failed = self.disk.fallible(Call::WriteAt);
+        if failed.is_err() {
+            // Some of it was written.
+            bytes.truncate(bytes.len() / 2);
+        }
         poke(&self.inode.mapping, offset, &bytes);
         self.stored(offset, bytes.len() as u64);
-        Ok(())
+        failed
     }
 
     fn sync(&self) -> io::Result<()> {
         let shared = &self.disk.shared;
+        self.write_back()?;
         self.disk.count(|counts| &counts.syncs);
         let mut state = lock(&shared.state);
         state.syncs += 1;
@@ -703,14 +875,48 @@ impl DiskFile for SimFile {
             _ => false,
         };
         if !left_out {
-            self.disk.record(Event::Sync { inode: self.inode.number });
+            self.disk.record(Event::Sync { inode: self.inode.number, len: None });
         }
         self.disk.step();
         Ok(())
     }
 
-    fn punch(&self, _offset: u64, _len: u64) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn sync_start(&self, len: u64) -> io::Result<()> {
+        self.write_back()?;
+        self.disk.count(|counts| &counts.syncs);
+        if self.disk.shared.defect != Some(Defect::SyncOfSpareLeftOut) {
+            self.disk.record(Event::Sync { inode: self.inode.number, len: Some(len) });
+        }
+        self.disk.step();
+        Ok(())
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.disk.fallible(Call::Punch)?;
+        let end = offset.checked_add(len).filter(|end| *end <= self.inode.mapping.len());
+        let end = end.ok_or(io::ErrorKind::InvalidInput)?;
+        let words = (offset..end).step_by(8);
+        for word in words.filter(|at| self.inode.mapping.load(*at, Relaxed) != 0) {
+            self.inode.mapping.store(word, 0, Relaxed);
+        }
+        lock(&self.inode.holes).push(offset..end);
+        if let Some(free) = &mut lock(&self.disk.shared.state).free_pages {
+            *free += len / 4096;
+        }
+        self.disk.record(Event::Punch { inode: self.inode.number, offset, len });
+        self.disk.step();
+        Ok(())
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        let mut state = lock(&self.disk.shared.state);
+        let this = (self.inode.number, self.disk.process.number);
+        // None is left where the process was killed.
+        if let Some(place) = state.open.iter().position(|open| *open == this) {
+            state.open.swap_remove(place);
+        }
     }
 }
 

@@ -5,18 +5,24 @@
 //! | file | what it owns |
 //! |---|---|
 //! | `disk` | the disk: files, names, locks, a log of every operation; processes that stop and die |
+//! | `faults` | calls that fail once |
 //! | `image` | what a power cut leaves behind: a disk at rest |
 //! | `timeline` | the log up to a moment: what is durable by then, and what may be lost |
 //! | `cuts` | which of the things that may be lost are lost: the enumeration |
 //! | `oracle` | what the store must hold after each batch of the history |
 //! | `script` | workloads as data, and their run on a disk |
-//! | `power` | power cuts all along a workload, and the invariants I1 to I8 on each image |
+//! | `power` | power cuts all along a workload, and the invariants I1 to I5 on each image |
+//! | `harm` | other control files and flipped bits: I6 and I9 |
+//! | `again` | recovery cut and killed, what is appended to a recovered store: I7 and I8 |
 //! | `workloads` | the workloads |
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
+pub mod again;
 pub mod cuts;
 pub mod disk;
+pub mod faults;
+pub mod harm;
 pub mod image;
 pub mod oracle;
 pub mod power;

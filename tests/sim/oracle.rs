@@ -84,22 +84,52 @@ impl Content {
     }
 
     /// Holds a store against the content, byte by byte.
-    pub fn compare<D: Disk>(&self, log: &SegmentLog<D>) -> Result<(), String> {
-        let keys = log.keys().map_err(|error| format!("keys: {error}"))?;
-        let values = log.read(&keys).map_err(|error| format!("values: {error}"))?;
+    pub fn compare<D: Disk>(&self, log: &SegmentLog<D>) -> Result<(), Difference> {
+        let error = |what, error| Difference::Error(format!("{what}: {error}"));
+        let keys = log.keys().map_err(|e| error("keys", e))?;
+        let values = log.read(&keys).map_err(|e| error("values", e))?;
         let found: BTreeSet<&[u8]> = keys.iter().map(Key::as_bytes).collect();
         let expected: BTreeSet<&[u8]> = self.values.keys().map(String::as_bytes).collect();
         if found != expected {
-            return Err(format!("keys are {}, not {}", list(&found), list(&expected)));
+            let text = format!("keys are {}, not {}", list(&found), list(&expected));
+            let more = found.difference(&expected).next().map(|key| key.to_vec());
+            return Err(more.map_or(Difference::Less(text.clone()), |key| {
+                Difference::More(String::from_utf8_lossy(&key).into_owned(), text)
+            }));
         }
         for ((key, value), bytes) in self.values.iter().zip(values) {
             if value.bytes != bytes {
                 let same = value.bytes.iter().zip(&bytes).take_while(|(a, b)| a == b).count();
                 let (len, right) = (bytes.len(), value.bytes.len());
-                return Err(format!("{key} has {len} bytes, not {right}; the first {same} agree"));
+                let text = format!("{key} has {len} bytes, not {right}; the first {same} agree");
+                return Err(match len > right {
+                    true => Difference::More(key.clone(), text),
+                    false => Difference::Less(text),
+                });
             }
         }
         Ok(())
+    }
+}
+
+/// How a store differs from a content.
+#[derive(Clone, Debug)]
+pub enum Difference {
+    /// It gives an error.
+    Error(String),
+    /// Of a key there is more than there should be.
+    More(String, String),
+    /// Something is missing or wrong.
+    Less(String),
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Difference::Error(text) | Difference::More(_, text) | Difference::Less(text) => {
+                f.write_str(text)
+            }
+        }
     }
 }
 
@@ -147,6 +177,20 @@ impl Oracle {
         Oracle { contents: self.contents[..=batches as usize].to_vec() }
     }
 
+    /// Which invariant a store of so many batches violates that differs from the history.
+    fn invariant(&self, why: &Difference, found: u64) -> &'static str {
+        match why {
+            Difference::Error(_) => "I3",
+            Difference::Less(_) => "I2",
+            // It was there before: a removal was forgotten, or something came twice.
+            Difference::More(key, _) => {
+                let before = &self.contents[..=found as usize];
+                let was_there = before.iter().any(|content| content.values.contains_key(key));
+                if was_there { "I5" } else { "I4" }
+            }
+        }
+    }
+
     /// Holds an open store against the history: it must be the content after some number of
     /// batches from `floor` to `ceiling`, which is returned.
     pub fn judge<D: Disk>(
@@ -163,9 +207,8 @@ impl Oracle {
             return Err(Violation::new("I4", text));
         };
         content.compare(log).map_err(|why| {
-            // Which invariant it is: whole batches in a wrong place, or something no batch holds.
             let text = format!("after {found} batches ({floor} durable, {ceiling} written): {why}");
-            Violation::new(if why.contains("values:") { "I3" } else { "I2" }, text)
+            Violation::new(self.invariant(&why, found), text)
         })?;
         if found < floor {
             let text = format!("{floor} batches were durable, {found} are there");

@@ -1,49 +1,82 @@
 //! Power cuts all along a workload. After each operation, each image that the model allows is
-//! booted: the store must open as a prefix of the history with all that was durable (I1 to I4),
-//! also when recovery is cut (I7), and when more is appended and the power fails again (I8).
+//! booted: the store must open as a prefix of the history with all that was durable (I1 to I5).
+//! Some are booted with another control file and with damage (`harm`: I6, I9), and some are gone on
+//! with, through cuts and kills of their recovery (`again`: I7, I8).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use partd::{Durability, Partd, SegmentLog};
+use partd::SegmentLog;
 
-use super::cuts::{Mode, choices};
+use super::cuts::{ALL_SUBSETS_MAX_UNITS, Mode, choices, tears};
 use super::disk::{Defect, SimDisk};
-use super::image::Image;
-use super::oracle::{Op, Oracle, batch};
+use super::image::{FileImage, Image};
+use super::oracle::Oracle;
 use super::script::{Recording, Step, run};
 use super::timeline::{Choice, Timeline};
 use super::{Rng, STORE, Violation, options};
 
-/// Of so many images, one is used to go on: its recovery is cut, and what is appended to it.
-const GO_ON_WITH_ONE_OF: u64 = 24;
-/// So many moments of that are looked at.
-const MOMENTS_AFTERWARDS: usize = 5;
+/// Of so many moments, one is looked at as a kill of every process, with any control file.
+const KILL_AT_ONE_OF: u64 = 48;
+
+/// What an image was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Of a power cut, in a mode.
+    Cut(Mode),
+    /// Of a cut or a kill in recovery, or after more was appended.
+    Afterwards,
+    /// With another control file.
+    Control,
+    /// With a bit flipped below the synced mark.
+    Flipped,
+}
 
 /// What was looked at.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Tally {
-    /// Distinct images in each mode, and of recoveries and what followed them.
-    pub images: [u64; 3],
-    pub images_afterwards: u64,
+    images: HashMap<u64, Kind>,
     /// Moments at which the power was cut.
     pub moments: u64,
+    /// Recoveries that were killed and cut after each of their operations.
+    pub recoveries: u64,
+    /// If every choice was to be looked at: the moments with so many units at which all the subsets
+    /// of them were, and those at which not.
+    pub whole: BTreeMap<usize, u64>,
+    pub thinned: u64,
 }
 
 impl Tally {
+    /// The number of distinct images.
     pub fn total(&self) -> u64 {
-        self.images.iter().sum::<u64>() + self.images_afterwards
+        self.images.len() as u64
+    }
+
+    /// Distinct images by pages, sectors, words, afterwards, with other control files, and damaged.
+    pub fn columns(&self) -> [u64; 6] {
+        let kinds = Mode::ALL.map(Kind::Cut).into_iter();
+        let kinds = kinds.chain([Kind::Afterwards, Kind::Control, Kind::Flipped]);
+        let mut columns = [0; 6];
+        for (column, kind) in columns.iter_mut().zip(kinds) {
+            *column = self.images.values().filter(|found| **found == kind).count() as u64;
+        }
+        columns
+    }
+
+    /// Counts an image, once.
+    pub fn count(&mut self, hash: u64, kind: Kind) {
+        self.images.entry(hash).or_insert(kind);
     }
 
     pub fn add(&mut self, other: &Tally) {
-        for (sum, images) in self.images.iter_mut().zip(other.images) {
-            *sum += images;
-        }
-        self.images_afterwards += other.images_afterwards;
+        other.images.iter().for_each(|(&hash, &kind)| self.count(hash, kind));
         self.moments += other.moments;
+        self.recoveries += other.recoveries;
+        self.thinned += other.thinned;
+        other.whole.iter().for_each(|(&units, n)| *self.whole.entry(units).or_default() += n);
     }
 }
 
@@ -81,16 +114,23 @@ pub struct Effort {
     pub from_percent: usize,
 }
 
+impl Effort {
+    /// Every choice at every moment.
+    pub const EVERYTHING: Effort = Effort { images: u64::MAX, from_percent: 0 };
+}
+
 /// The search for violations in one workload.
-struct Search<'r> {
+pub struct Search<'r> {
     recording: &'r Recording,
-    seed: u64,
-    defect: Option<Defect>,
-    oracle: Oracle,
+    pub seed: u64,
+    pub defect: Option<Defect>,
+    pub oracle: Oracle,
     /// How many batches each image was found to hold.
     seen: HashMap<u64, u64>,
-    seen_afterwards: HashMap<u64, u64>,
-    tally: Tally,
+    pub seen_afterwards: HashMap<u64, u64>,
+    /// Control files of earlier moments.
+    pub controls: Vec<FileImage>,
+    pub tally: Tally,
 }
 
 /// Runs a workload and cuts the power all along, in all modes.
@@ -114,6 +154,7 @@ pub fn explore(
         oracle: Oracle::default(),
         seen: HashMap::new(),
         seen_afterwards: HashMap::new(),
+        controls: Vec::new(),
         tally: Tally::default(),
     };
     for &mode in modes {
@@ -154,6 +195,7 @@ impl Search<'_> {
         let recording = self.recording;
         let mut timeline = Timeline::new(&recording.disk, &recording.log, mode.unit_len(), 0);
         self.oracle = Oracle::default();
+        self.controls.clear();
         let first = recording.log.len() * effort.from_percent / 100;
         let mut floor = 0;
         while let Some(changed) = timeline.pass() {
@@ -174,13 +216,29 @@ impl Search<'_> {
             self.tally.moments += 1;
             let units = timeline.units();
             let mut rng = self.rng(mode, at);
-            let choices = choices(&timeline, &units, mode, &mut rng);
-            for (i, choice) in choices.iter().enumerate() {
-                if i >= 2 && rng.next() >> 32 >= share {
-                    continue;
+            let mut some = choices(&timeline, &units, mode, &mut rng);
+            let mut i = 0;
+            some.retain(|_| {
+                i += 1;
+                i <= 2 || rng.next() >> 32 < share
+            });
+            if effort.images == u64::MAX && units.len() <= ALL_SUBSETS_MAX_UNITS {
+                let kept = |choice: &Choice| choice.versions.iter().map(|v| *v > 0).collect();
+                let subsets: HashSet<Vec<bool>> = some.iter().map(kept).collect();
+                match subsets.len() == 1 << units.len() {
+                    true => *self.tally.whole.entry(units.len()).or_default() += 1,
+                    false => self.tally.thinned += 1,
                 }
+            }
+            some.extend(tears(&timeline, &units));
+            if rng.below(KILL_AT_ONE_OF) == 0 {
+                let lost = || (at, String::from("killed, with another control file"));
+                self.killed(&timeline, &units, &mut rng).map_err(|v| (v, lost().0, lost().1))?;
+            }
+            for choice in &some {
                 let image = timeline.image(&units, choice);
-                self.boot(&image, mode, timeline.floor, timeline.ceiling()).map_err(|v| {
+                let booted = self.boot(&image, mode, timeline.floor, timeline.ceiling());
+                booted.map_err(|v| {
                     let kept = choice.versions.iter().filter(|version| **version > 0).count();
                     let names = choice.names.iter().filter(|kept| **kept).count();
                     let (units, changes) = (units.len(), choice.names.len());
@@ -211,97 +269,13 @@ impl Search<'_> {
         let log = open(&disk)?;
         let found = self.oracle.judge(&log, floor, ceiling)?;
         self.seen.insert(hash, found);
-        self.tally.images[mode as usize] += 1;
-        if hash.is_multiple_of(GO_ON_WITH_ONE_OF) {
-            self.go_on(&disk, log, found, mode, hash)?;
-        }
-        Ok(())
-    }
-
-    /// Appends to a recovered store, and cuts the power during its recovery and afterwards.
-    fn go_on(
-        &mut self,
-        disk: &SimDisk,
-        log: SegmentLog<SimDisk>,
-        found: u64,
-        mode: Mode,
-        hash: u64,
-    ) -> Result<(), Violation> {
-        let mut rng = Rng(hash);
-        let value = |rng: &mut Rng| rng.next().to_le_bytes().repeat(1 + rng.below(3) as usize);
-        let batches: Vec<Vec<Op>> = (0..3)
-            .map(|_| {
-                let long = Op::Append(String::from("z"), value(&mut rng));
-                vec![Op::Append(String::from("again"), value(&mut rng)), long]
-            })
-            .collect();
-        let durable = [rng.below(2) == 0, true, false];
-        let mut oracle = self.oracle.cut(found);
-        for (number, (ops, durable)) in batches.iter().zip(durable).enumerate() {
-            disk.begin(Some(number));
-            let durability = if durable { Durability::Durable } else { Durability::Plain };
-            let written = log.write(&batch(ops), durability);
-            written.map_err(|e| Violation::new("I8", format!("after recovery: {e}")))?;
-            disk.end(durable);
-            oracle.push(ops);
-        }
-        let records = disk.log();
-        drop(log);
-        let mut moments: Vec<usize> =
-            (0..MOMENTS_AFTERWARDS).map(|_| rng.below(records.len() as u64) as usize).collect();
-        moments.push(records.len() - 1);
-        let mut timeline = Timeline::new(disk, &records, mode.unit_len(), found);
-        while let Some(passed) = timeline.pass() {
-            passed?;
-            if !moments.contains(&(timeline.at() - 1)) {
-                continue;
-            }
-            let units = timeline.units();
-            let names = timeline.pending_names();
-            let kept = rng.below(names as u64 + 1) as usize;
-            let all: Vec<usize> = units.iter().map(|unit| unit.versions).collect();
-            let mut some =
-                || units.iter().map(|u| rng.below(u.versions as u64 + 1) as usize).collect();
-            let choices = [
-                Choice { versions: all.clone(), names: vec![true; names] },
-                Choice { versions: vec![0; units.len()], names: vec![false; names] },
-                Choice { versions: some(), names: vec![true; names] },
-                Choice { versions: some(), names: (0..names).map(|i| i < kept).collect() },
-            ];
-            for choice in &choices {
-                self.boot_again(&timeline.image(&units, choice), &oracle, &timeline, found)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn boot_again(
-        &mut self,
-        image: &Image,
-        oracle: &Oracle,
-        timeline: &Timeline<'_>,
-        recovered: u64,
-    ) -> Result<(), Violation> {
-        let hash = image.hash();
-        if let Some(&found) = self.seen_afterwards.get(&hash) {
-            return too_few(found, timeline.floor);
-        }
-        let disk = SimDisk::boot(image, hash ^ self.seed, self.defect);
-        // A store that was recovered to so many batches never has fewer, nor others.
-        let label = if timeline.ceiling() == recovered { "I7" } else { "I8" };
-        let again = |v: Violation| {
-            let text = format!("{} (booted a second time, after {recovered} batches)", v.text);
-            Violation::new(if v.invariant == "I1" { "I1" } else { label }, text)
-        };
-        let log = open(&disk).map_err(again)?;
-        let found = oracle.judge(&log, timeline.floor, timeline.ceiling()).map_err(again)?;
-        self.seen_afterwards.insert(hash, found);
-        self.tally.images_afterwards += 1;
-        Ok(())
+        self.tally.count(hash, Kind::Cut(mode));
+        self.harm(image, found, hash)?;
+        self.go_on(&disk, log, found, mode, hash)
     }
 }
 
-fn too_few(found: u64, floor: u64) -> Result<(), Violation> {
+pub fn too_few(found: u64, floor: u64) -> Result<(), Violation> {
     if found >= floor {
         return Ok(());
     }

@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
+use partd_format::{Batch, Link, SegmentHeader, State};
+
 use super::Violation;
 use super::disk::{Defect, Event, Record, SimDisk};
 use super::image::{FileImage, Image, Pages, put};
@@ -80,6 +82,8 @@ struct File {
     live: BTreeMap<u32, Box<[u8]>>,
     dirty: Vec<Dirty>,
     by_unit: HashMap<u64, usize>,
+    /// Pages that a failed sync has left clean and not durable: a later one passes them over.
+    passed_over: BTreeSet<u32>,
 }
 
 /// Something that a power cut may lose.
@@ -114,6 +118,8 @@ pub struct Timeline<'a> {
     pending: Vec<Change>,
     files: BTreeMap<u32, File>,
     control: Option<u32>,
+    /// Directories of which a sync has failed.
+    failed_dirs: BTreeSet<PathBuf>,
     /// The batches of the history beyond `before`, in order.
     pub taken: Vec<Option<usize>>,
     before: u64,
@@ -153,6 +159,7 @@ impl<'a> Timeline<'a> {
             pending: Vec::new(),
             files,
             control: None,
+            failed_dirs: BTreeSet::new(),
             taken: Vec::new(),
             before,
             visible: before,
@@ -179,15 +186,16 @@ impl<'a> Timeline<'a> {
         self.next += 1;
         match &record.event {
             Event::Store { inode, offset, bytes } => self.store(*inode, *offset, bytes, stamp),
-            Event::Sync { inode } => {
+            Event::Sync { inode, len } => {
                 let upto = match self.defect {
                     Some(Defect::SyncTooEarly) => {
                         self.begun.get(&record.process).map_or(0, |b| b.at)
                     }
                     _ => usize::MAX,
                 };
-                self.sync(*inode, upto);
+                self.sync(*inode, len.unwrap_or(u64::MAX), upto);
             }
+            Event::Punch { inode, offset, len } => self.punch(*inode, *offset, *len, stamp),
             Event::Create { path, inode, len } => {
                 let file = File { len: *len, len_stamp: Some(stamp), ..File::default() };
                 self.files.insert(*inode, file);
@@ -203,6 +211,16 @@ impl<'a> Timeline<'a> {
                 self.pending.push(Change::Unlink(path.clone(), *inode));
             }
             Event::MakeDir { path } => self.pending.push(Change::MakeDir(path.clone())),
+            Event::SyncFailed { inode } => {
+                if let Some(file) = self.files.get_mut(inode) {
+                    let pages = file.dirty.iter().map(|dirty| place(dirty.unit, self.unit_len).0);
+                    file.passed_over.extend(pages);
+                }
+            }
+            Event::SyncDirFailed { path } => {
+                self.failed_dirs.insert(path.clone());
+            }
+            Event::SyncDir { path } if self.failed_dirs.contains(path) => {}
             Event::SyncDir { path } => {
                 let durable = &mut self.durable;
                 self.pending.retain(|change| {
@@ -264,6 +282,7 @@ impl<'a> Timeline<'a> {
             let (part, behind) = rest.split_at(rest.len().min(4096 - in_page));
             let page = file.live.entry((at / 4096) as u32).or_insert_with(|| vec![0; 4096].into());
             page[in_page..in_page + part.len()].copy_from_slice(part);
+            file.passed_over.remove(&((at / 4096) as u32));
             at += part.len() as u64;
             rest = behind;
         }
@@ -280,19 +299,36 @@ impl<'a> Timeline<'a> {
         }
     }
 
-    /// Makes durable what was stored before `upto` in the log.
-    fn sync(&mut self, inode: u32, upto: usize) {
+    /// Gives back the space of whole pages, each of which a power cut may leave as it was.
+    fn punch(&mut self, inode: u32, offset: u64, len: u64, stamp: usize) {
+        let Some(file) = self.files.get(&inode) else { return };
+        let pages = (offset / 4096) as u32..((offset + len) / 4096) as u32;
+        // What reads as zero anyway does not change.
+        let holds = |(_, bytes): &(&u32, &Box<[u8]>)| bytes.iter().any(|&byte| byte != 0);
+        let pages: Vec<u32> = file.live.range(pages).filter(holds).map(|(page, _)| *page).collect();
+        for page in pages {
+            self.store(inode, u64::from(page) * 4096, &[0; 4096], stamp);
+        }
+    }
+
+    /// Makes durable what was stored to the pages of the first `len` bytes before `upto` in the log.
+    fn sync(&mut self, inode: u32, len: u64, upto: usize) {
         let unit_len = self.unit_len;
         let Some(file) = self.files.get_mut(&inode) else { return };
-        if file.len_stamp.is_some_and(|stamp| stamp < upto) {
+        if len >= file.len && file.len_stamp.is_some_and(|stamp| stamp < upto) {
             file.len_stamp = None;
         }
+        let end = len.checked_next_multiple_of(4096).unwrap_or(len);
         let mut rest = Vec::new();
         let mut pages: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
         for mut dirty in std::mem::take(&mut file.dirty) {
-            let kept = dirty.versions.partition_point(|(stamp, _)| *stamp < upto);
+            let (number, from) = place(dirty.unit, unit_len);
+            let is_written = dirty.unit * unit_len < end && !file.passed_over.contains(&number);
+            let kept = match is_written {
+                true => dirty.versions.partition_point(|(stamp, _)| *stamp < upto),
+                false => 0,
+            };
             if kept > 0 {
-                let (number, from) = place(dirty.unit, unit_len);
                 let page = pages.entry(number).or_insert_with(|| content(&file.durable, number));
                 let version = &dirty.versions[kept - 1].1;
                 page[from..from + version.len()].copy_from_slice(version);
@@ -328,6 +364,60 @@ impl<'a> Timeline<'a> {
     /// The number of changes of names that a power cut now may lose.
     pub fn pending_names(&self) -> usize {
         self.pending.len()
+    }
+
+    /// The number of batches that a reader sees.
+    pub fn visible(&self) -> u64 {
+        self.visible
+    }
+
+    /// The control file as it is in memory; none before there is one.
+    pub fn live_control(&self) -> Option<FileImage> {
+        let file = self.files.get(&self.control?)?;
+        let mut control = FileImage { len: file.len, pages: Pages::new() };
+        file.live.iter().for_each(|(&number, page)| put(&mut control.pages, number, page));
+        Some(control)
+    }
+
+    /// Of the batch whose state word was the last thing stored, the units of its link, state,
+    /// header, table and keys, in the order of the file; and, where it is the first of its segment,
+    /// those of the segment's header. Places in `units`.
+    pub fn just_settled(&self, units: &[Unit]) -> Vec<usize> {
+        self.head_of_last_store().map_or_else(Vec::new, |(inode, start, end)| {
+            let file = &self.files[&inode];
+            let covers = |(_, unit): &(usize, &Unit)| {
+                let place = unit.place.filter(|_| unit.inode == inode);
+                let at = place.map(|place| file.dirty[place].unit * self.unit_len);
+                at.is_some_and(|at| at < end && start < at + self.unit_len)
+            };
+            let mut covered: Vec<(usize, &Unit)> =
+                units.iter().enumerate().filter(covers).collect();
+            covered.sort_by_key(|(_, unit)| unit.place.map(|place| file.dirty[place].unit));
+            covered.into_iter().map(|(i, _)| i).collect()
+        })
+    }
+
+    /// The file of the batch whose state was stored last, and the bytes that say what it holds.
+    fn head_of_last_store(&self) -> Option<(u32, u64, u64)> {
+        let Event::Store { inode, offset, bytes } = &self.log[self.next.checked_sub(1)?].event
+        else {
+            return None;
+        };
+        let word = u64::from_le_bytes(bytes[..].try_into().ok()?);
+        let file = self.files.get(inode).filter(|_| self.control != Some(*inode))?;
+        let header = SegmentHeader::decode(file.live.get(&0)?, file.len).ok()?;
+        let at = offset.checked_sub(8).filter(|at| *at >= header.data_start)?;
+        let Ok(State::Committed(_)) = State::decode(header.salt, at, word) else { return None };
+        let mut head = [0; 48];
+        for (byte, at) in head.iter_mut().zip(at..) {
+            *byte = file.live.get(&((at / 4096) as u32)).map_or(0, |p| p[(at % 4096) as usize]);
+        }
+        let link = u64::from_le_bytes(head[..8].try_into().ok()?);
+        let Ok(Link::Batch(len)) = Link::decode(header.salt, at, link, file.len) else {
+            return None;
+        };
+        let head_len = Batch::values_start(at, len, &head[16..]).ok()?;
+        Some((*inode, if at == header.data_start { 0 } else { at }, at + head_len))
     }
 
     /// Whether a unit belongs to the control file.

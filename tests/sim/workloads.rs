@@ -11,7 +11,7 @@ pub struct Workload {
     pub make: fn(&mut Rng) -> Vec<Step>,
 }
 
-pub const ALL: [Workload; 9] = [
+pub const ALL: [Workload; 10] = [
     Workload { name: "one writer", make: one_writer },
     Workload { name: "several writers", make: several_writers },
     Workload { name: "writers stopped and killed", make: stopped_writers },
@@ -21,7 +21,31 @@ pub const ALL: [Workload; 9] = [
     Workload { name: "rolling over segments", make: rolling },
     Workload { name: "several opens", make: several_opens },
     Workload { name: "compaction", make: compaction },
+    Workload { name: "segments written anew", make: written_anew },
 ];
+
+/// So small that every subset of what a power cut may lose can be looked at.
+pub const TINY: [Workload; 3] = [
+    Workload { name: "tiny: appends", make: tiny_appends },
+    Workload { name: "tiny: a removal", make: tiny_removal },
+    Workload { name: "tiny: two writers", make: tiny_writers },
+];
+
+fn tiny_appends(_: &mut Rng) -> Vec<Step> {
+    let one = |byte: u8| vec![Op::Append("a".to_owned(), vec![byte])];
+    vec![write(0, one(1), true), write(0, one(2), false), write(0, one(3), true)]
+}
+
+fn tiny_removal(_: &mut Rng) -> Vec<Step> {
+    let set = vec![Op::Set("a".to_owned(), vec![4])];
+    let delete = vec![Op::Delete("a".to_owned())];
+    vec![write(0, set, true), write(0, delete, true)]
+}
+
+fn tiny_writers(_: &mut Rng) -> Vec<Step> {
+    let one = |byte: u8| vec![Op::Append("a".to_owned(), vec![byte])];
+    vec![write(0, one(5), true), write(1, one(6), true), write(0, one(7), false)]
+}
 
 const KEYS: [&str; 4] = ["a", "b", "c", "a longer key, of more than sixteen bytes"];
 
@@ -193,13 +217,32 @@ fn compaction(rng: &mut Rng) -> Vec<Step> {
                 _ => Step::Call(2, Call::Compact),
             });
             steps.push(write(by, small(rng), false));
-            if rng.below(2) == 0 {
-                steps.push(Step::Kill(2));
-            }
+            // One that was stopped dies there, or goes on beside what has come meanwhile.
+            steps.push(if rng.below(2) == 0 { Step::Kill(2) } else { Step::Resume(2) });
         }
     }
     steps.push(Step::Kill(2));
     steps.push(Step::Call(1, Call::Compact));
     steps.push(write(0, small(rng), true));
+    steps
+}
+
+/// A store is filled and cleared and compacted by one process, so that what it fills next are the
+/// files that it had filled before; another one writes meanwhile.
+fn written_anew(rng: &mut Rng) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for round in 0..3_u64 {
+        for _ in 0..3 {
+            let ops = (0..25).map(|_| Op::Append(key(rng), bytes(rng, 1200))).collect();
+            steps.push(write(0, ops, rng.below(4) == 0));
+            let len = 100 + rng.below(900);
+            let ops = (0..8).map(|_| Op::Append(key(rng), bytes(rng, len))).collect();
+            steps.push(write(0, ops, false));
+        }
+        steps.push(write((round % 2) as u8, small(rng), false));
+        steps.push(write(0, vec![Op::Clear], rng.below(3) == 0));
+        steps.push(Step::Call(0, Call::Compact));
+        steps.push(write(1, small(rng), rng.below(3) == 0));
+    }
     steps
 }

@@ -109,7 +109,7 @@ impl<'k> NewStore<'k> {
             Some(segment) => segment,
             None => {
                 self.segments += 1;
-                self.open.insert(Segment::create(&self.dir, self.segments)?)
+                self.open.insert(Segment::create(&self.dir)?)
             }
         };
         self.sequence += 1;
@@ -133,8 +133,9 @@ impl<'k> NewStore<'k> {
 }
 
 impl Segment {
-    fn create(dir: &Path, id: u64) -> Result<Segment, Failure> {
-        let path = dir.join(format!("tmp-segment-{id}"));
+    fn create(dir: &Path) -> Result<Segment, Failure> {
+        // A name that recovery knows and removes, should this be its end.
+        let path = dir.join("tmp-output");
         let file = File::options().write(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(|error| Failure::io("make", &path, &error))?;
         let salt = Salt(u64::from_le_bytes(random::<8>()?));

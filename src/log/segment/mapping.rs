@@ -101,6 +101,12 @@ impl Mapping {
         self.word(offset).compare_exchange(current, new, success, failure)
     }
 
+    /// Brings the first `len` bytes to stable storage.
+    pub fn sync_start(&self, len: u64) -> io::Result<()> {
+        let len = usize::try_from(len.min(self.len())).unwrap_or(usize::MAX);
+        self.raw.flush_range(0, len)
+    }
+
     /// Copies bytes out, word by word, whatever they are and whoever changes them meanwhile.
     pub fn copy_out(&self, offset: u64, out: &mut [u8]) {
         let (mut offset, mut out) = (offset, out);

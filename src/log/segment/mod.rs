@@ -9,13 +9,13 @@
 pub(crate) mod mapping;
 
 use std::io::{self, IoSlice};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 
 use partd_format::batch::WORDS_LEN;
 use partd_format::segment::{HEADER_LEN, Keep, NOTE_AT, lists_checksum};
-use partd_format::word::note;
+use partd_format::word::{STATE_AT, note};
 use partd_format::{Batch, Entry, Link, Salt, SegmentHeader, State};
 
 use super::disk::{Disk, DiskFile};
@@ -106,9 +106,10 @@ pub(crate) struct NewSegment<'a> {
 pub(crate) struct Unpublished<'n, D: Disk> {
     disk: D,
     names: &'n Names,
-    temporary: Option<std::path::PathBuf>,
+    temporary: Option<PathBuf>,
     file: Option<D::File>,
     salt: Salt,
+    is_spare: bool,
 }
 
 impl<'n, D: Disk> Unpublished<'n, D> {
@@ -120,14 +121,24 @@ impl<'n, D: Disk> Unpublished<'n, D> {
         maker: &str,
         len: u64,
     ) -> Result<Unpublished<'n, D>> {
-        let mut salt = [0; 8];
-        disk.random(&mut salt).map_err(|e| Error::io("draw a salt for", names.dir(), e))?;
+        let salt = draw_salt(disk, names)?;
         let temporary = names.temporary(maker);
         let file = create_anew(disk, &temporary, len)
             .map_err(|source| Error::io("allocate a segment in", names.dir(), source))?;
-        let salt = Salt(u64::from_le_bytes(salt));
-        let temporary = Some(temporary);
-        Ok(Unpublished { disk: disk.clone(), names, temporary, file: Some(file), salt })
+        let (temporary, file) = (Some(temporary), Some(file));
+        Ok(Unpublished { disk: disk.clone(), names, temporary, file, salt, is_spare: false })
+    }
+
+    /// Takes a spare file, which nobody else has open.
+    pub(crate) fn of_spare(
+        disk: &D,
+        names: &'n Names,
+        path: PathBuf,
+        file: D::File,
+    ) -> Result<Unpublished<'n, D>> {
+        let salt = draw_salt(disk, names)?;
+        let (temporary, file) = (Some(path), Some(file));
+        Ok(Unpublished { disk: disk.clone(), names, temporary, file, salt, is_spare: true })
     }
 
     /// Writes the header, and returns the space behind it; nobody else knows of it yet.
@@ -159,10 +170,11 @@ impl<'n, D: Disk> Unpublished<'n, D> {
             pid: std::process::id(),
             slot: new.slot.into(),
         };
+        let offset = header.data_start;
         let segment = Segment { file, names: self.names.clone(), header };
         segment.put(0, &header.encode());
         segment.put(HEADER_LEN, &lists);
-        Ok(Tail { offset: header.data_start, segment: Arc::new(segment) })
+        Ok(Tail { offset, segment: Arc::new(segment), is_spare: self.is_spare })
     }
 
     /// Gives the file its name; from then on others find it.
@@ -185,6 +197,12 @@ impl<D: Disk> Drop for Unpublished<'_, D> {
             let _ = self.disk.unlink(temporary);
         }
     }
+}
+
+fn draw_salt<D: Disk>(disk: &D, names: &Names) -> Result<Salt> {
+    let mut salt = [0; 8];
+    disk.random(&mut salt).map_err(|e| Error::io("draw a salt for", names.dir(), e))?;
+    Ok(Salt(u64::from_le_bytes(salt)))
 }
 
 /// Makes a file in place of one that a dead maker has left behind.
@@ -245,7 +263,7 @@ impl<F: DiskFile> Segment<F> {
     }
 
     /// The path of the file, for errors.
-    pub(crate) fn path(&self) -> std::path::PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.names.segment(self.header.id)
     }
 
@@ -424,6 +442,8 @@ impl<F: DiskFile> Segment<F> {
 pub(crate) struct Tail<F> {
     segment: Arc<Segment<F>>,
     offset: u64,
+    /// Whether bytes of the file's earlier life lie behind `offset`, and not zeros.
+    is_spare: bool,
 }
 
 impl<F: DiskFile> Tail<F> {
@@ -442,11 +462,18 @@ impl<F: DiskFile> Tail<F> {
         if len > self.room() {
             return None;
         }
-        let offset = self.offset;
+        let (offset, next) = (self.offset, self.offset + len);
+        if self.is_spare {
+            // The batch must begin as pending, and the chain end behind it, before it is linked.
+            for word in [offset + STATE_AT, next] {
+                self.segment.file.mapping().store(word, 0, Release);
+                self.segment.file.stored(word, 8);
+            }
+        }
         let word = Link::Batch(len).encode(self.segment.salt(), offset);
         self.segment.file.mapping().store(offset, word, Release);
         self.segment.file.stored(offset, 8);
-        self.offset += len;
+        self.offset = next;
         Some(Claim { segment: Arc::clone(&self.segment), offset, len })
     }
 

@@ -23,7 +23,7 @@ use crate::output::Output;
 use crate::read::control::{Life, Locks};
 use crate::text::{Align, Table, plural, shorten};
 
-/// How a temporary store begins its name; eight or more letters and digits follow.
+/// How a temporary store begins its name; 16 hexadecimal digits follow.
 const PREFIX: &str = "partd-tmp-";
 /// A directory without a lock file is left alone for so long, as the engine's own sweep does: it may
 /// be in the making.
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &Sweep, out: &mut Output) -> Result<(), Failure> {
         let name = entry.file_name();
         let suffix = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
         let named = suffix.is_some_and(|suffix| {
-            suffix.len() >= 8 && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric())
+            suffix.len() == 16 && suffix.bytes().all(|byte| byte.is_ascii_hexdigit())
         });
         // Not through a symbolic link: it may lead anywhere.
         if named && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -102,19 +102,37 @@ fn store_files(dir: &File) -> Result<(Vec<OsString>, u64), String> {
         if text == "." || text == ".." {
             continue;
         }
-        let ours = id_of_file_name(name.as_encoded_bytes()).is_some()
-            || text == "control"
-            || text.ends_with(".lock")
-            || text.ends_with(".torn")
-            || text.starts_with("tmp-");
         let stat = statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(unreadable)?;
-        if !ours || FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        if !is_of_a_store(name.as_encoded_bytes())
+            || FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
+        {
             return Err(format!("holds {text}, which is not a store's"));
         }
         bytes += u64::try_from(stat.st_size).unwrap_or(0);
         names.push(name);
     }
     Ok((names, bytes))
+}
+
+/// Whether a store may have a file of this name (SPEC.md, "Files of a store").
+fn is_of_a_store(name: &[u8]) -> bool {
+    let writer = |name: &[u8]| {
+        let digits = name.strip_prefix(b"writer-");
+        digits.is_some_and(|digits| digits.len() == 4 && digits.iter().all(u8::is_ascii_digit))
+    };
+    let id = |digits: &[u8]| id_of_file_name(&[digits, b".seg"].concat()).is_some();
+    let lock = name.strip_suffix(b".lock");
+    let unfinished = name.strip_prefix(b"tmp-");
+    name == b"control"
+        || id_of_file_name(name).is_some()
+        || name.strip_suffix(b".torn").is_some_and(id)
+        || lock
+            .is_some_and(|lock| matches!(lock, b"store" | b"sync" | b"compaction") || writer(lock))
+        || unfinished.is_some_and(|maker| {
+            matches!(maker, b"control" | b"output")
+                || writer(maker)
+                || maker.strip_prefix(b"spare-").is_some_and(id)
+        })
 }
 
 fn look(parent: &File, name: OsString, path: PathBuf) -> Found {

@@ -1,0 +1,205 @@
+//! Compaction by itself: a thread of a handle that looks when something was removed, or when files
+//! came, and compacts if it is worth it; and a short look when the handle closes, since processes
+//! that live for a moment have no time for a thread.
+//!
+//! A handle that only appends keeps no index. Such a one counts small files, and builds an index for
+//! the time of a compaction, once there are many.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::Core;
+use super::compaction::{Aim, Stop};
+use super::disk::Disk;
+use super::finder::segment_ids;
+use crate::error::{Error, Result};
+
+/// The thread looks at most this often; after each error in a row, half as often.
+const PAUSE: Duration = Duration::from_millis(200);
+/// So many errors in a row make the pause no longer: 51 seconds.
+const ERRORS_MAX: u32 = 8;
+/// So many small segments are worth a compaction.
+const SMALL_MAX: u64 = 64;
+/// How long a handle that closes may compact.
+const CLOSING: Duration = Duration::from_millis(500);
+
+/// The thread of a handle that compacts by itself.
+#[derive(Debug)]
+pub(crate) struct Background {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    /// The newest segment that the handle had made when it last looked.
+    newest: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    stop: Stop,
+    /// Why to look, since the thread last looked.
+    reason: Mutex<Option<Reason>>,
+    wake: Condvar,
+}
+
+/// Why it may be worth a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Reason {
+    /// The handle has made a segment.
+    Files,
+    /// The handle has removed something, or there was no room for what it would write.
+    Dead,
+}
+
+impl Background {
+    pub(crate) fn new() -> Background {
+        Background { shared: Arc::default(), thread: Mutex::new(None), newest: AtomicU64::new(0) }
+    }
+
+    /// Looks soon, since something was removed, or no room was left.
+    pub(crate) fn removed<D: Disk>(&self, core: &Arc<Core<D>>) {
+        self.nudge(core, Reason::Dead);
+    }
+
+    /// Looks soon if the handle has made another segment. The first is none: a process that lives
+    /// for a moment pays for no thread.
+    #[inline]
+    pub(crate) fn wrote<D: Disk>(&self, core: &Arc<Core<D>>) {
+        let newest = core.writer.newest();
+        if newest != self.newest.load(Ordering::Relaxed)
+            && self.newest.swap(newest, Ordering::Relaxed) != 0
+        {
+            self.nudge(core, Reason::Files);
+        }
+    }
+
+    fn nudge<D: Disk>(&self, core: &Arc<Core<D>>, why: Reason) {
+        let Some(share) = core.options.compaction_dead_share else { return };
+        let mut reason = self.shared.reason();
+        if *reason >= Some(why) {
+            return;
+        }
+        *reason = Some(why);
+        drop(reason);
+        self.shared.wake.notify_one();
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if thread.is_none() {
+            let (core, shared) = (Arc::downgrade(core), Arc::clone(&self.shared));
+            let work = move || {
+                let mut errors = 0;
+                while let Some(why) = shared.wait(PAUSE * 2_u32.pow(errors)) {
+                    let Some(core) = core.upgrade() else { return };
+                    // Nobody to tell: the next call of `compact` meets the same error.
+                    errors = match core.look(why, share, &shared.stop) {
+                        Ok(()) => 0,
+                        Err(_) => (errors + 1).min(ERRORS_MAX),
+                    };
+                }
+            };
+            // Without a thread the store only grows until somebody calls `compact`.
+            *thread = std::thread::Builder::new().name("partd-compaction".into()).spawn(work).ok();
+        }
+    }
+
+    /// Stops the thread and waits for it; then looks for a moment at what it had no time for.
+    pub(crate) fn close<D: Disk>(&self, core: &Core<D>) {
+        self.shared.stop.ask();
+        self.shared.wake.notify_one();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // A panic in there has been printed; the store is as whole as after a kill.
+            let _ = thread.join();
+        }
+        let Some(share) = core.options.compaction_dead_share else { return };
+        if core.is_read_only || core.is_temporary || std::thread::panicking() {
+            return;
+        }
+        let why = match self.shared.reason().take() {
+            Some(why) => why,
+            // One in many handles that live for a moment looks, for all of them.
+            None if core.writer.newest() != 0 && core.writer.newest().is_multiple_of(SMALL_MAX) => {
+                Reason::Files
+            }
+            None => return,
+        };
+        // Nobody to tell, and nothing is worse than before.
+        let _ = core.look(why, share, &Stop::after(CLOSING));
+    }
+}
+
+impl Shared {
+    fn reason(&self) -> MutexGuard<'_, Option<Reason>> {
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until there is a reason, and a pause; `None` to end.
+    fn wait(&self, pause: Duration) -> Option<Reason> {
+        let guard = self
+            .wake
+            .wait_while(self.reason(), |reason| reason.is_none() && !self.stop.is_due())
+            .unwrap_or_else(PoisonError::into_inner);
+        let (mut guard, _) = self
+            .wake
+            .wait_timeout_while(guard, pause, |_| !self.stop.is_due())
+            .unwrap_or_else(PoisonError::into_inner);
+        // A reason that comes too late stays for the close.
+        if self.stop.is_due() { None } else { guard.take() }
+    }
+}
+
+impl<D: Disk> Core<D> {
+    /// Compacts if it is worth it.
+    fn look(&self, why: Reason, share: f64, stop: &Stop) -> Result<()> {
+        if self.picture().is_built() {
+            return self.compact_if_worth(share, stop);
+        }
+        let files = self.files()?;
+        let is_worth = files.small >= SMALL_MAX
+            || why == Reason::Dead && files.bytes >= 2 * self.options.segment_len();
+        if is_worth {
+            let done = self.compact_if_worth(share, stop);
+            // The handle has had no use for an index so far.
+            self.forget_picture();
+            return done;
+        }
+        Ok(())
+    }
+
+    /// Compacts if more than a share of the store would go, and more than two segments' worth; or
+    /// if there are many small segments. What open segments hold does not count: it cannot go.
+    fn compact_if_worth(&self, share: f64, stop: &Stop) -> Result<()> {
+        let (at_rest, all) =
+            self.with_walked_picture(|picture| (picture.at_rest(), picture.all_batch_bytes()))?;
+        let segment_len = self.options.segment_len();
+        let gain: u64 = at_rest.iter().map(|segment| segment.gain()).sum();
+        let small = at_rest.iter().filter(|segment| segment.is_small(segment_len)).count();
+        if gain >= 2 * segment_len && gain as f64 >= share * all as f64 || small as u64 >= SMALL_MAX
+        {
+            self.compact(Aim::Dead(share), stop)?;
+        }
+        Ok(())
+    }
+
+    /// What the segment files take, without a look into them.
+    fn files(&self) -> Result<Files> {
+        let mut files = Files::default();
+        for id in segment_ids(&self.disk, &self.names)? {
+            let path = self.names.segment(id);
+            let bytes = match self.disk.disk_bytes(&path) {
+                // A compaction was quicker.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                bytes => bytes.map_err(|error| Error::io("measure", path, error))?,
+            };
+            files.bytes += bytes;
+            files.small += u64::from(bytes < self.options.segment_len() / 4);
+        }
+        Ok(files)
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Files {
+    bytes: u64,
+    /// How many take less than a quarter of a segment.
+    small: u64,
+}

@@ -1,0 +1,256 @@
+//! What a run of a compaction takes, and what it writes: the choice of segments, the entries of the
+//! output, and which removals something outside still needs.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use partd_format::batch::Layout;
+use partd_format::segment::Keep;
+use partd_format::{Kind, Link, State};
+
+use super::{Aim, Base};
+use crate::Key;
+use crate::error::{Error, Result};
+use crate::log::disk::DiskFile;
+use crate::log::index::Extents;
+use crate::log::picture::{AtRest, chain};
+use crate::log::segment::{Extent, Segment};
+
+/// Entries in one batch of an output.
+const BATCH_ENTRIES: usize = 4096;
+/// Bytes of values in one batch of an output, unless one value has more.
+const BATCH_BYTES: u64 = 32 << 20;
+
+/// What an output holds.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// In key order.
+    pub(super) entries: Vec<Planned>,
+    /// How many extents they are made of.
+    pub(super) extents: u64,
+    /// How far the chains beside the sources reach.
+    pub(super) keeps: Vec<Keep>,
+}
+
+/// An entry of the output.
+#[derive(Debug)]
+pub(super) struct Planned {
+    pub(super) key: Key,
+    pub(super) kind: Kind,
+    pub(super) sequence: u64,
+    /// Which of the key's extents it is made of.
+    pub(super) extents: Option<(Extents, Range<usize>)>,
+    pub(super) len: u64,
+}
+
+/// The newest clear and the newest delete of each key.
+#[derive(Debug, Default)]
+struct Removals {
+    clear: Option<u64>,
+    deletes: BTreeMap<Key, u64>,
+}
+
+/// The segments to rewrite, and whether some are left for another run.
+pub(super) fn choose(
+    at_rest: Vec<AtRest>,
+    aim: Aim,
+    segment_len: u64,
+    run_bytes: u64,
+) -> (Vec<AtRest>, bool) {
+    let mut eligible = at_rest;
+    eligible.retain(|segment| match aim {
+        Aim::Everything => true,
+        // A small segment is worth joining to others: it holds little and costs a file.
+        Aim::Dead(share) => {
+            segment.dead_bytes() as f64 >= share * segment.value_bytes as f64
+                || segment.is_small(segment_len)
+        }
+    });
+    // Those with the least to copy first: they free the most for the least space.
+    eligible.sort_by_key(|segment| (segment.live_bytes, segment.id));
+    let mut rest = &eligible[..];
+    loop {
+        let mut bytes = 0;
+        let fitting = rest.iter().take_while(|segment| {
+            bytes += segment.live_bytes;
+            bytes <= run_bytes
+        });
+        let count = fitting.count().max(1).min(rest.len());
+        match &rest[..count] {
+            // One output alone, with nothing dead in it, is as good as it gets.
+            [only] if only.is_output && only.dead_bytes() == 0 => rest = &rest[1..],
+            sources => return (sources.to_vec(), count < rest.len()),
+        }
+    }
+}
+
+impl<F: DiskFile> Base<F> {
+    pub(super) fn segment(&self, number: u32) -> &Arc<Segment<F>> {
+        &self.segments[number as usize]
+    }
+
+    /// The ids of the sources.
+    pub(super) fn source_ids(&self) -> Vec<u64> {
+        self.sources.iter().map(|source| source.id).collect()
+    }
+
+    /// The entries of the output, and what it says of the segments beside it.
+    pub(super) fn plan(&self) -> Result<Plan> {
+        let mut is_source = vec![false; self.segments.len()];
+        self.sources.iter().for_each(|source| is_source[source.number as usize] = true);
+        let mut removals = self.removals()?;
+        self.drop_needless(&mut removals, &is_source)?;
+        let (entries, extents) = self.entries(removals, &is_source);
+        Ok(Plan { entries, extents, keeps: self.keeps(&is_source) })
+    }
+
+    fn outside<'a>(&'a self, is_source: &'a [bool]) -> impl Iterator<Item = &'a Arc<Segment<F>>> {
+        let outside = self.current.iter().filter(|&&number| !is_source[number as usize]);
+        outside.map(|&number| self.segment(number))
+    }
+
+    /// How far each chain beside the sources reaches.
+    fn keeps(&self, is_source: &[bool]) -> Vec<Keep> {
+        let mut keeps = Vec::new();
+        for segment in self.outside(is_source) {
+            let mut end = 0;
+            let mut next = segment.header().data_start;
+            while let Ok(Link::Batch(len)) = segment.link(next) {
+                if matches!(segment.state(next), Ok(State::Committed(sequence)) if sequence <= self.upto)
+                {
+                    end = next + len;
+                }
+                next += len;
+            }
+            if end > 0 || segment.header().output.is_some() {
+                keeps.push(Keep { id: segment.id(), end });
+            }
+        }
+        keeps
+    }
+
+    /// The entries in key order, and how many extents they are made of.
+    fn entries(&self, removals: Removals, is_source: &[bool]) -> (Vec<Planned>, u64) {
+        let Removals { clear, mut deletes } = removals;
+        let mut planned = Vec::new();
+        let remove = |key, kind, sequence| Planned { key, kind, sequence, extents: None, len: 0 };
+        planned.extend(clear.map(|sequence| remove(Key::default(), Kind::Clear, sequence)));
+        let mut count = 0;
+        for (key, extents, is_set) in &self.keys {
+            // Deletes of keys that sort before it, and its own, come first.
+            while let Some(entry) = deletes.first_entry()
+                && entry.key() <= key
+            {
+                let (key, sequence) = entry.remove_entry();
+                planned.push(remove(key, Kind::Delete, sequence));
+            }
+            let in_source = |extent: &Extent| is_source[extent.segment() as usize];
+            let mut next = 0;
+            while next < extents.len() {
+                let first = next;
+                next += 1;
+                if !in_source(&extents[first]) {
+                    continue;
+                }
+                // A set stands alone: moved to a later number it could lose to another.
+                let kind = if *is_set && first == 0 { Kind::Set } else { Kind::Append };
+                while kind == Kind::Append && next < extents.len() && in_source(&extents[next]) {
+                    next += 1;
+                }
+                count += (next - first) as u64;
+                planned.push(Planned {
+                    key: key.clone(),
+                    kind,
+                    sequence: extents[next - 1].sequence(),
+                    extents: Some((Arc::clone(extents), first..next)),
+                    len: extents[first..next].iter().map(Extent::len).sum(),
+                });
+            }
+        }
+        planned.extend(deletes.into_iter().map(|(key, seq)| remove(key, Kind::Delete, seq)));
+        (planned, count)
+    }
+
+    /// The newest removals in the sources.
+    fn removals(&self) -> Result<Removals> {
+        let mut found = Removals::default();
+        for source in &self.sources {
+            let segment = self.segment(source.number);
+            for (offset, len) in chain(segment)? {
+                let Ok(State::Committed(of_batch)) = segment.state(offset) else { continue };
+                for entry in segment.batch(offset, len)?.entries() {
+                    let sequence = entry.sequence.unwrap_or(of_batch);
+                    match entry.kind {
+                        Kind::Clear => found.clear = found.clear.max(Some(sequence)),
+                        Kind::Delete => {
+                            let newest = found.deletes.entry(Key::from(entry.key)).or_insert(0);
+                            *newest = sequence.max(*newest);
+                        }
+                        Kind::Append | Kind::Set => {}
+                    }
+                }
+            }
+        }
+        let clear = found.clear;
+        found.deletes.retain(|_, sequence| Some(*sequence) > clear);
+        Ok(found)
+    }
+
+    /// Drops the removals that nothing needs: no segment outside holds an older value that they
+    /// remove. What the sources hold of such values goes in the same rename.
+    fn drop_needless(&self, removals: &mut Removals, is_source: &[bool]) -> Result<()> {
+        let Some(newest) = removals.deletes.values().copied().max().max(removals.clear) else {
+            return Ok(());
+        };
+        let mut needed = Removals::default();
+        for segment in self.outside(is_source) {
+            let is_output = segment.header().output.is_some();
+            for (offset, len) in chain(segment)? {
+                let Ok(State::Committed(of_batch)) = segment.state(offset) else { continue };
+                // The number of a batch in an output says nothing of its entries.
+                if !is_output && of_batch >= newest {
+                    continue;
+                }
+                for entry in segment.batch(offset, len)?.entries() {
+                    let sequence = entry.sequence.unwrap_or(of_batch);
+                    if !entry.kind.has_value() {
+                        continue;
+                    }
+                    needed.clear = needed.clear.max(removals.clear.filter(|c| *c > sequence));
+                    if let Some((key, delete)) = removals.deletes.get_key_value(entry.key)
+                        && *delete > sequence
+                        && !needed.deletes.contains_key(key)
+                    {
+                        needed.deletes.insert(key.clone(), *delete);
+                    }
+                }
+            }
+        }
+        *removals = needed;
+        Ok(())
+    }
+}
+
+/// Cuts the entries into batches.
+pub(super) fn split(planned: &[Planned]) -> Result<Vec<(&[Planned], Layout)>> {
+    let mut batches = Vec::new();
+    let mut rest = planned;
+    while !rest.is_empty() {
+        let mut layout = Layout::with_sequences();
+        let mut len = 0;
+        for entry in rest.iter().take(BATCH_ENTRIES) {
+            if len > 0 && layout.values_len() + entry.len > BATCH_BYTES {
+                break;
+            }
+            layout
+                .add(entry.key.len() as u64, entry.len)
+                .map_err(|error| Error::Invalid(error.to_string()))?;
+            len += 1;
+        }
+        let (batch, behind) = rest.split_at(len);
+        batches.push((batch, layout));
+        rest = behind;
+    }
+    Ok(batches)
+}

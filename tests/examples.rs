@@ -1,0 +1,68 @@
+//! The examples, run as a user runs them: the first command of the README, and several processes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The program of an example, which cargo builds beside the tests.
+fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("this program has a path");
+    let profile = test.parent().and_then(Path::parent).expect("it lies in target/PROFILE/deps");
+    let program = profile.join("examples").join(name);
+    assert!(program.exists(), "{} is missing: `cargo build --examples`", program.display());
+    program
+}
+
+fn run(name: &str, arguments: &[&str], dir: &Path) -> String {
+    let output = Command::new(example(name)).args(arguments).current_dir(dir).output();
+    let output = output.expect("it starts");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name} {arguments:?}: {text}{errors}");
+    text
+}
+
+#[test]
+fn the_shuffle_without_arguments_takes_three_quarters_of_the_flights_through_the_log() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = run("shuffle", &[], dir.path());
+    let line = text.lines().find(|line| line.contains("through the log"));
+    let percent = line.and_then(|line| line.rsplit_once('(')?.1.split_once(" %"));
+    let percent: u32 = percent.and_then(|(number, _)| number.parse().ok()).expect(&text);
+    assert!((75..=100).contains(&percent), "{text}");
+    // Every row of the input is in one output file, and each destination is in one file.
+    let input = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/flights.csv");
+    let lines = |path: &Path| -> Vec<String> {
+        let text = fs::read_to_string(path).expect("a CSV file");
+        text.lines().map(str::to_owned).collect()
+    };
+    let (mut expected, mut found) = (lines(&input), Vec::new());
+    let header = expected.remove(0);
+    let dest = header.split(',').position(|name| name == "dest").expect("the column");
+    let mut seen = std::collections::HashMap::new();
+    for entry in fs::read_dir(dir.path().join("shuffle-out")).expect("the output") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_none_or(|extension| extension != "csv") {
+            // The mark that the directory is the example's own.
+            continue;
+        }
+        let mut rows = lines(&path);
+        assert_eq!(rows.remove(0), header);
+        for row in &rows {
+            let key = row.split(',').nth(dest).expect("the column").to_owned();
+            let file = seen.entry(key).or_insert_with(|| path.clone());
+            assert_eq!(*file, path, "a destination is in two files");
+        }
+        found.extend(rows);
+    }
+    expected.sort_unstable();
+    found.sort_unstable();
+    assert!(expected == found, "the rows are not the same");
+}
+
+#[test]
+fn several_processes_append_and_another_reads_all_of_it_in_order() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = run("processes", &["3", "20000"], dir.path());
+    assert!(text.contains("all 60000 records are there, once, whole, in the order"), "{text}");
+}

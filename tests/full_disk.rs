@@ -1,0 +1,171 @@
+//! A file system that is really full: an append is an error and not a SIGBUS, what is stored can be
+//! read and deleted, and appending goes on once there is space.
+//!
+//! A small file system in memory is mounted for it, which only root may.
+
+mod children;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use partd::{Buffer, Dict, Error, Partd, SegmentLog};
+
+/// The size of the file system.
+const SIZE_BYTES: u64 = 8 << 20;
+
+/// A small file system of its own, unmounted with the value.
+struct Small {
+    _dir: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl Small {
+    /// Mounts it; none, with the reason told, where that is not allowed.
+    fn mount() -> Option<Small> {
+        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        let path = dir.path().to_owned();
+        let size = format!("size={SIZE_BYTES},mode=700");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "partd-test"])
+            .arg(&path)
+            .output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(Small { _dir: dir, path }),
+            Ok(output) => {
+                let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                children::skip(&format!("a file system cannot be mounted: {said}"));
+                None
+            }
+            Err(error) => {
+                children::skip(&format!("there is no mount command: {error}"));
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        // Also when a handle is still open, in a test that has failed.
+        let unmounted = Command::new("umount").arg("--lazy").arg(&self.path).status();
+        assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
+}
+
+fn options() -> partd::Options {
+    SegmentLog::options().segment_len_bytes(256 << 10).compaction_dead_share(None)
+}
+
+fn piece(number: usize) -> Vec<u8> {
+    (0..3000).map(|i| (i + number) as u8).collect()
+}
+
+fn key(number: usize) -> String {
+    format!("key {}", number % 4)
+}
+
+/// Appends until it fails; returns how many pieces the store holds, `from` before.
+fn fill(p: &impl Partd, from: usize) -> (usize, Error) {
+    for number in from.. {
+        if let Err(error) = p.append([(key(number), piece(number))]) {
+            return (number, error);
+        }
+    }
+    unreachable!("numbers have no end");
+}
+
+#[track_caller]
+fn says_full(error: &Error, store: &Path) {
+    let message = error.to_string();
+    assert!(matches!(error, Error::Io { .. }), "{message}");
+    assert!(message.contains(&*store.to_string_lossy()), "the path is not named: {message}");
+    assert!(message.contains("free some space"), "{message}");
+}
+
+/// The store holds pieces up to a number, byte by byte.
+fn holds(p: &impl Partd, pieces: usize) {
+    for first in 0..4 {
+        let right: Vec<u8> = (first..pieces).step_by(4).flat_map(piece).collect();
+        assert!(p.get(key(first)).unwrap() == right, "{pieces} pieces, {}", key(first));
+    }
+}
+
+#[test]
+fn a_full_file_system_is_an_error_and_space_that_comes_back_is_used() {
+    let Some(small) = Small::mount() else { return };
+    let store = small.path.join("store");
+    let filler = small.path.join("filler");
+    fs::write(&filler, vec![1; 3 << 20]).unwrap();
+    let p = options().open(&store).unwrap();
+    let other = options().open(&store).unwrap();
+    other.append([("other", "x")]).unwrap();
+    let (full, error) = fill(&p, 0);
+    says_full(&error, &store);
+    assert!(full > 1000, "only {full} pieces fit");
+    // It stays full, for each kind of write that needs space, and nothing is half there.
+    for _ in 0..3 {
+        says_full(&p.append([("more", vec![7; 100_000])]).unwrap_err(), &store);
+        says_full(&p.append_durable([("more", vec![7; 5_000_000])]).unwrap_err(), &store);
+        says_full(&p.iset("more", vec![7; 100_000]).unwrap_err(), &store);
+    }
+    assert!(!p.contains("more").unwrap());
+    // Reading goes on for every handle and for who comes now, and so does the durable promise.
+    p.sync().unwrap();
+    for p in [&p, &other, &options().open(&store).unwrap()] {
+        holds(p, full);
+        p.verify().unwrap();
+    }
+    holds(&options().open_read_only(&store).unwrap(), full);
+    // Deleting goes on.
+    p.delete(["other", "nothing"]).unwrap();
+    assert_eq!(p.pop([key(3)]).unwrap()[0].len(), (3..full).step_by(4).count() * 3000);
+    assert_eq!(other.keys().unwrap().len(), 3);
+    // Space comes back, and the same handle goes on.
+    fs::remove_file(&filler).unwrap();
+    let (second, error) = fill(&p, full);
+    says_full(&error, &store);
+    assert!(second > full + 800, "only {} more fit", second - full);
+    drop((p, other));
+    // Nothing of it was in the handles: the full store opens, also to write, and is whole.
+    let p = options().open(&store).unwrap();
+    let first: Vec<u8> = (0..second).step_by(4).flat_map(piece).collect();
+    assert!(p.get(key(0)).unwrap() == first);
+    p.verify().unwrap();
+    p.append([("small", "fits or not")]).ok();
+    drop(p);
+    fs::remove_dir_all(&store).unwrap();
+}
+
+#[test]
+fn a_buffer_keeps_what_a_full_file_system_does_not_take() {
+    let Some(small) = Small::mount() else { return };
+    let store = small.path.join("store");
+    let filler = small.path.join("filler");
+    fs::write(&filler, vec![1; 4 << 20]).unwrap();
+    let p = Buffer::new(Dict::new(), options().open(&store).unwrap(), 256 << 10);
+    let (full, error) = fill(&p, 0);
+    says_full(&error, &store);
+    holds(&p, full);
+    fs::remove_file(&filler).unwrap();
+    for number in full..full + 200 {
+        p.append([(key(number), piece(number))]).unwrap();
+    }
+    p.flush().unwrap();
+    holds(p.slow(), full + 200);
+}
+
+#[test]
+fn a_store_that_cannot_be_made_on_a_full_file_system_leaves_nothing_in_the_way() {
+    let Some(small) = Small::mount() else { return };
+    let store = small.path.join("store");
+    let filler = small.path.join("filler");
+    let all = vec![1; SIZE_BYTES as usize + 1];
+    assert!(fs::write(&filler, all).is_err(), "it is full now");
+    let opened = options().open(&store).and_then(|p| p.append([("k", "v")]));
+    says_full(&opened.unwrap_err(), &store);
+    fs::remove_file(&filler).unwrap();
+    let p = options().open(&store).unwrap();
+    p.append_durable([("k", "v")]).unwrap();
+    assert_eq!(p.get("k").unwrap(), b"v");
+}

@@ -1,0 +1,161 @@
+#!/usr/bin/env bash
+# The tests are tested: a defect is planted in a copy of the code, and the test that is named beside
+# it must fail. The defects of the disk, which are switched on at run time, are in tests/defects.rs.
+#
+#   tests/mutants.sh            all of them, some minutes
+#   tests/mutants.sh NAME...    these
+#
+# The copy is made in a temporary directory and is removed; the checkout is not touched. All mutants
+# share one target directory: $PARTD_MUTANTS_TARGET, or one beside the copy.
+#
+# A mutant is caught if its test runs and fails. It is an error if the text that it replaces is not
+# there exactly once, if the mutant does not compile, if no test runs, or if what the simulation
+# reports is another invariant than those named. tests/README.md has the table.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+work=$(mktemp -d "${TMPDIR:-/tmp}/partd-mutants.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+export CARGO_TARGET_DIR=${PARTD_MUTANTS_TARGET:-$work/target} CARGO_TERM_COLOR=never RUST_BACKTRACE=0
+# One round of the crash simulation is enough, and nobody reads the short workload.
+export PARTD_CRASH_IMAGES=2500 PARTD_CRASH_SHRINK=0
+# What a mutant stops for ever fails, too.
+minutes=10
+wanted=" $* "
+ran=0
+survived=()
+
+copy=$work/partd
+mkdir "$copy"
+(cd "$root" && git ls-files -z --cached --others --exclude-standard) |
+    (cd "$root" && tar --null --files-from=- --create --ignore-failed-read 2>/dev/null) |
+    tar --extract --directory "$copy"
+
+# mutant NAME FILE INVARIANTS TEST-FILE TEST OLD NEW
+mutant() {
+    local name=$1 file=$2 invariants=$3 binary=$4 test=$5 old=$6 new=$7
+    [[ $wanted == "  " || $wanted == *" $name "* ]] || return 0
+    ran=$((ran + 1))
+    local text start=$SECONDS result log=$work/log
+    text=$(cat "$copy/$file" && echo .)
+    text=${text%.}
+    local without=${text//"$old"/}
+    local times=$(((${#text} - ${#without}) / ${#old}))
+    if [ "$times" != 1 ]; then
+        result="ERROR: the text is there $times times in $file"
+    else
+        printf '%s' "${text/"$old"/"$new"}" >"$copy/$file"
+        if ! (cd "$copy" && cargo test --quiet --test "$binary" --no-run) >"$log" 2>&1; then
+            result="ERROR: it does not compile"
+            grep -m 3 -A 5 '^error' "$log" || true
+        elif (cd "$copy" && timeout $((60 * minutes)) cargo test --quiet --test "$binary" -- \
+            --exact "$test") >"$log" 2>&1; then
+            result="SURVIVED"
+            grep -q '^test result: ok. [1-9]' "$log" || result="ERROR: no test ran"
+        elif ! grep -q '^running [1-9]' "$log"; then
+            result="ERROR: no test ran"
+        else
+            result="caught"
+            local found
+            found=$(grep -m 1 -oE '(I[1-9]|live) is violated' "$log" | cut -d ' ' -f 1 || true)
+            if [ -n "$found" ]; then
+                result="caught: $found"
+                [[ " $invariants " == *" $found "* ]] || result="ERROR: $found is violated"
+            fi
+        fi
+        printf '%s' "$text" >"$copy/$file"
+    fi
+    [[ $result == caught* ]] || survived+=("$name")
+    printf '%-22s %-8s %-72s %s, %d s\n' "$name" "${invariants// /,}" "$binary: $test" "$result" \
+        $((SECONDS - start))
+}
+
+crash=a_power_cut_at_any_operation_leaves_a_prefix_with_all_that_was_durable
+flips=every_flipped_bit_is_detected_or_harmless_or_ends_the_history_where_the_model_allows_it
+killed=a_process_killed_at_any_operation_loses_nothing_and_delays_nobody
+
+# What is read is held against its checks.
+mutant value-checksum src/log/segment/mod.rs I9 damage $flips \
+    'if computed == extent.checksum() {' \
+    'if computed == extent.checksum() || extent.len() > 0 {'
+mutant head-checksum format/src/batch.rs I9 damage $flips \
+    'if found != right {
+            let at = offset + CHECKSUM_AT;' \
+    'if found != right && offset == 0 {
+            let at = offset + CHECKSUM_AT;'
+mutant state-check format/src/word.rs I9 damage $flips \
+    'let payload = salt
+            .unpack(b'\''S'\'', "state word", offset, word, STATE_CHECK_BITS)
+            .map_err(|error| Error { offset: at, ..error })?;' \
+    'let payload = word >> STATE_CHECK_BITS;'
+mutant link-check format/src/word.rs I9 damage $flips \
+    'let payload = salt.unpack(b'\''L'\'', "link word", offset, word, LINK_CHECK_BITS)?;' \
+    'let payload = word >> LINK_CHECK_BITS;'
+mutant salt src/log/segment/mod.rs I4 damage \
+    bytes_of_an_earlier_life_of_the_disk_are_never_taken_for_batches \
+    'let salt = Salt(u64::from_le_bytes(salt));' \
+    'let salt = Salt(u64::from_le_bytes(salt) | u64::MAX);'
+
+# The commit protocol beside the dead.
+mutant help src/log/commit.rs 'live I1' kill_steps $killed \
+    'help(words, seen).map_err(CommitError::Help)?;' \
+    'return Err(CommitError::HistoryFull);'
+mutant help-state src/log/commit.rs 'live I1' kill_steps $killed \
+    'words.settle(position, open.sequence)?;' \
+    'let _ = position;'
+mutant take-over src/log/writer.rs 'live I1 I6' kill_steps \
+    whoever_takes_the_slot_of_the_dead_finishes_what_it_left \
+    'commit::take_over(control, number)?;' \
+    ''
+
+# Recovery.
+mutant void src/log/recovery.rs I8 crash $crash \
+    'self.segment.revoke(found.offset);' \
+    ''
+mutant recovered-values src/log/recovery.rs 'I3 I2' crash $crash \
+    'let values = trust == Trust::Disk && next > self.synced;' \
+    'let values = false;'
+mutant holes src/log/recovery.rs 'I2' crash $crash \
+    'None if next > must => break,' \
+    'None if next > must => match numbers.range(next..).next() {
+                    Some(_) => Ok(()),
+                    None => break,
+                },'
+mutant mark src/log/recovery.rs I9 crash $crash \
+    'Trust::Disk => self.synced,' \
+    'Trust::Disk => 0,'
+mutant note src/log/recovery.rs I9 crash $crash \
+    'surveyed.must_reach(surveyed.segment.note())' \
+    'surveyed.must_reach(0)'
+mutant mark-in-header src/log/writer.rs I9 damage $flips \
+    'fill(&mut claim, batch, &layout, control.synced())' \
+    'fill(&mut claim, batch, &layout, 0)'
+mutant boot src/log/open.rs 'I1 I2 I6' crash $crash \
+    '.filter(|control| control.fixed.boot == boot && (' \
+    '.filter(|control| ('
+
+# Pops and compactions.
+mutant pop-lock src/log/mod.rs live kill_steps \
+    a_process_stopped_at_any_operation_delays_nobody_and_goes_on_later \
+    'let _pop = PopUnderWay::new(control, slot);' \
+    'let _ = PopUnderWay::new(control, slot);'
+mutant output-sync src/log/compaction.rs 'I1 I2 I3' crash $crash \
+    'segment.file().sync().map_err(|e| Error::io("sync", segment.path(), e))?;' \
+    ''
+mutant output-name src/log/compaction.rs 'I1 I2' crash $crash \
+    'let synced = self.disk.sync_dir(dir).map_err(|e| Error::io("sync", dir, e));' \
+    'let synced = Ok(());'
+mutant forgotten-delete src/log/compaction.rs I5 crash $crash \
+    'if sequence <= floor {' \
+    'if sequence > 0 {'
+mutant replaced src/log/recovery.rs 'I5 I1 I6' crash $crash \
+    'surveyed.is_replaced = replaced.contains(&surveyed.segment.id());' \
+    'surveyed.is_replaced = false;'
+
+for name in $wanted; do
+    grep -q "^mutant $name " "$0" || { echo "there is no mutant $name"; exit 2; }
+done
+if [ ${#survived[@]} -gt 0 ]; then
+    echo "${#survived[@]} of $ran are not caught: ${survived[*]}"
+    exit 1
+fi
+echo "all $ran are caught, $SECONDS s"

@@ -1,0 +1,230 @@
+//! Stores that were harmed beyond a crash: with another control file they are the same (I6), and
+//! damage below the synced mark is an error, never a shorter history or wrong bytes (I9).
+
+use std::path::{Path, PathBuf};
+
+use partd::Partd;
+use partd_format::control::{Fixed, SYNCED_AT, decode_synced};
+use partd_format::segment::id_of_file_name;
+use partd_format::word::note;
+use partd_format::{Batch, Link, SegmentHeader, State};
+
+use super::disk::{Defect, SimDisk};
+use super::image::{FileImage, Image};
+use super::power::{Kind, Search, open};
+use super::timeline::{Choice, Timeline, Unit};
+use super::{Rng, STORE, Violation, options};
+
+/// Of so many images, one is looked at with other control files, and one with flipped bits.
+const HARM_ONE_OF: u64 = 30;
+/// Bits that are flipped in it, one at a time.
+const FLIPS: usize = 4;
+/// Control files of so many earlier moments are remembered.
+const CONTROLS_MAX: usize = 32;
+
+impl Search<'_> {
+    /// Boots an image, which holds `found` batches, in worse states.
+    pub fn harm(&mut self, image: &Image, found: u64, hash: u64) -> Result<(), Violation> {
+        match hash % HARM_ONE_OF {
+            1 => {
+                let is_found = |log: &_, oracle: &super::oracle::Oracle| {
+                    oracle.judge(log, found, found).map(drop)
+                };
+                self.other_controls(image, &is_found, &mut Rng(hash))
+            }
+            2 => self.flipped(image, found, &mut Rng(hash)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Kills every process at this moment; the control file is then as it was, or another one.
+    pub fn killed(
+        &mut self,
+        timeline: &Timeline<'_>,
+        units: &[Unit],
+        rng: &mut Rng,
+    ) -> Result<(), Violation> {
+        let names = vec![true; timeline.pending_names()];
+        let versions = units.iter().map(|unit| unit.versions).collect();
+        let mut image = timeline.image(units, &Choice { versions, names });
+        // The machine goes on.
+        image.boot -= 1;
+        let (visible, ceiling) = (timeline.visible(), timeline.ceiling());
+        let is_found =
+            |log: &_, oracle: &super::oracle::Oracle| oracle.judge(log, visible, ceiling).map(drop);
+        let checked = self.other_controls(&image, &is_found, rng);
+        if let Some(control) = timeline.live_control() {
+            if self.controls.len() == CONTROLS_MAX {
+                self.controls.remove(rng.below(CONTROLS_MAX as u64) as usize);
+            }
+            self.controls.push(control);
+        }
+        checked
+    }
+
+    /// Boots an image as it is, and with its control file zeroed, of random bytes, or an old one.
+    fn other_controls(
+        &mut self,
+        image: &Image,
+        is_found: &dyn Fn(
+            &partd::SegmentLog<SimDisk>,
+            &super::oracle::Oracle,
+        ) -> Result<(), Violation>,
+        rng: &mut Rng,
+    ) -> Result<(), Violation> {
+        let path = Path::new(STORE).join("control");
+        let Some(control) = image.files.get(&path).cloned() else { return Ok(()) };
+        let zeroed = FileImage::of(&vec![0; control.len as usize]);
+        let random: Vec<u8> =
+            (0..control.len.div_ceil(8)).flat_map(|_| rng.next().to_le_bytes()).collect();
+        let random = FileImage::of(&random[..control.len as usize]);
+        let mut others = vec![("as it was", control), ("zeroed", zeroed), ("random", random)];
+        if !self.controls.is_empty() {
+            let stale = &self.controls[rng.below(self.controls.len() as u64) as usize];
+            others.push(("stale", stale.clone()));
+        }
+        for (what, other) in others {
+            let mut image = image.clone();
+            image.files.insert(path.clone(), other);
+            let hash = image.hash().rotate_left(image.boot as u32);
+            let disk = SimDisk::boot(&image, hash ^ self.seed, self.defect);
+            let opened = open(&disk).and_then(|log| is_found(&log, &self.oracle));
+            opened.map_err(|v| {
+                Violation::new("I6", format!("{} (with a control file {what})", v.text))
+            })?;
+            self.tally.count(hash, Kind::Control);
+        }
+        Ok(())
+    }
+
+    /// Flips bits that must be missed.
+    fn flipped(&mut self, image: &Image, found: u64, rng: &mut Rng) -> Result<(), Violation> {
+        let places = below_the_mark(image);
+        for _ in 0..if places.is_empty() { 0 } else { FLIPS } {
+            let (path, start, end) = &places[rng.below(places.len() as u64) as usize];
+            let (at, bit) = (start + rng.below(end - start), rng.below(8));
+            let mut image = image.clone();
+            image.files.get_mut(path).expect("a file").flip(at, 1 << bit);
+            let hash = image.hash();
+            self.tally.count(hash, Kind::Flipped);
+            let disk = SimDisk::boot(&image, hash ^ self.seed, self.defect);
+            let Ok(log) = options().open_on(disk, STORE) else { continue };
+            let whole = log.stats().map(|stats| stats.sequence);
+            let harm = |text: String| {
+                let text = format!("bit {bit} at {at} of {}: {text}", path.display());
+                Err(Violation::new("I9", text))
+            };
+            match whole {
+                Ok(sequence) if sequence != found => {
+                    return harm(format!("{sequence} batches are there, of {found}"));
+                }
+                Ok(_) => {}
+                Err(_) => continue,
+            }
+            let content = self.oracle.after(found).expect("it was there before");
+            let Ok(keys) = log.keys() else { continue };
+            if !keys.iter().map(partd::Key::as_bytes).eq(content.keys().map(str::as_bytes)) {
+                return harm(format!("keys are {keys:?}"));
+            }
+            for key in content.keys() {
+                if log.get(key).is_ok_and(|value| value != content.get(key)) {
+                    return harm(format!("{key} has wrong bytes"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A store whose files lie where those of another store lay, so that behind its batches the bytes
+/// of the other are still there. Returns how many batches it has, and as how many it opens.
+pub fn in_the_place_of_another(defect: Option<Defect>) -> (u64, partd::Result<u64>) {
+    let store = |seed, batches: u8| {
+        let disk = SimDisk::boot(&Image::blank(), seed, defect);
+        let log = options().open_on(disk.clone(), STORE).expect("a new store");
+        (0..batches).for_each(|i| log.append([("k", [i; 40])]).expect("it is written"));
+        log.sync().expect("it is synced");
+        // Its handle never closes it.
+        disk.snapshot()
+    };
+    let (old, mut new) = (store(1, 6), store(2, 3));
+    for (path, file) in new.files.iter_mut().filter(|(path, _)| !path.ends_with("control")) {
+        let mut bytes = file.bytes();
+        let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |at| at + 1);
+        bytes[end..].copy_from_slice(&old.files[path].bytes()[end..]);
+        *file = FileImage::of(&bytes);
+    }
+    new.boot += 1;
+    let log = options().open_on(SimDisk::boot(&new, 3, defect), STORE);
+    (3, log.and_then(|log| Ok(log.stats()?.sequence)))
+}
+
+/// A segment of an image, read by the format alone.
+struct Walked {
+    path: PathBuf,
+    header: SegmentHeader,
+    replaces: Vec<u64>,
+    note: u64,
+    /// Of each committed batch: where it begins and ends, its number, and the mark it repeats.
+    batches: Vec<(u64, u64, u64, u64)>,
+}
+
+fn walk(path: &Path, bytes: &[u8]) -> Option<Walked> {
+    let name = path.file_name()?.as_encoded_bytes();
+    id_of_file_name(name)?;
+    let header = SegmentHeader::decode(bytes.get(..128)?, bytes.len() as u64).ok()?;
+    let word = |at: u64| {
+        let word = bytes.get(at as usize..at as usize + 8)?;
+        Some(u64::from_le_bytes(word.try_into().ok()?))
+    };
+    let replaces = header.lists(bytes).ok()?.0.collect();
+    let note = note::decode(header.salt, word(128)?).unwrap_or(0);
+    let (mut at, mut batches) = (header.data_start, Vec::new());
+    while let Some(Ok(Link::Batch(len))) =
+        word(at).map(|link| Link::decode(header.salt, at, link, header.len))
+    {
+        let end = at + len;
+        if let Ok(State::Committed(sequence)) = State::decode(header.salt, at, word(at + 8)?)
+            && let Ok(batch) = Batch::parse(header.salt, at, &bytes[at as usize + 16..end as usize])
+        {
+            batches.push((at, end, sequence, batch.synced()));
+        }
+        at = end;
+    }
+    Some(Walked { path: path.to_owned(), header, replaces, note, batches })
+}
+
+/// The bytes whose damage must not go unnoticed: batches up to the newest synced mark that is found
+/// elsewhere than behind them, and the links of those before the note of their segment.
+fn below_the_mark(image: &Image) -> Vec<(PathBuf, u64, u64)> {
+    let files = image.files.iter();
+    let segments: Vec<Walked> =
+        files.filter_map(|(path, file)| walk(path, &file.bytes())).collect();
+    let replaced: Vec<u64> = segments.iter().flat_map(|s| s.replaces.iter().copied()).collect();
+    let control = image.files.get(&Path::new(STORE).join("control")).map(FileImage::bytes);
+    let of_control = control.and_then(|bytes| {
+        let fixed = Fixed::decode(bytes.get(..64)?).ok()?;
+        let word = bytes.get(SYNCED_AT as usize..SYNCED_AT as usize + 8)?;
+        decode_synced(&fixed.store, u64::from_le_bytes(word.try_into().ok()?)).ok()
+    });
+    let present = || segments.iter().filter(|s| !replaced.contains(&s.header.id));
+    let plain = || present().filter(|s| s.header.output.is_none());
+    let mut places = Vec::new();
+    for segment in present() {
+        let marks = |except: &Walked| {
+            let others = plain().filter(|other| other.header.id != except.header.id);
+            others.flat_map(|other| other.batches.iter().map(|batch| batch.3)).max().unwrap_or(0)
+        };
+        let mut mark = of_control.unwrap_or(0).max(marks(segment));
+        for &(start, end, sequence, repeated) in &segment.batches {
+            mark = mark.max(repeated);
+            let is_output = segment.header.output.is_some();
+            if is_output || sequence <= mark {
+                places.push((segment.path.clone(), start, end));
+            } else if end <= segment.note {
+                places.push((segment.path.clone(), start, start + 8));
+            }
+        }
+    }
+    places
+}
