@@ -80,7 +80,9 @@ fn json(name: &str, path: &Path, args: &[&str], code: i32, dir: &Path) {
     let ran = on(path, &[args, &["--json"]].concat());
     assert_eq!(ran.code, code, "{name}: {ran:?}");
     assert_eq!(ran.json()["partd_inspect"], 1, "{name}");
-    snapshot(&format!("{name}.json"), &stable(&ran.text(), dir));
+    // This process, alone on a line of an array.
+    let pid = format!("\n    {}\n", std::process::id());
+    snapshot(&format!("{name}.json"), &stable(&ran.text(), dir).replace(&pid, "\n    0\n"));
 }
 
 #[test]
@@ -127,13 +129,22 @@ fn a_store_that_is_held_prints_who_holds_it() {
     let held = lock("store.lock", FlockOperation::LockShared);
     let writer = lock("writer-0007.lock", FlockOperation::LockExclusive);
     both("held", &store, &[], 0, dir.path());
+    // What another test forks holds the locks, too, until it has become the binary.
+    let settles = |state: &str, others: &[u32]| {
+        let since = std::time::Instant::now();
+        loop {
+            let document = on(&store, &["--json"]).json();
+            let others = document["open_without_slot"] == serde_json::json!(others);
+            if document["holders"][0]["state"] == state && others {
+                return;
+            }
+            assert!(since.elapsed().as_secs() < 30, "{document:#}");
+        }
+    };
     drop(writer);
-    let document = on(&store, &["--json"]).json();
-    assert_eq!(document["holders"][0]["state"], "dead", "{document:#}");
-    assert_eq!(document["open_without_slot"], serde_json::json!([std::process::id()]));
+    settles("dead", &[std::process::id()]);
     drop(held);
-    let document = on(&store, &["--json"]).json();
-    assert_eq!(document["open_without_slot"], serde_json::json!([]), "{document:#}");
+    settles("dead", &[]);
 }
 
 #[test]
