@@ -29,22 +29,8 @@ use read::walk::Segment;
 const TIMES: usize = 12;
 const CAP_BYTES: usize = 1 << 20;
 
-fuzz_target!(|data: &[u8]| {
-    let Some(hostile) = Hostile::new(data) else { return };
-    with_limit_of(TIMES * hostile.len() + CAP_BYTES, || inspect(hostile));
-});
-
-fn inspect(hostile: Hostile) {
-    let around = Around {
-        running: hostile.same_boot.then_some([BOOT; 16]),
-        is_open: hostile.is_open,
-        is_segment: hostile.other,
-    };
-    let control = hostile.control.map(|bytes| Control::decode(&bytes));
-    let segment =
-        |(id, bytes)| Segment::walk(Source::memory(Path::new(&format!("{id:016x}.seg")), bytes));
-    let segments = hostile.segments.into_iter().map(segment).collect();
-    let store = Store::assemble(Path::new("store"), control, segments, Vec::new(), around);
+/// Lists all values; they lie within their files.
+fn listed(store: &Store) {
     let index = Index::build(&store.segments, &store.history, &store.history.beyond);
     for (key, held) in index.sorted() {
         assert_eq!(unescape(escape(key).as_bytes()).as_deref(), Ok(key));
@@ -60,9 +46,34 @@ fn inspect(hostile: Hostile) {
         }
         assert_eq!(len, held.len);
     }
+}
+
+fuzz_target!(|data: &[u8]| {
+    let Some(hostile) = Hostile::new(data) else { return };
+    with_limit_of(TIMES * hostile.len() + CAP_BYTES, || inspect(hostile));
+});
+
+fn inspect(hostile: Hostile) {
+    let around = Around {
+        running: hostile.same_boot.then_some([BOOT; 16]),
+        is_open: hostile.is_open,
+        is_segment: hostile.other,
+    };
+    let control = hostile.control.map(|bytes| Control::decode(&bytes));
+    let segment =
+        |(id, bytes)| Segment::walk(Source::memory(Path::new(&format!("{id:016x}.seg")), bytes));
+    let segments = hostile.segments.into_iter().map(segment).collect();
+    let mut store = Store::assemble(Path::new("store"), control, segments, Vec::new(), around);
+    listed(&store);
     for problem in &store.history.problems {
         assert!(!problem.to_string().is_empty());
     }
     let last = store.history.last;
     assert!(store.history.batches.iter().all(|place| place.sequence <= last));
+    // What salvage reads beside it.
+    let lens: Vec<u64> = store.segments.iter().map(|segment| segment.source.len()).collect();
+    let rescue = store.rescue();
+    listed(&store);
+    let longest = lens.into_iter().max().unwrap_or(0);
+    assert!(rescue.lost.iter().all(|part| part.offset + part.bytes <= longest));
 }

@@ -263,3 +263,143 @@ fn any_bytes_in_place_of_a_segment_or_control_file_are_read_without_a_panic() {
     }
     assert_eq!(segments.len(), 4);
 }
+
+#[test]
+fn a_segment_file_with_a_damaged_header_is_damaged_and_not_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut segments, _) = sample();
+    segments[1].flip(50, 0);
+    let store = write_store(dir.path(), &segments.iter().collect::<Vec<_>>(), None);
+    let path = store.join(segments[1].name());
+    for args in [&[][..], &["verify"], &["segments"], &["dump"]] {
+        let ran = on(&path, args);
+        assert_eq!(ran.code, 1, "{args:?}: {ran:?}");
+        assert!(ran.text().contains("checksum of header at offset 124"), "{args:?}: {ran:?}");
+        for praise in ["are good", "is right"] {
+            assert!(!ran.text().contains(praise), "{args:?} says {praise}: {ran:?}");
+        }
+    }
+    // Its own name says that it is a segment, whatever it begins with.
+    segments[1].bytes[..8].copy_from_slice(b"NOTMAGIC");
+    fs::write(&path, &segments[1].bytes).unwrap();
+    assert_eq!(on(&path, &["verify"]).code, 1);
+    let other = dir.path().join("any name");
+    fs::write(&other, &segments[1].bytes).unwrap();
+    assert_eq!(on(&other, &["verify"]).code, 2);
+    let dumped = on(&other, &["dump"]);
+    assert_eq!(dumped.code, 1, "dump shows what is there: {dumped:?}");
+    assert!(dumped.text().contains("NOTMAGIC"), "{dumped:?}");
+}
+
+#[test]
+fn verify_does_not_call_every_checksum_right_beside_one_that_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut segment = Segment::new(STORE, 1, 4096);
+    segment.commit(1, &[Item::append("a", "1")]);
+    let torn = segment.commit(2, &[Item::append("a", "2")]);
+    segment.flip(torn + 65, 0);
+    let store = write_store(dir.path(), &[&segment], None);
+    let ran = on(&store, &["verify"]);
+    assert_eq!(ran.code, 0, "above the mark it is a scar: {ran:?}");
+    assert!(ran.text().contains("scar") && !ran.text().contains("every checksum is right"));
+    assert!(ran.text().contains("every checksum of the history is right"), "{ran:?}");
+}
+
+#[test]
+fn a_store_of_a_later_format_is_refused_as_the_engine_refuses_it() {
+    let crc = |bytes: &[u8]| crc32fast::hash(bytes).to_le_bytes();
+    let dir = tempfile::tempdir().unwrap();
+    let later = |name: &str, in_control: bool, in_segment: bool, has_checksum: bool| {
+        let (segments, control) = sample();
+        let segments = segments.iter().collect::<Vec<_>>();
+        let store = write_store(&dir.path().join(name), &segments, Some(&control));
+        let rewrite = |file: &str, at: usize| {
+            let path = store.join(file);
+            let mut bytes = fs::read(&path).unwrap();
+            bytes[8] = 2;
+            let right = crc(&bytes[..at]);
+            bytes[at..at + 4].copy_from_slice(if has_checksum { &right } else { b"else" });
+            fs::write(&path, bytes).unwrap();
+        };
+        if in_control {
+            rewrite("control", 56);
+        }
+        if in_segment {
+            rewrite("0000000000000003.seg", 124);
+        }
+        store
+    };
+    let stores = [
+        later("control", true, false, true),
+        later("control-else", true, false, false),
+        later("segment", false, true, true),
+        later("segment-else", false, true, false),
+        later("both", true, true, true),
+    ];
+    for store in &stores {
+        for args in [&[][..], &["verify"], &["keys"], &["salvage", "new"]] {
+            let ran = on(store, args);
+            assert_eq!((ran.code, ran.stdout.len()), (2, 0), "{args:?}: {ran:?}");
+            assert!(ran.stderr.contains("format version 2"), "{args:?}: {ran:?}");
+        }
+    }
+    let segment = stores[2].join("0000000000000003.seg");
+    assert_eq!(on(&segment, &[]).code, 2);
+    assert!(on(&stores[0].join("0000000000000003.seg"), &[]).text().contains("format 1"));
+    // One flipped bit is damage, not another version.
+    let (mut segments, control) = sample();
+    segments[1].flip(8, 1);
+    let segments = segments.iter().collect::<Vec<_>>();
+    let store = write_store(&dir.path().join("flipped"), &segments, Some(&control));
+    assert_eq!(on(&store, &[]).code, 1);
+}
+
+#[test]
+fn a_hostile_sparse_file_of_many_large_heads_takes_little_memory() {
+    use std::os::unix::fs::FileExt;
+    // Each head is right, and consists of a key of 4 MiB of zeros that are nowhere stored.
+    let (head, batches) = (4_u64 << 20, 200);
+    let dir = tempfile::tempdir().unwrap();
+    let mut segment = Segment::new(STORE, 1, 4096);
+    segment.header.len = 256 + head * batches;
+    let header = segment.header.encode();
+    segment.bytes[..header.len()].copy_from_slice(&header);
+    let store = write_store(dir.path(), &[&segment], None);
+    let path = store.join(segment.name());
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.set_len(segment.header.len).unwrap();
+    let (salt, zeros) = (segment.salt(), vec![0; head as usize]);
+    for number in 0..batches {
+        let offset = 256 + number * head;
+        let mut fixed = [0; 64];
+        fixed[..8]
+            .copy_from_slice(&partd_format::Link::Batch(head).encode(salt, offset).to_le_bytes());
+        let state = State::Committed(number + 1).encode(salt, offset);
+        fixed[8..16].copy_from_slice(&state.to_le_bytes());
+        fixed[32] = 1;
+        fixed[40..48].copy_from_slice(&(head - 64).to_le_bytes());
+        fixed[48] = 1;
+        fixed[56..60].copy_from_slice(&(head as u32 - 64).to_le_bytes());
+        let mut hasher = salt.value_hasher();
+        hasher.update(&offset.to_le_bytes());
+        hasher.update(&fixed[20..]);
+        hasher.update(&zeros[64..]);
+        fixed[16..20].copy_from_slice(&hasher.finalize().to_le_bytes());
+        file.write_all_at(&fixed, offset).unwrap();
+    }
+    let new = dir.path().join("new");
+    let commands: [&[&std::ffi::OsStr]; 3] = [
+        &[store.as_os_str()],
+        &["dump".as_ref(), path.as_os_str(), "--json".as_ref()],
+        &["salvage".as_ref(), store.as_os_str(), new.as_os_str()],
+    ];
+    for args in commands {
+        let script = "ulimit -v 400000 && exec \"$0\" \"$@\"";
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_partd-inspect")]).args(args);
+        let output = command.env("RAYON_NUM_THREADS", "1").output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{args:?}: {output:?}");
+        assert_eq!(stderr, "", "{args:?}");
+    }
+}

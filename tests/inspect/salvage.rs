@@ -1,6 +1,13 @@
 //! Salvage: a new store that the engine opens, with all that verified and an account of the rest.
 
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
 use partd::{Partd, SegmentLog};
+use partd_format::State;
+use partd_format::segment::Keep;
+use serde_json::json;
 
 use crate::support::build::{Control, Item, STORE, Segment};
 use crate::support::{boot, on, sample, sample_store, sample_values, write_store};
@@ -34,8 +41,8 @@ fn the_account_names_every_batch_and_value_that_was_lost() {
     let dir = tempfile::tempdir().unwrap();
     let (mut segments, control) = sample();
     segments[1].flip(345, 0); // a value of batch 3
-    let offset = 256 + 96;
-    segments[2].flip(offset + 50, 0); // the table of batch 6
+    let table = 256 + 96 + 48;
+    segments[2].bytes[table..table + 8].fill(0xFF); // the table of batch 6
     let store = write_store(dir.path(), &segments.iter().collect::<Vec<_>>(), Some(&control));
     let new = dir.path().join("new");
     let ran = on(&store, &["salvage", "--json", new.to_str().unwrap()]);
@@ -52,7 +59,7 @@ fn the_account_names_every_batch_and_value_that_was_lost() {
     assert_eq!(log.get("pear").unwrap(), b"yellow");
     assert!(!log.contains("empty value").unwrap(), "it was in the lost batch");
     let text = on(&store, &["salvage", dir.path().join("again").to_str().unwrap()]);
-    for words in ["batch 6: what was appended", "6 bytes of key apple", "1 batch; 1 value, 6 B"] {
+    for words in ["batch 6:", "6 bytes of key apple", "1 batch; 1 value, 6 B"] {
         assert!(text.text().contains(words), "{words}:\n{}", text.text());
     }
 }
@@ -100,4 +107,203 @@ fn a_large_store_of_large_values_and_an_empty_one_are_salvaged() {
     let new = dir.path().join("new empty");
     assert_eq!(on(&empty, &["salvage", new.to_str().unwrap()]).code, 0);
     assert!(SegmentLog::open(&new).unwrap().keys().unwrap().is_empty());
+}
+
+/// Salvages `segments` as a store and returns the account, and the values in the new store.
+fn salvaged(
+    dir: &Path,
+    segments: &[Segment],
+    control: Option<&Control>,
+) -> (i32, serde_json::Value, BTreeMap<Vec<u8>, Vec<u8>>) {
+    let store = write_store(dir, &segments.iter().collect::<Vec<_>>(), control);
+    salvaged_path(dir, &store)
+}
+
+fn salvaged_path(dir: &Path, path: &Path) -> (i32, serde_json::Value, BTreeMap<Vec<u8>, Vec<u8>>) {
+    let new = dir.join("new");
+    let ran = on(path, &["salvage", "--json", new.to_str().unwrap()]);
+    let log = SegmentLog::open(&new).unwrap();
+    let keys = log.keys().unwrap();
+    let values = keys.iter().map(|key| (key.as_bytes().to_vec(), log.get(key).unwrap())).collect();
+    (ran.code, ran.json(), values)
+}
+
+/// Where the parts of the sample's second segment lie: batches 3, 5, a void one and 7.
+const FIRST: u64 = 256;
+
+#[test]
+fn one_flipped_bit_of_a_link_header_state_or_table_costs_nothing() {
+    // In segment 2: of the header a few fields; of batch 3 the link word, the state word, the checksum,
+    // the lengths, the table, the keys.
+    let header = [3, 9, 13, 20, 33, 41, 50, 74, 100, 126].map(|at| (at, 2));
+    let batch = [0, 6, 8, 15, 16, 21, 24, 32, 34, 37, 40, 49, 57, 61, 82].map(|at| (FIRST + at, 5));
+    for (at, bit) in header.into_iter().chain(batch) {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut segments, control) = sample();
+        segments[1].flip(at, bit);
+        let (code, account, values) = salvaged(dir.path(), &segments, Some(&control));
+        assert!(values == sample_values(), "byte {at}, bit {bit}: {account:#} {values:?}");
+        assert_eq!(account["lost_batches"], json!([]), "byte {at}: {account:#}");
+        assert_eq!(account["lost_values"], json!([]), "byte {at}: {account:#}");
+        assert_eq!(code, 1, "byte {at}: the old store is damaged: {account:#}");
+        assert_ne!(account["mended"].as_array().unwrap().len(), 0, "byte {at}: {account:#}");
+    }
+}
+
+#[test]
+fn batches_behind_a_link_word_that_is_beyond_repair_are_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut segments, control) = sample();
+    // Batch 3 is gone with its link word: 5 and 7 stand behind it.
+    segments[1].bytes[256..304].fill(0xAB);
+    let (code, account, values) = salvaged(dir.path(), &segments, Some(&control));
+    assert_eq!(code, 1);
+    assert_eq!(account["lost_batches"], json!([[3, 3]]), "{account:#}");
+    assert_eq!(account["batches_found"], 2, "{account:#}");
+    let mut expected = sample_values();
+    expected.remove(&b"\x00\xff"[..]);
+    expected.insert(b"apple".to_vec(), [&b"red brown "[..], &[b'.'; 700]].concat());
+    assert_eq!(values, expected);
+}
+
+#[test]
+fn a_header_beyond_repair_is_trusted_as_far_as_batches_verify_under_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut segments, control) = sample();
+    // All but the salt.
+    segments[1].bytes[..48].fill(0x5A);
+    segments[1].bytes[56..128].fill(0xA5);
+    let (code, account, values) = salvaged(dir.path(), &segments, Some(&control));
+    assert_eq!((code, &account["lost_batches"]), (1, &json!([])), "{account:#}");
+    assert_eq!(values, sample_values());
+    // The same as a single file: its own batches.
+    let path = dir.path().join("store/0000000000000002.seg");
+    let alone = tempfile::tempdir().unwrap();
+    let (code, account, values) = salvaged_path(alone.path(), &path);
+    assert_eq!(code, 1, "{account:#}");
+    let keys: Vec<&[u8]> = values.keys().map(|key| &key[..]).collect();
+    assert_eq!(keys, [&b"\x00\xff"[..], b"apple", b"pear"]);
+    assert_eq!(values[&b"apple"[..]], b"green ");
+    let dumped = on(&path, &["dump"]);
+    assert_eq!(dumped.code, 1, "{dumped:?}");
+    assert!(dumped.text().contains("5a 5a 5a 5a") && dumped.text().contains("magic"), "{dumped:?}");
+}
+
+#[test]
+fn a_batch_whose_state_word_is_gone_gets_the_one_number_that_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut segments, control) = sample();
+    segments[1].bytes[264..272].fill(0x77);
+    let (code, account, values) = salvaged(dir.path(), &segments, Some(&control));
+    assert_eq!((code, &account["lost_batches"]), (1, &json!([])), "{account:#}");
+    assert_eq!(values, sample_values());
+}
+
+#[test]
+fn a_batch_that_was_given_up_does_not_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    // A power cut tore batch 3 and took what was behind it; 3 and 4 were written again elsewhere.
+    let mut old = Segment::new(STORE, 1, 4096);
+    old.commit(1, &[Item::append("a", "1")]);
+    old.commit(2, &[Item::append("a", "2")]);
+    let torn = old.commit(3, &[Item::append("a", "torn")]);
+    old.commit(4, &[Item::append("a", "given up")]);
+    old.commit(5, &[Item::append("a", "given up")]);
+    old.bytes[torn as usize..torn as usize + 8].fill(0xEE);
+    let mut new = Segment::new(STORE, 2, 4096);
+    new.commit(3, &[Item::append("a", "3")]);
+    new.commit(4, &[Item::append("a", "4")]);
+    let control = Control { next_segment: 3, clean: true, ..Control::open(STORE, boot(), 4) };
+    let (code, account, values) = salvaged(dir.path(), &[old, new], Some(&control));
+    assert_eq!((code, &account["batches_found"]), (0, &json!(0)), "{account:#}");
+    assert_eq!(values[&b"a"[..]], b"1234");
+}
+
+/// Two sources, their output, and a segment that it keeps: the numbers 1 to 5.
+fn compacted() -> Vec<Segment> {
+    let mut one = Segment::new(STORE, 1, 4096);
+    one.commit(1, &[Item::append("a", "one ")]);
+    one.commit(3, &[Item::append("a", "three ")]);
+    one.seal();
+    let mut kept = Segment::new(STORE, 2, 4096);
+    kept.commit(2, &[Item::append("b", "two ")]);
+    let end = kept.offset;
+    kept.commit(4, &[Item::append("a", "four")]);
+    kept.commit(5, &[Item::append("b", "five")]);
+    let keeps = [Keep { id: 2, end }];
+    let mut output = Segment::output(STORE, 3, 4096, 3, &[1], &keeps);
+    // 1 and 3 are adjacent: one entry under the higher number.
+    let state = State::Committed(3);
+    output.batch(state, 3, &[Item::append("a", "one three ").at(3)]);
+    output.seal();
+    vec![one, kept, output]
+}
+
+fn compacted_values() -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let pairs = [(&b"a"[..], &b"one three four"[..]), (b"b", b"two five")];
+    pairs.into_iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
+}
+
+#[test]
+fn an_output_and_its_sources_never_count_both() {
+    // Whole; its lists damaged in one bit, beyond repair; and the same without its sources.
+    type Hurt = fn(&mut Vec<Segment>);
+    let cases: [(&str, Hurt); 5] = [
+        ("whole", |_| {}),
+        ("lists, one bit", |s| s[2].flip(257, 1)),
+        ("lists", |s| s[2].bytes[256..264].fill(0x99)),
+        ("lists, no sources", |s| {
+            s[2].bytes[256..264].fill(0x99);
+            s.remove(0);
+        }),
+        ("no sources", |s| drop(s.remove(0))),
+    ];
+    for (name, hurt) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let mut segments = compacted();
+        hurt(&mut segments);
+        let (_, account, values) = salvaged(dir.path(), &segments, None);
+        assert_eq!(values, compacted_values(), "{name}: {account:#}");
+        let read = on(&dir.path().join("store"), &["get", "a"]);
+        assert_eq!(read.stdout, b"one three four", "{name}: get counts them once, too");
+    }
+}
+
+#[test]
+fn a_damaged_output_is_set_aside_for_its_sources_or_accounted_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut segments = compacted();
+    let at = segments[2].header.data_start as usize + 48;
+    // The table of its only batch.
+    segments[2].bytes[at..at + 16].fill(0xFF);
+    let (code, account, values) = salvaged(dir.path(), &segments, None);
+    assert_eq!((code, values), (1, compacted_values()), "{account:#}");
+    assert_eq!(account["outputs_set_aside"].as_array().unwrap().len(), 1, "{account:#}");
+    assert_eq!(account["lost_parts"], json!([]), "{account:#}");
+    // Without the source the bytes are lost, and the account says which numbers they may have had.
+    segments.remove(0);
+    let dir = tempfile::tempdir().unwrap();
+    let (code, account, values) = salvaged(dir.path(), &segments, None);
+    assert_eq!((code, &values[&b"a"[..]][..]), (1, &b"four"[..]), "{account:#}");
+    let part = &account["lost_parts"][0];
+    assert_eq!(part["numbers_upto"], 3, "{account:#}");
+    assert!(part["file"].as_str().unwrap().ends_with("0000000000000003.seg"), "{account:#}");
+    assert_eq!(account["lost_parts"].as_array().unwrap().len(), 1, "{account:#}");
+    let text = on(&dir.path().join("store"), &["salvage", dir.path().join("x").to_str().unwrap()]);
+    assert!(text.text().contains("1 part of a segment"), "{}", text.text());
+}
+
+#[test]
+fn a_salvaged_store_is_private_and_on_stable_storage() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = sample_store(dir.path());
+    let new = dir.path().join("new");
+    assert_eq!(on(&store, &["salvage", new.to_str().unwrap()]).code, 0);
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&new), mode(&new.join("0000000000000001.seg"))), (0o700, 0o600));
+    let summary = on(&new, &[]).text();
+    assert!(!summary.contains("not yet on stable storage"), "{summary}");
+    let document = on(&new, &["segments", "--json"]).json();
+    let segment = &document["segments"][0];
+    assert_eq!(segment["synced_to"], segment["used_bytes"], "{document:#}");
 }

@@ -2,16 +2,18 @@
 
 use std::path::Path;
 
-use crate::support::{inspect, on, sample_store, snapshot};
+use crate::support::build::Control;
+use crate::support::{inspect, on, sample, sample_store, snapshot, write_store};
 
 /// Replaces what depends on the run: the directory, times and rates, blocks on disk.
 fn stable(text: &str, dir: &Path) -> String {
     let text = text.replace(&dir.display().to_string(), "DIR");
     let mut stable = String::new();
     for line in text.lines() {
-        let field = ["\"stored_bytes\"", "\"seconds\"", "\"bytes_per_second\""]
-            .into_iter()
-            .find(|field| line.trim_start().starts_with(field));
+        let fields =
+            ["stored_bytes", "seconds", "bytes_per_second", "age_seconds", "pid"].into_iter();
+        let mut fields = fields.map(|field| format!("\"{field}\""));
+        let field = fields.find(|field| line.trim_start().starts_with(field));
         match (field, line.split_once(" in ")) {
             (Some(field), _) => {
                 let indent = &line[..line.len() - line.trim_start().len()];
@@ -62,6 +64,120 @@ fn every_subcommand_prints_what_it_printed_before_as_text_and_as_json() {
     }
 }
 
+/// What `args` print on `path`, as text and as JSON, held against the files of this name.
+fn both(name: &str, path: &Path, args: &[&str], code: i32, dir: &Path) {
+    let text = on(path, args);
+    assert_eq!(text.code, code, "{name}: {text:?}");
+    let pid = format!("pid {}", std::process::id());
+    snapshot(&format!("{name}.txt"), &stable(&text.text(), dir).replace(&pid, "pid PID"));
+    if ["export", "salvage"].contains(&name) {
+        std::fs::remove_dir_all(args.last().unwrap()).unwrap();
+    }
+    json(name, path, args, code, dir);
+}
+
+fn json(name: &str, path: &Path, args: &[&str], code: i32, dir: &Path) {
+    let ran = on(path, &[args, &["--json"]].concat());
+    assert_eq!(ran.code, code, "{name}: {ran:?}");
+    assert_eq!(ran.json()["partd_inspect"], 1, "{name}");
+    // This process, alone on a line of an array.
+    let pid = format!("\n    {}\n", std::process::id());
+    snapshot(&format!("{name}.json"), &stable(&ran.text(), dir).replace(&pid, "\n    0\n"));
+}
+
+#[test]
+fn what_writes_and_what_watches_prints_what_it_printed_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut segments, control) = sample();
+    // A value, and a link word beyond repair.
+    segments[1].flip(345, 0);
+    segments[2].bytes[256..264].fill(0xEE);
+    let hurt = segments.iter().collect::<Vec<_>>();
+    let hurt = write_store(&dir.path().join("hurt"), &hurt, Some(&control));
+    let [new, out] = ["new", "out"].map(|name| dir.path().join(name).display().to_string());
+    both("problems", &hurt, &["verify"], 1, dir.path());
+    both("salvage", &hurt, &["salvage", &new], 1, dir.path());
+    both("export", &hurt, &["export", &out], 1, dir.path());
+    let manifest = std::fs::read_to_string(Path::new(&out).join("manifest.json")).unwrap();
+    snapshot("export-manifest.json", &stable(&manifest, dir.path()));
+    both("get-damaged", &hurt, &["get", "apple"], 1, dir.path());
+    let store = sample_store(dir.path());
+    both("watch", &store, &["watch", "--count", "1", "--interval", "0.01"], 0, dir.path());
+    let temp = dir.path().join("temp");
+    crate::support::copy(&store, &temp.join("partd-tmp-0123456789abcdef"));
+    std::fs::create_dir(temp.join("partd-tmp-0000000000000000")).unwrap();
+    let lock = temp.join("partd-tmp-0123456789abcdef/store.lock");
+    std::fs::write(lock, "").unwrap();
+    // As text, the width of its first column depends on where it was run.
+    json("sweep", &temp, &["sweep"], 0, dir.path());
+}
+
+#[test]
+fn a_store_that_is_held_prints_who_holds_it() {
+    use rustix::fs::{FlockOperation, flock};
+    let dir = tempfile::tempdir().unwrap();
+    let (segments, control) = sample();
+    let control = Control { clean: false, holder: Some((7, 4_000_000, 3)), ..control };
+    let segments = segments.iter().collect::<Vec<_>>();
+    let store = write_store(dir.path(), &segments, Some(&control));
+    let lock = |name: &str, operation| {
+        let file = std::fs::File::create(store.join(name)).unwrap();
+        flock(&file, operation).unwrap();
+        file
+    };
+    // This process holds the store's lock, as a reader does, and the lock of another's slot.
+    let held = lock("store.lock", FlockOperation::LockShared);
+    let writer = lock("writer-0007.lock", FlockOperation::LockExclusive);
+    both("held", &store, &[], 0, dir.path());
+    // What another test forks holds the locks, too, until it has become the binary.
+    let settles = |state: &str, others: &[u32]| {
+        let since = std::time::Instant::now();
+        loop {
+            let document = on(&store, &["--json"]).json();
+            let others = document["open_without_slot"] == serde_json::json!(others);
+            if document["holders"][0]["state"] == state && others {
+                return;
+            }
+            assert!(since.elapsed().as_secs() < 30, "{document:#}");
+        }
+    };
+    drop(writer);
+    settles("dead", &[std::process::id()]);
+    drop(held);
+    settles("dead", &[]);
+}
+
+#[test]
+fn every_field_of_the_json_is_documented() {
+    fn names(value: &serde_json::Value, all: &mut std::collections::BTreeSet<String>) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                for (name, value) in fields {
+                    all.insert(name.clone());
+                    names(value, all);
+                }
+            }
+            serde_json::Value::Array(values) => values.iter().for_each(|value| names(value, all)),
+            _ => {}
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("docs/partd-inspect-json.md")).unwrap();
+    let quoted = text.split('`').skip(1).step_by(2).flat_map(|quoted| quoted.split('.'));
+    let quoted: std::collections::BTreeSet<&str> = quoted.collect();
+    let mut all = std::collections::BTreeSet::new();
+    let folder = std::fs::read_dir(root.join("tests/inspect/snapshots")).unwrap();
+    for path in folder.map(|entry| entry.unwrap().path()) {
+        if path.extension().is_some_and(|extension| extension == "json") {
+            let text = std::fs::read_to_string(path).unwrap();
+            names(&serde_json::from_str(&text).unwrap(), &mut all);
+        }
+    }
+    assert!(all.len() > 80, "{all:?}");
+    let missing: Vec<_> = all.iter().filter(|name| !quoted.contains(&name[..])).collect();
+    assert!(missing.is_empty(), "docs/partd-inspect-json.md does not name {missing:?}");
+}
+
 #[test]
 fn help_names_an_example_for_each_subcommand() {
     let help = inspect(["--help"]);
@@ -89,16 +205,4 @@ fn help_names_an_example_for_each_subcommand() {
         let example = format!("\n  partd-inspect {name}");
         assert!(own.text().contains(&example), "{name} --help without an example:\n{}", own.text());
     }
-}
-
-#[test]
-fn colours_are_only_where_they_are_wanted() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = sample_store(dir.path());
-    let has_color = |ran: &crate::support::Ran| ran.text().contains('\u{1b}');
-    assert!(!has_color(&on(&store, &[])), "not into a pipe");
-    for args in [&["segments", "--color", "always"][..], &["map", "--color", "always"]] {
-        assert!(has_color(&on(&store, args)), "{args:?}");
-    }
-    assert!(!has_color(&on(&store, &["map", "--color", "never"])));
 }

@@ -48,6 +48,33 @@ pub(crate) fn inspect<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = 
     Ran { code, stdout: output.stdout, stderr }
 }
 
+/// Runs the binary in a terminal of 100 columns: what it wrote there, and its exit code.
+pub(crate) fn in_terminal(
+    args: &[&std::ffi::OsStr],
+    environment: &[(&str, &str)],
+) -> (String, i32) {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap();
+    let slave = fs::File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    let size = rustix::termios::Winsize { ws_row: 40, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&slave, size).unwrap();
+    let mut command = command();
+    command.env_remove("COLUMNS").env("TERM", "xterm").args(args);
+    command.envs(environment.iter().copied());
+    command.stdout(slave.try_clone().unwrap()).stderr(slave);
+    let mut child = command.spawn().unwrap();
+    // The command holds the last copies of the terminal's other end.
+    drop(command);
+    let (mut master, mut text) = (fs::File::from(master), Vec::new());
+    // The end of a terminal is an error.
+    let _ = std::io::Read::read_to_end(&mut master, &mut text);
+    let code = child.wait().unwrap().code().expect("it was not killed");
+    (String::from_utf8(text).unwrap(), code)
+}
+
 /// Runs a subcommand on a path.
 pub(crate) fn on(path: &Path, args: &[&str]) -> Ran {
     let mut all: Vec<&std::ffi::OsStr> = args.iter().map(std::ffi::OsStr::new).collect();

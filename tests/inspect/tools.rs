@@ -64,11 +64,15 @@ fn sweep_removes_orphans_and_nothing_that_is_in_use_or_not_a_store() {
     let strange = temp.join("partd-tmp-fedcba9876543210");
     crate::support::copy(used.path(), &strange);
     fs::write(strange.join("thesis.txt"), "do not lose me").unwrap();
-    let young = temp.join("partd-tmp-00000000");
+    let young = temp.join("partd-tmp-0000000000000000");
     fs::create_dir(&young).unwrap();
     let other = temp.join("partd-tmp-");
     fs::create_dir(&other).unwrap();
-    std::os::unix::fs::symlink(&strange, temp.join("partd-tmp-11111111")).unwrap();
+    std::os::unix::fs::symlink(&strange, temp.join("partd-tmp-1111111111111111")).unwrap();
+    // One with a file that only looks like one of a store.
+    let alike = temp.join("partd-tmp-2222222222222222");
+    crate::support::copy(used.path(), &alike);
+    fs::write(alike.join("tmp-notes"), "do not lose me").unwrap();
 
     let states = |ran: &crate::support::Ran| {
         let document = ran.json();
@@ -91,6 +95,7 @@ fn sweep_removes_orphans_and_nothing_that_is_in_use_or_not_a_store() {
             (name(&orphan), orphan_state.to_owned()),
             (name(&strange), "stays".to_owned()),
             (name(&young), "stays".to_owned()),
+            (name(&alike), "stays".to_owned()),
         ];
         expected.sort();
         expected
@@ -116,6 +121,11 @@ fn completions_and_the_man_page_name_every_subcommand() {
     }
     let man = inspect(["man"]);
     assert_eq!(man.code, 0);
+    // Each has its synopsis, too.
+    for name in ["get", "salvage", "sweep"] {
+        let synopsis = format!("\\fBpartd\\-inspect {name}\\fR [");
+        assert!(man.text().contains(&synopsis), "{synopsis}:\n{}", man.text());
+    }
     for word in [".TH partd", "SALVAGE", "SWEEP", "EXAMPLES"] {
         let found = man.text().to_uppercase().contains(&word.to_uppercase());
         assert!(found || word == "EXAMPLES" && man.text().contains("Example"), "{word}");
@@ -146,4 +156,163 @@ fn watch_counts_what_a_live_writer_does() {
     assert!(last["batches_per_second"].as_u64().unwrap() > 10, "{last}");
     assert!(last["bytes_per_second"].as_u64().unwrap() > 1000, "{last}");
     assert_eq!(last["writers"], 1, "{last}");
+}
+
+#[test]
+fn sweep_tells_of_a_store_that_it_could_not_remove_and_follows_no_link() {
+    let dir = tempfile::tempdir().unwrap();
+    let precious = dir.path().join("precious");
+    fs::create_dir(&precious).unwrap();
+    fs::write(precious.join("0000000000000001.seg"), "not yours").unwrap();
+    let temp = dir.path().join("temp");
+    fs::create_dir(&temp).unwrap();
+    // A symbolic link in place of a segment, and of a lock.
+    for (name, file) in [
+        ("partd-tmp-aaaaaaaaaaaaaaaa", "0000000000000001.seg"),
+        ("partd-tmp-bbbbbbbbbbbbbbbb", "store.lock"),
+    ] {
+        fs::create_dir(temp.join(name)).unwrap();
+        let target = precious.join("0000000000000001.seg");
+        std::os::unix::fs::symlink(target, temp.join(name).join(file)).unwrap();
+    }
+    let ran = on(&temp, &["sweep", "--remove", "--json"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for store in ran.json()["stores"].as_array().unwrap() {
+        assert_eq!(store["state"], "stays", "{store:#}");
+    }
+    assert_eq!(fs::read(precious.join("0000000000000001.seg")).unwrap(), b"not yours");
+    // One that cannot be removed, by somebody who has no right to.
+    if rustix::process::geteuid().is_root() {
+        use std::os::unix::fs::PermissionsExt;
+        use std::os::unix::process::CommandExt;
+        let orphan = temp.join("partd-tmp-cccccccccccccccc");
+        crate::support::copy(&sample_store(dir.path()), &orphan);
+        fs::write(orphan.join("store.lock"), "").unwrap();
+        for (path, mode) in [(dir.path(), 0o755), (&orphan.join("store.lock"), 0o666)] {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let binary = dir.path().join("partd-inspect");
+        fs::copy(env!("CARGO_BIN_EXE_partd-inspect"), &binary).unwrap();
+        let mut command = std::process::Command::new(binary);
+        let output = command.args(["sweep", "--remove"]).arg(&temp).uid(65534).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains("cannot be removed"), "{text}");
+        assert!(orphan.join("control").exists());
+    }
+}
+
+#[test]
+fn a_young_directory_without_a_lock_stays_for_a_minute_as_the_engine_leaves_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = |name: &str, seconds: u64| {
+        let path = dir.path().join(name);
+        fs::create_dir(&path).unwrap();
+        let then = std::time::SystemTime::now() - std::time::Duration::from_secs(seconds);
+        fs::File::open(&path).unwrap().set_modified(then).unwrap();
+        path
+    };
+    let (young, old) =
+        (made("partd-tmp-0000000000000020", 20), made("partd-tmp-0000000000000090", 90));
+    let ran = on(dir.path(), &["sweep", "--remove"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!((young.exists(), old.exists()), (true, false), "{ran:?}");
+}
+
+#[test]
+fn batches_are_chosen_by_segment_and_by_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = sample_store(dir.path());
+    let numbers = |args: &[&str]| {
+        let document = on(&store, &[&["batches", "--json"], args].concat()).json();
+        let rows = document["batches"].as_array().unwrap().clone();
+        rows.iter().map(|row| row["sequence"].as_u64().unwrap_or(0)).collect::<Vec<_>>()
+    };
+    assert_eq!(numbers(&["--segment", "2"]), [3, 5, 7]);
+    assert_eq!(numbers(&["--segment", "0x3"]), [4, 6, 8]);
+    assert_eq!(numbers(&["--segment", "0000000000000003.seg", "--to", "6"]), [4, 6]);
+    assert_eq!(numbers(&["--to", "4"])[..2], [3, 4]);
+    assert_eq!(numbers(&["--from", "7"]), [7, 8]);
+    assert_eq!(numbers(&["--from", "4", "--to", "5"]), [4, 5]);
+}
+
+#[test]
+fn keys_are_chosen_by_prefix_and_sorted_by_their_extents() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = sample_store(dir.path());
+    let names = |args: &[&str]| {
+        let document = on(&store, &[&["keys", "--json"], args].concat()).json();
+        let rows = document["keys"].as_array().unwrap().clone();
+        rows.iter().map(|row| row["key"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&["--prefix", "p"]), ["pear"]);
+    assert_eq!(names(&["--prefix", "\\x00"]), ["\\x00\\xff"]);
+    assert_eq!(names(&["--prefix", "nobody"]), [""; 0]);
+    assert_eq!(names(&["--sort", "extents", "--limit", "1"]), ["apple"]);
+    assert_eq!(names(&["--sort", "extents"]).len(), sample_values().len());
+}
+
+#[test]
+fn dump_begins_where_it_is_told_and_ends_after_so_many_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    let segment = sample_store(dir.path()).join("0000000000000002.seg");
+    let titles = |args: &[&str]| {
+        let document = on(&segment, &[&["dump", "--json"], args].concat()).json();
+        let sections = document["sections"].as_array().unwrap().clone();
+        let titles = sections.iter().map(|s| s["title"].as_str().unwrap().to_owned());
+        (titles.collect::<Vec<_>>(), document["batches_not_shown"].as_u64().unwrap())
+    };
+    let (all, rest) = titles(&[]);
+    assert_eq!((all.len(), rest), (5, 0), "the header and four batches: {all:?}");
+    let (some, rest) = titles(&["--from", "257", "--batches", "2"]);
+    assert_eq!((&some[..], rest), (&all[2..4], 1));
+    let (some, rest) = titles(&["--batches", "1"]);
+    assert_eq!((&some[..], rest), (&all[..2], 3));
+    let text = on(&segment, &["dump", "--batches", "1"]).text();
+    assert!(text.contains("\n3 more batches\n"), "{text}");
+}
+
+#[test]
+fn export_of_a_damaged_store_writes_what_verifies_and_names_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut segments, control) = crate::support::sample();
+    segments[1].flip(345, 0);
+    let segments = segments.iter().collect::<Vec<_>>();
+    let store = crate::support::write_store(dir.path(), &segments, Some(&control));
+    let out = dir.path().join("out");
+    let ran = on(&store, &["export", out.to_str().unwrap()]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.text().contains("a piece of key apple"), "{ran:?}");
+    let manifest = fs::read(out.join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    for file in manifest["files"].as_array().unwrap() {
+        let is_hurt = file["key"] == "apple";
+        assert_eq!(file["whole"], !is_hurt, "{file:#}");
+        let bytes = fs::read(out.join(file["file"].as_str().unwrap())).unwrap();
+        let key = file["key"].as_str().unwrap();
+        let values = sample_values();
+        let (_, value) = values.iter().find(|(k, _)| k.escape_ascii().to_string() == key).unwrap();
+        let expected =
+            if is_hurt { [&b"red brown "[..], &[b'.'; 700]].concat() } else { value.clone() };
+        assert_eq!(bytes, expected, "{key}");
+    }
+    assert_eq!(manifest["lost"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn get_of_a_damaged_value_prints_a_document_in_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut segments, control) = crate::support::sample();
+    segments[1].flip(345, 0);
+    let segments = segments.iter().collect::<Vec<_>>();
+    let store = crate::support::write_store(dir.path(), &segments, Some(&control));
+    let ran = on(&store, &["get", "apple", "--json"]);
+    let document = ran.json();
+    assert_eq!((ran.code, &document["value_hex"]), (1, &serde_json::json!("")), "{document:#}");
+    assert_eq!(document["damaged_pieces"].as_array().unwrap().len(), 1, "{document:#}");
+    let partial = on(&store, &["get", "apple", "--json", "--partial"]).json();
+    assert!(
+        partial["value_hex"].as_str().unwrap().starts_with("7265642062726f776e20"),
+        "{partial:#}"
+    );
 }

@@ -5,9 +5,11 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Stdio;
 
-use crate::support::{command, inspect, on, sample_store};
+use crate::support::build::{Item, STORE, Segment};
+use crate::support::{command, inspect, on, sample_store, write_store};
 
 #[test]
 fn what_is_no_store_is_refused_with_a_sentence_that_names_it() {
@@ -58,7 +60,7 @@ fn a_store_without_the_right_to_read_it_is_exit_code_two() {
     if rustix::process::geteuid().is_root() {
         // Root reads everything: become nobody.
         command.uid(65534);
-        let binary = std::path::Path::new(env!("CARGO_BIN_EXE_partd-inspect"));
+        let binary = Path::new(env!("CARGO_BIN_EXE_partd-inspect"));
         let reachable = binary
             .ancestors()
             .skip(1)
@@ -73,8 +75,10 @@ fn a_store_without_the_right_to_read_it_is_exit_code_two() {
     }
     let output = command.output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{stderr}");
-    assert!(stderr.contains("0000000000000002.seg") && stderr.contains("denied"), "{stderr}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(2), "{stdout} {stderr}");
+    assert!(stdout.contains("0000000000000002.seg") && stdout.contains("denied"), "{stdout}");
+    assert!(stdout.contains("checked "), "the rest is checked all the same: {stdout}");
 }
 
 #[test]
@@ -120,8 +124,13 @@ fn get_takes_back_every_key_that_keys_shows() {
         let got = on(&store, &["get", shown]);
         assert_eq!((got.code, &got.stdout), (0, value), "{shown}");
     }
-    let missing = on(&store, &["get", "no such key"]);
-    assert_eq!((missing.code, missing.stdout.len()), (0, 0), "a missing key is empty, no error");
+    let missing = on(&store, &["get", "absent"]);
+    assert_eq!((missing.code, missing.stdout.len()), (2, 0), "{missing:?}");
+    assert!(missing.stderr.contains("no such key: absent"), "{missing:?}");
+    let missing = on(&store, &["get", "absent", "--json"]);
+    assert_eq!((missing.code, missing.json()["present"].as_bool()), (2, Some(false)));
+    let empty = on(&store, &["get", "empty value"]);
+    assert_eq!((empty.code, empty.stdout.len(), &empty.stderr[..]), (0, 0, ""), "it is there");
 }
 
 #[test]
@@ -143,7 +152,7 @@ fn nothing_is_written_to_a_store_that_is_looked_at() {
     };
     let before = state();
     for args in
-        [&[][..], &["segments"], &["batches"], &["keys"], &["get", "a"], &["verify"], &["map"]]
+        [&[][..], &["segments"], &["batches"], &["keys"], &["get", "pear"], &["verify"], &["map"]]
     {
         assert_eq!(on(&store, args).code, 0, "{args:?}");
     }
@@ -153,4 +162,111 @@ fn nothing_is_written_to_a_store_that_is_looked_at() {
     assert_eq!(on(&store, &["salvage", new.to_str().unwrap()]).code, 0);
     assert_eq!(on(&store, &["export", store.join("inside").to_str().unwrap()]).code, 2);
     assert!(before == state(), "a file of the store changed");
+}
+
+#[test]
+fn keys_that_begin_with_a_hyphen_are_keys_and_no_options() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut segment = Segment::new(STORE, 1, 4096);
+    segment.commit(1, &[Item::append("-5", "minus five"), Item::append("--hex", "an option")]);
+    let store = write_store(dir.path(), &[&segment], None);
+    assert_eq!(on(&store, &["get", "-5"]).stdout, b"minus five");
+    assert_eq!(on(&store, &["get", "-5", "--hex"]).text(), "6d696e75732066697665\n");
+    assert_eq!(on(&store, &["get", "--", "--hex"]).stdout, b"an option");
+    let listed = on(&store, &["keys", "--json", "--prefix", "-5"]).json();
+    assert_eq!(listed["matching_keys"], 1, "{listed:#}");
+    for key in ["-5", "--hex"] {
+        let listed = on(&store, &["batches", "--json", "--key", key]).json();
+        assert_eq!(listed["batches"].as_array().unwrap().len(), 1, "{listed:#}");
+    }
+}
+
+#[test]
+fn nothing_is_written_into_the_store_that_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = sample_store(dir.path());
+    let segment = store.join("0000000000000002.seg");
+    let inside = store.join("inside");
+    let empty = store.join("empty");
+    fs::create_dir(&empty).unwrap();
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&empty, &link).unwrap();
+    let hard = dir.path().join("hard.seg");
+    fs::hard_link(&segment, &hard).unwrap();
+    let dangling = dir.path().join("dangling");
+    std::os::unix::fs::symlink(store.join("tmp-new"), &dangling).unwrap();
+    let before = contents(&store);
+    for path in [&store, &segment] {
+        for target in [&inside, &empty, &link, &dangling] {
+            for command in ["export", "salvage"] {
+                let ran = on(path, &[command, target.to_str().unwrap()]);
+                assert_eq!(
+                    ran.code,
+                    2,
+                    "{command} {} {}: {ran:?}",
+                    path.display(),
+                    target.display()
+                );
+            }
+        }
+        for target in [&inside, &segment, &hard, &dangling] {
+            let ran = on(path, &["map", "--svg", target.to_str().unwrap()]);
+            assert_eq!(ran.code, 2, "map {} {}: {ran:?}", path.display(), target.display());
+        }
+    }
+    assert!(before == contents(&store), "a file of the store changed");
+    assert_eq!(fs::read_dir(&empty).unwrap().count(), 0);
+}
+
+/// The names and bytes of all files in a directory.
+fn contents(dir: &Path) -> Vec<(std::ffi::OsString, Vec<u8>)> {
+    let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    let files = files.filter(|entry| entry.file_type().unwrap().is_file());
+    let mut files: Vec<_> =
+        files.map(|entry| (entry.file_name(), fs::read(entry.path()).unwrap())).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_pipe_or_a_directory_with_the_name_of_a_segment_is_a_problem_and_stops_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = sample_store(dir.path());
+    let pipe = store.join("0000000000000005.seg");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &pipe,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    fs::create_dir(store.join("0000000000000006.seg")).unwrap();
+    let ran = on(&store, &["keys"]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.text().contains("apple"), "the rest is shown: {ran:?}");
+    for name in ["0000000000000005.seg", "0000000000000006.seg"] {
+        assert!(ran.text().contains(name), "{name}: {ran:?}");
+    }
+    let document = on(&store, &["--json"]).json();
+    assert_eq!(document["health"]["problems"].as_array().unwrap().len(), 2, "{document:#}");
+    assert_eq!(on(&store, &["get", "pear"]).stdout, b"yellow");
+    assert_eq!(on(&pipe, &["dump"]).code, 2);
+}
+
+#[test]
+fn a_store_of_more_segments_than_files_may_be_open_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut segments = Vec::new();
+    for id in 1..=1500 {
+        let mut segment = Segment::new(STORE, id, 512);
+        segment.commit(id, &[Item::append("k", "v")]);
+        segments.push(segment);
+    }
+    let store = write_store(dir.path(), &segments.iter().collect::<Vec<_>>(), None);
+    let script = "ulimit -Sn 256 && exec \"$0\" get \"$1\" k";
+    let binary = env!("CARGO_BIN_EXE_partd-inspect");
+    let ran = std::process::Command::new("sh").args(["-c", script, binary]).arg(&store).output();
+    let ran = ran.unwrap();
+    assert_eq!((ran.status.code(), ran.stdout.len()), (Some(0), 1500), "{ran:?}");
 }

@@ -27,7 +27,7 @@ Examples:
   partd-inspect get /data/store 'a\\x00b' >v   one value; the key as `keys` shows it
   partd-inspect keys --json /data/store       everything comes as JSON, too
 
-Exit codes: 0 healthy, 1 damage found, 2 usage or cannot read.";
+Exit codes: 0 healthy, 1 damage found, 2 usage, or something cannot be read or is not there.";
 
 /// What every subcommand takes.
 #[derive(Debug, ClapArgs)]
@@ -51,7 +51,7 @@ pub(crate) struct Options {
 pub(crate) enum Color {
     /// In a terminal, unless `NO_COLOR` is set
     Auto,
-    /// Always
+    /// Into files and pipes, too, unless `NO_COLOR` is set
     Always,
     /// Never
     Never,
@@ -82,7 +82,7 @@ Examples:
     #[command(after_help = "\
 The key is written as `keys` shows it: \\\\, \\n, \\r, \\t, \\0, \\', \\\" and \\xNN are escapes.
 Nothing is written unless every byte of the value matches its checksum, or --partial is given.
-A key that is missing has an empty value; that is no error.
+There being no such key is exit code 2. A key that looks like an option goes behind --.
 
 Examples:
   partd-inspect get /data/store user:17 >value
@@ -140,7 +140,7 @@ pub(crate) struct Batches {
     #[arg(long, value_name = "ID", value_parser = segment_id)]
     pub(crate) segment: Option<u64>,
     /// Only those with an entry of this key, as `keys` shows it
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub(crate) key: Option<OsString>,
     /// Only those with this sequence number or a higher one
     #[arg(long, value_name = "SEQUENCE")]
@@ -161,7 +161,7 @@ pub(crate) struct Keys {
     #[arg(long, default_value = "key")]
     pub(crate) sort: Sort,
     /// Only keys that begin so, written as `keys` shows them
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub(crate) prefix: Option<OsString>,
     /// Only the first so many
     #[arg(long, value_name = "COUNT")]
@@ -181,6 +181,7 @@ pub(crate) struct Get {
     /// A store or one segment file
     pub(crate) path: PathBuf,
     /// The key, as `keys` shows it
+    #[arg(allow_hyphen_values = true)]
     pub(crate) key: OsString,
     /// Write hexadecimal digits, 32 bytes a line
     #[arg(long)]

@@ -1,7 +1,7 @@
 //! `partd-inspect`: see, check and salvage a store, live or dead.
 //!
 //! It reads through `partd-format` and plain files, never through the engine, never writes to a
-//! store, and takes no lock that a writer could meet. This file dispatches and decides the exit
+//! store, and takes no lock that a writer waits for. This file dispatches and decides the exit
 //! code: 0 healthy, 1 damage found, 2 usage or cannot read.
 
 mod args;
@@ -16,6 +16,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use args::{Args, Command};
 use output::Output;
@@ -62,6 +63,7 @@ fn complain(message: &str) {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    raise_file_limit();
     let mut out = Output::new(&args.options);
     let done = run(args, &mut out).and_then(|()| out.finish().map_err(Failure::from));
     match done {
@@ -77,7 +79,15 @@ fn main() -> ExitCode {
             return ExitCode::from(1);
         }
     }
-    ExitCode::from(u8::from(out.damage_found()))
+    ExitCode::from(out.exit_code())
+}
+
+/// Each segment that is read stays open: lets this process have as many files as it may.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    // Without it, a store of very many segments cannot be read, and the error says so.
+    let _ = setrlimit(Resource::Nofile, raised);
 }
 
 fn run(args: Args, out: &mut Output) -> Result<(), Failure> {

@@ -1,18 +1,20 @@
 //! Writes a new store as segment files alone, through `partd-format`.
 //!
-//! Each segment is written under a temporary name, sealed, synced and renamed; the directory is
-//! synced last. There is no control file: the engine makes it from the segments at the first open,
+//! Each segment is written under a temporary name, sealed, synced, noted as synced, and renamed; the
+//! directory is synced before the next one is begun. So a batch that is seen is on stable storage,
+//! with all before it, and each repeats its own number as the mark. There is no control file: the engine makes it from the segments at the first open,
 //! by the rule for a control file that is missing (SPEC.md, "Which numbers are visible"). The
 //! numbers are dense from 1, so that this rule finds all of it.
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use partd_format::batch::{ENTRY_LEN, HEAD_LEN, Layout, NewEntry, WORDS_LEN};
-use partd_format::segment::{HEADER_LEN, file_name};
+use partd_format::segment::{HEADER_LEN, NOTE_AT, file_name};
+use partd_format::word::note;
 use partd_format::{Kind, Link, Salt, SegmentHeader, State};
 
 use crate::Failure;
@@ -90,8 +92,6 @@ impl<'k> NewStore<'k> {
             self.write_batch(read)?;
         }
         self.close()?;
-        let synced = File::open(&self.dir).and_then(|dir| dir.sync_all());
-        synced.map_err(|error| Failure::io("sync", &self.dir, &error))?;
         Ok((self.sequence, self.segments))
     }
 
@@ -109,7 +109,7 @@ impl<'k> NewStore<'k> {
             Some(segment) => segment,
             None => {
                 self.segments += 1;
-                self.open.insert(Segment::create(&self.dir, self.segments)?)
+                self.open.insert(Segment::create(&self.dir)?)
             }
         };
         self.sequence += 1;
@@ -126,14 +126,17 @@ impl<'k> NewStore<'k> {
         let path = self.dir.join(name);
         let done = segment.seal(self.uuid, self.segments);
         done.and_then(|()| fs::rename(&segment.path, &path))
-            .map_err(|error| Failure::io("write", &path, &error))
+            .map_err(|error| Failure::io("write", &path, &error))?;
+        let synced = File::open(&self.dir).and_then(|dir| dir.sync_all());
+        synced.map_err(|error| Failure::io("sync", &self.dir, &error))
     }
 }
 
 impl Segment {
-    fn create(dir: &Path, id: u64) -> Result<Segment, Failure> {
-        let path = dir.join(format!("tmp-segment-{id}"));
-        let file = File::options().write(true).create_new(true).open(&path);
+    fn create(dir: &Path) -> Result<Segment, Failure> {
+        // A name that recovery knows and removes, should this be its end.
+        let path = dir.join("tmp-output");
+        let file = File::options().write(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(|error| Failure::io("make", &path, &error))?;
         let salt = Salt(u64::from_le_bytes(random::<8>()?));
         Ok(Segment { path, file, salt, end: HEADER_LEN })
@@ -175,14 +178,14 @@ impl Segment {
         let state = State::Committed(sequence).encode(salt, offset);
         words[..8].copy_from_slice(&link.to_le_bytes());
         words[8..].copy_from_slice(&state.to_le_bytes());
-        let encoded = layout.encode(salt, offset, 0, entries, body);
+        let encoded = layout.encode(salt, offset, sequence, entries, body);
         encoded.map_err(|error| Failure::Message(format!("cannot build a batch: {error}")))?;
         self.file.write_all_at(&head, offset).map_err(failed)?;
         self.end = offset + layout.batch_len();
         Ok(())
     }
 
-    /// Ends the chain, writes the header and syncs.
+    /// Ends the chain, writes the header, syncs, and notes that it has.
     fn seal(&self, store: [u8; 16], id: u64) -> io::Result<()> {
         let word = Link::Sealed.encode(self.salt, self.end);
         self.file.write_all_at(&word.to_le_bytes(), self.end)?;
@@ -199,6 +202,9 @@ impl Segment {
             slot: 0,
         };
         self.file.write_all_at(&header.encode(), 0)?;
+        self.file.sync_all()?;
+        let word = note::encode(self.salt, self.end);
+        self.file.write_all_at(&word.to_le_bytes(), NOTE_AT)?;
         self.file.sync_all()
     }
 }

@@ -4,7 +4,8 @@
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 
-use serde_json::{Value, json};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::{Map, Value, json};
 
 use crate::args::{Color, Options};
 use crate::read::history::{Rule, range};
@@ -35,7 +36,11 @@ pub(crate) struct Output {
     pub(crate) exact: bool,
     wide: bool,
     color: bool,
+    /// Whether the cursor of a terminal can be moved.
+    live: bool,
     damaged: bool,
+    /// Whether something could not be read at all.
+    unreadable: bool,
 }
 
 impl std::fmt::Debug for Output {
@@ -47,12 +52,13 @@ impl std::fmt::Debug for Output {
 impl Output {
     /// Standard output, as the options want it.
     pub(crate) fn new(options: &Options) -> Output {
-        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let color = match options.color {
+            _ if plain => false,
             Color::Always => true,
             Color::Never => false,
-            Color::Auto => io::stdout().is_terminal() && !set("NO_COLOR") && !dumb,
+            Color::Auto => io::stdout().is_terminal() && !dumb,
         };
         Output {
             writer: BufWriter::with_capacity(1 << 16, Box::new(io::stdout())),
@@ -60,13 +66,24 @@ impl Output {
             exact: options.exact,
             wide: options.wide,
             color,
+            live: io::stdout().is_terminal() && !dumb,
             damaged: false,
+            unreadable: false,
         }
     }
 
-    /// Whether damage was reported: the exit code.
-    pub(crate) fn damage_found(&self) -> bool {
-        self.damaged
+    /// The exit code that fits what was reported.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match (self.unreadable, self.damaged) {
+            (true, _) => 2,
+            (false, true) => 1,
+            (false, false) => 0,
+        }
+    }
+
+    /// Notes that something could not be read, or done.
+    pub(crate) fn note_failure(&mut self) {
+        self.unreadable = true;
     }
 
     /// Notes that damage was found.
@@ -88,6 +105,17 @@ impl Output {
     pub(crate) fn line(&mut self, line: impl AsRef<str>) -> io::Result<()> {
         self.writer.write_all(line.as_ref().as_bytes())?;
         self.writer.write_all(b"\n")
+    }
+
+    /// Whether a line of so many characters can be written anew where it stands.
+    pub(crate) fn can_rewrite(&self, width: usize) -> bool {
+        self.live && width < self.width()
+    }
+
+    /// Writes a line over the one before, and leaves the cursor on it.
+    pub(crate) fn rewrite(&mut self, line: &str) -> io::Result<()> {
+        self.writer.write_all(format!("\r{line}\x1b[K").as_bytes())?;
+        self.writer.flush()
     }
 
     /// Whether there are colours.
@@ -122,11 +150,11 @@ impl Output {
 
     /// A table, its headings marked.
     pub(crate) fn table(&mut self, table: &Table) -> io::Result<()> {
-        for (i, line) in table.lines(self.width()).iter().enumerate() {
-            let line = if i == 0 { self.mark(Mark::Strong, line) } else { line.clone() };
-            self.line(line)?;
+        let (headings, rows) = table.lines(self.width());
+        for line in headings {
+            self.line(self.mark(Mark::Strong, &line))?;
         }
-        Ok(())
+        rows.iter().try_for_each(|line| self.line(line))
     }
 
     /// A size.
@@ -136,39 +164,61 @@ impl Output {
 
     /// The JSON document of a command on a store, and the damage that it tells of.
     pub(crate) fn document(&mut self, command: &str, store: &Store, rest: Value) -> io::Result<()> {
-        self.damaged |= store.is_damaged();
-        let mut document = json!({
+        let document = self.about(command, store, rest);
+        self.value(&document)
+    }
+
+    /// The same with one more field that may be large: it is written as it is made.
+    pub(crate) fn document_with(
+        &mut self,
+        command: &str,
+        store: &Store,
+        rest: Value,
+        field: &str,
+        large: &impl Serialize,
+    ) -> io::Result<()> {
+        let fields = self.about(command, store, rest);
+        self.value(&Document { fields, field, large })
+    }
+
+    fn about(&mut self, command: &str, store: &Store, rest: Value) -> Map<String, Value> {
+        self.note_health(store);
+        let about = json!({
             "partd_inspect": SCHEMA,
             "command": command,
             "path": store.path.display().to_string(),
             "health": health(store),
         });
-        merge(&mut document, rest);
-        self.value(&document)
+        [about, rest].into_iter().flat_map(fields).collect()
     }
 
     /// The JSON document of a command that has no store.
     pub(crate) fn plain_document(&mut self, command: &str, rest: Value) -> io::Result<()> {
-        let mut document = json!({ "partd_inspect": SCHEMA, "command": command });
-        merge(&mut document, rest);
+        let document: Map<_, _> = plain(command).into_iter().chain(fields(rest)).collect();
         self.value(&document)
     }
 
-    fn value(&mut self, value: &Value) -> io::Result<()> {
+    fn value(&mut self, value: &impl Serialize) -> io::Result<()> {
         serde_json::to_writer_pretty(&mut self.writer, value)?;
         self.line("")
     }
 
-    /// A JSON document on one line.
-    pub(crate) fn json_line(&mut self, value: &Value) -> io::Result<()> {
-        serde_json::to_writer(&mut self.writer, value)?;
+    /// The same on one line, for one after the other.
+    pub(crate) fn document_line(&mut self, command: &str, rest: Value) -> io::Result<()> {
+        let document: Map<_, _> = plain(command).into_iter().chain(fields(rest)).collect();
+        serde_json::to_writer(&mut self.writer, &document)?;
         self.line("")?;
         self.writer.flush()
     }
 
+    fn note_health(&mut self, store: &Store) {
+        self.damaged |= store.is_damaged();
+        self.unreadable |= store.is_unreadable();
+    }
+
     /// The health of a store in one line, and below it what is wrong.
     pub(crate) fn health(&mut self, store: &Store) -> io::Result<()> {
-        self.damaged |= store.is_damaged();
+        self.note_health(store);
         let (mark, line) = health_line(store);
         let line = format!("health    {}", self.mark(mark, &line));
         self.line(line)?;
@@ -177,6 +227,7 @@ impl Output {
 
     /// Only what is wrong, if anything is: for commands whose result is something else.
     pub(crate) fn warnings(&mut self, store: &Store) -> io::Result<()> {
+        self.note_health(store);
         if store.is_damaged() {
             self.line("")?;
             self.health(store)?;
@@ -195,9 +246,17 @@ impl Output {
             let head = format!("  {} {place}", self.mark(mark, name));
             if 12 + place.chars().count() + evidence.chars().count() <= self.width() {
                 self.line(format!("{head}: {evidence}"))?;
-            } else {
-                self.line(head)?;
+                continue;
+            }
+            self.line(head)?;
+            if 9 + evidence.chars().count() <= self.width() {
                 self.line(format!("         {evidence}"))?;
+                continue;
+            }
+            let Problem { expected, found, .. } = problem;
+            self.line(format!("         expected {expected}, found {found}"))?;
+            if let Some(consequence) = &problem.consequence {
+                self.line(format!("         {consequence}"))?;
             }
         }
         if problems.len() > PROBLEMS_SHOWN {
@@ -208,9 +267,55 @@ impl Output {
     }
 }
 
-fn merge(document: &mut Value, rest: Value) {
-    if let (Value::Object(document), Value::Object(rest)) = (document, rest) {
-        document.extend(rest);
+/// A document with a field that is not held in memory.
+struct Document<'a, L> {
+    fields: Map<String, Value>,
+    field: &'a str,
+    large: &'a L,
+}
+
+impl<L: Serialize> Serialize for Document<'_, L> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        // In the order of the names, as all others.
+        let behind = |(name, _): &(&String, &Value)| name.as_str() > self.field;
+        for (name, value) in self.fields.iter().take_while(|field| !behind(field)) {
+            map.serialize_entry(name, value)?;
+        }
+        map.serialize_entry(self.field, self.large)?;
+        for (name, value) in self.fields.iter().skip_while(|field| !behind(field)) {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+/// An array whose elements are made one after the other.
+pub(crate) struct Rows<F>(pub(crate) F);
+
+impl<F: Fn() -> I, I: Iterator<Item: Serialize>> Serialize for Rows<F> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq((self.0)())
+    }
+}
+
+/// A string that is made piece by piece.
+pub(crate) struct Text<D>(pub(crate) D);
+
+impl<D: std::fmt::Display> Serialize for Text<D> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+fn plain(command: &str) -> Map<String, Value> {
+    fields(json!({ "partd_inspect": SCHEMA, "command": command }))
+}
+
+fn fields(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
     }
 }
 

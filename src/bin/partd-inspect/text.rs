@@ -1,6 +1,14 @@
 //! Text for people: sizes, numbers, tables that fit the width they are given.
 
 use std::fmt::Write as _;
+use std::ops::Range;
+
+/// Between two columns.
+const GAP: usize = 2;
+/// Before the first column of a line that goes on with a row.
+const INDENT: usize = 4;
+/// How short the flexible column may become.
+const FLEXIBLE_MIN: usize = 16;
 
 /// A number with its thousands apart.
 pub(crate) fn count(number: u64) -> String {
@@ -89,41 +97,68 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// The lines, the headings first, none wider than `width` as far as the flexible column allows.
-    pub(crate) fn lines(&self, width: usize) -> Vec<String> {
-        let cell_width = |i: usize, row: &Vec<String>| row.get(i).map_or(0, |c| c.chars().count());
+    /// The lines of the headings and those of the rows, none wider than `width`, as far as single
+    /// cells allow. First the flexible column is shortened; where that does not do, the columns at
+    /// the end go to lines of their own.
+    pub(crate) fn lines(&self, width: usize) -> (Vec<String>, Vec<String>) {
         let mut widths: Vec<usize> = (0..self.columns.len())
             .map(|i| {
-                let cells = self.rows.iter().map(|row| cell_width(i, row)).max().unwrap_or(0);
-                cells.max(self.columns[i].0.chars().count())
+                let cells = self.rows.iter().map(|row| row.get(i).map_or(0, |c| c.chars().count()));
+                cells.max().unwrap_or(0).max(self.columns[i].0.chars().count())
             })
             .collect();
-        let total = widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1);
+        let total = widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
         let flexible = self.columns.iter().position(|(_, align)| *align == Align::Flexible);
         if let Some(i) = flexible
             && total > width
         {
-            widths[i] = widths[i].saturating_sub(total - width).max(8);
+            let fits = widths[i].saturating_sub(total - width);
+            // A name that is cut down to nothing helps nobody.
+            widths[i] = if fits < FLEXIBLE_MIN { widths[i].min(width) } else { fits };
         }
-        let headings = self.columns.iter().map(|(name, _)| (*name).to_owned()).collect();
-        std::iter::once(&headings).chain(&self.rows).map(|row| self.line(row, &widths)).collect()
+        let folds = fold(&widths, width);
+        let headings: Vec<_> = self.columns.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let lines = |row: &Vec<String>| self.row_lines(row, &widths, &folds);
+        (lines(&headings), self.rows.iter().flat_map(lines).collect())
     }
 
-    fn line(&self, row: &[String], widths: &[usize]) -> String {
-        let mut line = String::new();
-        for (i, cell) in row.iter().enumerate() {
-            let (width, align) = (widths[i], self.columns[i].1);
-            let gap = if i > 0 { "  " } else { "" };
-            // Writing to a string cannot fail.
-            let _ = match align {
-                Align::Right => write!(line, "{gap}{cell:>width$}"),
-                Align::Left => write!(line, "{gap}{cell:<width$}"),
-                Align::Flexible => write!(line, "{gap}{:<width$}", shorten(cell, width)),
-            };
-        }
-        line.truncate(line.trim_end().len());
-        line
+    fn row_lines(&self, row: &[String], widths: &[usize], folds: &[Range<usize>]) -> Vec<String> {
+        let lines = folds.iter().map(|columns| {
+            let mut line = String::new();
+            for i in columns.clone() {
+                let (cell, width, align) = (&row[i], widths[i], self.columns[i].1);
+                let gap = match (i == columns.start, i) {
+                    (true, 0) => 0,
+                    (true, _) => INDENT,
+                    (false, _) => GAP,
+                };
+                // Writing to a string cannot fail.
+                let _ = match align {
+                    Align::Right => write!(line, "{:gap$}{cell:>width$}", ""),
+                    Align::Left => write!(line, "{:gap$}{cell:<width$}", ""),
+                    Align::Flexible => write!(line, "{:gap$}{:<width$}", "", shorten(cell, width)),
+                };
+            }
+            line.truncate(line.trim_end().len());
+            line
+        });
+        lines.enumerate().filter(|(i, line)| *i == 0 || !line.is_empty()).map(|(_, l)| l).collect()
     }
+}
+
+/// Which columns stand together on a line.
+fn fold(widths: &[usize], width: usize) -> Vec<Range<usize>> {
+    let (mut folds, mut first, mut used) = (Vec::new(), 0, 0);
+    for (i, column) in widths.iter().enumerate() {
+        if i > first && used + GAP + column > width {
+            folds.push(first..i);
+            (first, used) = (i, INDENT + column);
+        } else {
+            used += column + if i > first { GAP } else { 0 };
+        }
+    }
+    folds.push(first..widths.len());
+    folds
 }
 
 #[cfg(test)]
@@ -150,10 +185,25 @@ mod tests {
         let mut table = Table::new(&[("key", Align::Flexible), ("bytes", Align::Right)]);
         table.row(vec!["k".repeat(100), "1,234,567".into()]);
         for width in [30, 80, 120] {
-            let lines = table.lines(width);
-            assert!(lines.iter().all(|line| line.chars().count() <= width), "{lines:?}");
-            assert!(lines[1].ends_with("  1,234,567"));
+            let (headings, rows) = table.lines(width);
+            let fits = |line: &String| line.chars().count() <= width;
+            assert!(headings.iter().chain(&rows).all(fits), "{headings:?} {rows:?}");
+            assert!(rows.len() == 1 && rows[0].ends_with("  1,234,567"));
         }
-        assert!(!table.lines(120)[1].contains('…'));
+        assert!(!table.lines(120).1[0].contains('…'));
+    }
+
+    #[test]
+    fn a_table_that_cannot_fit_goes_on_below() {
+        let mut table = Table::new(&[
+            ("id", Align::Right),
+            ("size", Align::Right),
+            ("live", Align::Right),
+            ("state", Align::Left),
+        ]);
+        table.row(vec!["1".into(), "1,234,567,890".into(), "1,234,567,890".into(), "open".into()]);
+        let (headings, rows) = table.lines(32);
+        assert_eq!(headings, ["id           size           live", "    state"]);
+        assert_eq!(rows, [" 1  1,234,567,890  1,234,567,890", "    open"]);
     }
 }

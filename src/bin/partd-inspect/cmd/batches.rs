@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::Failure;
 use crate::args::Batches;
-use crate::output::Output;
+use crate::output::{Output, Rows};
 use crate::read::history::Place;
 use crate::read::key::unescape;
 use crate::read::store::Store;
@@ -28,8 +28,8 @@ pub(crate) fn run(args: &Batches, out: &mut Output) -> Result<(), Failure> {
             && key.as_ref().is_none_or(|key| has_key(segment, batch, key))
     });
     if out.json {
-        let rows: Vec<Value> = rows.iter().map(|&place| document(&store, place)).collect();
-        return Ok(out.document("batches", &store, json!({ "batches": rows }))?);
+        let rows = Rows(|| rows.iter().map(|&place| document(&store, place)));
+        return Ok(out.document_with("batches", &store, json!({}), "batches", &rows)?);
     }
     let mut table = Table::new(&[
         ("sequence", Align::Right),

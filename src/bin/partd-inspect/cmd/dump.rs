@@ -1,17 +1,20 @@
 //! The bytes of one segment, field by field, each with its name in SPEC.md.
 
 use partd_format::batch::{ENTRY_LEN, HEAD_LEN, SEQUENCE_LEN};
+use partd_format::segment::HEADER_LEN;
 use partd_format::{Ending, Kind, State};
+use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Value, json};
 
 use crate::Failure;
 use crate::args::Dump;
-use crate::output::{Mark, Output};
+use crate::output::{Mark, Output, Rows};
 use crate::read::history::{uuid, value_checksum};
 use crate::read::key::escape;
 use crate::read::source::Source;
 use crate::read::store::Store;
 use crate::read::walk::{BatchInfo, EntryInfo, Segment};
+use crate::text::plural;
 
 /// The fields of a segment's header: offset, length, name.
 const HEADER: [(u64, u64, &str); 18] = [
@@ -65,44 +68,69 @@ struct Field {
     meaning: String,
 }
 
+/// A part of the file that is shown under a title.
+#[derive(Clone, Copy)]
+enum Section<'s> {
+    Header(&'s Segment),
+    /// A batch, and how many bytes of each key and value are shown.
+    Batch(&'s Segment, &'s BatchInfo, u64),
+}
+
+impl<'s> Section<'s> {
+    fn title(self) -> String {
+        match self {
+            Section::Header(_) => "header".to_owned(),
+            Section::Batch(_, batch, _) => batch_title(batch),
+        }
+    }
+
+    fn fields(self) -> Box<dyn Iterator<Item = Field> + 's> {
+        match self {
+            Section::Header(segment) => Box::new(header_fields(segment)),
+            Section::Batch(segment, batch, limit) => Box::new(batch_fields(segment, batch, limit)),
+        }
+    }
+}
+
+impl Serialize for Section<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(2))?;
+        map.serialize_entry("fields", &Rows(|| self.fields().map(|field| field_json(&field))))?;
+        map.serialize_entry("title", &self.title())?;
+        map.end()
+    }
+}
+
 pub(crate) fn run(args: &Dump, out: &mut Output) -> Result<(), Failure> {
     let path = &args.segment;
     if std::fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
         let message = format!("{} is a directory: give one of its segment files", path.display());
         return Err(Failure::Message(message));
     }
-    let store = Store::read(path)?;
+    let store = Store::read_any_segment(path)?;
     let Some(segment) = store.segments.first() else { return Ok(()) };
-    let mut sections = Vec::new();
-    if args.from == 0 {
-        sections.push(("header".to_owned(), header_fields(segment)?));
-    }
     let from = |batch: &&BatchInfo| batch.offset >= args.from;
-    let batches = segment.batches.iter().filter(from);
-    let mut shown = 0;
-    let text = !out.json;
-    let flush = |sections: &mut Vec<(String, Vec<Field>)>, out: &mut Output| {
-        for (title, fields) in sections.drain(..) {
-            section(&title, &fields, out)?;
-        }
-        Ok::<(), Failure>(())
+    let batches = || segment.batches.iter().filter(from);
+    let most = args.batches.unwrap_or(usize::MAX);
+    let sections = || {
+        let header = (args.from == 0).then_some(Section::Header(segment));
+        let batch = |batch| Section::Batch(segment, batch, args.bytes);
+        header.into_iter().chain(batches().take(most).map(batch))
     };
-    for batch in batches.take(args.batches.unwrap_or(usize::MAX)) {
-        sections.push((batch_title(batch), batch_fields(segment, batch, args.bytes)?));
-        shown += 1;
-        if text {
-            flush(&mut sections, out)?;
+    let rest = batches().count().saturating_sub(most);
+    if out.json {
+        let rest = json!({ "end": segment.end, "batches_not_shown": rest });
+        return Ok(out.document_with("dump", &store, rest, "sections", &Rows(sections))?);
+    }
+    for section in sections() {
+        out.line(out.mark(Mark::Strong, &section.title()))?;
+        for field in section.fields() {
+            show(&field, out)?;
         }
+        out.line("")?;
     }
-    let rest = segment.batches.iter().filter(from).count() - shown;
-    if !text {
-        let sections: Vec<Value> = sections.iter().map(section_json).collect();
-        let rest = json!({ "sections": sections, "end": segment.end, "batches_not_shown": rest });
-        return Ok(out.document("dump", &store, rest)?);
-    }
-    flush(&mut sections, out)?;
     if rest > 0 {
-        out.line(format!("{rest} more batches"))?;
+        out.line(plural(rest as u64, "more batch", "more batches"))?;
     } else {
         let end = match &segment.ending {
             Ending::Open => "free space follows".to_owned(),
@@ -114,28 +142,41 @@ pub(crate) fn run(args: &Dump, out: &mut Output) -> Result<(), Failure> {
     Ok(out.warnings(&store)?)
 }
 
-fn read(source: &Source, offset: u64, len: u64) -> Result<Vec<u8>, Failure> {
-    let len = len.min(source.len().saturating_sub(offset));
-    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-    let done = source.read_exact(&mut bytes, offset);
-    done.map_err(|error| Failure::io("read", source.path(), &error))?;
-    Ok(bytes)
+impl Field {
+    /// The field of `len` bytes at `offset`, as far as the file reaches. What cannot be read says why
+    /// in place of a meaning.
+    fn read(
+        source: &Source,
+        (offset, len, name): (u64, u64, &'static str),
+        meaning: impl FnOnce(&[u8]) -> String,
+    ) -> Field {
+        let len = len.min(source.len().saturating_sub(offset));
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+        match source.read_exact(&mut bytes, offset) {
+            Ok(()) => {
+                let meaning = meaning(&bytes);
+                Field { offset, bytes, more: 0, name, meaning }
+            }
+            Err(error) => {
+                let meaning = format!("cannot be read: {error}");
+                Field { offset, bytes: Vec::new(), more: len, name, meaning }
+            }
+        }
+    }
 }
 
 fn number(bytes: &[u8]) -> u64 {
     bytes.iter().rev().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte))
 }
 
-fn header_fields(segment: &Segment) -> Result<Vec<Field>, Failure> {
-    let mut fields = Vec::new();
-    for (offset, len, name) in HEADER {
-        let bytes = read(&segment.source, offset, len)?;
-        let meaning = match name {
-            "magic" => escape(&bytes),
-            "store" => <[u8; 16]>::try_from(&bytes[..]).map_or(String::new(), |id| uuid(&id)),
-            "salt" | "checksum of lists" | "checksum of header" => format!("{:#x}", number(&bytes)),
+fn header_fields(segment: &Segment) -> impl Iterator<Item = Field> + '_ {
+    let fixed = HEADER.into_iter().map(|field| {
+        Field::read(&segment.source, field, |bytes| match field.2 {
+            "magic" => escape(bytes),
+            "store" => <[u8; 16]>::try_from(bytes).map_or(String::new(), |id| uuid(&id)),
+            "salt" | "checksum of lists" | "checksum of header" => format!("{:#x}", number(bytes)),
             "reserved" => String::new(),
-            "kind of segment" => match number(&bytes) {
+            "kind of segment" => match number(bytes) {
                 1 => "1, of a writer".to_owned(),
                 2 => "2, output of a compaction".to_owned(),
                 other => format!("{other}, unknown"),
@@ -145,25 +186,29 @@ fn header_fields(segment: &Segment) -> Result<Vec<Field>, Failure> {
                 Ok(end) => format!("synced up to {end:#x}"),
                 Err(error) => error.to_string(),
             },
-            _ => number(&bytes).to_string(),
-        };
-        fields.push(Field { offset, bytes, more: 0, name, meaning });
-    }
-    let Ok(lists) = &segment.lists else { return Ok(fields) };
-    let mut offset = partd_format::segment::HEADER_LEN;
-    for id in &lists.replaces {
-        let bytes = id.to_le_bytes().to_vec();
-        let meaning = format!("segment {id}");
-        fields.push(Field { offset, bytes, more: 0, name: "replaces", meaning });
-        offset += 8;
-    }
-    for keep in &lists.keeps {
-        let bytes = [keep.id.to_le_bytes(), keep.end.to_le_bytes()].concat();
-        let meaning = format!("segment {} up to {:#x}", keep.id, keep.end);
-        fields.push(Field { offset, bytes, more: 0, name: "keeps", meaning });
-        offset += 16;
-    }
-    Ok(fields)
+            _ => number(bytes).to_string(),
+        })
+    });
+    let (replaces, keeps) = match &segment.lists {
+        Ok(lists) => (&lists.replaces[..], &lists.keeps[..]),
+        Err(_) => (&[][..], &[][..]),
+    };
+    let keeps_at = HEADER_LEN + 8 * replaces.len() as u64;
+    let replaces = replaces.iter().zip(0_u64..).map(|(id, i)| Field {
+        offset: HEADER_LEN + 8 * i,
+        bytes: id.to_le_bytes().to_vec(),
+        more: 0,
+        name: "replaces",
+        meaning: format!("segment {id}"),
+    });
+    let keeps = keeps.iter().zip(0_u64..).map(move |(keep, i)| Field {
+        offset: keeps_at + 16 * i,
+        bytes: [keep.id.to_le_bytes(), keep.end.to_le_bytes()].concat(),
+        more: 0,
+        name: "keeps",
+        meaning: format!("segment {} up to {:#x}", keep.id, keep.end),
+    });
+    fixed.chain(replaces).chain(keeps)
 }
 
 fn batch_title(batch: &BatchInfo) -> String {
@@ -176,12 +221,14 @@ fn batch_title(batch: &BatchInfo) -> String {
     format!("batch at {:#x}, {} bytes, {state}", batch.offset, batch.len)
 }
 
-fn batch_fields(segment: &Segment, batch: &BatchInfo, limit: u64) -> Result<Vec<Field>, Failure> {
-    let mut fields = Vec::new();
-    for (at, len, name) in BATCH {
-        let offset = batch.offset + at;
-        let bytes = read(&segment.source, offset, len)?;
-        let meaning = match name {
+fn batch_fields<'s>(
+    segment: &'s Segment,
+    batch: &'s BatchInfo,
+    limit: u64,
+) -> impl Iterator<Item = Field> + 's {
+    let source = &segment.source;
+    let fixed = BATCH.into_iter().map(move |(at, len, name)| {
+        Field::read(source, (batch.offset + at, len, name), |bytes| match name {
             "link word" => format!("length {}", batch.len),
             "state word" => match &batch.state {
                 Ok(State::Pending) => "pending".to_owned(),
@@ -191,61 +238,63 @@ fn batch_fields(segment: &Segment, batch: &BatchInfo, limit: u64) -> Result<Vec<
             },
             "checksum of batch header" => match &batch.head {
                 Some(Err(error)) => error.to_string(),
-                Some(Ok(_)) => format!("{:#x}, right", number(&bytes)),
-                None => format!("{:#x}", number(&bytes)),
+                Some(Ok(_)) => format!("{:#x}, right", number(bytes)),
+                None => format!("{:#x}", number(bytes)),
             },
-            _ => number(&bytes).to_string(),
-        };
-        fields.push(Field { offset, bytes, more: 0, name, meaning });
-    }
-    let Some(head) = batch.good_head() else { return Ok(fields) };
-    let entries = segment.entries_of(head);
-    for (i, entry) in entries.iter().enumerate() {
-        let row = batch.offset + HEAD_LEN + i as u64 * ENTRY_LEN;
-        for (at, len, name) in ROW {
-            let bytes = read(&segment.source, row + at, len)?;
-            let meaning = row_meaning(segment, entry, name)?;
-            fields.push(Field { offset: row + at, bytes, more: 0, name, meaning });
-        }
-    }
-    let mut offset = batch.offset + HEAD_LEN + entries.len() as u64 * ENTRY_LEN;
-    if head.sequences {
-        for entry in entries {
-            let (bytes, meaning) = (entry.sequence.to_le_bytes(), entry.sequence.to_string());
-            let bytes = bytes.to_vec();
-            fields.push(Field { offset, bytes, more: 0, name: "sequence number", meaning });
-            offset += SEQUENCE_LEN;
-        }
-    }
-    for entry in entries {
+            _ => number(bytes).to_string(),
+        })
+    });
+    let head = batch.good_head();
+    let entries = head.map_or(&[][..], |head| segment.entries_of(head));
+    let rows = entries.iter().zip(0_u64..).flat_map(move |(entry, i)| {
+        let row = batch.offset + HEAD_LEN + i * ENTRY_LEN;
+        ROW.into_iter().map(move |(at, len, name)| {
+            let field = (row + at, len, name);
+            Field::read(source, field, |_| row_meaning(segment, entry, name))
+        })
+    });
+    let column_at = batch.offset + HEAD_LEN + entries.len() as u64 * ENTRY_LEN;
+    let numbered = if head.is_some_and(|head| head.sequences) { entries } else { &[] };
+    let column = numbered.iter().zip(0_u64..).map(move |(entry, i)| Field {
+        offset: column_at + i * SEQUENCE_LEN,
+        bytes: entry.sequence.to_le_bytes().to_vec(),
+        more: 0,
+        name: "sequence number",
+        meaning: entry.sequence.to_string(),
+    });
+    let keys_at = column_at + numbered.len() as u64 * SEQUENCE_LEN;
+    let keys = entries.iter().scan(keys_at, move |offset, entry| {
         let key = segment.key(entry);
         let shown = &key[..key.len().min(usize::try_from(limit).unwrap_or(usize::MAX))];
         let (more, meaning) = ((key.len() - shown.len()) as u64, escape(shown));
-        fields.push(Field { offset, bytes: shown.to_vec(), more, name: "key", meaning });
-        offset += key.len() as u64;
-    }
-    for entry in entries.iter().filter(|entry| entry.kind.has_value()) {
-        let bytes = read(&segment.source, entry.value_offset, entry.value_len.min(limit))?;
-        let (more, meaning) = (entry.value_len - bytes.len() as u64, escape(&bytes));
-        fields.push(Field { offset: entry.value_offset, bytes, more, name: "value", meaning });
-    }
-    Ok(fields)
+        let bytes = shown.to_vec();
+        let field = Field { offset: *offset, bytes, more, name: "key", meaning };
+        *offset += key.len() as u64;
+        Some(field)
+    });
+    let with_value = entries.iter().filter(|entry| entry.kind.has_value());
+    let values = with_value.map(move |entry| {
+        let place = (entry.value_offset, entry.value_len.min(limit), "value");
+        let field = Field::read(source, place, escape);
+        Field { more: entry.value_len - field.bytes.len() as u64, ..field }
+    });
+    fixed.chain(rows).chain(column).chain(keys).chain(values)
 }
 
-fn row_meaning(segment: &Segment, entry: &EntryInfo, name: &str) -> Result<String, Failure> {
-    Ok(match name {
+fn row_meaning(segment: &Segment, entry: &EntryInfo, name: &str) -> String {
+    match name {
         "kind of entry" => kind_name(entry.kind).to_owned(),
         "length of value" => entry.value_len.to_string(),
         "length of key" => entry.key_len.to_string(),
         _ => {
-            let Some(salt) = segment.salt() else { return Ok(String::new()) };
-            let found = value_checksum(&segment.source, salt, entry);
-            match found.map_err(|error| Failure::io("read", segment.path(), &error))? {
-                found if found == entry.value_checksum => format!("{found:#x}, right"),
-                found => format!("{:#x}, but the value has {found:#x}", entry.value_checksum),
+            let Some(salt) = segment.salt() else { return String::new() };
+            match value_checksum(&segment.source, salt, entry) {
+                Ok(found) if found == entry.value_checksum => format!("{found:#x}, right"),
+                Ok(found) => format!("{:#x}, but the value has {found:#x}", entry.value_checksum),
+                Err(error) => format!("{:#x}; cannot be read: {error}", entry.value_checksum),
             }
         }
-    })
+    }
 }
 
 /// The name of a kind.
@@ -258,34 +307,31 @@ pub(crate) fn kind_name(kind: Kind) -> &'static str {
     }
 }
 
-fn section(title: &str, fields: &[Field], out: &mut Output) -> Result<(), Failure> {
-    out.line(out.mark(Mark::Strong, title))?;
-    for field in fields {
-        let mut chunks = field.bytes.chunks(8);
-        let first = chunks.next().unwrap_or(&[]);
-        let (name, meaning) = (field.name, &field.meaning);
-        // Of what is longer than a line, each line shows its own part.
-        let long = field.bytes.len() > 8 && matches!(name, "key" | "value");
-        let meaning = if long { escape(first) } else { meaning.clone() };
-        let line = format!("{:#010x}  {:<23}  {name:<24}", field.offset, hex(first));
-        if line.len() + 2 + meaning.chars().count() <= out.width() {
-            out.line(format!("{line}  {meaning}").trim_end())?;
-        } else {
-            out.line(line.trim_end())?;
-            out.line(format!("{:37}{meaning}", ""))?;
-        }
-        let mut offset = field.offset + 8;
-        for chunk in chunks {
-            let meaning = if long { escape(chunk) } else { String::new() };
-            let line = format!("{offset:#010x}  {:<23}  {:<24}  {meaning}", hex(chunk), "");
-            out.line(line.trim_end())?;
-            offset += 8;
-        }
-        if field.more > 0 {
-            out.line(format!("{:10}  {} more bytes; --bytes shows them", "", field.more))?;
-        }
+fn show(field: &Field, out: &mut Output) -> Result<(), Failure> {
+    let mut chunks = field.bytes.chunks(8);
+    let first = chunks.next().unwrap_or(&[]);
+    let (name, meaning) = (field.name, &field.meaning);
+    // Of what is longer than a line, each line shows its own part.
+    let long = field.bytes.len() > 8 && matches!(name, "key" | "value");
+    let meaning = if long { escape(first) } else { meaning.clone() };
+    let line = format!("{:#010x}  {:<23}  {name:<24}", field.offset, hex(first));
+    if line.len() + 2 + meaning.chars().count() <= out.width() {
+        out.line(format!("{line}  {meaning}").trim_end())?;
+    } else {
+        out.line(line.trim_end())?;
+        out.line(format!("{:37}{meaning}", ""))?;
     }
-    Ok(out.line("")?)
+    let mut offset = field.offset + 8;
+    for chunk in chunks {
+        let meaning = if long { escape(chunk) } else { String::new() };
+        let line = format!("{offset:#010x}  {:<23}  {:<24}  {meaning}", hex(chunk), "");
+        out.line(line.trim_end())?;
+        offset += 8;
+    }
+    if field.more > 0 {
+        out.line(format!("{:10}  {} more bytes; --bytes shows them", "", field.more))?;
+    }
+    Ok(())
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -293,18 +339,12 @@ fn hex(bytes: &[u8]) -> String {
     digits.join(" ")
 }
 
-fn section_json((title, fields): &(String, Vec<Field>)) -> Value {
-    let fields: Vec<Value> = fields
-        .iter()
-        .map(|field| {
-            json!({
-                "offset": field.offset,
-                "bytes_hex": hex(&field.bytes),
-                "bytes_not_shown": field.more,
-                "name": field.name,
-                "meaning": field.meaning,
-            })
-        })
-        .collect();
-    json!({ "title": title, "fields": fields })
+fn field_json(field: &Field) -> Value {
+    json!({
+        "offset": field.offset,
+        "bytes_hex": hex(&field.bytes),
+        "bytes_not_shown": field.more,
+        "name": field.name,
+        "meaning": field.meaning,
+    })
 }

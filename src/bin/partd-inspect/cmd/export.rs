@@ -4,13 +4,12 @@
 //! keys one to one: letters, digits, `-`, `_` and inner dots stand for themselves, every other byte
 //! is `%XX`; the empty key is `%`; a name that would be too long ends in `%~` and a number.
 
-use std::fs::{self, File};
 use std::io::{BufWriter, Write};
-use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::get::{check, pieces};
+use super::target::{new_directory, new_file};
 use crate::Failure;
 use crate::args::Export;
 use crate::output::Output;
@@ -27,14 +26,13 @@ pub(crate) fn run(args: &Export, out: &mut Output) -> Result<(), Failure> {
     let mut store = Store::read(&args.path)?;
     new_directory(&args.dir, &args.path)?;
     let values = args.dir.join("keys");
-    fs::create_dir(&values).map_err(|error| Failure::io("make", &values, &error))?;
+    new_directory(&values, &args.path)?;
     let index = Index::build(&store.segments, &store.history, &[]);
     let (mut files, mut bytes, mut lost) = (Vec::new(), 0, Vec::new());
     for (number, (key, held)) in index.sorted().into_iter().enumerate() {
         let name = file_name(key, number);
         let path = values.join(&name);
-        let file = File::create_new(&path).map_err(|error| Failure::io("make", &path, &error))?;
-        let mut file = BufWriter::new(file);
+        let mut file = BufWriter::new(new_file(&path, &args.path)?);
         let failed = |error: std::io::Error| Failure::io("write", &path, &error);
         let (mut len, mut whole) = (0_u64, true);
         for &at in &held.extents {
@@ -58,7 +56,7 @@ pub(crate) fn run(args: &Export, out: &mut Output) -> Result<(), Failure> {
         }));
     }
     let number = files.len() as u64;
-    manifest(&args.dir, &store, files, &lost)?;
+    manifest(args, &store, files, &lost)?;
     store.history.problems.extend(lost);
     if out.json {
         let rest = json!({
@@ -73,28 +71,12 @@ pub(crate) fn run(args: &Export, out: &mut Output) -> Result<(), Failure> {
     Ok(out.warnings(&store)?)
 }
 
-/// Makes a directory that must not be there, or be empty, and not lie in the store.
-pub(crate) fn new_directory(dir: &Path, store: &Path) -> Result<(), Failure> {
-    let refuse = |why: &str| Err(Failure::Message(format!("{}: {why}", dir.display())));
-    if let Ok(mut entries) = fs::read_dir(dir) {
-        if entries.next().is_some() {
-            return refuse("this directory is not empty; give one that is, or that does not exist");
-        }
-    } else {
-        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let parent = parent.unwrap_or(Path::new("."));
-        let real = |path: &Path| fs::canonicalize(path).ok();
-        if let (Some(store), Some(parent)) = (real(store), real(parent))
-            && parent.starts_with(&store)
-        {
-            return refuse("this lies inside the store, which is never written to");
-        }
-        fs::create_dir(dir).map_err(|error| Failure::io("make", dir, &error))?;
-    }
-    Ok(())
-}
-
-fn manifest(dir: &Path, store: &Store, files: Vec<Value>, lost: &[Problem]) -> Result<(), Failure> {
+fn manifest(
+    args: &Export,
+    store: &Store,
+    files: Vec<Value>,
+    lost: &[Problem],
+) -> Result<(), Failure> {
     let manifest = json!({
         "partd_export": 1,
         "store": store.uuid().map(|id| crate::read::history::uuid(&id)),
@@ -102,9 +84,9 @@ fn manifest(dir: &Path, store: &Store, files: Vec<Value>, lost: &[Problem]) -> R
         "files": files,
         "lost": lost.iter().map(ToString::to_string).collect::<Vec<_>>(),
     });
-    let path = dir.join("manifest.json");
-    let text = format!("{manifest:#}\n");
-    fs::write(&path, text).map_err(|error| Failure::io("write", &path, &error))
+    let path = args.dir.join("manifest.json");
+    let mut file = new_file(&path, &args.path)?;
+    writeln!(file, "{manifest:#}").map_err(|error| Failure::io("write", &path, &error))
 }
 
 /// A file name for a key, unlike that of any other key. `number` tells long keys apart.

@@ -1,12 +1,15 @@
 //! The value of one key, verified before a byte of it is written.
 
+use std::cell::Cell;
+use std::fmt::{self, Display};
+
 use serde_json::json;
 
 use crate::args::Get;
-use crate::output::Output;
+use crate::output::{Output, Text};
 use crate::read::history::value_checksum;
 use crate::read::index::{EntryRef, Held, Index};
-use crate::read::key::{escape, unescape};
+use crate::read::key::{escape, show, unescape};
 use crate::read::problem::{Problem, Severity};
 use crate::read::store::Store;
 use crate::{Failure, complain};
@@ -31,11 +34,23 @@ pub(crate) fn run(args: &Get, out: &mut Output) -> Result<(), Failure> {
         complain(&problem.to_string());
     }
     out.note_damage(!bad.is_empty());
+    let present = index.keys.contains_key(&key[..]);
+    if !present {
+        complain(&format!("no such key: {}", show(&key)));
+        // In a damaged store it may be lost, and that is the news.
+        if !store.is_damaged() {
+            out.note_failure();
+        }
+    }
+    if out.json {
+        let shown = if bad.is_empty() || args.partial { &good[..] } else { &[] };
+        return document(&store, &key, &held, shown, &bad, present, out);
+    }
     if !bad.is_empty() && !args.partial {
         let message = "nothing written: the value is damaged; --partial writes what verifies of it";
         return Err(Failure::Damage(message.to_owned()));
     }
-    if store.is_damaged() && !out.json {
+    if store.is_damaged() {
         // The bytes are right, but some of the key's may be missing: that belongs on standard error.
         complain("the store is damaged, so bytes of this key may be missing:");
         for problem in &store.history.problems {
@@ -43,8 +58,8 @@ pub(crate) fn run(args: &Get, out: &mut Output) -> Result<(), Failure> {
         }
         out.note_damage(true);
     }
-    if out.json {
-        return document(&store, &key, &held, &good, &bad, index.keys.contains_key(&key[..]), out);
+    if store.is_unreadable() {
+        out.note_failure();
     }
     let mut column = 0;
     for at in good {
@@ -114,21 +129,44 @@ fn document(
     present: bool,
     out: &mut Output,
 ) -> Result<(), Failure> {
-    let mut value = String::new();
-    for &at in good {
-        pieces(store, at, |piece| {
-            value.extend(piece.iter().map(|byte| format!("{byte:02x}")));
-            Ok(())
-        })?;
-    }
     let problems: Vec<_> = bad.iter().map(crate::output::problem_json).collect();
     let rest = json!({
         "key": escape(key),
         "present": present,
         "bytes": held.len,
         "extents": held.extents.len(),
-        "value_hex": value,
         "damaged_pieces": problems,
     });
-    Ok(out.document("get", store, rest)?)
+    let failure = Cell::new(None);
+    let value = Text(Hex { store, extents: good, failure: &failure });
+    out.document_with("get", store, rest, "value_hex", &value)?;
+    failure.take().map_or(Ok(()), Err)
+}
+
+/// The bytes of extents as hexadecimal digits, read as they are written.
+struct Hex<'s> {
+    store: &'s Store,
+    extents: &'s [EntryRef],
+    /// Why not all of them could be read again.
+    failure: &'s Cell<Option<Failure>>,
+}
+
+impl Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let write = |piece: &[u8], f: &mut fmt::Formatter<'_>| {
+            piece.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        };
+        for &at in self.extents {
+            let mut written = Ok(());
+            let read = pieces(self.store, at, |piece| {
+                written = written.and_then(|()| write(piece, f));
+                Ok(())
+            });
+            written?;
+            if let Err(failure) = read {
+                self.failure.set(Some(failure));
+            }
+        }
+        Ok(())
+    }
 }

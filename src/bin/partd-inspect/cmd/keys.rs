@@ -2,12 +2,12 @@
 
 use std::cmp::Reverse;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::Failure;
 use crate::args::{Keys, Sort};
-use crate::output::Output;
-use crate::read::index::Index;
+use crate::output::{Output, Rows};
+use crate::read::index::{Held, Index};
 use crate::read::key::{escape, show, unescape};
 use crate::read::store::Store;
 use crate::text::{Align, Table, count, plural};
@@ -31,20 +31,18 @@ pub(crate) fn run(args: &Keys, out: &mut Output) -> Result<(), Failure> {
     keys.truncate(args.limit.unwrap_or(usize::MAX));
     let share = |len: u64| if total == 0 { 0.0 } else { len as f64 / total as f64 };
     if out.json {
-        let rows: Vec<Value> = keys
-            .iter()
-            .map(|(key, held)| {
-                json!({
-                    "key": escape(key),
-                    "bytes": held.len,
-                    "extents": held.extents.len(),
-                    "share": (share(held.len) * 1e6).round() / 1e6,
-                    "set": held.is_set,
-                })
+        let row = |(key, held): &(&[u8], &Held)| {
+            json!({
+                "key": escape(key),
+                "bytes": held.len,
+                "extents": held.extents.len(),
+                "share": (share(held.len) * 1e6).round() / 1e6,
+                "set": held.is_set,
             })
-            .collect();
-        let rest = json!({ "keys": rows, "matching_keys": found, "live_bytes": total });
-        return Ok(out.document("keys", &store, rest)?);
+        };
+        let rest = json!({ "matching_keys": found, "live_bytes": total });
+        let rows = Rows(|| keys.iter().map(row));
+        return Ok(out.document_with("keys", &store, rest, "keys", &rows)?);
     }
     let mut table = Table::new(&[
         ("key", Align::Flexible),

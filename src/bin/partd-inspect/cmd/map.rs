@@ -2,10 +2,12 @@
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::io::Write as _;
 
 use partd_format::State;
 use serde_json::{Value, json};
 
+use super::target::new_file;
 use crate::Failure;
 use crate::args::Map;
 use crate::output::Output;
@@ -74,8 +76,8 @@ pub(crate) fn run(args: &Map, out: &mut Output) -> Result<(), Failure> {
     let live: HashSet<EntryRef, foldhash::fast::RandomState> =
         index.keys.values().flat_map(|held| held.extents.iter().copied()).collect();
     if let Some(file) = &args.svg {
-        let rows = rows(&store, &live, 1000);
-        let written = std::fs::write(file, svg(&rows));
+        let picture = svg(&rows(&store, &live, 1000));
+        let written = new_file(file, &args.path)?.write_all(picture.as_bytes());
         written.map_err(|error| Failure::io("write", file, &error))?;
     }
     if out.json {

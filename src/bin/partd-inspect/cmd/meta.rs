@@ -21,6 +21,7 @@ pub(crate) fn man(out: &mut Output) -> Result<(), Failure> {
     for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
         let man = clap_mangen::Man::new(sub.clone());
         page.extend_from_slice(format!(".SH {}\n", sub.get_name().to_uppercase()).as_bytes());
+        man.render_synopsis_section(&mut page)?;
         man.render_description_section(&mut page)?;
         man.render_options_section(&mut page)?;
         man.render_extra_section(&mut page)?;

@@ -11,5 +11,6 @@ pub(crate) mod salvage;
 pub(crate) mod segments;
 pub(crate) mod summary;
 pub(crate) mod sweep;
+pub(crate) mod target;
 pub(crate) mod verify;
 pub(crate) mod watch;

@@ -1,23 +1,28 @@
 //! Everything that still verifies into a new store, with an exact account of what was lost.
 //!
-//! The history is applied as it is, damaged batches and values left out, and each key's bytes go to
-//! the new store in their order. A key that was set stays set. The old store is only read.
+//! What can still be read is taken in (`read/rescue.rs`), the history is applied, damaged batches and
+//! values left out, and each key's bytes go to the new store in their order. A key that was set stays
+//! set. The old store is only read.
 
 use serde_json::{Value, json};
 
-use super::export::new_directory;
 use super::get::{check, pieces};
+use super::target::new_directory;
 use crate::Failure;
 use crate::args::Salvage;
 use crate::new_store::{Item, NewStore, Take};
 use crate::output::{Mark, Output};
-use crate::read::history::{Rule, range, uuid};
+use crate::read::history::{range, uuid};
 use crate::read::index::{EntryRef, Index};
 use crate::read::key::escape;
 use crate::read::problem::Problem;
+use crate::read::rescue::{Lost, Rescue};
 use crate::read::store::Store;
 use crate::read::walk::BatchInfo;
 use crate::text::{count, plural};
+
+/// How many mended pieces the text names; JSON has them all.
+const SHOWN: usize = 20;
 
 /// A value, or a piece of one, that does not verify.
 struct LostValue {
@@ -37,15 +42,17 @@ struct Account {
     batches: u64,
     segments: u64,
     beyond: u64,
+    rescue: Rescue,
 }
 
 pub(crate) fn run(args: &Salvage, out: &mut Output) -> Result<(), Failure> {
-    let store = Store::read(&args.path)?;
+    let mut store = Store::read(&args.path)?;
     new_directory(&args.new_store, &args.path)?;
+    let rescue = store.rescue();
     let beyond = if args.prefix_only { &[][..] } else { &store.history.beyond };
     let index = Index::build(&store.segments, &store.history, beyond);
     let mut new = NewStore::create(&args.new_store)?;
-    let mut account = Account { beyond: beyond.len() as u64, ..Account::default() };
+    let mut account = Account { beyond: beyond.len() as u64, rescue, ..Account::default() };
     for (key, held) in index.sorted() {
         let mut is_first = true;
         for &at in &held.extents {
@@ -67,7 +74,8 @@ pub(crate) fn run(args: &Salvage, out: &mut Output) -> Result<(), Failure> {
         }
     }
     (account.batches, account.segments) = new.finish(&read(&store))?;
-    out.note_damage(!account.values.is_empty() || store.is_damaged());
+    let is_all = account.values.is_empty() && account.rescue.lost.is_empty();
+    out.note_damage(!is_all || store.is_damaged());
     if out.json {
         return Ok(out.document("salvage", &store, document(args, &store, &account))?);
     }
@@ -92,19 +100,46 @@ fn text(args: &Salvage, store: &Store, account: &Account, out: &mut Output) -> R
         out.line(line)?;
         out.line("          (--prefix-only leaves them out)")?;
     }
-    let lost_batches = lost_batches(store);
-    if lost_batches.is_empty() && account.values.is_empty() && !store.is_damaged() {
-        return Ok(out.line(format!("lost      {}", out.mark(Mark::Good, "nothing")))?);
+    let rescue = &account.rescue;
+    let mended: Vec<String> = rescue.mended.iter().map(mended).collect();
+    for (i, text) in mended.iter().take(SHOWN).enumerate() {
+        out.line(format!("{}{text}", if i == 0 { "mended    " } else { "          " }))?;
     }
+    if mended.len() > SHOWN {
+        let more = mended.len() - SHOWN;
+        out.line(format!("          and {more} more; --json has them all"))?;
+    }
+    if rescue.found > 0 {
+        let found = plural(rescue.found, "batch", "batches");
+        out.line(format!("found     {found} behind a break in a chain"))?;
+    }
+    for path in &rescue.set_aside {
+        let path = path.display();
+        out.line(format!("set aside {path}"))?;
+        out.line("          it is damaged, and all that it was made from is there")?;
+    }
+    let lost_batches = lost_batches(store, rescue);
+    if lost_batches.is_empty() && account.values.is_empty() && rescue.lost.is_empty() {
+        out.line(format!("lost      {}", out.mark(Mark::Good, "nothing")))?;
+        return if store.is_damaged() { Ok(out.health(store)?) } else { Ok(()) };
+    }
+    let lost = out.mark(Mark::Bad, "lost");
     for (first, last) in &lost_batches {
         let name = range(*first, *last);
-        let lost = out.mark(Mark::Bad, "lost");
-        out.line(format!(
-            "{lost}      {name}: what was appended, set or deleted there is unknown"
-        ))?;
+        out.line(format!("{lost}      {name}:"))?;
+        out.line("          what was appended, set or deleted there is unknown")?;
+    }
+    for part in &rescue.lost {
+        let (size, path) = (plural(part.bytes, "byte", "bytes"), part.path.display());
+        out.line(format!("{lost}      {path}"))?;
+        let numbers = match part.upto {
+            Some(upto) => format!(", perhaps with numbers up to {}", count(upto)),
+            None => String::new(),
+        };
+        out.line(format!("          {size} from offset {}{numbers}", part.offset))?;
     }
     for value in &account.values {
-        let (bytes, lost) = (plural(value.bytes, "byte", "bytes"), out.mark(Mark::Bad, "lost"));
+        let bytes = plural(value.bytes, "byte", "bytes");
         let key = if value.key.is_empty() { "\"\"" } else { &value.key };
         out.line(format!("{lost}      {bytes} of key {key}"))?;
         out.line(format!("          {}", value.problem.place()))?;
@@ -115,25 +150,46 @@ fn text(args: &Salvage, store: &Store, account: &Account, out: &mut Output) -> R
     let keys = plural(account.keys_lost, "key", "keys");
     let batches: u64 = lost_batches.iter().map(|(first, last)| last - first + 1).sum();
     let batches = plural(batches, "batch", "batches");
-    let total = format!("{batches}; {values}, {}; {keys} wholly", out.size(bytes));
+    let parts = match rescue.lost.len() as u64 {
+        0 => String::new(),
+        n => format!("{}; ", plural(n, "part of a segment", "parts of segments")),
+    };
+    let total = format!("{batches}; {parts}{values}, {}; {keys} wholly", out.size(bytes));
     out.line(format!("in all    {total}"))?;
     if store.is_damaged() { Ok(out.health(store)?) } else { Ok(()) }
 }
 
+fn mended((path, what, offset): &(std::path::PathBuf, &'static str, u64)) -> String {
+    format!("{}: {what} at offset {offset}", path.display())
+}
+
 /// Numbers of the history whose batches are gone or whose headers are damaged, as ranges.
-fn lost_batches(store: &Store) -> Vec<(u64, u64)> {
+fn lost_batches(store: &Store, rescue: &Rescue) -> Vec<(u64, u64)> {
     let history = &store.history;
-    let mut lost = history.missing.clone();
-    if history.rule != Rule::Alone {
-        for (segment, _) in store.segments.iter().zip(&history.counts).filter(|(_, c)| **c) {
-            let damaged = segment.batches.iter().filter(|batch| matches!(batch.head, Some(Err(_))));
-            let numbers = damaged.filter_map(BatchInfo::sequence);
-            let inside = |sequence: &u64| *sequence <= history.last && !segment.is_output();
-            lost.extend(numbers.filter(inside).map(|sequence| (sequence, sequence)));
-        }
+    let mut lost: Vec<u64> = Vec::new();
+    for (segment, _) in store.segments.iter().zip(&history.counts).filter(|(_, c)| **c) {
+        let damaged = segment.batches.iter().filter(|batch| matches!(batch.head, Some(Err(_))));
+        let numbers = damaged.filter_map(BatchInfo::sequence);
+        let inside = |sequence: &u64| *sequence <= history.last && !segment.is_output();
+        lost.extend(numbers.filter(inside));
     }
+    // Another batch may have such a number, one that came after the damaged one was given up.
+    let has = |number: &u64| history.batches.binary_search_by_key(number, |place| place.sequence);
+    lost.retain(|number| has(number).is_err());
+    let mut lost: Vec<(u64, u64)> = lost.into_iter().map(|number| (number, number)).collect();
+    lost.extend(&rescue.missing);
     lost.sort_unstable();
+    lost.dedup();
     lost
+}
+
+fn lost_json(part: &Lost) -> Value {
+    json!({
+        "file": part.path.display().to_string(),
+        "offset": part.offset,
+        "bytes": part.bytes,
+        "numbers_upto": part.upto,
+    })
 }
 
 fn document(args: &Salvage, store: &Store, account: &Account) -> Value {
@@ -142,6 +198,8 @@ fn document(args: &Salvage, store: &Store, account: &Account) -> Value {
         .iter()
         .map(|value| json!({ "key": value.key, "bytes": value.bytes, "why": value.problem.to_string() }))
         .collect();
+    let rescue = &account.rescue;
+    let aside = rescue.set_aside.iter().map(|path| path.display().to_string());
     json!({
         "new_store": args.new_store.display().to_string(),
         "old_uuid": store.uuid().map(|id| uuid(&id)),
@@ -150,7 +208,11 @@ fn document(args: &Salvage, store: &Store, account: &Account) -> Value {
         "batches": account.batches,
         "segments": account.segments,
         "batches_beyond_included": account.beyond,
-        "lost_batches": lost_batches(store).iter().map(|(f, l)| json!([f, l])).collect::<Vec<_>>(),
+        "mended": rescue.mended.iter().map(mended).collect::<Vec<_>>(),
+        "batches_found": rescue.found,
+        "outputs_set_aside": aside.collect::<Vec<_>>(),
+        "lost_batches": lost_batches(store, rescue).iter().map(|(f, l)| json!([f, l])).collect::<Vec<_>>(),
+        "lost_parts": rescue.lost.iter().map(lost_json).collect::<Vec<_>>(),
         "lost_values": values,
         "keys_wholly_lost": account.keys_lost,
     })

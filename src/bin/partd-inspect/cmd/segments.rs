@@ -82,7 +82,7 @@ pub(crate) fn usage(store: &Store, index: &Index<'_>) -> Vec<Usage> {
     let locks = Locks::read();
     let mut active = Vec::new();
     for slot in store.control().map_or(&[][..], |control| &control.slots) {
-        if slot.active != 0 && locks.writer(&store.path, slot) == Life::Alive {
+        if slot.active != 0 && store.life(&locks, slot) != Life::Dead {
             active.push(slot.active);
         }
     }

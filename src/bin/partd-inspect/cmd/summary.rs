@@ -29,23 +29,30 @@ pub(crate) fn run(path: &Path, out: &mut Output) -> Result<(), Failure> {
     let index = Index::build(&store.segments, &store.history, &[]);
     let used = usage(&store, &index);
     let totals = totals(&store, &index, &used);
-    let holders = holders(&store);
+    let holders = Holders::find(&store);
     if out.json {
         return Ok(out.document("summary", &store, document(&store, &totals, &used, &holders))?);
     }
     let name = if store.is_segment { "segment" } else { "store" };
     out.line(format!("{name:<9} {}", out.mark(Mark::Strong, &path.display().to_string())))?;
     let id = store.uuid().map_or("unknown".to_owned(), |id| uuid(&id));
-    out.line(format!("uuid      {id}, format {}", partd_format::VERSION))?;
+    let version = store.version().map_or("unknown".to_owned(), |version| version.to_string());
+    out.line(format!("uuid      {id}, format {version}"))?;
     out.health(&store)?;
     let history = &store.history;
     if !store.is_segment {
+        let (last, mark) = (count(history.last), count(history.mark));
+        let line = format!("history   last sequence {last}, synced mark {mark}");
         let unsynced = match history.last.saturating_sub(history.mark) {
             0 => String::new(),
             n => format!(", {} not yet on stable storage", count(n)),
         };
-        let (last, mark) = (count(history.last), count(history.mark));
-        out.line(format!("history   last sequence {last}, synced mark {mark}{unsynced}"))?;
+        if line.len() + unsynced.len() <= out.width() {
+            out.line(line + &unsynced)?;
+        } else {
+            out.line(line + ",")?;
+            out.line(format!("          {}", &unsynced[2..]))?;
+        }
     }
     let (batches, entries) = (totals.batches, plural(totals.entries, "entry", "entries"));
     let batches = plural(batches, "batch", "batches");
@@ -63,27 +70,26 @@ pub(crate) fn run(path: &Path, out: &mut Output) -> Result<(), Failure> {
 
 fn segments_lines(used: &[Usage], out: &mut Output) -> Result<(), Failure> {
     let of = |standing| used.iter().filter(move |usage| usage.standing == standing);
-    let mut parts = Vec::new();
-    for standing in Standing::ALL {
-        let number = of(standing).count() as u64;
-        if number > 0 {
-            parts.push(format!("{} {}", count(number), standing.name()));
-        }
-    }
-    let (len, fill) = used.iter().fold((0, 0), |(len, fill), u| (len + u.len, fill + u.used));
-    let (total, size) = (plural(used.len() as u64, "segment", "segments"), out.size(len));
+    let (number, len, fill) = sums(used.iter());
+    let (total, size) = (plural(number, "segment", "segments"), out.size(len));
     out.line(format!("files     {total}, {size}, {} used", percent(fill, len)))?;
-    if !parts.is_empty() {
-        out.line(format!("          {}", parts.join(", ")))?;
+    for standing in Standing::ALL {
+        let (number, len, fill) = sums(of(standing));
+        if number > 0 {
+            let (size, share) = (out.size(len), percent(fill, len));
+            let (number, name) = (count(number), standing.name());
+            out.line(format!("          {number} {name}, {size}, {share} used"))?;
+        }
     }
     Ok(())
 }
 
-fn holders_lines(
-    store: &Store,
-    holders: &[(&Slot, Life)],
-    out: &mut Output,
-) -> Result<(), Failure> {
+/// How many segments, how long they are, and how much of that is used.
+fn sums<'u>(used: impl Iterator<Item = &'u Usage>) -> (u64, u64, u64) {
+    used.fold((0, 0, 0), |(n, len, fill), usage| (n + 1, len + usage.len, fill + usage.used))
+}
+
+fn holders_lines(store: &Store, holders: &Holders<'_>, out: &mut Output) -> Result<(), Failure> {
     if store.is_segment {
         return Ok(());
     }
@@ -98,28 +104,57 @@ fn holders_lines(
         let text = "a sync of this store has failed: nothing new is promised to be durable";
         out.line(format!("sync      {}", out.mark(Mark::Bad, text)))?;
     }
-    if holders.is_empty() {
-        let how = if control.clean { ", closed cleanly" } else { "" };
-        return Ok(out.line(format!("holders   no writer{how}"))?);
-    }
-    for (i, (slot, life)) in holders.iter().enumerate() {
-        let head = if i == 0 { "holders   " } else { "          " };
+    let mut lines = Vec::new();
+    for (slot, life) in &holders.writers {
         let mark = if *life == Life::Alive { Mark::Good } else { Mark::Warn };
         let life = out.mark(mark, life.name());
         let active = match slot.active {
             0 => String::new(),
             id => format!(", writes segment {id}"),
         };
-        out.line(format!("{head}pid {} {life} (slot {}{active})", slot.pid, slot.slot))?;
+        lines.push(format!("pid {} {life} (slot {}{active})", slot.pid, slot.slot));
+    }
+    for pid in &holders.others {
+        let life = out.mark(Mark::Good, Life::Alive.name());
+        lines.push(format!("pid {pid} {life} (has it open, and no writer's slot)"));
+    }
+    if holders.unseen {
+        lines.push("somebody writes whom this process cannot see, perhaps in a container".into());
+    }
+    if lines.is_empty() {
+        let how = if control.clean { ", closed cleanly" } else { "" };
+        lines.push(format!("no writer{how}"));
+    }
+    for (i, line) in lines.iter().enumerate() {
+        out.line(format!("{}{line}", if i == 0 { "holders   " } else { "          " }))?;
     }
     Ok(())
 }
 
-/// Who is in the writer slots.
-pub(crate) fn holders(store: &Store) -> Vec<(&Slot, Life)> {
-    let Some(control) = store.control() else { return Vec::new() };
-    let locks = Locks::read();
-    control.slots.iter().map(|slot| (slot, locks.writer(&store.path, slot))).collect()
+/// Who has the store open.
+struct Holders<'s> {
+    /// Who is in the writer slots.
+    writers: Vec<(&'s Slot, Life)>,
+    /// Other processes that hold the lock of the store: they read, or have written nothing yet.
+    others: Vec<u32>,
+    /// The store moves, and nobody is seen to hold its lock.
+    unseen: bool,
+}
+
+impl Holders<'_> {
+    fn find(store: &Store) -> Holders<'_> {
+        let Some(control) = store.control().filter(|_| !store.is_segment) else {
+            return Holders { writers: Vec::new(), others: Vec::new(), unseen: false };
+        };
+        let locks = Locks::read();
+        let lock = store.path.join("store.lock");
+        let writers: Vec<_> =
+            control.slots.iter().map(|slot| (slot, store.life(&locks, slot))).collect();
+        let mut others = locks.holders(&lock);
+        others.retain(|pid| !writers.iter().any(|(slot, _)| slot.pid == *pid));
+        let unseen = store.around.is_open && locks.holds(&lock) == Life::Dead;
+        Holders { writers, others, unseen }
+    }
 }
 
 fn totals(store: &Store, index: &Index<'_>, used: &[Usage]) -> Totals {
@@ -145,16 +180,24 @@ fn totals(store: &Store, index: &Index<'_>, used: &[Usage]) -> Totals {
     totals
 }
 
-fn document(store: &Store, totals: &Totals, used: &[Usage], holders: &[(&Slot, Life)]) -> Value {
+fn document(store: &Store, totals: &Totals, used: &[Usage], holders: &Holders<'_>) -> Value {
     let history = &store.history;
     let control = store.control();
     let of = |standing: Standing| used.iter().filter(|usage| usage.standing == standing).count();
     let states: serde_json::Map<String, Value> =
         Standing::ALL.iter().map(|s| (s.name().to_owned(), of(*s).into())).collect();
+    let by_state: serde_json::Map<String, Value> = Standing::ALL
+        .iter()
+        .map(|standing| {
+            let (count, len, fill) = sums(used.iter().filter(|u| u.standing == *standing));
+            let sums = json!({ "count": count, "bytes": len, "used_bytes": fill });
+            (standing.name().to_owned(), sums)
+        })
+        .collect();
     json!({
         "kind": if store.is_segment { "segment" } else { "store" },
         "uuid": store.uuid().map(|id| uuid(&id)),
-        "format_version": partd_format::VERSION,
+        "format_version": store.version(),
         "history": {
             "rule": rule_name(history.rule),
             "last_sequence": history.last,
@@ -174,6 +217,7 @@ fn document(store: &Store, totals: &Totals, used: &[Usage], holders: &[(&Slot, L
             "bytes": used.iter().map(|usage| usage.len).sum::<u64>(),
             "used_bytes": used.iter().map(|usage| usage.used).sum::<u64>(),
             "states": states,
+            "by_state": by_state,
         },
         "control": control.map(|control| json!({
             "commit_sequence": control.commit.sequence,
@@ -185,12 +229,14 @@ fn document(store: &Store, totals: &Totals, used: &[Usage], holders: &[(&Slot, L
             "sync_failed": control.sync_failed,
             "clean": control.clean,
         })),
-        "holders": holders.iter().map(|(slot, life)| json!({
+        "holders": holders.writers.iter().map(|(slot, life)| json!({
             "slot": slot.slot,
             "pid": slot.pid,
             "state": life.name(),
             "active_segment": slot.active,
         })).collect::<Vec<_>>(),
+        "open_without_slot": holders.others,
+        "unseen_writers": holders.unseen,
         "other_files": store.other_files,
     })
 }

@@ -75,8 +75,10 @@ pub(crate) fn run(args: &Verify, out: &mut Output) -> Result<(), Failure> {
     let checked = format!("{batches}, {} values, {}", count(values), out.size(bytes));
     let (seconds, rate) = (took.as_secs_f64(), size(rate as u64, false));
     out.line(format!("checked   {checked} in {seconds:.2} s ({rate}/s)"))?;
-    if !store.is_damaged() {
+    if store.history.problems.is_empty() {
         out.line(out.mark(Mark::Good, "every checksum is right"))?;
+    } else if !store.is_damaged() {
+        out.line(out.mark(Mark::Good, "every checksum of the history is right"))?;
     }
     Ok(())
 }

@@ -1,10 +1,10 @@
-//! Live rates: how the history grows, a line at a time.
+//! Live rates: how the history grows. In a terminal one line is refreshed; elsewhere each interval
+//! gets a line.
 //!
 //! It reads the commit word and walks on along the chains of the segments, words and headers only;
 //! what was walked is not read again.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -47,10 +47,11 @@ pub(crate) fn run(args: &Watch, out: &mut Output) -> Result<(), Failure> {
         "{:>14} {:>11} {:>13} {:>11} {:>9} {:>7}",
         "sequence", "batches/s", "bytes/s", "unsynced", "segments", "writers"
     );
-    let live = std::io::stdout().is_terminal();
+    let refreshed = !out.json && out.can_rewrite(headings.len());
     let mut lines = 0;
     while args.count.is_none_or(|count| lines < count) {
-        if lines % 20 == 0 && !out.json {
+        let is_due = if refreshed { lines == 0 } else { lines % 20 == 0 };
+        if is_due && !out.json {
             out.line(out.mark(Mark::Strong, &headings))?;
             out.finish()?;
         }
@@ -62,16 +63,15 @@ pub(crate) fn run(args: &Watch, out: &mut Output) -> Result<(), Failure> {
         let (batches, bytes) = (rate(now.sequence, before.sequence), rate(now.bytes, before.bytes));
         let unsynced = now.sequence.saturating_sub(now.synced);
         if out.json {
-            out.json_line(&json!({
-                "partd_inspect": 1,
-                "command": "watch",
+            let rest = json!({
                 "sequence": now.sequence,
                 "batches_per_second": batches,
                 "bytes_per_second": bytes,
                 "unsynced_batches": unsynced,
                 "segments": now.segments,
                 "writers": now.writers,
-            }))?;
+            });
+            out.document_line("watch", rest)?;
         } else {
             let (sequence, batches) = (count(now.sequence), count(batches));
             let (bytes, unsynced) = (size(bytes, out.exact), count(unsynced));
@@ -79,14 +79,18 @@ pub(crate) fn run(args: &Watch, out: &mut Output) -> Result<(), Failure> {
             let line = format!(
                 "{sequence:>14} {batches:>11} {bytes:>13} {unsynced:>11} {segments:>9} {writers:>7}"
             );
-            let line = if live && now.writers > 0 { out.mark(Mark::Good, &line) } else { line };
-            out.line(line)?;
-            out.finish()?;
+            let line = if now.writers > 0 { out.mark(Mark::Good, &line) } else { line };
+            if refreshed {
+                out.rewrite(&line)?;
+            } else {
+                out.line(line)?;
+                out.finish()?;
+            }
         }
         before = now;
         lines += 1;
     }
-    Ok(())
+    if refreshed { Ok(out.line("")?) } else { Ok(()) }
 }
 
 fn sample(

@@ -127,18 +127,28 @@ impl Life {
 
 /// The file locks of the system, as `/proc/locks` lists them.
 #[derive(Clone, Debug)]
-pub(crate) struct Locks(Option<Vec<(u64, u64)>>);
+pub(crate) struct Locks(Option<Vec<Lock>>);
+
+/// One lock: the file's device and inode, and the process that took it.
+#[derive(Clone, Copy, Debug)]
+struct Lock {
+    device: u64,
+    inode: u64,
+    pid: u32,
+}
 
 impl Locks {
     /// Reads `/proc/locks`.
     pub(crate) fn read() -> Locks {
         let parse = |line: &str| {
             // 1: FLOCK  ADVISORY  WRITE 1234 fd:01:131085 0 EOF
-            let file = line.split_ascii_whitespace().find(|word| word.matches(':').count() == 2)?;
-            let mut parts = file.split(':');
+            let words: Vec<&str> = line.split_ascii_whitespace().collect();
+            let at = words.iter().position(|word| word.matches(':').count() == 2)?;
+            let mut parts = words[at].split(':');
             let hex = |text: &str| u64::from_str_radix(text, 16).ok();
             let (major, minor) = (hex(parts.next()?)?, hex(parts.next()?)?);
-            Some((major << 20 | minor, parts.next()?.parse().ok()?))
+            let pid = words[at.checked_sub(1)?].parse().unwrap_or(0);
+            Some(Lock { device: major << 20 | minor, inode: parts.next()?.parse().ok()?, pid })
         };
         Locks(
             fs::read_to_string("/proc/locks")
@@ -149,17 +159,36 @@ impl Locks {
 
     /// Whether anybody holds a lock on the file.
     pub(crate) fn holds(&self, path: &Path) -> Life {
-        let Some(locks) = &self.0 else { return Life::Unknown };
-        let Ok(metadata) = fs::metadata(path) else { return Life::Dead };
+        match self.on(path) {
+            None => Life::Unknown,
+            Some(locks) if locks.is_empty() => Life::Dead,
+            Some(_) => Life::Alive,
+        }
+    }
+
+    /// The processes that hold a lock on the file, as far as the system says.
+    pub(crate) fn holders(&self, path: &Path) -> Vec<u32> {
+        let locks = self.on(path).unwrap_or_default();
+        let mut pids: Vec<u32> =
+            locks.iter().map(|lock| lock.pid).filter(|pid| *pid != 0).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+
+    /// The locks on a file; `None` if the system does not say.
+    fn on(&self, path: &Path) -> Option<Vec<Lock>> {
+        let locks = self.0.as_ref()?;
+        let Ok(metadata) = fs::metadata(path) else { return Some(Vec::new()) };
         let dev = metadata.dev();
         // As glibc packs them: 12 bits of the major number above 8 of the minor, the rest on top.
         let major = dev >> 8 & 0xFFF | dev >> 32 & 0xFFFF_F000;
         let minor = dev & 0xFF | dev >> 12 & 0xFFFF_FF00;
-        let held = locks.iter().any(|&(device, inode)| {
+        let here = |lock: &&Lock| {
             // Some file systems show another device number in /proc/locks; the inode is theirs.
-            inode == metadata.ino() && (device == major << 20 | minor || major == 0)
-        });
-        if held { Life::Alive } else { Life::Dead }
+            lock.inode == metadata.ino() && (lock.device == major << 20 | minor || major == 0)
+        };
+        Some(locks.iter().filter(here).copied().collect())
     }
 
     /// Whether the writer in a slot lives.

@@ -5,7 +5,7 @@
 //! damage when it takes something from the history or lies where the store is known to be on
 //! stable storage; otherwise it is the scar of a power cut.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use partd_format::segment::Keep;
@@ -13,6 +13,7 @@ use partd_format::{Ending, Salt, State};
 
 use super::control::Control;
 use super::problem::{Problem, Severity};
+use super::select::{Selected, select, store_of};
 use super::source::Source;
 use super::walk::{EntryInfo, Segment};
 
@@ -88,6 +89,8 @@ pub(crate) struct History {
     pub(crate) counts: Vec<bool>,
     /// For each segment: whether an output replaces it.
     pub(crate) replaced: Vec<bool>,
+    /// What the newest output asks of the segments beside it.
+    pub(crate) keeps: Vec<Keep>,
     /// What is wrong.
     pub(crate) problems: Vec<Problem>,
 }
@@ -103,7 +106,9 @@ impl History {
         let mut problems = Vec::new();
         let store = store_of(segments, control);
         let control = control.filter(|control| store.is_none_or(|s| s == control.fixed.store));
-        let (counts, replaced, newest) = select(segments, store, &mut problems);
+        let header_severity = if around.is_segment { Severity::Damage } else { Severity::Scar };
+        let Selected { counts, replaced, newest } =
+            select(segments, store, header_severity, &mut problems);
         let counted = || segments.iter().zip(&counts).filter(|(_, counts)| **counts);
         let outputs = counted().filter_map(|(segment, _)| segment.header.as_ref().ok()?.output);
         let upto = outputs.map(|output| output.upto).max().unwrap_or(0);
@@ -171,15 +176,17 @@ impl History {
             missing,
             counts,
             replaced,
+            keeps: newest,
             problems,
         };
-        history.check_chains(dir, segments, &newest);
+        history.check_chains(dir, segments);
         history
     }
 
     /// Holds each chain against the note of its segment and against what the newest output asks.
-    fn check_chains(&mut self, dir: &Path, segments: &[Segment], newest: &[Keep]) {
-        let mut keeps: BTreeMap<u64, u64> = newest.iter().map(|keep| (keep.id, keep.end)).collect();
+    fn check_chains(&mut self, dir: &Path, segments: &[Segment]) {
+        let mut keeps: BTreeMap<u64, u64> =
+            self.keeps.iter().map(|keep| (keep.id, keep.end)).collect();
         for (i, segment) in segments.iter().enumerate() {
             let kept = keeps.remove(&segment.id());
             if !self.counts[i] {
@@ -276,82 +283,6 @@ fn commit_word(dir: &Path, segments: &[Segment], visible: u64, last: u64) -> Pro
     problem
 }
 
-/// The store that the files belong to: what the control file says if a segment agrees or there is
-/// none, else what most segments say.
-fn store_of(segments: &[Segment], control: Option<&Control>) -> Option<[u8; 16]> {
-    let mut votes: BTreeMap<[u8; 16], usize> = BTreeMap::new();
-    for header in segments.iter().filter_map(|segment| segment.header.as_ref().ok()) {
-        *votes.entry(header.store).or_default() += 1;
-    }
-    let said = control.map(|control| control.fixed.store);
-    match said {
-        Some(store) if votes.is_empty() || votes.contains_key(&store) => Some(store),
-        _ => votes.into_iter().max_by_key(|&(_, count)| count).map(|(store, _)| store),
-    }
-}
-
-/// Says of each segment whether it counts, and whether it is replaced; and what the newest output
-/// asks of the segments beside it.
-fn select(
-    segments: &[Segment],
-    store: Option<[u8; 16]>,
-    problems: &mut Vec<Problem>,
-) -> (Vec<bool>, Vec<bool>, Vec<Keep>) {
-    let (mut gone, mut newest) = (BTreeSet::new(), ((0, 0), Vec::new()));
-    let mut counts = Vec::with_capacity(segments.len());
-    for segment in segments {
-        let path = segment.path();
-        if let Some(error) = &segment.io {
-            let problem = Problem::file(Severity::Damage, path, "file", "to read it", error);
-            problems.push(problem);
-        }
-        let header = match &segment.header {
-            Ok(header) => header,
-            Err(error) => {
-                if segment.io.is_none() {
-                    problems.push(Problem::format(Severity::Scar, path, error));
-                }
-                counts.push(false);
-                continue;
-            }
-        };
-        let foreign = store.is_some_and(|store| store != header.store);
-        let misnamed = segment.name_id.is_some_and(|id| id != header.id);
-        if foreign || misnamed {
-            let (what, expected, found) = if foreign {
-                let expected = store.map_or(String::new(), |store| uuid(&store));
-                ("store of the segment", expected, uuid(&header.store))
-            } else {
-                let expected = segment.name_id.unwrap_or(0).to_string();
-                ("id of segment", expected, header.id.to_string())
-            };
-            problems.push(Problem::file(Severity::Damage, path, what, expected, found));
-            counts.push(false);
-            continue;
-        }
-        counts.push(true);
-        match (&segment.lists, header.output) {
-            (Err(error), _) => problems.push(Problem::format(Severity::Damage, path, error)),
-            (Ok(lists), Some(output)) => {
-                gone.extend(lists.replaces.iter().copied());
-                if (output.upto, header.id) > newest.0 {
-                    newest = ((output.upto, header.id), lists.keeps.clone());
-                }
-            }
-            (Ok(_), None) => {}
-        }
-    }
-    let replaced: Vec<bool> = segments
-        .iter()
-        .zip(&counts)
-        .map(|(segment, &counts)| counts && gone.contains(&segment.id()))
-        .collect();
-    for (counts, replaced) in counts.iter_mut().zip(&replaced) {
-        *counts &= !replaced;
-    }
-    (counts, replaced, newest.1)
-}
-
 /// Every committed batch that has a number of the history, in order, each number once.
 fn places(segments: &[Segment], counts: &[bool], problems: &mut Vec<Problem>) -> Vec<Place> {
     let mut places = Vec::new();
@@ -403,7 +334,7 @@ fn recovered(segments: &[Segment], all: &[Place], mark: u64) -> u64 {
 }
 
 /// The numbers in (`upto`, `last`] that are not among `present`, which is in order.
-fn gaps(present: impl Iterator<Item = u64>, upto: u64, last: u64) -> Vec<(u64, u64)> {
+pub(super) fn gaps(present: impl Iterator<Item = u64>, upto: u64, last: u64) -> Vec<(u64, u64)> {
     let (mut gaps, mut next) = (Vec::new(), upto.saturating_add(1));
     for sequence in present {
         if sequence < next {
@@ -462,7 +393,8 @@ fn hint(segments: &[Segment], counts: &[bool]) -> Option<String> {
             (_, Ending::Broken(error)) if *counts => error,
             _ => segment.batches.iter().find_map(|batch| batch.state.as_ref().err())?,
         };
-        Some(format!("{}: {error}", segment.name()))
+        // The error itself is told of beside this.
+        Some(format!("{}: {} at offset {}", segment.name(), error.what, error.offset))
     });
     broken.map(|at| format!("perhaps in {at}"))
 }

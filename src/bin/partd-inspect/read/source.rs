@@ -3,18 +3,24 @@
 //! Reads are `pread` into buffers. A window reads ahead while the reading moves forward in small
 //! steps, and only what is asked for while it jumps: one or two calls for the head of a large
 //! batch, one for many small batches.
+//!
+//! A file of a live store may be recycled: renamed, and written anew. The engine takes a file only
+//! when it gets its lock exclusively, so a shared lock on an open file keeps it as it is. It is the
+//! only lock this program takes; no writer waits for it.
 
-use std::fs::File;
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, OFlags, SeekFrom};
 
 /// The most that a window reads ahead.
 const AHEAD_MAX: usize = 1 << 20;
 /// What a window reads at least.
 const AHEAD_MIN: usize = 4 << 10;
-/// What may be read into memory at once of a file that has nothing stored.
-const CLAIM_FREE: u64 = 16 << 20;
+/// What may be read into memory of a file that has nothing stored.
+const CLAIM_FREE: u64 = 1 << 20;
 
 /// Something to read a segment from.
 #[derive(Debug)]
@@ -33,13 +39,31 @@ enum Bytes {
 }
 
 impl Source {
-    /// Opens a file for reading.
+    /// Opens a file for reading, and keeps it from being recycled while it is open. A file that is
+    /// being recycled is not found.
     pub(crate) fn open(path: &Path) -> io::Result<Source> {
-        let file = File::open(path)?;
+        let irregular = || io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
+        // Opening a device may do something to it, and opening a pipe would wait for its other end.
+        if !fs::metadata(path)?.is_file() {
+            return Err(irregular());
+        }
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+            return Err(irregular());
         }
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+            Err(error) if error == rustix::io::Errno::WOULDBLOCK => return Err(recycled()),
+            // A file system without locks has no store that anybody writes.
+            Ok(()) | Err(_) => {}
+        }
+        // Before the lock it may have been renamed.
+        let now = fs::metadata(path)?;
+        if (now.dev(), now.ino()) != (metadata.dev(), metadata.ino()) {
+            return Err(recycled());
+        }
+        let metadata = file.metadata()?;
         let (len, stored) = (metadata.len(), metadata.blocks().saturating_mul(512));
         Ok(Source { path: path.to_owned(), bytes: Bytes::File(file), len, stored })
     }
@@ -66,10 +90,24 @@ impl Source {
         self.stored
     }
 
-    /// Whether so many bytes may be read into memory at once: a sparse file of terabytes must not
-    /// make this program take terabytes.
+    /// Whether so many bytes of it may be held in memory, all in all: a sparse file of terabytes must
+    /// not make this program take terabytes.
     pub(crate) fn affordable(&self, len: u64) -> bool {
         len <= self.stored.max(CLAIM_FREE)
+    }
+
+    /// The first offset from `offset` on where the file system holds anything; `None` if there is
+    /// none. Holes are zeros.
+    pub(crate) fn stored_from(&self, offset: u64) -> Option<u64> {
+        match &self.bytes {
+            _ if offset >= self.len => None,
+            Bytes::File(file) => match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+                Ok(data) => Some(data),
+                Err(rustix::io::Errno::NXIO) => None,
+                Err(_) => Some(offset),
+            },
+            Bytes::Memory(_) => Some(offset),
+        }
     }
 
     /// Fills `buffer` from `offset`; an error if the file ends before.
@@ -85,6 +123,10 @@ impl Source {
             }
         }
     }
+}
+
+fn recycled() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "it was just now given to another segment")
 }
 
 /// A buffer over a part of a source.

@@ -7,19 +7,23 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use partd_format::Error;
 use partd_format::segment::id_of_file_name;
+use partd_format::{Error, Evidence};
 use rayon::prelude::*;
 
-use super::control::{Control, Life, Locks, boot_id};
+use super::control::{Control, Life, Locks, Slot, boot_id};
 use super::history::{Around, History, Rule};
 use super::problem::{Problem, Severity};
+use super::repair;
 use super::source::Source;
 use super::walk::Segment;
 
 /// How often a store is read again because it changed its files meanwhile.
 const ATTEMPTS: u32 = 5;
+/// How long to wait for a file that is being recycled.
+const RECYCLING: Duration = Duration::from_millis(2);
 
 /// Everything that was read.
 #[derive(Debug)]
@@ -34,6 +38,8 @@ pub(crate) struct Store {
     pub(crate) segments: Vec<Segment>,
     /// What they make up.
     pub(crate) history: History,
+    /// What was known beside the files.
+    pub(crate) around: Around,
     /// Files that were not finished, and those that do not belong to a store.
     pub(crate) other_files: Vec<String>,
 }
@@ -45,6 +51,8 @@ pub(crate) enum Refusal {
     Io(PathBuf, io::Error),
     /// There is no store.
     NoStore(PathBuf, &'static str),
+    /// The file has another version of the format.
+    Version(PathBuf, Error),
 }
 
 impl std::fmt::Display for Refusal {
@@ -52,6 +60,14 @@ impl std::fmt::Display for Refusal {
         match self {
             Refusal::Io(path, error) => write!(f, "cannot read {}: {error}", path.display()),
             Refusal::NoStore(path, why) => write!(f, "{}: {why}", path.display()),
+            Refusal::Version(path, error) => {
+                let (path, found, known) = (path.display(), &error.found, &error.expected);
+                write!(
+                    f,
+                    "{path}: this file has format version {found}, and this partd-inspect reads \
+                     version {known}; use one that is as new as the program that wrote the store"
+                )
+            }
         }
     }
 }
@@ -61,30 +77,55 @@ impl Store {
     pub(crate) fn read(path: &Path) -> Result<Store, Refusal> {
         let io = |error| Refusal::Io(path.to_owned(), error);
         if !fs::metadata(path).map_err(io)?.is_dir() {
-            return Store::read_segment(path);
+            return Store::read_segment(path, false);
         }
-        let mut attempt = 1;
+        let (mut attempt, mut moves) = (1, false);
         loop {
-            let (store, vanished) = Store::read_once(path)?;
-            let generation = |control: &Option<Result<Control, Error>>| {
-                control.as_ref()?.as_ref().ok().map(|control| control.generation)
+            let (store, vanished) = Store::read_once(path, moves)?;
+            let words = |control: &Option<Result<Control, Error>>| {
+                let control = control.as_ref()?.as_ref().ok()?;
+                Some((control.generation, control.commit.encode()))
             };
-            let before = generation(&store.control);
+            let before = words(&store.control);
+            let after = Control::read(path).map_or(before, |control| words(&control));
+            // Its writers may be where this process cannot see them, as in another container.
+            let unseen = !store.around.is_open && after != before;
             // A compaction may have published and unlinked since the directory was listed.
-            let complete = !vanished && !store.is_damaged();
-            let after = || Control::read(path).ok().map(|control| generation(&control));
-            if complete || attempt == ATTEMPTS || after() == Some(before) {
+            let rearranged = after.map(|(generation, _)| generation) != before.map(|(g, _)| g);
+            let again = vanished || unseen || store.is_damaged() && rearranged;
+            if !again || attempt == ATTEMPTS {
                 return Ok(store);
             }
+            if vanished {
+                // Where a file is being recycled, it has its new name soon.
+                std::thread::sleep(RECYCLING);
+            }
+            moves |= unseen;
             attempt += 1;
         }
     }
 
-    /// Reads it once; also says whether a file was gone before it could be opened.
-    fn read_once(path: &Path) -> Result<(Store, bool), Refusal> {
+    /// Reads the file of one segment, whatever is in it.
+    pub(crate) fn read_any_segment(path: &Path) -> Result<Store, Refusal> {
+        Store::read_segment(path, true)
+    }
+
+    /// Reads it once; also says whether a file was gone before it could be opened. Of a store that
+    /// moves it is known that somebody has it open.
+    fn read_once(path: &Path, moves: bool) -> Result<(Store, bool), Refusal> {
         let io = |error| Refusal::Io(path.to_owned(), error);
-        let control =
-            Control::read(path).map_err(|error| Refusal::Io(path.join("control"), error))?;
+        let file = path.join("control");
+        let control = match Control::read(path) {
+            Err(error) => return Err(Refusal::Io(file, error)),
+            Ok(Some(Err(error))) if is_later_version(&error) => {
+                let bytes = fs::read(&file).map_err(|error| Refusal::Io(file.clone(), error))?;
+                if !repair::is_control(&bytes) {
+                    return Err(Refusal::Version(file, error));
+                }
+                Some(Err(error))
+            }
+            Ok(control) => control,
+        };
         let (mut names, mut other_files) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(path).map_err(io)? {
             let name = entry.map_err(io)?.file_name();
@@ -103,22 +144,27 @@ impl Store {
         names.sort();
         other_files.sort();
         let walk = |path: &PathBuf| match Source::open(path) {
-            Ok(source) => Some(Ok(Segment::walk(source))),
+            Ok(source) => Some(Segment::walk(source)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => Some(Err(Refusal::Io(path.clone(), error))),
+            Err(error) => Some(Segment::unreadable(path, &error)),
         };
-        let segments = names.par_iter().filter_map(walk).collect::<Result<Vec<_>, _>>()?;
+        let segments: Vec<Segment> = names.par_iter().filter_map(walk).collect();
         let vanished = segments.len() < names.len();
-        let is_open = Locks::read().holds(&path.join("store.lock")) != Life::Dead;
+        segments.iter().try_for_each(same_version)?;
+        let is_open = moves || Locks::read().holds(&path.join("store.lock")) != Life::Dead;
         let around = Around { running: boot_id().ok(), is_open, is_segment: false };
         Ok((Store::assemble(path, control, segments, other_files, around), vanished))
     }
 
-    fn read_segment(path: &Path) -> Result<Store, Refusal> {
+    fn read_segment(path: &Path, any: bool) -> Result<Store, Refusal> {
         let io = |error| Refusal::Io(path.to_owned(), error);
         let segment = Segment::walk(Source::open(path).map_err(io)?);
+        same_version(&segment)?;
         if let Err(error) = &segment.header
             && matches!(error.what, "magic" | "length of segment file")
+            && !any
+            && segment.name_id.is_none()
+            && !segment.is_right_but_for_one_bit()
         {
             let why = "this is no segment of a store: it does not begin with PARTDSEG; give the \
                        directory of a store or a segment file";
@@ -150,7 +196,7 @@ impl Store {
         history
             .problems
             .sort_by(|a, b| (b.severity, &a.path, a.offset).cmp(&(a.severity, &b.path, b.offset)));
-        Store { path: path.to_owned(), is_segment, control, segments, history, other_files }
+        Store { path: path.to_owned(), is_segment, control, segments, history, around, other_files }
     }
 
     /// The control file, if it is good.
@@ -171,8 +217,47 @@ impl Store {
         matches!(self.history.rule, Rule::Recovery | Rule::Numbers)
     }
 
+    /// Whether the writer in a slot lives. Of one that cannot be seen, and whose store moves all the
+    /// same, it is not known.
+    pub(crate) fn life(&self, locks: &Locks, slot: &Slot) -> Life {
+        let seen = || locks.holds(&self.path.join("store.lock")) != Life::Dead;
+        match locks.writer(&self.path, slot) {
+            Life::Dead if self.around.is_open && !seen() => Life::Unknown,
+            life => life,
+        }
+    }
+
+    /// The version of the format, if any file says it.
+    pub(crate) fn version(&self) -> Option<u32> {
+        let known = self.control().is_some() || self.segments.iter().any(|s| s.header.is_ok());
+        // A file of another version is refused.
+        known.then_some(partd_format::VERSION)
+    }
+
+    /// Whether a file of it cannot be opened.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        self.segments.iter().any(|segment| segment.is_unreadable)
+    }
+
     /// Whether anything acknowledged is known to be lost.
     pub(crate) fn is_damaged(&self) -> bool {
         self.history.problems.iter().any(|problem| problem.severity == Severity::Damage)
     }
+}
+
+/// Refuses a segment of another version of the format; one flipped bit does not make it one.
+fn same_version(segment: &Segment) -> Result<(), Refusal> {
+    match &segment.header {
+        Err(error) if is_later_version(error) && !segment.is_right_but_for_one_bit() => {
+            Err(Refusal::Version(segment.path().to_owned(), *error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the version that was found is one that may come; a larger one is damage.
+fn is_later_version(error: &Error) -> bool {
+    let later = u64::from(partd_format::VERSION) + 1..256;
+    error.what == "format version"
+        && matches!(error.found, Evidence::Number(found) if later.contains(&found))
 }

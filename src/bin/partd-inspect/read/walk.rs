@@ -13,6 +13,7 @@ use partd_format::segment::{HEADER_LEN, Keep, NOTE_AT, id_of_file_name};
 use partd_format::word::{STATE_AT, note};
 use partd_format::{Batch, Ending, Error, Evidence, Kind, Link, Salt, SegmentHeader, State};
 
+use super::repair;
 use super::source::{Source, Window};
 
 /// One segment, as far as it can be read.
@@ -26,6 +27,8 @@ pub(crate) struct Segment {
     pub(crate) header: Result<SegmentHeader, Error>,
     /// The lists of an output, or why they cannot be read.
     pub(crate) lists: Result<Lists, Error>,
+    /// The same where they do not match their checksum: good for a guess, and for nothing else.
+    pub(crate) lists_as_found: Lists,
     /// The note: up to where its chain is known to be durable.
     pub(crate) note: Result<u64, Error>,
     /// Its batches, in the order of the file.
@@ -34,16 +37,20 @@ pub(crate) struct Segment {
     pub(crate) entries: Vec<EntryInfo>,
     /// The bytes of all their keys.
     keys: Vec<u8>,
+    /// How many bytes of heads and lists were taken into memory.
+    taken: u64,
     /// Where the chain ends.
     pub(crate) end: u64,
     /// How it ends.
     pub(crate) ending: Ending,
     /// An error of the operating system that ended the walk early.
     pub(crate) io: Option<String>,
+    /// Whether the file could not even be opened.
+    pub(crate) is_unreadable: bool,
 }
 
 /// The lists of an output; empty for the segment of a writer.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Lists {
     /// The segments that it replaces.
     pub(crate) replaces: Vec<u64>,
@@ -145,29 +152,71 @@ impl Segment {
         self.header.as_ref().is_ok_and(|header| header.output.is_some())
     }
 
+    /// Whether the header would be good if one bit of it were another.
+    pub(super) fn is_right_but_for_one_bit(&self) -> bool {
+        let mut bytes = vec![0; self.source.len().min(HEADER_LEN) as usize];
+        self.source.read_exact(&mut bytes, 0).is_ok()
+            && repair::header(&bytes, self.source.len()).is_some()
+    }
+
     /// Walks the segment in `source`.
     pub(crate) fn walk(source: Source) -> Segment {
-        let name = source.path().file_name().unwrap_or_default();
-        let name_id = id_of_file_name(name.as_encoded_bytes());
-        let mut segment = Segment {
-            name_id,
+        let mut segment = Segment::nothing(source.path());
+        segment.with_source(source, Segment::walk_with);
+        segment
+    }
+
+    /// A segment whose file cannot be opened.
+    pub(crate) fn unreadable(path: &Path, error: &io::Error) -> Segment {
+        Segment { io: Some(error.to_string()), is_unreadable: true, ..Segment::nothing(path) }
+    }
+
+    fn nothing(path: &Path) -> Segment {
+        let name = path.file_name().unwrap_or_default();
+        Segment {
+            name_id: id_of_file_name(name.as_encoded_bytes()),
             header: Err(nothing_read()),
             lists: Ok(Lists::default()),
+            lists_as_found: Lists::default(),
             note: Ok(0),
             batches: Vec::new(),
             entries: Vec::new(),
             keys: Vec::new(),
+            taken: 0,
             end: 0,
             ending: Ending::Broken(nothing_read()),
             io: None,
-            source: Source::memory(Path::new(""), Vec::new()),
-        };
-        let mut window = Window::new(&source);
-        if let Err(error) = segment.walk_with(&mut window) {
-            segment.io = Some(error.to_string());
+            is_unreadable: false,
+            source: Source::memory(path, Vec::new()),
         }
-        segment.source = source;
-        segment
+    }
+
+    /// Forgets everything but the file.
+    pub(super) fn forget(&mut self) {
+        let nothing = Segment::nothing(self.source.path());
+        let source = std::mem::replace(&mut self.source, Source::memory(Path::new(""), Vec::new()));
+        *self = Segment { source, name_id: self.name_id, ..nothing };
+    }
+
+    /// Lets `read` fill this segment from its own source, and notes an error that ends it.
+    pub(super) fn with_own_source(
+        &mut self,
+        read: impl FnOnce(&mut Segment, &mut Window<'_>) -> io::Result<()>,
+    ) {
+        let nothing = Source::memory(self.source.path(), Vec::new());
+        let source = std::mem::replace(&mut self.source, nothing);
+        self.with_source(source, read);
+    }
+
+    fn with_source(
+        &mut self,
+        source: Source,
+        read: impl FnOnce(&mut Segment, &mut Window<'_>) -> io::Result<()>,
+    ) {
+        if let Err(error) = read(self, &mut Window::new(&source)) {
+            self.io = Some(error.to_string());
+        }
+        self.source = source;
     }
 
     fn walk_with(&mut self, window: &mut Window<'_>) -> io::Result<()> {
@@ -182,16 +231,70 @@ impl Segment {
                 return Ok(());
             }
         };
-        let at = NOTE_AT as usize;
-        self.note = note::decode(header.salt, Le::read_u64(&bytes[at..at + 8]));
-        self.lists = read_lists(&header, window)?;
-        self.end = header.data_start;
-        self.ending = loop {
-            if let Some(ending) = self.step(&header, window)? {
-                break ending;
-            }
-        };
+        self.enter(&header, window)?;
+        self.ending = self.follow(&header, window)?;
         Ok(())
+    }
+
+    /// Reads what stands behind the header, and sets out at the first batch.
+    pub(super) fn enter(&mut self, header: &SegmentHeader, w: &mut Window<'_>) -> io::Result<()> {
+        let word = Le::read_u64(w.get(NOTE_AT, 8)?);
+        self.note = note::decode(header.salt, word);
+        self.end = header.data_start;
+        if header.output.is_none() {
+            return Ok(());
+        }
+        if let Err(error) = self.afford(w.source(), HEADER_LEN, "lists of an output", self.end) {
+            self.lists = Err(error);
+            return Ok(());
+        }
+        let bytes = w.get(0, header.data_start as usize)?;
+        self.lists = header.lists(bytes).map(|(replaces, keeps)| Lists {
+            replaces: replaces.collect(),
+            keeps: keeps.collect(),
+        });
+        if let (Err(_), Some(output)) = (&self.lists, header.output) {
+            let end = HEADER_LEN + u64::from(output.replaces) * 8;
+            let words = |from: u64, to: u64| {
+                let bytes = bytes.get(from as usize..to as usize).unwrap_or_default();
+                bytes.chunks_exact(8).map(Le::read_u64).collect::<Vec<u64>>()
+            };
+            let keep = |pair: &[u64]| Keep { id: pair[0], end: pair[1] };
+            let keeps = words(end, HEADER_LEN + output.lists_len());
+            let keeps = keeps.chunks_exact(2).map(keep).collect();
+            self.lists_as_found = Lists { replaces: words(HEADER_LEN, end), keeps };
+        }
+        Ok(())
+    }
+
+    /// Takes so many bytes more into memory, if all of it together stays affordable.
+    pub(super) fn afford(
+        &mut self,
+        source: &Source,
+        offset: u64,
+        what: &'static str,
+        bytes: u64,
+    ) -> Result<(), Error> {
+        let taken = self.taken.saturating_add(bytes);
+        if !source.affordable(taken) {
+            let (expected, found) = (Evidence::AtMost(source.stored()), Evidence::Number(taken));
+            return Err(Error { offset, what, expected, found });
+        }
+        self.taken = taken;
+        Ok(())
+    }
+
+    /// Follows the chain from where the walk stands to its end.
+    pub(super) fn follow(
+        &mut self,
+        header: &SegmentHeader,
+        window: &mut Window<'_>,
+    ) -> io::Result<Ending> {
+        loop {
+            if let Some(ending) = self.step(header, window)? {
+                return Ok(ending);
+            }
+        }
     }
 
     /// Takes one batch, or finds the end of the chain.
@@ -207,6 +310,18 @@ impl Segment {
             Ok(Link::Sealed) => return Ok(Some(Ending::Sealed)),
             Err(error) => return Ok(Some(Ending::Broken(error))),
         };
+        self.take_batch(salt, offset, len, w)?;
+        Ok(None)
+    }
+
+    /// Takes the batch of `len` bytes at `offset`, and goes on behind it.
+    pub(super) fn take_batch(
+        &mut self,
+        salt: Salt,
+        offset: u64,
+        len: u64,
+        w: &mut Window<'_>,
+    ) -> io::Result<()> {
         let words = w.get(offset, WORDS_LEN as usize)?;
         let state = State::decode(salt, offset, Le::read_u64(&words[STATE_AT as usize..]));
         let head = match state {
@@ -223,11 +338,11 @@ impl Segment {
         };
         self.batches.push(BatchInfo { offset, len, state, head });
         self.end = offset + len;
-        Ok(None)
+        Ok(())
     }
 
     /// Reads and checks the header, table and keys of a batch.
-    fn head(
+    pub(super) fn head(
         &mut self,
         salt: Salt,
         offset: u64,
@@ -239,27 +354,37 @@ impl Segment {
             Ok(values) => values,
             Err(error) => return Ok(Err(error)),
         };
-        if !window.source().affordable(values) {
-            return Ok(Err(Error {
-                offset,
-                what: "entries and bytes of keys",
-                expected: Evidence::AtMost(window.source().stored()),
-                found: Evidence::Number(values),
-            }));
+        let before = self.taken;
+        if let Err(error) =
+            self.afford(window.source(), offset, "entries and bytes of keys", values)
+        {
+            return Ok(Err(error));
         }
         let body = &window.get(offset, values as usize)?[WORDS_LEN as usize..];
-        let batch = match Batch::parse_head(salt, offset, len, body) {
-            Ok(batch) => batch,
-            Err(error) => return Ok(Err(error)),
-        };
+        let head = self.take_head(salt, offset, len, body);
+        if head.is_err() {
+            self.taken = before;
+        }
+        Ok(head)
+    }
+
+    /// Checks the head of a batch and takes its entries. `body` begins behind link and state word.
+    pub(super) fn take_head(
+        &mut self,
+        salt: Salt,
+        offset: u64,
+        len: u64,
+        body: &[u8],
+    ) -> Result<Head, Error> {
+        let batch = Batch::parse_head(salt, offset, len, body)?;
         let first = self.entries.len();
         if first + batch.len() > u32::MAX as usize {
-            return Ok(Err(Error {
+            return Err(Error {
                 offset,
                 what: "entries of a segment",
                 expected: Evidence::AtMost(u32::MAX.into()),
                 found: Evidence::Number((first + batch.len()) as u64),
-            }));
+            });
         }
         self.entries.reserve(batch.len());
         for entry in batch.entries() {
@@ -275,32 +400,14 @@ impl Segment {
                 sequence: entry.sequence.unwrap_or(0),
             });
         }
-        Ok(Ok(Head {
+        Ok(Head {
             first,
             count: self.entries.len() - first,
-            values_start: offset + values,
+            values_start: offset + batch.head_len(),
             synced: batch.synced(),
             sequences: batch.has_sequences(),
-        }))
+        })
     }
-}
-
-fn read_lists(header: &SegmentHeader, w: &mut Window<'_>) -> io::Result<Result<Lists, Error>> {
-    if header.output.is_none() {
-        return Ok(Ok(Lists::default()));
-    }
-    if !w.source().affordable(header.data_start) {
-        return Ok(Err(Error {
-            offset: HEADER_LEN,
-            what: "lists of an output",
-            expected: Evidence::AtMost(w.source().stored()),
-            found: Evidence::Number(header.data_start),
-        }));
-    }
-    let bytes = w.get(0, header.data_start as usize)?;
-    Ok(header
-        .lists(bytes)
-        .map(|(replaces, keeps)| Lists { replaces: replaces.collect(), keeps: keeps.collect() }))
 }
 
 /// What stands for a header before it was read.
