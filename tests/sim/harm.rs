@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use partd::Partd;
+use partd::{Partd, SegmentLog};
 use partd_format::control::{Fixed, SYNCED_AT, decode_synced};
 use partd_format::segment::id_of_file_name;
 use partd_format::word::note;
@@ -11,6 +11,7 @@ use partd_format::{Batch, Link, SegmentHeader, State};
 
 use super::disk::{Defect, SimDisk};
 use super::image::{FileImage, Image};
+use super::oracle::Oracle;
 use super::power::{Kind, Search, open};
 use super::timeline::{Choice, Timeline, Unit};
 use super::{Rng, STORE, Violation, options};
@@ -21,6 +22,9 @@ const HARM_ONE_OF: u64 = 30;
 const FLIPS: usize = 4;
 /// Control files of so many earlier moments are remembered.
 const CONTROLS_MAX: usize = 32;
+
+/// Says whether a store is what it must be.
+type Judge<'a> = dyn Fn(&SegmentLog<SimDisk>, &Oracle) -> Result<(), Violation> + 'a;
 
 impl Search<'_> {
     /// Boots an image, which holds `found` batches, in worse states.
@@ -66,10 +70,7 @@ impl Search<'_> {
     fn other_controls(
         &mut self,
         image: &Image,
-        is_found: &dyn Fn(
-            &partd::SegmentLog<SimDisk>,
-            &super::oracle::Oracle,
-        ) -> Result<(), Violation>,
+        is_found: &Judge<'_>,
         rng: &mut Rng,
     ) -> Result<(), Violation> {
         let path = Path::new(STORE).join("control");

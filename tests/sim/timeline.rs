@@ -304,8 +304,8 @@ impl<'a> Timeline<'a> {
         let Some(file) = self.files.get(&inode) else { return };
         let pages = (offset / 4096) as u32..((offset + len) / 4096) as u32;
         // What reads as zero anyway does not change.
-        let holds = |(_, bytes): &(&u32, &Box<[u8]>)| bytes.iter().any(|&byte| byte != 0);
-        let pages: Vec<u32> = file.live.range(pages).filter(holds).map(|(page, _)| *page).collect();
+        let held = file.live.range(pages).filter(|(_, bytes)| bytes.iter().any(|&b| b != 0));
+        let pages: Vec<u32> = held.map(|(page, _)| *page).collect();
         for page in pages {
             self.store(inode, u64::from(page) * 4096, &[0; 4096], stamp);
         }
