@@ -31,9 +31,7 @@ impl Search<'_> {
     pub fn harm(&mut self, image: &Image, found: u64, hash: u64) -> Result<(), Violation> {
         match hash % HARM_ONE_OF {
             1 => {
-                let is_found = |log: &_, oracle: &super::oracle::Oracle| {
-                    oracle.judge(log, found, found).map(drop)
-                };
+                let is_found = |log: &_, oracle: &Oracle| oracle.judge(log, found, found).map(drop);
                 self.other_controls(image, &is_found, &mut Rng(hash))
             }
             2 => self.flipped(image, found, &mut Rng(hash)),
@@ -54,8 +52,7 @@ impl Search<'_> {
         // The machine goes on.
         image.boot -= 1;
         let (visible, ceiling) = (timeline.visible(), timeline.ceiling());
-        let is_found =
-            |log: &_, oracle: &super::oracle::Oracle| oracle.judge(log, visible, ceiling).map(drop);
+        let is_found = |log: &_, oracle: &Oracle| oracle.judge(log, visible, ceiling).map(drop);
         let checked = self.other_controls(&image, &is_found, rng);
         if let Some(control) = timeline.live_control() {
             if self.controls.len() == CONTROLS_MAX {
