@@ -316,7 +316,7 @@ const OPERATIONS: [Operation; 20] = [
         durable: false,
         call: |log, content| {
             let keys = log.keys()?;
-            assert!(keys.iter().map(|k| k.as_bytes()).eq(content.keys().map(str::as_bytes)));
+            assert!(keys.iter().map(partd::Key::as_bytes).eq(content.keys().map(str::as_bytes)));
             Ok(())
         },
     },

@@ -115,7 +115,7 @@ pub fn compressions() -> impl Iterator<Item = &'static str> {
 /// p.append([("x", "Hello "), ("x", "world!")])?;
 /// assert_eq!(p.get("x")?, b"Hello world!");
 /// # }
-/// let unknown = compression("zip", Box::new(partd::Dict::new())).err().unwrap();
+/// let unknown = partd::compression("zip", Box::new(partd::Dict::new())).err().unwrap();
 /// assert!(unknown.to_string().starts_with("there is no compression \"zip\"; "));
 /// # Ok::<(), partd::Error>(())
 /// ```

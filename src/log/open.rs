@@ -201,7 +201,15 @@ pub(crate) fn sweep<D: Disk>(disk: &D, dir: &Path) -> Result<Vec<PathBuf>> {
         let lock = Names::new(&path).store_lock();
         let Ok(Some(_alone)) = disk.try_lock(&lock, true) else { continue };
         match disk.remove_dir(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            // Its owner has just removed it, or is making it: the next sweep finds what is left.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
+                ) =>
+            {
+                continue;
+            }
             removed => removed.map_err(|e| Error::io("remove", &path, e))?,
         }
         swept.push(path);
