@@ -142,8 +142,8 @@ mutant output-sync src/log/compaction.rs 'I1 I2 I3' crash $crash \
     'segment.file().sync().map_err(|e| Error::io("sync", segment.path(), e))?;' \
     ''
 mutant output-name src/log/compaction.rs 'I1 I2' crash $crash \
-    'let synced = self.disk.sync_dir(dir).map_err(|e| Error::io("sync", dir, e));' \
-    'let synced = Ok(());'
+    'let synced = self.sync_dir(control, self.names.dir());' \
+    'let synced: Result<()> = Ok(());'
 mutant forgotten-delete src/log/compaction/plan.rs I5 crash $crash \
     '*removals = needed;' \
     '*removals = Removals::default();
