@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The tests are tested: a defect is planted in a copy of the code, and the test that is named beside
-# it must fail. The defects of the disk, which are switched on at run time, are in tests/defects.rs.
+# it must fail. The defects of the disk, which are switched on at run time, are in tests/simulated/defects.rs.
 #
 #   tests/mutants.sh            all of them, some minutes
 #   tests/mutants.sh NAME...    these
@@ -30,9 +30,9 @@ mkdir "$copy"
     (cd "$root" && tar --null --files-from=- --create --ignore-failed-read 2>/dev/null) |
     tar --extract --directory "$copy"
 
-# mutant NAME FILE INVARIANTS TEST-FILE TEST OLD NEW
+# mutant NAME FILE INVARIANTS MODULE TEST OLD NEW; all the tests are in tests/simulated/.
 mutant() {
-    local name=$1 file=$2 invariants=$3 binary=$4 test=$5 old=$6 new=$7
+    local name=$1 file=$2 invariants=$3 module=$4 test=$5 old=$6 new=$7
     [[ $wanted == "  " || $wanted == *" $name "* ]] || return 0
     ran=$((ran + 1))
     local text start=$SECONDS result log=$work/log
@@ -44,11 +44,11 @@ mutant() {
         result="ERROR: the text is there $times times in $file"
     else
         printf '%s' "${text/"$old"/"$new"}" >"$copy/$file"
-        if ! (cd "$copy" && cargo test --quiet --test "$binary" --no-run) >"$log" 2>&1; then
+        if ! (cd "$copy" && cargo test --quiet --test simulated --no-run) >"$log" 2>&1; then
             result="ERROR: it does not compile"
             grep -m 3 -A 5 '^error' "$log" || true
-        elif (cd "$copy" && timeout $((60 * minutes)) cargo test --quiet --test "$binary" -- \
-            --exact "$test") >"$log" 2>&1; then
+        elif (cd "$copy" && timeout $((60 * minutes)) cargo test --quiet --test simulated -- \
+            --exact "$module::$test") >"$log" 2>&1; then
             result="SURVIVED"
             grep -q '^test result: ok. [1-9]' "$log" || result="ERROR: no test ran"
         elif ! grep -q '^running [1-9]' "$log"; then
@@ -65,7 +65,7 @@ mutant() {
         printf '%s' "$text" >"$copy/$file"
     fi
     [[ $result == caught* ]] || survived+=("$name")
-    printf '%-22s %-8s %-72s %s, %d s\n' "$name" "${invariants// /,}" "$binary: $test" "$result" \
+    printf '%-22s %-8s %-72s %s, %d s\n' "$name" "${invariants// /,}" "$module::$test" "$result" \
         $((SECONDS - start))
 }
 

@@ -304,6 +304,10 @@ fn fork_with_a_handle(store: &Path) {
             drop(slot);
             let own = SegmentLog::open(store).expect("a handle of its own serves the child");
             own.append([("by the child", "x")]).expect("appends");
+            assert!(
+                p.get("k").is_err(),
+                "the child's own handle does not make the parent's its own"
+            );
             report("forked done");
             fork::sleep_until_input_ends();
         }

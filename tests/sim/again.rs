@@ -3,6 +3,7 @@
 //! never comes back (I8).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use partd::{Durability, Partd, SegmentLog};
 
@@ -141,12 +142,12 @@ impl Search<'_> {
         let units = timeline.units();
         let names = timeline.pending_names();
         let kept = rng.below(names as u64 + 1) as usize;
-        let all: Vec<usize> = units.iter().map(|unit| unit.versions).collect();
+        let all: Arc<[usize]> = units.iter().map(|unit| unit.versions).collect();
         let mut some = || units.iter().map(|u| rng.below(u.versions as u64 + 1) as usize).collect();
         let choices = [
-            Choice { versions: all.clone(), names: vec![true; names] },
-            Choice { versions: vec![0; units.len()], names: vec![false; names] },
-            Choice { versions: some(), names: vec![true; names] },
+            Choice { versions: all, names: vec![true; names].into() },
+            Choice { versions: vec![0; units.len()].into(), names: vec![false; names].into() },
+            Choice { versions: some(), names: vec![true; names].into() },
             Choice { versions: some(), names: (0..names).map(|i| i < kept).collect() },
         ];
         for choice in &choices {

@@ -2,6 +2,8 @@
 //! otherwise those that find mistakes: nothing, everything, each one alone, prefixes and suffixes
 //! in the order of writing, the control file alone or all but it, and random ones.
 
+use std::sync::Arc;
+
 use super::Rng;
 use super::timeline::{Choice, Timeline, Unit};
 
@@ -71,7 +73,7 @@ pub fn choices(timeline: &Timeline<'_>, units: &[Unit], mode: Mode, rng: &mut Rn
 /// each of its lengths and checksums, and each unit of the head lost alone.
 pub fn tears(timeline: &Timeline<'_>, units: &[Unit]) -> Vec<Choice> {
     let head = timeline.just_settled(units);
-    let names = vec![true; timeline.pending_names()];
+    let names: Arc<[bool]> = vec![true; timeline.pending_names()].into();
     let without = |lost: &[usize]| {
         let kept = |(i, unit): (usize, &Unit)| if lost.contains(&i) { 0 } else { unit.versions };
         Choice { versions: units.iter().enumerate().map(kept).collect(), names: names.clone() }
@@ -81,8 +83,8 @@ pub fn tears(timeline: &Timeline<'_>, units: &[Unit]) -> Vec<Choice> {
 }
 
 /// All kept first, then none.
-fn names(pending: usize, mode: Mode, rng: &mut Rng) -> Vec<Vec<bool>> {
-    let mut names: Vec<Vec<bool>> =
+fn names(pending: usize, mode: Mode, rng: &mut Rng) -> Vec<Arc<[bool]>> {
+    let mut names: Vec<Arc<[bool]>> =
         (0..=pending).rev().map(|kept| (0..pending).map(|i| i < kept).collect()).collect();
     let last = names.len() - 1;
     names.swap(last.min(1), last);
@@ -101,9 +103,9 @@ fn names(pending: usize, mode: Mode, rng: &mut Rng) -> Vec<Vec<bool>> {
 }
 
 /// All kept first, then none.
-fn versions(timeline: &Timeline<'_>, units: &[Unit], rng: &mut Rng) -> Vec<Vec<usize>> {
+fn versions(timeline: &Timeline<'_>, units: &[Unit], rng: &mut Rng) -> Vec<Arc<[usize]>> {
     let count = units.len();
-    let pick = |kept: &dyn Fn(usize) -> bool| -> Vec<usize> {
+    let pick = |kept: &dyn Fn(usize) -> bool| -> Arc<[usize]> {
         units.iter().enumerate().map(|(i, unit)| if kept(i) { unit.versions } else { 0 }).collect()
     };
     let mut sets = vec![pick(&|_| true), pick(&|_| false)];

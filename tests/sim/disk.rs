@@ -1,4 +1,4 @@
-//! The simulated disk: files that are anonymous mappings, names, locks, and a log of everything
+//! The simulated disk: files in anonymous memory, names, locks, and a log of everything
 //! that was stored, synced, made, renamed and removed, in one order.
 //!
 //! A [`SimDisk`] is one process's view of the disk. A process can be stopped after any of its
@@ -19,6 +19,7 @@ use partd_format::control::{COMMIT_AT, Commit};
 
 use super::faults::{Call, Faults, Meanwhile};
 use super::image::{FileImage, Image};
+use super::memory::Memory;
 use super::{Rng, STORE};
 
 /// One operation on the disk, and who did it.
@@ -189,7 +190,7 @@ struct State {
 #[derive(Debug)]
 struct Inode {
     number: u32,
-    mapping: Mapping,
+    mapping: Memory,
     /// Pages of which the disk space was given back.
     holes: Mutex<BTreeSet<u64>>,
     /// Without allocation: the pages that have their space.
@@ -250,7 +251,7 @@ pub enum Fate {
 #[derive(Debug)]
 pub struct Killed;
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -268,7 +269,7 @@ impl SimDisk {
     fn with(image: &Image, seed: u64, defect: Option<Defect>, records: bool) -> SimDisk {
         let mut state = State { random: seed, dirs: image.dirs.clone(), ..State::default() };
         for (path, file) in &image.files {
-            let mapping = Mapping::anonymous(file.len).expect("memory");
+            let mapping = Memory::zeroed(file.len);
             for (&page, bytes) in &file.pages {
                 let at = u64::from(page) * 4096;
                 let room = file.len.saturating_sub(at).min(4096) as usize;
@@ -523,7 +524,7 @@ impl SimDisk {
 }
 
 impl Inode {
-    fn new(number: u32, mapping: Mapping) -> Inode {
+    fn new(number: u32, mapping: Memory) -> Inode {
         Inode { number, mapping, holes: Mutex::default(), backed: None, failures: Mutex::default() }
     }
 }
@@ -584,7 +585,7 @@ impl Disk for SimDisk {
         }
         let number = state.inodes;
         state.inodes += 1;
-        let inode = Arc::new(Inode { backed, ..Inode::new(number, Mapping::anonymous(len)?) });
+        let inode = Arc::new(Inode { backed, ..Inode::new(number, Memory::zeroed(len)) });
         state.names.insert(path.to_owned(), Arc::clone(&inode));
         drop(state);
         self.record(Event::Create { path: path.to_owned(), inode: number, len });
@@ -715,7 +716,7 @@ impl Disk for SimDisk {
         if !state.names.contains_key(path) {
             let number = state.inodes;
             state.inodes += 1;
-            let inode = Inode::new(number, Mapping::anonymous(0)?);
+            let inode = Inode::new(number, Memory::zeroed(0));
             state.names.insert(path.to_owned(), Arc::new(inode));
             drop(state);
             self.record(Event::Create { path: path.to_owned(), inode: number, len: 0 });
@@ -898,9 +899,14 @@ impl DiskFile for SimFile {
         self.disk.fallible(Call::Punch)?;
         let end = offset.checked_add(len).filter(|end| *end <= self.inode.mapping.len());
         let end = end.ok_or(io::ErrorKind::InvalidInput)?;
-        let words = (offset..end).step_by(8);
-        for word in words.filter(|at| self.inode.mapping.load(*at, Relaxed) != 0) {
-            self.inode.mapping.store(word, 0, Relaxed);
+        let mapping: &Mapping = &self.inode.mapping;
+        let mut word = offset;
+        // Many words, and most of them zero already.
+        while word < end {
+            if mapping.load(word, Relaxed) != 0 {
+                mapping.store(word, 0, Relaxed);
+            }
+            word += 8;
         }
         let mut holes = lock(&self.inode.holes);
         let before = holes.len();

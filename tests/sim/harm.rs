@@ -46,7 +46,7 @@ impl Search<'_> {
         units: &[Unit],
         rng: &mut Rng,
     ) -> Result<(), Violation> {
-        let names = vec![true; timeline.pending_names()];
+        let names = vec![true; timeline.pending_names()].into();
         let versions = units.iter().map(|unit| unit.versions).collect();
         let mut image = timeline.image(units, &Choice { versions, names });
         // The machine goes on.

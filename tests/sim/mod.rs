@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `disk` | the disk: files, names, locks, a log of every operation; processes that stop and die |
 //! | `faults` | calls that fail once |
+//! | `memory` | the memory of its files |
 //! | `image` | what a power cut leaves behind: a disk at rest |
 //! | `timeline` | the log up to a moment: what is durable by then, and what may be lost |
 //! | `cuts` | which of the things that may be lost are lost: the enumeration |
@@ -24,6 +25,7 @@ pub mod disk;
 pub mod faults;
 pub mod harm;
 pub mod image;
+pub mod memory;
 pub mod oracle;
 pub mod power;
 pub mod script;

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use partd_format::{Batch, Link, SegmentHeader, State};
 
@@ -102,8 +103,8 @@ pub struct Unit {
 /// change of names whether it happened.
 #[derive(Clone, Debug)]
 pub struct Choice {
-    pub versions: Vec<usize>,
-    pub names: Vec<bool>,
+    pub versions: Arc<[usize]>,
+    pub names: Arc<[bool]>,
 }
 
 /// The log up to a moment.
@@ -428,7 +429,7 @@ impl<'a> Timeline<'a> {
     /// What a power cut now leaves behind, if it loses what `choice` says of `units`.
     pub fn image(&self, units: &[Unit], choice: &Choice) -> Image {
         let mut names = self.durable.clone();
-        for (change, _) in self.pending.iter().zip(&choice.names).filter(|(_, kept)| **kept) {
+        for (change, _) in self.pending.iter().zip(choice.names.iter()).filter(|(_, kept)| **kept) {
             names.apply(change);
         }
         let mut image = Image { boot: self.boot + 1, dirs: names.dirs, files: BTreeMap::new() };
@@ -440,7 +441,7 @@ impl<'a> Timeline<'a> {
                 let is_whole = |(unit, version): (&Unit, &usize)| {
                     unit.inode == inode && unit.place.is_none() && *version > 0
                 };
-                if units.iter().zip(&choice.versions).any(is_whole) {
+                if units.iter().zip(choice.versions.iter()).any(is_whole) {
                     left.len = file.len;
                 }
                 if left.len > 0 {
@@ -455,7 +456,7 @@ impl<'a> Timeline<'a> {
     fn pages(&self, inode: u32, file: &File, units: &[Unit], choice: &Choice) -> Pages {
         let mut pages = file.durable.clone();
         let mut changed: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
-        for (unit, &version) in units.iter().zip(&choice.versions) {
+        for (unit, &version) in units.iter().zip(choice.versions.iter()) {
             let Some(at) = unit.place.filter(|_| unit.inode == inode && version > 0) else {
                 continue;
             };

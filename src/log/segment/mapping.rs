@@ -10,6 +10,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
@@ -19,6 +20,8 @@ use memmap2::{MmapMut, MmapOptions, MmapRaw};
 pub struct Mapping {
     raw: MmapRaw,
     writable: bool,
+    /// Whether it is memory of this process alone, and no file.
+    private: bool,
 }
 
 impl Mapping {
@@ -28,13 +31,25 @@ impl Mapping {
         let mut options = MmapOptions::new();
         options.len(len);
         let raw = if writable { options.map_raw(file) } else { options.map_raw_read_only(file) }?;
-        Ok(Mapping { raw, writable })
+        Ok(Mapping { raw, writable, private: false })
     }
 
     /// Zeroed memory without a file, for disks that tests simulate.
     pub fn anonymous(len: u64) -> io::Result<Mapping> {
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        Ok(Mapping { raw: MmapMut::map_anon(len)?.into(), writable: true })
+        Ok(Mapping { raw: MmapMut::map_anon(len)?.into(), writable: true, private: true })
+    }
+
+    /// Zeroes memory that is no file, for its next use.
+    ///
+    /// # Panics
+    /// When it is a file.
+    pub fn clear(&mut self) {
+        assert!(self.private, "a file is not cleared");
+        let start = self.at(0, self.len());
+        // SAFETY: `at` has checked the range; no other process has this memory, and in this one
+        // `&mut self` says that nobody has a reference into it.
+        unsafe { std::ptr::write_bytes(start, 0, self.raw.len()) }
     }
 
     /// The length in bytes.
@@ -148,27 +163,51 @@ impl Mapping {
     }
 }
 
-/// A mark that a child of `fork` does not inherit, so that it finds out without a system call.
+/// Says whether this process is the one in which it was made, without a system call.
 ///
-/// It lies in a page of its own that the kernel clears in the child (`MADV_WIPEONFORK`).
+/// All marks of a process share a page that the kernel clears in a child of `fork`
+/// (`MADV_WIPEONFORK`). It holds the number of the process, counted from the first one along its
+/// ancestors; a child takes the next number when it makes a mark of its own.
 #[derive(Debug)]
-pub(crate) struct ForkMark(Mapping);
+pub(crate) struct ForkMark {
+    page: &'static Mapping,
+    process: u64,
+}
 
 impl ForkMark {
     /// Marks this process.
     pub(crate) fn new() -> io::Result<ForkMark> {
+        // What a child inherits of it is the number of its parent at least.
+        static PROCESSES: AtomicU64 = AtomicU64::new(0);
+        let page = ForkMark::page()?;
+        loop {
+            let process = page.load(0, Ordering::Relaxed);
+            if process != 0 {
+                return Ok(ForkMark { page, process });
+            }
+            let next = PROCESSES.fetch_add(1, Ordering::Relaxed) + 1;
+            // Another thread may have been first.
+            let _ = page.compare_exchange(0, 0, next, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// The page of this process and of its children.
+    fn page() -> io::Result<&'static Mapping> {
+        static PAGE: OnceLock<Mapping> = OnceLock::new();
+        if let Some(page) = PAGE.get() {
+            return Ok(page);
+        }
         let page = Mapping::anonymous(4096)?;
         let advice = rustix::mm::Advice::LinuxWipeOnFork;
         let address = page.at(0, page.len()).cast();
         // SAFETY: the range is one whole private mapping, and no reference to its bytes exists.
         unsafe { rustix::mm::madvise(address, 4096, advice) }?;
-        page.store(0, 1, Ordering::Relaxed);
-        Ok(ForkMark(page))
+        Ok(PAGE.get_or_init(|| page))
     }
 
     /// Whether this is a child that was forked after the mark was made.
     #[inline]
     pub(crate) fn is_forked(&self) -> bool {
-        self.0.load(0, Ordering::Relaxed) == 0
+        self.page.load(0, Ordering::Relaxed) != self.process
     }
 }

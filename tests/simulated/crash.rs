@@ -4,17 +4,15 @@
 //! `PARTD_CRASH_IMAGES=N` sets about how many images are looked at in each workload and mode,
 //! `PARTD_CRASH_SEED=N` the seed of the first round, `PARTD_CRASH_WORKLOAD=NAME` leaves out all other
 //! workloads, and `PARTD_CRASH_SHRINK=N` says how often a failing workload is tried shorter:
-//! `PARTD_CRASH_IMAGES=40000 cargo test --release --test crash -- --nocapture`
-
-mod sim;
+//! `PARTD_CRASH_IMAGES=40000 cargo test --release --test simulated crash:: -- --nocapture`
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use sim::Rng;
-use sim::cuts::{ALL_SUBSETS_MAX_UNITS, Mode};
-use sim::power::{Effort, Tally, explore, in_parallel, shrink};
-use sim::workloads::{ALL, TINY, Workload};
+use crate::sim::Rng;
+use crate::sim::cuts::{ALL_SUBSETS_MAX_UNITS, Mode};
+use crate::sim::power::{Effort, Tally, explore, in_parallel, shrink};
+use crate::sim::workloads::{ALL, TINY, Workload};
 
 /// Images in each workload and mode, of the ordinary run.
 const IMAGES: u64 = 7_500;

@@ -2,18 +2,16 @@
 //! every byte. Each is an error that names the file and the offset, or harmless, or, above what
 //! was synced and after a crash, the end of the history. No read gives wrong bytes.
 
-mod sim;
-
 use std::path::{Path, PathBuf};
 
+use crate::sim::disk::SimDisk;
+use crate::sim::harm::in_the_place_of_another;
+use crate::sim::image::Image;
+use crate::sim::oracle::{Op, Oracle, batch};
+use crate::sim::power::in_parallel;
+use crate::sim::{Rng, STORE, options};
 use partd::{Error, Partd};
 use partd_format::control::{SLOT_LEN, SLOTS_AT};
-use sim::disk::SimDisk;
-use sim::harm::in_the_place_of_another;
-use sim::image::Image;
-use sim::oracle::{Op, Oracle, batch};
-use sim::power::in_parallel;
-use sim::{Rng, STORE, options};
 
 /// A small store of three segments, at rest.
 struct Store {

@@ -2,12 +2,10 @@
 //! in turn: each store to a mapping, each file made or renamed. Every other process goes on at
 //! once, nothing that was acknowledged is lost, and what was not is there whole or not at all.
 
-mod sim;
-
-use sim::cuts::Mode;
-use sim::oracle::Op;
-use sim::power::{Effort, Tally, explore, in_parallel};
-use sim::script::{Call, Step, run};
+use crate::sim::cuts::Mode;
+use crate::sim::oracle::Op;
+use crate::sim::power::{Effort, Tally, explore, in_parallel};
+use crate::sim::script::{Call, Step, run};
 
 fn append(key: &str, byte: u8, len: usize) -> Op {
     Op::Append(key.to_owned(), vec![byte; len])

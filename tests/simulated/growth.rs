@@ -1,12 +1,10 @@
 //! What an operation costs does not grow with the store: counted at the seam (what is read, what
 //! is stored, which calls are made), not in time.
 
-mod sim;
-
+use crate::sim::disk::SimDisk;
+use crate::sim::image::Image;
+use crate::sim::{STORE, options};
 use partd::Partd;
-use sim::disk::SimDisk;
-use sim::image::Image;
-use sim::{STORE, options};
 
 /// Loads, bytes loaded, stores and other calls of an operation.
 type Cost = [u64; 4];

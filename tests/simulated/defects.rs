@@ -3,15 +3,13 @@
 //!
 //! Defects of the code itself are planted by `tests/mutants.sh`; `tests/README.md` has the table.
 
-mod sim;
-
+use crate::sim::cuts::Mode;
+use crate::sim::disk::{Defect, SimDisk};
+use crate::sim::harm::in_the_place_of_another;
+use crate::sim::image::Image;
+use crate::sim::power::{Effort, Failure, explore};
+use crate::sim::{Rng, STORE, options, workloads};
 use partd::Partd;
-use sim::cuts::Mode;
-use sim::disk::{Defect, SimDisk};
-use sim::harm::in_the_place_of_another;
-use sim::image::Image;
-use sim::power::{Effort, Failure, explore};
-use sim::{Rng, STORE, options, workloads};
 
 /// What the crash test finds in a workload on a disk with a defect.
 fn crash_test(name: &str, defect: Defect, modes: &[Mode]) -> Failure {

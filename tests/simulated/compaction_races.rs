@@ -1,8 +1,6 @@
 //! A compaction at any of its operations, beside a reader that begins and a writer that helps: the
 //! moments at which a file is gone that somebody was about to open.
 
-mod sim;
-
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
@@ -10,11 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::sim::disk::{Fate, SimDisk, SimFile, SimLock};
+use crate::sim::image::Image;
+use crate::sim::{STORE, options};
 use partd::log::disk::Disk;
 use partd::{Partd, SegmentLog};
-use sim::disk::{Fate, SimDisk, SimFile, SimLock};
-use sim::image::Image;
-use sim::{STORE, options};
 
 type Meanwhile = Box<dyn FnOnce() + Send>;
 

@@ -1,15 +1,13 @@
 //! When a handle compacts by itself, and when it leaves it alone.
 
-mod sim;
-
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::sim::STORE;
+use crate::sim::disk::SimDisk;
+use crate::sim::image::Image;
 use partd::{Batch, Durability, Key, Options, Partd, SegmentLog};
-use sim::STORE;
-use sim::disk::SimDisk;
-use sim::image::Image;
 
 fn options() -> Options {
     SegmentLog::options().segment_len_bytes(64 << 10)

@@ -3,23 +3,21 @@
 //! nothing is acknowledged that is not there, an error names the path and has changed nothing, the
 //! handles go on, the store reopens, and a power cut leaves what was durable.
 
-mod sim;
-
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
 
+use crate::sim::cuts::Mode;
+use crate::sim::disk::{Event, Fate, SimDisk};
+use crate::sim::faults::Call;
+use crate::sim::image::Image;
+use crate::sim::oracle::{Content, Op, Oracle, batch};
+use crate::sim::timeline::{Choice, Timeline};
+use crate::sim::{Rng, STORE, options};
 use partd::{Buffer, Dict, Durability, Error, Partd, SegmentLog};
 use partd_format::batch::Layout;
 use partd_format::segment::HEADER_LEN;
-use sim::cuts::Mode;
-use sim::disk::{Event, Fate, SimDisk};
-use sim::faults::Call;
-use sim::image::Image;
-use sim::oracle::{Content, Op, Oracle, batch};
-use sim::timeline::{Choice, Timeline};
-use sim::{Rng, STORE, options};
 
 type Log = SegmentLog<SimDisk>;
 type Outcome = Result<(), String>;

@@ -1,15 +1,13 @@
 //! Compaction gives space back whatever the disk and the sizes are: deletes that nothing needs go, no
 //! segment is passed over for ever, and a full disk can be emptied.
 
-mod sim;
-
 use std::io::ErrorKind;
 
+use crate::sim::disk::SimDisk;
+use crate::sim::image::Image;
+use crate::sim::{STORE, options};
 use partd::log::disk::{Disk, DiskFile};
 use partd::{Error, Options, Partd, SegmentLog};
-use sim::disk::SimDisk;
-use sim::image::Image;
-use sim::{STORE, options};
 
 fn blank() -> SimDisk {
     SimDisk::unlogged(&Image::blank(), 1)

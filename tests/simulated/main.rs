@@ -1,0 +1,17 @@
+//! The engine on the simulated disk: power cuts, kills at every operation, calls that fail, damage,
+//! and what operations cost, counted at the seam.
+//!
+//! One test binary, since each instantiates the engine anew; a file for each behaviour. A part alone:
+//! `cargo test --test simulated crash::`
+
+mod background;
+mod compaction_races;
+mod compaction_space;
+mod crash;
+mod damage;
+mod defects;
+mod failing_calls;
+mod growth;
+mod kill_steps;
+#[path = "../sim/mod.rs"]
+mod sim;
