@@ -1,12 +1,16 @@
-//! Every checksum, in parallel: headers and tables while the segments are walked, then all values.
+//! Every checksum, in parallel: headers and tables while a segment is walked, then all its values,
+//! while other segments still are. What becomes of a wrong one is said when the history is known.
 //!
 //! The values of a segment are cut into tasks of a few MiB; each task reads forward through one
 //! small buffer that stays in the processor's cache between the read and the checksum.
 
+use std::cell::RefCell;
 use std::io::IsTerminal;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use partd_format::Salt;
 use rayon::prelude::*;
 use serde_json::json;
 
@@ -28,11 +32,21 @@ const BUFFER: usize = 256 << 10;
 /// some processors copy at a third of the speed.
 const PAGE: usize = 4096;
 
-/// A run of entries of one segment, in the order of the file.
-struct Task<'s> {
-    segment: &'s Segment,
-    entries: &'s [EntryInfo],
-    severity: Severity,
+thread_local! {
+    /// The buffer of this thread, and room to begin at a page.
+    static MEMORY: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER + PAGE]);
+}
+
+/// An entry of a segment whose value is wrong: its place there, and what was found.
+type Wrong = (usize, String);
+
+/// What was checked of a segment.
+#[derive(Debug, Default)]
+struct Looked {
+    bytes: u64,
+    values: u64,
+    /// In the order of the file.
+    wrong: Vec<Wrong>,
 }
 
 /// What was checked.
@@ -47,13 +61,15 @@ pub(crate) fn run(args: &Verify, out: &mut Output) -> Result<(), Failure> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads).build();
     let pool = pool.map_err(|error| Failure::Message(format!("cannot start threads: {error}")))?;
     let begin = Instant::now();
-    let (mut store, checked) = pool.install(|| -> Result<_, Failure> {
-        let store = Store::read(&args.path)?;
-        let checked = check(&store);
-        Ok((store, checked))
-    })?;
+    let bar = bar();
+    let look = |segment: &Segment| look(segment, bar.as_ref());
+    let read = pool.install(|| Store::read_with(&args.path, look));
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    let (mut store, looked) = read?;
+    let Checked { bytes, values, problems } = judge(&store, looked);
     let took = begin.elapsed();
-    let Checked { bytes, values, problems } = checked;
     store.history.problems.extend(problems);
     let rate = bytes as f64 / took.as_secs_f64().max(1e-9);
     let batches = store.segments.iter().zip(&store.history.counts).filter(|(_, counts)| **counts);
@@ -83,49 +99,14 @@ pub(crate) fn run(args: &Verify, out: &mut Output) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Checks every value of every committed batch.
-pub(crate) fn check(store: &Store) -> Checked {
-    let tasks = tasks(store);
-    let total = tasks.iter().flat_map(|task| task.entries).map(|entry| entry.value_len).sum();
-    let bar = bar(total);
-    let problems: Vec<Problem> = tasks
-        .par_iter()
-        .flat_map_iter(|task| {
-            let tell = |bytes| bar.iter().for_each(|bar| bar.inc(bytes));
-            task.check(tell).into_iter()
-        })
-        .collect();
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
-    }
-    let values = tasks.iter().flat_map(|task| task.entries).filter(|e| e.kind.has_value()).count();
-    Checked { bytes: total, values: values as u64, problems }
-}
-
-/// A progress bar on standard error, where that is a terminal.
-fn bar(total: u64) -> Option<ProgressBar> {
-    if !std::io::stderr().is_terminal() {
-        return None;
-    }
-    let bar = ProgressBar::new(total);
-    let template = "{bar:40} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(Duration::from_millis(100));
-    Some(bar)
-}
-
-fn tasks(store: &Store) -> Vec<Task<'_>> {
-    let mut tasks = Vec::new();
-    for (segment, _) in store.segments.iter().zip(&store.history.counts).filter(|(_, c)| **c) {
-        let (mut first, mut bytes) = (0, 0);
-        let mut severity = Severity::Damage;
-        let mut push = |first: usize, end: usize, severity| {
-            if first < end {
-                tasks.push(Task { segment, entries: &segment.entries[first..end], severity });
-            }
-        };
+/// What was found in each segment, and what it means for the history.
+fn judge(store: &Store, looked: Vec<Looked>) -> Checked {
+    let mut checked = Checked::default();
+    let segments = store.segments.iter().zip(&store.history.counts).zip(looked);
+    for ((segment, _), looked) in segments.filter(|((_, counts), _)| **counts) {
+        checked.bytes += looked.bytes;
+        checked.values += looked.values;
+        let mut wrong = looked.wrong.into_iter().peekable();
         for batch in &segment.batches {
             let (Some(head), Some(sequence)) = (batch.good_head(), batch.sequence()) else {
                 continue;
@@ -134,77 +115,111 @@ fn tasks(store: &Store) -> Vec<Task<'_>> {
             let beyond = !segment.is_output()
                 && store.history.rule != Rule::Alone
                 && sequence > store.history.last;
-            let now = if beyond { Severity::Scar } else { Severity::Damage };
-            if now != severity {
-                push(first, head.first, severity);
-                (first, bytes, severity) = (head.first, 0, now);
-            }
-            if beyond && store.history.rule == Rule::CommitWord {
-                first = head.first + head.count;
-                continue;
-            }
-            for (i, entry) in segment.entries_of(head).iter().enumerate() {
-                bytes += entry.value_len;
-                if bytes >= TASK {
-                    let end = head.first + i + 1;
-                    push(first, end, severity);
-                    (first, bytes) = (end, 0);
+            let is_written = beyond && store.history.rule == Rule::CommitWord;
+            let severity = if beyond { Severity::Scar } else { Severity::Damage };
+            let of_batch = |(at, _): &Wrong| *at < head.first + head.count;
+            while let Some((at, found)) = wrong.next_if(of_batch) {
+                if !is_written {
+                    let entry = &segment.entries[at];
+                    checked.problems.push(problem(segment, entry, severity, found));
                 }
             }
+            if is_written {
+                let (bytes, values) = sums(segment.entries_of(head));
+                checked.bytes -= bytes;
+                checked.values -= values;
+            }
         }
-        push(first, segment.entries.len(), severity);
     }
-    tasks
+    checked
 }
 
-impl Task<'_> {
-    /// Reads forward through all values, and returns those that do not match.
-    fn check(&self, on_bytes: impl Fn(u64)) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let (Some(salt), Some(last)) = (self.segment.salt(), self.entries.last()) else {
-            return problems;
-        };
-        let end = last.value_offset + last.value_len;
-        let mut memory = vec![0; BUFFER + PAGE];
-        let aligned = memory.as_ptr().align_offset(PAGE).min(PAGE);
-        let buffer = &mut memory[aligned..aligned + BUFFER];
-        let (mut start, mut filled) = (0_u64, 0_usize);
-        for entry in self.entries {
-            let mut hasher = salt.value_hasher();
-            let (mut at, value_end) = (entry.value_offset, entry.value_offset + entry.value_len);
-            let mut failed = None;
-            while at < value_end {
-                if at < start || at >= start + filled as u64 {
-                    let page = at - at % PAGE as u64;
-                    let take = (end - page).min(BUFFER as u64) as usize;
-                    (start, filled) = (page, take);
-                    if let Err(error) = self.segment.source.read_exact(&mut buffer[..take], page) {
-                        filled = 0;
-                        failed = Some(error);
-                        break;
-                    }
-                    on_bytes(take as u64);
-                }
-                let from = (at - start) as usize;
-                let piece = &buffer[from..filled.min(from + (value_end - at) as usize)];
-                hasher.update(piece);
-                at += piece.len() as u64;
-            }
-            let found = if entry.kind.has_value() { hasher.finalize() } else { 0 };
-            if failed.is_none() && found == entry.value_checksum {
-                continue;
-            }
-            let found = failed.map_or_else(|| format!("{found:#x}"), |error| error.to_string());
-            problems.push(self.problem(entry, found));
-        }
-        problems
-    }
+/// The bytes of some values, and how many these are.
+fn sums(entries: &[EntryInfo]) -> (u64, u64) {
+    let values = entries.iter().filter(|entry| entry.kind.has_value()).count();
+    (entries.iter().map(|entry| entry.value_len).sum(), values as u64)
+}
 
-    fn problem(&self, entry: &EntryInfo, found: String) -> Problem {
-        let (path, expected) = (self.segment.path(), format!("{:#x}", entry.value_checksum));
-        let mut problem = Problem::file(self.severity, path, "checksum of value", expected, found);
-        problem.offset = Some(entry.value_offset);
-        let (len, key) = (entry.value_len, show(self.segment.key(entry)));
-        problem.costs(format!("{} of key {key}", plural(len, "byte", "bytes")))
+/// A progress bar on standard error, where that is a terminal. It gets its length while segments
+/// are walked.
+fn bar() -> Option<ProgressBar> {
+    if !std::io::stderr().is_terminal() {
+        return None;
     }
+    let bar = ProgressBar::new(0);
+    let template = "{bar:40} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(100));
+    Some(bar)
+}
+
+/// Checks every value of the committed batches of a segment, in parallel.
+fn look(segment: &Segment, bar: Option<&ProgressBar>) -> Looked {
+    let Some(salt) = segment.salt() else { return Looked::default() };
+    let (mut tasks, mut first, mut len) = (Vec::new(), 0, 0);
+    for (i, entry) in segment.entries.iter().enumerate() {
+        len += entry.value_len;
+        if len >= TASK || i + 1 == segment.entries.len() {
+            tasks.push((first..i + 1, len));
+            (first, len) = (i + 1, 0);
+        }
+    }
+    let (bytes, values) = sums(&segment.entries);
+    bar.iter().for_each(|bar| bar.inc_length(bytes));
+    let wrong = tasks.into_par_iter().flat_map_iter(|(entries, len)| {
+        let wrong = MEMORY.with_borrow_mut(|memory| {
+            let aligned = memory.as_ptr().align_offset(PAGE).min(PAGE);
+            check(segment, salt, entries, &mut memory[aligned..aligned + BUFFER])
+        });
+        bar.iter().for_each(|bar| bar.inc(len));
+        wrong
+    });
+    Looked { bytes, values, wrong: wrong.collect() }
+}
+
+/// Reads forward through the values of a run of entries, and returns those that do not match.
+fn check(segment: &Segment, salt: Salt, entries: Range<usize>, buffer: &mut [u8]) -> Vec<Wrong> {
+    let mut wrong = Vec::new();
+    let Some(last) = segment.entries[entries.clone()].last() else { return wrong };
+    let end = last.value_offset + last.value_len;
+    let (mut start, mut filled) = (0_u64, 0_usize);
+    for number in entries {
+        let entry = &segment.entries[number];
+        let mut hasher = salt.value_hasher();
+        let (mut at, value_end) = (entry.value_offset, entry.value_offset + entry.value_len);
+        let mut failed = None;
+        while at < value_end {
+            if at < start || at >= start + filled as u64 {
+                let page = at - at % PAGE as u64;
+                let take = (end - page).min(buffer.len() as u64) as usize;
+                (start, filled) = (page, take);
+                if let Err(error) = segment.source.read_exact(&mut buffer[..take], page) {
+                    filled = 0;
+                    failed = Some(error);
+                    break;
+                }
+            }
+            let from = (at - start) as usize;
+            let piece = &buffer[from..filled.min(from + (value_end - at) as usize)];
+            hasher.update(piece);
+            at += piece.len() as u64;
+        }
+        let found = if entry.kind.has_value() { hasher.finalize() } else { 0 };
+        if failed.is_none() && found == entry.value_checksum {
+            continue;
+        }
+        let found = failed.map_or_else(|| format!("{found:#x}"), |error| error.to_string());
+        wrong.push((number, found));
+    }
+    wrong
+}
+
+fn problem(segment: &Segment, entry: &EntryInfo, severity: Severity, found: String) -> Problem {
+    let (path, expected) = (segment.path(), format!("{:#x}", entry.value_checksum));
+    let mut problem = Problem::file(severity, path, "checksum of value", expected, found);
+    problem.offset = Some(entry.value_offset);
+    let (len, key) = (entry.value_len, show(segment.key(entry)));
+    problem.costs(format!("{} of key {key}", plural(len, "byte", "bytes")))
 }

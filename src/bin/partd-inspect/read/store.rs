@@ -1,12 +1,13 @@
 //! A store, or a single segment, read as a whole: the files that are there, walked in parallel, and
 //! the history that they make.
 //!
-//! Under live writers the commit word is read first, so that everything it counts can be found; when
-//! files came or went meanwhile, the reading is done again.
+//! Under live writers the commit word is read first, so that everything it counts can be found, and all
+//! files are opened before the first is read; when files came or went meanwhile, it is done again.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use partd_format::segment::id_of_file_name;
@@ -75,13 +76,28 @@ impl std::fmt::Display for Refusal {
 impl Store {
     /// Reads the store, or the one segment, at `path`.
     pub(crate) fn read(path: &Path) -> Result<Store, Refusal> {
+        Ok(Store::read_with(path, |_| ())?.0)
+    }
+
+    /// The same, with a look at each segment as soon as it is walked, while others still are: what
+    /// `look` returns, in the order of the segments. Some it may see that turn out not to count.
+    pub(crate) fn read_with<T: Send>(
+        path: &Path,
+        look: impl Fn(&Segment) -> T + Sync,
+    ) -> Result<(Store, Vec<T>), Refusal> {
         let io = |error| Refusal::Io(path.to_owned(), error);
         if !fs::metadata(path).map_err(io)?.is_dir() {
-            return Store::read_segment(path, false);
+            return Store::read_segment(path, false, look);
         }
         let (mut attempt, mut moves) = (1, false);
         loop {
-            let (store, vanished) = Store::read_once(path, moves)?;
+            let is_last = attempt == ATTEMPTS;
+            attempt += 1;
+            let Some((store, looks)) = Store::read_once(path, moves, is_last, &look)? else {
+                // Where a file is being recycled, it has its new name soon.
+                thread::sleep(RECYCLING);
+                continue;
+            };
             let words = |control: &Option<Result<Control, Error>>| {
                 let control = control.as_ref()?.as_ref().ok()?;
                 Some((control.generation, control.commit.encode()))
@@ -92,27 +108,27 @@ impl Store {
             let unseen = !store.around.is_open && after != before;
             // A compaction may have published and unlinked since the directory was listed.
             let rearranged = after.map(|(generation, _)| generation) != before.map(|(g, _)| g);
-            let again = vanished || unseen || store.is_damaged() && rearranged;
-            if !again || attempt == ATTEMPTS {
-                return Ok(store);
-            }
-            if vanished {
-                // Where a file is being recycled, it has its new name soon.
-                std::thread::sleep(RECYCLING);
+            let again = unseen || store.is_damaged() && rearranged;
+            if !again || is_last {
+                return Ok((store, looks));
             }
             moves |= unseen;
-            attempt += 1;
         }
     }
 
     /// Reads the file of one segment, whatever is in it.
     pub(crate) fn read_any_segment(path: &Path) -> Result<Store, Refusal> {
-        Store::read_segment(path, true)
+        Ok(Store::read_segment(path, true, |_| ())?.0)
     }
 
-    /// Reads it once; also says whether a file was gone before it could be opened. Of a store that
-    /// moves it is known that somebody has it open.
-    fn read_once(path: &Path, moves: bool) -> Result<(Store, bool), Refusal> {
+    /// Reads it once. `None` if a file was gone before it could be opened, but for the last attempt.
+    /// Of a store that moves it is known that somebody has it open.
+    fn read_once<T: Send>(
+        path: &Path,
+        moves: bool,
+        is_last: bool,
+        look: &(impl Fn(&Segment) -> T + Sync),
+    ) -> Result<Option<(Store, Vec<T>)>, Refusal> {
         let io = |error| Refusal::Io(path.to_owned(), error);
         let file = path.join("control");
         let control = match Control::read(path) {
@@ -143,20 +159,40 @@ impl Store {
         }
         names.sort();
         other_files.sort();
-        let walk = |path: &PathBuf| match Source::open(path) {
-            Ok(source) => Some(Segment::walk(source)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => Some(Segment::unreadable(path, &error)),
+        let mut opened = Vec::new();
+        for path in names {
+            match Source::open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && is_last => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                source => opened.push((path, source)),
+            }
+        }
+        let walk = |(path, source): (PathBuf, io::Result<Source>)| {
+            let segment = match source {
+                Ok(source) => Segment::walk(source),
+                Err(error) => Segment::unreadable(&path, &error),
+            };
+            let look = look(&segment);
+            (segment, look)
         };
-        let segments: Vec<Segment> = names.par_iter().filter_map(walk).collect();
-        let vanished = segments.len() < names.len();
+        // The system may take some milliseconds to list its locks.
+        let (locks, (segments, looks)) = thread::scope(|scope| {
+            let locks = thread::Builder::new().spawn_scoped(scope, Locks::read);
+            let walked: (Vec<Segment>, Vec<T>) = opened.into_par_iter().map(walk).unzip();
+            let locks = locks.ok().and_then(|locks| locks.join().ok());
+            (locks.unwrap_or_else(Locks::read), walked)
+        });
         segments.iter().try_for_each(same_version)?;
-        let is_open = moves || Locks::read().holds(&path.join("store.lock")) != Life::Dead;
+        let is_open = moves || locks.holds(&path.join("store.lock")) != Life::Dead;
         let around = Around { running: boot_id().ok(), is_open, is_segment: false };
-        Ok((Store::assemble(path, control, segments, other_files, around), vanished))
+        Ok(Some((Store::assemble(path, control, segments, other_files, around), looks)))
     }
 
-    fn read_segment(path: &Path, any: bool) -> Result<Store, Refusal> {
+    fn read_segment<T>(
+        path: &Path,
+        any: bool,
+        look: impl Fn(&Segment) -> T,
+    ) -> Result<(Store, Vec<T>), Refusal> {
         let io = |error| Refusal::Io(path.to_owned(), error);
         let segment = Segment::walk(Source::open(path).map_err(io)?);
         same_version(&segment)?;
@@ -171,7 +207,8 @@ impl Store {
             return Err(Refusal::NoStore(path.to_owned(), why));
         }
         let around = Around { running: None, is_open: false, is_segment: true };
-        Ok(Store::assemble(path, None, vec![segment], Vec::new(), around))
+        let look = look(&segment);
+        Ok((Store::assemble(path, None, vec![segment], Vec::new(), around), vec![look]))
     }
 
     /// Makes a store of parts that were read.
