@@ -123,6 +123,25 @@ fn pickle_refused() -> CodecError {
         .into()
 }
 
+/// The length of a value by its first byte, where that alone says it; else 0.
+const PLAIN_LEN: [u8; 256] = {
+    let mut lens = [0; 256];
+    let mut first = 0;
+    while first < 256 {
+        lens[first] = match first {
+            0x00..=0x7F | 0xC0 | 0xC2 | 0xC3 | 0xE0..=0xFF => 1,
+            0xA0..=0xBF => 1 + (first as u8 & 0x1F),
+            0xCC | 0xD0 => 2,
+            0xCD | 0xD1 => 3,
+            0xCA | 0xCE | 0xD2 => 5,
+            0xCB | 0xCF | 0xD3 => 9,
+            _ => 0,
+        };
+        first += 1;
+    }
+    lens
+};
+
 /// How many values the first one of the bytes has, itself and those inside it, and what follows
 /// it. Every length is checked.
 fn walk(bytes: &[u8]) -> Result<(usize, &[u8]), CodecError> {
@@ -131,6 +150,16 @@ fn walk(bytes: &[u8]) -> Result<(usize, &[u8]), CodecError> {
     // Values still to come, of each array and map that is open.
     let mut open = vec![1_u64];
     while let Some(left) = open.last_mut() {
+        // Most values hold no others and are as long as their first byte says.
+        while *left > 0
+            && let Some(&first) = rest.first()
+            && let Some(behind) = rest.get(usize::from(PLAIN_LEN[usize::from(first)])..)
+            && behind.len() < rest.len()
+        {
+            rest = behind;
+            values += 1;
+            *left -= 1;
+        }
         let Some(less) = left.checked_sub(1) else {
             open.pop();
             continue;
@@ -151,24 +180,19 @@ fn walk(bytes: &[u8]) -> Result<(usize, &[u8]), CodecError> {
     Ok((values, rest))
 }
 
-/// Skips a value, but for the values inside it, of which it says how many there are.
+/// Skips a value of which [`PLAIN_LEN`] does not say the length, but for the values inside it, of
+/// which it says how many there are.
 fn skip_value(rest: &mut &[u8]) -> Option<u64> {
     let marker = number(rest, 1)?;
     let (skip, inside) = match marker {
-        0x00..=0x7F | 0xC0 | 0xC2 | 0xC3 | 0xE0..=0xFF => (0, 0),
         0x80..=0x8F => (0, 2 * (marker & 0x0F)),
         0x90..=0x9F => (0, marker & 0x0F),
-        0xA0..=0xBF => (marker & 0x1F, 0),
         0xC4 | 0xD9 => (number(rest, 1)?, 0),
         0xC5 | 0xDA => (number(rest, 2)?, 0),
         0xC6 | 0xDB => (number(rest, 4)?, 0),
         0xC7 => (number(rest, 1)? + 1, 0),
         0xC8 => (number(rest, 2)? + 1, 0),
         0xC9 => (number(rest, 4)? + 1, 0),
-        0xCC | 0xD0 => (1, 0),
-        0xCD | 0xD1 => (2, 0),
-        0xCA | 0xCE | 0xD2 => (4, 0),
-        0xCB | 0xCF | 0xD3 => (8, 0),
         0xD4..=0xD8 => (1 + (1 << (marker - 0xD4)), 0),
         0xDC => (0, number(rest, 2)?),
         0xDD => (0, number(rest, 4)?),
