@@ -466,7 +466,8 @@ fn copy<F: DiskFile>(
     layout
         .encode(salt, claim.offset(), 0, new, &mut head)
         .map_err(|error| Error::Invalid(error.to_string()))?;
-    claim.put(WORDS_LEN, &head);
+    let mut head = [IoSlice::new(&head)];
+    claim.write(WORDS_LEN, &mut head).map_err(|e| Error::io("write to the segment", &path, e))?;
     Ok(true)
 }
 

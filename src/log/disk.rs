@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::fmt::Debug;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -73,6 +73,10 @@ pub trait DiskFile: Debug + Send + Sync + 'static {
     /// Told when bytes of the mapping are about to be read.
     #[inline]
     fn loaded(&self, _offset: u64, _len: u64) {}
+    /// Whether the byte at an offset is in memory, as far as the system tells.
+    fn is_cached(&self, _offset: u64) -> bool {
+        true
+    }
     /// Writes all the buffers, one behind the other, at an offset.
     fn write_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
     /// Brings the contents to stable storage (`fdatasync`).
@@ -326,6 +330,14 @@ impl DiskFile for OsFile {
     #[inline]
     fn mapping(&self) -> &Mapping {
         &self.mapping
+    }
+
+    fn is_cached(&self, offset: u64) -> bool {
+        // Fails where it would have to wait for the disk.
+        let (mut byte, flags) = ([0], rustix::io::ReadWriteFlags::NOWAIT);
+        let read =
+            rustix::io::preadv2(&self.file, &mut [IoSliceMut::new(&mut byte)], offset, flags);
+        read == Ok(1)
     }
 
     fn write_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {

@@ -26,6 +26,7 @@ use crate::partd::{Batch, Op};
 
 /// Values of this length on average go through the file, not through the mapping: a write into
 /// fresh pages spares the kernel from filling them with zeros first, but has a cost of its own.
+/// Pages that are there already are better mapped.
 const FILE_WRITE_MIN_BYTES: u64 = 1024;
 /// Bytes that are checksummed and then written in one call, while they are in the cache.
 pub(crate) const GROUP_BYTES: usize = 256 << 10;
@@ -395,10 +396,12 @@ fn fill<F: DiskFile>(
     let salt = claim.segment().salt();
     SCRATCH.with_borrow_mut(|(checksums, head)| {
         checksums.clear();
-        let through_file = layout.values_len() >= layout.entries() * FILE_WRITE_MIN_BYTES;
+        let is_large = layout.values_len() >= layout.entries() * FILE_WRITE_MIN_BYTES;
+        let through_file = is_large && !claim.has_pages();
         if through_file {
             write_values(claim, batch, layout, checksums)?;
         } else {
+            claim.populate();
             put_values(claim, batch, layout, checksums);
         }
         head.resize((layout.values_start() - WORDS_LEN) as usize, 0);
@@ -410,7 +413,12 @@ fn fill<F: DiskFile>(
             sequence: 0,
         });
         layout.encode(salt, claim.offset(), synced, entries, head).map_err(io::Error::other)?;
-        claim.put(WORDS_LEN, head);
+        if through_file {
+            // A page that is first stored to through the mapping would bring in those around it.
+            claim.write(WORDS_LEN, &mut [IoSlice::new(head)])?;
+        } else {
+            claim.put(WORDS_LEN, head);
+        }
         // Scratch of a rare huge batch is not kept.
         head.shrink_to(1 << 20);
         checksums.shrink_to(1 << 18);
@@ -437,10 +445,17 @@ fn put_values<F: DiskFile>(
     let salt = claim.segment().salt();
     let mut at = layout.values_start();
     for op in batch.ops() {
-        let value = op.value();
-        checksums.push(if kind_of(op).has_value() { salt.value_checksum(value) } else { 0 });
-        claim.put(at, value);
-        at += value.len() as u64;
+        if !kind_of(op).has_value() {
+            checksums.push(0);
+            continue;
+        }
+        let mut hasher = salt.value_hasher();
+        for piece in op.value().chunks(GROUP_BYTES) {
+            hasher.update(piece);
+            claim.put(at, piece);
+            at += piece.len() as u64;
+        }
+        checksums.push(hasher.finalize());
     }
 }
 

@@ -27,6 +27,11 @@ const PAGE: u64 = 4096;
 /// The bytes at the end of a segment's batches that are kept for the word that seals it.
 pub(crate) const SEAL_LEN: u64 = 8;
 
+/// For a claim of fewer pages, a fault for each is as quick as a call for all.
+const POPULATE_MIN_BYTES: u64 = 16 << 10;
+/// So many bytes of a file say whether it is in memory.
+const CACHED_SAMPLES: u64 = 16;
+
 /// An open segment file.
 #[derive(Debug)]
 pub(crate) struct Segment<F> {
@@ -174,7 +179,8 @@ impl<'n, D: Disk> Unpublished<'n, D> {
         let segment = Segment { file, names: self.names.clone(), header };
         segment.put(0, &header.encode());
         segment.put(HEADER_LEN, &lists);
-        Ok(Tail { offset, segment: Arc::new(segment), is_spare: self.is_spare })
+        let has_pages = self.is_spare && segment.is_cached();
+        Ok(Tail { offset, segment: Arc::new(segment), is_spare: self.is_spare, has_pages })
     }
 
     /// Gives the file its name; from then on others find it.
@@ -428,6 +434,12 @@ impl<F: DiskFile> Segment<F> {
         }))
     }
 
+    /// Whether the file is in memory, by a few samples.
+    fn is_cached(&self) -> bool {
+        let len = self.header.len;
+        (0..len).step_by((len / CACHED_SAMPLES) as usize).all(|offset| self.file.is_cached(offset))
+    }
+
     /// Stores to space that belongs to the caller alone.
     fn put(&self, offset: u64, bytes: &[u8]) {
         // SAFETY: private to this file; `publish` calls it before the file has a name that others
@@ -444,6 +456,8 @@ pub(crate) struct Tail<F> {
     offset: u64,
     /// Whether bytes of the file's earlier life lie behind `offset`, and not zeros.
     is_spare: bool,
+    /// Whether these are in memory.
+    has_pages: bool,
 }
 
 impl<F: DiskFile> Tail<F> {
@@ -474,7 +488,7 @@ impl<F: DiskFile> Tail<F> {
         self.segment.file.mapping().store(offset, word, Release);
         self.segment.file.stored(offset, 8);
         self.offset = next;
-        Some(Claim { segment: Arc::clone(&self.segment), offset, len })
+        Some(Claim { segment: Arc::clone(&self.segment), offset, len, has_pages: self.has_pages })
     }
 
     /// Ends the segment, and gives back the space behind its batches.
@@ -490,6 +504,7 @@ pub(crate) struct Claim<F> {
     segment: Arc<Segment<F>>,
     offset: u64,
     len: u64,
+    has_pages: bool,
 }
 
 impl<F: DiskFile> Claim<F> {
@@ -505,6 +520,19 @@ impl<F: DiskFile> Claim<F> {
     /// Whether `len` bytes at `at`, counted from the link word, lie in the claim behind the words.
     fn covers(&self, at: u64, len: u64) -> bool {
         at >= WORDS_LEN && at.checked_add(len).is_some_and(|end| end <= self.len)
+    }
+
+    /// Whether its pages hold bytes of the file's earlier life and are in memory, so that stores
+    /// through the mapping need neither zeros nor the disk.
+    pub(crate) fn has_pages(&self) -> bool {
+        self.has_pages
+    }
+
+    /// Makes its pages ready to be stored to, where they are many.
+    pub(crate) fn populate(&self) {
+        if self.len >= POPULATE_MIN_BYTES {
+            self.segment.file.mapping().populate(self.offset, self.len);
+        }
     }
 
     /// Copies bytes to `at`, counted from the link word, through the mapping.
