@@ -175,7 +175,8 @@ fn the_page_of_the_tests_names_every_file_and_no_test_that_is_not_there() {
     assert!(cited.len() > 60, "only {} tests are cited", cited.len());
     for (file, test) in cited {
         let of_file = |name: &str| {
-            let of = ["", "simulated/"].map(|folder| format!("tests/{folder}{file}.rs"));
+            let of =
+                ["", "encodings/", "simulated/"].map(|folder| format!("tests/{folder}{file}.rs"));
             of.iter().any(|of| of == name) || name.starts_with(&format!("tests/{file}/"))
         };
         let function = format!("fn {test}(");

@@ -1,9 +1,9 @@
-"""Writes tests/golden/encode: what the Python partd stores, for tests/encode_golden.rs to read.
+"""Writes tests/golden/encode: what the Python partd stores, for tests/encodings/golden.rs to read.
 
     "$(tests/python/venv.sh target/python)" tests/python/make_golden.py
 
 Each file is the stored value of one key, byte for byte. versions.txt says what wrote them. The
-values in arrow/ are not from here: tests/encode_typed.rs writes them.
+values in arrow/ are not from here: tests/encodings/typed.rs writes them.
 """
 import pathlib
 import pickle

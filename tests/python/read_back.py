@@ -1,4 +1,4 @@
-"""Reads with the Python partd what Rust wrote: tests/python_interop.rs runs it.
+"""Reads with the Python partd what Rust wrote: tests/encodings/python_interop.rs runs it.
 
 The directory given has a file per layer and key, as make_golden.py writes them. Prints how many
 values were read; fails at the first one that is not what it should be.

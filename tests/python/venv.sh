@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the virtual environment that tests/python_interop.rs and make_golden.py run in, and says
+# Makes the virtual environment that tests/encodings/python_interop.rs and make_golden.py run in, and says
 # where it is. Used by hand and by CI:
 #
 #     export PARTD_PYTHON="$(tests/python/venv.sh target/python)"

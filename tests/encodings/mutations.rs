@@ -2,13 +2,13 @@
 //! layer panics, and none decodes more than its limit. The seed is fixed; `PARTD_MUTATIONS` sets
 //! how many changes are tried of each golden value, and `PARTD_SEED` another seed.
 
-mod values;
-
 use std::path::Path;
 
 use partd::{
     Arrow, Blosc, Bz2, Dict, Error, Lz4, Msgpack, Numpy, Partd, Pickle, Snappy, Zlib, Zstd,
 };
+
+use crate::values;
 
 const LIMIT_BYTES: usize = 1 << 20;
 

@@ -4,8 +4,6 @@
 //! names, or by `python3`, if it has the packages (tests/python/venv.sh makes one that does).
 //! Where there is none the test says so and does nothing, but with `CI=true` that is a failure.
 
-mod values;
-
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
@@ -13,6 +11,8 @@ use std::process::Command;
 use ndarray::{Array1, array};
 use num_complex::Complex;
 use partd::{Blosc, Dict, Key, Msgpack, Numpy, Partd, Pickle, compression};
+
+use crate::values;
 
 /// Writes what a store holds under the key `x`, and under its side keys, to files.
 fn save(dir: &Path, name: &str, store: &dyn Partd) {

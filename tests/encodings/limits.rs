@@ -1,8 +1,6 @@
 //! The limit on decoded bytes holds for what a value really takes, over all its frames and on any
 //! number of threads; and an error names the frame that it is about, wherever the work was cut.
 
-mod values;
-
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch};

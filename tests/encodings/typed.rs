@@ -1,21 +1,20 @@
 //! Typed layers keep the contract of every store with their own values: append, get, iset, delete,
 //! pop, clear, keys and sync, over every store below; and side keys belong to their keys.
 
-mod counted;
-mod values;
-
 use std::sync::Arc;
 
+use crate::counted::Counted;
 use arrow_array::{
     Array, ArrayRef, BooleanArray, DictionaryArray, Int64Array, ListArray, RecordBatch,
     StringArray, StringViewArray, StructArray, TimestampNanosecondArray, types::Int32Type,
 };
-use counted::Counted;
 use ndarray::{Array1, array};
 use partd::{
     Arrow, Buffer, Bz2, Dict, Error, Key, Msgpack, Numpy, Partd, Pickle, SegmentLog, Snappy, Typed,
     Zlib, compression,
 };
+
+use crate::values;
 
 /// What every typed layer does, with three values and a way to join them.
 macro_rules! contract {

@@ -1,11 +1,11 @@
 //! What the Python partd wrote is read here to the last byte; versions.txt beside the golden
 //! values says which Python and which packages wrote them.
 
-mod values;
-
 use ndarray::array;
 use num_complex::Complex;
 use partd::{Dict, Error, Msgpack, Numpy, Partd, Pickle, compression};
+
+use crate::values;
 
 /// A store that holds a golden value, and its side key's if there is one.
 fn store(name: &str) -> Dict {
