@@ -148,9 +148,10 @@ mutant forgotten-delete src/log/compaction/plan.rs I5 crash $crash \
     '*removals = needed;' \
     '*removals = Removals::default();
         drop(needed);'
-mutant replaced src/log/recovery.rs 'I5 I1 I6' crash $crash \
-    'surveyed.is_replaced = replaced.contains(&surveyed.segment.id());' \
-    'surveyed.is_replaced = false;'
+mutant replaced src/log/picture.rs 'live I5' kill_steps \
+    a_process_stopped_at_any_operation_delays_nobody_and_goes_on_later \
+    'self.replaced.extend(replaces);' \
+    'drop(replaces);'
 
 for name in $wanted; do
     grep -q "^mutant $name " "$0" || { echo "there is no mutant $name"; exit 2; }

@@ -190,7 +190,14 @@ fn several_opens(rng: &mut Rng) -> Vec<Step> {
 /// Compactions between appends and removals; who has appended closes or dies, so that there are
 /// segments to compact.
 fn compaction(rng: &mut Rng) -> Vec<Step> {
-    let mut steps = Vec::new();
+    // A delete that is compacted while what it deletes lies where nothing is compacted yet.
+    let deleted = key(rng);
+    let mut steps = vec![
+        write(0, vec![Op::Append(deleted.clone(), bytes(rng, 20))], true),
+        write(1, vec![Op::Delete(deleted)], true),
+        Step::Call(1, Call::Close),
+        Step::Call(2, Call::Compact),
+    ];
     for round in 0..7_u64 {
         let by = rng.below(2) as u8;
         for _ in 0..2 {
