@@ -296,24 +296,6 @@ fn a_bad_control_file_after_every_process_was_killed() {
 }
 
 #[test]
-fn a_control_file_that_goes_missing_under_a_live_handle() {
-    let (_dir, path) = directory();
-    store(&path);
-    let p = SegmentLog::open(&path).unwrap();
-    fs::remove_file(path.join("control")).unwrap();
-    // The handle goes on, and so does whoever only reads.
-    p.append([("b", "3")]).unwrap();
-    assert_eq!(p.get("b").unwrap(), b"123");
-    assert_eq!(SegmentLog::open_read_only(&path).unwrap().get("b").unwrap(), b"123");
-    // Another would have to make the words anew that this one still uses.
-    let words = &["without its control file", "stop that process"];
-    says(SegmentLog::open(&path), &path, words);
-    p.append([("b", "4")]).unwrap();
-    drop(p);
-    assert_eq!(SegmentLog::open(&path).unwrap().get("b").unwrap(), b"1234");
-}
-
-#[test]
 fn a_segment_size_out_of_range() {
     let (_dir, path) = directory();
     for len in [0, 1, SEGMENT_LEN_MIN - 1, SEGMENT_LEN_MAX + 1, u64::MAX] {

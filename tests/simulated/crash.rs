@@ -15,9 +15,9 @@ use crate::sim::power::{Effort, Tally, explore, in_parallel, shrink};
 use crate::sim::workloads::{ALL, TINY, Workload};
 
 /// Images in each workload and mode, of the ordinary run.
-const IMAGES: u64 = 7_500;
+const IMAGES: u64 = 5_600;
 /// About so many images are looked at in one round; then the next one has another seed.
-const IMAGES_PER_ROUND: u64 = 2_500;
+const IMAGES_PER_ROUND: u64 = 2_800;
 
 fn variable(name: &str, or: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(or)

@@ -13,5 +13,6 @@ mod defects;
 mod failing_calls;
 mod growth;
 mod kill_steps;
+mod lost_control;
 #[path = "../sim/mod.rs"]
 mod sim;
