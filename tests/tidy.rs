@@ -170,6 +170,13 @@ fn the_page_of_the_tests_names_every_file_and_no_test_that_is_not_there() {
         let row = format!("| `{name}` |");
         assert!(name == "README.md" || page.contains(&row), "tests/README.md has no {row}");
     }
+    for folder in ["encodings", "simulated"] {
+        for (name, _) in rust_files(&[&format!("tests/{folder}")]) {
+            let row = name.replacen("tests/", "| `", 1) + "` |";
+            let is_main = name.ends_with("/main.rs");
+            assert!(is_main || page.contains(&row), "tests/README.md has no {row}");
+        }
+    }
     let tests = rust_files(&["tests"]);
     let cited = cited_tests(&page);
     assert!(cited.len() > 60, "only {} tests are cited", cited.len());

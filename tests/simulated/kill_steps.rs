@@ -63,8 +63,9 @@ fn at_each_operation(
         steps.extend(before.iter().map(|call| Step::Call(0, call.clone())));
         steps.push(Step::Stop(0, at, call.clone()));
         steps.extend_from_slice(afterwards);
-        let recording = run(&steps, at, None)
-            .unwrap_or_else(|v| panic!("operation {at}: {}: {}\n{steps:#?}", v.invariant, v.text));
+        let recording = run(&steps, at, None).unwrap_or_else(|v| {
+            panic!("{} is violated at operation {at}: {}\n{steps:#?}", v.invariant, v.text)
+        });
         if !recording.stopped {
             return at - 1;
         }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
-/// The smallest page there is: what begins at one of a larger size begins at one of these.
+/// The page of almost every machine that this runs on; on others, what it is used for is only slower.
 const PAGE_BYTES: u64 = 4096;
 
 /// A range of memory shared with a file, or with nobody.

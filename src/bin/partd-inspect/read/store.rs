@@ -80,7 +80,8 @@ impl Store {
     }
 
     /// The same, with a look at each segment as soon as it is walked, while others still are: what
-    /// `look` returns, in the order of the segments. Some it may see that turn out not to count.
+    /// `look` returns, in the order of the segments. Some it may see that turn out not to count, and
+    /// where the store has to be read again, it looks once more, when that is done.
     pub(crate) fn read_with<T: Send>(
         path: &Path,
         look: impl Fn(&Segment) -> T + Sync,
@@ -89,13 +90,14 @@ impl Store {
         if !fs::metadata(path).map_err(io)?.is_dir() {
             return Store::read_segment(path, false, look);
         }
-        let (mut attempt, mut moves) = (1, false);
+        let (mut attempt, mut moves, mut is_again) = (1, false, false);
         loop {
             let is_last = attempt == ATTEMPTS;
             attempt += 1;
-            let Some((store, looks)) = Store::read_once(path, moves, is_last, &look)? else {
+            let once = |segment: &Segment| (!is_again).then(|| look(segment));
+            let Some((store, looks)) = Store::read_once(path, moves, is_last, &once)? else {
                 // Where a file is being recycled, it has its new name soon.
-                thread::sleep(RECYCLING);
+                thread::sleep(RECYCLING * (1 << attempt));
                 continue;
             };
             let words = |control: &Option<Result<Control, Error>>| {
@@ -110,9 +112,12 @@ impl Store {
             let rearranged = after.map(|(generation, _)| generation) != before.map(|(g, _)| g);
             let again = unseen || store.is_damaged() && rearranged;
             if !again || is_last {
+                let looks = looks.into_par_iter().zip(&store.segments);
+                let looks = looks.map(|(looked, segment)| looked.unwrap_or_else(|| look(segment)));
+                let looks = looks.collect();
                 return Ok((store, looks));
             }
-            moves |= unseen;
+            (moves, is_again) = (moves || unseen, true);
         }
     }
 
