@@ -200,8 +200,11 @@ pub(crate) fn sweep<D: Disk>(disk: &D, dir: &Path) -> Result<Vec<PathBuf>> {
         // Where no lock can be had, it is in use, another user's, or its owner has just removed it.
         let lock = Names::new(&path).store_lock();
         let Ok(Some(_alone)) = disk.try_lock(&lock, true) else { continue };
-        match disk.remove_dir(&path) {
-            // Its owner has just removed it, or is making it: the next sweep finds what is left.
+        // Who is opening it finds nothing under its name, and begins another. Removed in its place, it
+        // could get a new lock file once the locked one is gone, and be opened while its files go.
+        let going = dir.join(random_name(disk, dir, TEMPORARY_PREFIX)?);
+        match disk.rename(&path, &going).and_then(|()| disk.remove_dir(&going)) {
+            // Its owner has just removed it: the next sweep finds what is left.
             Err(error)
                 if matches!(
                     error.kind(),

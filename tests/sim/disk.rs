@@ -500,12 +500,37 @@ impl SimDisk {
         SimFile { disk: self.clone(), inode, told: AtomicU64::new(told) }
     }
 
+    fn rename_dir(&self, from: &Path, to: &Path) {
+        let mut state = lock(&self.shared.state);
+        state.dirs.remove(from);
+        state.dirs.insert(to.to_owned());
+        let inside: Vec<PathBuf> =
+            state.names.keys().filter(|path| path.parent() == Some(from)).cloned().collect();
+        let mut moved = Vec::new();
+        for old in inside {
+            if let (Some(name), Some(inode)) = (old.file_name(), state.names.remove(&old)) {
+                let new = to.join(name);
+                moved.push(Event::Rename { from: old, to: new.clone(), inode: inode.number });
+                state.names.insert(new, inode);
+            }
+        }
+        drop(state);
+        self.record(Event::MakeDir { path: to.to_owned() });
+        moved.into_iter().for_each(|event| self.record(event));
+    }
+
     fn rename_over(&self, from: &Path, to: &Path, may_replace: bool) -> io::Result<()> {
         self.fallible(if may_replace { Call::Replace } else { Call::Rename })?;
         self.count(|counts| &counts.names);
         let mut state = lock(&self.shared.state);
         if !may_replace && state.names.contains_key(to) {
             return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        if state.dirs.contains(from) {
+            drop(state);
+            self.rename_dir(from, to);
+            self.step();
+            return Ok(());
         }
         let inode = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         let number = inode.number;
