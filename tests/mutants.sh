@@ -138,6 +138,15 @@ mutant pop-lock src/log/mod.rs live kill_steps \
     a_process_stopped_at_any_operation_delays_nobody_and_goes_on_later \
     'let _pop = PopUnderWay::new(control, slot);' \
     'let _ = PopUnderWay::new(control, slot);'
+mutant history-sync src/log/compaction.rs 'I1 I2' crash $crash \
+    'self.syncer.sync_beside(self, base.upto, &base.source_ids())?;' \
+    ''
+mutant mark-too-early src/log/sync.rs I1 crash $crash \
+    'if replaced.is_empty() {' \
+    'if true {'
+mutant torn-source src/log/recovery.rs I2 crash $crash \
+    'for &id in &self.unreadable_replaced {' \
+    'for &id in &[0; 0] {'
 mutant output-sync src/log/compaction.rs 'I1 I2 I3' crash $crash \
     'segment.file().sync().map_err(|e| Error::io("sync", segment.path(), e))?;' \
     ''

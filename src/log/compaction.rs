@@ -1,9 +1,10 @@
 //! Compaction: live entries of sealed segments move into one new segment, the old ones go.
 //!
 //! One run writes one output: each key's values side by side, sequence numbers kept. The order is
-//! what makes it safe: the history up to `U` is synced; the output is written and synced, renamed,
-//! the directory synced; only then are the sources unlinked; and only when that is durable may a
-//! later run forget a delete. Whoever sees both an output and a segment that it replaces ignores
+//! what makes it safe: the history up to `U` is synced, but for the sources; the output is written
+//! and synced, renamed, the directory synced; only then is all up to `U` on stable storage, and the
+//! sources are unlinked: what was deleted before anyone asked for a sync is never written to the
+//! disk. Only when the unlinks are durable may a later run forget a delete. Whoever sees both an output and a segment that it replaces ignores
 //! the latter. It runs beside appends, gets, deletes and pops of every process; there is one
 //! compaction at a time. Its memory grows with keys and extents, not with bytes.
 
@@ -184,8 +185,8 @@ impl<D: Disk> Core<D> {
         if !self.wait_for_pops(control, stop) {
             return Ok(false);
         }
-        self.syncer.sync_to(self, base.upto)?;
         let (plan, output_len) = loop {
+            self.syncer.sync_beside(self, base.upto, &base.source_ids())?;
             let plan = base.plan()?;
             match self.write_output(control, &base, &plan, stop) {
                 Ok(Some(len)) => break (plan, len),
@@ -200,6 +201,7 @@ impl<D: Disk> Core<D> {
         };
         let source_len: u64 = base.sources.iter().map(|source| source.len).sum();
         self.check_sync(control)?;
+        control.raise_synced(base.upto);
         self.let_go(&base)?;
         control.count_compaction();
         let entries = &plan.entries;

@@ -34,8 +34,11 @@ pub(crate) enum Trust {
 #[derive(Debug)]
 pub(crate) struct Survey<F> {
     segments: Vec<Surveyed<F>>,
-    /// Files that have the name of a segment and no readable header.
+    /// Files that have the name of a segment and no readable header, and may have been more.
     unreadable: Vec<(u64, Error)>,
+    /// The others like them, which outputs of compactions replace: what was dead before anyone asked for a
+    /// sync may never have come to the disk.
+    unreadable_replaced: Vec<u64>,
     trust: Trust,
     pub(crate) store: Option<[u8; 16]>,
     /// The last number of the history.
@@ -79,6 +82,7 @@ impl<F: DiskFile> Survey<F> {
         let mut survey = Survey {
             segments: Vec::new(),
             unreadable: Vec::new(),
+            unreadable_replaced: Vec::new(),
             trust,
             store,
             sequence: 0,
@@ -141,7 +145,8 @@ impl<F: DiskFile> Survey<F> {
         for surveyed in &mut self.segments {
             surveyed.is_replaced = replaced.contains(&surveyed.segment.id());
         }
-        self.unreadable.retain(|(id, _)| !replaced.contains(id));
+        let gone = self.unreadable.extract_if(.., |(id, _)| replaced.contains(id));
+        self.unreadable_replaced = gone.map(|(id, _)| id).collect();
         if !ignore_damage {
             self.check_notes()?;
         }
@@ -301,6 +306,9 @@ impl<F: DiskFile> Survey<F> {
         }
         for surveyed in replaced.into_iter().filter(|_| !sync_failed) {
             remove(disk, &surveyed.segment.path())?;
+        }
+        for &id in &self.unreadable_replaced {
+            remove(disk, &names.segment(id))?;
         }
         for (id, _) in &self.unreadable {
             // Nothing of the history is in it, but a person may want to look.

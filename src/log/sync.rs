@@ -68,6 +68,17 @@ impl<D: Disk> Syncer<D> {
 
     /// Returns when the history up to `sequence` is on stable storage.
     pub(crate) fn sync_to(&self, core: &Core<D>, sequence: u64) -> Result<()> {
+        self.sync_beside(core, sequence, &[])
+    }
+
+    /// The same but for the batches of some segments, which an output is about to replace. Unless
+    /// there are none of these, the mark is for the caller to raise, when they are replaced.
+    pub(crate) fn sync_beside(
+        &self,
+        core: &Core<D>,
+        sequence: u64,
+        replaced: &[u64],
+    ) -> Result<()> {
         let control = core.control()?;
         let is_synced = || control.synced() >= sequence;
         core.check_sync(control)?;
@@ -97,7 +108,7 @@ impl<D: Disk> Syncer<D> {
             std::thread::sleep(pause);
             pause = (pause * 2).min(PAUSE_MAX);
         };
-        lead.sync(core)
+        lead.sync(core, replaced)
     }
 }
 
@@ -117,7 +128,7 @@ impl<D: Disk> Core<D> {
 }
 
 impl<D: Disk> Lead<D> {
-    fn sync(&mut self, core: &Core<D>) -> Result<()> {
+    fn sync(&mut self, core: &Core<D>, replaced: &[u64]) -> Result<()> {
         let control = core.control()?;
         let target = control.visible();
         let generation = control.generation();
@@ -137,13 +148,17 @@ impl<D: Disk> Lead<D> {
         }
         let mut looks = Vec::with_capacity(self.open.len());
         for progress in &self.open {
+            if replaced.contains(&progress.segment.id()) {
+                looks.push(None);
+                continue;
+            }
             let look = progress.look(synced, target);
             if look.is_dirty {
                 let segment = &progress.segment;
                 let synced = segment.file().sync();
                 synced.map_err(|error| control.sync_error(segment.path(), error))?;
             }
-            looks.push(look);
+            looks.push(Some(look));
         }
         if control.directory_synced() < generation {
             let dir = core.names.dir();
@@ -157,10 +172,12 @@ impl<D: Disk> Lead<D> {
         }
         // A leader that was passed by may have been told of a failure, and nobody is told twice.
         core.check_sync(control)?;
-        control.raise_synced(target);
+        if replaced.is_empty() {
+            control.raise_synced(target);
+        }
         let mut looks = looks.into_iter();
         self.open.retain_mut(|progress| {
-            let Some(look) = looks.next() else { return true };
+            let Some(look) = looks.next().flatten() else { return true };
             if look.is_dirty {
                 progress.segment.set_note(look.end);
             }

@@ -165,6 +165,25 @@ fn the_traces_of_a_power_cut_above_the_mark_are_scars_and_no_damage() {
     assert!(verified.contains(&("damage".into(), "checksum of value".into())), "{verified:?}");
 }
 
+/// A source of a compaction need never have come to the disk: a power cut before it is unlinked may
+/// leave a file of zeros, or an empty one.
+#[test]
+fn a_replaced_segment_that_a_power_cut_has_torn_is_no_problem() {
+    for len in [0, 4096] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut segments, mut control) = sample();
+        control.clean = false;
+        segments[0].bytes = vec![0; len];
+        let store = write_store(dir.path(), &segments.iter().collect::<Vec<_>>(), Some(&control));
+        reboot(&store);
+        for command in [&[][..], &["segments"], &["verify"]] {
+            assert_eq!(problems(&store, command), [], "{command:?}, {len} bytes left");
+        }
+        let shown = on(&store, &["segments", "--json"]).json();
+        assert_eq!(shown["segments"][0]["state"], "replaced", "{shown:#}");
+    }
+}
+
 #[test]
 fn every_flip_of_a_bit_of_the_used_bytes_is_found_or_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,8 @@
 //! What an operation costs does not grow with the store: counted at the seam (what is read, what
 //! is stored, which calls are made), not in time.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use crate::sim::disk::SimDisk;
 use crate::sim::image::Image;
 use crate::sim::{STORE, options};
@@ -99,7 +101,7 @@ fn a_compaction_reads_and_writes_each_live_byte_once() {
         let log = options.open_on(disk.clone(), STORE).expect("it opens");
         let live = log.stats().expect("it is counted").live_bytes;
         assert_eq!(live, 2000 * value_len as u64);
-        let stored = || disk.counts().stored_bytes.load(std::sync::atomic::Ordering::Relaxed);
+        let stored = || disk.counts().stored_bytes.load(Relaxed);
         let (loaded_before, stored_before) = (disk.counts().now()[1], stored());
         let report = log.compact().expect("it compacts");
         let loaded = disk.counts().now()[1] - loaded_before;
@@ -112,4 +114,28 @@ fn a_compaction_reads_and_writes_each_live_byte_once() {
     println!("bytes loaded and stored beside the live ones: {small:?}, {large:?}");
     // There are more segments, each with a header, a few words, and its id in the output.
     assert!(large.1 < small.1 + 1000 && large.0 < small.0 * 5 / 4, "{small:?}, {large:?}");
+}
+
+/// How many syncs a clear and a compaction of so many segments take, nobody having asked for one.
+fn syncs_of_a_compaction(segments: u64) -> u64 {
+    let disk = SimDisk::unlogged(&Image::blank(), 1);
+    let options = options().spare_segments(0);
+    let p = options.open_on(disk.new_process(), STORE).expect("it opens");
+    while p.stats().expect("it is counted").segments() < segments {
+        p.append([("k", vec![7; 10_630])]).expect("it is appended");
+    }
+    p.clear().expect("it is cleared");
+    let before = disk.counts().syncs.load(Relaxed);
+    let report = p.compact().expect("it compacts");
+    assert_eq!(report.segments_replaced, segments - 1, "the last one goes on");
+    let stats = p.stats().expect("it is counted");
+    assert_eq!(stats.synced, stats.sequence, "with the output, all of it is durable");
+    disk.counts().syncs.load(Relaxed) - before
+}
+
+#[test]
+fn a_compaction_syncs_none_of_the_segments_that_it_replaces() {
+    let (few, many) = (syncs_of_a_compaction(3), syncs_of_a_compaction(30));
+    println!("{few} and {many} syncs");
+    assert_eq!(few, many);
 }

@@ -50,15 +50,9 @@ pub(super) fn select(
             let problem = Problem::file(Severity::Damage, path, "file", "to read it", error);
             problems.push(problem);
         }
-        let header = match &segment.header {
-            Ok(header) => header,
-            Err(error) => {
-                if segment.io.is_none() {
-                    problems.push(Problem::format(header_severity, path, error));
-                }
-                counts.push(false);
-                continue;
-            }
+        let Ok(header) = &segment.header else {
+            counts.push(false);
+            continue;
         };
         let foreign = store.is_some_and(|store| store != header.store);
         let misnamed = segment.name_id.is_some_and(|id| id != header.id);
@@ -89,11 +83,16 @@ pub(super) fn select(
             (Ok(_), None) => {}
         }
     }
-    let replaced: Vec<bool> = segments
-        .iter()
-        .zip(&counts)
-        .map(|(segment, &counts)| counts && gone.contains(&segment.id()))
-        .collect();
+    let mut replaced = Vec::with_capacity(segments.len());
+    for (segment, &counts) in segments.iter().zip(&counts) {
+        let unreadable = segment.header.as_ref().err().filter(|_| segment.io.is_none());
+        let is_replaced = (counts || unreadable.is_some()) && gone.contains(&segment.id());
+        // One that is replaced need never have come to the disk.
+        if let Some(error) = unreadable.filter(|_| !is_replaced) {
+            problems.push(Problem::format(header_severity, segment.path(), error));
+        }
+        replaced.push(is_replaced);
+    }
     for (counts, replaced) in counts.iter_mut().zip(&replaced) {
         *counts &= !replaced;
     }
