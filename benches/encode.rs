@@ -10,9 +10,10 @@
 //! machine with other work to do treats both alike. Every value read is compared with what was
 //! appended. Rates are of decoded bytes: of the lines, or of the elements of `Numpy`.
 //!
-//! The layer is held against two things: the library alone, which keeps nothing; and the same by hand,
-//! that is the library and the same store without the layer. A conversion that is little more than a
-//! copy takes no longer than the store itself.
+//! The layer is held against two things: the library alone, whose output is kept in a vector; and the
+//! same by hand, that is the library and the same store without the layer. A conversion that is little
+//! more than a copy takes no longer than the store itself. Layer and stores are made once, and each
+//! round of appends begins with a clear, as in an engine that shuffles again and again.
 //!
 //! The library is what a program would call by hand, but for Blosc: the C library is unsafe to
 //! call, so its row shows the layer beside its own codec.
@@ -97,8 +98,8 @@ impl<V: Clone + PartialEq, E: FnMut(&V) -> Vec<u8>, D: FnMut(&[u8]) -> V> Librar
     }
 }
 
-type Append<V> = Box<dyn Fn(&[V]) -> Dict + Send + Sync>;
-type Get<V> = Box<dyn Fn(&Dict, usize) -> Vec<V> + Send + Sync>;
+type Append<V> = Box<dyn Fn(&[V]) + Send + Sync>;
+type Get<V> = Box<dyn Fn(usize) -> Vec<V> + Send + Sync>;
 
 /// One codec: the library by hand, and the layer.
 struct Case<V> {
@@ -106,9 +107,11 @@ struct Case<V> {
     library: Box<dyn Library<Value = V>>,
     /// Whether each value is stored as a frame; if not, what is stored joined is read as one.
     has_frames: bool,
-    /// Appends the values under their keys to a new store.
+    /// The store below the layer.
+    store: Arc<Dict>,
+    /// Appends the values under their keys.
     append: Append<V>,
-    /// Reads so many keys of a store, joined.
+    /// Reads so many keys, joined.
     get: Get<V>,
     /// Joins values, as reading a key does.
     join: fn(Vec<V>) -> V,
@@ -132,42 +135,38 @@ fn keyed<V>(values: &[V]) -> impl Iterator<Item = (usize, &V)> {
 
 fn bytes_case<C: Codec<In = [u8], Out = Vec<u8>> + 'static>(
     name: &'static str,
-    open: fn(Dict) -> Encode<C, Dict>,
-    open_ref: for<'a> fn(&'a Dict) -> Encode<C, &'a Dict>,
+    layer: Encode<C, Arc<Dict>>,
     encode: impl FnMut(&Vec<u8>) -> Vec<u8> + 'static,
     decode: impl FnMut(&[u8]) -> Vec<u8> + 'static,
 ) -> Case<Vec<u8>> {
+    let layer = Arc::new(layer);
+    let same = Arc::clone(&layer);
     Case {
         name,
         library: Box::new(Fns(encode, decode, std::marker::PhantomData)),
         has_frames: true,
-        append: Box::new(move |values| {
-            let layer = open(Dict::new());
-            layer.append(keyed(values)).unwrap();
-            layer.into_inner()
-        }),
-        get: Box::new(move |dict, keys| open_ref(dict).get_many(0..keys).unwrap()),
+        store: Arc::clone(layer.inner()),
+        append: Box::new(move |values| layer.append(keyed(values)).unwrap()),
+        get: Box::new(move |keys| same.get_many(0..keys).unwrap()),
         join: |parts| parts.concat(),
     }
 }
 
 fn list_case<C: Codec<In = [Flight], Out = Vec<Flight>> + 'static>(
     name: &'static str,
-    open: fn(Dict) -> Typed<C, Dict>,
-    open_ref: for<'a> fn(&'a Dict) -> Typed<C, &'a Dict>,
+    layer: Typed<C, Arc<Dict>>,
     encode: impl FnMut(&Vec<Flight>) -> Vec<u8> + 'static,
     decode: impl FnMut(&[u8]) -> Vec<Flight> + 'static,
 ) -> Case<Vec<Flight>> {
+    let layer = Arc::new(layer);
+    let same = Arc::clone(&layer);
     Case {
         name,
         library: Box::new(Fns(encode, decode, std::marker::PhantomData)),
         has_frames: true,
-        append: Box::new(move |values| {
-            let layer = open(Dict::new());
-            layer.append(keyed(values)).unwrap();
-            layer.into_inner()
-        }),
-        get: Box::new(move |dict, keys| open_ref(dict).get_many(0..keys).unwrap()),
+        store: Arc::clone(layer.inner()),
+        append: Box::new(move |values| layer.append(keyed(values)).unwrap()),
+        get: Box::new(move |keys| same.get_many(0..keys).unwrap()),
         join: |parts| parts.into_iter().flatten().collect(),
     }
 }
@@ -180,8 +179,7 @@ fn compressions() -> Vec<Case<Vec<u8>>> {
     vec![
         bytes_case(
             "Zlib (6)",
-            partd::Zlib::new,
-            |dict| partd::Zlib::new(dict),
+            partd::Zlib::new(Arc::default()),
             |value| {
                 let level = flate2::Compression::new(6);
                 let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), level);
@@ -196,22 +194,19 @@ fn compressions() -> Vec<Case<Vec<u8>>> {
         ),
         bytes_case(
             "Snappy",
-            partd::Snappy::new,
-            |dict| partd::Snappy::new(dict),
+            partd::Snappy::new(Arc::default()),
             move |value| snappy.compress_vec(value).unwrap(),
             |bytes| snap::raw::Decoder::new().decompress_vec(bytes).unwrap(),
         ),
         bytes_case(
             "Lz4",
-            partd::Lz4::new,
-            |dict| partd::Lz4::new(dict),
+            partd::Lz4::new(Arc::default()),
             |value| lz4_flex::compress_prepend_size(value),
             |bytes| lz4_flex::decompress_size_prepended(bytes).unwrap(),
         ),
         bytes_case(
             "Bz2 (9)",
-            partd::Bz2::new,
-            |dict| partd::Bz2::new(dict),
+            partd::Bz2::new(Arc::default()),
             |value| {
                 let level = bzip2::Compression::new(9);
                 let mut bz2 = bzip2::write::BzEncoder::new(Vec::new(), level);
@@ -227,8 +222,7 @@ fn compressions() -> Vec<Case<Vec<u8>>> {
         // The C library by hand would be unsafe code: the layer's codec stands in.
         bytes_case(
             "Blosc (9, blosclz)",
-            partd::Blosc::new,
-            |dict| partd::Blosc::new(dict),
+            partd::Blosc::new(Arc::default()),
             move |value| {
                 let mut frame = Vec::new();
                 blosc.codec().encode(value, &mut frame).unwrap();
@@ -238,8 +232,7 @@ fn compressions() -> Vec<Case<Vec<u8>>> {
         ),
         bytes_case(
             "Zstd (3)",
-            partd::Zstd::new,
-            |dict| partd::Zstd::new(dict),
+            partd::Zstd::new(Arc::default()),
             move |value| zstd.compress(value).unwrap(),
             |bytes| zstd::bulk::decompress(bytes, 2 * VALUE_BYTES).unwrap(),
         ),
@@ -250,15 +243,13 @@ fn lists() -> Vec<Case<Vec<Flight>>> {
     vec![
         list_case(
             "Pickle",
-            partd::Pickle::new,
-            |dict| partd::Pickle::new(dict),
+            partd::Pickle::new(Arc::default()),
             |value| serde_pickle::to_vec(value, serde_pickle::SerOptions::new()).unwrap(),
             |bytes| serde_pickle::from_slice(bytes, serde_pickle::DeOptions::new()).unwrap(),
         ),
         list_case(
             "Msgpack",
-            partd::Msgpack::new,
-            |dict| partd::Msgpack::new(dict),
+            partd::Msgpack::new(Arc::default()),
             |value| rmp_serde::to_vec_named(value).unwrap(),
             |bytes| rmp_serde::from_slice(bytes).unwrap(),
         ),
@@ -273,6 +264,8 @@ fn arrays(rows: &[Vec<Flight>]) -> Vec<Array1<i64>> {
 }
 
 fn numpy() -> Case<Array1<i64>> {
+    let layer = Arc::new(partd::Numpy::new(Arc::default()));
+    let same = Arc::clone(&layer);
     Case {
         name: "Numpy",
         library: Box::new(Fns(
@@ -281,12 +274,9 @@ fn numpy() -> Case<Array1<i64>> {
             std::marker::PhantomData,
         )),
         has_frames: false,
-        append: Box::new(|values| {
-            let layer = partd::Numpy::<i64, _>::new(Dict::new());
-            layer.append(keyed(values)).unwrap();
-            layer.into_inner()
-        }),
-        get: Box::new(|dict, keys| partd::Numpy::<i64, _>::new(dict).get_many(0..keys).unwrap()),
+        store: Arc::clone(layer.inner()),
+        append: Box::new(move |values| layer.append(keyed(values)).unwrap()),
+        get: Box::new(move |keys| same.get_many(0..keys).unwrap()),
         join: |parts| parts.into_iter().flatten().collect(),
     }
 }
@@ -319,6 +309,8 @@ fn concat(parts: &[RecordBatch]) -> RecordBatch {
 }
 
 fn arrow() -> Case<RecordBatch> {
+    let layer = Arc::new(partd::Arrow::new(Arc::default()));
+    let same = Arc::clone(&layer);
     Case {
         name: "Arrow",
         library: Box::new(Fns(
@@ -335,12 +327,9 @@ fn arrow() -> Case<RecordBatch> {
             std::marker::PhantomData,
         )),
         has_frames: true,
-        append: Box::new(|values| {
-            let layer = partd::Arrow::new(Dict::new());
-            layer.append(keyed(values)).unwrap();
-            layer.into_inner()
-        }),
-        get: Box::new(|dict, keys| partd::Arrow::new(dict).get_many(0..keys).unwrap()),
+        store: Arc::clone(layer.inner()),
+        append: Box::new(move |values| layer.append(keyed(values)).unwrap()),
+        get: Box::new(move |keys| same.get_many(0..keys).unwrap()),
         join: |parts| concat(&parts),
     }
 }
@@ -369,26 +358,32 @@ fn medians<const N: usize>(mut work: [&mut dyn FnMut(); N]) -> [Duration; N] {
 fn table_row<V: Clone + PartialEq + Send + Sync>(case: &mut Case<V>, values: &[V], bytes: usize) {
     let (one, two) = (pool(1), pool(2));
     let keys = values.len().div_ceil(VALUES_PER_KEY);
-    let store = one.install(|| (case.append)(values));
-    let read = two.install(|| (case.get)(&store, keys));
+    one.install(|| (case.append)(values));
+    let read = two.install(|| (case.get)(keys));
     assert!(
         read == values.chunks(VALUES_PER_KEY).map(|v| (case.join)(v.to_vec())).collect::<Vec<V>>()
     );
     let encoded: Vec<Vec<u8>> = values.iter().map(|value| case.library.encode(value)).collect();
     let encoded_bytes: usize = encoded.iter().map(Vec::len).sum();
 
-    let Case { name, library, has_frames, append, get, join } = case;
+    let Case { name, library, has_frames, store, append, get, join } = case;
+    let by_hand = Dict::new();
     let library = std::cell::RefCell::new(library);
     let encode = |value: &V| library.borrow_mut().encode(value);
     let [bare, hand, layer, layer_two] = medians([
         &mut || drop(black_box(values.iter().map(encode).collect::<Vec<_>>())),
         &mut || {
-            let dict = Dict::new();
-            dict.append(keyed(values).map(|(key, value)| (key, encode(value)))).unwrap();
-            drop(black_box(dict));
+            by_hand.clear().unwrap();
+            by_hand.append(keyed(values).map(|(key, value)| (key, encode(value)))).unwrap();
         },
-        &mut || drop(black_box(one.install(|| append(values)))),
-        &mut || drop(black_box(two.install(|| append(values)))),
+        &mut || {
+            store.clear().unwrap();
+            one.install(|| append(values));
+        },
+        &mut || {
+            store.clear().unwrap();
+            two.install(|| append(values));
+        },
     ]);
     let decode = |frames: &[&[u8]]| {
         let mut parts = Vec::with_capacity(frames.len());
@@ -405,8 +400,8 @@ fn table_row<V: Clone + PartialEq + Send + Sync>(case: &mut Case<V>, values: &[V
             };
             drop(black_box((0..keys).map(read).collect::<Vec<V>>()));
         },
-        &mut || drop(black_box(one.install(|| get(&store, keys)))),
-        &mut || drop(black_box(two.install(|| get(&store, keys)))),
+        &mut || drop(black_box(one.install(|| get(keys)))),
+        &mut || drop(black_box(two.install(|| get(keys)))),
     ]);
     let rate = |time: Duration| bytes as f64 / time.as_secs_f64() / f64::from(1 << 20);
     let share = |bare: Duration, layer: Duration| bare.as_secs_f64() / layer.as_secs_f64();
@@ -458,9 +453,13 @@ fn criterion() {
         for case in compressions() {
             let mut group = criterion.benchmark_group(format!("{} × {threads}", case.name));
             group.throughput(Throughput::Bytes(bytes as u64));
-            group.bench_function("append", |b| b.iter(|| pool.install(|| (case.append)(&values))));
-            let store = (case.append)(&values);
-            group.bench_function("get", |b| b.iter(|| pool.install(|| (case.get)(&store, keys))));
+            group.bench_function("append", |b| {
+                b.iter(|| {
+                    case.store.clear().unwrap();
+                    pool.install(|| (case.append)(&values));
+                });
+            });
+            group.bench_function("get", |b| b.iter(|| pool.install(|| (case.get)(keys))));
         }
     }
     criterion.final_summary();

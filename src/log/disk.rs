@@ -407,4 +407,25 @@ mod tests {
         assert_eq!(after(Err(Errno::IO)).raw_os_error(), Some(Errno::IO.raw_os_error()));
         assert_eq!(after(Ok(0)).kind(), io::ErrorKind::WriteZero);
     }
+
+    #[test]
+    fn a_file_is_cached_until_the_system_has_dropped_it() {
+        const TMPFS_MAGIC: i64 = 0x0102_1994;
+        let dir = tempfile::tempdir().unwrap();
+        let file = OsDisk.create(&dir.path().join("file"), 1 << 20).unwrap();
+        file.write_at(&mut [IoSlice::new(&[7; 8192])], 0).unwrap();
+        assert!(file.is_cached(0) && file.is_cached(8191));
+        file.sync().unwrap();
+        // A page that another processor has just handled stays until that has let go of it.
+        let is_dropped = || {
+            rustix::fs::fadvise(&file.file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            !file.is_cached(0)
+        };
+        if rustix::fs::statfs(dir.path()).unwrap().f_type as i64 == TMPFS_MAGIC {
+            println!("not seen: what is dropped, since {} lives in memory", dir.path().display());
+        } else {
+            assert!((0..500).any(|_| is_dropped()), "it stays in memory");
+        }
+    }
 }
