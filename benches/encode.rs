@@ -12,7 +12,8 @@
 //!
 //! The layer is held against two things: the library alone, whose output is kept in a vector; and the
 //! same by hand, that is the library and the same store without the layer. A conversion that is little
-//! more than a copy takes no longer than the store itself. Layer and stores are made once, and each
+//! more than a copy takes no longer than the store itself. All run on the threads of one pool, since
+//! how long memory takes depends on the thread that asks for it. Layer and stores are made once, and each
 //! round of appends begins with a clear, as in an engine that shuffles again and again.
 //!
 //! The library is what a program would call by hand, but for Blosc: the C library is unsafe to
@@ -21,7 +22,7 @@
 use std::hint::black_box;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
@@ -80,7 +81,7 @@ fn rows(values: &[Vec<u8>]) -> Vec<Vec<Flight>> {
 }
 
 /// A library as it is used by hand: values to bytes and back.
-trait Library {
+trait Library: Send {
     type Value: Clone + PartialEq;
     fn encode(&mut self, value: &Self::Value) -> Vec<u8>;
     fn decode(&mut self, bytes: &[u8], onto: &mut Vec<Self::Value>);
@@ -88,7 +89,12 @@ trait Library {
 
 struct Fns<V, E, D>(E, D, std::marker::PhantomData<V>);
 
-impl<V: Clone + PartialEq, E: FnMut(&V) -> Vec<u8>, D: FnMut(&[u8]) -> V> Library for Fns<V, E, D> {
+impl<V, E, D> Library for Fns<V, E, D>
+where
+    V: Clone + PartialEq + Send,
+    E: FnMut(&V) -> Vec<u8> + Send,
+    D: FnMut(&[u8]) -> V + Send,
+{
     type Value = V;
     fn encode(&mut self, value: &V) -> Vec<u8> {
         (self.0)(value)
@@ -136,8 +142,8 @@ fn keyed<V>(values: &[V]) -> impl Iterator<Item = (usize, &V)> {
 fn bytes_case<C: Codec<In = [u8], Out = Vec<u8>> + 'static>(
     name: &'static str,
     layer: Encode<C, Arc<Dict>>,
-    encode: impl FnMut(&Vec<u8>) -> Vec<u8> + 'static,
-    decode: impl FnMut(&[u8]) -> Vec<u8> + 'static,
+    encode: impl FnMut(&Vec<u8>) -> Vec<u8> + Send + 'static,
+    decode: impl FnMut(&[u8]) -> Vec<u8> + Send + 'static,
 ) -> Case<Vec<u8>> {
     let layer = Arc::new(layer);
     let same = Arc::clone(&layer);
@@ -155,8 +161,8 @@ fn bytes_case<C: Codec<In = [u8], Out = Vec<u8>> + 'static>(
 fn list_case<C: Codec<In = [Flight], Out = Vec<Flight>> + 'static>(
     name: &'static str,
     layer: Typed<C, Arc<Dict>>,
-    encode: impl FnMut(&Vec<Flight>) -> Vec<u8> + 'static,
-    decode: impl FnMut(&[u8]) -> Vec<Flight> + 'static,
+    encode: impl FnMut(&Vec<Flight>) -> Vec<u8> + Send + 'static,
+    decode: impl FnMut(&[u8]) -> Vec<Flight> + Send + 'static,
 ) -> Case<Vec<Flight>> {
     let layer = Arc::new(layer);
     let same = Arc::clone(&layer);
@@ -368,13 +374,14 @@ fn table_row<V: Clone + PartialEq + Send + Sync>(case: &mut Case<V>, values: &[V
 
     let Case { name, library, has_frames, store, append, get, join } = case;
     let by_hand = Dict::new();
-    let library = std::cell::RefCell::new(library);
-    let encode = |value: &V| library.borrow_mut().encode(value);
+    let library = Mutex::new(library);
+    let encode = |value: &V| library.lock().unwrap().encode(value);
     let [bare, hand, layer, layer_two] = medians([
-        &mut || drop(black_box(values.iter().map(encode).collect::<Vec<_>>())),
+        &mut || one.install(|| drop(black_box(values.iter().map(encode).collect::<Vec<_>>()))),
         &mut || {
             by_hand.clear().unwrap();
-            by_hand.append(keyed(values).map(|(key, value)| (key, encode(value)))).unwrap();
+            let encoded = || keyed(values).map(|(key, value)| (key, encode(value)));
+            one.install(|| by_hand.append(encoded())).unwrap();
         },
         &mut || {
             store.clear().unwrap();
@@ -387,18 +394,21 @@ fn table_row<V: Clone + PartialEq + Send + Sync>(case: &mut Case<V>, values: &[V
     ]);
     let decode = |frames: &[&[u8]]| {
         let mut parts = Vec::with_capacity(frames.len());
-        frames.iter().for_each(|frame| library.borrow_mut().decode(frame, &mut parts));
+        frames.iter().for_each(|frame| library.lock().unwrap().decode(frame, &mut parts));
         join(parts)
     };
     let lent: Vec<&[u8]> = encoded.iter().map(Vec::as_slice).collect();
     let [bare_get, hand_get, layer_get, layer_get_two] = medians([
-        &mut || drop(black_box(lent.chunks(VALUES_PER_KEY).map(decode).collect::<Vec<V>>())),
+        &mut || {
+            let decoded = || lent.chunks(VALUES_PER_KEY).map(decode).collect::<Vec<V>>();
+            one.install(|| drop(black_box(decoded())));
+        },
         &mut || {
             let read = |key: usize| {
                 let stored = store.get(key).unwrap();
                 decode(&if *has_frames { frames(&stored) } else { vec![&stored[..]] })
             };
-            drop(black_box((0..keys).map(read).collect::<Vec<V>>()));
+            one.install(|| drop(black_box((0..keys).map(read).collect::<Vec<V>>())));
         },
         &mut || drop(black_box(one.install(|| get(keys)))),
         &mut || drop(black_box(two.install(|| get(keys)))),
