@@ -414,16 +414,21 @@ impl<D: Disk> Picture<D> {
     ) -> Result<()> {
         self.open.retain(|cursor| !(cursor.sealed && cursor.pending.is_empty()));
         for unit in units {
+            self.catch_up_clears(&mut compacted, unit.sequence);
             if let Some(capture) = &mut capture
                 && capture.at == unit.sequence
             {
-                capture.extents = capture
-                    .keys
-                    .iter()
-                    .map(|key| self.index.get(key.as_bytes()).map(|slot| slot.extents.clone()))
+                capture.extents = (capture.keys.iter())
+                    .map(|key| {
+                        let key = key.as_bytes();
+                        // An output may have come since the pop began, with what it is to return.
+                        if let Some(entries) = compacted.keys.get_mut(key) {
+                            catch_up(&mut self.index, key, entries, unit.sequence);
+                        }
+                        self.index.get(key).map(|slot| slot.extents.clone())
+                    })
                     .collect();
             }
-            self.catch_up_clears(&mut compacted, unit.sequence);
             let segment = Arc::clone(&self.segments[unit.segment as usize]);
             self.applied.batches += 1;
             self.batch_bytes[unit.segment as usize] += unit.len;

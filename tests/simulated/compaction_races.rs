@@ -206,3 +206,54 @@ fn a_writer_that_helps_another_whose_segment_is_compacted_away_meanwhile_appends
     }
     assert!(helped > 0, "nobody had to help");
 }
+
+#[test]
+fn a_pop_and_a_compaction_stopped_at_any_operation_of_each_lose_no_byte() {
+    let (mut pops, mut overtaken) = (0, 0);
+    let mut compactions = 0;
+    for at in 1.. {
+        let mut is_last = false;
+        for pop_at in 1.. {
+            let disk = blank();
+            let (compactor, popper) = (disk.new_process(), disk.new_process());
+            let (c, q) = (open(&compactor), open(&popper));
+            q.append([("other", "o")]).expect("it is appended");
+            for piece in ["1", "2"] {
+                open(&disk.new_process()).append([("k", piece)]).expect("it is appended");
+            }
+            assert_eq!(q.get("k").expect("it is read"), b"12");
+            let (fate, compacting) = stopped(&compactor, at, move || {
+                c.compact().expect("it compacts");
+            });
+            is_last = fate == Fate::Finished;
+            let (fate, popping) = stopped(&popper, pop_at, move || {
+                let popped = q.pop(["k", "gone"]).expect("it is popped");
+                assert!(!q.contains("k").expect("it is looked up"));
+                popped
+            });
+            compactor.resume();
+            // Unless it waits for the pop, which began before it asked.
+            let end = std::time::Instant::now() + Duration::from_millis(5);
+            while !compacting.is_finished() && std::time::Instant::now() < end {
+                std::thread::yield_now();
+            }
+            overtaken += u32::from(compacting.is_finished() && fate == Fate::Stopped);
+            popper.resume();
+            let popped = popping.join().expect("no panic");
+            assert_eq!(popped, [&b"12"[..], b""], "operations {at} and {pop_at}");
+            compacting.join().expect("no panic");
+            let fresh = open(&disk.new_process());
+            assert_eq!(fresh.get_many(["k", "other"]).expect("they are read"), [&b""[..], b"o"]);
+            if fate == Fate::Finished {
+                pops = pop_at - 1;
+                break;
+            }
+        }
+        if is_last {
+            compactions = at - 1;
+            break;
+        }
+    }
+    println!("{compactions} and {pops} operations; {overtaken} pops were overtaken");
+    assert!(compactions > 10 && pops > 3 && overtaken > 20);
+}
