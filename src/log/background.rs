@@ -23,8 +23,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 const ERRORS_MAX: u32 = 8;
 /// So many small segments are worth a compaction.
 const SMALL_MAX: u64 = 64;
-/// How long a handle that closes may compact. Most of it is the sync of small files, which takes
-/// long on a busy disk; given up each time, it would never catch up with those that come.
+/// How long a handle that closes may compact. Most of it is syncs, which take long on a busy disk;
+/// given up each time, it would never catch up with the small files that come.
 const CLOSING: Duration = Duration::from_secs(5);
 
 /// The thread of a handle that compacts by itself.

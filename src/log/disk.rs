@@ -419,7 +419,7 @@ mod tests {
         // A page that another processor has just handled stays until that has let go of it.
         let is_dropped = || {
             rustix::fs::fadvise(&file.file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(10));
             !file.is_cached(0)
         };
         if rustix::fs::statfs(dir.path()).unwrap().f_type as i64 == TMPFS_MAGIC {

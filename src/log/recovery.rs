@@ -36,8 +36,8 @@ pub(crate) struct Survey<F> {
     segments: Vec<Surveyed<F>>,
     /// Files that have the name of a segment and no readable header, and may have been more.
     unreadable: Vec<(u64, Error)>,
-    /// The others like them, which outputs of compactions replace: what was dead before anyone asked for a
-    /// sync may never have come to the disk.
+    /// The others like them, which outputs of compactions replace: what was dead before anyone asked
+    /// for a sync may never have come to the disk.
     unreadable_replaced: Vec<u64>,
     trust: Trust,
     pub(crate) store: Option<[u8; 16]>,
@@ -258,7 +258,8 @@ impl<F: DiskFile> Survey<F> {
     ) -> Error {
         let next = numbers.range(first..).next().map(|(sequence, _)| *sequence);
         let last = next.map_or(must, |next| next - 1).min(must);
-        let broken = self.segments.iter().find_map(|surveyed| {
+        let mut present = self.segments.iter().filter(|surveyed| !surveyed.is_replaced);
+        let broken = present.find_map(|surveyed| {
             let state = surveyed.batches.iter().find_map(|found| found.state.err());
             let error = state.or(surveyed.ending.err())?;
             Some(damage(surveyed.segment.path(), error))
@@ -294,7 +295,8 @@ impl<F: DiskFile> Survey<F> {
         let dir = names.dir();
         let mut sync_failed = same_boot.is_some_and(Control::has_sync_failed);
         let replaced: Vec<_> = self.segments.iter().filter(|s| s.is_replaced).collect();
-        if !replaced.is_empty() && !sync_failed {
+        let any = !replaced.is_empty() || !self.unreadable_replaced.is_empty();
+        if any && !sync_failed {
             // What replaces them must have its name for good. If that cannot be had they stay,
             // which costs their space, and nothing can be promised any more.
             match disk.sync_dir(dir) {
@@ -307,12 +309,14 @@ impl<F: DiskFile> Survey<F> {
         for surveyed in replaced.into_iter().filter(|_| !sync_failed) {
             remove(disk, &surveyed.segment.path())?;
         }
-        for &id in &self.unreadable_replaced {
+        let gone = self.unreadable_replaced.iter().copied();
+        for id in gone.clone().filter(|_| !sync_failed) {
             remove(disk, &names.segment(id))?;
         }
-        for (id, _) in &self.unreadable {
+        let unreadable = self.unreadable.iter().map(|(id, _)| *id);
+        for id in unreadable.chain(gone.filter(|_| sync_failed)) {
             // Nothing of the history is in it, but a person may want to look.
-            let path = names.segment(*id);
+            let path = names.segment(id);
             disk.replace(&path, &path.with_extension("torn"))
                 .map_err(|e| Error::io("set aside", path, e))?;
         }

@@ -165,6 +165,28 @@ fn the_traces_of_a_power_cut_above_the_mark_are_scars_and_no_damage() {
     assert!(verified.contains(&("damage".into(), "checksum of value".into())), "{verified:?}");
 }
 
+#[test]
+fn a_header_that_is_damaged_is_damage_where_an_output_needs_the_segment() {
+    let mut kept = Segment::new(STORE, 1, 4096);
+    kept.commit(1, &[Item::append("a", "1")]);
+    kept.seal();
+    let keeps = [partd_format::segment::Keep { id: 1, end: kept.offset }];
+    let mut output = Segment::output(STORE, 3, 4096, 2, &[2], &keeps);
+    output.commit(2, &[Item::append("b", "2").at(2)]);
+    output.seal();
+    let mut control = Control::open(STORE, boot(), 2);
+    control.next_segment = 4;
+    // No number tells of it: they are all at or below what the output says may be gone.
+    kept.flip(50, 0);
+    let dir = tempfile::tempdir().unwrap();
+    let store = write_store(dir.path(), &[&kept, &output], Some(&control));
+    reboot(&store);
+    let found = problems(&store, &["verify"]);
+    assert!(found.contains(&("damage".into(), "checksum of header".into())), "{found:?}");
+    let refused = partd::SegmentLog::open(&store).unwrap_err().to_string();
+    assert!(refused.contains("0000000000000001.seg"), "{refused}");
+}
+
 /// A source of a compaction need never have come to the disk: a power cut before it is unlinked may
 /// leave a file of zeros, or an empty one.
 #[test]

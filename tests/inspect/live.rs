@@ -59,12 +59,18 @@ impl Drop for Writer {
     }
 }
 
-fn wait_for_batches(store: &Path, number: u64) {
+/// Waits until there are so many batches, and so many processes that write.
+fn wait_for(store: &Path, batches: u64, writers: usize) {
     let since = Instant::now();
     loop {
         let ran = on(store, &["--json"]);
-        if ran.code == 0 && ran.json()["batches"].as_u64().unwrap() >= number {
-            return;
+        if ran.code == 0 {
+            let document = ran.json();
+            let holders = document["holders"].as_array().unwrap();
+            let alive = holders.iter().filter(|holder| holder["state"] == "alive").count();
+            if document["batches"].as_u64().unwrap() >= batches && alive >= writers {
+                return;
+            }
         }
         assert!(since.elapsed() < Duration::from_secs(60), "the writers do not write: {ran:?}");
         std::thread::sleep(Duration::from_millis(20));
@@ -76,7 +82,7 @@ fn live_writers_are_seen_and_never_look_like_damage() {
     let dir = tempfile::tempdir().unwrap();
     let store = dir.path().join("store");
     let mut writers: Vec<Writer> = (0..2).map(|_| Writer::start(&store)).collect();
-    wait_for_batches(&store, 100);
+    wait_for(&store, 100, 2);
     let (mut last, mut active) = (0, 0);
     let commands: [&[&str]; 6] = [
         &["--json"],
@@ -105,7 +111,7 @@ fn live_writers_are_seen_and_never_look_like_damage() {
             active += document["segments"]["states"]["active"].as_u64().unwrap();
         }
     }
-    wait_for_batches(&store, last + 1);
+    wait_for(&store, last + 1, 2);
     assert!(active > 0, "no writer's segment was ever seen as active");
     // One dies: the other goes on, and the inspector knows who is who.
     let dead = writers.remove(0);

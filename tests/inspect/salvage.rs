@@ -293,6 +293,32 @@ fn a_damaged_output_is_set_aside_for_its_sources_or_accounted_for() {
     assert!(text.text().contains("1 part of a segment"), "{}", text.text());
 }
 
+/// A power cut may come before the sources are gone, and they need never have come to the disk.
+#[test]
+fn an_output_is_not_set_aside_for_a_source_that_is_torn() {
+    for what in ["from its second batch on", "its last value"] {
+        let mut source = Segment::new(STORE, 1, 4096);
+        source.commit(1, &[Item::append("a", "one")]);
+        let second = source.commit(2, &[Item::append("b", "two")]) as usize;
+        source.seal();
+        let mut output = Segment::output(STORE, 2, 4096, 2, &[1], &[]);
+        let first = output.batch(State::Committed(2), 2, &[Item::append("a", "one").at(1)]);
+        output.batch(State::Committed(2), 2, &[Item::append("b", "two").at(2)]);
+        output.seal();
+        // The table of the one batch of the output, and a part of the source.
+        output.bytes[first as usize + 48..][..16].fill(0xFF);
+        match what {
+            "its last value" => source.bytes[second + 48 + 16 + 1..][..3].fill(0),
+            _ => source.bytes[second..].fill(0),
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (code, account, values) = salvaged(dir.path(), &[source, output], None);
+        assert_eq!(code, 1, "{what}: {account:#}");
+        assert_eq!(values.get(&b"b"[..]), Some(&b"two".to_vec()), "{what}: {account:#}");
+        assert_eq!(account["outputs_set_aside"], json!([]), "{what}: {account:#}");
+    }
+}
+
 #[test]
 fn a_salvaged_store_is_private_and_on_stable_storage() {
     let dir = tempfile::tempdir().unwrap();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use partd_format::batch::Layout;
 use partd_format::segment::Keep;
-use partd_format::{Kind, Link, State};
+use partd_format::{Evidence, Kind, Link, State};
 
 use super::{Aim, Base};
 use crate::Key;
@@ -188,8 +188,14 @@ impl<F: DiskFile> Base<F> {
         let mut found = Removals::default();
         for source in &self.sources {
             let segment = self.segment(source.number);
+            let mut seen = 0;
             for (offset, len) in chain(segment)? {
-                let Ok(State::Committed(of_batch)) = segment.state(offset) else { continue };
+                let of_batch = match segment.state(offset) {
+                    Ok(State::Committed(sequence)) => sequence,
+                    Ok(_) => continue,
+                    Err(error) => return Err(segment.damage(error)),
+                };
+                seen += len;
                 for entry in segment.batch(offset, len)?.entries() {
                     let sequence = entry.sequence.unwrap_or(of_batch);
                     match entry.kind {
@@ -201,6 +207,15 @@ impl<F: DiskFile> Base<F> {
                         Kind::Append | Kind::Set => {}
                     }
                 }
+            }
+            // What was never synced can still be lost, where the disk fails and memory is short.
+            if seen != source.batch_bytes {
+                return Err(segment.damage(partd_format::Error {
+                    offset: segment.header().data_start,
+                    what: "bytes of committed batches",
+                    expected: Evidence::Number(source.batch_bytes),
+                    found: Evidence::Number(seen),
+                }));
             }
         }
         let clear = found.clear;

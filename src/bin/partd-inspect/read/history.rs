@@ -15,7 +15,7 @@ use super::control::Control;
 use super::problem::{Problem, Severity};
 use super::select::{Selected, select, store_of};
 use super::source::Source;
-use super::walk::{EntryInfo, Segment};
+use super::walk::{BatchInfo, EntryInfo, Segment};
 
 /// How the end of the history was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +158,7 @@ impl History {
                 range(first, last),
                 "no such batch",
             );
-            problem.consequence = hint(segments, &counts);
+            problem.consequence = hint(segments, &counts, &replaced);
             problems.push(problem);
         }
         // A writer that died between its last two steps leaves a number that is taken and not done.
@@ -189,10 +189,18 @@ impl History {
             self.keeps.iter().map(|keep| (keep.id, keep.end)).collect();
         for (i, segment) in segments.iter().enumerate() {
             let kept = keeps.remove(&segment.id());
+            let path = segment.path();
             if !self.counts[i] {
+                if let (Some(end), Err(error)) =
+                    (kept.filter(|_| !self.replaced[i]), &segment.header)
+                {
+                    // Numbers need not tell of its loss: those that it holds may be missing.
+                    let problem = Problem::format(Severity::Damage, path, error);
+                    let consequence = format!("an output needs its batches up to offset {end}");
+                    self.problems.push(Problem { consequence: Some(consequence), ..problem });
+                }
                 continue;
             }
-            let path = segment.path();
             if let Err(error) = &segment.note {
                 self.problems.push(Problem::format(Severity::Scar, path, error));
             }
@@ -354,7 +362,12 @@ pub(super) fn gaps(present: impl Iterator<Item = u64>, upto: u64, last: u64) -> 
 /// Whether a batch is whole: its header good and every value right.
 pub(crate) fn whole(segments: &[Segment], place: Place) -> bool {
     let segment = &segments[place.segment];
-    let Some(head) = segment.batches[place.batch].good_head() else { return false };
+    whole_batch(segment, &segment.batches[place.batch])
+}
+
+/// The same of a batch of a segment.
+pub(crate) fn whole_batch(segment: &Segment, batch: &BatchInfo) -> bool {
+    let Some(head) = batch.good_head() else { return false };
     let Some(salt) = segment.salt() else { return false };
     segment.entries_of(head).iter().all(|entry| value_is_right(&segment.source, salt, entry))
 }
@@ -386,8 +399,9 @@ pub(crate) fn value_checksum(
 }
 
 /// Where a chain was seen to break, for the report of a missing number.
-fn hint(segments: &[Segment], counts: &[bool]) -> Option<String> {
-    let broken = segments.iter().zip(counts).find_map(|(segment, counts)| {
+fn hint(segments: &[Segment], counts: &[bool], replaced: &[bool]) -> Option<String> {
+    let present = segments.iter().zip(counts).zip(replaced).filter(|(_, replaced)| !**replaced);
+    let broken = present.map(|(both, _)| both).find_map(|(segment, counts)| {
         let error = match (&segment.header, &segment.ending) {
             (Err(error), _) => error,
             (_, Ending::Broken(error)) if *counts => error,

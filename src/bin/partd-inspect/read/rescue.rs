@@ -15,7 +15,7 @@ use partd_format::segment::{HEADER_LEN, Output};
 use partd_format::word::STATE_AT;
 use partd_format::{Batch, Ending, Error, Link, Salt, SegmentHeader, State};
 
-use super::history::{History, Place, Rule, gaps, whole};
+use super::history::{History, Place, Rule, gaps, whole, whole_batch};
 use super::repair;
 use super::source::Window;
 use super::store::Store;
@@ -99,14 +99,16 @@ impl Store {
     fn can_do_without(&self, number: usize, finds: &Finds) -> bool {
         let segment = &self.segments[number];
         let Ok(lists) = &segment.lists else { return false };
+        // A source need never have come to the disk as a whole, so an open end says nothing.
         let is_whole = |segment: &Segment| {
             segment.header.is_ok()
                 && segment.io.is_none()
-                && !matches!(segment.ending, Ending::Broken(_))
-                && segment
-                    .batches
-                    .iter()
-                    .all(|b| b.state.is_ok() && !matches!(b.head, Some(Err(_))))
+                && matches!(segment.ending, Ending::Sealed)
+                && segment.batches.iter().all(|b| match b.state {
+                    Ok(State::Committed(_)) => whole_batch(segment, b),
+                    Ok(State::Void) => true,
+                    Ok(State::Pending) | Err(_) => false,
+                })
         };
         let mended: BTreeSet<usize> = finds.mended.iter().map(|(batch, _)| *batch).collect();
         let heads = segment.batches.iter().enumerate();
