@@ -138,6 +138,10 @@ mutant pop-lock src/log/mod.rs live kill_steps \
     a_process_stopped_at_any_operation_delays_nobody_and_goes_on_later \
     'let _pop = PopUnderWay::new(control, slot);' \
     'let _ = PopUnderWay::new(control, slot);'
+mutant overtaken-pop src/log/picture.rs I1 compaction_races \
+    a_pop_and_a_compaction_stopped_at_any_operation_of_each_lose_no_byte \
+    'if let Some(entries) = compacted.keys.get_mut(key) {' \
+    'if let Some(entries) = compacted.keys.get_mut(key).filter(|_| false) {'
 mutant history-sync src/log/compaction.rs 'I1 I2' crash $crash \
     'self.syncer.sync_beside(self, base.upto, &base.source_ids())?;' \
     ''
