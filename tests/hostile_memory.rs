@@ -101,5 +101,5 @@ fn a_file_of_empty_entries_of_one_key_is_opened_in_a_few_times_its_length() {
 fn a_file_of_nothing_but_short_keys_is_opened_in_some_times_its_length() {
     let key = |number: u64| Item::append(&number.to_be_bytes()[5..], "");
     let items = |sequence| (0..4096).map(|i| key(sequence * 4096 + i)).collect();
-    measure("short keys", &full_of(items), 16.0);
+    measure("short keys", &full_of(items), 8.0);
 }

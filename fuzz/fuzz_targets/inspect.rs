@@ -2,8 +2,8 @@
 //! out of the input, as they are or with their checks made right after the mutation, so that the
 //! fuzzer comes past the first of them.
 //!
-//! Nothing may panic, loop or take more memory than a small multiple of the input; what is listed
-//! must lie within the files.
+//! Nothing may panic, loop or take memory because the input says so; what is listed must lie within
+//! the files.
 #![no_main]
 
 use std::path::Path;
@@ -11,7 +11,7 @@ use std::path::Path;
 use libfuzzer_sys::fuzz_target;
 use partd_format::Kind;
 use partd_fuzz::hostile::{BOOT, Hostile};
-use partd_fuzz::limit::with_limit_of;
+use partd_fuzz::limit::with_limit;
 
 #[path = "../../src/bin/partd-inspect/read/mod.rs"]
 #[allow(dead_code, reason = "the binary uses the rest of it")]
@@ -25,8 +25,8 @@ use read::source::Source;
 use read::store::Store;
 use read::walk::Segment;
 
-/// What is kept of an entry or a batch, by the bytes that it has in a segment.
-const TIMES: usize = 12;
+/// More is kept of the smallest entries and batches than the bytes that these have in a segment; an
+/// input as long as the seeds has few of them.
 const CAP_BYTES: usize = 1 << 20;
 
 /// Lists all values; they lie within their files.
@@ -50,7 +50,7 @@ fn listed(store: &Store) {
 
 fuzz_target!(|data: &[u8]| {
     let Some(hostile) = Hostile::new(data) else { return };
-    with_limit_of(TIMES * hostile.len() + CAP_BYTES, || inspect(hostile));
+    with_limit(hostile.len(), CAP_BYTES, || inspect(hostile));
 });
 
 fn inspect(hostile: Hostile) {

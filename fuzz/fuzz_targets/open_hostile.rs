@@ -1,9 +1,9 @@
 //! The engine on hostile stores: a control file and up to three segments out of the input, on a disk
 //! in memory, as they are or with their checks made right after the mutation.
 //!
-//! Every operation works or says why not; none panics or takes more memory than what the index
-//! keeps of an entry. Opened for reading alone, a store reads as it does when it is recovered; what
-//! is added is there, and a compaction and a close change no value.
+//! Every operation works or says why not; none panics or takes memory because the input says so.
+//! Opened for reading alone, a store reads as it does when it is recovered; what is added is there,
+//! and a compaction and a close change no value.
 #![no_main]
 
 use std::path::Path;
@@ -13,12 +13,12 @@ use libfuzzer_sys::fuzz_target;
 use partd::{Key, Partd, Result, SegmentLog};
 use partd_fuzz::disk::{MemDisk, World};
 use partd_fuzz::hostile::Hostile;
-use partd_fuzz::limit::with_limit_of;
+use partd_fuzz::limit::with_limit;
 
 const DIR: &str = "/store";
-/// What the index and recovery keep of an entry or a batch, by the bytes that it has in a segment.
-const TIMES: usize = 24;
-/// New segments and control files, and the threads that read in parallel.
+/// New segments and control files, the threads that read in parallel, and what recovery and the index
+/// keep of the smallest batches and entries beyond the bytes that these have in a segment: eight
+/// times those of an input as long as the seeds at most, which is little.
 const CAP_BYTES: usize = 2 << 20;
 
 type Log = SegmentLog<MemDisk>;
@@ -31,7 +31,7 @@ fuzz_target!(|data: &[u8]| {
         return;
     }
     let world = hostile.world(Path::new(DIR));
-    with_limit_of(TIMES * hostile.len() + CAP_BYTES, || open(&world, hostile.other));
+    with_limit(hostile.len(), CAP_BYTES, || open(&world, hostile.other));
 });
 
 /// What was asked for; or nothing, if there is a reason that a person can read.

@@ -10,12 +10,14 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use partd_format::Kind;
+use smallvec::{SmallVec, smallvec};
 
 use super::segment::Extent;
 use crate::Key;
 
-/// The extents of one key's value. Shared with the reads that use them.
-pub(crate) type Extents = Arc<Vec<Extent>>;
+/// The extents of one key's value. Shared with the reads that use them; a single one, as a short key
+/// often has, lies in the same allocation.
+pub(crate) type Extents = Arc<SmallVec<[Extent; 1]>>;
 
 /// The extents of every key.
 #[derive(Debug, Default)]
@@ -47,7 +49,12 @@ impl Index {
             Kind::Append => {
                 let slot = slot_mut(&mut self.table, &self.hasher, key);
                 // A read that is under way keeps the extents that it began with.
-                Arc::make_mut(&mut slot.extents).push(extent);
+                let extents = Arc::make_mut(&mut slot.extents);
+                if extents.len() == 1 {
+                    // As a vector begins: a list that leaves its place goes on growing.
+                    extents.reserve(3);
+                }
+                extents.push(extent);
                 slot.len += extent.len();
                 self.live_bytes += extent.len();
                 self.extents += 1;
@@ -62,7 +69,7 @@ impl Index {
                 add_live(&mut self.live_in, &extent);
                 self.live_bytes = self.live_bytes - slot.len + extent.len();
                 self.extents = self.extents - slot.extents.len() as u64 + 1;
-                slot.extents = Arc::new(vec![extent]);
+                slot.extents = Arc::new(smallvec![extent]);
                 slot.len = extent.len();
                 slot.is_set = true;
             }
@@ -125,8 +132,9 @@ impl Index {
         let heap: usize = self
             .slots()
             .map(|slot| {
-                let list = size_of::<Vec<Extent>>() + 2 * size_of::<usize>();
-                slot.key.heap_bytes() + list + slot.extents.capacity() * size_of::<Extent>()
+                let list = size_of::<SmallVec<[Extent; 1]>>() + 2 * size_of::<usize>();
+                let behind = if slot.extents.spilled() { slot.extents.capacity() } else { 0 };
+                slot.key.heap_bytes() + list + behind * size_of::<Extent>()
             })
             .sum();
         (table + heap + self.live_in.capacity() * size_of::<u64>()) as u64

@@ -287,7 +287,11 @@ pub fn open(disk: &SimDisk) -> Result<SegmentLog<SimDisk>, Violation> {
     disk.set_opening(true);
     let log = options().open_on(disk.clone(), STORE);
     disk.set_opening(false);
-    log.map_err(|error| Violation::new("I1", format!("the store cannot be opened: {error}")))
+    log.map_err(|error| {
+        let text = format!("the store cannot be opened: {error}");
+        // Two batches have one number; all else is a loss of what was there.
+        Violation::new(if text.contains("has sequence number") { "I6" } else { "I1" }, text)
+    })
 }
 
 /// A search that meets the engine's own patience at each try would take half an hour.
