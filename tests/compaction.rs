@@ -219,3 +219,36 @@ fn a_compaction_goes_on_under_pops_that_never_pause() {
         assert_eq!(q.get("kept").unwrap(), (0..6).collect::<Vec<u8>>());
     });
 }
+
+#[test]
+fn the_damaged_head_of_an_output_is_an_error_of_the_opening_for_writers_and_readers_alike() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let p = options().open(&path).unwrap();
+    p.append([("k", "v")]).unwrap();
+    drop(p);
+    let p = options().open(&path).unwrap();
+    assert_eq!(p.compact().unwrap().segments_replaced, 1);
+    drop(p);
+    // What the control file says is lost, so that the segments are looked at.
+    std::fs::remove_file(path.join("control")).unwrap();
+    let is_segment = |path: &std::path::PathBuf| path.extension().is_some_and(|e| e == "seg");
+    let files = || std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
+    let output = files().find(is_segment).expect("the output");
+    assert_eq!(files().filter(is_segment).count(), 1);
+    let mut bytes = std::fs::read(&output).unwrap();
+    let header = partd_format::SegmentHeader::decode(&bytes[..128], bytes.len() as u64).unwrap();
+    // Behind the words of link and state.
+    let head = header.data_start as usize + 16;
+    bytes[head] ^= 1;
+    std::fs::write(&output, &bytes).unwrap();
+    for opened in [options().open(&path), options().open_read_only(&path)] {
+        match opened.map(drop) {
+            Err(partd::Error::Damage { path, damage }) => {
+                assert_eq!((path, damage.offset), (output.clone(), head as u64));
+            }
+            opened => panic!("{opened:?}"),
+        }
+    }
+    assert!(std::fs::read(&output).unwrap() == bytes, "the attempts have changed the file");
+}

@@ -186,7 +186,13 @@ impl<F: DiskFile> Survey<F> {
         let trust = self.trust;
         let mut numbers: BTreeMap<u64, (usize, Found)> = BTreeMap::new();
         for (i, surveyed) in self.segments.iter().enumerate() {
-            if surveyed.is_replaced || surveyed.segment.header().output.is_some() {
+            if surveyed.is_replaced {
+                continue;
+            }
+            if surveyed.segment.header().output.is_some() {
+                if !ignore_damage {
+                    surveyed.must_parse()?;
+                }
                 continue;
             }
             for &found in &surveyed.batches {
@@ -368,6 +374,12 @@ impl<F: DiskFile> Surveyed<F> {
             self.segment.punch_behind(self.end);
         }
         changed
+    }
+
+    /// Checks that the head of every batch can be read: of an output, all of them are history.
+    fn must_parse(&self) -> Result<()> {
+        let mut batches = self.batches.iter();
+        batches.try_for_each(|found| self.segment.batch(found.offset, found.len).map(drop))
     }
 
     /// Checks that the chain reaches `end`, and that what lies before it is in the history or not,
