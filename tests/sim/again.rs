@@ -15,9 +15,9 @@ use super::power::{Kind, Search, open, too_few};
 use super::timeline::{Choice, Timeline};
 use super::{Rng, Violation};
 
-/// Of so many images, one is gone on with: its recovery is cut, and what is appended to it.
-const GO_ON_WITH_ONE_OF: u64 = 30;
-/// So many moments of that are looked at.
+/// Every image is gone on with: its recovery is cut, or what is appended to it, at one moment and in
+/// one way. Of one of so many that is done at more moments, and in several ways each.
+const MORE_ONE_OF: u64 = 30;
 const MOMENTS_AFTERWARDS: usize = 5;
 /// Of so many images of which recovery makes something void, the recovery of one is cut and killed
 /// after each of its operations.
@@ -40,9 +40,7 @@ impl Search<'_> {
     ) -> Result<(), Violation> {
         let gives_up = disk.log().iter().any(|record| matches!(record.event, Event::Sync { .. }));
         let everywhere = gives_up && hash.is_multiple_of(EVERY_MOMENT_OF_ONE_OF);
-        if !everywhere && !hash.is_multiple_of(GO_ON_WITH_ONE_OF) {
-            return Ok(());
-        }
+        let more = everywhere || hash.is_multiple_of(MORE_ONE_OF);
         let oracle = self.oracle.cut(found);
         if everywhere {
             self.tally.recoveries += 1;
@@ -51,12 +49,16 @@ impl Search<'_> {
         let recovery = disk.log().len();
         let mut rng = Rng(hash);
         let durable = [rng.below(2) == 0, true, false];
-        let oracle = append(disk, &log, oracle, &durable, &mut rng)?;
+        let durable = if more { &durable[..] } else { &durable[..2] };
+        let oracle = append(disk, &log, oracle, durable, &mut rng)?;
         let records = disk.log();
         drop(log);
+        let count = if more { MOMENTS_AFTERWARDS } else { 1 };
         let mut moments: Vec<usize> =
-            (0..MOMENTS_AFTERWARDS).map(|_| rng.below(records.len() as u64) as usize).collect();
-        moments.push(records.len() - 1);
+            (0..count).map(|_| rng.below(records.len() as u64) as usize).collect();
+        if more {
+            moments.push(records.len() - 1);
+        }
         if everywhere {
             moments.extend(0..recovery);
         }
@@ -65,8 +67,8 @@ impl Search<'_> {
             passed?;
             let at = timeline.at() - 1;
             if moments.contains(&at) {
-                let once_more = everywhere && at < recovery;
-                self.cut_again(&timeline, &oracle, found, once_more.then_some(mode), &mut rng)?;
+                let once_more = (everywhere && at < recovery).then_some(mode);
+                self.cut_again(&timeline, &oracle, found, more, once_more, &mut rng)?;
             }
         }
         Ok(())
@@ -126,16 +128,17 @@ impl Search<'_> {
         while let Some(passed) = timeline.pass() {
             passed?;
         }
-        self.cut_again(&timeline, &oracle, found, None, &mut rng)
+        self.cut_again(&timeline, &oracle, found, true, None, &mut rng)
     }
 
-    /// Cuts the power at a moment in several ways. If a mode is given, more is appended to what is
-    /// left, durably, and then the power fails once more.
+    /// Cuts the power at a moment, in several ways or in one of them. If a mode is given, more is
+    /// appended to what is left, durably, and then the power fails once more.
     fn cut_again(
         &mut self,
         timeline: &Timeline<'_>,
         oracle: &Oracle,
         recovered: u64,
+        several: bool,
         once_more: Option<Mode>,
         rng: &mut Rng,
     ) -> Result<(), Violation> {
@@ -150,7 +153,8 @@ impl Search<'_> {
             Choice { versions: some(), names: vec![true; names].into() },
             Choice { versions: some(), names: (0..names).map(|i| i < kept).collect() },
         ];
-        for choice in &choices {
+        let one = rng.below(choices.len() as u64) as usize;
+        for choice in if several { &choices[..] } else { &choices[one..=one] } {
             let image = timeline.image(&units, choice);
             self.boot_again(&image, oracle, timeline, recovered, once_more)?;
         }
@@ -189,12 +193,12 @@ impl Search<'_> {
         while let Some(passed) = timeline.pass() {
             passed?;
         }
-        self.cut_again(&timeline, &oracle, found, None, &mut rng)
+        self.cut_again(&timeline, &oracle, found, true, None, &mut rng)
     }
 }
 
 /// Appends batches, each durably or not, and returns the history with them.
-fn append(
+pub fn append(
     disk: &SimDisk,
     log: &SegmentLog<SimDisk>,
     mut oracle: Oracle,

@@ -577,6 +577,13 @@ impl Inode {
 /// Stores bytes to a mapping, word by word.
 pub fn poke(mapping: &Mapping, offset: u64, bytes: &[u8]) {
     let (mut offset, mut bytes) = (offset, bytes);
+    while offset % 8 == 0
+        && let Some((word, rest)) = bytes.split_first_chunk()
+    {
+        mapping.store(offset, u64::from_le_bytes(*word), Relaxed);
+        offset += 8;
+        bytes = rest;
+    }
     while !bytes.is_empty() {
         let skip = (offset & 7) as usize;
         let (part, rest) = bytes.split_at(bytes.len().min(8 - skip));

@@ -9,6 +9,7 @@ use partd_format::segment::id_of_file_name;
 use partd_format::word::note;
 use partd_format::{Batch, Link, SegmentHeader, State};
 
+use super::again::append;
 use super::disk::{Defect, SimDisk};
 use super::image::{FileImage, Image};
 use super::oracle::Oracle;
@@ -16,27 +17,25 @@ use super::power::{Kind, Search, open};
 use super::timeline::{Choice, Timeline, Unit};
 use super::{Rng, STORE, Violation, options};
 
-/// Of so many images, one is looked at with other control files, and one with flipped bits.
-const HARM_ONE_OF: u64 = 30;
-/// Bits that are flipped in it, one at a time.
+/// Every image is looked at with one other control file and with one flipped bit; one of so many with
+/// all kinds of control files, and one with several bits, one at a time.
+const MORE_ONE_OF: u64 = 30;
 const FLIPS: usize = 4;
 /// Control files of so many earlier moments are remembered.
 const CONTROLS_MAX: usize = 32;
 
-/// Says whether a store is what it must be.
-type Judge<'a> = dyn Fn(&SegmentLog<SimDisk>, &Oracle) -> Result<(), Violation> + 'a;
+/// Says whether a store is what it must be, and how many batches it has.
+type Judge<'a> = dyn Fn(&SegmentLog<SimDisk>, &Oracle) -> Result<u64, Violation> + 'a;
 
 impl Search<'_> {
     /// Boots an image, which holds `found` batches, in worse states.
     pub fn harm(&mut self, image: &Image, found: u64, hash: u64) -> Result<(), Violation> {
-        match hash % HARM_ONE_OF {
-            1 => {
-                let is_found = |log: &_, oracle: &Oracle| oracle.judge(log, found, found).map(drop);
-                self.other_controls(image, &is_found, &mut Rng(hash))
-            }
-            2 => self.flipped(image, found, &mut Rng(hash)),
-            _ => Ok(()),
-        }
+        let is_found = |log: &_, oracle: &Oracle| oracle.judge(log, found, found);
+        let mut rng = Rng(hash);
+        let all = hash % MORE_ONE_OF == 1;
+        self.other_controls(image, &is_found, all, &mut rng)?;
+        let flips = if hash % MORE_ONE_OF == 2 { FLIPS } else { 1 };
+        self.flipped(image, found, flips, &mut rng)
     }
 
     /// Kills every process at this moment; the control file is then as it was, or another one.
@@ -52,8 +51,8 @@ impl Search<'_> {
         // The machine goes on.
         image.boot -= 1;
         let (visible, ceiling) = (timeline.visible(), timeline.ceiling());
-        let is_found = |log: &_, oracle: &Oracle| oracle.judge(log, visible, ceiling).map(drop);
-        let checked = self.other_controls(&image, &is_found, rng);
+        let is_found = |log: &_, oracle: &Oracle| oracle.judge(log, visible, ceiling);
+        let checked = self.other_controls(&image, &is_found, true, rng);
         if let Some(control) = timeline.live_control() {
             if self.controls.len() == CONTROLS_MAX {
                 self.controls.remove(rng.below(CONTROLS_MAX as u64) as usize);
@@ -63,11 +62,13 @@ impl Search<'_> {
         checked
     }
 
-    /// Boots an image as it is, and with its control file zeroed, of random bytes, or an old one.
+    /// Boots an image with its control file zeroed, of random bytes, or an old one, or with `all` of
+    /// these and as it is. What is appended then gets a number that no other batch has.
     fn other_controls(
         &mut self,
         image: &Image,
         is_found: &Judge<'_>,
+        all: bool,
         rng: &mut Rng,
     ) -> Result<(), Violation> {
         let path = Path::new(STORE).join("control");
@@ -76,18 +77,23 @@ impl Search<'_> {
         let random: Vec<u8> =
             (0..control.len.div_ceil(8)).flat_map(|_| rng.next().to_le_bytes()).collect();
         let random = FileImage::of(&random[..control.len as usize]);
-        let mut others = vec![("as it was", control), ("zeroed", zeroed), ("random", random)];
+        let mut others = vec![("zeroed", zeroed), ("random", random)];
         if !self.controls.is_empty() {
             let stale = &self.controls[rng.below(self.controls.len() as u64) as usize];
             others.push(("stale", stale.clone()));
+        }
+        if all {
+            others.push(("as it was", control));
+        } else {
+            others.swap_remove(rng.below(others.len() as u64) as usize);
+            others.truncate(1);
         }
         for (what, other) in others {
             let mut image = image.clone();
             image.files.insert(path.clone(), other);
             let hash = image.hash().rotate_left(image.boot as u32);
-            let disk = SimDisk::boot(&image, hash ^ self.seed, self.defect);
-            let opened = open(&disk).and_then(|log| is_found(&log, &self.oracle));
-            opened.map_err(|v| {
+            let looked_at = self.with_control(&image, is_found, hash, rng);
+            looked_at.map_err(|v| {
                 Violation::new("I6", format!("{} (with a control file {what})", v.text))
             })?;
             self.tally.count(hash, Kind::Control);
@@ -95,10 +101,35 @@ impl Search<'_> {
         Ok(())
     }
 
+    /// Boots an image, appends a batch, and boots what is there then once more.
+    fn with_control(
+        &self,
+        image: &Image,
+        is_found: &Judge<'_>,
+        hash: u64,
+        rng: &mut Rng,
+    ) -> Result<(), Violation> {
+        let disk = SimDisk::boot(image, hash ^ self.seed, self.defect);
+        let log = open(&disk)?;
+        let found = is_found(&log, &self.oracle)?;
+        let oracle = append(&disk, &log, self.oracle.cut(found), &[true], rng)?;
+        let mut image = disk.snapshot();
+        drop(log);
+        image.boot += 1;
+        let log = open(&SimDisk::boot(&image, hash, self.defect))?;
+        oracle.judge(&log, found + 1, found + 1).map(drop)
+    }
+
     /// Flips bits that must be missed.
-    fn flipped(&mut self, image: &Image, found: u64, rng: &mut Rng) -> Result<(), Violation> {
+    fn flipped(
+        &mut self,
+        image: &Image,
+        found: u64,
+        flips: usize,
+        rng: &mut Rng,
+    ) -> Result<(), Violation> {
         let places = below_the_mark(image);
-        for _ in 0..if places.is_empty() { 0 } else { FLIPS } {
+        for _ in 0..if places.is_empty() { 0 } else { flips } {
             let (path, start, end) = &places[rng.below(places.len() as u64) as usize];
             let (at, bit) = (start + rng.below(end - start), rng.below(8));
             let mut image = image.clone();

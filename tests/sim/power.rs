@@ -1,7 +1,7 @@
 //! Power cuts all along a workload. After each operation, each image that the model allows is
-//! booted: the store must open as a prefix of the history with all that was durable (I1 to I5).
-//! Some are booted with another control file and with damage (`harm`: I6, I9), and some are gone on
-//! with, through cuts and kills of their recovery (`again`: I7, I8).
+//! booted: the store must open as a prefix of the history with all that was durable (I1 to I5). It
+//! is booted with another control file and with damage (`harm`: I6, I9), and gone on with, through
+//! cuts and kills of its recovery (`again`: I7, I8).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -53,6 +53,11 @@ impl Tally {
     /// The number of distinct images.
     pub fn total(&self) -> u64 {
         self.images.len() as u64
+    }
+
+    /// The number of distinct images of power cuts: not those with other control files and damage.
+    pub fn cuts(&self) -> u64 {
+        self.columns()[..4].iter().sum()
     }
 
     /// Distinct images by pages, sectors, words, afterwards, with other control files, and damaged.
