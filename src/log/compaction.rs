@@ -259,10 +259,10 @@ impl<D: Disk> Core<D> {
             if lock.is_some() {
                 // Nobody holds the slot: whoever made the segment in it is gone.
                 commit::take_over(control, slot)?;
-                retire(self, control, segment.id())?;
+                retire(self, control, slot, segment.id())?;
             } else if segment.id() < control.first_segment(slot) {
                 // The holder came later, and has taken over what was open.
-                retire(self, control, segment.id())?;
+                retire(self, control, slot, segment.id())?;
             }
         }
         Ok(())

@@ -201,10 +201,16 @@ impl<D: Disk> Control<D> {
         }
     }
 
+    /// The segments of which somebody has said that it is making them, or claims in them; 0 among them
+    /// means nothing.
+    pub(crate) fn announced(&self) -> impl Iterator<Item = u64> {
+        let output = self.word(layout::OUTPUT_AT).load(Acquire);
+        std::iter::once(output).chain((0..layout::SLOTS).map(|slot| self.active_segment(slot)))
+    }
+
     /// Whether somebody has said that it is making the segment.
     pub(crate) fn is_announced(&self, id: u64) -> bool {
-        self.word(layout::OUTPUT_AT).load(Acquire) == id
-            || (0..layout::SLOTS).any(|slot| self.active_segment(slot) == id)
+        self.announced().any(|announced| announced == id)
     }
 
     /// The segment in which the owner of a slot claims its batches; 0 for none.

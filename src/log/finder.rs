@@ -47,15 +47,15 @@ impl Finder {
             return self.find_all(core, found);
         };
         let next = control.next_segment();
-        let ids: Vec<u64> = if self.listed {
+        let ids: BTreeSet<u64> = if self.listed {
             self.awaited.iter().copied().chain(self.next..next).collect()
         } else {
-            // The first time, the directory tells which of many ids are worth a try.
-            let here = segment_ids(&core.disk, &core.names)?;
-            let announced = (self.next..next).rev().take(ANNOUNCED_MAX);
-            let coming = announced.filter(|id| !here.contains(id) && control.is_announced(*id));
-            let coming: Vec<u64> = coming.collect();
-            here.into_iter().filter(|id| *id < next).chain(coming).collect()
+            // The first time, the directory tells which of many ids are worth a try. The announcements
+            // come before it: who is no more among them has published by then, or never will.
+            let mut ids: BTreeSet<u64> = control.announced().collect();
+            ids.extend(segment_ids(&core.disk, &core.names)?);
+            ids.retain(|id| (1..next).contains(id));
+            ids
         };
         let mut opened = Vec::new();
         let mut awaited = BTreeSet::new();
@@ -124,9 +124,6 @@ fn look<D: Disk>(
     }
     Ok(Look::Gone)
 }
-
-/// As many ids as there can be segments in the making.
-const ANNOUNCED_MAX: usize = 4 * partd_format::control::SLOTS as usize;
 
 /// The ids of the segment files in a directory, in order.
 pub(crate) fn segment_ids<D: Disk>(disk: &D, names: &Names) -> Result<BTreeSet<u64>> {

@@ -5,17 +5,19 @@
 //! replaced another name instead of none; once that is durable, a spare is taken over only if
 //! nobody has it open ([`Disk::reclaim`]), so no mapping of its earlier life exists in any process,
 //! and published bytes still never change. Its header is emptied, durably, before it gets a new
-//! one: after a power cut it is a segment of its new life, or none. What else is left of the
-//! earlier life does not parse under the new salt.
+//! one: after a power cut it is a segment of its new life, or none; so one in which somebody has
+//! begun and died is removed. What else is left of the earlier life does not parse under the new
+//! salt.
 //!
 //! A spare belongs to nobody: a handle knows those that its compactions have left, and whoever needs
 //! their space may remove them.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use partd_format::SegmentHeader;
 use partd_format::segment::HEADER_LEN;
 
 use super::disk::{Disk, DiskFile};
@@ -52,9 +54,12 @@ impl<D: Disk> Core<D> {
         }
         loop {
             let path = self.spares.paths().pop()?;
-            if let Ok(Some(file)) = self.disk.reclaim(&path) {
+            let Ok(Some(file)) = self.disk.reclaim(&path) else { continue };
+            if is_empty(&file) {
                 return Some((path, file));
             }
+            // Another that knew it has begun in it, and died before it gave it a name.
+            let _ = unlink(&self.disk, path);
         }
     }
 
@@ -73,7 +78,8 @@ impl<D: Disk> Core<D> {
             }
             // Still read by somebody; or its space cannot be had again.
             let Ok(Some(file)) = self.disk.reclaim(&path) else { continue };
-            let is_of_use = file.mapping().len() == self.options.segment_len();
+            let is_of_use = file.mapping().len() == self.options.segment_len()
+                && (is_empty(&file) || self.is_source(&file, &path));
             if paths.len() < self.options.spare_segments && is_of_use && empty(&file).is_ok() {
                 paths.push(path);
             } else {
@@ -82,6 +88,15 @@ impl<D: Disk> Core<D> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the header of a spare is still that of the segment it was, and not one that somebody
+    /// has begun and left: that may be on stable storage, where the first of the two no longer is.
+    fn is_source(&self, file: &D::File, path: &Path) -> bool {
+        let mut bytes = [0; HEADER_LEN as usize];
+        file.mapping().copy_out(0, &mut bytes);
+        SegmentHeader::decode(&bytes, file.mapping().len())
+            .is_ok_and(|header| self.names.spare(header.id) == path)
     }
 
     /// Removes every spare of the store, to give back its space. Returns whether there were any.
@@ -109,12 +124,19 @@ fn unlink<D: Disk>(disk: &D, path: PathBuf) -> Result<()> {
     }
 }
 
-/// Empties the header of a file, durably, with the first words of the batches behind it.
+/// What is empty in a spare: the header, and the first words of the batches behind it.
+const EMPTY_LEN: u64 = HEADER_LEN + 16;
+
+/// Whether a file is empty where a spare is.
+fn is_empty<F: DiskFile>(file: &F) -> bool {
+    (0..EMPTY_LEN).step_by(8).all(|offset| file.mapping().load(offset, Relaxed) == 0)
+}
+
+/// Empties the beginning of a file, durably.
 fn empty<F: DiskFile>(file: &F) -> io::Result<()> {
-    let len = HEADER_LEN + 16;
-    for offset in (0..len).step_by(8) {
+    for offset in (0..EMPTY_LEN).step_by(8) {
         file.mapping().store(offset, 0, Relaxed);
     }
-    file.stored(0, len);
-    file.sync_start(len)
+    file.stored(0, EMPTY_LEN);
+    file.sync_start(EMPTY_LEN)
 }

@@ -280,21 +280,30 @@ fn make_segment<D: Disk>(
     slot: u16,
     len: u64,
 ) -> Result<Tail<D::File>> {
-    let mut new = match core.take_spare(len) {
-        Some((path, file)) => Unpublished::of_spare(&core.disk, &core.names, path, file)?,
-        None => new_file(core, &format!("writer-{slot:04}"), len)?,
-    };
-    let active = control.active_segment(slot);
-    let id = control.take_segment_id(Announce::Writer(slot))?;
-    let made = new
-        .begin(id, &NewSegment { store: control.fixed.store, slot, output: None })
-        .and_then(|tail| new.publish(id).map(|()| tail));
-    match made {
-        Ok(_) => control.raise_generation(),
-        // It will not come.
-        Err(_) => control.set_active(slot, active),
+    loop {
+        let spare = core.take_spare(len);
+        let is_spare = spare.is_some();
+        let mut new = match spare {
+            Some((path, file)) => Unpublished::of_spare(&core.disk, &core.names, path, file)?,
+            None => new_file(core, &format!("writer-{slot:04}"), len)?,
+        };
+        let active = control.active_segment(slot);
+        let id = control.take_segment_id(Announce::Writer(slot))?;
+        let made = new
+            .begin(id, &NewSegment { store: control.fixed.store, slot, output: None })
+            .and_then(|tail| new.publish(id).map(|()| tail));
+        match &made {
+            Ok(_) => control.raise_generation(),
+            // It will not come.
+            Err(_) => control.set_active(slot, active),
+        }
+        match made {
+            // Somebody who needed its space has removed the spare meanwhile.
+            Err(Error::Io { source, .. })
+                if is_spare && source.kind() == io::ErrorKind::NotFound => {}
+            made => return made,
+        }
     }
-    made
 }
 
 /// Makes a file for a segment; on a full disk, spares give it their space.
@@ -320,7 +329,7 @@ fn take_slot<D: Disk>(place: &mut Place<D>, core: &Core<D>, control: &Control<D>
         let lock = core.disk.try_lock(&path, true);
         let Some(lock) = lock.map_err(|e| Error::io("lock", path, e))? else { continue };
         commit::take_over(control, number)?;
-        retire(core, control, control.active_segment(number))?;
+        retire(core, control, number, control.active_segment(number))?;
         control.clear_active(number);
         control.set_holder(number, std::process::id());
         place.slot = Some(Slot { number, _lock: lock });
@@ -334,8 +343,13 @@ fn take_slot<D: Disk>(place: &mut Place<D>, core: &Core<D>, control: &Control<D>
     ))
 }
 
-/// Ends the segment of a dead writer: what it left pending is void, and nothing follows.
-pub(crate) fn retire<D: Disk>(core: &Core<D>, control: &Control<D>, id: u64) -> Result<()> {
+/// Ends the segment of a dead writer in a slot: what it left pending is void, and nothing follows.
+pub(crate) fn retire<D: Disk>(
+    core: &Core<D>,
+    control: &Control<D>,
+    slot: u16,
+    id: u64,
+) -> Result<()> {
     if id == 0 {
         return Ok(());
     }
@@ -348,6 +362,10 @@ pub(crate) fn retire<D: Disk>(core: &Core<D>, control: &Control<D>, id: u64) -> 
         Err(Error::Damage { .. } | Error::Refused { .. }) => return Ok(()),
         Err(error) => return Err(error),
     };
+    if segment.header().slot != slot.into() {
+        // It had announced a number that another was about to take, and died.
+        return Ok(());
+    }
     let mut offset = segment.header().data_start;
     loop {
         match segment.link(offset) {

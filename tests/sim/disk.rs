@@ -404,6 +404,12 @@ impl SimDisk {
         }
     }
 
+    /// Lets a stopped process go on until its `at`th operation from now on.
+    pub fn go_on_until(&self, at: u64) {
+        self.stop_at(at);
+        self.process.moved.notify_all();
+    }
+
     /// Takes the locks of a process that was killed; it is stopped for good.
     pub fn kill(&self) {
         let mut state = lock(&self.shared.state);

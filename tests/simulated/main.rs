@@ -12,7 +12,10 @@ mod damage;
 mod defects;
 mod failing_calls;
 mod growth;
+mod hooked;
 mod kill_steps;
 mod lost_control;
+mod publishing;
+mod shared_spares;
 #[path = "../sim/mod.rs"]
 mod sim;

@@ -1,0 +1,187 @@
+//! A segment that is published between any two looks of somebody who begins: it is found by the next
+//! look, read, and synced, and nobody takes it for another's.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+
+use crate::hooked::{Hooked, open, set, stopped};
+use crate::sim::disk::{Fate, SimDisk};
+use crate::sim::image::Image;
+use crate::sim::timeline::{Choice, Timeline};
+use crate::sim::{STORE, options};
+use partd::{Partd, SegmentLog};
+
+type Log = SegmentLog<SimDisk>;
+
+/// Longer than a segment.
+const LONG: usize = 70_000;
+
+/// Writes that leave nothing in the words that announce a segment when they are done.
+const WRITES: [(&str, fn(Log) -> Option<Log>); 2] = [
+    ("a batch beyond a segment", |log| {
+        log.append([("w", vec![7; LONG])]).expect("it is appended");
+        Some(log)
+    }),
+    ("an append and the end of its handle", |log| {
+        log.append([("w", vec![7; LONG / 2])]).expect("it is appended");
+        None
+    }),
+];
+
+/// What a power cut leaves that loses all that may be lost.
+fn power_cut(disk: &SimDisk) -> Image {
+    let records = disk.log();
+    let mut timeline = Timeline::new(disk, &records, 4096, 0);
+    while let Some(passed) = timeline.pass() {
+        passed.expect("no violation");
+    }
+    let units = timeline.units();
+    let names = vec![false; timeline.pending_names()].into();
+    timeline.image(&units, &Choice { versions: vec![0; units.len()].into(), names })
+}
+
+/// Stops a writer after each of its operations, lets it go on while another looks for segments for
+/// the first time, right after that has listed the directory, and hands the disk to `check`.
+fn beside_a_first_look(look: fn(&SegmentLog<Hooked>), check: fn(&SimDisk, &SegmentLog<Hooked>)) {
+    for (what, write) in WRITES {
+        let mut published = 0;
+        for at in 1.. {
+            let disk = SimDisk::boot(&Image::blank(), at, None);
+            let process = disk.new_process();
+            let keeper = open(&disk.new_process());
+            keeper.append([("o", "old")]).expect("it is appended");
+            let hooked = Hooked::new(disk.new_process());
+            let reader = options().open_on(hooked.clone(), STORE).expect("it opens");
+            let writer = open(&process);
+            let (fate, thread) = stopped(&process, at, move || write(writer));
+            let mut rest = Some(thread);
+            if fate == Fate::Stopped {
+                let (process, thread) = (process.clone(), rest.take().expect("it runs"));
+                set(&hooked.after_list, move || {
+                    process.resume();
+                    drop(thread.join().expect("no panic"));
+                });
+            }
+            println!("{what}, operation {at}");
+            look(&reader);
+            check(&disk, &reader);
+            let hook = hooked.after_list.lock().expect("no panic").take();
+            assert!(hook.is_none(), "nothing was listed");
+            if let Some(thread) = rest {
+                drop(thread.join().expect("no panic"));
+                break;
+            }
+            published += 1;
+        }
+        assert!(published > 5, "{what}: only {published} operations");
+    }
+}
+
+#[test]
+fn a_segment_that_comes_while_another_looks_for_the_first_time_is_read() {
+    beside_a_first_look(
+        |reader| assert_eq!(reader.get("o").expect("it is read"), b"old"),
+        |_, reader| {
+            let len = reader.get("w").expect("it is read").len();
+            assert!(len == LONG || len == LONG / 2, "{len} bytes");
+        },
+    );
+}
+
+#[test]
+fn a_segment_that_comes_while_a_leader_looks_for_the_first_time_is_synced() {
+    beside_a_first_look(
+        |reader| reader.sync().expect("it is synced"),
+        |disk, reader| {
+            reader.sync().expect("it is synced");
+            let after = SimDisk::boot(&power_cut(disk), 5, None);
+            let len = open(&after).get("w").expect("it is read").len();
+            assert!(len == LONG || len == LONG / 2, "{len} bytes");
+        },
+    );
+}
+
+#[test]
+fn an_output_that_comes_while_another_looks_for_the_first_time_is_compacted_once() {
+    let mut operations = 0;
+    'all: for at in 1.. {
+        for then in 1.. {
+            let disk = SimDisk::unlogged(&Image::blank(), at);
+            let compactor = disk.new_process();
+            let first = open(&compactor);
+            let keeper = open(&disk.new_process());
+            for value in ["1", "2"] {
+                open(&disk.new_process()).append([("k", value)]).expect("it is appended");
+            }
+            let hooked = Hooked::new(disk.new_process());
+            let reader = options().open_on(hooked.clone(), STORE).expect("it opens");
+            let (fate, thread) = stopped(&compactor, at, move || {
+                let _ = catch_unwind(AssertUnwindSafe(|| first.compact().map(|_| first)));
+            });
+            let last = Arc::new(Mutex::new(fate));
+            if fate == Fate::Stopped {
+                let (process, last) = (compactor.clone(), Arc::clone(&last));
+                set(&hooked.after_list, move || {
+                    process.go_on_until(then);
+                    *last.lock().expect("no panic") = process.wait();
+                });
+            }
+            assert_eq!(reader.get("k").expect("it is read"), b"12", "operation {at}");
+            compactor.kill();
+            reader.compact().expect("it compacts");
+            for value in [reader.get("k"), keeper.get("k"), open(&disk.new_process()).get("k")] {
+                assert_eq!(value.expect("it is read"), b"12", "operations {at} and {then}");
+            }
+            compactor.bury();
+            drop(thread.join());
+            if fate == Fate::Finished {
+                break 'all;
+            }
+            operations += 1;
+            if *last.lock().expect("no panic") == Fate::Finished {
+                break;
+            }
+        }
+    }
+    assert!(operations > 100, "only {operations} pairs of operations");
+}
+
+#[test]
+fn a_segment_whose_number_a_dead_writer_wanted_stays_its_owners() {
+    let first_append = |log: &Log| log.append([("v", "1")]).expect("it is appended");
+    let mut operations = 0;
+    for at in 1.. {
+        let disk = SimDisk::boot(&Image::blank(), at, None);
+        let keeper = open(&disk.new_process());
+        keeper.append([("o", "old")]).expect("it is appended");
+        let (dead, other) = (disk.new_process(), open(&disk.new_process()));
+        let victim = open(&dead);
+        let (fate, thread) = stopped(&dead, at, move || {
+            let append = || victim.append([("d", "dead")]).map(|()| victim);
+            let _ = catch_unwind(AssertUnwindSafe(append));
+        });
+        // While it is stopped, another takes the number that it was about to take.
+        first_append(&other);
+        dead.kill();
+        // Somebody takes its slot, and ends what it has left.
+        let heir = open(&disk.new_process());
+        heir.append([("h", "heir")]).expect("it is appended");
+        keeper.sync().expect("it is synced");
+        other.append([("v", "2")]).expect("it is appended");
+        keeper.sync().expect("it is synced");
+        assert_eq!(keeper.get("v").expect("it is read"), b"12", "operation {at}");
+        let after = SimDisk::boot(&power_cut(&disk), 5, None);
+        assert_eq!(open(&after).get("v").expect("it is read"), b"12", "operation {at}");
+        keeper.compact().expect("it compacts");
+        other.append([("v", "3")]).expect("it is appended");
+        assert_eq!(keeper.get("v").expect("it is read"), b"123", "operation {at}");
+        assert_eq!(open(&disk.new_process()).get("v").expect("it is read"), b"123");
+        dead.bury();
+        drop(thread.join());
+        if fate == Fate::Finished {
+            operations = at - 1;
+            break;
+        }
+    }
+    assert!(operations > 10, "only {operations} operations");
+}
