@@ -5,6 +5,9 @@
 //! rights and read-only directories in `rights.rs`; network file systems in `network.rs`.
 
 mod children;
+#[path = "../format/tests/support/mod.rs"]
+#[allow(dead_code, reason = "the tests of the format use the rest of it")]
+mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -446,4 +449,43 @@ fn a_control_file_without_a_next_segment_is_refused_and_made_again_when_it_is_go
     let p = SegmentLog::open(&path).unwrap();
     p.append([("k", " and more")]).unwrap();
     assert_eq!(p.get("k").unwrap(), b"kept and more");
+}
+
+#[test]
+fn a_segment_name_that_leads_nowhere_is_an_error_that_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    for value in ["1", "2"] {
+        SegmentLog::open(&path).unwrap().append([("k", value)]).unwrap();
+    }
+    // As where a segment was moved to a disk that is not there now.
+    let segment = path.join("0000000000000001.seg");
+    let elsewhere = dir.path().join("elsewhere");
+    fs::rename(&segment, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &segment).unwrap();
+    assert_eq!(SegmentLog::open_read_only(&path).unwrap().get("k").unwrap(), b"12");
+    fs::rename(&elsewhere, dir.path().join("gone")).unwrap();
+    let error = SegmentLog::open_read_only(&path).and_then(|p| p.get("k")).unwrap_err();
+    assert!(error.to_string().contains("0000000000000001.seg"), "{error}");
+}
+
+#[test]
+fn an_output_whose_entries_have_no_numbers_is_an_error_of_the_opening() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    fs::create_dir(&path).unwrap();
+    let mut output = support::Segment::output(support::STORE, 2, 64 << 10, 1, &[1], &[]);
+    // Its batch is one of a writer.
+    output.header.output = None;
+    let batch = output.commit(1, &[support::Item::append("k", "v")]);
+    let file = path.join("0000000000000002.seg");
+    fs::write(&file, &output.bytes).unwrap();
+    for opened in [SegmentLog::open(&path), SegmentLog::open_read_only(&path)] {
+        match opened.map(drop) {
+            Err(Error::Damage { path, damage }) => {
+                assert_eq!((path, damage.offset), (file.clone(), batch + 20));
+            }
+            opened => panic!("{opened:?}"),
+        }
+    }
 }

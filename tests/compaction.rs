@@ -252,3 +252,40 @@ fn the_damaged_head_of_an_output_is_an_error_of_the_opening_for_writers_and_read
     }
     assert!(std::fs::read(&output).unwrap() == bytes, "the attempts have changed the file");
 }
+
+#[test]
+fn damage_beside_an_output_and_in_it_can_be_read_around() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let beside = options().open(&path).unwrap();
+    beside.append([("beside", "1")]).unwrap();
+    drop(options().open(&path).map(|p| p.append([("old", "2")])));
+    assert_eq!(beside.compact().unwrap().segments_replaced, 1);
+    beside.append([("later", "3")]).unwrap();
+    drop(beside);
+    std::fs::remove_file(path.join("control")).unwrap();
+    let around = |what: &str, expected: [&str; 3]| {
+        let reading = options().open_read_only(&path);
+        assert!(reading.is_err(), "{what}: it is no damage");
+        let around = options().ignore_damage(true).open_read_only(&path);
+        let around = around.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let values = around.get_many(["old", "beside", "later"]).unwrap();
+        assert_eq!(values, expected.map(|value| value.as_bytes().to_vec()), "{what}");
+    };
+    let segments: Vec<_> = (1..9)
+        .map(|id| path.join(format!("{id:016x}.seg")))
+        .filter(|segment| segment.exists())
+        .collect();
+    assert_eq!(segments.len(), 2);
+    for (segment, expected) in segments.iter().zip([["2", "", "3"], ["", "1", "3"]]) {
+        let whole = std::fs::read(segment).unwrap();
+        let header = partd_format::SegmentHeader::decode(&whole, whole.len() as u64).unwrap();
+        let mut damaged = whole.clone();
+        damaged[header.data_start as usize + 16] ^= 1;
+        std::fs::write(segment, &damaged).unwrap();
+        around(&format!("the first batch of {}", segment.display()), expected);
+        std::fs::write(segment, &whole).unwrap();
+    }
+    std::fs::remove_file(&segments[0]).unwrap();
+    around("a segment that is gone", ["2", "", ""]);
+}

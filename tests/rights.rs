@@ -30,9 +30,11 @@ fn child() {
             Ok(p) => {
                 report(&said(p.append([("k", "by the visitor")]).map(|()| Vec::new())));
                 report(&said(p.get("k")));
+                report(&said(p.sync().map(|()| Vec::new())));
             }
             Err(error) => {
                 report(&said(Err(error)));
+                report("not opened");
                 report("not opened");
             }
         }
@@ -47,10 +49,11 @@ struct Place {
     start: Start,
 }
 
-/// What the visitor was told when it appended, then read, and when it opened for reading alone.
+/// What the visitor was told when it appended, read, synced, and when it opened for reading alone.
 struct Told {
     append: String,
     read: String,
+    sync: String,
     read_only: String,
 }
 
@@ -92,7 +95,7 @@ impl Place {
         let (mut child, said) = start_with_channel(&self.start, "visitor", &arguments);
         assert!(child.wait().success());
         let next = || said.recv().unwrap();
-        Told { append: next(), read: next(), read_only: next() }
+        Told { append: next(), read: next(), sync: next(), read_only: next() }
     }
 
     /// With all rights again, the store holds what it held.
@@ -194,4 +197,19 @@ fn a_read_only_directory_opened_for_writing() {
     assert!(["ok kept ", "not opened"].contains(&&*told.read), "{}", told.read);
     assert_eq!(told.read_only, "ok kept ");
     place.is_as_before();
+}
+
+#[test]
+fn a_store_below_a_directory_that_may_be_entered_and_not_read_is_durable_all_the_same() {
+    let place = Place::new();
+    fs::create_dir(&place.store).unwrap();
+    if let Some(user) = place.start.user {
+        chown(&place.store, Some(user), Some(user)).unwrap();
+    }
+    place.let_visitor(place.dir.path(), 0o1);
+    let told = place.visit();
+    mode(place.dir.path(), 0o700);
+    assert_eq!(told.append, "ok ");
+    assert_eq!(told.sync, "ok ");
+    assert_eq!(told.read_only, "ok by the visitor");
 }

@@ -449,6 +449,22 @@ impl<'a> Batch<'a> {
         self.sequences
     }
 
+    /// Checks that the batch has sequence numbers if its segment is the output of a compaction.
+    ///
+    /// # Errors
+    /// If they are missing.
+    pub fn check_sequences(&self, is_output: bool) -> Result<(), Error> {
+        if self.sequences || !is_output {
+            return Ok(());
+        }
+        Err(Error {
+            offset: self.offset + FLAGS_AT,
+            what: "flags of batch",
+            expected: Evidence::Text("sequence numbers, as in every output of a compaction"),
+            found: Evidence::Text("none"),
+        })
+    }
+
     /// The entries, in order.
     pub fn entries(&self) -> Entries<'a> {
         let column_start = HEAD_LEN + u64::from(self.entries) * ENTRY_LEN;

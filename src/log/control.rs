@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release, SeqCs
 use partd_format::control::{self as layout, Commit, Fixed};
 
 use super::commit::{Position, Word, Words};
-use super::disk::{Disk, DiskFile, is_shortage_of_files};
+use super::disk::{Disk, DiskFile, was_not_tried};
 use super::segment::{Segment, create_anew};
 use super::{Names, open_io};
 use crate::error::{Error, Result};
@@ -347,7 +347,7 @@ impl<D: Disk> Control<D> {
     /// The error of a sync, which ends durable acknowledgements: what the disk has lost cannot be
     /// known, and a second try would succeed and prove nothing.
     pub(crate) fn sync_error(&self, path: impl AsRef<Path>, source: io::Error) -> Error {
-        if !is_shortage_of_files(&source) {
+        if !was_not_tried(&source) {
             self.word(layout::SYNC_FAILED_AT).store(layout::SYNC_FAILED, Release);
         }
         Error::io("sync", path, source)

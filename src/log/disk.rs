@@ -51,6 +51,10 @@ pub trait Disk: Clone + Debug + Send + Sync + 'static {
     fn remove_dir(&self, dir: &Path) -> io::Result<()>;
     /// Brings the names in a directory to stable storage.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Brings the name of a directory itself to stable storage.
+    fn sync_name_of_dir(&self, dir: &Path) -> io::Result<()> {
+        dir.parent().map_or(Ok(()), |parent| self.sync_dir(parent))
+    }
     /// Takes a lock on a file, made if missing; `None` if somebody holds it in the way.
     fn try_lock(&self, path: &Path, exclusive: bool) -> io::Result<Option<Self::Lock>>;
     /// Why the file system of a directory cannot hold a store, if so.
@@ -101,6 +105,23 @@ pub struct OsFile {
     mapping: Mapping,
 }
 
+/// A lock of the operating system on a file.
+#[derive(Debug)]
+pub struct OsLock {
+    file: File,
+    process: u32,
+}
+
+impl Drop for OsLock {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a child of a fork has it open as well. And what the child
+        // drops is still its parent's.
+        if self.process == std::process::id() {
+            let _ = fs2::FileExt::unlock(&self.file);
+        }
+    }
+}
+
 /// The permissions of every file of a store.
 const FILE_MODE: u32 = 0o600;
 /// Buffers that one call may write (`IOV_MAX`).
@@ -108,7 +129,7 @@ const BUFFERS_MAX: usize = 1024;
 
 impl Disk for OsDisk {
     type File = OsFile;
-    type Lock = File;
+    type Lock = OsLock;
 
     fn create(&self, path: &Path, len: u64) -> io::Result<OsFile> {
         let file = OpenOptions::new()
@@ -192,6 +213,14 @@ impl Disk for OsDisk {
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        match dir.parent() {
+            Some(parent) if !parent.exists() => {
+                self.create_dir(parent)?;
+                // The name of the store itself is synced with the store; those above it, here.
+                self.sync_name_of_dir(parent)?;
+            }
+            _ => {}
+        }
         DirBuilder::new().recursive(true).mode(0o700).create(dir)
     }
 
@@ -203,7 +232,18 @@ impl Disk for OsDisk {
         File::open(dir)?.sync_all()
     }
 
-    fn try_lock(&self, path: &Path, exclusive: bool) -> io::Result<Option<File>> {
+    fn sync_name_of_dir(&self, dir: &Path) -> io::Result<()> {
+        match dir.parent().map(File::open) {
+            None => Ok(()),
+            // It may be entered, but not read: then the whole file system is brought there.
+            Some(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Ok(rustix::fs::syncfs(File::open(dir)?)?)
+            }
+            Some(parent) => parent?.sync_all(),
+        }
+    }
+
+    fn try_lock(&self, path: &Path, exclusive: bool) -> io::Result<Option<OsLock>> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
         let file = match options.open(path) {
@@ -217,7 +257,7 @@ impl Disk for OsDisk {
             fs2::FileExt::try_lock_shared(&file)
         };
         match locked {
-            Ok(()) => Ok(Some(file)),
+            Ok(()) => Ok(Some(OsLock { file, process: std::process::id() })),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
@@ -290,11 +330,13 @@ fn is_read_only(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
-/// Whether a call was not tried at all, since no more files can be opened.
-pub(crate) fn is_shortage_of_files(error: &io::Error) -> bool {
+/// Whether a sync was not tried at all, since what was to be synced could not be opened: no more files
+/// can be, or there is no way to it.
+pub(crate) fn was_not_tried(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    let shortages = [Errno::MFILE, Errno::NFILE];
-    shortages.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+    let of_open =
+        [Errno::MFILE, Errno::NFILE, Errno::ACCESS, Errno::NOENT, Errno::NOTDIR, Errno::LOOP];
+    of_open.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// Calls again while a signal interrupts.

@@ -35,14 +35,14 @@ impl Default for Finder {
 impl Finder {
     /// Opens the segments that were published since the last call; `found` gets each.
     ///
-    /// All that were published before the call are found. Returns whether one that was listed has
-    /// gone meanwhile: then a compaction has published an output that may not be among them.
+    /// All that were published before the call are found. Returns the id of one that was listed and
+    /// has gone meanwhile: then a compaction has published an output that may not be among them.
     pub(crate) fn find<D: Disk>(
         &mut self,
         core: &Core<D>,
         writable: bool,
         found: &mut dyn FnMut(Segment<D::File>),
-    ) -> Result<bool> {
+    ) -> Result<Option<u64>> {
         let Some(control) = &core.control else {
             return self.find_all(core, found);
         };
@@ -59,12 +59,13 @@ impl Finder {
         };
         let mut opened = Vec::new();
         let mut awaited = BTreeSet::new();
-        let mut vanished = false;
+        let mut vanished = None;
         for id in ids {
             match look(core, control, id, writable)? {
                 Look::Opened(segment) => opened.push(segment),
                 Look::Announced => drop(awaited.insert(id)),
-                Look::Gone => vanished |= !self.listed,
+                Look::Gone if self.listed => {}
+                Look::Gone => vanished = Some(id),
             }
         }
         // Only now, so that after an error the next call looks for all of them again.
@@ -80,9 +81,9 @@ impl Finder {
         &mut self,
         core: &Core<D>,
         found: &mut dyn FnMut(Segment<D::File>),
-    ) -> Result<bool> {
+    ) -> Result<Option<u64>> {
         if self.listed {
-            return Ok(false);
+            return Ok(None);
         }
         for id in segment_ids(&core.disk, &core.names)? {
             match Segment::open(&core.disk, &core.names, id, Some(&core.store), false) {
@@ -93,7 +94,7 @@ impl Finder {
             }
         }
         self.listed = true;
-        Ok(false)
+        Ok(None)
     }
 }
 

@@ -398,6 +398,11 @@ impl<D: Disk> Core<D> {
         self.control.as_ref().map_or(self.frozen, Control::visible)
     }
 
+    /// Whether damage is read around; only where nobody else has the store open.
+    fn ignores_damage(&self) -> bool {
+        self.options.ignore_damage && self.control.is_none()
+    }
+
     #[inline]
     fn generation(&self) -> u64 {
         self.control.as_ref().map_or(1, Control::generation)

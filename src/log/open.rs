@@ -274,6 +274,8 @@ fn finish<D: Disk>(
 
 /// Checks the path, and makes the directory if it may.
 fn prepare<D: Disk>(disk: &D, path: &Path, options: &Options, make: bool) -> Result<Names> {
+    // The process may change its directory while the store is open.
+    let path = &std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let listed = match disk.list(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && make => {
             disk.create_dir(path).map_err(|e| Error::io("make the directory", path, e))?;

@@ -73,7 +73,8 @@ impl Options {
     }
 
     /// Whether [`open_read_only`](Options::open_read_only) reads a damaged store as far as its
-    /// history is whole, instead of refusing it; false unless set.
+    /// history is whole, instead of refusing it; false unless set. Of what a compaction has looked
+    /// at, or written, everything is read that can be.
     pub fn ignore_damage(mut self, ignore: bool) -> Options {
         self.ignore_damage = ignore;
         self

@@ -145,10 +145,24 @@ impl<D: Disk> Picture<D> {
         mut capture: Option<&mut Capture<'_>>,
         seals: bool,
     ) -> Result<()> {
+        let mut gone = None;
         loop {
-            match self.advance(core, capture.as_deref_mut(), seals) {
+            let advanced = match self.advance(core, capture.as_deref_mut(), seals) {
+                // An id is never used twice: what is listed once more has not gone.
+                Ok(Advance::Vanished(id)) if gone == Some(id) => {
+                    let why = "this name is listed and leads to no file; remove it, or bring back \
+                               what a link of this name leads to";
+                    Err(Error::refused(core.names.segment(id), why))
+                }
+                advanced => advanced,
+            };
+            match advanced {
                 Ok(Advance::Done) => return Ok(()),
                 Ok(Advance::Rebuild) => self.reset(),
+                Ok(Advance::Vanished(id)) => {
+                    gone = Some(id);
+                    self.reset();
+                }
                 Err(error) => {
                     self.reset();
                     return Err(error);
@@ -181,14 +195,19 @@ impl<D: Disk> Picture<D> {
         let mut keeps = Vec::new();
         if generation != self.generation {
             let (outputs, vanished) = self.discover(core)?;
-            if vanished || !outputs.is_empty() && !is_first {
+            if let Some(id) = vanished {
+                return Ok(Advance::Vanished(id));
+            }
+            if !outputs.is_empty() && !is_first {
                 return Ok(Advance::Rebuild);
             }
-            keeps = self.take_outputs(&outputs, &mut compacted)?;
+            keeps = self.take_outputs(core, &outputs, &mut compacted)?;
             self.generation = generation;
         }
         let units = self.walk(visible);
-        if let Err(error) = self.check_keeps(core, &keeps) {
+        if !core.ignores_damage()
+            && let Err(error) = self.check_keeps(core, &keeps)
+        {
             return self.unless_compacted(core, error);
         }
         self.finish(core, visible, units, compacted, capture)
@@ -234,7 +253,7 @@ impl<D: Disk> Picture<D> {
             let missing = Error::Missing { path, first: expected, last, hint };
             return self.unless_compacted(core, missing);
         }
-        self.apply(&units, compacted, capture)?;
+        self.apply(core, &units, compacted, capture)?;
         self.sequence = visible.max(self.sequence);
         Ok(Advance::Done)
     }
@@ -253,9 +272,9 @@ impl<D: Disk> Picture<D> {
         )
     }
 
-    /// Opens the segments that are new; returns the numbers of the outputs among them, and whether
-    /// a listed one has gone.
-    fn discover(&mut self, core: &Core<D>) -> Result<(Vec<u32>, bool)> {
+    /// Opens the segments that are new; returns the numbers of the outputs among them, and the id of
+    /// a listed one that has gone.
+    fn discover(&mut self, core: &Core<D>) -> Result<(Vec<u32>, Option<u64>)> {
         let mut found = Vec::new();
         let vanished =
             self.finder.find(core, false, &mut |segment| found.push(Arc::new(segment)))?;
@@ -286,7 +305,12 @@ impl<D: Disk> Picture<D> {
 
     /// Takes in the outputs of compactions: what they replace is not looked at, and their entries
     /// are laid out for each key. Returns what the newest of them found beside it.
-    fn take_outputs(&mut self, outputs: &[u32], compacted: &mut Compacted) -> Result<Vec<Keep>> {
+    fn take_outputs(
+        &mut self,
+        core: &Core<D>,
+        outputs: &[u32],
+        compacted: &mut Compacted,
+    ) -> Result<Vec<Keep>> {
         let mut newest = ((0, 0), Vec::new());
         for &number in outputs {
             let segment = &self.segments[number as usize];
@@ -305,10 +329,14 @@ impl<D: Disk> Picture<D> {
             if self.replaced.contains(&segment.id()) {
                 continue;
             }
-            for (offset, len) in chain(segment)? {
+            for (offset, len) in chain(segment, core.ignores_damage())? {
+                let batch = match segment.batch(offset, len) {
+                    Err(_) if core.ignores_damage() => continue,
+                    batch => batch?,
+                };
                 self.applied.batches += 1;
                 self.batch_bytes[number as usize] += len;
-                for entry in segment.batch(offset, len)?.entries() {
+                for entry in batch.entries() {
                     self.applied.count(&entry);
                     self.value_bytes[number as usize] += entry.value_len;
                     let sequence = entry.sequence.unwrap_or(0);
@@ -408,6 +436,7 @@ impl<D: Disk> Picture<D> {
     /// Applies batches in order, with the entries of compactions in between where they belong.
     fn apply(
         &mut self,
+        core: &Core<D>,
         units: &[Unit],
         mut compacted: Compacted,
         mut capture: Option<&mut Capture<'_>>,
@@ -430,9 +459,14 @@ impl<D: Disk> Picture<D> {
                     .collect();
             }
             let segment = Arc::clone(&self.segments[unit.segment as usize]);
+            let batch = match segment.batch(unit.offset, unit.len) {
+                // Below what an output reaches; above it, the history ends before such a batch.
+                Err(_) if core.ignores_damage() => continue,
+                batch => batch?,
+            };
             self.applied.batches += 1;
             self.batch_bytes[unit.segment as usize] += unit.len;
-            for entry in segment.batch(unit.offset, unit.len)?.entries() {
+            for entry in batch.entries() {
                 self.applied.count(&entry);
                 self.value_bytes[unit.segment as usize] += entry.value_len;
                 if entry.kind == Kind::Clear {
@@ -481,10 +515,15 @@ enum Advance {
     Done,
     /// An output of a compaction has come.
     Rebuild,
+    /// A segment with this id was listed, and cannot be opened: so one is about to come.
+    Vanished(u64),
 }
 
-/// The batches of a segment at rest.
-pub(crate) fn chain<F: super::disk::DiskFile>(segment: &Segment<F>) -> Result<Vec<(u64, u64)>> {
+/// The batches of a segment at rest; those before a broken link, if that is ignored.
+pub(crate) fn chain<F: super::disk::DiskFile>(
+    segment: &Segment<F>,
+    ignore_damage: bool,
+) -> Result<Vec<(u64, u64)>> {
     let mut batches = Vec::new();
     let mut next = segment.header().data_start;
     loop {
@@ -494,6 +533,7 @@ pub(crate) fn chain<F: super::disk::DiskFile>(segment: &Segment<F>) -> Result<Ve
                 next += len;
             }
             Ok(Link::End | Link::Sealed) => return Ok(batches),
+            Err(_) if ignore_damage => return Ok(batches),
             Err(error) => return Err(segment.damage(error)),
         }
     }

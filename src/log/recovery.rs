@@ -15,7 +15,7 @@ use partd_format::control::{self as layout};
 use partd_format::{Link, State};
 
 use super::control::{Control, Start};
-use super::disk::{Disk, DiskFile, is_shortage_of_files};
+use super::disk::{Disk, DiskFile, was_not_tried};
 use super::finder::segment_ids;
 use super::segment::Segment;
 use super::{Names, damage};
@@ -306,7 +306,7 @@ impl<F: DiskFile> Survey<F> {
             // What replaces them must have its name for good. If that cannot be had they stay,
             // which costs their space, and nothing can be promised any more.
             match disk.sync_dir(dir) {
-                Err(error) if is_shortage_of_files(&error) => {
+                Err(error) if was_not_tried(&error) => {
                     return Err(Error::io("sync", dir, error));
                 }
                 synced => sync_failed = synced.is_err(),

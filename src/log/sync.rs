@@ -162,10 +162,9 @@ impl<D: Disk> Lead<D> {
         }
         if control.directory_synced() < generation {
             let dir = core.names.dir();
-            if control.directory_synced() == 0
-                && let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty())
-            {
-                core.sync_dir(control, parent)?;
+            if control.directory_synced() == 0 {
+                let synced = core.disk.sync_name_of_dir(dir);
+                synced.map_err(|error| control.sync_error(dir, error))?;
             }
             core.sync_dir(control, dir)?;
             control.set_directory_synced(generation);

@@ -12,12 +12,14 @@ use crate::sim::{STORE, options};
 use partd::{Partd, SegmentLog};
 
 type Log = SegmentLog<SimDisk>;
+/// Writes, and gives the handle back unless it has ended.
+type Write = fn(Log) -> Option<Log>;
 
 /// Longer than a segment.
 const LONG: usize = 70_000;
 
 /// Writes that leave nothing in the words that announce a segment when they are done.
-const WRITES: [(&str, fn(Log) -> Option<Log>); 2] = [
+const WRITES: [(&str, Write); 2] = [
     ("a batch beyond a segment", |log| {
         log.append([("w", vec![7; LONG])]).expect("it is appended");
         Some(log)

@@ -78,7 +78,7 @@ fn a_spare_in_which_a_dead_writer_had_begun_is_a_spare_like_any_other() {
             let log = options().open_on(SimDisk::boot(image, 7, None), STORE);
             let log = log.unwrap_or_else(|error| panic!("operation {at}: {error}"));
             let len = log.get("o").expect("it is read").len();
-            assert!(len >= durable && len % 60_000 == 0, "operation {at}: {len} bytes");
+            assert!(len >= durable && len.is_multiple_of(60_000), "operation {at}: {len} bytes");
         }
         process.bury();
         drop(thread.join());

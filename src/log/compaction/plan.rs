@@ -189,7 +189,7 @@ impl<F: DiskFile> Base<F> {
         for source in &self.sources {
             let segment = self.segment(source.number);
             let mut seen = 0;
-            for (offset, len) in chain(segment)? {
+            for (offset, len) in chain(segment, false)? {
                 let of_batch = match segment.state(offset) {
                     Ok(State::Committed(sequence)) => sequence,
                     Ok(_) => continue,

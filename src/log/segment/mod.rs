@@ -397,6 +397,7 @@ impl<F: DiskFile> Segment<F> {
         // and a file that may be mapped never shrinks. The words in front of them are left out.
         let body = unsafe { self.file.mapping().bytes(body) };
         let batch = Batch::parse(self.salt(), offset, body).map_err(|e| self.damage(e))?;
+        batch.check_sequences(self.header.output.is_some()).map_err(|e| self.damage(e))?;
         self.file.loaded(offset, batch.head_len());
         Ok(batch)
     }

@@ -377,6 +377,7 @@ impl Segment {
         body: &[u8],
     ) -> Result<Head, Error> {
         let batch = Batch::parse_head(salt, offset, len, body)?;
+        batch.check_sequences(self.is_output())?;
         let first = self.entries.len();
         if first + batch.len() > u32::MAX as usize {
             return Err(Error {
