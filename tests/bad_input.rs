@@ -6,7 +6,6 @@
 
 mod children;
 #[path = "../format/tests/support/mod.rs"]
-#[allow(dead_code, reason = "the tests of the format use the rest of it")]
 mod support;
 
 use std::collections::BTreeMap;

@@ -7,6 +7,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use partd::{Durability, Error, Key, Partd, SegmentLog};
 
@@ -168,6 +169,11 @@ fn perform(
     Ok((log, popped))
 }
 
+/// The longest that a call may take beside processes that are stopped or dead: a sync passes a stopped
+/// leader by after half a second, and a compaction gives up on a pop after two; the rest is for a
+/// machine that has other things to do.
+const DELAY_MAX: Duration = Duration::from_secs(6);
+
 impl Run {
     fn client(&mut self, by: u8) -> &mut Client {
         let disk = &self.disk;
@@ -205,7 +211,13 @@ impl Run {
                 let own = self.batch_of(call);
                 let number = own.as_ref().map(|(number, _)| *number);
                 let client = self.client(*by);
+                let since = Instant::now();
                 let outcome = perform(&client.disk, client.log.clone(), call, own);
+                // Whoever opens may rightly wait for another that does.
+                if since.elapsed() > DELAY_MAX && !matches!(call, Call::Open) {
+                    let text = format!("{call:?} took {:?}", since.elapsed());
+                    return Err(Violation::new("live", text));
+                }
                 self.returned(*by, call, number, outcome)
             }
             Step::Stop(by, at, call) => self.stop(*by, *at, call),
