@@ -1,5 +1,11 @@
 //! Calls of the disk that fail once, on purpose: which can, with which errors, and which one does;
 //! or that come late, when something else has happened before.
+//!
+//! EINTR is not among the errors. The seam of the real disk makes an interrupted `pwritev` or
+//! `fallocate` again (`retry` in `src/log/disk.rs`; its unit test for writes is
+//! `a_write_that_is_short_or_interrupted_goes_on_where_it_was`), the standard library does that with
+//! `open` and `fsync`, a lock that is tried does not wait, and a local file system interrupts nothing
+//! else.
 
 use std::{fmt, io};
 
@@ -30,18 +36,20 @@ pub enum Call {
 impl Call {
     /// The errors that the system has for the call. The first is the one that says the least.
     pub fn errors(self) -> &'static [i32] {
-        use libc::{EACCES, EDQUOT, EIO, EMFILE, ENOMEM, ENOSPC, EOPNOTSUPP, EROFS};
+        use libc::{
+            EACCES, EDQUOT, EIO, EMFILE, ENFILE, ENOLCK, ENOMEM, ENOSPC, EOPNOTSUPP, EROFS,
+        };
         match self {
-            Call::Create => &[EIO, ENOSPC, EDQUOT, EMFILE, ENOMEM, EACCES, EROFS],
-            Call::Open => &[EIO, EMFILE, ENOMEM, EACCES],
-            Call::Reclaim => &[EIO, ENOSPC, EMFILE, ENOMEM, EACCES],
+            Call::Create => &[EIO, ENOSPC, EDQUOT, EMFILE, ENFILE, ENOMEM, EACCES, EROFS],
+            Call::Open => &[EIO, EMFILE, ENFILE, ENOMEM, EACCES],
+            Call::Reclaim => &[EIO, ENOSPC, EMFILE, ENFILE, ENOMEM, EACCES],
             Call::Rename | Call::Replace | Call::CreateDir => &[EIO, ENOSPC, EDQUOT, EACCES, EROFS],
             Call::Unlink | Call::RemoveDir => &[EIO, EACCES, EROFS],
-            Call::List => &[EIO, EMFILE, ENOMEM, EACCES],
+            Call::List => &[EIO, EMFILE, ENFILE, ENOMEM, EACCES],
             Call::DiskBytes | Call::Age | Call::Unfit => &[EIO, EACCES],
-            Call::SyncDir => &[EIO, ENOSPC, EDQUOT, EMFILE],
-            Call::TryLock => &[EIO, ENOSPC, EDQUOT, EMFILE, ENOMEM, EACCES, EROFS],
-            Call::BootId => &[EIO, EMFILE],
+            Call::SyncDir => &[EIO, ENOSPC, EDQUOT, EMFILE, ENFILE],
+            Call::TryLock => &[EIO, ENOLCK, ENOSPC, EDQUOT, EMFILE, ENFILE, ENOMEM, EACCES, EROFS],
+            Call::BootId => &[EIO, EMFILE, ENFILE],
             Call::Random => &[EIO],
             Call::WriteAt | Call::Sync => &[EIO, ENOSPC, EDQUOT],
             Call::Punch => &[EIO, ENOSPC, EOPNOTSUPP],
@@ -51,7 +59,7 @@ impl Call {
     /// Whether the error says that something was not brought to stable storage. Else it was not
     /// even tried: no file could be opened for it.
     pub fn loses(self, error: i32) -> bool {
-        matches!(self, Call::Sync | Call::SyncDir) && error != libc::EMFILE
+        matches!(self, Call::Sync | Call::SyncDir) && ![libc::EMFILE, libc::ENFILE].contains(&error)
     }
 }
 
