@@ -132,7 +132,15 @@ fn a_full_file_system_is_an_error_and_space_that_comes_back_is_used() {
     let first: Vec<u8> = (0..second).step_by(4).flat_map(piece).collect();
     assert!(p.get(key(0)).unwrap() == first);
     p.verify().unwrap();
-    p.append([("small", "fits or not")]).ok();
+    // What is small fits into what a handle may still take, or it does not; no third thing.
+    match p.append([("small", "fits or not")]) {
+        Ok(()) => assert_eq!(p.get("small").unwrap(), b"fits or not"),
+        Err(error) => {
+            says_full(&error, &store);
+            assert!(!p.contains("small").unwrap());
+        }
+    }
+    assert!(p.get(key(0)).unwrap() == first);
     drop(p);
     fs::remove_dir_all(&store).unwrap();
 }
