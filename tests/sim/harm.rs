@@ -189,16 +189,17 @@ pub fn in_the_place_of_another(defect: Option<Defect>) -> (u64, partd::Result<u6
 }
 
 /// A segment of an image, read by the format alone.
-struct Walked {
+pub struct Walked {
     path: PathBuf,
-    header: SegmentHeader,
+    pub header: SegmentHeader,
     replaces: Vec<u64>,
     note: u64,
     /// Of each committed batch: where it begins and ends, its number, and the mark it repeats.
-    batches: Vec<(u64, u64, u64, u64)>,
+    pub batches: Vec<(u64, u64, u64, u64)>,
 }
 
-fn walk(path: &Path, bytes: &[u8]) -> Option<Walked> {
+/// Reads a segment; none where it is none.
+pub fn walk(path: &Path, bytes: &[u8]) -> Option<Walked> {
     let name = path.file_name()?.as_encoded_bytes();
     id_of_file_name(name)?;
     let header = SegmentHeader::decode(bytes.get(..128)?, bytes.len() as u64).ok()?;

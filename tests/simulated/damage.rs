@@ -1,16 +1,21 @@
 //! Damage: every bit of the used bytes of a small store flipped in turn, and every file cut at
-//! every byte. Each is an error that names the file and the offset, or harmless, or, above what
-//! was synced and after a crash, the end of the history. No read gives wrong bytes.
+//! every byte. Each is an error that names the file and the part that is damaged, or harmless, also
+//! for who appends, or, above what was synced and after a crash, the end of the history. No read
+//! gives wrong bytes.
 
+use std::iter::once;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use crate::sim::cuts::Mode;
 use crate::sim::disk::SimDisk;
-use crate::sim::harm::in_the_place_of_another;
+use crate::sim::harm::{in_the_place_of_another, walk};
 use crate::sim::image::Image;
 use crate::sim::oracle::{Op, Oracle, batch};
 use crate::sim::power::in_parallel;
+use crate::sim::timeline::{Choice, Timeline, Unit};
 use crate::sim::{Rng, STORE, options};
-use partd::{Error, Partd};
+use partd::{Error, Partd, SegmentLog};
 use partd_format::control::{SLOT_LEN, SLOTS_AT};
 
 /// A small store of three segments, at rest.
@@ -29,7 +34,7 @@ fn compacted(what: &'static str, booted: bool) -> Store {
     let disk = SimDisk::boot(&Image::blank(), 6, None);
     let open = || options().open_on(disk.new_process(), STORE).expect("it opens");
     let mut oracle = Oracle::default();
-    let mut write = |log: &partd::SegmentLog<SimDisk>, number: u64| {
+    let mut write = |log: &SegmentLog<SimDisk>, number: u64| {
         log.write(&batch(&ops(number)), partd::Durability::Plain).expect("it is written");
         oracle.push(&ops(number));
     };
@@ -119,32 +124,69 @@ enum Outcome {
     Prefix,
 }
 
-/// Whether an error says where the damage is.
-fn names_the_place(error: &Error, file: &Path) -> Result<(), String> {
+/// What was done to a file, and the part of it in which that is: its header with the lists behind
+/// it, a batch, or what is behind the last one.
+struct Damage<'a> {
+    what: String,
+    path: &'a Path,
+    part: Range<u64>,
+    /// Whether the store is gone on with, if it opens.
+    goes_on: bool,
+    image: Image,
+}
+
+/// The parts of a file that is whole.
+fn parts(path: &Path, image: &Image) -> Vec<Range<u64>> {
+    let file = &image.files[path];
+    let Some(walked) = walk(path, &file.bytes()) else { return vec![0..file.len] };
+    let batches = walked.batches.iter().map(|&(start, end, ..)| start..end);
+    let mut parts: Vec<Range<u64>> = once(0..walked.header.data_start).chain(batches).collect();
+    let end = parts[parts.len() - 1].end;
+    parts.push(end..file.len);
+    parts
+}
+
+/// Whether an error says where the damage is: its file, and an offset in the part that is damaged.
+fn names_the_place(error: &Error, damage: &Damage<'_>) -> Result<(), String> {
     let text = error.to_string();
-    let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    // A segment that seems to be of a newer version is refused with its version, at a fixed place.
-    let at = text.split_once("offset ").and_then(|(_, at)| at.bytes().next());
-    let has_offset = at.is_some_and(|digit| digit.is_ascii_digit());
-    if text.contains(name) && (has_offset || text.contains("has format version")) {
-        return Ok(());
+    let name = damage.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if !text.contains(name) {
+        return Err(format!("the error does not name the file: {text}"));
     }
-    Err(format!("the error does not name file and offset: {text}"))
+    let at = text.split_once("offset ").map_or("", |(_, at)| at);
+    let digits = at.find(|c: char| !c.is_ascii_digit()).unwrap_or(at.len());
+    let at = match at[..digits].parse() {
+        Ok(at) => at,
+        // A segment that seems to be of a newer version is refused with its version, which has its
+        // place in the header.
+        Err(_) if text.contains("has format version") => 8,
+        Err(_) => return Err(format!("the error names no offset: {text}")),
+    };
+    match damage.part.contains(&at) {
+        true => Ok(()),
+        false => {
+            Err(format!("the damage is in {:?}, not where the error says: {text}", damage.part))
+        }
+    }
 }
 
 /// Opens a damaged image and looks at all that is in it.
-fn judge(store: &Store, image: &Image, damaged: &Path) -> Result<Outcome, String> {
-    let disk = SimDisk::unlogged(image, 9);
+fn judge(store: &Store, damage: &Damage<'_>) -> Result<Outcome, String> {
+    let goes_on_later = damage.goes_on && !store.read_only;
+    let disk = match goes_on_later {
+        true => SimDisk::boot(&damage.image, 9, None),
+        false => SimDisk::unlogged(&damage.image, 9),
+    };
     let opened = match store.read_only {
-        true => options().open_read_only_on(disk, STORE),
-        false => options().open_on(disk, STORE),
+        true => options().open_read_only_on(disk.clone(), STORE),
+        false => options().open_on(disk.clone(), STORE),
     };
     let found = opened.and_then(|log| Ok((log.stats()?.sequence, log)));
     let (found, log) = match found {
         Ok(found) => found,
-        Err(error) => return names_the_place(&error, damaged).map(|()| Outcome::Detected),
+        Err(error) => return names_the_place(&error, damage).map(|()| Outcome::Detected),
     };
-    let is_control = damaged.ends_with("control");
+    let is_control = damage.path.ends_with("control");
     let floor = if is_control { BATCHES } else { store.floor };
     let Some(content) = store.oracle.after(found).filter(|_| found >= floor) else {
         return Err(format!("{found} batches are there, of {floor} that must be"));
@@ -161,17 +203,55 @@ fn judge(store: &Store, image: &Image, damaged: &Path) -> Result<Outcome, String
             Ok(value) if value == content.get(key) => {}
             Ok(value) => return Err(format!("{key} has {} wrong bytes", value.len())),
             Err(error) => {
-                names_the_place(&error, damaged)?;
+                names_the_place(&error, damage)?;
                 damaged_keys += 1;
             }
         }
     }
-    match (damaged_keys, log.verify()) {
-        (0, Ok(_)) if found == BATCHES => Ok(Outcome::Harmless),
-        (0, Ok(_)) => Ok(Outcome::Prefix),
-        (1, Err(error)) => names_the_place(&error, damaged).map(|()| Outcome::OneKey),
-        (keys, verified) => Err(format!("{keys} keys are damaged, and verify says {verified:?}")),
+    let outcome = match (damaged_keys, log.verify()) {
+        (0, Ok(_)) if found == BATCHES => Outcome::Harmless,
+        (0, Ok(_)) => Outcome::Prefix,
+        (1, Err(error)) => return names_the_place(&error, damage).map(|()| Outcome::OneKey),
+        (keys, verified) => {
+            return Err(format!("{keys} keys are damaged, and verify says {verified:?}"));
+        }
+    };
+    match goes_on_later {
+        true => goes_on(&store.oracle.cut(found), &disk, log).map(|()| outcome),
+        false => Ok(outcome),
     }
+}
+
+/// Appends durably to a store that seems to have its history: that is there for who opens it next,
+/// and after a power cut that loses all that may be lost but the control file, which has the mark:
+/// without it, what is damaged above the newest mark that is found is the end of the history.
+fn goes_on(oracle: &Oracle, disk: &SimDisk, log: SegmentLog<SimDisk>) -> Result<(), String> {
+    let ops = [Op::Append("after".into(), vec![7; 20])];
+    let durable = partd::Durability::Durable;
+    log.write(&batch(&ops), durable).map_err(|error| format!("an append: {error}"))?;
+    let mut oracle = oracle.clone();
+    oracle.push(&ops);
+    let there = oracle.len();
+    let is_there = |what: &str, disk: SimDisk| {
+        let log = options().open_on(disk, STORE).map_err(|error| format!("{what}: {error}"))?;
+        oracle.judge(&log, there, there).map_err(|v| format!("{what}: {}", v.text))
+    };
+    let records = disk.log();
+    drop(log);
+    is_there("closed and opened", disk.new_process())?;
+    let mut timeline = Timeline::new(disk, &records, Mode::Pages.unit_len(), 0);
+    // Of its moments only the last is looked at, and what the store has promised is known.
+    while timeline.pass().is_some() {}
+    let units = timeline.units();
+    let control = disk.base().files.keys().position(|path| path.ends_with("control"));
+    let is_control = |unit: &Unit| {
+        timeline.is_control(unit) || control.is_some_and(|control| control as u32 == unit.inode)
+    };
+    let kept = |unit: &Unit| if is_control(unit) { unit.versions } else { 0 };
+    let names = vec![false; timeline.pending_names()].into();
+    let lost = Choice { versions: units.iter().map(kept).collect(), names };
+    let image = timeline.image(&units, &lost);
+    is_there("after a power cut", SimDisk::unlogged(&image, 10)).map(drop)
 }
 
 /// The bytes of a file that mean something, and some that do not.
@@ -199,7 +279,7 @@ fn files(image: &Image) -> Vec<PathBuf> {
 /// Judges each damage of each store; returns how many of each outcome there were.
 fn judge_all(
     stores: &[Store],
-    damage: impl Fn(&Path, &Image) -> Vec<(String, Image)> + Sync,
+    damage: impl for<'a> Fn(&'a Path, &Image) -> Vec<Damage<'a>> + Sync,
 ) -> Vec<[u64; 4]> {
     let jobs: Vec<(usize, PathBuf)> = stores
         .iter()
@@ -209,9 +289,10 @@ fn judge_all(
     let results = in_parallel(&jobs, |(number, path)| {
         let store = &stores[*number];
         let mut counts = [0; 4];
-        for (what, image) in damage(path, &store.image) {
-            let outcome = judge(store, &image, path).unwrap_or_else(|why| {
-                panic!("{}: {what} of {}: {why}", store.what, path.display())
+        for damage in damage(path, &store.image) {
+            let outcome = judge(store, &damage).unwrap_or_else(|why| {
+                let (what, path) = (&damage.what, path.display());
+                panic!("I9 is violated: {}: {what} of {path}: {why}", store.what)
             });
             counts[outcome as usize] += 1;
         }
@@ -237,10 +318,14 @@ fn every_flipped_bit_is_detected_or_harmless_or_ends_the_history_where_the_model
         let exhaustive = used.iter().flat_map(|&at| (0..8).map(move |bit| (at, bit)));
         let sampled = beyond.into_iter().map(|at| (at, rng.below(8)));
         let flips = exhaustive.chain(sampled.collect::<Vec<_>>());
+        let parts = parts(path, image);
         let flip = |(at, bit): (u64, u64)| {
             let mut image = image.clone();
             image.files.get_mut(path).expect("a file").flip(at, 1 << bit);
-            (format!("bit {bit} at {at}"), image)
+            let part = parts.iter().find(|part| part.contains(&at)).expect("a part").clone();
+            // Of batches one bit of each byte; all of what is read again to go on.
+            let goes_on = part.start == 0 || (at + bit).is_multiple_of(8);
+            Damage { what: format!("bit {bit} at {at}"), path, part, goes_on, image }
         };
         flips.map(flip).collect()
     });
@@ -262,7 +347,9 @@ fn a_file_cut_at_any_byte_is_detected_or_harmless_or_ends_the_history_where_the_
         let cut = |at: u64| {
             let mut image = image.clone();
             image.files.get_mut(path).expect("a file").truncate(at);
-            (format!("a cut at {at}"), image)
+            // The header says how long the file must be.
+            let goes_on = at.is_multiple_of(8);
+            Damage { what: format!("a cut at {at}"), path, part: 0..128, goes_on, image }
         };
         used.into_iter().chain(pages).map(cut).collect()
     });
@@ -281,7 +368,8 @@ fn a_file_cut_at_any_byte_is_detected_or_harmless_or_ends_the_history_where_the_
 #[test]
 fn bytes_of_an_earlier_life_of_the_disk_are_never_taken_for_batches() {
     let (written, found) = in_the_place_of_another(None);
-    assert_eq!(found.expect("it opens"), written);
+    let found = found.expect("it opens");
+    assert_eq!(found, written, "I4 is violated: {written} batches were written, {found} are there");
 }
 
 #[test]
