@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use partd::SegmentLog;
@@ -302,7 +302,7 @@ pub fn open(disk: &SimDisk) -> Result<SegmentLog<SimDisk>, Violation> {
 /// A search that meets the engine's own patience at each try would take half an hour.
 const SHRINKING_MAX: Duration = Duration::from_secs(60);
 
-/// Makes a workload that fails shorter, as long as it still fails.
+/// Makes a workload that fails shorter, as long as the same invariant is violated.
 pub fn shrink(
     failure: Failure,
     mut fails: impl FnMut(&[Step]) -> Option<Box<Failure>>,
@@ -317,7 +317,10 @@ pub fn shrink(
         left -= 1;
         let mut fewer = best.steps.clone();
         fewer.remove(at);
-        if let Some(shorter) = fails(&fewer) {
+        let shorter = fails(&fewer);
+        if let Some(shorter) =
+            shorter.filter(|it| it.violation.invariant == best.violation.invariant)
+        {
             best = *shorter;
             at = best.steps.len();
         }
@@ -325,20 +328,24 @@ pub fn shrink(
     best
 }
 
-/// Does jobs on as many threads as the machine has cores.
+/// Does jobs on as many threads as the machine has cores; the results are in the order of the jobs.
 pub fn in_parallel<J: Sync, R: Send>(jobs: &[J], job: impl Fn(&J) -> R + Sync) -> Vec<R> {
     let next = AtomicUsize::new(0);
-    let done = Mutex::new(Vec::new());
+    let done = Mutex::new(Vec::with_capacity(jobs.len()));
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while let Some(this) = jobs.get(next.fetch_add(1, Relaxed)) {
+                loop {
+                    let number = next.fetch_add(1, Relaxed);
+                    let Some(this) = jobs.get(number) else { break };
                     let result = job(this);
-                    done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(result);
+                    done.lock().unwrap_or_else(PoisonError::into_inner).push((number, result));
                 }
             });
         }
     });
-    done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_unstable_by_key(|(number, _)| *number);
+    done.into_iter().map(|(_, result)| result).collect()
 }

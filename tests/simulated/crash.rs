@@ -7,6 +7,7 @@
 //! `PARTD_CRASH_IMAGES=40000 cargo test --release --test simulated crash:: -- --nocapture`
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use crate::sim::Rng;
@@ -24,29 +25,41 @@ const CUTS_MIN_TINY: u64 = 80_000;
 const IMAGES_PER_ROUND: u64 = 1_600;
 
 fn variable(name: &str, or: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(or)
+    let number = |text: String| {
+        text.parse().unwrap_or_else(|_| panic!("{name} is {text:?}, which is not a number"))
+    };
+    std::env::var_os(name).map_or(or, |text| number(text.to_string_lossy().into_owned()))
 }
 
-/// Runs rounds of workloads; returns what was looked at in each, or fails with a short workload.
+/// Runs rounds of workloads; returns what was looked at in each, or fails with a short workload: of
+/// the first round that fails, so that the same one is reported each time. None that comes behind it
+/// is begun.
 fn run_all(jobs: &[(Workload, u64)], effort: Effort) -> BTreeMap<&'static str, Tally> {
     let since = Instant::now();
-    let mut tallies: BTreeMap<&str, Tally> = BTreeMap::new();
-    let (mut failed, mut violations) = (None, 0);
-    for (name, result) in in_parallel(jobs, |(workload, seed)| {
+    let first_failed = AtomicUsize::new(usize::MAX);
+    let numbered: Vec<_> = jobs.iter().enumerate().collect();
+    let results = in_parallel(&numbered, |(number, (workload, seed))| {
+        if *number > first_failed.load(Relaxed) {
+            return None;
+        }
         let steps = (workload.make)(&mut Rng(*seed));
-        (workload.name, explore(&steps, *seed, None, effort, &Mode::ALL))
-    }) {
+        let result = explore(&steps, *seed, None, effort, &Mode::ALL);
+        if result.is_err() {
+            first_failed.fetch_min(*number, Relaxed);
+        }
+        Some((workload.name, result))
+    });
+    let mut tallies: BTreeMap<&str, Tally> = BTreeMap::new();
+    let mut failed = None;
+    for (name, result) in results.into_iter().flatten() {
         match result {
             Ok(tally) => tallies.entry(name).or_default().add(&tally),
-            Err(failure) => {
-                violations += 1;
-                failed = failed.or(Some((name, failure)));
-            }
+            Err(failure) => failed = failed.or(Some((name, failure))),
         }
     }
     let figures = table(&tallies);
     println!(
-        "{figures}seed {}, {} rounds, {violations} of them with a violation, {:.0} s",
+        "{figures}seed {}, {} rounds, {:.0} s",
         jobs[0].1,
         jobs.len(),
         since.elapsed().as_secs_f64()
@@ -55,7 +68,8 @@ fn run_all(jobs: &[(Workload, u64)], effort: Effort) -> BTreeMap<&'static str, T
         let seed = failure.seed;
         let again = |steps: &[_]| explore(steps, seed, None, effort, &Mode::ALL).err();
         let short = shrink(*failure, again, variable("PARTD_CRASH_SHRINK", 60) as usize);
-        panic!("{figures}{violations} of {} rounds fail. {name}: {short}", jobs.len());
+        let number = first_failed.into_inner() + 1;
+        panic!("{figures}round {number} of {} fails. {name}: {short}", jobs.len());
     }
     tallies
 }

@@ -7,17 +7,18 @@ use crate::sim::cuts::Mode;
 use crate::sim::disk::{Defect, SimDisk};
 use crate::sim::harm::in_the_place_of_another;
 use crate::sim::image::Image;
-use crate::sim::power::{Effort, Failure, explore};
+use crate::sim::power::{Effort, Failure, explore, shrink};
 use crate::sim::{Rng, STORE, options, workloads};
 use partd::Partd;
+
+const EFFORT: Effort = Effort { images: 20_000, from_percent: 0 };
 
 /// What the crash test finds in a workload on a disk with a defect.
 fn crash_test(name: &str, defect: Defect, modes: &[Mode]) -> Failure {
     let workload = workloads::ALL.iter().find(|workload| workload.name == name).expect("a name");
-    let effort = Effort { images: 20_000, from_percent: 0 };
     for seed in 1..=20 {
         let steps = (workload.make)(&mut Rng(seed));
-        if let Err(failure) = explore(&steps, seed, Some(defect), effort, modes) {
+        if let Err(failure) = explore(&steps, seed, Some(defect), EFFORT, modes) {
             println!("{defect:?}, {name}: {failure}");
             return *failure;
         }
@@ -33,6 +34,25 @@ fn breaks(invariants: &[&str], name: &str, defect: Defect) {
 #[test]
 fn a_sync_that_is_left_out_loses_durable_batches() {
     breaks(&["I1"], "durable and plain", Defect::SyncLeftOut);
+}
+
+#[test]
+fn a_failure_shrinks_to_the_few_steps_that_violate_the_same_invariant() {
+    let defect = Some(Defect::SyncLeftOut);
+    let failure = crash_test("durable and plain", Defect::SyncLeftOut, &Mode::ALL);
+    let (invariant, seed, before) =
+        (failure.violation.invariant, failure.seed, failure.steps.len());
+    let again = |steps: &[_]| explore(steps, seed, defect, EFFORT, &Mode::ALL).err();
+    let short = shrink(failure, again, 200);
+    println!("{before} steps before: {short}");
+    // What fails otherwise is another failure.
+    let mut other = crash_test("durable and plain", Defect::SyncLeftOut, &Mode::ALL);
+    let unlike = other.clone();
+    other.violation.invariant = "I2";
+    let same = shrink(unlike, |_| Some(Box::new(other.clone())), 200);
+    assert_eq!(same.steps.len(), before);
+    assert_eq!(short.violation.invariant, invariant);
+    assert!(short.steps.len() <= 4 && before > 4, "{} of {before} steps", short.steps.len());
 }
 
 #[test]
