@@ -82,8 +82,8 @@ pub fn tears(timeline: &Timeline<'_>, units: &[Unit]) -> Vec<Choice> {
     torn.chain(head.iter().map(|one| without(&[*one]))).collect()
 }
 
-/// All kept first, then none.
-fn names(pending: usize, mode: Mode, rng: &mut Rng) -> Vec<Arc<[bool]>> {
+/// Which changes of names happened: all kept first, then none.
+pub fn names(pending: usize, mode: Mode, rng: &mut Rng) -> Vec<Arc<[bool]>> {
     let mut names: Vec<Arc<[bool]>> =
         (0..=pending).rev().map(|kept| (0..pending).map(|i| i < kept).collect()).collect();
     let last = names.len() - 1;

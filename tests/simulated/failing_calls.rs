@@ -737,28 +737,44 @@ fn a_segment_whose_writing_to_the_disk_failed_after_it_was_full_is_not_promised(
 
 #[test]
 fn a_leader_that_was_passed_by_promises_nothing_after_a_sync_has_failed() {
-    let Store { mine: (disk, log), other: (passer, other), .. } = store(Before::Writes);
-    // Stopped in its first sync of a file, it is passed by after a while.
-    disk.stop_at(1);
-    let syncing = disk.clone();
-    let thread = std::thread::spawn(move || {
-        let synced = log.sync();
-        syncing.finished();
-        synced
-    });
-    assert_eq!(disk.wait(), Fate::Stopped);
-    passer.fail_first(Call::Sync, libc::EIO);
-    other.sync().expect_err("its own sync fails");
-    disk.resume();
-    let synced = thread.join().expect("it returns");
-    assert!(matches!(synced, Err(Error::SyncFailed { .. })), "{synced:?}");
-    // Nor does a layer write what it could not promise.
-    let before = other.len_of("a").expect("reads go on");
-    let buffer = Buffer::new(Dict::new(), other, 1 << 20);
-    let appended = buffer.append_durable([("a", "again")]);
-    assert!(matches!(appended, Err(Error::SyncFailed { .. })), "{appended:?}");
-    assert_eq!(buffer.len_of("a").expect("reads go on"), before);
-    buffer.append([("a", "plain")]).expect("plain appends go on");
+    for call in [Call::Sync, Call::SyncDir] {
+        let mut failures = 0;
+        for at in 1.. {
+            let Store { mine: (disk, log), other: (passer, other), .. } = store(Before::Writes);
+            // Stopped somewhere in its sync, it is passed by after a while.
+            disk.stop_at(at);
+            let syncing = disk.clone();
+            let thread = std::thread::spawn(move || {
+                let synced = log.sync();
+                syncing.finished();
+                synced
+            });
+            let is_stopped = disk.wait() == Fate::Stopped;
+            passer.fail_first(call, libc::EIO);
+            let failed = other.sync();
+            disk.resume();
+            let synced = thread.join().expect("it returns");
+            if !is_stopped {
+                break;
+            }
+            let Err(failed) = failed else {
+                synced.expect("the mark was moved, and nothing has failed");
+                continue;
+            };
+            failures += 1;
+            let why = format!("stopped at {at}, passed by one whose {call:?} failed: {failed}");
+            assert!(synced.is_err(), "I1 is violated: {why}; and a sync is promised");
+            assert!(matches!(other.sync(), Err(Error::SyncFailed { .. })), "{why}");
+            // Nor does a layer write what it could not promise.
+            let before = other.len_of("a").expect("reads go on");
+            let buffer = Buffer::new(Dict::new(), other, 1 << 20);
+            let appended = buffer.append_durable([("a", "again")]);
+            assert!(matches!(appended, Err(Error::SyncFailed { .. })), "{why}: {appended:?}");
+            assert_eq!(buffer.len_of("a").expect("reads go on"), before);
+            buffer.append([("a", "plain")]).expect("plain appends go on");
+        }
+        assert!(failures > 1, "{failures} times {call:?} failed");
+    }
 }
 
 /// Another process opens the store and appends, in the middle of a read-only opening.

@@ -14,6 +14,7 @@ mod failing_calls;
 mod growth;
 mod hooked;
 mod kill_steps;
+mod killed_compactions;
 mod lost_control;
 mod publishing;
 mod shared_spares;
