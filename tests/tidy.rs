@@ -1,5 +1,6 @@
 //! Style as a test: file headers, import rules, the unsafe rule, and texts that must stay true.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -193,26 +194,93 @@ fn the_page_of_the_tests_names_every_file_and_no_test_that_is_not_there() {
     }
 }
 
+/// A row of the tables of deliberate defects.
+struct Row<'t> {
+    invariants: BTreeSet<&'t str>,
+    test: String,
+}
+
+/// The row of a defect: its name first, its invariants and its test last.
+fn row<'t>(page: &'t str, name: &str) -> Row<'t> {
+    let mut rows = page.lines().filter(|line| line.starts_with(&format!("| `{name}` |")));
+    let row = rows.next();
+    let row = row.unwrap_or_else(|| panic!("tests/README.md does not know the defect {name}"));
+    assert!(rows.next().is_none(), "tests/README.md has two rows for {name}");
+    let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+    let [.., invariants, _] = cells[..] else {
+        panic!("{name} has a row of {} cells", cells.len())
+    };
+    let cited = cited_tests(row);
+    let [(file, test)] = cited[..] else { panic!("{} tests are named for {name}", cited.len()) };
+    Row { invariants: invariants.split(", ").collect(), test: format!("{file}::{test}") }
+}
+
+/// Of each `mutant NAME FILE INVARIANTS MODULE TEST …` of the script: the name, the invariants and
+/// the test. A word may be quoted, or a variable; a call may go over several lines.
+fn mutants(script: &str) -> Vec<(&str, BTreeSet<&str>, String)> {
+    let value = |word: &str| match word.strip_prefix('$') {
+        None => word.to_owned(),
+        Some(name) => {
+            let set = format!("{name}=");
+            let value = script.lines().find_map(|line| line.strip_prefix(&set));
+            value.unwrap_or_else(|| panic!("mutants.sh sets no ${name}")).to_owned()
+        }
+    };
+    let calls = script.split("\nmutant ").skip(1);
+    calls
+        .map(|call| {
+            let mut rest = call;
+            let words: [&str; 5] = std::array::from_fn(|_| {
+                rest = rest.trim_start_matches([' ', '\\', '\n']);
+                let (word, behind) = match rest.strip_prefix('\'') {
+                    Some(quoted) => quoted.split_once('\'').expect("an end of what is quoted"),
+                    None => rest.split_at(rest.find([' ', '\n']).expect("more words")),
+                };
+                rest = behind;
+                word
+            });
+            let [name, _, invariants, module, test] = words;
+            (name, invariants.split(' ').collect(), format!("{module}::{}", value(test)))
+        })
+        .collect()
+}
+
 #[test]
-fn every_deliberate_defect_is_in_the_table_with_the_test_that_catches_it() {
+fn the_tables_of_deliberate_defects_say_what_the_script_and_the_tests_expect() {
     let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
     let (page, script) = (read("tests/README.md"), read("tests/mutants.sh"));
-    let mutants = script.lines().filter_map(|line| line.strip_prefix("mutant "));
-    let mut names: Vec<&str> = mutants.filter_map(|line| line.split(' ').next()).collect();
+    let mut found = BTreeSet::new();
+    let mutants = mutants(&script);
+    assert!(mutants.len() > 25, "only {} mutants", mutants.len());
+    for (name, invariants, test) in mutants {
+        let row = row(&page, name);
+        assert_eq!((&row.invariants, &row.test), (&invariants, &test), "the row of {name}");
+        found.extend(row.invariants);
+    }
     let disk = read("tests/sim/disk.rs");
     let defects = disk.split_once("pub enum Defect {").unwrap().1;
     let defects = defects.split_once('}').unwrap().0.lines().map(str::trim);
-    names.extend(defects.filter_map(|line| line.strip_suffix(',')));
-    assert!(names.len() >= 15, "only {} defects", names.len());
-    for name in names {
-        let row = page.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
-        let row = row.unwrap_or_else(|| panic!("tests/README.md does not know the defect {name}"));
-        assert_eq!(cited_tests(row).len(), 1, "no test is named for {name}");
+    let defects: Vec<&str> = defects.filter_map(|line| line.strip_suffix(',')).collect();
+    assert!(defects.len() > 10, "only {} defects", defects.len());
+    let text = read("tests/simulated/defects.rs");
+    for name in defects {
+        let row = row(&page, name);
+        let body = row.test.strip_prefix("defects::").and_then(|test| {
+            let body = text.split_once(&format!("fn {test}("))?.1;
+            body.split_once("\n}").map(|(body, _)| body)
+        });
+        let body = body.unwrap_or_else(|| panic!("{name}: {} is not there", row.test));
+        assert!(body.contains(&format!("Defect::{name}")), "{} is not about {name}", row.test);
+        if let Some((_, list)) = body.split_once("breaks(&[") {
+            let list = list.split_once(']').unwrap().0;
+            let expected = list.split(", ").map(|one| one.trim_matches('"')).collect();
+            assert_eq!(row.invariants, expected, "the row of {name}");
+        }
+        found.extend(row.invariants);
     }
     for invariant in 1..=9 {
-        let of_it =
-            |line: &&str| line.starts_with("| `") && line.contains(&format!("I{invariant}"));
-        assert!(page.lines().any(|line| of_it(&line)), "no defect violates I{invariant}");
+        let invariant = format!("I{invariant}");
+        assert!(found.contains(&*invariant), "no defect violates {invariant}");
     }
 }
 

@@ -3,9 +3,9 @@
 //!
 //! EINTR is not among the errors. The seam of the real disk makes an interrupted `pwritev` or
 //! `fallocate` again (`retry` in `src/log/disk.rs`; its unit test for writes is
-//! `a_write_that_is_short_or_interrupted_goes_on_where_it_was`), the standard library does that with
-//! `open` and `fsync`, a lock that is tried does not wait, and a local file system interrupts nothing
-//! else.
+//! `a_write_that_is_short_or_interrupted_goes_on_where_it_was`), the standard library does that
+//! with `open` and `fsync`, a lock that is tried does not wait, and a local file system interrupts
+//! nothing else.
 
 use std::{fmt, io};
 

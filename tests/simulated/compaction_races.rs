@@ -130,7 +130,8 @@ fn a_pop_and_a_compaction_stopped_at_any_operation_of_each_lose_no_byte() {
             overtaken += u32::from(compacting.is_finished() && fate == Fate::Stopped);
             popper.resume();
             let popped = popping.join().expect("no panic");
-            assert_eq!(popped, [&b"12"[..], b""], "operations {at} and {pop_at}");
+            let right = [&b"12"[..], b""];
+            assert_eq!(popped, right, "I1 is violated: operations {at} and {pop_at}");
             compacting.join().expect("no panic");
             let fresh = open(&disk.new_process());
             assert_eq!(fresh.get_many(["k", "other"]).expect("they are read"), [&b""[..], b"o"]);

@@ -32,8 +32,8 @@ fn variable(name: &str, or: u64) -> u64 {
 }
 
 /// Runs rounds of workloads; returns what was looked at in each, or fails with a short workload: of
-/// the first round that fails, so that the same one is reported each time. None that comes behind it
-/// is begun.
+/// the first round that fails, so that the same one is reported each time. No round behind it is
+/// begun.
 fn run_all(jobs: &[(Workload, u64)], effort: Effort) -> BTreeMap<&'static str, Tally> {
     let since = Instant::now();
     let first_failed = AtomicUsize::new(usize::MAX);
