@@ -138,7 +138,8 @@ struct Damage<'a> {
 /// The parts of a file that is whole.
 fn parts(path: &Path, image: &Image) -> Vec<Range<u64>> {
     let file = &image.files[path];
-    let Some(walked) = walk(path, &file.bytes()) else { return vec![0..file.len] };
+    let whole = 0..file.len;
+    let Some(walked) = walk(path, &file.bytes()) else { return vec![whole] };
     let batches = walked.batches.iter().map(|&(start, end, ..)| start..end);
     let mut parts: Vec<Range<u64>> = once(0..walked.header.data_start).chain(batches).collect();
     let end = parts[parts.len() - 1].end;
