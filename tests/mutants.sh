@@ -154,7 +154,7 @@ mutant take-over src/log/writer.rs 'live I1 I6' kill_steps \
     ''
 
 # Recovery.
-mutant void src/log/recovery.rs I8 crash $crash \
+mutant void src/log/recovery.rs 'I6 I8' crash $crash \
     'self.segment.revoke(found.offset);' \
     ''
 mutant void-again src/log/recovery.rs I7 crash $crash \
