@@ -154,7 +154,7 @@ mutant take-over src/log/writer.rs 'live I1 I6' kill_steps \
     ''
 
 # Recovery.
-mutant void src/log/recovery.rs 'I6 I8' crash $crash \
+mutant void src/log/recovery.rs I8 crash $crash \
     'self.segment.revoke(found.offset);' \
     ''
 mutant void-again src/log/recovery.rs I7 crash $crash \
@@ -192,8 +192,8 @@ mutant pop-lock src/log/mod.rs live kill_steps \
     'let _ = PopUnderWay::new(control, slot);'
 mutant overtaken-pop src/log/picture.rs I1 compaction_races \
     a_pop_and_a_compaction_stopped_at_any_operation_of_each_lose_no_byte \
-    'if let Some(entries) = compacted.keys.get_mut(key) {' \
-    'if let Some(entries) = compacted.keys.get_mut(key).filter(|_| false) {'
+    'compacted.catch_up(&mut self.index, key, unit.sequence);' \
+    ''
 mutant history-sync src/log/compaction.rs 'I1 I2' crash $crash \
     'self.syncer.sync_beside(self, base.upto, &base.source_ids())?;' \
     ''
@@ -217,8 +217,20 @@ mutant predecessor-name src/log/compaction.rs 'I1 I2' killed_compactions \
 mutant torn-source src/log/recovery.rs I2 crash $crash \
     'let gone = self.unreadable_replaced.iter().copied();' \
     'let gone = self.unreadable_replaced.iter().copied().filter(|_| false);'
+mutant announced src/log/finder.rs I1 publishing \
+    a_segment_that_comes_while_a_leader_looks_for_the_first_time_is_synced \
+    'control.announced().collect();' \
+    'BTreeSet::new();'
+mutant owner src/log/writer.rs I1 publishing \
+    a_segment_whose_number_a_dead_writer_wanted_stays_its_owners \
+    'if segment.header().slot != slot.into() {' \
+    'if slot >= SLOTS {'
+mutant begun-spare src/log/spares.rs I1 shared_spares \
+    a_spare_in_which_a_dead_writer_had_begun_is_a_spare_like_any_other \
+    'if is_empty(&file) {' \
+    'if is_empty(&file) || file.mapping().len() > 0 {'
 mutant output-sync src/log/compaction.rs 'I1 I2 I3' crash $crash \
-    'segment.file().sync().map_err(|e| Error::io("sync", segment.path(), e))?;' \
+    'segment.file().sync().map_err(|error| control.sync_error(segment.path(), error))?;' \
     ''
 mutant output-name src/log/compaction.rs 'I1 I2' crash $crash \
     'let synced = self.sync_dir(control, self.names.dir());' \

@@ -395,7 +395,8 @@ impl<D: Disk> Core<D> {
             segment.settle(claim.offset(), base.upto)?;
         }
         tail.close();
-        segment.file().sync().map_err(|e| Error::io("sync", segment.path(), e))?;
+        let control = self.control()?;
+        segment.file().sync().map_err(|error| control.sync_error(segment.path(), error))?;
         Ok(true)
     }
 }

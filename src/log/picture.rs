@@ -6,14 +6,16 @@
 //! a segment that was walked to its seal is not looked at again.
 
 mod at_rest;
+mod compacted;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use partd_format::segment::Keep;
 use partd_format::{Entry, Kind, Link, State};
 
 pub(crate) use self::at_rest::AtRest;
+use self::compacted::Compacted;
 use super::Core;
 use super::disk::Disk;
 use super::finder::Finder;
@@ -96,13 +98,6 @@ pub(crate) struct Capture<'k> {
     pub(crate) at: u64,
     pub(crate) keys: &'k [Key],
     pub(crate) extents: Vec<Option<Extents>>,
-}
-
-/// What the outputs of compactions hold, by the numbers that its entries had.
-#[derive(Debug, Default)]
-struct Compacted {
-    keys: HashMap<Key, VecDeque<(Kind, Extent)>>,
-    clears: BTreeSet<u64>,
 }
 
 impl<D: Disk> Default for Picture<D> {
@@ -339,22 +334,12 @@ impl<D: Disk> Picture<D> {
                 for entry in batch.entries() {
                     self.applied.count(&entry);
                     self.value_bytes[number as usize] += entry.value_len;
-                    let sequence = entry.sequence.unwrap_or(0);
-                    if entry.kind == Kind::Clear {
-                        compacted.clears.insert(sequence);
-                        continue;
-                    }
-                    let extent = Extent::of(&entry, number, sequence);
-                    let of_key = compacted.keys.entry(Key::from(entry.key)).or_default();
-                    of_key.push_back((entry.kind, extent));
+                    compacted.add(&entry, number);
                 }
             }
         }
         self.open.retain(|cursor| !outputs.contains(&cursor.segment));
-        for entries in compacted.keys.values_mut() {
-            // Stable: entries of one batch stay in their order.
-            entries.make_contiguous().sort_by_key(|(_, extent)| extent.sequence());
-        }
+        compacted.sort();
         Ok(newest.1)
     }
 
@@ -443,7 +428,7 @@ impl<D: Disk> Picture<D> {
     ) -> Result<()> {
         self.open.retain(|cursor| !(cursor.sealed && cursor.pending.is_empty()));
         for unit in units {
-            self.catch_up_clears(&mut compacted, unit.sequence);
+            compacted.catch_up_clears(&mut self.index, unit.sequence);
             if let Some(capture) = &mut capture
                 && capture.at == unit.sequence
             {
@@ -451,9 +436,7 @@ impl<D: Disk> Picture<D> {
                     .map(|key| {
                         let key = key.as_bytes();
                         // An output may have come since the pop began, with what it is to return.
-                        if let Some(entries) = compacted.keys.get_mut(key) {
-                            catch_up(&mut self.index, key, entries, unit.sequence);
-                        }
+                        compacted.catch_up(&mut self.index, key, unit.sequence);
                         self.index.get(key).map(|slot| slot.extents.clone())
                     })
                     .collect();
@@ -470,43 +453,17 @@ impl<D: Disk> Picture<D> {
                 self.applied.count(&entry);
                 self.value_bytes[unit.segment as usize] += entry.value_len;
                 if entry.kind == Kind::Clear {
-                    self.catch_up_all(&mut compacted, unit.sequence);
-                } else if let Some(entries) = compacted.keys.get_mut(entry.key) {
-                    catch_up(&mut self.index, entry.key, entries, unit.sequence);
+                    compacted.catch_up_all(&mut self.index, unit.sequence);
+                } else {
+                    compacted.catch_up(&mut self.index, entry.key, unit.sequence);
                 }
                 let extent = Extent::of(&entry, unit.segment, unit.sequence);
                 self.index.apply(entry.kind, entry.key, extent);
             }
         }
-        self.catch_up_clears(&mut compacted, u64::MAX);
-        self.catch_up_all(&mut compacted, u64::MAX);
+        compacted.catch_up_clears(&mut self.index, u64::MAX);
+        compacted.catch_up_all(&mut self.index, u64::MAX);
         Ok(())
-    }
-
-    /// Applies the compacted clears that come before number `sequence`.
-    fn catch_up_clears(&mut self, compacted: &mut Compacted, sequence: u64) {
-        while let Some(clear) = compacted.clears.first().copied().filter(|c| *c < sequence) {
-            compacted.clears.pop_first();
-            self.catch_up_all(compacted, clear);
-            self.index.clear();
-        }
-    }
-
-    /// Applies the compacted entries of every key that come before number `sequence`.
-    fn catch_up_all(&mut self, compacted: &mut Compacted, sequence: u64) {
-        for (key, entries) in &mut compacted.keys {
-            catch_up(&mut self.index, key.as_bytes(), entries, sequence);
-        }
-    }
-}
-
-/// Applies the compacted entries of a key that come before number `sequence`.
-fn catch_up(index: &mut Index, key: &[u8], entries: &mut VecDeque<(Kind, Extent)>, sequence: u64) {
-    while let Some(&(kind, extent)) = entries.front()
-        && extent.sequence() < sequence
-    {
-        index.apply(kind, key, extent);
-        entries.pop_front();
     }
 }
 

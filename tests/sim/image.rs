@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
+const ZEROS: [u8; 4096] = [0; 4096];
+
 /// A page of 4096 bytes that is not all zeros, with the hash of its bytes.
 #[derive(Debug)]
 pub struct Page {
@@ -36,9 +38,10 @@ impl Page {
     /// The page, unless it is all zeros, which is what a missing page reads as.
     pub fn new(bytes: &[u8]) -> Option<Arc<Page>> {
         assert_eq!(bytes.len(), 4096);
-        let hash = FixedState::with_seed(1).hash_one(bytes);
-        let is_zero = bytes.iter().all(|&byte| byte == 0);
-        (!is_zero).then(|| Arc::new(Page { hash, bytes: bytes.into() }))
+        (bytes != ZEROS).then(|| {
+            let hash = FixedState::with_seed(1).hash_one(bytes);
+            Arc::new(Page { hash, bytes: bytes.into() })
+        })
     }
 
     pub fn bytes(&self) -> &[u8] {

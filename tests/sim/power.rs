@@ -275,8 +275,8 @@ impl Search<'_> {
         let found = self.oracle.judge(&log, floor, ceiling)?;
         self.seen.insert(hash, found);
         self.tally.count(hash, Kind::Cut(mode));
-        self.harm(image, found, hash)?;
-        self.go_on(&disk, log, found, mode, hash)
+        self.go_on(&disk, log, found, mode, hash)?;
+        self.harm(image, found, hash)
     }
 }
 

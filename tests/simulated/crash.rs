@@ -16,13 +16,13 @@ use crate::sim::power::{Effort, Tally, explore, in_parallel, shrink};
 use crate::sim::workloads::{ALL, TINY, Workload};
 
 /// First images in each workload and mode, of the ordinary run.
-const IMAGES: u64 = 3_200;
+const IMAGES: u64 = 2_400;
 /// Distinct images of power cuts in the ordinary run: of all workloads, and of the tiny ones, of which
 /// every subset is looked at; 200,000 and more together.
-const CUTS_MIN: u64 = 140_000;
-const CUTS_MIN_TINY: u64 = 80_000;
+const CUTS_MIN: u64 = 110_000;
+const CUTS_MIN_TINY: u64 = 90_000;
 /// About so many images are looked at in one round; then the next one has another seed.
-const IMAGES_PER_ROUND: u64 = 1_600;
+const IMAGES_PER_ROUND: u64 = 1_200;
 
 fn variable(name: &str, or: u64) -> u64 {
     let number = |text: String| {

@@ -85,7 +85,7 @@ fn a_segment_that_comes_while_another_looks_for_the_first_time_is_read() {
         |reader| assert_eq!(reader.get("o").expect("it is read"), b"old"),
         |_, reader| {
             let len = reader.get("w").expect("it is read").len();
-            assert!(len == LONG || len == LONG / 2, "{len} bytes");
+            assert!(len == LONG || len == LONG / 2, "live is violated: {len} bytes");
         },
     );
 }
@@ -98,7 +98,7 @@ fn a_segment_that_comes_while_a_leader_looks_for_the_first_time_is_synced() {
             reader.sync().expect("it is synced");
             let after = SimDisk::boot(&power_cut(disk), 5, None);
             let len = open(&after).get("w").expect("it is read").len();
-            assert!(len == LONG || len == LONG / 2, "{len} bytes");
+            assert!(len == LONG || len == LONG / 2, "I1 is violated: {len} bytes");
         },
     );
 }
@@ -171,9 +171,13 @@ fn a_segment_whose_number_a_dead_writer_wanted_stays_its_owners() {
         keeper.sync().expect("it is synced");
         other.append([("v", "2")]).expect("it is appended");
         keeper.sync().expect("it is synced");
-        assert_eq!(keeper.get("v").expect("it is read"), b"12", "operation {at}");
+        assert_eq!(keeper.get("v").expect("it is read"), b"12", "I1 is violated at operation {at}");
         let after = SimDisk::boot(&power_cut(&disk), 5, None);
-        assert_eq!(open(&after).get("v").expect("it is read"), b"12", "operation {at}");
+        assert_eq!(
+            open(&after).get("v").expect("it is read"),
+            b"12",
+            "I1 is violated at operation {at}"
+        );
         keeper.compact().expect("it compacts");
         other.append([("v", "3")]).expect("it is appended");
         assert_eq!(keeper.get("v").expect("it is read"), b"123", "operation {at}");

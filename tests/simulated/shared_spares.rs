@@ -76,7 +76,8 @@ fn a_spare_in_which_a_dead_writer_had_begun_is_a_spare_like_any_other() {
         let images = unsynced.iter().map(|image| (image, 0));
         for (image, durable) in images.chain(synced.iter().map(|image| (image, 300_000))) {
             let log = options().open_on(SimDisk::boot(image, 7, None), STORE);
-            let log = log.unwrap_or_else(|error| panic!("operation {at}: {error}"));
+            let log =
+                log.unwrap_or_else(|error| panic!("I1 is violated at operation {at}: {error}"));
             let len = log.get("o").expect("it is read").len();
             assert!(len >= durable && len.is_multiple_of(60_000), "operation {at}: {len} bytes");
         }
