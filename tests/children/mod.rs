@@ -16,7 +16,7 @@ pub mod judge;
 pub mod pieces;
 pub mod roles;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, ExitStatus, Stdio};
@@ -79,7 +79,14 @@ impl Child {
         if let Some(id) = start.user {
             command.uid(id).gid(id).current_dir("/");
         }
-        let mut process = command.spawn().expect("the test program can be started again");
+        let mut process = loop {
+            match command.spawn() {
+                // It was copied a moment ago, and a child that another thread has just forked still
+                // has the copy open for writing, until it becomes what it is to run.
+                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => thread::yield_now(),
+                spawned => break spawned.expect("the test program can be started again"),
+            }
+        };
         let stdin = process.stdin.take();
         let stdout = process.stdout.take().expect("it was asked for");
         let reader = thread::spawn(move || {
