@@ -92,7 +92,7 @@ impl Search<'_> {
             let mut image = image.clone();
             image.files.insert(path.clone(), other);
             let hash = image.hash().rotate_left(image.boot as u32);
-            let looked_at = self.with_control(&image, is_found, hash, rng);
+            let looked_at = self.with_control(&image, is_found, all, hash, rng);
             looked_at.map_err(|v| {
                 Violation::new("I6", format!("{} (with a control file {what})", v.text))
             })?;
@@ -101,11 +101,12 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Boots an image, appends a batch, and boots what is there then once more.
+    /// Boots an image and appends a batch; `again`, what is there then is booted once more.
     fn with_control(
         &self,
         image: &Image,
         is_found: &Judge<'_>,
+        again: bool,
         hash: u64,
         rng: &mut Rng,
     ) -> Result<(), Violation> {
@@ -113,6 +114,9 @@ impl Search<'_> {
         let log = open(&disk)?;
         let found = is_found(&log, &self.oracle)?;
         let oracle = append(&disk, &log, self.oracle.cut(found), &[true], rng)?;
+        if !again {
+            return oracle.judge(&log, found + 1, found + 1).map(drop);
+        }
         let mut image = disk.snapshot();
         drop(log);
         image.boot += 1;
