@@ -4,8 +4,6 @@
 //! The whole process runs with little address space, so that an allocation by a declared size
 //! would end it, and on the small stacks of test threads.
 
-mod values;
-
 use std::sync::{Arc, Once};
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
@@ -14,6 +12,7 @@ use partd::{
     Arrow, Blosc, Bz2, Dict, Encode, Error, Key, Lz4, Msgpack, Numpy, Partd, Pickle, Snappy, Zlib,
     Zstd, compression,
 };
+use partd_testkit::values;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 /// Address space for this process: what the test runner, its threads and the limits below need.

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 
 check() {
     echo "checking $*" >&2
-    cargo clippy --quiet --lib --no-default-features "$@" -- --deny warnings
+    cargo clippy --quiet --package partd --lib --no-default-features "$@" -- --deny warnings
 }
 
 check

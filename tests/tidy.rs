@@ -49,9 +49,28 @@ fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
         .map(|(i, line)| (i + 1, line))
 }
 
+/// Where the Rust files are.
+const FOLDERS: &[&str] =
+    &["src", "format", "inspect", "testkit", "tests", "benches", "examples", "fuzz", "loom"];
+
+/// Where the files of the libraries and the tool are.
+const LIBRARIES: &[&str] = &["src", "format/src", "inspect/src"];
+
+#[test]
+fn no_file_belongs_to_two_crates() {
+    for (name, text) in rust_files(FOLDERS) {
+        for (number, line) in code(&text) {
+            assert!(
+                !line.trim_start().starts_with("#[path"),
+                "{name}:{number}: an include by path"
+            );
+        }
+    }
+}
+
 #[test]
 fn every_file_opens_with_what_it_is() {
-    for (name, text) in rust_files(&["src", "format", "tests", "benches", "examples", "fuzz"]) {
+    for (name, text) in rust_files(FOLDERS) {
         let opens = text.starts_with("//!")
             || text.starts_with("#![doc = include_str!")
             || text.starts_with("#![") && text.lines().take(6).any(|line| line.starts_with("//!"));
@@ -63,7 +82,7 @@ fn every_file_opens_with_what_it_is() {
 fn unsafe_code_lives_where_the_mappings_are_and_each_block_says_why() {
     let allowed =
         |name: &str| name.starts_with("src/log/segment/") || name == "src/encode/blosc.rs";
-    for (name, text) in rust_files(&["src", "format/src"]) {
+    for (name, text) in rust_files(LIBRARIES) {
         let lines: Vec<&str> = text.lines().collect();
         for (number, line) in code(&text) {
             let is_unsafe = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"];
@@ -102,10 +121,10 @@ fn files_know_only_whom_they_may_know() {
         ("src/error.rs", &["crate::log", "crate::encode", "crate::buffer", "crate::dict"]),
         ("src/partd.rs", &["crate::log", "crate::encode", "crate::buffer", "crate::dict"]),
         ("src/encode", &["crate::log", "crate::dict", "crate::buffer", "SegmentLog"]),
-        ("src/bin", &["SegmentLog", "partd::log", "partd::{", "use partd::"]),
+        ("inspect/src", &["SegmentLog", "partd::", "use partd", "partd_testkit"]),
         ("src/log", &["crate::encode", "crate::buffer", "crate::dict"]),
     ];
-    for (name, text) in rust_files(&["src", "format/src"]) {
+    for (name, text) in rust_files(LIBRARIES) {
         for (files, words) in rules.iter().filter(|(files, _)| name.starts_with(files)) {
             for (number, line) in code(&text) {
                 let word = words.iter().find(|word| line.contains(**word));
@@ -135,7 +154,7 @@ fn the_engine_reaches_files_only_through_the_seam() {
 fn the_library_does_not_panic_on_purpose() {
     // Slips that a compiler accepts. Assertions about the caller's own bugs are in `mapping.rs`.
     let words = [".unwrap()", ".expect(", "panic!(", "todo!(", "unimplemented!(", "dbg!("];
-    for (name, text) in rust_files(&["src", "format/src"]) {
+    for (name, text) in rust_files(LIBRARIES) {
         for (number, line) in code(&text) {
             let word = words.iter().find(|word| line.contains(**word));
             assert!(word.is_none(), "{name}:{number}: {word:?} in the library");
@@ -145,7 +164,13 @@ fn the_library_does_not_panic_on_purpose() {
 
 #[test]
 fn every_member_of_the_workspace_inherits_the_lints() {
-    for manifest in ["Cargo.toml", "format/Cargo.toml"] {
+    for manifest in [
+        "Cargo.toml",
+        "format/Cargo.toml",
+        "inspect/Cargo.toml",
+        "testkit/Cargo.toml",
+        "examples/shuffle/Cargo.toml",
+    ] {
         let text = fs::read_to_string(root().join(manifest)).unwrap();
         assert!(text.contains("[lints]\nworkspace = true"), "{manifest}");
     }
@@ -171,11 +196,14 @@ fn the_page_of_the_tests_names_every_file_and_no_test_that_is_not_there() {
         let row = format!("| `{name}` |");
         assert!(name == "README.md" || page.contains(&row), "tests/README.md has no {row}");
     }
-    for folder in ["encodings", "simulated"] {
+    for folder in ["encodings", "engine", "memory", "processes", "simulated"] {
         for (name, _) in rust_files(&[&format!("tests/{folder}")]) {
             let row = name.replacen("tests/", "| `", 1) + "` |";
+            let of_folder = row.rsplit_once('/').unwrap().0.to_owned() + "/` |";
             let is_main = name.ends_with("/main.rs");
-            assert!(is_main || page.contains(&row), "tests/README.md has no {row}");
+            // A row for a folder below is one for all that is in it.
+            let is_below = name.matches('/').count() > 2 && page.contains(&of_folder);
+            assert!(is_main || is_below || page.contains(&row), "tests/README.md has no {row}");
         }
     }
     let tests = rust_files(&["tests"]);
@@ -183,9 +211,8 @@ fn the_page_of_the_tests_names_every_file_and_no_test_that_is_not_there() {
     assert!(cited.len() > 60, "only {} tests are cited", cited.len());
     for (file, test) in cited {
         let of_file = |name: &str| {
-            let of =
-                ["", "encodings/", "simulated/"].map(|folder| format!("tests/{folder}{file}.rs"));
-            of.iter().any(|of| of == name) || name.starts_with(&format!("tests/{file}/"))
+            let mut parts = name.split('/').map(|part| part.strip_suffix(".rs").unwrap_or(part));
+            parts.any(|part| part == file)
         };
         let function = format!("fn {test}(");
         let mut files = tests.iter().filter(|(name, _)| of_file(name));
@@ -257,7 +284,7 @@ fn the_tables_of_deliberate_defects_say_what_the_script_and_the_tests_expect() {
         assert_eq!((&row.invariants, &row.test), (&invariants, &test), "the row of {name}");
         found.extend(row.invariants);
     }
-    let disk = read("tests/sim/disk.rs");
+    let disk = read("testkit/src/sim/disk.rs");
     let defects = disk.split_once("pub enum Defect {").unwrap().1;
     let defects = defects.split_once('}').unwrap().0.lines().map(str::trim);
     let defects: Vec<&str> = defects.filter_map(|line| line.strip_suffix(',')).collect();

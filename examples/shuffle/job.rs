@@ -18,48 +18,49 @@ use partd::{Batch, Buffer, Dict, Durability, Partd, SegmentLog};
 use crate::records::Records;
 
 /// What is to be shuffled, and how.
-pub(crate) struct Job {
+#[derive(Debug)]
+pub struct Job {
     /// The CSV file, with a header.
-    pub(crate) input: PathBuf,
+    pub input: PathBuf,
     /// The column whose values decide the partition.
-    pub(crate) by: String,
+    pub by: String,
     /// The number of partitions, and of output files.
-    pub(crate) partitions: usize,
+    pub partitions: usize,
     /// The directory for the output: new or empty.
-    pub(crate) out: PathBuf,
+    pub out: PathBuf,
     /// The memory of the buffer.
-    pub(crate) memory_bytes: u64,
+    pub memory_bytes: u64,
     /// The number of threads in each half.
-    pub(crate) threads: usize,
+    pub threads: usize,
     /// How often the input is read.
-    pub(crate) repeat: usize,
+    pub repeat: usize,
 }
 
 /// What a shuffle has done.
 #[derive(Debug, Default)]
-pub(crate) struct Report {
+pub struct Report {
     /// Rows of input.
-    pub(crate) rows: u64,
+    pub rows: u64,
     /// Bytes of those rows.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// Batches in which they were appended, one append per row.
-    pub(crate) batches: u64,
+    pub batches: u64,
     /// Bytes that went through the segment log; the others never left memory.
-    pub(crate) log_bytes: u64,
+    pub log_bytes: u64,
     /// Time of the first half, reading and appending.
-    pub(crate) append_time: Duration,
+    pub append_time: Duration,
     /// Time of the second half, getting and writing.
-    pub(crate) get_time: Duration,
+    pub get_time: Duration,
 }
 
 /// The file by which the command line knows a directory that it made itself.
-pub(crate) const MARK: &str = ".made-by-the-partd-shuffle-example";
+pub const MARK: &str = ".made-by-the-partd-shuffle-example";
 
 /// A sentence for the person who started the job.
-pub(crate) type Result<T> = std::result::Result<T, String>;
+pub type Result<T> = std::result::Result<T, String>;
 
 /// Runs a shuffle; `progress` is told of the bytes that are done, first of the one half, then the other.
-pub(crate) fn run(job: &Job, progress: &(dyn Fn(u64) + Sync)) -> Result<Report> {
+pub fn run(job: &Job, progress: &(dyn Fn(u64) + Sync)) -> Result<Report> {
     let block_len = (job.memory_bytes / 16).clamp(16 << 10, 1 << 20) as usize;
     let shown = job.input.display();
     let cannot_read = |error| format!("cannot read {shown}: {error}");

@@ -9,9 +9,6 @@
 //! memory that most of the bytes go through the segment log. This file is the command line: what
 //! it takes, what it shows.
 
-mod job;
-mod records;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,7 +17,7 @@ use std::time::Duration;
 use clap::Parser;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 
-use job::{Job, MARK, Report, Result};
+use partd_shuffle::job::{self, Job, MARK, Report, Result};
 
 /// Shuffles the rows of a CSV file into partitions by the hash of a column.
 #[derive(Parser)]

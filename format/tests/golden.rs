@@ -5,8 +5,6 @@
 //! partd-format --test golden` writes them anew, which is right only with a new format version or
 //! a new case.
 
-mod support;
-
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -14,7 +12,7 @@ use byteorder::{ByteOrder, LittleEndian as Le};
 use partd_format::segment::{Keep, NOTE_AT};
 use partd_format::word::note;
 use partd_format::{Ending, Scanner, State, control};
-use support::{Control, Item, STORE, Segment};
+use partd_testkit::build::{Control, Item, STORE, Segment};
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/v1").join(name)

@@ -1,8 +1,6 @@
 //! What encoding and parsing promise for any input: what is written comes back, and no bytes at
 //! all make a parser panic or read beyond what it was given.
 
-mod support;
-
 use byteorder::{ByteOrder, LittleEndian as Le};
 use partd_format::batch::{HEAD_LEN, WORDS_LEN};
 use partd_format::segment::{HEADER_LEN, Keep, id_of_file_name};
@@ -10,8 +8,8 @@ use partd_format::word::note;
 use partd_format::{
     Batch, Ending, Kind, Link, SEQUENCE_MAX, Salt, Scanner, SegmentHeader, State, control,
 };
+use partd_testkit::build::{Item, STORE, Segment};
 use proptest::prelude::*;
-use support::{Item, STORE, Segment};
 
 fn item() -> impl Strategy<Value = Item> {
     let bytes = |len| prop::collection::vec(any::<u8>(), 0..len);

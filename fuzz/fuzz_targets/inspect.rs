@@ -13,17 +13,13 @@ use partd_format::Kind;
 use partd_fuzz::hostile::{BOOT, Hostile};
 use partd_fuzz::limit::with_limit;
 
-#[path = "../../src/bin/partd-inspect/read/mod.rs"]
-#[allow(dead_code, reason = "the binary uses the rest of it")]
-mod read;
-
-use read::control::Control;
-use read::history::{Around, value_checksum};
-use read::index::Index;
-use read::key::{escape, unescape};
-use read::source::Source;
-use read::store::Store;
-use read::walk::Segment;
+use partd_inspect::control::Control;
+use partd_inspect::history::{Around, value_checksum};
+use partd_inspect::index::Index;
+use partd_inspect::key::{escape, unescape};
+use partd_inspect::source::Source;
+use partd_inspect::store::Store;
+use partd_inspect::walk::Segment;
 
 /// More is kept of the smallest entries and batches than the bytes that these have in a segment; an
 /// input as long as the seeds has few of them.

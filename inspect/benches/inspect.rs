@@ -1,6 +1,6 @@
 //! How fast `partd-inspect` is, against limits that are measured in the same run, turn by turn; medians.
 //! It fails where the inspector is slower than promised:
-//! `cargo bench --features cli --bench inspect`, on a machine that does nothing else.
+//! `cargo bench -p partd-inspect --bench inspect`, on a machine that does nothing else.
 
 use std::fs::File;
 use std::hint::black_box;

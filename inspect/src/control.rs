@@ -13,32 +13,40 @@ use partd_format::{Error, Evidence};
 
 /// The words of a control file whose fixed fields are good.
 #[derive(Clone, Debug)]
-pub(crate) struct Control {
-    pub(crate) fixed: Fixed,
-    pub(crate) commit: Commit,
-    pub(crate) next_segment: u64,
-    pub(crate) generation: u64,
+pub struct Control {
+    /// What never changes: the store, the boot, the versions.
+    pub fixed: Fixed,
+    /// The commit word.
+    pub commit: Commit,
+    /// The id of the next segment.
+    pub next_segment: u64,
+    /// The generation of the directory.
+    pub generation: u64,
     /// The mark, or why its word cannot be read.
-    pub(crate) synced: Result<u64, Error>,
-    pub(crate) sync_failed: bool,
+    pub synced: Result<u64, Error>,
+    /// Whether a sync of the store has failed.
+    pub sync_failed: bool,
     /// Whether the last handle closed it.
-    pub(crate) clean: bool,
-    pub(crate) slots: Vec<Slot>,
+    pub clean: bool,
+    /// The writer slots that are taken.
+    pub slots: Vec<Slot>,
 }
 
 /// A writer slot with a process in it.
 #[derive(Clone, Debug)]
-pub(crate) struct Slot {
-    pub(crate) slot: u16,
-    pub(crate) pid: u32,
+pub struct Slot {
+    /// The number of the slot.
+    pub slot: u16,
+    /// The process that took it.
+    pub pid: u32,
     /// The segment that the writer claims its batches in; 0 for none.
-    pub(crate) active: u64,
+    pub active: u64,
 }
 
 impl Control {
     /// Reads the control file of the store in `dir`: `None` if there is none, an error of the format
     /// if it is not one.
-    pub(crate) fn read(dir: &Path) -> io::Result<Option<Result<Control, Error>>> {
+    pub fn read(dir: &Path) -> io::Result<Option<Result<Control, Error>>> {
         let path = dir.join("control");
         let metadata = match fs::metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -56,7 +64,7 @@ impl Control {
     }
 
     /// Reads the words out of the bytes of the file.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Control, Error> {
+    pub fn decode(bytes: &[u8]) -> Result<Control, Error> {
         let fixed = Fixed::decode(bytes)?;
         if (bytes.len() as u64) < layout::FILE_LEN {
             return Err(Error {
@@ -90,7 +98,7 @@ impl Control {
 }
 
 /// The boot id of the running system, as control files hold it.
-pub(crate) fn boot_id() -> io::Result<[u8; 16]> {
+pub fn boot_id() -> io::Result<[u8; 16]> {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let mut id = [0; 16];
     let mut digits = text.chars().filter_map(|digit| digit.to_digit(16));
@@ -105,7 +113,7 @@ pub(crate) fn boot_id() -> io::Result<[u8; 16]> {
 
 /// Whether a process holds a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Life {
+pub enum Life {
     /// Its lock is held.
     Alive,
     /// Nobody holds its lock.
@@ -116,7 +124,7 @@ pub(crate) enum Life {
 
 impl Life {
     /// The word for it in tables and in JSON.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Life::Alive => "alive",
             Life::Dead => "dead",
@@ -127,7 +135,7 @@ impl Life {
 
 /// The file locks of the system, as `/proc/locks` lists them.
 #[derive(Clone, Debug)]
-pub(crate) struct Locks(Option<Vec<Lock>>);
+pub struct Locks(Option<Vec<Lock>>);
 
 /// One lock: the file's device and inode, and the process that took it.
 #[derive(Clone, Copy, Debug)]
@@ -139,7 +147,7 @@ struct Lock {
 
 impl Locks {
     /// Reads `/proc/locks`.
-    pub(crate) fn read() -> Locks {
+    pub fn read() -> Locks {
         let parse = |line: &str| {
             // 1: FLOCK  ADVISORY  WRITE 1234 fd:01:131085 0 EOF
             let words: Vec<&str> = line.split_ascii_whitespace().collect();
@@ -158,7 +166,7 @@ impl Locks {
     }
 
     /// Whether anybody holds a lock on the file.
-    pub(crate) fn holds(&self, path: &Path) -> Life {
+    pub fn holds(&self, path: &Path) -> Life {
         match self.on(path) {
             None => Life::Unknown,
             Some(locks) if locks.is_empty() => Life::Dead,
@@ -167,7 +175,7 @@ impl Locks {
     }
 
     /// The processes that hold a lock on the file, as far as the system says.
-    pub(crate) fn holders(&self, path: &Path) -> Vec<u32> {
+    pub fn holders(&self, path: &Path) -> Vec<u32> {
         let locks = self.on(path).unwrap_or_default();
         let mut pids: Vec<u32> =
             locks.iter().map(|lock| lock.pid).filter(|pid| *pid != 0).collect();
@@ -192,7 +200,7 @@ impl Locks {
     }
 
     /// Whether the writer in a slot lives.
-    pub(crate) fn writer(&self, dir: &Path, slot: &Slot) -> Life {
+    pub fn writer(&self, dir: &Path, slot: &Slot) -> Life {
         match self.holds(&dir.join(format!("writer-{:04}.lock", slot.slot))) {
             Life::Unknown if Path::new(&format!("/proc/{}", slot.pid)).exists() => Life::Alive,
             Life::Unknown => Life::Dead,

@@ -19,7 +19,7 @@ use super::walk::{BatchInfo, EntryInfo, Segment};
 
 /// How the end of the history was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rule {
+pub enum Rule {
     /// The commit word says it: the store is open, or was closed by its last handle.
     CommitWord,
     /// The numbers themselves say it: the writers died, but the machine has not been booted since,
@@ -33,13 +33,13 @@ pub(crate) enum Rule {
 
 /// What is known beside the files: it decides which rule holds.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Around {
+pub struct Around {
     /// The boot id of the running system.
-    pub(crate) running: Option<[u8; 16]>,
+    pub running: Option<[u8; 16]>,
     /// Whether anybody has the store open.
-    pub(crate) is_open: bool,
+    pub is_open: bool,
     /// Whether this is a single segment.
-    pub(crate) is_segment: bool,
+    pub is_segment: bool,
 }
 
 impl Around {
@@ -59,45 +59,46 @@ impl Around {
 
 /// A batch of the history, by its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
-    pub(crate) sequence: u64,
+pub struct Place {
+    /// Its sequence number.
+    pub sequence: u64,
     /// The segment, among those of the store.
-    pub(crate) segment: usize,
+    pub segment: usize,
     /// The batch, among those of the segment.
-    pub(crate) batch: usize,
+    pub batch: usize,
 }
 
 /// The one history of a store.
 #[derive(Debug)]
-pub(crate) struct History {
+pub struct History {
     /// How its end was found.
-    pub(crate) rule: Rule,
+    pub rule: Rule,
     /// Its last number.
-    pub(crate) last: u64,
+    pub last: u64,
     /// Up to where it is known to be on stable storage.
-    pub(crate) mark: u64,
+    pub mark: u64,
     /// Numbers up to this one may be missing: a compaction has dropped them.
-    pub(crate) upto: u64,
+    pub upto: u64,
     /// The batches with numbers up to `last` whose headers are good, in order; outputs have none.
-    pub(crate) batches: Vec<Place>,
+    pub batches: Vec<Place>,
     /// Batches with numbers above `last`, in order: those that are whole under the recovery rule, under
     /// the commit word those whose headers are good, which are being committed just now.
-    pub(crate) beyond: Vec<Place>,
+    pub beyond: Vec<Place>,
     /// Numbers that should be there and are not, as first and last of each gap.
-    pub(crate) missing: Vec<(u64, u64)>,
+    pub missing: Vec<(u64, u64)>,
     /// For each segment: whether it belongs to the store and no output replaces it.
-    pub(crate) counts: Vec<bool>,
+    pub counts: Vec<bool>,
     /// For each segment: whether an output replaces it.
-    pub(crate) replaced: Vec<bool>,
+    pub replaced: Vec<bool>,
     /// What the newest output asks of the segments beside it.
-    pub(crate) keeps: Vec<Keep>,
+    pub keeps: Vec<Keep>,
     /// What is wrong.
-    pub(crate) problems: Vec<Problem>,
+    pub problems: Vec<Problem>,
 }
 
 impl History {
     /// Works the history out, under the rule that `around` asks for.
-    pub(crate) fn find(
+    pub fn find(
         dir: &Path,
         segments: &[Segment],
         control: Option<&Control>,
@@ -360,29 +361,25 @@ pub(super) fn gaps(present: impl Iterator<Item = u64>, upto: u64, last: u64) -> 
 }
 
 /// Whether a batch is whole: its header good and every value right.
-pub(crate) fn whole(segments: &[Segment], place: Place) -> bool {
+pub fn whole(segments: &[Segment], place: Place) -> bool {
     let segment = &segments[place.segment];
     whole_batch(segment, &segment.batches[place.batch])
 }
 
 /// The same of a batch of a segment.
-pub(crate) fn whole_batch(segment: &Segment, batch: &BatchInfo) -> bool {
+pub fn whole_batch(segment: &Segment, batch: &BatchInfo) -> bool {
     let Some(head) = batch.good_head() else { return false };
     let Some(salt) = segment.salt() else { return false };
     segment.entries_of(head).iter().all(|entry| value_is_right(&segment.source, salt, entry))
 }
 
 /// Whether the value of an entry matches its checksum; reads it piece by piece.
-pub(crate) fn value_is_right(source: &Source, salt: Salt, entry: &EntryInfo) -> bool {
+pub fn value_is_right(source: &Source, salt: Salt, entry: &EntryInfo) -> bool {
     value_checksum(source, salt, entry).is_ok_and(|found| found == entry.value_checksum)
 }
 
 /// The checksum that the value of an entry has now; 0 for an entry without a value.
-pub(crate) fn value_checksum(
-    source: &Source,
-    salt: Salt,
-    entry: &EntryInfo,
-) -> std::io::Result<u32> {
+pub fn value_checksum(source: &Source, salt: Salt, entry: &EntryInfo) -> std::io::Result<u32> {
     if !entry.kind.has_value() {
         return Ok(0);
     }
@@ -414,12 +411,12 @@ fn hint(segments: &[Segment], counts: &[bool], replaced: &[bool]) -> Option<Stri
 }
 
 /// "batch 3" or "batches 3 to 5".
-pub(crate) fn range(first: u64, last: u64) -> String {
+pub fn range(first: u64, last: u64) -> String {
     if first == last { format!("batch {first}") } else { format!("batches {first} to {last}") }
 }
 
 /// A uuid in its usual form.
-pub(crate) fn uuid(bytes: &[u8; 16]) -> String {
+pub fn uuid(bytes: &[u8; 16]) -> String {
     let mut text = String::with_capacity(36);
     for (i, byte) in bytes.iter().enumerate() {
         if matches!(i, 4 | 6 | 8 | 10) {

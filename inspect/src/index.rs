@@ -9,29 +9,29 @@ use super::walk::{EntryInfo, Segment};
 
 /// An entry, by its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct EntryRef {
+pub struct EntryRef {
     /// The segment, among those of the store.
-    pub(crate) segment: u32,
+    pub segment: u32,
     /// The entry, among those of the segment.
-    pub(crate) entry: u32,
+    pub entry: u32,
 }
 
 /// What a key holds.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Held {
+pub struct Held {
     /// Its extents, in the order of its value.
-    pub(crate) extents: Vec<EntryRef>,
+    pub extents: Vec<EntryRef>,
     /// The bytes of its value.
-    pub(crate) len: u64,
+    pub len: u64,
     /// Whether it was set since its last delete.
-    pub(crate) is_set: bool,
+    pub is_set: bool,
 }
 
 /// Key → extents.
 #[derive(Debug, Default)]
-pub(crate) struct Index<'s> {
+pub struct Index<'s> {
     /// Every key that is there.
-    pub(crate) keys: HashMap<&'s [u8], Held, foldhash::fast::RandomState>,
+    pub keys: HashMap<&'s [u8], Held, foldhash::fast::RandomState>,
 }
 
 /// A run of entries under one number.
@@ -45,7 +45,7 @@ struct Run {
 
 impl<'s> Index<'s> {
     /// Applies the history, and behind it the batches of `more`.
-    pub(crate) fn build(segments: &'s [Segment], history: &History, more: &[Place]) -> Index<'s> {
+    pub fn build(segments: &'s [Segment], history: &History, more: &[Place]) -> Index<'s> {
         let mut runs = Vec::new();
         for place in history.batches.iter().chain(more) {
             let batch = &segments[place.segment].batches[place.batch];
@@ -104,14 +104,14 @@ impl<'s> Index<'s> {
     }
 
     /// The keys in their order.
-    pub(crate) fn sorted(&self) -> Vec<(&'s [u8], &Held)> {
+    pub fn sorted(&self) -> Vec<(&'s [u8], &Held)> {
         let mut keys: Vec<_> = self.keys.iter().map(|(key, held)| (*key, held)).collect();
         keys.sort_unstable_by_key(|(key, _)| *key);
         keys
     }
 
     /// The bytes of live values in each segment.
-    pub(crate) fn live_bytes(&self, segments: &[Segment]) -> Vec<u64> {
+    pub fn live_bytes(&self, segments: &[Segment]) -> Vec<u64> {
         let mut live = vec![0; segments.len()];
         for at in self.keys.values().flat_map(|held| &held.extents) {
             let segment = at.segment as usize;

@@ -4,18 +4,18 @@
 //! read takes the same escapes, so `get` takes back whatever `keys` has shown.
 
 /// Shows a key.
-pub(crate) fn escape(key: &[u8]) -> String {
+pub fn escape(key: &[u8]) -> String {
     key.escape_ascii().to_string()
 }
 
 /// Shows a key in a table, where an empty cell would look like none.
-pub(crate) fn show(key: &[u8]) -> String {
+pub fn show(key: &[u8]) -> String {
     if key.is_empty() { "\"\"".to_owned() } else { escape(key) }
 }
 
 /// Reads a key: `\\`, `\'`, `\"`, `\n`, `\r`, `\t`, `\0` and `\x` with two hexadecimal digits are
 /// escapes; every other byte stands for itself. Quotes around the whole are no part of it.
-pub(crate) fn unescape(text: &[u8]) -> Result<Vec<u8>, String> {
+pub fn unescape(text: &[u8]) -> Result<Vec<u8>, String> {
     let text = unquote(text);
     let mut key = Vec::with_capacity(text.len());
     let mut bytes = text.iter().copied();

@@ -9,7 +9,7 @@ use partd_format::Evidence;
 
 /// How bad a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Severity {
+pub enum Severity {
     /// Nothing is lost by it: the trace of a power cut or of a crash, which the history survives.
     Scar,
     /// Bytes that were acknowledged are gone or wrong.
@@ -18,7 +18,7 @@ pub(crate) enum Severity {
 
 impl Severity {
     /// The word for it in tables and in JSON.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Severity::Scar => "scar",
             Severity::Damage => "damage",
@@ -28,26 +28,26 @@ impl Severity {
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Problem {
+pub struct Problem {
     /// How bad it is.
-    pub(crate) severity: Severity,
+    pub severity: Severity,
     /// In which file, or in which directory where a file is missing.
-    pub(crate) path: PathBuf,
+    pub path: PathBuf,
     /// Where in the file, if it is at one place.
-    pub(crate) offset: Option<u64>,
+    pub offset: Option<u64>,
     /// What stands there, by its name in SPEC.md.
-    pub(crate) what: String,
+    pub what: String,
     /// What was expected.
-    pub(crate) expected: String,
+    pub expected: String,
     /// What was found.
-    pub(crate) found: String,
+    pub found: String,
     /// What is lost by it, where that is known: a key, a range of numbers.
-    pub(crate) consequence: Option<String>,
+    pub consequence: Option<String>,
 }
 
 impl Problem {
     /// Wraps an error of the format.
-    pub(crate) fn format(severity: Severity, path: &Path, error: &partd_format::Error) -> Problem {
+    pub fn format(severity: Severity, path: &Path, error: &partd_format::Error) -> Problem {
         let text = |evidence: &Evidence| evidence.to_string();
         Problem {
             severity,
@@ -61,7 +61,7 @@ impl Problem {
     }
 
     /// Says something about a file as a whole.
-    pub(crate) fn file(
+    pub fn file(
         severity: Severity,
         path: &Path,
         what: &str,
@@ -80,7 +80,7 @@ impl Problem {
     }
 
     /// Adds what is lost by it.
-    pub(crate) fn costs(mut self, consequence: impl Into<String>) -> Problem {
+    pub fn costs(mut self, consequence: impl Into<String>) -> Problem {
         self.consequence = Some(consequence.into());
         self
     }
@@ -88,7 +88,7 @@ impl Problem {
 
 impl Problem {
     /// Where it is and what stands there.
-    pub(crate) fn place(&self) -> String {
+    pub fn place(&self) -> String {
         let (path, what) = (self.path.display(), &self.what);
         match self.offset {
             Some(offset) => format!("{path}: {what} at offset {offset}"),
@@ -97,7 +97,7 @@ impl Problem {
     }
 
     /// What was expected, what was found, what is lost by it.
-    pub(crate) fn evidence(&self) -> String {
+    pub fn evidence(&self) -> String {
         let Problem { expected, found, .. } = self;
         match &self.consequence {
             Some(consequence) => format!("expected {expected}, found {found}; {consequence}"),

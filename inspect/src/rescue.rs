@@ -28,28 +28,30 @@ const FALSE_HEADS: u64 = 16;
 
 /// What came of a rescue.
 #[derive(Debug, Default)]
-pub(crate) struct Rescue {
+pub struct Rescue {
     /// What was put right: file, what, offset.
-    pub(crate) mended: Vec<(PathBuf, &'static str, u64)>,
+    pub mended: Vec<(PathBuf, &'static str, u64)>,
     /// Batches that were found behind a break.
-    pub(crate) found: u64,
+    pub found: u64,
     /// Outputs that are damaged, and whose sources are all there and whole: those count instead.
-    pub(crate) set_aside: Vec<PathBuf>,
+    pub set_aside: Vec<PathBuf>,
     /// Numbers that are missing all the same, as first and last of each gap.
-    pub(crate) missing: Vec<(u64, u64)>,
+    pub missing: Vec<(u64, u64)>,
     /// Parts of segments that could not be read, where no missing number tells of it.
-    pub(crate) lost: Vec<Lost>,
+    pub lost: Vec<Lost>,
 }
 
 /// A part of a segment that could not be read.
 #[derive(Clone, Debug)]
-pub(crate) struct Lost {
-    pub(crate) path: PathBuf,
-    pub(crate) offset: u64,
+pub struct Lost {
+    /// The file of the segment.
+    pub path: PathBuf,
+    /// Where the part begins in it.
+    pub offset: u64,
     /// Its length; to the next batch that was found or to the end of the file.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// No number above this one is lost with it; `None`: nothing is known of the numbers.
-    pub(crate) upto: Option<u64>,
+    pub upto: Option<u64>,
 }
 
 /// What was found in one segment beside its chain.
@@ -68,7 +70,7 @@ struct Finds {
 impl Store {
     /// Takes in whatever can still be read. The problems and the missing numbers stay those of the
     /// store as it is.
-    pub(crate) fn rescue(&mut self) -> Rescue {
+    pub fn rescue(&mut self) -> Rescue {
         let mut rescue = Rescue::default();
         let (store, missing) = (self.uuid(), self.history.missing.clone());
         for segment in &mut self.segments {

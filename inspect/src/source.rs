@@ -24,7 +24,7 @@ const CLAIM_FREE: u64 = 1 << 20;
 
 /// Something to read a segment from.
 #[derive(Debug)]
-pub(crate) struct Source {
+pub struct Source {
     path: PathBuf,
     bytes: Bytes,
     len: u64,
@@ -41,7 +41,7 @@ enum Bytes {
 impl Source {
     /// Opens a file for reading, and keeps it from being recycled while it is open. A file that is
     /// being recycled is not found.
-    pub(crate) fn open(path: &Path) -> io::Result<Source> {
+    pub fn open(path: &Path) -> io::Result<Source> {
         let irregular = || io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
         // Opening a device may do something to it, and opening a pipe would wait for its other end.
         if !fs::metadata(path)?.is_file() {
@@ -70,35 +70,40 @@ impl Source {
 
     /// Takes bytes for the file at `path`.
     #[allow(dead_code, reason = "fuzzing and tests read from memory")]
-    pub(crate) fn memory(path: &Path, bytes: Vec<u8>) -> Source {
+    pub fn memory(path: &Path, bytes: Vec<u8>) -> Source {
         let len = bytes.len() as u64;
         Source { path: path.to_owned(), bytes: Bytes::Memory(bytes), len, stored: len }
     }
 
     /// The path of the file.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// The length of the file in bytes.
-    pub(crate) fn len(&self) -> u64 {
+    pub fn len(&self) -> u64 {
         self.len
     }
 
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The bytes that the file system holds for it.
-    pub(crate) fn stored(&self) -> u64 {
+    pub fn stored(&self) -> u64 {
         self.stored
     }
 
     /// Whether so many bytes of it may be held in memory, all in all: a sparse file of terabytes must
     /// not make this program take terabytes.
-    pub(crate) fn affordable(&self, len: u64) -> bool {
+    pub fn affordable(&self, len: u64) -> bool {
         len <= self.stored.max(CLAIM_FREE)
     }
 
     /// The first offset from `offset` on where the file system holds anything; `None` if there is
     /// none. Holes are zeros.
-    pub(crate) fn stored_from(&self, offset: u64) -> Option<u64> {
+    pub fn stored_from(&self, offset: u64) -> Option<u64> {
         match &self.bytes {
             _ if offset >= self.len => None,
             Bytes::File(file) => match rustix::fs::seek(file, SeekFrom::Data(offset)) {
@@ -111,7 +116,7 @@ impl Source {
     }
 
     /// Fills `buffer` from `offset`; an error if the file ends before.
-    pub(crate) fn read_exact(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    pub fn read_exact(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         match &self.bytes {
             Bytes::File(file) => file.read_exact_at(buffer, offset),
             Bytes::Memory(bytes) => {
@@ -131,7 +136,7 @@ fn recycled() -> io::Error {
 
 /// A buffer over a part of a source.
 #[derive(Debug)]
-pub(crate) struct Window<'s> {
+pub struct Window<'s> {
     source: &'s Source,
     start: u64,
     bytes: Vec<u8>,
@@ -140,24 +145,24 @@ pub(crate) struct Window<'s> {
 
 impl<'s> Window<'s> {
     /// A window that has read nothing yet.
-    pub(crate) fn new(source: &'s Source) -> Window<'s> {
+    pub fn new(source: &'s Source) -> Window<'s> {
         Window { source, start: 0, bytes: Vec::new(), ahead: AHEAD_MIN }
     }
 
     /// The source behind it.
-    pub(crate) fn source(&self) -> &'s Source {
+    pub fn source(&self) -> &'s Source {
         self.source
     }
 
     /// Forgets what was read: the next bytes come from the file as it is then.
-    pub(crate) fn forget(&mut self) {
+    pub fn forget(&mut self) {
         self.bytes.clear();
         self.ahead = AHEAD_MIN;
     }
 
     /// The `len` bytes at `offset`. The caller has held both against the length of the file, and
     /// the length against [`Source::affordable`].
-    pub(crate) fn get(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
+    pub fn get(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
         let end = self.start + self.bytes.len() as u64;
         let inside = offset >= self.start && offset.saturating_add(len as u64) <= end;
         if !inside {

@@ -28,26 +28,26 @@ const RECYCLING: Duration = Duration::from_millis(2);
 
 /// Everything that was read.
 #[derive(Debug)]
-pub(crate) struct Store {
+pub struct Store {
     /// The directory, or the file of a single segment.
-    pub(crate) path: PathBuf,
+    pub path: PathBuf,
     /// Whether it is a single segment.
-    pub(crate) is_segment: bool,
+    pub is_segment: bool,
     /// The control file: `None` if there is none.
-    pub(crate) control: Option<Result<Control, Error>>,
+    pub control: Option<Result<Control, Error>>,
     /// The segments, by id.
-    pub(crate) segments: Vec<Segment>,
+    pub segments: Vec<Segment>,
     /// What they make up.
-    pub(crate) history: History,
+    pub history: History,
     /// What was known beside the files.
-    pub(crate) around: Around,
+    pub around: Around,
     /// Files that were not finished, and those that do not belong to a store.
-    pub(crate) other_files: Vec<String>,
+    pub other_files: Vec<String>,
 }
 
 /// Why a path cannot be read as a store.
 #[derive(Debug)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// The operating system refuses.
     Io(PathBuf, io::Error),
     /// There is no store.
@@ -75,14 +75,14 @@ impl std::fmt::Display for Refusal {
 
 impl Store {
     /// Reads the store, or the one segment, at `path`.
-    pub(crate) fn read(path: &Path) -> Result<Store, Refusal> {
+    pub fn read(path: &Path) -> Result<Store, Refusal> {
         Ok(Store::read_with(path, |_| ())?.0)
     }
 
     /// The same, with a look at each segment as soon as it is walked, while others still are: what
     /// `look` returns, in the order of the segments. Some it may see that turn out not to count, and
     /// where the store has to be read again, it looks once more, when that is done.
-    pub(crate) fn read_with<T: Send>(
+    pub fn read_with<T: Send>(
         path: &Path,
         look: impl Fn(&Segment) -> T + Sync,
     ) -> Result<(Store, Vec<T>), Refusal> {
@@ -122,7 +122,7 @@ impl Store {
     }
 
     /// Reads the file of one segment, whatever is in it.
-    pub(crate) fn read_any_segment(path: &Path) -> Result<Store, Refusal> {
+    pub fn read_any_segment(path: &Path) -> Result<Store, Refusal> {
         Ok(Store::read_segment(path, true, |_| ())?.0)
     }
 
@@ -217,7 +217,7 @@ impl Store {
     }
 
     /// Makes a store of parts that were read.
-    pub(crate) fn assemble(
+    pub fn assemble(
         path: &Path,
         control: Option<Result<Control, Error>>,
         segments: Vec<Segment>,
@@ -242,12 +242,12 @@ impl Store {
     }
 
     /// The control file, if it is good.
-    pub(crate) fn control(&self) -> Option<&Control> {
+    pub fn control(&self) -> Option<&Control> {
         self.control.as_ref()?.as_ref().ok()
     }
 
     /// The uuid of the store, if any file says it.
-    pub(crate) fn uuid(&self) -> Option<[u8; 16]> {
+    pub fn uuid(&self) -> Option<[u8; 16]> {
         let segments = self.segments.iter().zip(&self.history.counts);
         let counted = segments.filter(|(_, counts)| **counts);
         let mut headers = counted.filter_map(|(segment, _)| segment.header.as_ref().ok());
@@ -255,13 +255,13 @@ impl Store {
     }
 
     /// Whether the next to open it for writing will have to recover it.
-    pub(crate) fn needs_recovery(&self) -> bool {
+    pub fn needs_recovery(&self) -> bool {
         matches!(self.history.rule, Rule::Recovery | Rule::Numbers)
     }
 
     /// Whether the writer in a slot lives. Of one that cannot be seen, and whose store moves all the
     /// same, it is not known.
-    pub(crate) fn life(&self, locks: &Locks, slot: &Slot) -> Life {
+    pub fn life(&self, locks: &Locks, slot: &Slot) -> Life {
         let seen = || locks.holds(&self.path.join("store.lock")) != Life::Dead;
         match locks.writer(&self.path, slot) {
             Life::Dead if self.around.is_open && !seen() => Life::Unknown,
@@ -270,19 +270,19 @@ impl Store {
     }
 
     /// The version of the format, if any file says it.
-    pub(crate) fn version(&self) -> Option<u32> {
+    pub fn version(&self) -> Option<u32> {
         let known = self.control().is_some() || self.segments.iter().any(|s| s.header.is_ok());
         // A file of another version is refused.
         known.then_some(partd_format::VERSION)
     }
 
     /// Whether a file of it cannot be opened.
-    pub(crate) fn is_unreadable(&self) -> bool {
+    pub fn is_unreadable(&self) -> bool {
         self.segments.iter().any(|segment| segment.is_unreadable)
     }
 
     /// Whether anything acknowledged is known to be lost.
-    pub(crate) fn is_damaged(&self) -> bool {
+    pub fn is_damaged(&self) -> bool {
         self.history.problems.iter().any(|problem| problem.severity == Severity::Damage)
     }
 }

@@ -18,90 +18,95 @@ use super::source::{Source, Window};
 
 /// One segment, as far as it can be read.
 #[derive(Debug)]
-pub(crate) struct Segment {
+pub struct Segment {
     /// Where to read its values.
-    pub(crate) source: Source,
+    pub source: Source,
     /// The id that its file name says; `None` for a file of another name.
-    pub(crate) name_id: Option<u64>,
+    pub name_id: Option<u64>,
     /// Its header.
-    pub(crate) header: Result<SegmentHeader, Error>,
+    pub header: Result<SegmentHeader, Error>,
     /// The lists of an output, or why they cannot be read.
-    pub(crate) lists: Result<Lists, Error>,
+    pub lists: Result<Lists, Error>,
     /// The same where they do not match their checksum: good for a guess, and for nothing else.
-    pub(crate) lists_as_found: Lists,
+    pub lists_as_found: Lists,
     /// The note: up to where its chain is known to be durable.
-    pub(crate) note: Result<u64, Error>,
+    pub note: Result<u64, Error>,
     /// Its batches, in the order of the file.
-    pub(crate) batches: Vec<BatchInfo>,
+    pub batches: Vec<BatchInfo>,
     /// The entries of all its committed batches.
-    pub(crate) entries: Vec<EntryInfo>,
+    pub entries: Vec<EntryInfo>,
     /// The bytes of all their keys.
     keys: Vec<u8>,
     /// How many bytes of heads and lists were taken into memory.
     taken: u64,
     /// Where the chain ends.
-    pub(crate) end: u64,
+    pub end: u64,
     /// How it ends.
-    pub(crate) ending: Ending,
+    pub ending: Ending,
     /// An error of the operating system that ended the walk early.
-    pub(crate) io: Option<String>,
+    pub io: Option<String>,
     /// Whether the file could not even be opened.
-    pub(crate) is_unreadable: bool,
+    pub is_unreadable: bool,
 }
 
 /// The lists of an output; empty for the segment of a writer.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Lists {
+pub struct Lists {
     /// The segments that it replaces.
-    pub(crate) replaces: Vec<u64>,
+    pub replaces: Vec<u64>,
     /// The segments that it found beside it.
-    pub(crate) keeps: Vec<Keep>,
+    pub keeps: Vec<Keep>,
 }
 
 /// One batch of a chain.
 #[derive(Clone, Debug)]
-pub(crate) struct BatchInfo {
+pub struct BatchInfo {
     /// Where it begins.
-    pub(crate) offset: u64,
+    pub offset: u64,
     /// Its length in bytes.
-    pub(crate) len: u64,
+    pub len: u64,
     /// What became of it.
-    pub(crate) state: Result<State, Error>,
+    pub state: Result<State, Error>,
     /// Its header; `None` where the batch is not committed.
-    pub(crate) head: Option<Result<Head, Error>>,
+    pub head: Option<Result<Head, Error>>,
 }
 
 /// What the header of a batch says.
 #[derive(Clone, Debug)]
-pub(crate) struct Head {
+pub struct Head {
     /// Its first entry among those of the segment.
-    pub(crate) first: usize,
+    pub first: usize,
     /// How many entries it has.
-    pub(crate) count: usize,
+    pub count: usize,
     /// Where its values begin in the segment.
-    pub(crate) values_start: u64,
+    pub values_start: u64,
     /// The synced mark that it repeats.
-    pub(crate) synced: u64,
+    pub synced: u64,
     /// Whether its entries have sequence numbers of their own.
-    pub(crate) sequences: bool,
+    pub sequences: bool,
 }
 
 /// One entry.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct EntryInfo {
-    pub(crate) kind: Kind,
-    pub(crate) value_checksum: u32,
-    pub(crate) key_len: u32,
+pub struct EntryInfo {
+    /// What it does to its key.
+    pub kind: Kind,
+    /// The checksum of its value, as the batch has it.
+    pub value_checksum: u32,
+    /// The length of its key.
+    pub key_len: u32,
     key_start: u64,
-    pub(crate) value_offset: u64,
-    pub(crate) value_len: u64,
+    /// Where its value begins in the file.
+    pub value_offset: u64,
+    /// The length of its value.
+    pub value_len: u64,
     /// The entry's own number in an output; 0 elsewhere.
-    pub(crate) sequence: u64,
+    pub sequence: u64,
 }
 
 impl BatchInfo {
     /// The number that its state word says, if it is committed.
-    pub(crate) fn sequence(&self) -> Option<u64> {
+    pub fn sequence(&self) -> Option<u64> {
         match self.state {
             Ok(State::Committed(sequence)) => Some(sequence),
             _ => None,
@@ -109,46 +114,46 @@ impl BatchInfo {
     }
 
     /// The header, if the batch is committed and it is good.
-    pub(crate) fn good_head(&self) -> Option<&Head> {
+    pub fn good_head(&self) -> Option<&Head> {
         self.head.as_ref()?.as_ref().ok()
     }
 }
 
 impl Segment {
     /// The path of its file.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.source.path()
     }
 
     /// The name of its file.
-    pub(crate) fn name(&self) -> String {
+    pub fn name(&self) -> String {
         let path: PathBuf = self.path().file_name().unwrap_or_default().into();
         path.display().to_string()
     }
 
     /// Its id: as the header says, or else its name; 0 if neither can be read.
-    pub(crate) fn id(&self) -> u64 {
+    pub fn id(&self) -> u64 {
         self.header.as_ref().map_or(self.name_id.unwrap_or(0), |header| header.id)
     }
 
     /// The salt of its checks; `None` if its header is damaged.
-    pub(crate) fn salt(&self) -> Option<Salt> {
+    pub fn salt(&self) -> Option<Salt> {
         self.header.as_ref().ok().map(|header| header.salt)
     }
 
     /// The key of an entry.
-    pub(crate) fn key(&self, entry: &EntryInfo) -> &[u8] {
+    pub fn key(&self, entry: &EntryInfo) -> &[u8] {
         let start = entry.key_start as usize;
         &self.keys[start..start + entry.key_len as usize]
     }
 
     /// The entries of a batch.
-    pub(crate) fn entries_of(&self, head: &Head) -> &[EntryInfo] {
+    pub fn entries_of(&self, head: &Head) -> &[EntryInfo] {
         &self.entries[head.first..head.first + head.count]
     }
 
     /// Whether a compaction wrote it.
-    pub(crate) fn is_output(&self) -> bool {
+    pub fn is_output(&self) -> bool {
         self.header.as_ref().is_ok_and(|header| header.output.is_some())
     }
 
@@ -160,14 +165,14 @@ impl Segment {
     }
 
     /// Walks the segment in `source`.
-    pub(crate) fn walk(source: Source) -> Segment {
+    pub fn walk(source: Source) -> Segment {
         let mut segment = Segment::nothing(source.path());
         segment.with_source(source, Segment::walk_with);
         segment
     }
 
     /// A segment whose file cannot be opened.
-    pub(crate) fn unreadable(path: &Path, error: &io::Error) -> Segment {
+    pub fn unreadable(path: &Path, error: &io::Error) -> Segment {
         Segment { io: Some(error.to_string()), is_unreadable: true, ..Segment::nothing(path) }
     }
 

@@ -10,7 +10,7 @@
 //! engine does around them (claim, settle, read) is modelled in `world`, and a test holds the
 //! orderings there against those in the engine's source.
 //!
-//! `cargo test --release --manifest-path loom-check/Cargo.toml`
+//! `cargo test --release --manifest-path loom/Cargo.toml`
 
 pub mod scenario;
 pub mod weaken;

@@ -3,7 +3,6 @@
 //!
 //! It uses the encoders of `partd-format` and nothing of the engine. It is not a writer: it works
 //! on bytes in memory, one batch after the other.
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses a part of it")]
 
 use byteorder::{ByteOrder, LittleEndian as Le};
 use partd_format::batch::{HEAD_LEN, Layout, NewEntry, WORDS_LEN};

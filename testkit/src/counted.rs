@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use partd::{Batch, Chunks, Dict, Durability, Key, Partd, Result};
 
 #[derive(Debug, Default)]
-pub(crate) struct Counted {
+pub struct Counted {
     dict: Dict,
     calls: Mutex<Vec<&'static str>>,
 }
@@ -17,7 +17,7 @@ impl Counted {
     }
 
     /// The calls since the last time that this was asked.
-    pub(crate) fn calls(&self) -> Vec<&'static str> {
+    pub fn calls(&self) -> Vec<&'static str> {
         std::mem::take(&mut self.calls.lock().unwrap())
     }
 }

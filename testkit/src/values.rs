@@ -1,20 +1,18 @@
 //! The values that Rust and Python give each other: the same stand in tests/python/values.py.
 
-#![allow(dead_code, reason = "each test uses some")]
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 /// The values that are appended to the key of each compressing layer.
-pub(crate) fn bytes() -> Vec<Vec<u8>> {
+pub fn bytes() -> Vec<Vec<u8>> {
     let text: String = (0..500).map(|i| format!("{i},{},EWR\n", i * i % 97)).collect();
     let binary = (0..3000_u32).map(|i| ((i * i * 31 + i / 7) % 256) as u8).collect();
     vec![text.into_bytes(), vec![], binary, vec![0; 70_000], b"x".to_vec()]
 }
 
-pub(crate) fn ints() -> Vec<Vec<i64>> {
+pub fn ints() -> Vec<Vec<i64>> {
     let edges = vec![
         0,
         1,
@@ -33,50 +31,50 @@ pub(crate) fn ints() -> Vec<Vec<i64>> {
     vec![edges, vec![], vec![7; 2500]]
 }
 
-pub(crate) fn unsigned() -> Vec<Vec<u64>> {
+pub fn unsigned() -> Vec<Vec<u64>> {
     vec![vec![1 << 63, u64::MAX], vec![1]]
 }
 
-pub(crate) fn floats() -> Vec<Vec<f64>> {
+pub fn floats() -> Vec<Vec<f64>> {
     vec![vec![0.0, -1.5, 1e300], vec![f64::INFINITY]]
 }
 
-pub(crate) fn strings() -> Vec<Vec<String>> {
+pub fn strings() -> Vec<Vec<String>> {
     let list = |list: &[&str]| list.iter().map(|&s| s.to_owned()).collect();
     vec![list(&["EWR", "JFK", "EWR", "", "naïve ☃"]), list(&["EWR", &"x".repeat(300)])]
 }
 
-pub(crate) type Row = (i64, String, f64);
+pub type Row = (i64, String, f64);
 
-pub(crate) fn rows() -> Vec<Vec<Row>> {
+pub fn rows() -> Vec<Vec<Row>> {
     vec![
         vec![(1, "EWR".to_owned(), 2.5), (2, "JFK".to_owned(), -0.5)],
         vec![(3, "LGA".to_owned(), 0.0)],
     ]
 }
 
-pub(crate) fn optional() -> Vec<Vec<Option<i64>>> {
+pub fn optional() -> Vec<Vec<Option<i64>>> {
     vec![vec![Some(1), None, Some(3)], vec![None]]
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Flight {
-    pub(crate) dest: String,
-    pub(crate) miles: i64,
+pub struct Flight {
+    pub dest: String,
+    pub miles: i64,
 }
 
-pub(crate) fn dicts() -> Vec<Vec<Flight>> {
+pub fn dicts() -> Vec<Vec<Flight>> {
     let flight = |dest: &str, miles| vec![Flight { dest: dest.to_owned(), miles }];
     vec![flight("BOS", 200), flight("SFO", 2586)]
 }
 
-pub(crate) fn nested() -> Vec<Vec<Vec<i64>>> {
+pub fn nested() -> Vec<Vec<Vec<i64>>> {
     vec![vec![vec![1, 2], vec![], vec![3]], vec![vec![4]]]
 }
 
 /// A byte string, which serde otherwise takes for a list of numbers.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Blob(pub(crate) Vec<u8>);
+pub struct Blob(pub Vec<u8>);
 
 impl Serialize for Blob {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -100,15 +98,15 @@ impl<'de> Deserialize<'de> for Blob {
     }
 }
 
-pub(crate) fn blobs() -> Vec<Vec<Blob>> {
+pub fn blobs() -> Vec<Vec<Blob>> {
     vec![vec![Blob(vec![0, 0xFF]), Blob(vec![])], vec![Blob(vec![b'y'; 300])]]
 }
 
-pub(crate) fn bools() -> Vec<Vec<bool>> {
+pub fn bools() -> Vec<Vec<bool>> {
     vec![vec![true, false], vec![true]]
 }
 
-pub(crate) fn sets() -> Vec<Vec<BTreeSet<i64>>> {
+pub fn sets() -> Vec<Vec<BTreeSet<i64>>> {
     vec![vec![BTreeSet::from([1, 2, 3])], vec![BTreeSet::from([4]), BTreeSet::new()]]
 }
 
@@ -159,12 +157,12 @@ macro_rules! for_each_array {
 }
 
 /// Where the golden values are.
-pub(crate) fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/encode").join(name)
+pub fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/encode").join(name)
 }
 
 /// A golden value.
-pub(crate) fn read_golden(name: &str) -> Vec<u8> {
+pub fn read_golden(name: &str) -> Vec<u8> {
     let path = golden(name);
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }

@@ -1,11 +1,9 @@
 //! Compressing layers keep the contract of every store: what goes in comes out, whole batches or
 //! none, whatever the level, the store below and the number of threads.
 
-mod counted;
-
 use std::sync::Arc;
 
-use counted::Counted;
+use crate::counted::Counted;
 use partd::encode::compressions;
 use partd::{Batch, Dict, Durability, Encode, Error, Key, Op, Partd, compression};
 

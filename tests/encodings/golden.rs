@@ -5,6 +5,8 @@ use ndarray::array;
 use num_complex::Complex;
 use partd::{Dict, Error, Msgpack, Numpy, Partd, Pickle, compression};
 
+use partd_testkit::{for_each_array, for_each_list};
+
 use crate::values;
 
 /// A store that holds a golden value, and its side key's if there is one.

@@ -2,14 +2,18 @@
 //!
 //! One test binary, since each links the same libraries anew; a file for each behaviour.
 
-#[macro_use]
-#[path = "../values/mod.rs"]
-mod values;
-
-#[path = "../counted/mod.rs"]
-mod counted;
+mod compression;
+#[cfg(feature = "full")]
 mod golden;
+#[cfg(feature = "full")]
 mod limits;
+#[cfg(feature = "full")]
 mod mutations;
+#[cfg(feature = "full")]
 mod python_interop;
+#[cfg(feature = "full")]
 mod typed;
+
+use partd_testkit::counted;
+#[cfg(feature = "full")]
+use partd_testkit::values;

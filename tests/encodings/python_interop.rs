@@ -12,6 +12,8 @@ use ndarray::{Array1, array};
 use num_complex::Complex;
 use partd::{Blosc, Dict, Key, Msgpack, Numpy, Partd, Pickle, compression};
 
+use partd_testkit::{for_each_array, for_each_list};
+
 use crate::values;
 
 /// Writes what a store holds under the key `x`, and under its side keys, to files.

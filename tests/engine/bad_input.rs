@@ -1,32 +1,22 @@
 //! Bad input, and what it gets: an error that names the path and says what to do, with nothing lost
 //! and nothing changed.
 //!
-//! What is odd and works is in `odd_input.rs`; a handle used after `fork` in `processes.rs`; missing
-//! rights and read-only directories in `rights.rs`; network file systems in `network.rs`.
-
-mod children;
-#[path = "../format/tests/support/mod.rs"]
-mod support;
+//! What is odd and works is in `odd_input.rs`; a handle used after `fork`, and missing
+//! rights and read-only directories, in `tests/processes`; network file systems in `network.rs`.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use children::arena::{Arena, Manner};
-use children::judge::judge;
-use children::{Random, directory, seed};
 use partd::{Batch, Durability, Error, Partd, SegmentLog};
 use partd_format::batch::{KEY_LEN_MAX, Layout};
 use partd_format::segment::{SEGMENT_LEN_MAX, SEGMENT_LEN_MIN};
 use partd_format::word::BATCH_LEN_MAX;
-
-/// What the children run; see `children`.
-#[test]
-#[ignore = "the children of the other tests run it"]
-fn child() {
-    children::roles::play();
-}
+use partd_testkit::build;
+use partd_testkit::children::arena::{Arena, Manner};
+use partd_testkit::children::judge::judge;
+use partd_testkit::children::{self, Random, directory, seed};
 
 /// Every file below a directory with its bytes.
 fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -473,10 +463,10 @@ fn an_output_whose_entries_have_no_numbers_is_an_error_of_the_opening() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     fs::create_dir(&path).unwrap();
-    let mut output = support::Segment::output(support::STORE, 2, 64 << 10, 1, &[1], &[]);
+    let mut output = build::Segment::output(build::STORE, 2, 64 << 10, 1, &[1], &[]);
     // Its batch is one of a writer.
     output.header.output = None;
-    let batch = output.commit(1, &[support::Item::append("k", "v")]);
+    let batch = output.commit(1, &[build::Item::append("k", "v")]);
     let file = path.join("0000000000000002.seg");
     fs::write(&file, &output.bytes).unwrap();
     for opened in [SegmentLog::open(&path), SegmentLog::open_read_only(&path)] {

@@ -118,7 +118,7 @@ fn one_process_compacts_at_a_time_and_the_next_takes_over_from_a_killed_one() {
     store_of(&path, 1000);
     let p = options().open(&path).unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child_that_compacts"])
+        .args(["--exact", "compaction_limits::child_that_compacts"])
         .env("PARTD_TEST_COMPACTS", &path)
         .stdout(Stdio::null())
         .spawn()

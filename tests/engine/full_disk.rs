@@ -3,13 +3,12 @@
 //!
 //! A small file system in memory is mounted for it, which only root may.
 
-mod children;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use partd::{Buffer, Dict, Error, Partd, SegmentLog};
+use partd_testkit::children;
 
 /// The size of the file system.
 const SIZE_BYTES: u64 = 8 << 20;

@@ -1,16 +1,11 @@
 //! The shuffle example: every row of the input is in one file, with all others of its key.
 
-#[path = "../examples/shuffle/job.rs"]
-mod job;
-#[path = "../examples/shuffle/records.rs"]
-mod records;
-
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use job::{Job, Report};
+use partd_shuffle::job::{self, Job, Report};
 
 /// The fields of a row.
 type Row = Vec<String>;

@@ -43,7 +43,7 @@ fn a_sweep_removes_what_killed_processes_left_and_nothing_that_is_in_use() {
     let own = dir.path().join("partd-tmp-mine");
     SegmentLog::open(&own).unwrap().append([("k", "mine")]).unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child_with_a_temporary_store", "--nocapture"])
+        .args(["--exact", "temporary::child_with_a_temporary_store", "--nocapture"])
         .env("PARTD_TEST_TEMPORARY_IN", dir.path())
         .stdout(Stdio::piped())
         .spawn()

@@ -1,41 +1,13 @@
 //! A buffer's peak allocation, measured at the allocator: at most 1.5 times its limit.
 //!
-//! Its own file, with one test, because the allocator counts for the whole process.
+//! The allocator is in `main.rs`.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use partd::{Batch, Buffer, Dict, Durability, Key, Partd, Result, SegmentLog};
 
-struct Counting;
-
-static HELD: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-fn grow(bytes: usize) {
-    let held = HELD.fetch_add(bytes, Ordering::Relaxed) + bytes;
-    PEAK.fetch_max(held, Ordering::Relaxed);
-}
-
-// A global allocator cannot be written otherwise; `realloc` goes through the two.
-#[allow(unsafe_code)]
-// SAFETY: every call is handed to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        grow(layout.size());
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: `pointer` came from `System` above, with this layout.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use crate::{HELD, PEAK, alone};
 
 /// A store that takes everything and keeps nothing, so that only the buffer is measured.
 #[derive(Default)]
@@ -104,6 +76,7 @@ fn peak_of<S: Partd>(
 
 #[test]
 fn the_peak_allocation_stays_within_one_and_a_half_times_the_limit() {
+    let _alone = alone();
     let mut too_much = Vec::new();
     let distinct = u64::MAX;
     for (limit_bytes, sets, keys, batch_len) in [

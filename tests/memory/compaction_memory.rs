@@ -1,35 +1,10 @@
-//! The memory of a compaction grows with keys and extents, not with bytes. A file of its own, for
-//! the allocator that counts.
+//! The memory of a compaction grows with keys and extents, not with bytes.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use partd::{Partd, SegmentLog};
 
-struct Counting;
-
-static HELD: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// A global allocator cannot be written otherwise; `realloc` goes through the two.
-#[allow(unsafe_code)]
-// SAFETY: every call is handed to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let held = HELD.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(held, Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: `pointer` came from `System` above, with this layout.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use crate::{HELD, PEAK, alone};
 
 /// The bytes that a compaction of so many values of a length holds at its peak.
 fn peak(value_len: usize) -> usize {
@@ -52,6 +27,7 @@ fn peak(value_len: usize) -> usize {
 
 #[test]
 fn twenty_times_the_bytes_take_the_same_memory() {
+    let _alone = alone();
     let (small, large) = (peak(1000), peak(20_000));
     println!("peak of 5 MB: {small} bytes, of 100 MB: {large} bytes");
     // The segments are more, and each is known by its file and header.

@@ -1,45 +1,14 @@
 //! What a store that was made to harm can make the engine allocate: no more than recovery and the
 //! index keep of the smallest batches and entries there are, times what a vector takes as it grows.
-//! A file of its own, for the allocator that counts.
 
-#[path = "../format/tests/support/mod.rs"]
-mod support;
-
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use partd::SegmentLog;
-use support::{Item, STORE, Segment};
+use partd_testkit::build::{Item, STORE, Segment};
 
-struct Counting;
-
-static HELD: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-/// One measurement at a time.
-static ALONE: Mutex<()> = Mutex::new(());
-
-// A global allocator cannot be written otherwise; `realloc` goes through the two.
-#[allow(unsafe_code)]
-// SAFETY: every call is handed to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let held = HELD.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(held, Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: `pointer` came from `System` above, with this layout.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use crate::{HELD, PEAK, alone};
 
 const FILE_LEN: u64 = 1 << 20;
 
@@ -69,7 +38,6 @@ fn times(what: &str, work: impl FnOnce()) -> f64 {
 
 /// Opens a store in both ways and looks at its index.
 fn measure(what: &str, segment: &Segment, limit: f64) {
-    let _alone = ALONE.lock();
     let dir = tempfile::tempdir().unwrap();
     let path: &Path = &dir.path().join("store");
     fs::create_dir(path).unwrap();
@@ -88,17 +56,20 @@ fn measure(what: &str, segment: &Segment, limit: f64) {
 
 #[test]
 fn a_file_of_empty_batches_is_opened_in_a_few_times_its_length() {
+    let _alone = alone();
     measure("empty batches", &full_of(|_| Vec::new()), 10.0);
 }
 
 #[test]
 fn a_file_of_empty_entries_of_one_key_is_opened_in_a_few_times_its_length() {
+    let _alone = alone();
     let items = |_| vec![Item::append("", ""); 4096];
     measure("empty entries", &full_of(items), 5.0);
 }
 
 #[test]
 fn a_file_of_nothing_but_short_keys_is_opened_in_some_times_its_length() {
+    let _alone = alone();
     let key = |number: u64| Item::append(&number.to_be_bytes()[5..], "");
     let items = |sequence| (0..4096).map(|i| key(sequence * 4096 + i)).collect();
     measure("short keys", &full_of(items), 8.0);

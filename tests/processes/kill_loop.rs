@@ -6,25 +6,16 @@
 //! and without. At least a tenth of the kills must leave a batch that was claimed and never
 //! committed: the loop counts them in the segments, and fails if it has not been cruel enough.
 //!
-//! 200 kills in the ordinary run. `PARTD_KILLS=2000 cargo test --test kill_loop` kills more, in
+//! 200 kills in the ordinary run. `PARTD_KILLS=2000 cargo test --test processes kill_loop::` kills more, in
 //! rounds of 200 on a store each; `PARTD_SEED` repeats the choices, though not the moments.
-
-mod children;
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-use children::arena::{Arena, Manner};
-use children::judge::{Passed, Watch, judge};
-use children::{Random, directory, from_env, seed};
 use partd::SegmentLog;
-
-/// What the children run; see `children`.
-#[test]
-#[ignore = "the children of the other tests run it"]
-fn child() {
-    children::roles::play();
-}
+use partd_testkit::children::arena::{Arena, Manner};
+use partd_testkit::children::judge::{Passed, Watch, judge};
+use partd_testkit::children::{Random, directory, from_env, seed};
 
 /// The kills of one round.
 const ROUND: u64 = 200;

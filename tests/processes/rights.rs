@@ -4,42 +4,36 @@
 //! missing, the child runs as another user; else it runs as this one, and the modes of the files are
 //! set against their owner.
 
-mod children;
-
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use children::{Start, directory, report, start_with_channel};
 use partd::{Partd, SegmentLog};
+use partd_testkit::children::{Start, directory, report, start_with_channel};
 
 /// The user `nobody`.
 const NOBODY: u32 = 65534;
 
 /// Tries everything on a path, and reports what it gave.
-#[test]
-#[ignore = "the children of the other tests run it"]
-fn child() {
-    children::roles::play_with("visitor", |arguments| {
-        let path = Path::new(&arguments[0]);
-        let said = |result: Result<Vec<u8>, partd::Error>| match result {
-            Ok(value) => format!("ok {}", String::from_utf8_lossy(&value)),
-            Err(error) => format!("error {error}"),
-        };
-        match SegmentLog::open(path) {
-            Ok(p) => {
-                report(&said(p.append([("k", "by the visitor")]).map(|()| Vec::new())));
-                report(&said(p.get("k")));
-                report(&said(p.sync().map(|()| Vec::new())));
-            }
-            Err(error) => {
-                report(&said(Err(error)));
-                report("not opened");
-                report("not opened");
-            }
+pub(crate) fn visit(arguments: &[String]) {
+    let path = Path::new(&arguments[0]);
+    let said = |result: Result<Vec<u8>, partd::Error>| match result {
+        Ok(value) => format!("ok {}", String::from_utf8_lossy(&value)),
+        Err(error) => format!("error {error}"),
+    };
+    match SegmentLog::open(path) {
+        Ok(p) => {
+            report(&said(p.append([("k", "by the visitor")]).map(|()| Vec::new())));
+            report(&said(p.get("k")));
+            report(&said(p.sync().map(|()| Vec::new())));
         }
-        report(&said(SegmentLog::open_read_only(path).and_then(|p| p.get("k"))));
-    });
+        Err(error) => {
+            report(&said(Err(error)));
+            report("not opened");
+            report("not opened");
+        }
+    }
+    report(&said(SegmentLog::open_read_only(path).and_then(|p| p.get("k"))));
 }
 
 /// A place for a store, and a visitor who may do there what the modes say.

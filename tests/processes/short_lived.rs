@@ -1,6 +1,6 @@
 //! Many processes that live for a moment: each opens the store, appends a little and exits.
 //!
-//! `PARTD_SHORT_LIVED=1000 cargo test --test short_lived -- --nocapture` runs a thousand.
+//! `PARTD_SHORT_LIVED=1000 cargo test --test processes short_lived:: -- --nocapture` runs a thousand.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ fn child_that_clears() {
 
 fn child(name: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", name]).stdout(Stdio::null());
+    command.args(["--exact", &format!("short_lived::{name}")]).stdout(Stdio::null());
     command
 }
 

@@ -5,7 +5,7 @@
 //! of all processes' keys: it happens while nobody else is at work, and is counted in a file, so
 //! that each process knows. The parent kills a process now and then and starts it again, samples
 //! the disk space of the store, and what the processes say of their files and mappings.
-//! `PARTD_SOAK_SECONDS=300 cargo test --release --test soak -- --nocapture` runs it for longer.
+//! `PARTD_SOAK_SECONDS=300 cargo test --release --test processes soak:: -- --nocapture` runs it for longer.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -217,7 +217,7 @@ fn start(
     said: &Arc<Mutex<Said>>,
 ) -> Soaking {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child_that_soaks", "--nocapture"])
+        .args(["--exact", "soak::child_that_soaks", "--nocapture"])
         .env("PARTD_SOAK_STORE", path)
         .env("PARTD_SOAK_PROCESS", process.to_string())
         .env("PARTD_SOAK_SEED", seed.to_string())

@@ -1,28 +1,23 @@
 //! What a process does around an open store: it changes its directory, and it has children that live
 //! on with what they inherited.
 
-mod children;
-
 use std::path::Path;
 
-use children::{Start, directory, fork, report, start_with_channel};
 use partd::log::disk::{Disk, OsDisk};
 use partd::{Partd, SegmentLog};
+use partd_testkit::children::{self, Start, directory, fork, report, start_with_channel};
 
 /// More than half of the smallest segment.
 const LONG: usize = 40_000;
 
-#[test]
-#[ignore = "the children of the other tests run it"]
-fn child() {
-    children::roles::play_with("process", |arguments| {
-        let path = Path::new(&arguments[1]);
-        match arguments[0].as_str() {
-            "wanders" => wander(path),
-            "forks" => fork_with_a_lock(path),
-            other => panic!("there is no {other}"),
-        }
-    });
+/// What the process of a role does.
+pub(crate) fn live(arguments: &[String]) {
+    let path = Path::new(&arguments[1]);
+    match arguments[0].as_str() {
+        "wanders" => wander(path),
+        "forks" => fork_with_a_lock(path),
+        other => panic!("there is no {other}"),
+    }
 }
 
 /// What the process of a role reports, with a path.

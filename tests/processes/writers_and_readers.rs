@@ -1,27 +1,19 @@
 //! Several processes on one directory: writers and readers at once, killed, stopped and forked.
 //!
 //! Afterwards every acknowledged append is there once, whole, in its writer's order, and no reader
-//! has seen a value shrink or change. `PARTD_SECONDS=60 cargo test --test processes` makes each run
+//! has seen a value shrink or change. `PARTD_SECONDS=60 cargo test --test processes writers` makes each run
 //! longer; the seed of a run is printed and can be given as `PARTD_SEED`. Random deaths by the
 //! hundred are in `kill_loop.rs`.
 
-mod children;
-
 use std::time::{Duration, Instant};
 
-use children::arena::{Arena, Manner};
-use children::judge::{Watch, judge};
-use children::{
-    Child, Random, Start, directory, from_env, seed, start_with_channel, state_of, wait_for_state,
-};
 use partd::{Partd, SegmentLog};
-
-/// What the children run; see `children`.
-#[test]
-#[ignore = "the children of the other tests run it"]
-fn child() {
-    children::roles::play();
-}
+use partd_testkit::children::arena::{Arena, Manner};
+use partd_testkit::children::judge::{Watch, judge};
+use partd_testkit::children::{
+    self, Child, Random, Start, directory, from_env, seed, start_with_channel, state_of,
+    wait_for_state,
+};
 
 fn run_time() -> Duration {
     Duration::from_secs(from_env("PARTD_SECONDS", 3))

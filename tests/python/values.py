@@ -1,6 +1,6 @@
 """The values that Rust and Python give each other: see make_golden.py and read_back.py.
 
-The same values stand in tests/values/mod.rs.
+The same values stand in testkit/src/values.rs.
 """
 import numpy as np
 

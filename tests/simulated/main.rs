@@ -18,5 +18,5 @@ mod killed_compactions;
 mod lost_control;
 mod publishing;
 mod shared_spares;
-#[path = "../sim/mod.rs"]
-mod sim;
+
+use partd_testkit::sim;

@@ -4,7 +4,7 @@
 //! An image of a power cut is made of two copies of a store, one taken right after a sync (all of
 //! it is durable) and one later: every sector that differs has the one or the other content, new
 //! files are there up to some point, the control file may be anything. `PARTD_IMAGES=100000 cargo
-//! test --features cli --test inspect agreement -- --nocapture` tries more of them.
+//! test -p partd-inspect --test inspect agreement -- --nocapture` tries more of them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 
 use partd::{Partd, SegmentLog};
 
-use crate::read::history::{Rule, value_checksum};
-use crate::read::index::Index;
-use crate::read::problem::Severity;
-use crate::read::store::Store;
 use crate::support::{Rng, copy, reboot};
+use partd_inspect::history::{Rule, value_checksum};
+use partd_inspect::index::Index;
+use partd_inspect::problem::Severity;
+use partd_inspect::store::Store;
 
 /// Each key's value, or why it cannot be had.
 type Values = BTreeMap<Vec<u8>, Result<Vec<u8>, String>>;

@@ -213,8 +213,8 @@ fn every_flip_of_a_bit_of_the_used_bytes_is_found_or_changes_nothing() {
     let store = write_store(dir.path(), &segments.iter().collect::<Vec<_>>(), Some(&control));
     let mut rng = Rng::new(6);
     println!("seed 6");
-    let values = |document: &crate::read::store::Store| crate::agreement::values(document);
-    let whole = values(&crate::read::store::Store::read(&store).unwrap());
+    let values = |document: &partd_inspect::store::Store| crate::agreement::values(document);
+    let whole = values(&partd_inspect::store::Store::read(&store).unwrap());
     let (mut found, mut harmless) = (0, 0);
     for segment in &segments[1..] {
         let path = store.join(segment.name());
@@ -223,7 +223,7 @@ fn every_flip_of_a_bit_of_the_used_bytes_is_found_or_changes_nothing() {
             let mut bytes = segment.bytes.clone();
             bytes[at] ^= 1 << bit;
             fs::write(&path, &bytes).unwrap();
-            let read = crate::read::store::Store::read(&store).unwrap();
+            let read = partd_inspect::store::Store::read(&store).unwrap();
             let now = values(&read);
             let noticed = !read.history.problems.is_empty() || now.values().any(Result::is_err);
             match (noticed, now == whole) {

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use partd::{Partd, SegmentLog};
 
-use crate::read::store::Store;
 use crate::support::build::{self, Control, Item, Segment};
 use crate::support::{boot, on, write_store};
+use partd_inspect::store::Store;
 
 /// Where a child process of these tests writes; set in children alone.
 const STORE: &str = "PARTD_INSPECT_TEST_STORE";
@@ -182,7 +182,7 @@ fn the_store_of_the_shuffle_example_is_read_while_it_runs_and_as_a_damaged_copy(
     let dir = tempfile::tempdir().unwrap();
     let (out, kept) = (dir.path().join("out"), dir.path().join("kept"));
     let job = crate::job::Job {
-        input: Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/flights.csv"),
+        input: Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/data/flights.csv"),
         by: "dest".to_owned(),
         partitions: 5,
         out: out.clone(),

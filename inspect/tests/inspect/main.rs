@@ -5,18 +5,8 @@
 
 mod agreement;
 mod damage;
-#[path = "../../examples/shuffle/job.rs"]
-#[allow(dead_code, reason = "the example shows the rest of its report")]
-mod job;
 mod live;
-#[path = "../../src/bin/partd-inspect/read/mod.rs"]
-#[allow(dead_code, unreachable_pub, reason = "the binary uses the rest of it")]
-mod read;
-#[path = "../../examples/shuffle/records.rs"]
-mod records;
 mod salvage;
-#[path = "../sim/mod.rs"]
-mod sim;
 mod simulated;
 mod snapshots;
 mod support;
@@ -24,3 +14,6 @@ mod terminal;
 mod tools;
 mod transcript;
 mod usage;
+
+use partd_shuffle::job;
+use partd_testkit::sim;

@@ -2,7 +2,7 @@
 //! engine's recovery restores must be the same on each.
 //!
 //! A thousand in the ordinary run, spread over all workloads, modes and moments; more by
-//! `PARTD_IMAGES=100000 cargo test --features cli --test inspect simulated -- --nocapture`.
+//! `PARTD_IMAGES=100000 cargo test -p partd-inspect --test inspect simulated -- --nocapture`.
 
 use std::fs;
 use std::path::Path;

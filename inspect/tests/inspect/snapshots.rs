@@ -161,12 +161,12 @@ fn every_field_of_the_json_is_documented() {
             _ => {}
         }
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let text = std::fs::read_to_string(root.join("docs/partd-inspect-json.md")).unwrap();
     let quoted = text.split('`').skip(1).step_by(2).flat_map(|quoted| quoted.split('.'));
     let quoted: std::collections::BTreeSet<&str> = quoted.collect();
     let mut all = std::collections::BTreeSet::new();
-    let folder = std::fs::read_dir(root.join("tests/inspect/snapshots")).unwrap();
+    let folder = std::fs::read_dir(root.join("inspect/tests/inspect/snapshots")).unwrap();
     for path in folder.map(|entry| entry.unwrap().path()) {
         if path.extension().is_some_and(|extension| extension == "json") {
             let text = std::fs::read_to_string(path).unwrap();

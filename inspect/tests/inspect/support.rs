@@ -1,17 +1,15 @@
 //! What the tests of `partd-inspect` share: stores built by hand and by the engine, running the
 //! binary, and comparing what it printed with files.
 
-#[path = "../../format/tests/support/mod.rs"]
-pub(crate) mod build;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use build::{Control, Item, STORE, Segment};
 use partd_format::segment::Keep;
 use partd_format::{State, control};
+pub(crate) use partd_testkit::build;
+use partd_testkit::build::{Control, Item, STORE, Segment};
 
 /// What a run of the binary left.
 #[derive(Debug)]

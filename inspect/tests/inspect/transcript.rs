@@ -13,7 +13,7 @@ use partd::{Partd, SegmentLog};
 
 /// A store of flights by destination, as the shuffle example would file them, in `dir`/flights.
 fn flights(dir: &Path) {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/flights.csv");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/data/flights.csv");
     let text = fs::read_to_string(file).unwrap();
     let mut rows = text.lines();
     let column = rows.next().unwrap().split(',').position(|name| name == "dest").unwrap();
@@ -91,7 +91,7 @@ fn replay(text: &str, dir: &Path) -> (String, usize) {
 
 #[test]
 fn the_transcripts_print_what_they_show() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for name in ["docs/partd-inspect.md", "README.md"] {
         let dir = tempfile::tempdir().unwrap();
         flights(dir.path());

@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use loom_check::scenario::{Explored, Scenario};
-use loom_check::weaken::Weakness;
+use partd_loom::scenario::{Explored, Scenario};
+use partd_loom::weaken::Weakness;
 
 fn explore<const PATIENCE: u32>(scenario: Scenario, preemptions: usize) -> Explored {
     let deeper = std::env::var_os("LOOM_DEEPER").is_some();

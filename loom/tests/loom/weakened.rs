@@ -20,8 +20,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Once};
 
-use loom_check::scenario::Scenario;
-use loom_check::weaken::{Half, Site, Weakness};
+use partd_loom::scenario::Scenario;
+use partd_loom::weaken::{Half, Site, Weakness};
 
 /// Operations whose ordering carries the protocol, in the order of the source.
 const NEEDED: [(&str, Half); 9] = [

@@ -8,8 +8,6 @@
 //!
 //! It knows nothing of what the children do: that is in [`roles`]; nor of what is right: [`judge`].
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
-
 pub mod arena;
 pub mod fork;
 pub mod judge;

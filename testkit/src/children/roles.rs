@@ -56,7 +56,7 @@ pub fn deed(number: u64) -> Deed {
 }
 
 /// Plays a role that is not one of those here.
-pub fn play_with(name: &str, play: impl FnOnce(&[String])) {
+fn play_with(name: &str, play: impl FnOnce(&[String])) {
     if let Some((role, arguments)) = super::own_role() {
         super::die_with_parent();
         assert_eq!(role, name, "there is no such role");
@@ -64,7 +64,19 @@ pub fn play_with(name: &str, play: impl FnOnce(&[String])) {
     }
 }
 
-/// Plays the role that this process was started for.
+/// What a child does in a role, with its arguments.
+pub type Play = fn(&[String]);
+
+/// Plays the role that this process was started for: one of some, or one of those here.
+pub fn play_among(roles: &[(&str, Play)]) {
+    let role = super::own_role().map(|(role, _)| role);
+    match roles.iter().find(|(name, _)| role.as_deref() == Some(name)) {
+        Some((name, role)) => play_with(name, role),
+        None => play(),
+    }
+}
+
+/// Plays the role that this process was started for, which is one of those here.
 pub fn play() {
     let Some((role, arguments)) = super::own_role() else {
         // Somebody runs the ignored tests by hand: there is nobody to report to.

@@ -31,13 +31,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 /// A key, by its number.
-pub(crate) type KeyId = u8;
+pub type KeyId = u8;
 /// A piece of a value. Each is appended or set once in a history, to one key.
-pub(crate) type Piece = u64;
+pub type Piece = u64;
 
 /// What an operation of a client does.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Call {
+pub enum Call {
     /// One batch.
     Write(Vec<Change>),
     /// Reads keys at one moment: `get`, `get_many`.
@@ -48,7 +48,7 @@ pub(crate) enum Call {
 
 /// One change of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub enum Change {
     /// Adds a piece at the end.
     Append(KeyId, Piece),
     /// Sets the key unless it was set since its last delete.
@@ -61,22 +61,22 @@ pub(crate) enum Change {
 
 /// An operation as it was recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Operation {
+pub struct Operation {
     /// Who called. A client has one operation under way at a time.
-    pub(crate) client: u32,
+    pub client: u32,
     /// When it was called.
-    pub(crate) start: u64,
+    pub start: u64,
     /// When it returned; `None` if it never did.
-    pub(crate) end: Option<u64>,
+    pub end: Option<u64>,
     /// What was called.
-    pub(crate) call: Call,
+    pub call: Call,
     /// What a read or a pop that has ended returned: the pieces of each key.
-    pub(crate) seen: Vec<Vec<Piece>>,
+    pub seen: Vec<Vec<Piece>>,
 }
 
 /// Why a history is not linear.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Violation {
+pub enum Violation {
     /// A result holds a piece that was never written to that key.
     Invented { key: KeyId, piece: Piece },
     /// A result holds a piece twice.
@@ -187,7 +187,7 @@ const CONFIGURATIONS_MAX: usize = 10_000_000;
 /// Accepts a history that has one linear order, and returns such an order.
 ///
 /// All keys are empty at its beginning.
-pub(crate) fn check(history: &[Operation]) -> Result<Vec<&Operation>, Violation> {
+pub fn check(history: &[Operation]) -> Result<Vec<&Operation>, Violation> {
     Checker::new(history)?.search()
 }
 

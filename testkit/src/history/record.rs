@@ -9,8 +9,8 @@ use partd::{Batch, Durability, Partd, SegmentLog};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::checker::{Call, Change, KeyId, Operation, Piece};
-use super::children::Random;
-use super::children::pieces::{Tag, parse, piece};
+use crate::children::Random;
+use crate::children::pieces::{Tag, parse, piece};
 
 /// The keys that clients use: few, so that they meet.
 const KEYS: u64 = 4;
@@ -22,11 +22,11 @@ fn now() -> u64 {
 }
 
 /// One client: a thread of some process.
-pub(crate) struct Client<'p> {
-    pub(crate) store: &'p SegmentLog,
-    pub(crate) number: u32,
-    pub(crate) random: Random,
-    pub(crate) pieces: u32,
+pub struct Client<'p> {
+    pub store: &'p SegmentLog,
+    pub number: u32,
+    pub random: Random,
+    pub pieces: u32,
 }
 
 impl Client<'_> {
@@ -66,7 +66,7 @@ impl Client<'_> {
     }
 
     /// Makes one call; `note` is told of it before and after.
-    pub(crate) fn step(&mut self, note: &mut dyn FnMut(&Operation)) {
+    pub fn step(&mut self, note: &mut dyn FnMut(&Operation)) {
         let call = self.choose();
         let mut operation =
             Operation { client: self.number, start: 0, end: None, call, seen: Vec::new() };
@@ -100,7 +100,7 @@ impl Client<'_> {
     }
 
     /// A compaction changes nothing that a client can see, so there is nothing to note.
-    pub(crate) fn compact_now_and_then(&mut self) {
+    pub fn compact_now_and_then(&mut self) {
         if self.random.below(50) == 0 {
             self.store.compact().expect("compacts");
         }
@@ -121,7 +121,7 @@ fn pieces_of(value: &[u8]) -> Vec<Piece> {
 }
 
 /// Reads every key once more, when nobody else is at work.
-pub(crate) fn last_look(store: &Path, number: u32) -> Operation {
+pub fn last_look(store: &Path, number: u32) -> Operation {
     let p = SegmentLog::open(store).expect("opens");
     let keys: Vec<KeyId> = (0..KEYS as KeyId).collect();
     let start = now();
@@ -131,7 +131,7 @@ pub(crate) fn last_look(store: &Path, number: u32) -> Operation {
 }
 
 /// An operation as one line.
-pub(crate) fn to_line(operation: &Operation) -> String {
+pub fn to_line(operation: &Operation) -> String {
     let change = |change: &Change| match change {
         Change::Append(key, piece) => format!("a{key}:{piece}"),
         Change::Set(key, piece) => format!("s{key}:{piece}"),
@@ -154,7 +154,7 @@ pub(crate) fn to_line(operation: &Operation) -> String {
 }
 
 /// The operation in a line of [`to_line`].
-pub(crate) fn from_line(line: &str) -> Operation {
+pub fn from_line(line: &str) -> Operation {
     let words: Vec<&str> = line.split(' ').collect();
     let [client, start, end, kind, call, seen] = words[..] else {
         panic!("no operation: {line}");

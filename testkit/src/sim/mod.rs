@@ -17,8 +17,6 @@
 //! | `again` | recovery cut and killed, what is appended to a recovered store: I7 and I8 |
 //! | `workloads` | the workloads |
 
-#![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
-
 pub mod again;
 pub mod cuts;
 pub mod disk;

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use super::checker::{Call, Change, KeyId, Operation, Piece, Violation, check};
-use super::children::Random;
+use partd_testkit::children::Random;
+use partd_testkit::history::checker::{Call, Change, KeyId, Operation, Piece, Violation, check};
 
 /// All keys with their values, and whether they were set.
 type Store = BTreeMap<KeyId, (Vec<Piece>, bool)>;

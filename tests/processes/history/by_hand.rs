@@ -1,7 +1,7 @@
 //! Histories made by hand: one bad one for each way in which a store can be wrong, with the good
 //! one that it differs from in one thing; so it is that thing that the checker rejects.
 
-use super::checker::{Call, Change, KeyId, Operation, Piece, Violation, check};
+use partd_testkit::history::checker::{Call, Change, KeyId, Operation, Piece, Violation, check};
 
 fn operation(client: u32, start: u64, end: u64, call: Call, seen: Vec<Vec<Piece>>) -> Operation {
     Operation { client, start, end: Some(end), call, seen }

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use partd::SegmentLog;
 
-use super::checker::{Call, Operation, check};
-use super::children::{Child, Random, directory, from_env, report, seed};
-use super::record::{Client, from_line, last_look, to_line};
+use partd_testkit::children::{Child, Random, directory, from_env, report, seed};
+use partd_testkit::history::checker::{Call, Operation, check};
+use partd_testkit::history::record::{Client, from_line, last_look, to_line};
 
 /// Compacts until it is killed, and says how often there was something to do.
 fn play_compactor(store: &Path) {

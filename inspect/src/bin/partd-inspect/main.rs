@@ -8,8 +8,6 @@ mod args;
 mod cmd;
 mod new_store;
 mod output;
-#[allow(dead_code, reason = "the fuzz targets and tests use the rest of it")]
-mod read;
 mod text;
 
 use std::io::{self, Write};
@@ -20,7 +18,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use args::{Args, Command};
 use output::Output;
-use read::store::Refusal;
+use partd_inspect::store::Refusal;
 
 /// What ends a command early.
 #[derive(Debug)]

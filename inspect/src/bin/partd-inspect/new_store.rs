@@ -18,7 +18,7 @@ use partd_format::word::note;
 use partd_format::{Kind, Link, Salt, SegmentHeader, State};
 
 use crate::Failure;
-use crate::read::index::EntryRef;
+use partd_inspect::index::EntryRef;
 
 /// A batch is written when its values have so many bytes.
 const BATCH_BYTES: u64 = 1 << 20;

@@ -8,10 +8,10 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value, json};
 
 use crate::args::{Color, Options};
-use crate::read::history::{Rule, range};
-use crate::read::problem::{Problem, Severity};
-use crate::read::store::Store;
 use crate::text::{self, Table};
+use partd_inspect::history::{Rule, range};
+use partd_inspect::problem::{Problem, Severity};
+use partd_inspect::store::Store;
 
 /// The version of the JSON schema.
 const SCHEMA: u64 = 1;

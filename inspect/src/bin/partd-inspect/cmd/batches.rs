@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 use crate::Failure;
 use crate::args::Batches;
 use crate::output::{Output, Rows};
-use crate::read::history::Place;
-use crate::read::key::unescape;
-use crate::read::store::Store;
-use crate::read::walk::{BatchInfo, Segment};
 use crate::text::{Align, Table, count};
+use partd_inspect::history::Place;
+use partd_inspect::key::unescape;
+use partd_inspect::store::Store;
+use partd_inspect::walk::{BatchInfo, Segment};
 
 pub(crate) fn run(args: &Batches, out: &mut Output) -> Result<(), Failure> {
     let key = match &args.key {

@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use crate::Failure;
 use crate::args::Dump;
 use crate::output::{Mark, Output, Rows};
-use crate::read::history::{uuid, value_checksum};
-use crate::read::key::escape;
-use crate::read::source::Source;
-use crate::read::store::Store;
-use crate::read::walk::{BatchInfo, EntryInfo, Segment};
 use crate::text::plural;
+use partd_inspect::history::{uuid, value_checksum};
+use partd_inspect::key::escape;
+use partd_inspect::source::Source;
+use partd_inspect::store::Store;
+use partd_inspect::walk::{BatchInfo, EntryInfo, Segment};
 
 /// The fields of a segment's header: offset, length, name.
 const HEADER: [(u64, u64, &str); 18] = [

@@ -13,11 +13,11 @@ use super::target::{new_directory, new_file};
 use crate::Failure;
 use crate::args::Export;
 use crate::output::Output;
-use crate::read::index::Index;
-use crate::read::key::escape;
-use crate::read::problem::Problem;
-use crate::read::store::Store;
 use crate::text::plural;
+use partd_inspect::index::Index;
+use partd_inspect::key::escape;
+use partd_inspect::problem::Problem;
+use partd_inspect::store::Store;
 
 /// The longest file name; file systems take 255 bytes.
 const NAME_LEN_MAX: usize = 200;
@@ -79,7 +79,7 @@ fn manifest(
 ) -> Result<(), Failure> {
     let manifest = json!({
         "partd_export": 1,
-        "store": store.uuid().map(|id| crate::read::history::uuid(&id)),
+        "store": store.uuid().map(|id| partd_inspect::history::uuid(&id)),
         "last_sequence": store.history.last,
         "files": files,
         "lost": lost.iter().map(ToString::to_string).collect::<Vec<_>>(),

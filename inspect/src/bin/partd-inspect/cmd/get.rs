@@ -7,12 +7,12 @@ use serde_json::json;
 
 use crate::args::Get;
 use crate::output::{Output, Text};
-use crate::read::history::value_checksum;
-use crate::read::index::{EntryRef, Held, Index};
-use crate::read::key::{escape, show, unescape};
-use crate::read::problem::{Problem, Severity};
-use crate::read::store::Store;
 use crate::{Failure, complain};
+use partd_inspect::history::value_checksum;
+use partd_inspect::index::{EntryRef, Held, Index};
+use partd_inspect::key::{escape, show, unescape};
+use partd_inspect::problem::{Problem, Severity};
+use partd_inspect::store::Store;
 
 /// How much is held in memory while a value is copied out.
 const PIECE: u64 = 1 << 20;

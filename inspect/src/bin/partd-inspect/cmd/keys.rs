@@ -7,10 +7,10 @@ use serde_json::json;
 use crate::Failure;
 use crate::args::{Keys, Sort};
 use crate::output::{Output, Rows};
-use crate::read::index::{Held, Index};
-use crate::read::key::{escape, show, unescape};
-use crate::read::store::Store;
 use crate::text::{Align, Table, count, plural};
+use partd_inspect::index::{Held, Index};
+use partd_inspect::key::{escape, show, unescape};
+use partd_inspect::store::Store;
 
 pub(crate) fn run(args: &Keys, out: &mut Output) -> Result<(), Failure> {
     let prefix = match &args.prefix {

@@ -11,9 +11,9 @@ use super::target::new_file;
 use crate::Failure;
 use crate::args::Map;
 use crate::output::Output;
-use crate::read::index::{EntryRef, Index};
-use crate::read::store::Store;
 use crate::text::percent;
+use partd_inspect::index::{EntryRef, Index};
+use partd_inspect::store::Store;
 
 /// What a byte of a segment is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

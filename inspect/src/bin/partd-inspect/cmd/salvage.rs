@@ -12,14 +12,14 @@ use crate::Failure;
 use crate::args::Salvage;
 use crate::new_store::{Item, NewStore, Take};
 use crate::output::{Mark, Output};
-use crate::read::history::{range, uuid};
-use crate::read::index::{EntryRef, Index};
-use crate::read::key::escape;
-use crate::read::problem::Problem;
-use crate::read::rescue::{Lost, Rescue};
-use crate::read::store::Store;
-use crate::read::walk::BatchInfo;
 use crate::text::{count, plural};
+use partd_inspect::history::{range, uuid};
+use partd_inspect::index::{EntryRef, Index};
+use partd_inspect::key::escape;
+use partd_inspect::problem::Problem;
+use partd_inspect::rescue::{Lost, Rescue};
+use partd_inspect::store::Store;
+use partd_inspect::walk::BatchInfo;
 
 /// How many mended pieces the text names; JSON has them all.
 const SHOWN: usize = 20;

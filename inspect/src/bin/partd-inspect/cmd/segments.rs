@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use crate::Failure;
 use crate::output::Output;
-use crate::read::control::{Life, Locks};
-use crate::read::index::Index;
-use crate::read::store::Store;
-use crate::read::walk::BatchInfo;
 use crate::text::{Align, Table, count, percent};
+use partd_inspect::control::{Life, Locks};
+use partd_inspect::index::Index;
+use partd_inspect::store::Store;
+use partd_inspect::walk::BatchInfo;
 
 /// What a segment is to its store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use super::segments::{Standing, Usage, usage};
 use crate::Failure;
 use crate::output::{Mark, Output};
-use crate::read::control::{Life, Locks, Slot};
-use crate::read::history::{Rule, uuid};
-use crate::read::index::Index;
-use crate::read::store::Store;
 use crate::text::{count, percent, plural};
+use partd_inspect::control::{Life, Locks, Slot};
+use partd_inspect::history::{Rule, uuid};
+use partd_inspect::index::Index;
+use partd_inspect::store::Store;
 
 /// The numbers of the summary.
 struct Totals {

@@ -20,8 +20,8 @@ use serde_json::json;
 use crate::Failure;
 use crate::args::Sweep;
 use crate::output::Output;
-use crate::read::control::{Life, Locks};
 use crate::text::{Align, Table, plural, shorten};
+use partd_inspect::control::{Life, Locks};
 
 /// How a temporary store begins its name; 16 hexadecimal digits follow.
 const PREFIX: &str = "partd-tmp-";

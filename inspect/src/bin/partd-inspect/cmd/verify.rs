@@ -17,12 +17,12 @@ use serde_json::json;
 use crate::Failure;
 use crate::args::Verify;
 use crate::output::{Mark, Output};
-use crate::read::history::Rule;
-use crate::read::key::show;
-use crate::read::problem::{Problem, Severity};
-use crate::read::store::Store;
-use crate::read::walk::{EntryInfo, Segment};
 use crate::text::{count, plural, size};
+use partd_inspect::history::Rule;
+use partd_inspect::key::show;
+use partd_inspect::problem::{Problem, Severity};
+use partd_inspect::store::Store;
+use partd_inspect::walk::{EntryInfo, Segment};
 
 /// The bytes of values that one task checks, at least.
 const TASK: u64 = 4 << 20;

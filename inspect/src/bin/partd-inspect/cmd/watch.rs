@@ -17,9 +17,9 @@ use serde_json::json;
 use crate::Failure;
 use crate::args::Watch;
 use crate::output::{Mark, Output};
-use crate::read::control::{Control, Life, Locks};
-use crate::read::source::{Source, Window};
 use crate::text::{count, size};
+use partd_inspect::control::{Control, Life, Locks};
+use partd_inspect::source::{Source, Window};
 
 /// How far a segment was walked.
 struct Cursor {

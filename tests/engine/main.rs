@@ -1,0 +1,25 @@
+//! The engine on real files, and the layers above it that need nothing else: one behaviour per file.
+//!
+//! One test binary, since each links the engine anew. A part alone: `cargo test --test engine buffer::`
+
+mod bad_input;
+mod buffer;
+mod compaction;
+mod compaction_limits;
+mod examples;
+mod full_disk;
+mod key;
+mod network;
+mod odd_input;
+mod random_ops;
+mod reopen;
+mod shuffle;
+mod spares;
+mod temporary;
+
+/// What the children run; see `partd_testkit::children`.
+#[test]
+#[ignore = "the children of the other tests run it"]
+fn child() {
+    partd_testkit::children::roles::play();
+}

@@ -1,0 +1,24 @@
+//! Several processes at once, that are killed, stopped, forked, and come and go: one behaviour per
+//! file.
+//!
+//! One test binary, since each links the engine anew. A part alone:
+//! `cargo test --test processes kill_loop::`
+
+mod history;
+mod kill_loop;
+mod rights;
+mod short_lived;
+mod soak;
+mod surroundings;
+mod writers_and_readers;
+
+/// What the children run; see `partd_testkit::children`.
+#[test]
+#[ignore = "the children of the other tests run it"]
+fn child() {
+    partd_testkit::children::roles::play_among(&[
+        ("client", history::runs::play),
+        ("process", surroundings::live),
+        ("visitor", rights::visit),
+    ]);
+}
