@@ -172,12 +172,12 @@ fn limit_copied(log: &SegmentLog, case: Case) -> Duration {
 /// Fills a store, clears and compacts it, and fills it again: the second time the segments are files
 /// that were there before.
 fn fill_twice(dir: &Path, case: Case, pool: &[u8]) -> [Duration; 2] {
-    let options = SegmentLog::options().spare_segments(usize::MAX).compaction_dead_share(None);
+    let options = SegmentLog::options().recycled_segments(usize::MAX).compaction_dead_share(None);
     let log = options.temporary_in(dir).unwrap();
     let first = append(&log, case, pool);
     log.clear().unwrap();
     log.compact().unwrap();
-    assert!(log.stats().unwrap().segments_spare as usize >= case.bytes() / SEGMENT - 1);
+    assert!(log.stats().unwrap().segments_recycled as usize >= case.bytes() / SEGMENT - 1);
     let second = append(&log, case, pool);
     get(&log, case, pool);
     [first, second]

@@ -13,33 +13,33 @@ use crate::{SEQUENCE_MAX, VERSION};
 /// What a control file begins with.
 pub const MAGIC: [u8; 8] = *b"PARTDCTL";
 /// The length of the fixed fields.
-pub const FIXED_LEN: usize = 64;
+pub const FIXED_LEN: usize = 128;
 /// The length of the file.
 pub const FILE_LEN: u64 = SLOTS_AT + SLOTS as u64 * SLOT_LEN;
 
 /// Whether the store was closed by its last handle: 0 while open, else [`clean_stamp`].
-pub const CLEAN_AT: u64 = 64;
+pub const CLEAN_AT: u64 = 128;
 /// The commit word, see [`Commit`].
-pub const COMMIT_AT: u64 = 128;
+pub const COMMIT_AT: u64 = 192;
 /// The id of the next segment to be made.
-pub const NEXT_SEGMENT_AT: u64 = 192;
+pub const NEXT_SEGMENT_AT: u64 = 256;
 /// Counts the publishing renames, and the compactions before they unlink.
-pub const GENERATION_AT: u64 = 256;
+pub const GENERATION_AT: u64 = 320;
 /// The sequence number up to which the history is on stable storage, see [`encode_synced`].
-pub const SYNCED_AT: u64 = 320;
+pub const SYNCED_AT: u64 = 384;
 /// The generation at which the directory was last on stable storage.
-pub const DIRECTORY_SYNCED_AT: u64 = 384;
+pub const DIRECTORY_SYNCED_AT: u64 = 448;
 /// [`SYNC_FAILED`] once a sync has failed.
-pub const SYNC_FAILED_AT: u64 = 448;
+pub const SYNC_FAILED_AT: u64 = 512;
 /// What stands in the word at [`SYNC_FAILED_AT`] once a sync has failed.
 pub const SYNC_FAILED: u64 = u64::from_le_bytes(*b"NOSYNC!!");
 /// The segment that a compaction is about to publish; 0 for none.
-pub const OUTPUT_AT: u64 = 512;
+pub const OUTPUT_AT: u64 = 576;
 /// How many compactions have published an output since the file was made.
-pub const COMPACTIONS_AT: u64 = 576;
+pub const COMPACTIONS_AT: u64 = 640;
 /// The phase under which pops are counted that begin now: 0 or 1. A compaction that waits for those
 /// that began before begins another phase.
-pub const POP_PHASE_AT: u64 = 640;
+pub const POP_PHASE_AT: u64 = 704;
 /// Where the slots begin.
 pub const SLOTS_AT: u64 = 1024;
 /// The bytes of a slot.
@@ -60,11 +60,30 @@ pub const SLOT_FIRST_AT: u64 = 40;
 /// In a slot: how many pops of the writer are under way, see [`pops`]. A compaction waits for them.
 pub const SLOT_POPS_AT: u64 = 32;
 
+/// The byte that every open handle locks shared: only a control file on which somebody holds this lock
+/// is that of a store in use. (Locks are open-file-description locks, one byte long.)
+pub const PRESENCE_LOCK_AT: u64 = 0;
+/// The byte that the leader of a sync locks exclusively.
+pub const SYNC_LOCK_AT: u64 = SYNCED_AT;
+/// The byte that a compaction locks exclusively.
+pub const COMPACTION_LOCK_AT: u64 = OUTPUT_AT;
+
+/// The byte that the owner of a writer slot locks exclusively.
+pub const fn slot_lock_at(slot: u16) -> u64 {
+    slot_at(slot)
+}
+
 const VERSION_AT: usize = 8;
 const STORE_AT: usize = 16;
 const BOOT_AT: usize = 32;
 const CREATED_AT: usize = 48;
-const CHECKSUM_AT: usize = 56;
+const DEVICE_AT: usize = 56;
+const INODE_AT: usize = 64;
+const FLAGS_AT: usize = 72;
+const CHECKSUM_AT: usize = 120;
+
+/// In the flags: the store is temporary.
+const TEMPORARY: u32 = 1;
 
 const _: () = assert!(CHECKSUM_AT + 8 == FIXED_LEN && FIXED_LEN as u64 == CLEAN_AT);
 const _: () = assert!(POP_PHASE_AT + 64 <= SLOTS_AT && FILE_LEN.is_multiple_of(512));
@@ -88,6 +107,13 @@ pub struct Fixed {
     pub boot: [u8; 16],
     /// When the store was made, in milliseconds since 1970. For people only.
     pub created_unix_ms: u64,
+    /// The device that holds the control file, as `stat` reports it. With `inode` it tells the control
+    /// file of a store from a copy of it.
+    pub device: u64,
+    /// The inode of the control file.
+    pub inode: u64,
+    /// Whether the store is temporary: it belongs to one process, and nobody else may open it.
+    pub temporary: bool,
 }
 
 impl Fixed {
@@ -99,6 +125,9 @@ impl Fixed {
         bytes[STORE_AT..BOOT_AT].copy_from_slice(&self.store);
         bytes[BOOT_AT..CREATED_AT].copy_from_slice(&self.boot);
         Le::write_u64(&mut bytes[CREATED_AT..], self.created_unix_ms);
+        Le::write_u64(&mut bytes[DEVICE_AT..], self.device);
+        Le::write_u64(&mut bytes[INODE_AT..], self.inode);
+        Le::write_u32(&mut bytes[FLAGS_AT..], if self.temporary { TEMPORARY } else { 0 });
         let checksum = crc32fast::hash(&bytes[..CHECKSUM_AT]);
         Le::write_u32(&mut bytes[CHECKSUM_AT..], checksum);
         bytes
@@ -127,6 +156,9 @@ impl Fixed {
             store: [0; 16],
             boot: [0; 16],
             created_unix_ms: Le::read_u64(&bytes[CREATED_AT..]),
+            device: Le::read_u64(&bytes[DEVICE_AT..]),
+            inode: Le::read_u64(&bytes[INODE_AT..]),
+            temporary: Le::read_u32(&bytes[FLAGS_AT..]) & TEMPORARY != 0,
         };
         fixed.store.copy_from_slice(&bytes[STORE_AT..BOOT_AT]);
         fixed.boot.copy_from_slice(&bytes[BOOT_AT..CREATED_AT]);
@@ -224,13 +256,20 @@ mod tests {
 
     #[test]
     fn every_flip_of_a_bit_of_the_fixed_fields_is_found() {
-        let fixed = Fixed { store: [7; 16], boot: [9; 16], created_unix_ms: 1 };
+        let fixed = Fixed {
+            store: [7; 16],
+            boot: [9; 16],
+            created_unix_ms: 1,
+            device: 2,
+            inode: 3,
+            temporary: true,
+        };
         let bytes = fixed.encode();
         assert_eq!(Fixed::decode(&bytes), Ok(fixed));
-        for bit in 0..60 * 8 {
+        for bit in 0..124 * 8 {
             let mut bytes = bytes;
             bytes[bit / 8] ^= 1 << (bit % 8);
-            // Bytes 12 to 15 are covered by the checksum, too.
+            // The reserved bytes are covered by the checksum, too.
             assert!(Fixed::decode(&bytes).is_err(), "bit {bit}");
         }
     }

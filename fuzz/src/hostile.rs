@@ -101,7 +101,14 @@ fn control_file(words: &[u8], mended: bool, is_open: bool) -> Vec<u8> {
         return bytes;
     }
     let word = |bytes: &[u8], at: u64| Le::read_u64(&bytes[at as usize..]);
-    let fixed = Fixed { store: STORE, boot: [BOOT; 16], created_unix_ms: 0 };
+    let fixed = Fixed {
+        store: STORE,
+        boot: [BOOT; 16],
+        created_unix_ms: 0,
+        device: 0,
+        inode: 0,
+        temporary: false,
+    };
     bytes[..control::FIXED_LEN].copy_from_slice(&fixed.encode());
     // Above 63 there is nothing new, but for the last number of all.
     let small = |n: u64| if n % 64 == 63 { SEQUENCE_MAX } else { n % 64 };

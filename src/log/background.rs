@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use super::Core;
 use super::compaction::{Aim, Stop};
-use super::disk::Disk;
-use super::finder::segment_ids;
+use super::disk::{Dir, Disk};
 use super::picture::AtRest;
-use crate::error::{Error, Result};
+use super::store::segment_name;
+use crate::error::Result;
 
 /// The thread looks at most this often; after each error in a row, half as often.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -185,12 +185,11 @@ impl<D: Disk> Core<D> {
     /// What the segment files take, without a look into them.
     fn files(&self) -> Result<Files> {
         let mut files = Files::default();
-        for id in segment_ids(&self.disk, &self.names)? {
-            let path = self.names.segment(id);
-            let bytes = match self.disk.disk_bytes(&path) {
+        for name in self.store.segment_ids()?.into_iter().map(segment_name) {
+            let bytes = match self.store.dir.disk_bytes(&name) {
                 // A compaction was quicker.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                bytes => bytes.map_err(|error| Error::io("measure", path, error))?,
+                bytes => bytes.map_err(|error| self.store.error("measure", &name, error))?,
             };
             files.bytes += bytes;
             files.small += u64::from(bytes < self.options.segment_len() / 4);

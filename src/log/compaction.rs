@@ -17,19 +17,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use partd_format::batch::{Layout, NewEntry, WORDS_LEN};
-use partd_format::control::SLOTS;
+use partd_format::control::{COMPACTION_LOCK_AT, SLOTS};
 use partd_format::segment::HEADER_LEN;
 
 use self::plan::{Plan, Planned, choose, split};
 use super::commit;
 use super::control::{Announce, Control};
-use super::disk::{Disk, DiskFile};
-use super::finder::segment_ids;
+use super::disk::{Access, Disk, DiskFile};
 use super::index::Extents;
 use super::picture::{AtRest, Segments};
-use super::segment::{Claim, NewSegment, SEAL_LEN, Segment, Tail};
+use super::segment::{Claim, NewSegment, SEAL_LEN, Segment, Tail, Unpublished};
+use super::store::{UNFINISHED_OUTPUT, segment_name};
 use super::writer::{GROUP_BUFFERS, GROUP_BYTES, is_full, new_file, retire};
-use super::{Core, Names};
+use super::Core;
 use crate::Key;
 use crate::error::{Error, Result};
 
@@ -110,9 +110,8 @@ impl<D: Disk> Core<D> {
     pub(crate) fn compact(&self, aim: Aim, stop: &Stop) -> Result<Compaction> {
         let control = self.control()?;
         let mut report = Compaction::default();
-        let path = self.names.compaction_lock();
-        let lock = self.disk.try_lock(&path, true).map_err(|e| Error::io("lock", path, e))?;
-        let Some(_lock) = lock else { return Ok(report) };
+        control.reserve()?;
+        let Some(_lock) = control.try_lock(COMPACTION_LOCK_AT, true)? else { return Ok(report) };
         self.finish_predecessor(control)?;
         let first_new = control.next_segment();
         while !stop.is_due() {
@@ -131,13 +130,12 @@ impl<D: Disk> Core<D> {
     fn finish_predecessor(&self, control: &Control<D>) -> Result<()> {
         // After a failed sync nobody knows whether an output has its bytes and its name for good.
         self.check_sync(control)?;
-        let dir = self.names.dir();
-        self.sync_dir(control, dir)?;
-        let ids = segment_ids(&self.disk, &self.names)?;
+        self.sync_dir(control)?;
+        let ids = self.store.segment_ids()?;
         let mut gone = false;
         for &id in &ids {
             let store = Some(&control.fixed.store);
-            let segment = match Segment::open(&self.disk, &self.names, id, store, false) {
+            let segment = match Segment::open(&self.store, id, store, Access::Read) {
                 Ok(segment) => segment,
                 Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                     continue;
@@ -153,22 +151,14 @@ impl<D: Disk> Core<D> {
                     // knows the sources alone, this handle's among them, must not go on with them.
                     control.raise_generation();
                 }
-                self.unlink(replaced)?;
-                gone = true;
+                // Where the name leads to a file of another store by now, that file stays.
+                gone |= self.store.unlink_segment(replaced, &control.fixed.store)?;
             }
         }
         if gone {
-            self.sync_dir(control, dir)?;
+            self.sync_dir(control)?;
         }
         Ok(())
-    }
-
-    fn unlink(&self, id: u64) -> Result<()> {
-        let path = self.names.segment(id);
-        match self.disk.unlink(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            done => done.map_err(|error| Error::io("remove", path, error)),
-        }
     }
 
     /// One run. Returns whether another may find something to do.
@@ -203,7 +193,7 @@ impl<D: Disk> Core<D> {
         let source_len: u64 = base.sources.iter().map(|source| source.len).sum();
         self.check_sync(control)?;
         control.raise_synced(base.upto);
-        self.let_go(&base)?;
+        self.unlink_sources(&base)?;
         control.count_compaction();
         let entries = &plan.entries;
         report.runs += 1;
@@ -213,34 +203,34 @@ impl<D: Disk> Core<D> {
         report.extents_before += plan.extents;
         report.extents_after += entries.iter().filter(|e| e.kind.has_value()).count() as u64;
         report.deletes_kept += entries.iter().filter(|e| !e.kind.has_value()).count() as u64;
-        // Makes it durable that the sources are gone, before a later run forgets a delete.
-        self.finish_predecessor(control)?;
-        // What this handle itself still has open of them cannot be a spare.
-        let (ids, has_more) = (base.source_ids(), base.has_more);
-        drop((plan, base));
+        if !self.is_temporary {
+            // Makes it durable that the sources are gone, before a later run forgets a delete.
+            self.finish_predecessor(control)?;
+        }
+        let has_more = base.has_more;
+        let sources = base.into_sources();
+        drop(plan);
+        let ids: Vec<u64> = sources.iter().map(|segment| segment.id()).collect();
         self.syncer.forget(&ids);
         self.writer.forget(&ids);
         self.with_picture(|_| ())?;
-        self.gather_spares()?;
+        if self.is_temporary {
+            sources.into_iter().try_for_each(|segment| self.recycle_or_unlink(segment))?;
+        }
+        self.renew_reserve();
         Ok(has_more)
     }
 
-    /// Takes the names of the sources away; some of the files are kept to be written anew.
-    fn let_go(&self, base: &Base<D::File>) -> Result<()> {
-        let mut room = self.room_for_spares()?;
-        for source in &base.sources {
-            if room > 0 && source.len == self.options.segment_len() {
-                let (path, spare) = (self.names.segment(source.id), self.names.spare(source.id));
-                match self.disk.rename(&path, &spare) {
-                    Ok(()) => room -= 1,
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                    Err(error) => return Err(Error::io("rename", path, error)),
-                }
-            } else {
-                self.unlink(source.id)?;
-            }
+    /// Removes the sources of an output. Those of a temporary store stay until no view of this handle needs
+    /// them, since they may be recycled.
+    fn unlink_sources(&self, base: &Base<D::File>) -> Result<()> {
+        if self.is_temporary {
+            return Ok(());
         }
-        Ok(())
+        base.sources.iter().try_for_each(|source| {
+            let segment = base.segment(source.number);
+            self.store.unlink_mapped(&segment_name(source.id), segment.file().id())
+        })
     }
 
     /// Seals the segments of writers that are gone, so that they can be compacted.
@@ -254,8 +244,7 @@ impl<D: Disk> Core<D> {
             if slot >= SLOTS {
                 continue;
             }
-            let path = self.names.writer_lock(slot);
-            let lock = self.disk.try_lock(&path, true).map_err(|e| Error::io("lock", path, e))?;
+            let lock = control.lock_slot(slot)?;
             if lock.is_some() {
                 // Nobody holds the slot: whoever made the segment in it is gone.
                 commit::take_over(control, slot)?;
@@ -317,8 +306,7 @@ impl<D: Disk> Core<D> {
                 if count < least {
                     (least, since) = (count, Instant::now());
                 }
-                let dead = self.disk.try_lock(&self.names.writer_lock(slot), true);
-                if matches!(dead, Ok(Some(_))) {
+                if matches!(control.lock_slot(slot), Ok(Some(_))) {
                     return true;
                 }
                 if since.elapsed() > POP_PATIENCE || stop.is_due() {
@@ -344,7 +332,7 @@ impl<D: Disk> Core<D> {
         let lists_len = replaces.len() as u64 * 8 + plan.keeps.len() as u64 * 16;
         let data_len: u64 = batches.iter().map(|(_, layout)| layout.batch_len()).sum();
         let len = (HEADER_LEN + lists_len + data_len + SEAL_LEN).next_multiple_of(4096);
-        let mut new = match new_file(self, "output", len) {
+        let mut new = match self.new_output(control, len) {
             // The last resort, where it is sure to help: the free end of this handle's own segment.
             Err(error)
                 if is_full(&error)
@@ -352,7 +340,7 @@ impl<D: Disk> Core<D> {
                     && base.sources.len() == 1
                     && self.writer.give_up_tail(control, len) =>
             {
-                new_file(self, "output", len)?
+                self.new_output(control, len)?
             }
             created => created?,
         };
@@ -365,7 +353,7 @@ impl<D: Disk> Core<D> {
             stopped => stopped,
         };
         if matches!(published, Ok(true)) {
-            let synced = self.sync_dir(control, self.names.dir());
+            let synced = self.sync_dir(control);
             control.raise_generation();
             control.clear_output();
             return synced.map(|()| Some(len));
@@ -373,6 +361,20 @@ impl<D: Disk> Core<D> {
         // Nobody need look for it any more.
         control.clear_output();
         published.map(|_| None)
+    }
+
+    /// A file for an output; on a full disk, the reserve if it is long enough.
+    fn new_output(&self, control: &Control<D>, len: u64) -> Result<Unpublished<'_, D>> {
+        let error = match new_file(self, control, UNFINISHED_OUTPUT, len) {
+            Err(error) if is_full(&error) => error,
+            created => return created,
+        };
+        match self.take_reserve(control, UNFINISHED_OUTPUT, len)? {
+            Some(file) => {
+                Unpublished::of_file(&self.store, UNFINISHED_OUTPUT.to_owned(), file, false)
+            }
+            None => Err(error),
+        }
     }
 
     /// Writes the batches of an output and syncs it. Returns whether it came to the end.
@@ -387,7 +389,7 @@ impl<D: Disk> Core<D> {
         let mut pace = Pace::new(self.options.compaction_bytes_per_second);
         for (entries, layout) in batches {
             let mut claim = tail
-                .claim(layout.batch_len())
+                .claim(layout.batch_len())?
                 .ok_or_else(|| Error::Invalid("the output of a compaction is too short".into()))?;
             if !copy(base, &mut claim, entries, &layout, &mut pace, stop)? {
                 return Ok(false);
@@ -396,14 +398,10 @@ impl<D: Disk> Core<D> {
         }
         tail.close();
         let control = self.control()?;
-        segment.file().sync().map_err(|error| control.sync_error(segment.path(), error))?;
+        if !self.is_temporary {
+            segment.file().sync().map_err(|error| control.sync_error(segment.path(), error))?;
+        }
         Ok(true)
-    }
-}
-
-impl Names {
-    fn compaction_lock(&self) -> std::path::PathBuf {
-        self.dir().join("compaction.lock")
     }
 }
 

@@ -3,23 +3,22 @@
 //! A cache of the segments, with one exception: the commit word, while processes live. It is made
 //! under a temporary name and renamed, so that nobody ever maps half of one.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 use partd_format::control::{self as layout, Commit, Fixed};
 
 use super::commit::{Position, Word, Words};
-use super::disk::{Disk, DiskFile, was_not_tried};
-use super::segment::{Segment, create_anew};
-use super::{Names, open_io};
+use super::disk::{Access, Dir, Disk, DiskFile, was_not_tried};
+use super::segment::Segment;
+use super::store::{CONTROL, Store, UNFINISHED_CONTROL};
 use crate::error::{Error, Result};
 
 /// The mapped control file of an open store.
 #[derive(Debug)]
 pub(crate) struct Control<D: Disk> {
-    disk: D,
-    names: Names,
+    store: Store<D>,
     file: D::File,
     pub(crate) fixed: Fixed,
 }
@@ -33,6 +32,51 @@ pub(crate) struct Start {
     pub(crate) generation: u64,
     pub(crate) synced: u64,
     pub(crate) sync_failed: bool,
+}
+
+impl Start {
+    /// The control file of a store without a history.
+    pub(crate) fn of_new_store(
+        uuid: [u8; 16],
+        boot: [u8; 16],
+        now_unix_ms: u64,
+        temporary: bool,
+    ) -> Start {
+        let fixed = Fixed {
+            store: uuid,
+            boot,
+            created_unix_ms: now_unix_ms,
+            // Of the file that is made.
+            device: 0,
+            inode: 0,
+            temporary,
+        };
+        Start { fixed, sequence: 0, next_segment: 1, generation: 1, synced: 0, sync_failed: false }
+    }
+
+    /// Writes all of a control file, whatever is in it.
+    fn write<F: DiskFile>(&self, file: &F) -> io::Result<()> {
+        let id = file.id();
+        let fixed = Fixed { device: id.device, inode: id.inode, ..self.fixed };
+        let mut bytes = vec![0; layout::FILE_LEN as usize];
+        bytes[..layout::FIXED_LEN].copy_from_slice(&fixed.encode());
+        let commit = Commit { sequence: self.sequence, slot: 0, done: true };
+        for (offset, word) in [
+            (layout::COMMIT_AT, commit.encode()),
+            (layout::NEXT_SEGMENT_AT, self.next_segment),
+            (layout::GENERATION_AT, self.generation),
+            (layout::SYNCED_AT, layout::encode_synced(&self.fixed.store, self.synced)),
+            (layout::SYNC_FAILED_AT, if self.sync_failed { layout::SYNC_FAILED } else { 0 }),
+        ] {
+            bytes[offset as usize..offset as usize + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        // Through the file: a store into a hole of a copied file is a SIGBUS on a full disk. The fixed fields
+        // come last, so that a file that was half written over does not count.
+        let (fixed, words) = bytes.split_at(layout::FIXED_LEN);
+        file.write_at(&mut [IoSlice::new(&[0; layout::FIXED_LEN])], 0)?;
+        file.write_at(&mut [IoSlice::new(words)], layout::FIXED_LEN as u64)?;
+        file.write_at(&mut [IoSlice::new(fixed)], 0)
+    }
 }
 
 /// One word of the control file.
@@ -74,12 +118,11 @@ impl<F: DiskFile> Word for ControlWord<'_, F> {
 impl<D: Disk> Control<D> {
     /// Opens the control file; an error of the format if it cannot be one of this store.
     pub(crate) fn open(
-        disk: &D,
-        names: &Names,
-        writable: bool,
+        store: &Store<D>,
+        access: Access,
     ) -> Result<Result<Control<D>, partd_format::Error>> {
-        let path = names.control();
-        let file = disk.open(&path, writable).map_err(|e| open_io(&path, e))?;
+        let opened = store.dir.open(CONTROL, access);
+        let file = opened.map_err(|error| store.error("open", CONTROL, error))?;
         let len = file.mapping().len();
         if len != layout::FILE_LEN {
             return Ok(Err(partd_format::Error {
@@ -91,42 +134,97 @@ impl<D: Disk> Control<D> {
         }
         let mut bytes = [0; layout::FIXED_LEN];
         file.mapping().copy_out(0, &mut bytes);
-        Ok(Fixed::decode(&bytes).map(|fixed| Control {
-            disk: disk.clone(),
-            names: names.clone(),
-            file,
-            fixed,
-        }))
+        Ok(Fixed::decode(&bytes).map(|fixed| Control { store: store.clone(), file, fixed }))
     }
 
-    /// Makes the control file anew, in place of the one that is there.
-    pub(crate) fn create(disk: &D, names: &Names, start: &Start) -> Result<()> {
-        let temporary = names.temporary("control");
-        let make = || -> io::Result<()> {
-            let file = create_anew(disk, &temporary, layout::FILE_LEN)?;
-            let put = |offset, value| {
-                file.mapping().store(offset, value, Relaxed);
-                file.stored(offset, 8);
-            };
-            for (i, word) in start.fixed.encode().chunks_exact(8).enumerate() {
-                let mut bytes = [0; 8];
-                bytes.copy_from_slice(word);
-                put(i as u64 * 8, u64::from_le_bytes(bytes));
+    /// Makes the control file anew, in place of the one that is there. The caller is alone.
+    ///
+    /// Where the disk has no space for another file, the one that is there is written over: nobody maps it.
+    pub(crate) fn create(store: &Store<D>, start: &Start) -> Result<()> {
+        let uuid = Some(&start.fixed.store);
+        let made = store.create_anew(UNFINISHED_CONTROL, layout::FILE_LEN, uuid).and_then(|file| {
+            start.write(&file).map_err(|error| store.error("write", UNFINISHED_CONTROL, error))?;
+            let renamed = store.dir.replace(UNFINISHED_CONTROL, CONTROL);
+            renamed.map_err(|error| store.error("make the control file", CONTROL, error))
+        });
+        let Err(error) = made else { return Ok(()) };
+        // Half a control file is of no use to anyone; the error that counts is the first.
+        let _ = store.unlink_unfinished(UNFINISHED_CONTROL, uuid);
+        let is_full = matches!(&error, Error::Io { source, .. } if matches!(
+            source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        ));
+        match store.dir.open(CONTROL, Access::Write) {
+            Ok(file) if is_full && file.mapping().len() == layout::FILE_LEN => {
+                start.write(&file).map_err(|error| store.error("write", CONTROL, error))
             }
-            let commit = Commit { sequence: start.sequence, slot: 0, done: true };
-            put(layout::COMMIT_AT, commit.encode());
-            put(layout::NEXT_SEGMENT_AT, start.next_segment);
-            put(layout::GENERATION_AT, start.generation);
-            put(layout::SYNCED_AT, layout::encode_synced(&start.fixed.store, start.synced));
-            put(layout::SYNC_FAILED_AT, if start.sync_failed { layout::SYNC_FAILED } else { 0 });
-            drop(file);
-            disk.replace(&temporary, &names.control())
-        };
-        make().map_err(|source| {
-            // Half a control file is of no use to anyone; the error that counts is the first.
-            let _ = disk.unlink(&temporary);
-            Error::io("make the control file", names.control(), source)
-        })
+            _ => Err(error),
+        }
+    }
+
+    /// Whether the file is the one that was made for this store, and not a copy of it.
+    pub(crate) fn is_original(&self) -> bool {
+        let id = self.file.id();
+        (self.fixed.device, self.fixed.inode) == (id.device, id.inode)
+    }
+
+    /// Whether the name of the control file still leads to this one.
+    pub(crate) fn is_in_place(&self) -> Result<bool> {
+        match self.store.dir.id_of(CONTROL) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            id => Ok(id.map_err(|e| self.store.error("look at", CONTROL, e))? == self.file.id()),
+        }
+    }
+
+    /// The error of a handle under which the control file was removed or replaced.
+    pub(crate) fn replaced(&self) -> Error {
+        if self.store.dir.is_removed().unwrap_or(false) {
+            return self.store.removed();
+        }
+        Error::refused(
+            self.store.path_of(CONTROL),
+            "this file was removed or replaced while the store was open, and with it the locks on it; what was \
+             acknowledged is in the segments. Close every handle on the store and open it again: it is then \
+             recovered from them",
+        )
+    }
+
+    /// Locks a byte of the control file; `None` if somebody holds it in the way.
+    pub(crate) fn try_lock(&self, at: u64, exclusive: bool) -> Result<Option<D::Lock>> {
+        let locked = self.store.dir.try_lock_byte(CONTROL, self.file.id(), at, exclusive);
+        locked.map_err(|error| self.lock_error(error))
+    }
+
+    /// Says that this handle is there, for as long as the lock is held: see [`is_present`](Self::is_present).
+    pub(crate) fn announce_presence(&self) -> Result<Option<D::Lock>> {
+        self.try_lock(layout::PRESENCE_LOCK_AT, false)
+    }
+
+    /// Whether an open handle uses this control file. If the directory is in use and this is false, the file is
+    /// not the one in use.
+    pub(crate) fn is_present(&self) -> Result<bool> {
+        let at = layout::PRESENCE_LOCK_AT;
+        let locked = self.store.dir.is_byte_locked(CONTROL, self.file.id(), at);
+        locked.map_err(|error| self.lock_error(error))
+    }
+
+    /// Whether the owner of a slot is gone; the lock keeps others from taking the slot.
+    pub(crate) fn lock_slot(&self, slot: u16) -> Result<Option<D::Lock>> {
+        self.try_lock(layout::slot_lock_at(slot), true)
+    }
+
+    fn lock_error(&self, error: io::Error) -> Error {
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::StaleNetworkFileHandle => self.replaced(),
+            _ => self.store.error("lock", CONTROL, error),
+        }
+    }
+
+    /// Makes sure that stores to the words find disk space.
+    #[inline]
+    pub(crate) fn reserve(&self) -> Result<()> {
+        let reserved = self.file.reserve(0, layout::FILE_LEN);
+        reserved.map_err(|error| self.store.error("store to", CONTROL, error))
     }
 
     /// Whether words may be stored.
@@ -189,9 +287,9 @@ impl<D: Disk> Control<D> {
         let mut id = next.load(Acquire);
         loop {
             let Some(following) = id.checked_add(1) else {
-                let why = "every number that a segment can have was used; remove this file while \
-                           no process has the store open, and it is made again";
-                return Err(Error::refused(self.names.control(), why));
+                let why = "every id that a segment can have was used, or this file was made to harm: \
+                           copy the store into a new one";
+                return Err(Error::refused(self.store.path_of(CONTROL), why));
             };
             place.store(id, Release);
             match next.compare_exchange(id, following, AcqRel, Acquire) {
@@ -420,13 +518,11 @@ impl<D: Disk> Words for Control<D> {
 
     fn settle(&self, position: Position, sequence: u64) -> Result<()> {
         // Rare: somebody was stopped or died between two stores. No cache is worth having.
-        let segment = Segment::open(
-            &self.disk,
-            &self.names,
-            position.segment,
-            Some(&self.fixed.store),
-            true,
-        )?;
+        let uuid = Some(&self.fixed.store);
+        let segment = Segment::open(&self.store, position.segment, uuid, Access::Write)?;
+        segment.file().reserve(position.offset, 16).map_err(|error| {
+            Error::io("store to the segment", segment.path(), error)
+        })?;
         segment.settle(position.offset, sequence)
     }
 }

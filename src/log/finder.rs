@@ -7,12 +7,10 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use partd_format::segment::id_of_file_name;
-
+use super::Core;
 use super::control::Control;
-use super::disk::Disk;
+use super::disk::{Access, Disk};
 use super::segment::Segment;
-use super::{Core, Names};
 use crate::error::{Error, Result};
 
 /// What has been looked for so far.
@@ -40,7 +38,6 @@ impl Finder {
     pub(crate) fn find<D: Disk>(
         &mut self,
         core: &Core<D>,
-        writable: bool,
         found: &mut dyn FnMut(Segment<D::File>),
     ) -> Result<Option<u64>> {
         let Some(control) = &core.control else {
@@ -53,7 +50,7 @@ impl Finder {
             // The first time, the directory tells which of many ids are worth a try. The announcements
             // come before it: who is no more among them has published by then, or never will.
             let mut ids: BTreeSet<u64> = control.announced().collect();
-            ids.extend(segment_ids(&core.disk, &core.names)?);
+            ids.extend(core.store.segment_ids()?);
             ids.retain(|id| (1..next).contains(id));
             ids
         };
@@ -61,7 +58,7 @@ impl Finder {
         let mut awaited = BTreeSet::new();
         let mut vanished = None;
         for id in ids {
-            match look(core, control, id, writable)? {
+            match look(core, control, id)? {
                 Look::Opened(segment) => opened.push(segment),
                 Look::Announced => drop(awaited.insert(id)),
                 Look::Gone if self.listed => {}
@@ -85,8 +82,8 @@ impl Finder {
         if self.listed {
             return Ok(None);
         }
-        for id in segment_ids(&core.disk, &core.names)? {
-            match Segment::open(&core.disk, &core.names, id, Some(&core.store), false) {
+        for id in core.store.segment_ids()? {
+            match Segment::open(&core.store, id, Some(&core.uuid), Access::Read) {
                 Ok(segment) => found(segment),
                 // Recovery has looked at it, in memory, and done without.
                 Err(Error::Damage { .. }) => {}
@@ -110,11 +107,10 @@ fn look<D: Disk>(
     core: &Core<D>,
     control: &Control<D>,
     id: u64,
-    writable: bool,
 ) -> Result<Look<D::File>> {
     // Twice: it may be published between a failed try and the look at the announcements.
     for _ in 0..2 {
-        match Segment::open(&core.disk, &core.names, id, Some(&control.fixed.store), writable) {
+        match Segment::open(&core.store, id, Some(&control.fixed.store), Access::Read) {
             Ok(segment) => return Ok(Look::Opened(segment)),
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -124,10 +120,4 @@ fn look<D: Disk>(
         }
     }
     Ok(Look::Gone)
-}
-
-/// The ids of the segment files in a directory, in order.
-pub(crate) fn segment_ids<D: Disk>(disk: &D, names: &Names) -> Result<BTreeSet<u64>> {
-    let listed = disk.list(names.dir()).map_err(|e| Error::io("list", names.dir(), e))?;
-    Ok(listed.iter().filter_map(|name| id_of_file_name(name.as_encoded_bytes())).collect())
 }

@@ -28,12 +28,13 @@ mod picture;
 mod read;
 mod recovery;
 pub(crate) mod segment;
-mod spares;
+mod recycle;
+mod store;
 mod sync;
+mod temporary;
 mod writer;
 
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
@@ -46,12 +47,13 @@ pub use self::read::View;
 use self::background::Background;
 use self::compaction::{Aim, Stop};
 use self::control::Control;
-use self::disk::{Disk, OsDisk};
+use self::disk::{Dir, Disk, OsDisk};
 use self::picture::{Capture, Picture};
 use self::read::Snapshot;
 use self::segment::Segment;
 use self::segment::mapping::ForkMark;
-use self::spares::Spares;
+use self::recycle::Recycler;
+use self::store::{Store, segment_name};
 use self::sync::Syncer;
 use self::writer::Writer;
 use crate::Key;
@@ -91,28 +93,22 @@ pub struct SegmentLog<D: Disk = OsDisk> {
 /// What a handle is made of.
 #[derive(Debug)]
 pub(crate) struct Core<D: Disk> {
-    disk: D,
-    names: Names,
+    store: Store<D>,
     options: Options,
-    store: [u8; 16],
+    uuid: [u8; 16],
     /// None where a store that nobody has open is read as it lies.
     control: Option<Control<D>>,
     /// Without a control file: the last number of the history.
     frozen: u64,
-    lock: Option<D::Lock>,
+    /// In the order in which they are given back.
+    locks: Vec<D::Lock>,
     mark: ForkMark,
     is_read_only: bool,
     is_temporary: bool,
     writer: Writer<D>,
     picture: RwLock<Picture<D>>,
     syncer: Syncer<D>,
-    spares: Spares,
-}
-
-/// The names of a store's files.
-#[derive(Clone, Debug)]
-pub(crate) struct Names {
-    dir: Arc<Path>,
+    recycler: Recycler<D::File>,
 }
 
 /// What [`SegmentLog::stats`] counts. All of it is as of one moment.
@@ -143,8 +139,8 @@ pub struct Stats {
     pub segments_compacted: u64,
     /// The lengths of all segment files, in bytes.
     pub segment_bytes: u64,
-    /// The dead segments that this handle keeps to write them anew.
-    pub segments_spare: u64,
+    /// The dead segments that a temporary store keeps to write them again.
+    pub segments_recycled: u64,
     /// The disk space that they take, in bytes: less, where closed handles gave back what they had
     /// not used.
     pub disk_bytes: u64,
@@ -201,7 +197,7 @@ impl SegmentLog {
     /// Removes the temporary stores in a directory whose handles are gone: those of processes that
     /// were killed. Returns what was removed; one that is in use is left alone.
     pub fn sweep(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
-        open::sweep(&OsDisk, dir.as_ref())
+        temporary::sweep(&OsDisk, dir.as_ref())
     }
 
     /// The options to open a store with.
@@ -214,12 +210,12 @@ impl<D: Disk> SegmentLog<D> {
     /// [`sweep`](SegmentLog::sweep) on a disk other than that of the operating system.
     #[doc(hidden)]
     pub fn sweep_on(disk: &D, dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
-        open::sweep(disk, dir.as_ref())
+        temporary::sweep(disk, dir.as_ref())
     }
 
     /// The directory of the store.
     pub fn path(&self) -> &Path {
-        self.core.names.dir()
+        self.core.store.path()
     }
 
     /// The key's value as chunks that borrow the mapped segments; nothing is copied.
@@ -244,7 +240,7 @@ impl<D: Disk> SegmentLog<D> {
     pub fn stats(&self) -> Result<Stats> {
         let core = &*self.core;
         let control = core.control.as_ref();
-        let (mut stats, paths) = core.with_walked_picture(|picture| {
+        let (mut stats, names) = core.with_walked_picture(|picture| {
             let current = || picture.current().map(|number| &picture.segments[number as usize]);
             let is_output = |segment: &&Arc<Segment<_>>| segment.header().output.is_some();
             let segments = current().count() as u64;
@@ -264,15 +260,16 @@ impl<D: Disk> SegmentLog<D> {
                 segments_sealed: segments - compacted - open,
                 segments_compacted: compacted,
                 segment_bytes: current().map(|segment| segment.header().len).sum(),
-                segments_spare: core.spares.len(),
+                segments_recycled: core.recycler.len(),
                 disk_bytes: 0,
                 compactions: control.map_or(0, Control::compactions),
                 index_bytes: picture.index.memory_bytes(),
             };
-            (stats, current().map(|segment| segment.path()).collect::<Vec<_>>())
+            (stats, current().map(|segment| segment_name(segment.id())).collect::<Vec<_>>())
         })?;
         // One that a compaction has taken away since takes nothing.
-        stats.disk_bytes = paths.iter().map(|path| core.disk.disk_bytes(path).unwrap_or(0)).sum();
+        stats.disk_bytes =
+            names.iter().map(|name| core.store.dir.disk_bytes(name).unwrap_or(0)).sum();
         Ok(stats)
     }
 
@@ -389,7 +386,7 @@ impl<D: Disk> Partd for SegmentLog<D> {
 
 impl<D: Disk> Core<D> {
     fn control(&self) -> Result<&Control<D>> {
-        self.control.as_ref().ok_or_else(|| Error::ReadOnly { path: self.names.dir().to_owned() })
+        self.control.as_ref().ok_or_else(|| Error::ReadOnly { path: self.store.path().to_path_buf() })
     }
 
     /// The last sequence number that is visible now.
@@ -411,7 +408,7 @@ impl<D: Disk> Core<D> {
     #[inline]
     fn check_process(&self) -> Result<()> {
         if self.mark.is_forked() {
-            return Err(Error::Forked { path: self.names.dir().to_owned() });
+            return Err(Error::Forked { path: self.store.path().to_path_buf() });
         }
         Ok(())
     }
@@ -420,7 +417,7 @@ impl<D: Disk> Core<D> {
     fn check_writable(&self) -> Result<()> {
         self.check_process()?;
         if self.is_read_only {
-            return Err(Error::ReadOnly { path: self.names.dir().to_owned() });
+            return Err(Error::ReadOnly { path: self.store.path().to_path_buf() });
         }
         Ok(())
     }
@@ -550,17 +547,19 @@ impl<D: Disk> Drop for Core<D> {
         }
         if let Some(control) = self.control.as_ref().filter(|_| !self.is_read_only) {
             self.writer.close(control);
-            let _ = self.spares.remove(&self.disk);
-            self.lock = None;
+            if self.is_temporary {
+                // Nobody is left to tell; what stays behind can be swept later.
+                let _ = temporary::remove(&self.store, None);
+                return;
+            }
+            self.locks.clear();
             // Only the last handle gets the lock, and only then nothing more will happen.
-            if let Ok(Some(_alone)) = self.disk.try_lock(&self.names.store_lock(), true) {
-                let _ = self.remove_spares();
+            if let Ok(Some(_alone)) = self.store.dir.try_lock(true)
+                && control.is_in_place().unwrap_or(false)
+                && control.reserve().is_ok()
+            {
                 control.set_clean();
             }
-        }
-        if self.is_temporary {
-            // Nobody is left to tell; what stays behind can be swept later.
-            let _ = self.disk.remove_dir(self.names.dir());
         }
     }
 }
@@ -583,9 +582,4 @@ fn newer_version(path: impl AsRef<Path>, error: &partd_format::Error) -> Option<
         );
         Error::refused(path, why)
     })
-}
-
-/// An error of opening a file of the store.
-fn open_io(path: &Path, source: io::Error) -> Error {
-    Error::io("open", path, source)
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use partd_format::segment::{SEGMENT_LEN_MAX, SEGMENT_LEN_MIN};
 
 use super::disk::{Disk, OsDisk};
-use super::{SegmentLog, open};
+use super::{SegmentLog, open, temporary};
 use crate::error::{Error, Result};
 
 /// How a [`SegmentLog`] is opened.
@@ -27,7 +27,8 @@ pub struct Options {
     pub(crate) compaction_bytes_per_second: Option<u64>,
     pub(crate) compaction_run_bytes: u64,
     pub(crate) max_store_bytes: Option<u64>,
-    pub(crate) spare_segments: usize,
+    pub(crate) recycled_segments: usize,
+    pub(crate) create: bool,
 }
 
 impl Default for Options {
@@ -41,7 +42,8 @@ impl Default for Options {
             compaction_bytes_per_second: None,
             compaction_run_bytes: 1 << 30,
             max_store_bytes: None,
-            spare_segments: 8,
+            recycled_segments: 8,
+            create: true,
         }
     }
 }
@@ -117,13 +119,21 @@ impl Options {
         self
     }
 
-    /// The dead segments of full length that the store keeps, at most, to write them anew instead of
-    /// fresh files, which is faster: 8 unless set, 0 for none.
+    /// How many dead segments of full length a temporary store keeps to write them again instead of fresh files,
+    /// which is faster: 8 unless set, 0 for none.
     ///
-    /// A compaction leaves them to its handle, which removes those it has not used when it is
-    /// closed. Set it to what one fill takes where a store is filled and cleared again and again.
-    pub fn spare_segments(mut self, segments: usize) -> Options {
-        self.spare_segments = segments;
+    /// Set it to what one fill takes where a store is filled and cleared again and again. Other stores remove dead
+    /// segments.
+    #[must_use]
+    pub fn recycled_segments(mut self, segments: usize) -> Options {
+        self.recycled_segments = segments;
+        self
+    }
+
+    /// Whether [`open`](Options::open) makes a store where there is none; true unless set.
+    #[must_use]
+    pub fn create(mut self, create: bool) -> Options {
+        self.create = create;
         self
     }
 
@@ -159,7 +169,7 @@ impl Options {
         dir: impl AsRef<Path>,
     ) -> Result<SegmentLog<D>> {
         self.check(dir.as_ref())?;
-        open::temporary(disk, dir.as_ref(), self)
+        temporary::temporary(disk, dir.as_ref(), self)
     }
 
     /// [`open`](Options::open) on a disk other than that of the operating system.
@@ -206,5 +216,10 @@ impl Options {
     /// emptied.
     pub(crate) fn reserve(&self) -> u64 {
         (self.segment_len() / 64).min(64 << 10)
+    }
+
+    /// The length of the file that keeps disk space for removals and compactions on a full disk.
+    pub(crate) fn reserve_file_len(&self) -> u64 {
+        (self.segment_len() / 16).clamp(64 << 10, 4 << 20).next_multiple_of(4096)
     }
 }

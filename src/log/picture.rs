@@ -21,6 +21,7 @@ use super::disk::Disk;
 use super::finder::Finder;
 use super::index::{Extents, Index};
 use super::segment::{Extent, SEGMENT_NUMBERS, Segment};
+use super::store::segment_name;
 use crate::Key;
 use crate::error::{Error, Result};
 
@@ -145,9 +146,8 @@ impl<D: Disk> Picture<D> {
             let advanced = match self.advance(core, capture.as_deref_mut(), seals) {
                 // An id is never used twice: what is listed once more has not gone.
                 Ok(Advance::Vanished(id)) if gone == Some(id) => {
-                    let why = "this name is listed and leads to no file; remove it, or bring back \
-                               what a link of this name leads to";
-                    Err(Error::refused(core.names.segment(id), why))
+                    let why = "this name is listed and leads to no regular file";
+                    Err(Error::refused(core.store.path_of(&segment_name(id)), why))
                 }
                 advanced => advanced,
             };
@@ -244,7 +244,7 @@ impl<D: Disk> Picture<D> {
                 let path = self.segments[cursor.segment as usize].path();
                 cursor.broken.map(|error| format!("{}: {error}", path.display()))
             });
-            let path = core.names.dir().to_owned();
+            let path = core.store.path().to_path_buf();
             let missing = Error::Missing { path, first: expected, last, hint };
             return self.unless_compacted(core, missing);
         }
@@ -272,13 +272,13 @@ impl<D: Disk> Picture<D> {
     fn discover(&mut self, core: &Core<D>) -> Result<(Vec<u32>, Option<u64>)> {
         let mut found = Vec::new();
         let vanished =
-            self.finder.find(core, false, &mut |segment| found.push(Arc::new(segment)))?;
+            self.finder.find(core, &mut |segment| found.push(Arc::new(segment)))?;
         let segments = Arc::make_mut(&mut self.segments);
         let mut outputs = Vec::new();
         for segment in found {
             if segments.len() >= SEGMENT_NUMBERS {
                 let why = format!("the store has more than {SEGMENT_NUMBERS} segments; compact it");
-                return Err(Error::refused(core.names.dir(), why));
+                return Err(Error::refused(&**core.store.path(), why));
             }
             let number = segments.len() as u32;
             if segment.header().output.is_some() {
@@ -352,7 +352,7 @@ impl<D: Disk> Picture<D> {
             let number = self.segments.iter().position(|segment| segment.id() == keep.id);
             let Some(number) = number else {
                 let why = "this segment is gone, and no compaction has replaced it";
-                return Err(Error::refused(core.names.segment(keep.id), why));
+                return Err(Error::refused(core.store.path_of(&segment_name(keep.id)), why));
             };
             let cursor = self.open.iter().find(|cursor| cursor.segment as usize == number);
             let Some(cursor) = cursor else { continue };

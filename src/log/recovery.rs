@@ -9,16 +9,15 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
 
 use partd_format::control::{self as layout};
 use partd_format::{Link, State};
 
 use super::control::{Control, Start};
-use super::disk::{Disk, DiskFile, was_not_tried};
-use super::finder::segment_ids;
+use super::damage;
+use super::disk::{Access, Dir, Disk, DiskFile, was_not_tried};
 use super::segment::Segment;
-use super::{Names, damage};
+use super::store::{Content, Store, is_unfinished, segment_name, torn_names};
 use crate::error::{Error, Result};
 
 /// How much is to be looked at.
@@ -28,6 +27,24 @@ pub(crate) enum Trust {
     Memory,
     /// Nothing but what the checksums say.
     Disk,
+}
+
+/// What a control file says, as far as it can be trusted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) uuid: Option<[u8; 16]>,
+    /// The mark.
+    pub(crate) synced: u64,
+    /// The last number that processes of this boot have seen; 0 if nobody can say.
+    pub(crate) visible: u64,
+}
+
+/// What a new control file is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewControl {
+    pub(crate) uuid: [u8; 16],
+    pub(crate) boot: [u8; 16],
+    pub(crate) temporary: bool,
 }
 
 /// What the segments hold.
@@ -40,11 +57,14 @@ pub(crate) struct Survey<F> {
     /// for a sync may never have come to the disk.
     unreadable_replaced: Vec<u64>,
     trust: Trust,
-    pub(crate) store: Option<[u8; 16]>,
+    /// The uuid of the store, where anything says it.
+    pub(crate) uuid: Option<[u8; 16]>,
     /// The last number of the history.
     pub(crate) sequence: u64,
     /// The newest synced mark that was found.
     pub(crate) synced: u64,
+    /// The last number that processes of this boot have seen, if the control file can say.
+    visible: u64,
     /// Above every id that was seen.
     pub(crate) next_segment: u64,
 }
@@ -67,16 +87,13 @@ struct Found {
 }
 
 impl<F: DiskFile> Survey<F> {
-    /// Looks at every segment; `synced` is the mark that the control file knows of.
+    /// Looks at every segment, with what the control file knows.
     ///
     /// With `ignore_damage`, the history ends before what is missing or damaged, wherever it is.
     pub(crate) fn new<D: Disk<File = F>>(
-        disk: &D,
-        names: &Names,
-        store: Option<[u8; 16]>,
-        synced: u64,
+        store: &Store<D>,
+        known: Known,
         trust: Trust,
-        writable: bool,
         ignore_damage: bool,
     ) -> Result<Survey<F>> {
         let mut survey = Survey {
@@ -84,28 +101,23 @@ impl<F: DiskFile> Survey<F> {
             unreadable: Vec::new(),
             unreadable_replaced: Vec::new(),
             trust,
-            store,
+            uuid: known.uuid,
             sequence: 0,
-            synced,
+            synced: known.synced,
+            visible: known.visible,
             next_segment: 1,
         };
-        for id in segment_ids(disk, names)? {
+        for id in store.segment_ids()? {
             survey.next_segment = survey.next_segment.max(id.saturating_add(1));
-            survey.add(disk, names, id, writable)?;
+            survey.add(store, id)?;
         }
-        let upto = survey.take_outputs(names, ignore_damage)?;
-        survey.find_end(names, upto, ignore_damage)?;
+        let upto = survey.take_outputs(store, ignore_damage)?;
+        survey.find_end(store, upto, ignore_damage)?;
         Ok(survey)
     }
 
-    fn add<D: Disk<File = F>>(
-        &mut self,
-        disk: &D,
-        names: &Names,
-        id: u64,
-        writable: bool,
-    ) -> Result<()> {
-        let segment = match Segment::open(disk, names, id, self.store.as_ref(), writable) {
+    fn add<D: Disk<File = F>>(&mut self, store: &Store<D>, id: u64) -> Result<()> {
+        let segment = match Segment::open(store, id, self.uuid.as_ref(), Access::Read) {
             Ok(segment) => segment,
             Err(error @ Error::Damage { .. }) => {
                 self.unreadable.push((id, error));
@@ -113,7 +125,7 @@ impl<F: DiskFile> Survey<F> {
             }
             Err(error) => return Err(error),
         };
-        self.store.get_or_insert(segment.header().store);
+        self.uuid.get_or_insert(segment.header().store);
         let mut batches = Vec::new();
         let mut end = segment.header().data_start;
         let ending = loop {
@@ -130,7 +142,7 @@ impl<F: DiskFile> Survey<F> {
     }
 
     /// Marks what outputs of compactions replace; returns the number up to which others may miss.
-    fn take_outputs(&mut self, names: &Names, ignore_damage: bool) -> Result<u64> {
+    fn take_outputs<D: Disk>(&mut self, store: &Store<D>, ignore_damage: bool) -> Result<u64> {
         let mut newest = None;
         let mut replaced = Vec::new();
         for surveyed in &self.segments {
@@ -167,7 +179,7 @@ impl<F: DiskFile> Survey<F> {
                         "this segment is gone, and segment {output:#x} says that it holds a part \
                          of the store"
                     );
-                    return Err(Error::refused(names.segment(keep.id), why));
+                    return Err(Error::refused(store.path_of(&segment_name(keep.id)), why));
                 }
             }
         }
@@ -182,7 +194,12 @@ impl<F: DiskFile> Survey<F> {
     }
 
     /// Finds the last number of the history.
-    fn find_end(&mut self, names: &Names, upto: u64, ignore_damage: bool) -> Result<()> {
+    fn find_end<D: Disk>(
+        &mut self,
+        store: &Store<D>,
+        upto: u64,
+        ignore_damage: bool,
+    ) -> Result<()> {
         let trust = self.trust;
         let mut numbers: BTreeMap<u64, (usize, Found)> = BTreeMap::new();
         for (i, surveyed) in self.segments.iter().enumerate() {
@@ -216,7 +233,10 @@ impl<F: DiskFile> Survey<F> {
             _ if ignore_damage => 0,
             Trust::Disk => self.synced,
             // A number is only ever given when the one before it is in place.
-            Trust::Memory => numbers.last_key_value().map_or(0, |(last, _)| *last).max(self.synced),
+            Trust::Memory => {
+                let last = numbers.last_key_value().map_or(0, |(last, _)| *last);
+                last.max(self.synced).max(self.visible)
+            }
         };
         let mut end = upto;
         // What a compaction may have dropped can be missing; what is there must be readable.
@@ -242,7 +262,7 @@ impl<F: DiskFile> Survey<F> {
                     })
                 }
                 None if next > must => break,
-                None => Err(self.missing(names, next, must, &numbers)),
+                None => Err(self.missing(store, next, must, &numbers)),
             };
             match whole {
                 Ok(()) => end = next,
@@ -255,9 +275,9 @@ impl<F: DiskFile> Survey<F> {
     }
 
     /// The error for a number that must be there and is not.
-    fn missing(
+    fn missing<D: Disk>(
         &self,
-        names: &Names,
+        store: &Store<D>,
         first: u64,
         must: u64,
         numbers: &BTreeMap<u64, (usize, Found)>,
@@ -272,71 +292,70 @@ impl<F: DiskFile> Survey<F> {
         });
         let broken = broken.as_ref().or(self.unreadable.first().map(|(_, error)| error));
         let hint = broken.map(ToString::to_string);
-        Error::Missing { path: names.dir().to_owned(), first, last, hint }
+        Error::Missing { path: store.path().to_path_buf(), first, last, hint }
     }
 
     /// Makes void what is not in the history, durably; removes what is replaced or was never
     /// published; and writes a control file for the boot that is given.
     pub(crate) fn apply<D: Disk<File = F>>(
         &self,
-        disk: &D,
-        names: &Names,
+        store: &Store<D>,
         old: Option<&Control<D>>,
-        boot: [u8; 16],
-        store: [u8; 16],
+        new: &NewControl,
     ) -> Result<()> {
-        let same_boot = old.filter(|old| old.fixed.boot == boot && old.fixed.store == store);
+        let same_boot = old.filter(|old| {
+            old.is_original() && old.fixed.boot == new.boot && old.fixed.store == new.uuid
+        });
         for surveyed in self.segments.iter().filter(|surveyed| !surveyed.is_replaced) {
-            if surveyed.segment.header().output.is_none()
-                && surveyed.revoke_beyond(self.sequence, self.trust)
-            {
-                let segment = &surveyed.segment;
-                let synced = segment.file().sync();
-                synced.map_err(|error| match same_boot {
-                    Some(old) => old.sync_error(segment.path(), error),
-                    None => Error::io("sync", segment.path(), error),
-                })?;
+            if surveyed.segment.header().output.is_none() {
+                surveyed.revoke_beyond(store, self.sequence, self.trust, same_boot)?;
             }
         }
-        let dir = names.dir();
         let mut sync_failed = same_boot.is_some_and(Control::has_sync_failed);
         let replaced: Vec<_> = self.segments.iter().filter(|s| s.is_replaced).collect();
         let any = !replaced.is_empty() || !self.unreadable_replaced.is_empty();
         if any && !sync_failed {
             // What replaces them must have its name for good. If that cannot be had they stay,
             // which costs their space, and nothing can be promised any more.
-            match disk.sync_dir(dir) {
+            match store.dir.sync() {
                 Err(error) if was_not_tried(&error) => {
-                    return Err(Error::io("sync", dir, error));
+                    return Err(Error::io("sync", &**store.path(), error));
                 }
                 synced => sync_failed = synced.is_err(),
             }
         }
         for surveyed in replaced.into_iter().filter(|_| !sync_failed) {
-            remove(disk, &surveyed.segment.path())?;
+            let (id, file) = (surveyed.segment.id(), surveyed.segment.file().id());
+            store.unlink_mapped(&segment_name(id), file)?;
         }
-        let gone = self.unreadable_replaced.iter().copied();
-        for id in gone.clone().filter(|_| !sync_failed) {
-            remove(disk, &names.segment(id))?;
+        for &id in &self.unreadable_replaced {
+            // A header that never came to the disk leaves zeros; what is neither may be anything.
+            let blank = store.content(&segment_name(id), Some(&new.uuid));
+            match blank {
+                Ok(Content::Blank) if !sync_failed => store.unlink(&segment_name(id))?,
+                _ => set_aside(store, id)?,
+            }
         }
-        let unreadable = self.unreadable.iter().map(|(id, _)| *id);
-        for id in unreadable.chain(gone.filter(|_| sync_failed)) {
-            // Nothing of the history is in it, but a person may want to look.
-            let path = names.segment(id);
-            disk.replace(&path, &path.with_extension("torn"))
-                .map_err(|e| Error::io("set aside", path, e))?;
+        for (id, _) in &self.unreadable {
+            set_aside(store, *id)?;
         }
-        for name in disk.list(dir).map_err(|e| Error::io("list", dir, e))? {
-            if Names::is_temporary(&name) {
-                remove(disk, &dir.join(name))?;
+        for name in store.dir.list().map_err(|e| store.dir_error("list", e))? {
+            if is_unfinished(&name)
+                && let Some(name) = name.to_str()
+            {
+                store.unlink_unfinished(name, Some(&new.uuid))?;
             }
         }
         let start = Start {
             fixed: layout::Fixed {
-                store,
-                boot,
+                store: new.uuid,
+                boot: new.boot,
                 created_unix_ms: old
-                    .map_or_else(|| disk.now_unix_ms(), |o| o.fixed.created_unix_ms),
+                    .map_or_else(|| store.disk.now_unix_ms(), |o| o.fixed.created_unix_ms),
+                // Of the file that is made.
+                device: 0,
+                inode: 0,
+                temporary: new.temporary,
             },
             sequence: self.sequence,
             next_segment: self.next_segment.max(same_boot.map_or(1, |old| {
@@ -347,33 +366,45 @@ impl<F: DiskFile> Survey<F> {
             synced: self.synced.min(self.sequence),
             sync_failed,
         };
-        Control::<D>::create(disk, names, &start)
+        Control::<D>::create(store, &start)
     }
 }
 
 impl<F: DiskFile> Surveyed<F> {
-    /// Makes void every batch that is not in the history up to `end`, and seals the chain; returns
-    /// whether anything was made void that must stay so.
-    fn revoke_beyond(&self, end: u64, trust: Trust) -> bool {
-        let mut changed = false;
-        for found in &self.batches {
-            match found.state {
-                // In memory it was never anything else.
-                Ok(State::Void) if trust == Trust::Memory => {}
-                Ok(State::Committed(sequence)) if sequence <= end => {}
-                _ => {
-                    self.segment.revoke(found.offset);
-                    changed = true;
-                }
-            }
+    /// Makes void every batch that is not in the history up to `end`, durably, and seals the chain.
+    fn revoke_beyond<D: Disk<File = F>>(
+        &self,
+        store: &Store<D>,
+        end: u64,
+        trust: Trust,
+        control: Option<&Control<D>>,
+    ) -> Result<()> {
+        let is_given_up = |found: &&Found| match found.state {
+            // In memory it was never anything else.
+            Ok(State::Void) => trust == Trust::Disk,
+            Ok(State::Committed(sequence)) => sequence > end,
+            _ => true,
+        };
+        let given_up: Vec<&Found> = self.batches.iter().filter(is_given_up).collect();
+        let is_open = self.ending != Ok(Link::Sealed);
+        if given_up.is_empty() && !is_open {
+            return Ok(());
         }
-        if self.ending != Ok(Link::Sealed) {
-            // Its writer is gone; and where the file had an earlier life, the word that ends the
-            // chain may be of that. Not worth a sync: an open end says the same.
-            self.segment.seal(self.end);
-            self.segment.punch_behind(self.end);
+        let id = self.segment.id();
+        let segment = Segment::open(store, id, Some(&self.segment.header().store), Access::Write)?;
+        given_up.iter().try_for_each(|found| segment.revoke(found.offset))?;
+        if is_open {
+            // Its writer is gone. Not worth a sync: an open end says the same.
+            segment.seal_alone(self.end)?;
+            segment.punch_behind(self.end);
         }
-        changed
+        if !given_up.is_empty() {
+            segment.file().sync().map_err(|error| match control {
+                Some(control) => control.sync_error(segment.path(), error),
+                None => Error::io("sync", segment.path(), error),
+            })?;
+        }
+        Ok(())
     }
 
     /// Checks that the head of every batch can be read: of an output, all of them are history.
@@ -406,9 +437,16 @@ impl<F: DiskFile> Surveyed<F> {
     }
 }
 
-fn remove<D: Disk>(disk: &D, path: &Path) -> Result<()> {
-    match disk.unlink(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done.map_err(|error| Error::io("remove", path, error)),
+/// Gives a file without a readable header another name. Nothing of the history is in it, but a person may want
+/// to look.
+fn set_aside<D: Disk>(store: &Store<D>, id: u64) -> Result<()> {
+    let name = segment_name(id);
+    for torn in torn_names(id) {
+        match store.dir.rename(&name, &torn) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            done => return done.map_err(|error| store.error("set aside", &name, error)),
+        }
     }
+    Ok(())
 }

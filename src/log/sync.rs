@@ -5,15 +5,17 @@
 //! moves the mark; whoever waits for a smaller number is served too. The lock between processes
 //! only saves work: a leader that is stopped is passed by after a while.
 
-use std::path::Path;
+use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use partd_format::control::SYNC_LOCK_AT;
+use partd_format::segment::HEADER_LEN;
 use partd_format::{Link, State};
 
 use super::Core;
 use super::control::Control;
-use super::disk::{Disk, DiskFile};
+use super::disk::{Access, Dir, Disk, DiskFile};
 use super::finder::Finder;
 use super::segment::Segment;
 use crate::error::{Error, Result};
@@ -39,10 +41,16 @@ struct Lead<D: Disk> {
 /// How far the chain of a segment is known to be on stable storage.
 #[derive(Debug)]
 struct Progress<F> {
+    /// The segment as it is read. While it is mapped, the system keeps the failures to write it.
     segment: Segment<F>,
+    /// The same, opened to be synced: kept for the few that are synced again and again.
+    writable: Option<Segment<F>>,
     /// Every batch before it is synced, or void.
     end: u64,
 }
+
+/// How many segments a leader keeps open between two syncs.
+const OPEN_MAX: usize = 8;
 
 /// What a look along a chain has found.
 struct Look {
@@ -85,13 +93,17 @@ impl<D: Disk> Syncer<D> {
         if is_synced() {
             return Ok(());
         }
+        if core.is_temporary {
+            // Nobody opens it again, after a power cut or otherwise.
+            control.raise_synced(control.visible());
+            return Ok(());
+        }
         let mut lead = self.leading.lock().unwrap_or_else(PoisonError::into_inner);
         let mut mark = control.synced();
         let mut since = Instant::now();
         let mut pause = Duration::from_micros(20);
-        let path = core.names.sync_lock();
         let _lock = loop {
-            let lock = core.disk.try_lock(&path, true).map_err(|e| Error::io("lock", &path, e))?;
+            let lock = control.try_lock(SYNC_LOCK_AT, true)?;
             core.check_sync(control)?;
             if is_synced() {
                 return Ok(());
@@ -116,30 +128,34 @@ impl<D: Disk> Core<D> {
     /// Whether a sync can still prove anything.
     pub(crate) fn check_sync(&self, control: &Control<D>) -> Result<()> {
         if control.has_sync_failed() {
-            return Err(Error::SyncFailed { path: self.names.dir().to_owned() });
+            return Err(Error::SyncFailed { path: self.store.path().to_path_buf() });
         }
         Ok(())
     }
 
-    /// Brings the names in a directory to stable storage.
-    pub(crate) fn sync_dir(&self, control: &Control<D>, dir: &Path) -> Result<()> {
-        self.disk.sync_dir(dir).map_err(|error| control.sync_error(dir, error))
+    /// Brings the names in the directory to stable storage.
+    pub(crate) fn sync_dir(&self, control: &Control<D>) -> Result<()> {
+        if self.is_temporary {
+            return Ok(());
+        }
+        self.store.dir.sync().map_err(|error| control.sync_error(self.store.path(), error))
     }
 }
 
 impl<D: Disk> Lead<D> {
     fn sync(&mut self, core: &Core<D>, replaced: &[u64]) -> Result<()> {
         let control = core.control()?;
+        control.reserve()?;
         let target = control.visible();
         let generation = control.generation();
         let synced = control.synced();
         if generation != self.generation {
             let open = &mut self.open;
-            self.finder.find(core, true, &mut |segment| {
+            self.finder.find(core, &mut |segment| {
                 let end = segment.note().max(segment.header().data_start);
-                let progress = Progress { segment, end };
+                let progress = Progress { segment, writable: None, end };
                 let look = progress.look(synced, target);
-                // What was synced before and gets no more is not kept open: there may be many.
+                // What was synced before and gets no more is not kept: there may be many.
                 if look.is_dirty || !look.is_finished {
                     open.push(progress);
                 }
@@ -147,29 +163,48 @@ impl<D: Disk> Lead<D> {
             self.generation = generation;
         }
         let mut looks = Vec::with_capacity(self.open.len());
-        for progress in &self.open {
+        let mut kept = self.open.iter().filter(|progress| progress.writable.is_some()).count();
+        for progress in &mut self.open {
             if replaced.contains(&progress.segment.id()) {
                 looks.push(None);
                 continue;
             }
-            let look = progress.look(synced, target);
+            let mut look = progress.look(synced, target);
             if look.is_dirty {
-                let segment = &progress.segment;
-                let synced = segment.file().sync();
-                synced.map_err(|error| control.sync_error(segment.path(), error))?;
+                let new = match progress.writable {
+                    Some(_) => None,
+                    None => match progress.open(core) {
+                        // A compaction has replaced it meanwhile, and has moved the mark before.
+                        Err(Error::Io { source, .. })
+                            if source.kind() == io::ErrorKind::NotFound
+                                && !progress.look(control.synced(), target).is_dirty =>
+                        {
+                            look.is_dirty = false;
+                            looks.push(Some(look));
+                            continue;
+                        }
+                        opened => Some(opened?),
+                    },
+                };
+                let segment = new.as_ref().or(progress.writable.as_ref());
+                let done = segment.map_or(Ok(()), |segment| segment.file().sync());
+                done.map_err(|error| control.sync_error(progress.segment.path(), error))?;
+                if kept < OPEN_MAX && new.is_some() && !look.is_finished {
+                    progress.writable = new;
+                    kept += 1;
+                }
             }
             looks.push(Some(look));
         }
         if control.directory_synced() < generation {
-            let dir = core.names.dir();
             if control.directory_synced() == 0 {
-                let synced = core.disk.sync_name_of_dir(dir);
-                synced.map_err(|error| control.sync_error(dir, error))?;
+                let done = core.store.dir.sync_name();
+                done.map_err(|error| control.sync_error(core.store.path(), error))?;
             }
-            core.sync_dir(control, dir)?;
+            core.sync_dir(control)?;
             control.set_directory_synced(generation);
         }
-        // A leader that was passed by may have been told of a failure, and nobody is told twice.
+        // Writeback errors are reported once per open file; a superseded leader may have consumed ours.
         core.check_sync(control)?;
         if replaced.is_empty() {
             control.raise_synced(target);
@@ -178,7 +213,7 @@ impl<D: Disk> Lead<D> {
         self.open.retain_mut(|progress| {
             let Some(look) = looks.next().flatten() else { return true };
             if look.is_dirty {
-                progress.segment.set_note(look.end);
+                progress.note(core, look.end);
             }
             progress.end = look.end;
             !look.is_finished
@@ -188,6 +223,28 @@ impl<D: Disk> Lead<D> {
 }
 
 impl<F: DiskFile> Progress<F> {
+    /// The segment, opened to be synced.
+    fn open<D: Disk<File = F>>(&self, core: &Core<D>) -> Result<Segment<F>> {
+        Segment::open(&core.store, self.segment.id(), Some(&core.uuid), Access::Write)
+    }
+
+    /// Notes in the header how far the chain is on stable storage. Only a hint for those who check the store
+    /// later, so that an error is passed over.
+    fn note<D: Disk<File = F>>(&self, core: &Core<D>, end: u64) {
+        let new;
+        let segment = match &self.writable {
+            Some(segment) => segment,
+            None => {
+                let Ok(opened) = self.open(core) else { return };
+                new = opened;
+                &new
+            }
+        };
+        if segment.reserve(0, HEADER_LEN).is_ok() {
+            segment.set_note(end);
+        }
+    }
+
     fn look(&self, synced: u64, target: u64) -> Look {
         let segment = &self.segment;
         let mut look = Look { is_dirty: false, end: self.end, is_finished: false };

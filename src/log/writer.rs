@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use partd_format::batch::{Layout, NewEntry, WORDS_LEN};
@@ -18,9 +18,9 @@ use partd_format::{Kind, Link, State};
 use super::Core;
 use super::commit::{self, CommitError, Position};
 use super::control::{Announce, Control, OwnWords};
-use super::disk::{Disk, DiskFile};
-use super::finder::segment_ids;
+use super::disk::{Access, Dir, Disk, DiskFile};
 use super::segment::{Claim, NewSegment, SEAL_LEN, Segment, Tail, Unpublished};
+use super::store::{segment_name, unfinished_of_writer};
 use crate::error::{Error, Result};
 use crate::partd::{Batch, Op};
 
@@ -38,6 +38,9 @@ pub(crate) const GROUP_BUFFERS: usize = 256;
 /// the system still tells whoever opens the file next, unless it was short of memory.
 const FULL_MAX: usize = 8;
 
+/// How often a handle that writes looks whether its files are still there, in milliseconds.
+const LOOK_MS: u64 = 100;
+
 /// The writing half of a handle.
 #[derive(Debug)]
 pub(crate) struct Writer<D: Disk> {
@@ -46,6 +49,10 @@ pub(crate) struct Writer<D: Disk> {
     committing: Mutex<()>,
     /// The id of the newest segment that the handle has made; 0 for none.
     newest: AtomicU64,
+    /// When the handle last looked whether its files are still there, in milliseconds since 1970.
+    looked_unix_ms: AtomicU64,
+    /// Whether the store is known to have its reserve.
+    has_reserve: AtomicBool,
 }
 
 /// Where the handle writes.
@@ -84,6 +91,8 @@ impl<D: Disk> Writer<D> {
             place: Mutex::new(Place { slot: None, tail: None, full: VecDeque::new() }),
             committing: Mutex::new(()),
             newest: AtomicU64::new(0),
+            looked_unix_ms: AtomicU64::new(0),
+            has_reserve: AtomicBool::new(false),
         }
     }
 
@@ -97,12 +106,19 @@ impl<D: Disk> Writer<D> {
         let layout = layout_of(core, batch)?;
         let only_removes = batch.ops().iter().all(|op| matches!(op, Op::Delete(_) | Op::Clear));
         let control = core.control()?;
+        control.reserve()?;
         let (slot, mut claim) = self.claim(core, control, layout.batch_len(), only_removes)?;
         let segment = claim.segment().clone();
         let offset = claim.offset();
-        if let Err(source) = fill(&mut claim, batch, &layout, control.synced()) {
+        let filled = self.look(core, control, &segment).and_then(|()| {
+            fill(&mut claim, batch, &layout, control.synced())
+                .map_err(|source| Error::io("write to the segment", segment.path(), source))?;
+            claim.reserve_words()?;
+            control.reserve()
+        });
+        if let Err(error) = filled {
             claim.void();
-            return Err(Error::io("write to the segment", segment.path(), source));
+            return Err(error);
         }
         let guard = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
         let position = Position { segment: segment.id(), offset };
@@ -113,11 +129,38 @@ impl<D: Disk> Writer<D> {
             match error {
                 CommitError::Help(error) => error,
                 CommitError::HistoryFull => Error::refused(
-                    core.names.dir(),
+                    &**core.store.path(),
                     "every sequence number of the store has been used; copy it into a new store",
                 ),
             }
         })
+    }
+
+    /// Looks, ten times a second at most, whether the files that the handle writes to still have their names:
+    /// what is written to a file without a name is gone with the process.
+    fn look(
+        &self,
+        core: &Core<D>,
+        control: &Control<D>,
+        segment: &Segment<D::File>,
+    ) -> Result<()> {
+        let now = core.store.disk.now_unix_ms();
+        let before = self.looked_unix_ms.load(Ordering::Relaxed);
+        if now.abs_diff(before) < LOOK_MS {
+            return Ok(());
+        }
+        if !control.is_in_place()? {
+            return Err(control.replaced());
+        }
+        let is_linked = segment.file().is_linked();
+        if !is_linked.map_err(|e| Error::io("look at the segment", segment.path(), e))? {
+            return Err(Error::refused(
+                segment.path(),
+                "this segment was removed while the store was open, and with it what was appended to it",
+            ));
+        }
+        self.looked_unix_ms.store(now, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The id of the newest segment that the handle has made; 0 for none.
@@ -162,7 +205,7 @@ impl<D: Disk> Writer<D> {
         let reserve = if only_removes { 0 } else { core.options.reserve() };
         if let Some(tail) = &mut place.tail
             && len + reserve <= tail.room()
-            && let Some(claim) = tail.claim(len)
+            && let Some(claim) = tail.claim(len)?
         {
             return Ok((slot, claim));
         }
@@ -176,7 +219,8 @@ impl<D: Disk> Writer<D> {
                 // What frees space must work on a full disk, if any space is left at all, and is
                 // never refused; it takes no more than it needs.
                 Err(error) if only_removes && is_full(&error) => {
-                    (make_segment(core, control, slot, own_len)?, false)
+                    let made = make_segment(core, control, slot, own_len);
+                    (made.or_else(|error| from_reserve(core, control, slot, own_len, error))?, false)
                 }
                 made => (made?, true),
             }
@@ -184,10 +228,15 @@ impl<D: Disk> Writer<D> {
             if !only_removes {
                 check_space(core, own_len)?;
             }
-            (make_segment(core, control, slot, own_len)?, false)
+            let made = make_segment(core, control, slot, own_len);
+            let made = match only_removes {
+                true => made.or_else(|error| from_reserve(core, control, slot, own_len, error)),
+                false => made,
+            };
+            (made?, false)
         };
         self.newest.store(tail.segment().id(), Ordering::Relaxed);
-        let Some(claim) = tail.claim(len) else {
+        let Some(claim) = tail.claim(len)? else {
             return Err(Error::Invalid(format!("a batch of {len} bytes does not fit its segment")));
         };
         if is_next {
@@ -251,26 +300,25 @@ pub(crate) fn is_full(error: &Error) -> bool {
 fn check_space<D: Disk>(core: &Core<D>, len: u64) -> Result<()> {
     let Some(max) = core.options.max_store_bytes else { return Ok(()) };
     let used = || -> Result<u64> {
-        let mut used = 0;
-        let segments = segment_ids(&core.disk, &core.names)?;
-        let segments = segments.into_iter().map(|id| core.names.segment(id));
-        for path in segments.chain(core.spare_paths()?) {
-            used += match core.disk.disk_bytes(&path) {
+        let mut used = core.recycled_bytes();
+        for name in core.store.segment_ids()?.into_iter().map(segment_name) {
+            used += match core.store.dir.disk_bytes(&name) {
                 // A compaction was quicker.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-                bytes => bytes.map_err(|error| Error::io("measure", path, error))?,
+                bytes => bytes.map_err(|error| core.store.error("measure", &name, error))?,
             };
         }
         Ok(used)
     };
-    // A spare that will do takes no more than it has; one that will not may make room.
-    if core.spares.len() > 0 && len == core.options.segment_len()
+    // A recycled segment of that length takes no more than it has; one that is not may make room.
+    if core.recycler.len() > 0 && len == core.options.segment_len()
         || used()? + len <= max
-        || core.remove_spares()? && used()? + len <= max
+        || core.drop_recycled()? && used()? + len <= max
     {
         return Ok(());
     }
-    Err(Error::StoreFull { path: core.names.dir().to_owned(), used: used()?, needed: len, max })
+    let path = core.store.path().to_path_buf();
+    Err(Error::StoreFull { path, used: used()?, needed: len, max })
 }
 
 /// Makes and publishes a segment for a writer.
@@ -280,42 +328,88 @@ fn make_segment<D: Disk>(
     slot: u16,
     len: u64,
 ) -> Result<Tail<D::File>> {
-    loop {
-        let spare = core.take_spare(len);
-        let is_spare = spare.is_some();
-        let mut new = match spare {
-            Some((path, file)) => Unpublished::of_spare(&core.disk, &core.names, path, file)?,
-            None => new_file(core, &format!("writer-{slot:04}"), len)?,
-        };
-        let active = control.active_segment(slot);
-        let id = control.take_segment_id(Announce::Writer(slot))?;
-        let made = new
-            .begin(id, &NewSegment { store: control.fixed.store, slot, output: None })
-            .and_then(|tail| new.publish(id).map(|()| tail));
-        match &made {
-            Ok(_) => control.raise_generation(),
-            // It will not come.
-            Err(_) => control.set_active(slot, active),
-        }
-        match made {
-            // Somebody who needed its space has removed the spare meanwhile.
-            Err(Error::Io { source, .. })
-                if is_spare && source.kind() == io::ErrorKind::NotFound => {}
-            made => return made,
-        }
+    let new = match core.take_recycled(len) {
+        Some((name, file)) => Unpublished::of_file(&core.store, name, file, true)?,
+        None => new_file(core, control, &unfinished_of_writer(slot), len)?,
+    };
+    let tail = publish(control, slot, new)?;
+    // Once per handle: it is there to be found on a full disk.
+    if !core.is_temporary && !core.writer.has_reserve.swap(true, Ordering::Relaxed) {
+        core.store.keep_reserve(core.options.reserve_file_len());
+    }
+    Ok(tail)
+}
+
+/// Makes and publishes a segment out of the reserve, where `error` says that the disk is full.
+fn from_reserve<D: Disk>(
+    core: &Core<D>,
+    control: &Control<D>,
+    slot: u16,
+    len: u64,
+    error: Error,
+) -> Result<Tail<D::File>> {
+    if !is_full(&error) {
+        return Err(error);
+    }
+    let name = unfinished_of_writer(slot);
+    match core.take_reserve(control, &name, len)? {
+        Some(file) => publish(control, slot, Unpublished::of_file(&core.store, name, file, false)?),
+        None => Err(error),
     }
 }
 
-/// Makes a file for a segment; on a full disk, spares give it their space.
+fn publish<D: Disk>(
+    control: &Control<D>,
+    slot: u16,
+    mut new: Unpublished<'_, D>,
+) -> Result<Tail<D::File>> {
+    let active = control.active_segment(slot);
+    let id = control.take_segment_id(Announce::Writer(slot))?;
+    let made = new
+        .begin(id, &NewSegment { store: control.fixed.store, slot, output: None })
+        .and_then(|tail| new.publish(id).map(|()| tail));
+    match &made {
+        Ok(_) => control.raise_generation(),
+        // It will not come.
+        Err(_) => control.set_active(slot, active),
+    }
+    made
+}
+
+/// Makes a file for a segment; on a full disk, those that wait to be recycled give it their space.
 pub(crate) fn new_file<'c, D: Disk>(
     core: &'c Core<D>,
-    maker: &str,
+    control: &Control<D>,
+    name: &str,
     len: u64,
 ) -> Result<Unpublished<'c, D>> {
-    let create = || Unpublished::create(&core.disk, &core.names, maker, len);
+    let create = || Unpublished::create(&core.store, name, len, &control.fixed.store);
     match create() {
-        Err(error) if is_full(&error) && core.remove_spares()? => create(),
+        Err(error) if is_full(&error) && core.drop_recycled()? => create(),
         created => created,
+    }
+}
+
+impl<D: Disk> Core<D> {
+    /// Takes the reserve of the store, of `len` bytes at least. There is another once there is space again.
+    pub(crate) fn take_reserve(
+        &self,
+        control: &Control<D>,
+        name: &str,
+        len: u64,
+    ) -> Result<Option<D::File>> {
+        let taken = self.store.take_reserve(name, len, &control.fixed.store)?;
+        if taken.is_some() {
+            self.writer.has_reserve.store(false, Ordering::Relaxed);
+        }
+        Ok(taken)
+    }
+
+    /// Makes the reserve again after space was freed.
+    pub(crate) fn renew_reserve(&self) {
+        if !self.is_temporary {
+            self.store.keep_reserve(self.options.reserve_file_len());
+        }
     }
 }
 
@@ -325,9 +419,7 @@ fn take_slot<D: Disk>(place: &mut Place<D>, core: &Core<D>, control: &Control<D>
         return Ok(slot.number);
     }
     for number in 0..SLOTS {
-        let path = core.names.writer_lock(number);
-        let lock = core.disk.try_lock(&path, true);
-        let Some(lock) = lock.map_err(|e| Error::io("lock", path, e))? else { continue };
+        let Some(lock) = control.lock_slot(number)? else { continue };
         commit::take_over(control, number)?;
         retire(core, control, number, control.active_segment(number))?;
         control.clear_active(number);
@@ -336,7 +428,7 @@ fn take_slot<D: Disk>(place: &mut Place<D>, core: &Core<D>, control: &Control<D>
         return Ok(number);
     }
     Err(Error::refused(
-        core.names.dir(),
+        &**core.store.path(),
         format!(
             "{SLOTS} handles write to the store, which is all that it has slots for; close some"
         ),
@@ -354,7 +446,7 @@ pub(crate) fn retire<D: Disk>(
         return Ok(());
     }
     let store = Some(&control.fixed.store);
-    let segment = match Segment::open(&core.disk, &core.names, id, store, true) {
+    let segment = match Segment::open(&core.store, id, store, Access::Write) {
         Ok(segment) => segment,
         // It died before it had published the segment, or a compaction has replaced it since.
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -362,8 +454,8 @@ pub(crate) fn retire<D: Disk>(
         Err(Error::Damage { .. } | Error::Refused { .. }) => return Ok(()),
         Err(error) => return Err(error),
     };
-    if segment.header().slot != slot.into() {
-        // It had announced a number that another was about to take, and died.
+    if segment.header().slot != u32::from(slot) {
+        // The dead writer reserved this id but lost the race; the segment belongs to another writer.
         return Ok(());
     }
     let mut offset = segment.header().data_start;
@@ -371,11 +463,13 @@ pub(crate) fn retire<D: Disk>(
         match segment.link(offset) {
             Ok(Link::Batch(len)) => {
                 if segment.state(offset) == Ok(State::Pending) {
+                    segment.reserve(offset, WORDS_LEN)?;
                     segment.void(offset);
                 }
                 offset += len;
             }
             Ok(Link::End) => {
+                segment.reserve(offset, SEAL_LEN)?;
                 segment.seal(offset);
                 segment.punch_behind(offset);
                 return Ok(());
@@ -394,7 +488,7 @@ fn layout_of<D: Disk>(core: &Core<D>, batch: &Batch<'_>) -> Result<Layout> {
             let key = op.key().cloned().unwrap_or_default();
             Error::Invalid(format!(
                 "{}: the batch is more than the format can hold, at key {key}: {} may be {}, not {}",
-                core.names.dir().display(),
+                core.store.path().display(),
                 error.what,
                 error.expected,
                 error.found
@@ -419,7 +513,7 @@ fn fill<F: DiskFile>(
         if through_file {
             write_values(claim, batch, layout, checksums)?;
         } else {
-            claim.populate();
+            claim.populate()?;
             put_values(claim, batch, layout, checksums);
         }
         head.resize((layout.values_start() - WORDS_LEN) as usize, 0);

@@ -233,6 +233,9 @@ impl Control {
             store: self.store,
             boot: self.boot,
             created_unix_ms: 1_700_000_000_000,
+            device: 0,
+            inode: 0,
+            temporary: false,
         };
         bytes[..control::FIXED_LEN].copy_from_slice(&fixed.encode());
         let commit = self.commit.encode();

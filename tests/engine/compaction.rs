@@ -88,7 +88,7 @@ fn a_view_outlives_the_compaction_of_what_it_shows() {
 fn after_a_clear_a_compaction_gives_everything_back_and_copies_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
-    let p = options().spare_segments(0).open(&path).unwrap();
+    let p = options().open(&path).unwrap();
     for i in 0..2000_u32 {
         p.append([(i % 10, vec![7; 1000])]).unwrap();
     }

@@ -74,7 +74,7 @@ fn a_compaction_needs_the_space_of_one_run_beside_the_store() {
     let path = dir.path().join("store");
     store_of(&path, 3000);
     let run_bytes = 300_000;
-    let p = options().compaction_run_bytes(run_bytes).spare_segments(0);
+    let p = options().compaction_run_bytes(run_bytes);
     let p = p.open(&path).unwrap();
     let done = std::sync::atomic::AtomicBool::new(false);
     let size = || -> u64 {

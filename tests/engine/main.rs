@@ -14,7 +14,7 @@ mod odd_input;
 mod random_ops;
 mod reopen;
 mod shuffle;
-mod spares;
+mod recycling;
 mod temporary;
 
 /// What the children run; see `partd_testkit::children`.

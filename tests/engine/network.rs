@@ -7,9 +7,8 @@
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
-use std::time::Duration;
 
-use partd::log::disk::{Disk, OsDisk, OsFile};
+use partd::log::disk::{Access, Dir, Disk, FileId, OsDir, OsDisk, OsFile, OsLock};
 use partd::{Error, Partd, SegmentLog};
 
 /// The disk of the operating system, if it were on NFS.
@@ -17,59 +16,16 @@ use partd::{Error, Partd, SegmentLog};
 struct NetworkDisk;
 
 impl Disk for NetworkDisk {
+    type Dir = NetworkDir;
     type File = OsFile;
-    type Lock = <OsDisk as Disk>::Lock;
+    type Lock = OsLock;
 
-    fn unfit(&self, _: &Path) -> io::Result<Option<String>> {
-        Ok(Some("the file system is NFS (type 0x6969)".to_owned()))
+    fn open_dir(&self, path: &Path) -> io::Result<NetworkDir> {
+        OsDisk.open_dir(path).map(NetworkDir)
     }
 
-    fn create(&self, path: &Path, len: u64) -> io::Result<OsFile> {
-        OsDisk.create(path, len)
-    }
-
-    fn open(&self, path: &Path, writable: bool) -> io::Result<OsFile> {
-        OsDisk.open(path, writable)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        OsDisk.rename(from, to)
-    }
-
-    fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
-        OsDisk.replace(from, to)
-    }
-
-    fn unlink(&self, path: &Path) -> io::Result<()> {
-        OsDisk.unlink(path)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
-        OsDisk.list(dir)
-    }
-
-    fn disk_bytes(&self, path: &Path) -> io::Result<u64> {
-        OsDisk.disk_bytes(path)
-    }
-
-    fn age(&self, dir: &Path) -> io::Result<Duration> {
-        OsDisk.age(dir)
-    }
-
-    fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        OsDisk.create_dir(dir)
-    }
-
-    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
-        OsDisk.remove_dir(dir)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        OsDisk.sync_dir(dir)
-    }
-
-    fn try_lock(&self, path: &Path, exclusive: bool) -> io::Result<Option<Self::Lock>> {
-        OsDisk.try_lock(path, exclusive)
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        OsDisk.create_dir(path)
     }
 
     fn boot_id(&self) -> io::Result<[u8; 16]> {
@@ -82,6 +38,89 @@ impl Disk for NetworkDisk {
 
     fn now_unix_ms(&self) -> u64 {
         OsDisk.now_unix_ms()
+    }
+}
+
+/// A directory of it.
+#[derive(Clone, Debug)]
+struct NetworkDir(OsDir);
+
+impl Dir for NetworkDir {
+    type File = OsFile;
+    type Lock = OsLock;
+
+    fn unfit(&self) -> io::Result<Option<String>> {
+        Ok(Some("the file system is NFS (type 0x6969)".to_owned()))
+    }
+
+    fn create(&self, name: &str, len: u64) -> io::Result<OsFile> {
+        self.0.create(name, len)
+    }
+
+    fn open(&self, name: &str, access: Access) -> io::Result<OsFile> {
+        self.0.open(name, access)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+
+    fn replace(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.replace(from, to)
+    }
+
+    fn unlink(&self, name: &str) -> io::Result<()> {
+        self.0.unlink(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<OsString>> {
+        self.0.list()
+    }
+
+    fn id_of(&self, name: &str) -> io::Result<FileId> {
+        self.0.id_of(name)
+    }
+
+    fn disk_bytes(&self, name: &str) -> io::Result<u64> {
+        self.0.disk_bytes(name)
+    }
+
+    fn is_removed(&self) -> io::Result<bool> {
+        self.0.is_removed()
+    }
+
+    fn open_dir(&self, name: &str) -> io::Result<NetworkDir> {
+        self.0.open_dir(name).map(NetworkDir)
+    }
+
+    fn remove_dir(&self, name: &str, dir: &NetworkDir) -> io::Result<()> {
+        self.0.remove_dir(name, &dir.0)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn sync_name(&self) -> io::Result<()> {
+        self.0.sync_name()
+    }
+
+    fn try_lock(&self, exclusive: bool) -> io::Result<Option<OsLock>> {
+        self.0.try_lock(exclusive)
+    }
+
+    fn try_lock_byte(
+        &self,
+        name: &str,
+        id: FileId,
+        at: u64,
+        exclusive: bool,
+    ) -> io::Result<Option<OsLock>> {
+        self.0.try_lock_byte(name, id, at, exclusive)
+    }
+
+    fn is_byte_locked(&self, name: &str, id: FileId, at: u64) -> io::Result<bool> {
+        self.0.is_byte_locked(name, id, at)
     }
 }
 
@@ -114,9 +153,9 @@ fn a_network_file_system_is_refused_unless_it_is_allowed() {
 #[test]
 fn the_real_disk_knows_local_file_systems_and_refuses_the_others() {
     let dir = tempfile::tempdir().unwrap();
-    assert_eq!(OsDisk.unfit(dir.path()).unwrap(), None, "the directory of the tests is fit");
+    assert_eq!(OsDisk.open_dir(dir.path()).unwrap().unfit().unwrap(), None, "the directory of the tests is fit");
     for unknown in ["/proc", "/sys"] {
-        let unfit = OsDisk.unfit(Path::new(unknown)).unwrap();
+        let unfit = OsDisk.open_dir(Path::new(unknown)).unwrap().unfit().unwrap();
         assert!(unfit.is_some_and(|why| why.contains("an unknown kind (type 0x")), "{unknown}");
     }
     // A directory that is there, on such a file system: it is refused as it is.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use partd::log::disk::{Disk, OsDisk};
+use partd::log::disk::{Dir, Disk, OsDisk};
 use partd::{Partd, SegmentLog};
 use partd_testkit::children::{self, Start, directory, fork, report, start_with_channel};
 
@@ -61,7 +61,8 @@ fn a_store_that_was_opened_by_a_relative_path_stays_where_it_is() {
 /// Tells who has a lock once its holder has dropped it, with a child that has its file open; and
 /// while its holder holds it, with a child that has dropped it.
 fn fork_with_a_lock(path: &Path) {
-    let take = || OsDisk.try_lock(path, true).expect("it can be asked for");
+    let dir = OsDisk.open_dir(path).expect("a directory");
+    let take = || dir.try_lock(true).expect("it can be asked for");
     let lock = take().expect("nobody has it");
     if fork::fork().is_none() {
         fork::sleep_until_input_ends();
@@ -83,5 +84,5 @@ fn fork_with_a_lock(path: &Path) {
 #[test]
 fn a_lock_is_that_of_the_process_which_took_it_whoever_has_inherited_its_file() {
     let (dir, _) = directory();
-    assert_eq!(told("forks", &dir.path().join("lock")), ["free", "held"]);
+    assert_eq!(told("forks", dir.path()), ["free", "held"]);
 }

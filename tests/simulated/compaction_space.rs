@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use crate::sim::disk::SimDisk;
 use crate::sim::image::Image;
 use crate::sim::{STORE, options};
-use partd::log::disk::{Disk, DiskFile};
+use partd::log::disk::{Access, Dir, Disk, DiskFile};
 use partd::{Error, Options, Partd, SegmentLog};
 
 fn blank() -> SimDisk {
@@ -194,8 +194,8 @@ fn the_scar_of_a_power_cut_beside_the_sources_stops_no_compaction() {
     let (p, q) = (open(&disk, &options()), open(&disk, &options()));
     p.append([("k", "v")]).expect("it is appended");
     // Behind the last batch of a segment, half of a word.
-    let path = std::path::Path::new(STORE).join("0000000000000001.seg");
-    let file = disk.open(&path, true).expect("it opens");
+    let dir = disk.open_dir(std::path::Path::new(STORE)).expect("it opens");
+    let file = dir.open("0000000000000001.seg", Access::Write).expect("it opens");
     let mut at = 256;
     let order = std::sync::atomic::Ordering::Relaxed;
     let mut bytes = vec![0; 256];

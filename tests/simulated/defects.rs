@@ -76,11 +76,6 @@ fn a_sync_of_the_parent_that_is_left_out_loses_the_store() {
 }
 
 #[test]
-fn a_spare_whose_empty_header_is_not_synced_comes_back_as_what_it_was() {
-    breaks(&["I1"], "segments written anew", Defect::SyncOfSpareLeftOut);
-}
-
-#[test]
 fn a_sync_in_recovery_that_is_left_out_brings_back_what_was_given_up() {
     breaks(&["I1", "I7", "I8"], "several writers", Defect::SyncInRecoveryLeftOut);
 }

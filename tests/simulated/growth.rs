@@ -89,7 +89,7 @@ fn a_compaction_reads_and_writes_each_live_byte_once() {
     // What it reads and writes beside the live bytes: headers, tables, words.
     let beside = |value_len: usize| {
         let disk = SimDisk::unlogged(&Image::blank(), 1);
-        let options = options().segment_len_bytes(1 << 20).spare_segments(0);
+        let options = options().segment_len_bytes(1 << 20);
         let log = options.open_on(disk.clone(), STORE).expect("it opens");
         for i in 0..2000_u64 {
             let batch = [(i % 100, vec![7; value_len]), (1000 + i % 10, vec![8; value_len])];
@@ -119,7 +119,7 @@ fn a_compaction_reads_and_writes_each_live_byte_once() {
 /// How many syncs a clear and a compaction of so many segments take, nobody having asked for one.
 fn syncs_of_a_compaction(segments: u64) -> u64 {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
-    let options = options().spare_segments(0);
+    let options = options();
     let p = options.open_on(disk.new_process(), STORE).expect("it opens");
     while p.stats().expect("it is counted").segments() < segments {
         p.append([("k", vec![7; 10_630])]).expect("it is appended");

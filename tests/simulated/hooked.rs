@@ -6,12 +6,11 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
-use crate::sim::disk::{Fate, SimDisk, SimFile, SimLock};
+use crate::sim::disk::{Fate, SimDir, SimDisk, SimFile, SimLock};
 use crate::sim::{STORE, options};
 use partd::SegmentLog;
-use partd::log::disk::Disk;
+use partd::log::disk::{Access, Dir, Disk, FileId};
 
 pub(crate) type Meanwhile = Box<dyn FnOnce() + Send>;
 
@@ -56,55 +55,15 @@ fn fire(hook: &Hook) {
 }
 
 impl Disk for Hooked {
+    type Dir = HookedDir;
     type File = SimFile;
     type Lock = SimLock;
 
-    fn open(&self, path: &Path, writable: bool) -> io::Result<SimFile> {
-        fire(&self.before_open);
-        self.disk.open(path, writable)
+    fn open_dir(&self, path: &Path) -> io::Result<HookedDir> {
+        Ok(HookedDir { hooks: self.clone(), dir: self.disk.open_dir(path)? })
     }
-    fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
-        fire(&self.before_list);
-        let listed = self.disk.list(dir);
-        fire(&self.after_list);
-        listed
-    }
-    fn reclaim(&self, path: &Path) -> io::Result<Option<SimFile>> {
-        self.disk.reclaim(path)
-    }
-    fn create(&self, path: &Path, len: u64) -> io::Result<SimFile> {
-        self.disk.create(path, len)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fire(&self.before_rename);
-        self.disk.rename(from, to)
-    }
-    fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.replace(from, to)
-    }
-    fn unlink(&self, path: &Path) -> io::Result<()> {
-        self.disk.unlink(path)
-    }
-    fn disk_bytes(&self, path: &Path) -> io::Result<u64> {
-        self.disk.disk_bytes(path)
-    }
-    fn age(&self, dir: &Path) -> io::Result<Duration> {
-        self.disk.age(dir)
-    }
-    fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.create_dir(dir)
-    }
-    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.remove_dir(dir)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-    fn try_lock(&self, path: &Path, exclusive: bool) -> io::Result<Option<SimLock>> {
-        self.disk.try_lock(path, exclusive)
-    }
-    fn unfit(&self, dir: &Path) -> io::Result<Option<String>> {
-        self.disk.unfit(dir)
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.create_dir(path)
     }
     fn boot_id(&self) -> io::Result<[u8; 16]> {
         self.disk.boot_id()
@@ -114,6 +73,81 @@ impl Disk for Hooked {
     }
     fn now_unix_ms(&self) -> u64 {
         self.disk.now_unix_ms()
+    }
+}
+
+/// A directory of it.
+#[derive(Clone, Debug)]
+pub(crate) struct HookedDir {
+    hooks: Hooked,
+    dir: SimDir,
+}
+
+impl Dir for HookedDir {
+    type File = SimFile;
+    type Lock = SimLock;
+
+    fn open(&self, name: &str, access: Access) -> io::Result<SimFile> {
+        fire(&self.hooks.before_open);
+        self.dir.open(name, access)
+    }
+    fn list(&self) -> io::Result<Vec<OsString>> {
+        fire(&self.hooks.before_list);
+        let listed = self.dir.list();
+        fire(&self.hooks.after_list);
+        listed
+    }
+    fn create(&self, name: &str, len: u64) -> io::Result<SimFile> {
+        self.dir.create(name, len)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fire(&self.hooks.before_rename);
+        self.dir.rename(from, to)
+    }
+    fn replace(&self, from: &str, to: &str) -> io::Result<()> {
+        self.dir.replace(from, to)
+    }
+    fn unlink(&self, name: &str) -> io::Result<()> {
+        self.dir.unlink(name)
+    }
+    fn id_of(&self, name: &str) -> io::Result<FileId> {
+        self.dir.id_of(name)
+    }
+    fn disk_bytes(&self, name: &str) -> io::Result<u64> {
+        self.dir.disk_bytes(name)
+    }
+    fn is_removed(&self) -> io::Result<bool> {
+        self.dir.is_removed()
+    }
+    fn open_dir(&self, name: &str) -> io::Result<HookedDir> {
+        Ok(HookedDir { hooks: self.hooks.clone(), dir: self.dir.open_dir(name)? })
+    }
+    fn remove_dir(&self, name: &str, dir: &HookedDir) -> io::Result<()> {
+        self.dir.remove_dir(name, &dir.dir)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.dir.sync()
+    }
+    fn sync_name(&self) -> io::Result<()> {
+        self.dir.sync_name()
+    }
+    fn try_lock(&self, exclusive: bool) -> io::Result<Option<SimLock>> {
+        self.dir.try_lock(exclusive)
+    }
+    fn try_lock_byte(
+        &self,
+        name: &str,
+        id: FileId,
+        at: u64,
+        exclusive: bool,
+    ) -> io::Result<Option<SimLock>> {
+        self.dir.try_lock_byte(name, id, at, exclusive)
+    }
+    fn is_byte_locked(&self, name: &str, id: FileId, at: u64) -> io::Result<bool> {
+        self.dir.is_byte_locked(name, id, at)
+    }
+    fn unfit(&self) -> io::Result<Option<String>> {
+        self.dir.unfit()
     }
 }
 

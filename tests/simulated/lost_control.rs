@@ -1,10 +1,9 @@
-//! A control file that is taken away under a live handle. It is tested here, beside what takes longer,
-//! since whoever opens the store waits half a minute before it gives up.
+//! A control file that is removed under a live handle. It is tested here, beside what takes longer,
+//! because an opener waits for two seconds before it gives up.
 
 use std::path::Path;
 
 use partd::Partd;
-use partd::log::disk::Disk;
 
 use crate::sim::disk::SimDisk;
 use crate::sim::image::Image;
@@ -17,13 +16,13 @@ fn the_handle_goes_on_who_reads_reads_and_who_opens_to_write_is_told_what_to_do(
     let read = || options().open_read_only_on(disk.new_process(), STORE).unwrap().get("b").unwrap();
     let p = open().unwrap();
     p.append([("b", "12")]).unwrap();
-    disk.unlink(&Path::new(STORE).join("control")).unwrap();
+    disk.remove_name(&Path::new(STORE).join("control")).unwrap();
     p.append([("b", "3")]).unwrap();
     assert_eq!(p.get("b").unwrap(), b"123");
     assert_eq!(read(), b"123");
     // Another would have to make the words anew that this one still uses.
     let error = open().unwrap_err().to_string();
-    for words in [STORE, "without its control file", "stop that process"] {
+    for words in [STORE, "its control file was removed or replaced", "Close the store"] {
         assert!(error.contains(words), "{words:?} is not in {error:?}");
     }
     p.append([("b", "4")]).unwrap();

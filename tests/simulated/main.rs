@@ -17,6 +17,5 @@ mod kill_steps;
 mod killed_compactions;
 mod lost_control;
 mod publishing;
-mod shared_spares;
 
 use partd_testkit::sim;

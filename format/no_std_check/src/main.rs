@@ -33,7 +33,14 @@ fn batches() -> usize {
     bytes[..HEADER_LEN as usize].copy_from_slice(&header.encode());
     let mut head = [0; 32];
     let written = Layout::new().encode(header.salt, HEADER_LEN, 0, [], &mut head).is_ok();
-    let fixed = control::Fixed { store: [1; 16], boot: [2; 16], created_unix_ms: 0 };
+    let fixed = control::Fixed {
+        store: [1; 16],
+        boot: [2; 16],
+        created_unix_ms: 0,
+        device: 0,
+        inode: 0,
+        temporary: false,
+    };
     let read = control::Fixed::decode(&fixed.encode()).is_ok();
     Scanner::new(&bytes).map_or(0, Iterator::count) + usize::from(written && read)
 }

@@ -90,6 +90,12 @@ impl<F: DiskFile> Base<F> {
         &self.segments[number as usize]
     }
 
+    /// The segments that were rewritten, once nothing else of it is needed.
+    pub(super) fn into_sources(self) -> Vec<Arc<Segment<F>>> {
+        let numbers = self.sources.iter().map(|source| source.number);
+        numbers.map(|number| Arc::clone(self.segment(number))).collect()
+    }
+
     /// The ids of the sources.
     pub(super) fn source_ids(&self) -> Vec<u64> {
         self.sources.iter().map(|source| source.id).collect()

@@ -119,22 +119,30 @@ impl Mapping {
         self.word(offset).compare_exchange(current, new, success, failure)
     }
 
-    /// Brings the first `len` bytes to stable storage.
-    pub fn sync_start(&self, len: u64) -> io::Result<()> {
-        let len = usize::try_from(len.min(self.len())).unwrap_or(usize::MAX);
-        self.raw.flush_range(0, len)
-    }
-
     /// Makes the pages of a range ready to be stored to, in one call instead of a fault for each
     /// (`MADV_POPULATE_WRITE`). A hint: what the system cannot make ready, the stores do.
     pub(super) fn populate(&self, offset: u64, len: u64) {
+        let _ = self.populate_write(offset, len);
+    }
+
+    /// The same, where a store to one of the pages may need disk space: the error is that of a full disk,
+    /// which the store would turn into SIGBUS.
+    pub(crate) fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        use rustix::io::Errno;
+        match self.populate_write(offset, len) {
+            Err(Errno::FAULT) => Err(io::ErrorKind::StorageFull.into()),
+            Err(Errno::HWPOISON) => Err(io::Error::from_raw_os_error(Errno::IO.raw_os_error())),
+            // What an older kernel does not know, it cannot be asked for.
+            _ => Ok(()),
+        }
+    }
+
+    fn populate_write(&self, offset: u64, len: u64) -> rustix::io::Result<()> {
         let start = offset & !(PAGE_BYTES - 1);
-        let len = (offset + len).min(self.len()) - start;
+        let len = (offset + len).min(self.len()).saturating_sub(start);
         let address = self.at(start, len).cast();
         // SAFETY: `at` has checked the range; no byte of it changes.
-        let _ = unsafe {
-            rustix::mm::madvise(address, len as usize, rustix::mm::Advice::LinuxPopulateWrite)
-        };
+        unsafe { rustix::mm::madvise(address, len as usize, rustix::mm::Advice::LinuxPopulateWrite) }
     }
 
     /// Copies bytes out, word by word, whatever they are and whoever changes them meanwhile.

@@ -18,8 +18,9 @@ use partd_format::segment::{HEADER_LEN, Keep, NOTE_AT, lists_checksum};
 use partd_format::word::{STATE_AT, note};
 use partd_format::{Batch, Entry, Link, Salt, SegmentHeader, State};
 
-use super::disk::{Disk, DiskFile};
-use super::{Names, damage, open_io};
+use super::disk::{Access, Dir, Disk, DiskFile, FileId};
+use super::store::{Store, segment_name};
+use super::damage;
 use crate::error::{Error, Result};
 
 /// The unit in which disk space is given back.
@@ -36,7 +37,8 @@ const CACHED_SAMPLES: u64 = 16;
 #[derive(Debug)]
 pub(crate) struct Segment<F> {
     file: F,
-    names: Names,
+    /// The path of the store, for errors.
+    dir: Arc<Path>,
     header: SegmentHeader,
 }
 
@@ -108,42 +110,37 @@ pub(crate) struct NewSegment<'a> {
 
 /// A segment under a temporary name, not yet part of the store.
 #[derive(Debug)]
-pub(crate) struct Unpublished<'n, D: Disk> {
-    disk: D,
-    names: &'n Names,
-    temporary: Option<PathBuf>,
+pub(crate) struct Unpublished<'s, D: Disk> {
+    store: &'s Store<D>,
+    temporary: Option<String>,
     file: Option<D::File>,
+    id: FileId,
     salt: Salt,
-    is_spare: bool,
+    is_recycled: bool,
 }
 
-impl<'n, D: Disk> Unpublished<'n, D> {
-    /// Makes and allocates the file. `maker` is the name of the one who may make it: what a dead
-    /// one of that name has left behind goes.
+impl<'s, D: Disk> Unpublished<'s, D> {
+    /// Makes and allocates a file of that name. What a dead maker of the name has left behind goes.
     pub(crate) fn create(
-        disk: &D,
-        names: &'n Names,
-        maker: &str,
+        store: &'s Store<D>,
+        name: &str,
         len: u64,
-    ) -> Result<Unpublished<'n, D>> {
-        let salt = draw_salt(disk, names)?;
-        let temporary = names.temporary(maker);
-        let file = create_anew(disk, &temporary, len)
-            .map_err(|source| Error::io("allocate a segment in", names.dir(), source))?;
-        let (temporary, file) = (Some(temporary), Some(file));
-        Ok(Unpublished { disk: disk.clone(), names, temporary, file, salt, is_spare: false })
+        uuid: &[u8; 16],
+    ) -> Result<Unpublished<'s, D>> {
+        let file = store.create_anew(name, len, Some(uuid))?;
+        Unpublished::of_file(store, name.to_owned(), file, false)
     }
 
-    /// Takes a spare file, which nobody else has open.
-    pub(crate) fn of_spare(
-        disk: &D,
-        names: &'n Names,
-        path: PathBuf,
+    /// Takes a file that this process alone knows: the reserve of the store, or a recycled segment.
+    pub(crate) fn of_file(
+        store: &'s Store<D>,
+        name: String,
         file: D::File,
-    ) -> Result<Unpublished<'n, D>> {
-        let salt = draw_salt(disk, names)?;
-        let (temporary, file) = (Some(path), Some(file));
-        Ok(Unpublished { disk: disk.clone(), names, temporary, file, salt, is_spare: true })
+        is_recycled: bool,
+    ) -> Result<Unpublished<'s, D>> {
+        let salt = Salt(u64::from_le_bytes(store.random()?));
+        let (id, temporary, file) = (file.id(), Some(name), Some(file));
+        Ok(Unpublished { store, temporary, file, id, salt, is_recycled })
     }
 
     /// Writes the header, and returns the space behind it; nobody else knows of it yet.
@@ -171,25 +168,26 @@ impl<'n, D: Disk> Unpublished<'n, D> {
                 lists_checksum: lists_checksum(self.salt, &lists),
             }),
             data_start: HEADER_LEN + lists.len() as u64,
-            created_unix_ms: self.disk.now_unix_ms(),
+            created_unix_ms: self.store.disk.now_unix_ms(),
             pid: std::process::id(),
             slot: new.slot.into(),
         };
         let offset = header.data_start;
-        let segment = Segment { file, names: self.names.clone(), header };
+        let segment = Segment { file, dir: Arc::clone(self.store.path()), header };
+        segment.reserve(0, offset)?;
         segment.put(0, &header.encode());
         segment.put(HEADER_LEN, &lists);
-        let has_pages = self.is_spare && segment.is_cached();
-        Ok(Tail { offset, segment: Arc::new(segment), is_spare: self.is_spare, has_pages })
+        let has_pages = self.is_recycled && segment.is_cached();
+        Ok(Tail { offset, segment: Arc::new(segment), is_recycled: self.is_recycled, has_pages })
     }
 
     /// Gives the file its name; from then on others find it.
     pub(crate) fn publish(mut self, id: u64) -> Result<()> {
         if let Some(temporary) = self.temporary.take() {
-            let path = self.names.segment(id);
-            self.disk.rename(&temporary, &path).map_err(|source| {
+            let name = segment_name(id);
+            self.store.dir.rename(&temporary, &name).map_err(|source| {
                 self.temporary = Some(temporary);
-                Error::io("publish the segment", path, source)
+                self.store.error("publish the segment", &name, source)
             })?;
         }
         Ok(())
@@ -199,57 +197,42 @@ impl<'n, D: Disk> Unpublished<'n, D> {
 impl<D: Disk> Drop for Unpublished<'_, D> {
     fn drop(&mut self) {
         if let Some(temporary) = &self.temporary {
-            // Left behind it would be removed by the next recovery.
-            let _ = self.disk.unlink(temporary);
+            // Left behind, it would be removed by the next recovery.
+            let _ = self.store.unlink_mapped(temporary, self.id);
         }
-    }
-}
-
-fn draw_salt<D: Disk>(disk: &D, names: &Names) -> Result<Salt> {
-    let mut salt = [0; 8];
-    disk.random(&mut salt).map_err(|e| Error::io("draw a salt for", names.dir(), e))?;
-    Ok(Salt(u64::from_le_bytes(salt)))
-}
-
-/// Makes a file in place of one that a dead maker has left behind.
-pub(crate) fn create_anew<D: Disk>(disk: &D, path: &Path, len: u64) -> io::Result<D::File> {
-    match disk.create(path, len) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            disk.unlink(path)?;
-            disk.create(path, len)
-        }
-        created => created,
     }
 }
 
 impl<F: DiskFile> Segment<F> {
     /// Opens a segment and checks its header, and that it is of the store if one is given.
     pub(crate) fn open<D: Disk<File = F>>(
-        disk: &D,
-        names: &Names,
+        store: &Store<D>,
         id: u64,
-        store: Option<&[u8; 16]>,
-        writable: bool,
+        uuid: Option<&[u8; 16]>,
+        access: Access,
     ) -> Result<Segment<F>> {
-        let path = names.segment(id);
-        let file = disk.open(&path, writable).map_err(|source| open_io(&path, source))?;
+        let name = segment_name(id);
+        let file =
+            store.dir.open(&name, access).map_err(|source| store.error("open", &name, source))?;
         let mut bytes = [0; NOTE_AT as usize];
         let len = file.mapping().len();
         if len >= NOTE_AT {
             file.loaded(0, NOTE_AT);
             file.mapping().copy_out(0, &mut bytes);
         }
-        let header = SegmentHeader::decode(&bytes, len).map_err(|error| damage(&path, error))?;
-        if store.is_some_and(|store| header.store != *store) {
-            let why = "this segment belongs to another store; move it out of the directory";
-            return Err(Error::refused(path, why));
+        let path = || store.path_of(&name);
+        let header = SegmentHeader::decode(&bytes, len).map_err(|error| damage(path(), error))?;
+        if uuid.is_some_and(|uuid| header.store != *uuid) {
+            let why = "this segment belongs to another store: files of two stores are in one directory. This one \
+                       is left alone; `partd-inspect` shows which store it is of";
+            return Err(Error::refused(path(), why));
         }
         if header.id != id {
             let found = header.id;
             let why = format!("this file is segment {found:#x} of the store under another name");
-            return Err(Error::refused(path, why));
+            return Err(Error::refused(path(), why));
         }
-        Ok(Segment { file, names: names.clone(), header })
+        Ok(Segment { file, dir: Arc::clone(store.path()), header })
     }
 
     pub(crate) fn id(&self) -> u64 {
@@ -270,7 +253,7 @@ impl<F: DiskFile> Segment<F> {
 
     /// The path of the file, for errors.
     pub(crate) fn path(&self) -> PathBuf {
-        self.names.segment(self.header.id)
+        self.dir.join(segment_name(self.header.id))
     }
 
     /// An error about this file.
@@ -338,10 +321,30 @@ impl<F: DiskFile> Segment<F> {
     }
 
     /// Makes the batch at `offset` void whatever its state; only recovery may, which is alone.
-    pub(crate) fn revoke(&self, offset: u64) {
-        let word = State::Void.encode(self.salt(), offset);
-        self.file.mapping().store(offset + 8, word, Release);
-        self.file.stored(offset + 8, 8);
+    pub(crate) fn revoke(&self, offset: u64) -> Result<()> {
+        self.write_word(offset + 8, State::Void.encode(self.salt(), offset))
+    }
+
+    /// Seals the chain at `offset`; only recovery may, which is alone.
+    pub(crate) fn seal_alone(&self, offset: u64) -> Result<()> {
+        if offset > self.header.len.saturating_sub(SEAL_LEN) {
+            return Ok(());
+        }
+        self.write_word(offset, Link::Sealed.encode(self.salt(), offset))
+    }
+
+    /// Writes a word through the file: in a copy of a store it may lie in a hole, and a store into a hole of a
+    /// full disk is a SIGBUS.
+    fn write_word(&self, offset: u64, word: u64) -> Result<()> {
+        let written = self.file.write_at(&mut [IoSlice::new(&word.to_le_bytes())], offset);
+        written.map_err(|error| Error::io("write to the segment", self.path(), error))
+    }
+
+    /// Makes sure that stores to a range find disk space.
+    #[inline]
+    pub(crate) fn reserve(&self, offset: u64, len: u64) -> Result<()> {
+        let reserved = self.file.reserve(offset, len);
+        reserved.map_err(|error| Error::io("store to the segment", self.path(), error))
     }
 
     /// Says that no batch will come at `offset` or behind. Only whoever owns the tail may, or
@@ -456,7 +459,7 @@ pub(crate) struct Tail<F> {
     segment: Arc<Segment<F>>,
     offset: u64,
     /// Whether bytes of the file's earlier life lie behind `offset`, and not zeros.
-    is_spare: bool,
+    is_recycled: bool,
     /// Whether these are in memory.
     has_pages: bool,
 }
@@ -473,12 +476,16 @@ impl<F: DiskFile> Tail<F> {
 
     /// Claims space for a batch of `len` bytes, a multiple of 8 within [`room`](Self::room), and
     /// links it into the chain. `None` if there is no room.
-    pub(crate) fn claim(&mut self, len: u64) -> Option<Claim<F>> {
+    pub(crate) fn claim(&mut self, len: u64) -> Result<Option<Claim<F>>> {
         if len > self.room() {
-            return None;
+            return Ok(None);
         }
         let (offset, next) = (self.offset, self.offset + len);
-        if self.is_spare {
+        self.segment.reserve(offset, WORDS_LEN)?;
+        if self.is_recycled {
+            self.segment.reserve(next, 8)?;
+        }
+        if self.is_recycled {
             // The batch must begin as pending, and the chain end behind it, before it is linked.
             for word in [offset + STATE_AT, next] {
                 self.segment.file.mapping().store(word, 0, Release);
@@ -489,13 +496,17 @@ impl<F: DiskFile> Tail<F> {
         self.segment.file.mapping().store(offset, word, Release);
         self.segment.file.stored(offset, 8);
         self.offset = next;
-        Some(Claim { segment: Arc::clone(&self.segment), offset, len, has_pages: self.has_pages })
+        let segment = Arc::clone(&self.segment);
+        Ok(Some(Claim { segment, offset, len, has_pages: self.has_pages }))
     }
 
     /// Ends the segment, and gives back the space behind its batches.
     pub(crate) fn close(self) {
-        self.segment.seal(self.offset);
-        self.segment.punch_behind(self.offset);
+        // Where there is no space for the word, the end stays open: whoever takes over the slot seals it.
+        if self.segment.reserve(self.offset & !7, SEAL_LEN).is_ok() {
+            self.segment.seal(self.offset);
+            self.segment.punch_behind(self.offset);
+        }
     }
 }
 
@@ -529,11 +540,18 @@ impl<F: DiskFile> Claim<F> {
         self.has_pages
     }
 
-    /// Makes its pages ready to be stored to, where they are many.
-    pub(crate) fn populate(&self) {
+    /// Makes its pages ready to be stored to, where they are many, or where a store may need disk space.
+    pub(crate) fn populate(&self) -> io::Result<()> {
         if self.len >= POPULATE_MIN_BYTES {
             self.segment.file.mapping().populate(self.offset, self.len);
         }
+        self.segment.file.reserve(self.offset, self.len)
+    }
+
+    /// Makes sure that the words of the batch can be stored to.
+    #[inline]
+    pub(crate) fn reserve_words(&self) -> Result<()> {
+        self.segment.reserve(self.offset, WORDS_LEN)
     }
 
     /// Copies bytes to `at`, counted from the link word, through the mapping.
@@ -553,6 +571,9 @@ impl<F: DiskFile> Claim<F> {
 
     /// Gives the claim up; readers pass over it.
     pub(crate) fn void(self) {
-        self.segment.void(self.offset);
+        // Without space for the word the batch stays pending, which readers pass over too.
+        if self.reserve_words().is_ok() {
+            self.segment.void(self.offset);
+        }
     }
 }

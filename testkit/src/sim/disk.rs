@@ -12,9 +12,8 @@ use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use partd::log::disk::{Disk, DiskFile, Mapping};
+use partd::log::disk::{Access, Dir, Disk, DiskFile, FileId, Mapping};
 use partd_format::control::{COMMIT_AT, Commit};
 
 use super::faults::{Call, Faults, Meanwhile};
@@ -105,8 +104,6 @@ pub enum Defect {
     SyncTooEarly,
     /// No file is synced by recovery.
     SyncInRecoveryLeftOut,
-    /// The empty header of a spare segment is not synced.
-    SyncOfSpareLeftOut,
     /// The directory of the store is never synced.
     SyncOfDirectoryLeftOut,
     /// The directory in which the store was made is never synced.
@@ -168,10 +165,11 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    dirs: BTreeSet<PathBuf>,
+    /// The directories, each with its number.
+    dirs: BTreeMap<PathBuf, u32>,
     names: BTreeMap<PathBuf, Arc<Inode>>,
-    /// The inodes of the files that are open, each with its process.
-    open: Vec<(u32, u32)>,
+    /// Milliseconds since 1970.
+    now_unix_ms: u64,
     locks: Vec<Held>,
     log: Vec<Record>,
     inodes: u32,
@@ -190,6 +188,8 @@ struct State {
 #[derive(Debug)]
 struct Inode {
     number: u32,
+    /// What `stat` reports: the same after a process has died, and after a boot.
+    identity: u64,
     mapping: Memory,
     /// Pages of which the disk space was given back.
     holes: Mutex<BTreeSet<u64>>,
@@ -206,9 +206,16 @@ struct Failures {
     was_told: bool,
 }
 
+/// What is locked: by what it is, not by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Locked {
+    Dir(u32),
+    Byte(u32, u64),
+}
+
 #[derive(Debug)]
 struct Held {
-    path: PathBuf,
+    what: Locked,
     exclusive: bool,
     process: u32,
     ticket: u64,
@@ -247,6 +254,9 @@ pub enum Fate {
     Finished,
 }
 
+/// When every simulated machine is booted.
+const START_UNIX_MS: u64 = 1_700_000_000_000;
+
 /// The payload with which a dead process's thread is unwound, once nobody looks any more.
 #[derive(Debug)]
 pub struct Killed;
@@ -267,7 +277,10 @@ impl SimDisk {
     }
 
     fn with(image: &Image, seed: u64, defect: Option<Defect>, records: bool) -> SimDisk {
-        let mut state = State { random: seed, dirs: image.dirs.clone(), ..State::default() };
+        let mut state = State { random: seed, now_unix_ms: START_UNIX_MS, ..State::default() };
+        for path in &image.dirs {
+            state.add_dir(path);
+        }
         for (path, file) in &image.files {
             let mapping = Memory::zeroed(file.len);
             for (&page, bytes) in &file.pages {
@@ -276,9 +289,11 @@ impl SimDisk {
                 // Words are stored; of a file that ends in half of one, that half stays zero.
                 poke(&mapping, at, &bytes.bytes()[..room & !7]);
             }
-            let inode = Arc::new(Inode::new(state.inodes, mapping));
-            state.inodes += 1;
-            state.names.insert(path.clone(), inode);
+            let mut inode = Inode::new(state.inodes, mapping);
+            // Images that do not say it were taken apart and put together again: in another boot.
+            inode.identity = file.identity.unwrap_or(inode.identity);
+            state.inodes = state.inodes.max(inode.identity as u32) + 1;
+            state.names.insert(path.clone(), Arc::new(inode));
         }
         let shared = Shared {
             state: Mutex::new(state),
@@ -307,10 +322,10 @@ impl SimDisk {
         let file = |inode: &Arc<Inode>| {
             let mut bytes = vec![0; inode.mapping.len() as usize];
             inode.mapping.copy_out(0, &mut bytes);
-            FileImage::of(&bytes)
+            FileImage { identity: Some(inode.identity), ..FileImage::of(&bytes) }
         };
         let files = state.names.iter().map(|(path, inode)| (path.clone(), file(inode))).collect();
-        Image { boot: self.shared.boot, dirs: state.dirs.clone(), files }
+        Image { boot: self.shared.boot, dirs: state.dirs.keys().cloned().collect(), files }
     }
 
     /// What the disk held when the machine was booted.
@@ -414,7 +429,6 @@ impl SimDisk {
     pub fn kill(&self) {
         let mut state = lock(&self.shared.state);
         state.locks.retain(|held| held.process != self.process.number);
-        state.open.retain(|(_, process)| *process != self.process.number);
     }
 
     /// Watches the calls of this process that can fail from now on; one of them does.
@@ -498,7 +512,6 @@ impl SimDisk {
     }
 
     fn file(&self, inode: Arc<Inode>) -> SimFile {
-        lock(&self.shared.state).open.push((inode.number, self.process.number));
         let Failures { count, was_told } = *lock(&inode.failures);
         // The directory and this call know the file; whoever else does has it open.
         let is_open = Arc::strong_count(&inode) > 2;
@@ -508,8 +521,8 @@ impl SimDisk {
 
     fn rename_dir(&self, from: &Path, to: &Path) {
         let mut state = lock(&self.shared.state);
-        state.dirs.remove(from);
-        state.dirs.insert(to.to_owned());
+        let number = state.dirs.remove(from).unwrap_or_default();
+        state.dirs.insert(to.to_owned(), number);
         let inside: Vec<PathBuf> =
             state.names.keys().filter(|path| path.parent() == Some(from)).cloned().collect();
         let mut moved = Vec::new();
@@ -532,7 +545,7 @@ impl SimDisk {
         if !may_replace && state.names.contains_key(to) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        if state.dirs.contains(from) {
+        if state.dirs.contains_key(from) {
             drop(state);
             self.rename_dir(from, to);
             self.step();
@@ -556,7 +569,14 @@ impl SimDisk {
 
 impl Inode {
     fn new(number: u32, mapping: Memory) -> Inode {
-        Inode { number, mapping, holes: Mutex::default(), backed: None, failures: Mutex::default() }
+        Inode {
+            number,
+            identity: number.into(),
+            mapping,
+            holes: Mutex::default(),
+            backed: None,
+            failures: Mutex::default(),
+        }
     }
 }
 
@@ -604,100 +624,33 @@ pub fn poke(mapping: &Mapping, offset: u64, bytes: &[u8]) {
     }
 }
 
+/// An open directory of the simulated disk.
+#[derive(Clone, Debug)]
+pub struct SimDir {
+    disk: SimDisk,
+    path: PathBuf,
+    number: u32,
+}
+
+impl State {
+    fn add_dir(&mut self, path: &Path) {
+        let number = self.inodes;
+        self.inodes += 1;
+        self.dirs.insert(path.to_owned(), number);
+    }
+}
+
 impl Disk for SimDisk {
+    type Dir = SimDir;
     type File = SimFile;
     type Lock = SimLock;
 
-    fn create(&self, path: &Path, len: u64) -> io::Result<SimFile> {
-        self.fallible(Call::Create)?;
-        self.count(|counts| &counts.creates);
-        let mut state = lock(&self.shared.state);
-        if state.names.contains_key(path) {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        let mut backed = None;
-        if self.shared.defect == Some(Defect::AllocationLeftOut) {
-            backed = Some(Mutex::default());
-        } else if let Some(free) = &mut state.free_pages {
-            *free = free.checked_sub(len.div_ceil(4096)).ok_or(io::ErrorKind::StorageFull)?;
-        }
-        let number = state.inodes;
-        state.inodes += 1;
-        let inode = Arc::new(Inode { backed, ..Inode::new(number, Memory::zeroed(len)) });
-        state.names.insert(path.to_owned(), Arc::clone(&inode));
-        drop(state);
-        self.record(Event::Create { path: path.to_owned(), inode: number, len });
-        self.step();
-        Ok(self.file(inode))
-    }
-
-    fn open(&self, path: &Path, _writable: bool) -> io::Result<SimFile> {
-        self.fallible(Call::Open)?;
+    fn open_dir(&self, path: &Path) -> io::Result<SimDir> {
+        self.fallible(Call::OpenDir)?;
         self.count(|counts| &counts.opens);
-        let inode = lock(&self.shared.state).names.get(path).cloned();
-        Ok(self.file(inode.ok_or(io::ErrorKind::NotFound)?))
-    }
-
-    fn reclaim(&self, path: &Path) -> io::Result<Option<SimFile>> {
-        self.fallible(Call::Reclaim)?;
-        self.count(|counts| &counts.opens);
-        let mut state = lock(&self.shared.state);
-        let inode = Arc::clone(state.names.get(path).ok_or(io::ErrorKind::NotFound)?);
-        if state.open.iter().any(|(open, _)| *open == inode.number) {
-            return Ok(None);
-        }
-        let mut holes = lock(&inode.holes);
-        if let Some(free) = &mut state.free_pages {
-            *free = free.checked_sub(holes.len() as u64).ok_or(io::ErrorKind::StorageFull)?;
-        }
-        holes.clear();
-        drop((holes, state));
-        Ok(Some(self.file(inode)))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.rename_over(from, to, false)
-    }
-
-    fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.rename_over(from, to, true)
-    }
-
-    fn unlink(&self, path: &Path) -> io::Result<()> {
-        self.fallible(Call::Unlink)?;
-        self.count(|counts| &counts.names);
-        let mut state = lock(&self.shared.state);
-        let inode = state.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
-        if let Some(free) = &mut state.free_pages {
-            *free += inode.pages();
-        }
-        drop(state);
-        self.record(Event::Unlink { path: path.to_owned(), inode: inode.number });
-        self.step();
-        Ok(())
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
-        self.fallible(Call::List)?;
-        self.count(|counts| &counts.lists);
-        let state = lock(&self.shared.state);
-        if !state.dirs.contains(dir) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        let paths = state.names.keys().chain(&state.dirs);
-        let in_dir = paths.filter(|path| path.parent() == Some(dir));
-        Ok(in_dir.filter_map(|path| path.file_name().map(ToOwned::to_owned)).collect())
-    }
-
-    fn disk_bytes(&self, path: &Path) -> io::Result<u64> {
-        self.fallible(Call::DiskBytes)?;
-        let inode = lock(&self.shared.state).names.get(path).cloned();
-        Ok(inode.ok_or(io::ErrorKind::NotFound)?.pages() * 4096)
-    }
-
-    fn age(&self, _dir: &Path) -> io::Result<Duration> {
-        self.fallible(Call::Age)?;
-        Ok(Duration::from_secs(3600))
+        let number = lock(&self.shared.state).dirs.get(path).copied();
+        let number = number.ok_or(io::ErrorKind::NotFound)?;
+        Ok(SimDir { disk: self.clone(), path: path.to_owned(), number })
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
@@ -705,77 +658,16 @@ impl Disk for SimDisk {
         self.count(|counts| &counts.names);
         let mut missing: Vec<&Path> = Vec::new();
         for path in dir.ancestors() {
-            if !lock(&self.shared.state).dirs.contains(path) {
+            if !lock(&self.shared.state).dirs.contains_key(path) {
                 missing.push(path);
             }
         }
         for path in missing.into_iter().rev() {
-            lock(&self.shared.state).dirs.insert(path.to_owned());
+            lock(&self.shared.state).add_dir(path);
             self.record(Event::MakeDir { path: path.to_owned() });
             self.step();
         }
         Ok(())
-    }
-
-    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
-        self.fallible(Call::RemoveDir)?;
-        self.count(|counts| &counts.names);
-        let mut state = lock(&self.shared.state);
-        state.names.retain(|path, _| path.parent() != Some(dir));
-        state.dirs.remove(dir);
-        Ok(())
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        if let Err(error) = self.fallible(Call::SyncDir) {
-            if Call::SyncDir.loses(error.raw_os_error().unwrap_or(0)) {
-                self.record(Event::SyncDirFailed { path: dir.to_owned() });
-            }
-            return Err(error);
-        }
-        self.count(|counts| &counts.syncs);
-        let is_store = dir == Path::new(STORE);
-        let left_out = match self.shared.defect {
-            Some(Defect::SyncOfDirectoryLeftOut) => is_store,
-            Some(Defect::SyncOfParentLeftOut) => !is_store,
-            _ => false,
-        };
-        if !left_out {
-            self.record(Event::SyncDir { path: dir.to_owned() });
-        }
-        self.step();
-        Ok(())
-    }
-
-    fn try_lock(&self, path: &Path, exclusive: bool) -> io::Result<Option<SimLock>> {
-        self.fallible(Call::TryLock)?;
-        self.count(|counts| &counts.locks);
-        let mut state = lock(&self.shared.state);
-        if !state.names.contains_key(path) {
-            let number = state.inodes;
-            state.inodes += 1;
-            let inode = Inode::new(number, Memory::zeroed(0));
-            state.names.insert(path.to_owned(), Arc::new(inode));
-            drop(state);
-            self.record(Event::Create { path: path.to_owned(), inode: number, len: 0 });
-            self.step();
-            state = lock(&self.shared.state);
-        }
-        let is_in_the_way = |held: &Held| held.path == path && (exclusive || held.exclusive);
-        if self.shared.defect != Some(Defect::LocksLeftOut) && state.locks.iter().any(is_in_the_way)
-        {
-            return Ok(None);
-        }
-        state.tickets += 1;
-        let ticket = state.tickets;
-        let process = self.process.number;
-        state.locks.push(Held { path: path.to_owned(), exclusive, process, ticket });
-        Ok(Some(SimLock { disk: self.clone(), ticket }))
-    }
-
-    fn unfit(&self, _dir: &Path) -> io::Result<Option<String>> {
-        self.fallible(Call::Unfit)?;
-        Ok(None)
     }
 
     fn boot_id(&self) -> io::Result<[u8; 16]> {
@@ -803,7 +695,247 @@ impl Disk for SimDisk {
     }
 
     fn now_unix_ms(&self) -> u64 {
-        1_700_000_000_000
+        lock(&self.shared.state).now_unix_ms
+    }
+}
+
+impl SimDir {
+    /// The path of an entry, if the directory is still there.
+    fn at(&self, name: &str) -> io::Result<PathBuf> {
+        match lock(&self.disk.shared.state).dirs.get(&self.path) {
+            Some(number) if *number == self.number => Ok(self.path.join(name)),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn inode(&self, name: &str) -> io::Result<Arc<Inode>> {
+        let path = self.at(name)?;
+        let inode = lock(&self.disk.shared.state).names.get(&path).cloned();
+        inode.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn lock_on(&self, what: Locked, exclusive: bool) -> Option<SimLock> {
+        let disk = &self.disk;
+        let mut state = lock(&disk.shared.state);
+        let is_in_the_way = |held: &Held| held.what == what && (exclusive || held.exclusive);
+        if disk.shared.defect != Some(Defect::LocksLeftOut) && state.locks.iter().any(is_in_the_way) {
+            return None;
+        }
+        state.tickets += 1;
+        let (ticket, process) = (state.tickets, disk.process.number);
+        state.locks.push(Held { what, exclusive, process, ticket });
+        Some(SimLock { disk: disk.clone(), ticket })
+    }
+
+    /// The inode of a file of which a byte is to be locked, if it is still the one that is meant.
+    fn inode_to_lock(&self, name: &str, id: FileId) -> io::Result<Arc<Inode>> {
+        self.disk.fallible(Call::LockByte)?;
+        self.disk.count(|counts| &counts.locks);
+        let inode = self.inode(name)?;
+        match inode.identity == id.inode {
+            true => Ok(inode),
+            false => Err(io::ErrorKind::StaleNetworkFileHandle.into()),
+        }
+    }
+}
+
+impl Dir for SimDir {
+    type File = SimFile;
+    type Lock = SimLock;
+
+    fn create(&self, name: &str, len: u64) -> io::Result<SimFile> {
+        let disk = &self.disk;
+        disk.fallible(Call::Create)?;
+        disk.count(|counts| &counts.creates);
+        let path = self.at(name)?;
+        let mut state = lock(&disk.shared.state);
+        if state.names.contains_key(&path) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let mut backed = None;
+        if disk.shared.defect == Some(Defect::AllocationLeftOut) {
+            backed = Some(Mutex::default());
+        } else if let Some(free) = &mut state.free_pages {
+            *free = free.checked_sub(len.div_ceil(4096)).ok_or(io::ErrorKind::StorageFull)?;
+        }
+        let number = state.inodes;
+        state.inodes += 1;
+        let inode = Arc::new(Inode { backed, ..Inode::new(number, Memory::zeroed(len)) });
+        state.names.insert(path.clone(), Arc::clone(&inode));
+        drop(state);
+        disk.record(Event::Create { path, inode: number, len });
+        disk.step();
+        Ok(disk.file(inode))
+    }
+
+    fn open(&self, name: &str, _access: Access) -> io::Result<SimFile> {
+        self.disk.fallible(Call::Open)?;
+        self.disk.count(|counts| &counts.opens);
+        let path = self.at(name)?;
+        let inode = lock(&self.disk.shared.state).names.get(&path).cloned();
+        Ok(self.disk.file(inode.ok_or(io::ErrorKind::NotFound)?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename_over(&self.at(from)?, &self.at(to)?, false)
+    }
+
+    fn replace(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename_over(&self.at(from)?, &self.at(to)?, true)
+    }
+
+    fn unlink(&self, name: &str) -> io::Result<()> {
+        self.disk.fallible(Call::Unlink)?;
+        self.disk.remove_name(&self.at(name)?)
+    }
+
+    fn list(&self) -> io::Result<Vec<OsString>> {
+        self.disk.fallible(Call::List)?;
+        self.disk.count(|counts| &counts.lists);
+        self.at("")?;
+        let state = lock(&self.disk.shared.state);
+        let paths = state.names.keys().chain(state.dirs.keys());
+        let in_dir = paths.filter(|path| path.parent() == Some(&*self.path));
+        Ok(in_dir.filter_map(|path| path.file_name().map(ToOwned::to_owned)).collect())
+    }
+
+    fn id_of(&self, name: &str) -> io::Result<FileId> {
+        self.disk.fallible(Call::Stat)?;
+        let path = self.at(name)?;
+        let state = lock(&self.disk.shared.state);
+        if let Some(number) = state.dirs.get(&path) {
+            return Ok(FileId { device: 1, inode: (*number).into() });
+        }
+        let inode = state.names.get(&path).ok_or(io::ErrorKind::NotFound)?;
+        Ok(FileId { device: 1, inode: inode.identity })
+    }
+
+    fn disk_bytes(&self, name: &str) -> io::Result<u64> {
+        self.disk.fallible(Call::Stat)?;
+        Ok(self.inode(name)?.pages() * 4096)
+    }
+
+    fn is_removed(&self) -> io::Result<bool> {
+        Ok(self.at("").is_err())
+    }
+
+    fn open_dir(&self, name: &str) -> io::Result<SimDir> {
+        self.disk.open_dir(&self.at(name)?)
+    }
+
+    fn remove_dir(&self, name: &str, dir: &SimDir) -> io::Result<()> {
+        self.disk.fallible(Call::RemoveDir)?;
+        self.disk.count(|counts| &counts.names);
+        let path = self.at(name)?;
+        let mut state = lock(&self.disk.shared.state);
+        match state.dirs.get(&path) {
+            None => return Err(io::ErrorKind::NotFound.into()),
+            Some(number) if *number != dir.number => {
+                return Err(io::ErrorKind::StaleNetworkFileHandle.into());
+            }
+            Some(_) => {}
+        }
+        if state.names.keys().any(|file| file.parent() == Some(&*path)) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        state.dirs.remove(&path);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk.sync_dir(&self.path)
+    }
+
+    fn sync_name(&self) -> io::Result<()> {
+        self.path.parent().map_or(Ok(()), |parent| self.disk.sync_dir(parent))
+    }
+
+    fn try_lock(&self, exclusive: bool) -> io::Result<Option<SimLock>> {
+        self.disk.fallible(Call::TryLock)?;
+        self.disk.count(|counts| &counts.locks);
+        Ok(self.lock_on(Locked::Dir(self.number), exclusive))
+    }
+
+    fn try_lock_byte(
+        &self,
+        name: &str,
+        id: FileId,
+        at: u64,
+        exclusive: bool,
+    ) -> io::Result<Option<SimLock>> {
+        let inode = self.inode_to_lock(name, id)?;
+        Ok(self.lock_on(Locked::Byte(inode.number, at), exclusive))
+    }
+
+    fn is_byte_locked(&self, name: &str, id: FileId, at: u64) -> io::Result<bool> {
+        let what = Locked::Byte(self.inode_to_lock(name, id)?.number, at);
+        Ok(lock(&self.disk.shared.state).locks.iter().any(|held| held.what == what))
+    }
+
+    fn unfit(&self) -> io::Result<Option<String>> {
+        self.disk.fallible(Call::Stat)?;
+        Ok(None)
+    }
+}
+
+impl SimDisk {
+    /// Removes a file, whoever has it open.
+    pub fn remove_name(&self, path: &Path) -> io::Result<()> {
+        self.count(|counts| &counts.names);
+        let mut state = lock(&self.shared.state);
+        let inode = state.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
+        if let Some(free) = &mut state.free_pages {
+            *free += inode.pages();
+        }
+        drop(state);
+        self.record(Event::Unlink { path: path.to_owned(), inode: inode.number });
+        self.step();
+        Ok(())
+    }
+
+    /// Puts another file with the same bytes in the place of one.
+    pub fn replace_with_copy(&self, path: &Path) {
+        let mut state = lock(&self.shared.state);
+        let Some(old) = state.names.get(path).cloned() else { return };
+        let copy = Memory::zeroed(old.mapping.len());
+        let mut bytes = vec![0; old.mapping.len() as usize];
+        old.mapping.copy_out(0, &mut bytes);
+        poke(&copy, 0, &bytes);
+        let number = state.inodes;
+        state.inodes += 1;
+        state.names.insert(path.to_owned(), Arc::new(Inode::new(number, copy)));
+    }
+
+    /// The names of the files in a directory.
+    pub fn names_in(&self, dir: &Path) -> Vec<PathBuf> {
+        let state = lock(&self.shared.state);
+        state.names.keys().filter(|path| path.parent() == Some(dir)).cloned().collect()
+    }
+
+    /// Lets time pass.
+    pub fn pass(&self, ms: u64) {
+        lock(&self.shared.state).now_unix_ms += ms;
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        if let Err(error) = self.fallible(Call::SyncDir) {
+            if Call::SyncDir.loses(error.raw_os_error().unwrap_or(0)) {
+                self.record(Event::SyncDirFailed { path: dir.to_owned() });
+            }
+            return Err(error);
+        }
+        self.count(|counts| &counts.syncs);
+        let is_store = dir == Path::new(STORE);
+        let left_out = match self.shared.defect {
+            Some(Defect::SyncOfDirectoryLeftOut) => is_store,
+            Some(Defect::SyncOfParentLeftOut) => !is_store,
+            _ => false,
+        };
+        if !left_out {
+            self.record(Event::SyncDir { path: dir.to_owned() });
+        }
+        self.step();
+        Ok(())
     }
 }
 
@@ -849,6 +981,15 @@ impl SimFile {
 impl DiskFile for SimFile {
     fn mapping(&self) -> &Mapping {
         &self.inode.mapping
+    }
+
+    fn id(&self) -> FileId {
+        FileId { device: 1, inode: self.inode.identity }
+    }
+
+    fn is_linked(&self) -> io::Result<bool> {
+        let state = lock(&self.disk.shared.state);
+        Ok(state.names.values().any(|inode| inode.number == self.inode.number))
     }
 
     /// One file of two, so that both ways of writing into a file that was there before are taken.
@@ -928,16 +1069,6 @@ impl DiskFile for SimFile {
         Ok(())
     }
 
-    fn sync_start(&self, len: u64) -> io::Result<()> {
-        self.write_back()?;
-        self.disk.count(|counts| &counts.syncs);
-        if self.disk.shared.defect != Some(Defect::SyncOfSpareLeftOut) {
-            self.disk.record(Event::Sync { inode: self.inode.number, len: Some(len) });
-        }
-        self.disk.step();
-        Ok(())
-    }
-
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         self.disk.fallible(Call::Punch)?;
         let end = offset.checked_add(len).filter(|end| *end <= self.inode.mapping.len());
@@ -962,17 +1093,6 @@ impl DiskFile for SimFile {
         self.disk.record(Event::Punch { inode: self.inode.number, offset, len });
         self.disk.step();
         Ok(())
-    }
-}
-
-impl Drop for SimFile {
-    fn drop(&mut self) {
-        let mut state = lock(&self.disk.shared.state);
-        let this = (self.inode.number, self.disk.process.number);
-        // None is left where the process was killed.
-        if let Some(place) = state.open.iter().position(|open| *open == this) {
-            state.open.swap_remove(place);
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! or that come late, when something else has happened before.
 //!
 //! EINTR is not among the errors. The seam of the real disk makes an interrupted `pwritev` or
-//! `fallocate` again (`retry` in `src/log/disk.rs`; its unit test for writes is
+//! `fallocate` again (`retry` in `src/log/disk/linux.rs`; its unit test for writes is
 //! `a_write_that_is_short_or_interrupted_goes_on_where_it_was`), the standard library does that
 //! with `open` and `fsync`, a lock that is tried does not wait, and a local file system interrupts
 //! nothing else.
@@ -14,18 +14,17 @@ use std::{fmt, io};
 pub enum Call {
     Create,
     Open,
-    Reclaim,
     Rename,
     Replace,
     Unlink,
     List,
-    DiskBytes,
-    Age,
+    Stat,
+    OpenDir,
+    LockByte,
     CreateDir,
     RemoveDir,
     SyncDir,
     TryLock,
-    Unfit,
     BootId,
     Random,
     WriteAt,
@@ -42,13 +41,14 @@ impl Call {
         match self {
             Call::Create => &[EIO, ENOSPC, EDQUOT, EMFILE, ENFILE, ENOMEM, EACCES, EROFS],
             Call::Open => &[EIO, EMFILE, ENFILE, ENOMEM, EACCES],
-            Call::Reclaim => &[EIO, ENOSPC, EMFILE, ENFILE, ENOMEM, EACCES],
             Call::Rename | Call::Replace | Call::CreateDir => &[EIO, ENOSPC, EDQUOT, EACCES, EROFS],
             Call::Unlink | Call::RemoveDir => &[EIO, EACCES, EROFS],
             Call::List => &[EIO, EMFILE, ENFILE, ENOMEM, EACCES],
-            Call::DiskBytes | Call::Age | Call::Unfit => &[EIO, EACCES],
+            Call::Stat => &[EIO, EACCES],
+            Call::OpenDir => &[EIO, EMFILE, ENFILE, ENOMEM, EACCES],
             Call::SyncDir => &[EIO, ENOSPC, EDQUOT, EMFILE, ENFILE],
-            Call::TryLock => &[EIO, ENOLCK, ENOSPC, EDQUOT, EMFILE, ENFILE, ENOMEM, EACCES, EROFS],
+            Call::TryLock => &[EIO, ENOLCK, EMFILE, ENFILE, ENOMEM, EACCES],
+            Call::LockByte => &[EIO, ENOLCK, EMFILE, ENFILE, ENOMEM, EACCES, EROFS],
             Call::BootId => &[EIO, EMFILE, ENFILE],
             Call::Random => &[EIO],
             Call::WriteAt | Call::Sync => &[EIO, ENOSPC, EDQUOT],

@@ -23,6 +23,8 @@ pub type Pages = BTreeMap<u32, Arc<Page>>;
 pub struct FileImage {
     pub len: u64,
     pub pages: Pages,
+    /// What `stat` says that it is, where that matters.
+    pub identity: Option<u64>,
 }
 
 /// A disk at rest.
@@ -91,7 +93,7 @@ impl FileImage {
 
     /// A file of these bytes.
     pub fn of(bytes: &[u8]) -> FileImage {
-        let mut file = FileImage { len: bytes.len() as u64, pages: Pages::new() };
+        let mut file = FileImage { len: bytes.len() as u64, ..FileImage::default() };
         for (number, chunk) in bytes.chunks(4096).enumerate() {
             let mut page = [0; 4096];
             page[..chunk.len()].copy_from_slice(chunk);
@@ -112,6 +114,6 @@ impl FileImage {
     pub fn truncate(&mut self, len: u64) {
         let mut bytes = self.bytes();
         bytes.truncate(len as usize);
-        *self = FileImage::of(&bytes);
+        *self = FileImage { identity: self.identity, ..FileImage::of(&bytes) };
     }
 }

@@ -375,7 +375,7 @@ impl<'a> Timeline<'a> {
     /// The control file as it is in memory; none before there is one.
     pub fn live_control(&self) -> Option<FileImage> {
         let file = self.files.get(&self.control?)?;
-        let mut control = FileImage { len: file.len, pages: Pages::new() };
+        let mut control = FileImage { len: file.len, ..FileImage::default() };
         file.live.iter().for_each(|(&number, page)| put(&mut control.pages, number, page));
         Some(control)
     }
@@ -437,7 +437,7 @@ impl<'a> Timeline<'a> {
             let is_reachable = path.parent().is_some_and(|dir| image.dirs.contains(dir));
             if let Some(file) = self.files.get(&inode).filter(|_| is_reachable) {
                 let len = if file.len_stamp.is_some() { 0 } else { file.len };
-                let mut left = FileImage { len, pages: Pages::new() };
+                let mut left = FileImage { len, ..FileImage::default() };
                 let is_whole = |(unit, version): (&Unit, &usize)| {
                     unit.inode == inode && unit.place.is_none() && *version > 0
                 };

@@ -21,7 +21,7 @@ pub const ALL: [Workload; 10] = [
     Workload { name: "rolling over segments", make: rolling },
     Workload { name: "several opens", make: several_opens },
     Workload { name: "compaction", make: compaction },
-    Workload { name: "segments written anew", make: written_anew },
+    Workload { name: "filled and cleared", make: filled_and_cleared },
 ];
 
 /// So small that every subset of what a power cut may lose can be looked at.
@@ -234,9 +234,8 @@ fn compaction(rng: &mut Rng) -> Vec<Step> {
     steps
 }
 
-/// A store is filled and cleared and compacted by one process, so that what it fills next are the
-/// files that it had filled before; another one writes meanwhile.
-fn written_anew(rng: &mut Rng) -> Vec<Step> {
+/// A store is filled, cleared and compacted by one process; another one writes meanwhile.
+fn filled_and_cleared(rng: &mut Rng) -> Vec<Step> {
     let mut steps = Vec::new();
     for round in 0..3_u64 {
         for _ in 0..3 {

@@ -1,0 +1,305 @@
+//! The directory of a store: the floor that everything else in the engine stands on.
+//!
+//! A [`Store`] is bound to the directory that it opened, by descriptor and not by path: a store that was
+//! renamed goes on, and a directory that appears at the old path is never touched. The path is kept for
+//! messages only. A file is removed or renamed only if it is known to be a file of this store: by the
+//! identity of a file that this handle has mapped, or by the header in it.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use partd_format::control::Fixed;
+use partd_format::segment::{HEADER_LEN, NOTE_AT, file_name, id_of_file_name};
+use partd_format::{SegmentHeader, control};
+
+use super::disk::{Access, Dir, Disk, DiskFile, FileId};
+use crate::error::{Error, Result};
+
+/// The name of the control file.
+pub(crate) const CONTROL: &str = "control";
+/// The name of the file that keeps disk space for removals and compactions on a full disk.
+pub(crate) const RESERVE: &str = "reserve";
+/// What the name of a temporary store begins with.
+pub(crate) const TEMPORARY_PREFIX: &str = "partd-tmp-";
+
+/// An open directory of a store.
+#[derive(Debug)]
+pub(crate) struct Store<D: Disk> {
+    pub(crate) disk: D,
+    pub(crate) dir: D::Dir,
+    path: Arc<Path>,
+}
+
+impl<D: Disk> Clone for Store<D> {
+    fn clone(&self) -> Store<D> {
+        Store { disk: self.disk.clone(), dir: self.dir.clone(), path: Arc::clone(&self.path) }
+    }
+}
+
+/// What a file of a store's directory is, by its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Nothing that was ever stored: all zeros, or too short for a header.
+    Blank,
+    /// A segment of this store with this id.
+    Segment(u64),
+    /// A control file of this store.
+    Control,
+    /// A file of another store.
+    Foreign,
+    /// Something else: what a power cut has torn, or what somebody has put there.
+    Unknown,
+}
+
+impl<D: Disk> Store<D> {
+    pub(crate) fn new(disk: D, dir: D::Dir, path: &Path) -> Store<D> {
+        Store { disk, dir, path: path.into() }
+    }
+
+    /// The path at which the directory was opened.
+    pub(crate) fn path(&self) -> &Arc<Path> {
+        &self.path
+    }
+
+    /// The path of a file, for errors.
+    pub(crate) fn path_of(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// An error of the operating system about a file of the store. Where the directory itself was removed,
+    /// that is what the error says.
+    pub(crate) fn error(&self, doing: &'static str, name: &str, source: io::Error) -> Error {
+        if source.kind() == io::ErrorKind::NotFound && self.dir.is_removed().unwrap_or(false) {
+            return self.removed();
+        }
+        Error::io(doing, self.path_of(name), source)
+    }
+
+    /// An error of the operating system about the directory.
+    pub(crate) fn dir_error(&self, doing: &'static str, source: io::Error) -> Error {
+        if source.kind() == io::ErrorKind::NotFound && self.dir.is_removed().unwrap_or(false) {
+            return self.removed();
+        }
+        Error::io(doing, &*self.path, source)
+    }
+
+    /// The error of a handle whose directory was removed.
+    pub(crate) fn removed(&self) -> Error {
+        Error::refused(
+            &*self.path,
+            "the directory of this store was removed while the store was open; what was not read before is \
+             gone. Another store may be at this path by now: this handle leaves it alone",
+        )
+    }
+
+    /// Draws random bytes.
+    pub(crate) fn random<const N: usize>(&self) -> Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.disk.random(&mut bytes).map_err(|e| self.dir_error("draw random bytes for", e))?;
+        Ok(bytes)
+    }
+
+    /// The ids of the segment files, in order.
+    pub(crate) fn segment_ids(&self) -> Result<std::collections::BTreeSet<u64>> {
+        let listed = self.dir.list().map_err(|e| self.dir_error("list", e))?;
+        Ok(listed.iter().filter_map(|name| id_of_file_name(name.as_encoded_bytes())).collect())
+    }
+
+    /// What a file is, by its first bytes. `uuid` is that of this store; without it, that of any store will do.
+    pub(crate) fn content(&self, name: &str, uuid: Option<&[u8; 16]>) -> io::Result<Content> {
+        let file = self.dir.open(name, Access::Read)?;
+        let len = file.mapping().len();
+        if len < HEADER_LEN {
+            return Ok(Content::Blank);
+        }
+        let mut bytes = [0; HEADER_LEN as usize];
+        file.loaded(0, HEADER_LEN);
+        file.mapping().copy_out(0, &mut bytes);
+        if bytes.iter().all(|&byte| byte == 0) {
+            return Ok(Content::Blank);
+        }
+        let is_ours = |found: [u8; 16]| uuid.is_none_or(|uuid| *uuid == found);
+        if let Ok(header) = SegmentHeader::decode(&bytes[..NOTE_AT as usize], len) {
+            return Ok(match is_ours(header.store) {
+                true => Content::Segment(header.id),
+                false => Content::Foreign,
+            });
+        }
+        Ok(match Fixed::decode(&bytes[..control::FIXED_LEN]) {
+            Ok(fixed) if is_ours(fixed.store) => Content::Control,
+            Ok(_) => Content::Foreign,
+            Err(_) => Content::Unknown,
+        })
+    }
+
+    /// Removes the file of a segment that this handle has mapped; nothing happens if its name leads to another
+    /// file by now, or to none.
+    pub(crate) fn unlink_mapped(&self, name: &str, id: FileId) -> Result<()> {
+        match self.dir.id_of(name) {
+            Ok(now) if now == id => self.unlink(name),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(self.error("look at", name, error)),
+        }
+    }
+
+    /// Removes the file of segment `id` if its header says that it is that segment of this store. Returns
+    /// whether the name is free.
+    pub(crate) fn unlink_segment(&self, id: u64, uuid: &[u8; 16]) -> Result<bool> {
+        let name = segment_name(id);
+        match self.content(&name, Some(uuid)) {
+            Ok(Content::Segment(found)) if found == id => self.unlink(&name).map(|()| true),
+            Ok(Content::Blank) => self.unlink(&name).map(|()| true),
+            Ok(_) => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(false),
+            Err(error) => Err(self.error("open", &name, error)),
+        }
+    }
+
+    /// Removes a file that was never finished, if it is not of another store.
+    pub(crate) fn unlink_unfinished(&self, name: &str, uuid: Option<&[u8; 16]>) -> Result<()> {
+        match self.content(name, uuid) {
+            Ok(Content::Foreign | Content::Unknown) => Ok(()),
+            Ok(_) => self.unlink(name),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::InvalidInput
+                ) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(self.error("open", name, error)),
+        }
+    }
+
+    /// Removes a name that is known to be one of this store; it may be gone already.
+    pub(crate) fn unlink(&self, name: &str) -> Result<()> {
+        match self.dir.unlink(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done.map_err(|error| self.error("remove", name, error)),
+        }
+    }
+
+    /// Makes a file in place of one of the same name that was never finished.
+    pub(crate) fn create_anew(
+        &self,
+        name: &str,
+        len: u64,
+        uuid: Option<&[u8; 16]>,
+    ) -> Result<D::File> {
+        let made = match self.dir.create(name, len) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.unlink_unfinished(name, uuid)?;
+                self.dir.create(name, len)
+            }
+            made => made,
+        };
+        made.map_err(|error| self.error("allocate", name, error))
+    }
+
+    /// Takes the reserve under another name, if it has `len` bytes at least. What it holds is zeros.
+    pub(crate) fn take_reserve(
+        &self,
+        name: &str,
+        len: u64,
+        uuid: &[u8; 16],
+    ) -> Result<Option<D::File>> {
+        self.unlink_unfinished(name, Some(uuid))?;
+        match self.dir.rename(RESERVE, name) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists
+                ) =>
+            {
+                return Ok(None);
+            }
+            renamed => renamed.map_err(|error| self.error("rename", RESERVE, error))?,
+        }
+        let file =
+            self.dir.open(name, Access::Write).map_err(|error| self.error("open", name, error))?;
+        let is_blank = self.content(name, Some(uuid)).is_ok_and(|found| found == Content::Blank);
+        if is_blank && file.mapping().len() >= len {
+            return Ok(Some(file));
+        }
+        // Too short for this: the next one may find it long enough.
+        let _ = self.dir.rename(name, RESERVE);
+        Ok(None)
+    }
+
+    /// Makes the reserve, if there is none. Without one, only a full disk is harder to get out of.
+    pub(crate) fn keep_reserve(&self, len: u64) {
+        if self.dir.id_of(RESERVE).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            let _ = self.dir.create(RESERVE, len);
+        }
+    }
+}
+
+/// The name of a segment.
+pub(crate) fn segment_name(id: u64) -> String {
+    String::from_utf8_lossy(&file_name(id)).into_owned()
+}
+
+/// The name of a file that a writer has not finished.
+pub(crate) fn unfinished_of_writer(slot: u16) -> String {
+    format!("tmp-writer-{slot:04}")
+}
+
+/// The name of an output that a compaction has not finished.
+pub(crate) const UNFINISHED_OUTPUT: &str = "tmp-output";
+/// The name of a control file that is not finished.
+pub(crate) const UNFINISHED_CONTROL: &str = "tmp-control";
+
+/// The name of a dead segment of a temporary store that will be recycled.
+pub(crate) fn recycled_name(id: u64) -> String {
+    format!("tmp-recycled-{id:016x}")
+}
+
+/// The names under which recovery sets a segment without a readable header aside, the first to be tried first.
+pub(crate) fn torn_names(id: u64) -> impl Iterator<Item = String> {
+    let first = format!("{id:016x}.torn");
+    std::iter::once(first).chain((2..).map(move |n| format!("{id:016x}.torn-{n}")))
+}
+
+/// Whether a file of this name was never finished, or is about to be recycled.
+pub(crate) fn is_unfinished(name: &OsStr) -> bool {
+    let Some(maker) = name.as_encoded_bytes().strip_prefix(b"tmp-") else { return false };
+    let recycled = maker.strip_prefix(b"recycled-").map(|id| [id, b".seg"].concat());
+    matches!(maker, b"control" | b"output")
+        || is_writer(maker)
+        || recycled.is_some_and(|name| id_of_file_name(&name).is_some())
+}
+
+/// Whether a file of this name makes a directory a store.
+pub(crate) fn is_of_store(name: &OsStr) -> bool {
+    id_of_file_name(name.as_encoded_bytes()).is_some()
+}
+
+/// Whether a file of this name is one that a store may have.
+pub(crate) fn is_known(name: &OsStr) -> bool {
+    let bytes = name.as_encoded_bytes();
+    let torn = bytes.split_at_checked(16).filter(|(_, kind)| is_torn(kind));
+    name == CONTROL
+        || name == RESERVE
+        || is_of_store(name)
+        || is_unfinished(name)
+        || torn.is_some_and(|(id, _)| id_of_file_name(&[id, b".seg"].concat()).is_some())
+}
+
+fn is_torn(kind: &[u8]) -> bool {
+    let number = kind.strip_prefix(b".torn");
+    number.is_some_and(|number| match number.strip_prefix(b"-") {
+        Some(digits) => !digits.is_empty() && digits.iter().all(u8::is_ascii_digit),
+        None => number.is_empty(),
+    })
+}
+
+/// Whether something is named after a writer's slot.
+fn is_writer(name: &[u8]) -> bool {
+    let digits = name.strip_prefix(b"writer-");
+    digits.is_some_and(|digits| digits.len() == 4 && digits.iter().all(u8::is_ascii_digit))
+}

@@ -1,0 +1,181 @@
+//! Temporary stores: made for one handle, locked by it for good, removed with it, and swept when it was killed.
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use partd_format::segment::id_of_file_name;
+
+use super::control::{Control, Start};
+use super::disk::{Access, Dir, Disk};
+use super::open::{Parts, check_file_system, finish};
+use super::options::Options;
+use super::SegmentLog;
+use super::segment::Segment;
+use super::store::{CONTROL, Content, Store, TEMPORARY_PREFIX, is_known};
+use crate::error::{Error, Result};
+
+/// How often to begin again when a sweep has taken the directory away before it was locked.
+const TRIES: u32 = 16;
+
+/// Makes a store that is removed with its handle.
+pub(crate) fn temporary<D: Disk>(disk: D, dir: &Path, options: &Options) -> Result<SegmentLog<D>> {
+    let mut tries = TRIES;
+    loop {
+        tries -= 1;
+        let path = dir.join(random_name(&disk, dir)?);
+        let path = std::path::absolute(&path).unwrap_or(path);
+        match make(disk.clone(), &path, options)? {
+            Some(log) => return Ok(log),
+            None if tries > 0 => {}
+            None => {
+                let why = "a sweep has removed each temporary store that was begun here, 16 times in a row";
+                return Err(Error::refused(dir, why));
+            }
+        }
+    }
+}
+
+/// `None` where a sweep was faster.
+fn make<D: Disk>(disk: D, path: &Path, options: &Options) -> Result<Option<SegmentLog<D>>> {
+    disk.create_dir(path).map_err(|e| Error::io("make the directory", path, e))?;
+    let dir = match disk.open_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        dir => dir.map_err(|e| Error::io("open the directory", path, e))?,
+    };
+    let store = Store::new(disk, dir, path);
+    let made = check_file_system(&store, options).and_then(|()| fill(&store));
+    match made {
+        Ok(Some((control, lock))) => {
+            let parts = Parts {
+                control: Some(control),
+                locks: vec![lock],
+                survey: None,
+                is_temporary: true,
+            };
+            finish(store, options, parts).map(Some)
+        }
+        Ok(None) => Ok(None),
+        Err(error) => {
+            let _ = remove(&store, None);
+            Err(error)
+        }
+    }
+}
+
+/// Locks a new directory for good and makes its control file; `None` where a sweep was faster.
+fn fill<D: Disk>(store: &Store<D>) -> Result<Option<(Control<D>, D::Lock)>> {
+    let lock = store.dir.try_lock(true).map_err(|e| store.dir_error("lock the directory", e))?;
+    let Some(lock) = lock else { return Ok(None) };
+    // A sweep holds the lock until the directory is gone.
+    if store.dir.is_removed().map_err(|e| store.dir_error("look at", e))? {
+        return Ok(None);
+    }
+    let boot = store.disk.boot_id().unwrap_or_default();
+    let start = Start::of_new_store(store.random()?, boot, store.disk.now_unix_ms(), true);
+    Control::create(store, &start)?;
+    match Control::open(store, Access::Write)? {
+        Ok(control) => Ok(Some((control, lock))),
+        Err(error) => Err(super::damage(store.path_of(CONTROL), error)),
+    }
+}
+
+/// Removes the temporary stores in a directory whose handles are gone.
+pub(crate) fn sweep<D: Disk>(disk: &D, path: &Path) -> Result<Vec<PathBuf>> {
+    let parent = disk.open_dir(path).map_err(|e| Error::io("list", path, e))?;
+    let mut swept = Vec::new();
+    for name in parent.list().map_err(|e| Error::io("list", path, e))? {
+        let Some(name) = name.to_str().filter(|name| is_temporary_store(OsStr::new(name))) else {
+            continue;
+        };
+        let Ok(dir) = parent.open_dir(name) else { continue };
+        let store = Store::new(disk.clone(), dir, &path.join(name));
+        // Where no lock can be had, it is in use, another user's, or its owner has just removed it.
+        let Ok(Some(_alone)) = store.dir.try_lock(true) else { continue };
+        if remove(&store, Some(&parent))? {
+            swept.push(path.join(name));
+        }
+    }
+    Ok(swept)
+}
+
+/// Removes a temporary store of which the caller holds the lock; false if anything in it is not of that store,
+/// or its name leads elsewhere by now: then all of it stays.
+///
+/// Without a parent, the one at its path is used.
+pub(crate) fn remove<D: Disk>(store: &Store<D>, parent: Option<&D::Dir>) -> Result<bool> {
+    let opened;
+    let parent = match (parent, store.path().parent()) {
+        (Some(parent), _) => parent,
+        (None, Some(path)) => {
+            opened = store.disk.open_dir(path).map_err(|e| Error::io("open", path, e))?;
+            &opened
+        }
+        (None, None) => return Ok(false),
+    };
+    let names = match store.dir.list() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        names => names.map_err(|e| store.dir_error("list", e))?,
+    };
+    if !names.iter().all(|name| is_known(name)) {
+        return Ok(false);
+    }
+    // All files must be of one store. The control file says which, or the first segment where a power cut has
+    // taken the control file.
+    let mut uuid = match Control::open(store, Access::Read) {
+        Ok(Ok(control)) if control.fixed.temporary => Some(control.fixed.store),
+        Ok(Ok(_)) => return Ok(false),
+        _ => None,
+    };
+    for name in names.iter().filter_map(|name| name.to_str()) {
+        if uuid.is_none()
+            && let Some(id) = id_of_file_name(name.as_bytes())
+            && let Ok(segment) = Segment::open(store, id, None, Access::Read)
+        {
+            uuid = Some(segment.header().store);
+        }
+        if matches!(store.content(name, uuid.as_ref()), Ok(Content::Foreign)) {
+            return Ok(false);
+        }
+    }
+    for name in names.iter().filter_map(|name| name.to_str()).filter(|name| *name != CONTROL) {
+        store.unlink(name)?;
+    }
+    // Last, so that a sweep that was cut finds what to compare with.
+    store.unlink(CONTROL)?;
+    let Some(name) = store.path().file_name().and_then(OsStr::to_str) else { return Ok(false) };
+    match parent.remove_dir(name, &store.dir) {
+        Ok(()) => Ok(true),
+        // Renamed, replaced, or removed by somebody else.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::StaleNetworkFileHandle
+                    | io::ErrorKind::DirectoryNotEmpty
+            ) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(Error::io("remove", &**store.path(), error)),
+    }
+}
+
+/// Whether a directory has the name of a temporary store.
+fn is_temporary_store(name: &OsStr) -> bool {
+    let random = name.as_encoded_bytes().strip_prefix(TEMPORARY_PREFIX.as_bytes());
+    random.is_some_and(|digits| digits.len() == 16 && digits.iter().all(u8::is_ascii_hexdigit))
+}
+
+/// A name that nobody else uses.
+fn random_name<D: Disk>(disk: &D, dir: &Path) -> Result<String> {
+    let mut bytes = [0; 8];
+    disk.random(&mut bytes).map_err(|e| Error::io("draw a name in", dir, e))?;
+    let mut name = TEMPORARY_PREFIX.to_owned();
+    for byte in bytes {
+        // Writing to a string cannot fail.
+        let _ = write!(name, "{byte:02x}");
+    }
+    Ok(name)
+}
