@@ -1,11 +1,9 @@
-//! What the library allocates, measured at the allocator, and how fast two threads read: tests that
-//! need the process for themselves. The allocator counts for the whole process, so one test runs at a
-//! time, whatever the number of test threads.
+//! What the library allocates, measured at the allocator. It counts for the whole process, so one
+//! test runs at a time, whatever the number of test threads.
 
 mod buffer_memory;
 mod compaction_memory;
 mod hostile_memory;
-mod parallel_get;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};

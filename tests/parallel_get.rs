@@ -1,13 +1,11 @@
 //! `get_many` uses two threads: one huge key is split as well as many small ones are spread.
 //!
-//! Nothing runs beside it. A machine whose two cores cannot copy twice as much
+//! Its own file, so that nothing runs beside it. A machine whose two cores cannot copy twice as much
 //! as one is measured too, in the same rounds: two threads that do nothing but copy and checksum.
 
 use std::time::{Duration, Instant};
 
 use partd::{Key, Partd, SegmentLog};
-
-use crate::alone;
 
 const ROUNDS: usize = 5;
 /// It must be reached in one of so many tries.
@@ -49,7 +47,6 @@ fn plain_copy(bytes: &[u8], threads: usize) -> Duration {
 
 #[test]
 fn get_many_on_two_threads_is_one_and_a_half_times_one_thread() {
-    let _alone = alone();
     if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
         println!("skipped: this machine has one core");
         return;
