@@ -191,8 +191,9 @@ impl<D: Disk> Control<D> {
 
     /// Locks a byte of the control file; `None` if somebody holds it in the way.
     pub(crate) fn try_lock(&self, at: u64, exclusive: bool) -> Result<Option<D::Lock>> {
-        let locked = self.store.dir.try_lock_byte(CONTROL, self.file.id(), at, exclusive);
-        locked.map_err(|error| self.lock_error(error))
+        let (id, byte) = (self.file.id(), &mut std::iter::once(at));
+        let locked = self.store.dir.try_lock_byte(CONTROL, id, byte, exclusive);
+        Ok(locked.map_err(|error| self.lock_error(error))?.map(|(_, lock)| lock))
     }
 
     /// Says that this handle is there, for as long as the lock is held: see [`is_present`](Self::is_present).
@@ -211,6 +212,15 @@ impl<D: Disk> Control<D> {
     /// Whether the owner of a slot is gone; the lock keeps others from taking the slot.
     pub(crate) fn lock_slot(&self, slot: u16) -> Result<Option<D::Lock>> {
         self.try_lock(layout::slot_lock_at(slot), true)
+    }
+
+    /// Takes the first free slot; `None` if all are taken.
+    pub(crate) fn lock_free_slot(&self) -> Result<Option<(u16, D::Lock)>> {
+        let mut bytes = (0..layout::SLOTS).map(layout::slot_lock_at);
+        let locked = self.store.dir.try_lock_byte(CONTROL, self.file.id(), &mut bytes, true);
+        let locked = locked.map_err(|error| self.lock_error(error))?;
+        let slot_of = |at: u64| (at - layout::SLOTS_AT) / layout::SLOT_LEN;
+        Ok(locked.map(|(at, lock)| (slot_of(at) as u16, lock)))
     }
 
     fn lock_error(&self, error: io::Error) -> Error {
@@ -252,6 +262,14 @@ impl<D: Disk> Control<D> {
     #[inline]
     pub(crate) fn last_commit(&self) -> Commit {
         Commit::decode(self.word(layout::COMMIT_AT).load(Acquire))
+    }
+
+    /// The number of the last commit that is done, and the segment of its batch. The caller is alone.
+    pub(crate) fn last_position(&self) -> Option<(u64, u64)> {
+        let last = self.last_commit();
+        let slot = (last.slot < layout::SLOTS).then_some(last.slot)?;
+        let segment = self.slot_word(slot, layout::SLOT_SEGMENT_AT).load(Acquire);
+        (1..self.next_segment()).contains(&segment).then(|| (last.visible(), segment))
     }
 
     /// How many publishing renames there were.

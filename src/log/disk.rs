@@ -76,7 +76,8 @@ pub trait Dir: Clone + Debug + Send + Sync + 'static {
     /// Locks the directory; `None` if a conflicting lock is held. Every call competes with every other,
     /// also those of the same handle.
     fn try_lock(&self, exclusive: bool) -> io::Result<Option<Self::Lock>>;
-    /// Locks one byte of the file `name`, which must still be `id`; `None` if a conflicting lock is held.
+    /// Locks the first of some bytes of the file `name`, which must still be `id`, on which no conflicting lock is
+    /// held; `None` if there is one on each. Returns the byte too.
     ///
     /// # Errors
     /// `NotFound` where the name is gone, `StaleNetworkFileHandle` where it leads to another file.
@@ -84,9 +85,9 @@ pub trait Dir: Clone + Debug + Send + Sync + 'static {
         &self,
         name: &str,
         id: FileId,
-        at: u64,
+        bytes: &mut dyn Iterator<Item = u64>,
         exclusive: bool,
-    ) -> io::Result<Option<Self::Lock>>;
+    ) -> io::Result<Option<(u64, Self::Lock)>>;
     /// Whether anybody holds a lock on a byte of the file `name`, which must still be `id`.
     fn is_byte_locked(&self, name: &str, id: FileId, at: u64) -> io::Result<bool>;
     /// Why the file system of the directory cannot hold a store, if so.

@@ -154,9 +154,8 @@ fn try_lock<D: Disk>(store: &Store<D>, exclusive: bool) -> Result<Option<D::Lock
 }
 
 fn boot_id<D: Disk>(store: &Store<D>) -> Result<[u8; 16]> {
-    // What is read is not in the store.
-    let path = Path::new("/proc/sys/kernel/random/boot_id");
-    store.disk.boot_id().map_err(|error| Error::io("read the boot id of the machine from", path, error))
+    let doing = "read /proc/sys/kernel/random/boot_id for";
+    store.disk.boot_id().map_err(|error| Error::io(doing, &**store.path(), error))
 }
 
 /// Becomes present on a control file that the caller knows to be the one in use.
@@ -409,9 +408,11 @@ fn survey<D: Disk>(
         None => Trust::Disk,
     };
     let known = Known {
-        uuid: old.as_ref().map(|old| old.fixed.store),
-        synced: old.as_ref().map_or(0, Control::synced),
-        visible: original.filter(|old| old.is_open() || old.is_clean()).map_or(0, Control::visible),
+        uuid: old.as_ref().filter(|old| old.is_original()).map(|old| old.fixed.store),
+        mark: old.as_ref().map(|old| (old.fixed.store, old.synced())),
+        last: original
+            .filter(|old| old.is_open() || old.is_clean())
+            .and_then(Control::last_position),
     };
     let is_copy = old.as_ref().is_some_and(|old| !old.is_original());
     match Survey::new(store, known, trust, ignore_damage) {

@@ -220,6 +220,6 @@ impl Options {
 
     /// The length of the file that keeps disk space for removals and compactions on a full disk.
     pub(crate) fn reserve_file_len(&self) -> u64 {
-        (self.segment_len() / 16).clamp(64 << 10, 4 << 20).next_multiple_of(4096)
+        (self.segment_len() / 64).clamp(64 << 10, 1 << 20).next_multiple_of(4096)
     }
 }

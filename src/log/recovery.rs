@@ -32,11 +32,12 @@ pub(crate) enum Trust {
 /// What a control file says, as far as it can be trusted.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Known {
+    /// The uuid of the store; not known where the file may be a copy of another store's.
     pub(crate) uuid: Option<[u8; 16]>,
-    /// The mark.
-    pub(crate) synced: u64,
-    /// The last number that processes of this boot have seen; 0 if nobody can say.
-    pub(crate) visible: u64,
+    /// The mark, and the uuid of the store that it is of.
+    pub(crate) mark: Option<([u8; 16], u64)>,
+    /// The last commit that processes of this boot have seen: its number and its segment.
+    pub(crate) last: Option<(u64, u64)>,
 }
 
 /// What a new control file is for.
@@ -63,8 +64,9 @@ pub(crate) struct Survey<F> {
     pub(crate) sequence: u64,
     /// The newest synced mark that was found.
     pub(crate) synced: u64,
-    /// The last number that processes of this boot have seen, if the control file can say.
-    visible: u64,
+    /// The last commit that processes of this boot have seen, if the control file can say: its number and its
+    /// segment.
+    last: Option<(u64, u64)>,
     /// Above every id that was seen.
     pub(crate) next_segment: u64,
 }
@@ -103,13 +105,19 @@ impl<F: DiskFile> Survey<F> {
             trust,
             uuid: known.uuid,
             sequence: 0,
-            synced: known.synced,
-            visible: known.visible,
+            synced: 0,
+            last: known.last,
             next_segment: 1,
         };
         for id in store.segment_ids()? {
             survey.next_segment = survey.next_segment.max(id.saturating_add(1));
             survey.add(store, id)?;
+        }
+        if let Some((uuid, synced)) = known.mark
+            && synced > 0
+            && *survey.uuid.get_or_insert(uuid) == uuid
+        {
+            survey.synced = synced;
         }
         let upto = survey.take_outputs(store, ignore_damage)?;
         survey.find_end(store, upto, ignore_damage)?;
@@ -235,7 +243,7 @@ impl<F: DiskFile> Survey<F> {
             // A number is only ever given when the one before it is in place.
             Trust::Memory => {
                 let last = numbers.last_key_value().map_or(0, |(last, _)| *last);
-                last.max(self.synced).max(self.visible)
+                last.max(self.synced).max(self.lost())
             }
         };
         let mut end = upto;
@@ -272,6 +280,14 @@ impl<F: DiskFile> Survey<F> {
         }
         self.sequence = end;
         Ok(())
+    }
+
+    /// The last number that was committed, if its segment is gone: somebody has removed the file. While the
+    /// segment is there it says itself what it holds, and the control file, which may be wrong, is not asked.
+    fn lost(&self) -> u64 {
+        let Some((sequence, segment)) = self.last else { return 0 };
+        let mut ids = self.segments.iter().map(|surveyed| surveyed.segment.id());
+        if ids.any(|id| id == segment) { 0 } else { sequence }
     }
 
     /// The error for a number that must be there and is not.

@@ -45,7 +45,7 @@ pub(crate) enum Content {
     Blank,
     /// A segment of this store with this id.
     Segment(u64),
-    /// A control file of this store.
+    /// A control file, of whatever store: it holds nothing that the segments do not.
     Control,
     /// A file of another store.
     Foreign,
@@ -121,15 +121,16 @@ impl<D: Disk> Store<D> {
             return Ok(Content::Blank);
         }
         let is_ours = |found: [u8; 16]| uuid.is_none_or(|uuid| *uuid == found);
-        if let Ok(header) = SegmentHeader::decode(&bytes[..NOTE_AT as usize], len) {
-            return Ok(match is_ours(header.store) {
-                true => Content::Segment(header.id),
-                false => Content::Foreign,
-            });
+        match SegmentHeader::decode(&bytes[..NOTE_AT as usize], len) {
+            Ok(header) if is_ours(header.store) => return Ok(Content::Segment(header.id)),
+            Ok(_) => return Ok(Content::Foreign),
+            Err(error) if error.what == "format version" => return Ok(Content::Foreign),
+            Err(_) => {}
         }
         Ok(match Fixed::decode(&bytes[..control::FIXED_LEN]) {
-            Ok(fixed) if is_ours(fixed.store) => Content::Control,
-            Ok(_) => Content::Foreign,
+            Ok(_) => Content::Control,
+            // A newer version of the format may belong to anybody.
+            Err(error) if error.what == "format version" => Content::Foreign,
             Err(_) => Content::Unknown,
         })
     }
@@ -162,7 +163,8 @@ impl<D: Disk> Store<D> {
     /// Removes a file that was never finished, if it is not of another store.
     pub(crate) fn unlink_unfinished(&self, name: &str, uuid: Option<&[u8; 16]>) -> Result<()> {
         match self.content(name, uuid) {
-            Ok(Content::Foreign | Content::Unknown) => Ok(()),
+            Ok(Content::Foreign) => Ok(()),
+            // A file that a dead maker has left half written may hold anything.
             Ok(_) => self.unlink(name),
             Err(error)
                 if matches!(

@@ -418,21 +418,18 @@ fn take_slot<D: Disk>(place: &mut Place<D>, core: &Core<D>, control: &Control<D>
     if let Some(slot) = &place.slot {
         return Ok(slot.number);
     }
-    for number in 0..SLOTS {
-        let Some(lock) = control.lock_slot(number)? else { continue };
-        commit::take_over(control, number)?;
-        retire(core, control, number, control.active_segment(number))?;
-        control.clear_active(number);
-        control.set_holder(number, std::process::id());
-        place.slot = Some(Slot { number, _lock: lock });
-        return Ok(number);
-    }
-    Err(Error::refused(
-        &**core.store.path(),
-        format!(
+    let Some((number, lock)) = control.lock_free_slot()? else {
+        let why = format!(
             "{SLOTS} handles write to the store, which is all that it has slots for; close some"
-        ),
-    ))
+        );
+        return Err(Error::refused(&**core.store.path(), why));
+    };
+    commit::take_over(control, number)?;
+    retire(core, control, number, control.active_segment(number))?;
+    control.clear_active(number);
+    control.set_holder(number, std::process::id());
+    place.slot = Some(Slot { number, _lock: lock });
+    Ok(number)
 }
 
 /// Ends the segment of a dead writer in a slot: what it left pending is void, and nothing follows.

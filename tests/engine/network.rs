@@ -113,10 +113,10 @@ impl Dir for NetworkDir {
         &self,
         name: &str,
         id: FileId,
-        at: u64,
+        bytes: &mut dyn Iterator<Item = u64>,
         exclusive: bool,
-    ) -> io::Result<Option<OsLock>> {
-        self.0.try_lock_byte(name, id, at, exclusive)
+    ) -> io::Result<Option<(u64, OsLock)>> {
+        self.0.try_lock_byte(name, id, bytes, exclusive)
     }
 
     fn is_byte_locked(&self, name: &str, id: FileId, at: u64) -> io::Result<bool> {

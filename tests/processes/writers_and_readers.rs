@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use partd::{Partd, SegmentLog};
 use partd_testkit::children::arena::{Arena, Manner};
 use partd_testkit::children::judge::{Watch, judge};
+use partd_testkit::children::roles::slot_is_locked;
 use partd_testkit::children::{
     self, Child, Random, Start, directory, from_env, seed, start_with_channel, state_of,
     wait_for_state,
@@ -108,9 +109,7 @@ fn a_forked_child_that_outlives_its_parent_delays_nobody_and_its_handle_gives_er
     // It reads, and nothing comes.
     wait_for_state(pid, &[Some('S')]);
     // The premise: the dead parent's slot is still locked, by what its child has inherited.
-    let slot = std::fs::File::open(store.join("writer-0000.lock")).unwrap();
-    assert!(fs2::FileExt::try_lock_exclusive(&slot).is_err(), "the lock is not held");
-    drop(slot);
+    assert!(slot_is_locked(&store, 0), "the lock is not held");
     // Nobody waits for it: not the next handle, nor its writes, syncs and reads.
     for i in 0..3_u64 {
         let p = SegmentLog::open(&store).unwrap();

@@ -123,6 +123,7 @@ fn on_a_full_disk_a_clear_and_a_compaction_give_everything_back() {
     let disk = blank();
     let options = options().segment_len_bytes(1 << 20);
     let p = open(&disk, &options);
+    // Six segments, the reserve, and the output that takes its place.
     disk.limit(6 << 20);
     let first = fill_up(&p, |i| i % 10, 5000);
     p.clear().expect("it is cleared");
@@ -131,7 +132,8 @@ fn on_a_full_disk_a_clear_and_a_compaction_give_everything_back() {
     assert!(report.segments_replaced >= 5, "{report:?}");
     assert_eq!(p.keys().expect("it is read"), []);
     let second = fill_up(&p, |i| i % 10, 5000);
-    assert!(second >= first * 4 / 5, "{second} after {first}");
+    // All but what the reserve has taken again: one page of the fifth segment.
+    assert!(second >= first * 3 / 5, "{second} after {first}");
     assert!(!disk.died_of_sigbus());
     assert_eq!(
         p.len_of(3_u64).expect("it is read"),

@@ -138,10 +138,10 @@ impl Dir for HookedDir {
         &self,
         name: &str,
         id: FileId,
-        at: u64,
+        bytes: &mut dyn Iterator<Item = u64>,
         exclusive: bool,
-    ) -> io::Result<Option<SimLock>> {
-        self.dir.try_lock_byte(name, id, at, exclusive)
+    ) -> io::Result<Option<(u64, SimLock)>> {
+        self.dir.try_lock_byte(name, id, bytes, exclusive)
     }
     fn is_byte_locked(&self, name: &str, id: FileId, at: u64) -> io::Result<bool> {
         self.dir.is_byte_locked(name, id, at)

@@ -143,14 +143,9 @@ impl OsDir {
     }
 
     fn open_file(&self, name: &str, flags: OFlags) -> io::Result<File> {
-        // Opening a pipe must not wait for its other end; a link may lead into another store.
-        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        match rustix::fs::openat(&self.file, name, flags, FILE_MODE) {
-            Err(Errno::LOOP) => {
-                Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file, but a link"))
-            }
-            opened => Ok(File::from(opened?)),
-        }
+        // Opening a pipe must not wait for its other end.
+        let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        Ok(File::from(rustix::fs::openat(&self.file, name, flags, FILE_MODE)?))
     }
 
     fn mapped(&self, file: File, access: Access) -> io::Result<OsFile> {
@@ -260,12 +255,12 @@ impl Dir for OsDir {
     }
 
     fn id_of(&self, name: &str) -> io::Result<FileId> {
-        let stat = rustix::fs::statat(&*self.file, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let stat = rustix::fs::statat(&*self.file, name, AtFlags::empty())?;
         Ok(FileId { device: stat.st_dev, inode: stat.st_ino })
     }
 
     fn disk_bytes(&self, name: &str) -> io::Result<u64> {
-        let stat = rustix::fs::statat(&*self.file, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let stat = rustix::fs::statat(&*self.file, name, AtFlags::empty())?;
         Ok(stat.st_blocks.unsigned_abs() * 512)
     }
 
@@ -322,18 +317,19 @@ impl Dir for OsDir {
         &self,
         name: &str,
         id: FileId,
-        at: u64,
+        bytes: &mut dyn Iterator<Item = u64>,
         exclusive: bool,
-    ) -> io::Result<Option<OsLock>> {
-        let (flags, kind) = if exclusive {
-            (OFlags::RDWR, F_WRLCK)
-        } else {
-            (OFlags::RDONLY, F_RDLCK)
-        };
+    ) -> io::Result<Option<(u64, OsLock)>> {
+        let (flags, kind) =
+            if exclusive { (OFlags::RDWR, F_WRLCK) } else { (OFlags::RDONLY, F_RDLCK) };
         let mark = ForkMark::new()?;
         let file = self.open_to_lock(name, id, flags)?;
-        let locked = set_byte_lock(&file, at, kind)?;
-        Ok(locked.then_some(OsLock { file, kind: LockKind::Byte(at), mark }))
+        for at in bytes {
+            if set_byte_lock(&file, at, kind)? {
+                return Ok(Some((at, OsLock { file, kind: LockKind::Byte(at), mark })));
+            }
+        }
+        Ok(None)
     }
 
     fn is_byte_locked(&self, name: &str, id: FileId, at: u64) -> io::Result<bool> {

@@ -311,9 +311,7 @@ fn fork_with_a_handle(store: &Path) {
             }
             // Dropped in the child, a handle must not free what belongs to the parent.
             drop(q);
-            let slot = std::fs::File::open(store.join("writer-0001.lock")).expect("opens");
-            fs2::FileExt::try_lock_exclusive(&slot).expect_err("the parent's lock is held");
-            drop(slot);
+            assert!(slot_is_locked(store, 1), "the parent's lock is held");
             let own = SegmentLog::open(store).expect("a handle of its own serves the child");
             own.append([("by the child", "x")]).expect("appends");
             assert!(
@@ -324,4 +322,13 @@ fn fork_with_a_handle(store: &Path) {
             fork::sleep_until_input_ends();
         }
     }
+}
+
+/// Whether anybody holds the lock of a writer slot.
+pub fn slot_is_locked(store: &Path, slot: u16) -> bool {
+    use partd::log::disk::{Dir, Disk, OsDisk};
+    let dir = OsDisk.open_dir(store).expect("the directory opens");
+    let id = dir.id_of("control").expect("there is a control file");
+    let at = partd_format::control::slot_lock_at(slot);
+    dir.is_byte_locked("control", id, at).expect("locks can be asked for")
 }

@@ -166,7 +166,9 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     /// The directories, each with its number.
-    dirs: BTreeMap<PathBuf, u32>,
+    dirs: BTreeMap<PathBuf, u64>,
+    /// The last number that `stat` has reported for a new file or directory.
+    identities: u64,
     names: BTreeMap<PathBuf, Arc<Inode>>,
     /// Milliseconds since 1970.
     now_unix_ms: u64,
@@ -209,7 +211,7 @@ struct Failures {
 /// What is locked: by what it is, not by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Locked {
-    Dir(u32),
+    Dir(u64),
     Byte(u32, u64),
 }
 
@@ -289,11 +291,12 @@ impl SimDisk {
                 // Words are stored; of a file that ends in half of one, that half stays zero.
                 poke(&mapping, at, &bytes.bytes()[..room & !7]);
             }
-            let mut inode = Inode::new(state.inodes, mapping);
             // Images that do not say it were taken apart and put together again: in another boot.
-            inode.identity = file.identity.unwrap_or(inode.identity);
-            state.inodes = state.inodes.max(inode.identity as u32) + 1;
-            state.names.insert(path.clone(), Arc::new(inode));
+            let identity = file.identity.unwrap_or_else(|| state.new_identity());
+            state.identities = state.identities.max(identity);
+            let inode = Arc::new(Inode::new(state.inodes, identity, mapping));
+            state.inodes += 1;
+            state.names.insert(path.clone(), inode);
         }
         let shared = Shared {
             state: Mutex::new(state),
@@ -568,10 +571,10 @@ impl SimDisk {
 }
 
 impl Inode {
-    fn new(number: u32, mapping: Memory) -> Inode {
+    fn new(number: u32, identity: u64, mapping: Memory) -> Inode {
         Inode {
             number,
-            identity: number.into(),
+            identity,
             mapping,
             holes: Mutex::default(),
             backed: None,
@@ -629,14 +632,18 @@ pub fn poke(mapping: &Mapping, offset: u64, bytes: &[u8]) {
 pub struct SimDir {
     disk: SimDisk,
     path: PathBuf,
-    number: u32,
+    number: u64,
 }
 
 impl State {
     fn add_dir(&mut self, path: &Path) {
-        let number = self.inodes;
-        self.inodes += 1;
+        let number = self.new_identity();
         self.dirs.insert(path.to_owned(), number);
+    }
+
+    fn new_identity(&mut self) -> u64 {
+        self.identities += 1;
+        self.identities
     }
 }
 
@@ -760,7 +767,8 @@ impl Dir for SimDir {
         }
         let number = state.inodes;
         state.inodes += 1;
-        let inode = Arc::new(Inode { backed, ..Inode::new(number, Memory::zeroed(len)) });
+        let identity = state.new_identity();
+        let inode = Arc::new(Inode { backed, ..Inode::new(number, identity, Memory::zeroed(len)) });
         state.names.insert(path.clone(), Arc::clone(&inode));
         drop(state);
         disk.record(Event::Create { path, inode: number, len });
@@ -804,7 +812,7 @@ impl Dir for SimDir {
         let path = self.at(name)?;
         let state = lock(&self.disk.shared.state);
         if let Some(number) = state.dirs.get(&path) {
-            return Ok(FileId { device: 1, inode: (*number).into() });
+            return Ok(FileId { device: 1, inode: *number });
         }
         let inode = state.names.get(&path).ok_or(io::ErrorKind::NotFound)?;
         Ok(FileId { device: 1, inode: inode.identity })
@@ -860,11 +868,16 @@ impl Dir for SimDir {
         &self,
         name: &str,
         id: FileId,
-        at: u64,
+        bytes: &mut dyn Iterator<Item = u64>,
         exclusive: bool,
-    ) -> io::Result<Option<SimLock>> {
-        let inode = self.inode_to_lock(name, id)?;
-        Ok(self.lock_on(Locked::Byte(inode.number, at), exclusive))
+    ) -> io::Result<Option<(u64, SimLock)>> {
+        let number = self.inode_to_lock(name, id)?.number;
+        for at in bytes {
+            if let Some(lock) = self.lock_on(Locked::Byte(number, at), exclusive) {
+                return Ok(Some((at, lock)));
+            }
+        }
+        Ok(None)
     }
 
     fn is_byte_locked(&self, name: &str, id: FileId, at: u64) -> io::Result<bool> {
@@ -903,7 +916,8 @@ impl SimDisk {
         poke(&copy, 0, &bytes);
         let number = state.inodes;
         state.inodes += 1;
-        state.names.insert(path.to_owned(), Arc::new(Inode::new(number, copy)));
+        let identity = state.new_identity();
+        state.names.insert(path.to_owned(), Arc::new(Inode::new(number, identity, copy)));
     }
 
     /// The names of the files in a directory.

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use partd::{Partd, SegmentLog};
-use partd_format::control::{Fixed, SYNCED_AT, decode_synced};
+use partd_format::control::{FIXED_LEN, Fixed, SYNCED_AT, decode_synced};
 use partd_format::segment::id_of_file_name;
 use partd_format::word::note;
 use partd_format::{Batch, Link, SegmentHeader, State};
@@ -237,7 +237,7 @@ fn below_the_mark(image: &Image) -> Vec<(PathBuf, u64, u64)> {
     let replaced: Vec<u64> = segments.iter().flat_map(|s| s.replaces.iter().copied()).collect();
     let control = image.files.get(&Path::new(STORE).join("control")).map(FileImage::bytes);
     let of_control = control.and_then(|bytes| {
-        let fixed = Fixed::decode(bytes.get(..64)?).ok()?;
+        let fixed = Fixed::decode(bytes.get(..FIXED_LEN)?).ok()?;
         let word = bytes.get(SYNCED_AT as usize..SYNCED_AT as usize + 8)?;
         decode_synced(&fixed.store, u64::from_le_bytes(word.try_into().ok()?)).ok()
     });
