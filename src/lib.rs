@@ -28,6 +28,7 @@ mod key;
 #[doc(hidden)]
 pub mod log;
 mod partd;
+mod threads;
 
 pub use crate::buffer::{Buffer, BufferStats};
 pub use crate::dict::Dict;

@@ -37,8 +37,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use rayon::prelude::*;
-
 pub use self::compaction::Compaction;
 pub use self::options::Options;
 pub use self::read::View;
@@ -47,6 +45,7 @@ use self::background::Background;
 use self::compaction::{Aim, Stop};
 use self::control::Control;
 use self::disk::{Disk, OsDisk};
+use self::index::Extents;
 use self::picture::{Capture, Picture};
 use self::read::Snapshot;
 use self::segment::Segment;
@@ -57,6 +56,7 @@ use self::writer::Writer;
 use crate::Key;
 use crate::error::{Error, Result};
 use crate::partd::{Batch, Chunks, Durability, Op, Partd};
+use crate::threads::{self, LentPool};
 
 /// A store on disk: a log of mapped segment files in a directory.
 ///
@@ -224,7 +224,7 @@ impl<D: Disk> SegmentLog<D> {
 
     /// The key's value as chunks that borrow the mapped segments; nothing is copied.
     pub fn view(&self, key: impl Into<Key>) -> Result<View<D>> {
-        View::new(self.core.snapshot(&[key.into()])?)
+        View::new(self.core.snapshot(&[key.into()])?, self.core.pool())
     }
 
     /// Rewrites the live values of all sealed segments, each key's in one piece, and removes what is
@@ -285,17 +285,19 @@ impl<D: Disk> SegmentLog<D> {
             let lists: Vec<_> = picture.index.slots().map(|slot| slot.extents.clone()).collect();
             (Arc::clone(&picture.segments), lists)
         })?;
-        let bytes = extents
-            .par_iter()
-            .flat_map_iter(|list| list.iter())
-            .map(|extent| {
-                segments[extent.segment() as usize].checked_value(extent).map(|v| v.len() as u64)
+        let check = |list: &Extents| {
+            list.iter().try_fold(0, |bytes, extent| {
+                let value = segments[extent.segment() as usize].checked_value(extent)?;
+                Ok(bytes + value.len() as u64)
             })
-            .try_reduce(|| 0, |a, b| Ok(a + b))?;
+        };
+        let bytes = threads::spread(self.core.pool(), |team| {
+            team.try_map(extents.iter().collect(), check)
+        })?;
         Ok(Verified {
             segments: segments.len() as u64,
             extents: extents.iter().map(|list| list.len() as u64).sum(),
-            bytes,
+            bytes: bytes.into_iter().sum(),
         })
     }
 }
@@ -337,7 +339,7 @@ impl<D: Disk> Partd for SegmentLog<D> {
     }
 
     fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
-        self.core.snapshot(keys)?.values()
+        self.core.snapshot(keys)?.values(self.core.pool())
     }
 
     fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
@@ -357,7 +359,7 @@ impl<D: Disk> Partd for SegmentLog<D> {
         let mut keys: Vec<Key> = self
             .core
             .with_picture(|picture| picture.index.slots().map(|slot| slot.key.clone()).collect())?;
-        keys.par_sort_unstable();
+        threads::sort(self.core.pool(), &mut keys);
         Ok(keys)
     }
 
@@ -383,7 +385,7 @@ impl<D: Disk> Partd for SegmentLog<D> {
         visit: &mut dyn FnMut(&[Chunks<'_>]) -> Result<()>,
     ) -> Result<()> {
         let snapshot = self.core.snapshot(keys)?;
-        visit(&snapshot.chunks()?)
+        visit(&snapshot.chunks(self.core.pool())?)
     }
 }
 
@@ -396,6 +398,11 @@ impl<D: Disk> Core<D> {
     #[inline]
     fn visible(&self) -> u64 {
         self.control.as_ref().map_or(self.frozen, Control::visible)
+    }
+
+    /// The pool that the handle was lent.
+    fn pool(&self) -> Option<&LentPool> {
+        self.options.thread_pool.as_ref()
     }
 
     /// Whether damage is read around; only where nobody else has the store open.
@@ -486,7 +493,7 @@ impl<D: Disk> Core<D> {
         // Most of the bytes, verified before the delete: damage is an error and not a loss.
         let (before, rebuilds) =
             self.with_picture(|p| (self.snapshot_of(p, &distinct), p.rebuilds))?;
-        let mut values = before.values()?;
+        let mut values = before.values(self.pool())?;
         let mut batch = Batch::with_capacity(distinct.len());
         for key in &distinct {
             batch.delete(key);
