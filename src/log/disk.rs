@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FallocateFlags, RenameFlags};
 
+use crate::log::segment::mapping::ForkMark;
 pub use crate::log::segment::mapping::Mapping;
 
 /// A directory tree with files that can be mapped, locked and synced.
@@ -109,14 +110,14 @@ pub struct OsFile {
 #[derive(Debug)]
 pub struct OsLock {
     file: File,
-    process: u32,
+    mark: ForkMark,
 }
 
 impl Drop for OsLock {
     fn drop(&mut self) {
         // Closing the file is not enough: a child of a fork has it open as well. And what the child
         // drops is still its parent's.
-        if self.process == std::process::id() {
+        if !self.mark.is_forked() {
             let _ = fs2::FileExt::unlock(&self.file);
         }
     }
@@ -257,7 +258,7 @@ impl Disk for OsDisk {
             fs2::FileExt::try_lock_shared(&file)
         };
         match locked {
-            Ok(()) => Ok(Some(OsLock { file, process: std::process::id() })),
+            Ok(()) => Ok(Some(OsLock { file, mark: ForkMark::new()? })),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
