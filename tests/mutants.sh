@@ -176,8 +176,8 @@ mutant note src/log/recovery.rs I9 crash $crash \
     'surveyed.must_reach(surveyed.segment.note())' \
     'surveyed.must_reach(0)'
 mutant mark-in-header src/log/writer.rs I9 damage $flips \
-    'fill(&mut claim, batch, &layout, control.synced())' \
-    'fill(&mut claim, batch, &layout, 0)'
+    'fill(&mut prepared.claim, batch, &layout, control.synced())' \
+    'fill(&mut prepared.claim, batch, &layout, 0)'
 mutant boot src/log/open.rs 'I1 I2 I6' crash $crash \
     '.filter(|control| control.fixed.boot == boot && (' \
     '.filter(|control| ('
@@ -186,14 +186,15 @@ mutant closed-control src/log/open.rs I6 crash $crash \
     'Ok(control.is_clean() && (true || segment_ids(disk, names)?.last().is_none_or(is_last)))'
 
 # Pops and compactions.
-mutant pop-lock src/log/mod.rs live kill_steps \
-    a_process_stopped_at_any_operation_delays_nobody_and_goes_on_later \
-    'let _pop = PopUnderWay::new(control, slot);' \
-    'let _ = PopUnderWay::new(control, slot);'
-mutant overtaken-pop src/log/picture.rs I1 compaction_races \
-    a_pop_and_a_compaction_stopped_at_any_operation_of_each_lose_no_byte \
-    'compacted.catch_up(&mut self.index, key, unit.sequence);' \
-    ''
+mutant pop-condition src/log/pop.rs I1 pops \
+    a_pop_beside_segments_that_come_at_any_of_its_operations_loses_no_byte \
+    'picture.knows_all_segments(control.generation());' \
+    'control.generation() > 0;'
+mutant pins src/log/read/pins.rs live pins \
+    a_view_keeps_the_segments_that_it_shows_and_no_others \
+    'let mut last = None;' \
+    'let mut last = None;
+        pins.sparse.extend((0..).zip(segments.iter().cloned()));'
 mutant history-sync src/log/compaction.rs 'I1 I2' crash $crash \
     'self.syncer.sync_beside(self, base.upto, &base.source_ids())?;' \
     ''

@@ -1,4 +1,5 @@
-//! Which segments there are: finds each published one once, without listing the directory again.
+//! Which segments there are: finds each published one once. The directory is listed the first time,
+//! and again where so many ids were taken meanwhile that trying each would take longer.
 //!
 //! Ids are taken one after the other, and whoever takes one has announced it before. So an id that
 //! was taken either has its file, or is announced and may still get it, or is gone for good: its
@@ -6,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
 
 use partd_format::segment::id_of_file_name;
 
@@ -14,6 +16,9 @@ use super::disk::Disk;
 use super::segment::Segment;
 use super::{Core, Names};
 use crate::error::{Error, Result};
+
+/// More new ids than this are not tried one by one: of most of them nothing may be left.
+const TRIED_MAX: u64 = 64;
 
 /// What has been looked for so far.
 #[derive(Debug)]
@@ -33,7 +38,8 @@ impl Default for Finder {
 }
 
 impl Finder {
-    /// Opens the segments that were published since the last call; `found` gets each.
+    /// Opens the segments that were published since the last call; `found` gets each. One whose file
+    /// is there and that `known` has is not opened again.
     ///
     /// All that were published before the call are found. Returns the id of one that was listed and
     /// has gone meanwhile: then a compaction has published an output that may not be among them.
@@ -41,28 +47,37 @@ impl Finder {
         &mut self,
         core: &Core<D>,
         writable: bool,
-        found: &mut dyn FnMut(Segment<D::File>),
+        known: &mut dyn FnMut(u64) -> Option<Arc<Segment<D::File>>>,
+        found: &mut dyn FnMut(Arc<Segment<D::File>>),
     ) -> Result<Option<u64>> {
         let Some(control) = &core.control else {
             return self.find_all(core, found);
         };
         let next = control.next_segment();
-        let ids: BTreeSet<u64> = if self.listed {
-            self.awaited.iter().copied().chain(self.next..next).collect()
+        let mut listed = BTreeSet::new();
+        let mut ids: BTreeSet<u64> = self.awaited.iter().copied().collect();
+        if self.listed && next.saturating_sub(self.next) <= TRIED_MAX {
+            ids.extend(self.next..next);
         } else {
-            // The first time, the directory tells which of many ids are worth a try. The announcements
-            // come before it: who is no more among them has published by then, or never will.
-            let mut ids: BTreeSet<u64> = control.announced().collect();
-            ids.extend(segment_ids(&core.disk, &core.names)?);
-            ids.retain(|id| (1..next).contains(id));
-            ids
-        };
+            // The directory tells which of many ids are worth a try. The announcements come before
+            // it: who is no more among them has published by then, or never will.
+            let announced: BTreeSet<u64> = control.announced().collect();
+            listed = segment_ids(&core.disk, &core.names)?;
+            let is_new = |id: &&u64| (self.next..next).contains(*id);
+            ids.extend(announced.union(&listed).filter(is_new));
+        }
         let mut opened = Vec::new();
         let mut awaited = BTreeSet::new();
         let mut vanished = None;
         for id in ids {
+            if listed.contains(&id)
+                && let Some(segment) = known(id)
+            {
+                opened.push(segment);
+                continue;
+            }
             match look(core, control, id, writable)? {
-                Look::Opened(segment) => opened.push(segment),
+                Look::Opened(segment) => opened.push(Arc::new(segment)),
                 Look::Announced => drop(awaited.insert(id)),
                 Look::Gone if self.listed => {}
                 Look::Gone => vanished = Some(id),
@@ -80,14 +95,14 @@ impl Finder {
     fn find_all<D: Disk>(
         &mut self,
         core: &Core<D>,
-        found: &mut dyn FnMut(Segment<D::File>),
+        found: &mut dyn FnMut(Arc<Segment<D::File>>),
     ) -> Result<Option<u64>> {
         if self.listed {
             return Ok(None);
         }
         for id in segment_ids(&core.disk, &core.names)? {
             match Segment::open(&core.disk, &core.names, id, Some(&core.store), false) {
-                Ok(segment) => found(segment),
+                Ok(segment) => found(Arc::new(segment)),
                 // Recovery has looked at it, in memory, and done without.
                 Err(Error::Damage { .. }) => {}
                 Err(error) => return Err(error),

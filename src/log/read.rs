@@ -4,11 +4,14 @@
 //! Every value is held against its checksum, unless an option says otherwise, by the thread that
 //! copies it and while it is in the cache.
 
+mod pins;
+
 use std::sync::Arc;
 
+use self::pins::Pins;
 use super::disk::{Disk, DiskFile, OsDisk};
 use super::index::Extents;
-use super::picture::Segments;
+use super::picture::Picture;
 use super::segment::{Extent, Segment};
 use crate::error::Result;
 use crate::threads::{self, LentPool, Team};
@@ -25,15 +28,28 @@ const PIECE_BYTES: u64 = 1 << 20;
 /// What some keys held at one moment. It stays readable whatever happens to the store.
 #[derive(Debug)]
 pub(crate) struct Snapshot<F> {
-    pub(crate) segments: Segments<F>,
-    pub(crate) extents: Vec<Option<Extents>>,
-    pub(crate) verify: bool,
+    pins: Pins<F>,
+    extents: Vec<Option<Extents>>,
+    /// Which picture's numbers the extents have.
+    rebuilds: u64,
+    verify: bool,
 }
 
 impl<F: DiskFile> Snapshot<F> {
+    /// What a picture holds at some extents.
+    pub(crate) fn new<D: Disk<File = F>>(
+        picture: &Picture<D>,
+        extents: Vec<Option<Extents>>,
+        verify: bool,
+    ) -> Snapshot<F> {
+        let all = extents.iter().flatten().flat_map(|list| list.iter());
+        let pins = Pins::new(&picture.segments, all);
+        Snapshot { pins, extents, rebuilds: picture.rebuilds, verify }
+    }
+
     #[inline]
     fn segment(&self, extent: &Extent) -> &Segment<F> {
-        &self.segments[extent.segment() as usize]
+        self.pins.segment(extent)
     }
 
     /// The value of each key, as a vector of exactly its length.
@@ -180,13 +196,34 @@ impl<F: DiskFile> Snapshot<F> {
         threads::spread(pool, |team| team.try_map(extents.iter().collect(), chunk))
     }
 
-    /// A part of one key's value, from an extent on.
-    pub(crate) fn append_from(&self, key: usize, extent: usize, value: &mut Vec<u8>) -> Result<()> {
-        let Some(extents) = &self.extents[key] else { return Ok(()) };
-        for extent in extents.iter().skip(extent) {
-            value.extend_from_slice(self.segment(extent).checked_value(extent)?);
+    /// Brings values from what they were in an earlier snapshot of the same keys to what they are in
+    /// this one; of a value that only grew, what is new is read.
+    pub(crate) fn bring_up(&self, before: &Snapshot<F>, values: &mut [Vec<u8>]) -> Result<()> {
+        for (key, value) in values.iter_mut().enumerate() {
+            let (new, is_all) = self.since(before, key);
+            if is_all {
+                value.clear();
+            }
+            value.reserve_exact(total(new) as usize);
+            new.iter().try_for_each(|extent| self.append(extent, value))?;
         }
         Ok(())
+    }
+
+    /// The bytes that [`bring_up`](Snapshot::bring_up) would read, at most.
+    pub(crate) fn new_bytes(&self, before: &Snapshot<F>) -> u64 {
+        (0..self.extents.len()).map(|key| total(self.since(before, key).0)).sum()
+    }
+
+    /// The extents of a key that an earlier snapshot does not have; or all of them, if it is not so
+    /// that the value only grew.
+    fn since<'s>(&'s self, before: &Snapshot<F>, key: usize) -> (&'s [Extent], bool) {
+        let now = self.extents[key].as_deref().map_or(&[][..], |list| &list[..]);
+        let then = before.extents[key].as_deref().map_or(&[][..], |list| &list[..]);
+        match self.rebuilds == before.rebuilds && now.starts_with(then) {
+            true => (&now[then.len()..], false),
+            false => (now, true),
+        }
     }
 }
 

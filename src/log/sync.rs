@@ -6,7 +6,7 @@
 //! only saves work: a leader that is stopped is passed by after a while.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use partd_format::{Link, State};
@@ -39,7 +39,7 @@ struct Lead<D: Disk> {
 /// How far the chain of a segment is known to be on stable storage.
 #[derive(Debug)]
 struct Progress<F> {
-    segment: Segment<F>,
+    segment: Arc<Segment<F>>,
     /// Every batch before it is synced, or void.
     end: u64,
 }
@@ -135,7 +135,7 @@ impl<D: Disk> Lead<D> {
         let synced = control.synced();
         if generation != self.generation {
             let open = &mut self.open;
-            self.finder.find(core, true, &mut |segment| {
+            self.finder.find(core, true, &mut |_| None, &mut |segment| {
                 let end = segment.note().max(segment.header().data_start);
                 let progress = Progress { segment, end };
                 let look = progress.look(synced, target);

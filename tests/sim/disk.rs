@@ -422,6 +422,12 @@ impl SimDisk {
         *lock(&self.process.faults) = Some(Faults { fails, ..Faults::default() });
     }
 
+    /// Watches them, and lets all fail from the one of a number on.
+    pub fn fail_for_good(&self, at: usize, error: i32) {
+        let for_good = Some((at, error));
+        *lock(&self.process.faults) = Some(Faults { for_good, ..Faults::default() });
+    }
+
     /// Watches them, and lets the first of a kind fail.
     pub fn fail_first(&self, call: Call, error: i32) {
         let first = Some((call, error));
@@ -451,6 +457,12 @@ impl SimDisk {
     /// Whether a process has a file open.
     pub fn is_open(&self, path: &Path) -> bool {
         lock(&self.shared.state).names.get(path).is_some_and(|inode| Arc::strong_count(inode) > 1)
+    }
+
+    /// The files that this process has open, each as often as it has.
+    pub fn open_files(&self) -> usize {
+        let state = lock(&self.shared.state);
+        state.open.iter().filter(|(_, process)| *process == self.process.number).count()
     }
 
     /// A call that can fail.

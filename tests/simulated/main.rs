@@ -16,7 +16,11 @@ mod hooked;
 mod kill_steps;
 mod killed_compactions;
 mod lost_control;
+mod pins;
+mod pops;
 mod publishing;
+mod refreshing;
 mod shared_spares;
 #[path = "../sim/mod.rs"]
 mod sim;
+mod verifying;

@@ -550,9 +550,4 @@ impl<F: DiskFile> Claim<F> {
         assert!(self.covers(at, len), "outside of the claim");
         self.segment.file.write_at(buffers, self.offset + at)
     }
-
-    /// Gives the claim up; readers pass over it.
-    pub(crate) fn void(self) {
-        self.segment.void(self.offset);
-    }
 }
