@@ -180,14 +180,16 @@ fn the_page_of_the_tests_names_every_file_and_no_test_that_is_not_there() {
             assert!(is_main || page.contains(&row), "tests/README.md has no {row}");
         }
     }
-    let tests = rust_files(&["tests"]);
+    let tests = rust_files(&["tests", "loom-check/tests"]);
     let cited = cited_tests(&page);
     assert!(cited.len() > 60, "only {} tests are cited", cited.len());
     for (file, test) in cited {
         let of_file = |name: &str| {
             let of =
                 ["", "encodings/", "simulated/"].map(|folder| format!("tests/{folder}{file}.rs"));
-            of.iter().any(|of| of == name) || name.starts_with(&format!("tests/{file}/"))
+            of.iter().any(|of| of == name)
+                || name.starts_with(&format!("tests/{file}/"))
+                || name == format!("loom-check/tests/loom/{file}.rs")
         };
         let function = format!("fn {test}(");
         let mut files = tests.iter().filter(|(name, _)| of_file(name));

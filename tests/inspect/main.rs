@@ -15,6 +15,7 @@ mod read;
 #[path = "../../examples/shuffle/records.rs"]
 mod records;
 mod salvage;
+mod shortages;
 #[path = "../sim/mod.rs"]
 mod sim;
 mod simulated;
