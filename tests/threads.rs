@@ -223,12 +223,14 @@ fn a_buffer_called_from_rayon_tasks_builds_one_pool_and_keeps_it() {
     let tasks = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("it is built");
     let mut seen = Vec::new();
     for round in 0..20 {
-        tasks.install(|| {
+        let (flushed, popped) = tasks.install(|| {
             rayon::join(
                 || buffer.append([("a", value(round))]).and_then(|()| buffer.flush()),
                 || buffer.get("a").and_then(|_| buffer.pop(["b"])),
             )
         });
+        flushed.expect("it is flushed");
+        assert!(popped.expect("it is popped") == [b""]);
         seen.push(threads_named("partd-buffer"));
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

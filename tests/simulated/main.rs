@@ -7,6 +7,7 @@
 mod background;
 mod compaction_races;
 mod compaction_space;
+mod counting;
 mod crash;
 mod damage;
 mod defects;
