@@ -58,7 +58,8 @@ fn use_all(path: &Path) {
     let many = p.get_many(0..MANY).expect("they are read");
     assert!(many.iter().all(|value| *value == [7; 100]));
     assert_eq!(p.view("long 2").expect("it is seen").len(), LONG as u64);
-    assert_eq!(p.verify().expect("it is whole").extents, u64::from(MANY) + 3);
+    // And those that an earlier use has left dead.
+    assert!(p.verify().expect("it is whole").extents >= u64::from(MANY) + 3);
     assert_eq!(p.keys().expect("they are listed").len(), MANY as usize + 3);
     let popped = p.pop(["long 3", "long 2"]).expect("they are popped");
     assert!(popped == [value(3), value(2)]);
