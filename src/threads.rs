@@ -323,7 +323,10 @@ mod tests {
     fn a_lent_pool_that_does_not_answer_is_not_waited_for() {
         let pool = pool(1);
         let (release, wait) = std::sync::mpsc::channel::<()>();
-        pool.spawn(move || drop(wait.recv()));
+        pool.spawn(move || {
+            // It ends when the other end is dropped.
+            let _ = wait.recv();
+        });
         let lent = LentPool::new(pool);
         assert_eq!(spread(Some(&lent), |team| (team, name())), (Team::ALONE, name()));
         drop(release);
