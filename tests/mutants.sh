@@ -38,20 +38,31 @@ mkdir "$copy"
     (cd "$root" && tar --null --files-from=- --create --ignore-failed-read 2>/dev/null) |
     tar --extract --touch --directory "$copy"
 
-# mutant NAME FILE INVARIANTS MODULE TEST OLD NEW; all the tests are in tests/simulated/.
+# mutant NAME FILE INVARIANTS MODULE TEST OLD NEW; the tests are in tests/simulated/, and one module
+# is in loom-check/.
 mutant() {
     [[ $wanted == "  " || $wanted == *" $1 "* ]] || return 0
     names+=("$1") files+=("$2") invariants+=("$3") tests+=("$4::$5") olds+=("$6") news+=("$7")
 }
 
+# The arguments of cargo for the program that has a test.
+program() {
+    case $1 in
+    sleeping::*) echo --release --manifest-path loom-check/Cargo.toml --test loom ;;
+    *) echo --test simulated ;;
+    esac
+}
+
 compiles() {
-    (cd "$copy" && cargo test --quiet --test simulated --no-run) >"$log" 2>&1
+    # shellcheck disable=SC2046 # several words
+    (cd "$copy" && cargo test --quiet $(program "$1") --no-run) >"$log" 2>&1
 }
 
 # Runs one test on the copy as it is; says what came of it in $result.
 run() {
     local code=0
-    (cd "$copy" && timeout $((60 * minutes)) cargo test --quiet --test simulated -- --exact "$1") \
+    # shellcheck disable=SC2046 # several words
+    (cd "$copy" && timeout $((60 * minutes)) cargo test --quiet $(program "$1") -- --exact "$1") \
         >"$log" 2>&1 || code=$?
     if [ "$code" = 124 ]; then
         result="ERROR: it does not end in $minutes minutes"
@@ -60,7 +71,9 @@ run() {
     elif [ "$code" = 0 ]; then
         result=passes
     else
-        result=$(grep -m 1 -oE '(I[1-9]|live) is violated' "$log" | cut -d ' ' -f 1 || true)
+        result=$(grep -m 1 -oE '(I[1-9]|live) is violated|^deadlock' "$log" | cut -d ' ' -f 1 || true)
+        # As loom says it.
+        result=${result/deadlock/live}
         result=${result:-"ERROR: it fails, but no invariant is named"}
     fi
 }
@@ -80,7 +93,7 @@ try() {
     text=$(cat "$file" && echo .)
     text=${text%.}
     printf '%s' "${text/"${olds[i]}"/"${news[i]}"}" >"$file"
-    if compiles; then
+    if compiles "${tests[i]}"; then
         run "${tests[i]}"
         case $result in
         passes) result=SURVIVED ;;
@@ -176,8 +189,8 @@ mutant note src/log/recovery.rs I9 crash $crash \
     'surveyed.must_reach(surveyed.segment.note())' \
     'surveyed.must_reach(0)'
 mutant mark-in-header src/log/writer.rs I9 damage $flips \
-    'fill(&mut claim, batch, &layout, control.synced())' \
-    'fill(&mut claim, batch, &layout, 0)'
+    'fill(&mut prepared.claim, batch, &layout, control.synced())' \
+    'fill(&mut prepared.claim, batch, &layout, 0)'
 mutant boot src/log/open.rs 'I1 I2 I6' crash $crash \
     '.filter(|control| control.fixed.boot == boot && (' \
     '.filter(|control| ('
@@ -186,13 +199,25 @@ mutant closed-control src/log/open.rs I6 crash $crash \
     'Ok(control.is_clean() && (true || segment_ids(disk, names)?.last().is_none_or(is_last)))'
 
 # Pops and compactions.
-mutant pop-lock src/log/mod.rs live kill_steps \
-    a_process_stopped_at_any_operation_delays_nobody_and_goes_on_later \
-    'let _pop = PopUnderWay::new(control, slot);' \
-    'let _ = PopUnderWay::new(control, slot);'
-mutant overtaken-pop src/log/picture.rs I1 compaction_races \
-    a_pop_and_a_compaction_stopped_at_any_operation_of_each_lose_no_byte \
-    'compacted.catch_up(&mut self.index, key, unit.sequence);' \
+mutant pop-condition src/log/pop.rs I1 pops \
+    a_pop_beside_segments_that_come_at_any_of_its_operations_loses_no_byte \
+    'picture.knows_all_segments(control.generation());' \
+    'control.generation() > 0;'
+mutant pins src/log/read/pins.rs live pins \
+    a_view_keeps_the_segments_that_it_shows_and_no_others \
+    'let mut last = None;' \
+    'let mut last = None;
+        pins.sparse.extend((0..).zip(segments.iter().cloned()));'
+mutant wake-up src/log/background/wakeup.rs live sleeping \
+    a_sleeper_ends_when_it_is_closed_and_no_reason_is_lost \
+    'let mut state = self.state();
+        state.is_closed = true;
+        self.changed.notify_one();' \
+    'self.changed.notify_one();
+        self.state().is_closed = true;'
+mutant rebuild-bound src/log/picture.rs live refreshing \
+    a_read_of_a_store_without_one_of_its_segments_is_an_error_though_others_make_segments \
+    'tries -= 1;' \
     ''
 mutant history-sync src/log/compaction.rs 'I1 I2' crash $crash \
     'self.syncer.sync_beside(self, base.upto, &base.source_ids())?;' \
@@ -239,7 +264,7 @@ mutant forgotten-delete src/log/compaction/plan.rs I5 crash $crash \
     '*removals = needed;' \
     '*removals = Removals::default();
         drop(needed);'
-mutant replaced src/log/picture.rs 'live I5' kill_steps \
+mutant replaced src/log/picture/discovery.rs 'live I5' kill_steps \
     a_process_stopped_at_any_operation_delays_nobody_and_goes_on_later \
     'self.replaced.extend(replaces);' \
     'drop(replaces);'
@@ -248,8 +273,8 @@ for name in $wanted; do
     grep -q "^mutant $name " "$0" || { echo "there is no mutant $name"; exit 2; }
 done
 if [ -z "$texts_only" ]; then
-    compiles || { cat "$log"; exit 1; }
     for test in $(printf '%s\n' "${tests[@]}" | sort -u); do
+        compiles "$test" || { cat "$log"; exit 1; }
         run "$test"
         [ "$result" = passes ] || { cat "$log"; echo "without a mutant, $test: $result"; exit 1; }
     done

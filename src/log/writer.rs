@@ -72,6 +72,22 @@ struct Full<F> {
     upto: Option<u64>,
 }
 
+/// A batch that is written, and not yet committed.
+#[derive(Debug)]
+pub(crate) struct Prepared<F: DiskFile> {
+    slot: u16,
+    claim: Claim<F>,
+    is_committed: bool,
+}
+
+impl<F: DiskFile> Drop for Prepared<F> {
+    fn drop(&mut self) {
+        if !self.is_committed {
+            self.claim.void();
+        }
+    }
+}
+
 /// The slot that the handle holds.
 #[derive(Debug)]
 struct Slot<D: Disk> {
@@ -103,37 +119,60 @@ impl<D: Disk> Writer<D> {
 
     /// Writes a batch and returns its sequence number.
     pub(crate) fn write(&self, core: &Core<D>, batch: &Batch<'_>) -> Result<u64> {
+        let mut prepared = self.prepare(core, batch)?;
+        loop {
+            // Nothing can overtake it.
+            if let Some(sequence) = self.commit(core, &mut prepared, || true)? {
+                return Ok(sequence);
+            }
+        }
+    }
+
+    /// Does everything of a write that may fail for want of something: the batch then only has to be
+    /// committed. It is void if it is dropped before.
+    pub(crate) fn prepare(&self, core: &Core<D>, batch: &Batch<'_>) -> Result<Prepared<D::File>> {
         let layout = layout_of(core, batch)?;
         let only_removes = batch.ops().iter().all(|op| matches!(op, Op::Delete(_) | Op::Clear));
         let control = core.control()?;
         control.reserve()?;
-        let (slot, mut claim) = self.claim(core, control, layout.batch_len(), only_removes)?;
-        let segment = claim.segment().clone();
-        let offset = claim.offset();
-        let filled = self.look(core, control, &segment).and_then(|()| {
-            fill(&mut claim, batch, &layout, control.synced())
-                .map_err(|source| Error::io("write to the segment", segment.path(), source))?;
-            claim.reserve_words()?;
-            control.reserve()
-        });
-        if let Err(error) = filled {
-            claim.void();
-            return Err(error);
-        }
+        let (slot, claim) = self.claim(core, control, layout.batch_len(), only_removes)?;
+        let mut prepared = Prepared { slot, claim, is_committed: false };
+        self.look(core, control, prepared.claim.segment())?;
+        fill(&mut prepared.claim, batch, &layout, control.synced()).map_err(|source| {
+            Error::io("write to the segment", prepared.claim.segment().path(), source)
+        })?;
+        Ok(prepared)
+    }
+
+    /// Commits a prepared batch and returns its sequence number; `None`, and it can be tried again,
+    /// where `holds` says no. An error means that the batch is not in the history.
+    pub(crate) fn commit(
+        &self,
+        core: &Core<D>,
+        prepared: &mut Prepared<D::File>,
+        holds: impl Fn() -> bool,
+    ) -> Result<Option<u64>> {
+        let control = core.control()?;
+        prepared.claim.reserve_words()?;
+        control.reserve()?;
+        let segment = prepared.claim.segment();
+        let position = Position { segment: segment.id(), offset: prepared.claim.offset() };
         let guard = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
-        let position = Position { segment: segment.id(), offset };
-        let committed = commit::commit(&OwnWords { control, own: &segment }, slot, position);
+        let words = OwnWords { control, own: segment };
+        let committed = commit::commit_if(&words, prepared.slot, position, holds);
         drop(guard);
-        committed.map_err(|error| {
-            segment.void(offset);
-            match error {
-                CommitError::Help(error) => error,
-                CommitError::HistoryFull => Error::refused(
-                    &**core.store.path(),
-                    "every sequence number of the store has been used; copy it into a new store",
-                ),
+        match committed {
+            Ok(sequence) => {
+                prepared.is_committed = true;
+                Ok(Some(sequence))
             }
-        })
+            Err(CommitError::Overtaken) => Ok(None),
+            Err(CommitError::Help(error)) => Err(error),
+            Err(CommitError::HistoryFull) => Err(Error::refused(
+                &**core.store.path(),
+                "every sequence number of the store has been used; copy it into a new store",
+            )),
+        }
     }
 
     /// Looks, ten times a second at most, whether the files that the handle writes to still have their names:
@@ -185,11 +224,6 @@ impl<D: Disk> Writer<D> {
         }
         place.close(control, tail);
         true
-    }
-
-    /// The slot of the handle, taken now if it has none yet.
-    pub(crate) fn slot(&self, core: &Core<D>) -> Result<u16> {
-        take_slot(&mut self.place(), core, core.control()?)
     }
 
     /// Claims space for a batch of `len` bytes, in a new segment where it must be.

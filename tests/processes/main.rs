@@ -10,6 +10,8 @@ mod rights;
 mod short_lived;
 mod soak;
 mod surroundings;
+#[cfg(feature = "snappy")]
+mod threads;
 mod writers_and_readers;
 
 /// What the children run; see `partd_testkit::children`.
@@ -20,5 +22,7 @@ fn child() {
         ("client", history::runs::play),
         ("process", surroundings::live),
         ("visitor", rights::visit),
+        #[cfg(feature = "snappy")]
+        ("threads", threads::play),
     ]);
 }

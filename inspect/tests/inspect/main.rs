@@ -7,6 +7,7 @@ mod agreement;
 mod damage;
 mod live;
 mod salvage;
+mod shortages;
 mod simulated;
 mod snapshots;
 mod support;

@@ -570,7 +570,7 @@ impl<F: DiskFile> Claim<F> {
     }
 
     /// Gives the claim up; readers pass over it.
-    pub(crate) fn void(self) {
+    pub(crate) fn void(&self) {
         // Without space for the word the batch stays pending, which readers pass over too.
         if self.reserve_words().is_ok() {
             self.segment.void(self.offset);

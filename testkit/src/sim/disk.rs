@@ -172,6 +172,8 @@ struct State {
     names: BTreeMap<PathBuf, Arc<Inode>>,
     /// Milliseconds since 1970.
     now_unix_ms: u64,
+    /// The inodes of the files that are open, each with its process.
+    open: Vec<(u32, u32)>,
     locks: Vec<Held>,
     log: Vec<Record>,
     inodes: u32,
@@ -432,11 +434,18 @@ impl SimDisk {
     pub fn kill(&self) {
         let mut state = lock(&self.shared.state);
         state.locks.retain(|held| held.process != self.process.number);
+        state.open.retain(|(_, process)| *process != self.process.number);
     }
 
     /// Watches the calls of this process that can fail from now on; one of them does.
     pub fn watch(&self, fails: Option<(usize, i32)>) {
         *lock(&self.process.faults) = Some(Faults { fails, ..Faults::default() });
+    }
+
+    /// Watches them, and lets all fail from the one of a number on.
+    pub fn fail_for_good(&self, at: usize, error: i32) {
+        let for_good = Some((at, error));
+        *lock(&self.process.faults) = Some(Faults { for_good, ..Faults::default() });
     }
 
     /// Watches them, and lets the first of a kind fail.
@@ -468,6 +477,12 @@ impl SimDisk {
     /// Whether a process has a file open.
     pub fn is_open(&self, path: &Path) -> bool {
         lock(&self.shared.state).names.get(path).is_some_and(|inode| Arc::strong_count(inode) > 1)
+    }
+
+    /// The files that this process has open, each as often as it has.
+    pub fn open_files(&self) -> usize {
+        let state = lock(&self.shared.state);
+        state.open.iter().filter(|(_, process)| *process == self.process.number).count()
     }
 
     /// A call that can fail.
@@ -515,6 +530,7 @@ impl SimDisk {
     }
 
     fn file(&self, inode: Arc<Inode>) -> SimFile {
+        lock(&self.shared.state).open.push((inode.number, self.process.number));
         let Failures { count, was_told } = *lock(&inode.failures);
         // The directory and this call know the file; whoever else does has it open.
         let is_open = Arc::strong_count(&inode) > 2;
@@ -906,6 +922,12 @@ impl SimDisk {
         Ok(())
     }
 
+    /// Opens a file by its path.
+    pub fn open_path(&self, path: &Path) -> io::Result<SimFile> {
+        let inode = lock(&self.shared.state).names.get(path).cloned();
+        Ok(self.file(inode.ok_or(io::ErrorKind::NotFound)?))
+    }
+
     /// Puts another file with the same bytes in the place of one.
     pub fn replace_with_copy(&self, path: &Path) {
         let mut state = lock(&self.shared.state);
@@ -1107,6 +1129,17 @@ impl DiskFile for SimFile {
         self.disk.record(Event::Punch { inode: self.inode.number, offset, len });
         self.disk.step();
         Ok(())
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        let mut state = lock(&self.disk.shared.state);
+        let this = (self.inode.number, self.disk.process.number);
+        // None is left where the process was killed.
+        if let Some(place) = state.open.iter().position(|open| *open == this) {
+            state.open.swap_remove(place);
+        }
     }
 }
 
