@@ -30,9 +30,12 @@ fn find(disk: &SimDisk, path: &Path, bytes: &[u8]) -> u64 {
     all.windows(bytes.len()).position(|found| found == bytes).expect("it is there") as u64
 }
 
+/// Finds the byte to damage.
+type Place = fn(&SimDisk) -> u64;
+
 #[test]
 fn damage_in_a_header_in_a_dead_value_or_in_a_live_one_is_found_by_a_handle_that_is_up_to_date() {
-    let places: [(&str, fn(&SimDisk) -> u64); 4] = [
+    let places: [(&str, Place); 4] = [
         ("the header", |_| 20),
         ("a dead value", |disk| find(disk, &segment(1), &[1; 300]) + 5),
         ("a live value", |disk| find(disk, &segment(1), &[2; 300]) + 5),
