@@ -39,7 +39,7 @@ mkdir "$copy"
     tar --extract --touch --directory "$copy"
 
 # mutant NAME FILE INVARIANTS MODULE TEST OLD NEW; the tests are in tests/simulated/, and one module
-# is in loom-check/.
+# is in loom/.
 mutant() {
     [[ $wanted == "  " || $wanted == *" $1 "* ]] || return 0
     names+=("$1") files+=("$2") invariants+=("$3") tests+=("$4::$5") olds+=("$6") news+=("$7")
@@ -48,7 +48,7 @@ mutant() {
 # The arguments of cargo for the program that has a test.
 program() {
     case $1 in
-    sleeping::*) echo --release --manifest-path loom-check/Cargo.toml --test loom ;;
+    sleeping::*) echo --release --manifest-path loom/Cargo.toml --test loom ;;
     *) echo --test simulated ;;
     esac
 }
@@ -151,8 +151,8 @@ mutant clean-stamp src/log/control.rs I9 damage $flips \
     '.load(Acquire) != 0'
 mutant salt src/log/segment/mod.rs I4 damage \
     bytes_of_an_earlier_life_of_the_disk_are_never_taken_for_batches \
-    'Ok(Salt(u64::from_le_bytes(salt)))' \
-    'Ok(Salt(u64::from_le_bytes(salt) | u64::MAX))'
+    'let salt = Salt(u64::from_le_bytes(store.random()?));' \
+    'let salt = Salt(u64::from_le_bytes(store.random()?) | u64::MAX);'
 
 # The commit protocol beside the dead.
 mutant help src/log/commit.rs 'live I1' kill_steps $killed \
@@ -168,11 +168,11 @@ mutant take-over src/log/writer.rs 'live I1 I6' kill_steps \
 
 # Recovery.
 mutant void src/log/recovery.rs I8 crash $crash \
-    'self.segment.revoke(found.offset);' \
+    'given_up.iter().try_for_each(|found| segment.revoke(found.offset))?;' \
     ''
 mutant void-again src/log/recovery.rs I7 crash $crash \
-    'Ok(State::Void) if trust == Trust::Memory => {}' \
-    'Ok(State::Void) => {}'
+    'Ok(State::Void) => trust == Trust::Disk,' \
+    'Ok(State::Void) => false,'
 mutant recovered-values src/log/recovery.rs I3 crash $crash \
     'let values = trust == Trust::Disk && next > self.synced;' \
     'let values = false;'
@@ -192,11 +192,12 @@ mutant mark-in-header src/log/writer.rs I9 damage $flips \
     'fill(&mut prepared.claim, batch, &layout, control.synced())' \
     'fill(&mut prepared.claim, batch, &layout, 0)'
 mutant boot src/log/open.rs 'I1 I2 I6' crash $crash \
-    '.filter(|control| control.fixed.boot == boot && (' \
-    '.filter(|control| ('
+    '            && control.fixed.boot == boot
+            && (control.is_open()' \
+    '            && (control.is_open()'
 mutant closed-control src/log/open.rs I6 crash $crash \
-    'Ok(control.is_clean() && segment_ids(disk, names)?.last().is_none_or(is_last))' \
-    'Ok(control.is_clean() && (true || segment_ids(disk, names)?.last().is_none_or(is_last)))'
+    'Ok(control.is_clean() && store.segment_ids()?.last().is_none_or(is_last))' \
+    'Ok(control.is_clean() && (true || store.segment_ids()?.last().is_none_or(is_last)))'
 
 # Pops and compactions.
 mutant pop-condition src/log/pop.rs I1 pops \
@@ -232,33 +233,46 @@ mutant passed-leader src/log/sync.rs I1 failing_calls \
     'if replaced'
 mutant replaced-name src/log/recovery.rs 'I1 I2' killed_compactions \
     a_power_cut_after_recovery_has_finished_a_killed_compaction_leaves_a_prefix \
-    'match disk.sync_dir(dir) {' \
+    'match store.dir.sync() {' \
     'match Ok::<(), io::Error>(()) {'
 mutant predecessor-name src/log/compaction.rs 'I1 I2' killed_compactions \
     a_power_cut_after_another_has_finished_a_killed_compaction_leaves_a_prefix \
-    'self.sync_dir(control, dir)?;
+    'self.sync_dir(control)?;
         let ids' \
     'let ids'
 mutant torn-source src/log/recovery.rs I2 crash $crash \
-    'let gone = self.unreadable_replaced.iter().copied();' \
-    'let gone = self.unreadable_replaced.iter().copied().filter(|_| false);'
+    'self.unreadable_replaced = gone.map(|(id, _)| id).collect();' \
+    'self.unreadable_replaced = gone.map(|(id, _)| id).filter(|_| false).collect();'
 mutant announced src/log/finder.rs I1 publishing \
     a_segment_that_comes_while_a_leader_looks_for_the_first_time_is_synced \
     'control.announced().collect();' \
     'BTreeSet::new();'
 mutant owner src/log/writer.rs I1 publishing \
     a_segment_whose_number_a_dead_writer_wanted_stays_its_owners \
-    'if segment.header().slot != slot.into() {' \
+    'if segment.header().slot != u32::from(slot) {' \
     'if slot >= SLOTS {'
-mutant begun-spare src/log/spares.rs I1 shared_spares \
-    a_spare_in_which_a_dead_writer_had_begun_is_a_spare_like_any_other \
-    'if is_empty(&file) {' \
-    'if is_empty(&file) || file.mapping().len() > 0 {'
 mutant output-sync src/log/compaction.rs 'I1 I2 I3' crash $crash \
     'segment.file().sync().map_err(|error| control.sync_error(segment.path(), error))?;' \
     ''
+# What trusts a name instead of a file.
+mutant presence src/log/open.rs live removed_files \
+    any_file_removed_or_replaced_at_any_moment_is_an_error_at_worst \
+    'if !control.is_original() || !control.is_present()? {' \
+    'if false {'
+mutant unlinked-name src/log/store.rs live removed_files \
+    a_file_of_another_store_under_the_name_of_a_dead_segment_is_never_removed \
+    'Ok(now) if now == id => self.unlink(name),' \
+    'Ok(now) if now == id || now != id => self.unlink(name),'
+mutant original src/log/control.rs live removed_files \
+    a_copy_of_a_live_store_opens_as_a_prefix_or_with_an_error \
+    '(self.fixed.device, self.fixed.inode) == (id.device, id.inode)' \
+    '(self.fixed.device, self.fixed.inode) == (id.device, id.inode) || id.inode > 0'
+mutant reserve src/log/writer.rs live removed_files \
+    on_a_full_disk_a_new_process_deletes_clears_and_compacts \
+    'if !is_full(&error) {' \
+    'if is_full(&error) || !is_full(&error) {'
 mutant output-name src/log/compaction.rs 'I1 I2' crash $crash \
-    'let synced = self.sync_dir(control, self.names.dir());' \
+    'let synced = self.sync_dir(control);' \
     'let synced: Result<()> = Ok(());'
 mutant forgotten-delete src/log/compaction/plan.rs I5 crash $crash \
     '*removals = needed;' \

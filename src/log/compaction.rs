@@ -21,6 +21,7 @@ use partd_format::control::{COMPACTION_LOCK_AT, SLOTS};
 use partd_format::segment::HEADER_LEN;
 
 use self::plan::{Plan, Planned, choose, split};
+use super::Core;
 use super::commit;
 use super::control::{Announce, Control};
 use super::disk::{Access, Disk, DiskFile};
@@ -29,7 +30,6 @@ use super::picture::{AtRest, Segments};
 use super::segment::{Claim, NewSegment, SEAL_LEN, Segment, Tail, Unpublished};
 use super::store::{UNFINISHED_OUTPUT, segment_name};
 use super::writer::{GROUP_BUFFERS, GROUP_BYTES, is_full, new_file, retire};
-use super::Core;
 use crate::Key;
 use crate::error::{Error, Result};
 

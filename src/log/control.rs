@@ -487,9 +487,10 @@ impl<D: Disk> Words for Control<D> {
         // Rare: somebody was stopped or died between two stores. No cache is worth having.
         let uuid = Some(&self.fixed.store);
         let segment = Segment::open(&self.store, position.segment, uuid, Access::Write)?;
-        segment.file().reserve(position.offset, 16).map_err(|error| {
-            Error::io("store to the segment", segment.path(), error)
-        })?;
+        segment
+            .file()
+            .reserve(position.offset, 16)
+            .map_err(|error| Error::io("store to the segment", segment.path(), error))?;
         segment.settle(position.offset, sequence)
     }
 }

@@ -118,11 +118,7 @@ enum Look<F> {
     Gone,
 }
 
-fn look<D: Disk>(
-    core: &Core<D>,
-    control: &Control<D>,
-    id: u64,
-) -> Result<Look<D::File>> {
+fn look<D: Disk>(core: &Core<D>, control: &Control<D>, id: u64) -> Result<Look<D::File>> {
     // Twice: it may be published between a failed try and the look at the announcements.
     for _ in 0..2 {
         match Segment::open(&core.store, id, Some(&control.fixed.store), Access::Read) {

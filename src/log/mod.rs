@@ -30,8 +30,8 @@ mod picture;
 mod pop;
 mod read;
 mod recovery;
-pub(crate) mod segment;
 mod recycle;
+pub(crate) mod segment;
 mod store;
 mod sync;
 mod temporary;
@@ -53,9 +53,9 @@ use self::control::Control;
 use self::disk::{Dir, Disk, OsDisk};
 use self::picture::Picture;
 use self::read::Snapshot;
+use self::recycle::Recycler;
 use self::segment::Segment;
 use self::segment::mapping::ForkMark;
-use self::recycle::Recycler;
 use self::store::{Store, segment_name};
 use self::sync::Syncer;
 use self::writer::Writer;
@@ -370,7 +370,9 @@ impl<D: Disk> Partd for SegmentLog<D> {
 
 impl<D: Disk> Core<D> {
     fn control(&self) -> Result<&Control<D>> {
-        self.control.as_ref().ok_or_else(|| Error::ReadOnly { path: self.store.path().to_path_buf() })
+        self.control
+            .as_ref()
+            .ok_or_else(|| Error::ReadOnly { path: self.store.path().to_path_buf() })
     }
 
     /// The last sequence number that is visible now.

@@ -177,12 +177,7 @@ impl<D: Disk> Writer<D> {
 
     /// Looks, ten times a second at most, whether the files that the handle writes to still have their names:
     /// what is written to a file without a name is gone with the process.
-    fn look(
-        &self,
-        core: &Core<D>,
-        control: &Control<D>,
-        segment: &Segment<D::File>,
-    ) -> Result<()> {
+    fn look(&self, core: &Core<D>, control: &Control<D>, segment: &Segment<D::File>) -> Result<()> {
         let now = core.store.disk.now_unix_ms();
         let before = self.looked_unix_ms.load(Ordering::Relaxed);
         if now.abs_diff(before) < LOOK_MS {
@@ -254,7 +249,10 @@ impl<D: Disk> Writer<D> {
                 // never refused; it takes no more than it needs.
                 Err(error) if only_removes && is_full(&error) => {
                     let made = make_segment(core, control, slot, own_len);
-                    (made.or_else(|error| from_reserve(core, control, slot, own_len, error))?, false)
+                    (
+                        made.or_else(|error| from_reserve(core, control, slot, own_len, error))?,
+                        false,
+                    )
                 }
                 made => (made?, true),
             }

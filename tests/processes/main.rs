@@ -4,6 +4,7 @@
 //! One test binary, since each links the engine anew. A part alone:
 //! `cargo test --test processes kill_loop::`
 
+mod full_file_systems;
 mod history;
 mod kill_loop;
 mod rights;
@@ -20,6 +21,7 @@ mod writers_and_readers;
 fn child() {
     partd_testkit::children::roles::play_among(&[
         ("client", history::runs::play),
+        ("fills up", full_file_systems::fill_up),
         ("process", surroundings::live),
         ("visitor", rights::visit),
         #[cfg(feature = "snappy")]

@@ -21,6 +21,7 @@ mod pins;
 mod pops;
 mod publishing;
 mod refreshing;
+mod removed_files;
 mod verifying;
 
 use partd_testkit::sim;

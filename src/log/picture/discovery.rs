@@ -31,10 +31,9 @@ impl<D: Disk> Picture<D> {
         compacted: &mut Compacted,
     ) -> Result<Discovered> {
         let (mut found, known) = (Vec::new(), &mut self.known);
-        let vanished =
-            self.finder.find(core, &mut |id| known.remove(&id), &mut |segment| {
-                found.push(segment);
-            })?;
+        let vanished = self.finder.find(core, &mut |id| known.remove(&id), &mut |segment| {
+            found.push(segment);
+        })?;
         if let Some(id) = vanished {
             return Ok(Discovered::Changed(Advance::Vanished(id)));
         }

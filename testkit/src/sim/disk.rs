@@ -53,6 +53,8 @@ pub enum Event {
     Create {
         path: PathBuf,
         inode: u32,
+        /// What `stat` reports.
+        identity: u64,
         len: u64,
     },
     Rename {
@@ -293,7 +295,7 @@ impl SimDisk {
                 // Words are stored; of a file that ends in half of one, that half stays zero.
                 poke(&mapping, at, &bytes.bytes()[..room & !7]);
             }
-            // Images that do not say it were taken apart and put together again: in another boot.
+            // An image that somebody has put together does not say it.
             let identity = file.identity.unwrap_or_else(|| state.new_identity());
             state.identities = state.identities.max(identity);
             let inode = Arc::new(Inode::new(state.inodes, identity, mapping));
@@ -741,7 +743,8 @@ impl SimDir {
         let disk = &self.disk;
         let mut state = lock(&disk.shared.state);
         let is_in_the_way = |held: &Held| held.what == what && (exclusive || held.exclusive);
-        if disk.shared.defect != Some(Defect::LocksLeftOut) && state.locks.iter().any(is_in_the_way) {
+        if disk.shared.defect != Some(Defect::LocksLeftOut) && state.locks.iter().any(is_in_the_way)
+        {
             return None;
         }
         state.tickets += 1;
@@ -787,7 +790,7 @@ impl Dir for SimDir {
         let inode = Arc::new(Inode { backed, ..Inode::new(number, identity, Memory::zeroed(len)) });
         state.names.insert(path.clone(), Arc::clone(&inode));
         drop(state);
-        disk.record(Event::Create { path, inode: number, len });
+        disk.record(Event::Create { path, inode: number, identity, len });
         disk.step();
         Ok(disk.file(inode))
     }
@@ -940,6 +943,14 @@ impl SimDisk {
         state.inodes += 1;
         let identity = state.new_identity();
         state.names.insert(path.to_owned(), Arc::new(Inode::new(number, identity, copy)));
+    }
+
+    /// Gives a file another name as well, in place of the file that has it.
+    pub fn put_in_place(&self, from: &Path, to: &Path) {
+        let mut state = lock(&self.shared.state);
+        if let Some(inode) = state.names.get(from).cloned() {
+            state.names.insert(to.to_owned(), inode);
+        }
     }
 
     /// The names of the files in a directory.
