@@ -164,6 +164,7 @@ impl<D: Disk> Core<D> {
             }
             for replaced in segment.lists()?.0.into_iter().filter(|id| ids.contains(id)) {
                 if !gone {
+                    control.reserve()?;
                     // Whoever renamed the output may have died before it said so: a picture that
                     // knows the sources alone, this handle's among them, must not go on with them.
                     control.raise_generation();
@@ -212,6 +213,7 @@ impl<D: Disk> Core<D> {
         };
         let source_len: u64 = base.sources.iter().map(|source| source.len).sum();
         self.check_sync(control)?;
+        control.reserve()?;
         control.raise_synced(base.upto);
         self.unlink_sources(&base)?;
         control.count_compaction();
@@ -339,6 +341,8 @@ impl<D: Disk> Core<D> {
             Ok(true) => new.publish(id).map(|()| true),
             stopped => stopped,
         };
+        // If there is no space for the words, the output is there and nobody was told: the next compaction tells.
+        control.reserve()?;
         if matches!(published, Ok(true)) {
             let synced = self.sync_dir(control);
             control.raise_generation();

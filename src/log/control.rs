@@ -297,6 +297,7 @@ impl<D: Disk> Control<D> {
     ///
     /// The number may come from a file that was made to harm: there is not always a next one.
     pub(crate) fn take_segment_id(&self, announce: Announce) -> Result<u64> {
+        self.reserve()?;
         let place = match announce {
             Announce::Writer(slot) => self.slot_word(slot, layout::SLOT_ACTIVE_AT),
             Announce::Output => self.word(layout::OUTPUT_AT),

@@ -213,6 +213,9 @@ impl<D: Disk> Writer<D> {
         let mut place = self.place();
         // Less than a page of it is lost to where the pages begin.
         let has_room = |tail: &mut Tail<D::File>| tail.room() >= len + 4096;
+        if control.reserve().is_err() {
+            return false;
+        }
         let Some(tail) = place.tail.take_if(has_room) else { return false };
         if let Some(slot) = &place.slot {
             control.clear_active(slot.number);
@@ -291,7 +294,9 @@ impl<D: Disk> Writer<D> {
         if let Some(tail) = place.tail.take() {
             tail.close();
         }
-        if let Some(slot) = place.slot.take() {
+        // Without space for these words the next owner of the slot finds them as they are, which is what it
+        // finds after a kill.
+        if let Some(slot) = place.slot.take_if(|_| control.reserve().is_ok()) {
             control.clear_active(slot.number);
             control.set_holder(slot.number, 0);
         }

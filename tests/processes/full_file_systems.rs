@@ -45,7 +45,8 @@ fn mount(kind: &str) -> Result<Mounted, String> {
     let (image, at) = (image.to_string_lossy().into_owned(), at.to_string_lossy().into_owned());
     let (mib, make): (u64, &[&str]) = match kind {
         "tmpfs" => {
-            return run("mount", &["-t", "tmpfs", "-o", "size=24m", "tmpfs", &at]).map(|()| mounted);
+            return run("mount", &["-t", "tmpfs", "-o", "size=24m", "tmpfs", &at])
+                .map(|()| mounted);
         }
         "ext4" => (64, &["mkfs.ext4", "-q", "-F"]),
         "xfs" => (400, &["mkfs.xfs", "-q", "-f"]),

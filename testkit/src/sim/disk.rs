@@ -260,6 +260,9 @@ pub enum Fate {
     Finished,
 }
 
+/// Identities from here on are those of files that were put together by hand.
+const PUT_TOGETHER: u64 = 1 << 48;
+
 /// When every simulated machine is booted.
 const START_UNIX_MS: u64 = 1_700_000_000_000;
 
@@ -296,8 +299,10 @@ impl SimDisk {
                 poke(&mapping, at, &bytes.bytes()[..room & !7]);
             }
             // An image that somebody has put together does not say it.
-            let identity = file.identity.unwrap_or_else(|| state.new_identity());
-            state.identities = state.identities.max(identity);
+            let identity = file.identity.unwrap_or(PUT_TOGETHER + u64::from(state.inodes));
+            if identity < PUT_TOGETHER {
+                state.identities = state.identities.max(identity);
+            }
             let inode = Arc::new(Inode::new(state.inodes, identity, mapping));
             state.inodes += 1;
             state.names.insert(path.clone(), inode);
