@@ -78,7 +78,7 @@ mod zlib;
 mod zstd;
 
 #[cfg(feature = "arrow")]
-pub use self::arrow::{Arrow, ArrowCodec};
+pub use self::arrow::{Arrow, ArrowCodec, Batches};
 #[cfg(feature = "blosc")]
 pub use self::blosc::{Blosc, BloscCodec};
 #[cfg(feature = "bz2")]

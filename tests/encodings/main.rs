@@ -6,6 +6,8 @@
 #[path = "../values/mod.rs"]
 mod values;
 
+mod arrow_joins;
+mod arrow_sizes;
 #[path = "../counted/mod.rs"]
 mod counted;
 mod golden;
