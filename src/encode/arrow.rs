@@ -3,8 +3,11 @@
 //! A frame is one whole IPC stream: schema, batches, end. It is checked here (`check`) and then
 //! read by the arrow crates, which validate every array, from one copy of the frame: no memory is
 //! taken by a declared length. No byte of a frame is part of two buffers, so that what is copied
-//! out of it takes no more than the frame, but for the bitmaps of what is null. Buffers that are compressed inside the stream are refused:
-//! compression is another layer's business.
+//! out of it takes no more than the frame, but for the bitmaps of what is null. Buffers that are
+//! compressed inside the stream are refused: compression is another layer's business.
+//!
+//! `compact` reduces a batch to its own rows before it is encoded, `join` concatenates, and
+//! `batches` is for values that need not, or cannot, be one batch.
 
 mod batches;
 mod check;
@@ -40,9 +43,9 @@ const NAME: &str = "Arrow";
 ///
 /// Batches of one key must have the same schema to be joined, and one batch must be able to hold
 /// their rows: `Utf8`, `Binary` and `List` count to 2 GiB or 2³¹ items, and the keys of a
-/// dictionary to as many values as their type has. Where that fails, [`get`](Arrow::get) and
-/// [`pop`](Arrow::pop) return an error that says why, and change nothing.
-/// [`batches`](Arrow::batches) and [`pop_batches`](Arrow::pop_batches) return the batches as they
+/// dictionary to as many values as their type has. Where that fails, [`get`](Typed::get) and
+/// [`pop`](Typed::pop) return an error that says why, and change nothing.
+/// [`batches`](Typed::batches) and [`pop_batches`](Typed::pop_batches) return the batches as they
 /// were appended, and need nothing of that.
 ///
 /// ```
@@ -108,11 +111,11 @@ impl<P: Partd> Typed<ArrowCodec, P> {
         batches::read(&self.encode, key.into())
     }
 
-    /// Removes a key, and returns its batches as [`batches`](Arrow::batches) does.
+    /// Removes a key, and returns its batches as [`batches`](Typed::batches) does.
     ///
     /// # Errors
     ///
-    /// As of [`batches`](Arrow::batches). Each frame is decoded before the key is removed; if one
+    /// As of [`batches`](Typed::batches). Each frame is decoded before the key is removed; if one
     /// cannot be, the key stays, as far as [`Encode`](crate::Encode#taking) can promise it.
     pub fn pop_batches(&self, key: impl Into<Key>) -> Result<Batches> {
         batches::take(&self.encode, key.into())

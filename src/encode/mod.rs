@@ -39,6 +39,8 @@
 
 mod codec;
 mod compression;
+#[cfg(any(feature = "msgpack", feature = "pickle"))]
+mod depth;
 mod frame;
 mod layer;
 mod pool;

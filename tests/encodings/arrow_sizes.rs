@@ -154,9 +154,9 @@ fn dictionary_of_lists(rows: &[usize]) -> ArrayRef {
     keyed_by_row(rows, list_views_of_views(rows))
 }
 
-type Make = fn(&[usize]) -> ArrayRef;
+pub(crate) type Make = fn(&[usize]) -> ArrayRef;
 
-const TYPES: [(&str, Make); 16] = [
+pub(crate) const TYPES: [(&str, Make); 16] = [
     ("Utf8", texts),
     ("Utf8View", views),
     ("BinaryView", binary_views),
@@ -185,7 +185,7 @@ fn own_bytes(array: &dyn Array) -> usize {
     of(&array.to_data())
 }
 
-fn batch(column: ArrayRef) -> RecordBatch {
+pub(crate) fn batch(column: ArrayRef) -> RecordBatch {
     RecordBatch::try_from_iter_with_nullable([("column", column, true)]).unwrap()
 }
 

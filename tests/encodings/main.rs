@@ -13,5 +13,6 @@ mod counted;
 mod golden;
 mod limits;
 mod mutations;
+mod nesting;
 mod python_interop;
 mod typed;

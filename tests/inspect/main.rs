@@ -4,7 +4,9 @@
 //! One test binary, since each links the engine anew; a file for each behaviour.
 
 mod agreement;
+mod command_line;
 mod damage;
+mod few_files;
 #[path = "../../examples/shuffle/job.rs"]
 #[allow(dead_code, reason = "the example shows the rest of its report")]
 mod job;

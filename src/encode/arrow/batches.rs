@@ -14,7 +14,7 @@ use crate::encode::run::reason;
 use crate::{Error, Key, Partd, Result};
 
 /// The batches of a key, in the order in which they were appended: see
-/// [`Arrow::batches`](crate::Arrow::batches).
+/// [`Arrow::batches`](crate::Typed::batches).
 ///
 /// Each is decoded when it is asked for.
 pub struct Batches {

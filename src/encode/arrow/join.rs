@@ -27,8 +27,8 @@ use crate::encode::CodecError;
 /// What offsets of 32 bits count to.
 const MAX_COUNT: u64 = i32::MAX as u64;
 /// What to do about a value that is too large for its type.
-const ADVICE: &str = "read the batches one at a time with `batches` (or `pop_batches`), which \
-                      always works, or append with a wider type";
+const ADVICE: &str = "read the batches one at a time with `batches` or `pop_batches`, or append with \
+                      a wider type";
 
 /// One batch of many, whose rows can be counted.
 pub(super) fn join(

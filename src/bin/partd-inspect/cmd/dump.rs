@@ -11,6 +11,7 @@ use crate::args::Dump;
 use crate::output::{Mark, Output, Rows};
 use crate::read::history::{uuid, value_checksum};
 use crate::read::key::escape;
+use crate::read::path::shown;
 use crate::read::source::Source;
 use crate::read::store::Store;
 use crate::read::walk::{BatchInfo, EntryInfo, Segment};
@@ -104,7 +105,7 @@ impl Serialize for Section<'_> {
 pub(crate) fn run(args: &Dump, out: &mut Output) -> Result<(), Failure> {
     let path = &args.segment;
     if std::fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
-        let message = format!("{} is a directory: give one of its segment files", path.display());
+        let message = format!("{} is a directory: give one of its segment files", shown(path));
         return Err(Failure::Message(message));
     }
     let store = Store::read_any_segment(path)?;

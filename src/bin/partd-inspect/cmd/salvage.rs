@@ -15,6 +15,7 @@ use crate::output::{Mark, Output};
 use crate::read::history::{range, uuid};
 use crate::read::index::{EntryRef, Index};
 use crate::read::key::escape;
+use crate::read::path::shown;
 use crate::read::problem::Problem;
 use crate::read::rescue::{Lost, Rescue};
 use crate::read::store::Store;
@@ -91,7 +92,7 @@ fn text(args: &Salvage, store: &Store, account: &Account, out: &mut Output) -> R
     let (keys, size) = (plural(account.keys, "key", "keys"), out.size(account.bytes));
     let batches = plural(account.batches, "batch", "batches");
     let segments = plural(account.segments, "segment", "segments");
-    let new = args.new_store.display();
+    let new = shown(&args.new_store);
     out.line(format!("salvaged  {keys}, {size}, into {new} ({batches}, {segments})"))?;
     if account.beyond > 0 {
         let behind = plural(account.beyond, "batch", "batches");
@@ -114,7 +115,7 @@ fn text(args: &Salvage, store: &Store, account: &Account, out: &mut Output) -> R
         out.line(format!("found     {found} behind a break in a chain"))?;
     }
     for path in &rescue.set_aside {
-        let path = path.display();
+        let path = shown(path);
         out.line(format!("set aside {path}"))?;
         out.line("          it is damaged, and all that it was made from is there")?;
     }
@@ -130,7 +131,7 @@ fn text(args: &Salvage, store: &Store, account: &Account, out: &mut Output) -> R
         out.line("          what was appended, set or deleted there is unknown")?;
     }
     for part in &rescue.lost {
-        let (size, path) = (plural(part.bytes, "byte", "bytes"), part.path.display());
+        let (size, path) = (plural(part.bytes, "byte", "bytes"), shown(&part.path));
         out.line(format!("{lost}      {path}"))?;
         let numbers = match part.upto {
             Some(upto) => format!(", perhaps with numbers up to {}", count(upto)),
@@ -160,7 +161,7 @@ fn text(args: &Salvage, store: &Store, account: &Account, out: &mut Output) -> R
 }
 
 fn mended((path, what, offset): &(std::path::PathBuf, &'static str, u64)) -> String {
-    format!("{}: {what} at offset {offset}", path.display())
+    format!("{}: {what} at offset {offset}", shown(path))
 }
 
 /// Numbers of the history whose batches are gone or whose headers are damaged, as ranges.
@@ -185,7 +186,7 @@ fn lost_batches(store: &Store, rescue: &Rescue) -> Vec<(u64, u64)> {
 
 fn lost_json(part: &Lost) -> Value {
     json!({
-        "file": part.path.display().to_string(),
+        "file": shown(&part.path),
         "offset": part.offset,
         "bytes": part.bytes,
         "numbers_upto": part.upto,
@@ -199,9 +200,9 @@ fn document(args: &Salvage, store: &Store, account: &Account) -> Value {
         .map(|value| json!({ "key": value.key, "bytes": value.bytes, "why": value.problem.to_string() }))
         .collect();
     let rescue = &account.rescue;
-    let aside = rescue.set_aside.iter().map(|path| path.display().to_string());
+    let aside = rescue.set_aside.iter().map(shown);
     json!({
-        "new_store": args.new_store.display().to_string(),
+        "new_store": shown(&args.new_store),
         "old_uuid": store.uuid().map(|id| uuid(&id)),
         "keys": account.keys,
         "bytes": account.bytes,

@@ -10,6 +10,7 @@ use crate::output::{Mark, Output};
 use crate::read::control::{Life, Locks, Slot};
 use crate::read::history::{Rule, uuid};
 use crate::read::index::Index;
+use crate::read::path::shown;
 use crate::read::store::Store;
 use crate::text::{count, percent, plural};
 
@@ -34,7 +35,7 @@ pub(crate) fn run(path: &Path, out: &mut Output) -> Result<(), Failure> {
         return Ok(out.document("summary", &store, document(&store, &totals, &used, &holders))?);
     }
     let name = if store.is_segment { "segment" } else { "store" };
-    out.line(format!("{name:<9} {}", out.mark(Mark::Strong, &path.display().to_string())))?;
+    out.line(format!("{name:<9} {}", out.mark(Mark::Strong, &shown(path))))?;
     let id = store.uuid().map_or("unknown".to_owned(), |id| uuid(&id));
     let version = store.version().map_or("unknown".to_owned(), |version| version.to_string());
     out.line(format!("uuid      {id}, format {version}"))?;

@@ -20,6 +20,7 @@ use crate::output::{Mark, Output};
 use crate::read::history::Rule;
 use crate::read::key::show;
 use crate::read::problem::{Problem, Severity};
+use crate::read::source;
 use crate::read::store::Store;
 use crate::read::walk::{EntryInfo, Segment};
 use crate::text::{count, plural, size};
@@ -58,7 +59,12 @@ pub(crate) struct Checked {
 }
 
 pub(crate) fn run(args: &Verify, out: &mut Output) -> Result<(), Failure> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads).build();
+    // No thread should have to wait for others to close their files.
+    let threads = match args.threads {
+        0 => rayon::current_num_threads(),
+        threads => threads.min(source::threads_max()),
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|error| Failure::Message(format!("cannot start threads: {error}")))?;
     let begin = Instant::now();
     let bar = bar();

@@ -11,6 +11,7 @@ pub(crate) mod control;
 pub(crate) mod history;
 pub(crate) mod index;
 pub(crate) mod key;
+pub(crate) mod path;
 pub(crate) mod problem;
 pub(crate) mod repair;
 pub(crate) mod rescue;

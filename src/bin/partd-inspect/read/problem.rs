@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use partd_format::Evidence;
 
+use super::path::shown;
+
 /// How bad a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Severity {
@@ -89,7 +91,7 @@ impl Problem {
 impl Problem {
     /// Where it is and what stands there.
     pub(crate) fn place(&self) -> String {
-        let (path, what) = (self.path.display(), &self.what);
+        let (path, what) = (shown(&self.path), &self.what);
         match self.offset {
             Some(offset) => format!("{path}: {what} at offset {offset}"),
             None => format!("{path}: {what}"),

@@ -2,7 +2,8 @@
 //! the history that they make.
 //!
 //! Under live writers the commit word is read first, so that everything it counts can be found, and all
-//! files are opened before the first is read; when files came or went meanwhile, it is done again.
+//! files are opened before the first is read, as many as may be open; when files came or went meanwhile, it
+//! is done again.
 
 use std::fs;
 use std::io;
@@ -16,6 +17,7 @@ use rayon::prelude::*;
 
 use super::control::{Control, Life, Locks, Slot, boot_id};
 use super::history::{Around, History, Rule};
+use super::path::shown;
 use super::problem::{Problem, Severity};
 use super::repair;
 use super::source::Source;
@@ -23,7 +25,7 @@ use super::walk::Segment;
 
 /// How often a store is read again because it changed its files meanwhile.
 const ATTEMPTS: u32 = 5;
-/// How long to wait for a file that is being recycled.
+/// How long to wait for a file that is being recycled, or for the end of a compaction.
 const RECYCLING: Duration = Duration::from_millis(2);
 
 /// Everything that was read.
@@ -59,10 +61,10 @@ pub(crate) enum Refusal {
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Refusal::Io(path, error) => write!(f, "cannot read {}: {error}", path.display()),
-            Refusal::NoStore(path, why) => write!(f, "{}: {why}", path.display()),
+            Refusal::Io(path, error) => write!(f, "cannot read {}: {error}", shown(path)),
+            Refusal::NoStore(path, why) => write!(f, "{}: {why}", shown(path)),
             Refusal::Version(path, error) => {
-                let (path, found, known) = (path.display(), &error.found, &error.expected);
+                let (path, found, known) = (shown(path), &error.found, &error.expected);
                 write!(
                     f,
                     "{path}: this file has format version {found}, and this partd-inspect reads \
@@ -150,11 +152,11 @@ impl Store {
         let (mut names, mut other_files) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(path).map_err(io)? {
             let name = entry.map_err(io)?.file_name();
-            let text = name.to_string_lossy();
-            if id_of_file_name(name.as_encoded_bytes()).is_some() {
+            let bytes = name.as_encoded_bytes();
+            if id_of_file_name(bytes).is_some() {
                 names.push(path.join(&name));
-            } else if text != "control" && !text.ends_with(".lock") {
-                other_files.push(text.into_owned());
+            } else if bytes != b"control" && !bytes.ends_with(b".lock") {
+                other_files.push(shown(&name));
             }
         }
         if names.is_empty() && control.is_none() {
@@ -187,6 +189,9 @@ impl Store {
             let locks = locks.ok().and_then(|locks| locks.join().ok());
             (locks.unwrap_or_else(Locks::read), walked)
         });
+        if !is_last && segments.iter().any(|segment| segment.is_gone) {
+            return Ok(None);
+        }
         segments.iter().try_for_each(same_version)?;
         let is_open = moves || locks.holds(&path.join("store.lock")) != Life::Dead;
         let around = Around { running: boot_id().ok(), is_open, is_segment: false };

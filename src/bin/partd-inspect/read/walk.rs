@@ -5,7 +5,7 @@
 //! is for [`history`](super::history) to say.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use byteorder::{ByteOrder, LittleEndian as Le};
 use partd_format::batch::{HEAD_LEN, WORDS_LEN};
@@ -13,6 +13,7 @@ use partd_format::segment::{HEADER_LEN, Keep, NOTE_AT, id_of_file_name};
 use partd_format::word::{STATE_AT, note};
 use partd_format::{Batch, Ending, Error, Evidence, Kind, Link, Salt, SegmentHeader, State};
 
+use super::path::shown;
 use super::repair;
 use super::source::{Source, Window};
 
@@ -45,6 +46,8 @@ pub(crate) struct Segment {
     pub(crate) ending: Ending,
     /// An error of the operating system that ended the walk early.
     pub(crate) io: Option<String>,
+    /// Whether the file had gone when it was to be read.
+    pub(crate) is_gone: bool,
     /// Whether the file could not even be opened.
     pub(crate) is_unreadable: bool,
 }
@@ -122,8 +125,7 @@ impl Segment {
 
     /// The name of its file.
     pub(crate) fn name(&self) -> String {
-        let path: PathBuf = self.path().file_name().unwrap_or_default().into();
-        path.display().to_string()
+        shown(self.path().file_name().unwrap_or_default())
     }
 
     /// Its id: as the header says, or else its name; 0 if neither can be read.
@@ -186,6 +188,7 @@ impl Segment {
             end: 0,
             ending: Ending::Broken(nothing_read()),
             io: None,
+            is_gone: false,
             is_unreadable: false,
             source: Source::memory(path, Vec::new()),
         }
@@ -214,6 +217,7 @@ impl Segment {
         read: impl FnOnce(&mut Segment, &mut Window<'_>) -> io::Result<()>,
     ) {
         if let Err(error) = read(self, &mut Window::new(&source)) {
+            self.is_gone = error.kind() == io::ErrorKind::NotFound;
             self.io = Some(error.to_string());
         }
         self.source = source;
