@@ -70,6 +70,15 @@ fn a_store_of_two_thousand_segments_is_read_with_sixty_four_files() {
     assert_eq!(ran.code, 0, "{}", ran.stderr);
 }
 
+/// Tells a thread to end, also where the test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn beside_a_writer_and_its_compactions_it_finds_no_damage_with_few_files() {
     let dir = tempfile::tempdir().unwrap();
@@ -82,6 +91,7 @@ fn beside_a_writer_and_its_compactions_it_finds_no_damage_with_few_files() {
     }
     let (done, runs) = (AtomicBool::new(false), AtomicBool::new(false));
     thread::scope(|scope| {
+        let _stop = Stop(&done);
         scope.spawn(|| {
             for i in 0_u64.. {
                 let key = format!("key {}", i % 20);
@@ -111,14 +121,10 @@ fn beside_a_writer_and_its_compactions_it_finds_no_damage_with_few_files() {
                         let said = format!("{}{}", ran.text(), ran.stderr);
                         assert!(said.contains("run the command again"), "{args:?}: {said}");
                     }
-                    _ => {
-                        done.store(true, Ordering::Relaxed);
-                        panic!("{args:?}: {}{}", ran.text(), ran.stderr);
-                    }
+                    _ => panic!("{args:?}: {}{}", ran.text(), ran.stderr),
                 }
             }
         }
-        done.store(true, Ordering::Relaxed);
         println!("{read} times it was read");
     });
     assert!(runs.into_inner());

@@ -9,21 +9,26 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, Command, CommandFactory, Parser};
 
 use crate::args::Args;
 use crate::complain;
-use crate::read::path::shown;
+use crate::read::path::{deceives, shown};
+
+/// Commands that are about no path.
+const WITHOUT_PATH: [&str; 3] = ["completions", "man", "help"];
 
 /// The arguments of this process; otherwise the exit code, when everything is said.
 pub(crate) fn parse() -> Result<Args, ExitCode> {
-    let (line, words) = in_order(std::env::args_os().collect(), &Args::command());
+    let (line, words) = in_order(std::env::args_os().collect(), &command());
     let error = match Args::try_parse_from(line) {
         Ok(args) => return Ok(args),
         Err(error) => error,
     };
-    if let (ErrorKind::InvalidSubcommand, [first, second]) = (error.kind(), &words[..]) {
+    if let [first, second] = &words[..]
+        && is_about(&error, second)
+    {
         complain(&no_command(first, second));
         return Err(ExitCode::from(2));
     }
@@ -42,6 +47,21 @@ pub(crate) fn parse() -> Result<Args, ExitCode> {
     }
 }
 
+/// The command line's description, with the commands that clap adds.
+fn command() -> Command {
+    let mut command = Args::command();
+    command.build();
+    command
+}
+
+/// Whether clap could make nothing of a word.
+fn is_about(error: &clap::Error, word: &OsStr) -> bool {
+    let kinds = [ContextKind::InvalidSubcommand, ContextKind::InvalidArg];
+    let text = word.to_string_lossy();
+    let is_word = |value: &ContextValue| matches!(value, ContextValue::String(s) if *s == text);
+    kinds.iter().any(|kind| error.get(*kind).is_some_and(is_word))
+}
+
 /// Puts a path behind the command that it stands before. Also returns the first two words that are
 /// no options, if none of them is a command.
 fn in_order(mut line: Vec<OsString>, command: &Command) -> (Vec<OsString>, Vec<OsString>) {
@@ -57,8 +77,10 @@ fn in_order(mut line: Vec<OsString>, command: &Command) -> (Vec<OsString>, Vec<O
     while at < line.len() && words.len() < 2 {
         let word = &line[at];
         if is_command(word) {
-            if let [path] = words[..] {
-                line.swap(path, at);
+            // Clap, or the command, complains where no path belongs.
+            let takes_path = !WITHOUT_PATH.iter().any(|name| word == name);
+            if let ([path], true) = (&words[..], takes_path) {
+                line.swap(*path, at);
             }
             return (line, Vec::new());
         }
@@ -78,14 +100,14 @@ fn no_command(first: &OsStr, second: &OsStr) -> String {
     let is_path =
         |word: &OsStr| Path::new(word).components().count() > 1 || Path::new(word).exists();
     let word = if is_path(first) && !is_path(second) { second } else { first };
-    let command = Args::command();
+    let command = command();
     let names: Vec<&str> = command.get_subcommands().map(Command::get_name).collect();
     format!("there is no command `{}`; the commands are {}", shown(word), names.join(", "))
 }
 
 /// A text of several lines that cannot move the cursor of a terminal: it may quote the command line.
 fn harmless(text: &str) -> String {
-    let line = |line: &str| match line.chars().any(char::is_control) {
+    let line = |line: &str| match line.chars().any(deceives) {
         true => shown(line),
         false => line.to_owned(),
     };
@@ -98,7 +120,7 @@ mod tests {
 
     fn ordered(line: &str) -> String {
         let words = line.split(' ').map(OsString::from).collect();
-        let (line, _) = in_order(words, &Args::command());
+        let (line, _) = in_order(words, &command());
         line.join(OsStr::new(" ")).into_string().unwrap()
     }
 
@@ -111,6 +133,8 @@ mod tests {
             ("pi --color never store keys", "pi --color never keys store"),
             ("pi --color=never store keys", "pi --color=never keys store"),
             ("pi keys store", "pi keys store"),
+            ("pi help get", "pi help get"),
+            ("pi store man", "pi store man"),
             ("pi keys keys", "pi keys keys"),
             ("pi get store keys", "pi get store keys"),
             ("pi store", "pi store"),

@@ -93,7 +93,11 @@ fn prepare_for_file_limit() {
     let raised = Rlimit { current: limit.maximum, ..limit };
     // Without it there is room for fewer, which only takes longer.
     let _ = setrlimit(Resource::Nofile, raised);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let wanted = std::env::var("RAYON_NUM_THREADS").ok().and_then(|number| number.parse().ok());
+    let threads = match wanted {
+        None | Some(0) => std::thread::available_parallelism().map_or(1, usize::from),
+        Some(threads) => threads,
+    };
     // If it was built already, it stays as it is.
     let _ = rayon::ThreadPoolBuilder::new()
         .num_threads(threads.min(source::threads_max()))

@@ -77,6 +77,9 @@ pub(crate) fn run(args: &Salvage, out: &mut Output) -> Result<(), Failure> {
     (account.batches, account.segments) = new.finish(&read(&store))?;
     let is_all = account.values.is_empty() && account.rescue.lost.is_empty();
     out.note_damage(!is_all || store.is_damaged());
+    if store.has_gone() {
+        out.note_failure();
+    }
     if out.json {
         return Ok(out.document("salvage", &store, document(args, &store, &account))?);
     }

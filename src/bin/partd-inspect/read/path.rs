@@ -8,13 +8,13 @@ use std::ffi::OsStr;
 pub(crate) fn shown(path: impl AsRef<OsStr>) -> String {
     let path = path.as_ref();
     match path.to_str() {
-        Some(text) if !text.chars().any(is_escaped) => text.to_owned(),
+        Some(text) if !text.chars().any(|c| c == '\\' || deceives(c)) => text.to_owned(),
         _ => path.as_encoded_bytes().escape_ascii().to_string(),
     }
 }
 
-fn is_escaped(char: char) -> bool {
-    // Invisible characters, line separators, and those that turn the direction of text.
+/// Whether a character moves the cursor, is invisible, ends a line or turns the direction of text.
+pub(crate) fn deceives(char: char) -> bool {
     let is_invisible = matches!(
         char,
         '\u{AD}'
@@ -23,7 +23,7 @@ fn is_escaped(char: char) -> bool {
             | '\u{2060}'..='\u{206F}'
             | '\u{FEFF}'
     );
-    char == '\\' || char.is_control() || is_invisible
+    char.is_control() || is_invisible
 }
 
 #[cfg(test)]

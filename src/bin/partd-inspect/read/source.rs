@@ -18,7 +18,7 @@ use std::io;
 use std::ops::Deref;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::SystemTime;
 
@@ -67,9 +67,39 @@ pub(crate) struct Source {
 #[derive(Debug)]
 enum Bytes {
     Kept(File, Place),
-    Reopened(Identity, Mutex<Weak<File>>),
+    Reopened(Reopened),
     #[allow(dead_code, reason = "fuzzing and tests read from memory")]
     Memory(Vec<u8>),
+}
+
+/// A file that is opened whenever it is read.
+#[derive(Debug)]
+struct Reopened {
+    identity: Identity,
+    open: Mutex<Weak<File>>,
+    has_gone: AtomicBool,
+}
+
+impl Reopened {
+    fn file(&self, path: &Path) -> io::Result<Arc<File>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = open.upgrade() {
+            return Ok(file);
+        }
+        let is_same = |(_, metadata): &(File, Metadata)| Identity::of(metadata) == self.identity;
+        let opened = match open_file(path) {
+            Ok(opened) if is_same(&opened) => Ok(opened.0),
+            Ok(_) => Err(gone()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(gone()),
+            Err(error) => Err(error),
+        };
+        let file = Arc::new(opened.inspect_err(|error| {
+            let has_gone = error.kind() == io::ErrorKind::NotFound;
+            self.has_gone.fetch_or(has_gone, Ordering::Relaxed);
+        })?);
+        *open = Arc::downgrade(&file);
+        Ok(file)
+    }
 }
 
 /// One of the places for files that stay open.
@@ -156,7 +186,11 @@ impl Source {
         let (len, stored) = (metadata.len(), metadata.blocks().saturating_mul(512));
         let bytes = match Place::take() {
             Some(place) => Bytes::Kept(file, place),
-            None => Bytes::Reopened(Identity::of(&metadata), Mutex::new(Weak::new())),
+            None => Bytes::Reopened(Reopened {
+                identity: Identity::of(&metadata),
+                open: Mutex::new(Weak::new()),
+                has_gone: AtomicBool::new(false),
+            }),
         };
         Ok(Source { path: path.to_owned(), bytes, len, stored })
     }
@@ -167,20 +201,13 @@ impl Source {
         match &self.bytes {
             Bytes::Kept(file, _) => Ok(Some(Opened::Kept(file))),
             Bytes::Memory(_) => Ok(None),
-            Bytes::Reopened(identity, open) => {
-                let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(file) = open.upgrade() {
-                    return Ok(Some(Opened::Reopened(file)));
-                }
-                let (file, metadata) = open_file(&self.path).map_err(gone)?;
-                if Identity::of(&metadata) != *identity {
-                    return Err(gone(io::ErrorKind::NotFound.into()));
-                }
-                let file = Arc::new(file);
-                *open = Arc::downgrade(&file);
-                Ok(Some(Opened::Reopened(file)))
-            }
+            Bytes::Reopened(file) => Ok(Some(Opened::Reopened(file.file(&self.path)?))),
         }
+    }
+
+    /// Whether its file had gone, or was another one, when it was to be read.
+    pub(crate) fn has_gone(&self) -> bool {
+        matches!(&self.bytes, Bytes::Reopened(file) if file.has_gone.load(Ordering::Relaxed))
     }
 
     /// Takes bytes for the file at `path`.
@@ -243,16 +270,10 @@ fn recycled() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "it was just now given to another segment")
 }
 
-/// Says that a file has gone since the directory was listed; other errors stay what they are.
-fn gone(error: io::Error) -> io::Error {
-    match error.kind() {
-        io::ErrorKind::NotFound => io::Error::new(
-            io::ErrorKind::NotFound,
-            "it was removed or replaced since the store was listed, as compactions do; run the \
-             command again",
-        ),
-        _ => error,
-    }
+fn gone() -> io::Error {
+    let text = "it was removed or replaced since the store was listed, as compactions do; run the \
+                command again";
+    io::Error::new(io::ErrorKind::NotFound, text)
 }
 
 /// A buffer over a part of a source.

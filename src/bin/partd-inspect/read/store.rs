@@ -117,7 +117,10 @@ impl Store {
                 let looks = looks.into_par_iter().zip(&store.segments);
                 let looks = looks.map(|(looked, segment)| looked.unwrap_or_else(|| look(segment)));
                 let looks = looks.collect();
-                return Ok((store, looks));
+                // What is not kept open may have gone while it was looked at.
+                if is_last || !store.has_gone() {
+                    return Ok((store, looks));
+                }
             }
             (moves, is_again) = (moves || unseen, true);
         }
@@ -189,7 +192,7 @@ impl Store {
             let locks = locks.ok().and_then(|locks| locks.join().ok());
             (locks.unwrap_or_else(Locks::read), walked)
         });
-        if !is_last && segments.iter().any(|segment| segment.is_gone) {
+        if !is_last && segments.iter().any(|segment| segment.source.has_gone()) {
             return Ok(None);
         }
         segments.iter().try_for_each(same_version)?;
@@ -281,9 +284,15 @@ impl Store {
         known.then_some(partd_format::VERSION)
     }
 
-    /// Whether a file of it cannot be opened.
+    /// Whether a file of it cannot be opened, or could not be opened once more.
     pub(crate) fn is_unreadable(&self) -> bool {
-        self.segments.iter().any(|segment| segment.is_unreadable)
+        self.has_gone() || self.segments.iter().any(|segment| segment.is_unreadable)
+    }
+
+    /// Whether a file went away before it was read as far as it was to be: what is then missing says
+    /// nothing about the store.
+    pub(crate) fn has_gone(&self) -> bool {
+        self.segments.iter().any(|segment| segment.source.has_gone())
     }
 
     /// Whether anything acknowledged is known to be lost.

@@ -46,8 +46,6 @@ pub(crate) struct Segment {
     pub(crate) ending: Ending,
     /// An error of the operating system that ended the walk early.
     pub(crate) io: Option<String>,
-    /// Whether the file had gone when it was to be read.
-    pub(crate) is_gone: bool,
     /// Whether the file could not even be opened.
     pub(crate) is_unreadable: bool,
 }
@@ -188,7 +186,6 @@ impl Segment {
             end: 0,
             ending: Ending::Broken(nothing_read()),
             io: None,
-            is_gone: false,
             is_unreadable: false,
             source: Source::memory(path, Vec::new()),
         }
@@ -217,7 +214,6 @@ impl Segment {
         read: impl FnOnce(&mut Segment, &mut Window<'_>) -> io::Result<()>,
     ) {
         if let Err(error) = read(self, &mut Window::new(&source)) {
-            self.is_gone = error.kind() == io::ErrorKind::NotFound;
             self.io = Some(error.to_string());
         }
         self.source = source;
