@@ -201,5 +201,6 @@ fn slices_of_all_kinds_of_keys_can_be_asked_for() {
     check(&p, &[("a", 1), ("b", 2)]);
     check(&p, &[Key::from("a"), Key::from("b")]);
     check(&p, &[Box::<str>::from("a"), Box::<str>::from("b")]);
-    assert_eq!(p.pop(&["a", "b"]).unwrap(), [b"1", b"2"]);
+    let borrowed: &[&str] = &["a", "b"];
+    assert_eq!(p.pop(borrowed).unwrap(), [b"1", b"2"]);
 }

@@ -104,7 +104,7 @@ fn merged_dictionaries_keep_nulls_of_both_kinds_and_what_is_inside_lists_and_str
     p.append(parts.iter().map(|part| ("k", batch(part.clone())))).unwrap();
     let joined = p.get("k").unwrap();
     assert_eq!(joined.num_rows(), 12);
-    let expected: Vec<_> = parts.iter().flat_map(|part| flat(part)).collect();
+    let expected: Vec<_> = parts.iter().flat_map(flat).collect();
     assert_eq!(flat(joined.column(0)), expected);
 }
 

@@ -31,8 +31,8 @@ fn text(i: usize) -> String {
 /// The text of a row; every eleventh is null, every seventh short enough to stand in its view.
 fn value(i: usize) -> Option<String> {
     match i {
-        _ if i % 11 == 0 => None,
-        _ if i % 7 == 0 => Some(format!("{i}")),
+        _ if i.is_multiple_of(11) => None,
+        _ if i.is_multiple_of(7) => Some(format!("{i}")),
         _ => Some(text(i)),
     }
 }
@@ -70,7 +70,7 @@ fn keyed_by_row(rows: &[usize], values: ArrayRef) -> ArrayRef {
 
 /// Lists of a row: none, one or two texts each, every eleventh null.
 fn items(i: usize) -> Option<Vec<String>> {
-    (i % 11 != 0).then(|| (0..i % 3).map(|k| text(10 * i + k)).collect())
+    (!i.is_multiple_of(11)).then(|| (0..i % 3).map(|k| text(10 * i + k)).collect())
 }
 
 macro_rules! lists {
@@ -123,7 +123,7 @@ fn maps(rows: &[usize]) -> ArrayRef {
             builder.keys().append_value(format!("key {k}"));
             builder.values().append_value(text(i));
         }
-        builder.append(i % 11 != 0).unwrap();
+        builder.append(!i.is_multiple_of(11)).unwrap();
     }
     Arc::new(builder.finish())
 }
@@ -178,7 +178,7 @@ pub(crate) const TYPES: [(&str, Make); 16] = [
 /// The bytes of an array that was made for its rows alone.
 fn own_bytes(array: &dyn Array) -> usize {
     fn of(data: &arrow_data::ArrayData) -> usize {
-        let buffers: usize = data.buffers().iter().map(|buffer| buffer.len()).sum();
+        let buffers: usize = data.buffers().iter().map(arrow_buffer::Buffer::len).sum();
         let nulls = data.nulls().map_or(0, |nulls| nulls.len().div_ceil(8));
         buffers + nulls + data.child_data().iter().map(of).sum::<usize>()
     }
@@ -304,7 +304,7 @@ fn what_rows_share_is_stored_once() {
 #[test]
 fn bytes_under_null_rows_are_not_stored() {
     let rows: Vec<usize> = (0..ROWS).collect();
-    let valid = BooleanArray::from_iter(rows.iter().map(|i| Some(i % 100 != 0)));
+    let valid = BooleanArray::from_iter(rows.iter().map(|i| Some(!i.is_multiple_of(100))));
     for (name, make) in TYPES {
         if name.starts_with("Run") || name.starts_with("Struct") || name.starts_with("Fixed") {
             // Runs have no nulls of their own; fields and fixed lists have a place in null rows.

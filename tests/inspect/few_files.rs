@@ -96,7 +96,7 @@ fn beside_a_writer_and_its_compactions_it_finds_no_damage_with_few_files() {
             for i in 0_u64.. {
                 let key = format!("key {}", i % 20);
                 log.append([(key.as_str(), vec![i as u8; 10_000])]).unwrap();
-                if i % 3 == 0 {
+                if i.is_multiple_of(3) {
                     log.delete([format!("key {}", i / 3 % 20)]).unwrap();
                 }
                 if i % 50 == 49 {

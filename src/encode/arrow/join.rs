@@ -114,7 +114,7 @@ fn concatenated(parts: &[ArrayRef]) -> Result<ArrayRef, CodecError> {
 }
 
 fn borrowed(arrays: &[ArrayRef]) -> Vec<&dyn Array> {
-    arrays.iter().map(|array| array.as_ref()).collect()
+    arrays.iter().map(|array| &**array).collect()
 }
 
 /// The arrays, with dictionaries whose values are texts, bytes or numbers replaced by one that all
@@ -130,7 +130,7 @@ fn merged(arrays: &[ArrayRef]) -> Result<Vec<ArrayRef>, CodecError> {
         let merged = arrays.iter().zip(merged(&values)?);
         return Ok(merged.map(|(a, values)| a.as_any_dictionary().with_values(values)).collect());
     }
-    let mut data: Vec<_> = arrays.iter().map(|array| array.to_data()).collect();
+    let mut data: Vec<_> = arrays.iter().map(Array::to_data).collect();
     for child in 0..data[0].child_data().len() {
         let children: Vec<ArrayRef> =
             data.iter().map(|data| make_array(data.child_data()[child].clone())).collect();
@@ -166,7 +166,7 @@ fn merged_dictionaries(arrays: &[ArrayRef]) -> Result<Vec<ArrayRef>, CodecError>
             dictionaries::<$key>(arrays)
         };
     }
-    match arrays.first().map(|first| first.data_type()) {
+    match arrays.first().map(Array::data_type) {
         Some(DataType::Dictionary(key, _)) => downcast_integer! {
             key.as_ref() => (by_key),
             _ => Err("the keys of a dictionary are no integers".into()),
@@ -178,7 +178,7 @@ fn merged_dictionaries(arrays: &[ArrayRef]) -> Result<Vec<ArrayRef>, CodecError>
 fn dictionaries<K: ArrowDictionaryKeyType>(
     arrays: &[ArrayRef],
 ) -> Result<Vec<ArrayRef>, CodecError> {
-    let dictionaries: Vec<_> = arrays.iter().map(|array| array.as_dictionary::<K>()).collect();
+    let dictionaries: Vec<_> = arrays.iter().map(AsArray::as_dictionary::<K>).collect();
     let data: Vec<ArrayData> = dictionaries.iter().map(|of| of.values().to_data()).collect();
     // The new key of each value, and where that value is found.
     let (mut known, mut places) = (HashMap::new(), Vec::new());
