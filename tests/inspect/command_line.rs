@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use crate::support::{command, in_terminal, inspect, on, sample_store};
@@ -163,8 +163,8 @@ fn the_sweep_escapes_what_it_finds() {
     }
 }
 
-fn add(path: &PathBuf, more: &str) -> PathBuf {
-    let mut longer = path.clone().into_os_string();
+fn add(path: &Path, more: &str) -> PathBuf {
+    let mut longer = path.as_os_str().to_owned();
     longer.push(more);
     longer.into()
 }
