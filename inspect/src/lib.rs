@@ -11,6 +11,7 @@ pub mod control;
 pub mod history;
 pub mod index;
 pub mod key;
+pub mod path;
 pub mod problem;
 pub mod repair;
 pub mod rescue;

@@ -2,7 +2,8 @@
 //! the history that they make.
 //!
 //! Under live writers the commit word is read first, so that everything it counts can be found, and all
-//! files are opened before the first is read; when files came or went meanwhile, it is done again.
+//! files are opened before the first is read, as many as may be open; when files came or went meanwhile, it
+//! is done again.
 
 use std::fs;
 use std::io;
@@ -14,16 +15,17 @@ use partd_format::segment::id_of_file_name;
 use partd_format::{Error, Evidence};
 use rayon::prelude::*;
 
-use super::control::{Control, Life, Locks, Slot, boot_id};
-use super::history::{Around, History, Rule};
-use super::problem::{Problem, Severity};
 use super::repair;
-use super::source::Source;
-use super::walk::Segment;
+use crate::control::{Control, Life, Locks, Slot, boot_id};
+use crate::history::{Around, History, Rule};
+use crate::path::shown;
+use crate::problem::{Problem, Severity};
+use crate::source::Source;
+use crate::walk::Segment;
 
 /// How often a store is read again because it changed its files meanwhile.
 const ATTEMPTS: u32 = 5;
-/// How long to wait for a file that is being recycled.
+/// How long to wait for a file that is being recycled, or for the end of a compaction.
 const RECYCLING: Duration = Duration::from_millis(2);
 
 /// Everything that was read.
@@ -59,10 +61,10 @@ pub enum Refusal {
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Refusal::Io(path, error) => write!(f, "cannot read {}: {error}", path.display()),
-            Refusal::NoStore(path, why) => write!(f, "{}: {why}", path.display()),
+            Refusal::Io(path, error) => write!(f, "cannot read {}: {error}", shown(path)),
+            Refusal::NoStore(path, why) => write!(f, "{}: {why}", shown(path)),
             Refusal::Version(path, error) => {
-                let (path, found, known) = (path.display(), &error.found, &error.expected);
+                let (path, found, known) = (shown(path), &error.found, &error.expected);
                 write!(
                     f,
                     "{path}: this file has format version {found}, and this partd-inspect reads \
@@ -115,7 +117,10 @@ impl Store {
                 let looks = looks.into_par_iter().zip(&store.segments);
                 let looks = looks.map(|(looked, segment)| looked.unwrap_or_else(|| look(segment)));
                 let looks = looks.collect();
-                return Ok((store, looks));
+                // What is not kept open may have gone while it was looked at.
+                if is_last || !store.has_gone() {
+                    return Ok((store, looks));
+                }
             }
             (moves, is_again) = (moves || unseen, true);
         }
@@ -150,11 +155,11 @@ impl Store {
         let (mut names, mut other_files) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(path).map_err(io)? {
             let name = entry.map_err(io)?.file_name();
-            let text = name.to_string_lossy();
-            if id_of_file_name(name.as_encoded_bytes()).is_some() {
+            let bytes = name.as_encoded_bytes();
+            if id_of_file_name(bytes).is_some() {
                 names.push(path.join(&name));
-            } else if text != "control" && !text.ends_with(".lock") {
-                other_files.push(text.into_owned());
+            } else if bytes != b"control" && !bytes.ends_with(b".lock") {
+                other_files.push(shown(&name));
             }
         }
         if names.is_empty() && control.is_none() {
@@ -187,6 +192,9 @@ impl Store {
             let locks = locks.ok().and_then(|locks| locks.join().ok());
             (locks.unwrap_or_else(Locks::read), walked)
         });
+        if !is_last && segments.iter().any(|segment| segment.source.has_gone()) {
+            return Ok(None);
+        }
         segments.iter().try_for_each(same_version)?;
         let is_open = moves || locks.holds(&path.join("store.lock")) != Life::Dead;
         let around = Around { running: boot_id().ok(), is_open, is_segment: false };
@@ -276,9 +284,15 @@ impl Store {
         known.then_some(partd_format::VERSION)
     }
 
-    /// Whether a file of it cannot be opened.
+    /// Whether a file of it cannot be opened, or could not be opened once more.
     pub fn is_unreadable(&self) -> bool {
-        self.segments.iter().any(|segment| segment.is_unreadable)
+        self.has_gone() || self.segments.iter().any(|segment| segment.is_unreadable)
+    }
+
+    /// Whether a file went away before it was read as far as it was to be: what is then missing says
+    /// nothing about the store.
+    pub fn has_gone(&self) -> bool {
+        self.segments.iter().any(|segment| segment.source.has_gone())
     }
 
     /// Whether anything acknowledged is known to be lost.

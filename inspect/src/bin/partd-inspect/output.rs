@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::args::{Color, Options};
 use crate::text::{self, Table};
 use partd_inspect::history::{Rule, range};
+use partd_inspect::path::shown;
 use partd_inspect::problem::{Problem, Severity};
 use partd_inspect::store::Store;
 
@@ -186,7 +187,7 @@ impl Output {
         let about = json!({
             "partd_inspect": SCHEMA,
             "command": command,
-            "path": store.path.display().to_string(),
+            "path": shown(&store.path),
             "health": health(store),
         });
         [about, rest].into_iter().flat_map(fields).collect()
@@ -323,7 +324,7 @@ fn fields(value: Value) -> Map<String, Value> {
 pub(crate) fn problem_json(problem: &Problem) -> Value {
     json!({
         "severity": problem.severity.name(),
-        "file": problem.path.display().to_string(),
+        "file": shown(&problem.path),
         "offset": problem.offset,
         "what": problem.what,
         "expected": problem.expected,

@@ -33,6 +33,11 @@ pub(crate) fn run(args: &Get, out: &mut Output) -> Result<(), Failure> {
     for problem in &bad {
         complain(&problem.to_string());
     }
+    if store.has_gone() {
+        let message = "nothing written: files of the store were removed meanwhile; run the command \
+                       again";
+        return Err(Failure::Message(message.to_owned()));
+    }
     out.note_damage(!bad.is_empty());
     let present = index.keys.contains_key(&key[..]);
     if !present {

@@ -11,6 +11,7 @@ use crate::text::{count, percent, plural};
 use partd_inspect::control::{Life, Locks, Slot};
 use partd_inspect::history::{Rule, uuid};
 use partd_inspect::index::Index;
+use partd_inspect::path::shown;
 use partd_inspect::store::Store;
 
 /// The numbers of the summary.
@@ -34,7 +35,7 @@ pub(crate) fn run(path: &Path, out: &mut Output) -> Result<(), Failure> {
         return Ok(out.document("summary", &store, document(&store, &totals, &used, &holders))?);
     }
     let name = if store.is_segment { "segment" } else { "store" };
-    out.line(format!("{name:<9} {}", out.mark(Mark::Strong, &path.display().to_string())))?;
+    out.line(format!("{name:<9} {}", out.mark(Mark::Strong, &shown(path))))?;
     let id = store.uuid().map_or("unknown".to_owned(), |id| uuid(&id));
     let version = store.version().map_or("unknown".to_owned(), |version| version.to_string());
     out.line(format!("uuid      {id}, format {version}"))?;

@@ -22,6 +22,7 @@ use crate::args::Sweep;
 use crate::output::Output;
 use crate::text::{Align, Table, plural, shorten};
 use partd_inspect::control::{Life, Locks};
+use partd_inspect::path::shown;
 
 /// How a temporary store begins its name; 16 hexadecimal digits follow.
 const PREFIX: &str = "partd-tmp-";
@@ -98,15 +99,14 @@ fn store_files(dir: &File) -> Result<(Vec<OsString>, u64), String> {
     for entry in Dir::read_from(dir).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
         let name = OsStr::from_bytes(entry.file_name().to_bytes()).to_owned();
-        let text = name.to_string_lossy();
-        if text == "." || text == ".." {
+        if name == "." || name == ".." {
             continue;
         }
         let stat = statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(unreadable)?;
         if !is_of_a_store(name.as_encoded_bytes())
             || FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
         {
-            return Err(format!("holds {text}, which is not a store's"));
+            return Err(format!("holds {}, which is not a store's", shown(&name)));
         }
         bytes += u64::try_from(stat.st_size).unwrap_or(0);
         names.push(name);
@@ -191,7 +191,7 @@ fn show(found: &[Found], args: &Sweep, out: &mut Output) -> Result<(), Failure> 
             .iter()
             .map(|store| {
                 json!({
-                    "path": store.path.display().to_string(),
+                    "path": shown(&store.path),
                     "bytes": store.bytes,
                     "age_seconds": store.age.as_secs(),
                     "state": match (store.removed, store.failed, &store.stays) {
@@ -204,12 +204,12 @@ fn show(found: &[Found], args: &Sweep, out: &mut Output) -> Result<(), Failure> 
                 })
             })
             .collect();
-        let directory = args.dir.display().to_string();
+        let directory = shown(&args.dir);
         let rest = json!({ "path": directory, "stores": stores, "orphan_bytes": bytes });
         return Ok(out.plain_document("sweep", rest)?);
     }
     if found.is_empty() {
-        let dir = args.dir.display();
+        let dir = shown(&args.dir);
         return Ok(out.line(format!("no temporary stores ({PREFIX}...) in {dir}"))?);
     }
     let mut table = Table::new(&[
@@ -225,7 +225,7 @@ fn show(found: &[Found], args: &Sweep, out: &mut Output) -> Result<(), Failure> 
             seconds => format!("{} h", seconds / 3600),
         };
         let state = shorten(&state(store), REASON);
-        table.row(vec![store.path.display().to_string(), out.size(store.bytes), age, state]);
+        table.row(vec![shown(&store.path), out.size(store.bytes), age, state]);
     }
     out.table(&table)?;
     let (orphans, size) = (plural(number, "orphan", "orphans"), out.size(bytes));
