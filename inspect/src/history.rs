@@ -49,7 +49,8 @@ impl Around {
         };
         let closed = control.clean
             && segments.iter().filter_map(|s| s.name_id).all(|id| id < control.next_segment);
-        match Some(control.fixed.boot) == self.running {
+        // What a copy says of its boot is about the store that it was copied from.
+        match Some(control.fixed.boot) == self.running && !control.is_copy {
             true if self.is_open || closed => Rule::CommitWord,
             true => Rule::Numbers,
             false => Rule::Recovery,

@@ -11,6 +11,8 @@ pub mod control;
 pub mod history;
 pub mod index;
 pub mod key;
+pub mod locks;
+pub mod names;
 pub mod path;
 pub mod problem;
 pub mod repair;

@@ -4,14 +4,14 @@
 //! steps, and only what is asked for while it jumps: one or two calls for the head of a large
 //! batch, one for many small batches.
 //!
-//! A file of a live store may be recycled: renamed, and written anew. The engine takes a file only
-//! when it gets its lock exclusively, so a shared lock on an open file keeps it as it is. It is the
-//! only lock that reading takes; no writer waits for it.
+//! It takes no lock. The files of a store that several may open are never written again: one that was
+//! unlinked stays readable for as long as it is open. A temporary store writes its dead segments again
+//! while it lives; then a file no longer has the name under which it was opened, and what was read of it
+//! since may be anything: see [`Source::is_in_place`].
 //!
 //! A store may have more segments than a process may have open files. Files stay open as long as
 //! there is room; a file beyond that is closed, and opened once more for as long as a window reads
-//! it, or for a single read. Its device, inode and
-//! time of birth tell whether it is still the same.
+//! it, or for a single read. Its device, inode and time of birth tell whether it is still the same.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::SystemTime;
 
-use rustix::fs::{FlockOperation, OFlags, SeekFrom};
+use rustix::fs::{OFlags, SeekFrom};
 use rustix::process::{Resource, getrlimit};
 
 /// The most that a window reads ahead.
@@ -134,7 +134,7 @@ impl Identity {
     }
 }
 
-/// Opens a file, and keeps it from being recycled while it is open.
+/// Opens a regular file to read it.
 fn open_file(path: &Path) -> io::Result<(File, Metadata)> {
     let irregular = || io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
     // Opening a device may do something to it, and opening a pipe would wait for its other end.
@@ -144,21 +144,7 @@ fn open_file(path: &Path) -> io::Result<(File, Metadata)> {
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(irregular());
-    }
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
-        Err(error) if error == rustix::io::Errno::WOULDBLOCK => return Err(recycled()),
-        // A file system without locks has no store that anybody writes.
-        Ok(()) | Err(_) => {}
-    }
-    // Before the lock it may have been renamed.
-    let now = fs::metadata(path)?;
-    if (now.dev(), now.ino()) != (metadata.dev(), metadata.ino()) {
-        return Err(recycled());
-    }
-    let metadata = file.metadata()?;
-    Ok((file, metadata))
+    if metadata.is_file() { Ok((file, metadata)) } else { Err(irregular()) }
 }
 
 /// A file of a source, open.
@@ -180,8 +166,7 @@ impl Deref for Opened<'_> {
 }
 
 impl Source {
-    /// Opens a file for reading, and keeps it from being recycled while it is open. A file that is
-    /// being recycled is not found.
+    /// Opens a file for reading.
     pub fn open(path: &Path) -> io::Result<Source> {
         let (file, metadata) = open_file(path)?;
         let (len, stored) = (metadata.len(), metadata.blocks().saturating_mul(512));
@@ -209,6 +194,18 @@ impl Source {
     /// Whether its file had gone, or was another one, when it was to be read.
     pub fn has_gone(&self) -> bool {
         matches!(&self.bytes, Bytes::Reopened(file) if file.has_gone.load(Ordering::Relaxed))
+    }
+
+    /// Whether its path still leads to the file that was opened. If not, the file was removed, or a
+    /// temporary store writes it again: then what was read of it last may belong to another segment.
+    pub fn is_in_place(&self) -> bool {
+        let opened = match &self.bytes {
+            Bytes::Kept(file, _) => file.metadata().map(|metadata| Identity::of(&metadata)).ok(),
+            Bytes::Reopened(file) => Some(file.identity),
+            Bytes::Memory(_) => return true,
+        };
+        let now = fs::metadata(&self.path).map(|metadata| Identity::of(&metadata)).ok();
+        now.is_some() && now == opened
     }
 
     /// Takes bytes for the file at `path`.
@@ -270,10 +267,6 @@ impl Source {
         }
         Ok(())
     }
-}
-
-fn recycled() -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, "it was just now given to another segment")
 }
 
 fn gone() -> io::Error {

@@ -1,8 +1,8 @@
 //! `partd-inspect`: see, check and salvage a store, live or dead.
 //!
-//! It reads through `partd-format` and plain files, never through the engine. Only `sweep --remove`
-//! changes anything in a store, and only that takes a lock that a writer waits for. This file dispatches and decides the exit
-//! code: 0 healthy, 1 damage found, 2 usage or cannot read.
+//! It reads through `partd-format` and plain files, never through the engine. Only `sweep --remove` changes
+//! anything in a store, and only that takes a lock. This file dispatches and decides the exit code: 0 healthy,
+//! 1 damage found, 2 usage or cannot read.
 
 mod args;
 mod cmd;

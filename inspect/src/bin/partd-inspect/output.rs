@@ -223,7 +223,14 @@ impl Output {
         let (mark, line) = health_line(store);
         let line = format!("health    {}", self.mark(mark, &line));
         self.line(line)?;
-        self.problems(&store.history.problems)
+        self.problems(&store.history.problems)?;
+        if store.recycles() && store.is_damaged() && store.has_gone() {
+            self.line(
+                "  This temporary store writes its dead segments again while it lives, and has",
+            )?;
+            self.line("  just done so: that may be all there is to it. Run the command again.")?;
+        }
+        Ok(())
     }
 
     /// Only what is wrong, if anything is: for commands whose result is something else.

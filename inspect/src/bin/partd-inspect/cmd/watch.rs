@@ -18,7 +18,8 @@ use crate::Failure;
 use crate::args::Watch;
 use crate::output::{Mark, Output};
 use crate::text::{count, size};
-use partd_inspect::control::{Control, Life, Locks};
+use partd_inspect::control::Control;
+use partd_inspect::locks::{Life, Locks};
 use partd_inspect::path::shown;
 use partd_inspect::source::{Source, Window};
 
