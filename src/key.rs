@@ -14,8 +14,10 @@
 //! the key of a tuple exactly when it *is* the encoding of that tuple, which is what makes
 //! [`keys`](crate::Partd::keys) and [`get`](crate::Partd::get) fit together.
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -25,7 +27,8 @@ const INLINE_LEN_BYTES: usize = 16;
 /// The key of a value: any bytes, also none.
 ///
 /// Made from strings, byte strings, integers (their decimal text) and tuples of those, nested as
-/// deep as you like. Keys of up to 16 bytes cost no allocation.
+/// deep as you like; borrowed, owned or behind any number of references. Keys of up to 16 bytes cost
+/// no allocation.
 ///
 /// ```
 /// use partd::Key;
@@ -34,6 +37,9 @@ const INLINE_LEN_BYTES: usize = 16;
 /// assert_ne!(Key::from(("a", "b")), Key::from("a/b"));
 /// assert_ne!(Key::from((("a", "b"), "c")), Key::from(("a", ("b", "c"))));
 /// assert!(Key::from(("a", 1)) < Key::from(("aa", 0)));
+///
+/// let columns = [("a", 1), ("b", 2)];
+/// assert!(columns.iter().map(Key::from).eq(columns.map(Key::from)));
 /// ```
 #[derive(PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Key(SmallVec<[u8; INLINE_LEN_BYTES]>);
@@ -96,7 +102,8 @@ impl Borrow<[u8]> for Key {
     }
 }
 
-/// One part of a tuple key. Sealed: strings, byte strings, integers, keys and tuples of those.
+/// What a key can be made of, whole or as a part of a tuple. Sealed: strings, byte strings,
+/// integers, keys, tuples of those, and references and owners of those.
 pub trait KeyPart: Part {}
 
 impl<T: Part + ?Sized> KeyPart for T {}
@@ -104,8 +111,12 @@ impl<T: Part + ?Sized> KeyPart for T {}
 mod sealed {
     use super::Key;
 
-    /// How a part is written into the key of the tuple around it.
+    /// How something becomes a key, and a part of the key of the tuple around it.
     pub trait Part {
+        /// The key, where it is the whole key.
+        fn to_key(&self) -> Key;
+
+        /// Writes it as a part.
         fn escape_into(&self, key: &mut Key);
     }
 }
@@ -117,96 +128,121 @@ const NEXT_PART: [u8; 2] = [0, 1];
 const NEST: [u8; 2] = [0, 3];
 const UNNEST: [u8; 2] = [0, 0];
 
-fn escape_bytes(bytes: &[u8], key: &mut Key) {
-    for (i, run) in bytes.split(|&b| b == 0).enumerate() {
-        if i > 0 {
-            key.0.extend_from_slice(&ZERO);
-        }
-        key.0.extend_from_slice(run);
-    }
-}
-
-macro_rules! key_from_bytes {
-    ($($type:ty),*) => {$(
-        impl From<$type> for Key {
-            #[inline]
-            fn from(bytes: $type) -> Key {
-                let bytes: &[u8] = bytes.as_ref();
-                Key(SmallVec::from_slice(bytes))
-            }
-        }
-        impl Part for $type {
-            fn escape_into(&self, key: &mut Key) {
-                let bytes: &[u8] = self.as_ref();
-                escape_bytes(bytes, key);
-            }
-        }
-    )*};
-}
-
-key_from_bytes!(&str, String, &String, &[u8], Vec<u8>, &Vec<u8>);
-
-impl<const N: usize> From<&[u8; N]> for Key {
+/// A byte string is a key with these bytes.
+impl Part for [u8] {
     #[inline]
-    fn from(bytes: &[u8; N]) -> Key {
-        Key(SmallVec::from_slice(bytes))
+    fn to_key(&self) -> Key {
+        Key(SmallVec::from_slice(self))
     }
-}
 
-impl<const N: usize> From<[u8; N]> for Key {
-    #[inline]
-    fn from(bytes: [u8; N]) -> Key {
-        Key(SmallVec::from_slice(&bytes))
-    }
-}
-
-impl<const N: usize> Part for &[u8; N] {
     fn escape_into(&self, key: &mut Key) {
-        escape_bytes(&self[..], key);
+        for (i, run) in self.split(|&b| b == 0).enumerate() {
+            if i > 0 {
+                key.0.extend_from_slice(&ZERO);
+            }
+            key.0.extend_from_slice(run);
+        }
     }
 }
 
-impl<const N: usize> Part for [u8; N] {
-    fn escape_into(&self, key: &mut Key) {
-        escape_bytes(&self[..], key);
-    }
-}
-
-impl From<&Key> for Key {
+impl Part for str {
     #[inline]
-    fn from(key: &Key) -> Key {
-        key.clone()
+    fn to_key(&self) -> Key {
+        self.as_bytes().to_key()
+    }
+
+    fn escape_into(&self, key: &mut Key) {
+        self.as_bytes().escape_into(key);
     }
 }
 
 /// A key inside a tuple is a part with the key's bytes.
 impl Part for Key {
+    #[inline]
+    fn to_key(&self) -> Key {
+        self.clone()
+    }
+
     fn escape_into(&self, key: &mut Key) {
-        escape_bytes(self.as_bytes(), key);
+        self.as_bytes().escape_into(key);
     }
 }
 
-impl Part for &Key {
+/// A reference is what it refers to, at any depth: so the elements of `&[&str]` are keys.
+impl<T: Part + ?Sized> Part for &T {
+    #[inline]
+    fn to_key(&self) -> Key {
+        (**self).to_key()
+    }
+
     fn escape_into(&self, key: &mut Key) {
-        escape_bytes(self.as_bytes(), key);
+        (**self).escape_into(key);
     }
 }
+
+impl<T: KeyPart + ?Sized> From<&T> for Key {
+    #[inline]
+    fn from(part: &T) -> Key {
+        part.to_key()
+    }
+}
+
+macro_rules! key_from_owner {
+    ($(($($generic:tt)*) $type:ty),* $(,)?) => {$(
+        impl<$($generic)*> Part for $type {
+            #[inline]
+            fn to_key(&self) -> Key {
+                self[..].to_key()
+            }
+
+            fn escape_into(&self, key: &mut Key) {
+                self[..].escape_into(key);
+            }
+        }
+
+        impl<$($generic)*> From<$type> for Key {
+            #[inline]
+            fn from(owner: $type) -> Key {
+                owner.to_key()
+            }
+        }
+    )*};
+}
+
+key_from_owner!(
+    () String,
+    () Vec<u8>,
+    (const N: usize) [u8; N],
+    () Box<str>,
+    () Box<[u8]>,
+    () Rc<str>,
+    () Rc<[u8]>,
+    () Arc<str>,
+    () Arc<[u8]>,
+    ('a) Cow<'a, str>,
+    ('a) Cow<'a, [u8]>,
+);
 
 macro_rules! key_from_integer {
     ($($type:ty),*) => {$(
-        impl From<$type> for Key {
-            fn from(number: $type) -> Key {
+        impl Part for $type {
+            fn to_key(&self) -> Key {
                 use std::io::Write;
                 let mut key = Key::default();
                 // Writing to memory cannot fail.
-                let _ = write!(key.0, "{number}");
+                let _ = write!(key.0, "{self}");
                 key
             }
-        }
-        impl Part for $type {
+
             fn escape_into(&self, key: &mut Key) {
                 // Decimal text holds no zero byte: nothing to escape.
-                key.0.extend_from_slice(Key::from(*self).as_bytes());
+                key.0.extend_from_slice(self.to_key().as_bytes());
+            }
+        }
+
+        impl From<$type> for Key {
+            fn from(number: $type) -> Key {
+                number.to_key()
             }
         }
     )*};
@@ -215,31 +251,12 @@ macro_rules! key_from_integer {
 key_from_integer!(u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize);
 
 macro_rules! key_from_tuple {
-    ($first:ident $($rest:ident)*) => {
-        impl<$first: Part, $($rest: Part),*> Part for ($first, $($rest,)*) {
-            fn escape_into(&self, key: &mut Key) {
-                #[allow(non_snake_case)]
-                let ($first, $($rest,)*) = self;
-                key.0.extend_from_slice(&NEST);
-                $first.escape_into(key);
-                $(
-                    key.0.extend_from_slice(&NEXT_PART);
-                    $rest.escape_into(key);
-                )*
-                key.0.extend_from_slice(&UNNEST);
-            }
-        }
-    };
-}
-
-macro_rules! key_from_outer_tuple {
     ($first:ident $($rest:ident)+) => {
-        key_from_tuple!($first $($rest)+);
-        impl<$first: KeyPart, $($rest: KeyPart),+> From<($first, $($rest,)+)> for Key {
-            fn from(tuple: ($first, $($rest,)+)) -> Key {
-                #[allow(non_snake_case)]
-                let ($first, $($rest,)+) = tuple;
+        impl<$first: Part, $($rest: Part),+> Part for ($first, $($rest,)+) {
+            fn to_key(&self) -> Key {
                 let mut key = Key::default();
+                #[allow(non_snake_case)]
+                let ($first, $($rest,)+) = self;
                 $first.escape_into(&mut key);
                 $(
                     key.0.extend_from_slice(&NEXT_PART);
@@ -247,22 +264,51 @@ macro_rules! key_from_outer_tuple {
                 )+
                 key
             }
+
+            fn escape_into(&self, key: &mut Key) {
+                #[allow(non_snake_case)]
+                let ($first, $($rest,)+) = self;
+                key.0.extend_from_slice(&NEST);
+                $first.escape_into(key);
+                $(
+                    key.0.extend_from_slice(&NEXT_PART);
+                    $rest.escape_into(key);
+                )+
+                key.0.extend_from_slice(&UNNEST);
+            }
+        }
+
+        impl<$first: KeyPart, $($rest: KeyPart),+> From<($first, $($rest,)+)> for Key {
+            fn from(tuple: ($first, $($rest,)+)) -> Key {
+                tuple.to_key()
+            }
         }
     };
 }
 
-key_from_tuple!(A);
-key_from_outer_tuple!(A B);
-key_from_outer_tuple!(A B C);
-key_from_outer_tuple!(A B C D);
-key_from_outer_tuple!(A B C D E);
-key_from_outer_tuple!(A B C D E F);
-key_from_outer_tuple!(A B C D E F G);
-key_from_outer_tuple!(A B C D E F G H);
+key_from_tuple!(A B);
+key_from_tuple!(A B C);
+key_from_tuple!(A B C D);
+key_from_tuple!(A B C D E);
+key_from_tuple!(A B C D E F);
+key_from_tuple!(A B C D E F G);
+key_from_tuple!(A B C D E F G H);
 
 /// A tuple of one part, where it is the whole key, is the key of that part.
-impl<A: Into<Key>> From<(A,)> for Key {
-    fn from((part,): (A,)) -> Key {
-        part.into()
+impl<A: Part> Part for (A,) {
+    fn to_key(&self) -> Key {
+        self.0.to_key()
+    }
+
+    fn escape_into(&self, key: &mut Key) {
+        key.0.extend_from_slice(&NEST);
+        self.0.escape_into(key);
+        key.0.extend_from_slice(&UNNEST);
+    }
+}
+
+impl<A: KeyPart> From<(A,)> for Key {
+    fn from(tuple: (A,)) -> Key {
+        tuple.to_key()
     }
 }

@@ -193,7 +193,7 @@ fn cited_tests(text: &str) -> Vec<(&str, &str)> {
 }
 
 #[test]
-fn the_page_of_the_tests_names_every_file_and_no_test_that_is_not_there() {
+fn the_page_of_the_tests_names_every_file_or_its_folder_and_no_test_that_is_not_there() {
     let page = fs::read_to_string(root().join("tests/README.md")).unwrap();
     for entry in fs::read_dir(root().join("tests")).unwrap() {
         let entry = entry.unwrap();

@@ -363,7 +363,7 @@ impl<'a> Batch<'a> {
             let at = self.offset + HEAD_LEN + i as u64 * ENTRY_LEN;
             let word = Le::read_u64(row);
             let Some(kind) = Kind::decode(word as u8) else {
-                return Err(Error::at_most(at, "kind of entry", 4, word & 0xFF));
+                return Err(Error::between(at, "kind of entry", (1, 4), word & 0xFF));
             };
             let key_len = u64::from(Le::read_u32(&row[8..]));
             if kind == Kind::Clear && key_len != 0 {
@@ -392,7 +392,7 @@ impl<'a> Batch<'a> {
             if !(1..=SEQUENCE_MAX).contains(&sequence) {
                 let at = HEAD_LEN + u64::from(self.entries) * ENTRY_LEN + i as u64 * SEQUENCE_LEN;
                 let what = "sequence number of entry";
-                return Err(Error::at_most(self.offset + at, what, SEQUENCE_MAX, sequence));
+                return Err(Error::between(self.offset + at, what, (1, SEQUENCE_MAX), sequence));
             }
         }
         Ok(())

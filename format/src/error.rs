@@ -26,6 +26,8 @@ pub enum Evidence {
     AtMost(u64),
     /// This number or more.
     AtLeast(u64),
+    /// A number from the first to the second, both included.
+    Between(u64, u64),
     /// Something to describe in words.
     Text(&'static str),
 }
@@ -37,6 +39,7 @@ impl fmt::Display for Evidence {
             Evidence::Bits(n) => write!(f, "{n:#x}"),
             Evidence::AtMost(n) => write!(f, "at most {n}"),
             Evidence::AtLeast(n) => write!(f, "at least {n}"),
+            Evidence::Between(first, last) => write!(f, "{first} to {last}"),
             Evidence::Text(text) => f.write_str(text),
         }
     }
@@ -65,6 +68,17 @@ impl Error {
     /// Says that a number was to be no more than another.
     pub(crate) fn at_most(offset: u64, what: &'static str, limit: u64, found: u64) -> Error {
         Error { offset, what, expected: Evidence::AtMost(limit), found: Evidence::Number(found) }
+    }
+
+    /// Says that a number was to be in a range.
+    pub(crate) fn between(
+        offset: u64,
+        what: &'static str,
+        (first, last): (u64, u64),
+        found: u64,
+    ) -> Error {
+        let expected = Evidence::Between(first, last);
+        Error { offset, what, expected, found: Evidence::Number(found) }
     }
 
     /// Says that a number was to be no less than another.

@@ -152,7 +152,7 @@ impl SegmentHeader {
                 keeps: Le::read_u32(&bytes[KEEPS_AT..]),
                 lists_checksum: Le::read_u32(&bytes[LISTS_CHECKSUM_AT..]),
             }),
-            kind => return Err(Error::at_most(12, "kind of segment", 2, kind.into())),
+            kind => return Err(Error::between(12, "kind of segment", (1, 2), kind.into())),
         };
         let mut store = [0; 16];
         store.copy_from_slice(&bytes[STORE_AT..ID_AT]);

@@ -6,9 +6,9 @@ use partd_format::batch::{HEAD_LEN, WORDS_LEN};
 use partd_format::segment::{HEADER_LEN, Keep, id_of_file_name};
 use partd_format::word::note;
 use partd_format::{
-    Batch, Ending, Kind, Link, SEQUENCE_MAX, Salt, Scanner, SegmentHeader, State, control,
+    Batch, Ending, Error, Kind, Link, SEQUENCE_MAX, Salt, Scanner, SegmentHeader, State, control,
 };
-use partd_testkit::build::{Item, STORE, Segment};
+use partd_testkit::build::{Item, STORE, Segment, is_contradiction};
 use proptest::prelude::*;
 
 fn item() -> impl Strategy<Value = Item> {
@@ -34,20 +34,26 @@ fn segment(output: bool, batches: &[Vec<Item>]) -> Segment {
     segment
 }
 
+/// What was read, if anything; an error must not contradict itself.
+fn sound<T>(read: Result<T, Error>) -> Option<T> {
+    read.inspect_err(|error| assert!(!is_contradiction(error), "{error}")).ok()
+}
+
 /// Reads everything there is to read, and holds what is read against the length of the bytes.
 fn read_all(bytes: &[u8]) -> usize {
     let mut batches = 0;
-    if let Ok(header) = SegmentHeader::decode(bytes, bytes.len() as u64) {
-        if let Ok((replaces, keeps)) = header.lists(bytes) {
+    if let Some(header) = sound(SegmentHeader::decode(bytes, bytes.len() as u64)) {
+        if let Some((replaces, keeps)) = sound(header.lists(bytes)) {
             assert!(replaces.count() * 8 + keeps.count() * 16 <= bytes.len());
         }
-        let _ = note::decode(header.salt, Le::read_u64(&bytes[128..]));
+        let _ = sound(note::decode(header.salt, Le::read_u64(&bytes[128..])));
     }
-    if let Ok(mut scanner) = Scanner::new(bytes) {
+    if let Some(mut scanner) = sound(Scanner::new(bytes)) {
         let salt = scanner.header().salt;
         for found in scanner.by_ref() {
             assert!(found.offset + found.len <= bytes.len() as u64);
-            if let Some(Ok(batch)) = found.batch {
+            let _ = sound(found.state);
+            if let Some(batch) = found.batch.and_then(sound) {
                 batches += 1;
                 let mut read = 0;
                 for entry in batch.entries() {
@@ -55,13 +61,16 @@ fn read_all(bytes: &[u8]) -> usize {
                     read += entry.key.len() as u64 + entry.value_len;
                 }
                 assert!(read < found.len);
-                let _ = batch.check_values(salt);
+                let _ = sound(batch.check_values(salt));
             }
         }
-        assert!(scanner.ending().is_some());
+        match scanner.ending().expect("a scan that is over has an ending") {
+            Ending::Broken(error) => drop(sound::<()>(Err(error))),
+            Ending::Open | Ending::Sealed => {}
+        }
         assert!(scanner.next().is_none(), "a scan that is over stays over");
     }
-    let _ = control::Fixed::decode(bytes);
+    let _ = sound(control::Fixed::decode(bytes));
     let _ = id_of_file_name(bytes);
     batches
 }

@@ -1,9 +1,7 @@
-//! The control file as a reader from outside sees it, and who holds the store.
-//!
-//! It takes no lock, not even to test one: `/proc/locks` says who holds what, and disturbs nobody.
+//! The control file as a reader from outside sees it.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -16,6 +14,9 @@ use partd_format::{Error, Evidence};
 pub struct Control {
     /// What never changes: the store, the boot, the versions.
     pub fixed: Fixed,
+    /// Whether the file is a copy of the one that the engine made: it names another device or inode
+    /// than its own. The words of a copy say nothing about the processes of this machine.
+    pub is_copy: bool,
     /// The commit word.
     pub commit: Commit,
     /// The id of the next segment.
@@ -60,10 +61,25 @@ impl Control {
                 found: Evidence::Number(metadata.len()),
             })));
         }
-        Ok(Some(Control::decode(&fs::read(&path)?)))
+        let mut file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let metadata = file.metadata()?;
+        let mut bytes = Vec::with_capacity(layout::FILE_LEN as usize);
+        file.by_ref().take(layout::FILE_LEN).read_to_end(&mut bytes)?;
+        Ok(Some(Control::decode(&bytes).map(|control| {
+            let named = (control.fixed.device, control.fixed.inode);
+            Control { is_copy: named != (metadata.dev(), metadata.ino()), ..control }
+        })))
     }
 
-    /// Reads the words out of the bytes of the file.
+    /// Whether the store is temporary: it belongs to one process, and goes with it.
+    pub fn is_temporary(&self) -> bool {
+        self.fixed.temporary
+    }
+
+    /// Reads the words out of the bytes of the file, which is taken for the original.
     pub fn decode(bytes: &[u8]) -> Result<Control, Error> {
         let fixed = Fixed::decode(bytes)?;
         if (bytes.len() as u64) < layout::FILE_LEN {
@@ -86,6 +102,7 @@ impl Control {
         });
         Ok(Control {
             fixed,
+            is_copy: false,
             commit: Commit::decode(commit),
             next_segment,
             generation: word(layout::GENERATION_AT),
@@ -109,102 +126,4 @@ pub fn boot_id() -> io::Result<[u8; 16]> {
         }
     }
     Ok(id)
-}
-
-/// Whether a process holds a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Life {
-    /// Its lock is held.
-    Alive,
-    /// Nobody holds its lock.
-    Dead,
-    /// The system does not say who holds locks.
-    Unknown,
-}
-
-impl Life {
-    /// The word for it in tables and in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Life::Alive => "alive",
-            Life::Dead => "dead",
-            Life::Unknown => "unknown",
-        }
-    }
-}
-
-/// The file locks of the system, as `/proc/locks` lists them.
-#[derive(Clone, Debug)]
-pub struct Locks(Option<Vec<Lock>>);
-
-/// One lock: the file's device and inode, and the process that took it.
-#[derive(Clone, Copy, Debug)]
-struct Lock {
-    device: u64,
-    inode: u64,
-    pid: u32,
-}
-
-impl Locks {
-    /// Reads `/proc/locks`.
-    pub fn read() -> Locks {
-        let parse = |line: &str| {
-            // 1: FLOCK  ADVISORY  WRITE 1234 fd:01:131085 0 EOF
-            let words: Vec<&str> = line.split_ascii_whitespace().collect();
-            let at = words.iter().position(|word| word.matches(':').count() == 2)?;
-            let mut parts = words[at].split(':');
-            let hex = |text: &str| u64::from_str_radix(text, 16).ok();
-            let (major, minor) = (hex(parts.next()?)?, hex(parts.next()?)?);
-            let pid = words[at.checked_sub(1)?].parse().unwrap_or(0);
-            Some(Lock { device: major << 20 | minor, inode: parts.next()?.parse().ok()?, pid })
-        };
-        Locks(
-            fs::read_to_string("/proc/locks")
-                .ok()
-                .map(|text| text.lines().filter_map(parse).collect()),
-        )
-    }
-
-    /// Whether anybody holds a lock on the file.
-    pub fn holds(&self, path: &Path) -> Life {
-        match self.on(path) {
-            None => Life::Unknown,
-            Some(locks) if locks.is_empty() => Life::Dead,
-            Some(_) => Life::Alive,
-        }
-    }
-
-    /// The processes that hold a lock on the file, as far as the system says.
-    pub fn holders(&self, path: &Path) -> Vec<u32> {
-        let locks = self.on(path).unwrap_or_default();
-        let mut pids: Vec<u32> =
-            locks.iter().map(|lock| lock.pid).filter(|pid| *pid != 0).collect();
-        pids.sort_unstable();
-        pids.dedup();
-        pids
-    }
-
-    /// The locks on a file; `None` if the system does not say.
-    fn on(&self, path: &Path) -> Option<Vec<Lock>> {
-        let locks = self.0.as_ref()?;
-        let Ok(metadata) = fs::metadata(path) else { return Some(Vec::new()) };
-        let dev = metadata.dev();
-        // As glibc packs them: 12 bits of the major number above 8 of the minor, the rest on top.
-        let major = dev >> 8 & 0xFFF | dev >> 32 & 0xFFFF_F000;
-        let minor = dev & 0xFF | dev >> 12 & 0xFFFF_FF00;
-        let here = |lock: &&Lock| {
-            // Some file systems show another device number in /proc/locks; the inode is theirs.
-            lock.inode == metadata.ino() && (lock.device == major << 20 | minor || major == 0)
-        };
-        Some(locks.iter().filter(here).copied().collect())
-    }
-
-    /// Whether the writer in a slot lives.
-    pub fn writer(&self, dir: &Path, slot: &Slot) -> Life {
-        match self.holds(&dir.join(format!("writer-{:04}.lock", slot.slot))) {
-            Life::Unknown if Path::new(&format!("/proc/{}", slot.pid)).exists() => Life::Alive,
-            Life::Unknown => Life::Dead,
-            life => life,
-        }
-    }
 }

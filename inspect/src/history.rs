@@ -11,11 +11,11 @@ use std::path::Path;
 use partd_format::segment::Keep;
 use partd_format::{Ending, Salt, State};
 
-use super::control::Control;
-use super::problem::{Problem, Severity};
-use super::select::{Selected, select, store_of};
-use super::source::Source;
-use super::walk::{BatchInfo, EntryInfo, Segment};
+use crate::control::Control;
+use crate::problem::{Problem, Severity};
+use crate::select::{Selected, select, store_of};
+use crate::source::Source;
+use crate::walk::{BatchInfo, EntryInfo, Segment};
 
 /// How the end of the history was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,8 @@ impl Around {
         };
         let closed = control.clean
             && segments.iter().filter_map(|s| s.name_id).all(|id| id < control.next_segment);
-        match Some(control.fixed.boot) == self.running {
+        // What a copy says of its boot is about the store that it was copied from.
+        match Some(control.fixed.boot) == self.running && !control.is_copy {
             true if self.is_open || closed => Rule::CommitWord,
             true => Rule::Numbers,
             false => Rule::Recovery,

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use partd_format::Kind;
 
-use super::history::{History, Place};
-use super::walk::{EntryInfo, Segment};
+use crate::history::{History, Place};
+use crate::walk::{EntryInfo, Segment};
 
 /// An entry, by its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

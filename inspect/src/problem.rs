@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use partd_format::Evidence;
 
+use crate::path::shown;
+
 /// How bad a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -89,7 +91,7 @@ impl Problem {
 impl Problem {
     /// Where it is and what stands there.
     pub fn place(&self) -> String {
-        let (path, what) = (self.path.display(), &self.what);
+        let (path, what) = (shown(&self.path), &self.what);
         match self.offset {
             Some(offset) => format!("{path}: {what} at offset {offset}"),
             None => format!("{path}: {what}"),

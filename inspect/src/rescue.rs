@@ -15,11 +15,11 @@ use partd_format::segment::{HEADER_LEN, Output};
 use partd_format::word::STATE_AT;
 use partd_format::{Batch, Ending, Error, Link, Salt, SegmentHeader, State};
 
-use super::history::{History, Place, Rule, gaps, whole, whole_batch};
 use super::repair;
-use super::source::Window;
-use super::store::Store;
-use super::walk::{BatchInfo, Segment};
+use crate::history::{History, Place, Rule, gaps, whole, whole_batch};
+use crate::source::Window;
+use crate::store::Store;
+use crate::walk::{BatchInfo, Segment};
 
 /// How much is searched at once.
 const SEARCHED: u64 = 1 << 20;

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use partd_format::segment::Keep;
 
-use super::control::Control;
-use super::history::uuid;
-use super::problem::{Problem, Severity};
-use super::walk::{BatchInfo, Segment};
+use crate::control::Control;
+use crate::history::uuid;
+use crate::problem::{Problem, Severity};
+use crate::walk::{BatchInfo, Segment};
 
 /// The store that the files belong to: what the control file says if a segment agrees or there is
 /// none, else what most segments say.

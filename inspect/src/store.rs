@@ -2,7 +2,8 @@
 //! the history that they make.
 //!
 //! Under live writers the commit word is read first, so that everything it counts can be found, and all
-//! files are opened before the first is read; when files came or went meanwhile, it is done again.
+//! files are opened before the first is read, as many as may be open; when files came or went meanwhile, it
+//! is done again.
 
 use std::fs;
 use std::io;
@@ -10,21 +11,23 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use partd_format::segment::id_of_file_name;
 use partd_format::{Error, Evidence};
 use rayon::prelude::*;
 
-use super::control::{Control, Life, Locks, Slot, boot_id};
-use super::history::{Around, History, Rule};
-use super::problem::{Problem, Severity};
 use super::repair;
-use super::source::Source;
-use super::walk::Segment;
+use crate::control::{Control, Slot, boot_id};
+use crate::history::{Around, History, Rule};
+use crate::locks::{Life, Locks};
+use crate::names::Name;
+use crate::path::shown;
+use crate::problem::{Problem, Severity};
+use crate::source::Source;
+use crate::walk::Segment;
 
 /// How often a store is read again because it changed its files meanwhile.
 const ATTEMPTS: u32 = 5;
-/// How long to wait for a file that is being recycled.
-const RECYCLING: Duration = Duration::from_millis(2);
+/// How long to wait for the end of a compaction.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Everything that was read.
 #[derive(Debug)]
@@ -41,7 +44,9 @@ pub struct Store {
     pub history: History,
     /// What was known beside the files.
     pub around: Around,
-    /// Files that were not finished, and those that do not belong to a store.
+    /// How many dead segments it keeps to write them again, as temporary stores do.
+    pub recycled: u64,
+    /// Files that were not finished or are set aside, and those that do not belong to a store.
     pub other_files: Vec<String>,
 }
 
@@ -59,10 +64,10 @@ pub enum Refusal {
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Refusal::Io(path, error) => write!(f, "cannot read {}: {error}", path.display()),
-            Refusal::NoStore(path, why) => write!(f, "{}: {why}", path.display()),
+            Refusal::Io(path, error) => write!(f, "cannot read {}: {error}", shown(path)),
+            Refusal::NoStore(path, why) => write!(f, "{}: {why}", shown(path)),
             Refusal::Version(path, error) => {
-                let (path, found, known) = (path.display(), &error.found, &error.expected);
+                let (path, found, known) = (shown(path), &error.found, &error.expected);
                 write!(
                     f,
                     "{path}: this file has format version {found}, and this partd-inspect reads \
@@ -96,8 +101,7 @@ impl Store {
             attempt += 1;
             let once = |segment: &Segment| (!is_again).then(|| look(segment));
             let Some((store, looks)) = Store::read_once(path, moves, is_last, &once)? else {
-                // Where a file is being recycled, it has its new name soon.
-                thread::sleep(RECYCLING * (1 << attempt));
+                thread::sleep(PAUSE * (1 << attempt));
                 continue;
             };
             let words = |control: &Option<Result<Control, Error>>| {
@@ -115,7 +119,10 @@ impl Store {
                 let looks = looks.into_par_iter().zip(&store.segments);
                 let looks = looks.map(|(looked, segment)| looked.unwrap_or_else(|| look(segment)));
                 let looks = looks.collect();
-                return Ok((store, looks));
+                // What is not kept open may have gone while it was looked at.
+                if is_last || !store.has_gone() {
+                    return Ok((store, looks));
+                }
             }
             (moves, is_again) = (moves || unseen, true);
         }
@@ -147,14 +154,14 @@ impl Store {
             }
             Ok(control) => control,
         };
-        let (mut names, mut other_files) = (Vec::new(), Vec::new());
+        let (mut names, mut recycled, mut other_files) = (Vec::new(), 0, Vec::new());
         for entry in fs::read_dir(path).map_err(io)? {
             let name = entry.map_err(io)?.file_name();
-            let text = name.to_string_lossy();
-            if id_of_file_name(name.as_encoded_bytes()).is_some() {
-                names.push(path.join(&name));
-            } else if text != "control" && !text.ends_with(".lock") {
-                other_files.push(text.into_owned());
+            match Name::of(name.as_encoded_bytes()) {
+                Name::Segment(_) => names.push(path.join(&name)),
+                Name::Control | Name::Reserve => {}
+                Name::Recycled => recycled += 1,
+                Name::Unfinished | Name::Torn | Name::Strange => other_files.push(shown(&name)),
             }
         }
         if names.is_empty() && control.is_none() {
@@ -187,10 +194,14 @@ impl Store {
             let locks = locks.ok().and_then(|locks| locks.join().ok());
             (locks.unwrap_or_else(Locks::read), walked)
         });
+        if !is_last && segments.iter().any(|segment| segment.source.has_gone()) {
+            return Ok(None);
+        }
         segments.iter().try_for_each(same_version)?;
-        let is_open = moves || locks.holds(&path.join("store.lock")) != Life::Dead;
+        let is_open = moves || is_open(path, control.as_ref(), &locks);
         let around = Around { running: boot_id().ok(), is_open, is_segment: false };
-        Ok(Some((Store::assemble(path, control, segments, other_files, around), looks)))
+        let store = Store::assemble(path, control, segments, other_files, around);
+        Ok(Some((Store { recycled, ..store }, looks)))
     }
 
     fn read_segment<T>(
@@ -238,7 +249,9 @@ impl Store {
         history
             .problems
             .sort_by(|a, b| (b.severity, &a.path, a.offset).cmp(&(a.severity, &b.path, b.offset)));
-        Store { path: path.to_owned(), is_segment, control, segments, history, around, other_files }
+        let path = path.to_owned();
+        let recycled = 0;
+        Store { path, is_segment, control, segments, history, around, recycled, other_files }
     }
 
     /// The control file, if it is good.
@@ -262,11 +275,19 @@ impl Store {
     /// Whether the writer in a slot lives. Of one that cannot be seen, and whose store moves all the
     /// same, it is not known.
     pub fn life(&self, locks: &Locks, slot: &Slot) -> Life {
-        let seen = || locks.holds(&self.path.join("store.lock")) != Life::Dead;
+        let is_seen = || {
+            let held = [locks.store(&self.path), locks.presence(&self.path)];
+            held.iter().any(|life| *life != Life::Dead)
+        };
         match locks.writer(&self.path, slot) {
-            Life::Dead if self.around.is_open && !seen() => Life::Unknown,
+            Life::Dead if self.around.is_open && !is_seen() => Life::Unknown,
             life => life,
         }
+    }
+
+    /// Whether its files are written again while they are read: it is temporary, and its process lives.
+    pub fn recycles(&self) -> bool {
+        self.around.is_open && self.control().is_some_and(Control::is_temporary)
     }
 
     /// The version of the format, if any file says it.
@@ -276,15 +297,34 @@ impl Store {
         known.then_some(partd_format::VERSION)
     }
 
-    /// Whether a file of it cannot be opened.
+    /// Whether a file of it cannot be opened, or could not be opened once more, or what looks like damage may
+    /// be that files were written again meanwhile.
     pub fn is_unreadable(&self) -> bool {
-        self.segments.iter().any(|segment| segment.is_unreadable)
+        let mut segments = self.segments.iter();
+        segments.any(|segment| segment.is_unreadable || segment.source.has_gone())
+            || self.is_damaged() && self.has_gone()
+    }
+
+    /// Whether a file went away before it was read as far as it was to be, or may have been written again: what
+    /// is then missing or wrong says nothing about the store.
+    pub fn has_gone(&self) -> bool {
+        let recycles = self.recycles();
+        let has_gone = |source: &Source| source.has_gone() || recycles && !source.is_in_place();
+        self.segments.iter().any(|segment| has_gone(&segment.source))
     }
 
     /// Whether anything acknowledged is known to be lost.
     pub fn is_damaged(&self) -> bool {
         self.history.problems.iter().any(|problem| problem.severity == Severity::Damage)
     }
+}
+
+/// Whether the handles that are open use this control file: one is present on it, or the store is temporary and
+/// its handle holds the lock of the store.
+fn is_open(path: &Path, control: Option<&Result<Control, Error>>, locks: &Locks) -> bool {
+    let is_temporary = matches!(control, Some(Ok(control)) if control.is_temporary());
+    let held = if is_temporary { locks.store(path) } else { locks.presence(path) };
+    held != Life::Dead
 }
 
 /// Refuses a segment of another version of the format; one flipped bit does not make it one.

@@ -5,7 +5,7 @@
 //! is for [`history`](super::history) to say.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use byteorder::{ByteOrder, LittleEndian as Le};
 use partd_format::batch::{HEAD_LEN, WORDS_LEN};
@@ -14,7 +14,8 @@ use partd_format::word::{STATE_AT, note};
 use partd_format::{Batch, Ending, Error, Evidence, Kind, Link, Salt, SegmentHeader, State};
 
 use super::repair;
-use super::source::{Source, Window};
+use crate::path::shown;
+use crate::source::{Source, Window};
 
 /// One segment, as far as it can be read.
 #[derive(Debug)]
@@ -127,8 +128,7 @@ impl Segment {
 
     /// The name of its file.
     pub fn name(&self) -> String {
-        let path: PathBuf = self.path().file_name().unwrap_or_default().into();
-        path.display().to_string()
+        shown(self.path().file_name().unwrap_or_default())
     }
 
     /// Its id: as the header says, or else its name; 0 if neither can be read.

@@ -3,10 +3,16 @@
 //! A frame is one whole IPC stream: schema, batches, end. It is checked here (`check`) and then
 //! read by the arrow crates, which validate every array, from one copy of the frame: no memory is
 //! taken by a declared length. No byte of a frame is part of two buffers, so that what is copied
-//! out of it takes no more than the frame, but for the bitmaps of what is null. Buffers that are compressed inside the stream are refused:
-//! compression is another layer's business.
+//! out of it takes no more than the frame, but for the bitmaps of what is null. Buffers that are
+//! compressed inside the stream are refused: compression is another layer's business.
+//!
+//! `compact` reduces a batch to its own rows before it is encoded, `join` concatenates, and
+//! `batches` is for values that need not, or cannot, be one batch.
 
+mod batches;
 mod check;
+mod compact;
+mod join;
 
 use std::sync::Arc;
 
@@ -15,19 +21,32 @@ use arrow_buffer::Buffer;
 use arrow_ipc::reader::StreamDecoder;
 use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{Schema, SchemaRef};
-use arrow_select::concat::concat_batches;
 
+pub use self::batches::Batches;
 use crate::encode::codec::{Codec, CodecError, too_large};
 use crate::encode::typed::Typed;
 use crate::{Key, Partd, Result};
 
+/// The layer's name in errors.
+const NAME: &str = "Arrow";
+
 /// A layer of record batches: what is appended to a key is one batch when it is read.
 ///
 /// The row of the Python partd's pandas layers, in a format of its own: each frame is an Arrow IPC
-/// stream, which every Arrow library reads. Batches of one key must have the same schema; reading
-/// a key where they do not is an error that shows both. A missing key has no rows and no columns.
-/// Columns may have all types but unions, run-end encoded arrays and list views. The limit on
-/// decoded bytes counts those of the frames.
+/// stream, which every Arrow library reads. A missing key has no rows and no columns. Columns may
+/// have all types but unions. The limit on decoded bytes counts those of the frames.
+///
+/// A batch is compacted before it is encoded: a slice, or what a filter left of a batch, takes the
+/// space of its own rows, whatever buffers it shares with others.
+///
+/// # Values that cannot be one batch
+///
+/// Batches of one key must have the same schema to be joined, and one batch must be able to hold
+/// their rows: `Utf8`, `Binary` and `List` count to 2 GiB or 2³¹ items, and the keys of a
+/// dictionary to as many values as their type has. Where that fails, [`get`](Typed::get) and
+/// [`pop`](Typed::pop) return an error that says why, and change nothing.
+/// [`batches`](Typed::batches) and [`pop_batches`](Typed::pop_batches) return the batches as they
+/// were appended, and need nothing of that.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -56,9 +75,50 @@ impl<P> Typed<ArrowCodec, P> {
 }
 
 impl<P: Partd> Typed<ArrowCodec, P> {
-    /// The number of rows of the key's batch, which is decoded for it; 0 where it is missing.
+    /// The number of rows under a key; 0 where it is missing. Its batches are decoded for it, one
+    /// at a time.
     pub fn len_of(&self, key: impl Into<Key>) -> Result<u64> {
-        self.len_by(key.into(), |batch| batch.num_rows() as u64)
+        self.batches(key)?.map(|batch| Ok(batch?.num_rows() as u64)).sum()
+    }
+
+    /// The batches of a key, in the order in which they were appended, decoded one at a time.
+    ///
+    /// They are those of one moment. Only one of them is held decoded, so that the limit on decoded
+    /// bytes is for each by itself; the encoded bytes of the key are held until the iterator is
+    /// dropped.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be read, or what is stored is no sequence of frames. A frame that cannot
+    /// be decoded is an error of the iterator in its place; the batches behind it follow.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use arrow_array::{ArrayRef, Int64Array, RecordBatch};
+    /// # use partd::{Arrow, Dict};
+    /// # let rows = |numbers: Vec<i64>| {
+    /// #     let column: ArrayRef = Arc::new(Int64Array::from(numbers));
+    /// #     RecordBatch::try_from_iter([("n", column)]).unwrap()
+    /// # };
+    /// let p = Arrow::new(Dict::new());
+    /// p.append([("x", rows(vec![1, 2])), ("x", rows(vec![3]))])?;
+    /// for batch in p.batches("x")? {
+    ///     println!("{} rows", batch?.num_rows());
+    /// }
+    /// # Ok::<(), partd::Error>(())
+    /// ```
+    pub fn batches(&self, key: impl Into<Key>) -> Result<Batches> {
+        batches::read(&self.encode, key.into())
+    }
+
+    /// Removes a key, and returns its batches as [`batches`](Typed::batches) does.
+    ///
+    /// # Errors
+    ///
+    /// As of [`batches`](Typed::batches). Each frame is decoded before the key is removed; if one
+    /// cannot be, the key stays, as far as [`Encode`](crate::Encode#taking) can promise it.
+    pub fn pop_batches(&self, key: impl Into<Key>) -> Result<Batches> {
+        batches::take(&self.encode, key.into())
     }
 }
 
@@ -67,14 +127,17 @@ impl Codec for ArrowCodec {
     type Out = RecordBatch;
 
     fn name(&self) -> &'static str {
-        "Arrow"
+        NAME
     }
 
     fn encode(&self, value: &RecordBatch, frame: &mut Vec<u8>) -> Result<(), CodecError> {
         check::types(&value.schema())?;
-        let mut stream = StreamWriter::try_new(frame, &value.schema())?;
-        stream.write(value)?;
+        let start = frame.len();
+        let mut stream = StreamWriter::try_new(&mut *frame, &value.schema())?;
+        stream.write(&compact::batch(value)?)?;
         stream.finish()?;
+        // What reading refuses, such as a column of too many items, is refused now.
+        check::stream(&frame[start..])?;
         Ok(())
     }
 
@@ -87,11 +150,11 @@ impl Codec for ArrowCodec {
             Some(part) => part.schema(),
             None => Arc::new(Schema::empty()),
         };
-        join(schema, parts)
+        join::join(schema, parts)
     }
 
     fn check_joinable(&self, first: &RecordBatch, other: &RecordBatch) -> Result<(), CodecError> {
-        check_schema(&first.schema(), &other.schema())
+        join::same_schema(&first.schema(), &other.schema())
     }
 
     fn decode_counted(
@@ -99,20 +162,8 @@ impl Codec for ArrowCodec {
         frame: &[u8],
         max_bytes: usize,
     ) -> Result<(RecordBatch, usize), CodecError> {
-        let bitmap_bytes = check::stream(frame)?;
-        let bytes = frame.len().max(bitmap_bytes);
-        if bytes > max_bytes {
-            return Err(too_large(max_bytes).into());
-        }
-        let mut rest = Buffer::from(frame);
-        let mut stream = StreamDecoder::new();
-        let mut batches = Vec::new();
-        while !rest.is_empty() {
-            batches.extend(stream.decode(&mut rest)?);
-        }
-        stream.finish()?;
-        let schema = stream.schema().ok_or("the stream has no schema")?;
-        Ok((join(schema, batches)?, bytes))
+        let (schema, batches, bytes) = decode(frame, max_bytes)?;
+        Ok((join::join(schema, batches)?, bytes))
     }
 
     fn value_bytes(&self, value: &RecordBatch) -> usize {
@@ -120,51 +171,23 @@ impl Codec for ArrowCodec {
     }
 }
 
-/// One batch of many, whose rows are countable.
-fn join(schema: SchemaRef, mut batches: Vec<RecordBatch>) -> Result<RecordBatch, CodecError> {
-    let mut rows = 0_usize;
-    for batch in &batches {
-        check_schema(&schema, &batch.schema())?;
-        rows = rows.saturating_add(batch.num_rows());
+/// The batches of a stream, and how many bytes of the limit they use up.
+fn decode(
+    frame: &[u8],
+    max_bytes: usize,
+) -> Result<(SchemaRef, Vec<RecordBatch>, usize), CodecError> {
+    let bitmap_bytes = check::stream(frame)?;
+    let bytes = frame.len().max(bitmap_bytes);
+    if bytes > max_bytes {
+        return Err(too_large(max_bytes).into());
     }
-    if isize::try_from(rows).is_err() {
-        return Err("the batches have more rows than can be counted".into());
+    let mut rest = Buffer::from(frame);
+    let mut stream = StreamDecoder::new();
+    let mut batches = Vec::new();
+    while !rest.is_empty() {
+        batches.extend(stream.decode(&mut rest)?);
     }
-    match batches.pop() {
-        Some(only) if batches.is_empty() => Ok(only),
-        last => {
-            batches.extend(last);
-            check::concatenable(&batches)?;
-            Ok(concat_batches(&schema, &batches)?)
-        }
-    }
-}
-
-fn check_schema(first: &Schema, other: &Schema) -> Result<(), CodecError> {
-    match first == other {
-        true => Ok(()),
-        false => Err(format!(
-            "the batches of one key must have one schema; before it was ({}), here it is ({})",
-            shown(first),
-            shown(other)
-        )
-        .into()),
-    }
-}
-
-/// A schema as a person reads it: names and types, and what else distinguishes two of them.
-fn shown(schema: &Schema) -> String {
-    let field = |field: &Arc<arrow_schema::Field>| {
-        let null = if field.is_nullable() { "" } else { " not null" };
-        let metadata = match field.metadata() {
-            none if none.is_empty() => String::new(),
-            some => format!(" {some:?}"),
-        };
-        format!("{}: {}{null}{metadata}", field.name(), field.data_type())
-    };
-    let mut parts: Vec<String> = schema.fields().iter().map(field).collect();
-    if !schema.metadata().is_empty() {
-        parts.push(format!("metadata {:?}", schema.metadata()));
-    }
-    parts.join(", ")
+    stream.finish()?;
+    let schema = stream.schema().ok_or("the stream has no schema")?;
+    Ok((schema, batches, bytes))
 }

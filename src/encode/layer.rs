@@ -135,6 +135,24 @@ impl<C: Codec, P: Partd> Encode<C, P> {
         self.decode_values(keys, &taken).map_err(|error| self.put_back(keys, &taken, error))
     }
 
+    /// Takes the bytes of the keys if they pass a check, before they are taken and as they were
+    /// taken.
+    #[cfg(feature = "arrow")]
+    pub(crate) fn take_checked(
+        &self,
+        keys: &[Key],
+        check: &dyn Fn(&[Vec<u8>]) -> Result<()>,
+    ) -> Result<Vec<Vec<u8>>> {
+        let seen = self.inner.read(keys)?;
+        check(&seen)?;
+        let taken = self.inner.take(keys)?;
+        if taken != seen {
+            drop(seen);
+            check(&taken).map_err(|error| self.put_back(keys, &taken, error))?;
+        }
+        Ok(taken)
+    }
+
     /// Appends to the store below what was taken from it but cannot be decoded.
     fn put_back(&self, keys: &[Key], taken: &[Vec<u8>], error: Error) -> Error {
         let mut batch = Batch::with_capacity(keys.len());

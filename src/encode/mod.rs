@@ -39,6 +39,8 @@
 
 mod codec;
 mod compression;
+#[cfg(any(feature = "msgpack", feature = "pickle"))]
+mod depth;
 mod frame;
 mod layer;
 mod pool;
@@ -78,7 +80,7 @@ mod zlib;
 mod zstd;
 
 #[cfg(feature = "arrow")]
-pub use self::arrow::{Arrow, ArrowCodec};
+pub use self::arrow::{Arrow, ArrowCodec, Batches};
 #[cfg(feature = "blosc")]
 pub use self::blosc::{Blosc, BloscCodec};
 #[cfg(feature = "bz2")]

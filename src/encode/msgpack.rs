@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::encode::codec::{self, Codec, CodecError};
+use crate::encode::depth;
 use crate::encode::typed::Typed;
 
 /// Arrays and maps inside each other, at most.
@@ -65,7 +66,14 @@ impl<T: Serialize + DeserializeOwned + Send + Sync> Codec for MsgpackCodec<T> {
     }
 
     fn encode(&self, value: &[T], frame: &mut Vec<u8>) -> Result<(), CodecError> {
-        Ok(rmp_serde::encode::write_named(frame, value)?)
+        depth::check(value, MAX_DEPTH as u32)?;
+        let start = frame.len();
+        rmp_serde::encode::write_named(&mut *frame, value)?;
+        // Lengths have 32 bits; one that has more would be cut and not be noticed.
+        if u32::try_from(frame.len() - start).is_err() {
+            walk_all(&frame[start..])?;
+        }
+        Ok(())
     }
 
     fn decode(&self, frame: &[u8], max_bytes: usize) -> Result<Vec<T>, CodecError> {
@@ -84,10 +92,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync> Codec for MsgpackCodec<T> {
         if frame.first() == Some(&PICKLE_FIRST_BYTE) && frame.len() > 1 {
             return decode_pickle(frame, max_bytes);
         }
-        let (values, rest) = walk(frame)?;
-        if !rest.is_empty() {
-            return Err(format!("{} bytes follow the end of the array", rest.len()).into());
-        }
+        let values = walk_all(frame)?;
         let bytes = frame.len().saturating_add(values.saturating_mul(VALUE_BYTES));
         if bytes > max_bytes {
             return Err(codec::too_large(max_bytes).into());
@@ -141,6 +146,14 @@ const PLAIN_LEN: [u8; 256] = {
     }
     lens
 };
+
+/// How many values a frame has, which is one value and nothing more.
+fn walk_all(frame: &[u8]) -> Result<usize, CodecError> {
+    match walk(frame)? {
+        (values, []) => Ok(values),
+        (_, rest) => Err(format!("{} bytes follow the end of the array", rest.len()).into()),
+    }
+}
 
 /// How many values the first one of the bytes has, itself and those inside it, and what follows
 /// it. Every length is checked.

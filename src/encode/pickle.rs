@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::encode::codec::{self, Codec, CodecError};
+use crate::encode::depth;
 use crate::encode::typed::Typed;
 
 /// A layer of lists, pickled: what is appended to a key is one list when it is read.
@@ -64,6 +65,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync> Codec for PickleCodec<T> {
     }
 
     fn encode(&self, value: &[T], frame: &mut Vec<u8>) -> Result<(), CodecError> {
+        depth::check(value, machine::MAX_DEPTH)?;
         let start = frame.len();
         serde_pickle::to_writer(frame, &value, serde_pickle::SerOptions::new())?;
         if u32::try_from(frame.len() - start).is_err() {

@@ -73,7 +73,7 @@ impl AsValue<str> for &String {
 /// [`Pickle`](crate::Pickle), [`Msgpack`](crate::Msgpack) and [`Arrow`](crate::Arrow) are such
 /// layers. The limits and the way of taking are those of [`Encode`].
 pub struct Typed<C, P> {
-    encode: Encode<C, P>,
+    pub(crate) encode: Encode<C, P>,
 }
 
 impl<C, P> Typed<C, P> {

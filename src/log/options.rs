@@ -20,6 +20,7 @@ use crate::threads::LentPool;
 /// # Ok::<(), partd::Error>(())
 /// ```
 #[derive(Clone, Debug)]
+#[must_use = "setters return the options with the change; `open` makes a store of them"]
 pub struct Options {
     pub(crate) segment_len_bytes: u64,
     pub(crate) verify_on_read: bool,

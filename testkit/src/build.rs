@@ -8,7 +8,7 @@ use byteorder::{ByteOrder, LittleEndian as Le};
 use partd_format::batch::{HEAD_LEN, Layout, NewEntry, WORDS_LEN};
 use partd_format::segment::{self, HEADER_LEN, Keep, NOTE_AT, Output};
 use partd_format::word::{STATE_AT, note};
-use partd_format::{Kind, Link, Salt, SegmentHeader, State, control};
+use partd_format::{Error, Evidence, Kind, Link, Salt, SegmentHeader, State, control};
 
 /// The store that everything belongs to where a test does not say otherwise.
 pub const STORE: [u8; 16] = *b"\x10\x32\x54\x76\x98\xba\xdc\xfe\x01\x23\x45\x67\x89\xab\xcd\xef";
@@ -258,5 +258,17 @@ impl Control {
             Le::write_u32(&mut bytes[(at + control::SLOT_PID_AT) as usize..], pid);
         }
         bytes
+    }
+}
+
+/// Whether an error says that it found what it expected.
+pub fn is_contradiction(error: &Error) -> bool {
+    match (error.expected, error.found) {
+        (Evidence::AtMost(limit), Evidence::Number(found)) => found <= limit,
+        (Evidence::AtLeast(limit), Evidence::Number(found)) => found >= limit,
+        (Evidence::Between(first, last), Evidence::Number(found)) => {
+            (first..=last).contains(&found)
+        }
+        (expected, found) => expected == found,
     }
 }

@@ -2,6 +2,10 @@
 //!
 //! One test binary, since each links the same libraries anew; a file for each behaviour.
 
+#[cfg(feature = "full")]
+mod arrow_joins;
+#[cfg(feature = "full")]
+mod arrow_sizes;
 mod compression;
 #[cfg(feature = "full")]
 mod golden;
@@ -9,6 +13,8 @@ mod golden;
 mod limits;
 #[cfg(feature = "full")]
 mod mutations;
+#[cfg(feature = "full")]
+mod nesting;
 #[cfg(feature = "full")]
 mod python_interop;
 #[cfg(feature = "full")]

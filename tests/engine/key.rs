@@ -125,3 +125,82 @@ fn a_key_is_shown_as_a_literal() {
     assert_eq!(Key::from("a\"b\0\u{e4}").to_string(), r#""a\"b\x00\xc3\xa4""#);
     assert_eq!(format!("{:?}", Key::from(7)), r#"Key("7")"#);
 }
+
+#[test]
+fn what_refers_to_a_key_or_owns_one_is_that_key() {
+    use std::borrow::Cow;
+    use std::rc::Rc;
+    use std::sync::Arc;
+
+    let key = Key::from("key");
+    let text = "key".to_owned();
+    let bytes = b"key".to_vec();
+    let same: [Key; 25] = [
+        (&"key").into(),
+        (&&"key").into(),
+        (&text).into(),
+        (&&text).into(),
+        (&bytes).into(),
+        (&&bytes[..]).into(),
+        b"key".into(),
+        (&b"key").into(),
+        (*b"key").into(),
+        (&key).into(),
+        (&&key).into(),
+        Box::<str>::from("key").into(),
+        (&Box::<str>::from("key")).into(),
+        Box::<[u8]>::from(&bytes[..]).into(),
+        Rc::<str>::from("key").into(),
+        Rc::<[u8]>::from(&bytes[..]).into(),
+        Arc::<str>::from("key").into(),
+        (&Arc::<[u8]>::from(&bytes[..])).into(),
+        Cow::Borrowed("key").into(),
+        Cow::<str>::Owned(text.clone()).into(),
+        (&Cow::Borrowed(&bytes[..])).into(),
+        Cow::<[u8]>::Owned(bytes.clone()).into(),
+        (&("key",)).into(),
+        ("key",).into(),
+        (&(&(&text,),)).into(),
+    ];
+    assert!(same.iter().all(|same| *same == key), "{same:?}");
+
+    let (number, signed) = (17_u64, -5_i8);
+    assert_eq!([Key::from(&number), Key::from(&&number)], [Key::from("17"), Key::from("17")]);
+    assert_eq!(Key::from(&signed), Key::from("-5"));
+
+    let tuple = Key::from(("a", 1, ("b", "c")));
+    let inner = ("b".to_owned(), Cow::Borrowed("c"));
+    assert_eq!(Key::from(&("a", 1, ("b", "c"))), tuple);
+    assert_eq!(Key::from(("a", &1, &inner)), tuple);
+    assert_eq!(Key::from(&(&"a", &&1, &inner)), tuple);
+    assert_eq!(Key::from(&((("x",),), 1)), Key::from(((("x",),), 1)));
+    assert_ne!(Key::from(&((("x",),), 1)), Key::from(("x", 1)));
+}
+
+#[test]
+fn slices_of_all_kinds_of_keys_can_be_asked_for() {
+    use partd::{Dict, Partd};
+
+    fn check<'a, K: 'a>(p: &Dict, keys: &'a [K])
+    where
+        &'a K: Into<Key>,
+    {
+        assert_eq!(p.get_many(keys).unwrap(), [b"1", b"2"]);
+        p.delete(&keys[..0]).unwrap();
+        p.append(keys[..0].iter().map(|key| (key, "nothing"))).unwrap();
+    }
+    let p = Dict::new();
+    p.append([("a", "1"), ("b", "2"), ("10", "1"), ("11", "2")]).unwrap();
+    p.append([(("a", 1), "1"), (("b", 2), "2")]).unwrap();
+    check(&p, &["a", "b"]);
+    check(&p, &["a".to_owned(), "b".to_owned()]);
+    check(&p, &[&"a".to_owned(), &"b".to_owned()]);
+    check(&p, &[b"a", b"b"]);
+    check(&p, &[b"a".to_vec(), b"b".to_vec()]);
+    check(&p, &[10, 11]);
+    check(&p, &[("a", 1), ("b", 2)]);
+    check(&p, &[Key::from("a"), Key::from("b")]);
+    check(&p, &[Box::<str>::from("a"), Box::<str>::from("b")]);
+    let borrowed: &[&str] = &["a", "b"];
+    assert_eq!(p.pop(borrowed).unwrap(), [b"1", b"2"]);
+}

@@ -4,7 +4,9 @@
 //! One test binary, since each links the engine anew; a file for each behaviour.
 
 mod agreement;
+mod command_line;
 mod damage;
+mod few_files;
 mod live;
 mod salvage;
 mod shortages;

@@ -253,20 +253,3 @@ fn a_pipe_or_a_directory_with_the_name_of_a_segment_is_a_problem_and_stops_nothi
     assert_eq!(on(&store, &["get", "pear"]).stdout, b"yellow");
     assert_eq!(on(&pipe, &["dump"]).code, 2);
 }
-
-#[test]
-fn a_store_of_more_segments_than_files_may_be_open_is_read() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut segments = Vec::new();
-    for id in 1..=1500 {
-        let mut segment = Segment::new(STORE, id, 512);
-        segment.commit(id, &[Item::append("k", "v")]);
-        segments.push(segment);
-    }
-    let store = write_store(dir.path(), &segments.iter().collect::<Vec<_>>(), None);
-    let script = "ulimit -Sn 256 && exec \"$0\" get \"$1\" k";
-    let binary = env!("CARGO_BIN_EXE_partd-inspect");
-    let ran = std::process::Command::new("sh").args(["-c", script, binary]).arg(&store).output();
-    let ran = ran.unwrap();
-    assert_eq!((ran.status.code(), ran.stdout.len()), (Some(0), 1500), "{ran:?}");
-}

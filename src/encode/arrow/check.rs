@@ -5,8 +5,6 @@
 //! stream has to reach its end. The types are those for which reading and concatenating has been
 //! seen to hold up; what the columns contain is left to the arrow crates.
 
-use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_ipc::convert::try_fb_to_schema;
 use arrow_ipc::{MessageHeader, root_as_message};
 use arrow_schema::{DataType, Field, FieldRef, Fields, Schema};
@@ -151,7 +149,7 @@ fn number_widths(
     views: &mut dyn Iterator<Item = i64>,
     buffers: usize,
 ) -> Result<(), CodecError> {
-    // First, except for a column of nulls, comes the bitmap of what is not null.
+    // First comes the bitmap of what is not null, but for columns of nulls and of runs.
     match of {
         DataType::Null => {}
         DataType::Utf8 | DataType::Binary => widths.extend([1, 4, 1]),
@@ -170,6 +168,19 @@ fn number_widths(
         DataType::LargeList(inner) => {
             widths.extend([1, 8]);
             number_widths(inner.data_type(), widths, views, buffers)?;
+        }
+        DataType::ListView(inner) => {
+            widths.extend([1, 4, 4]);
+            number_widths(inner.data_type(), widths, views, buffers)?;
+        }
+        DataType::LargeListView(inner) => {
+            widths.extend([1, 8, 8]);
+            number_widths(inner.data_type(), widths, views, buffers)?;
+        }
+        DataType::RunEndEncoded(ends, values) => {
+            for field in [ends, values] {
+                number_widths(field.data_type(), widths, views, buffers)?;
+            }
         }
         DataType::FixedSizeList(inner, _) => {
             widths.push(1);
@@ -224,11 +235,17 @@ fn type_of(field: &Field, depth: usize) -> Result<(), CodecError> {
         .into())
     };
     match field.data_type() {
-        DataType::Union(..)
-        | DataType::RunEndEncoded(..)
-        | DataType::ListView(_)
-        | DataType::LargeListView(_) => refused(),
-        DataType::List(inner) | DataType::LargeList(inner) => type_of(inner, depth),
+        DataType::Union(..) => refused(),
+        DataType::List(inner)
+        | DataType::LargeList(inner)
+        | DataType::ListView(inner)
+        | DataType::LargeListView(inner) => type_of(inner, depth),
+        DataType::RunEndEncoded(ends, values) => {
+            match ends.data_type().is_run_ends_type() && !ends.is_nullable() {
+                true => type_of(values, depth),
+                false => refused(),
+            }
+        }
         DataType::FixedSizeList(_, len) | DataType::FixedSizeBinary(len) if *len < 0 => refused(),
         DataType::FixedSizeList(inner, _) => type_of(inner, depth),
         DataType::Struct(fields) => fields.iter().try_for_each(|field| type_of(field, depth)),
@@ -241,57 +258,5 @@ fn type_of(field: &Field, depth: usize) -> Result<(), CodecError> {
             false => refused(),
         },
         _ => Ok(()),
-    }
-}
-
-/// Checks that the columns of batches can be concatenated: lists count their items in 32 bits, and
-/// concatenating more of them than that panics.
-pub(super) fn concatenable(batches: &[RecordBatch]) -> Result<(), CodecError> {
-    let columns = batches.first().map_or(0, RecordBatch::num_columns);
-    (0..columns).try_for_each(|i| {
-        let arrays: Vec<ArrayRef> = batches.iter().map(|batch| batch.column(i).clone()).collect();
-        countable(&arrays)
-    })
-}
-
-fn countable(arrays: &[ArrayRef]) -> Result<(), CodecError> {
-    let Some(first) = arrays.first() else { return Ok(()) };
-    let inner =
-        |inner: fn(&ArrayRef) -> ArrayRef| -> Vec<ArrayRef> { arrays.iter().map(inner).collect() };
-    match first.data_type() {
-        DataType::List(_) => {
-            let values = inner(|array| array.as_list::<i32>().values().clone());
-            count(&values)?;
-            countable(&values)
-        }
-        DataType::Map(..) => {
-            let entries = inner(|array| std::sync::Arc::new(array.as_map().entries().clone()));
-            count(&entries)?;
-            countable(&entries)
-        }
-        DataType::LargeList(_) => {
-            countable(&inner(|array| array.as_list::<i64>().values().clone()))
-        }
-        DataType::FixedSizeList(..) => {
-            countable(&inner(|array| array.as_fixed_size_list().values().clone()))
-        }
-        DataType::Struct(fields) => (0..fields.len()).try_for_each(|i| {
-            let arrays: Vec<ArrayRef> =
-                arrays.iter().map(|array| array.as_struct().column(i).clone()).collect();
-            countable(&arrays)
-        }),
-        _ => Ok(()),
-    }
-}
-
-fn count(values: &[ArrayRef]) -> Result<(), CodecError> {
-    let items: u64 = values.iter().map(|array| array.len() as u64).sum();
-    match i32::try_from(items) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(format!(
-            "the lists of a column hold {items} items together, and its type counts to 2147483647; \
-             use LargeList, or read fewer batches under one key"
-        )
-        .into()),
     }
 }

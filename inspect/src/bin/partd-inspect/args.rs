@@ -7,8 +7,8 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 /// See, check and salvage a partd store, live or dead.
 ///
-/// It reads the files of a store by itself, never through the engine; it never writes to a store
-/// and never blocks a writer. Without a subcommand it prints a summary.
+/// It reads the files of a store by itself, never through the engine. No command but `sweep
+/// --remove` changes a store or blocks a writer. Without a subcommand it prints a summary.
 #[derive(Debug, Parser)]
 #[command(name = "partd-inspect", version, max_term_width = 100, after_help = EXAMPLES)]
 pub(crate) struct Args {

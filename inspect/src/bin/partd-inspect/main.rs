@@ -1,11 +1,12 @@
 //! `partd-inspect`: see, check and salvage a store, live or dead.
 //!
-//! It reads through `partd-format` and plain files, never through the engine, never writes to a
-//! store, and takes no lock that a writer waits for. This file dispatches and decides the exit
-//! code: 0 healthy, 1 damage found, 2 usage or cannot read.
+//! It reads through `partd-format` and plain files, never through the engine. Only `sweep --remove` changes
+//! anything in a store, and only that takes a lock. This file dispatches and decides the exit code: 0 healthy,
+//! 1 damage found, 2 usage or cannot read.
 
 mod args;
 mod cmd;
+mod command_line;
 mod new_store;
 mod output;
 mod text;
@@ -13,11 +14,12 @@ mod text;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use args::{Args, Command};
 use output::Output;
+use partd_inspect::path::shown;
+use partd_inspect::source;
 use partd_inspect::store::Refusal;
 
 /// What ends a command early.
@@ -34,7 +36,7 @@ enum Failure {
 impl Failure {
     /// Wraps an error of the operating system: `doing` stands behind "cannot".
     fn io(doing: &str, path: &std::path::Path, error: &io::Error) -> Failure {
-        Failure::Message(format!("cannot {doing} {}: {error}", path.display()))
+        Failure::Message(format!("cannot {doing} {}: {error}", shown(path)))
     }
 }
 
@@ -60,8 +62,11 @@ fn complain(message: &str) {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    raise_file_limit();
+    let args = match command_line::parse() {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    prepare_for_file_limit();
     let mut out = Output::new(&args.options);
     let done =
         with_threads(|| run(args, &mut out)).and_then(|()| out.finish().map_err(Failure::from));
@@ -81,12 +86,21 @@ fn main() -> ExitCode {
     ExitCode::from(out.exit_code())
 }
 
-/// Each segment that is read stays open: lets this process have as many files as it may.
-fn raise_file_limit() {
+/// Lets this process have as many open files as it may, and no more threads than can read then.
+fn prepare_for_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
-    // Without it, a store of very many segments cannot be read, and the error says so.
+    // Without it there is room for fewer, which only takes longer.
     let _ = setrlimit(Resource::Nofile, raised);
+    let wanted = std::env::var("RAYON_NUM_THREADS").ok().and_then(|number| number.parse().ok());
+    let threads = match wanted {
+        None | Some(0) => std::thread::available_parallelism().map_or(1, usize::from),
+        Some(threads) => threads,
+    };
+    // If it was built already, it stays as it is.
+    let _ = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.min(source::threads_max()))
+        .build_global();
 }
 
 /// Runs the work with threads that read; where none can be started, this one does all of it.
@@ -107,8 +121,7 @@ fn run(args: Args, out: &mut Output) -> Result<(), Failure> {
         (Some(command), None) => command,
         (None, Some(path)) => return cmd::summary::run(&path, out),
         (Some(_), Some(path)) => {
-            let path = path.display();
-            let message = format!("the path goes behind the subcommand: SUBCOMMAND {path} ...");
+            let message = format!("this command takes no path, but {} was given", shown(path));
             return Err(Failure::Message(message));
         }
         (None, None) => {

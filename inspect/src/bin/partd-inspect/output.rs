@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::args::{Color, Options};
 use crate::text::{self, Table};
 use partd_inspect::history::{Rule, range};
+use partd_inspect::path::shown;
 use partd_inspect::problem::{Problem, Severity};
 use partd_inspect::store::Store;
 
@@ -186,7 +187,7 @@ impl Output {
         let about = json!({
             "partd_inspect": SCHEMA,
             "command": command,
-            "path": store.path.display().to_string(),
+            "path": shown(&store.path),
             "health": health(store),
         });
         [about, rest].into_iter().flat_map(fields).collect()
@@ -222,7 +223,14 @@ impl Output {
         let (mark, line) = health_line(store);
         let line = format!("health    {}", self.mark(mark, &line));
         self.line(line)?;
-        self.problems(&store.history.problems)
+        self.problems(&store.history.problems)?;
+        if store.recycles() && store.is_damaged() && store.has_gone() {
+            self.line(
+                "  This temporary store writes its dead segments again while it lives, and has",
+            )?;
+            self.line("  just done so: that may be all there is to it. Run the command again.")?;
+        }
+        Ok(())
     }
 
     /// Only what is wrong, if anything is: for commands whose result is something else.
@@ -323,7 +331,7 @@ fn fields(value: Value) -> Map<String, Value> {
 pub(crate) fn problem_json(problem: &Problem) -> Value {
     json!({
         "severity": problem.severity.name(),
-        "file": problem.path.display().to_string(),
+        "file": shown(&problem.path),
         "offset": problem.offset,
         "what": problem.what,
         "expected": problem.expected,

@@ -12,6 +12,7 @@ use crate::output::{Mark, Output, Rows};
 use crate::text::plural;
 use partd_inspect::history::{uuid, value_checksum};
 use partd_inspect::key::escape;
+use partd_inspect::path::shown;
 use partd_inspect::source::Source;
 use partd_inspect::store::Store;
 use partd_inspect::walk::{BatchInfo, EntryInfo, Segment};
@@ -104,7 +105,7 @@ impl Serialize for Section<'_> {
 pub(crate) fn run(args: &Dump, out: &mut Output) -> Result<(), Failure> {
     let path = &args.segment;
     if std::fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
-        let message = format!("{} is a directory: give one of its segment files", path.display());
+        let message = format!("{} is a directory: give one of its segment files", shown(path));
         return Err(Failure::Message(message));
     }
     let store = Store::read_any_segment(path)?;

@@ -16,6 +16,7 @@ use crate::output::Output;
 use crate::text::plural;
 use partd_inspect::index::Index;
 use partd_inspect::key::escape;
+use partd_inspect::path::shown;
 use partd_inspect::problem::Problem;
 use partd_inspect::store::Store;
 
@@ -60,13 +61,13 @@ pub(crate) fn run(args: &Export, out: &mut Output) -> Result<(), Failure> {
     store.history.problems.extend(lost);
     if out.json {
         let rest = json!({
-            "directory": args.dir.display().to_string(),
+            "directory": shown(&args.dir),
             "keys": number,
             "bytes": bytes,
         });
         return Ok(out.document("export", &store, rest)?);
     }
-    let (keys, size, dir) = (plural(number, "key", "keys"), out.size(bytes), args.dir.display());
+    let (keys, size, dir) = (plural(number, "key", "keys"), out.size(bytes), shown(&args.dir));
     out.line(format!("{keys}, {size}, written to {dir} with manifest.json"))?;
     Ok(out.warnings(&store)?)
 }

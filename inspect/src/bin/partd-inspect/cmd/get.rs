@@ -17,6 +17,10 @@ use partd_inspect::store::Store;
 /// How much is held in memory while a value is copied out.
 const PIECE: u64 = 1 << 20;
 
+/// What is said where a value is read that is there no more.
+const WRITTEN_AGAIN: &str = "a file of this temporary store was removed or written again while it was read; \
+                             run the command again";
+
 pub(crate) fn run(args: &Get, out: &mut Output) -> Result<(), Failure> {
     let key = unescape(args.key.as_encoded_bytes()).map_err(Failure::Message)?;
     let store = Store::read(&args.path)?;
@@ -32,6 +36,11 @@ pub(crate) fn run(args: &Get, out: &mut Output) -> Result<(), Failure> {
     }
     for problem in &bad {
         complain(&problem.to_string());
+    }
+    if store.has_gone() {
+        let message = "nothing written: files of the store were removed or written again meanwhile; \
+                       run the command again";
+        return Err(Failure::Message(message.to_owned()));
     }
     out.note_damage(!bad.is_empty());
     let present = index.keys.contains_key(&key[..]);
@@ -103,6 +112,10 @@ pub(crate) fn pieces(
         let piece = &mut buffer[..(end - offset).min(PIECE) as usize];
         let read = segment.source.read_exact(piece, offset);
         read.map_err(|error| Failure::io("read", segment.path(), &error))?;
+        // It is renamed before it is written again: if it was not, the piece is the one that was checked.
+        if store.recycles() && !segment.source.is_in_place() {
+            return Err(Failure::Message(WRITTEN_AGAIN.to_owned()));
+        }
         take(piece)?;
         offset += piece.len() as u64;
     }

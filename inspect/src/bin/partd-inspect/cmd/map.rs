@@ -13,6 +13,7 @@ use crate::args::Map;
 use crate::output::Output;
 use crate::text::percent;
 use partd_inspect::index::{EntryRef, Index};
+use partd_inspect::path::shown;
 use partd_inspect::store::Store;
 
 /// What a byte of a segment is.
@@ -85,7 +86,7 @@ pub(crate) fn run(args: &Map, out: &mut Output) -> Result<(), Failure> {
         let rest = json!({
             "classes": Class::ALL.map(Class::name),
             "segments": rows.iter().map(row_json).collect::<Vec<_>>(),
-            "svg": args.svg.as_ref().map(|file| file.display().to_string()),
+            "svg": args.svg.as_ref().map(shown),
         });
         return Ok(out.document("map", &store, rest)?);
     }
@@ -100,7 +101,7 @@ pub(crate) fn run(args: &Map, out: &mut Output) -> Result<(), Failure> {
     let legend = Class::ALL.map(|class| format!("{} {}", paint(class, out), class.name()));
     out.line(format!("{:id_width$} {}   percent: live of all values", "", legend.join("  ")))?;
     if let Some(file) = &args.svg {
-        out.line(format!("picture written to {}", file.display()))?;
+        out.line(format!("picture written to {}", shown(file)))?;
     }
     Ok(out.warnings(&store)?)
 }

@@ -16,6 +16,7 @@ use crate::text::{count, plural};
 use partd_inspect::history::{range, uuid};
 use partd_inspect::index::{EntryRef, Index};
 use partd_inspect::key::escape;
+use partd_inspect::path::shown;
 use partd_inspect::problem::Problem;
 use partd_inspect::rescue::{Lost, Rescue};
 use partd_inspect::store::Store;
@@ -76,6 +77,9 @@ pub(crate) fn run(args: &Salvage, out: &mut Output) -> Result<(), Failure> {
     (account.batches, account.segments) = new.finish(&read(&store))?;
     let is_all = account.values.is_empty() && account.rescue.lost.is_empty();
     out.note_damage(!is_all || store.is_damaged());
+    if store.has_gone() {
+        out.note_failure();
+    }
     if out.json {
         return Ok(out.document("salvage", &store, document(args, &store, &account))?);
     }
@@ -91,7 +95,7 @@ fn text(args: &Salvage, store: &Store, account: &Account, out: &mut Output) -> R
     let (keys, size) = (plural(account.keys, "key", "keys"), out.size(account.bytes));
     let batches = plural(account.batches, "batch", "batches");
     let segments = plural(account.segments, "segment", "segments");
-    let new = args.new_store.display();
+    let new = shown(&args.new_store);
     out.line(format!("salvaged  {keys}, {size}, into {new} ({batches}, {segments})"))?;
     if account.beyond > 0 {
         let behind = plural(account.beyond, "batch", "batches");
@@ -114,7 +118,7 @@ fn text(args: &Salvage, store: &Store, account: &Account, out: &mut Output) -> R
         out.line(format!("found     {found} behind a break in a chain"))?;
     }
     for path in &rescue.set_aside {
-        let path = path.display();
+        let path = shown(path);
         out.line(format!("set aside {path}"))?;
         out.line("          it is damaged, and all that it was made from is there")?;
     }
@@ -130,7 +134,7 @@ fn text(args: &Salvage, store: &Store, account: &Account, out: &mut Output) -> R
         out.line("          what was appended, set or deleted there is unknown")?;
     }
     for part in &rescue.lost {
-        let (size, path) = (plural(part.bytes, "byte", "bytes"), part.path.display());
+        let (size, path) = (plural(part.bytes, "byte", "bytes"), shown(&part.path));
         out.line(format!("{lost}      {path}"))?;
         let numbers = match part.upto {
             Some(upto) => format!(", perhaps with numbers up to {}", count(upto)),
@@ -160,7 +164,7 @@ fn text(args: &Salvage, store: &Store, account: &Account, out: &mut Output) -> R
 }
 
 fn mended((path, what, offset): &(std::path::PathBuf, &'static str, u64)) -> String {
-    format!("{}: {what} at offset {offset}", path.display())
+    format!("{}: {what} at offset {offset}", shown(path))
 }
 
 /// Numbers of the history whose batches are gone or whose headers are damaged, as ranges.
@@ -185,7 +189,7 @@ fn lost_batches(store: &Store, rescue: &Rescue) -> Vec<(u64, u64)> {
 
 fn lost_json(part: &Lost) -> Value {
     json!({
-        "file": part.path.display().to_string(),
+        "file": shown(&part.path),
         "offset": part.offset,
         "bytes": part.bytes,
         "numbers_upto": part.upto,
@@ -199,9 +203,9 @@ fn document(args: &Salvage, store: &Store, account: &Account) -> Value {
         .map(|value| json!({ "key": value.key, "bytes": value.bytes, "why": value.problem.to_string() }))
         .collect();
     let rescue = &account.rescue;
-    let aside = rescue.set_aside.iter().map(|path| path.display().to_string());
+    let aside = rescue.set_aside.iter().map(shown);
     json!({
-        "new_store": args.new_store.display().to_string(),
+        "new_store": shown(&args.new_store),
         "old_uuid": store.uuid().map(|id| uuid(&id)),
         "keys": account.keys,
         "bytes": account.bytes,

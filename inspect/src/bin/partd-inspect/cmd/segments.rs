@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use crate::Failure;
 use crate::output::Output;
 use crate::text::{Align, Table, count, percent};
-use partd_inspect::control::{Life, Locks};
 use partd_inspect::index::Index;
+use partd_inspect::locks::{Life, Locks};
 use partd_inspect::store::Store;
 use partd_inspect::walk::BatchInfo;
 

@@ -1,6 +1,8 @@
 //! The summary: a store at a glance. Headers and tables only, no values.
 
 use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -8,10 +10,16 @@ use super::segments::{Standing, Usage, usage};
 use crate::Failure;
 use crate::output::{Mark, Output};
 use crate::text::{count, percent, plural};
-use partd_inspect::control::{Life, Locks, Slot};
+use partd_inspect::control::Slot;
 use partd_inspect::history::{Rule, uuid};
 use partd_inspect::index::Index;
+use partd_inspect::locks::{Life, Locks};
+use partd_inspect::path::shown;
 use partd_inspect::store::Store;
+
+/// How often to look again whether somebody is only about to open the store.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(4);
 
 /// The numbers of the summary.
 struct Totals {
@@ -34,10 +42,11 @@ pub(crate) fn run(path: &Path, out: &mut Output) -> Result<(), Failure> {
         return Ok(out.document("summary", &store, document(&store, &totals, &used, &holders))?);
     }
     let name = if store.is_segment { "segment" } else { "store" };
-    out.line(format!("{name:<9} {}", out.mark(Mark::Strong, &path.display().to_string())))?;
+    out.line(format!("{name:<9} {}", out.mark(Mark::Strong, &shown(path))))?;
     let id = store.uuid().map_or("unknown".to_owned(), |id| uuid(&id));
     let version = store.version().map_or("unknown".to_owned(), |version| version.to_string());
     out.line(format!("uuid      {id}, format {version}"))?;
+    kind_lines(&store, out)?;
     out.health(&store)?;
     let history = &store.history;
     if !store.is_segment {
@@ -61,11 +70,41 @@ pub(crate) fn run(path: &Path, out: &mut Output) -> Result<(), Failure> {
     let share = percent(totals.live, totals.live + totals.dead);
     out.line(format!("values    {live} live ({share}), {dead} dead"))?;
     segments_lines(&used, out)?;
+    if store.recycled > 0 {
+        let kept = plural(store.recycled, "dead segment", "dead segments");
+        out.line(format!("          {kept} kept to be written again"))?;
+    }
     if totals.pending + totals.void > 0 {
         let (pending, void) = (count(totals.pending), count(totals.void));
         out.line(format!("claims    {pending} pending, {void} void"))?;
     }
     holders_lines(&store, &holders, out)
+}
+
+/// What is unlike other stores.
+fn kind_lines(store: &Store, out: &mut Output) -> Result<(), Failure> {
+    let Some(control) = store.control() else { return Ok(()) };
+    let lines: &[&str] = match (control.is_temporary(), store.recycles()) {
+        (false, _) => &[],
+        (true, true) => &[
+            "temporary: it belongs to one process and goes with it. Dead segments are",
+            "written again meanwhile, so what is read here may be gone already",
+        ],
+        (true, false) => &[
+            "temporary: it belonged to one process, which is gone; nobody can open it,",
+            "and `partd-inspect sweep` lists such stores",
+        ],
+    };
+    for (i, line) in lines.iter().enumerate() {
+        out.line(format!("{}{line}", if i == 0 { "kind      " } else { "          " }))?;
+    }
+    if control.is_copy {
+        let copied = "control   a copy: its device and inode are not those of this file, so its";
+        out.line(out.mark(Mark::Warn, copied))?;
+        let rest = "words do not count, and the history is what the segments hold";
+        out.line(format!("          {}", out.mark(Mark::Warn, rest)))?;
+    }
+    Ok(())
 }
 
 fn segments_lines(used: &[Usage], out: &mut Output) -> Result<(), Failure> {
@@ -119,11 +158,24 @@ fn holders_lines(store: &Store, holders: &Holders<'_>, out: &mut Output) -> Resu
         lines.push(format!("pid {pid} {life} (has it open, and no writer's slot)"));
     }
     if holders.unseen {
-        lines.push("somebody writes whom this process cannot see, perhaps in a container".into());
+        lines.push(
+            "somebody has it open whom this process cannot see, perhaps in a container".into(),
+        );
+    }
+    if holders.elsewhere {
+        let text = "they use another control file: this one was put in its place. Close the";
+        lines.push(out.mark(Mark::Bad, text));
+        let text = "store in all of them and open it again: it is recovered from its segments";
+        lines.push(out.mark(Mark::Bad, text));
     }
     if lines.is_empty() {
         let how = if control.clean { ", closed cleanly" } else { "" };
         lines.push(format!("no writer{how}"));
+    }
+    for (life, work) in [(holders.sync, "a sync"), (holders.compaction, "a compaction")] {
+        if life == Life::Alive {
+            lines.push(format!("{work} is under way"));
+        }
     }
     for (i, line) in lines.iter().enumerate() {
         out.line(format!("{}{line}", if i == 0 { "holders   " } else { "          " }))?;
@@ -137,23 +189,46 @@ struct Holders<'s> {
     writers: Vec<(&'s Slot, Life)>,
     /// Other processes that hold the lock of the store: they read, or have written nothing yet.
     others: Vec<u32>,
-    /// The store moves, and nobody is seen to hold its lock.
+    /// The store is open, and nobody is seen to hold its lock.
     unseen: bool,
+    /// Handles are open, and none uses this control file.
+    elsewhere: bool,
+    /// Whether somebody leads a sync.
+    sync: Life,
+    /// Whether somebody compacts.
+    compaction: Life,
 }
 
 impl Holders<'_> {
     fn find(store: &Store) -> Holders<'_> {
+        let (mut locks, dir) = (Locks::read(), &store.path);
         let Some(control) = store.control().filter(|_| !store.is_segment) else {
-            return Holders { writers: Vec::new(), others: Vec::new(), unseen: false };
+            let (writers, others, sync) = (Vec::new(), Vec::new(), Life::Dead);
+            let (unseen, elsewhere, compaction) = (false, false, Life::Dead);
+            return Holders { writers, others, unseen, elsewhere, sync, compaction };
         };
-        let locks = Locks::read();
-        let lock = store.path.join("store.lock");
+        // Who opens a store holds its lock a moment before it is present on the control file.
+        let is_elsewhere = |locks: &Locks| {
+            !control.is_temporary()
+                && locks.store(dir) == Life::Alive
+                && locks.store_exclusively(dir) == Life::Dead
+                && locks.presence(dir) == Life::Dead
+        };
+        for _ in 0..TRIES {
+            if !is_elsewhere(&locks) {
+                break;
+            }
+            sleep(PAUSE);
+            locks = Locks::read();
+        }
         let writers: Vec<_> =
             control.slots.iter().map(|slot| (slot, store.life(&locks, slot))).collect();
-        let mut others = locks.holders(&lock);
+        let mut others = locks.store_pids(dir);
         others.retain(|pid| !writers.iter().any(|(slot, _)| slot.pid == *pid));
-        let unseen = store.around.is_open && locks.holds(&lock) == Life::Dead;
-        Holders { writers, others, unseen }
+        let unseen = store.around.is_open && locks.store(dir) == Life::Dead;
+        let elsewhere = is_elsewhere(&locks);
+        let (sync, compaction) = (locks.sync(dir), locks.compaction(dir));
+        Holders { writers, others, unseen, elsewhere, sync, compaction }
     }
 }
 
@@ -228,6 +303,8 @@ fn document(store: &Store, totals: &Totals, used: &[Usage], holders: &Holders<'_
             "synced": control.synced.as_ref().ok(),
             "sync_failed": control.sync_failed,
             "clean": control.clean,
+            "temporary": control.is_temporary(),
+            "copy": control.is_copy,
         })),
         "holders": holders.writers.iter().map(|(slot, life)| json!({
             "slot": slot.slot,
@@ -237,6 +314,10 @@ fn document(store: &Store, totals: &Totals, used: &[Usage], holders: &Holders<'_
         })).collect::<Vec<_>>(),
         "open_without_slot": holders.others,
         "unseen_writers": holders.unseen,
+        "other_control_in_use": holders.elsewhere,
+        "sync_under_way": holders.sync == Life::Alive,
+        "compaction_under_way": holders.compaction == Life::Alive,
+        "recycled_segments": store.recycled,
         "other_files": store.other_files,
     })
 }

@@ -1,18 +1,19 @@
 //! Orphaned temporary stores: what `SegmentLog::temporary` made and a killed process left behind.
 //!
-//! A store is in use while anybody holds a lock on its `store.lock`. Listing takes no lock;
-//! removing holds that lock exclusively, and touches nothing but the files of a store.
+//! The handle of a temporary store holds an exclusive `flock` on its directory. Listing takes no lock. Removing
+//! holds that lock, as the engine's own sweep does (`src/log/temporary.rs`), and removes a directory only if all
+//! files in it are those of one temporary store, by their names and by what they hold.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use partd_format::segment::id_of_file_name;
 use rustix::fs::{
-    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, flock, openat, statat, unlinkat,
+    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat, flock, openat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use serde_json::json;
@@ -21,15 +22,14 @@ use crate::Failure;
 use crate::args::Sweep;
 use crate::output::Output;
 use crate::text::{Align, Table, plural, shorten};
-use partd_inspect::control::{Life, Locks};
+use partd_inspect::locks::{Life, Locks};
+use partd_inspect::names::{Content, Name};
+use partd_inspect::path::shown;
 
 /// How a temporary store begins its name; 16 hexadecimal digits follow.
 const PREFIX: &str = "partd-tmp-";
-/// A directory without a lock file is left alone for so long, as the engine's own sweep does: it may
-/// be in the making.
-const YOUNG: Duration = Duration::from_secs(60);
-/// The lock file of a store.
-const LOCK: &str = "store.lock";
+/// The name of the control file.
+const CONTROL: &str = "control";
 /// How much of a reason a table shows.
 const REASON: usize = 48;
 
@@ -90,7 +90,7 @@ fn open_dir(parent: &File, name: &OsString) -> io::Result<File> {
     Ok(File::from(openat(parent, name, flags, Mode::empty())?))
 }
 
-/// The names and the bytes of the files in a directory, if they are those of a store and nothing
+/// The names and the bytes of the files in a directory, if they are those of one temporary store and nothing
 /// else.
 fn store_files(dir: &File) -> Result<(Vec<OsString>, u64), String> {
     let unreadable = |error: Errno| format!("cannot be read: {error}");
@@ -98,41 +98,74 @@ fn store_files(dir: &File) -> Result<(Vec<OsString>, u64), String> {
     for entry in Dir::read_from(dir).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
         let name = OsStr::from_bytes(entry.file_name().to_bytes()).to_owned();
-        let text = name.to_string_lossy();
-        if text == "." || text == ".." {
+        if name == "." || name == ".." {
             continue;
         }
-        let stat = statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(unreadable)?;
-        if !is_of_a_store(name.as_encoded_bytes())
+        let stat = match statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            // Its process removes it meanwhile.
+            Err(Errno::NOENT) => continue,
+            stat => stat.map_err(unreadable)?,
+        };
+        if Name::of(name.as_encoded_bytes()) == Name::Strange
             || FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
         {
-            return Err(format!("holds {text}, which is not a store's"));
+            return Err(format!("holds {}, which is not a store's", shown(&name)));
         }
         bytes += u64::try_from(stat.st_size).unwrap_or(0);
         names.push(name);
     }
+    names.sort();
+    of_one_temporary_store(dir, &names)?;
     Ok((names, bytes))
 }
 
-/// Whether a store may have a file of this name (SPEC.md, "Files of a store").
-fn is_of_a_store(name: &[u8]) -> bool {
-    let writer = |name: &[u8]| {
-        let digits = name.strip_prefix(b"writer-");
-        digits.is_some_and(|digits| digits.len() == 4 && digits.iter().all(u8::is_ascii_digit))
-    };
-    let id = |digits: &[u8]| id_of_file_name(&[digits, b".seg"].concat()).is_some();
-    let lock = name.strip_suffix(b".lock");
-    let unfinished = name.strip_prefix(b"tmp-");
-    name == b"control"
-        || id_of_file_name(name).is_some()
-        || name.strip_suffix(b".torn").is_some_and(id)
-        || lock
-            .is_some_and(|lock| matches!(lock, b"store" | b"sync" | b"compaction") || writer(lock))
-        || unfinished.is_some_and(|maker| {
-            matches!(maker, b"control" | b"output")
-                || writer(maker)
-                || maker.strip_prefix(b"spare-").is_some_and(id)
-        })
+/// Holds what the files are against each other. The control file says which store they belong to, or the first
+/// segment where a power cut has taken the control file.
+fn of_one_temporary_store(dir: &File, names: &[OsString]) -> Result<(), String> {
+    let mut contents = Vec::new();
+    for name in names {
+        match content(dir, name) {
+            Ok(content) => contents.push((name, content)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(format!("{} cannot be read: {error}", shown(name))),
+        }
+    }
+    let mut said = None;
+    for (name, content) in &contents {
+        match content {
+            Content::Control(fixed) if *name == CONTROL && !fixed.temporary => {
+                return Err("is a store that is not temporary, by its control file".to_owned());
+            }
+            Content::Control(fixed) if *name == CONTROL => said = Some(fixed.store),
+            Content::OtherVersion => {
+                return Err(format!("{} is of another version of the format", shown(name)));
+            }
+            _ => {}
+        }
+    }
+    let mut stores = contents.iter().filter_map(|(name, content)| match content {
+        Content::Segment(store) => Some((name, *store)),
+        _ => None,
+    });
+    let is_segment = |name: &OsStr| matches!(Name::of(name.as_encoded_bytes()), Name::Segment(_));
+    let store = said.or_else(|| stores.clone().find(|(name, _)| is_segment(name)).map(|s| s.1));
+    match stores.find(|(_, found)| store.is_some_and(|store| store != *found)) {
+        Some((name, _)) => Err(format!("{} belongs to another store", shown(name))),
+        None => Ok(()),
+    }
+}
+
+/// What a file below a directory holds, by its first bytes.
+fn content(dir: &File, name: &OsString) -> io::Result<Content> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(openat(dir, name, flags, Mode::empty())?);
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    let mut bytes = vec![0; metadata.len().min(Content::LEN as u64) as usize];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(Content::of(&bytes, metadata.len()))
 }
 
 fn look(parent: &File, name: OsString, path: PathBuf) -> Found {
@@ -141,15 +174,10 @@ fn look(parent: &File, name: OsString, path: PathBuf) -> Found {
     let age = changed.and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default();
     let (bytes, stays) = match opened.and_then(|dir| store_files(&dir)) {
         Err(why) => (0, Some(why)),
-        Ok((names, bytes)) => {
-            let has_lock = names.iter().any(|name| name == LOCK);
-            let stays = match Locks::read().holds(&path.join(LOCK)) {
-                Life::Alive => Some("in use".to_owned()),
-                _ if !has_lock && age < YOUNG => Some("has no lock file yet, and is young".into()),
-                Life::Dead | Life::Unknown => None,
-            };
-            (bytes, stays)
-        }
+        Ok((_, bytes)) => match Locks::read().store(&path) {
+            Life::Alive => (bytes, Some("in use".to_owned())),
+            Life::Dead | Life::Unknown => (bytes, None),
+        },
     };
     Found { name, path, bytes, age, stays, removed: false, failed: false }
 }
@@ -158,23 +186,34 @@ fn look(parent: &File, name: OsString, path: PathBuf) -> Found {
 /// opened, so that nobody can lead it elsewhere.
 fn remove(parent: &File, store: &Found) -> Result<(), Stays> {
     let failed = |error: Errno| Stays::Failed(format!("cannot be removed: {error}"));
-    let dir = open_dir(parent, &store.name)
-        .map_err(|error| Stays::Failed(format!("cannot be opened: {error}")))?;
-    // Made where there is none, as the engine does: two must not remove one store, nor open it.
-    let flags =
-        OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let lock = openat(&dir, LOCK, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+    let opened = open_dir(parent, &store.name);
+    let dir = opened.map_err(|error| Stays::Failed(format!("cannot be opened: {error}")))?;
+    match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::WOULDBLOCK) => return Err(Stays::Used),
         locked => locked.map_err(failed)?,
     }
     let (names, _) = store_files(&dir).map_err(Stays::Failed)?;
-    // The lock file goes last, so that whoever comes meanwhile meets the lock.
-    for name in names.iter().filter(|name| *name != LOCK) {
+    is_named(parent, store, &dir)?;
+    for name in names.iter().filter(|name| *name != CONTROL) {
         unlinkat(&dir, name, AtFlags::empty()).map_err(failed)?;
     }
-    unlinkat(&dir, LOCK, AtFlags::empty()).map_err(failed)?;
+    // Last, so that a sweep that was cut leaves what tells whose files they are.
+    match unlinkat(&dir, CONTROL, AtFlags::empty()) {
+        Err(Errno::NOENT) => {}
+        unlinked => unlinked.map_err(failed)?,
+    }
+    is_named(parent, store, &dir)?;
     unlinkat(parent, &store.name, AtFlags::REMOVEDIR).map_err(failed)
+}
+
+/// An error if the name of a store does not lead to its directory any more.
+fn is_named(parent: &File, store: &Found, dir: &File) -> Result<(), Stays> {
+    let opened = dir.metadata().map_err(|e| Stays::Failed(format!("cannot be read: {e}")))?;
+    let is_same = |now: Stat| (now.st_dev, now.st_ino) == (opened.dev(), opened.ino());
+    match statat(parent, &store.name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(now) if is_same(now) => Ok(()),
+        _ => Err(Stays::Failed("was renamed or replaced meanwhile".to_owned())),
+    }
 }
 
 fn show(found: &[Found], args: &Sweep, out: &mut Output) -> Result<(), Failure> {
@@ -191,7 +230,7 @@ fn show(found: &[Found], args: &Sweep, out: &mut Output) -> Result<(), Failure> 
             .iter()
             .map(|store| {
                 json!({
-                    "path": store.path.display().to_string(),
+                    "path": shown(&store.path),
                     "bytes": store.bytes,
                     "age_seconds": store.age.as_secs(),
                     "state": match (store.removed, store.failed, &store.stays) {
@@ -204,12 +243,12 @@ fn show(found: &[Found], args: &Sweep, out: &mut Output) -> Result<(), Failure> 
                 })
             })
             .collect();
-        let directory = args.dir.display().to_string();
+        let directory = shown(&args.dir);
         let rest = json!({ "path": directory, "stores": stores, "orphan_bytes": bytes });
         return Ok(out.plain_document("sweep", rest)?);
     }
     if found.is_empty() {
-        let dir = args.dir.display();
+        let dir = shown(&args.dir);
         return Ok(out.line(format!("no temporary stores ({PREFIX}...) in {dir}"))?);
     }
     let mut table = Table::new(&[
@@ -225,7 +264,7 @@ fn show(found: &[Found], args: &Sweep, out: &mut Output) -> Result<(), Failure> 
             seconds => format!("{} h", seconds / 3600),
         };
         let state = shorten(&state(store), REASON);
-        table.row(vec![store.path.display().to_string(), out.size(store.bytes), age, state]);
+        table.row(vec![shown(&store.path), out.size(store.bytes), age, state]);
     }
     out.table(&table)?;
     let (orphans, size) = (plural(number, "orphan", "orphans"), out.size(bytes));

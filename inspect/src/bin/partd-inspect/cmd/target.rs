@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use partd_format::segment::id_of_file_name;
 
 use crate::Failure;
+use partd_inspect::path::shown;
 
 /// Makes a directory that must not be there, or be empty, and not lie in the store.
 pub(crate) fn new_directory(dir: &Path, store: &Path) -> Result<(), Failure> {
@@ -70,5 +71,5 @@ fn directory_of(store: &Path) -> Option<PathBuf> {
 }
 
 fn refuse(path: &Path, why: &str) -> Failure {
-    Failure::Message(format!("{}: {why}", path.display()))
+    Failure::Message(format!("{}: {why}", shown(path)))
 }

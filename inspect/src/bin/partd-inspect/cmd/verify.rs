@@ -21,6 +21,7 @@ use crate::text::{count, plural, size};
 use partd_inspect::history::Rule;
 use partd_inspect::key::show;
 use partd_inspect::problem::{Problem, Severity};
+use partd_inspect::source;
 use partd_inspect::store::Store;
 use partd_inspect::walk::{EntryInfo, Segment};
 
@@ -58,7 +59,13 @@ pub(crate) struct Checked {
 }
 
 pub(crate) fn run(args: &Verify, out: &mut Output) -> Result<(), Failure> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads).build();
+    // No thread should have to wait for others to close their files.
+    let threads = match args.threads {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        threads => threads,
+    };
+    let threads = threads.min(source::threads_max());
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let begin = Instant::now();
     let bar = bar();
     let look = |segment: &Segment| look(segment, bar.as_ref());

@@ -18,7 +18,9 @@ use crate::Failure;
 use crate::args::Watch;
 use crate::output::{Mark, Output};
 use crate::text::{count, size};
-use partd_inspect::control::{Control, Life, Locks};
+use partd_inspect::control::Control;
+use partd_inspect::locks::{Life, Locks};
+use partd_inspect::path::shown;
 use partd_inspect::source::{Source, Window};
 
 /// How far a segment was walked.
@@ -109,13 +111,13 @@ fn sample(
             sample.writers = control.slots.iter().filter(alive).count() as u64;
         }
         Some(Err(error)) => {
-            let message = format!("{}: {error}; there is nothing to watch", dir.display());
+            let message = format!("{}: {error}; there is nothing to watch", shown(dir));
             return Err(Failure::Message(message));
         }
         None => {
             let message = format!(
                 "{}: there is no control file, so nobody writes here; the summary shows what there is",
-                dir.display()
+                shown(dir)
             );
             return Err(Failure::Message(message));
         }

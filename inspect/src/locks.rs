@@ -1,0 +1,221 @@
+//! Who holds a store, as `/proc/locks` says.
+//!
+//! It takes no lock, not even to test one, so it disturbs nobody. The lock of a store is an `flock` on its
+//! directory. The others are open-file-description locks, each on a byte of the control file, and
+//! `/proc/locks` shows them with their range. It names the process of an `flock`, if that is in the same
+//! PID namespace; an open-file-description lock has none, and is seen from every namespace.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use partd_format::control::{
+    COMPACTION_LOCK_AT, PRESENCE_LOCK_AT, SLOTS, SYNC_LOCK_AT, slot_lock_at,
+};
+
+use crate::control::Slot;
+
+/// Whether a lock is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// Somebody holds it.
+    Alive,
+    /// Nobody holds it.
+    Dead,
+    /// The system does not say who holds locks.
+    Unknown,
+}
+
+impl Life {
+    /// The word for it in tables and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Life::Alive => "alive",
+            Life::Dead => "dead",
+            Life::Unknown => "unknown",
+        }
+    }
+}
+
+/// The file locks of the system, as `/proc/locks` lists them.
+#[derive(Clone, Debug)]
+pub struct Locks(Option<Vec<Lock>>);
+
+/// One lock that is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lock {
+    kind: Kind,
+    is_exclusive: bool,
+    /// The process that took it; `None` if the system does not say.
+    pid: Option<u32>,
+    device: u64,
+    inode: u64,
+    /// The bytes that it covers.
+    first: u64,
+    last: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// `flock`, of a file as a whole.
+    Flock,
+    /// `F_OFD_SETLK`.
+    OpenFileDescription,
+}
+
+impl Lock {
+    /// Reads a line; `None` for locks of other kinds, and for those that somebody waits for.
+    fn parse(line: &str) -> Option<Lock> {
+        // 1: FLOCK  ADVISORY  WRITE 1234 fd:01:131085 0 EOF
+        // 2: OFDLCK ADVISORY  READ -1 fd:01:131086 1024 1024
+        // 2: -> FLOCK  ADVISORY  WRITE 1234 fd:01:131085 0 EOF
+        let mut words = line.split_ascii_whitespace().skip(1);
+        let kind = match words.next()? {
+            "FLOCK" => Kind::Flock,
+            "OFDLCK" => Kind::OpenFileDescription,
+            _ => return None,
+        };
+        let is_exclusive = words.nth(1)? == "WRITE";
+        let pid = words.next()?.parse().ok().filter(|&pid| pid != 0);
+        let mut file = words.next()?.split(':');
+        let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+        let device = device(hex(file.next()?)?, hex(file.next()?)?);
+        let inode = file.next()?.parse().ok()?;
+        let first = words.next()?.parse().ok()?;
+        let last = match words.next()? {
+            "EOF" => u64::MAX,
+            number => number.parse().ok()?,
+        };
+        Some(Lock { kind, is_exclusive, pid, device, inode, first, last })
+    }
+
+    fn is_flock(&self) -> bool {
+        self.kind == Kind::Flock
+    }
+
+    fn is_on_byte(&self, at: u64) -> bool {
+        self.kind == Kind::OpenFileDescription && (self.first..=self.last).contains(&at)
+    }
+}
+
+/// A device by its two numbers.
+fn device(major: u64, minor: u64) -> u64 {
+    major << 20 | minor
+}
+
+impl Locks {
+    /// Reads `/proc/locks`.
+    pub fn read() -> Locks {
+        Locks(fs::read_to_string("/proc/locks").ok().map(|text| parse(&text)))
+    }
+
+    /// Whether anybody holds the lock of the store in `dir`, shared or exclusively.
+    pub fn store(&self, dir: &Path) -> Life {
+        self.any(dir, Lock::is_flock)
+    }
+
+    /// Whether somebody holds the lock of the store in `dir` exclusively: the handle of a temporary store, or
+    /// somebody who opens, recovers or removes the store.
+    pub fn store_exclusively(&self, dir: &Path) -> Life {
+        self.any(dir, |lock| lock.is_flock() && lock.is_exclusive)
+    }
+
+    /// The processes that hold the lock of the store in `dir`, as far as the system says.
+    pub fn store_pids(&self, dir: &Path) -> Vec<u32> {
+        let locks = self.on(dir).unwrap_or_default();
+        let mut pids: Vec<u32> =
+            locks.iter().filter(|lock| lock.is_flock()).filter_map(|lock| lock.pid).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+
+    /// Whether an open handle uses the control file in `dir`. The handle of a temporary store need not say so.
+    pub fn presence(&self, dir: &Path) -> Life {
+        self.byte(dir, PRESENCE_LOCK_AT)
+    }
+
+    /// Whether the writer in a slot of the store in `dir` lives.
+    pub fn writer(&self, dir: &Path, slot: &Slot) -> Life {
+        match self.byte(dir, slot_lock_at(slot.slot.min(SLOTS - 1))) {
+            Life::Unknown if Path::new(&format!("/proc/{}", slot.pid)).exists() => Life::Alive,
+            Life::Unknown => Life::Dead,
+            life => life,
+        }
+    }
+
+    /// Whether somebody leads a sync of the store in `dir` just now.
+    pub fn sync(&self, dir: &Path) -> Life {
+        self.byte(dir, SYNC_LOCK_AT)
+    }
+
+    /// Whether somebody compacts the store in `dir` just now.
+    pub fn compaction(&self, dir: &Path) -> Life {
+        self.byte(dir, COMPACTION_LOCK_AT)
+    }
+
+    fn byte(&self, dir: &Path, at: u64) -> Life {
+        self.any(&dir.join("control"), |lock| lock.is_on_byte(at))
+    }
+
+    fn any(&self, path: &Path, is_meant: impl Fn(&Lock) -> bool) -> Life {
+        match self.on(path) {
+            None => Life::Unknown,
+            Some(locks) if locks.iter().any(is_meant) => Life::Alive,
+            Some(_) => Life::Dead,
+        }
+    }
+
+    /// The locks on a file; `None` if the system does not say.
+    fn on(&self, path: &Path) -> Option<Vec<Lock>> {
+        let locks = self.0.as_ref()?;
+        let Ok(metadata) = fs::metadata(path) else { return Some(Vec::new()) };
+        let dev = metadata.dev();
+        // As glibc packs them: 12 bits of the major number above 8 of the minor, the rest on top.
+        let major = dev >> 8 & 0xFFF | dev >> 32 & 0xFFFF_F000;
+        let minor = dev & 0xFF | dev >> 12 & 0xFFFF_FF00;
+        let here = |lock: &&Lock| {
+            // Some file systems that stand on no single device show another number in /proc/locks; it has
+            // the major number 0, too.
+            let is_same = lock.device == device(major, minor);
+            lock.inode == metadata.ino() && (is_same || major == 0 && lock.device >> 20 == 0)
+        };
+        Some(locks.iter().filter(here).copied().collect())
+    }
+}
+
+fn parse(text: &str) -> Vec<Lock> {
+    text.lines().filter_map(Lock::parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locks_are_read_with_their_ranges_and_those_that_are_waited_for_are_not_held() {
+        let text = "1: FLOCK  ADVISORY  WRITE 13456 fe:00:5932254 0 EOF\n\
+                    1: -> FLOCK  ADVISORY  WRITE 99 fe:00:5932254 0 EOF\n\
+                    2: OFDLCK ADVISORY  READ -1 00:2f:17 0 0\n\
+                    3: OFDLCK ADVISORY  WRITE -1 00:2f:17 1088 1088\n\
+                    4: POSIX  ADVISORY  WRITE 7 00:2f:17 0 EOF\n\
+                    5: LEASE  ACTIVE    READ  7 00:2f:17 0 EOF\n\
+                    6: FLOCK  ADVISORY  READ 0 fe:00:5 0 EOF\n\
+                    garbage\n";
+        let locks = parse(text);
+        let short = |lock: &Lock| (lock.kind, lock.is_exclusive, lock.pid, lock.inode);
+        assert_eq!(
+            locks.iter().map(short).collect::<Vec<_>>(),
+            [
+                (Kind::Flock, true, Some(13456), 5_932_254),
+                (Kind::OpenFileDescription, false, None, 17),
+                (Kind::OpenFileDescription, true, None, 17),
+                (Kind::Flock, false, None, 5),
+            ]
+        );
+        assert_eq!(locks[0].device, 0xFE << 20);
+        assert!(locks[1].is_on_byte(0) && !locks[1].is_on_byte(1));
+        assert!(locks[2].is_on_byte(slot_lock_at(1)) && !locks[2].is_on_byte(slot_lock_at(0)));
+        assert!(!locks[0].is_on_byte(0) && locks[0].is_flock(), "an flock is on no byte");
+    }
+}

@@ -1,0 +1,115 @@
+//! The batches of a key one at a time, as they were appended: for values that need not, or cannot,
+//! be one batch.
+
+use std::iter::{Enumerate, FusedIterator};
+use std::ops::Range;
+use std::{fmt, slice, vec};
+
+use arrow_array::RecordBatch;
+
+use super::{ArrowCodec, NAME};
+use crate::encode::frame::{self, BadFrame, Frame, PREFIX_BYTES};
+use crate::encode::layer::Encode;
+use crate::encode::run::reason;
+use crate::{Error, Key, Partd, Result};
+
+/// The batches of a key, in the order in which they were appended: see
+/// [`Arrow::batches`](crate::Typed::batches).
+///
+/// Each is decoded when it is asked for.
+pub struct Batches {
+    key: Key,
+    stored: Vec<u8>,
+    /// Where the frames lie that are not decoded yet, and which they are.
+    frames: Enumerate<vec::IntoIter<Range<usize>>>,
+    /// What is left of the frame that was decoded last.
+    decoded: vec::IntoIter<RecordBatch>,
+    max_decoded_bytes: usize,
+}
+
+/// The batches of a key.
+pub(super) fn read<P: Partd>(layer: &Encode<ArrowCodec, P>, key: Key) -> Result<Batches> {
+    let stored = layer.inner.read(slice::from_ref(&key))?;
+    Batches::new(key, stored, layer.max_decoded_bytes)
+}
+
+/// Removes a key whose frames can all be decoded, and returns its batches.
+pub(super) fn take<P: Partd>(layer: &Encode<ArrowCodec, P>, key: Key) -> Result<Batches> {
+    let max_bytes = layer.max_decoded_bytes;
+    let check = |stored: &[Vec<u8>]| {
+        let check_one = |stored: &Vec<u8>| {
+            let mut frames = frames(&key, stored)?.into_iter().enumerate();
+            frames.try_for_each(|(i, body)| decoded(&key, stored, i, body, max_bytes).map(drop))
+        };
+        stored.iter().try_for_each(check_one)
+    };
+    let stored = layer.take_checked(slice::from_ref(&key), &check)?;
+    Batches::new(key, stored, max_bytes)
+}
+
+/// Where the frames of a key's value lie, without their prefixes.
+fn frames(key: &Key, stored: &[u8]) -> Result<Vec<Range<usize>>> {
+    let frames = frame::split(&[stored])
+        .map_err(|BadFrame { frame, offset, reason }| bad(key, frame, offset, reason))?;
+    let range = |frame: Frame<'_>| {
+        let start = frame.offset as usize + PREFIX_BYTES;
+        start..start + frame.body.len()
+    };
+    Ok(frames.into_iter().map(range).collect())
+}
+
+/// The batches of one frame.
+fn decoded(
+    key: &Key,
+    stored: &[u8],
+    frame: usize,
+    body: Range<usize>,
+    max_bytes: usize,
+) -> Result<Vec<RecordBatch>> {
+    let offset = (body.start - PREFIX_BYTES) as u64;
+    match super::decode(&stored[body], max_bytes) {
+        Ok((_, batches, _)) => Ok(batches),
+        Err(error) => Err(bad(key, frame, offset, reason(&error))),
+    }
+}
+
+fn bad(key: &Key, frame: usize, offset: u64, reason: String) -> Error {
+    Error::Decode { layer: NAME, key: key.clone(), frame, offset, reason }
+}
+
+impl Batches {
+    fn new(key: Key, mut stored: Vec<Vec<u8>>, max_decoded_bytes: usize) -> Result<Batches> {
+        let stored = stored.pop().unwrap_or_default();
+        let frames = frames(&key, &stored)?.into_iter().enumerate();
+        let decoded = Vec::new().into_iter();
+        Ok(Batches { key, stored, frames, decoded, max_decoded_bytes })
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<RecordBatch>;
+
+    fn next(&mut self) -> Option<Result<RecordBatch>> {
+        loop {
+            if let Some(batch) = self.decoded.next() {
+                return Some(Ok(batch));
+            }
+            let (i, body) = self.frames.next()?;
+            match decoded(&self.key, &self.stored, i, body, self.max_decoded_bytes) {
+                Ok(batches) => self.decoded = batches.into_iter(),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+impl FusedIterator for Batches {}
+
+impl fmt::Debug for Batches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batches")
+            .field("key", &self.key)
+            .field("frames_left", &self.frames.len())
+            .finish_non_exhaustive()
+    }
+}
