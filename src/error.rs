@@ -174,8 +174,12 @@ fn advice(error: &io::Error) -> &'static str {
     const TOO_MANY_FILES: [i32; 2] = [23, 24];
     match error.kind() {
         _ if error.raw_os_error().is_some_and(|code| TOO_MANY_FILES.contains(&code)) => {
-            "; each segment takes a file descriptor: raise the limit (`ulimit -n`), compact the \
-             store, or make its segments longer"
+            "; a handle that writes takes about ten descriptors: raise the limit (`ulimit -n`), or \
+             close other files"
+        }
+        io::ErrorKind::OutOfMemory if error.raw_os_error().is_some() => {
+            "; each segment takes a memory map: raise `vm.max_map_count`, compact the store, or make \
+             its segments longer"
         }
         io::ErrorKind::PermissionDenied => "; give this user the right to do so",
         io::ErrorKind::ReadOnlyFilesystem => {

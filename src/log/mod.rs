@@ -2,7 +2,8 @@
 //!
 //! | file | what it owns |
 //! |---|---|
-//! | `disk` | the seam: what the engine does to files and mappings |
+//! | `store` | the directory of a store, which everything else stands on |
+//! | `disk` | the file-system abstraction, and the file system of Linux behind it |
 //! | `segment` | one segment file, and who may touch which of its bytes |
 //! | `control` | the words that processes share |
 //! | `commit` | the protocol that gives batches their numbers |
@@ -13,9 +14,10 @@
 //! | `verify` | every checksum of every segment |
 //! | `sync` | stable storage, one sync for all who wait |
 //! | `compaction` | space: live entries move together, the rest goes |
-//! | `spares` | dead segments that are written anew |
+//! | `recycle` | dead segments that a temporary store writes again |
 //! | `background` | when a handle compacts by itself |
 //! | `open`, `recovery` | opening, alone or not, after a crash or not |
+//! | `temporary` | stores that are removed with their handle |
 
 mod background;
 pub mod commit;
@@ -117,7 +119,7 @@ pub(crate) struct Core<D: Disk> {
 }
 
 /// What [`SegmentLog::stats`] counts. What it says of the history, the keys and the segments is as of
-/// one moment; `disk_bytes`, `segments_spare` and `compactions` are as of a moment a little later.
+/// one moment; `disk_bytes`, `segments_recycled` and `compactions` are as of a moment a little later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
