@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use partd::{Partd, SegmentLog};
 
-use crate::support::{Rng, copy, reboot};
+use crate::support::{Rng, adopt, copy, reboot};
 use partd_inspect::history::{Rule, value_checksum};
 use partd_inspect::index::Index;
 use partd_inspect::problem::Severity;
@@ -133,6 +133,7 @@ fn power_cut(durable: &Path, later: &Path, image: &Path, rng: &mut Rng) {
     }
     if image.join("control").exists() {
         reboot(image);
+        adopt(image);
         let path = image.join("control");
         match rng.below(6) {
             0 => fs::remove_file(&path).unwrap(),
@@ -240,6 +241,10 @@ fn they_agree_on_a_thousand_images_of_crashes() {
             if number == 0 {
                 // Every process was killed at once: memory is as it was.
                 copy(&later, &image);
+                // Unless somebody has made a copy of it while it was in use.
+                if rng.chance(50) {
+                    adopt(&image);
+                }
             } else {
                 power_cut(&durable, &later, &image, &mut rng);
             }
@@ -273,6 +278,9 @@ fn they_agree_on_what_is_damaged() {
         for number in 0..25 {
             let image = dir.path().join(format!("image-{number}"));
             copy(&later, &image);
+            if rng.chance(80) {
+                adopt(&image);
+            }
             if rng.chance(50) {
                 reboot(&image);
             }
