@@ -23,7 +23,7 @@ mod apart;
 mod moving;
 mod pending;
 
-use apart::apart;
+use apart::Isolate;
 use pending::Pending;
 
 /// Reads of `slow` outside the lock before one is made inside it.
@@ -62,6 +62,7 @@ pub struct Buffer<Fast: Partd, Slow: Partd> {
     slow: Slow,
     limit_bytes: u64,
     state: RwLock<State>,
+    isolate: Isolate,
 }
 
 /// What the lock guards beside the two stores.
@@ -91,7 +92,7 @@ impl<Fast: Partd, Slow: Partd> Buffer<Fast, Slow> {
     /// What either store holds already belongs to the buffer from now on; nothing else may
     /// write to `fast`. The bookkeeping while bytes are moved comes on top, a part of the limit.
     pub fn new(fast: Fast, slow: Slow, limit_bytes: u64) -> Buffer<Fast, Slow> {
-        Buffer { fast, slow, limit_bytes, state: RwLock::default() }
+        Buffer { fast, slow, limit_bytes, state: RwLock::default(), isolate: Isolate::new() }
     }
 
     /// The memory that the buffer may hold, in bytes.
@@ -231,7 +232,7 @@ impl<Fast: Partd, Slow: Partd> Buffer<Fast, Slow> {
             }
         }
         let state = self.settled(keys)?;
-        Ok((apart(|| read(&self.slow))?, state))
+        Ok((self.isolate.run(|| read(&self.slow))?, state))
     }
 }
 
@@ -297,7 +298,7 @@ impl<Fast: Partd, Slow: Partd> Partd for Buffer<Fast, Slow> {
     fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
         let mut state = self.alone();
         self.settle(&mut state, keys)?;
-        let mut values = apart(|| self.slow.take(keys))?;
+        let mut values = self.isolate.run(|| self.slow.take(keys))?;
         for (value, buffered) in values.iter_mut().zip(self.fast.take(keys)?) {
             if value.is_empty() {
                 *value = buffered;

@@ -28,6 +28,7 @@ mod key;
 #[doc(hidden)]
 pub mod log;
 mod partd;
+mod threads;
 
 pub use crate::buffer::{Buffer, BufferStats};
 pub use crate::dict::Dict;
@@ -54,7 +55,7 @@ pub use crate::encode::Zstd;
 pub use crate::encode::{Codec, CodecError, Encode, Typed, compression};
 pub use crate::error::{Error, Result};
 pub use crate::key::{Key, KeyPart};
-pub use crate::log::{Compaction, Options, SegmentLog, Stats, Verified, View};
+pub use crate::log::{Compaction, Options, SegmentLog, Skipped, Stats, Verified, View};
 pub use crate::partd::{Batch, Chunks, Durability, Op, Partd};
 
 /// The examples of the README compile and run.

@@ -128,7 +128,8 @@ pub type Chunks<'a> = Vec<&'a [u8]>;
 /// No method panics on any input. An error leaves the store as it was, with two exceptions, in which
 /// the operation has happened although it returns one: a durable write whose sync fails, which is in
 /// the store and may not survive a power cut (writing it again writes it twice); and a
-/// [`take`](Partd::take) that cannot read everything after it has removed it.
+/// [`take`](Partd::take) that meets damage in bytes which another handle appended after it had read
+/// the values and before it removed them.
 pub trait Partd: Send + Sync {
     /// Writes one batch, all of it or nothing, and waits as `durability` says.
     fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()>;

@@ -37,9 +37,6 @@ pub const SYNC_FAILED: u64 = u64::from_le_bytes(*b"NOSYNC!!");
 pub const OUTPUT_AT: u64 = 576;
 /// How many compactions have published an output since the file was made.
 pub const COMPACTIONS_AT: u64 = 640;
-/// The phase under which pops are counted that begin now: 0 or 1. A compaction that waits for those
-/// that began before begins another phase.
-pub const POP_PHASE_AT: u64 = 704;
 /// Where the slots begin.
 pub const SLOTS_AT: u64 = 1024;
 /// The bytes of a slot.
@@ -57,8 +54,6 @@ pub const SLOT_ACTIVE_AT: u64 = 16;
 pub const SLOT_PID_AT: u64 = 24;
 /// In a slot: no segment with a lower id was made by the writer that holds it.
 pub const SLOT_FIRST_AT: u64 = 40;
-/// In a slot: how many pops of the writer are under way, see [`pops`]. A compaction waits for them.
-pub const SLOT_POPS_AT: u64 = 32;
 
 /// The byte that every open handle locks shared: only a control file on which somebody holds this lock
 /// is that of a store in use. (Locks are open-file-description locks, one byte long.)
@@ -86,17 +81,7 @@ const CHECKSUM_AT: usize = 120;
 const TEMPORARY: u32 = 1;
 
 const _: () = assert!(CHECKSUM_AT + 8 == FIXED_LEN && FIXED_LEN as u64 == CLEAN_AT);
-const _: () = assert!(POP_PHASE_AT + 64 <= SLOTS_AT && FILE_LEN.is_multiple_of(512));
-
-/// The pops under way that began in each phase, of the word of a slot.
-pub fn pops(word: u64) -> [u32; 2] {
-    [word as u32, (word >> 32) as u32]
-}
-
-/// The word that [`pops`] reads.
-pub fn encode_pops(counts: [u32; 2]) -> u64 {
-    u64::from(counts[1]) << 32 | u64::from(counts[0])
-}
+const _: () = assert!(COMPACTIONS_AT + 64 <= SLOTS_AT && FILE_LEN.is_multiple_of(512));
 
 /// The fixed fields of a control file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -178,15 +178,13 @@ fn decode_control(bytes: &[u8]) -> String {
     writeln!(out, "sync failed {failed}").unwrap();
     writeln!(out, "output {}", word(control::OUTPUT_AT)).unwrap();
     writeln!(out, "compactions {}", word(control::COMPACTIONS_AT)).unwrap();
-    writeln!(out, "pop phase {}", word(control::POP_PHASE_AT)).unwrap();
     for slot in 0..control::SLOTS {
         let at = control::slot_at(slot);
         let pid = Le::read_u32(&bytes[(at + control::SLOT_PID_AT) as usize..]);
         if pid != 0 {
             let active = word(at + control::SLOT_ACTIVE_AT);
-            let pops = control::pops(word(at + control::SLOT_POPS_AT));
             let first = word(at + control::SLOT_FIRST_AT);
-            writeln!(out, "slot {slot}: pops under way {pops:?}, first segment {first}").unwrap();
+            writeln!(out, "slot {slot}: first segment {first}").unwrap();
             let (segment, offset) =
                 (word(at + control::SLOT_SEGMENT_AT), word(at + control::SLOT_OFFSET_AT));
             writeln!(out, "slot {slot}: pid {pid}, active {active}, at {segment}:{offset}")
@@ -210,14 +208,9 @@ fn control_every_word_and_the_last_slot() {
     let last = control::slot_at(1023);
     Le::write_u64(&mut bytes[(last + control::SLOT_SEGMENT_AT) as usize..], 17);
     Le::write_u64(&mut bytes[(last + control::SLOT_OFFSET_AT) as usize..], 4096);
-    Le::write_u64(
-        &mut bytes[(last + control::SLOT_POPS_AT) as usize..],
-        control::encode_pops([2, 5]),
-    );
     Le::write_u64(&mut bytes[control::DIRECTORY_SYNCED_AT as usize..], 20);
     Le::write_u64(&mut bytes[(last + control::SLOT_FIRST_AT) as usize..], 16);
     Le::write_u64(&mut bytes[control::OUTPUT_AT as usize..], 19);
     Le::write_u64(&mut bytes[control::COMPACTIONS_AT as usize..], 3);
-    Le::write_u64(&mut bytes[control::POP_PHASE_AT as usize..], 1);
     check("control", &bytes, decode_control);
 }

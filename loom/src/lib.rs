@@ -1,4 +1,5 @@
-//! The commit protocol of partd under loom: the code of `src/log/commit.rs` on loom's atomics.
+//! The commit protocol of partd under loom: the code of `src/log/commit.rs` on loom's atomics; and
+//! the sleep of its background thread, in [`sleeper`].
 //!
 //! [`world`] stands for a store: commit word, slots, and segments with link words, state words and
 //! bytes; its writers die at any step that a test chooses. [`weaken`] makes one ordering of one
@@ -13,5 +14,6 @@
 //! `cargo test --release --manifest-path loom/Cargo.toml`
 
 pub mod scenario;
+pub mod sleeper;
 pub mod weaken;
 pub mod world;

@@ -7,7 +7,6 @@
 use foldhash::fast::RandomState;
 use hashbrown::HashSet;
 
-use super::apart::apart_from;
 use super::{Buffer, Pending, State};
 use crate::partd::{Batch, Chunks, Durability, Op, Partd};
 use crate::{Key, Result};
@@ -23,7 +22,7 @@ impl<Fast: Partd, Slow: Partd> Buffer<Fast, Slow> {
     pub(super) fn drain(&self, state: &mut State, target_bytes: u64) -> Result<()> {
         let before = state.stats.slow_batches;
         let held_bytes = self.held_bytes(state);
-        let result = apart_from(held_bytes, || self.drain_keys(state, target_bytes));
+        let result = self.isolate.run_for(held_bytes, || self.drain_keys(state, target_bytes));
         state.stats.flushes += u64::from(state.stats.slow_batches > before);
         result
     }
@@ -59,7 +58,7 @@ impl<Fast: Partd, Slow: Partd> Buffer<Fast, Slow> {
         keys.dedup();
         let appended: u64 = self.fast.lens(&keys)?.into_iter().flatten().sum();
         let bytes = appended + state.pending.memory_bytes();
-        apart_from(bytes, || self.move_down(state, &keys))
+        self.isolate.run_for(bytes, || self.move_down(state, &keys))
     }
 
     /// Moves all that is buffered of the keys down; each of them is named once.
@@ -130,7 +129,7 @@ impl<Fast: Partd, Slow: Partd> Buffer<Fast, Slow> {
                     whole.push(op.clone());
                 }
                 let bytes = whole.value_bytes();
-                apart_from(bytes, || self.slow.write(&whole, Durability::Plain))?;
+                self.isolate.run_for(bytes, || self.slow.write(&whole, Durability::Plain))?;
                 state.stats.slow_bytes += bytes;
                 state.stats.slow_batches += 1;
                 Ok(())
@@ -141,7 +140,7 @@ impl<Fast: Partd, Slow: Partd> Buffer<Fast, Slow> {
 
     fn write_slow(&self, state: &mut State, batch: &Batch<'_>) -> Result<()> {
         let bytes = batch.value_bytes();
-        apart_from(bytes, || self.slow.write(batch, Durability::Plain))?;
+        self.isolate.run_for(bytes, || self.slow.write(batch, Durability::Plain))?;
         state.stats.slow_bytes += bytes;
         state.stats.slow_batches += 1;
         Ok(())

@@ -375,7 +375,7 @@ fn spread<I: Sync, R: Send>(
     work: impl Fn(&I) -> Result<R> + Sync,
 ) -> Result<Vec<R>> {
     let threads = match bytes >= PARALLEL_MIN_BYTES {
-        true => rayon::current_num_threads().min(items.len()),
+        true => crate::threads::wanted().min(items.len()),
         false => 1,
     };
     let mut parts = items.chunks(items.len().div_ceil(threads.max(1)).max(1));

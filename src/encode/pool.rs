@@ -1,9 +1,14 @@
 //! `Pool`: things that are costly to make and can be used again, such as buffers and compressors.
 //!
 //! A thread that finds the pool empty makes its own; what comes back when the pool is full is
-//! dropped. So nobody waits for another, and what is kept has a bound.
+//! dropped. So nobody waits for another, and what is kept has a bound. Nobody waits for the lock
+//! either: in a child of `fork`, the thread that holds it may not exist.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::thread;
+
+/// How often to try the lock, which is held for a few instructions.
+const TRIES: usize = 16;
 
 /// Things kept for later use.
 pub(crate) struct Pool<T> {
@@ -14,24 +19,32 @@ pub(crate) struct Pool<T> {
 impl<T> Pool<T> {
     /// A pool that keeps two things for each thread that may use them.
     pub(crate) fn new() -> Pool<T> {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = thread::available_parallelism().map_or(1, usize::from);
         Pool { free: Mutex::default(), capacity: 2 * threads }
     }
 
-    fn free(&self) -> MutexGuard<'_, Vec<T>> {
-        // A push or a pop that panicked would leave the vector whole.
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    fn free(&self) -> Option<MutexGuard<'_, Vec<T>>> {
+        for _ in 0..TRIES {
+            match self.free.try_lock() {
+                Ok(free) => return Some(free),
+                // A push or a pop that panicked would leave the vector whole.
+                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) => thread::yield_now(),
+            }
+        }
+        None
     }
 
     /// One of the things kept, if there is any.
     pub(crate) fn take(&self) -> Option<T> {
-        self.free().pop()
+        self.free()?.pop()
     }
 
     /// Keeps a thing, if there is room.
     pub(crate) fn put(&self, thing: T) {
-        let mut free = self.free();
-        if free.len() < self.capacity {
+        if let Some(mut free) = self.free()
+            && free.len() < self.capacity
+        {
             free.push(thing);
         }
     }
@@ -48,7 +61,18 @@ mod tests {
         for i in 0..10_000 {
             pool.put(i);
         }
-        assert_eq!(pool.free().len(), pool.capacity);
+        assert_eq!(pool.free().unwrap().len(), pool.capacity);
         assert_eq!(pool.take(), Some(pool.capacity - 1));
+    }
+
+    #[test]
+    fn a_lock_that_nobody_gives_back_is_not_waited_for() {
+        let pool = Pool::new();
+        pool.put(1);
+        let held = pool.free().unwrap();
+        assert_eq!(pool.take(), None);
+        pool.put(2);
+        drop(held);
+        assert_eq!((pool.take(), pool.take()), (Some(1), None));
     }
 }

@@ -10,12 +10,11 @@ use std::ops::Range;
 use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rayon::prelude::*;
-
 use crate::encode::codec::{Codec, CodecError, Decoded, too_large};
 use crate::encode::frame::{self, Frame};
 use crate::encode::layer::Encode;
 use crate::partd::{Batch, Chunks, Durability, Op, Partd};
+use crate::threads::{self, Team};
 use crate::{Error, Key, Result};
 
 /// Work below this many bytes, of values or of frames, is not worth waking another thread.
@@ -79,11 +78,9 @@ impl<C: Codec, P: Partd> Encode<C, P> {
             .iter()
             .map(|step| step.key_and_value().map_or(0, |(_, v)| self.codec.value_bytes(v)))
             .collect();
-        let runs: Vec<Result<EncodedRun>> = if pays(sizes.iter().sum()) {
-            cut(&sizes).into_par_iter().map(|range| self.encode_run(&steps[range])).collect()
-        } else {
-            vec![self.encode_run(steps)]
-        };
+        let runs = threads::spread_if(pays(sizes.iter().sum()), None, |team| {
+            team.map(cut(&sizes, team), |range| self.encode_run(&steps[range]))
+        });
         let runs: Vec<EncodedRun> = runs.into_iter().collect::<Result<_>>()?;
 
         let mut frames =
@@ -165,12 +162,9 @@ impl<C: Codec, P: Partd> Encode<C, P> {
                 Ok(value.first().map(len))
             }
         };
-        if pays(stored.iter().map(Vec::len).sum()) {
-            let lens: Vec<_> = keys.par_iter().zip(&stored).map(len_of).collect();
-            lens.into_iter().collect()
-        } else {
-            keys.iter().zip(&stored).map(len_of).collect()
-        }
+        threads::spread_if(pays(stored.iter().map(Vec::len).sum()), None, |team| {
+            team.map(keys.iter().zip(&stored).collect(), len_of).into_iter().collect()
+        })
     }
 
     /// Decodes and joins the frames of each value, runs of them in parallel if that is wanted.
@@ -195,9 +189,13 @@ impl<C: Codec, P: Partd> Encode<C, P> {
         for split in &splits {
             split.bytes_left.store(self.max_decoded_bytes, Ordering::Relaxed);
         }
-        let runs = runs_of(&splits);
-        let results: Vec<Result<Vec<C::Out>>> =
-            runs.par_iter().map(|(i, range)| self.decode_run(&splits[*i], range.clone())).collect();
+        let (runs, results) = threads::spread(None, |team| {
+            let runs = runs_of(&splits, team);
+            let run =
+                |(i, range): &(usize, Range<usize>)| self.decode_run(&splits[*i], range.clone());
+            let results: Vec<Result<Vec<C::Out>>> = team.map(runs.iter().collect(), run);
+            (runs, results)
+        });
         let mut parts: Vec<Result<Vec<C::Out>>> =
             splits.iter().map(|split| Ok(Vec::with_capacity(split.frames.len()))).collect();
         for ((i, _), result) in runs.iter().zip(results) {
@@ -268,13 +266,16 @@ impl<C: Codec, P: Partd> Encode<C, P> {
 
 /// Whether so many bytes are worth more than one thread, and there is more than one.
 fn pays(bytes: usize) -> bool {
-    bytes >= PARALLEL_MIN_BYTES && rayon::current_num_threads() > 1
+    bytes >= PARALLEL_MIN_BYTES && threads::wanted() > 1
 }
 
 /// Cuts a sequence of things of the given sizes into runs of about the same bytes.
-fn cut(sizes: &[usize]) -> Vec<Range<usize>> {
+fn cut(sizes: &[usize], team: Team) -> Vec<Range<usize>> {
     let total: usize = sizes.iter().sum();
-    let wanted = (total / (rayon::current_num_threads() * RUNS_PER_THREAD)).max(RUN_MIN_BYTES);
+    let wanted = match team.is_alone() {
+        true => usize::MAX,
+        false => (total / (team.threads() * RUNS_PER_THREAD)).max(RUN_MIN_BYTES),
+    };
     let mut runs = Vec::new();
     let (mut start, mut bytes) = (0, 0);
     for (i, size) in sizes.iter().enumerate() {
@@ -291,12 +292,12 @@ fn cut(sizes: &[usize]) -> Vec<Range<usize>> {
 }
 
 /// Runs of frames of about the same bytes, as pairs of key and range.
-fn runs_of(splits: &[Split<'_>]) -> Vec<(usize, Range<usize>)> {
+fn runs_of(splits: &[Split<'_>], team: Team) -> Vec<(usize, Range<usize>)> {
     let sizes: Vec<usize> = splits
         .iter()
         .flat_map(|split| split.frames.iter().map(|f| frame::PREFIX_BYTES + f.body.len()))
         .collect();
-    let mut ends = cut(&sizes).into_iter().map(|range| range.end).peekable();
+    let mut ends = cut(&sizes, team).into_iter().map(|range| range.end).peekable();
     let mut runs = Vec::new();
     let mut before = 0;
     for (i, split) in splits.iter().enumerate() {
@@ -342,14 +343,16 @@ mod tests {
                     bytes_left: AtomicUsize::new(0),
                 })
                 .collect();
-            let mut next = vec![0; counts.len()];
-            for (i, range) in runs_of(&splits) {
-                assert_eq!(range.start, next[i]);
-                assert!(!range.is_empty());
-                assert!(next[i + 1..].iter().all(|&frames| frames == 0));
-                next[i] = range.end;
+            for team in [Team::ALONE, Team::of(3)] {
+                let mut next = vec![0; counts.len()];
+                for (i, range) in runs_of(&splits, team) {
+                    assert_eq!(range.start, next[i]);
+                    assert!(!range.is_empty());
+                    assert!(next[i + 1..].iter().all(|&frames| frames == 0));
+                    next[i] = range.end;
+                }
+                assert_eq!(next, counts);
             }
-            assert_eq!(next, counts);
         }
     }
 

@@ -5,17 +5,25 @@
 //! A handle that only appends keeps no index. Such a one counts small files, and builds an index for
 //! the time of a compaction, once there are many.
 
+mod wakeup;
+
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use self::wakeup::Wakeup;
 use super::Core;
 use super::compaction::{Aim, Stop};
 use super::disk::{Dir, Disk};
 use super::picture::AtRest;
 use super::store::segment_name;
 use crate::error::Result;
+
+/// What the thread blocks on; the model of [`wakeup`] has loom's.
+mod blocking {
+    pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
+}
 
 /// The thread looks at most this often; after each error in a row, half as often.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -36,12 +44,12 @@ pub(crate) struct Background {
     newest: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    /// Ends a compaction that is under way.
     stop: Stop,
     /// Why to look, since the thread last looked.
-    reason: Mutex<Option<Reason>>,
-    wake: Condvar,
+    wakeup: Wakeup<Reason>,
 }
 
 /// Why it may be worth a look.
@@ -55,7 +63,9 @@ enum Reason {
 
 impl Background {
     pub(crate) fn new() -> Background {
-        Background { shared: Arc::default(), thread: Mutex::new(None), newest: AtomicU64::new(0) }
+        let shared = Shared { stop: Stop::default(), wakeup: Wakeup::new() };
+        let (shared, thread) = (Arc::new(shared), Mutex::new(None));
+        Background { shared, thread, newest: AtomicU64::new(0) }
     }
 
     /// Looks soon, since something was removed, or no room was left.
@@ -77,19 +87,15 @@ impl Background {
 
     fn nudge<D: Disk>(&self, core: &Arc<Core<D>>, why: Reason) {
         let Some(share) = core.options.compaction_dead_share else { return };
-        let mut reason = self.shared.reason();
-        if *reason >= Some(why) {
+        if !self.shared.wakeup.wake(why) {
             return;
         }
-        *reason = Some(why);
-        drop(reason);
-        self.shared.wake.notify_one();
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
             let (core, shared) = (Arc::downgrade(core), Arc::clone(&self.shared));
             let work = move || {
                 let mut errors = 0;
-                while let Some(why) = shared.wait(PAUSE * 2_u32.pow(errors)) {
+                while let Some(why) = shared.wakeup.sleep(PAUSE * 2_u32.pow(errors)) {
                     let Some(core) = core.upgrade() else { return };
                     // Nobody to tell: the next call of `compact` meets the same error.
                     errors = match core.look(why, share, &shared.stop) {
@@ -106,7 +112,7 @@ impl Background {
     /// Stops the thread and waits for it; then looks for a moment at what it had no time for.
     pub(crate) fn close<D: Disk>(&self, core: &Core<D>) {
         self.shared.stop.ask();
-        self.shared.wake.notify_one();
+        self.shared.wakeup.close();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             // A panic in there has been printed; the store is as whole as after a kill.
@@ -116,7 +122,7 @@ impl Background {
         if core.is_read_only || core.is_temporary || std::thread::panicking() {
             return;
         }
-        let why = match self.shared.reason().take() {
+        let why = match self.shared.wakeup.take() {
             Some(why) => why,
             // One in many handles that live for a moment looks, for all of them.
             None if core.writer.newest() != 0 && core.writer.newest().is_multiple_of(SMALL_MAX) => {
@@ -126,26 +132,6 @@ impl Background {
         };
         // Nobody to tell, and nothing is worse than before.
         let _ = core.look(why, share, &Stop::after(CLOSING));
-    }
-}
-
-impl Shared {
-    fn reason(&self) -> MutexGuard<'_, Option<Reason>> {
-        self.reason.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until there is a reason, and a pause; `None` to end.
-    fn wait(&self, pause: Duration) -> Option<Reason> {
-        let guard = self
-            .wake
-            .wait_while(self.reason(), |reason| reason.is_none() && !self.stop.is_due())
-            .unwrap_or_else(PoisonError::into_inner);
-        let (mut guard, _) = self
-            .wake
-            .wait_timeout_while(guard, pause, |_| !self.stop.is_due())
-            .unwrap_or_else(PoisonError::into_inner);
-        // A reason that comes too late stays for the close.
-        if self.stop.is_due() { None } else { guard.take() }
     }
 }
 

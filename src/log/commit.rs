@@ -73,6 +73,8 @@ pub enum CommitError<E> {
     HistoryFull,
     /// Another writer's commit is open and its batch cannot be reached.
     Help(E),
+    /// The condition of [`commit_if`] does not hold.
+    Overtaken,
 }
 
 /// Commits the batch at `position` and returns its sequence number.
@@ -83,6 +85,18 @@ pub fn commit<W: Words>(
     words: &W,
     slot: u16,
     position: Position,
+) -> Result<u64, CommitError<W::Error>> {
+    commit_if(words, slot, position, || true)
+}
+
+/// Commits as [`commit`] does, if `holds` says so between the last look at the commit word and the
+/// exchange that takes the number: whatever happened before any batch that the new one follows is
+/// then seen by `holds`.
+pub fn commit_if<W: Words>(
+    words: &W,
+    slot: u16,
+    position: Position,
+    holds: impl Fn() -> bool,
 ) -> Result<u64, CommitError<W::Error>> {
     let (segment, offset) = words.position(slot);
     // No commit of this slot is open, so nobody acts on what these words say until the
@@ -105,6 +119,9 @@ pub fn commit<W: Words>(
         }
         if last.sequence >= SEQUENCE_MAX {
             return Err(CommitError::HistoryFull);
+        }
+        if !holds() {
+            return Err(CommitError::Overtaken);
         }
         let mine = Commit { sequence: last.sequence + 1, slot, done: false };
         if word.compare_exchange(seen, mine.encode(), AcqRel, Acquire).is_err() {

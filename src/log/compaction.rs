@@ -21,6 +21,7 @@ use partd_format::control::{COMPACTION_LOCK_AT, SLOTS};
 use partd_format::segment::HEADER_LEN;
 
 use self::plan::{Plan, Planned, choose, split};
+use super::Core;
 use super::commit;
 use super::control::{Announce, Control};
 use super::disk::{Access, Disk, DiskFile};
@@ -29,12 +30,9 @@ use super::picture::{AtRest, Segments};
 use super::segment::{Claim, NewSegment, SEAL_LEN, Segment, Tail, Unpublished};
 use super::store::{UNFINISHED_OUTPUT, segment_name};
 use super::writer::{GROUP_BUFFERS, GROUP_BYTES, is_full, new_file, retire};
-use super::Core;
 use crate::Key;
 use crate::error::{Error, Result};
 
-/// How long to wait for the next of the pops that are under way to end.
-const POP_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a compaction that keeps a rate sleeps before it looks whether it is to stop.
 const PACE_SLICE: Duration = Duration::from_millis(20);
 
@@ -42,9 +40,11 @@ const PACE_SLICE: Duration = Duration::from_millis(20);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Compaction {
-    /// The outputs that were written: 0 where there was nothing to do, or another compaction or a
-    /// pop that would not end was in the way. Each makes every handle build its index anew.
+    /// The outputs that were written: 0 where there was nothing to do, or nothing could be done.
+    /// Each makes every handle build its index anew.
     pub runs: u64,
+    /// Why something is left to compact that could have been; `None` where nothing is.
+    pub skipped: Option<Skipped>,
     /// The segments that were replaced.
     pub segments_replaced: u64,
     /// The bytes of live values that were copied.
@@ -57,6 +57,18 @@ pub struct Compaction {
     pub extents_after: u64,
     /// Deletes that had to be kept, since something older than they are is still there.
     pub deletes_kept: u64,
+}
+
+/// Why a compaction has left something for a later one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Skipped {
+    /// Another compaction of the store is under way, in this process or in another.
+    OtherCompaction,
+    /// The disk has no space for the output of another run. What was done so far has freed some.
+    NoSpace,
+    /// It was asked to end: the handle is being closed.
+    Closing,
 }
 
 /// Which segments are worth it.
@@ -111,19 +123,24 @@ impl<D: Disk> Core<D> {
         let control = self.control()?;
         let mut report = Compaction::default();
         control.reserve()?;
-        let Some(_lock) = control.try_lock(COMPACTION_LOCK_AT, true)? else { return Ok(report) };
+        let Some(_lock) = control.try_lock(COMPACTION_LOCK_AT, true)? else {
+            report.skipped = Some(Skipped::OtherCompaction);
+            return Ok(report);
+        };
         self.finish_predecessor(control)?;
         let first_new = control.next_segment();
-        while !stop.is_due() {
+        loop {
             match self.run(control, aim, first_new, stop, &mut report) {
                 Ok(true) => {}
-                Ok(false) => break,
+                Ok(false) => return Ok(report),
                 // What was freed is free; the rest needs more than that.
-                Err(error) if is_full(&error) && report.runs > 0 => break,
+                Err(error) if is_full(&error) && report.runs > 0 => {
+                    report.skipped = Some(Skipped::NoSpace);
+                    return Ok(report);
+                }
                 Err(error) => return Err(error),
             }
         }
-        Ok(report)
     }
 
     /// Unlinks what outputs have replaced, and makes it durable that it is gone.
@@ -147,6 +164,7 @@ impl<D: Disk> Core<D> {
             }
             for replaced in segment.lists()?.0.into_iter().filter(|id| ids.contains(id)) {
                 if !gone {
+                    control.reserve()?;
                     // Whoever renamed the output may have died before it said so: a picture that
                     // knows the sources alone, this handle's among them, must not go on with them.
                     control.raise_generation();
@@ -170,18 +188,21 @@ impl<D: Disk> Core<D> {
         stop: &Stop,
         report: &mut Compaction,
     ) -> Result<bool> {
-        self.bury_the_dead(control)?;
-        let Some(mut base) = self.base(aim, first_new)? else { return Ok(false) };
-        // In this order: a pop that is not waited for deletes later than `upto`.
-        if !self.wait_for_pops(control, stop) {
+        if stop.is_due() {
+            report.skipped = Some(Skipped::Closing);
             return Ok(false);
         }
+        self.bury_the_dead(control)?;
+        let Some(mut base) = self.base(aim, first_new)? else { return Ok(false) };
         let (plan, output_len) = loop {
             self.syncer.sync_beside(self, base.upto, &base.source_ids())?;
             let plan = base.plan()?;
             match self.write_output(control, &base, &plan, stop) {
                 Ok(Some(len)) => break (plan, len),
-                Ok(None) => return Ok(false),
+                Ok(None) => {
+                    report.skipped = Some(Skipped::Closing);
+                    return Ok(false);
+                }
                 // On a full disk, fewer at a time, down to the one that needs the least.
                 Err(error) if is_full(&error) && base.sources.len() > 1 => {
                     base.sources.truncate(base.sources.len() / 2);
@@ -192,6 +213,7 @@ impl<D: Disk> Core<D> {
         };
         let source_len: u64 = base.sources.iter().map(|source| source.len).sum();
         self.check_sync(control)?;
+        control.reserve()?;
         control.raise_synced(base.upto);
         self.unlink_sources(&base)?;
         control.count_compaction();
@@ -284,39 +306,6 @@ impl<D: Disk> Core<D> {
         }))
     }
 
-    /// Waits for the pops that began before; dead ones do not count. False if one does not end.
-    fn wait_for_pops(&self, control: &Control<D>, stop: &Stop) -> bool {
-        let phase = control.pop_phase();
-        // First those that an earlier compaction has not waited for to the end: no more come.
-        if !self.wait_for_phase(control, 1 - phase, stop) {
-            return false;
-        }
-        control.set_pop_phase(1 - phase);
-        self.wait_for_phase(control, phase, stop)
-    }
-
-    fn wait_for_phase(&self, control: &Control<D>, phase: u32, stop: &Stop) -> bool {
-        (0..SLOTS).all(|slot| {
-            let (mut least, mut since) = (u32::MAX, Instant::now());
-            loop {
-                let count = control.pops(slot, phase);
-                if count == 0 {
-                    return true;
-                }
-                if count < least {
-                    (least, since) = (count, Instant::now());
-                }
-                if matches!(control.lock_slot(slot), Ok(Some(_))) {
-                    return true;
-                }
-                if since.elapsed() > POP_PATIENCE || stop.is_due() {
-                    return false;
-                }
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        })
-    }
-
     /// Writes, syncs and publishes the output; returns its length, or `None` if it was stopped.
     ///
     /// There is one also where nothing is left to write: it says which numbers may miss.
@@ -352,6 +341,8 @@ impl<D: Disk> Core<D> {
             Ok(true) => new.publish(id).map(|()| true),
             stopped => stopped,
         };
+        // If there is no space for the words, the output is there and nobody was told: the next compaction tells.
+        control.reserve()?;
         if matches!(published, Ok(true)) {
             let synced = self.sync_dir(control);
             control.raise_generation();

@@ -5,7 +5,7 @@
 
 use std::io::{self, IoSlice};
 use std::path::Path;
-use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release};
 
 use partd_format::control::{self as layout, Commit, Fixed};
 
@@ -297,6 +297,7 @@ impl<D: Disk> Control<D> {
     ///
     /// The number may come from a file that was made to harm: there is not always a next one.
     pub(crate) fn take_segment_id(&self, announce: Announce) -> Result<u64> {
+        self.reserve()?;
         let place = match announce {
             Announce::Writer(slot) => self.slot_word(slot, layout::SLOT_ACTIVE_AT),
             Announce::Output => self.word(layout::OUTPUT_AT),
@@ -338,7 +339,6 @@ impl<D: Disk> Control<D> {
     pub(crate) fn set_holder(&self, slot: u16, pid: u32) {
         self.slot_word(slot, layout::SLOT_PID_AT).store(pid.into(), Relaxed);
         self.slot_word(slot, layout::SLOT_FIRST_AT).store(self.next_segment(), Release);
-        self.slot_word(slot, layout::SLOT_POPS_AT).store(0, Release);
     }
 
     /// Notes in which segment the owner of a slot claims its batches.
@@ -356,24 +356,6 @@ impl<D: Disk> Control<D> {
         self.slot_word(slot, layout::SLOT_FIRST_AT).load(Acquire)
     }
 
-    /// The phase under which pops are counted that begin now: 0 or 1.
-    pub(crate) fn pop_phase(&self) -> u32 {
-        (self.word(layout::POP_PHASE_AT).load(SeqCst) & 1) as u32
-    }
-
-    /// Begins a phase. Its caller holds the compaction lock.
-    pub(crate) fn set_pop_phase(&self, phase: u32) {
-        let word = self.word(layout::POP_PHASE_AT);
-        let seen = word.load(SeqCst);
-        // A swap, since a plain store may be passed by the loads of counts that follow.
-        let _ = word.compare_exchange(seen, phase.into(), SeqCst, SeqCst);
-    }
-
-    /// The number of pops under way in a slot that began in a phase.
-    pub(crate) fn pops(&self, slot: u16, phase: u32) -> u32 {
-        layout::pops(self.slot_word(slot, layout::SLOT_POPS_AT).load(SeqCst))[phase as usize & 1]
-    }
-
     /// Counts a compaction. Its caller holds the compaction lock.
     pub(crate) fn count_compaction(&self) {
         let word = self.word(layout::COMPACTIONS_AT);
@@ -388,38 +370,6 @@ impl<D: Disk> Control<D> {
     /// Says that no output of a compaction is being made.
     pub(crate) fn clear_output(&self) {
         self.word(layout::OUTPUT_AT).store(0, Release);
-    }
-
-    /// Counts a pop that begins; returns the phase in which it did.
-    pub(crate) fn begin_pop(&self, slot: u16) -> u32 {
-        loop {
-            let phase = self.pop_phase();
-            self.count_pop(slot, phase, 1);
-            // Whoever begins the next phase after this look finds the pop counted.
-            if self.pop_phase() == phase {
-                return phase;
-            }
-            self.count_pop(slot, phase, -1);
-        }
-    }
-
-    /// Counts a pop that is done.
-    pub(crate) fn end_pop(&self, slot: u16, phase: u32) {
-        self.count_pop(slot, phase, -1);
-    }
-
-    fn count_pop(&self, slot: u16, phase: u32, by: i32) {
-        let word = self.slot_word(slot, layout::SLOT_POPS_AT);
-        let mut seen = word.load(Relaxed);
-        loop {
-            let mut counts = layout::pops(seen);
-            let count = &mut counts[phase as usize & 1];
-            *count = count.saturating_add_signed(by);
-            match word.compare_exchange(seen, layout::encode_pops(counts), SeqCst, Relaxed) {
-                Ok(_) => return,
-                Err(now) => seen = now,
-            }
-        }
     }
 
     /// The sequence number up to which everything is on stable storage.
@@ -538,9 +488,10 @@ impl<D: Disk> Words for Control<D> {
         // Rare: somebody was stopped or died between two stores. No cache is worth having.
         let uuid = Some(&self.fixed.store);
         let segment = Segment::open(&self.store, position.segment, uuid, Access::Write)?;
-        segment.file().reserve(position.offset, 16).map_err(|error| {
-            Error::io("store to the segment", segment.path(), error)
-        })?;
+        segment
+            .file()
+            .reserve(position.offset, 16)
+            .map_err(|error| Error::io("store to the segment", segment.path(), error))?;
         segment.settle(position.offset, sequence)
     }
 }

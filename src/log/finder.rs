@@ -1,4 +1,5 @@
-//! Which segments there are: finds each published one once, without listing the directory again.
+//! Which segments there are: finds each published one once. The directory is listed the first time,
+//! and again where so many ids were taken meanwhile that trying each would take longer.
 //!
 //! Ids are taken one after the other, and whoever takes one has announced it before. So an id that
 //! was taken either has its file, or is announced and may still get it, or is gone for good: its
@@ -6,12 +7,16 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
 
 use super::Core;
 use super::control::Control;
 use super::disk::{Access, Disk};
 use super::segment::Segment;
 use crate::error::{Error, Result};
+
+/// More new ids than this are not tried one by one: of most of them nothing may be left.
+const TRIED_MAX: u64 = 64;
 
 /// What has been looked for so far.
 #[derive(Debug)]
@@ -31,35 +36,45 @@ impl Default for Finder {
 }
 
 impl Finder {
-    /// Opens the segments that were published since the last call; `found` gets each.
+    /// Opens the segments that were published since the last call; `found` gets each. One whose file
+    /// is there and that `known` has is not opened again.
     ///
     /// All that were published before the call are found. Returns the id of one that was listed and
     /// has gone meanwhile: then a compaction has published an output that may not be among them.
     pub(crate) fn find<D: Disk>(
         &mut self,
         core: &Core<D>,
-        found: &mut dyn FnMut(Segment<D::File>),
+        known: &mut dyn FnMut(u64) -> Option<Arc<Segment<D::File>>>,
+        found: &mut dyn FnMut(Arc<Segment<D::File>>),
     ) -> Result<Option<u64>> {
         let Some(control) = &core.control else {
             return self.find_all(core, found);
         };
         let next = control.next_segment();
-        let ids: BTreeSet<u64> = if self.listed {
-            self.awaited.iter().copied().chain(self.next..next).collect()
+        let mut listed = BTreeSet::new();
+        let mut ids: BTreeSet<u64> = self.awaited.iter().copied().collect();
+        if self.listed && next.saturating_sub(self.next) <= TRIED_MAX {
+            ids.extend(self.next..next);
         } else {
-            // The first time, the directory tells which of many ids are worth a try. The announcements
-            // come before it: who is no more among them has published by then, or never will.
-            let mut ids: BTreeSet<u64> = control.announced().collect();
-            ids.extend(core.store.segment_ids()?);
-            ids.retain(|id| (1..next).contains(id));
-            ids
-        };
+            // The directory tells which of many ids are worth a try. The announcements come before
+            // it: a maker that is no longer among them has published by then, or never will.
+            let announced: BTreeSet<u64> = control.announced().collect();
+            listed = core.store.segment_ids()?;
+            let is_new = |id: &&u64| (self.next..next).contains(*id);
+            ids.extend(announced.union(&listed).filter(is_new));
+        }
         let mut opened = Vec::new();
         let mut awaited = BTreeSet::new();
         let mut vanished = None;
         for id in ids {
+            if listed.contains(&id)
+                && let Some(segment) = known(id)
+            {
+                opened.push(segment);
+                continue;
+            }
             match look(core, control, id)? {
-                Look::Opened(segment) => opened.push(segment),
+                Look::Opened(segment) => opened.push(Arc::new(segment)),
                 Look::Announced => drop(awaited.insert(id)),
                 Look::Gone if self.listed => {}
                 Look::Gone => vanished = Some(id),
@@ -77,14 +92,14 @@ impl Finder {
     fn find_all<D: Disk>(
         &mut self,
         core: &Core<D>,
-        found: &mut dyn FnMut(Segment<D::File>),
+        found: &mut dyn FnMut(Arc<Segment<D::File>>),
     ) -> Result<Option<u64>> {
         if self.listed {
             return Ok(None);
         }
         for id in core.store.segment_ids()? {
             match Segment::open(&core.store, id, Some(&core.uuid), Access::Read) {
-                Ok(segment) => found(segment),
+                Ok(segment) => found(Arc::new(segment)),
                 // Recovery has looked at it, in memory, and done without.
                 Err(Error::Damage { .. }) => {}
                 Err(error) => return Err(error),
@@ -103,11 +118,7 @@ enum Look<F> {
     Gone,
 }
 
-fn look<D: Disk>(
-    core: &Core<D>,
-    control: &Control<D>,
-    id: u64,
-) -> Result<Look<D::File>> {
+fn look<D: Disk>(core: &Core<D>, control: &Control<D>, id: u64) -> Result<Look<D::File>> {
     // Twice: it may be published between a failed try and the look at the announcements.
     for _ in 0..2 {
         match Segment::open(&core.store, id, Some(&control.fixed.store), Access::Read) {

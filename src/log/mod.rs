@@ -9,6 +9,8 @@
 //! | `writer` | claim, copy, commit |
 //! | `finder`, `picture`, `index` | what a reader knows, and how it keeps up |
 //! | `read` | values out of extents |
+//! | `pop` | a read and a removal as one step |
+//! | `verify` | every checksum of every segment |
 //! | `sync` | stable storage, one sync for all who wait |
 //! | `compaction` | space: live entries move together, the rest goes |
 //! | `spares` | dead segments that are written anew |
@@ -25,40 +27,42 @@ mod index;
 mod open;
 mod options;
 mod picture;
+mod pop;
 mod read;
 mod recovery;
-pub(crate) mod segment;
 mod recycle;
+pub(crate) mod segment;
 mod store;
 mod sync;
 mod temporary;
+mod verify;
 mod writer;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use rayon::prelude::*;
-
-pub use self::compaction::Compaction;
+pub use self::compaction::{Compaction, Skipped};
 pub use self::options::Options;
 pub use self::read::View;
+pub use self::verify::Verified;
 
 use self::background::Background;
 use self::compaction::{Aim, Stop};
 use self::control::Control;
 use self::disk::{Dir, Disk, OsDisk};
-use self::picture::{Capture, Picture};
+use self::picture::Picture;
 use self::read::Snapshot;
+use self::recycle::Recycler;
 use self::segment::Segment;
 use self::segment::mapping::ForkMark;
-use self::recycle::Recycler;
 use self::store::{Store, segment_name};
 use self::sync::Syncer;
 use self::writer::Writer;
 use crate::Key;
 use crate::error::{Error, Result};
 use crate::partd::{Batch, Chunks, Durability, Op, Partd};
+use crate::threads::{self, LentPool};
 
 /// A store on disk: a log of mapped segment files in a directory.
 ///
@@ -79,9 +83,10 @@ use crate::partd::{Batch, Chunks, Durability, Op, Partd};
 /// # Ok::<(), partd::Error>(())
 /// ```
 ///
-/// No operation waits for a process that is stopped or dead. Only opening may: whoever opens a store
-/// that nobody has open does so alone, and with it the recovery if one is needed. If it is stopped
-/// in the middle of that, others that open the store wait for up to 30 seconds, then get an error.
+/// No operation waits for a process that is dead. Two may wait for one that is stopped. A sync waits
+/// half a second for another process that syncs and makes no progress, then does the work itself.
+/// Opening waits up to 30 seconds for a process that opens the store alone, as the first of all does,
+/// and recovers it if need be; then it returns an error.
 ///
 /// Opened before a `fork`, a handle serves the parent alone; in the child it gives an error.
 /// A disk that fails under a mapping can end the process with SIGBUS, as with every mapped file.
@@ -111,7 +116,8 @@ pub(crate) struct Core<D: Disk> {
     recycler: Recycler<D::File>,
 }
 
-/// What [`SegmentLog::stats`] counts. All of it is as of one moment.
+/// What [`SegmentLog::stats`] counts. What it says of the history, the keys and the segments is as of
+/// one moment; `disk_bytes`, `segments_spare` and `compactions` are as of a moment a little later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -155,18 +161,6 @@ impl Stats {
     pub fn segments(&self) -> u64 {
         self.segments_open + self.segments_sealed + self.segments_compacted
     }
-}
-
-/// What [`SegmentLog::verify`] has looked at, all of it whole.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Verified {
-    /// The segments whose headers and chains were walked.
-    pub segments: u64,
-    /// The values whose checksums were compared.
-    pub extents: u64,
-    /// The bytes of those values.
-    pub bytes: u64,
 }
 
 impl SegmentLog {
@@ -220,13 +214,14 @@ impl<D: Disk> SegmentLog<D> {
 
     /// The key's value as chunks that borrow the mapped segments; nothing is copied.
     pub fn view(&self, key: impl Into<Key>) -> Result<View<D>> {
-        View::new(self.core.snapshot(&[key.into()])?)
+        View::new(self.core.snapshot(&[key.into()])?, self.core.pool())
     }
 
     /// Rewrites the live values of all sealed segments, each key's in one piece, and removes what is
     /// dead. Runs beside everything that other threads and processes do.
     ///
-    /// Where another compaction is under way, it returns at once and says that it did nothing.
+    /// Where another compaction is under way, it returns at once; [`Compaction::skipped`] says so.
+    /// It waits for no reader and no pop, however slow: those keep what they need.
     ///
     /// # Errors
     /// On damage, after a failed sync, and on a full disk where not even one segment could be
@@ -249,7 +244,8 @@ impl<D: Disk> SegmentLog<D> {
             let values: u64 = picture.value_bytes.iter().sum();
             let stats = Stats {
                 sequence: picture.sequence,
-                synced: control.map_or(0, Control::synced),
+                // A sync may have moved the mark on since.
+                synced: control.map_or(0, Control::synced).min(picture.sequence),
                 keys: picture.index.len() as u64,
                 extents: picture.index.extents(),
                 live_bytes: picture.index.live_bytes(),
@@ -273,27 +269,15 @@ impl<D: Disk> SegmentLog<D> {
         Ok(stats)
     }
 
-    /// Compares every checksum of everything that is in the store now, in parallel.
+    /// Walks every segment of the store as it is now, and compares every checksum in it: of headers,
+    /// links, states, batches and values, also of values that were deleted and lie there still.
+    ///
+    /// Several threads share the work. What is appended meanwhile is not looked at.
     ///
     /// # Errors
     /// The first damage that is found, with its file and offset.
     pub fn verify(&self) -> Result<Verified> {
-        let (segments, extents) = self.core.with_picture(|picture| {
-            let lists: Vec<_> = picture.index.slots().map(|slot| slot.extents.clone()).collect();
-            (Arc::clone(&picture.segments), lists)
-        })?;
-        let bytes = extents
-            .par_iter()
-            .flat_map_iter(|list| list.iter())
-            .map(|extent| {
-                segments[extent.segment() as usize].checked_value(extent).map(|v| v.len() as u64)
-            })
-            .try_reduce(|| 0, |a, b| Ok(a + b))?;
-        Ok(Verified {
-            segments: segments.len() as u64,
-            extents: extents.iter().map(|list| list.len() as u64).sum(),
-            bytes,
-        })
+        verify::verify(&self.core)
     }
 }
 
@@ -334,7 +318,7 @@ impl<D: Disk> Partd for SegmentLog<D> {
     }
 
     fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
-        self.core.snapshot(keys)?.values()
+        self.core.snapshot(keys)?.values(self.core.pool())
     }
 
     fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
@@ -354,7 +338,7 @@ impl<D: Disk> Partd for SegmentLog<D> {
         let mut keys: Vec<Key> = self
             .core
             .with_picture(|picture| picture.index.slots().map(|slot| slot.key.clone()).collect())?;
-        keys.par_sort_unstable();
+        threads::sort(self.core.pool(), &mut keys);
         Ok(keys)
     }
 
@@ -380,19 +364,26 @@ impl<D: Disk> Partd for SegmentLog<D> {
         visit: &mut dyn FnMut(&[Chunks<'_>]) -> Result<()>,
     ) -> Result<()> {
         let snapshot = self.core.snapshot(keys)?;
-        visit(&snapshot.chunks()?)
+        visit(&snapshot.chunks(self.core.pool())?)
     }
 }
 
 impl<D: Disk> Core<D> {
     fn control(&self) -> Result<&Control<D>> {
-        self.control.as_ref().ok_or_else(|| Error::ReadOnly { path: self.store.path().to_path_buf() })
+        self.control
+            .as_ref()
+            .ok_or_else(|| Error::ReadOnly { path: self.store.path().to_path_buf() })
     }
 
     /// The last sequence number that is visible now.
     #[inline]
     fn visible(&self) -> u64 {
         self.control.as_ref().map_or(self.frozen, Control::visible)
+    }
+
+    /// The pool that the handle was lent.
+    fn pool(&self) -> Option<&LentPool> {
+        self.options.thread_pool.as_ref()
     }
 
     /// Whether damage is read around; only where nobody else has the store open.
@@ -431,7 +422,7 @@ impl<D: Disk> Core<D> {
         }
         drop(picture);
         let mut picture = self.picture.write().unwrap_or_else(PoisonError::into_inner);
-        picture.refresh(self, None, false)?;
+        picture.refresh(self, false)?;
         Ok(look(&picture))
     }
 
@@ -448,7 +439,7 @@ impl<D: Disk> Core<D> {
     fn with_walked_picture<T>(&self, look: impl FnOnce(&Picture<D>) -> T) -> Result<T> {
         self.check_process()?;
         let mut picture = self.picture.write().unwrap_or_else(PoisonError::into_inner);
-        picture.refresh(self, None, true)?;
+        picture.refresh(self, true)?;
         Ok(look(&picture))
     }
 
@@ -460,82 +451,8 @@ impl<D: Disk> Core<D> {
     fn snapshot_of(&self, picture: &Picture<D>, keys: &[Key]) -> Snapshot<D::File> {
         let extents =
             |key: &Key| picture.index.get(key.as_bytes()).map(|slot| slot.extents.clone());
-        Snapshot {
-            segments: Arc::clone(&picture.segments),
-            extents: keys.iter().map(extents).collect(),
-            verify: self.options.verify_on_read,
-        }
-    }
-
-    /// Gets and deletes keys as one step of the history.
-    ///
-    /// A handle that dies after the delete was committed takes the bytes with it.
-    fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
-        let control = self.control()?;
-        let mut distinct: Vec<Key> = keys.to_vec();
-        distinct.sort_unstable();
-        distinct.dedup();
-        if distinct.is_empty() {
-            return Ok(Vec::new());
-        }
-        let slot = self.writer.slot(self)?;
-        let _pop = PopUnderWay::new(control, slot);
-        // Most of the bytes, verified before the delete: damage is an error and not a loss.
-        let (before, rebuilds) =
-            self.with_picture(|p| (self.snapshot_of(p, &distinct), p.rebuilds))?;
-        let mut values = before.values()?;
-        let mut batch = Batch::with_capacity(distinct.len());
-        for key in &distinct {
-            batch.delete(key);
-        }
-        // The picture is held still, so that this refresh is the one that applies the delete.
-        let mut picture = self.picture.write().unwrap_or_else(PoisonError::into_inner);
-        let at = self.writer.write(self, &batch)?;
-        let mut capture = Capture { at, keys: &distinct, extents: Vec::new() };
-        picture.refresh(self, Some(&mut capture), false)?;
-        let covered = Snapshot {
-            segments: Arc::clone(&picture.segments),
-            extents: capture.extents,
-            verify: self.options.verify_on_read,
-        };
-        let same_numbers = picture.rebuilds == rebuilds;
-        drop(picture);
-        for (key, value) in values.iter_mut().enumerate() {
-            let now = covered.extents[key].as_deref().map_or(&[][..], |list| &list[..]);
-            let then = before.extents[key].as_deref().map_or(&[][..], |list| &list[..]);
-            let known = if same_numbers && now.starts_with(then) { then.len() } else { 0 };
-            if known == 0 {
-                value.clear();
-            }
-            covered.append_from(key, known, value)?;
-        }
-        // A key that is asked for twice is there the first time.
-        Ok(keys
-            .iter()
-            .map(|key| match distinct.binary_search(key) {
-                Ok(found) => std::mem::take(&mut values[found]),
-                Err(_) => Vec::new(),
-            })
-            .collect())
-    }
-}
-
-/// Keeps compactions from dropping what a pop is about to read.
-struct PopUnderWay<'c, D: Disk> {
-    control: &'c Control<D>,
-    slot: u16,
-    phase: u32,
-}
-
-impl<'c, D: Disk> PopUnderWay<'c, D> {
-    fn new(control: &'c Control<D>, slot: u16) -> PopUnderWay<'c, D> {
-        PopUnderWay { control, slot, phase: control.begin_pop(slot) }
-    }
-}
-
-impl<D: Disk> Drop for PopUnderWay<'_, D> {
-    fn drop(&mut self) {
-        self.control.end_pop(self.slot, self.phase);
+        let verify = self.options.verify_on_read;
+        Snapshot::new(picture, keys.iter().map(extents).collect(), verify)
     }
 }
 

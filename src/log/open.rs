@@ -274,8 +274,7 @@ fn prepare<D: Disk>(disk: D, path: &Path, options: &Options, make: bool) -> Resu
     };
     let store = Store::new(disk, dir, path);
     let listed = store.dir.list().map_err(|e| store.dir_error("read the directory", e))?;
-    let is_store =
-        listed.iter().any(|name| is_of_store(name)) || is_control(&store, &listed)?;
+    let is_store = listed.iter().any(|name| is_of_store(name)) || is_control(&store, &listed)?;
     let is_strange = |name: &&OsString| !is_known(name) || *name == CONTROL;
     let stranger = listed.iter().find(is_strange);
     if let Some(stranger) = stranger.filter(|_| !is_store) {
@@ -325,11 +324,7 @@ fn is_control<D: Disk>(store: &Store<D>, listed: &[OsString]) -> Result<bool> {
 }
 
 /// The control file, if it is the original, of this boot, and its words can be used as they are.
-fn usable<D: Disk>(
-    store: &Store<D>,
-    boot: [u8; 16],
-    access: Access,
-) -> Result<Option<Control<D>>> {
+fn usable<D: Disk>(store: &Store<D>, boot: [u8; 16], access: Access) -> Result<Option<Control<D>>> {
     let control = control(store, access)?;
     if control.as_ref().is_some_and(|control| control.fixed.temporary) {
         return Err(is_temporary(store));

@@ -1,12 +1,14 @@
 //! Every knob of a segment log, named with its unit, and its limits.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use partd_format::segment::{SEGMENT_LEN_MAX, SEGMENT_LEN_MIN};
 
 use super::disk::{Disk, OsDisk};
 use super::{SegmentLog, open, temporary};
 use crate::error::{Error, Result};
+use crate::threads::LentPool;
 
 /// How a [`SegmentLog`] is opened.
 ///
@@ -30,6 +32,7 @@ pub struct Options {
     pub(crate) max_store_bytes: Option<u64>,
     pub(crate) recycled_segments: usize,
     pub(crate) create: bool,
+    pub(crate) thread_pool: Option<LentPool>,
 }
 
 impl Default for Options {
@@ -45,6 +48,7 @@ impl Default for Options {
             max_store_bytes: None,
             recycled_segments: 8,
             create: true,
+            thread_pool: None,
         }
     }
 }
@@ -135,6 +139,21 @@ impl Options {
     #[must_use]
     pub fn create(mut self, create: bool) -> Options {
         self.create = create;
+        self
+    }
+
+    /// The threads that reads of many bytes share; unless set, a pool that belongs to the process,
+    /// with as many threads as the machine has cores, or as `RAYON_NUM_THREADS` says.
+    ///
+    /// A read that is called inside a rayon task uses the pool of that task in any case. Where no
+    /// thread can be started, or none of the pool has answered yet, the calling thread does the
+    /// work. A pool is of no use in a child of `fork`, where its threads do not exist: a store that
+    /// is opened there uses threads of its own.
+    ///
+    /// A read waits for the threads of the pool: do not call it while you hold a lock that a task in
+    /// the same pool may want.
+    pub fn thread_pool(mut self, pool: Arc<rayon::ThreadPool>) -> Options {
+        self.thread_pool = Some(LentPool::new(pool));
         self
     }
 

@@ -7,8 +7,9 @@
 
 mod at_rest;
 mod compacted;
+mod discovery;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use partd_format::segment::Keep;
@@ -16,14 +17,20 @@ use partd_format::{Entry, Kind, Link, State};
 
 pub(crate) use self::at_rest::AtRest;
 use self::compacted::Compacted;
+use self::discovery::Discovered;
 use super::Core;
 use super::disk::Disk;
 use super::finder::Finder;
 use super::index::{Extents, Index};
-use super::segment::{Extent, SEGMENT_NUMBERS, Segment};
+use super::segment::{Extent, Segment};
 use super::store::segment_name;
 use crate::Key;
 use crate::error::{Error, Result};
+
+/// How often a refresh looks for segments that have what is missing, while others come.
+const DISCOVERIES_MAX: u32 = 16;
+/// How often a refresh begins the picture anew because a compaction replaced segments.
+const REBUILDS_MAX: u32 = 32;
 
 /// The segments that the extents of a picture name by number.
 pub(crate) type Segments<F> = Arc<Vec<Arc<Segment<F>>>>;
@@ -37,10 +44,12 @@ pub(crate) struct Picture<D: Disk> {
     generation: Option<u64>,
     finder: Finder,
     pub(crate) segments: Segments<D::File>,
+    /// Mappings of an earlier picture that this one may still need, by id.
+    known: BTreeMap<u64, Arc<Segment<D::File>>>,
     /// The segments in which more may come.
     pub(crate) open: Vec<Cursor>,
-    /// Segments whose contents an output of a compaction holds.
-    pub(crate) replaced: BTreeSet<u64>,
+    /// Segments whose contents an output of a compaction holds; they are not among `segments`.
+    replaced: BTreeSet<u64>,
     /// Numbers up to this one may be missing: a compaction has dropped them.
     upto: u64,
     pub(crate) index: Index,
@@ -92,15 +101,6 @@ struct Unit {
     len: u64,
 }
 
-/// What the keys of a pop held when its delete came.
-#[derive(Debug)]
-pub(crate) struct Capture<'k> {
-    /// The sequence number of the delete.
-    pub(crate) at: u64,
-    pub(crate) keys: &'k [Key],
-    pub(crate) extents: Vec<Option<Extents>>,
-}
-
 impl<D: Disk> Default for Picture<D> {
     fn default() -> Picture<D> {
         Picture {
@@ -108,6 +108,7 @@ impl<D: Disk> Default for Picture<D> {
             generation: None,
             finder: Finder::default(),
             segments: Segments::default(),
+            known: BTreeMap::new(),
             open: Vec::new(),
             replaced: BTreeSet::new(),
             upto: 0,
@@ -132,38 +133,43 @@ impl<D: Disk> Picture<D> {
         self.generation.is_some()
     }
 
+    /// Whether the picture has every segment that was published up to a generation.
+    pub(crate) fn knows_all_segments(&self, generation: u64) -> bool {
+        self.generation == Some(generation)
+    }
+
     /// Brings the picture up to now. After an error it is begun anew by the next call.
     ///
     /// With `seals`, also where the history stands still: so it is seen which segments are sealed.
-    pub(crate) fn refresh(
-        &mut self,
-        core: &Core<D>,
-        mut capture: Option<&mut Capture<'_>>,
-        seals: bool,
-    ) -> Result<()> {
-        let mut gone = None;
-        loop {
-            let advanced = match self.advance(core, capture.as_deref_mut(), seals) {
-                // An id is never used twice: what is listed once more has not gone.
-                Ok(Advance::Vanished(id)) if gone == Some(id) => {
-                    let why = "this name is listed and leads to no regular file";
-                    Err(Error::refused(core.store.path_of(&segment_name(id)), why))
-                }
-                advanced => advanced,
-            };
-            match advanced {
-                Ok(Advance::Done) => return Ok(()),
-                Ok(Advance::Rebuild) => self.reset(),
-                Ok(Advance::Vanished(id)) => {
-                    gone = Some(id);
-                    self.reset();
-                }
-                Err(error) => {
-                    self.reset();
-                    return Err(error);
-                }
-            }
+    pub(crate) fn refresh(&mut self, core: &Core<D>, seals: bool) -> Result<()> {
+        let refreshed = self.try_refresh(core, seals);
+        match refreshed {
+            Ok(()) => self.known.clear(),
+            Err(_) => self.reset(),
         }
+        refreshed
+    }
+
+    fn try_refresh(&mut self, core: &Core<D>, seals: bool) -> Result<()> {
+        let mut gone = None;
+        for _ in 0..REBUILDS_MAX {
+            match self.advance(core, seals)? {
+                Advance::Done => return Ok(()),
+                Advance::Rebuild => {}
+                // An id is never used twice: what is listed once more has not gone.
+                Advance::Vanished(id) if gone == Some(id) => {
+                    let why = "this name is listed and leads to no regular file";
+                    return Err(Error::refused(core.store.path_of(&segment_name(id)), why));
+                }
+                Advance::Vanished(id) => gone = Some(id),
+            }
+            self.begin_anew();
+        }
+        let why = format!(
+            "compactions replaced segments {REBUILDS_MAX} times while this handle read which there \
+             are; compact less often, or try again"
+        );
+        Err(Error::refused(&**core.store.path(), why))
     }
 
     /// Forgets everything; the next look begins anew.
@@ -172,64 +178,105 @@ impl<D: Disk> Picture<D> {
         *self = Picture { rebuilds, ..Picture::default() };
     }
 
-    fn advance(
-        &mut self,
-        core: &Core<D>,
-        capture: Option<&mut Capture<'_>>,
-        seals: bool,
-    ) -> Result<Advance> {
+    /// Forgets everything but the mappings, which are used again.
+    fn begin_anew(&mut self) {
+        let mut known = std::mem::take(&mut self.known);
+        known.extend(self.segments.iter().map(|segment| (segment.id(), Arc::clone(segment))));
+        self.reset();
+        self.known = known;
+    }
+
+    fn advance(&mut self, core: &Core<D>, seals: bool) -> Result<Advance> {
         // The commit word before everything else: what it counts can then be found.
         let visible = core.visible();
-        let generation = Some(core.generation());
+        let mut generation = core.generation();
         let is_first = self.generation.is_none();
-        let stands_still = visible <= self.sequence && generation == self.generation;
+        let stands_still = visible <= self.sequence && self.knows_all_segments(generation);
         if !is_first && !seals && stands_still {
             return Ok(Advance::Done);
         }
-        let mut compacted = Compacted::default();
-        let mut keeps = Vec::new();
-        if generation != self.generation {
-            let (outputs, vanished) = self.discover(core)?;
-            if let Some(id) = vanished {
-                return Ok(Advance::Vanished(id));
+        let (mut compacted, mut keeps, mut units) = (Compacted::default(), Vec::new(), Vec::new());
+        let mut tries = DISCOVERIES_MAX;
+        loop {
+            if !self.knows_all_segments(generation) {
+                let is_first = self.generation.is_none();
+                match self.discover(core, is_first, &mut compacted)? {
+                    Discovered::Segments(found) => keeps.extend(found),
+                    Discovered::Changed(advance) => return Ok(advance),
+                }
+                self.generation = Some(generation);
             }
-            if !outputs.is_empty() && !is_first {
-                return Ok(Advance::Rebuild);
+            units.extend(self.walk(visible));
+            let checked = self.check(core, visible, &keeps, &mut units);
+            generation = core.generation();
+            tries -= 1;
+            match checked {
+                Ok(()) => break,
+                Err(error) if tries == 0 || self.knows_all_segments(generation) => {
+                    return Err(error);
+                }
+                // Segments have come since. If one of them is the output of a compaction, it has
+                // what is missing, and the picture is begun anew; the others are few.
+                Err(_) => {}
             }
-            keeps = self.take_outputs(core, &outputs, &mut compacted)?;
-            self.generation = generation;
         }
-        let units = self.walk(visible);
-        if !core.ignores_damage()
-            && let Err(error) = self.check_keeps(core, &keeps)
-        {
-            return self.unless_compacted(core, error);
-        }
-        self.finish(core, visible, units, compacted, capture)
+        self.apply(core, &units, compacted)?;
+        self.sequence = visible.max(self.sequence);
+        Ok(Advance::Done)
     }
 
-    /// The error, unless a compaction has published and unlinked since: its output, not seen yet,
-    /// holds what is missing.
-    fn unless_compacted(&self, core: &Core<D>, error: Error) -> Result<Advance> {
-        if self.generation == Some(core.generation()) { Err(error) } else { Ok(Advance::Rebuild) }
-    }
-
-    /// Checks that no number is missing among the batches found, and applies them.
-    fn finish(
+    /// Applies what was committed up to number `at`, a delete that this handle has just committed,
+    /// and returns what its keys held before. Nothing is opened for it: the caller knows that it all
+    /// lies in segments that are known. After an error the picture is begun anew.
+    pub(crate) fn catch_up(
         &mut self,
         core: &Core<D>,
+        at: u64,
+        keys: &[Key],
+    ) -> Result<Vec<Option<Extents>>> {
+        let caught_up = self.try_catch_up(core, at, keys);
+        if caught_up.is_err() {
+            self.reset();
+        }
+        caught_up
+    }
+
+    fn try_catch_up(
+        &mut self,
+        core: &Core<D>,
+        at: u64,
+        keys: &[Key],
+    ) -> Result<Vec<Option<Extents>>> {
+        let mut units = self.walk(at);
+        self.check(core, at, &[], &mut units)?;
+        let (before, delete) = units.split_at(units.len().saturating_sub(1));
+        self.apply(core, before, Compacted::default())?;
+        let extents = |key: &Key| self.index.get(key.as_bytes()).map(|slot| slot.extents.clone());
+        let extents = keys.iter().map(extents).collect();
+        self.apply(core, delete, Compacted::default())?;
+        self.sequence = at;
+        Ok(extents)
+    }
+
+    /// Brings the batches that were found into their order, and checks that none is missing, nor
+    /// anything that a compaction found beside its output.
+    fn check(
+        &self,
+        core: &Core<D>,
         visible: u64,
-        mut units: Vec<Unit>,
-        compacted: Compacted,
-        capture: Option<&mut Capture<'_>>,
-    ) -> Result<Advance> {
+        keeps: &[Keep],
+        units: &mut [Unit],
+    ) -> Result<()> {
+        if !core.ignores_damage() {
+            self.check_keeps(core, keeps)?;
+        }
         units.sort_unstable();
-        let mut expected = self.sequence.max(self.upto) + 1;
         for pair in units.windows(2) {
             if pair[0].sequence == pair[1].sequence {
                 return Err(self.number_used_twice(pair[0], pair[1]));
             }
         }
+        let mut expected = self.sequence.max(self.upto) + 1;
         let first_new = units.partition_point(|unit| unit.sequence < expected);
         for unit in &units[first_new..] {
             if unit.sequence != expected {
@@ -237,20 +284,17 @@ impl<D: Disk> Picture<D> {
             }
             expected += 1;
         }
-        if expected <= visible {
-            let last = units.iter().map(|unit| unit.sequence).find(|s| *s >= expected);
-            let last = last.map_or(visible, |sequence| sequence - 1);
-            let hint = self.open.iter().find_map(|cursor| {
-                let path = self.segments[cursor.segment as usize].path();
-                cursor.broken.map(|error| format!("{}: {error}", path.display()))
-            });
-            let path = core.store.path().to_path_buf();
-            let missing = Error::Missing { path, first: expected, last, hint };
-            return self.unless_compacted(core, missing);
+        if expected > visible {
+            return Ok(());
         }
-        self.apply(core, &units, compacted, capture)?;
-        self.sequence = visible.max(self.sequence);
-        Ok(Advance::Done)
+        let last = units.iter().map(|unit| unit.sequence).find(|s| *s >= expected);
+        let last = last.map_or(visible, |sequence| sequence - 1);
+        let hint = self.open.iter().find_map(|cursor| {
+            let path = self.segments[cursor.segment as usize].path();
+            cursor.broken.map(|error| format!("{}: {error}", path.display()))
+        });
+        let path = core.store.path().to_path_buf();
+        Err(Error::Missing { path, first: expected, last, hint })
     }
 
     fn number_used_twice(&self, one: Unit, other: Unit) -> Error {
@@ -265,82 +309,6 @@ impl<D: Disk> Picture<D> {
                 first.display()
             ),
         )
-    }
-
-    /// Opens the segments that are new; returns the numbers of the outputs among them, and the id of
-    /// a listed one that has gone.
-    fn discover(&mut self, core: &Core<D>) -> Result<(Vec<u32>, Option<u64>)> {
-        let mut found = Vec::new();
-        let vanished =
-            self.finder.find(core, &mut |segment| found.push(Arc::new(segment)))?;
-        let segments = Arc::make_mut(&mut self.segments);
-        let mut outputs = Vec::new();
-        for segment in found {
-            if segments.len() >= SEGMENT_NUMBERS {
-                let why = format!("the store has more than {SEGMENT_NUMBERS} segments; compact it");
-                return Err(Error::refused(&**core.store.path(), why));
-            }
-            let number = segments.len() as u32;
-            if segment.header().output.is_some() {
-                outputs.push(number);
-            }
-            self.open.push(Cursor {
-                segment: number,
-                next: segment.header().data_start,
-                pending: Vec::new(),
-                sealed: false,
-                broken: None,
-            });
-            segments.push(segment);
-            self.value_bytes.push(0);
-            self.batch_bytes.push(0);
-        }
-        Ok((outputs, vanished))
-    }
-
-    /// Takes in the outputs of compactions: what they replace is not looked at, and their entries
-    /// are laid out for each key. Returns what the newest of them found beside it.
-    fn take_outputs(
-        &mut self,
-        core: &Core<D>,
-        outputs: &[u32],
-        compacted: &mut Compacted,
-    ) -> Result<Vec<Keep>> {
-        let mut newest = ((0, 0), Vec::new());
-        for &number in outputs {
-            let segment = &self.segments[number as usize];
-            let (replaces, keeps) = segment.lists()?;
-            self.replaced.extend(replaces);
-            let upto = segment.header().output.map_or(0, |output| output.upto);
-            if (upto, segment.id()) > newest.0 {
-                newest = ((upto, segment.id()), keeps);
-            }
-            self.upto = self.upto.max(upto);
-        }
-        let (segments, replaced) = (Arc::clone(&self.segments), &self.replaced);
-        self.open.retain(|cursor| !replaced.contains(&segments[cursor.segment as usize].id()));
-        for &number in outputs {
-            let segment = &segments[number as usize];
-            if self.replaced.contains(&segment.id()) {
-                continue;
-            }
-            for (offset, len) in chain(segment, core.ignores_damage())? {
-                let batch = match segment.batch(offset, len) {
-                    Err(_) if core.ignores_damage() => continue,
-                    batch => batch?,
-                };
-                self.applied.batches += 1;
-                self.batch_bytes[number as usize] += len;
-                for entry in batch.entries() {
-                    self.applied.count(&entry);
-                    self.value_bytes[number as usize] += entry.value_len;
-                    compacted.add(&entry, number);
-                }
-            }
-        }
-        self.open.retain(|cursor| !outputs.contains(&cursor.segment));
-        compacted.sort();
-        Ok(newest.1)
     }
 
     /// Checks that what a compaction found beside its output is still there.
@@ -419,28 +387,10 @@ impl<D: Disk> Picture<D> {
     }
 
     /// Applies batches in order, with the entries of compactions in between where they belong.
-    fn apply(
-        &mut self,
-        core: &Core<D>,
-        units: &[Unit],
-        mut compacted: Compacted,
-        mut capture: Option<&mut Capture<'_>>,
-    ) -> Result<()> {
+    fn apply(&mut self, core: &Core<D>, units: &[Unit], mut compacted: Compacted) -> Result<()> {
         self.open.retain(|cursor| !(cursor.sealed && cursor.pending.is_empty()));
         for unit in units {
             compacted.catch_up_clears(&mut self.index, unit.sequence);
-            if let Some(capture) = &mut capture
-                && capture.at == unit.sequence
-            {
-                capture.extents = (capture.keys.iter())
-                    .map(|key| {
-                        let key = key.as_bytes();
-                        // An output may have come since the pop began, with what it is to return.
-                        compacted.catch_up(&mut self.index, key, unit.sequence);
-                        self.index.get(key).map(|slot| slot.extents.clone())
-                    })
-                    .collect();
-            }
             let segment = Arc::clone(&self.segments[unit.segment as usize]);
             let batch = match segment.batch(unit.offset, unit.len) {
                 // Below what an output reaches; above it, the history ends before such a batch.
@@ -468,9 +418,9 @@ impl<D: Disk> Picture<D> {
 }
 
 /// What a step of a refresh has led to.
-enum Advance {
+pub(super) enum Advance {
     Done,
-    /// An output of a compaction has come.
+    /// An output of a compaction has come: the picture must be begun anew.
     Rebuild,
     /// A segment with this id was listed, and cannot be opened: so one is about to come.
     Vanished(u64),

@@ -4,15 +4,17 @@
 //! Every value is held against its checksum, unless an option says otherwise, by the thread that
 //! copies it and while it is in the cache.
 
+mod pins;
+
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
+use self::pins::Pins;
 use super::disk::{Disk, DiskFile, OsDisk};
 use super::index::Extents;
-use super::picture::Segments;
+use super::picture::Picture;
 use super::segment::{Extent, Segment};
 use crate::error::Result;
+use crate::threads::{self, LentPool, Team};
 
 /// Below this many bytes in all, one thread is faster than several.
 const PARALLEL_MIN_BYTES: u64 = 256 << 10;
@@ -26,19 +28,32 @@ const PIECE_BYTES: u64 = 1 << 20;
 /// What some keys held at one moment. It stays readable whatever happens to the store.
 #[derive(Debug)]
 pub(crate) struct Snapshot<F> {
-    pub(crate) segments: Segments<F>,
-    pub(crate) extents: Vec<Option<Extents>>,
-    pub(crate) verify: bool,
+    pins: Pins<F>,
+    extents: Vec<Option<Extents>>,
+    /// Which picture's numbers the extents have.
+    rebuilds: u64,
+    verify: bool,
 }
 
 impl<F: DiskFile> Snapshot<F> {
+    /// What a picture holds at some extents.
+    pub(crate) fn new<D: Disk<File = F>>(
+        picture: &Picture<D>,
+        extents: Vec<Option<Extents>>,
+        verify: bool,
+    ) -> Snapshot<F> {
+        let all = extents.iter().flatten().flat_map(|list| list.iter());
+        let pins = Pins::new(&picture.segments, all);
+        Snapshot { pins, extents, rebuilds: picture.rebuilds, verify }
+    }
+
     #[inline]
     fn segment(&self, extent: &Extent) -> &Segment<F> {
-        &self.segments[extent.segment() as usize]
+        self.pins.segment(extent)
     }
 
     /// The value of each key, as a vector of exactly its length.
-    pub(crate) fn values(&self) -> Result<Vec<Vec<u8>>> {
+    pub(crate) fn values(&self, pool: Option<&LentPool>) -> Result<Vec<Vec<u8>>> {
         let extents: Vec<&[Extent]> =
             self.extents.iter().map(|key| key.as_deref().map_or(&[][..], |list| list)).collect();
         let bytes: u64 = extents.iter().map(|list| total(list)).sum();
@@ -46,18 +61,21 @@ impl<F: DiskFile> Snapshot<F> {
         if bytes < PARALLEL_MIN_BYTES {
             return self.side_by_side(&extents);
         }
-        if extents.len() > 1 && bytes < count * SMALL_EXTENT_BYTES {
-            let group = extents.len().div_ceil(rayon::current_num_threads());
-            let groups = extents.par_chunks(group).map(|keys| self.side_by_side(keys));
-            return Ok(groups.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect());
-        }
-        extents.par_iter().map(|list| self.value(list)).collect()
+        threads::spread(pool, |team| {
+            if extents.len() > 1 && bytes < count * SMALL_EXTENT_BYTES {
+                let group = extents.len().div_ceil(team.threads());
+                let groups = extents.chunks(group).collect();
+                let groups = team.try_map(groups, |keys| self.side_by_side(keys))?;
+                return Ok(groups.into_iter().flatten().collect());
+            }
+            team.try_map(extents, |list| self.value(team, list))
+        })
     }
 
-    fn value(&self, extents: &[Extent]) -> Result<Vec<u8>> {
+    fn value(&self, team: Team, extents: &[Extent]) -> Result<Vec<u8>> {
         let len = total(extents);
         if len > PIECE_BYTES {
-            return self.long_value(extents, len);
+            return self.long_value(team, extents, len);
         }
         let mut value = Vec::with_capacity(len as usize);
         extents.iter().try_for_each(|extent| self.append(extent, &mut value))?;
@@ -94,7 +112,7 @@ impl<F: DiskFile> Snapshot<F> {
     }
 
     /// A value in pieces that are copied side by side.
-    fn long_value(&self, extents: &[Extent], len: u64) -> Result<Vec<u8>> {
+    fn long_value(&self, team: Team, extents: &[Extent], len: u64) -> Result<Vec<u8>> {
         // Fresh zeroed memory: its pages are not touched before the copy does.
         let mut value = vec![0; len as usize];
         let mut pieces = Vec::new();
@@ -107,18 +125,18 @@ impl<F: DiskFile> Snapshot<F> {
                 (rest, first, piece_len) = (behind, i + 1, 0);
             }
         }
-        pieces.into_par_iter().try_for_each(|(extents, piece)| self.copy(extents, piece))?;
+        team.try_map(pieces, |(extents, piece)| self.copy(team, extents, piece))?;
         Ok(value)
     }
 
-    fn copy(&self, extents: &[Extent], mut to: &mut [u8]) -> Result<()> {
+    fn copy(&self, team: Team, extents: &[Extent], mut to: &mut [u8]) -> Result<()> {
         for extent in extents {
             let segment = self.segment(extent);
             let from = segment.value(extent);
             let (part, behind) = to.split_at_mut(from.len());
             to = behind;
             let computed = if from.len() as u64 >= 2 * PIECE_BYTES {
-                self.copy_long(segment, from, part)
+                self.copy_long(team, segment, from, part)
             } else {
                 part.copy_from_slice(from);
                 self.verify.then(|| segment.salt().value_checksum(part))
@@ -131,25 +149,27 @@ impl<F: DiskFile> Snapshot<F> {
     }
 
     /// Copies one long extent in pieces, and puts its checksum together from theirs.
-    fn copy_long(&self, segment: &Segment<F>, from: &[u8], to: &mut [u8]) -> Option<u32> {
+    fn copy_long(
+        &self,
+        team: Team,
+        segment: &Segment<F>,
+        from: &[u8],
+        to: &mut [u8],
+    ) -> Option<u32> {
         let piece = PIECE_BYTES as usize;
-        let hashers = to
-            .par_chunks_mut(piece)
-            .zip(from.par_chunks(piece))
-            .enumerate()
-            .map(|(i, (to, from))| {
-                to.copy_from_slice(from);
-                // Only the first piece begins at the salt; the others are appended to it.
-                let mut hasher = match i {
-                    0 => segment.salt().value_hasher(),
-                    _ => crc32fast::Hasher::new(),
-                };
-                if self.verify {
-                    hasher.update(to);
-                }
-                hasher
-            })
-            .collect::<Vec<_>>();
+        let pieces = to.chunks_mut(piece).zip(from.chunks(piece)).enumerate().collect();
+        let hashers = team.map(pieces, |(i, (to, from)): (usize, (&mut [u8], &[u8]))| {
+            to.copy_from_slice(from);
+            // Only the first piece begins at the salt; the others are appended to it.
+            let mut hasher = match i {
+                0 => segment.salt().value_hasher(),
+                _ => crc32fast::Hasher::new(),
+            };
+            if self.verify {
+                hasher.update(to);
+            }
+            hasher
+        });
         let whole = hashers.into_iter().reduce(|mut whole, next| {
             whole.combine(&next);
             whole
@@ -158,30 +178,52 @@ impl<F: DiskFile> Snapshot<F> {
     }
 
     /// The pieces of each key's value, in the mapping, their checksums compared.
-    pub(crate) fn chunks(&self) -> Result<Vec<Vec<&[u8]>>> {
-        self.extents.iter().map(|key| self.chunks_of(key.as_deref().map_or(&[], |e| e))).collect()
+    pub(crate) fn chunks(&self, pool: Option<&LentPool>) -> Result<Vec<Vec<&[u8]>>> {
+        let chunks_of = |key: &Option<Extents>| {
+            self.chunks_of(pool, key.as_deref().map_or(&[], |extents| extents))
+        };
+        self.extents.iter().map(chunks_of).collect()
     }
 
-    fn chunks_of(&self, extents: &[Extent]) -> Result<Vec<&[u8]>> {
+    fn chunks_of(&self, pool: Option<&LentPool>, extents: &[Extent]) -> Result<Vec<&[u8]>> {
         let chunk = |extent: &Extent| {
             let segment = self.segment(extent);
             if self.verify { segment.checked_value(extent) } else { Ok(segment.value(extent)) }
         };
-        let long = total(extents) >= PARALLEL_MIN_BYTES;
-        if long {
-            extents.par_iter().map(chunk).collect()
-        } else {
-            extents.iter().map(chunk).collect()
+        if total(extents) < PARALLEL_MIN_BYTES {
+            return extents.iter().map(chunk).collect();
         }
+        threads::spread(pool, |team| team.try_map(extents.iter().collect(), chunk))
     }
 
-    /// A part of one key's value, from an extent on.
-    pub(crate) fn append_from(&self, key: usize, extent: usize, value: &mut Vec<u8>) -> Result<()> {
-        let Some(extents) = &self.extents[key] else { return Ok(()) };
-        for extent in extents.iter().skip(extent) {
-            value.extend_from_slice(self.segment(extent).checked_value(extent)?);
+    /// Brings values from what they were in an earlier snapshot of the same keys to what they are in
+    /// this one; of a value that only grew, what is new is read.
+    pub(crate) fn bring_up(&self, before: &Snapshot<F>, values: &mut [Vec<u8>]) -> Result<()> {
+        for (key, value) in values.iter_mut().enumerate() {
+            let (new, is_all) = self.since(before, key);
+            if is_all {
+                value.clear();
+            }
+            value.reserve_exact(total(new) as usize);
+            new.iter().try_for_each(|extent| self.append(extent, value))?;
         }
         Ok(())
+    }
+
+    /// The bytes that [`bring_up`](Snapshot::bring_up) would read, at most.
+    pub(crate) fn new_bytes(&self, before: &Snapshot<F>) -> u64 {
+        (0..self.extents.len()).map(|key| total(self.since(before, key).0)).sum()
+    }
+
+    /// The extents of a key that an earlier snapshot does not have; or all of them, if it is not so
+    /// that the value only grew.
+    fn since<'s>(&'s self, before: &Snapshot<F>, key: usize) -> (&'s [Extent], bool) {
+        let now = self.extents[key].as_deref().map_or(&[][..], |list| &list[..]);
+        let then = before.extents[key].as_deref().map_or(&[][..], |list| &list[..]);
+        match self.rebuilds == before.rebuilds && now.starts_with(then) {
+            true => (&now[then.len()..], false),
+            false => (now, true),
+        }
     }
 }
 
@@ -199,9 +241,9 @@ pub struct View<D: Disk = OsDisk> {
 }
 
 impl<D: Disk> View<D> {
-    pub(crate) fn new(snapshot: Snapshot<D::File>) -> Result<View<D>> {
+    pub(crate) fn new(snapshot: Snapshot<D::File>, pool: Option<&LentPool>) -> Result<View<D>> {
         // Compares the checksums once, here.
-        snapshot.chunks()?;
+        snapshot.chunks(pool)?;
         Ok(View { snapshot: Arc::new(snapshot) })
     }
 

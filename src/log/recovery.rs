@@ -359,7 +359,8 @@ impl<F: DiskFile> Survey<F> {
             if is_unfinished(&name)
                 && let Some(name) = name.to_str()
             {
-                store.unlink_unfinished(name, Some(&new.uuid))?;
+                // Where nothing says which store it is, all that was never finished goes.
+                store.unlink_unfinished(name, self.uuid.as_ref())?;
             }
         }
         let start = Start {

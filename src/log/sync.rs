@@ -6,7 +6,7 @@
 //! only saves work: a leader that is stopped is passed by after a while.
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use partd_format::control::SYNC_LOCK_AT;
@@ -42,7 +42,7 @@ struct Lead<D: Disk> {
 #[derive(Debug)]
 struct Progress<F> {
     /// The segment as it is read. While it is mapped, the system keeps the failures to write it.
-    segment: Segment<F>,
+    segment: Arc<Segment<F>>,
     /// The same, opened to be synced: kept for the few that are synced again and again.
     writable: Option<Segment<F>>,
     /// Every batch before it is synced, or void.
@@ -151,7 +151,7 @@ impl<D: Disk> Lead<D> {
         let synced = control.synced();
         if generation != self.generation {
             let open = &mut self.open;
-            self.finder.find(core, &mut |segment| {
+            self.finder.find(core, &mut |_| None, &mut |segment| {
                 let end = segment.note().max(segment.header().data_start);
                 let progress = Progress { segment, writable: None, end };
                 let look = progress.look(synced, target);

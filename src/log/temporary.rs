@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use partd_format::segment::id_of_file_name;
 
+use super::SegmentLog;
 use super::control::{Control, Start};
 use super::disk::{Access, Dir, Disk};
 use super::open::{Parts, check_file_system, finish};
 use super::options::Options;
-use super::SegmentLog;
 use super::segment::Segment;
 use super::store::{CONTROL, Content, Store, TEMPORARY_PREFIX, is_known};
 use crate::error::{Error, Result};

@@ -72,6 +72,22 @@ struct Full<F> {
     upto: Option<u64>,
 }
 
+/// A batch that is written, and not yet committed.
+#[derive(Debug)]
+pub(crate) struct Prepared<F: DiskFile> {
+    slot: u16,
+    claim: Claim<F>,
+    is_committed: bool,
+}
+
+impl<F: DiskFile> Drop for Prepared<F> {
+    fn drop(&mut self) {
+        if !self.is_committed {
+            self.claim.void();
+        }
+    }
+}
+
 /// The slot that the handle holds.
 #[derive(Debug)]
 struct Slot<D: Disk> {
@@ -103,47 +119,65 @@ impl<D: Disk> Writer<D> {
 
     /// Writes a batch and returns its sequence number.
     pub(crate) fn write(&self, core: &Core<D>, batch: &Batch<'_>) -> Result<u64> {
+        let mut prepared = self.prepare(core, batch)?;
+        loop {
+            // Nothing can overtake it.
+            if let Some(sequence) = self.commit(core, &mut prepared, || true)? {
+                return Ok(sequence);
+            }
+        }
+    }
+
+    /// Does everything of a write that may fail for want of something: the batch then only has to be
+    /// committed. It is void if it is dropped before.
+    pub(crate) fn prepare(&self, core: &Core<D>, batch: &Batch<'_>) -> Result<Prepared<D::File>> {
         let layout = layout_of(core, batch)?;
         let only_removes = batch.ops().iter().all(|op| matches!(op, Op::Delete(_) | Op::Clear));
         let control = core.control()?;
         control.reserve()?;
-        let (slot, mut claim) = self.claim(core, control, layout.batch_len(), only_removes)?;
-        let segment = claim.segment().clone();
-        let offset = claim.offset();
-        let filled = self.look(core, control, &segment).and_then(|()| {
-            fill(&mut claim, batch, &layout, control.synced())
-                .map_err(|source| Error::io("write to the segment", segment.path(), source))?;
-            claim.reserve_words()?;
-            control.reserve()
-        });
-        if let Err(error) = filled {
-            claim.void();
-            return Err(error);
-        }
+        let (slot, claim) = self.claim(core, control, layout.batch_len(), only_removes)?;
+        let mut prepared = Prepared { slot, claim, is_committed: false };
+        self.look(core, control, prepared.claim.segment())?;
+        fill(&mut prepared.claim, batch, &layout, control.synced()).map_err(|source| {
+            Error::io("write to the segment", prepared.claim.segment().path(), source)
+        })?;
+        Ok(prepared)
+    }
+
+    /// Commits a prepared batch and returns its sequence number; `None`, and it can be tried again,
+    /// where `holds` says no. An error means that the batch is not in the history.
+    pub(crate) fn commit(
+        &self,
+        core: &Core<D>,
+        prepared: &mut Prepared<D::File>,
+        holds: impl Fn() -> bool,
+    ) -> Result<Option<u64>> {
+        let control = core.control()?;
+        prepared.claim.reserve_words()?;
+        control.reserve()?;
+        let segment = prepared.claim.segment();
+        let position = Position { segment: segment.id(), offset: prepared.claim.offset() };
         let guard = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
-        let position = Position { segment: segment.id(), offset };
-        let committed = commit::commit(&OwnWords { control, own: &segment }, slot, position);
+        let words = OwnWords { control, own: segment };
+        let committed = commit::commit_if(&words, prepared.slot, position, holds);
         drop(guard);
-        committed.map_err(|error| {
-            segment.void(offset);
-            match error {
-                CommitError::Help(error) => error,
-                CommitError::HistoryFull => Error::refused(
-                    &**core.store.path(),
-                    "every sequence number of the store has been used; copy it into a new store",
-                ),
+        match committed {
+            Ok(sequence) => {
+                prepared.is_committed = true;
+                Ok(Some(sequence))
             }
-        })
+            Err(CommitError::Overtaken) => Ok(None),
+            Err(CommitError::Help(error)) => Err(error),
+            Err(CommitError::HistoryFull) => Err(Error::refused(
+                &**core.store.path(),
+                "every sequence number of the store has been used; copy it into a new store",
+            )),
+        }
     }
 
     /// Looks, ten times a second at most, whether the files that the handle writes to still have their names:
     /// what is written to a file without a name is gone with the process.
-    fn look(
-        &self,
-        core: &Core<D>,
-        control: &Control<D>,
-        segment: &Segment<D::File>,
-    ) -> Result<()> {
+    fn look(&self, core: &Core<D>, control: &Control<D>, segment: &Segment<D::File>) -> Result<()> {
         let now = core.store.disk.now_unix_ms();
         let before = self.looked_unix_ms.load(Ordering::Relaxed);
         if now.abs_diff(before) < LOOK_MS {
@@ -179,17 +213,15 @@ impl<D: Disk> Writer<D> {
         let mut place = self.place();
         // Less than a page of it is lost to where the pages begin.
         let has_room = |tail: &mut Tail<D::File>| tail.room() >= len + 4096;
+        if control.reserve().is_err() {
+            return false;
+        }
         let Some(tail) = place.tail.take_if(has_room) else { return false };
         if let Some(slot) = &place.slot {
             control.clear_active(slot.number);
         }
         place.close(control, tail);
         true
-    }
-
-    /// The slot of the handle, taken now if it has none yet.
-    pub(crate) fn slot(&self, core: &Core<D>) -> Result<u16> {
-        take_slot(&mut self.place(), core, core.control()?)
     }
 
     /// Claims space for a batch of `len` bytes, in a new segment where it must be.
@@ -220,7 +252,10 @@ impl<D: Disk> Writer<D> {
                 // never refused; it takes no more than it needs.
                 Err(error) if only_removes && is_full(&error) => {
                     let made = make_segment(core, control, slot, own_len);
-                    (made.or_else(|error| from_reserve(core, control, slot, own_len, error))?, false)
+                    (
+                        made.or_else(|error| from_reserve(core, control, slot, own_len, error))?,
+                        false,
+                    )
                 }
                 made => (made?, true),
             }
@@ -259,7 +294,9 @@ impl<D: Disk> Writer<D> {
         if let Some(tail) = place.tail.take() {
             tail.close();
         }
-        if let Some(slot) = place.slot.take() {
+        // Without space for these words the next owner of the slot finds them as they are, which is what it
+        // finds after a kill.
+        if let Some(slot) = place.slot.take_if(|_| control.reserve().is_ok()) {
             control.clear_active(slot.number);
             control.set_holder(slot.number, 0);
         }

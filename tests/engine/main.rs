@@ -8,13 +8,14 @@ mod compaction;
 mod compaction_limits;
 mod examples;
 mod full_disk;
+mod identity;
 mod key;
 mod network;
 mod odd_input;
 mod random_ops;
+mod recycling;
 mod reopen;
 mod shuffle;
-mod recycling;
 mod temporary;
 
 /// What the children run; see `partd_testkit::children`.

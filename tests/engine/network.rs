@@ -153,7 +153,11 @@ fn a_network_file_system_is_refused_unless_it_is_allowed() {
 #[test]
 fn the_real_disk_knows_local_file_systems_and_refuses_the_others() {
     let dir = tempfile::tempdir().unwrap();
-    assert_eq!(OsDisk.open_dir(dir.path()).unwrap().unfit().unwrap(), None, "the directory of the tests is fit");
+    assert_eq!(
+        OsDisk.open_dir(dir.path()).unwrap().unfit().unwrap(),
+        None,
+        "the directory of the tests is fit"
+    );
     for unknown in ["/proc", "/sys"] {
         let unfit = OsDisk.open_dir(Path::new(unknown)).unwrap().unfit().unwrap();
         assert!(unfit.is_some_and(|why| why.contains("an unknown kind (type 0x")), "{unknown}");

@@ -4,6 +4,7 @@
 mod buffer_memory;
 mod compaction_memory;
 mod hostile_memory;
+mod snapshots;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};

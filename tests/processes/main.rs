@@ -4,12 +4,15 @@
 //! One test binary, since each links the engine anew. A part alone:
 //! `cargo test --test processes kill_loop::`
 
+mod full_file_systems;
 mod history;
 mod kill_loop;
 mod rights;
 mod short_lived;
 mod soak;
 mod surroundings;
+#[cfg(feature = "snappy")]
+mod threads;
 mod writers_and_readers;
 
 /// What the children run; see `partd_testkit::children`.
@@ -18,7 +21,10 @@ mod writers_and_readers;
 fn child() {
     partd_testkit::children::roles::play_among(&[
         ("client", history::runs::play),
+        ("fills up", full_file_systems::fill_up),
         ("process", surroundings::live),
         ("visitor", rights::visit),
+        #[cfg(feature = "snappy")]
+        ("threads", threads::play),
     ]);
 }

@@ -122,6 +122,8 @@ enum Outcome {
     Harmless,
     /// The history ends earlier.
     Prefix,
+    /// An error of `verify` alone: of a value that was deleted and lies there still.
+    DeadValue,
 }
 
 /// What was done to a file, and the part of it in which that is: its header with the lists behind
@@ -213,6 +215,9 @@ fn judge(store: &Store, damage: &Damage<'_>) -> Result<Outcome, String> {
         (0, Ok(_)) if found == BATCHES => Outcome::Harmless,
         (0, Ok(_)) => Outcome::Prefix,
         (1, Err(error)) => return names_the_place(&error, damage).map(|()| Outcome::OneKey),
+        (0, Err(error)) if error.to_string().contains("checksum of value") => {
+            return names_the_place(&error, damage).map(|()| Outcome::DeadValue);
+        }
         (keys, verified) => {
             return Err(format!("{keys} keys are damaged, and verify says {verified:?}"));
         }
@@ -281,7 +286,7 @@ fn files(image: &Image) -> Vec<PathBuf> {
 fn judge_all(
     stores: &[Store],
     damage: impl for<'a> Fn(&'a Path, &Image) -> Vec<Damage<'a>> + Sync,
-) -> Vec<[u64; 4]> {
+) -> Vec<[u64; 5]> {
     let jobs: Vec<(usize, PathBuf)> = stores
         .iter()
         .enumerate()
@@ -289,7 +294,7 @@ fn judge_all(
         .collect();
     let results = in_parallel(&jobs, |(number, path)| {
         let store = &stores[*number];
-        let mut counts = [0; 4];
+        let mut counts = [0; 5];
         for damage in damage(path, &store.image) {
             let outcome = judge(store, &damage).unwrap_or_else(|why| {
                 let (what, path) = (&damage.what, path.display());
@@ -299,11 +304,11 @@ fn judge_all(
         }
         (*number, counts)
     });
-    let mut sums = vec![[0; 4]; stores.len()];
+    let mut sums = vec![[0; 5]; stores.len()];
     for (number, counts) in results {
         sums[number].iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
     }
-    println!("store: errors, errors of one key, harmless, prefixes");
+    println!("store: errors, errors of one key, harmless, prefixes, errors of dead values");
     for (store, sums) in stores.iter().zip(&sums) {
         println!("{}: {sums:?}", store.what);
     }
@@ -330,7 +335,9 @@ fn every_flipped_bit_is_detected_or_harmless_or_ends_the_history_where_the_model
         };
         flips.map(flip).collect()
     });
-    for (store, [detected, one_key, harmless, prefixes]) in stores.iter().zip(sums) {
+    let dead: u64 = sums.iter().map(|[.., dead]| dead).sum();
+    assert!(dead > 0, "no dead value was damaged");
+    for (store, [detected, one_key, harmless, prefixes, _]) in stores.iter().zip(sums) {
         assert!(detected > 0 || store.floor == 0, "{}: nothing was detected", store.what);
         assert!(harmless > 0, "{}: nothing was harmless", store.what);
         assert!(one_key > 0 || store.floor == 0, "{}: no value was damaged", store.what);
@@ -354,10 +361,10 @@ fn a_file_cut_at_any_byte_is_detected_or_harmless_or_ends_the_history_where_the_
         };
         used.into_iter().chain(pages).map(cut).collect()
     });
-    for (store, [detected, one_key, _, prefixes]) in stores.iter().zip(sums) {
+    for (store, [detected, one_key, _, prefixes, dead]) in stores.iter().zip(sums) {
         // A segment knows its length, and one that is shorter is not taken for one.
         assert!(detected > 0 || store.floor == 0, "{}: nothing was detected", store.what);
-        assert_eq!(one_key, 0, "{}: a part of a file was read", store.what);
+        assert_eq!((one_key, dead), (0, 0), "{}: a part of a file was read", store.what);
         assert!(prefixes == 0 || store.floor < BATCHES, "{}: synced bytes were cut", store.what);
         // In memory everything is there that was stored, and each segment has something synced, or
         // none has: what is missing is missed, or the end of what nobody had asked to be kept.

@@ -421,8 +421,7 @@ fn run(
     // committed before.
     let is_there = writes && world.is_written(number);
     must(done.is_err() || !writes || is_there, "it was acknowledged and is not there")?;
-    let may_be_there = operation.durable || operation.name == "pop";
-    must(done.is_ok() || !is_there || may_be_there, "it failed and has happened")?;
+    must(done.is_ok() || !is_there || operation.durable, "it failed and has happened")?;
     for (who, (_, log)) in [("the handle", &mine), ("the other handle", &other)] {
         world.content().compare(log).map_err(|why| format!("{who}, after {done:?}: {why}"))?;
     }

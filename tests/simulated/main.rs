@@ -7,6 +7,7 @@
 mod background;
 mod compaction_races;
 mod compaction_space;
+mod counting;
 mod crash;
 mod damage;
 mod defects;
@@ -16,6 +17,11 @@ mod hooked;
 mod kill_steps;
 mod killed_compactions;
 mod lost_control;
+mod pins;
+mod pops;
 mod publishing;
+mod refreshing;
+mod removed_files;
+mod verifying;
 
 use partd_testkit::sim;

@@ -9,6 +9,7 @@ mod damage;
 mod few_files;
 mod live;
 mod salvage;
+mod shortages;
 mod simulated;
 mod snapshots;
 mod support;

@@ -44,9 +44,8 @@ impl AtRest {
 
 impl<D: Disk> Picture<D> {
     /// Numbers of the segments that are part of the store.
-    pub(crate) fn current(&self) -> impl Iterator<Item = u32> {
-        let is_replaced = |n: u32| self.replaced.contains(&self.segments[n as usize].id());
-        (0..self.segments.len() as u32).filter(move |&n| !is_replaced(n))
+    pub(crate) fn current(&self) -> impl Iterator<Item = u32> + use<D> {
+        0..self.segments.len() as u32
     }
 
     /// The segments in which no more will come.

@@ -142,7 +142,9 @@ impl Mapping {
         let len = (offset + len).min(self.len()).saturating_sub(start);
         let address = self.at(start, len).cast();
         // SAFETY: `at` has checked the range; no byte of it changes.
-        unsafe { rustix::mm::madvise(address, len as usize, rustix::mm::Advice::LinuxPopulateWrite) }
+        unsafe {
+            rustix::mm::madvise(address, len as usize, rustix::mm::Advice::LinuxPopulateWrite)
+        }
     }
 
     /// Copies bytes out, word by word, whatever they are and whoever changes them meanwhile.

@@ -18,9 +18,9 @@ use partd_format::segment::{HEADER_LEN, Keep, NOTE_AT, lists_checksum};
 use partd_format::word::{STATE_AT, note};
 use partd_format::{Batch, Entry, Link, Salt, SegmentHeader, State};
 
+use super::damage;
 use super::disk::{Access, Dir, Disk, DiskFile, FileId};
 use super::store::{Store, segment_name};
-use super::damage;
 use crate::error::{Error, Result};
 
 /// The unit in which disk space is given back.
@@ -570,7 +570,7 @@ impl<F: DiskFile> Claim<F> {
     }
 
     /// Gives the claim up; readers pass over it.
-    pub(crate) fn void(self) {
+    pub(crate) fn void(&self) {
         // Without space for the word the batch stays pending, which readers pass over too.
         if self.reserve_words().is_ok() {
             self.segment.void(self.offset);

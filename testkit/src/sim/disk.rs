@@ -53,6 +53,8 @@ pub enum Event {
     Create {
         path: PathBuf,
         inode: u32,
+        /// What `stat` reports.
+        identity: u64,
         len: u64,
     },
     Rename {
@@ -172,6 +174,8 @@ struct State {
     names: BTreeMap<PathBuf, Arc<Inode>>,
     /// Milliseconds since 1970.
     now_unix_ms: u64,
+    /// The inodes of the files that are open, each with its process.
+    open: Vec<(u32, u32)>,
     locks: Vec<Held>,
     log: Vec<Record>,
     inodes: u32,
@@ -256,6 +260,9 @@ pub enum Fate {
     Finished,
 }
 
+/// Identities from here on are those of files that were put together by hand.
+const PUT_TOGETHER: u64 = 1 << 48;
+
 /// When every simulated machine is booted.
 const START_UNIX_MS: u64 = 1_700_000_000_000;
 
@@ -291,9 +298,11 @@ impl SimDisk {
                 // Words are stored; of a file that ends in half of one, that half stays zero.
                 poke(&mapping, at, &bytes.bytes()[..room & !7]);
             }
-            // Images that do not say it were taken apart and put together again: in another boot.
-            let identity = file.identity.unwrap_or_else(|| state.new_identity());
-            state.identities = state.identities.max(identity);
+            // An image that somebody has put together does not say it.
+            let identity = file.identity.unwrap_or(PUT_TOGETHER + u64::from(state.inodes));
+            if identity < PUT_TOGETHER {
+                state.identities = state.identities.max(identity);
+            }
             let inode = Arc::new(Inode::new(state.inodes, identity, mapping));
             state.inodes += 1;
             state.names.insert(path.clone(), inode);
@@ -432,11 +441,18 @@ impl SimDisk {
     pub fn kill(&self) {
         let mut state = lock(&self.shared.state);
         state.locks.retain(|held| held.process != self.process.number);
+        state.open.retain(|(_, process)| *process != self.process.number);
     }
 
     /// Watches the calls of this process that can fail from now on; one of them does.
     pub fn watch(&self, fails: Option<(usize, i32)>) {
         *lock(&self.process.faults) = Some(Faults { fails, ..Faults::default() });
+    }
+
+    /// Watches them, and lets all fail from the one of a number on.
+    pub fn fail_for_good(&self, at: usize, error: i32) {
+        let for_good = Some((at, error));
+        *lock(&self.process.faults) = Some(Faults { for_good, ..Faults::default() });
     }
 
     /// Watches them, and lets the first of a kind fail.
@@ -468,6 +484,12 @@ impl SimDisk {
     /// Whether a process has a file open.
     pub fn is_open(&self, path: &Path) -> bool {
         lock(&self.shared.state).names.get(path).is_some_and(|inode| Arc::strong_count(inode) > 1)
+    }
+
+    /// The files that this process has open, each as often as it has.
+    pub fn open_files(&self) -> usize {
+        let state = lock(&self.shared.state);
+        state.open.iter().filter(|(_, process)| *process == self.process.number).count()
     }
 
     /// A call that can fail.
@@ -515,6 +537,7 @@ impl SimDisk {
     }
 
     fn file(&self, inode: Arc<Inode>) -> SimFile {
+        lock(&self.shared.state).open.push((inode.number, self.process.number));
         let Failures { count, was_told } = *lock(&inode.failures);
         // The directory and this call know the file; whoever else does has it open.
         let is_open = Arc::strong_count(&inode) > 2;
@@ -725,7 +748,8 @@ impl SimDir {
         let disk = &self.disk;
         let mut state = lock(&disk.shared.state);
         let is_in_the_way = |held: &Held| held.what == what && (exclusive || held.exclusive);
-        if disk.shared.defect != Some(Defect::LocksLeftOut) && state.locks.iter().any(is_in_the_way) {
+        if disk.shared.defect != Some(Defect::LocksLeftOut) && state.locks.iter().any(is_in_the_way)
+        {
             return None;
         }
         state.tickets += 1;
@@ -771,7 +795,7 @@ impl Dir for SimDir {
         let inode = Arc::new(Inode { backed, ..Inode::new(number, identity, Memory::zeroed(len)) });
         state.names.insert(path.clone(), Arc::clone(&inode));
         drop(state);
-        disk.record(Event::Create { path, inode: number, len });
+        disk.record(Event::Create { path, inode: number, identity, len });
         disk.step();
         Ok(disk.file(inode))
     }
@@ -906,6 +930,12 @@ impl SimDisk {
         Ok(())
     }
 
+    /// Opens a file by its path.
+    pub fn open_path(&self, path: &Path) -> io::Result<SimFile> {
+        let inode = lock(&self.shared.state).names.get(path).cloned();
+        Ok(self.file(inode.ok_or(io::ErrorKind::NotFound)?))
+    }
+
     /// Puts another file with the same bytes in the place of one.
     pub fn replace_with_copy(&self, path: &Path) {
         let mut state = lock(&self.shared.state);
@@ -918,6 +948,14 @@ impl SimDisk {
         state.inodes += 1;
         let identity = state.new_identity();
         state.names.insert(path.to_owned(), Arc::new(Inode::new(number, identity, copy)));
+    }
+
+    /// Gives a file another name as well, in place of the file that has it.
+    pub fn put_in_place(&self, from: &Path, to: &Path) {
+        let mut state = lock(&self.shared.state);
+        if let Some(inode) = state.names.get(from).cloned() {
+            state.names.insert(to.to_owned(), inode);
+        }
     }
 
     /// The names of the files in a directory.
@@ -1107,6 +1145,17 @@ impl DiskFile for SimFile {
         self.disk.record(Event::Punch { inode: self.inode.number, offset, len });
         self.disk.step();
         Ok(())
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        let mut state = lock(&self.disk.shared.state);
+        let this = (self.inode.number, self.disk.process.number);
+        // None is left where the process was killed.
+        if let Some(place) = state.open.iter().position(|open| *open == this) {
+            state.open.swap_remove(place);
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! Calls of the disk that fail once, on purpose: which can, with which errors, and which one does;
-//! or that come late, when something else has happened before.
+//! Calls of the disk that fail once or for good, on purpose: which can, with which errors, and which
+//! one does; or that come late, when something else has happened before.
 //!
 //! EINTR is not among the errors. The seam of the real disk makes an interrupted `pwritev` or
 //! `fallocate` again (`retry` in `src/log/disk/linux.rs`; its unit test for writes is
@@ -78,6 +78,8 @@ pub struct Faults {
     pub made: Vec<Call>,
     /// The call, counted from 0, and its error.
     pub fails: Option<(usize, i32)>,
+    /// The call, counted from 0, from which on all fail, and their error.
+    pub for_good: Option<(usize, i32)>,
     /// The first call of its kind, and its error.
     pub first: Option<(Call, i32)>,
     /// The call, counted from 0, before which something happens.
@@ -95,7 +97,9 @@ impl Faults {
         self.made.push(call);
         let by_number = self.fails.take_if(|(at, _)| *at + 1 == self.made.len());
         let by_kind = self.first.take_if(|(kind, _)| *kind == call);
-        let error = by_number.map(|(_, error)| error).or(by_kind.map(|(_, error)| error));
+        let for_good = self.for_good.filter(|(at, _)| *at < self.made.len());
+        let error = by_number.or(for_good).map(|(_, error)| error);
+        let error = error.or(by_kind.map(|(_, error)| error));
         error.map_or(Ok(()), |error| Err(io::Error::from_raw_os_error(error)))
     }
 }

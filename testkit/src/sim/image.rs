@@ -23,7 +23,7 @@ pub type Pages = BTreeMap<u32, Arc<Page>>;
 pub struct FileImage {
     pub len: u64,
     pub pages: Pages,
-    /// What `stat` says that it is, where that matters.
+    /// What `stat` reports for it; nothing where the file was put together by hand.
     pub identity: Option<u64>,
 }
 

@@ -76,6 +76,8 @@ struct Dirty {
 
 #[derive(Debug, Default)]
 struct File {
+    /// What `stat` reports.
+    identity: Option<u64>,
     len: u64,
     /// Where in the log the length came, unless it is durable.
     len_stamp: Option<usize>,
@@ -148,7 +150,8 @@ impl<'a> Timeline<'a> {
             names.files.insert(path.clone(), inode);
             let live = file.pages.iter().map(|(&n, page)| (n, page.bytes().into())).collect();
             let durable = file.pages.clone();
-            files.insert(inode, File { len: file.len, durable, live, ..File::default() });
+            let identity = file.identity;
+            files.insert(inode, File { identity, len: file.len, durable, live, ..File::default() });
         }
         Timeline {
             log,
@@ -197,8 +200,9 @@ impl<'a> Timeline<'a> {
                 self.sync(*inode, len.unwrap_or(u64::MAX), upto);
             }
             Event::Punch { inode, offset, len } => self.punch(*inode, *offset, *len, stamp),
-            Event::Create { path, inode, len } => {
-                let file = File { len: *len, len_stamp: Some(stamp), ..File::default() };
+            Event::Create { path, inode, identity, len } => {
+                let (identity, len) = (Some(*identity), *len);
+                let file = File { identity, len, len_stamp: Some(stamp), ..File::default() };
                 self.files.insert(*inode, file);
                 self.pending.push(Change::Create(path.clone(), *inode));
             }
@@ -437,7 +441,8 @@ impl<'a> Timeline<'a> {
             let is_reachable = path.parent().is_some_and(|dir| image.dirs.contains(dir));
             if let Some(file) = self.files.get(&inode).filter(|_| is_reachable) {
                 let len = if file.len_stamp.is_some() { 0 } else { file.len };
-                let mut left = FileImage { len, ..FileImage::default() };
+                let identity = file.identity;
+                let mut left = FileImage { len, identity, ..FileImage::default() };
                 let is_whole = |(unit, version): (&Unit, &usize)| {
                     unit.inode == inode && unit.place.is_none() && *version > 0
                 };

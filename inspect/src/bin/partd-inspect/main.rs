@@ -68,7 +68,8 @@ fn main() -> ExitCode {
     };
     prepare_for_file_limit();
     let mut out = Output::new(&args.options);
-    let done = run(args, &mut out).and_then(|()| out.finish().map_err(Failure::from));
+    let done =
+        with_threads(|| run(args, &mut out)).and_then(|()| out.finish().map_err(Failure::from));
     match done {
         Ok(()) | Err(Failure::OutputClosed) => {}
         Err(Failure::Message(message)) => {
@@ -100,6 +101,19 @@ fn prepare_for_file_limit() {
     let _ = rayon::ThreadPoolBuilder::new()
         .num_threads(threads.min(source::threads_max()))
         .build_global();
+}
+
+/// Runs the work with threads that read; where none can be started, this one does all of it.
+fn with_threads<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    match rayon::ThreadPoolBuilder::new().build() {
+        Ok(pool) => pool.install(work),
+        Err(_) => {
+            // It fails only where there is such a pool already. One thread needs no other.
+            let alone = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread();
+            let _ = alone.build_global();
+            work()
+        }
+    }
 }
 
 fn run(args: Args, out: &mut Output) -> Result<(), Failure> {

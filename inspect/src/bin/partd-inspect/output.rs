@@ -32,7 +32,7 @@ pub(crate) enum Mark {
 
 /// The way out of the program.
 pub(crate) struct Output {
-    writer: BufWriter<Box<dyn Write>>,
+    writer: BufWriter<Box<dyn Write + Send>>,
     pub(crate) json: bool,
     pub(crate) exact: bool,
     wide: bool,

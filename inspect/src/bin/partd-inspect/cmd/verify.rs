@@ -61,15 +61,19 @@ pub(crate) struct Checked {
 pub(crate) fn run(args: &Verify, out: &mut Output) -> Result<(), Failure> {
     // No thread should have to wait for others to close their files.
     let threads = match args.threads {
-        0 => rayon::current_num_threads(),
-        threads => threads.min(source::threads_max()),
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        threads => threads,
     };
+    let threads = threads.min(source::threads_max());
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    let pool = pool.map_err(|error| Failure::Message(format!("cannot start threads: {error}")))?;
     let begin = Instant::now();
     let bar = bar();
     let look = |segment: &Segment| look(segment, bar.as_ref());
-    let read = pool.install(|| Store::read_with(&args.path, look));
+    let read = match pool {
+        Ok(pool) => pool.install(|| Store::read_with(&args.path, look)),
+        // As many as there are.
+        Err(_) => Store::read_with(&args.path, look),
+    };
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }

@@ -1,0 +1,108 @@
+//! How a picture takes in segments: those that are new, and the outputs of compactions, which only a
+//! picture that is begun can take in.
+
+use std::sync::Arc;
+
+use partd_format::segment::Keep;
+
+use super::compacted::Compacted;
+use super::{Advance, Cursor, Picture, chain};
+use crate::error::{Error, Result};
+use crate::log::Core;
+use crate::log::disk::Disk;
+use crate::log::segment::{SEGMENT_NUMBERS, Segment};
+
+/// What came of looking for segments.
+pub(super) enum Discovered {
+    /// They were taken in; these are what the newest output among them found beside it.
+    Segments(Vec<Keep>),
+    /// They cannot be taken into this picture.
+    Changed(Advance),
+}
+
+impl<D: Disk> Picture<D> {
+    /// Opens the segments that are new, and takes them in. The outputs of compactions can only be
+    /// taken in by a picture that is begun: what they replace is then never looked at, and their
+    /// entries are laid out for each key.
+    pub(super) fn discover(
+        &mut self,
+        core: &Core<D>,
+        is_first: bool,
+        compacted: &mut Compacted,
+    ) -> Result<Discovered> {
+        let (mut found, known) = (Vec::new(), &mut self.known);
+        let vanished = self.finder.find(core, &mut |id| known.remove(&id), &mut |segment| {
+            found.push(segment);
+        })?;
+        if let Some(id) = vanished {
+            return Ok(Discovered::Changed(Advance::Vanished(id)));
+        }
+        let has_outputs = found.iter().any(|segment| segment.header().output.is_some());
+        if has_outputs && !is_first {
+            self.known.extend(found.into_iter().map(|segment| (segment.id(), segment)));
+            return Ok(Discovered::Changed(Advance::Rebuild));
+        }
+        let keeps = if has_outputs { self.read_lists(&found)? } else { Vec::new() };
+        for segment in found {
+            // A segment that was replaced would only keep its disk space.
+            if !self.replaced.contains(&segment.id()) {
+                self.add(core, segment, compacted)?;
+            }
+        }
+        compacted.sort();
+        Ok(Discovered::Segments(keeps))
+    }
+
+    /// Reads what the outputs among some segments replace; returns what the newest of them found
+    /// beside it.
+    fn read_lists(&mut self, found: &[Arc<Segment<D::File>>]) -> Result<Vec<Keep>> {
+        let mut newest = ((0, 0), Vec::new());
+        for segment in found {
+            let Some(output) = segment.header().output else { continue };
+            let (replaces, keeps) = segment.lists()?;
+            self.replaced.extend(replaces);
+            if (output.upto, segment.id()) > newest.0 {
+                newest = ((output.upto, segment.id()), keeps);
+            }
+            self.upto = self.upto.max(output.upto);
+        }
+        Ok(newest.1)
+    }
+
+    /// Gives a segment its number; takes in what it holds if it is an output.
+    fn add(
+        &mut self,
+        core: &Core<D>,
+        segment: Arc<Segment<D::File>>,
+        compacted: &mut Compacted,
+    ) -> Result<()> {
+        if self.segments.len() >= SEGMENT_NUMBERS {
+            let why = format!("the store has more than {SEGMENT_NUMBERS} segments; compact it");
+            return Err(Error::refused(&**core.store.path(), why));
+        }
+        let number = self.segments.len() as u32;
+        Arc::make_mut(&mut self.segments).push(Arc::clone(&segment));
+        self.value_bytes.push(0);
+        self.batch_bytes.push(0);
+        if segment.header().output.is_none() {
+            let next = segment.header().data_start;
+            let pending = Vec::new();
+            self.open.push(Cursor { segment: number, next, pending, sealed: false, broken: None });
+            return Ok(());
+        }
+        for (offset, len) in chain(&segment, core.ignores_damage())? {
+            let batch = match segment.batch(offset, len) {
+                Err(_) if core.ignores_damage() => continue,
+                batch => batch?,
+            };
+            self.applied.batches += 1;
+            self.batch_bytes[number as usize] += len;
+            for entry in batch.entries() {
+                self.applied.count(&entry);
+                self.value_bytes[number as usize] += entry.value_len;
+                compacted.add(&entry, number);
+            }
+        }
+        Ok(())
+    }
+}

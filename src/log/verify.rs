@@ -1,0 +1,110 @@
+//! Every checksum of every segment of the store, whether anything still reads what it covers.
+
+use std::sync::Arc;
+
+use partd_format::segment::NOTE_AT;
+use partd_format::{Evidence, Link, SegmentHeader, State};
+
+use super::Core;
+use super::disk::{Disk, DiskFile};
+use super::segment::{Extent, Segment};
+use crate::error::Result;
+use crate::threads;
+
+/// What [`SegmentLog::verify`](crate::SegmentLog::verify) has looked at, all of it whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Verified {
+    /// The segments whose headers and chains were walked: those that are part of the store.
+    pub segments: u64,
+    /// The batches in them, those of a compaction's output among them.
+    pub batches: u64,
+    /// The values whose checksums were compared, of keys and of what was deleted.
+    pub extents: u64,
+    /// The bytes of those values.
+    pub bytes: u64,
+}
+
+pub(super) fn verify<D: Disk>(core: &Core<D>) -> Result<Verified> {
+    let (segments, sequence) =
+        core.with_picture(|picture| (Arc::clone(&picture.segments), picture.sequence))?;
+    threads::spread(core.pool(), |team| {
+        let walked = team.try_map(segments.iter().collect(), |segment| walk(segment, sequence))?;
+        let batches: Vec<(&Segment<_>, Found)> = segments
+            .iter()
+            .zip(walked)
+            .flat_map(|(segment, found)| found.into_iter().map(move |batch| (&**segment, batch)))
+            .collect();
+        let mut all = Verified { segments: segments.len() as u64, ..Verified::default() };
+        for one in team.try_map(batches, |(segment, found)| check_values(segment, found))? {
+            all.batches += 1;
+            all.extents += one.extents;
+            all.bytes += one.bytes;
+        }
+        Ok(all)
+    })
+}
+
+/// A committed batch: where it lies, how long it is, and its number.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    offset: u64,
+    len: u64,
+    sequence: u64,
+}
+
+/// Checks a segment's header, and walks its chain; returns its batches up to number `visible`.
+///
+/// A chain may end in the scar of a power cut, behind which nothing was ever part of the history.
+/// Up to its note it is on stable storage, and must be whole.
+fn walk<F: DiskFile>(segment: &Segment<F>, visible: u64) -> Result<Vec<Found>> {
+    let mut bytes = [0; NOTE_AT as usize];
+    segment.file().loaded(0, NOTE_AT);
+    segment.file().mapping().copy_out(0, &mut bytes);
+    let header = SegmentHeader::decode(&bytes, segment.file().mapping().len());
+    if header.map_err(|error| segment.damage(error))? != *segment.header() {
+        return Err(segment.damage(partd_format::Error {
+            offset: 0,
+            what: "header",
+            expected: Evidence::Text("what it was when the segment was opened"),
+            found: Evidence::Text("another"),
+        }));
+    }
+    if segment.header().output.is_some() {
+        segment.lists()?;
+    }
+    let note = segment.note();
+    let mut found = Vec::new();
+    let mut offset = segment.header().data_start;
+    loop {
+        let len = match segment.link(offset) {
+            Ok(Link::Batch(len)) => len,
+            Ok(Link::Sealed | Link::End) => return Ok(found),
+            Err(error) if offset < note => return Err(segment.damage(error)),
+            Err(_) => return Ok(found),
+        };
+        match segment.state(offset) {
+            Ok(State::Committed(sequence)) if sequence <= visible => {
+                found.push(Found { offset, len, sequence });
+            }
+            Ok(_) => {}
+            Err(error) if offset < note => return Err(segment.damage(error)),
+            Err(_) => {}
+        }
+        offset += len;
+    }
+}
+
+/// Compares the checksums of a batch: of its head, and of its values.
+fn check_values<F: DiskFile>(segment: &Segment<F>, found: Found) -> Result<Verified> {
+    let mut checked = Verified::default();
+    for entry in segment.batch(found.offset, found.len)?.entries() {
+        if entry.kind.has_value() {
+            // The number of the segment means nothing here.
+            let value = segment.checked_value(&Extent::of(&entry, 0, found.sequence))?;
+            checked.extents += 1;
+            checked.bytes += value.len() as u64;
+        }
+    }
+    Ok(checked)
+}

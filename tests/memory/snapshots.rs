@@ -1,0 +1,74 @@
+//! What views pin while a hundred compactions pass: counted in the descriptors and mappings of this
+//! process, and in the disk space of files that have no name any more. It counts what its whole process has,
+//! so it runs alone.
+
+use std::os::unix::fs::MetadataExt;
+
+use partd::{Partd, SegmentLog};
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Pinned {
+    descriptors: usize,
+    mappings: usize,
+    unlinked_bytes: u64,
+}
+
+/// What this process has of segments.
+fn pinned() -> Pinned {
+    let mut pinned = Pinned::default();
+    for entry in std::fs::read_dir("/proc/self/fd").expect("Linux lists descriptors") {
+        let link = entry.expect("it is listed").path();
+        // The descriptor of the listing itself is gone by now.
+        let Ok(target) = std::fs::read_link(&link) else { continue };
+        pinned.descriptors += usize::from(target.to_string_lossy().contains(".seg"));
+    }
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("Linux lists mappings");
+    for line in maps.lines().filter(|line| line.contains(".seg")) {
+        pinned.mappings += 1;
+        let range = line.split(' ').next().expect("a range");
+        if line.ends_with("(deleted)")
+            && let Ok(file) = std::fs::metadata(format!("/proc/self/map_files/{range}"))
+        {
+            pinned.unlinked_bytes += file.blocks() * 512;
+        }
+    }
+    pinned
+}
+
+#[test]
+fn views_held_over_a_hundred_compactions_pin_what_they_show() {
+    let _alone = crate::alone();
+    const SEGMENT: u64 = 1 << 20;
+    let dir = tempfile::tempdir().expect("a directory");
+    let p = SegmentLog::options()
+        .segment_len_bytes(SEGMENT)
+        .compaction_dead_share(None)
+        .open(dir.path().join("store"))
+        .expect("it opens");
+    p.append([("small", "x")]).expect("it is appended");
+    let mut views = Vec::new();
+    for round in 1..=100 {
+        for i in 0..8 {
+            p.append([(i, vec![round; 500_000])]).expect("it is appended");
+        }
+        views.push(p.view("small").expect("it is seen"));
+        p.delete(0..8).expect("they are deleted");
+        assert!(p.compact().expect("it compacts").runs > 0);
+        assert_eq!(p.get("small").expect("it is read"), b"x");
+        let (now, views) = (pinned(), views.len());
+        // Beside the views: the index's segments, and the few that are being written and synced.
+        let most = views + 16;
+        assert!(now.descriptors <= 2 * most && now.mappings <= 2 * most, "{views} views: {now:?}");
+        // All but the first view show the output of a compaction, of a page or two.
+        let bytes = SEGMENT + views as u64 * (64 << 10);
+        assert!(now.unlinked_bytes <= bytes, "{views} views: {now:?}");
+        if round % 25 == 0 {
+            println!("{views} views: {now:?}");
+        }
+    }
+    assert!(views.iter().all(|view| view.chunks().eq([b"x"])));
+    drop(views);
+    let now = pinned();
+    println!("no view: {now:?}");
+    assert!(now.mappings <= 24 && now.unlinked_bytes <= 16 * SEGMENT, "{now:?}");
+}

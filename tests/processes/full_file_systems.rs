@@ -1,0 +1,151 @@
+//! Full disks of every kind that a store is made for: ext4, xfs, btrfs and tmpfs, each mounted for the test and
+//! filled while a store on it is open, with a copy that shares its blocks or without. An append is an error, and no
+//! call ends the process with a signal.
+//!
+//! It needs root, loop devices, and the programs that make the file systems; where they are missing it is skipped,
+//! which is a failure with CI=true.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use partd::{Partd, SegmentLog};
+use partd_testkit::children::{Start, report, skip, start_with_channel};
+
+/// A file system in a file, mounted.
+struct Mounted {
+    dir: tempfile::TempDir,
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}
+
+impl Mounted {
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("mounted")
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.map_err(|error| format!("{program}: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() { Ok(()) } else { Err(format!("{program}: {said}")) }
+}
+
+fn mount(kind: &str) -> Result<Mounted, String> {
+    let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let mounted = Mounted { dir };
+    let (image, at) = (mounted.dir.path().join("image"), mounted.path());
+    fs::create_dir(&at).map_err(|error| error.to_string())?;
+    let (image, at) = (image.to_string_lossy().into_owned(), at.to_string_lossy().into_owned());
+    let (mib, make): (u64, &[&str]) = match kind {
+        "tmpfs" => {
+            return run("mount", &["-t", "tmpfs", "-o", "size=24m", "tmpfs", &at])
+                .map(|()| mounted);
+        }
+        "ext4" => (64, &["mkfs.ext4", "-q", "-F"]),
+        "xfs" => (400, &["mkfs.xfs", "-q", "-f"]),
+        _ => (200, &["mkfs.btrfs", "-q", "-f"]),
+    };
+    let file = File::create(&image).map_err(|error| error.to_string())?;
+    file.set_len(mib << 20).map_err(|error| error.to_string())?;
+    run(make[0], &[&make[1..], &[&image]].concat())?;
+    run("mount", &["-o", "loop", &image, &at])?;
+    Ok(mounted)
+}
+
+/// Fills all that is left, down to the last block.
+fn fill(path: &Path) {
+    let mut file = File::create(path).expect("a file");
+    for len in [1 << 20, 64 << 10, 4096, 512] {
+        let block = vec![0xA5; len];
+        while file.write_all(&block).is_ok() {}
+    }
+    let _ = file.sync_all();
+}
+
+/// What the child does on a file system: whatever it meets is an error or a success.
+pub(crate) fn fill_up(arguments: &[String]) {
+    let (mounted, copies) = (Path::new(&arguments[0]), arguments[1] == "copied");
+    let path = mounted.join("store");
+    let options = SegmentLog::options().segment_len_bytes(1 << 20).compaction_dead_share(None);
+    let p = options.open(&path).expect("it opens");
+    let mut kept = 0_u64;
+    for i in 0..500_u32 {
+        p.append([(i % 10, vec![i as u8; 5000]), (1000, vec![1; 100])]).expect("there is space");
+        kept += 100;
+    }
+    p.sync().expect("it is synced");
+    if copies {
+        let copy = mounted.join("copy");
+        run("cp", &["-r", "--reflink=auto", &path.to_string_lossy(), &copy.to_string_lossy()])
+            .expect("there is space for a copy");
+    }
+    fill(&mounted.join("filler"));
+    let mut failed = None;
+    for i in 0..20_000_u32 {
+        match p.append([(i % 10, vec![i as u8; 3000]), (1000, vec![1; 100])]) {
+            Ok(()) => kept += 100,
+            Err(error) => {
+                failed = Some(error.to_string());
+                break;
+            }
+        }
+    }
+    let failed = failed.expect("a full disk is an error");
+    assert_eq!(p.len_of(1000_u32).expect("it is counted"), kept, "{failed}");
+    let value = p.get(1000_u32).expect("it is read");
+    assert!(value.len() as u64 == kept && value.iter().all(|&byte| byte == 1));
+    p.verify().expect("it is whole");
+    // Each of these succeeds or says why not.
+    let _ = p.sync();
+    let _ = p.delete([3_u32]);
+    let _ = p.compact();
+    let _ = p.append_durable([(1001_u32, "x")]);
+    drop(p);
+    // A new process on the full disk.
+    if let Ok(p) = options.open(&path) {
+        assert_eq!(p.len_of(1000_u32).expect("it is counted"), kept);
+        let _ = p.delete([4_u32]);
+        let _ = p.compact();
+    }
+    let reader = options.open_read_only(&path).expect("it is read");
+    assert_eq!(reader.get(1000_u32).expect("it is read").len() as u64, kept);
+    drop(reader);
+    // With space again, everything goes on.
+    fs::remove_file(mounted.join("filler")).expect("it is removed");
+    let _ = run("sync", &[]);
+    let p = options.open(&path).expect("it opens");
+    p.append_durable([("after", "x")]).expect("there is space");
+    assert_eq!(p.len_of(1000_u32).expect("it is counted"), kept);
+    report("all is well");
+}
+
+#[test]
+fn a_full_disk_is_an_error_on_every_file_system_and_never_a_signal() {
+    let mut seen = 0;
+    for kind in ["tmpfs", "ext4", "xfs", "btrfs"] {
+        for how in ["alone", "copied"] {
+            let mounted = match mount(kind) {
+                Ok(mounted) => mounted,
+                Err(why) => {
+                    skip(&format!("{kind} cannot be mounted: {why}"));
+                    continue;
+                }
+            };
+            let arguments = [mounted.path().to_string_lossy().into_owned(), how.to_owned()];
+            let (child, said) = start_with_channel(&Start::default(), "fills up", &arguments);
+            // It ends with its process, whatever ends that.
+            let said: Vec<String> = said.iter().collect();
+            assert_eq!(said, ["all is well"], "{kind}, {how}: the process has ended");
+            drop(child);
+            seen += 1;
+        }
+    }
+    println!("{seen} full file systems");
+}

@@ -1,0 +1,235 @@
+//! Parallel work where threads are short or missing: no thread can be started, or a `fork` has left
+//! the parent's behind; and the pools that do the work otherwise.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use partd::{Buffer, Dict, Error, Options, Partd, SegmentLog, Snappy};
+use partd_testkit::children::{Start, directory, fork, report, skip, start_with_channel};
+
+/// Long enough for every operation to want several threads.
+const LONG: usize = 3 << 20;
+const MANY: u32 = 10_000;
+
+/// What the children of this file run.
+pub(crate) fn play(arguments: &[String]) {
+    let path = Path::new(&arguments[1]);
+    match arguments[0].as_str() {
+        "starts no thread" => start_no_thread(path),
+        "forks with warm pools" => fork_with_warm_pools(path),
+        "forks into namespaces" => fork_into_namespaces(path),
+        other => panic!("there is no {other}"),
+    }
+}
+
+/// What the process of a role reports, with a path.
+fn told(role: &str, path: &Path) -> Vec<String> {
+    let arguments = [role.to_owned(), path.display().to_string()];
+    let (child, said) = start_with_channel(&Start::default(), "threads", &arguments);
+    let said = said.iter().take_while(|line| line != "done").collect();
+    child.finish();
+    said
+}
+
+fn options() -> Options {
+    SegmentLog::options().segment_len_bytes(1 << 20)
+}
+
+fn value(seed: u8) -> Vec<u8> {
+    (0..LONG).map(|i| seed ^ (i >> 3) as u8).collect()
+}
+
+/// Does all that is spread over threads where there are some.
+fn use_all(path: &Path) {
+    let p = options().open(path).expect("it opens");
+    for seed in 1..4 {
+        p.append([(format!("long {seed}"), value(seed))]).expect("it is appended");
+    }
+    let short: Vec<_> = (0..MANY).map(|i| (i, [7_u8; 100])).collect();
+    p.append(short).expect("they are appended");
+    assert!(p.get("long 1").expect("it is read") == value(1));
+    let many = p.get_many(["long 1", "long 2"]).expect("they are read");
+    assert!(many == [value(1), value(2)]);
+    let many = p.get_many(0..MANY).expect("they are read");
+    assert!(many.iter().all(|value| *value == [7; 100]));
+    assert_eq!(p.view("long 2").expect("it is seen").len(), LONG as u64);
+    // And those that an earlier use has left dead.
+    assert!(p.verify().expect("it is whole").extents >= u64::from(MANY) + 3);
+    assert_eq!(p.keys().expect("they are listed").len(), MANY as usize + 3);
+    let popped = p.pop(["long 3", "long 2"]).expect("they are popped");
+    assert!(popped == [value(3), value(2)]);
+    assert!(p.compact().expect("it compacts").runs > 0);
+    assert!(p.get("long 1").expect("it is read") == value(1));
+    let encoded = Snappy::new(p);
+    encoded.append([("e", value(4)), ("e", value(5)), ("f", value(6))]).expect("it is appended");
+    let many = encoded.get_many(["e", "f"]).expect("they are read");
+    assert!(many == [[value(4), value(5)].concat(), value(6)]);
+    assert!(encoded.pop(["f"]).expect("it is popped") == [value(6)]);
+    let buffer = Buffer::new(Dict::new(), encoded, 16 << 20);
+    buffer.append([("e", value(6)), ("b", value(7))]).expect("it is buffered");
+    buffer.flush().expect("it is flushed");
+    assert!(buffer.get("b").expect("it is read") == value(7));
+    assert!(buffer.pop(["b"]).expect("it is popped") == [value(7)]);
+    buffer.delete(["e"]).expect("it is deleted");
+    buffer.slow().inner().clear().expect("it is cleared");
+}
+
+fn start_no_thread(path: &Path) {
+    use rustix::process::{Resource, Rlimit, getuid, setrlimit};
+    // The limit holds for users alone; another user's limit of processes includes no thread of ours.
+    if getuid().is_root() {
+        let nobody = 65_534;
+        std::fs::create_dir(path).expect("it is made");
+        std::os::unix::fs::chown(path, Some(nobody), Some(nobody)).expect("it is root's");
+        std::os::unix::fs::chown(path.parent().expect("it has one"), Some(nobody), None)
+            .expect("it is root's");
+        rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(nobody)).expect("it is root");
+    }
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    setrlimit(Resource::Nproc, none).expect("a limit can be lowered");
+    let thread = std::thread::Builder::new().spawn(|| ());
+    assert!(thread.is_err(), "a thread can be started");
+    use_all(path);
+    // What was done for want of threads is not held against a later moment.
+    use_all(path);
+    report("done");
+}
+
+#[test]
+fn everything_works_on_the_calling_thread_where_no_thread_can_be_started() {
+    let (_dir, path) = directory();
+    assert!(told("starts no thread", &path).is_empty());
+}
+
+/// Checks that a handle of the parent gives errors, and none of them hangs.
+fn check_inherited(p: &SegmentLog) {
+    let forked = |error: Option<Error>| matches!(error, Some(Error::Forked { .. }));
+    assert!(forked(p.get("long").err()));
+    assert!(forked(p.view("long").err()));
+    assert!(forked(p.verify().err()));
+    assert!(forked(p.stats().err()));
+    assert!(forked(p.keys().err()));
+    assert!(forked(p.pop(["long"]).err()));
+    assert!(forked(p.append([("long", "more")]).err()));
+    assert!(forked(p.compact().err()));
+    assert!(forked(p.sync().err()));
+}
+
+fn fork_with_warm_pools(path: &Path) {
+    let lent = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("it is built");
+    let with_pool = options().thread_pool(Arc::new(lent));
+    let p = with_pool.open(path).expect("it opens");
+    p.append([("long", value(1))]).expect("it is appended");
+    let q = options().open(path).expect("it opens");
+    // Rayon's own pool, the one that was lent, the one of the process, and that of a buffer.
+    rayon::scope(|scope| scope.spawn(|_| ()));
+    while p.get("long").expect("it is read") != value(1) {}
+    assert!(q.get("long").expect("it is read") == value(1));
+    let view = p.view("long").expect("it is seen");
+    let buffer = Buffer::new(Dict::new(), Dict::new(), 16 << 20);
+    buffer.append([("b", value(2))]).expect("it is buffered");
+    buffer.flush().expect("it is flushed");
+    let other = path.with_file_name("other");
+    let Some(pid) = fork::fork_beside_idle_threads() else {
+        fork::end_after(|| {
+            check_inherited(&p);
+            check_inherited(&q);
+            assert!(view.chunks().collect::<Vec<_>>().concat() == value(1));
+            let mine = with_pool.open(path).expect("it opens");
+            assert!(mine.get("long").expect("it is read") == value(1));
+            drop((p, q, view, mine));
+            use_all(&other);
+            assert!(buffer.get("b").expect("it is read") == value(2));
+            buffer.append([("b", value(3))]).expect("it is buffered");
+            buffer.flush().expect("it is flushed");
+            let both = [value(2), value(3)].concat();
+            assert!(buffer.pop(["b"]).expect("it is popped") == [both]);
+            drop((buffer, with_pool));
+        });
+    };
+    assert!(fork::wait_for_success(pid), "the child has failed, or hangs");
+    assert!(p.pop(["long"]).expect("it is popped") == [value(1)]);
+    report("done");
+}
+
+#[test]
+fn a_child_of_fork_reads_verifies_pops_and_compacts_though_the_parent_had_warm_pools() {
+    let (_dir, path) = directory();
+    assert!(told("forks with warm pools", &path).is_empty());
+}
+
+fn fork_into_namespaces(path: &Path) {
+    if !fork::children_begin_a_pid_namespace() {
+        report("no namespaces");
+        report("done");
+        return;
+    }
+    let child = fork::fork_beside_idle_threads();
+    let Some(pid) = child else {
+        fork::end_after(|| {
+            assert_eq!(std::process::id(), 1);
+            let p = options().open(path).expect("it opens");
+            p.append([("long", value(1))]).expect("it is appended");
+            assert!(p.get("long").expect("it is read") == value(1));
+            assert!(fork::children_begin_a_pid_namespace());
+            let Some(grandchild) = fork::fork_beside_idle_threads() else {
+                fork::end_after(|| {
+                    // The number of the process says that it is its own parent.
+                    assert_eq!(std::process::id(), 1);
+                    check_inherited(&p);
+                    drop(p);
+                    let own = options().open(path).expect("it opens");
+                    assert!(own.get("long").expect("it is read") == value(1));
+                    drop(own);
+                    use_all(&path.with_file_name("other"));
+                });
+            };
+            assert!(fork::wait_for_success(grandchild), "the grandchild has failed, or hangs");
+            // What the child has dropped was not its own: the store is still held open here.
+            p.append([("long", "more")]).expect("it is appended");
+            assert_eq!(p.len_of("long").expect("it is read"), LONG as u64 + 4);
+        });
+    };
+    report(if fork::wait_for_success(pid) { "it went well" } else { "it failed" });
+    report("done");
+}
+
+#[test]
+fn a_handle_is_its_parents_though_parent_and_child_have_the_same_process_id() {
+    let (_dir, path) = directory();
+    match &told("forks into namespaces", &path)[..] {
+        [one] if one == "no namespaces" => skip("process namespaces need CAP_SYS_ADMIN"),
+        said => assert_eq!(said, ["it went well"]),
+    }
+}
+
+/// The threads of this process whose names begin like this.
+fn threads_named(prefix: &str) -> usize {
+    let threads = std::fs::read_dir("/proc/self/task").expect("Linux lists threads");
+    let name = |thread: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read_to_string(thread.expect("it is listed").path().join("comm"))
+            .unwrap_or_default()
+    };
+    threads.map(name).filter(|name| name.starts_with(prefix)).count()
+}
+
+#[test]
+fn a_buffer_called_from_rayon_tasks_builds_one_pool_and_keeps_it() {
+    let buffer = Buffer::new(Dict::new(), Dict::new(), 16 << 20);
+    let tasks = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("it is built");
+    let mut seen = Vec::new();
+    for round in 0..20 {
+        let (flushed, popped) = tasks.install(|| {
+            rayon::join(
+                || buffer.append([("a", value(round))]).and_then(|()| buffer.flush()),
+                || buffer.get("a").and_then(|_| buffer.pop(["b"])),
+            )
+        });
+        flushed.expect("it is flushed");
+        assert!(popped.expect("it is popped") == [b""]);
+        seen.push(threads_named("partd-buffer"));
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    assert!(seen.iter().all(|&threads| threads == cores.min(4)), "{seen:?}");
+    assert_eq!(buffer.len_of("a").expect("it is read"), 20 * LONG as u64);
+}

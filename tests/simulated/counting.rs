@@ -1,0 +1,23 @@
+//! What `stats` says fits together, though others write and sync while it counts.
+
+use crate::hooked::{Hooked, open, set};
+use crate::sim::disk::SimDisk;
+use crate::sim::image::Image;
+use crate::sim::{STORE, options};
+use partd::Partd;
+
+#[test]
+fn no_more_is_counted_as_synced_than_the_history_has() {
+    let disk = SimDisk::unlogged(&Image::blank(), 1);
+    let writer = open(&disk.new_process());
+    writer.append([("k", "1")]).expect("it is appended");
+    let hooked = Hooked::new(disk.new_process());
+    let reader = options().open_on(hooked.clone(), STORE).expect("it opens");
+    set(&hooked.after_list, move || {
+        writer.append_durable([("k", "2"), ("l", "3")]).expect("it is appended");
+    });
+    let stats = reader.stats().expect("it is counted");
+    assert_eq!((stats.sequence, stats.synced, stats.keys), (1, 1, 1));
+    let stats = reader.stats().expect("it is counted");
+    assert_eq!((stats.sequence, stats.synced, stats.keys), (2, 2, 2));
+}

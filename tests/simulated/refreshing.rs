@@ -1,0 +1,136 @@
+//! A read beside busy writers ends, with the value or with an error; and what a handle that was idle
+//! looks at does not grow with what has come and gone.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use crate::hooked::{Hook, Hooked, open, set};
+use crate::sim::disk::SimDisk;
+use crate::sim::image::Image;
+use crate::sim::{STORE, options};
+use partd::{Error, Partd, SegmentLog};
+
+/// More than half of a segment: each append makes one.
+const LONG: usize = 40_000;
+
+/// Lets something happen every time.
+fn always(hook: &Hook, happens: Arc<dyn Fn() + Send + Sync>) {
+    let again = Arc::clone(hook);
+    set(hook, move || {
+        happens();
+        always(&again, Arc::clone(&happens));
+    });
+}
+
+/// A store of ten segments, a handle that makes another whenever the reader opens or lists, and the
+/// reader; how often it has is counted.
+fn busy(disk: &SimDisk) -> (SegmentLog<Hooked>, Arc<AtomicU32>) {
+    let writer = open(&disk.new_process());
+    for i in 0..10_u64 {
+        writer.append([(i, [i as u8; LONG])]).expect("it is appended");
+    }
+    let hooked = Hooked::new(disk.new_process());
+    let reader = options().open_on(hooked.clone(), STORE).expect("it opens");
+    let made = Arc::new(AtomicU32::new(0));
+    let (counted, writer) = (Arc::clone(&made), Mutex::new(writer));
+    let make = Arc::new(move || {
+        let writer = writer.lock().expect("no panic");
+        if counted.fetch_add(1, Relaxed) < 10_000 {
+            writer.append([("w", [7; LONG])]).expect("it is appended");
+        }
+    });
+    always(&hooked.before_open, make.clone());
+    always(&hooked.after_list, make);
+    (reader, made)
+}
+
+#[test]
+fn a_read_of_a_store_without_one_of_its_segments_is_an_error_though_others_make_segments() {
+    let disk = SimDisk::unlogged(&Image::blank(), 1);
+    let (reader, made) = busy(&disk);
+    disk.remove_name(&Path::new(STORE).join("0000000000000003.seg")).expect("it is there");
+    let error = reader.get(0_u64).expect_err("a segment is missing");
+    assert!(matches!(error, Error::Missing { first: 3, last: 3, .. }), "{error}");
+    let made = made.load(Relaxed);
+    println!("{made} segments were made meanwhile");
+    let is_bounded = (10..200).contains(&made);
+    assert!(is_bounded, "live is violated: {made} segments were made meanwhile");
+}
+
+#[test]
+fn a_read_beside_writers_that_make_segments_all_the_time_returns() {
+    let disk = SimDisk::unlogged(&Image::blank(), 1);
+    let (reader, made) = busy(&disk);
+    for i in 0..10_u64 {
+        assert!(reader.get(i).expect("it is read") == [i as u8; LONG]);
+        assert!(reader.len_of("w").expect("it is read").is_multiple_of(LONG as u64));
+    }
+    let made = made.load(Relaxed);
+    println!("{made} segments were made meanwhile");
+    assert!((10..2000).contains(&made), "{made} segments were made meanwhile");
+}
+
+#[test]
+fn a_read_beside_compactions_that_never_pause_returns_or_says_so() {
+    let disk = SimDisk::unlogged(&Image::blank(), 1);
+    let writer = Mutex::new(open(&disk.new_process()));
+    writer.lock().expect("no panic").append([("k", "v")]).expect("it is appended");
+    let hooked = Hooked::new(disk.new_process());
+    let reader = options().open_on(hooked.clone(), STORE).expect("it opens");
+    let compactions = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&compactions);
+    let compact = Arc::new(move || {
+        if counted.fetch_add(1, Relaxed) < 2000 {
+            let writer = writer.lock().expect("no panic");
+            for _ in 0..2 {
+                writer.append([("w", [7; LONG])]).expect("it is appended");
+            }
+            assert!(writer.compact().expect("it compacts").runs > 0);
+        }
+    });
+    always(&hooked.after_list, compact);
+    match reader.get("k") {
+        Ok(value) => assert_eq!(value, b"v"),
+        Err(Error::Refused { why, .. }) => assert!(why.contains("compact"), "{why}"),
+        Err(error) => panic!("{error}"),
+    }
+    let compactions = compactions.load(Relaxed);
+    println!("{compactions} compactions");
+    assert!((1..100).contains(&compactions), "{compactions} compactions");
+}
+
+#[test]
+fn a_handle_that_was_idle_lists_the_directory_instead_of_trying_what_has_come_and_gone() {
+    let disk = SimDisk::unlogged(&Image::blank(), 1);
+    let (idle, busy) = (open(&disk.new_process()), open(&disk.new_process()));
+    idle.append([("k", "v")]).expect("it is appended");
+    idle.sync().expect("it is synced");
+    assert_eq!(idle.get("k").expect("it is read"), b"v");
+    for _ in 0..20 {
+        for _ in 0..50 {
+            busy.append([("w", [7; LONG])]).expect("it is appended");
+        }
+        busy.delete(["w"]).expect("it is deleted");
+        assert!(busy.compact().expect("it compacts").runs > 0);
+    }
+    busy.append([("k", "w")]).expect("it is appended");
+    let counts = || {
+        let counts = disk.counts();
+        (counts.opens.load(Relaxed), counts.lists.load(Relaxed))
+    };
+    for (what, call) in [
+        (
+            "a read",
+            Box::new(|| assert_eq!(idle.get("k").expect("it is read"), b"vw")) as Box<dyn Fn()>,
+        ),
+        ("a sync", Box::new(|| idle.sync().expect("it is synced"))),
+    ] {
+        let before = counts();
+        call();
+        let after = counts();
+        let (opens, lists) = (after.0 - before.0, after.1 - before.1);
+        println!("{what}: {opens} files opened, {lists} lists");
+        assert!(opens < 30 && lists <= 2, "{what}: {opens} files opened, {lists} lists");
+    }
+}

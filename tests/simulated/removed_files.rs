@@ -1,0 +1,286 @@
+//! Files of a live store that are removed, replaced by a copy, or copied elsewhere, at any moment: an error at
+//! worst, and never two histories, wrong bytes, or a loss that nobody reports.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use partd::{Error, Partd, SegmentLog};
+
+use crate::hooked::{Hooked, open, set, stopped};
+use crate::sim::disk::{Fate, SimDisk};
+use crate::sim::image::{FileImage, Image};
+use crate::sim::{Rng, STORE, options};
+
+type Log = SegmentLog<SimDisk>;
+
+/// A call of a process, and what it has appended if it succeeds.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Append(u32),
+    Durable(u32),
+    Large(u32),
+    Sync,
+    Compact,
+    Read,
+}
+
+/// What a piece that was appended reads as.
+fn piece(number: u32, len: usize) -> Vec<u8> {
+    let mut piece = format!("<{number}:").into_bytes();
+    piece.resize(len.max(piece.len() + 1) - 1, b'.');
+    piece.push(b'>');
+    piece
+}
+
+/// The numbers of the pieces in a value, if it is made of whole pieces.
+fn pieces(value: &[u8]) -> Option<Vec<u32>> {
+    let text = std::str::from_utf8(value).ok()?;
+    let body = text.split_inclusive('>');
+    body.map(|one| one.strip_prefix('<')?.split_once(':')?.0.parse().ok()).collect()
+}
+
+fn call(log: &Log, step: Step) -> Result<Option<u32>, Error> {
+    match step {
+        Step::Append(n) => log.append([("k", piece(n, 20))]).map(|()| Some(n)),
+        Step::Durable(n) => log.append_durable([("k", piece(n, 20))]).map(|()| Some(n)),
+        Step::Large(n) => log.append([("k", piece(n, 40_000))]).map(|()| Some(n)),
+        Step::Sync => log.sync().map(|()| None),
+        Step::Compact => log.compact().map(|_| None),
+        Step::Read => log.get("k").map(|value| {
+            check_value(&value);
+            None
+        }),
+    }
+}
+
+#[track_caller]
+fn check_value(value: &[u8]) -> Vec<u32> {
+    let Some(found) = pieces(value) else {
+        panic!("live is violated: {} bytes are not whole pieces", value.len());
+    };
+    let distinct: BTreeSet<u32> = found.iter().copied().collect();
+    assert_eq!(distinct.len(), found.len(), "live is violated: a piece is there twice: {found:?}");
+    found
+}
+
+/// An error may be anything but two batches under one number.
+#[track_caller]
+fn check_error(error: &Error) {
+    let text = error.to_string();
+    let twice = text.contains("is used at offset") || text.contains("which a batch in");
+    assert!(!twice, "live is violated: there are two histories: {text}");
+}
+
+/// Removes some files of the store, or puts copies in their place. Returns whether a segment and whether the
+/// control file was among them.
+fn vandalize(disk: &SimDisk, rng: &mut Rng) -> (bool, bool) {
+    let (mut segment, mut control) = (false, false);
+    for _ in 0..1 + rng.below(2) {
+        let names = disk.names_in(Path::new(STORE));
+        if names.is_empty() {
+            break;
+        }
+        let victim = match rng.below(3) {
+            0 => Path::new(STORE).join("control"),
+            _ => names[rng.below(names.len() as u64) as usize].clone(),
+        };
+        segment |= victim.extension().is_some_and(|extension| extension == "seg");
+        control |= victim.ends_with("control");
+        if rng.below(2) == 0 {
+            let _ = disk.remove_name(&victim);
+        } else {
+            disk.replace_with_copy(&victim);
+        }
+    }
+    (segment, control)
+}
+
+fn one_life(seed: u64) {
+    let mut rng = Rng(seed);
+    let disk = SimDisk::unlogged(&Image::blank(), seed);
+    let mut processes: Vec<(SimDisk, Option<Log>)> =
+        (0..2).map(|_| (disk.new_process(), None)).collect();
+    let (mut acknowledged, mut number) = (Vec::new(), 0);
+    let (mut lost_segment, mut lost_control) = (false, false);
+    for _ in 0..10 {
+        let by = rng.below(2) as usize;
+        let (process, log) = &mut processes[by];
+        if log.is_none() {
+            match options().open_on(process.clone(), STORE) {
+                Ok(opened) => *log = Some(opened),
+                Err(error) => check_error(&error),
+            }
+        }
+        let Some(log) = processes[by].1.take() else { continue };
+        number += 1;
+        let step = match rng.below(8) {
+            0 => Step::Sync,
+            1 => Step::Compact,
+            2 => Step::Read,
+            3 => Step::Durable(number),
+            4 | 5 => Step::Large(number),
+            _ => Step::Append(number),
+        };
+        let process = processes[by].0.clone();
+        let (fate, thread) = stopped(&process, 1 + rng.below(24), move || {
+            let result = call(&log, step);
+            (log, result)
+        });
+        if fate == Fate::Stopped || rng.below(3) == 0 {
+            let (segment, control) = vandalize(&disk, &mut rng);
+            lost_segment |= segment;
+            lost_control |= control;
+        }
+        if fate == Fate::Stopped {
+            // The other goes on beside it.
+            let other = &processes[1 - by].1;
+            if let Some(log) = other {
+                number += 1;
+                match call(log, Step::Append(number)) {
+                    Ok(appended) => acknowledged.extend(appended),
+                    Err(error) => check_error(&error),
+                }
+            }
+            process.resume();
+        }
+        let (log, result) = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        match result {
+            Ok(appended) => acknowledged.extend(appended),
+            Err(error) => check_error(&error),
+        }
+        // Now and then a handle is closed.
+        if rng.below(6) > 0 {
+            processes[by].1 = Some(log);
+        }
+        disk.pass(200);
+    }
+    drop(processes);
+    match options().open_on(disk.new_process(), STORE).and_then(|log| log.get("k")) {
+        Err(error) => check_error(&error),
+        Ok(value) => {
+            let found = check_value(&value);
+            let lost: Vec<_> = acknowledged.iter().filter(|n| !found.contains(n)).collect();
+            // Where a segment is gone, and with it the file that knew of it, nothing is left to tell; those
+            // who wrote to it were told.
+            let is_told = lost_segment && lost_control;
+            assert!(
+                lost.is_empty() || is_told,
+                "live is violated: {lost:?} were acknowledged and are not there"
+            );
+        }
+    }
+}
+
+#[test]
+fn any_file_removed_or_replaced_at_any_moment_is_an_error_at_worst() {
+    // PARTD_REMOVALS=10000 is the long form.
+    let lives = std::env::var("PARTD_REMOVALS").map_or(96, |n| n.parse().expect("a number"));
+    let next = AtomicUsize::new(0);
+    // More threads than cores: whoever opens a store without its control file waits for two seconds.
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= lives {
+                        return;
+                    }
+                    let life = std::panic::catch_unwind(|| one_life(seed as u64));
+                    if let Err(panic) = life {
+                        eprintln!("seed {seed}");
+                        std::panic::resume_unwind(panic);
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_file_of_another_store_under_the_name_of_a_dead_segment_is_never_removed() {
+    let disk = SimDisk::unlogged(&Image::blank(), 1);
+    let other = options().open_on(disk.new_process(), "/other").expect("it opens");
+    other.append([("o", "theirs")]).expect("it is appended");
+    for _ in 0..3 {
+        open(&disk.new_process()).append([("k", vec![7; 40_000])]).expect("it is appended");
+    }
+    let hooked = Hooked::new(disk.new_process());
+    let log = options().open_on(hooked.clone(), STORE).expect("it opens");
+    log.clear().expect("it is cleared");
+    let victim = Path::new(STORE).join("0000000000000001.seg");
+    let (vandal, to) = (disk.clone(), victim.clone());
+    // While its output gets its name, a file of the other store gets that of one of its sources.
+    set(&hooked.before_rename, move || {
+        vandal.put_in_place(Path::new("/other/0000000000000001.seg"), &to);
+    });
+    let _ = log.compact();
+    drop(log);
+    let is_there = disk.names_in(Path::new(STORE)).contains(&victim);
+    assert!(is_there, "live is violated: a file of another store was removed");
+    assert_eq!(other.get("o").expect("it is read"), b"theirs");
+}
+
+#[test]
+fn a_copy_of_a_live_store_opens_as_a_prefix_or_with_an_error() {
+    let disk = SimDisk::unlogged(&Image::blank(), 1);
+    let (p, q) = (open(&disk.new_process()), open(&disk.new_process()));
+    let mut states = vec![disk.snapshot()];
+    for number in 1..=6 {
+        let log = if number % 2 == 0 { &p } else { &q };
+        log.append([("k", piece(number, 20))]).expect("it is appended");
+        states.push(disk.snapshot());
+    }
+    let paths: Vec<_> = states[6].files.keys().cloned().collect();
+    let mut shorter = 0;
+    // Each file as it was at one moment or another, as `cp -r` reads them.
+    for choice in 0..7_usize.pow(paths.len() as u32) {
+        let mut image = Image { files: Default::default(), ..states[6].clone() };
+        let mut rest = choice;
+        for path in &paths {
+            if let Some(file) = states[rest % 7].files.get(path) {
+                image.files.insert(path.clone(), FileImage { identity: None, ..file.clone() });
+            }
+            rest /= 7;
+        }
+        let copy = SimDisk::unlogged(&image, 2);
+        match options().open_on(copy, STORE).and_then(|log| log.get("k")) {
+            Err(error) => panic!("live is violated: nothing was synced, and yet: {error}"),
+            Ok(value) => {
+                let found = check_value(&value);
+                let is_prefix = found.iter().copied().eq(1..=found.len() as u32);
+                assert!(is_prefix, "live is violated: {found:?} is no prefix");
+                shorter += u32::from(found.len() < 6);
+            }
+        }
+    }
+    assert!(shorter > 0, "no copy was torn");
+}
+
+#[test]
+fn on_a_full_disk_a_new_process_deletes_clears_and_compacts() {
+    for ending in 0..3 {
+        let disk = SimDisk::unlogged(&Image::blank(), 1);
+        disk.limit(1 << 20);
+        let writer = open(&disk.new_process());
+        let mut written = 0_u32;
+        while writer.append([(written, vec![1; 5000])]).is_ok() {
+            written += 1;
+        }
+        drop(writer);
+        disk.limit(0);
+        let log = open(&disk.new_process());
+        let done = match ending {
+            0 => {
+                log.delete([0_u32]).and_then(|()| log.contains(0_u32)).map(|there| assert!(!there))
+            }
+            1 => log.clear().and_then(|()| log.keys()).map(|keys| assert!(keys.is_empty())),
+            _ => log.clear().and_then(|()| log.compact()).and_then(|_| {
+                // There is space again.
+                log.append([("again", vec![2; 5000])])
+            }),
+        };
+        done.unwrap_or_else(|error| panic!("live is violated: on a full disk: {error}"));
+        assert!(!disk.died_of_sigbus(), "live is violated: a store without space");
+    }
+}
