@@ -2,7 +2,7 @@
 
 use partd_format::control::{self, Fixed};
 use partd_format::segment::{HEADER_LEN, NOTE_AT, id_of_file_name};
-use partd_format::{Error, SegmentHeader};
+use partd_format::{Error, Evidence, SegmentHeader};
 
 /// What a name says (SPEC.md, "Files of a store").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,8 +75,8 @@ pub enum Content {
     Segment([u8; 16]),
     /// A control file.
     Control(Fixed),
-    /// A file of a version of the format that this program does not know: it may be anybody's.
-    OtherVersion,
+    /// A file of a newer version of the format: it may be anybody's.
+    NewerVersion,
     /// Something else: what a power cut has torn, or what somebody has put there.
     Unknown,
 }
@@ -91,15 +91,20 @@ impl Content {
         if bytes.len() < Content::LEN || bytes[..Content::LEN].iter().all(|&byte| byte == 0) {
             return Content::Blank;
         }
-        let is_version = |error: &Error| error.what == "format version";
+        // Version 0 is what a power cut leaves where the magic came to the disk and the rest did not.
+        let is_newer = |error: &Error| {
+            let newer = u64::from(partd_format::VERSION) + 1..;
+            error.what == "format version"
+                && matches!(error.found, Evidence::Number(found) if newer.contains(&found))
+        };
         match SegmentHeader::decode(&bytes[..NOTE_AT as usize], len) {
             Ok(header) => return Content::Segment(header.store),
-            Err(error) if is_version(&error) => return Content::OtherVersion,
+            Err(error) if is_newer(&error) => return Content::NewerVersion,
             Err(_) => {}
         }
         match Fixed::decode(&bytes[..control::FIXED_LEN]) {
             Ok(fixed) => Content::Control(fixed),
-            Err(error) if is_version(&error) => Content::OtherVersion,
+            Err(error) if is_newer(&error) => Content::NewerVersion,
             Err(_) => Content::Unknown,
         }
     }
@@ -133,6 +138,19 @@ mod tests {
             ("", Name::Strange),
         ] {
             assert_eq!(Name::of(name.as_bytes()), expected, "{name}");
+        }
+    }
+    #[test]
+    fn a_newer_version_may_be_anybodys_and_version_zero_is_a_torn_file() {
+        let mut bytes = [0; Content::LEN];
+        assert_eq!(Content::of(&bytes, 4096), Content::Blank);
+        assert_eq!(Content::of(&bytes[..100], 100), Content::Blank);
+        for (magic, at) in [(&control::MAGIC, 8), (b"PARTDSEG", 8)] {
+            bytes[..8].copy_from_slice(magic);
+            bytes[at] = 0;
+            assert_eq!(Content::of(&bytes, 4096), Content::Unknown);
+            bytes[at] = partd_format::VERSION as u8 + 1;
+            assert_eq!(Content::of(&bytes, 4096), Content::NewerVersion);
         }
     }
 }

@@ -129,14 +129,12 @@ impl Options {
     ///
     /// Set it to what one fill takes where a store is filled and cleared again and again. Other stores remove dead
     /// segments.
-    #[must_use]
     pub fn recycled_segments(mut self, segments: usize) -> Options {
         self.recycled_segments = segments;
         self
     }
 
     /// Whether [`open`](Options::open) makes a store where there is none; true unless set.
-    #[must_use]
     pub fn create(mut self, create: bool) -> Options {
         self.create = create;
         self

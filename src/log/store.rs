@@ -124,13 +124,13 @@ impl<D: Disk> Store<D> {
         match SegmentHeader::decode(&bytes[..NOTE_AT as usize], len) {
             Ok(header) if is_ours(header.store) => return Ok(Content::Segment(header.id)),
             Ok(_) => return Ok(Content::Foreign),
-            Err(error) if error.what == "format version" => return Ok(Content::Foreign),
+            Err(error) if is_newer(&error) => return Ok(Content::Foreign),
             Err(_) => {}
         }
         Ok(match Fixed::decode(&bytes[..control::FIXED_LEN]) {
             Ok(_) => Content::Control,
             // A newer version of the format may belong to anybody.
-            Err(error) if error.what == "format version" => Content::Foreign,
+            Err(error) if is_newer(&error) => Content::Foreign,
             Err(_) => Content::Unknown,
         })
     }
@@ -239,6 +239,13 @@ impl<D: Disk> Store<D> {
             let _ = self.dir.create(RESERVE, len);
         }
     }
+}
+
+/// Whether a file is of a newer version of the format. Version 0 is what a power cut leaves where the magic came
+/// to the disk and the rest did not: taken for another's file, it would stand in the way of every open.
+fn is_newer(error: &partd_format::Error) -> bool {
+    let partd_format::Evidence::Number(found) = error.found else { return false };
+    error.what == "format version" && found > partd_format::VERSION.into()
 }
 
 /// The name of a segment.

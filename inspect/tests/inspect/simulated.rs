@@ -14,6 +14,7 @@ use crate::sim::script::{Recording, run};
 use crate::sim::timeline::Timeline;
 use crate::sim::workloads::ALL;
 use crate::sim::{Rng, STORE};
+use crate::support::adopt;
 
 /// Writes the store of an image to a directory; `false` if the image has none.
 fn spill(image: &Image, dir: &Path) -> bool {
@@ -25,6 +26,8 @@ fn spill(image: &Image, dir: &Path) -> bool {
         any |= name.extension().is_some_and(|extension| extension == "seg")
             || name == Path::new("control");
     }
+    // On the simulated disk it was the original.
+    adopt(dir);
     any
 }
 

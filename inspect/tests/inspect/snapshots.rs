@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::support::build::Control;
-use crate::support::{inspect, on, sample, sample_store, snapshot, write_store};
+use crate::support::{inspect, lock_byte, on, sample, sample_store, snapshot, write_store};
 
 /// Replaces what depends on the run: the directory, times and rates, blocks on disk.
 fn stable(text: &str, dir: &Path) -> String {
@@ -106,28 +106,28 @@ fn what_writes_and_what_watches_prints_what_it_printed_before() {
     let temp = dir.path().join("temp");
     crate::support::copy(&store, &temp.join("partd-tmp-0123456789abcdef"));
     std::fs::create_dir(temp.join("partd-tmp-0000000000000000")).unwrap();
-    let lock = temp.join("partd-tmp-0123456789abcdef/store.lock");
-    std::fs::write(lock, "").unwrap();
+    crate::support::make_temporary(&temp.join("partd-tmp-0123456789abcdef"));
+    // One that is not temporary, whatever it is called.
+    crate::support::copy(&store, &temp.join("partd-tmp-fedcba9876543210"));
     // As text, the width of its first column depends on where it was run.
     json("sweep", &temp, &["sweep"], 0, dir.path());
 }
 
 #[test]
 fn a_store_that_is_held_prints_who_holds_it() {
+    use partd_format::control::{COMPACTION_LOCK_AT, PRESENCE_LOCK_AT, SYNC_LOCK_AT, slot_lock_at};
     use rustix::fs::{FlockOperation, flock};
     let dir = tempfile::tempdir().unwrap();
     let (segments, control) = sample();
     let control = Control { clean: false, holder: Some((7, 4_000_000, 3)), ..control };
     let segments = segments.iter().collect::<Vec<_>>();
     let store = write_store(dir.path(), &segments, Some(&control));
-    let lock = |name: &str, operation| {
-        let file = std::fs::File::create(store.join(name)).unwrap();
-        flock(&file, operation).unwrap();
-        file
-    };
-    // This process holds the store's lock, as a reader does, and the lock of another's slot.
-    let held = lock("store.lock", FlockOperation::LockShared);
-    let writer = lock("writer-0007.lock", FlockOperation::LockExclusive);
+    // This process holds the store's lock and is present, as a reader is, and holds the lock of another's slot.
+    let held = std::fs::File::open(&store).unwrap();
+    flock(&held, FlockOperation::LockShared).unwrap();
+    let present = lock_byte(&store, PRESENCE_LOCK_AT, false);
+    let writer = lock_byte(&store, slot_lock_at(7), true);
+    let work = [SYNC_LOCK_AT, COMPACTION_LOCK_AT].map(|at| lock_byte(&store, at, true));
     both("held", &store, &[], 0, dir.path());
     // What another test forks holds the locks, too, until it has become the binary.
     let settles = |state: &str, others: &[u32]| {
@@ -141,9 +141,19 @@ fn a_store_that_is_held_prints_who_holds_it() {
             assert!(since.elapsed().as_secs() < 30, "{document:#}");
         }
     };
-    drop(writer);
+    drop((writer, work));
     settles("dead", &[std::process::id()]);
-    drop(held);
+    // Its control file was replaced: a lock on the one that was there says nothing of the new one.
+    std::fs::rename(store.join("control"), dir.path().join("control")).unwrap();
+    std::fs::copy(dir.path().join("control"), store.join("control")).unwrap();
+    let document = on(&store, &["--json"]).json();
+    assert_eq!(document["other_control_in_use"], true, "{document:#}");
+    assert_eq!(document["control"]["copy"], true, "{document:#}");
+    let text = on(&store, &[]).text();
+    assert!(text.contains("they use another control file"), "{text}");
+    assert!(text.contains("control   a copy"), "{text}");
+    std::fs::rename(dir.path().join("control"), store.join("control")).unwrap();
+    drop((held, present));
     settles("dead", &[]);
 }
 

@@ -89,8 +89,51 @@ pub(crate) fn write_store(dir: &Path, segments: &[&Segment], control: Option<&Co
     }
     if let Some(control) = control {
         fs::write(store.join("control"), control.encode()).unwrap();
+        adopt(&store);
     }
     store
+}
+
+/// Changes the fixed fields of the control file in `store`; false if it has none that can be read.
+fn change_control(store: &Path, change: impl FnOnce(&mut control::Fixed)) -> bool {
+    let path = store.join("control");
+    let Ok(mut bytes) = fs::read(&path) else { return false };
+    let Ok(mut fixed) = control::Fixed::decode(&bytes) else { return false };
+    change(&mut fixed);
+    bytes[..control::FIXED_LEN].copy_from_slice(&fixed.encode());
+    // Into the same file: its inode is one of the fields.
+    fs::write(&path, bytes).unwrap();
+    true
+}
+
+/// Makes the control file in `store` the original, as if the engine had made it there, if it can be read.
+pub(crate) fn adopt(store: &Path) {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(metadata) = fs::metadata(store.join("control")) else { return };
+    change_control(store, |fixed| {
+        (fixed.device, fixed.inode) = (metadata.dev(), metadata.ino());
+    });
+}
+
+/// Makes the store a temporary one, by its control file.
+pub(crate) fn make_temporary(store: &Path) {
+    assert!(change_control(store, |fixed| fixed.temporary = true));
+}
+
+/// Takes an open-file-description lock on a byte of the control file, as the engine does.
+pub(crate) fn lock_byte(store: &Path, at: u64, exclusive: bool) -> fs::File {
+    use nix::fcntl::{FcntlArg, fcntl};
+    use nix::libc::{F_RDLCK, F_WRLCK, SEEK_SET, c_short, flock};
+    let file = fs::File::options().read(true).write(true).open(store.join("control")).unwrap();
+    let lock = flock {
+        l_type: if exclusive { F_WRLCK } else { F_RDLCK } as c_short,
+        l_whence: SEEK_SET as c_short,
+        l_start: at as i64,
+        l_len: 1,
+        l_pid: 0,
+    };
+    fcntl(&file, FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+    file
 }
 
 /// The boot id of this machine.
@@ -155,12 +198,7 @@ pub(crate) fn sample_values() -> BTreeMap<Vec<u8>, Vec<u8>> {
 
 /// Gives the control file in `store` another boot id: the machine was booted since.
 pub(crate) fn reboot(store: &Path) {
-    let path = store.join("control");
-    let mut bytes = fs::read(&path).unwrap();
-    let mut fixed = control::Fixed::decode(&bytes).unwrap();
-    fixed.boot[0] ^= 0xFF;
-    bytes[..control::FIXED_LEN].copy_from_slice(&fixed.encode());
-    fs::write(&path, bytes).unwrap();
+    assert!(change_control(store, |fixed| fixed.boot[0] ^= 0xFF));
 }
 
 /// Copies the files of a directory into a new one.

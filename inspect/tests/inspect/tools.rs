@@ -64,8 +64,9 @@ fn sweep_removes_orphans_and_nothing_that_is_in_use_or_not_a_store() {
     let strange = temp.join("partd-tmp-fedcba9876543210");
     crate::support::copy(used.path(), &strange);
     fs::write(strange.join("thesis.txt"), "do not lose me").unwrap();
-    let young = temp.join("partd-tmp-0000000000000000");
-    fs::create_dir(&young).unwrap();
+    // One whose process was killed before it had made a file.
+    let begun = temp.join("partd-tmp-0000000000000000");
+    fs::create_dir(&begun).unwrap();
     let other = temp.join("partd-tmp-");
     fs::create_dir(&other).unwrap();
     std::os::unix::fs::symlink(&strange, temp.join("partd-tmp-1111111111111111")).unwrap();
@@ -73,6 +74,14 @@ fn sweep_removes_orphans_and_nothing_that_is_in_use_or_not_a_store() {
     let alike = temp.join("partd-tmp-2222222222222222");
     crate::support::copy(used.path(), &alike);
     fs::write(alike.join("tmp-notes"), "do not lose me").unwrap();
+    // One that another store's segment has come into.
+    let mixed = temp.join("partd-tmp-3333333333333333");
+    crate::support::copy(used.path(), &mixed);
+    let foreign = sample_store(dir.path()).join("0000000000000002.seg");
+    fs::copy(&foreign, mixed.join("00000000000000ff.seg")).unwrap();
+    // A store that is not temporary, under the name of one.
+    let kept = temp.join("partd-tmp-4444444444444444");
+    crate::support::copy(&sample_store(dir.path()), &kept);
 
     let states = |ran: &crate::support::Ran| {
         let document = ran.json();
@@ -94,8 +103,10 @@ fn sweep_removes_orphans_and_nothing_that_is_in_use_or_not_a_store() {
             (name(used.path()), "stays".to_owned()),
             (name(&orphan), orphan_state.to_owned()),
             (name(&strange), "stays".to_owned()),
-            (name(&young), "stays".to_owned()),
+            (name(&begun), orphan_state.to_owned()),
             (name(&alike), "stays".to_owned()),
+            (name(&mixed), "stays".to_owned()),
+            (name(&kept), "stays".to_owned()),
         ];
         expected.sort();
         expected
@@ -105,7 +116,9 @@ fn sweep_removes_orphans_and_nothing_that_is_in_use_or_not_a_store() {
     assert!(orphan.exists(), "listing removes nothing");
     let removed = on(&temp, &["sweep", "--remove", "--json"]);
     assert_eq!((removed.code, states(&removed)), (0, expect("removed")));
-    assert!(!orphan.exists() && strange.join("thesis.txt").exists() && young.exists());
+    assert!(!orphan.exists() && strange.join("thesis.txt").exists() && !begun.exists());
+    assert_eq!(fs::read(mixed.join("00000000000000ff.seg")).unwrap(), fs::read(foreign).unwrap());
+    assert_eq!(fs::read_dir(&kept).unwrap().count(), 5, "all of it stays");
     assert_eq!(partd::Partd::get(&used, "a").unwrap(), b"b", "the one in use still works");
 }
 
@@ -166,10 +179,10 @@ fn sweep_tells_of_a_store_that_it_could_not_remove_and_follows_no_link() {
     fs::write(precious.join("0000000000000001.seg"), "not yours").unwrap();
     let temp = dir.path().join("temp");
     fs::create_dir(&temp).unwrap();
-    // A symbolic link in place of a segment, and of a lock.
+    // A symbolic link in place of a segment, and of a control file.
     for (name, file) in [
         ("partd-tmp-aaaaaaaaaaaaaaaa", "0000000000000001.seg"),
-        ("partd-tmp-bbbbbbbbbbbbbbbb", "store.lock"),
+        ("partd-tmp-bbbbbbbbbbbbbbbb", "control"),
     ] {
         fs::create_dir(temp.join(name)).unwrap();
         let target = precious.join("0000000000000001.seg");
@@ -187,10 +200,12 @@ fn sweep_tells_of_a_store_that_it_could_not_remove_and_follows_no_link() {
         use std::os::unix::process::CommandExt;
         let orphan = temp.join("partd-tmp-cccccccccccccccc");
         crate::support::copy(&sample_store(dir.path()), &orphan);
-        fs::write(orphan.join("store.lock"), "").unwrap();
-        for (path, mode) in [(dir.path(), 0o755), (&orphan.join("store.lock"), 0o666)] {
-            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        crate::support::make_temporary(&orphan);
+        for entry in fs::read_dir(&orphan).unwrap() {
+            let mode = fs::Permissions::from_mode(0o644);
+            fs::set_permissions(entry.unwrap().path(), mode).unwrap();
         }
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let binary = dir.path().join("partd-inspect");
         fs::copy(env!("CARGO_BIN_EXE_partd-inspect"), &binary).unwrap();
         let mut command = std::process::Command::new(binary);
@@ -203,20 +218,33 @@ fn sweep_tells_of_a_store_that_it_could_not_remove_and_follows_no_link() {
 }
 
 #[test]
-fn a_young_directory_without_a_lock_stays_for_a_minute_as_the_engine_leaves_it() {
+fn sweep_removes_what_is_left_of_a_sweep_or_a_making_that_was_cut() {
     let dir = tempfile::tempdir().unwrap();
-    let made = |name: &str, seconds: u64| {
+    let left = |name: &str, files: &[&str]| {
+        let whole = sample_store(dir.path());
+        crate::support::make_temporary(&whole);
         let path = dir.path().join(name);
         fs::create_dir(&path).unwrap();
-        let then = std::time::SystemTime::now() - std::time::Duration::from_secs(seconds);
-        fs::File::open(&path).unwrap().set_modified(then).unwrap();
+        for file in files {
+            match fs::read(whole.join(file)) {
+                Ok(bytes) => fs::write(path.join(file), bytes).unwrap(),
+                Err(_) => fs::write(path.join(file), "torn").unwrap(),
+            }
+        }
         path
     };
-    let (young, old) =
-        (made("partd-tmp-0000000000000020", 20), made("partd-tmp-0000000000000090", 90));
+    let removed = [
+        left("partd-tmp-0000000000000001", &["control"]),
+        left("partd-tmp-0000000000000002", &["tmp-control"]),
+        left("partd-tmp-0000000000000003", &["0000000000000002.seg", "0000000000000003.seg"]),
+        left("partd-tmp-0000000000000004", &["control", "tmp-recycled-0000000000000001"]),
+        left("partd-tmp-0000000000000005", &["control", "reserve", "0000000000000009.torn-2"]),
+    ];
     let ran = on(dir.path(), &["sweep", "--remove"]);
     assert_eq!(ran.code, 0, "{ran:?}");
-    assert_eq!((young.exists(), old.exists()), (true, false), "{ran:?}");
+    for path in removed {
+        assert!(!path.exists(), "{}: {ran:?}", path.display());
+    }
 }
 
 #[test]

@@ -137,8 +137,8 @@ fn of_one_temporary_store(dir: &File, names: &[OsString]) -> Result<(), String> 
                 return Err("is a store that is not temporary, by its control file".to_owned());
             }
             Content::Control(fixed) if *name == CONTROL => said = Some(fixed.store),
-            Content::OtherVersion => {
-                return Err(format!("{} is of another version of the format", shown(name)));
+            Content::NewerVersion => {
+                return Err(format!("{} is of a newer version of the format", shown(name)));
             }
             _ => {}
         }
