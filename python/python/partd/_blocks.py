@@ -267,7 +267,9 @@ def _decode_values(kind, count, element, dtype, buffers):
     if len(values) == 1:
         return values[0]
     if isinstance(values[0], ExtensionArray):
-        return type(values[0])._concat_same_type(values)
+        # Periods have two dimensions in a block, though one column.
+        axis = {"axis": 1} if values[0].ndim == 2 else {}
+        return type(values[0])._concat_same_type(values, **axis)
     return np.concatenate(values, axis=values[0].ndim - 1)
 
 
