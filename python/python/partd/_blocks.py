@@ -49,87 +49,164 @@ def encode_frames(frames, prefix):
     return [_encode(frame, headers, prefix) for frame in frames]
 
 
+def encode_slices(frame, bounds):
+    """The pieces of some ranges of rows of one frame, each behind its length.
+
+    As `encode_frames` of the slices, without making them.
+    """
+    blocks = [(block, *_sliceable(block.values)) for block in frame._mgr.blocks]
+    index_kind, index = _sliceable_index(frame.index)
+    arrow = [values for _, kind, values in blocks if kind == "arrow"]
+    kinds = [kind for _, kind, _ in blocks]
+    header = _header(frame.columns, frame.index, index_kind, kinds, frame._mgr.blocks, arrow)
+    pieces = []
+    for start, end in bounds:
+        buffers, batch = [], []
+        for _, kind, values in blocks:
+            if kind == "arrow":
+                batch.append(values.slice(start, end - start))
+            elif kind == "pickle":
+                part = values[..., start:end] if values.ndim > 1 else values[start:end]
+                buffers.append([pickle.dumps(part, protocol=5)])
+            else:
+                buffers += ([row[start:end] for row in rows] for rows in values)
+        if index_kind == "raw":
+            buffers.append([index[start:end]])
+        else:
+            buffers.append([pickle.dumps(index[start:end], protocol=5)])
+        if batch:
+            buffers.append([_record_batch(batch)])
+        pieces.append(_piece(header, buffers, end - start, prefix=True))
+    return pieces
+
+
+def _sliceable(values):
+    """The kind of a block's values, and them in a form that is quick to slice."""
+    kind = _kind_of(values)
+    if kind == "arrow":
+        return kind, _one_chunk(values._pa_array)
+    if kind == "pickle":
+        return kind, values
+    return kind, [[_bytes_of(row) for row in np.atleast_2d(array)] for array in _arrays_of(kind, values)]
+
+
+def _sliceable_index(index):
+    kind = _index_kind_of(index)
+    return kind, _bytes_of(index.values) if kind == "raw" else index
+
+
+def _bytes_of(row):
+    """A row as one that the buffer protocol knows, with the same elements."""
+    row = np.ascontiguousarray(row)
+    return row.view("i8") if row.dtype.kind in "mM" else row.view(f"V{row.itemsize}") if row.dtype.kind in "USV" else row
+
+
 def _encode(frame, headers, prefix):
-    # `headers` lives as long as the frames do, so identity is enough for what they share.
-    manager = frame._mgr
+    blocks = frame._mgr.blocks
     columns, index = frame.columns, frame.index
     kinds, buffers, arrow = [], [], []
-    for block in manager.blocks:
-        kinds.append(_encode_values(block.values, buffers, arrow))
-    index_kind = _encode_index(index, buffers)
+    for block in blocks:
+        values = block.values
+        kind = _kind_of(values)
+        kinds.append(kind)
+        if kind == "arrow":
+            arrow.append(_one_chunk(values._pa_array))
+        elif kind == "pickle":
+            buffers.append([pickle.dumps(values, protocol=5)])
+        else:
+            buffers += ([_raw(array)] for array in _arrays_of(kind, values))
+    index_kind = _index_kind_of(index)
+    raw_index = index_kind == "raw"
+    buffers.append([_raw(index.values) if raw_index else pickle.dumps(index, protocol=5)])
     if arrow:
-        buffers.append(pa.RecordBatch.from_arrays(arrow, list(map(str, range(len(arrow))))).serialize())
-    same = (
-        id(columns),
-        index_kind,
-        index.dtype if index_kind == "raw" else None,
-        type(index),
-        tuple(index.names),
-        tuple(
-            (kind, id(block.dtype) if kind == "codes" else block.dtype, block.mgr_locs.as_array.tobytes())
-            for kind, block in zip(kinds, manager.blocks, strict=True)
-        ),
-    )
+        buffers.append([_record_batch(arrow)])
     try:
+        # `headers` lives as long as the frames do, so identity will do for categories.
+        names = tuple(columns)
+        same = (
+            names,
+            tuple(map(type, names)) if columns.dtype == object else columns.dtype,
+            tuple(columns.names),
+            (index.dtype, index.name) if raw_index else None,
+            *(
+                (kind, id(block.dtype) if kind == "codes" else block.dtype, block.mgr_locs.as_array.tobytes())
+                for kind, block in zip(kinds, blocks, strict=True)
+            ),
+        )
         header = headers.get(same)
     except TypeError:  # a name that cannot be hashed
-        header = same = None
+        same = header = None
     if header is None:
-        header = _header(columns, index, index_kind, kinds, manager.blocks, arrow)
+        header = _header(columns, index, index_kind, kinds, blocks, arrow)
         if same is not None:
             headers[same] = header
-    sizes = [memoryview(buffer).nbytes for buffer in buffers]
-    head = _HEAD.pack(MAGIC, len(header), len(buffers), len(index))
-    parts = [head, header, struct.pack(f"<{len(sizes)}Q", *sizes), *buffers]
-    if prefix:
-        total = len(head) + len(header) + 8 * len(sizes) + sum(sizes)
-        parts.insert(0, struct.pack("<Q", total))
+    return _piece(header, buffers, len(index), prefix)
+
+
+def _piece(header, buffers, rows, prefix):
+    sizes = [sum(_size(part) for part in parts) for parts in buffers]
+    head = _HEAD.pack(MAGIC, len(header), len(buffers), rows)
+    total = len(head) + len(header) + 8 * len(sizes) + sum(sizes)
+    parts = [struct.pack("<Q", total)] if prefix else []
+    parts += (head, header, struct.pack(f"<{len(sizes)}Q", *sizes))
+    for buffer in buffers:
+        parts += buffer
     return b"".join(parts)
 
 
-def _encode_values(values, buffers, arrow):
-    """Adds the buffers of a block's values, and says of which kind they are."""
-    if isinstance(values, np.ndarray) and values.dtype.kind in _RAW_KINDS:
-        buffers.append(_raw(values))
-        return "raw"
+def _size(part):
+    return part.nbytes if isinstance(part, np.ndarray) else len(part)
+
+
+def _kind_of(values):
+    """How a block's values are written."""
+    if isinstance(values, np.ndarray):
+        return "raw" if values.dtype.kind in _RAW_KINDS else "pickle"
     if isinstance(values, _DATETIMES):
-        buffers.append(_raw(values._ndarray))
         return "times"
     if isinstance(values, pd.Categorical):
-        buffers.append(_raw(values.codes))
         return "codes"
     if isinstance(values, _MASKED):
-        buffers.append(_raw(values._data))
-        buffers.append(_raw(values._mask))
         return "masked"
     if pa is not None and hasattr(values, "_pa_array") and _is_plain(values._pa_array.type):
-        chunked = values._pa_array
-        arrow.append(chunked.chunk(0) if chunked.num_chunks == 1 else _combined(chunked))
         return "arrow"
-    buffers.append(pickle.dumps(values, protocol=5))
     return "pickle"
 
 
-def _encode_index(index, buffers):
-    """Adds the buffer of an index, and says of which kind it is."""
-    if type(index) is pd.Index and isinstance(index.dtype, np.dtype) and index.dtype.kind in "biufc":
-        buffers.append(_raw(index.values))
-        return "raw"
-    buffers.append(pickle.dumps(index, protocol=5))
-    return "pickle"
+def _arrays_of(kind, values):
+    """The numpy arrays that hold a block's values."""
+    if kind == "raw":
+        return (values,)
+    if kind == "times":
+        return (values._ndarray,)
+    if kind == "codes":
+        return (values.codes,)
+    return (values._data, values._mask)
+
+
+def _index_kind_of(index):
+    is_plain = type(index) is pd.Index and isinstance(index.dtype, np.dtype)
+    return "raw" if is_plain and index.dtype.kind in "biufc" else "pickle"
 
 
 def _raw(array):
-    array = np.ascontiguousarray(array)
-    if array.dtype.kind in "mMV":  # which the buffer protocol does not know
-        array = array.view("u1") if array.ndim and array.shape[-1] else array.view("i8") if array.dtype.kind in "mM" else array
-    # Two dimensions become one, so that an empty array is a buffer too.
-    return array.reshape(-1).view("u1") if array.size else b""
+    """The elements of an array as a buffer."""
+    if array.size == 0:
+        return b""
+    return _bytes_of(array.reshape(-1))
+
+
+def _one_chunk(chunked):
+    return chunked.chunk(0) if chunked.num_chunks == 1 else _combined(chunked)
 
 
 def _combined(chunked):
     combined = chunked.combine_chunks()
     return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
+
+
+def _record_batch(arrays):
+    return pa.RecordBatch.from_arrays(arrays, list(map(str, range(len(arrays))))).serialize()
 
 
 @lru_cache(maxsize=256)
@@ -143,11 +220,8 @@ def _is_plain(kind):
 def _header(columns, index, index_kind, kinds, blocks, arrow):
     specs = []
     for kind, block in zip(kinds, blocks, strict=True):
-        values = block.values
-        # The types of elements of the raw buffers; what makes the values of them.
-        raw = {"codes": lambda: values.codes.dtype, "masked": lambda: values._data.dtype}
-        element = raw.get(kind, lambda: getattr(values, "_ndarray", values).dtype)()
-        element = element if kind in ("raw", "times", "codes", "masked") else None
+        is_raw = kind not in ("arrow", "pickle")
+        element = _arrays_of(kind, block.values)[0].dtype if is_raw else None
         dtype = None if kind == "pickle" else block.dtype
         specs.append((kind, np.asarray(block.mgr_locs.as_array), element, dtype))
     schema = None
