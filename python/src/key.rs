@@ -114,8 +114,13 @@ fn read_parts<'py>(
         let plain = rest.iter().position(|&byte| byte == 0).unwrap_or(rest.len());
         text.extend_from_slice(&rest[..plain]);
         *rest = &rest[plain..];
-        let mark = rest.first_chunk::<2>().copied();
-        *rest = rest.get(2..).unwrap_or(&[]);
+        let mark = match rest.split_first_chunk::<2>() {
+            Some((mark, behind)) => {
+                *rest = behind;
+                Some(*mark)
+            }
+            None => None,
+        };
         match mark {
             Some(ESCAPED_ZERO) => text.push(0),
             Some(NEST) if text.is_empty() && nested.is_none() && depth < MAX_DEPTH => {
@@ -129,17 +134,13 @@ fn read_parts<'py>(
                 parts.push(part(py, &mut text, &mut nested)?);
                 return Ok(Some(parts));
             }
-            None if depth == 0 && plain_end(rest) => {
+            None if depth == 0 && rest.is_empty() => {
                 parts.push(part(py, &mut text, &mut nested)?);
                 return Ok(Some(parts));
             }
             _ => return Ok(None),
         }
     }
-}
-
-fn plain_end(rest: &[u8]) -> bool {
-    rest.is_empty()
 }
 
 fn part<'py>(

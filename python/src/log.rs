@@ -75,8 +75,8 @@ impl Log {
     }
 
     fn write(
-        &self,
         py: Python<'_>,
+        store: Arc<Store>,
         keys: Vec<Key>,
         values: Vec<Value>,
         durability: Durability,
@@ -89,15 +89,23 @@ impl Log {
             }
             log.write(&batch, durability)
         };
-        if bytes < LONG_CALL_BYTES {
-            return self.call(py, |log| write(log, keys, &values));
-        }
-        self.long_call(py, move |log| {
-            let written = write(log, keys, &values);
-            // Here and not by the caller, who may have been interrupted.
-            Python::attach(|_| drop(values));
-            written
-        })
+        let written = if bytes < LONG_CALL_BYTES {
+            py.detach(|| pooled(|| write(&store.log, keys, &values)))
+        } else {
+            interruptible(py, move || {
+                let written = pooled(|| write(&store.log, keys, &values));
+                // Here and not by the caller, who may have been interrupted.
+                Python::attach(|_| drop(values));
+                written
+            })?
+        };
+        written.map_err(|error| Fail::from(error).into())
+    }
+
+    /// The store, unless the lock file is there and matters. To be called detached.
+    fn unlocked(&self, unless_locked: bool) -> Result<Option<Arc<Store>>, Fail> {
+        let store = self.store()?;
+        Ok((!unless_locked || !store.has_file(LOCK_FILE)).then_some(store))
     }
 }
 
@@ -149,11 +157,9 @@ impl Log {
     ) -> PyResult<bool> {
         let py = data.py();
         let (keys, values) = pairs_of(data)?;
-        if unless_locked && py.detach(|| self.store().map(|store| store.has_file(LOCK_FILE)))? {
-            return Ok(false);
-        }
+        let Some(store) = py.detach(|| self.unlocked(unless_locked))? else { return Ok(false) };
         let durability = if durable { Durability::Durable } else { Durability::Plain };
-        self.write(py, keys, values, durability)?;
+        Log::write(py, store, keys, values, durability)?;
         Ok(true)
     }
 
@@ -163,7 +169,15 @@ impl Log {
     }
 
     /// The values of the keys at one moment; of missing ones, `b''`.
-    fn get<'py>(&self, py: Python<'py>, keys: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
+    ///
+    /// With `unless_locked`, nothing is read and None returned if a lock file is there.
+    #[pyo3(signature = (keys, unless_locked = false))]
+    fn get<'py>(
+        &self,
+        keys: &Bound<'py, PyAny>,
+        unless_locked: bool,
+    ) -> PyResult<Option<Bound<'py, PyList>>> {
+        let py = keys.py();
         let keys = keys_of(keys)?;
         let read = |store: &Store, keys: &[Key]| -> Result<Vec<Py<PyBytes>>, Fail> {
             let mut values = Ok(Vec::new());
@@ -175,17 +189,18 @@ impl Log {
             })?;
             Ok(values?)
         };
-        let (store, bytes) = py.detach(|| {
-            let store = self.store()?;
+        let found = py.detach(|| {
+            let Some(store) = self.unlocked(unless_locked)? else { return Ok(None) };
             let lens = store.log.lens(&keys)?;
-            Ok::<_, Fail>((store, lens.into_iter().flatten().sum::<u64>()))
+            Ok::<_, Fail>(Some((store, lens.into_iter().flatten().sum::<u64>())))
         })?;
+        let Some((store, bytes)) = found else { return Ok(None) };
         let values = if bytes < LONG_CALL_BYTES {
             py.detach(|| read(&store, &keys))?
         } else {
             interruptible(py, move || read(&store, &keys))??
         };
-        PyList::new(py, values)
+        PyList::new(py, values).map(Some)
     }
 
     /// Sets a key, unless it was set since its last delete.

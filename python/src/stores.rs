@@ -165,7 +165,10 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Arc<Store>, Fail> {
         let id = DirId::of(&stat);
         let slot = Arc::clone(lock(&stores.slots).entry(id).or_default());
         let mut place = lock(&slot.0);
-        if let Some(store) = &*place {
+        // One whose directory has moved to another path is left to those who have it.
+        if let Some(store) = &*place
+            && store.is_current(&store.path).unwrap_or(false)
+        {
             return Ok(Arc::clone(store));
         }
         let opened = options.open(path);

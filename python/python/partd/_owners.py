@@ -1,9 +1,12 @@
 """Whose temporary stores are: cleaned up when their last process ends, swept when it was killed.
 
 Every process that makes a temporary store and lets it be pickled, or unpickles it, holds a shared
-`flock` on the file `.owner` in its directory until it ends. Who can take that lock alone knows that
-nobody is left, and removes the directory: at its own end, or when it makes its first temporary
+`flock` on the file `.owner` in its directory until it ends. A process that can take that lock alone
+is the last one, and removes the directory: at its own end, or when it makes its first temporary
 store beside one whose processes were killed.
+
+A worker of multiprocessing may end while the pickle that it gave away is on its way: it leaves the
+store to those who get it, and a sweep leaves one alone that was pickled a moment ago.
 """
 
 import atexit
@@ -13,9 +16,12 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 
 OWNER_FILE = ".owner"
 SUFFIX = ".partd"
+# A pickle may be on its way for this long, with nobody who holds the store.
+SWEEP_AFTER_SECONDS = 60
 
 # Directories to remove at the end of this process; those of others are spared.
 cleanup_files = []
@@ -23,6 +29,8 @@ cleanup_files = []
 _guard = threading.Lock()
 # The descriptors of the owner files that this process holds, by directory.
 _claims = {}
+# Those of them that this process has pickled.
+_given = set()
 _swept = set()
 _is_registered = False
 
@@ -46,6 +54,13 @@ def claim(path):
     _register()
 
 
+def give(path):
+    """Claims a store that is about to be pickled."""
+    claim(path)
+    _given.add(path)
+    os.utime(os.path.join(path, OWNER_FILE))
+
+
 def is_claimed(path):
     """Whether a store is a temporary one that was pickled, by this process or another."""
     return path in _claims or os.path.exists(os.path.join(path, OWNER_FILE))
@@ -55,6 +70,7 @@ def disclaim(path):
     """Ends the ownership of this process; the directory is gone, or about to be."""
     with _guard:
         descriptor = _claims.pop(path, None)
+        _given.discard(path)
     if descriptor is not None:
         os.close(descriptor)
 
@@ -84,10 +100,12 @@ def _remove_if_last(path):
     return False
 
 
-def sweep(directory=None):
+def sweep(directory=None, older_than=SWEEP_AFTER_SECONDS):
     """Removes the temporary stores in a directory that no living process owns.
 
     Returns their paths. The directory is the one for temporary files, unless another is given.
+    Those that were pickled in the last `older_than` seconds are left alone: somebody may be about
+    to unpickle them.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as empty:
@@ -100,7 +118,11 @@ def sweep(directory=None):
         path = os.path.join(directory, name)
         if not name.endswith(SUFFIX) or path in _claims:
             continue
-        if os.path.exists(os.path.join(path, OWNER_FILE)) and _remove_if_last(path):
+        try:
+            age = time.time() - os.stat(os.path.join(path, OWNER_FILE)).st_mtime
+        except OSError:
+            continue
+        if age >= older_than and _remove_if_last(path):
             swept.append(path)
     return swept
 
@@ -120,8 +142,11 @@ def sweep_once(directory):
 
 def cleanup():
     """Removes the temporary stores of this process that no other process owns."""
-    for path in [*cleanup_files, *_claims]:
-        _remove_if_last(path)
+    multiprocessing = sys.modules.get("multiprocessing")
+    is_worker = multiprocessing is not None and multiprocessing.parent_process() is not None
+    for path in dict.fromkeys([*cleanup_files, *_claims]):
+        if not (is_worker and path in _given):
+            _remove_if_last(path)
 
 
 def _register():
@@ -155,6 +180,7 @@ def _after_fork_in_child():
     _is_registered = False
     inherited = dict(_claims)
     _claims.clear()
+    _given.clear()
     # Directories that the parent alone uses are not the child's to remove.
     cleanup_files.clear()
     for path, descriptor in inherited.items():

@@ -81,7 +81,7 @@ class File(Interface):
         if not self._explicitly_given_path or path in cleanup_files:
             with suppress(OSError):
                 self._log.open()
-                _owners.claim(path)
+                _owners.give(path)
         return {"path": path}
 
     def __setstate__(self, state):
@@ -142,10 +142,11 @@ class File(Interface):
 
     def _get(self, keys, lock=True, **kwargs):
         assert isinstance(keys, (list, tuple, set))
-        if lock and self._log.has_lock_file():
+        values = self._log.get(keys, lock)
+        if values is None:
             with self._asked_for_lock():
                 return self._log.get(keys)
-        return self._log.get(keys)
+        return values
 
     def iset(self, key, value, **kwargs):
         """Sets a key once: the first call since the last delete wins, of whatever process."""

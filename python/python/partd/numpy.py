@@ -102,7 +102,7 @@ class Numpy(Interface):
             stored = self._dtypes[key] = bytes(self.partd.get(name, lock=False))
         if stored != dtype:
             raise TypeError(
-                f"the key {key!r} holds elements of type {stored.decode()}, not {dtype.decode()}; "
+                f"the key {key!r} holds elements of type {_name(stored)}, not {_name(dtype)}; "
                 "convert them, or use another key"
             )
 
@@ -158,6 +158,14 @@ class Numpy(Interface):
         self.partd.__exit__(*args)
 
 
+def _name(dtype):
+    """How an error calls the type of elements."""
+    try:
+        return str(parse_dtype(dtype))
+    except (TypeError, ValueError):
+        return dtype.decode(errors="replace")
+
+
 def serialize(x):
     """The elements of an array as bytes."""
     if x.dtype != "O":
@@ -165,7 +173,8 @@ def serialize(x):
     items = x.flatten().tolist()
     if msgpack is not None:
         try:
-            return frame(msgpack.packb(items, use_bin_type=True))
+            # Strict, because MessagePack would make lists of tuples.
+            return frame(msgpack.packb(items, use_bin_type=True, strict_types=True))
         except Exception:
             # Not plain data.
             pass
@@ -189,7 +198,7 @@ def deserialize(bytes, dtype, copy=False):
 def _objects(body):
     if msgpack is not None:
         try:
-            return msgpack.unpackb(body, raw=False)
+            return msgpack.unpackb(body, raw=False, strict_map_key=False)
         except Exception:
             # A pickle, or text that is not UTF-8, which was pickled too.
             pass

@@ -93,7 +93,8 @@ def join(dfs):
     if len(dfs) > 1 and joined.columns.is_unique:
         for name in joined.columns:
             parts = [df[name] for df in dfs if name in df.columns]
-            if len(parts) == len(dfs) and joined[name].dtype == object and _are_unitable(parts):
+            is_lost = not isinstance(joined[name].dtype, pd.CategoricalDtype)
+            if is_lost and len(parts) == len(dfs) and _are_unitable(parts):
                 united = union_categoricals([part.array for part in parts])
                 joined[name] = pd.Series(united, index=joined.index)
     return joined
@@ -198,6 +199,10 @@ def index_from_header_bytes(header, bytes):
         return pickle.loads(bytes)
     kind, attributes, dtype, categories = header
     data = pnp.deserialize(_decompress_1(bytes, dtype), dtype, copy=True)
+    if dtype == "O" and any(isinstance(label, list) for label in data):
+        # Tuples, of which MessagePack made lists. A label cannot be a list.
+        labels = [tuple(label) if isinstance(label, list) else label for label in data]
+        data = np.fromiter(labels, dtype=object, count=len(labels))
     if categories:
         data = pd.Categorical.from_codes(data, categories[1], ordered=categories[0])
     return kind.__new__(kind, data=data, **attributes)
@@ -267,7 +272,7 @@ class PandasColumns(Interface):
         self.partd.partd.append({name: self._encoded(name, v) for name, v in values.items()}, **kwargs)
 
     def _encoded(self, name, values):
-        if not isinstance(values, pd.arrays.NumpyExtensionArray):
+        if type(values) is not pd.arrays.NumpyExtensionArray:
             self.partd.claim_dtype(name, _EXTENSION)
             return frame(dumps(values))
         array = values.to_numpy()

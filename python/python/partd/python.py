@@ -44,7 +44,7 @@ def loads(x):
     """Decodes what `dumps` made."""
     if msgpack is not None:
         try:
-            return msgpack.unpackb(x, raw=False)
+            return msgpack.unpackb(x, raw=False, strict_map_key=False)
         except Exception:
             # A pickle; if it is not, that error tells more.
             pass
