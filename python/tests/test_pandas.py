@@ -163,13 +163,11 @@ def test_a_missing_key_is_an_empty_frame_and_damage_is_an_error_that_names_the_k
 
 @each_frame
 def test_what_partd_1_wrote_is_read(df, partd1):
+    old = partd1.pandas.serialize(df)
     try:
-        old = partd1.pandas.serialize(df)
         expected = partd1.pandas.deserialize(old)
-    except Exception as error:
-        # A kind of frame that partd 1 cannot store, or not read back: known ones, and no more.
-        assert {"sparse"} & {name for name, known in FRAMES.items() if known is df}, repr(error)
-        return
+    except Exception:
+        expected = df  # partd 1 cannot read what it wrote itself; this can
     if any(isinstance(label, list) for label in expected.columns):
         expected = df  # partd 1 makes lists of tuples
     tm.assert_frame_equal(deserialize(old), expected)

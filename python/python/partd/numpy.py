@@ -25,6 +25,7 @@ except ImportError:
 from . import _core
 from .core import Interface
 from .encode import store_of
+from .file import File  # noqa: F401 (imported from here by others)
 from .utils import frame, framesplit, suffix
 
 __all__ = [

@@ -295,8 +295,13 @@ class PandasColumns(Interface):
         arrays = map(_decoded, values, dtypes)
         frames = []
         for name, columns in zip(index_names, lists, strict=True):
-            index = pd.Index(next(arrays), name=pickle.loads(name))
-            parts = {i: pd.Series(next(arrays), index=index, copy=False) for i in range(len(columns))}
+            # With their types, so that pandas looks for no better ones.
+            values = next(arrays)
+            index = pd.Index(values, dtype=values.dtype, name=pickle.loads(name))
+            parts = {}
+            for i in range(len(columns)):
+                values = next(arrays)
+                parts[i] = pd.Series(values, dtype=values.dtype, index=index, copy=False)
             df = pd.DataFrame(parts, index=index)
             df.columns = pd.Index(columns)
             frames.append(df)
@@ -346,7 +351,6 @@ class PandasColumns(Interface):
 def _decoded(value, dtype):
     if dtype != _EXTENSION:
         array = pnp.deserialize(value, pnp.parse_dtype(dtype))
-        # Objects stay objects; pandas would look for a better type.
-        return pd.array(array, dtype=object) if array.dtype == "O" else np.array(array)
+        return array if array.dtype == "O" else np.array(array)
     arrays = [pickle.loads(part) for part in framesplit(value)]
     return arrays[0] if len(arrays) == 1 else pd.concat([pd.Series(a) for a in arrays]).array

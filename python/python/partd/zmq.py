@@ -87,6 +87,19 @@ def deserialize_key(text):
     return tuple(text.split(tuple_sep)) if tuple_sep in text else text
 
 
+def _key_of(text):
+    """The key of a store for bytes on the wire: text, so that a `Dict` has one key for it."""
+    key = deserialize_key(text)
+    return tuple(map(_text, key)) if isinstance(key, tuple) else _text(key)
+
+
+def _text(raw):
+    try:
+        return raw.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return raw
+
+
 class Server:
     """Serves a store to clients.
 
@@ -200,7 +213,7 @@ class Server:
                 self.send_to_client(client, [b"error", kind, str(error).encode()])
 
     def _on_append(self, payload):
-        keys = map(deserialize_key, payload[::2])
+        keys = map(_key_of, payload[::2])
         data = {}
         for key, value in zip(keys, payload[1::2], strict=True):
             data[key] = data[key] + value if key in data else value
@@ -209,16 +222,16 @@ class Server:
     def _on_iset(self, payload):
         if len(payload) != 2:
             raise ValueError(f"iset takes a key and a value, not {len(payload)} frames")
-        self.partd.iset(deserialize_key(payload[0]), payload[1], lock=False)
+        self.partd.iset(_key_of(payload[0]), payload[1], lock=False)
 
     def _on_get(self, payload):
-        return self.get(list(map(deserialize_key, payload)))
+        return self.get(list(map(_key_of, payload)))
 
     def _on_pop(self, payload):
-        return self.partd.pop(list(map(deserialize_key, payload)), lock=False)
+        return self.partd.pop(list(map(_key_of, payload)), lock=False)
 
     def _on_delete(self, payload):
-        self.partd.delete(list(map(deserialize_key, payload)), lock=False)
+        self.partd.delete(list(map(_key_of, payload)), lock=False)
 
     def _on_drop(self, payload):
         self.drop()
@@ -389,8 +402,7 @@ class Client(Interface):
         if keys == [b"ack"]:
             self._outstanding -= 1
             return []
-        keys = map(deserialize_key, keys)
-        return [tuple(map(_text, key)) if isinstance(key, tuple) else _text(key) for key in keys]
+        return [_key_of(key) for key in keys]
 
     def sync(self):
         """Has the server bring to stable storage what was written before, and waits for it."""
@@ -433,10 +445,6 @@ class Client(Interface):
     def __del__(self):
         if not getattr(self, "_closed", True):
             self.close()
-
-
-def _text(raw):
-    return raw.decode("utf-8", "surrogatepass")
 
 
 class NotALock:
