@@ -32,11 +32,10 @@ impl Unwritten {
     /// Allocates an object of so many bytes.
     pub(crate) fn new(py: Python<'_>, len: usize) -> PyResult<Unwritten> {
         let size = ffi::Py_ssize_t::try_from(len)?;
-        // SAFETY: a null pointer asks for an object whose content is not initialised; the result is
-        // a new reference, or null with an exception set, which is what `from_owned_ptr_or_err` takes.
-        let object = unsafe {
-            Bound::from_owned_ptr_or_err(py, ffi::PyBytes_FromStringAndSize(ptr::null(), size))
-        }?;
+        // SAFETY: a null pointer asks for an object whose content is not initialised.
+        let object = unsafe { ffi::PyBytes_FromStringAndSize(ptr::null(), size) };
+        // SAFETY: it is a new reference, or null with an exception set.
+        let object = unsafe { Bound::from_owned_ptr_or_err(py, object) }?;
         let object = object.cast_into::<PyBytes>()?;
         // SAFETY: the object is a `bytes`.
         let start = unsafe { ffi::PyBytes_AsString(object.as_ptr()) };
@@ -79,7 +78,10 @@ impl Unwritten {
 pub(crate) struct WrongLength;
 
 fn copy((to, from): (&mut [MaybeUninit<u8>], &[u8])) {
-    to.write_copy_of_slice(from);
+    debug_assert_eq!(to.len(), from.len());
+    // SAFETY: both are `from.len()` bytes long, as they were split together; one of them is borrowed
+    // mutably, so they do not overlap.
+    unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr().cast::<u8>(), from.len()) };
 }
 
 /// Writes values into `bytes` objects of their own. To be called detached; attaches to allocate.

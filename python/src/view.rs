@@ -36,7 +36,7 @@ impl View {
     /// Lends the bytes, for reading.
     ///
     /// # Safety
-    /// CPython calls it with a `Py_buffer` that may be filled.
+    /// `CPython` calls it with a `Py_buffer` that may be filled.
     unsafe fn __getbuffer__(
         slf: Bound<'_, Self>,
         view: *mut ffi::Py_buffer,

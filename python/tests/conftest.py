@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-UPSTREAM = pathlib.Path(__file__).parent.parent / "target" / "upstream"
+UPSTREAM = pathlib.Path(
+    os.environ.get("PARTD_UPSTREAM", pathlib.Path(__file__).parent.parent / "target" / "upstream")
+)
 
 
 def skip_or_fail(reason):

@@ -59,10 +59,9 @@ def _shuffle_group(df, col, _filter, p):
     """What dask's disk shuffle does with a partition of a frame."""
     from dask.dataframe.shuffle import ensure_cleanup_on_exception
 
-    name = col[0] if isinstance(col, list) and len(col) == 1 else col
     groups = None
-    if isinstance(df, pd.DataFrame) and not isinstance(name, list):
-        column = df[name]
+    if isinstance(df, pd.DataFrame) and not isinstance(col, list) and col in df.columns:
+        column = df[col]
         if column.ndim == 1 and column.dtype.kind in "iu" and isinstance(column.dtype, np.dtype):
             groups = column.to_numpy()
     if groups is None:
