@@ -3,6 +3,7 @@
 //! A `Log` is cheap: it opens its store with the first call that needs it, shares it with every
 //! other `Log` of the process, and looks at each call whether the path still leads to it.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +25,13 @@ use crate::view::View;
 const LONG_CALL_BYTES: u64 = 128 << 20;
 /// The name of the file that is there once anyone has asked for the store's lock.
 const LOCK_FILE: &str = ".lock";
+
+/// The largest buffer that a thread keeps to join pieces in: its pages are touched already.
+const JOINED_KEPT_MAX_BYTES: usize = 16 << 20;
+
+thread_local! {
+    static JOINED: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// A store on disk.
 ///
@@ -161,6 +169,41 @@ impl Log {
         let durability = if durable { Durability::Durable } else { Durability::Plain };
         Log::write(py, store, keys, values, durability)?;
         Ok(true)
+    }
+
+    /// Appends to each key of a dictionary the pieces in its list, joined; as `append` otherwise.
+    #[pyo3(signature = (data, unless_locked = false))]
+    fn append_pieces(&self, data: &Bound<'_, PyDict>, unless_locked: bool) -> PyResult<bool> {
+        let py = data.py();
+        let mut values = Vec::with_capacity(data.len());
+        for pair in data.items() {
+            let pair = pair.cast::<PyTuple>()?;
+            let pieces = pair.get_item(1)?.try_iter()?.map(|piece| Value::of(&piece?));
+            values.push((key_of(&pair.get_item(0)?)?, pieces.collect::<PyResult<Vec<Value>>>()?));
+        }
+        let Some(store) = py.detach(|| self.unlocked(unless_locked))? else { return Ok(false) };
+        let written = py.detach(|| {
+            let mut joined = JOINED.take();
+            let mut ends = Vec::with_capacity(values.len());
+            for (_, pieces) in &values {
+                pieces.iter().for_each(|piece| joined.extend_from_slice(piece.bytes()));
+                ends.push(joined.len());
+            }
+            let mut batch = Batch::with_capacity(values.len());
+            let mut start = 0;
+            for ((key, _), end) in values.iter().zip(ends) {
+                batch.push(Op::Append(key.clone(), &joined[start..end]));
+                start = end;
+            }
+            let written = pooled(|| store.log.write(&batch, Durability::Plain));
+            drop(batch);
+            joined.clear();
+            if joined.capacity() <= JOINED_KEPT_MAX_BYTES {
+                JOINED.set(joined);
+            }
+            written
+        });
+        written.map_err(|error| Fail::from(error).into()).map(|()| true)
     }
 
     /// Whether anyone has ever asked for the store's lock.

@@ -7,7 +7,8 @@ from operator import itemgetter
 from threading import Lock, RLock
 
 from .core import Interface
-from .dict import as_value
+from .dict import Dict, as_value
+from .file import File
 
 __all__ = ["Buffer", "keys_to_flush", "zero"]
 
@@ -68,12 +69,15 @@ class Buffer(Interface):
         if lock:
             with self.lock:
                 return self.append(data, lock=False, **kwargs)
-        data = {key: as_value(value) for key, value in data.items()}
+        items = [(key, as_value(value)) for key, value in data.items()]
         with self._mutex:
-            self.fast.append(data, lock=False, **kwargs)
+            if type(self.fast) is Dict:
+                self.fast._append(items)
+            else:
+                self.fast.append(dict(items), lock=False, **kwargs)
             lengths = self.lengths
             added = 0
-            for key, value in data.items():
+            for key, value in items:
                 length = len(value)
                 lengths[key] += length
                 added += length
@@ -159,7 +163,12 @@ class Buffer(Interface):
     def _flush(self, keys):
         if not keys:
             return
-        self.slow.append(dict(zip(keys, self.fast.get(keys, lock=False), strict=True)), lock=False)
+        if type(self.fast) is Dict and type(self.slow) is File:
+            stored = self.fast.data
+            self.slow._append_pieces({key: stored[key] for key in keys if key in stored})
+        else:
+            values = self.fast.get(keys, lock=False)
+            self.slow.append(dict(zip(keys, values, strict=True)), lock=False)
         # After the slow store has taken the bytes: where it fails, they are still here.
         self.fast.delete(keys, lock=False)
         self._uncount(keys)

@@ -51,7 +51,9 @@ class Dict(Interface):
         if lock:
             with self.lock:
                 return self.append(data, lock=False)
-        items = [(key, as_value(value)) for key, value in data.items()]
+        self._append([(key, as_value(value)) for key, value in data.items()])
+
+    def _append(self, items):
         with self._mutex:
             stored = self.data
             for key, value in items:

@@ -129,6 +129,14 @@ class File(Interface):
         if self._shown:
             self._shown.refresh(data)
 
+    def _append_pieces(self, data):
+        """Appends to each key a list of pieces; for a `Buffer`, which has them."""
+        if not self._log.append_pieces(data, True):
+            with self._asked_for_lock():
+                self._log.append_pieces(data)
+        if self._shown:
+            self._shown.refresh(data)
+
     def _is_temporary(self):
         if not self._explicitly_given_path or self._path in cleanup_files:
             return True
