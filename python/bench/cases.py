@@ -76,7 +76,9 @@ def buffer():
 
     data = blocks(64, 4096)
     with tempfile.TemporaryDirectory() as directory:
-        p = partd.Buffer(partd.Dict(), partd.File(os.path.join(directory, "store")), available_memory=16e6)
+        p = partd.Buffer(
+            partd.Dict(), partd.File(os.path.join(directory, "store")), available_memory=16e6
+        )
         times = 200 if QUICK else 1000
         began = time.perf_counter()
         for _ in range(times):
@@ -118,9 +120,13 @@ def frame(scheduler, method="disk", rows=2_000_000, parts=16, out=64):
     })  # fmt: skip
     # As partitions that are there: their making is no part of what is timed.
     pieces = [pdf.iloc[i * rows // parts : (i + 1) * rows // parts] for i in range(parts)]
-    df = dd.from_delayed([dask.delayed(piece) for piece in pieces], meta=pdf.iloc[:0], verify_meta=False)
+    df = dd.from_delayed(
+        [dask.delayed(piece) for piece in pieces], meta=pdf.iloc[:0], verify_meta=False
+    )
     shuffled = df.shuffle("id", npartitions=out, shuffle_method=method)
-    counts = shuffled.map_partitions(lambda d: pd.DataFrame({"n": [len(d)], "id": [d.id.sum()]}), meta={"n": int, "id": int})
+    counts = shuffled.map_partitions(
+        lambda d: pd.DataFrame({"n": [len(d)], "id": [d.id.sum()]}), meta={"n": int, "id": int}
+    )
     with dask.config.set(scheduler=scheduler, num_workers=2):
         began = time.perf_counter()
         got = counts.compute()
@@ -141,7 +147,9 @@ def bag():
     import dask.bag as db
 
     numbers = db.from_sequence(range(10_000 if QUICK else 200_000), npartitions=16)
-    groups = numbers.groupby(lambda x: x % 1000, npartitions=64, shuffle="disk").map(lambda g: (g[0], len(g[1])))
+    groups = numbers.groupby(lambda x: x % 1000, npartitions=64, shuffle="disk").map(
+        lambda g: (g[0], len(g[1]))
+    )
     with dask.config.set(scheduler="sync"):
         began = time.perf_counter()
         got = groups.compute()

@@ -48,11 +48,15 @@ def measure(side, case, environment, quick):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works")
-    parser.add_argument("--upstream", required=True, help="a directory that holds partd 1.4.2 as `partd`")
+    parser.add_argument(
+        "--upstream", required=True, help="a directory that holds partd 1.4.2 as `partd`"
+    )
     arguments = parser.parse_args()
     new = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     old = {**new, "PYTHONPATH": arguments.upstream}
@@ -75,7 +79,10 @@ def main():
         before, after = (statistics.median(rates[side]) for side in ("old", "new"))
         spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
         unit = "" if before >= 100 else f" {unit}"
-        print(f"| {what} | {before:,.4g} {unit} | {after:,.4g} | **{after / before:.2f}** | {spread} | {target} |", flush=True)
+        print(
+            f"| {what} | {before:,.4g} {unit} | {after:,.4g} | **{after / before:.2f}** | {spread} | {target} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

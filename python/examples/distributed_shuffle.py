@@ -14,7 +14,6 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 from distributed import Client, LocalCluster
-
 from partd.distributed import ShufflePlugin, last_kind
 
 
@@ -23,10 +22,14 @@ def shuffle(client, rows):
     source = np.random.default_rng(1)
     frame = pd.DataFrame({"id": source.integers(0, 10_000, rows), "x": source.random(rows)})
     df = dd.from_pandas(frame, npartitions=8).shuffle("id", npartitions=16, shuffle_method="disk")
-    parts = client.gather(client.compute(df.map_partitions(lambda d: d.id.value_counts()).to_delayed()))
+    parts = client.gather(
+        client.compute(df.map_partitions(lambda d: d.id.value_counts()).to_delayed())
+    )
     ids = pd.concat(parts)
     assert ids.index.is_unique, "an id is in two partitions"
-    assert ids.sort_index().equals(frame.id.value_counts().sort_index()), "rows were lost or doubled"
+    assert ids.sort_index().equals(frame.id.value_counts().sort_index()), (
+        "rows were lost or doubled"
+    )
     return sum(ids)
 
 
@@ -35,7 +38,9 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         for where in [directory, None]:
             with (
-                LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+                LocalCluster(
+                    2, threads_per_worker=1, processes=True, dashboard_address=None
+                ) as cluster,
                 Client(cluster) as client,
             ):
                 client.register_plugin(ShufflePlugin(where))

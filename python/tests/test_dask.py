@@ -2,16 +2,14 @@
 
 import os
 
-import pytest
-
 import partd
+import pytest
 
 dask = pytest.importorskip("dask")
 pd = pytest.importorskip("pandas")
 np = pytest.importorskip("numpy")
 import dask.bag as db  # noqa: E402
 import dask.dataframe as dd  # noqa: E402
-
 import partd.dask  # noqa: E402
 
 
@@ -38,14 +36,18 @@ def frame(n=3000):
 def shuffled(scheduler, method="disk", **kwargs):
     df = dd.from_pandas(frame(), npartitions=4)
     with dask.config.set(scheduler=scheduler, num_workers=2):
-        return dask.compute(*df.shuffle("id", npartitions=6, shuffle_method=method).to_delayed(), **kwargs)
+        return dask.compute(
+            *df.shuffle("id", npartitions=6, shuffle_method=method).to_delayed(), **kwargs
+        )
 
 
 def check(parts):
     got = pd.concat(parts)
     expected = dd.from_pandas(frame(), npartitions=1).compute()  # with dask's type of strings
     columns = list(expected.columns)
-    pd.testing.assert_frame_equal(got.sort_values(columns), expected.sort_values(columns), check_freq=False)
+    pd.testing.assert_frame_equal(
+        got.sort_values(columns), expected.sort_values(columns), check_freq=False
+    )
     homes = [set(part.id) for part in parts]
     assert sum(map(len, homes)) == len(set.union(*homes))
 
@@ -104,7 +106,9 @@ def test_bags_are_grouped_on_disk(scheduler, tmp_path):
     bag = db.from_sequence(range(1000), npartitions=4)
     with dask.config.set(scheduler=scheduler, num_workers=2, temporary_directory=str(tmp_path)):
         groups = dict(bag.groupby(lambda x: x % 7, npartitions=3, shuffle="disk").compute())
-    assert {k: sorted(v) for k, v in groups.items()} == {k: list(range(k, 1000, 7)) for k in range(7)}
+    assert {k: sorted(v) for k, v in groups.items()} == {
+        k: list(range(k, 1000, 7)) for k in range(7)
+    }
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -121,7 +125,9 @@ def test_workers_of_distributed_shuffle_through_partd(shared, tmp_path):
         directory = str(tmp_path / "shared") if shared else None
         plugin = partd.distributed.ShufflePlugin(directory)
         client.register_plugin(plugin)
-        df = dd.from_pandas(frame(), npartitions=4).shuffle("id", npartitions=6, shuffle_method="disk")
+        df = dd.from_pandas(frame(), npartitions=4).shuffle(
+            "id", npartitions=6, shuffle_method="disk"
+        )
         check(client.gather(client.compute(df.to_delayed())))
         kinds = set(client.run(partd.distributed.last_kind).values()) - {None}
         assert kinds == ({"File"} if shared else {"Client"})

@@ -10,17 +10,25 @@ import functools
 import os
 import pickle
 
+import partd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import partd
-
 EXAMPLES = int(os.environ.get("PARTD_EXAMPLES", 60))
-KEYS = st.sampled_from(["x", "y", "long name", 1, "2", ("t", "a"), ("t", 1), ("u", "v", "w"), b"raw"])
+KEYS = st.sampled_from(
+    ["x", "y", "long name", 1, "2", ("t", "a"), ("t", 1), ("u", "v", "w"), b"raw"]
+)
 NESTED = st.recursive(KEYS, lambda inner: st.lists(inner, max_size=3), max_leaves=6)
-BYTES = st.one_of(st.binary(max_size=200), st.sampled_from([bytearray(b"ba"), memoryview(b"mv"), b"z" * 5000]))
-LISTS = st.lists(st.one_of(st.integers(-(2**70), 2**70), st.text(max_size=5), st.none(), st.tuples(st.integers())), max_size=4)
+BYTES = st.one_of(
+    st.binary(max_size=200), st.sampled_from([bytearray(b"ba"), memoryview(b"mv"), b"z" * 5000])
+)
+LISTS = st.lists(
+    st.one_of(
+        st.integers(-(2**70), 2**70), st.text(max_size=5), st.none(), st.tuples(st.integers())
+    ),
+    max_size=4,
+)
 BAD = st.sampled_from(["text", None, 3, [b"x"]])
 LAYERS = {
     "Dict": (lambda m: m.Dict(), BYTES),
@@ -30,7 +38,10 @@ LAYERS = {
     "BZ2": (lambda m: m.BZ2(m.Dict()), BYTES),
     "Pickle": (lambda m: m.Pickle(m.File()), LISTS),
     "Python": (lambda m: m.Python(m.Dict()), LISTS),
-    "Pickle over ZLib over Buffer": (lambda m: m.Pickle(m.ZLib(m.Buffer(m.Dict(), m.Dict()))), LISTS),
+    "Pickle over ZLib over Buffer": (
+        lambda m: m.Pickle(m.ZLib(m.Buffer(m.Dict(), m.Dict()))),
+        LISTS,
+    ),
 }
 
 
@@ -86,7 +97,12 @@ def test_random_operations_give_what_partd_1_gives(name, partd1):
     make, values = LAYERS[name]
     in_memory = name in ("Dict", "Buffer", "BZ2", "Python") or "Buffer" in name
 
-    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=True,
+    )
     @given(operations(values))
     def check(steps):
         old, new = make(partd1), make(partd)

@@ -7,9 +7,8 @@ import shutil
 import threading
 
 import numpy as np
-import pytest
-
 import partd
+import pytest
 from partd import File, _core
 
 KEYS = [

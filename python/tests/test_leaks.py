@@ -6,9 +6,8 @@ import sys
 import threading
 import time
 
-import pytest
-
 import partd
+import pytest
 from partd import Buffer, Dict, File, ZLib, _core
 
 

@@ -11,9 +11,8 @@ import textwrap
 import threading
 import time
 
-import pytest
-
 import partd
+import pytest
 from partd import File
 
 SECONDS = 180  # of patience with a busy machine
@@ -110,7 +109,9 @@ def test_what_a_killed_process_appended_is_there(path):
         print(i, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
-    child = subprocess.run([sys.executable, "-c", textwrap.dedent(code), path], stdout=subprocess.PIPE, check=False)
+    child = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), path], stdout=subprocess.PIPE, check=False
+    )
     assert child.returncode == -signal.SIGKILL
     assert File(path).get("x") == b"".join(b"%d;" % i for i in range(100))
 
@@ -153,7 +154,9 @@ def test_a_temporary_store_of_killed_processes_is_swept_and_one_in_use_is_not(tm
         sys.stdin.read()
     """
     command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
-    alive = subprocess.Popen([*command, "live"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    alive = subprocess.Popen(
+        [*command, "live"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     kept = alive.stdout.readline().strip()
     dead = subprocess.run([*command, "die"], capture_output=True, text=True, check=False)
     assert dead.returncode == -signal.SIGKILL

@@ -30,7 +30,9 @@ def test_the_version_is_the_same_everywhere():
 def test_the_command_line():
     def run(*arguments):
         command = [sys.executable, "-m", "partd", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env={"PATH": ""}, check=False)
+        return subprocess.run(
+            command, capture_output=True, text=True, env={"PATH": ""}, check=False
+        )
 
     assert run("--version").stdout == "partd 2.0.0\n"
     assert run("inspect", "x").returncode == 127 and "cargo install" in run("inspect", "x").stderr

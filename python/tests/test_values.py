@@ -6,10 +6,24 @@ import threading
 import zlib
 
 import numpy as np
-import pytest
-
 import partd
-from partd import BZ2, LZ4, Blosc, Buffer, Dict, Encode, File, Numpy, Pickle, Python, Scoped, Snappy, ZLib, Zstd
+import pytest
+from partd import (
+    BZ2,
+    LZ4,
+    Blosc,
+    Buffer,
+    Dict,
+    Encode,
+    File,
+    Numpy,
+    Pickle,
+    Python,
+    Scoped,
+    Snappy,
+    ZLib,
+    Zstd,
+)
 
 VALUES = [b"", b"x", b"text " * 1000, os.urandom(70_000)]
 LAYERS = {"ZLib": ZLib, "BZ2": BZ2, "Snappy": Snappy, "Blosc": Blosc, "LZ4": LZ4, "Zstd": Zstd}
@@ -124,7 +138,12 @@ def test_a_buffer_gives_old_bytes_before_new_ones_and_counts_what_it_holds(tmp_p
         key, value = i % 7, b"%d;" % i * (i % 5)
         p.append({key: value})
         expected[key] = expected.get(key, b"") + value
-        assert p.memory_usage == sum(p.lengths.values()) == sum(map(len, p.fast.get(list(range(7))))) <= 100
+        assert (
+            p.memory_usage
+            == sum(p.lengths.values())
+            == sum(map(len, p.fast.get(list(range(7)))))
+            <= 100
+        )
     assert p.get(list(expected)) == list(expected.values())
     q = pickle.loads(pickle.dumps(p))
     assert p.fast.data == {} and q.get(3) == expected[3]
@@ -156,7 +175,12 @@ def test_a_buffer_whose_slow_store_fails_loses_nothing(tmp_path):
 
 
 def test_threads_share_every_store(tmp_path):
-    for p in [Dict(), File(tmp_path / "f"), Buffer(Dict(), File(tmp_path / "s"), 500), ZLib(File(tmp_path / "z"))]:
+    for p in [
+        Dict(),
+        File(tmp_path / "f"),
+        Buffer(Dict(), File(tmp_path / "s"), 500),
+        ZLib(File(tmp_path / "z")),
+    ]:
 
         def work(n, p=p):
             for i in range(100):
@@ -186,6 +210,8 @@ def test_scopes_are_apart_and_nest(tmp_path):
 
 
 def test_stores_are_true_and_paths_are_stores(tmp_path):
-    assert all([Dict(), File(tmp_path / "a"), Buffer(Dict(), Dict()), Pickle(Dict()), Numpy(Dict())])
+    assert all(
+        [Dict(), File(tmp_path / "a"), Buffer(Dict(), Dict()), Pickle(Dict()), Numpy(Dict())]
+    )
     assert Pickle(tmp_path / "p").partd.path == str(tmp_path / "p")
     assert isinstance(ZLib().partd, File)

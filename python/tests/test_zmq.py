@@ -4,9 +4,8 @@ import pickle
 import threading
 import time
 
-import pytest
-
 import partd
+import pytest
 from partd import Buffer, Client, Dict, File, Pickle, Server, Snappy
 from partd.zmq import NotALock, RemoteError, deserialize_key, serialize_key
 
@@ -91,7 +90,15 @@ def test_hostile_messages_do_not_end_the_server(server):
     context = zmq.Context()
     raw = context.socket(zmq.DEALER)
     raw.connect(server.address.decode())
-    for message in [[b""], [b"get"], [b"syn"] * 50, [b"x" * 100_000], [b"\xff" * 9, b"\0"], [b"iset"] * 9, [b"append", b""]]:
+    for message in [
+        [b""],
+        [b"get"],
+        [b"syn"] * 50,
+        [b"x" * 100_000],
+        [b"\xff" * 9, b"\0"],
+        [b"iset"] * 9,
+        [b"append", b""],
+    ]:
         raw.send_multipart(message)
     p = connect(server)
     p.append({"x": b"1"})
@@ -123,7 +130,9 @@ def test_many_clients_append_in_order_and_nothing_is_lost(server):
     [thread.join() for thread in threads]
     entries = server.get(["all"])[0].split(b";")[:-1]
     for n in range(4):
-        assert [e for e in entries if e.startswith(b"%d:" % n)] == [b"%d:%d" % (n, i) for i in range(100)]
+        assert [e for e in entries if e.startswith(b"%d:" % n)] == [
+            b"%d:%d" % (n, i) for i in range(100)
+        ]
 
 
 def test_addresses_and_ends(tmp_path):

@@ -34,8 +34,8 @@ _DATETIMES = (pd.arrays.DatetimeArray, pd.arrays.TimedeltaArray)
 try:
     from pandas.api.internals import create_dataframe_from_blocks
 except ImportError:  # pandas 2
-    from pandas.core.internals.managers import create_block_manager_from_blocks
     from pandas.core.internals.api import make_block
+    from pandas.core.internals.managers import create_block_manager_from_blocks
 
     def create_dataframe_from_blocks(blocks, index, columns):
         axes = [columns, index]
@@ -87,7 +87,9 @@ def _sliceable(values):
         return kind, _one_chunk(values._pa_array)
     if kind == "pickle":
         return kind, values
-    return kind, [[_bytes_of(row) for row in np.atleast_2d(array)] for array in _arrays_of(kind, values)]
+    return kind, [
+        [_bytes_of(row) for row in np.atleast_2d(array)] for array in _arrays_of(kind, values)
+    ]
 
 
 def _sliceable_index(index):
@@ -98,7 +100,13 @@ def _sliceable_index(index):
 def _bytes_of(row):
     """A row as one that the buffer protocol knows, with the same elements."""
     row = np.ascontiguousarray(row)
-    return row.view("i8") if row.dtype.kind in "mM" else row.view(f"V{row.itemsize}") if row.dtype.kind in "USV" else row
+    return (
+        row.view("i8")
+        if row.dtype.kind in "mM"
+        else row.view(f"V{row.itemsize}")
+        if row.dtype.kind in "USV"
+        else row
+    )
 
 
 def _encode(frame, headers, prefix):
@@ -129,7 +137,11 @@ def _encode(frame, headers, prefix):
             tuple(columns.names),
             (index.dtype, index.name) if raw_index else None,
             *(
-                (kind, id(block.dtype) if kind == "codes" else block.dtype, block.mgr_locs.as_array.tobytes())
+                (
+                    kind,
+                    id(block.dtype) if kind == "codes" else block.dtype,
+                    block.mgr_locs.as_array.tobytes(),
+                )
                 for kind, block in zip(kinds, blocks, strict=True)
             ),
         )
@@ -247,7 +259,10 @@ class Schema:
             and len(self.blocks) == len(other.blocks)
             and self.arrow == other.arrow
             and all(
-                a[0] == b[0] and np.array_equal(a[1], b[1]) and a[2] == b[2] and _same_dtype(a[3], b[3])
+                a[0] == b[0]
+                and np.array_equal(a[1], b[1])
+                and a[2] == b[2]
+                and _same_dtype(a[3], b[3])
                 for a, b in zip(self.blocks, other.blocks, strict=True)
             )
         )
@@ -267,7 +282,9 @@ class Piece:
 
     def __init__(self, body):
         if len(body) < _HEAD.size:
-            raise ValueError(f"the piece of a data frame has {len(body)} bytes, its head {_HEAD.size}")
+            raise ValueError(
+                f"the piece of a data frame has {len(body)} bytes, its head {_HEAD.size}"
+            )
         _, header_length, count, self.rows = _HEAD.unpack_from(body)
         at = _HEAD.size + header_length
         if at + 8 * count > len(body):
@@ -290,7 +307,7 @@ def is_piece(body):
     return body[:8] == MAGIC
 
 
-_schemas = {}
+_schemas: dict[bytes, Schema] = {}
 
 
 def schema_of(header):

@@ -14,7 +14,7 @@ import time
 # When the file is made, others may be in a call before which they have not seen it.
 SETTLE_SECONDS = 0.02
 
-_held = {}
+_held: dict[str, "_Holder"] = {}
 _guard = threading.Lock()
 
 
@@ -100,7 +100,9 @@ class StoreLock:
     @staticmethod
     def _wait_for_processes(holder, path):
         try:
-            holder.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            holder.descriptor = os.open(
+                path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666
+            )
             is_new = True
         except FileExistsError:
             holder.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

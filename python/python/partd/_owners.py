@@ -24,14 +24,14 @@ SUFFIX = ".partd"
 SWEEP_AFTER_SECONDS = 60
 
 # Directories to remove at the end of this process; those of others are spared.
-cleanup_files = []
+cleanup_files: list[str] = []
 
 _guard = threading.Lock()
 # The descriptors of the owner files that this process holds, by directory.
-_claims = {}
+_claims: dict[str, int] = {}
 # Those of them that this process has pickled.
-_given = set()
-_swept = set()
+_given: set[str] = set()
+_swept: set[str] = set()
 _is_registered = False
 
 

@@ -2,9 +2,11 @@
 
 from bisect import bisect
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from operator import itemgetter
 from threading import Lock, RLock
+from typing import Any
 
 from .core import Interface
 from .dict import Dict, as_value
@@ -39,12 +41,12 @@ class Buffer(Interface):
     what this one does, as far as `slow` is shared.
     """
 
-    def __init__(self, fast, slow, available_memory=1e9):
+    def __init__(self, fast: Interface, slow: Interface, available_memory: float = 1e9) -> None:
         self.lock = Lock()
         self.fast = fast
         self.slow = slow
         self.available_memory = available_memory
-        self.lengths = defaultdict(zero)
+        self.lengths: defaultdict[Any, int] = defaultdict(zero)
         self.memory_usage = 0
         self._mutex = RLock()
         Interface.__init__(self)
@@ -64,7 +66,7 @@ class Buffer(Interface):
         self.lock = Lock()
         self._mutex = RLock()
 
-    def append(self, data, lock=True, **kwargs):
+    def append(self, data: Mapping[Any, Any], lock: bool = True, **kwargs: Any) -> None:
         """Appends the values of a mapping of keys to bytes."""
         if lock:
             with self.lock:
@@ -85,7 +87,7 @@ class Buffer(Interface):
             if self.memory_usage > self.available_memory:
                 self._flush(self._heaviest())
 
-    def append_durable(self, data, lock=True, **kwargs):
+    def append_durable(self, data: Mapping[Any, Any], lock: bool = True, **kwargs: Any) -> None:
         """Flushes the buffer and appends to `slow`; on stable storage when it returns."""
         with self._mutex:
             self._flush(list(self.lengths))
@@ -130,17 +132,17 @@ class Buffer(Interface):
             self._forget_sets(keys)
         return [b + a if a else b for b, a in zip(old, new, strict=True)]
 
-    def keys(self):
+    def keys(self) -> list[Any]:
         """Every key, as a list."""
         with self._mutex:
             return list(dict.fromkeys([*self.slow.keys(), *self.fast.keys()]))
 
-    def sync(self):
+    def sync(self) -> None:
         """Moves all to `slow`, and brings that to stable storage."""
         self.flush()
         self.slow.sync()
 
-    def drop(self):
+    def drop(self) -> None:
         """Removes every key from both stores."""
         with self._mutex:
             self._iset_seen.clear()
@@ -149,10 +151,10 @@ class Buffer(Interface):
             self.lengths.clear()
             self.memory_usage = 0
 
-    def __exit__(self, *args):
+    def __exit__(self, *args: Any) -> None:
         self.drop()
 
-    def flush(self, keys=None, block=None):
+    def flush(self, keys: Iterable[Any] | None = None, block: bool | None = None) -> None:
         """Moves keys from `fast` to `slow`; all of them, unless some are given.
 
         `block` is ignored: all is written when this returns.

@@ -17,7 +17,7 @@ from functools import partial
 from . import _core
 from .encode import Encode
 
-__all__ = ["BZ2", "Blosc", "LZ4", "Snappy", "ZLib", "Zstd", "bytes_concat"]
+__all__ = ["BZ2", "LZ4", "Blosc", "Snappy", "ZLib", "Zstd", "bytes_concat"]
 
 
 def bytes_concat(L):

@@ -2,6 +2,8 @@
 
 import os
 import string
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
 
 from .utils import flatten, nested_get  # noqa: F401 (imported from here by others)
 
@@ -71,46 +73,58 @@ class Interface:
     (b'HELLO', b'')
     """
 
-    def __init__(self):
-        self._iset_seen = set()
+    if TYPE_CHECKING:
+        # What subclasses bring.
+        lock: Any
+
+        def append(self, data: Mapping[Any, Any], **kwargs: Any) -> None: ...
+        def _get(self, keys: Any, **kwargs: Any) -> list[Any]: ...
+        def _iset(self, key: Any, value: Any, **kwargs: Any) -> None: ...
+        def _delete(self, keys: Any, **kwargs: Any) -> None: ...
+        def drop(self) -> None: ...
+        def keys(self) -> list[Any]: ...
+        def sync(self) -> None: ...
+
+    def __init__(self) -> None:
+        self._iset_seen: set[Any] = set()
 
     def __setstate__(self, state):
         self.__dict__.update(state)
         self._iset_seen = set()
 
-    def iset(self, key, value, **kwargs):
+    def iset(self, key: Any, value: Any, **kwargs: Any) -> None:
         """Sets a key once: later calls do nothing, until the key is deleted."""
         if key in self._iset_seen:
             return
         self._iset(key, value, **kwargs)
         self._iset_seen.add(key)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, type, value, traceback):
+    def __exit__(self, type: Any, value: Any, traceback: Any) -> None:
         self.drop()
 
-    def iget(self, key):
+    def iget(self, key: Any) -> Any:
         """The value of one key, without asking for the lock."""
         return self._get([key], lock=False)[0]
 
-    def get(self, keys, **kwargs):
+    def get(self, keys: Any, **kwargs: Any) -> Any:
         """The value of a key, or the values of a list of keys, which may be nested."""
         return self._nested(self._get, keys, kwargs)
 
-    def pop(self, keys, **kwargs):
+    def pop(self, keys: Any, **kwargs: Any) -> Any:
         """Gets keys as `get` does, and deletes them, as one step."""
         return self._nested(self._pop, keys, kwargs)
 
-    def delete(self, keys, **kwargs):
+    def delete(self, keys: Any, **kwargs: Any) -> None:
         """Removes a key, or a list of keys; missing ones are fine."""
         if not isinstance(keys, list):
             keys = [keys]
         self._delete(keys, **kwargs)
         self._forget_sets(keys)
 
-    def append_durable(self, data, **kwargs):
+    def append_durable(self, data: Mapping[Any, Any], **kwargs: Any) -> None:
         """Appends, and is on stable storage when it returns."""
         self.append(data, fsync=True, **kwargs)
 
@@ -141,5 +155,3 @@ class Interface:
 
 def _refold(keys, values):
     return [_refold(key, values) if isinstance(key, list) else next(values) for key in keys]
-
-

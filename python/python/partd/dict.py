@@ -1,6 +1,8 @@
 """`Dict`: a store in memory."""
 
+from collections.abc import Mapping
 from threading import Lock
+from typing import Any
 
 from .core import Interface
 
@@ -31,9 +33,9 @@ class Dict(Interface):
     keys; a `File` takes them for one.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.lock = Lock()
-        self.data = {}
+        self.data: dict[Any, list[bytes]] = {}
         # Guards `data` also where the caller holds `lock`, or does not ask for it.
         self._mutex = Lock()
         Interface.__init__(self)
@@ -46,7 +48,7 @@ class Dict(Interface):
         Dict.__init__(self)
         self.data = state["data"]
 
-    def append(self, data, lock=True, **kwargs):
+    def append(self, data: Mapping[Any, Any], lock: bool = True, **kwargs: Any) -> None:
         """Appends the values of a mapping of keys to bytes, all or nothing."""
         if lock:
             with self.lock:
@@ -97,21 +99,21 @@ class Dict(Interface):
         self._forget_sets(keys)
         return values
 
-    def keys(self):
+    def keys(self) -> list[Any]:
         """Every key, as a list."""
         with self._mutex:
             return list(self.data)
 
-    def sync(self):
+    def sync(self) -> None:
         """Does nothing: memory is no stable storage."""
 
-    def drop(self):
+    def drop(self) -> None:
         """Removes every key."""
         with self._mutex:
             self._iset_seen.clear()
             self.data.clear()
 
-    def __exit__(self, *args):
+    def __exit__(self, *args: Any) -> None:
         self.drop()
 
 

@@ -1,6 +1,8 @@
 """`Encode`: a layer that turns values into bytes on their way into a store, and back."""
 
 import os
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from .core import Interface
 from .file import File
@@ -33,7 +35,13 @@ class Encode(Interface):
     below, or the path of a `File`; without one, it is a temporary `File`.
     """
 
-    def __init__(self, encode, decode, join, partd=None):
+    def __init__(
+        self,
+        encode: Callable[[Any], bytes],
+        decode: Callable[[bytes], Any],
+        join: Callable[[list[Any]], Any],
+        partd: Any = None,
+    ) -> None:
         self.partd = store_of(partd)
         self.encode = encode
         self.decode = decode
@@ -52,12 +60,12 @@ class Encode(Interface):
         fits = codec is not None and (self.decode, self.join) == codec.counterparts
         return codec if fits else None
 
-    def append(self, data, **kwargs):
+    def append(self, data: Mapping[Any, Any], **kwargs: Any) -> None:
         """Appends the values of a mapping."""
         items = dict(data.items())
         self.partd.append(dict(zip(items, self._frames(items.values()), strict=True)), **kwargs)
 
-    def append_durable(self, data, **kwargs):
+    def append_durable(self, data: Mapping[Any, Any], **kwargs: Any) -> None:
         """Appends, and is on stable storage when it returns."""
         items = dict(data.items())
         frames = dict(zip(items, self._frames(items.values()), strict=True))
@@ -111,7 +119,7 @@ class Encode(Interface):
             self.partd.append({k: c for k, c in zip(keys, chunks, strict=True) if c})
             raise
 
-    def delete(self, keys, **kwargs):
+    def delete(self, keys: Any, **kwargs: Any) -> None:
         """Removes a key, or a list of keys; missing ones are fine."""
         self._forget_sets(keys if isinstance(keys, list) else [keys])
         return self.partd.delete(keys, **kwargs)
@@ -119,28 +127,28 @@ class Encode(Interface):
     def _iset(self, key, value, **kwargs):
         return self.partd.iset(key, self._frames([value])[0], **kwargs)
 
-    def keys(self):
+    def keys(self) -> list[Any]:
         """Every key, as a list."""
         return self.partd.keys()
 
-    def sync(self):
+    def sync(self) -> None:
         """Brings to stable storage what was written before."""
         return self.partd.sync()
 
-    def flush(self, *args, **kwargs):
+    def flush(self, *args: Any, **kwargs: Any) -> None:
         """Flushes the store below, if it is a `Buffer`."""
         return self.partd.flush(*args, **kwargs)
 
-    def drop(self):
+    def drop(self) -> None:
         """Removes every key."""
         self._iset_seen.clear()
         return self.partd.drop()
 
     @property
-    def lock(self):
+    def lock(self) -> Any:
         """The lock of the store below."""
         return self.partd.lock
 
-    def __exit__(self, *args):
+    def __exit__(self, *args: Any) -> None:
         self.drop()
         self.partd.__exit__(*args)

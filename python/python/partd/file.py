@@ -18,7 +18,9 @@ import os
 import shutil
 import tempfile
 import weakref
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any, Self
 
 from . import _core, _owners
 from ._lock import StoreLock
@@ -52,7 +54,9 @@ class File(Interface):
     no string's key; anything else is its `str()`, so `1` and `'1'` are one key.
     """
 
-    def __init__(self, path=None, dir=None):
+    def __init__(
+        self, path: str | os.PathLike[str] | None = None, dir: str | os.PathLike[str] | None = None
+    ) -> None:
         self._explicitly_given_path = bool(path)
         if not path:
             _owners.sweep_once(dir)
@@ -96,7 +100,7 @@ class File(Interface):
         return f"File({self._path!r})"
 
     @property
-    def path(self):
+    def path(self) -> str:
         """The directory, as it was given.
 
         While the store is small, its keys are shown there as files, as partd 1 kept them. They are
@@ -105,12 +109,14 @@ class File(Interface):
         self._shown.show_all()
         return self._path
 
-    def filename(self, key):
+    def filename(self, key: Any) -> str:
         """The path of a file that holds the bytes of a key. A copy: see `path`."""
         shown = self._shown.show(key)
         return os.path.join(self._path, os.path.relpath(shown, self._log.path))
 
-    def append(self, data, lock=True, fsync=False, **kwargs):
+    def append(
+        self, data: Mapping[Any, Any], lock: bool = True, fsync: bool = False, **kwargs: Any
+    ) -> None:
         """Appends the values of a mapping of keys to bytes, all or nothing.
 
         With `fsync`, all of it is on stable storage when this returns, by at most one sync; not so
@@ -118,7 +124,7 @@ class File(Interface):
         """
         self._append(data, lock, fsync and not self._is_temporary())
 
-    def append_durable(self, data, lock=True, **kwargs):
+    def append_durable(self, data: Mapping[Any, Any], lock: bool = True, **kwargs: Any) -> None:
         """Appends, and is on stable storage when it returns."""
         self._append(data, lock, True)
 
@@ -156,7 +162,7 @@ class File(Interface):
                 return self._log.get(keys)
         return values
 
-    def iset(self, key, value, **kwargs):
+    def iset(self, key: Any, value: Any, **kwargs: Any) -> None:
         """Sets a key once: the first call since the last delete wins, of whatever process."""
         if key in self._iset_seen and self._log.lens([key]) != [None]:
             return
@@ -180,7 +186,7 @@ class File(Interface):
         self._shown.refresh(keys)
         return values
 
-    def keys(self):
+    def keys(self) -> list[Any]:
         """Every key, as a list: strings and tuples of strings.
 
         >>> with File() as p:
@@ -190,7 +196,7 @@ class File(Interface):
         """
         return self._log.keys()
 
-    def view(self, key):
+    def view(self, key: Any) -> memoryview:
         """The value of a key as a read-only `memoryview`, without a copy where it is in one piece.
 
         It keeps the bytes alive, whatever is appended, deleted or compacted meanwhile. A value that
@@ -207,7 +213,7 @@ class File(Interface):
             return memoryview(chunks[0])
         return memoryview(b"".join(chunks))
 
-    def chunks(self, key):
+    def chunks(self, key: Any) -> list[memoryview]:
         """The pieces of a key's value as `memoryview`s, without a copy.
 
         >>> with File() as p:
@@ -218,15 +224,15 @@ class File(Interface):
         """
         return [memoryview(chunk) for chunk in self._log.chunks(key)]
 
-    def sync(self):
+    def sync(self) -> None:
         """Brings to stable storage all that was written before, by any process."""
         self._log.sync()
 
-    def compact(self):
+    def compact(self) -> dict[str, int]:
         """Joins the pieces of each value, frees what is dead; returns counts of what was done."""
         return self._log.compact()
 
-    def stats(self):
+    def stats(self) -> dict[str, int]:
         """Counts what the store holds, as a dictionary.
 
         >>> with File() as p:
@@ -236,11 +242,11 @@ class File(Interface):
         """
         return self._log.stats()
 
-    def verify(self):
+    def verify(self) -> dict[str, int]:
         """Compares every checksum; raises `DamageError` where one differs."""
         return self._log.verify()
 
-    def drop(self):
+    def drop(self) -> None:
         """Removes every key. The store stays usable, also where its directory was removed."""
         self._iset_seen.clear()
         self._shown.clear()
@@ -260,7 +266,7 @@ class File(Interface):
         with suppress(ValueError):
             cleanup_files.remove(self._path)
 
-    def __exit__(self, *args):
+    def __exit__(self, *args: Any) -> None:
         self._iset_seen.clear()
         self._remove()
 
@@ -274,15 +280,15 @@ class File(Interface):
 
 
 class _NotNeeded:
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *args):
+    def __exit__(self, *args: Any) -> None:
         pass
 
 
 _NOT_NEEDED = _NotNeeded()
-_files = weakref.WeakSet()
+_files: weakref.WeakSet[File] = weakref.WeakSet()
 
 
 @atexit.register

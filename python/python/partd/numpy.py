@@ -207,7 +207,7 @@ def _objects(body):
 
 
 _text = _core.Codec("snappy")
-_codecs = {}
+_codecs: dict[int, _core.Codec] = {}
 
 
 def compress_text(bytes):

@@ -149,7 +149,7 @@ def _close_run(frames, run, schema):
     return []
 
 
-serialize._partd_codec = _ManyFrames
+serialize._partd_codec = _ManyFrames  # type: ignore[attr-defined]
 PandasBlocks = partial(Encode, serialize, deserialize, join)
 
 
@@ -160,7 +160,8 @@ def _deserialize_1(bytes):
     parts = list(framesplit(bytes))
     headers = pickle.loads(parts[0])
     columns, index = (
-        index_from_header_bytes(header, part) for header, part in zip(headers[:2], parts[1:3], strict=True)
+        index_from_header_bytes(header, part)
+        for header, part in zip(headers[:2], parts[1:3], strict=True)
     )
     blocks = [
         block_from_header_bytes(header, part, create_block=False)
@@ -171,7 +172,9 @@ def _deserialize_1(bytes):
 
 def _decompress_1(data, dtype):
     """Undoes partd 1's compression, which hung on the packages that were there."""
-    codecs = (pnp.decompress_text, pnp.decompress_bytes) if dtype == "O" else (pnp.decompress_bytes,)
+    codecs = (
+        (pnp.decompress_text, pnp.decompress_bytes) if dtype == "O" else (pnp.decompress_bytes,)
+    )
     for decompress in codecs:
         try:
             return decompress(data)
@@ -183,7 +186,9 @@ def _decompress_1(data, dtype):
 def index_to_header_bytes(ind):
     """Header and bytes of an index, as partd 1 makes them."""
     has_own_pickle = isinstance(ind, (pd.DatetimeIndex, pd.MultiIndex, pd.RangeIndex))
-    if has_own_pickle or (is_extension_array_dtype(ind) and not isinstance(ind, pd.CategoricalIndex)):
+    if has_own_pickle or (
+        is_extension_array_dtype(ind) and not isinstance(ind, pd.CategoricalIndex)
+    ):
         return None, dumps(ind)
     categories, values = None, ind.values
     if isinstance(ind, pd.CategoricalIndex):
@@ -269,7 +274,9 @@ class PandasColumns(Interface):
             for i, name in enumerate(names):
                 values[name] = df.iloc[:, i].array
             values[extend(key, ".index")] = df.index.array
-        self.partd.partd.append({name: self._encoded(name, v) for name, v in values.items()}, **kwargs)
+        self.partd.partd.append(
+            {name: self._encoded(name, v) for name, v in values.items()}, **kwargs
+        )
 
     def _encoded(self, name, values):
         if type(values) is not pd.arrays.NumpyExtensionArray:
@@ -311,7 +318,9 @@ class PandasColumns(Interface):
         """Removes a key, or a list of keys, with all that is stored beside their columns."""
         keys = keys if isinstance(keys, list) else [keys]
         store = self.partd.partd
-        for key, columns in zip(keys, store.get([extend(k, ".columns") for k in keys]), strict=True):
+        for key, columns in zip(
+            keys, store.get([extend(k, ".columns") for k in keys]), strict=True
+        ):
             if columns:
                 names = [".index", *pickle.loads(columns)]
                 self.partd.delete([extend(key, name) for name in names], **kwargs)

@@ -1,5 +1,8 @@
 """`Scoped`: a part of a store with keys of its own, such as those of one job."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from .core import Interface
 from .utils import extend
 
@@ -23,7 +26,7 @@ class Scoped(Interface):
     [('a', 'x')]
     """
 
-    def __init__(self, partd, scope):
+    def __init__(self, partd: Interface, scope: Any) -> None:
         self.partd = partd
         self.scope = scope if isinstance(scope, tuple) else (scope,)
         Interface.__init__(self)
@@ -32,19 +35,19 @@ class Scoped(Interface):
         return {"partd": self.partd, "scope": self.scope}
 
     @property
-    def lock(self):
+    def lock(self) -> Any:
         """The lock of the whole store."""
         return self.partd.lock
 
     def _scoped(self, keys):
         return [extend(self.scope, key if isinstance(key, tuple) else (key,)) for key in keys]
 
-    def append(self, data, **kwargs):
+    def append(self, data: Mapping[Any, Any], **kwargs: Any) -> None:
         """Appends the values of a mapping."""
         data = dict(data.items())
         self.partd.append(dict(zip(self._scoped(data), data.values(), strict=True)), **kwargs)
 
-    def append_durable(self, data, **kwargs):
+    def append_durable(self, data: Mapping[Any, Any], **kwargs: Any) -> None:
         """Appends, and is on stable storage when it returns."""
         data = dict(data.items())
         scoped = dict(zip(self._scoped(data), data.values(), strict=True))
@@ -63,7 +66,7 @@ class Scoped(Interface):
     def _iset(self, key, value, **kwargs):
         return self.partd.iset(self._scoped([key])[0], value, **kwargs)
 
-    def keys(self):
+    def keys(self) -> list[Any]:
         """The keys of the scope, as a list."""
         head = tuple(map(str, self.scope))
         keys = []
@@ -74,11 +77,11 @@ class Scoped(Interface):
                     keys.append(rest if len(rest) > 1 else rest[0])
         return keys
 
-    def sync(self):
+    def sync(self) -> None:
         """Brings the whole store to stable storage."""
         return self.partd.sync()
 
-    def drop(self):
+    def drop(self) -> None:
         """Removes the keys of the scope; the others stay."""
         self._iset_seen.clear()
         self.partd.delete(self._scoped(self.keys()))

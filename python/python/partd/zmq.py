@@ -148,7 +148,9 @@ class Server:
             port = self.socket.bind_to_random_port("tcp://*")
         else:
             self.socket.bind(bind)
-            port = int(self.socket.getsockopt(zmq.LAST_ENDPOINT).decode().rsplit(":", 1)[1].rstrip("\0/"))
+            port = int(
+                self.socket.getsockopt(zmq.LAST_ENDPOINT).decode().rsplit(":", 1)[1].rstrip("\0/")
+            )
         return f"tcp://{hostname or socket.gethostname()}:{port}".encode()
 
     def start(self):
@@ -305,7 +307,9 @@ class Client(Interface):
         if address is None:
             raise TypeError("Client needs the address of a server, as in Server().address")
         if create_server:
-            raise NotImplementedError("a client makes no server; start a Server and give its address")
+            raise NotImplementedError(
+                "a client makes no server; start a Server and give its address"
+            )
         self.address = address
         self.timeout = timeout
         self.lock = NotALock()
@@ -355,7 +359,9 @@ class Client(Interface):
     def _receive(self):
         timeout = None if self.timeout is None else int(self.timeout * 1000)
         if not self.socket.poll(timeout):
-            raise TimeoutError(f"the server at {self.address!r} has not answered in {self.timeout} s")
+            raise TimeoutError(
+                f"the server at {self.address!r} has not answered in {self.timeout} s"
+            )
         message = self.socket.recv_multipart()
         if message[0] == b"error" and len(message) == 3 and self._is_extended:
             self._outstanding -= 1
