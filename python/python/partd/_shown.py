@@ -8,6 +8,7 @@ process does to the key until then.
 import os
 import re
 import shutil
+import zlib
 
 from .core import escape_filename, token
 
@@ -48,7 +49,7 @@ def _escaped(part):
     )
     # A file's name has 255 bytes at most.
     if len(safe.encode()) > 200:
-        safe = f"{safe[:100]}-{abs(hash(part)):x}"
+        safe = f"{safe[:100]}-{zlib.crc32(part.encode('utf-8', 'surrogatepass')):08x}"
     return f"key-{safe}"
 
 
