@@ -1,0 +1,208 @@
+"""`Buffer`: a store in memory in front of a slower one."""
+
+from bisect import bisect
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
+from operator import itemgetter
+from threading import Lock, RLock
+from typing import Any
+
+from .core import Interface
+from .dict import Dict, as_value
+from .file import File
+
+__all__ = ["Buffer", "keys_to_flush", "zero"]
+
+# The share of the memory that is free after keys were moved to the slow store.
+FREED_SHARE = 0.1
+
+
+def zero():
+    """The length of a key that is not there. A function, because lambdas cannot be pickled."""
+    return 0
+
+
+class Buffer(Interface):
+    """A store that collects appends in `fast` and moves the largest keys to `slow`.
+
+    It does so when `fast` holds more than `available_memory` bytes of values.
+
+    >>> from partd import Dict
+    >>> p = Buffer(Dict(), Dict(), available_memory=10)
+    >>> p.append({'x': b'Hello ', 'y': b'abc'})
+    >>> p.append({'x': b'world!', 'y': b'def'})
+    >>> p.fast.get(['x', 'y']), p.slow.get(['x', 'y'])
+    ([b'', b'abcdef'], [b'Hello world!', b''])
+    >>> p.get(['x', 'y'])
+    [b'Hello world!', b'abcdef']
+
+    A buffer is emptied into `slow` before it is pickled, so that a copy in another process sees
+    what this one does, as far as `slow` is shared.
+    """
+
+    def __init__(self, fast: Interface, slow: Interface, available_memory: float = 1e9) -> None:
+        self.lock = Lock()
+        self.fast = fast
+        self.slow = slow
+        self.available_memory = available_memory
+        self.lengths: defaultdict[Any, int] = defaultdict(zero)
+        self.memory_usage = 0
+        self._mutex = RLock()
+        Interface.__init__(self)
+
+    def __getstate__(self):
+        self.flush()
+        return {
+            "fast": self.fast,
+            "slow": self.slow,
+            "memory_usage": self.memory_usage,
+            "lengths": self.lengths,
+            "available_memory": self.available_memory,
+        }
+
+    def __setstate__(self, state):
+        Interface.__setstate__(self, state)
+        self.lock = Lock()
+        self._mutex = RLock()
+
+    def append(self, data: Mapping[Any, Any], lock: bool = True, **kwargs: Any) -> None:
+        """Appends the values of a mapping of keys to bytes."""
+        if lock:
+            with self.lock:
+                return self.append(data, lock=False, **kwargs)
+        items = [(key, as_value(value)) for key, value in data.items()]
+        with self._mutex:
+            if type(self.fast) is Dict:
+                self.fast._append(items)
+            else:
+                self.fast.append(dict(items), lock=False, **kwargs)
+            lengths = self.lengths
+            added = 0
+            for key, value in items:
+                length = len(value)
+                lengths[key] += length
+                added += length
+            self.memory_usage += added
+            if self.memory_usage > self.available_memory:
+                self._flush(self._heaviest())
+
+    def append_durable(self, data: Mapping[Any, Any], lock: bool = True, **kwargs: Any) -> None:
+        """Flushes the buffer and appends to `slow`; on stable storage when it returns."""
+        with self._mutex:
+            self._flush(list(self.lengths))
+            self.slow.append_durable(data, lock=lock, **kwargs)
+
+    def _get(self, keys, lock=True, **kwargs):
+        if lock:
+            with self.lock:
+                return self._get(keys, lock=False, **kwargs)
+        with self._mutex:
+            old = self.slow.get(list(keys), lock=False)
+            new = self.fast.get(list(keys), lock=False)
+        return [b + a if a else b for b, a in zip(old, new, strict=True)]
+
+    def _iset(self, key, value, lock=True):
+        # Only `slow` knows whether the key was set before.
+        if lock:
+            with self.lock:
+                return self._iset(key, value, lock=False)
+        with self._mutex:
+            if key in self.lengths:
+                self._flush([key])
+            self.slow.iset(key, value, lock=False)
+
+    def _delete(self, keys, lock=True):
+        if lock:
+            with self.lock:
+                return self._delete(keys, lock=False)
+        with self._mutex:
+            self.slow.delete(keys, lock=False)
+            self.fast.delete(keys, lock=False)
+            self._uncount(keys)
+
+    def _pop(self, keys, lock=True):
+        if lock:
+            with self.lock:
+                return self._pop(keys, lock=False)
+        with self._mutex:
+            old = self.slow.pop(list(keys), lock=False)
+            new = self.fast.pop(list(keys), lock=False)
+            self._uncount(keys)
+            self._forget_sets(keys)
+        return [b + a if a else b for b, a in zip(old, new, strict=True)]
+
+    def keys(self) -> list[Any]:
+        """Every key, as a list."""
+        with self._mutex:
+            return list(dict.fromkeys([*self.slow.keys(), *self.fast.keys()]))
+
+    def sync(self) -> None:
+        """Moves all to `slow`, and brings that to stable storage."""
+        self.flush()
+        self.slow.sync()
+
+    def drop(self) -> None:
+        """Removes every key from both stores."""
+        with self._mutex:
+            self._iset_seen.clear()
+            self.fast.drop()
+            self.slow.drop()
+            self.lengths.clear()
+            self.memory_usage = 0
+
+    def __exit__(self, *args: Any) -> None:
+        self.drop()
+
+    def flush(self, keys: Iterable[Any] | None = None, block: bool | None = None) -> None:
+        """Moves keys from `fast` to `slow`; all of them, unless some are given.
+
+        `block` is ignored: all is written when this returns.
+        """
+        with self._mutex:
+            self._flush(list(self.lengths) if keys is None else list(keys))
+
+    def _flush(self, keys):
+        if not keys:
+            return
+        if type(self.fast) is Dict and type(self.slow) is File:
+            stored = self.fast.data
+            self.slow._append_pieces({key: stored[key] for key in keys if key in stored})
+        else:
+            values = self.fast.get(keys, lock=False)
+            self.slow.append(dict(zip(keys, values, strict=True)), lock=False)
+        # After the slow store has taken the bytes: where it fails, they are still here.
+        self.fast.delete(keys, lock=False)
+        self._uncount(keys)
+
+    def _uncount(self, keys):
+        for key in keys:
+            self.memory_usage -= self.lengths.pop(key, 0)
+
+    def _heaviest(self):
+        """The longest keys, as few as have to go."""
+        excess = self.memory_usage - self.available_memory * (1 - FREED_SHARE)
+        keys = []
+        for key, length in sorted(self.lengths.items(), key=itemgetter(1), reverse=True):
+            keys.append(key)
+            excess -= length
+            if excess <= 0:
+                break
+        return keys
+
+
+def keys_to_flush(lengths, fraction=0.1, maxcount=100000):
+    """The longest keys, which make up about a fraction of all bytes, and half of the keys at most.
+
+    >>> lengths = {'a': 20, 'b': 10, 'c': 15, 'd': 15,
+    ...            'e': 10, 'f': 25, 'g': 5}
+    >>> keys_to_flush(lengths, 0.5)
+    ['f', 'a']
+    """
+    longest = sorted(lengths.items(), key=itemgetter(1), reverse=True)
+    longest = longest[: max(len(lengths) // 2, 1)]
+    sums = list(accumulate(length for _, length in longest))
+    enough = bisect(sums, sum(lengths.values()) * fraction)
+    keys = [key for key, _ in longest[: min(maxcount, max(1, enough))]]
+    assert keys, "there are no keys to flush"
+    return keys

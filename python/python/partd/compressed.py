@@ -1,0 +1,123 @@
+"""Layers that compress: `ZLib`, `BZ2`, `Snappy`, `Blosc`, `LZ4` and `Zstd`.
+
+The compressions are built in, and need no other package. They work on many keys in parallel, with
+the interpreter free for other threads. What partd 1 wrote is read, and the reverse.
+
+>>> from partd import Dict
+>>> p = ZLib(Dict())
+>>> p.append({'x': b'Hello ', 'y': b'123'})
+>>> p.append({'x': b'world!'})
+>>> p.get('x')
+b'Hello world!'
+"""
+
+import zlib
+from functools import partial
+
+from . import _core
+from .encode import Encode
+
+__all__ = ["BZ2", "LZ4", "Blosc", "Snappy", "ZLib", "Zstd", "bytes_concat"]
+
+
+def bytes_concat(L):
+    """Joins a list of bytes.
+
+    >>> bytes_concat([b'Hello ', b'world!'])
+    b'Hello world!'
+    """
+    return b"".join(L)
+
+
+class _ManyValues:
+    """What `Encode` calls in place of its functions: the work for many values at once."""
+
+    def __init__(self, codec, counterparts):
+        self.counterparts = counterparts
+        self.encode_many = codec.encode_many
+        self.decode_many = codec.decode_many
+
+
+_zlib = _core.Codec("zlib")
+_bz2 = _core.Codec("bz2")
+_snappy = _core.Codec("snappy")
+_blosc = _core.Codec("blosc")
+_lz4 = _core.Codec("lz4")
+_zstd = _core.Codec("zstd")
+
+
+# Functions and not methods of the codecs: a layer is pickled with its functions, by their names.
+def zlib_compress(data):
+    """Compresses with zlib, at level 6."""
+    return _zlib.compress(data)
+
+
+def zlib_decompress(data):
+    """Decompresses what zlib compressed."""
+    try:
+        return _zlib.decompress(data)
+    except _core.DamageError as error:
+        raise zlib.error(str(error)) from error
+
+
+def bz2_compress(data):
+    """Compresses with bzip2, at level 9."""
+    return _bz2.compress(data)
+
+
+def bz2_decompress(data):
+    """Decompresses what bzip2 compressed."""
+    return _bz2.decompress(data)
+
+
+def snappy_compress(data):
+    """Compresses with snappy, without a container."""
+    return _snappy.compress(data)
+
+
+def snappy_decompress(data):
+    """Decompresses what snappy compressed."""
+    return _snappy.decompress(data)
+
+
+def blosc_compress(data):
+    """Compresses with blosc: blosclz at level 9, elements of 8 bytes."""
+    return _blosc.compress(data)
+
+
+def blosc_decompress(data):
+    """Decompresses what blosc compressed, with any of its inner codecs but snappy."""
+    return _blosc.decompress(data)
+
+
+def lz4_compress(data):
+    """Compresses with LZ4: the length as 4 bytes little-endian, then a block."""
+    return _lz4.compress(data)
+
+
+def lz4_decompress(data):
+    """Decompresses what `lz4_compress` compressed."""
+    return _lz4.decompress(data)
+
+
+def zstd_compress(data):
+    """Compresses with Zstandard, at level 3."""
+    return _zstd.compress(data)
+
+
+def zstd_decompress(data):
+    """Decompresses Zstandard frames."""
+    return _zstd.decompress(data)
+
+
+def _layer(codec, compress, decompress):
+    compress._partd_codec = _ManyValues(codec, (decompress, bytes_concat))
+    return partial(Encode, compress, decompress, bytes_concat)
+
+
+Snappy = _layer(_snappy, snappy_compress, snappy_decompress)
+ZLib = _layer(_zlib, zlib_compress, zlib_decompress)
+BZ2 = _layer(_bz2, bz2_compress, bz2_decompress)
+Blosc = _layer(_blosc, blosc_compress, blosc_decompress)
+LZ4 = _layer(_lz4, lz4_compress, lz4_decompress)
+Zstd = _layer(_zstd, zstd_compress, zstd_decompress)

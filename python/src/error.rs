@@ -1,0 +1,61 @@
+//! Errors of the engine as Python exceptions, with the engine's sentence.
+
+use std::io;
+use std::path::Path;
+
+use pyo3::exceptions::{PyOSError, PyPermissionError, PyRuntimeError, PyValueError};
+use pyo3::{PyErr, create_exception};
+
+create_exception!(
+    partd,
+    StoreError,
+    PyOSError,
+    "A store cannot be used as asked: the path is no store, or the store does not allow it."
+);
+create_exception!(
+    partd,
+    DamageError,
+    PyValueError,
+    "Stored bytes are damaged: a checksum differs, or a value cannot be decoded."
+);
+
+/// The Python exception for an error of the engine.
+///
+/// Errors of the operating system become the subclass of `OSError` that fits their number, such as
+/// `FileNotFoundError`.
+pub(crate) fn to_python(error: &partd::Error) -> PyErr {
+    use partd::Error;
+    let sentence = error.to_string();
+    match error {
+        Error::Io { source, path, .. } => os_error(source, sentence, path),
+        Error::StoreFull { path, .. } => {
+            let full = io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error());
+            os_error(&full, sentence, path)
+        }
+        Error::SyncFailed { path } => {
+            let failed = io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error());
+            os_error(&failed, sentence, path)
+        }
+        Error::ReadOnly { .. } => PyPermissionError::new_err(sentence),
+        Error::Refused { .. } => StoreError::new_err(sentence),
+        Error::Forked { .. } => PyRuntimeError::new_err(sentence),
+        Error::Damage { .. } | Error::Missing { .. } | Error::Decode { .. } => {
+            DamageError::new_err(sentence)
+        }
+        _ => PyValueError::new_err(sentence),
+    }
+}
+
+/// An `OSError` of the right subclass, with number, sentence and path.
+pub(crate) fn os_error(source: &io::Error, sentence: String, path: &Path) -> PyErr {
+    match source.raw_os_error() {
+        Some(code) => PyOSError::new_err((code, sentence, path.to_owned())),
+        None => PyOSError::new_err(sentence),
+    }
+}
+
+/// The `FileNotFoundError` for a directory that is gone.
+pub(crate) fn missing(path: &Path) -> PyErr {
+    let gone = io::Error::from_raw_os_error(rustix::io::Errno::NOENT.raw_os_error());
+    os_error(&gone, "the directory of the store is gone".to_owned(), path)
+}

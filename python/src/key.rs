@@ -1,0 +1,180 @@
+//! Python keys as the engine's keys, and back.
+//!
+//! A `str` is its UTF-8 bytes, and `bytes` are the text that they encode; anything else but a
+//! tuple is its `str()`, so `1` and `'1'` are one key. A tuple is its parts in the engine's tuple
+//! encoding (see the table in the engine's `key.rs`), so that `('a', 'b')` is no string's key. A
+//! tuple of one part is the key of that part.
+//!
+//! Zero bytes are escaped outside of tuples too: otherwise `'a\0\1b'` would be `('a', 'b')`.
+
+use partd::Key;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString, PyTuple};
+
+const ESCAPED_ZERO: [u8; 2] = [0, 0xFF];
+const NEXT_PART: [u8; 2] = [0, 1];
+const NEST: [u8; 2] = [0, 3];
+const UNNEST: [u8; 2] = [0, 0];
+/// Tuples may be nested this deep; a key is no tree, and the stack is finite.
+const MAX_DEPTH: usize = 64;
+
+/// The engine's key of a Python key.
+pub(crate) fn key_of(key: &Bound<'_, PyAny>) -> PyResult<Key> {
+    if let Ok(text) = key.cast::<PyString>()
+        && let Ok(text) = text.to_str()
+        && !text.as_bytes().contains(&0)
+    {
+        return Ok(Key::from(text));
+    }
+    let mut bytes = Vec::new();
+    match key.cast::<PyTuple>() {
+        Ok(tuple) => write_parts(tuple, 0, &mut bytes)?,
+        Err(_) => write_part(key, 0, &mut bytes)?,
+    }
+    Ok(Key::from(bytes))
+}
+
+fn write_parts(tuple: &Bound<'_, PyTuple>, depth: usize, bytes: &mut Vec<u8>) -> PyResult<()> {
+    if tuple.is_empty() {
+        return Err(PyValueError::new_err("the empty tuple is no key; give it at least one part"));
+    }
+    if depth > MAX_DEPTH {
+        let sentence = format!("a key may nest tuples {MAX_DEPTH} deep; this one is deeper");
+        return Err(PyValueError::new_err(sentence));
+    }
+    for (i, part) in tuple.iter().enumerate() {
+        if i > 0 {
+            bytes.extend_from_slice(&NEXT_PART);
+        }
+        write_part(&part, depth + 1, bytes)?;
+    }
+    Ok(())
+}
+
+fn write_part(part: &Bound<'_, PyAny>, depth: usize, bytes: &mut Vec<u8>) -> PyResult<()> {
+    if let Ok(text) = part.cast::<PyString>() {
+        write_text(text, bytes)
+    } else if let Ok(raw) = part.cast::<PyBytes>() {
+        escape(raw.as_bytes(), bytes);
+        Ok(())
+    } else if let Ok(tuple) = part.cast::<PyTuple>() {
+        bytes.extend_from_slice(&NEST);
+        write_parts(tuple, depth, bytes)?;
+        bytes.extend_from_slice(&UNNEST);
+        Ok(())
+    } else {
+        write_text(&part.str()?, bytes)
+    }
+}
+
+fn write_text(text: &Bound<'_, PyString>, bytes: &mut Vec<u8>) -> PyResult<()> {
+    match text.to_str() {
+        Ok(text) => escape(text.as_bytes(), bytes),
+        Err(_) => {
+            // Lone surrogates, such as `os.fsdecode` makes of file names that are not UTF-8.
+            let encoded = text.call_method1("encode", ("utf-8", "surrogatepass"))?;
+            escape(encoded.cast::<PyBytes>()?.as_bytes(), bytes);
+        }
+    }
+    Ok(())
+}
+
+fn escape(raw: &[u8], bytes: &mut Vec<u8>) {
+    for (i, run) in raw.split(|&byte| byte == 0).enumerate() {
+        if i > 0 {
+            bytes.extend_from_slice(&ESCAPED_ZERO);
+        }
+        bytes.extend_from_slice(run);
+    }
+}
+
+/// What a stored key is in Python: a `str`, or a tuple of them; `bytes` where it is neither.
+pub(crate) fn to_python<'py>(py: Python<'py>, key: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let raw = || PyBytes::new(py, key).into_any();
+    let mut rest = key;
+    let Some(mut parts) = read_parts(py, &mut rest, 0)? else { return Ok(raw()) };
+    match parts.len() {
+        _ if !rest.is_empty() => Ok(raw()),
+        1 => Ok(parts.swap_remove(0)),
+        _ => Ok(PyTuple::new(py, parts)?.into_any()),
+    }
+}
+
+/// The parts up to the end of the bytes or of the tuple; none where they are no encoding of any.
+fn read_parts<'py>(
+    py: Python<'py>,
+    rest: &mut &[u8],
+    depth: usize,
+) -> PyResult<Option<Vec<Bound<'py, PyAny>>>> {
+    let mut parts = Vec::new();
+    let mut text = Vec::new();
+    let mut nested: Option<Bound<'py, PyAny>> = None;
+    loop {
+        let plain = rest.iter().position(|&byte| byte == 0).unwrap_or(rest.len());
+        text.extend_from_slice(&rest[..plain]);
+        *rest = &rest[plain..];
+        let mark = match rest.split_first_chunk::<2>() {
+            Some((mark, behind)) => {
+                *rest = behind;
+                Some(*mark)
+            }
+            None => None,
+        };
+        match mark {
+            Some(ESCAPED_ZERO) => text.push(0),
+            Some(NEST) if text.is_empty() && nested.is_none() && depth < MAX_DEPTH => {
+                match read_parts(py, rest, depth + 1)? {
+                    Some(inner) => nested = Some(PyTuple::new(py, inner)?.into_any()),
+                    None => return Ok(None),
+                }
+            }
+            Some(NEXT_PART) => parts.push(part(py, &mut text, &mut nested)?),
+            Some(UNNEST) if depth > 0 => {
+                parts.push(part(py, &mut text, &mut nested)?);
+                return Ok(Some(parts));
+            }
+            None if depth == 0 && rest.is_empty() => {
+                parts.push(part(py, &mut text, &mut nested)?);
+                return Ok(Some(parts));
+            }
+            _ => return Ok(None),
+        }
+    }
+}
+
+fn part<'py>(
+    py: Python<'py>,
+    text: &mut Vec<u8>,
+    nested: &mut Option<Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    if let Some(tuple) = nested.take() {
+        return Ok(tuple);
+    }
+    let bytes = std::mem::take(text);
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => Ok(PyString::new(py, text).into_any()),
+        Err(_) => {
+            let raw = PyBytes::new(py, &bytes).into_any();
+            raw.call_method1("decode", ("utf-8", "surrogatepass")).or(Ok(raw))
+        }
+    }
+}
+
+/// The bytes under which a store files a Python key.
+#[pyfunction]
+pub(crate) fn encode_key<'py>(key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    Ok(PyBytes::new(key.py(), key_of(key)?.as_bytes()))
+}
+
+/// The Python key that a store files under the bytes.
+#[pyfunction]
+pub(crate) fn decode_key<'py>(py: Python<'py>, key: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    to_python(py, key)
+}
+
+/// The key that the engine makes of two strings, for the test that holds this file against it.
+#[pyfunction]
+pub(crate) fn engine_tuple_key<'py>(py: Python<'py>, a: &str, b: &str) -> Bound<'py, PyBytes> {
+    PyBytes::new(py, Key::from((a, b)).as_bytes())
+}

@@ -1,0 +1,397 @@
+//! The class `Log`: a store on disk by its path.
+//!
+//! A `Log` is cheap: it opens its store with the first call that needs it, shares it with every
+//! other `Log` of the process, and looks at each call whether the path still leads to it.
+
+use std::cell::Cell;
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use partd::{Batch, Durability, Key, Op, Options, Partd, SegmentLog};
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+
+use crate::key::{key_of, to_python};
+use crate::output::write_values;
+use crate::stores::{self, Fail, Store};
+use crate::threads::{interruptible, loaded, pooled};
+use crate::value::Value;
+use crate::view::View;
+
+/// A call that moves more bytes than this may be ended by a signal.
+const LONG_CALL_BYTES: u64 = 128 << 20;
+/// The name of the file that is there once anyone has asked for the store's lock.
+const LOCK_FILE: &str = ".lock";
+
+/// The largest buffer that a thread keeps to join pieces in: its pages are touched already.
+const JOINED_KEPT_MAX_BYTES: usize = 16 << 20;
+
+thread_local! {
+    static JOINED: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A store on disk.
+///
+/// The directory is not made here, and need not be there yet. Calls raise `FileNotFoundError` while
+/// it is missing.
+#[pyclass(frozen, module = "partd._core")]
+pub(crate) struct Log {
+    path: PathBuf,
+    options: Options,
+    current: ArcSwapOption<Store>,
+}
+
+impl Log {
+    /// The store that the path leads to now. To be called detached.
+    fn store(&self) -> Result<Arc<Store>, Fail> {
+        if let Some(store) = self.current.load_full()
+            && store.is_current(&self.path)?
+        {
+            return Ok(store);
+        }
+        let store = pooled(|| stores::open(&self.path, &self.options))?;
+        if let Some(old) = self.current.swap(Some(Arc::clone(&store))) {
+            stores::release(old);
+        }
+        Ok(store)
+    }
+
+    /// Makes a call detached, with the store.
+    fn call<T: Send>(
+        &self,
+        py: Python<'_>,
+        call: impl FnOnce(&SegmentLog) -> partd::Result<T> + Send,
+    ) -> PyResult<T> {
+        Ok(py.detach(|| {
+            let store = self.store()?;
+            pooled(|| call(&store.log)).map_err(Fail::from)
+        })?)
+    }
+
+    /// Makes a call that may take long, on another thread.
+    fn long_call<T: Send + 'static>(
+        &self,
+        py: Python<'_>,
+        call: impl FnOnce(&SegmentLog) -> partd::Result<T> + Send + 'static,
+    ) -> PyResult<T> {
+        let store = py.detach(|| self.store())?;
+        let result = interruptible(py, move || pooled(|| call(&store.log)));
+        result?.map_err(|error| Fail::from(error).into())
+    }
+
+    fn write(
+        py: Python<'_>,
+        store: Arc<Store>,
+        keys: Vec<Key>,
+        values: Vec<Value>,
+        durability: Durability,
+    ) -> PyResult<()> {
+        let bytes: u64 = values.iter().map(|value| value.bytes().len() as u64).sum();
+        let write = move |log: &SegmentLog, keys: Vec<Key>, values: &[Value]| {
+            let mut batch = Batch::with_capacity(keys.len());
+            for (key, value) in keys.into_iter().zip(values) {
+                batch.push(Op::Append(key, value.bytes()));
+            }
+            log.write(&batch, durability)
+        };
+        let written = if bytes < LONG_CALL_BYTES {
+            py.detach(|| pooled(|| write(&store.log, keys, &values)))
+        } else {
+            interruptible(py, move || {
+                let written = pooled(|| write(&store.log, keys, &values));
+                // Here and not by the caller, who may have been interrupted.
+                Python::attach(|_| drop(values));
+                written
+            })?
+        };
+        written.map_err(|error| Fail::from(error).into())
+    }
+
+    /// The store, unless the lock file is there and matters. To be called detached.
+    fn unlocked(&self, unless_locked: bool) -> Result<Option<Arc<Store>>, Fail> {
+        let store = self.store()?;
+        Ok((!unless_locked || !store.has_file(LOCK_FILE)).then_some(store))
+    }
+}
+
+#[pymethods]
+impl Log {
+    #[new]
+    #[pyo3(signature = (path, *, segment_len_bytes = None, compacts = true))]
+    fn new(path: PathBuf, segment_len_bytes: Option<u64>, compacts: bool) -> PyResult<Log> {
+        loaded();
+        let mut options = SegmentLog::options();
+        if let Some(bytes) = segment_len_bytes {
+            options = options.segment_len_bytes(bytes);
+        }
+        if !compacts {
+            options = options.compaction_dead_share(None);
+        }
+        Ok(Log { path: std::path::absolute(path)?, options, current: ArcSwapOption::empty() })
+    }
+
+    /// The directory of the store, absolute.
+    #[getter]
+    fn path(&self) -> &OsStr {
+        self.path.as_os_str()
+    }
+
+    /// Opens the store now.
+    fn open(&self, py: Python<'_>) -> PyResult<()> {
+        Ok(py.detach(|| self.store().map(drop))?)
+    }
+
+    /// Gives the store back, and closes it if no other `Log` of the process uses it.
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| {
+            if let Some(store) = self.current.swap(None) {
+                stores::close(store);
+            }
+        });
+    }
+
+    /// Appends the values of a mapping, all or nothing.
+    ///
+    /// With `unless_locked`, nothing is done and False returned if a lock file is there.
+    #[pyo3(signature = (data, durable = false, unless_locked = false))]
+    fn append(
+        &self,
+        data: &Bound<'_, PyAny>,
+        durable: bool,
+        unless_locked: bool,
+    ) -> PyResult<bool> {
+        let py = data.py();
+        let (keys, values) = pairs_of(data)?;
+        let Some(store) = py.detach(|| self.unlocked(unless_locked))? else { return Ok(false) };
+        let durability = if durable { Durability::Durable } else { Durability::Plain };
+        Log::write(py, store, keys, values, durability)?;
+        Ok(true)
+    }
+
+    /// Appends to each key of a dictionary the pieces in its list, joined; as `append` otherwise.
+    #[pyo3(signature = (data, unless_locked = false))]
+    fn append_pieces(&self, data: &Bound<'_, PyDict>, unless_locked: bool) -> PyResult<bool> {
+        let py = data.py();
+        let mut values = Vec::with_capacity(data.len());
+        for pair in data.items() {
+            let pair = pair.cast::<PyTuple>()?;
+            let pieces = pair.get_item(1)?.try_iter()?.map(|piece| Value::of(&piece?));
+            values.push((key_of(&pair.get_item(0)?)?, pieces.collect::<PyResult<Vec<Value>>>()?));
+        }
+        let Some(store) = py.detach(|| self.unlocked(unless_locked))? else { return Ok(false) };
+        let written = py.detach(|| {
+            let mut joined = JOINED.take();
+            let mut ends = Vec::with_capacity(values.len());
+            for (_, pieces) in &values {
+                pieces.iter().for_each(|piece| joined.extend_from_slice(piece.bytes()));
+                ends.push(joined.len());
+            }
+            let mut batch = Batch::with_capacity(values.len());
+            let mut start = 0;
+            for ((key, _), end) in values.iter().zip(ends) {
+                batch.push(Op::Append(key.clone(), &joined[start..end]));
+                start = end;
+            }
+            let written = pooled(|| store.log.write(&batch, Durability::Plain));
+            drop(batch);
+            joined.clear();
+            if joined.capacity() <= JOINED_KEPT_MAX_BYTES {
+                JOINED.set(joined);
+            }
+            written
+        });
+        written.map_err(|error| Fail::from(error).into()).map(|()| true)
+    }
+
+    /// Whether anyone has ever asked for the store's lock.
+    fn has_lock_file(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(py.detach(|| self.store().map(|store| store.has_file(LOCK_FILE)))?)
+    }
+
+    /// The values of the keys at one moment; of missing ones, `b''`.
+    ///
+    /// With `unless_locked`, nothing is read and None returned if a lock file is there.
+    #[pyo3(signature = (keys, unless_locked = false))]
+    fn get<'py>(
+        &self,
+        keys: &Bound<'py, PyAny>,
+        unless_locked: bool,
+    ) -> PyResult<Option<Bound<'py, PyList>>> {
+        let py = keys.py();
+        let keys = keys_of(keys)?;
+        let read = |store: &Store, keys: &[Key]| -> Result<Vec<Py<PyBytes>>, Fail> {
+            let mut values = Ok(Vec::new());
+            pooled(|| {
+                store.log.visit(keys, &mut |stored| {
+                    values = write_values(stored);
+                    Ok(())
+                })
+            })?;
+            Ok(values?)
+        };
+        let found = py.detach(|| {
+            let Some(store) = self.unlocked(unless_locked)? else { return Ok(None) };
+            let lens = store.log.lens(&keys)?;
+            Ok::<_, Fail>(Some((store, lens.into_iter().flatten().sum::<u64>())))
+        })?;
+        let Some((store, bytes)) = found else { return Ok(None) };
+        let values = if bytes < LONG_CALL_BYTES {
+            py.detach(|| read(&store, &keys))?
+        } else {
+            interruptible(py, move || read(&store, &keys))??
+        };
+        PyList::new(py, values).map(Some)
+    }
+
+    /// Sets a key, unless it was set since its last delete.
+    fn iset(
+        &self,
+        py: Python<'_>,
+        key: &Bound<'_, PyAny>,
+        value: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let (key, value) = (key_of(key)?, Value::of(value)?);
+        self.call(py, |log| log.write(Batch::new().set(key, value.bytes()), Durability::Plain))
+    }
+
+    /// Removes keys; missing ones are fine.
+    fn delete(&self, py: Python<'_>, keys: &Bound<'_, PyAny>) -> PyResult<()> {
+        let keys = keys_of(keys)?;
+        self.call(py, |log| log.delete(keys))
+    }
+
+    /// Gets and removes keys as one step.
+    fn pop<'py>(&self, py: Python<'py>, keys: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
+        let keys = keys_of(keys)?;
+        let values = self.call(py, |log| log.take(&keys))?;
+        let values = py.detach(|| {
+            let lent: Vec<[&[u8]; 1]> = values.iter().map(|value| [&value[..]]).collect();
+            write_values(&lent)
+        })?;
+        PyList::new(py, values)
+    }
+
+    /// Removes every key in one step.
+    fn clear(&self, py: Python<'_>) -> PyResult<()> {
+        self.call(py, Partd::clear)
+    }
+
+    /// Every key, in the order of their bytes.
+    fn keys<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let keys = self.call(py, Partd::keys)?;
+        let keys = keys.iter().map(|key| to_python(py, key.as_bytes()));
+        PyList::new(py, keys.collect::<PyResult<Vec<_>>>()?)
+    }
+
+    /// The length of each key's value in bytes, without reading it; None where the key is missing.
+    fn lens(&self, py: Python<'_>, keys: &Bound<'_, PyAny>) -> PyResult<Vec<Option<u64>>> {
+        let keys = keys_of(keys)?;
+        self.call(py, |log| log.lens(&keys))
+    }
+
+    /// Brings to stable storage all that was written before, by anyone.
+    fn sync(&self, py: Python<'_>) -> PyResult<()> {
+        self.long_call(py, Partd::sync)
+    }
+
+    /// Rewrites what is live and frees the rest; returns the counts of what was done.
+    fn compact<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let done = self.long_call(py, SegmentLog::compact)?;
+        let counts = PyDict::new(py);
+        counts.set_item("runs", done.runs)?;
+        counts.set_item("segments_replaced", done.segments_replaced)?;
+        counts.set_item("bytes_rewritten", done.bytes_rewritten)?;
+        counts.set_item("bytes_freed", done.bytes_freed)?;
+        Ok(counts)
+    }
+
+    /// Counts what the store holds.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = self.call(py, SegmentLog::stats)?;
+        let counts = PyDict::new(py);
+        for (name, count) in [
+            ("keys", stats.keys),
+            ("extents", stats.extents),
+            ("live_bytes", stats.live_bytes),
+            ("dead_bytes", stats.dead_bytes),
+            ("batches", stats.batches),
+            ("segments", stats.segments()),
+            ("segment_bytes", stats.segment_bytes),
+            ("disk_bytes", stats.disk_bytes),
+            ("compactions", stats.compactions),
+            ("index_bytes", stats.index_bytes),
+            ("sequence", stats.sequence),
+        ] {
+            counts.set_item(name, count)?;
+        }
+        Ok(counts)
+    }
+
+    /// Compares every checksum of what is stored; returns how much was looked at.
+    fn verify<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let verified = self.long_call(py, SegmentLog::verify)?;
+        let counts = PyDict::new(py);
+        counts.set_item("segments", verified.segments)?;
+        counts.set_item("extents", verified.extents)?;
+        counts.set_item("bytes", verified.bytes)?;
+        Ok(counts)
+    }
+
+    /// The chunks in which a key's value lies in the mapping, each with the buffer protocol.
+    fn chunks(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Vec<View>> {
+        let key = key_of(key)?;
+        let view = self.call(py, |log| log.view(key))?;
+        Ok(View::of(view))
+    }
+
+    fn __repr__(&self) -> String {
+        format!("Log({})", self.path.display())
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if let Some(store) = self.current.swap(None) {
+            stores::release(store);
+        }
+    }
+}
+
+/// The pairs of a mapping, or of anything with `items()`.
+fn pairs_of(data: &Bound<'_, PyAny>) -> PyResult<(Vec<Key>, Vec<Value>)> {
+    let (mut keys, mut values) = (Vec::new(), Vec::new());
+    if let Ok(dict) = data.cast_exact::<PyDict>() {
+        keys.reserve(dict.len());
+        values.reserve(dict.len());
+        // Making a key may run Python code, which may change the mapping: of a list, that is fine.
+        for pair in dict.items() {
+            push_pair(&pair, &mut keys, &mut values)?;
+        }
+    } else {
+        for pair in data.call_method0("items")?.try_iter()? {
+            push_pair(&pair?, &mut keys, &mut values)?;
+        }
+    }
+    Ok((keys, values))
+}
+
+fn push_pair(
+    pair: &Bound<'_, PyAny>,
+    keys: &mut Vec<Key>,
+    values: &mut Vec<Value>,
+) -> PyResult<()> {
+    let pair = pair.cast::<PyTuple>()?;
+    keys.push(key_of(&pair.get_item(0)?)?);
+    values.push(Value::of(&pair.get_item(1)?)?);
+    Ok(())
+}
+
+fn keys_of(keys: &Bound<'_, PyAny>) -> PyResult<Vec<Key>> {
+    if keys.is_instance_of::<pyo3::types::PyString>() || keys.is_instance_of::<PyBytes>() {
+        return Err(PyTypeError::new_err("a list of keys is required, not one key"));
+    }
+    keys.try_iter()?.map(|key| key_of(&key?)).collect()
+}
