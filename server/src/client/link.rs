@@ -1,0 +1,511 @@
+//! One connection of a client, which it makes again when it breaks.
+//!
+//! Requests are answered in the order in which they were sent. What has not been answered is kept, and
+//! after a break it is sent again where that is safe: reads always; durable writes, since the server
+//! finds in its store whether they were applied; other changes while the server that took them lives.
+//! Any other change ends with an error that says that it may or may not have happened.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use omq_proto::{MechanismSetup, Message};
+
+use super::answer::Sink;
+use super::options::Config;
+use crate::Address;
+use crate::address::Target;
+use crate::error::{ErrorKind, RemoteError};
+use crate::net::channel::{Channel, ChannelError, ChannelOptions, Unlimited};
+use crate::net::socket::Socket;
+use crate::wire::Malformed;
+use crate::wire::hello::{self, SessionId, Syn, Welcome};
+use crate::wire::reply::{Ack, Reply, decode};
+use crate::wire::request::{Head, Opcode, set_oldest};
+
+/// The first pause before another attempt to connect; each is twice as long as the one before.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+/// The longest pause.
+const LAST_PAUSE: Duration = Duration::from_millis(500);
+
+/// Whether a request may be sent again after the connection broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// It changes nothing, or the server finds in its store whether it was applied.
+    Always,
+    /// Only to a server that remembers the session.
+    SameServer,
+}
+
+/// A request that has not been answered.
+#[derive(Debug)]
+struct Request {
+    id: u64,
+    frame: Vec<u8>,
+    retry: Retry,
+    /// Some of it may have reached a server.
+    was_sent: bool,
+}
+
+/// How the server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Old,
+    Extended(Welcome),
+}
+
+/// The connection, while there is one.
+#[derive(Debug)]
+struct Connected {
+    channel: Channel<Socket, Unlimited>,
+    socket: Socket,
+    protocol: Protocol,
+}
+
+/// One connection of a client.
+#[derive(Debug)]
+pub(crate) struct Link {
+    config: Arc<Config>,
+    session: SessionId,
+    connected: Option<Connected>,
+    /// The run of the server that has the session.
+    run: Option<u64>,
+    next_id: u64,
+    unanswered: VecDeque<Request>,
+    unanswered_bytes: usize,
+    /// Requests of a pipeline that failed, the first of them.
+    failed: Option<RemoteError>,
+    pub(crate) last_ack: Ack,
+}
+
+impl Link {
+    pub(crate) fn new(config: &Arc<Config>) -> partd::Result<Link> {
+        Ok(Link {
+            config: Arc::clone(config),
+            session: new_session()?,
+            connected: None,
+            run: None,
+            next_id: 1,
+            unanswered: VecDeque::new(),
+            unanswered_bytes: 0,
+            failed: None,
+            last_ack: Ack::default(),
+        })
+    }
+
+    /// Connects if there is no connection, or if the one that is idle has ended.
+    pub(crate) fn connect(&mut self, deadline: Instant) -> Result<Protocol, RemoteError> {
+        if self.unanswered.is_empty()
+            && let Some(connected) = &self.connected
+            && connected.socket.is_readable()
+        {
+            // The server has ended it, or says what nobody asked for. Nothing is lost with it:
+            // everything was answered.
+            self.connected = None;
+        }
+        if let Some(connected) = &self.connected {
+            return Ok(connected.protocol);
+        }
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let why = match self.try_connect(deadline) {
+                Ok(protocol) => return Ok(protocol),
+                Err(error) if error.is_final => return Err(error.into_remote(ErrorKind::Refused)),
+                Err(error) => error,
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left <= pause {
+                return Err(why.into_remote(ErrorKind::Disconnected));
+            }
+            std::thread::sleep(pause);
+            pause = (2 * pause).min(LAST_PAUSE);
+        }
+    }
+
+    fn try_connect(&mut self, deadline: Instant) -> Result<Protocol, NotConnected> {
+        let socket = open(&self.config.address, deadline)?;
+        let shared = socket.share();
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mechanism = match (&self.config.curve, &self.config.address.target) {
+            (Some((pair, server)), Target::Tcp(..)) => {
+                MechanismSetup::CurveClient { our_keypair: pair.0.clone(), server_public: server.0 }
+            }
+            _ => MechanismSetup::Null,
+        };
+        let options = ChannelOptions {
+            is_server: false,
+            mechanism,
+            message_bytes: self.config.message_bytes,
+            frames: usize::MAX,
+            handshake: left.min(self.config.timeout),
+            message: self.config.timeout,
+        };
+        let mut channel = Channel::new(socket, Unlimited, options);
+        channel.handshake()?;
+        channel.send_frames(&Syn { session: self.session }.encode())?;
+        channel.flush()?;
+        let message = receive(&mut channel, deadline)?;
+        let frames: Vec<&[u8]> = (0..message.len()).filter_map(|i| message.get(i)).collect();
+        if frames.first() != Some(&&b"ack"[..]) {
+            return Err(NotConnected::last("the server did not acknowledge the connection"));
+        }
+        let protocol = match hello::is_extended(&frames) {
+            false => Protocol::Old,
+            true => {
+                let welcome =
+                    Welcome::decode(&frames).map_err(|wrong| NotConnected::last(&wrong.0))?;
+                self.meet(&welcome);
+                Protocol::Extended(welcome)
+            }
+        };
+        self.connected = Some(Connected { channel, socket: shared, protocol });
+        self.send_again()?;
+        Ok(protocol)
+    }
+
+    /// Gives up the requests that this server may or may not have carried out before.
+    fn meet(&mut self, welcome: &Welcome) {
+        let is_known = welcome.resumed && self.run == Some(welcome.server);
+        self.run = Some(welcome.server);
+        if !is_known {
+            let text = "the connection ended before the answer, and the server has started anew";
+            self.give_up(|request| request.was_sent && request.retry == Retry::SameServer, text);
+        }
+    }
+
+    /// Fails the requests for which `is_lost` holds; they may have happened.
+    fn give_up(&mut self, is_lost: impl Fn(&Request) -> bool, text: &str) {
+        let before = self.unanswered.len();
+        self.unanswered.retain(|request| !is_lost(request));
+        self.unanswered_bytes = self.unanswered.iter().map(|request| request.frame.len()).sum();
+        if self.unanswered.len() < before {
+            let error = RemoteError::new(ErrorKind::Disconnected, text).maybe(true);
+            self.failed.get_or_insert(error);
+        }
+    }
+
+    /// Sends what has not been answered.
+    fn send_again(&mut self) -> Result<(), ChannelError> {
+        let Some(connected) = &mut self.connected else { return Ok(()) };
+        let oldest = self.unanswered.front().map_or(self.next_id, |request| request.id);
+        for request in &mut self.unanswered {
+            set_oldest(&mut request.frame, oldest);
+            request.was_sent = true;
+            let sent = connected.channel.send_frame(&[&request.frame]);
+            if let Err(error) = sent.and_then(|()| connected.channel.flush()) {
+                self.connected = None;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Requests that may be unanswered, as the server said.
+    pub(crate) fn window(&self) -> usize {
+        match self.connected.as_ref().map(|connected| connected.protocol) {
+            Some(Protocol::Extended(welcome)) => welcome.window.max(1) as usize,
+            _ => 1,
+        }
+    }
+
+    /// Requests that have not been answered, and their bytes.
+    pub(crate) fn unanswered(&self) -> (usize, usize) {
+        (self.unanswered.len(), self.unanswered_bytes)
+    }
+
+    /// The first error of requests that nobody waited for.
+    pub(crate) fn take_failed(&mut self) -> Option<RemoteError> {
+        self.failed.take()
+    }
+
+    /// Sends a request of the extension; [`receive_next`](Link::receive_next) gets its answer. There
+    /// must be a connection.
+    pub(crate) fn send(
+        &mut self,
+        opcode: Opcode,
+        retry: Retry,
+        encode: impl FnOnce(Head) -> Vec<u8>,
+        deadline: Instant,
+    ) -> Result<u64, RemoteError> {
+        let id = self.next_id;
+        let oldest = self.unanswered.front().map_or(id, |request| request.id);
+        let frame = encode(Head { opcode, id, oldest });
+        if let Some(Connected { protocol: Protocol::Extended(welcome), .. }) = &self.connected
+            && frame.len() as u64 > welcome.message_bytes
+        {
+            let (len, limit) = (frame.len(), welcome.message_bytes);
+            let text = format!(
+                "the request has {len} bytes, and the server takes {limit}; send less at a time"
+            );
+            return Err(RemoteError::new(ErrorKind::TooLarge, text));
+        }
+        self.next_id += 1;
+        self.unanswered_bytes += frame.len();
+        self.unanswered.push_back(Request { id, frame, retry, was_sent: true });
+        let sent = match (&mut self.connected, self.unanswered.back()) {
+            (Some(connected), Some(request)) => {
+                let sent = connected.channel.send_frame(&[&request.frame]);
+                sent.and_then(|()| connected.channel.flush())
+            }
+            _ => Ok(()),
+        };
+        if sent.is_err() {
+            self.mend(deadline)?;
+        }
+        Ok(id)
+    }
+
+    /// Makes the connection again after it broke, and sends again what may be.
+    fn mend(&mut self, deadline: Instant) -> Result<(), RemoteError> {
+        self.connected = None;
+        match self.connect(deadline) {
+            Ok(Protocol::Extended(_)) => Ok(()),
+            Ok(Protocol::Old) => {
+                self.give_up(|_| true, "the server that answers now speaks only the old protocol");
+                Ok(())
+            }
+            Err(error) => {
+                let lost = self.unanswered.iter().any(|request| request.was_sent);
+                self.abandon();
+                Err(error.maybe(lost))
+            }
+        }
+    }
+
+    /// Gives up everything that was not answered, and the session with it.
+    pub(crate) fn abandon(&mut self) {
+        self.connected = None;
+        self.unanswered.clear();
+        self.unanswered_bytes = 0;
+        self.run = None;
+        if let Ok(session) = new_session() {
+            self.session = session;
+            self.next_id = 1;
+        }
+    }
+
+    /// Waits for the answer of the oldest request, whose bytes go to `sink`.
+    pub(crate) fn receive_next(
+        &mut self,
+        sink: &mut Sink,
+        time: Duration,
+    ) -> Result<(), RemoteError> {
+        let mut deadline = Instant::now() + time;
+        loop {
+            let Some(request) = self.unanswered.front() else {
+                // It was given up.
+                return Err(self.failed.take().unwrap_or_else(|| {
+                    RemoteError::new(ErrorKind::Disconnected, "the request was given up")
+                        .maybe(true)
+                }));
+            };
+            let id = request.id;
+            match self.receive_part(id, sink, deadline) {
+                Ok(Some(done)) => {
+                    if let Some(request) = self.unanswered.pop_front() {
+                        self.unanswered_bytes -= request.frame.len();
+                    }
+                    return done.map(|ack| self.last_ack = ack.unwrap_or(self.last_ack));
+                }
+                // A part of the answer came: it goes on.
+                Ok(None) => deadline = Instant::now() + time,
+                Err(Broken::TimedOut) => {
+                    self.abandon();
+                    let text = format!("no answer came in {} s", time.as_secs_f32());
+                    return Err(RemoteError::new(ErrorKind::TimedOut, text).maybe(true));
+                }
+                Err(Broken::Malformed(wrong)) => {
+                    self.abandon();
+                    let text =
+                        format!("the server's answer is not as the protocol says: {}", wrong.0);
+                    return Err(RemoteError::new(ErrorKind::Malformed, text).maybe(true));
+                }
+                Err(Broken::Lost) => {
+                    sink.reset();
+                    self.mend(deadline)?;
+                    if self.unanswered.front().is_none_or(|request| request.id != id) {
+                        return Err(self.failed.take().unwrap_or_else(|| {
+                            RemoteError::new(ErrorKind::Disconnected, "the request was given up")
+                                .maybe(true)
+                        }));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Receives a part of the answer; the end of it says how it ended.
+    #[allow(clippy::type_complexity, reason = "an end, which is a result, or no end yet")]
+    fn receive_part(
+        &mut self,
+        id: u64,
+        sink: &mut Sink,
+        deadline: Instant,
+    ) -> Result<Option<Result<Option<Ack>, RemoteError>>, Broken> {
+        let Some(connected) = &mut self.connected else { return Err(Broken::Lost) };
+        let message = receive(&mut connected.channel, deadline)?;
+        let Some(frame) = message.get(0).filter(|_| message.len() == 1) else {
+            return Err(Malformed::new("an answer of more than one frame").into());
+        };
+        let (found, reply) = decode(frame)?;
+        if found != id {
+            return Err(Malformed::new("an answer to another request").into());
+        }
+        match reply {
+            Reply::Ack(ack) => match sink {
+                Sink::Nothing => Ok(Some(Ok(Some(ack)))),
+                _ => Err(Malformed::new("an acknowledgement instead of an answer").into()),
+            },
+            Reply::Chunk { last, bytes } => {
+                sink.take(bytes)?;
+                Ok(last.then_some(Ok(None)))
+            }
+            Reply::Error(error) => Ok(Some(Err(error))),
+        }
+    }
+
+    /// Sends frames of the old protocol, and gives what is received to `answer`.
+    pub(crate) fn old(
+        &mut self,
+        frames: &[&[u8]],
+        answers: usize,
+    ) -> Result<Vec<Message>, RemoteError> {
+        let deadline = Instant::now() + self.config.timeout;
+        let Some(connected) = &mut self.connected else {
+            return Err(RemoteError::new(ErrorKind::Disconnected, "there is no connection"));
+        };
+        let sent = connected.channel.send_frames(frames).and_then(|()| connected.channel.flush());
+        let mut messages = Vec::new();
+        let mut result = sent.map_err(Broken::from);
+        while result.is_ok() && messages.len() < answers {
+            result =
+                receive(&mut connected.channel, deadline).map(|message| messages.push(message));
+        }
+        result.map(|()| messages).map_err(|broken| {
+            self.connected = None;
+            let (kind, text) = match broken {
+                Broken::TimedOut => (ErrorKind::TimedOut, "no answer came in time".to_owned()),
+                Broken::Malformed(wrong) => (ErrorKind::Malformed, wrong.0),
+                Broken::Lost => (
+                    ErrorKind::Disconnected,
+                    "the server closed the connection instead of an answer; its log says why"
+                        .to_owned(),
+                ),
+            };
+            RemoteError::new(kind, text).maybe(true)
+        })
+    }
+
+    /// Says good-bye, so that the server forgets the session at once.
+    pub(crate) fn end(&mut self) {
+        let id = self.next_id;
+        if let Some(connected) = &mut self.connected
+            && matches!(connected.protocol, Protocol::Extended(_))
+        {
+            let head = Head { opcode: Opcode::Bye, id, oldest: id };
+            let frame = crate::wire::request::encode_flag(head, None);
+            // Without it the server forgets the session in a while.
+            let sent = connected.channel.send_frame(&[&frame]);
+            let _ = sent.and_then(|()| connected.channel.flush());
+        }
+        self.connected = None;
+    }
+}
+
+/// What ends the waiting for an answer.
+enum Broken {
+    TimedOut,
+    Lost,
+    Malformed(Malformed),
+}
+
+impl From<Malformed> for Broken {
+    fn from(wrong: Malformed) -> Broken {
+        Broken::Malformed(wrong)
+    }
+}
+
+impl From<ChannelError> for Broken {
+    fn from(error: ChannelError) -> Broken {
+        match error {
+            ChannelError::TimedOut(_) => Broken::TimedOut,
+            ChannelError::Io(_) => Broken::Lost,
+            other => Broken::Malformed(Malformed(other.to_string())),
+        }
+    }
+}
+
+/// Why there is no connection.
+struct NotConnected {
+    why: String,
+    /// Another attempt would end the same way.
+    is_final: bool,
+}
+
+impl NotConnected {
+    fn last(why: &str) -> NotConnected {
+        NotConnected { why: why.to_owned(), is_final: true }
+    }
+
+    fn into_remote(self, kind: ErrorKind) -> RemoteError {
+        RemoteError::new(kind, self.why)
+    }
+}
+
+impl From<ChannelError> for NotConnected {
+    fn from(error: ChannelError) -> NotConnected {
+        let is_final = matches!(error, ChannelError::Denied(_) | ChannelError::Protocol(_));
+        NotConnected { why: error.to_string(), is_final }
+    }
+}
+
+impl From<Broken> for NotConnected {
+    fn from(broken: Broken) -> NotConnected {
+        match broken {
+            Broken::TimedOut => {
+                NotConnected { why: "the server did not answer in time".into(), is_final: false }
+            }
+            Broken::Lost => NotConnected {
+                why: "the server closed the connection; it may have as many as it takes".into(),
+                is_final: false,
+            },
+            Broken::Malformed(wrong) => NotConnected::last(&wrong.0),
+        }
+    }
+}
+
+fn new_session() -> partd::Result<SessionId> {
+    let mut session = SessionId::default();
+    session[..8].copy_from_slice(&crate::random_u64()?.to_ne_bytes());
+    session[8..].copy_from_slice(&crate::random_u64()?.to_ne_bytes());
+    Ok(session)
+}
+
+fn open(address: &Address, deadline: Instant) -> Result<Socket, NotConnected> {
+    let not_yet = |error: std::io::Error| NotConnected { why: error.to_string(), is_final: false };
+    match &address.target {
+        Target::Ipc(path) => Socket::connect_unix(path, deadline).map_err(not_yet),
+        Target::Tcp(host, port) => {
+            let resolved = Address::resolve(host, *port).map_err(not_yet)?;
+            let mut last = NotConnected::last("the host has no address");
+            for address in resolved {
+                match Socket::connect_tcp(&address, deadline) {
+                    Ok(socket) => return Ok(socket),
+                    Err(error) => last = not_yet(error),
+                }
+            }
+            Err(last)
+        }
+    }
+}
+
+fn receive(channel: &mut Channel<Socket, Unlimited>, deadline: Instant) -> Result<Message, Broken> {
+    loop {
+        if let Some(message) = channel.next_message()? {
+            return Ok(message);
+        }
+        if !channel.fill(deadline)? {
+            return Err(Broken::Lost);
+        }
+    }
+}

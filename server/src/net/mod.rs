@@ -1,0 +1,16 @@
+//! Sockets, and ZMTP over them.
+//!
+//! | file | |
+//! |---|---|
+//! | `socket` | a connected socket, every call of which has a deadline |
+//! | `listener` | a bound address: the socket file and who may replace it, who is let in |
+//! | `boundary` | whether a stream is between two messages |
+//! | `channel` | messages over a stream: the handshake, limits before memory, writes gathered |
+//!
+//! ZMTP itself is `omq-proto`'s: a codec without I/O, with limits on frames before they are buffered
+//! and with CURVE. A `channel` moves the bytes.
+
+pub(crate) mod boundary;
+pub(crate) mod channel;
+pub(crate) mod listener;
+pub(crate) mod socket;
