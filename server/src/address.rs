@@ -3,11 +3,14 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::error::{invalid, refused};
 use partd::Result;
+
+use crate::error::{invalid, io_error, refused};
+use crate::net::listener::private_directory;
 
 /// The longest path of a unix socket, in bytes; the kernel's `sun_path` holds a zero byte more.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
@@ -69,6 +72,20 @@ impl Address {
         };
         let port = socket.port();
         Address { text: format!("tcp://{host}:{port}"), target: Target::Tcp(host, port) }
+    }
+
+    /// The address at which `partd-server PATH` listens unless it is told another: a socket in
+    /// `$XDG_RUNTIME_DIR/partd`, named after the identity of the store's directory; where that
+    /// variable is not set, in `PATH.server`. The directory is made, with mode 0700.
+    ///
+    /// # Errors
+    /// There is no such directory, or the one for the socket is not private.
+    pub fn for_store(store: impl AsRef<Path>) -> Result<Address> {
+        let store = store.as_ref();
+        let found = store.metadata().map_err(|error| io_error("look at", store, error))?;
+        let store = store.canonicalize().map_err(|error| io_error("find", store, error))?;
+        let dir = private_directory(Some(&store))?;
+        Address::ipc(dir.join(format!("{:x}-{:x}.sock", found.dev(), found.ino())))
     }
 
     /// The path of a unix socket; none of a TCP port.

@@ -158,6 +158,13 @@ impl AllowedKeys {
         Ok(allowed)
     }
 
+    /// The same clients, none of which may do what `role` may.
+    #[must_use]
+    pub fn without(mut self, role: Role) -> AllowedKeys {
+        self.0.values_mut().for_each(|allowed| *allowed = allowed.without(role));
+        self
+    }
+
     /// What the client with this key may do; none where it is not let in.
     pub(crate) fn role_of(&self, key: &[u8; 32]) -> Option<Role> {
         self.0.get(key).copied()

@@ -31,8 +31,10 @@ const LAST_PAUSE: Duration = Duration::from_millis(500);
 /// Whether a request may be sent again after the connection broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Retry {
-    /// It changes nothing, or the server finds in its store whether it was applied.
+    /// It changes nothing.
     Always,
+    /// The server finds in its store whether it was applied, if it keeps records there.
+    Recorded,
     /// Only to a server that remembers the session.
     SameServer,
 }
@@ -169,7 +171,12 @@ impl Link {
         self.run = Some(welcome.server);
         if !is_known {
             let text = "the connection ended before the answer, and the server has started anew";
-            self.give_up(|request| request.was_sent && request.retry == Retry::SameServer, text);
+            let may_repeat = |retry| match retry {
+                Retry::Always => true,
+                Retry::Recorded => welcome.records,
+                Retry::SameServer => false,
+            };
+            self.give_up(|request| request.was_sent && !may_repeat(request.retry), text);
         }
     }
 

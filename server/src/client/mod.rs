@@ -275,7 +275,7 @@ impl Partd for Client {
         if !self.is_extended {
             return self.old_write(doing, batch, durable);
         }
-        let retry = if durable { Retry::Always } else { Retry::SameServer };
+        let retry = if durable { Retry::Recorded } else { Retry::SameServer };
         self.change(doing, Opcode::Write, retry, |head| encode_write(head, batch, durable))
     }
 

@@ -98,7 +98,7 @@ impl<'a> Pipeline<'a> {
         let config = &self.client.config;
         let (timeout, room) = (config.timeout, config.pipeline_bytes);
         let durable = durability == Durability::Durable;
-        let retry = if durable { Retry::Always } else { Retry::SameServer };
+        let retry = if durable { Retry::Recorded } else { Retry::SameServer };
         self.with(|link| {
             link.connect(Instant::now() + timeout)?;
             loop {

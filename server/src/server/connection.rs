@@ -134,6 +134,7 @@ impl<S: Stream> Connection<S> {
             value_bytes: limits.value_bytes,
             key_bytes: limits.key_bytes,
             keys: limits.keys as u64,
+            records: self.shared.records.are_kept(),
         };
         self.channel.send_frames(&welcome.encode())?;
         Ok(extended)

@@ -110,8 +110,10 @@ impl Extended {
             }
             None => {
                 let done = match body {
-                    Body::Write { durable: true, ops } => self.write_durably(&shared, head.id, ops),
-                    Body::Write { durable: false, ops } => write(&shared, ops),
+                    Body::Write { durable: true, ops } if shared.records.are_kept() => {
+                        self.write_durably(&shared, head.id, ops)
+                    }
+                    Body::Write { durable, ops } => write(&shared, ops, durability(durable)),
                     Body::DeletePrefix { prefix } => delete_prefix(&shared, prefix),
                     Body::Take(keys) => take(connection, &keys),
                     _ => Err((Error::Invalid("this request changes nothing".into()), false)),
@@ -311,10 +313,16 @@ fn written(shared: &Shared, before: Option<u64>) -> Ack {
     ack(shared, seq)
 }
 
-fn write(shared: &Shared, ops: Vec<Op<'_>>) -> Done {
-    match shared.write(ops, Durability::Plain) {
-        Ok(()) => Ok(Outcome::Done(written(shared, None))),
-        Err(error) => Err((error, false)),
+fn write(shared: &Shared, ops: Vec<Op<'_>>, durability: Durability) -> Done {
+    let is_durable = durability == Durability::Durable;
+    let before = is_durable.then(|| shared.stats.seq.load(Acquire));
+    match shared.write(ops, durability) {
+        Ok(()) => Ok(Outcome::Done(written(shared, before))),
+        // A durable write whose sync fails has happened. A store that is a server's says so itself.
+        Err(error) => {
+            let said = RemoteError::of(&error).map(|remote| remote.may_have_happened);
+            Err((error, said.unwrap_or(is_durable)))
+        }
     }
 }
 
@@ -322,7 +330,7 @@ fn delete_prefix(shared: &Shared, prefix: &[u8]) -> Done {
     let not_done = |error| (error, false);
     let keys = shared.store.keys().map_err(not_done)?;
     let keys = keys.into_iter().filter(|key| key.as_bytes().starts_with(prefix) && !is_own(key));
-    write(shared, keys.map(Op::Delete).collect())
+    write(shared, keys.map(Op::Delete).collect(), Durability::Plain)
 }
 
 fn take<S: Stream>(connection: &mut Connection<S>, keys: &[Key]) -> Done {

@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use partd::{Key, Partd, Result};
 
+use crate::error::{ErrorKind, RemoteError};
 use crate::wire::hello::SessionId;
 
 /// Keys that begin so are the server's own.
@@ -103,6 +104,7 @@ pub(crate) fn slot_key(slot: u16) -> Key {
 #[derive(Debug)]
 pub(crate) struct Records {
     slots: Mutex<Slots>,
+    is_kept: bool,
 }
 
 #[derive(Debug, Default)]
@@ -113,11 +115,20 @@ struct Slots {
 }
 
 impl Records {
-    /// Reads the slots of a store.
+    /// Reads the slots of a store. A store that is itself a server's keeps these keys for itself:
+    /// there are no records then.
     pub(crate) fn read(store: &dyn Partd) -> Result<Records> {
         let keys: Vec<Key> = (0..SLOTS).map(slot_key).collect();
         let mut slots = Slots::default();
-        for (slot, bytes) in (0..SLOTS).zip(store.read(&keys)?) {
+        let records = match store.read(&keys) {
+            Err(error)
+                if RemoteError::of(&error).is_some_and(|e| e.kind == ErrorKind::Forbidden) =>
+            {
+                return Ok(Records { slots: Mutex::default(), is_kept: false });
+            }
+            records => records?,
+        };
+        for (slot, bytes) in (0..SLOTS).zip(records) {
             match Record::decode(&bytes) {
                 Some(record) => {
                     slots.turn = slots.turn.max(record.turn);
@@ -128,7 +139,12 @@ impl Records {
         }
         // The lowest is taken first.
         slots.free.reverse();
-        Ok(Records { slots: Mutex::new(slots) })
+        Ok(Records { slots: Mutex::new(slots), is_kept: true })
+    }
+
+    /// Whether durable writes are recorded.
+    pub(crate) fn are_kept(&self) -> bool {
+        self.is_kept
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {

@@ -30,6 +30,8 @@ pub(crate) struct Welcome {
     pub(crate) value_bytes: u64,
     pub(crate) key_bytes: u64,
     pub(crate) keys: u64,
+    /// Whether durable writes may be sent again to another run of the server.
+    pub(crate) records: bool,
 }
 
 /// The capability `name=value` among frames; those of other names are for other versions.
@@ -88,6 +90,7 @@ impl Welcome {
             ("value-bytes", self.value_bytes),
             ("key-bytes", self.key_bytes),
             ("keys", self.keys),
+            ("records", u64::from(self.records)),
         ];
         frames.extend(numbers.map(|(name, number)| format!("{name}={number}").into_bytes()));
         frames
@@ -102,6 +105,7 @@ impl Welcome {
             value_bytes: number(frames, "value-bytes")?,
             key_bytes: number(frames, "key-bytes")?,
             keys: number(frames, "keys")?,
+            records: number(frames, "records")? != 0,
         })
     }
 }
@@ -128,6 +132,7 @@ mod tests {
             value_bytes: 2,
             key_bytes: 4,
             keys: 3,
+            records: false,
         };
         assert_eq!(Welcome::decode(&lend(&welcome.encode())), Ok(welcome));
     }

@@ -123,7 +123,9 @@ mod tests {
         assert_eq!(decode(&[b"iset", b"k", b"v"]), Ok(Command::Iset(b"k", b"v")));
         let keys: [&[u8]; 3] = [b"get", b"k", b"l"];
         assert_eq!(decode(&keys), Ok(Command::Get(&keys[1..])));
-        for wrong in [&[][..], &[b"append", b"k"], &[b"iset", b"k"], &[b"what"], &[b"drop", b"x"]] {
+        let wrong: [&[&[u8]]; 5] =
+            [&[], &[b"append", b"k"], &[b"iset", b"k"], &[b"what"], &[b"drop", b"x"]];
+        for wrong in wrong {
             assert!(decode(wrong).is_err());
         }
     }
