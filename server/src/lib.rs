@@ -4,6 +4,9 @@ mod address;
 mod client;
 mod curve;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod limits;
 mod net;
 mod role;

@@ -297,7 +297,8 @@ impl Link {
         sink: &mut Sink,
         time: Duration,
     ) -> Result<(), RemoteError> {
-        let mut deadline = Instant::now() + time;
+        let start = Instant::now();
+        let mut deadline = start + time;
         loop {
             let Some(request) = self.unanswered.front() else {
                 // It was given up.
@@ -328,6 +329,13 @@ impl Link {
                     return Err(RemoteError::new(ErrorKind::Malformed, text).maybe(true));
                 }
                 Err(Broken::Lost) => {
+                    // A long answer takes its time, but it does not begin again for ever.
+                    if start.elapsed() >= time {
+                        let changes = self.unanswered.iter().any(|r| r.retry != Retry::Always);
+                        self.abandon();
+                        let text = "the connection ended again and again before the whole answer";
+                        return Err(RemoteError::new(ErrorKind::Disconnected, text).maybe(changes));
+                    }
                     sink.reset();
                     self.mend(deadline)?;
                     if self.unanswered.front().is_none_or(|request| request.id != id) {

@@ -9,7 +9,7 @@
 //! | `old` | calls to a server of the old protocol |
 //! | `pipeline` | appends that do not wait for each acknowledgement |
 
-mod answer;
+pub(crate) mod answer;
 mod link;
 mod old;
 mod options;

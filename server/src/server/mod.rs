@@ -15,12 +15,12 @@
 mod accept;
 mod answer;
 mod budget;
-mod connection;
+pub(crate) mod connection;
 mod extended;
 mod old;
 mod records;
 mod sessions;
-mod shared;
+pub(crate) mod shared;
 mod stats;
 
 use std::net::TcpListener;

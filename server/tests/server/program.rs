@@ -219,11 +219,11 @@ fn systemd_passes_a_socket_in_and_is_told_when_it_is_served() {
     assert_eq!(program.address(), format!("ipc://{}", dir.join("passed").display()));
     let mut told = [0; 100];
     let len = notify.recv(&mut told).unwrap();
-    assert_eq!(&told[..len], b"READY=1");
+    assert_eq!(told[..len].trim_ascii(), b"READY=1");
     program.client().append([("x", "1")]).unwrap();
     program.signal(Signal::TERM);
     let len = notify.recv(&mut told).unwrap();
-    assert_eq!(&told[..len], b"STOPPING=1");
+    assert_eq!(told[..len].trim_ascii(), b"STOPPING=1");
     assert_eq!(program.end().0.code(), Some(0));
     // The file belongs to systemd.
     assert!(dir.join("passed").exists());
