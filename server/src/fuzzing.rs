@@ -9,7 +9,8 @@ use omq_proto::MechanismSetup;
 use partd::{Batch, Dict, Partd};
 
 use crate::client::answer::{self, Sink, Values};
-use crate::net::channel::{Channel, ChannelOptions, Unlimited};
+use crate::net::account::Unlimited;
+use crate::net::channel::{Channel, ChannelOptions};
 use crate::net::socket::Stream;
 use crate::server::connection::Connection;
 use crate::server::shared::Shared;

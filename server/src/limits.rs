@@ -7,9 +7,9 @@ use crate::error::invalid;
 /// What clients may take of a server. Every field can be set; [`Limits::default`] has the defaults.
 ///
 /// With them a server takes at most [`in_flight_bytes`](Limits::in_flight_bytes) +
-/// [`message_bytes`](Limits::message_bytes) for what it receives and answers, about 200 KiB more for
-/// each connection, and what a store and its layers take for themselves. A request of very many small
-/// keys takes up to 16 bytes of bookkeeping for each of its bytes while it is being carried out.
+/// [`client_bytes`](Limits::client_bytes) for what it receives, carries out and answers, some 200 KiB
+/// more for each connection at the worst, and what a store and its layers take for themselves, such as
+/// for a list of all keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {

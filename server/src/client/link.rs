@@ -9,19 +9,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use omq_proto::{MechanismSetup, Message};
+use omq_proto::Message;
 
 use super::answer::Sink;
+use super::connect::{Broken, Connected, NotConnected, Protocol, connect, receive};
 use super::options::Config;
-use crate::Address;
-use crate::address::Target;
 use crate::error::{ErrorKind, RemoteError};
-use crate::net::channel::{Channel, ChannelError, ChannelOptions, Unlimited};
-use crate::net::socket::Socket;
+use crate::net::error::ChannelError;
 use crate::wire::Malformed;
-use crate::wire::hello::{self, SessionId, Syn, Welcome};
+use crate::wire::hello::{SessionId, Welcome};
 use crate::wire::reply::{Ack, Reply, decode};
-use crate::wire::request::{Head, Opcode, set_oldest};
+use crate::wire::request::{Head, Opcode, encode_flag, set_oldest};
 
 /// The first pause before another attempt to connect; each is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -47,21 +45,6 @@ struct Request {
     retry: Retry,
     /// Some of it may have reached a server.
     was_sent: bool,
-}
-
-/// How the server speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Protocol {
-    Old,
-    Extended(Welcome),
-}
-
-/// The connection, while there is one.
-#[derive(Debug)]
-struct Connected {
-    channel: Channel<Socket, Unlimited>,
-    socket: Socket,
-    protocol: Protocol,
 }
 
 /// One connection of a client.
@@ -125,42 +108,12 @@ impl Link {
     }
 
     fn try_connect(&mut self, deadline: Instant) -> Result<Protocol, NotConnected> {
-        let socket = open(&self.config.address, deadline)?;
-        let shared = socket.share();
-        let left = deadline.saturating_duration_since(Instant::now());
-        let mechanism = match (&self.config.curve, &self.config.address.target) {
-            (Some((pair, server)), Target::Tcp(..)) => {
-                MechanismSetup::CurveClient { our_keypair: pair.0.clone(), server_public: server.0 }
-            }
-            _ => MechanismSetup::Null,
-        };
-        let options = ChannelOptions {
-            is_server: false,
-            mechanism,
-            message_bytes: self.config.message_bytes,
-            frames: usize::MAX,
-            handshake: left.min(self.config.timeout),
-            message: self.config.timeout,
-        };
-        let mut channel = Channel::new(socket, Unlimited, options);
-        channel.handshake()?;
-        channel.send_frames(&Syn { session: self.session }.encode())?;
-        channel.flush()?;
-        let message = receive(&mut channel, deadline)?;
-        let frames: Vec<&[u8]> = (0..message.len()).filter_map(|i| message.get(i)).collect();
-        if frames.first() != Some(&&b"ack"[..]) {
-            return Err(NotConnected::last("the server did not acknowledge the connection"));
+        let connected = connect(&self.config, self.session, deadline)?;
+        let protocol = connected.protocol;
+        if let Protocol::Extended(welcome) = &protocol {
+            self.meet(welcome);
         }
-        let protocol = match hello::is_extended(&frames) {
-            false => Protocol::Old,
-            true => {
-                let welcome =
-                    Welcome::decode(&frames).map_err(|wrong| NotConnected::last(&wrong.0))?;
-                self.meet(&welcome);
-                Protocol::Extended(welcome)
-            }
-        };
-        self.connected = Some(Connected { channel, socket: shared, protocol });
+        self.connected = Some(connected);
         self.send_again()?;
         Ok(protocol)
     }
@@ -411,6 +364,18 @@ impl Link {
         })
     }
 
+    /// Says that every answer has arrived, so that the server need not keep that of a pop.
+    pub(crate) fn confirm(&mut self) {
+        let id = self.next_id;
+        if let Some(connected) = &mut self.connected {
+            let head = Head { opcode: Opcode::Received, id, oldest: id };
+            let frame = encode_flag(head, None);
+            // The next request says it again.
+            let sent = connected.channel.send_frame(&[&frame]);
+            let _ = sent.and_then(|()| connected.channel.flush());
+        }
+    }
+
     /// Says good-bye, so that the server forgets the session at once.
     pub(crate) fn end(&mut self) {
         let id = self.next_id;
@@ -418,7 +383,7 @@ impl Link {
             && matches!(connected.protocol, Protocol::Extended(_))
         {
             let head = Head { opcode: Opcode::Bye, id, oldest: id };
-            let frame = crate::wire::request::encode_flag(head, None);
+            let frame = encode_flag(head, None);
             // Without it the server forgets the session in a while.
             let sent = connected.channel.send_frame(&[&frame]);
             let _ = sent.and_then(|()| connected.channel.flush());
@@ -427,100 +392,9 @@ impl Link {
     }
 }
 
-/// What ends the waiting for an answer.
-enum Broken {
-    TimedOut,
-    Lost,
-    Malformed(Malformed),
-}
-
-impl From<Malformed> for Broken {
-    fn from(wrong: Malformed) -> Broken {
-        Broken::Malformed(wrong)
-    }
-}
-
-impl From<ChannelError> for Broken {
-    fn from(error: ChannelError) -> Broken {
-        match error {
-            ChannelError::TimedOut(_) => Broken::TimedOut,
-            ChannelError::Io(_) => Broken::Lost,
-            other => Broken::Malformed(Malformed(other.to_string())),
-        }
-    }
-}
-
-/// Why there is no connection.
-struct NotConnected {
-    why: String,
-    /// Another attempt would end the same way.
-    is_final: bool,
-}
-
-impl NotConnected {
-    fn last(why: &str) -> NotConnected {
-        NotConnected { why: why.to_owned(), is_final: true }
-    }
-
-    fn into_remote(self, kind: ErrorKind) -> RemoteError {
-        RemoteError::new(kind, self.why)
-    }
-}
-
-impl From<ChannelError> for NotConnected {
-    fn from(error: ChannelError) -> NotConnected {
-        let is_final = matches!(error, ChannelError::Denied(_) | ChannelError::Protocol(_));
-        NotConnected { why: error.to_string(), is_final }
-    }
-}
-
-impl From<Broken> for NotConnected {
-    fn from(broken: Broken) -> NotConnected {
-        match broken {
-            Broken::TimedOut => {
-                NotConnected { why: "the server did not answer in time".into(), is_final: false }
-            }
-            Broken::Lost => NotConnected {
-                why: "the server closed the connection; it may have as many as it takes".into(),
-                is_final: false,
-            },
-            Broken::Malformed(wrong) => NotConnected::last(&wrong.0),
-        }
-    }
-}
-
 fn new_session() -> partd::Result<SessionId> {
     let mut session = SessionId::default();
     session[..8].copy_from_slice(&crate::random_u64()?.to_ne_bytes());
     session[8..].copy_from_slice(&crate::random_u64()?.to_ne_bytes());
     Ok(session)
-}
-
-fn open(address: &Address, deadline: Instant) -> Result<Socket, NotConnected> {
-    let not_yet = |error: std::io::Error| NotConnected { why: error.to_string(), is_final: false };
-    match &address.target {
-        Target::Ipc(path) => Socket::connect_unix(path, deadline).map_err(not_yet),
-        Target::Tcp(host, port) => {
-            let resolved = Address::resolve(host, *port).map_err(not_yet)?;
-            let mut last = NotConnected::last("the host has no address");
-            for address in resolved {
-                match Socket::connect_tcp(&address, deadline) {
-                    Ok(socket) => return Ok(socket),
-                    Err(error) => last = not_yet(error),
-                }
-            }
-            Err(last)
-        }
-    }
-}
-
-fn receive(channel: &mut Channel<Socket, Unlimited>, deadline: Instant) -> Result<Message, Broken> {
-    loop {
-        if let Some(message) = channel.next_message()? {
-            return Ok(message);
-        }
-        if !channel.fill(deadline)? {
-            return Err(Broken::Lost);
-        }
-    }
 }

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `options` | timeouts, connections, keys |
 //! | `pool` | connections that threads share, one at a time each |
+//! | `connect` | a socket, the handshake, the negotiation |
 //! | `link` | one connection, and how it is made again |
 //! | `answer` | the chunks of an answer |
 //! | `old` | calls to a server of the old protocol |
 //! | `pipeline` | appends that do not wait for each acknowledgement |
 
 pub(crate) mod answer;
+mod connect;
 mod link;
 mod old;
 mod options;
@@ -23,7 +25,8 @@ use std::time::{Duration, Instant};
 use partd::{Batch, Durability, Key, Op, Partd, Result};
 
 use self::answer::{Sink, Values};
-use self::link::{Link, Protocol, Retry};
+use self::connect::Protocol;
+use self::link::{Link, Retry};
 pub use self::options::ClientOptions;
 use self::options::Config;
 pub use self::pipeline::Pipeline;
@@ -252,6 +255,9 @@ impl Client {
             link.send(opcode, retry, |head| encode_keys(head, keys), deadline)?;
             let mut sink = Sink::Values(Values::new(keys.len()));
             link.receive_next(&mut sink, self.config.timeout)?;
+            if opcode == Opcode::Take {
+                link.confirm();
+            }
             match sink {
                 Sink::Values(values) => Ok(values),
                 _ => Ok(Values::new(0)),

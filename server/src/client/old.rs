@@ -6,7 +6,7 @@
 use partd::{Batch, Key, Op, Result};
 
 use super::Client;
-use super::link::Protocol;
+use super::connect::Protocol;
 use crate::error::{ErrorKind, RemoteError, invalid};
 use crate::wire::old::from_key;
 

@@ -6,7 +6,8 @@ use partd::{Batch, Durability, Key, Result};
 
 use super::Client;
 use super::answer::Sink;
-use super::link::{Link, Protocol, Retry};
+use super::connect::Protocol;
+use super::link::{Link, Retry};
 use super::pool::Taken;
 use crate::error::{ErrorKind, RemoteError};
 use crate::wire::request::{Opcode, encode_write};

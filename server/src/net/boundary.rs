@@ -18,11 +18,13 @@ pub(crate) struct Boundary {
     header_len: usize,
     /// Another frame of the same message follows.
     more: bool,
+    /// Frames of the message that is not whole yet.
+    frames: usize,
 }
 
 impl Default for Boundary {
     fn default() -> Boundary {
-        Boundary { left: GREETING_BYTES, header: [0; 9], header_len: 0, more: false }
+        Boundary { left: GREETING_BYTES, header: [0; 9], header_len: 0, more: false, frames: 0 }
     }
 }
 
@@ -32,6 +34,11 @@ impl Boundary {
     /// CURVE hides which frames belong together: there, every frame counts as a message.
     pub(crate) fn is_between_messages(&self) -> bool {
         self.left == 0 && self.header_len == 0 && !self.more
+    }
+
+    /// Frames that have begun of the message that is not whole yet.
+    pub(crate) fn frames(&self) -> usize {
+        if self.is_between_messages() { 0 } else { self.frames }
     }
 
     /// Follows the next bytes of the stream.
@@ -56,6 +63,7 @@ impl Boundary {
                 }
                 _ => continue,
             };
+            self.frames = if self.more { self.frames + 1 } else { 1 };
             self.left = len;
             self.header_len = 0;
             self.more = flags & MORE != 0;
@@ -85,5 +93,10 @@ mod tests {
                 assert_eq!(boundary.is_between_messages(), ends.contains(&at), "{at} by {step}");
             }
         }
+        let mut boundary = Boundary::default();
+        boundary.follow(&stream[..67]);
+        assert_eq!(boundary.frames(), 1);
+        boundary.follow(&[1, 0, 1, 0]);
+        assert_eq!(boundary.frames(), 3);
     }
 }

@@ -5,7 +5,7 @@
 //! What is written is gathered: small frames wait for [`Channel::flush`], large ones are lent.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io::IoSlice;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,7 +13,9 @@ use omq_proto::proto::SocketType;
 use omq_proto::proto::connection::{Connection, ConnectionConfig, Event, Role};
 use omq_proto::{MechanismSetup, Message};
 
+use super::account::Account;
 use super::boundary::Boundary;
+use super::error::{ChannelError, ended, not_taken, timed_out};
 use super::socket::Stream;
 
 /// Bytes for which one read of small frames has room.
@@ -28,57 +30,6 @@ const GATHERED_BYTES: usize = 64 << 10;
 const LENT_BYTES: usize = 8 << 10;
 /// What the codec adds to a frame in its account of a message: one slot of its parts.
 const SLOT_BYTES: usize = 64;
-
-/// What ended a channel.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ChannelError {
-    /// The peer closed the connection, or it broke.
-    #[error("the connection ended: {0}")]
-    Io(#[from] io::Error),
-    /// Nothing came, or nothing could be sent, in time.
-    #[error("{0}")]
-    TimedOut(&'static str),
-    /// A message is above a limit.
-    #[error("a message of more than {limit} {unit}")]
-    TooLarge { limit: u64, unit: &'static str },
-    /// What came is not ZMTP, or the handshake failed.
-    #[error("{0}")]
-    Protocol(String),
-    /// The peer refused this side's key, or this side the peer's.
-    #[error("the peer refused the handshake: {0}")]
-    Denied(String),
-    /// There is no memory for the message within the limits.
-    #[error("{0}")]
-    NoRoom(&'static str),
-}
-
-impl From<omq_proto::Error> for ChannelError {
-    fn from(error: omq_proto::Error) -> ChannelError {
-        match error {
-            omq_proto::Error::MessageTooLarge { max, .. } => {
-                ChannelError::TooLarge { limit: max as u64, unit: "bytes" }
-            }
-            omq_proto::Error::HandshakeRefused(why) => ChannelError::Denied(why.to_string()),
-            other => ChannelError::Protocol(other.to_string()),
-        }
-    }
-}
-
-/// Who is asked before a channel keeps bytes in memory.
-pub(crate) trait Account {
-    /// Keeps `bytes` in memory altogether from now on; waits for room, or says why there is none.
-    fn hold(&mut self, bytes: u64, deadline: Instant) -> Result<(), ChannelError>;
-}
-
-/// An account without limit, for a client; its message limit still holds.
-#[derive(Debug)]
-pub(crate) struct Unlimited;
-
-impl Account for Unlimited {
-    fn hold(&mut self, _: u64, _: Instant) -> Result<(), ChannelError> {
-        Ok(())
-    }
-}
 
 /// How a channel is made.
 #[derive(Clone, Debug)]
@@ -190,10 +141,7 @@ impl<S: Stream, A: Account> Channel<S, A> {
     pub(crate) fn next_message(&mut self) -> Result<Option<Message>, ChannelError> {
         let Some(message) = self.messages.pop_front() else { return Ok(None) };
         if message.len() > self.options.frames {
-            return Err(ChannelError::TooLarge {
-                limit: self.options.frames as u64,
-                unit: "frames",
-            });
+            return Err(self.too_many_frames());
         }
         Ok(Some(message))
     }
@@ -230,7 +178,7 @@ impl<S: Stream, A: Account> Channel<S, A> {
             return Ok(false);
         }
         // The messages before are done with.
-        self.account.hold(self.pending_bytes, deadline)?;
+        self.account.hold(self.memory_bytes(), deadline)?;
         // Answers of ZMTP itself, to heartbeats, go first when there are many.
         while !self.zmtp.accepts_input() {
             self.send_pending(deadline)?;
@@ -256,7 +204,7 @@ impl<S: Stream, A: Account> Channel<S, A> {
             };
         }
         self.received_bytes += len as u64;
-        self.account.hold(self.pending_bytes + len as u64, deadline)?;
+        self.account.hold(self.memory_bytes() + len as u64, deadline)?;
         self.feed(buffer)?;
         self.send_pending(deadline)?;
         Ok(true)
@@ -269,7 +217,7 @@ impl<S: Stream, A: Account> Channel<S, A> {
         };
         // The prefix is counted already.
         let prefix_len = prefix.len();
-        let before = self.pending_bytes.saturating_sub(prefix_len as u64);
+        let before = self.memory_bytes().saturating_sub(prefix_len as u64);
         let mut body = Vec::new();
         body.reserve_exact(len.min(FIRST_PIECE_BYTES.max(prefix_len)));
         body.extend_from_slice(prefix.as_slice());
@@ -290,7 +238,7 @@ impl<S: Stream, A: Account> Channel<S, A> {
         // An allocator may have given more room than was asked for.
         let next = body.split_off(len);
         self.boundary.follow(&body[prefix_len..]);
-        self.pending_bytes = before + len as u64;
+        self.pending_bytes += (len - prefix_len) as u64;
         self.zmtp.supply_payload(Bytes::from(body))?;
         self.settle(0);
         if !next.is_empty() {
@@ -306,7 +254,19 @@ impl<S: Stream, A: Account> Channel<S, A> {
         self.pending_bytes += len;
         self.zmtp.handle_input(Bytes::from(input))?;
         self.settle(len);
+        if self.boundary.frames() > self.options.frames {
+            return Err(self.too_many_frames());
+        }
         Ok(())
+    }
+
+    /// Memory for input that belongs to no message yet: its bytes, and a slot for each of its frames.
+    fn memory_bytes(&self) -> u64 {
+        self.pending_bytes + (self.boundary.frames() * SLOT_BYTES) as u64
+    }
+
+    fn too_many_frames(&self) -> ChannelError {
+        ChannelError::TooLarge { limit: self.options.frames as u64, unit: "frames" }
     }
 
     /// After input of that length: if a message ended in it, nothing older is left.
@@ -425,20 +385,4 @@ impl<S: Stream, A: Account> Channel<S, A> {
         }
         Ok(())
     }
-}
-
-/// An end of the stream where more was to come.
-fn ended(what: &str) -> ChannelError {
-    ChannelError::Io(io::Error::new(io::ErrorKind::UnexpectedEof, what))
-}
-
-fn timed_out(error: io::Error, what: &'static str) -> ChannelError {
-    match error.kind() {
-        io::ErrorKind::TimedOut => ChannelError::TimedOut(what),
-        _ => ChannelError::Io(error),
-    }
-}
-
-fn not_taken(error: io::Error) -> ChannelError {
-    timed_out(error, "the peer did not take what was sent in time")
 }

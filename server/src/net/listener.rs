@@ -13,9 +13,9 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use partd::Result;
 use rustix::fs::{Mode, OFlags};
-use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::socket::Socket;
@@ -43,7 +43,11 @@ enum Kind {
 /// Who has connected, for the log and for the check of the user.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Peer {
-    Process { pid: i32, uid: u32 },
+    /// The id is 0 for a process that this one cannot see, such as one outside of its container.
+    Process {
+        pid: i32,
+        uid: u32,
+    },
     Host(SocketAddr),
 }
 
@@ -128,9 +132,8 @@ impl Listener {
         match &self.kind {
             Kind::Unix(listener, _) => {
                 let (stream, _) = listener.accept()?;
-                let peer = socket_peercred(&stream)?;
-                let pid = peer.pid.as_raw_nonzero().get();
-                let peer = Peer::Process { pid, uid: peer.uid.as_raw() };
+                let peer = getsockopt(&stream, PeerCredentials)?;
+                let peer = Peer::Process { pid: peer.pid(), uid: peer.uid() };
                 Ok((Socket::unix(stream.into())?, peer))
             }
             Kind::Tcp(listener) => {

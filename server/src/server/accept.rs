@@ -14,7 +14,8 @@ use super::shared::Shared;
 use super::stats::count;
 use crate::Role;
 use crate::curve::{AllowedKeys, KeyPair};
-use crate::net::channel::{ChannelError, ChannelOptions};
+use crate::net::channel::ChannelOptions;
+use crate::net::error::ChannelError;
 use crate::net::listener::{Listener, Peer};
 use crate::net::socket::Socket;
 

@@ -7,7 +7,8 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::net::channel::{Account, ChannelError};
+use crate::net::account::Account;
+use crate::net::error::ChannelError;
 
 /// What each connection may hold without being counted: less than one read of its socket takes.
 pub(crate) const FREE_BYTES: u64 = 128 << 10;
@@ -56,6 +57,11 @@ pub(crate) struct Charge {
 impl Charge {
     pub(crate) fn new(budget: &Arc<Budget>, limit: u64) -> Charge {
         Charge { budget: Arc::clone(budget), limit, counted: 0, is_overflow: false }
+    }
+
+    /// Another account of the same budget, which holds nothing yet.
+    pub(crate) fn another(&self) -> Charge {
+        Charge::new(&self.budget, self.limit)
     }
 
     /// Another account of the same budget that holds `bytes` for an answer, if there is room now.

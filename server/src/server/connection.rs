@@ -13,7 +13,9 @@ use super::extended::Extended;
 use super::old;
 use super::shared::Shared;
 use crate::Role;
-use crate::net::channel::{Channel, ChannelError, ChannelOptions};
+use crate::net::account::Account;
+use crate::net::channel::{Channel, ChannelOptions};
+use crate::net::error::ChannelError;
 use crate::net::socket::Stream;
 use crate::wire::hello::{self, Syn, Welcome};
 
@@ -35,6 +37,19 @@ impl From<ChannelError> for End {
     fn from(error: ChannelError) -> End {
         End::Channel(error)
     }
+}
+
+/// Memory for the operations of a request while it is carried out, if there is room in time.
+pub(crate) fn bookkeeping<S: Stream>(
+    connection: &mut Connection<S>,
+    operations: u64,
+) -> Option<Charge> {
+    /// What a key and its operation take, twice: as they are decoded, and as the batch of a store.
+    const OPERATION_BYTES: u64 = 100;
+    let mut charge = connection.channel.account().another();
+    let deadline = Instant::now() + connection.shared.limits.message;
+    charge.hold(operations.saturating_mul(OPERATION_BYTES), deadline).ok()?;
+    Some(charge)
 }
 
 /// The messages of a connection, and what answers them.

@@ -4,21 +4,24 @@ use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::{AcqRel, Acquire};
 
-use partd::{Durability, Error, Key, Op};
+use partd::{Durability, Error, Op};
 
 use super::answer::Answer;
-use super::connection::{Connection, End};
-use super::records::{is_reserved, slot_key};
+use super::carry_out::{
+    Done, ack, delete_prefix, durability, keys, read, store_error, take, write, written,
+};
+use super::connection::{Connection, End, bookkeeping};
+use super::permissions::is_allowed;
+use super::records::slot_key;
 use super::sessions::{Outcome, Requests, Session};
 use super::shared::{Shared, batch_of};
 use super::stats::count;
-use crate::Role;
 use crate::error::{ErrorKind, RemoteError};
-use crate::net::channel::ChannelError;
+use crate::net::error::ChannelError;
 use crate::net::socket::Stream;
 use crate::wire::hello::SessionId;
-use crate::wire::reply::{Ack, encode_ack, encode_chunk_head, encode_error};
-use crate::wire::request::{Body, Head, Opcode, Refusal, decode_body, decode_head};
+use crate::wire::reply::{encode_ack, encode_chunk_head, encode_error};
+use crate::wire::request::{Body, Head, Opcode, Refusal, decode_body, decode_head, operations};
 
 /// A connection's part in a session.
 pub(crate) struct Extended {
@@ -63,6 +66,10 @@ impl Extended {
             Opcode::Read | Opcode::Take => &stats.reads_total,
             _ => &stats.others_total,
         });
+        let Some(_bookkeeping) = bookkeeping(connection, operations(head.opcode, body)) else {
+            let text = "there was no room in memory beside the requests of others; try again";
+            return answer_error(connection, id, &RemoteError::new(ErrorKind::Busy, text));
+        };
         let body = match decode_body(head.opcode, body, &connection.shared.limits) {
             Ok(body) => body,
             Err(Refusal::TooLarge(text)) => {
@@ -82,6 +89,10 @@ impl Extended {
             Body::Write { .. } | Body::Take(_) | Body::DeletePrefix { .. } => {
                 self.once(connection, head, body, frame)
             }
+            Body::Received => {
+                self.session.requests().answered(head.oldest);
+                Ok(())
+            }
             body => {
                 self.session.requests().answered(head.oldest);
                 self.look(connection, head, body, frame)
@@ -99,6 +110,10 @@ impl Extended {
     ) -> Result<(), End> {
         let shared = Arc::clone(&connection.shared);
         let mut requests = self.session.requests();
+        // Another connection may have taken over, and gone on, while this one waited.
+        if requests.is_answered(head.id) {
+            return Err(End::Refused("a request whose answer the client has already".into()));
+        }
         requests.answered(head.oldest);
         let outcome = match self.known(&shared, &requests, head.id, &body) {
             Some(outcome) => {
@@ -238,8 +253,8 @@ impl Extended {
                 answer_ack(connection, id)?;
                 return Err(End::Closed);
             }
-            Body::Write { .. } | Body::Take(_) | Body::DeletePrefix { .. } => {
-                Err(Error::Invalid("this request changes the store".into()))
+            Body::Write { .. } | Body::Take(_) | Body::DeletePrefix { .. } | Body::Received => {
+                Err(Error::Invalid("this request is answered elsewhere".into()))
             }
         };
         match answer {
@@ -250,152 +265,6 @@ impl Extended {
             }
         }
     }
-}
-
-/// What a request that changes the store came to; with the error, whether it may have happened.
-type Done = Result<Outcome, (Error, bool)>;
-
-fn durability(durable: bool) -> Durability {
-    if durable { Durability::Durable } else { Durability::Plain }
-}
-
-/// Whether the role includes the request, and the request leaves the server's own keys alone.
-fn is_allowed(role: Role, body: &Body<'_>) -> Result<(), RemoteError> {
-    let of_op = |op: &Op<'_>| match op {
-        Op::Append(..) | Op::Set(..) => Role::APPEND,
-        Op::Delete(_) => Role::REMOVE,
-        Op::Clear => Role::DROP,
-    };
-    let needed = match body {
-        Body::Write { ops, .. } => ops.iter().map(of_op).fold(Role::NONE, Role::with),
-        Body::Read(_) | Body::Lens(_) | Body::Present(_) | Body::Keys { .. } => Role::READ,
-        Body::Take(_) => Role::READ.with(Role::REMOVE),
-        Body::DeletePrefix { .. } => Role::REMOVE,
-        Body::Sync => Role::APPEND,
-        Body::Check { .. } | Body::Status | Body::Bye => Role::NONE,
-    };
-    if !role.includes(needed) {
-        let text = format!("this needs the permissions {needed}, and this client has {role}");
-        return Err(RemoteError::new(ErrorKind::Forbidden, text));
-    }
-    let touches_reserved = match body {
-        Body::Write { ops, .. } => ops.iter().filter_map(Op::key).any(|key| is_own(key)),
-        Body::Read(keys) | Body::Take(keys) | Body::Lens(keys) | Body::Present(keys) => {
-            keys.iter().any(is_own)
-        }
-        _ => false,
-    };
-    match touches_reserved {
-        true => Err(RemoteError::new(ErrorKind::Forbidden, "the key is one of the server's own")),
-        false => Ok(()),
-    }
-}
-
-fn is_own(key: &Key) -> bool {
-    is_reserved(key.as_bytes())
-}
-
-/// The acknowledgement of a write with that number.
-fn ack(shared: &Shared, seq: u64) -> Ack {
-    Ack { seq, durable_seq: shared.stats.durable_seq.load(Acquire) }
-}
-
-/// Counts a write that was done; `before` is the number of writes when a durable one began.
-fn written(shared: &Shared, before: Option<u64>) -> Ack {
-    let seq = shared.stats.seq.fetch_add(1, AcqRel) + 1;
-    if let Some(before) = before {
-        // Those that were done before it began are durable; others that were done meanwhile may have
-        // come behind it, so that it counts itself only where there are none.
-        let durable = if seq == before + 1 { seq } else { before };
-        shared.stats.durable_seq.fetch_max(durable, AcqRel);
-    }
-    shared.stats.store_works();
-    ack(shared, seq)
-}
-
-fn write(shared: &Shared, ops: Vec<Op<'_>>, durability: Durability) -> Done {
-    let is_durable = durability == Durability::Durable;
-    let before = is_durable.then(|| shared.stats.seq.load(Acquire));
-    match shared.write(ops, durability) {
-        Ok(()) => Ok(Outcome::Done(written(shared, before))),
-        // A durable write whose sync fails has happened. A store that is a server's says so itself.
-        Err(error) => {
-            let said = RemoteError::of(&error).map(|remote| remote.may_have_happened);
-            Err((error, said.unwrap_or(is_durable)))
-        }
-    }
-}
-
-fn delete_prefix(shared: &Shared, prefix: &[u8]) -> Done {
-    let not_done = |error| (error, false);
-    let keys = shared.store.keys().map_err(not_done)?;
-    let keys = keys.into_iter().filter(|key| key.as_bytes().starts_with(prefix) && !is_own(key));
-    write(shared, keys.map(Op::Delete).collect(), Durability::Plain)
-}
-
-fn take<S: Stream>(connection: &mut Connection<S>, keys: &[Key]) -> Done {
-    let shared = Arc::clone(&connection.shared);
-    let not_done = |error| (error, false);
-    let lens = shared.store.lens(keys).map_err(not_done)?;
-    let total = lens.iter().map(|len| 8 + len.unwrap_or(0)).sum::<u64>();
-    // The values as the store gives them and as they are sent.
-    let Some(charge) = connection.channel.account().answer(2 * total) else {
-        return Err(not_done(Error::Invalid(format!(
-            "the values have {total} bytes, which a pop would have to keep in memory, and there is no \
-             room for them; pop fewer keys, or get and delete them"
-        ))));
-    };
-    // A pop that fails may have removed what it could not read.
-    let values = shared.store.take(keys).map_err(|error| (error, true))?;
-    shared.stats.seq.fetch_add(1, AcqRel);
-    let mut bytes = Vec::with_capacity(usize::try_from(total).unwrap_or(0));
-    for value in values {
-        bytes.extend_from_slice(&(value.len() as u64).to_be_bytes());
-        bytes.extend_from_slice(&value);
-    }
-    Ok(Outcome::Taken(Arc::new(Answer::in_memory(bytes, Some(charge)))))
-}
-
-fn read<S: Stream>(connection: &mut Connection<S>, keys: &[Key]) -> partd::Result<Answer> {
-    let shared = Arc::clone(&connection.shared);
-    let charge = connection.channel.account();
-    let mut answer = None;
-    shared.store.visit(keys, &mut |values| {
-        let memory_bytes = shared.limits.answer_bytes;
-        answer = Some(Answer::of_values(values, charge, memory_bytes, &shared.spool)?);
-        Ok(())
-    })?;
-    answer.ok_or_else(|| Error::Invalid("the store has shown no values".into()))
-}
-
-fn keys<S: Stream>(connection: &mut Connection<S>, prefix: &[u8]) -> partd::Result<Answer> {
-    let shared = Arc::clone(&connection.shared);
-    let mut keys = shared.store.keys()?;
-    keys.retain(|key| key.as_bytes().starts_with(prefix) && !is_own(key));
-    let total = keys.iter().map(|key| 4 + key.len() as u64).sum();
-    let charge = connection.channel.account();
-    Answer::build(total, charge, shared.limits.answer_bytes, &shared.spool, |out| {
-        keys.iter().try_for_each(|key| {
-            out(&(key.len() as u32).to_be_bytes())?;
-            out(key.as_bytes())
-        })
-    })
-}
-
-/// The error for a client whose request the store has failed.
-fn store_error(shared: &Shared, error: &Error, frame: &[u8], is_write: bool) -> RemoteError {
-    let is_of_request = |key: &Key| {
-        key.is_empty() || frame.windows(key.len()).any(|window| window == key.as_bytes())
-    };
-    let remote = RemoteError::of_store(error, is_of_request);
-    if remote.kind != ErrorKind::Invalid {
-        shared.stats.store_failed(&format!("{:?}", remote.kind), is_write);
-        if shared.may_warn() {
-            tracing::warn!(kind = ?remote.kind, "the store failed a request");
-        }
-    }
-    tracing::debug!(error = %error, "the store failed a request");
-    remote
 }
 
 fn answer_error<S: Stream>(

@@ -4,7 +4,9 @@
 //! |---|---|
 //! | `accept` | the accepting thread, who is let in, a thread for each connection |
 //! | `connection` | messages in their order, old protocol or extension |
-//! | `old`, `extended` | what a request does |
+//! | `old`, `extended` | what a request means |
+//! | `carry_out` | what requests of the extension do with the store |
+//! | `permissions` | what a request needs to be allowed |
 //! | `sessions`, `records` | requests that are sent again: in memory, and in the store |
 //! | `answer`, `budget` | the memory of answers and of all that is in flight |
 //! | `stats` | counters and the status |
@@ -15,9 +17,11 @@
 mod accept;
 mod answer;
 mod budget;
+mod carry_out;
 pub(crate) mod connection;
 mod extended;
 mod old;
+mod permissions;
 mod records;
 mod sessions;
 pub(crate) mod shared;

@@ -6,7 +6,7 @@
 use partd::{Durability, Key, Op};
 
 use super::answer::Answer;
-use super::connection::{Connection, End};
+use super::connection::{Connection, End, bookkeeping};
 use super::records::is_reserved;
 use super::stats::count;
 use crate::Role;
@@ -37,6 +37,9 @@ pub(crate) fn command<S: Stream>(
         return Err(End::Refused(what));
     }
     check_limits(connection, &command)?;
+    let Some(_bookkeeping) = bookkeeping(connection, frames.len() as u64) else {
+        return Err(End::Refused("a request for which there was no room in memory".into()));
+    };
     match command {
         Command::Syn => {}
         Command::Append(pairs) => {

@@ -43,6 +43,8 @@ pub(crate) struct Session {
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
     outcomes: VecDeque<(u64, Outcome)>,
+    /// The client has the answers of everything below.
+    oldest: u64,
 }
 
 impl Session {
@@ -54,7 +56,14 @@ impl Session {
 impl Requests {
     /// The client has the answers of everything below `oldest`.
     pub(crate) fn answered(&mut self, oldest: u64) {
+        self.oldest = self.oldest.max(oldest);
         self.outcomes.retain(|(id, _)| *id >= oldest);
+    }
+
+    /// Whether the client has the answer of a request already. One that comes again then was sent
+    /// over a connection that another has replaced, and its outcome is forgotten.
+    pub(crate) fn is_answered(&self, id: u64) -> bool {
+        id < self.oldest
     }
 
     pub(crate) fn outcome(&self, id: u64) -> Option<&Outcome> {
@@ -140,6 +149,7 @@ mod tests {
         assert!(known && second > first);
         assert!(again.requests().outcome(5).is_some());
         again.requests().answered(6);
+        assert!(again.requests().is_answered(5) && !again.requests().is_answered(6));
         assert!(again.requests().outcome(5).is_none());
         sessions.leave(&[1; 16], first);
         sessions.tick();

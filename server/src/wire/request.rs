@@ -23,10 +23,11 @@ pub(crate) enum Opcode {
     Check = 0x09,
     Status = 0x0A,
     Bye = 0x0B,
+    Received = 0x0C,
 }
 
 impl Opcode {
-    pub(crate) const ALL: [Opcode; 11] = [
+    pub(crate) const ALL: [Opcode; 12] = [
         Opcode::Write,
         Opcode::Read,
         Opcode::Take,
@@ -38,6 +39,7 @@ impl Opcode {
         Opcode::Check,
         Opcode::Status,
         Opcode::Bye,
+        Opcode::Received,
     ];
 }
 
@@ -65,6 +67,7 @@ pub(crate) enum Body<'a> {
     Check { durable: bool },
     Status,
     Bye,
+    Received,
 }
 
 /// Why a request is not carried out.
@@ -98,6 +101,18 @@ pub(crate) fn decode_head(frame: &[u8]) -> Result<(Result<Head, u8>, u64, Cursor
     Ok((opcode.map(|opcode| Head { opcode, id, oldest }).ok_or(number), id, cursor))
 }
 
+/// The operations or keys that a request announces, of which it can have no more than bytes.
+pub(crate) fn operations(opcode: Opcode, mut body: Cursor<'_>) -> u64 {
+    let (flag, least_bytes) = match opcode {
+        Opcode::Write => (body.u8("durable").map(|_| ()), LEAST_OP_BYTES),
+        Opcode::Read | Opcode::Take | Opcode::Lens | Opcode::Present => (Ok(()), LEAST_KEY_BYTES),
+        _ => return 0,
+    };
+    // What is malformed is found when it is decoded.
+    let count = flag.and_then(|()| body.u32("the number of keys")).unwrap_or(0);
+    u64::from(count).min((body.len() / least_bytes) as u64)
+}
+
 /// Decodes the body of a request.
 pub(crate) fn decode_body<'a>(
     opcode: Opcode,
@@ -119,6 +134,7 @@ pub(crate) fn decode_body<'a>(
         Opcode::Check => Body::Check { durable: flag(&mut body, "durable")? },
         Opcode::Status => Body::Status,
         Opcode::Bye => Body::Bye,
+        Opcode::Received => Body::Received,
     };
     body.end()?;
     Ok(decoded)

@@ -317,3 +317,14 @@ fn a_request_above_a_limit_is_refused_and_the_connection_goes_on() {
     client.append([("x", "1")]).unwrap();
     assert_eq!(served.server.status().connections_total, 1);
 }
+
+#[test]
+fn the_values_of_a_pop_are_kept_only_until_the_client_has_them() {
+    let served = Served::dict();
+    let client = served.client();
+    client.append([("x", vec![1; 3 << 20])]).unwrap();
+    assert_eq!(client.pop(["x"]).unwrap()[0].len(), 3 << 20);
+    until("the server lets them go", || served.server.status().in_flight_bytes == 0);
+    client.append([("x", "1")]).unwrap();
+    assert_eq!(client.pop(["x", "y"]).unwrap(), [&b"1"[..], b""]);
+}

@@ -294,3 +294,36 @@ fn no_text_holds_what_another_client_sent() {
     let status = format!("{:?}", client.status().unwrap());
     assert!(!status.contains("secret"), "{status}");
 }
+
+#[test]
+fn very_many_small_operations_are_counted_with_the_memory_that_they_take() {
+    let mut limits = Limits::default();
+    limits.message_bytes = 4 << 20;
+    limits.client_bytes = 4 << 20;
+    limits.in_flight_bytes = 4 << 20;
+    let served = Served::limited(limits);
+    let mut raw = served.raw();
+    raw.send(&[b"syn", b"partd/2", b"session=00000000000000000000000000000001"]);
+    raw.receive().unwrap();
+    let clears = |id: u64, count: u32| {
+        let mut request = vec![1];
+        request.extend_from_slice(&id.to_be_bytes());
+        request.extend_from_slice(&id.to_be_bytes());
+        request.push(0);
+        request.extend_from_slice(&count.to_be_bytes());
+        request.resize(request.len() + count as usize, 4);
+        request
+    };
+    raw.send(&[&clears(1, 10_000)]);
+    assert_eq!(raw.receive().unwrap()[0][0], 0x80);
+    // A hundred thousand of them would take more than a client may have.
+    raw.send(&[&clears(2, 100_000)]);
+    let answer = raw.receive().unwrap();
+    assert_eq!((answer[0][0], &answer[0][9..11]), (0xFF, &[0, 11][..]));
+    raw.send(&[&clears(3, 10_000)]);
+    assert_eq!(raw.receive().unwrap()[0][0], 0x80);
+    // Empty frames of the old protocol that never end.
+    let mut raw = served.raw();
+    let _ = raw.0.write_all(&[1, 0].repeat(100_000));
+    assert_eq!(raw.receive(), None);
+}
