@@ -64,16 +64,17 @@ fn options(is_server: bool, limits: &Limits) -> ChannelOptions {
 
 /// Limits that a few kilobytes can reach.
 fn limits() -> Limits {
-    let mut limits = Limits::default();
-    limits.message_bytes = 1 << 20;
-    limits.client_bytes = 1 << 20;
-    limits.in_flight_bytes = 2 << 20;
-    limits.answer_bytes = 1 << 10;
-    limits.frames = 200;
-    limits.keys = 100;
-    limits.key_bytes = 1 << 10;
-    limits.value_bytes = 1 << 16;
-    limits
+    Limits {
+        message_bytes: 1 << 20,
+        client_bytes: 1 << 20,
+        in_flight_bytes: 2 << 20,
+        answer_bytes: 1 << 10,
+        frames: 200,
+        keys: 100,
+        key_bytes: 1 << 10,
+        value_bytes: 1 << 16,
+        ..Limits::default()
+    }
 }
 
 /// Frames as a server and as a client take them: into each decoder. What a decoder of requests takes

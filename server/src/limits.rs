@@ -62,7 +62,19 @@ impl Default for Limits {
     }
 }
 
+/// The longest time that is waited for anything: a clock can hold it, and nobody will see its end.
+pub(crate) const MAX_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
+
 impl Limits {
+    /// The same, with no time longer than a year.
+    pub(crate) fn within_clocks(mut self) -> Limits {
+        let Limits { handshake, idle, message, grace, .. } = &mut self;
+        for time in [handshake, idle, message, grace] {
+            *time = (*time).min(MAX_TIME);
+        }
+        self
+    }
+
     /// Refuses limits with which nothing could be served.
     pub(crate) fn check(&self) -> partd::Result<()> {
         /// Room for a greeting, a `syn` and its answer.

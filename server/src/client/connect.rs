@@ -56,7 +56,7 @@ pub(crate) fn connect(
     };
     let mut channel = Channel::new(socket, Unlimited, options);
     channel.handshake()?;
-    channel.send_frames(&Syn { session: session }.encode())?;
+    channel.send_frames(&Syn { session }.encode())?;
     channel.flush()?;
     let message = receive(&mut channel, deadline)?;
     let frames: Vec<&[u8]> = (0..message.len()).filter_map(|i| message.get(i)).collect();

@@ -225,11 +225,16 @@ impl Link {
                 Ok(())
             }
             Err(error) => {
-                let lost = self.unanswered.iter().any(|request| request.was_sent);
+                let maybe = self.may_have_changed();
                 self.abandon();
-                Err(error.maybe(lost))
+                Err(error.maybe(maybe))
             }
         }
+    }
+
+    /// Whether something was sent that changes the store and was not answered.
+    fn may_have_changed(&self) -> bool {
+        self.unanswered.iter().any(|request| request.was_sent && request.retry != Retry::Always)
     }
 
     /// Gives up everything that was not answered, and the session with it.
@@ -271,23 +276,25 @@ impl Link {
                 // A part of the answer came: it goes on.
                 Ok(None) => deadline = Instant::now() + time,
                 Err(Broken::TimedOut) => {
+                    let maybe = self.may_have_changed();
                     self.abandon();
                     let text = format!("no answer came in {} s", time.as_secs_f32());
-                    return Err(RemoteError::new(ErrorKind::TimedOut, text).maybe(true));
+                    return Err(RemoteError::new(ErrorKind::TimedOut, text).maybe(maybe));
                 }
                 Err(Broken::Malformed(wrong)) => {
+                    let maybe = self.may_have_changed();
                     self.abandon();
                     let text =
                         format!("the server's answer is not as the protocol says: {}", wrong.0);
-                    return Err(RemoteError::new(ErrorKind::Malformed, text).maybe(true));
+                    return Err(RemoteError::new(ErrorKind::Malformed, text).maybe(maybe));
                 }
                 Err(Broken::Lost) => {
                     // A long answer takes its time, but it does not begin again for ever.
                     if start.elapsed() >= time {
-                        let changes = self.unanswered.iter().any(|r| r.retry != Retry::Always);
+                        let maybe = self.may_have_changed();
                         self.abandon();
                         let text = "the connection ended again and again before the whole answer";
-                        return Err(RemoteError::new(ErrorKind::Disconnected, text).maybe(changes));
+                        return Err(RemoteError::new(ErrorKind::Disconnected, text).maybe(maybe));
                     }
                     sink.reset();
                     self.mend(deadline)?;

@@ -95,7 +95,7 @@ impl Client {
             is_extended: false,
         };
         let wait = client.config.timeout.min(FIRST_CONNECTION);
-        let first = client.pool.with(wait, |link, deadline| link.connect(deadline))?;
+        let first = client.pool.with(wait, Link::connect)?;
         let first = first.map_err(|error| error.into_error("connect to", client.address()))?;
         client.is_extended = matches!(first, Protocol::Extended(_));
         Ok(client)

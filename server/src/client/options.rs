@@ -9,6 +9,7 @@ use super::Client;
 use crate::Address;
 use crate::curve::{KeyPair, PublicKey};
 use crate::error::invalid;
+use crate::limits::MAX_TIME;
 
 /// What every connection of a client is made with.
 #[derive(Clone, Debug)]
@@ -99,7 +100,7 @@ impl ClientOptions {
         }
         let config = Config {
             address: address.as_ref().parse()?,
-            timeout: self.timeout,
+            timeout: self.timeout.min(MAX_TIME),
             connections: self.connections,
             message_bytes: self.message_bytes,
             pipeline_bytes: self.pipeline_bytes,

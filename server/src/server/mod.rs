@@ -180,7 +180,8 @@ impl ServerOptions {
             listeners.push(listener);
         }
         let run = crate::random_u64()?;
-        let shared = Arc::new(Shared::new(Arc::new(store), self.limits, self.spool, run)?);
+        let limits = self.limits.within_clocks();
+        let shared = Arc::new(Shared::new(Arc::new(store), limits, self.spool, run)?);
         let addresses: Vec<Address> =
             listeners.iter().map(|listener| listener.address().clone()).collect();
         let curve = self.curve.map(|(pair, allowed)| (pair, Arc::new(allowed)));

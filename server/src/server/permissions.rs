@@ -27,7 +27,7 @@ pub(crate) fn is_allowed(role: Role, body: &Body<'_>) -> Result<(), RemoteError>
         return Err(RemoteError::new(ErrorKind::Forbidden, text));
     }
     let touches_reserved = match body {
-        Body::Write { ops, .. } => ops.iter().filter_map(Op::key).any(|key| is_own(key)),
+        Body::Write { ops, .. } => ops.iter().filter_map(Op::key).any(is_own),
         Body::Read(keys) | Body::Take(keys) | Body::Lens(keys) | Body::Present(keys) => {
             keys.iter().any(is_own)
         }

@@ -55,6 +55,8 @@ def close(address):
     p = Client(address)
     p.append({"last": b"1"})
     p.close_server()
+    # close() waits a millisecond for what is still to be sent.
+    assert p.socket.recv_multipart() == [b"ack"]
     p.close()
 
 

@@ -328,3 +328,16 @@ fn the_values_of_a_pop_are_kept_only_until_the_client_has_them() {
     client.append([("x", "1")]).unwrap();
     assert_eq!(client.pop(["x", "y"]).unwrap(), [&b"1"[..], b""]);
 }
+
+#[test]
+fn times_without_end_are_times_like_others() {
+    let mut limits = Limits::default();
+    limits.idle = std::time::Duration::MAX;
+    limits.message = std::time::Duration::MAX;
+    limits.handshake = std::time::Duration::MAX;
+    let served = Served::limited(limits);
+    let client = Client::options().timeout(std::time::Duration::MAX);
+    let client = client.connect(served.server.address()).unwrap();
+    client.append([("x", "1")]).unwrap();
+    assert_eq!(client.get("x").unwrap(), b"1");
+}

@@ -8,6 +8,7 @@
 //! | `hostile` | limits, and clients that break them or the protocol |
 //! | `safety` | who is let in, roles, CURVE, sockets of the dead |
 //! | `faults` | servers and clients that die, and a network that does |
+//! | `history` | what clients saw, as one linear history |
 //! | `program` | the binary: signals, exit codes, status, metrics, systemd |
 //! | `python` | Python's partd on either side |
 //! | `leaks` | descriptors, threads and memory |
@@ -16,6 +17,7 @@ mod common;
 mod contract;
 mod extension;
 mod faults;
+mod history;
 mod hostile;
 mod leaks;
 mod program;

@@ -1,4 +1,5 @@
-//! A network between a client and a server that cuts, delays and splits what it carries.
+//! A network between a client and a server that cuts, delays and splits what it carries, and lets bytes
+//! of a connection arrive when the next one has been served for a while.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -10,7 +11,8 @@ use std::time::Duration;
 use crate::common::Random;
 
 /// A proxy in front of a unix socket. While it is unruly, connections are cut at random, after any
-/// byte in either direction, and bytes come late and in pieces.
+/// byte in either direction, and bytes come late and in pieces. What a client has sent before a cut may
+/// reach the server long after the client has connected again.
 pub(crate) struct Proxy {
     path: PathBuf,
     unruly: Arc<AtomicBool>,
@@ -41,11 +43,10 @@ impl Proxy {
                 // A server that is down is a connection that ends.
                 let Ok(server) = UnixStream::connect(&server) else { continue };
                 client.set_nonblocking(false).unwrap();
-                for (from, to) in
-                    [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
-                {
+                let request = (client.try_clone().unwrap(), server.try_clone().unwrap(), true);
+                for (from, to, is_request) in [request, (server, client, false)] {
                     let (unruly, cuts) = (Arc::clone(&unruly), Arc::clone(&cuts));
-                    let carry = move || carry(from, to, &unruly, &cuts);
+                    let carry = move || carry(from, to, is_request, &unruly, &cuts);
                     threads.lock().unwrap().push(std::thread::spawn(carry));
                 }
             }
@@ -75,15 +76,18 @@ impl Drop for Proxy {
     }
 }
 
-fn carry(mut from: UnixStream, mut to: UnixStream, unruly: &AtomicBool, cuts: &AtomicU64) {
+fn carry(
+    mut from: UnixStream,
+    mut to: UnixStream,
+    is_request: bool,
+    unruly: &AtomicBool,
+    cuts: &AtomicU64,
+) {
     let mut random = Random::quiet();
     let mut buffer = vec![0; 64 << 10];
     loop {
         let most = if unruly.load(Ordering::Relaxed) { 1 + random.below(20_000) } else { 65_536 };
-        let len = match from.read(&mut buffer[..most as usize]) {
-            Ok(len @ 1..) => len,
-            _ => break,
-        };
+        let Ok(len @ 1..) = from.read(&mut buffer[..most as usize]) else { break };
         let mut carried = len;
         if unruly.load(Ordering::Relaxed) {
             match random.below(40) {
@@ -91,6 +95,14 @@ fn carry(mut from: UnixStream, mut to: UnixStream, unruly: &AtomicBool, cuts: &A
                 1..=4 => std::thread::sleep(Duration::from_millis(random.below(8))),
                 _ => {}
             }
+        }
+        if carried < len && is_request && random.below(2) == 0 {
+            // The client sees the end at once, and the server the whole, later.
+            cuts.fetch_add(1, Ordering::Relaxed);
+            let _ = from.shutdown(std::net::Shutdown::Both);
+            std::thread::sleep(Duration::from_millis(random.below(50)));
+            let _ = to.write_all(&buffer[..len]);
+            break;
         }
         if to.write_all(&buffer[..carried]).is_err() {
             break;
@@ -100,6 +112,9 @@ fn carry(mut from: UnixStream, mut to: UnixStream, unruly: &AtomicBool, cuts: &A
             break;
         }
     }
-    let _ = from.shutdown(std::net::Shutdown::Both);
+    if is_request {
+        let _ = from.shutdown(std::net::Shutdown::Both);
+    }
+    // The end of the answers ends the client's side, whose end ends the requests.
     let _ = to.shutdown(std::net::Shutdown::Both);
 }

@@ -13,7 +13,7 @@ fn frames(text: &str) -> Vec<Option<Vec<u8>>> {
         match first {
             '"' => {
                 let end = rest[1..].find('"').unwrap() + 1;
-                last.as_mut().unwrap().extend_from_slice(rest[1..end].as_bytes());
+                last.as_mut().unwrap().extend_from_slice(&rest.as_bytes()[1..end]);
                 rest = &rest[end + 1..];
             }
             // Keys of tuples hold the mark between quotes.

@@ -1,5 +1,7 @@
 //! The command line: options, subcommands, and examples for each in its help.
 
+#![allow(clippy::doc_markdown, reason = "these comments are the help, which is no Markdown")]
+
 use std::path::PathBuf;
 use std::time::Duration;
 
