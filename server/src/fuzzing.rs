@@ -29,7 +29,6 @@ struct Memory {
 impl Stream for Memory {
     fn read(&mut self, into: &mut Vec<u8>, max: usize, _: Instant) -> io::Result<usize> {
         let len = max.min(self.piece).min(self.input.len());
-        into.reserve(max);
         into.extend(self.input.drain(..len));
         Ok(len)
     }

@@ -22,7 +22,8 @@ use super::socket::Stream;
 pub(crate) const READ_BYTES: usize = 64 << 10;
 /// Frames of this length and more are read into memory of their own.
 const LARGE_FRAME_BYTES: usize = 32 << 10;
-/// The first piece of that memory; it doubles as the bytes arrive.
+/// The first piece of that memory; it doubles as the bytes arrive. Where frames of a connection are alike,
+/// the first piece has room for the whole: a peer that has sent so much is believed the next time.
 const FIRST_PIECE_BYTES: usize = 1 << 20;
 /// Written bytes that are gathered before they leave.
 const GATHERED_BYTES: usize = 64 << 10;
@@ -56,6 +57,8 @@ pub(crate) struct Channel<S, A> {
     boundary: Boundary,
     /// Bytes of input in memory that belong to no message that was handed out.
     pending_bytes: u64,
+    /// The length of the last large frame.
+    last_large_bytes: usize,
     /// When the first byte of the message came that is not whole yet.
     started: Option<Instant>,
     has_ended: bool,
@@ -85,6 +88,7 @@ impl<S: Stream, A: Account> Channel<S, A> {
             messages: VecDeque::new(),
             boundary: Boundary::default(),
             pending_bytes: 0,
+            last_large_bytes: 0,
             started: None,
             has_ended: false,
             is_greeted: false,
@@ -219,7 +223,8 @@ impl<S: Stream, A: Account> Channel<S, A> {
         let prefix_len = prefix.len();
         let before = self.memory_bytes().saturating_sub(prefix_len as u64);
         let mut body = Vec::new();
-        body.reserve_exact(len.min(FIRST_PIECE_BYTES.max(prefix_len)));
+        let believed = FIRST_PIECE_BYTES.max(prefix_len).max(2 * self.last_large_bytes);
+        body.reserve_exact(len.min(believed));
         body.extend_from_slice(prefix.as_slice());
         drop(prefix);
         while body.len() < len {
@@ -239,6 +244,7 @@ impl<S: Stream, A: Account> Channel<S, A> {
         let next = body.split_off(len);
         self.boundary.follow(&body[prefix_len..]);
         self.pending_bytes += (len - prefix_len) as u64;
+        self.last_large_bytes = len;
         self.zmtp.supply_payload(Bytes::from(body))?;
         self.settle(0);
         if !next.is_empty() {

@@ -50,18 +50,25 @@ pub(crate) struct Charge {
     budget: Arc<Budget>,
     /// The most that this connection may hold.
     limit: u64,
+    /// What is counted in the budget: the bytes of input, and those of a request's bookkeeping.
     counted: u64,
+    input: u64,
     is_overflow: bool,
 }
 
 impl Charge {
     pub(crate) fn new(budget: &Arc<Budget>, limit: u64) -> Charge {
-        Charge { budget: Arc::clone(budget), limit, counted: 0, is_overflow: false }
+        Charge { budget: Arc::clone(budget), limit, counted: 0, input: 0, is_overflow: false }
     }
 
-    /// Another account of the same budget, which holds nothing yet.
-    pub(crate) fn another(&self) -> Charge {
-        Charge::new(&self.budget, self.limit)
+    /// Holds so much beside the input, until the connection asks for more input. It is the same
+    /// account: another one would wait for a connection beyond the limit, which may be this one.
+    pub(crate) fn hold_beside(
+        &mut self,
+        bytes: u64,
+        deadline: Instant,
+    ) -> Result<(), ChannelError> {
+        self.settle(self.input.saturating_add(bytes), deadline)
     }
 
     /// Another account of the same budget that holds `bytes` for an answer, if there is room now.
@@ -83,6 +90,14 @@ impl Charge {
 
 impl Account for Charge {
     fn hold(&mut self, bytes: u64, deadline: Instant) -> Result<(), ChannelError> {
+        self.input = bytes;
+        self.settle(bytes, deadline)
+    }
+}
+
+impl Charge {
+    /// Has so much counted; waits where there is no room.
+    fn settle(&mut self, bytes: u64, deadline: Instant) -> Result<(), ChannelError> {
         let bytes = if bytes <= FREE_BYTES { 0 } else { bytes };
         if bytes == self.counted {
             return Ok(());
@@ -161,6 +176,18 @@ mod tests {
         drop(second);
         third.hold(MIB, now).unwrap();
         drop((first, third));
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn a_connection_beyond_the_limit_does_not_wait_for_itself() {
+        let budget = Budget::new(MIB);
+        let mut charge = Charge::new(&budget, 8 * MIB);
+        charge.hold(2 * MIB, Instant::now()).unwrap();
+        charge.hold_beside(MIB, Instant::now()).unwrap();
+        assert_eq!(budget.held(), 3 * MIB);
+        assert!(charge.hold_beside(7 * MIB, Instant::now()).is_err());
+        charge.hold(0, Instant::now()).unwrap();
         assert_eq!(budget.held(), 0);
     }
 

@@ -13,7 +13,6 @@ use super::extended::Extended;
 use super::old;
 use super::shared::Shared;
 use crate::Role;
-use crate::net::account::Account;
 use crate::net::channel::{Channel, ChannelOptions};
 use crate::net::error::ChannelError;
 use crate::net::socket::Stream;
@@ -39,17 +38,13 @@ impl From<ChannelError> for End {
     }
 }
 
-/// Memory for the operations of a request while it is carried out, if there is room in time.
-pub(crate) fn bookkeeping<S: Stream>(
-    connection: &mut Connection<S>,
-    operations: u64,
-) -> Option<Charge> {
+/// Counts the memory for the operations of a request while it is carried out; whether there is room.
+pub(crate) fn bookkeeping<S: Stream>(connection: &mut Connection<S>, operations: u64) -> bool {
     /// What a key and its operation take, twice: as they are decoded, and as the batch of a store.
     const OPERATION_BYTES: u64 = 100;
-    let mut charge = connection.channel.account().another();
     let deadline = Instant::now() + connection.shared.limits.message;
-    charge.hold(operations.saturating_mul(OPERATION_BYTES), deadline).ok()?;
-    Some(charge)
+    let bytes = operations.saturating_mul(OPERATION_BYTES);
+    connection.channel.account().hold_beside(bytes, deadline).is_ok()
 }
 
 /// The messages of a connection, and what answers them.

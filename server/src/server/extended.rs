@@ -66,10 +66,10 @@ impl Extended {
             Opcode::Read | Opcode::Take => &stats.reads_total,
             _ => &stats.others_total,
         });
-        let Some(_bookkeeping) = bookkeeping(connection, operations(head.opcode, body)) else {
+        if !bookkeeping(connection, operations(head.opcode, body)) {
             let text = "there was no room in memory beside the requests of others; try again";
             return answer_error(connection, id, &RemoteError::new(ErrorKind::Busy, text));
-        };
+        }
         let body = match decode_body(head.opcode, body, &connection.shared.limits) {
             Ok(body) => body,
             Err(Refusal::TooLarge(text)) => {

@@ -37,9 +37,9 @@ pub(crate) fn command<S: Stream>(
         return Err(End::Refused(what));
     }
     check_limits(connection, &command)?;
-    let Some(_bookkeeping) = bookkeeping(connection, frames.len() as u64) else {
+    if !bookkeeping(connection, frames.len() as u64) {
         return Err(End::Refused("a request for which there was no room in memory".into()));
-    };
+    }
     match command {
         Command::Syn => {}
         Command::Append(pairs) => {

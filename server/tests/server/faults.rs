@@ -193,7 +193,9 @@ fn an_answer_that_is_always_cut_is_an_error_in_time() {
     let start = Instant::now();
     let error = client.get("x").unwrap_err();
     let remote = RemoteError::of(&error).unwrap();
-    assert_eq!((remote.kind, remote.may_have_happened), (ErrorKind::Disconnected, false));
+    // Whether the last cut or the time comes first is a matter of chance.
+    let kinds = [ErrorKind::Disconnected, ErrorKind::TimedOut];
+    assert!(kinds.contains(&remote.kind) && !remote.may_have_happened, "{remote}");
     assert!(start.elapsed() < PATIENCE);
 }
 
