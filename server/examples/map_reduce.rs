@@ -18,7 +18,7 @@ use partd_server::{Client, Server};
 
 const PARTITIONS: u64 = 32;
 /// Lines whose words go into one batch.
-const LINES_PER_BATCH: usize = 64;
+const LINES_PER_BATCH: usize = 8;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
