@@ -129,7 +129,13 @@ impl Stream for Socket {
             match received {
                 Ok((_, len)) => return Ok(len),
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => self.wait(PollFlags::IN, deadline)?,
+                Err(Errno::AGAIN) => {
+                    // A connection that waits keeps no memory for what may come.
+                    if into.is_empty() {
+                        *into = Vec::new();
+                    }
+                    self.wait(PollFlags::IN, deadline)?;
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -7,9 +7,9 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use partd::{Batch, Buffer, Dict, Durability, Error, Key, Partd, Pickle, SegmentLog};
-use partd_server::{Client, ErrorKind, RemoteError, Server};
+use partd_server::{AllowedKeys, Client, ErrorKind, KeyPair, RemoteError, Role, Server};
 
-use crate::common::{Dir, PATIENCE, Program, Served};
+use crate::common::{Dir, PATIENCE, Program, Served, until};
 
 /// The interpreter, or the reason to skip.
 fn python() -> Option<String> {
@@ -209,4 +209,36 @@ fn a_server_of_python_whose_listener_has_died_is_an_error_in_time() {
     let error = client.append([("x", "2")]).unwrap_err();
     let remote = RemoteError::of(&error).unwrap();
     assert_eq!((remote.kind, remote.may_have_happened), (ErrorKind::TimedOut, true));
+}
+
+#[test]
+fn libzmqs_curve_is_understood_and_a_stranger_is_not_let_in() {
+    let Some(python) = python() else { return };
+    let dir = Dir::new();
+    let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let pairs = ["server", "client", "stranger"].map(|name| {
+        let pair = KeyPair::generate();
+        pair.write(path(name)).unwrap();
+        let secret = std::fs::read_to_string(path(name)).unwrap().trim().to_owned();
+        (pair, secret)
+    });
+    let [(server_pair, _), (client_pair, client_secret), (stranger_pair, stranger_secret)] = pairs;
+    let allowed = AllowedKeys::new().allow(client_pair.public(), Role::ALL);
+    let server = Server::options()
+        .bind("tcp://127.0.0.1:0")
+        .curve(server_pair.clone(), allowed)
+        .serve(Dict::new())
+        .unwrap();
+    let start = |public: String, secret: &str| {
+        let mut command = Command::new(&python);
+        command.arg(script("curve.py")).arg(server.address().as_str());
+        command.args([&server_pair.public().to_string(), &public, secret]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    finish(start(client_pair.public().to_string(), &client_secret));
+    let mut stranger = start(stranger_pair.public().to_string(), &stranger_secret);
+    until("the stranger is refused", || server.status().refused_total > 0);
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+    assert_eq!(server.status().writes_total, 2);
 }
