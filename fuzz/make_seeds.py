@@ -186,4 +186,96 @@ for name, (number, parts) in shapes.items():
     other = variant(number, 9, *map(some_bytes, parts[::-1]))
     (seeds / name).write_bytes(one + other + some_bytes(b"plain"))
 
+# The server's protocols, see server/WIRE.md. For the decoders, behind the length of a piece; for a
+# session, behind what stands before the bytes, and the length of a piece.
+def message(*frames):
+    out = b""
+    for i, frame in enumerate(frames):
+        more = i + 1 < len(frames)
+        short = bytes([more, len(frame)]) if len(frame) < 256 else None
+        out += (short or bytes([more | 2]) + struct.pack(">Q", len(frame))) + frame
+    return out
+
+
+def request(opcode, number, body=b""):
+    return message(bytes([opcode]) + struct.pack(">QQ", number, number) + body)
+
+
+def wire_key(key):
+    return struct.pack(">I", len(key)) + key
+
+
+def wire_keys(*keys):
+    return struct.pack(">I", len(keys)) + b"".join(map(wire_key, keys))
+
+
+def wire_value(value):
+    return struct.pack(">Q", len(value)) + value
+
+
+def wire_write(durable, *ops):
+    return bytes([durable]) + struct.pack(">I", len(ops)) + b"".join(ops)
+
+
+an_append = b"\1" + wire_key(b"x") + wire_value(b"value")
+a_set = b"\2" + wire_key(b"once") + wire_value(b"")
+requests = b"".join(
+    [
+        request(1, 1, wire_write(0, an_append, a_set, b"\3" + wire_key(b"gone"))),
+        request(1, 2, wire_write(1, b"\4", b"\1" + wire_key(b"x") + wire_value(b"y" * 300))),
+        request(2, 3, wire_keys(b"x", b"missing")),
+        request(3, 4, wire_keys(b"x")),
+        request(4, 5, wire_keys(b"once")),
+        request(5, 6, wire_keys(b"once")),
+        request(6, 7, wire_key(b"")),
+        request(7, 8, wire_key(b"on")),
+        request(8, 9),
+        request(9, 10, b"\1"),
+        request(10, 11),
+        request(11, 12),
+    ]
+)
+durable = b"".join(request(1, number, wire_write(1, an_append)) for number in [1000, 1001, 1000, 3])
+commands = b"".join(
+    [
+        message(b"syn"),
+        message(b"append", b"x", b"1", b"a-|-b", b"2"),
+        message(b"iset", b"k", b"v"),
+        message(b"get", b"x", b"k", b"a-|-b"),
+        message(b"get"),
+        message(b"delete", b"x"),
+        message(b"drop"),
+        message(b"close"),
+    ]
+)
+answers = b"".join(
+    [
+        message(b"\x80" + bytes(24)),
+        message(b"\x81" + bytes(8) + wire_value(b"part")[:10]),
+        message(b"\x82" + bytes(8) + wire_value(b"") + wire_value(b"x")),
+        message(b"\xff" + bytes(8) + b"\0\7\1full"),
+        message(b""),
+    ]
+)
+syn = message(b"syn", b"partd/2", b"session=" + b"0" * 32)
+limits = [b"message-bytes", b"value-bytes", b"key-bytes", b"keys", b"server", b"resumed", b"window"]
+welcome = message(b"ack", b"partd/2", b"records=1", *(name + b"=1" for name in limits))
+ready = b"\x05READY\x0bSocket-Type\0\0\0\x06DEALER"
+hello = bytes([255, 0, 0, 0, 0, 0, 0, 0, 1, 127, 3, 1]) + b"NULL" + bytes(48)
+hello += bytes([4, len(ready)]) + ready
+seeds = seeds_of("server_decode")
+(seeds / "commands").write_bytes(b"\xff" + commands)
+(seeds / "requests").write_bytes(b"\xff" + requests)
+(seeds / "answers").write_bytes(b"\x01" + answers)
+(seeds / "negotiation").write_bytes(b"\x10" + syn + welcome)
+seeds = seeds_of("server_session")
+(seeds / "commands").write_bytes(b"\1\xff" + commands)
+(seeds / "commands-in-pieces").write_bytes(b"\1\0" + commands)
+large = message(b"append", b"big", b"b" * 33000) + message(b"get", b"big")
+(seeds / "large").write_bytes(b"\1\xff" + large)
+(seeds / "requests").write_bytes(b"\2\xff" + requests)
+(seeds / "requests-in-pieces").write_bytes(b"\2\1" + requests)
+(seeds / "durable").write_bytes(b"\2\xff" + durable)
+(seeds / "from-the-start").write_bytes(b"\0\xff" + hello + syn + requests)
+
 print(f"wrote {sum(1 for path in (root / 'seeds').rglob('*') if path.is_file())} seeds")

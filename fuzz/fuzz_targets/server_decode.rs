@@ -1,0 +1,13 @@
+//! Frames of the server's protocols, as either side takes them, in every decoder.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use partd_fuzz::limit::with_limit;
+
+/// What a channel reads at once, twice, with the headers that it keeps for what it writes.
+const CAP_BYTES: usize = 2 << 20;
+
+fuzz_target!(|input: &[u8]| {
+    // A few bytes of operations are some hundred in memory: for each, a key and where its value is.
+    with_limit(64 * input.len(), CAP_BYTES, || partd_server::fuzzing::decode(input));
+});

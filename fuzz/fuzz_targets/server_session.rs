@@ -1,0 +1,13 @@
+//! A whole session with a server: random bytes, and sessions that were changed.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use partd_fuzz::limit::with_limit;
+
+/// What a server keeps for its records, a connection and a chunk of an answer from a file.
+const CAP_BYTES: usize = 8 << 20;
+
+fuzz_target!(|input: &[u8]| {
+    // As for the decoders; and values are appended again and again.
+    with_limit(64 * input.len(), CAP_BYTES, || partd_server::fuzzing::session(input));
+});

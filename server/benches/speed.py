@@ -1,0 +1,30 @@
+"""One client of Python's partd, timed by itself. Arguments: address, name, batches, gets.
+
+256 values of 4 KiB in each batch. It says `ready`, waits for a line, appends, says the seconds; waits
+for a line, gets, says the seconds.
+"""
+
+import sys
+import time
+
+from partd.zmq import Client
+
+address, name, batches, gets = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+value = b"v" * 4096
+batch = {f"{name}-{i}": value for i in range(256)}
+keys = [f"{name}-get-{i}" for i in range(256)]
+p = Client(address)
+p.append(dict.fromkeys(keys, value))
+p.get(keys[0])
+print("ready", flush=True)
+sys.stdin.readline()
+start = time.perf_counter()
+for _ in range(batches):
+    p.append(batch)
+p.get(keys[0])
+print(time.perf_counter() - start, flush=True)
+sys.stdin.readline()
+start = time.perf_counter()
+for _ in range(gets):
+    assert sum(map(len, p.get(keys))) == 256 * 4096
+print(time.perf_counter() - start, flush=True)

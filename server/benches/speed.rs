@@ -1,0 +1,302 @@
+//! The server beside Python's, and beside a bare copy of the same bytes through a unix socket.
+//!
+//! ```text
+//! PARTD_SERVER_PYTHON="$(tests/python/venv.sh)" cargo bench --bench speed
+//! ```
+//!
+//! Every side is processes of its own: a server, and one or four clients that begin together. The sides
+//! take turns in each round; the figures are medians of the rounds, and the ratios are of those. Batches
+//! are 256 values of 4 KiB. Both servers keep what they get in a buffer in memory, as Python's does unless
+//! told otherwise. `PARTD_ROUNDS` is the number of rounds.
+
+use std::env;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use partd::Partd;
+use partd_server::{Client, Server};
+
+const KEYS: usize = 256;
+const VALUE_BYTES: usize = 4096;
+const BATCH_BYTES: usize = KEYS * VALUE_BYTES;
+
+fn main() {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["--client", address, name, batches, gets] => {
+            client(address, name, batches.parse().unwrap(), gets.parse().unwrap());
+        }
+        ["--copy-server", path] => copy_server(Path::new(path)),
+        ["--copy-client", path, batches] => copy_client(Path::new(path), batches.parse().unwrap()),
+        ["--requests", address, name, per_second] => requests(address, name, per_second),
+        _ => compare(),
+    }
+}
+
+/// Waits for a line of the parent.
+fn wait() {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).unwrap();
+}
+
+fn say(text: impl std::fmt::Display) {
+    let mut out = std::io::stdout();
+    writeln!(out, "{text}").unwrap();
+    out.flush().unwrap();
+}
+
+fn client(address: &str, name: &str, batches: usize, gets: usize) {
+    let client = Client::connect(address).unwrap();
+    let value = vec![b'v'; VALUE_BYTES];
+    let keys: Vec<String> = (0..KEYS).map(|i| format!("{name}-{i}")).collect();
+    let read: Vec<String> = (0..KEYS).map(|i| format!("{name}-get-{i}")).collect();
+    client.append(read.iter().map(|key| (key, &value))).unwrap();
+    say("ready");
+    wait();
+    let start = Instant::now();
+    let mut pipeline = client.pipeline().unwrap();
+    for _ in 0..batches {
+        pipeline.append(keys.iter().map(|key| (key, &value))).unwrap();
+    }
+    pipeline.flush().unwrap();
+    say(start.elapsed().as_secs_f64());
+    drop(pipeline);
+    wait();
+    let start = Instant::now();
+    for _ in 0..gets {
+        let values = client.get_many(&read).unwrap();
+        assert_eq!(values.iter().map(Vec::len).sum::<usize>(), BATCH_BYTES);
+    }
+    say(start.elapsed().as_secs_f64());
+}
+
+/// Reads what comes into the same memory again and again.
+fn copy_server(path: &Path) {
+    let listener = UnixListener::bind(path).unwrap();
+    say("ready");
+    for stream in listener.incoming() {
+        let mut stream = stream.unwrap();
+        std::thread::spawn(move || {
+            let mut memory = vec![0; BATCH_BYTES];
+            while stream.read_exact(&mut memory).is_ok() {
+                if stream.write_all(&[1]).is_err() {
+                    break;
+                }
+            }
+        });
+    }
+}
+
+fn copy_client(path: &Path, batches: usize) {
+    let mut stream = UnixStream::connect(path).unwrap();
+    let memory = vec![b'v'; BATCH_BYTES];
+    say("ready");
+    wait();
+    let start = Instant::now();
+    let mut acknowledged = 0;
+    let mut acks = [0; 16];
+    for sent in 1..=batches {
+        stream.write_all(&memory).unwrap();
+        if sent - acknowledged > 8 {
+            acknowledged += stream.read(&mut acks).unwrap();
+        }
+    }
+    while acknowledged < batches {
+        acknowledged += stream.read(&mut acks).unwrap();
+    }
+    say(start.elapsed().as_secs_f64());
+}
+
+/// Requests of 100 bytes at a steady rate; each is timed from the moment at which it was due.
+fn requests(address: &str, name: &str, per_second: &str) {
+    let client = Client::connect(address).unwrap();
+    let pause = Duration::from_secs_f64(1.0 / per_second.parse::<f64>().unwrap());
+    say("ready");
+    wait();
+    let start = Instant::now();
+    let mut micros = Vec::new();
+    let mut due = start;
+    while start.elapsed() < Duration::from_secs(5) {
+        if let Some(early) = due.checked_duration_since(Instant::now()) {
+            std::thread::sleep(early);
+        }
+        client.append([(name, [b'v'; 100])]).unwrap();
+        micros.push(due.elapsed().as_micros());
+        due += pause;
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    micros.sort_unstable();
+    let at = |share: f64| micros[((micros.len() - 1) as f64 * share) as usize];
+    say(format!("{} {} {} {}", micros.len() as f64 / seconds, at(0.5), at(0.99), at(1.0)));
+}
+
+/// A child, and the lines that it says.
+struct Worker {
+    child: Child,
+    stdin: ChildStdin,
+    out: BufReader<ChildStdout>,
+}
+
+impl Worker {
+    fn start(mut command: Command) -> Worker {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stdin = child.stdin.take().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        Worker { child, stdin, out }
+    }
+
+    fn itself(arguments: &[&str]) -> Worker {
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.args(arguments);
+        Worker::start(command)
+    }
+
+    fn go(&mut self) {
+        writeln!(self.stdin).unwrap();
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.out.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Lets workers do their next step together: the bytes of all per second of the slowest.
+fn together(workers: &mut [Worker], bytes: usize) -> f64 {
+    workers.iter_mut().for_each(Worker::go);
+    let seconds = workers.iter_mut().map(|worker| worker.line().parse::<f64>().unwrap());
+    bytes as f64 / seconds.fold(0.0, f64::max)
+}
+
+/// Append and get rates of clients, in MiB/s.
+fn rates(clients: usize, batches: usize, start: impl Fn(&str) -> Worker) -> (f64, f64) {
+    let names = (0..clients).map(|i| format!("client{i}"));
+    let mut workers: Vec<Worker> = names.map(|name| start(&name)).collect();
+    for worker in &mut workers {
+        assert_eq!(worker.line(), "ready");
+    }
+    let bytes = clients * batches * BATCH_BYTES;
+    let mib = f64::from(1 << 20);
+    let append = together(&mut workers, bytes) / mib;
+    (append, together(&mut workers, bytes) / mib)
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn compare() {
+    let rounds = env::var("PARTD_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(5);
+    let python = env::var("PARTD_SERVER_PYTHON").ok();
+    if python.is_none() {
+        println!("PARTD_SERVER_PYTHON is not set: without Python's server (tests/python/venv.sh)");
+    }
+    println!("clients  what    MiB/s  copy MiB/s  ÷ copy  Python MiB/s  ÷ Python");
+    for (clients, batches) in [(1, 64), (4, 32)] {
+        let (mut ours, mut theirs, mut copies) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            copies.push(copy(clients, batches));
+            ours.push(our_rates(clients, batches));
+            if let Some(python) = &python {
+                theirs.push(python_rates(python, clients, batches));
+            }
+        }
+        let copy = median(&mut copies);
+        for (what, of) in [("append", (|r| r.0) as fn(&(f64, f64)) -> f64), ("get", |r| r.1)] {
+            let rate = median(&mut ours.iter().map(of).collect::<Vec<f64>>());
+            let mut line =
+                format!("{clients:>7}  {what:<6}  {rate:>5.0}  {copy:>10.0}  {:>6.2}", rate / copy);
+            if python.is_some() {
+                let python = median(&mut theirs.iter().map(of).collect::<Vec<f64>>());
+                line.push_str(&format!("  {python:>12.0}  {:>8.1}", rate / python));
+            }
+            println!("{line}");
+        }
+    }
+    steady();
+}
+
+fn our_rates(clients: usize, batches: usize) -> (f64, f64) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_partd-server"));
+    let address = format!("ipc://{}", dir.path().join("socket").display());
+    command.arg(dir.path().join("store")).args(["--bind", &address, "--memory", "1GiB"]);
+    command.args(["--log-level", "error"]);
+    let mut server = Worker::start(command);
+    assert_eq!(server.line(), address);
+    let number = batches.to_string();
+    rates(clients, batches, |name| Worker::itself(&["--client", &address, name, &number, &number]))
+}
+
+fn python_rates(python: &str, clients: usize, batches: usize) -> (f64, f64) {
+    let here = env!("CARGO_MANIFEST_DIR");
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(python);
+    command.arg(format!("{here}/tests/python/server.py")).arg(dir.path().join("files"));
+    let mut server = Worker::start(command);
+    let address = server.line();
+    let number = batches.to_string();
+    rates(clients, batches, |name| {
+        let mut command = Command::new(python);
+        command.arg(format!("{here}/benches/speed.py"));
+        command.args([address.as_str(), name, &number, &number]);
+        Worker::start(command)
+    })
+}
+
+fn copy(clients: usize, batches: usize) -> f64 {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let path = path.to_str().unwrap();
+    let mut server = Worker::itself(&["--copy-server", path]);
+    assert_eq!(server.line(), "ready");
+    let number = batches.to_string();
+    let mut workers: Vec<Worker> =
+        (0..clients).map(|_| Worker::itself(&["--copy-client", path, &number])).collect();
+    for worker in &mut workers {
+        assert_eq!(worker.line(), "ready");
+    }
+    together(&mut workers, clients * batches * BATCH_BYTES) / f64::from(1 << 20)
+}
+
+/// 10,000 requests of 100 bytes each second from 8 clients.
+fn steady() {
+    let dir = tempfile::tempdir().unwrap();
+    let address = format!("ipc://{}", dir.path().join("socket").display());
+    let store = partd::SegmentLog::open(dir.path().join("store")).unwrap();
+    let server = Server::bind(store, &address).unwrap();
+    let mut workers: Vec<Worker> = (0..8)
+        .map(|i| Worker::itself(&["--requests", &address, &format!("client{i}"), "1250"]))
+        .collect();
+    for worker in &mut workers {
+        assert_eq!(worker.line(), "ready");
+    }
+    workers.iter_mut().for_each(Worker::go);
+    println!("requests of 100 bytes, 8 clients, 1,250/s each:");
+    let mut total = 0.0;
+    for worker in &mut workers {
+        let line = worker.line();
+        let figures: Vec<f64> = line.split(' ').map(|figure| figure.parse().unwrap()).collect();
+        total += figures[0];
+        println!(
+            "  {:>6.0}/s, p50 {:>5.0} µs, p99 {:>6.0} µs, longest {:>7.0} µs",
+            figures[0], figures[1], figures[2], figures[3]
+        );
+    }
+    println!("  {total:>6.0}/s together");
+    server.stop().unwrap();
+}

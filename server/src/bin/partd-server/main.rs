@@ -1,0 +1,94 @@
+//! `partd-server`: serves a store to other processes and machines.
+//!
+//! This file dispatches and decides the exit code: 0 the server ended as it was asked to, 1 the store
+//! failed or is failing, 2 usage, or something is refused or cannot be reached.
+
+mod args;
+mod keygen;
+mod logging;
+mod metrics;
+mod serve;
+mod status;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Args, Command};
+
+/// What ends the program early.
+#[derive(Debug)]
+enum Failure {
+    /// Standard output is closed, as `| head` does: nothing to say.
+    OutputClosed,
+    /// A sentence for standard error; exit code 2.
+    Refused(String),
+    /// A sentence for standard error; exit code 1.
+    Store(String),
+}
+
+impl From<io::Error> for Failure {
+    /// An error while writing to standard output; all other files name theirs.
+    fn from(error: io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::OutputClosed,
+            _ => Failure::Refused(format!("cannot write to standard output: {error}")),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let done = run(Args::parse());
+    let (message, code) = match done {
+        Ok(code) => return code,
+        Err(Failure::OutputClosed) => return ExitCode::SUCCESS,
+        Err(Failure::Refused(message)) => (message, 2),
+        Err(Failure::Store(message)) => (message, 1),
+    };
+    // If standard error is closed, nobody wants to know.
+    let _ = writeln!(io::stderr(), "partd-server: {message}");
+    ExitCode::from(code)
+}
+
+fn run(args: Args) -> Result<ExitCode, Failure> {
+    match (args.command, args.path) {
+        (None, Some(path)) => serve::run(&path, args.serve),
+        (None, None) => Err(Failure::Refused(
+            "give the directory of a store, which is made if it is missing; --help says more"
+                .into(),
+        )),
+        (Some(Command::Status(args)), _) => status::run(&args),
+        (Some(Command::Keygen { file }), _) => keygen::run(&file),
+        (Some(Command::Completions { shell }), _) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "partd-server", &mut script);
+            print(&script)
+        }
+        (Some(Command::Man), _) => man(),
+    }
+}
+
+/// One page: the program, then each subcommand as a section.
+fn man() -> Result<ExitCode, Failure> {
+    let mut command = Args::command();
+    command.build();
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command.clone()).render(&mut page)?;
+    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+        let man = clap_mangen::Man::new(sub.clone());
+        page.extend_from_slice(format!(".SH {}\n", sub.get_name().to_uppercase()).as_bytes());
+        man.render_synopsis_section(&mut page)?;
+        man.render_description_section(&mut page)?;
+        man.render_options_section(&mut page)?;
+        man.render_extra_section(&mut page)?;
+    }
+    print(&page)
+}
+
+fn print(bytes: &[u8]) -> Result<ExitCode, Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,143 @@
+//! Serves a store until a signal or a client ends it.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use listenfd::ListenFd;
+use partd::{Buffer, Dict, Partd, SegmentLog, compression};
+use partd_server::{Address, AllowedKeys, KeyPair, Server, ServerHandle, ServerOptions};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::args::Serve;
+use crate::{Failure, logging, metrics};
+
+pub(crate) fn run(path: &Path, args: Serve) -> Result<ExitCode, Failure> {
+    logging::start(&args);
+    raise_file_limit();
+    let refused = |error: partd::Error| Failure::Refused(error.to_string());
+    let options = options(&args).map_err(refused)?;
+    // Before the store is opened, so that no signal finds the program unprepared.
+    let signals = Signals::new([SIGTERM, SIGINT])
+        .map_err(|error| Failure::Refused(format!("cannot wait for signals: {error}")))?;
+    let store = store(path, &args).map_err(|error| Failure::Store(error.to_string()))?;
+    let options = addresses(path, &args, options)?;
+    let server = options.serve(store).map_err(refused)?;
+    end_on_signal(signals, server.handle())?;
+    if let Some(address) = &args.metrics {
+        let bound = metrics::start(address, server.handle())?;
+        tracing::info!("metrics at http://{bound}/metrics");
+    }
+    announce(&server)?;
+    server.wait();
+    notify(&[NotifyState::Stopping]);
+    tracing::info!("stopping: what has arrived is finished, then flushed and synced");
+    server.stop().map_err(|error| Failure::Store(format!("at the end: {error}")))?;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Connections and segments take files: lets this process have as many as it may.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // Without it there are fewer connections, and an error says so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
+fn options(args: &Serve) -> partd::Result<ServerOptions> {
+    let limits = args.limits.limits();
+    let mut options = Server::options().limits(limits).role(args.role.without(args.forbid));
+    if let (Some(pair), Some(clients)) = (&args.curve_key, &args.curve_clients) {
+        let allowed = AllowedKeys::read(clients)?.without(args.forbid);
+        options = options.curve(KeyPair::read(pair)?, allowed);
+    }
+    if let Some(spool) = &args.spool {
+        options = options.spool(spool);
+    }
+    Ok(options)
+}
+
+fn store(path: &Path, args: &Serve) -> partd::Result<Box<dyn Partd>> {
+    let log = SegmentLog::options().max_store_bytes(args.max_store).open(path)?;
+    let slow: Box<dyn Partd> = match &args.encode {
+        Some(codec) => compression(codec, Box::new(log))?,
+        None => Box::new(log),
+    };
+    Ok(match args.memory {
+        0 => slow,
+        memory => Box::new(Buffer::new(Dict::new(), slow, memory)),
+    })
+}
+
+/// The addresses that were given or passed in, or the one of the store.
+fn addresses(
+    path: &Path,
+    args: &Serve,
+    mut options: ServerOptions,
+) -> Result<ServerOptions, Failure> {
+    let mut passed = ListenFd::from_env();
+    for i in 0..passed.len() {
+        let wrong = |error: io::Error| {
+            Failure::Refused(format!("the socket {i} of systemd is no listening stream: {error}"))
+        };
+        // It is one or the other: an error of the first is no verdict.
+        options = match passed.take_unix_listener(i) {
+            Ok(Some(listener)) => options.unix_listener(listener),
+            _ => match passed.take_tcp_listener(i).map_err(wrong)? {
+                Some(listener) => options.tcp_listener(listener),
+                None => options,
+            },
+        };
+    }
+    for address in &args.bind {
+        options = options.bind(address);
+    }
+    if passed.len() == 0 && args.bind.is_empty() {
+        let own = Address::for_store(path).map_err(|error| Failure::Refused(error.to_string()))?;
+        options = options.bind(own);
+    }
+    Ok(options)
+}
+
+/// The first signal ends the server in order, the second at once.
+fn end_on_signal(mut signals: Signals, handle: ServerHandle) -> Result<(), Failure> {
+    let wait = move || {
+        let mut signals = signals.forever();
+        if let Some(signal) = signals.next() {
+            tracing::info!(signal, "asked to end");
+            handle.ask_end();
+        }
+        if let Some(signal) = signals.next() {
+            std::process::exit(128 + signal);
+        }
+    };
+    let thread = std::thread::Builder::new().name("partd-signals".into()).spawn(wait);
+    thread
+        .map(|_| ())
+        .map_err(|error| Failure::Refused(format!("no thread can be started: {error}")))
+}
+
+/// Says where the server listens, and that it is ready.
+fn announce(server: &Server) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    for address in server.addresses() {
+        tracing::info!("listening at {address}");
+        match writeln!(out, "{address}").and_then(|()| out.flush()) {
+            // Nobody reads it; the log has it.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            written => written?,
+        }
+    }
+    notify(&[NotifyState::Ready]);
+    Ok(())
+}
+
+/// Tells systemd, where it asks to be told.
+fn notify(state: &[NotifyState]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(error = %error, "systemd cannot be told");
+    }
+}

@@ -1,0 +1,180 @@
+//! What the fuzz targets call: every decoder, and a whole session of the server, over bytes in memory.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use omq_proto::MechanismSetup;
+use partd::{Batch, Dict, Partd};
+
+use crate::client::answer::{self, Sink, Values};
+use crate::net::account::Unlimited;
+use crate::net::channel::{Channel, ChannelOptions};
+use crate::net::socket::Stream;
+use crate::server::connection::Connection;
+use crate::server::shared::Shared;
+use crate::wire::hello::{Syn, Welcome};
+use crate::wire::{old, reply, request};
+use crate::{Limits, Role};
+
+/// Bytes that a peer sends, in pieces, and whose answers are thrown away.
+struct Memory {
+    input: VecDeque<u8>,
+    /// The longest piece of one read.
+    piece: usize,
+    written: usize,
+}
+
+impl Stream for Memory {
+    fn read(&mut self, into: &mut Vec<u8>, max: usize, _: Instant) -> io::Result<usize> {
+        let len = max.min(self.piece).min(self.input.len());
+        into.extend(self.input.drain(..len));
+        Ok(len)
+    }
+
+    fn write(&mut self, slices: &[IoSlice<'_>], _: Instant) -> io::Result<usize> {
+        let len = slices.iter().map(|slice| slice.len()).sum();
+        self.written += len;
+        Ok(len)
+    }
+}
+
+/// The greeting and READY of a peer without security.
+fn hello(kind: &[u8; 6]) -> Vec<u8> {
+    let mut bytes = vec![0xFF, 0, 0, 0, 0, 0, 0, 0, 1, 0x7F, 3, 1];
+    bytes.extend_from_slice(b"NULL");
+    bytes.resize(64, 0);
+    bytes.extend_from_slice(b"\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06");
+    bytes.extend_from_slice(kind);
+    bytes
+}
+
+fn options(is_server: bool, limits: &Limits) -> ChannelOptions {
+    ChannelOptions {
+        is_server,
+        mechanism: MechanismSetup::Null,
+        message_bytes: limits.message_bytes,
+        frames: limits.frames,
+        handshake: Duration::from_secs(3600),
+        message: Duration::from_secs(3600),
+    }
+}
+
+/// Limits that a few kilobytes can reach.
+fn limits() -> Limits {
+    Limits {
+        message_bytes: 1 << 20,
+        client_bytes: 1 << 20,
+        in_flight_bytes: 2 << 20,
+        answer_bytes: 1 << 10,
+        frames: 200,
+        keys: 100,
+        key_bytes: 1 << 10,
+        value_bytes: 1 << 16,
+        ..Limits::default()
+    }
+}
+
+/// Frames as a server and as a client take them: into each decoder. What a decoder of requests takes
+/// must come back when it is written again.
+///
+/// # Panics
+/// Where it does not.
+pub fn decode(input: &[u8]) {
+    let Some((&piece, bytes)) = input.split_first() else { return };
+    let limits = limits();
+    for is_server in [true, false] {
+        let mut stream = hello(if is_server { b"DEALER" } else { b"ROUTER" });
+        stream.extend_from_slice(bytes);
+        let memory =
+            Memory { input: stream.into(), piece: 1 + usize::from(piece) * 16, written: 0 };
+        let mut channel = Channel::new(memory, Unlimited, options(is_server, &limits));
+        if channel.handshake().is_err() {
+            continue;
+        }
+        loop {
+            while let Ok(Some(message)) = channel.next_message() {
+                let frames: Vec<&[u8]> =
+                    (0..message.len()).filter_map(|i| message.get(i)).collect();
+                decode_frames(&frames, &limits);
+            }
+            if !channel.fill(Instant::now() + Duration::from_secs(3600)).is_ok_and(|more| more) {
+                break;
+            }
+        }
+    }
+}
+
+fn decode_frames(frames: &[&[u8]], limits: &Limits) {
+    let _ = Syn::decode(frames);
+    let _ = Welcome::decode(frames);
+    let _ = old::decode(frames);
+    for frame in frames {
+        let key = old::to_key(frame);
+        if let Ok(wire) = old::from_key(&key) {
+            assert_eq!(old::to_key(&wire), key);
+        }
+        if let Ok((_, reply::Reply::Chunk { bytes, .. })) = reply::decode(frame) {
+            for mut sink in [Sink::Nothing, Sink::Bytes(Vec::new()), Sink::Values(Values::new(3))] {
+                let _ = sink.take(bytes);
+            }
+            let _ = answer::keys(bytes);
+            let _ = answer::lens(bytes, 2);
+            let _ = answer::present(bytes, 2);
+        }
+        let Ok((Ok(head), _, body)) = request::decode_head(frame) else { continue };
+        let Ok(body) = request::decode_body(head.opcode, body, limits) else { continue };
+        let again = match body {
+            request::Body::Write { durable, ops } => {
+                let mut batch = Batch::new();
+                ops.into_iter().for_each(|op| {
+                    batch.push(op);
+                });
+                request::encode_write(head, &batch, durable)
+            }
+            request::Body::Read(keys)
+            | request::Body::Take(keys)
+            | request::Body::Lens(keys)
+            | request::Body::Present(keys) => request::encode_keys(head, &keys),
+            request::Body::Keys { prefix } | request::Body::DeletePrefix { prefix } => {
+                request::encode_prefix(head, prefix)
+            }
+            request::Body::Check { durable } => request::encode_flag(head, Some(durable)),
+            _ => request::encode_flag(head, None),
+        };
+        assert_eq!(again, *frame);
+    }
+}
+
+/// A session with a server: bytes as they are, or behind a handshake, or behind the negotiation too.
+///
+/// # Panics
+/// Where memory is not given back, or the store cannot be read any more.
+pub fn session(input: &[u8]) {
+    let Some(([mode, piece], bytes)) = input
+        .split_at_checked(2)
+        .and_then(|(head, bytes)| Some((<[u8; 2]>::try_from(head).ok()?, bytes)))
+    else {
+        return;
+    };
+    let mut stream = if mode % 4 == 0 { Vec::new() } else { hello(b"DEALER") };
+    if mode % 4 > 1 {
+        stream.extend_from_slice(b"\x01\x03syn\x01\x06partd/2\x00\x28session=");
+        stream.extend_from_slice(&[b'0'; 32]);
+    }
+    stream.extend_from_slice(bytes);
+    let Ok(shared) = Shared::new(Arc::new(Dict::new()), limits(), std::env::temp_dir(), 1) else {
+        return;
+    };
+    let shared = Arc::new(shared);
+    let memory = Memory { input: stream.into(), piece: 1 + usize::from(piece) * 16, written: 0 };
+    let options = options(true, &shared.limits);
+    let mut connection = Connection::new(memory, &shared, options, Role::ALL);
+    if connection.handshake().is_ok() {
+        connection.serve();
+    }
+    drop(connection);
+    assert_eq!(shared.budget.held(), 0);
+    assert!(shared.store.keys().is_ok());
+}

@@ -1,0 +1,54 @@
+//! What ends a channel.
+
+use std::io;
+
+/// What ended a channel.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChannelError {
+    /// The peer closed the connection, or it broke.
+    #[error("the connection ended: {0}")]
+    Io(#[from] io::Error),
+    /// Nothing came, or nothing could be sent, in time.
+    #[error("{0}")]
+    TimedOut(&'static str),
+    /// A message is above a limit.
+    #[error("a message of more than {limit} {unit}")]
+    TooLarge { limit: u64, unit: &'static str },
+    /// What came is not ZMTP, or the handshake failed.
+    #[error("{0}")]
+    Protocol(String),
+    /// The peer refused this side's key, or this side the peer's.
+    #[error("the peer refused the handshake: {0}")]
+    Denied(String),
+    /// There is no memory for the message within the limits.
+    #[error("{0}")]
+    NoRoom(&'static str),
+}
+
+impl From<omq_proto::Error> for ChannelError {
+    fn from(error: omq_proto::Error) -> ChannelError {
+        match error {
+            omq_proto::Error::MessageTooLarge { max, .. } => {
+                ChannelError::TooLarge { limit: max as u64, unit: "bytes" }
+            }
+            omq_proto::Error::HandshakeRefused(why) => ChannelError::Denied(why.to_string()),
+            other => ChannelError::Protocol(other.to_string()),
+        }
+    }
+}
+
+/// An end of the stream where more was to come.
+pub(crate) fn ended(what: &str) -> ChannelError {
+    ChannelError::Io(io::Error::new(io::ErrorKind::UnexpectedEof, what))
+}
+
+pub(crate) fn timed_out(error: io::Error, what: &'static str) -> ChannelError {
+    match error.kind() {
+        io::ErrorKind::TimedOut => ChannelError::TimedOut(what),
+        _ => ChannelError::Io(error),
+    }
+}
+
+pub(crate) fn not_taken(error: io::Error) -> ChannelError {
+    timed_out(error, "the peer did not take what was sent in time")
+}

@@ -1,0 +1,156 @@
+//! A connected stream socket, every call of which has a deadline.
+
+use std::io::{self, IoSlice};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::net::sockopt::{set_socket_keepalive, set_tcp_nodelay};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketAddrUnix,
+    SocketFlags, SocketType,
+};
+
+/// Slices for one call of the system, `IOV_MAX`.
+const MAX_SLICES: usize = 1024;
+
+/// A stream of bytes in both directions. A test may put another under a channel.
+pub(crate) trait Stream {
+    /// Reads at most `max` bytes to the end of `into`; 0 at the end of the stream.
+    fn read(&mut self, into: &mut Vec<u8>, max: usize, deadline: Instant) -> io::Result<usize>;
+
+    /// Writes some of the slices' bytes, from their front.
+    fn write(&mut self, slices: &[IoSlice<'_>], deadline: Instant) -> io::Result<usize>;
+}
+
+/// A connected socket, which never blocks; waiting is done by `poll`.
+#[derive(Debug)]
+pub(crate) struct Socket(Arc<OwnedFd>);
+
+impl Socket {
+    /// Takes a connected unix socket.
+    pub(crate) fn unix(fd: OwnedFd) -> io::Result<Socket> {
+        rustix::fs::fcntl_setfl(&fd, OFlags::NONBLOCK)?;
+        Ok(Socket(Arc::new(fd)))
+    }
+
+    /// Takes a connected TCP socket: answers leave at once, and a dead peer is found in the end.
+    pub(crate) fn tcp(fd: OwnedFd) -> io::Result<Socket> {
+        set_tcp_nodelay(&fd, true)?;
+        set_socket_keepalive(&fd, true)?;
+        Socket::unix(fd)
+    }
+
+    /// Connects to a unix socket.
+    pub(crate) fn connect_unix(path: &Path, deadline: Instant) -> io::Result<Socket> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        let address = SocketAddrUnix::new(path)?;
+        loop {
+            match rustix::net::connect(&fd, &address) {
+                Ok(()) => return Ok(Socket(Arc::new(fd))),
+                Err(Errno::INTR) => {}
+                // The server's queue of connections is full; there is nothing to poll for.
+                Err(Errno::AGAIN) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Connects to a TCP port.
+    pub(crate) fn connect_tcp(address: &SocketAddr, deadline: Instant) -> io::Result<Socket> {
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        Socket::tcp(TcpStream::connect_timeout(address, left)?.into())
+    }
+
+    /// The same socket, to shut it down from elsewhere.
+    pub(crate) fn share(&self) -> Socket {
+        Socket(Arc::clone(&self.0))
+    }
+
+    /// Whether there is something to read, the end of the stream included.
+    pub(crate) fn is_readable(&self) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let flags = PollFlags::IN | PollFlags::RDHUP;
+        poll(&mut [PollFd::from_borrowed_fd(self.0.as_fd(), flags)], Some(&now)) != Ok(0)
+    }
+
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        &self.0
+    }
+
+    /// Waits until the socket is ready.
+    fn wait(&self, flags: PollFlags, deadline: Instant) -> io::Result<()> {
+        wait(self.0.as_fd(), flags, deadline)
+    }
+}
+
+/// Ends what comes in, so that a thread that waits for it wakes; bytes that have arrived stay.
+pub(crate) fn end_input(fd: &OwnedFd) {
+    // The peer may be gone already, which ends the input as well.
+    let _ = rustix::net::shutdown(fd, Shutdown::Read);
+}
+
+/// Ends both directions.
+pub(crate) fn end(fd: &OwnedFd) {
+    // As above.
+    let _ = rustix::net::shutdown(fd, Shutdown::Both);
+}
+
+/// Waits until a descriptor is ready, or for [`io::ErrorKind::TimedOut`].
+pub(crate) fn wait(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Instant) -> io::Result<()> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1 << 30, tv_nsec: 0 });
+        match poll(&mut [PollFd::from_borrowed_fd(fd, flags)], Some(&timeout)) {
+            Ok(0) if left.is_zero() => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+impl Stream for Socket {
+    fn read(&mut self, into: &mut Vec<u8>, max: usize, deadline: Instant) -> io::Result<usize> {
+        loop {
+            into.reserve(max);
+            // The capacity may be above `max`; what is read beyond it belongs to the next message,
+            // and the channel passes it on.
+            let received = rustix::net::recv(&*self.0, spare_capacity(into), RecvFlags::empty());
+            match received {
+                Ok((_, len)) => return Ok(len),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    // A connection that waits keeps no memory for what may come.
+                    if into.is_empty() {
+                        *into = Vec::new();
+                    }
+                    self.wait(PollFlags::IN, deadline)?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn write(&mut self, slices: &[IoSlice<'_>], deadline: Instant) -> io::Result<usize> {
+        let slices = &slices[..slices.len().min(MAX_SLICES)];
+        loop {
+            let none = &mut SendAncillaryBuffer::default();
+            match rustix::net::sendmsg(&*self.0, slices, none, SendFlags::NOSIGNAL) {
+                Ok(len) => return Ok(len),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.wait(PollFlags::OUT, deadline)?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! An answer of bytes: in memory while it is small, in a temporary file above that.
+//!
+//! The values of a read are copied out while the store lends them, and sent afterwards: a client that
+//! takes its answer slowly must not hold a lock of the store. A file keeps the memory of an answer
+//! bounded, whatever the length of a value.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::path::Path;
+
+use partd::{Chunks, Result};
+
+use super::budget::Charge;
+use crate::error::io_error;
+
+/// Bytes of one chunk of an answer.
+pub(crate) const CHUNK_BYTES: usize = 1 << 20;
+
+/// An answer of bytes.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    bytes: Bytes,
+    /// Gives back the memory of the answer.
+    _charge: Option<Charge>,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    Memory(Vec<u8>),
+    File(File),
+}
+
+impl Answer {
+    /// Copies the values, each behind its length.
+    pub(crate) fn of_values(
+        values: &[Chunks<'_>],
+        charge: &Charge,
+        memory_bytes: u64,
+        spool: &Path,
+    ) -> Result<Answer> {
+        let len_of = |value: &Chunks<'_>| value.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        let total = values.iter().map(|value| 8 + len_of(value)).sum();
+        Answer::build(total, charge, memory_bytes, spool, |out| {
+            values.iter().try_for_each(|value| {
+                out(&len_of(value).to_be_bytes())?;
+                value.iter().try_for_each(|piece| out(piece))
+            })
+        })
+    }
+
+    /// Builds an answer of `total` bytes, which `fill` gives in pieces.
+    pub(crate) fn build(
+        total: u64,
+        charge: &Charge,
+        memory_bytes: u64,
+        spool: &Path,
+        fill: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
+    ) -> Result<Answer> {
+        let charge = if total <= memory_bytes { charge.answer(total) } else { None };
+        if charge.is_some() {
+            let mut memory = Vec::with_capacity(total as usize);
+            fill(&mut |bytes| {
+                memory.extend_from_slice(bytes);
+                Ok(())
+            })?;
+            return Ok(Answer { bytes: Bytes::Memory(memory), _charge: charge });
+        }
+        let cannot = |error| io_error("keep a large answer in", spool, error);
+        let file = tempfile::tempfile_in(spool).map_err(cannot)?;
+        let mut writer = io::BufWriter::with_capacity(1 << 18, file);
+        fill(&mut |bytes| writer.write_all(bytes).map_err(cannot))?;
+        let mut file = writer.into_inner().map_err(|error| cannot(error.into_error()))?;
+        file.rewind().map_err(cannot)?;
+        Ok(Answer { bytes: Bytes::File(file), _charge: None })
+    }
+
+    /// An answer that is in memory already, where `charge` has counted it.
+    pub(crate) fn in_memory(bytes: Vec<u8>, charge: Option<Charge>) -> Answer {
+        Answer { bytes: Bytes::Memory(bytes), _charge: charge }
+    }
+
+    /// The bytes, where they are in memory.
+    pub(crate) fn memory(&self) -> Option<&[u8]> {
+        match &self.bytes {
+            Bytes::Memory(bytes) => Some(bytes),
+            Bytes::File(_) => None,
+        }
+    }
+
+    /// Gives the answer in chunks, the last of which is marked; at least one.
+    pub(crate) fn chunks<E>(
+        &self,
+        mut chunk: impl FnMut(&[u8], bool) -> Result<(), E>,
+    ) -> io::Result<Result<(), E>> {
+        match &self.bytes {
+            Bytes::Memory(bytes) => {
+                let mut rest = &bytes[..];
+                loop {
+                    let (now, later) = rest.split_at(rest.len().min(CHUNK_BYTES));
+                    if let Err(error) = chunk(now, later.is_empty()) {
+                        return Ok(Err(error));
+                    }
+                    if later.is_empty() {
+                        return Ok(Ok(()));
+                    }
+                    rest = later;
+                }
+            }
+            Bytes::File(file) => {
+                // It may be sent again.
+                let mut file = file;
+                file.rewind()?;
+                let mut left = file.metadata()?.len();
+                let mut buffer = vec![0; CHUNK_BYTES];
+                loop {
+                    let len = left.min(CHUNK_BYTES as u64) as usize;
+                    file.read_exact(&mut buffer[..len])?;
+                    left -= len as u64;
+                    match chunk(&buffer[..len], left == 0) {
+                        Ok(()) if left == 0 => return Ok(Ok(())),
+                        Ok(()) => {}
+                        Err(error) => return Ok(Err(error)),
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::budget::Budget;
+    use super::*;
+
+    #[test]
+    fn an_answer_is_the_same_from_memory_and_from_a_file() {
+        let value = vec![7_u8; 3 * CHUNK_BYTES + 5];
+        let values: Vec<Chunks<'_>> = vec![vec![&value[..10], &value[10..]], vec![], vec![b"end"]];
+        let dir = tempfile::tempdir().unwrap();
+        let charge = Charge::new(&Budget::new(1 << 30), 1 << 30);
+        let expected = [
+            &(value.len() as u64).to_be_bytes()[..],
+            &value,
+            &0_u64.to_be_bytes(),
+            &3_u64.to_be_bytes(),
+            b"end",
+        ]
+        .concat();
+        for memory_bytes in [1 << 20, 1 << 30] {
+            let answer = Answer::of_values(&values, &charge, memory_bytes, dir.path()).unwrap();
+            assert_eq!(matches!(answer.bytes, Bytes::File(_)), memory_bytes == 1 << 20);
+            let (mut found, mut ends) = (Vec::new(), 0);
+            let sent = answer.chunks(|bytes, last| {
+                assert!(bytes.len() <= CHUNK_BYTES);
+                found.extend_from_slice(bytes);
+                ends += usize::from(last);
+                Ok::<(), ()>(())
+            });
+            sent.unwrap().unwrap();
+            assert!(found == expected && ends == 1);
+        }
+        let mut ends = 0;
+        let empty = Answer::in_memory(Vec::new(), None);
+        empty
+            .chunks(|bytes, last| {
+                ends += usize::from(last && bytes.is_empty());
+                Ok::<(), ()>(())
+            })
+            .unwrap()
+            .unwrap();
+        assert_eq!(ends, 1);
+    }
+}

@@ -1,0 +1,45 @@
+//! What a request needs to be allowed: a role that includes it, and keys that are not the server's own.
+
+use partd::{Key, Op};
+
+use super::records::is_reserved;
+use crate::Role;
+use crate::error::{ErrorKind, RemoteError};
+use crate::wire::request::Body;
+
+/// Whether the role includes the request, and the request leaves the server's own keys alone.
+pub(crate) fn is_allowed(role: Role, body: &Body<'_>) -> Result<(), RemoteError> {
+    let of_op = |op: &Op<'_>| match op {
+        Op::Append(..) | Op::Set(..) => Role::APPEND,
+        Op::Delete(_) => Role::REMOVE,
+        Op::Clear => Role::DROP,
+    };
+    let needed = match body {
+        Body::Write { ops, .. } => ops.iter().map(of_op).fold(Role::NONE, Role::with),
+        Body::Read(_) | Body::Lens(_) | Body::Present(_) | Body::Keys { .. } => Role::READ,
+        Body::Take(_) => Role::READ.with(Role::REMOVE),
+        Body::DeletePrefix { .. } => Role::REMOVE,
+        Body::Sync => Role::APPEND,
+        Body::Check { .. } | Body::Status | Body::Bye | Body::Received => Role::NONE,
+    };
+    if !role.includes(needed) {
+        let text = format!("this needs the permissions {needed}, and this client has {role}");
+        return Err(RemoteError::new(ErrorKind::Forbidden, text));
+    }
+    let touches_reserved = match body {
+        Body::Write { ops, .. } => ops.iter().filter_map(Op::key).any(is_own),
+        Body::Read(keys) | Body::Take(keys) | Body::Lens(keys) | Body::Present(keys) => {
+            keys.iter().any(is_own)
+        }
+        _ => false,
+    };
+    match touches_reserved {
+        true => Err(RemoteError::new(ErrorKind::Forbidden, "the key is one of the server's own")),
+        false => Ok(()),
+    }
+}
+
+/// Whether a key is one of the server's own.
+pub(crate) fn is_own(key: &Key) -> bool {
+    is_reserved(key.as_bytes())
+}

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Makes the virtual environment that tests/server/python.rs runs Python's partd in, and says where it is:
+#
+#     export PARTD_SERVER_PYTHON="$(server/tests/python/venv.sh target/python-server)"
+#
+# What it does goes to stderr; stdout is the path of the interpreter. A finished environment of the
+# same requirements is used again.
+set -eu
+
+dir=${1:-target/python-server}
+here=$(dirname "$0")
+python=${PYTHON:-python3}
+
+if [ -x "$dir/bin/python" ] && cmp -s "$here/requirements.txt" "$dir/requirements.txt"; then
+    echo "using $dir, made before from the same requirements" >&2
+else
+    echo "making a virtual environment in $dir with $("$python" --version)" >&2
+    rm -rf "$dir"
+    "$python" -m venv "$dir" >&2
+    "$dir/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: \
+        --no-deps -r "$here/requirements.txt" >&2
+    "$dir/bin/python" -c "import partd.zmq" >&2
+    cp "$here/requirements.txt" "$dir/requirements.txt"
+    echo "done" >&2
+fi
+cd "$dir" && echo "$PWD/bin/python"
