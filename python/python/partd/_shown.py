@@ -16,8 +16,10 @@ from .core import escape_filename, token
 MAX_KEYS = 256
 MAX_BYTES = 1 << 20
 
-# The engine's files: `control`, `store.lock`, `writer-0000.lock`, `0000000000000001.seg` …
-_ENGINE = re.compile(r"^(control.*|.*\.lock|.*\.seg.*|.*\.tmp|partd-.*|\.lock|\.owner.*)$")
+# The engine's files: `control`, `reserve`, `tmp-output`, `0000000000000001.seg` …
+_ENGINE = re.compile(
+    r"^(control.*|reserve|tmp-.*|.*\.torn.*|.*\.lock|.*\.seg.*|.*\.tmp|partd-.*|\.lock|\.owner.*)$"
+)
 
 
 def relative_name(key):

@@ -1,16 +1,12 @@
 //! Recorded histories of clients, over a network that cuts, held against the contract: one linear
-//! history of batches, whoever looks. The checker is that of the engine's tests, which is not copied.
-
-#[allow(dead_code, reason = "its own tests use the rest of it")]
-#[path = "../../../tests/history/checker.rs"]
-mod checker;
+//! history of batches, whoever looks. The checker is that of the engine's tests.
 
 use std::time::Instant;
 
 use partd::{Batch, Buffer, Dict, Durability, Partd, SegmentLog};
 use partd_server::{Client, RemoteError, Server};
 
-use checker::{Call, Change, KeyId, Operation, Piece, check};
+use partd_testkit::history::checker::{Call, Change, KeyId, Operation, Piece, check};
 
 use crate::common::{PATIENCE, Random, Served, seconds};
 use crate::proxy::Proxy;
