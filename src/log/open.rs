@@ -379,10 +379,9 @@ fn settle_alone<D: Disk>(store: &Store<D>, boot: [u8; 16]) -> Result<()> {
 /// An error if a segment is of a newer format: before anything is appended beside it.
 fn check_versions<D: Disk>(store: &Store<D>) -> Result<()> {
     for id in store.segment_ids()? {
-        match Segment::open(store, id, None, Access::Read) {
-            Err(error @ Error::Refused { .. }) => return Err(error),
-            // Whoever reads the segment reports what is wrong with it.
-            _ => {}
+        // Whoever reads the segment reports whatever else is wrong with it.
+        if let Err(error @ Error::Refused { .. }) = Segment::open(store, id, None, Access::Read) {
+            return Err(error);
         }
     }
     Ok(())
