@@ -110,8 +110,9 @@ fn device(major: u64, minor: u64) -> u64 {
 
 impl Locks {
     /// Reads `/proc/locks`. One look gets a page of it; beyond that a lock may be passed over, since others
-    /// come and go meanwhile. What any of a few readings has seen counts then: a lock that was just given back
-    /// may still be taken for one that is held, but none that is held for one that is not.
+    /// come and go meanwhile. So a longer one is read a few times, and what any reading has seen counts: a
+    /// lock that was just given back may be taken for one that is held, and one that is held is hardly ever
+    /// passed over each time.
     pub fn read() -> Locks {
         let Ok(text) = fs::read_to_string("/proc/locks") else { return Locks(None) };
         let mut locks = parse(&text);
