@@ -37,6 +37,11 @@ impl Life {
     }
 }
 
+/// What one look at `/proc/locks` gets for certain, in bytes: a page, but for a line that does not fit any more.
+const PAGE: usize = 4096 - 128;
+/// How often to look again where it is longer.
+const READINGS: usize = 3;
+
 /// The file locks of the system, as `/proc/locks` lists them.
 #[derive(Clone, Debug)]
 pub struct Locks(Option<Vec<Lock>>);
@@ -104,9 +109,23 @@ fn device(major: u64, minor: u64) -> u64 {
 }
 
 impl Locks {
-    /// Reads `/proc/locks`.
+    /// Reads `/proc/locks`. One look gets a page of it; beyond that a lock may be passed over, since others
+    /// come and go meanwhile. So a longer one is read a few times, and what any reading has seen counts: a
+    /// lock that was just given back may be taken for one that is held, and one that is held is hardly ever
+    /// passed over each time.
     pub fn read() -> Locks {
-        Locks(fs::read_to_string("/proc/locks").ok().map(|text| parse(&text)))
+        let Ok(text) = fs::read_to_string("/proc/locks") else { return Locks(None) };
+        let mut locks = parse(&text);
+        if text.len() > PAGE {
+            for text in (0..READINGS).filter_map(|_| fs::read_to_string("/proc/locks").ok()) {
+                for lock in parse(&text) {
+                    if !locks.contains(&lock) {
+                        locks.push(lock);
+                    }
+                }
+            }
+        }
+        Locks(Some(locks))
     }
 
     /// Whether anybody holds the lock of the store in `dir`, shared or exclusively.

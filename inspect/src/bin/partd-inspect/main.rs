@@ -66,7 +66,7 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(code) => return code,
     };
-    prepare_for_file_limit();
+    raise_file_limit();
     let mut out = Output::new(&args.options);
     let done =
         with_threads(|| run(args, &mut out)).and_then(|()| out.finish().map_err(Failure::from));
@@ -86,26 +86,27 @@ fn main() -> ExitCode {
     ExitCode::from(out.exit_code())
 }
 
-/// Lets this process have as many open files as it may, and no more threads than can read then.
-fn prepare_for_file_limit() {
+/// Lets this process have as many open files as it may.
+fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
     // Without it there is room for fewer, which only takes longer.
     let _ = setrlimit(Resource::Nofile, raised);
+}
+
+/// How many threads read: no more than can have their files open at once.
+fn threads() -> usize {
     let wanted = std::env::var("RAYON_NUM_THREADS").ok().and_then(|number| number.parse().ok());
     let threads = match wanted {
         None | Some(0) => std::thread::available_parallelism().map_or(1, usize::from),
         Some(threads) => threads,
     };
-    // If it was built already, it stays as it is.
-    let _ = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads.min(source::threads_max()))
-        .build_global();
+    threads.min(source::threads_max())
 }
 
 /// Runs the work with threads that read; where none can be started, this one does all of it.
 fn with_threads<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    match rayon::ThreadPoolBuilder::new().build() {
+    match rayon::ThreadPoolBuilder::new().num_threads(threads()).build() {
         Ok(pool) => pool.install(work),
         Err(_) => {
             // It fails only where there is such a pool already. One thread needs no other.
