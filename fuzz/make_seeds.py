@@ -197,8 +197,8 @@ def message(*frames):
     return out
 
 
-def request(opcode, number, body=b""):
-    return message(bytes([opcode]) + struct.pack(">QQ", number, number) + body)
+def request(opcode, number, body=b"", oldest=None):
+    return message(bytes([opcode]) + struct.pack(">QQ", number, oldest or number) + body)
 
 
 def wire_key(key):
@@ -235,7 +235,8 @@ requests = b"".join(
         request(11, 12),
     ]
 )
-durable = b"".join(request(1, number, wire_write(1, an_append)) for number in [1000, 1001, 1000, 3])
+a_durable_write = wire_write(1, an_append)
+durable = b"".join(request(1, number, a_durable_write, oldest=1) for number in [1000, 1001, 1000, 3])
 commands = b"".join(
     [
         message(b"syn"),

@@ -160,7 +160,7 @@ pub fn session(input: &[u8]) {
     };
     let mut stream = if mode % 4 == 0 { Vec::new() } else { hello(b"DEALER") };
     if mode % 4 > 1 {
-        stream.extend_from_slice(b"\x01\x03syn\x01\x06partd/2\x00\x28session=");
+        stream.extend_from_slice(b"\x01\x03syn\x01\x07partd/2\x00\x28session=");
         stream.extend_from_slice(&[b'0'; 32]);
     }
     stream.extend_from_slice(bytes);
