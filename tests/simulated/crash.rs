@@ -20,7 +20,7 @@ const IMAGES: u64 = 2_400;
 /// Distinct images of power cuts in the ordinary run: of all workloads, and of the tiny ones, of which
 /// every subset is looked at; 200,000 and more together.
 const CUTS_MIN: u64 = 110_000;
-const CUTS_MIN_TINY: u64 = 90_000;
+const CUTS_MIN_TINY: u64 = 45_000;
 /// About so many images are looked at in one round; then the next one has another seed.
 const IMAGES_PER_ROUND: u64 = 1_200;
 
