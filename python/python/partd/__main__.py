@@ -27,8 +27,7 @@ def main(arguments):
             tool = shutil.which("partd-inspect")
             if tool is None:
                 print(
-                    "partd-inspect is not installed: `cargo install partd-inspect` "
-                    "installs it",
+                    "partd-inspect is not installed: `cargo install partd-inspect` installs it",
                     file=sys.stderr,
                 )
                 return 127
