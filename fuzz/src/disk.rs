@@ -14,9 +14,8 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use partd::log::disk::{Disk, DiskFile, Mapping};
+use partd::log::disk::{Access, Dir, Disk, DiskFile, FileId, Mapping};
 
 const PAGE: usize = 4096;
 
@@ -61,6 +60,8 @@ struct Held {
 
 #[derive(Debug)]
 struct Contents {
+    /// The same in every world; 0 for the files that a world begins with.
+    inode: u64,
     mapping: Mapping,
     /// What was synced last; before the first time there may be no byte in the file.
     synced: Mutex<Option<Vec<u8>>>,
@@ -77,7 +78,7 @@ impl World {
         boot: u8,
         files: impl IntoIterator<Item = (PathBuf, &'a [u8])>,
     ) -> Arc<World> {
-        let files = files.into_iter().map(|(path, bytes)| (path, Contents::synced(bytes)));
+        let files = files.into_iter().map(|(path, bytes)| (path, Contents::synced(bytes, 0)));
         World::of(boot, files.collect(), 0)
     }
 
@@ -93,7 +94,7 @@ impl World {
     /// What is left when every process is killed: all that was stored, and no lock.
     pub fn after_kill(&self) -> Arc<World> {
         let state = self.state();
-        let kept = |contents: &Contents| Contents::synced(&contents.live());
+        let kept = |contents: &Contents| Contents::synced(&contents.live(), contents.inode);
         let files = state.files.iter().map(|(path, contents)| (path.clone(), kept(contents)));
         World::of(self.boot, files.collect(), state.random)
     }
@@ -120,7 +121,7 @@ impl World {
                     lost.for_each(|(page, old)| page.copy_from_slice(old));
                 }
             }
-            Contents::synced(&bytes)
+            Contents::synced(&bytes, contents.inode)
         };
         let files = names.iter().map(|(path, contents)| (path.clone(), left(contents)));
         World::of(self.boot.wrapping_add(1), files.collect(), state.random)
@@ -143,6 +144,12 @@ impl World {
     }
 }
 
+/// A number that no other file has.
+fn new_inode() -> u64 {
+    static INODES: AtomicU64 = AtomicU64::new(1);
+    INODES.fetch_add(1, Relaxed)
+}
+
 fn next_random(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -158,13 +165,13 @@ impl State {
 }
 
 impl Contents {
-    fn new(len: u64) -> io::Result<Contents> {
+    fn new(len: u64, inode: u64) -> io::Result<Contents> {
         let mapping = Mapping::anonymous(len.next_multiple_of(8))?;
-        Ok(Contents { mapping, synced: Mutex::new(None) })
+        Ok(Contents { inode, mapping, synced: Mutex::new(None) })
     }
 
-    fn synced(bytes: &[u8]) -> Arc<Contents> {
-        let contents = Contents::new(bytes.len() as u64).expect("memory for a file");
+    fn synced(bytes: &[u8], inode: u64) -> Arc<Contents> {
+        let contents = Contents::new(bytes.len() as u64, inode).expect("memory for a file");
         contents.store(0, bytes);
         *contents.synced.lock().unwrap_or_else(PoisonError::into_inner) = Some(contents.live());
         Arc::new(contents)
@@ -270,11 +277,21 @@ impl Drop for MemLock {
 pub struct MemFile {
     contents: Arc<Contents>,
     is_dead: Arc<AtomicBool>,
+    world: Arc<World>,
 }
 
 impl DiskFile for MemFile {
     fn mapping(&self) -> &Mapping {
         &self.contents.mapping
+    }
+
+    fn id(&self) -> FileId {
+        FileId { device: 0, inode: self.contents.inode }
+    }
+
+    fn is_linked(&self) -> io::Result<bool> {
+        let state = self.world.state();
+        Ok(state.files.values().any(|contents| Arc::ptr_eq(contents, &self.contents)))
     }
 
     fn stored(&self, _offset: u64, _len: u64) {
@@ -307,112 +324,17 @@ impl DiskFile for MemFile {
 }
 
 impl Disk for MemDisk {
+    type Dir = MemDir;
     type File = MemFile;
     type Lock = MemLock;
 
-    fn create(&self, path: &Path, len: u64) -> io::Result<MemFile> {
+    fn open_dir(&self, path: &Path) -> io::Result<MemDir> {
         self.step()?;
-        let contents = Arc::new(Contents::new(len)?);
-        let mut state = self.world.state();
-        if state.files.contains_key(path) {
-            return Err(ErrorKind::AlreadyExists.into());
-        }
-        state.files.insert(path.to_owned(), Arc::clone(&contents));
-        state.renamed();
-        Ok(MemFile { contents, is_dead: Arc::clone(&self.is_dead) })
+        Ok(MemDir { disk: self.clone(), path: path.to_owned() })
     }
 
-    fn open(&self, path: &Path, _writable: bool) -> io::Result<MemFile> {
-        self.step()?;
-        let state = self.world.state();
-        let contents = state.files.get(path).ok_or(ErrorKind::NotFound)?;
-        Ok(MemFile { contents: Arc::clone(contents), is_dead: Arc::clone(&self.is_dead) })
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        if self.world.state().files.contains_key(to) {
-            return Err(ErrorKind::AlreadyExists.into());
-        }
-        self.replace(from, to)
-    }
-
-    fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.step()?;
-        let mut state = self.world.state();
-        let contents = state.files.remove(from).ok_or(ErrorKind::NotFound)?;
-        state.files.insert(to.to_owned(), contents);
-        state.renamed();
-        Ok(())
-    }
-
-    fn unlink(&self, path: &Path) -> io::Result<()> {
-        self.step()?;
-        let mut state = self.world.state();
-        state.files.remove(path).ok_or(ErrorKind::NotFound)?;
-        state.renamed();
-        Ok(())
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
-        self.step()?;
-        let state = self.world.state();
-        let names = state.files.keys().chain(state.locks.keys());
-        let names = names.filter(|path| path.parent() == Some(dir));
-        let mut names: Vec<_> =
-            names.filter_map(|path| path.file_name().map(ToOwned::to_owned)).collect();
-        names.sort_unstable();
-        names.dedup();
-        Ok(names)
-    }
-
-    fn disk_bytes(&self, path: &Path) -> io::Result<u64> {
-        self.step()?;
-        let state = self.world.state();
-        let contents = state.files.get(path).ok_or(ErrorKind::NotFound)?;
-        Ok(contents.mapping.len())
-    }
-
-    fn age(&self, _dir: &Path) -> io::Result<Duration> {
-        Ok(Duration::MAX)
-    }
-
-    fn create_dir(&self, _dir: &Path) -> io::Result<()> {
+    fn create_dir(&self, _path: &Path) -> io::Result<()> {
         self.step()
-    }
-
-    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
-        self.step()?;
-        let mut state = self.world.state();
-        state.files.retain(|path, _| path.parent() != Some(dir));
-        state.renamed();
-        Ok(())
-    }
-
-    fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
-        self.step()?;
-        let mut state = self.world.state();
-        state.names = vec![state.files.clone()];
-        Ok(())
-    }
-
-    fn try_lock(&self, path: &Path, exclusive: bool) -> io::Result<Option<MemLock>> {
-        self.step()?;
-        let mut state = self.world.state();
-        state.next_lock += 1;
-        let id = state.next_lock;
-        let held = state.locks.entry(path.to_owned()).or_default();
-        if held.iter().any(|held| exclusive || held.exclusive) {
-            return Ok(None);
-        }
-        held.push(Held { id, exclusive });
-        drop(state);
-        let mut mine = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        mine.push((path.to_owned(), id));
-        Ok(Some(MemLock { world: Arc::clone(&self.world), path: path.to_owned(), id }))
-    }
-
-    fn unfit(&self, _dir: &Path) -> io::Result<Option<String>> {
-        Ok(None)
     }
 
     fn boot_id(&self) -> io::Result<[u8; 16]> {
@@ -429,5 +351,168 @@ impl Disk for MemDisk {
 
     fn now_unix_ms(&self) -> u64 {
         0
+    }
+}
+
+/// An open directory; every directory is there.
+#[derive(Clone, Debug)]
+pub struct MemDir {
+    disk: MemDisk,
+    path: PathBuf,
+}
+
+impl MemDir {
+    fn contents(&self, name: &str) -> io::Result<Arc<Contents>> {
+        let state = self.disk.world.state();
+        let contents = state.files.get(&self.path.join(name)).ok_or(ErrorKind::NotFound)?;
+        Ok(Arc::clone(contents))
+    }
+
+    fn file(&self, contents: Arc<Contents>) -> MemFile {
+        let (is_dead, world) = (Arc::clone(&self.disk.is_dead), Arc::clone(&self.disk.world));
+        MemFile { contents, is_dead, world }
+    }
+
+    /// Takes a lock that has a name of its own.
+    fn lock(&self, lock: PathBuf, exclusive: bool) -> Option<MemLock> {
+        let mut state = self.disk.world.state();
+        state.next_lock += 1;
+        let id = state.next_lock;
+        let held = state.locks.entry(lock.clone()).or_default();
+        if held.iter().any(|held| exclusive || held.exclusive) {
+            return None;
+        }
+        held.push(Held { id, exclusive });
+        drop(state);
+        let mut mine = self.disk.held.lock().unwrap_or_else(PoisonError::into_inner);
+        mine.push((lock.clone(), id));
+        Some(MemLock { world: Arc::clone(&self.disk.world), path: lock, id })
+    }
+
+    /// The name of the lock on a byte of a file, if it is still the one that is meant.
+    fn byte_lock(&self, name: &str, id: FileId, at: u64) -> io::Result<PathBuf> {
+        match self.contents(name)?.inode == id.inode {
+            true => Ok(self.path.join(format!("{name} at {at}"))),
+            false => Err(ErrorKind::StaleNetworkFileHandle.into()),
+        }
+    }
+}
+
+impl Dir for MemDir {
+    type File = MemFile;
+    type Lock = MemLock;
+
+    fn create(&self, name: &str, len: u64) -> io::Result<MemFile> {
+        self.disk.step()?;
+        let path = self.path.join(name);
+        let mut state = self.disk.world.state();
+        if state.files.contains_key(&path) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        let contents = Arc::new(Contents::new(len, new_inode())?);
+        state.files.insert(path, Arc::clone(&contents));
+        state.renamed();
+        drop(state);
+        Ok(self.file(contents))
+    }
+
+    fn open(&self, name: &str, _access: Access) -> io::Result<MemFile> {
+        self.disk.step()?;
+        Ok(self.file(self.contents(name)?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        if self.contents(to).is_ok() {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        self.replace(from, to)
+    }
+
+    fn replace(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.step()?;
+        let mut state = self.disk.world.state();
+        let contents = state.files.remove(&self.path.join(from)).ok_or(ErrorKind::NotFound)?;
+        state.files.insert(self.path.join(to), contents);
+        state.renamed();
+        Ok(())
+    }
+
+    fn unlink(&self, name: &str) -> io::Result<()> {
+        self.disk.step()?;
+        let mut state = self.disk.world.state();
+        state.files.remove(&self.path.join(name)).ok_or(ErrorKind::NotFound)?;
+        state.renamed();
+        Ok(())
+    }
+
+    fn list(&self) -> io::Result<Vec<OsString>> {
+        self.disk.step()?;
+        let state = self.disk.world.state();
+        let files = state.files.keys().filter(|path| path.parent() == Some(&*self.path));
+        Ok(files.filter_map(|path| path.file_name().map(ToOwned::to_owned)).collect())
+    }
+
+    fn id_of(&self, name: &str) -> io::Result<FileId> {
+        self.disk.step()?;
+        Ok(FileId { device: 0, inode: self.contents(name)?.inode })
+    }
+
+    fn disk_bytes(&self, name: &str) -> io::Result<u64> {
+        self.disk.step()?;
+        Ok(self.contents(name)?.mapping.len())
+    }
+
+    fn is_removed(&self) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    fn open_dir(&self, name: &str) -> io::Result<MemDir> {
+        self.disk.open_dir(&self.path.join(name))
+    }
+
+    fn remove_dir(&self, _name: &str, _dir: &MemDir) -> io::Result<()> {
+        self.disk.step()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk.step()?;
+        let mut state = self.disk.world.state();
+        state.names = vec![state.files.clone()];
+        Ok(())
+    }
+
+    fn sync_name(&self) -> io::Result<()> {
+        self.disk.step()
+    }
+
+    fn try_lock(&self, exclusive: bool) -> io::Result<Option<MemLock>> {
+        self.disk.step()?;
+        Ok(self.lock(self.path.clone(), exclusive))
+    }
+
+    fn try_lock_byte(
+        &self,
+        name: &str,
+        id: FileId,
+        bytes: &mut dyn Iterator<Item = u64>,
+        exclusive: bool,
+    ) -> io::Result<Option<(u64, MemLock)>> {
+        self.disk.step()?;
+        for at in bytes {
+            if let Some(lock) = self.lock(self.byte_lock(name, id, at)?, exclusive) {
+                return Ok(Some((at, lock)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn is_byte_locked(&self, name: &str, id: FileId, at: u64) -> io::Result<bool> {
+        self.disk.step()?;
+        let lock = self.byte_lock(name, id, at)?;
+        Ok(self.disk.world.state().locks.get(&lock).is_some_and(|held| !held.is_empty()))
+    }
+
+    fn unfit(&self) -> io::Result<Option<String>> {
+        Ok(None)
     }
 }

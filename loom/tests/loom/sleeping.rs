@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use loom_check::sleeper::{Engine, FlagOutside, explore};
+use partd_loom::sleeper::{Engine, FlagOutside, explore};
 
 /// Loom's clock stands still: this pause ends only with a close.
 const FOREVER: Duration = Duration::from_secs(1 << 20);
