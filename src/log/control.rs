@@ -54,11 +54,11 @@ impl Start {
         Start { fixed, sequence: 0, next_segment: 1, generation: 1, synced: 0, sync_failed: false }
     }
 
-    /// Writes all of a control file, whatever is in it.
-    fn write<F: DiskFile>(&self, file: &F) -> io::Result<()> {
+    /// Writes the first `len` bytes of a control file, whatever is in them. What lies behind must be zeros.
+    fn write<F: DiskFile>(&self, file: &F, len: u64) -> io::Result<()> {
         let id = file.id();
         let fixed = Fixed { device: id.device, inode: id.inode, ..self.fixed };
-        let mut bytes = vec![0; layout::FILE_LEN as usize];
+        let mut bytes = vec![0; len as usize];
         bytes[..layout::FIXED_LEN].copy_from_slice(&fixed.encode());
         let commit = Commit { sequence: self.sequence, slot: 0, done: true };
         for (offset, word) in [
@@ -143,7 +143,8 @@ impl<D: Disk> Control<D> {
     pub(crate) fn create(store: &Store<D>, start: &Start) -> Result<()> {
         let uuid = Some(&start.fixed.store);
         let made = store.create_anew(UNFINISHED_CONTROL, layout::FILE_LEN, uuid).and_then(|file| {
-            start.write(&file).map_err(|error| store.error("write", UNFINISHED_CONTROL, error))?;
+            let written = start.write(&file, layout::SLOTS_AT);
+            written.map_err(|error| store.error("write", UNFINISHED_CONTROL, error))?;
             let renamed = store.dir.replace(UNFINISHED_CONTROL, CONTROL);
             renamed.map_err(|error| store.error("make the control file", CONTROL, error))
         });
@@ -156,7 +157,8 @@ impl<D: Disk> Control<D> {
         ));
         match store.dir.open(CONTROL, Access::Write) {
             Ok(file) if is_full && file.mapping().len() == layout::FILE_LEN => {
-                start.write(&file).map_err(|error| store.error("write", CONTROL, error))
+                let written = start.write(&file, layout::FILE_LEN);
+                written.map_err(|error| store.error("write", CONTROL, error))
             }
             _ => Err(error),
         }

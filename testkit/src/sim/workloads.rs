@@ -28,7 +28,7 @@ pub const ALL: [Workload; 10] = [
 pub const TINY: [Workload; 3] = [
     Workload { name: "tiny: appends", make: tiny_appends },
     Workload { name: "tiny: a removal", make: tiny_removal },
-    Workload { name: "tiny: two writers", make: tiny_writers },
+    Workload { name: "tiny: three writers", make: tiny_writers },
 ];
 
 fn tiny_appends(_: &mut Rng) -> Vec<Step> {
@@ -44,7 +44,12 @@ fn tiny_removal(_: &mut Rng) -> Vec<Step> {
 
 fn tiny_writers(_: &mut Rng) -> Vec<Step> {
     let one = |byte: u8| vec![Op::Append("a".to_owned(), vec![byte])];
-    vec![write(0, one(5), true), write(1, one(6), true), write(0, one(7), false)]
+    vec![
+        write(0, one(5), true),
+        write(1, one(6), false),
+        write(2, one(8), true),
+        write(0, one(7), false),
+    ]
 }
 
 const KEYS: [&str; 4] = ["a", "b", "c", "a longer key, of more than sixteen bytes"];
