@@ -1,5 +1,5 @@
-//! What an error says was expected, and what was found, do not contradict each other: in the values
-//! just outside of each range, of which 0 is one.
+//! The expected and the found part of an error never contradict each other: tried with the values just
+//! outside of each range, 0 among them.
 
 use byteorder::{ByteOrder, LittleEndian as Le};
 use partd_format::batch::{ENTRY_LEN, HEAD_LEN};

@@ -34,7 +34,7 @@ fn segment(output: bool, batches: &[Vec<Item>]) -> Segment {
     segment
 }
 
-/// What was read, if anything; an error must not contradict itself.
+/// Returns the value that was read; an error must not contradict itself.
 fn sound<T>(read: Result<T, Error>) -> Option<T> {
     read.inspect_err(|error| assert!(!is_contradiction(error), "{error}")).ok()
 }

@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use partd_fuzz::limit::with_limit;
 
-/// What a channel reads at once, twice, with the headers that it keeps for what it writes.
+/// Twice the bytes that a channel reads at once, and the headers that it keeps for its output.
 const CAP_BYTES: usize = 2 << 20;
 
 fuzz_target!(|input: &[u8]| {

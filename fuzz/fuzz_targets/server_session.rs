@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use partd_fuzz::limit::with_limit;
 
-/// What a server keeps for its records, a connection and a chunk of an answer from a file.
+/// The memory of a server for its records, one connection and one chunk of an answer from a file.
 const CAP_BYTES: usize = 8 << 20;
 
 fuzz_target!(|input: &[u8]| {

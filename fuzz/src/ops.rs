@@ -411,7 +411,7 @@ impl Run {
         let stats = log.stats().expect("stats");
         let bytes: usize = expected.iter().map(|(_, value)| value.len()).sum();
         assert!(stats.live_bytes == bytes as u64, "live bytes");
-        // What was deleted is verified too, for as long as it is there.
+        // Deleted values are verified too while their segment exists.
         assert!(verified.bytes == stats.live_bytes + stats.dead_bytes, "bytes");
         assert!(stats.keys == expected.len() as u64, "number of keys");
         assert!(stats.sequence >= stats.synced && stats.sequence == batches, "sequence");

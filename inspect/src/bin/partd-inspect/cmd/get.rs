@@ -17,7 +17,7 @@ use partd_inspect::store::Store;
 /// How much is held in memory while a value is copied out.
 const PIECE: u64 = 1 << 20;
 
-/// What is said where a value is read that is there no more.
+/// The error for a value whose file was removed or recycled during the read.
 const WRITTEN_AGAIN: &str = "a file of this temporary store was removed or written again while it was read; \
                              run the command again";
 

@@ -81,7 +81,7 @@ pub(crate) fn run(path: &Path, out: &mut Output) -> Result<(), Failure> {
     holders_lines(&store, &holders, out)
 }
 
-/// What is unlike other stores.
+/// Lines that only temporary stores and copies have.
 fn kind_lines(store: &Store, out: &mut Output) -> Result<(), Failure> {
     let Some(control) = store.control() else { return Ok(()) };
     let lines: &[&str] = match (control.is_temporary(), store.recycles()) {
@@ -207,7 +207,7 @@ impl Holders<'_> {
             let (unseen, elsewhere, compaction) = (false, false, Life::Dead);
             return Holders { writers, others, unseen, elsewhere, sync, compaction };
         };
-        // Who opens a store holds its lock a moment before it is present on the control file.
+        // An opener holds the directory lock for a moment before it is present on the control file.
         let is_elsewhere = |locks: &Locks| {
             !control.is_temporary()
                 && locks.store(dir) == Life::Alive
