@@ -11,7 +11,51 @@ use crate::Key;
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why an operation on a store failed.
+/// What kind of error an [`Error`] is, to match on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The path leads to no store: to nothing, to a file, or to a directory with other files.
+    NotAStore,
+    /// A file has a format version newer than this build reads.
+    NewerVersion,
+    /// Bytes on disk are damaged, contradict each other, or are gone.
+    Corrupt,
+    /// The directory of an open store, or a file of it, was removed or replaced.
+    Removed,
+    /// Another process or handle is in the way; trying again later may help.
+    Busy,
+    /// As many handles write to the store as it allows.
+    TooManyWriters,
+    /// The file system cannot keep the store's promises.
+    UnsupportedFileSystem,
+    /// The handle was opened read-only, or this process may not write to the store.
+    ReadOnly,
+    /// A handle made before `fork` was used in the child.
+    Forked,
+    /// The segments would take more than `max_store_bytes`.
+    StoreFull,
+    /// The disk or a quota is full.
+    DiskFull,
+    /// The store has used up something it can have only so much of, such as segment ids.
+    LimitReached,
+    /// An earlier sync failed, so nothing can be promised to be durable.
+    SyncFailed,
+    /// A stored value cannot be decoded by the layer that reads it.
+    Decode,
+    /// A value cannot be encoded by the layer that writes it.
+    Encode,
+    /// The values of a key cannot be joined to one.
+    Join,
+    /// A stored value is of another type than the layer.
+    Mismatch,
+    /// An argument is outside what the store or its format can take.
+    Invalid,
+    /// A call to the operating system failed.
+    Io,
+}
+
+/// Why an operation on a store failed; [`kind`](Error::kind) tells the kinds apart.
 ///
 /// No operation that returns an error has changed what is stored, unless its documentation says so.
 #[derive(Debug, thiserror::Error)]
@@ -54,11 +98,13 @@ pub enum Error {
         hint: Option<String>,
     },
 
-    /// The path, or the way it is to be opened, is refused.
+    /// The store, or the way it is to be used, is refused.
     #[error("{}: {why}", path.display())]
     Refused {
-        /// The path that was given.
+        /// The store or the file that is refused.
         path: PathBuf,
+        /// What [`Error::kind`] returns.
+        kind: ErrorKind,
         /// Why it is refused, and what to do instead.
         why: String,
     },
@@ -199,7 +245,81 @@ impl Error {
     }
 
     /// Refuses a path for a reason.
-    pub(crate) fn refused(path: impl AsRef<Path>, why: impl Into<String>) -> Error {
-        Error::Refused { path: path.as_ref().to_owned(), why: why.into() }
+    pub(crate) fn refused(
+        kind: ErrorKind,
+        path: impl AsRef<Path>,
+        why: impl Into<String>,
+    ) -> Error {
+        Error::Refused { path: path.as_ref().to_owned(), kind, why: why.into() }
+    }
+
+    /// What went wrong, to match on.
+    ///
+    /// ```
+    /// use partd::{ErrorKind, SegmentLog};
+    ///
+    /// let missing = std::env::temp_dir().join("there is no such store");
+    /// let error = SegmentLog::open_read_only(missing).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::NotAStore);
+    /// ```
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Io { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::DiskFull,
+                _ => ErrorKind::Io,
+            },
+            Error::Damage { .. } | Error::Missing { .. } => ErrorKind::Corrupt,
+            Error::Refused { kind, .. } => *kind,
+            Error::Invalid(_) => ErrorKind::Invalid,
+            Error::Forked { .. } => ErrorKind::Forked,
+            Error::ReadOnly { .. } => ErrorKind::ReadOnly,
+            Error::SyncFailed { .. } => ErrorKind::SyncFailed,
+            Error::StoreFull { .. } => ErrorKind::StoreFull,
+            Error::Decode { .. } => ErrorKind::Decode,
+            Error::Join { .. } => ErrorKind::Join,
+            Error::Mismatch { .. } => ErrorKind::Mismatch,
+            Error::Encode { .. } => ErrorKind::Encode,
+        }
+    }
+
+    /// Whether the write failed because the disk, a quota or `max_store_bytes` is exhausted.
+    ///
+    /// Deleting keys and compacting makes room, also for the process that got the error.
+    pub fn is_out_of_space(&self) -> bool {
+        matches!(self.kind(), ErrorKind::DiskFull | ErrorKind::StoreFull)
+    }
+
+    /// Whether files of the store are damaged or gone.
+    pub fn is_corruption(&self) -> bool {
+        matches!(self.kind(), ErrorKind::Corrupt | ErrorKind::Removed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_and_a_full_store_are_out_of_space_and_no_other_error_of_the_system_is() {
+        for (code, kind) in [
+            (rustix::io::Errno::NOSPC, ErrorKind::DiskFull),
+            (rustix::io::Errno::DQUOT, ErrorKind::DiskFull),
+            (rustix::io::Errno::FBIG, ErrorKind::Io),
+            (rustix::io::Errno::IO, ErrorKind::Io),
+        ] {
+            let error = Error::io("write", "/store", code.into());
+            assert_eq!(error.kind(), kind, "{error}");
+            assert_eq!(error.is_out_of_space(), kind == ErrorKind::DiskFull);
+        }
+        let full = Error::StoreFull { path: "/store".into(), used: 2, needed: 1, max: 2 };
+        assert!(full.is_out_of_space() && !full.is_corruption());
+    }
+
+    #[test]
+    fn a_refusal_has_the_kind_that_it_was_made_with() {
+        let error = Error::refused(ErrorKind::Removed, "/store", "this file was removed");
+        assert_eq!(error.kind(), ErrorKind::Removed);
+        assert!(error.is_corruption() && !error.is_out_of_space());
+        assert_eq!(error.to_string(), "/store: this file was removed");
     }
 }

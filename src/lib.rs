@@ -53,7 +53,7 @@ pub use crate::encode::Zlib;
 #[cfg(feature = "zstd")]
 pub use crate::encode::Zstd;
 pub use crate::encode::{Codec, CodecError, Encode, Typed, compression};
-pub use crate::error::{Error, Result};
+pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::key::{Key, KeyPart};
 pub use crate::log::{Compaction, Options, SegmentLog, Skipped, Stats, Verified, View};
 pub use crate::partd::{Batch, Chunks, Durability, Op, Partd};

@@ -24,7 +24,7 @@ create_exception!(
 /// Errors of the operating system become the subclass of `OSError` that fits their number, such as
 /// `FileNotFoundError`.
 pub(crate) fn to_python(error: &partd::Error) -> PyErr {
-    use partd::Error;
+    use partd::{Error, ErrorKind};
     let sentence = error.to_string();
     match error {
         Error::Io { source, path, .. } => os_error(source, sentence, path),
@@ -37,6 +37,7 @@ pub(crate) fn to_python(error: &partd::Error) -> PyErr {
             os_error(&failed, sentence, path)
         }
         Error::ReadOnly { .. } => PyPermissionError::new_err(sentence),
+        Error::Refused { kind: ErrorKind::ReadOnly, .. } => PyPermissionError::new_err(sentence),
         Error::Refused { .. } => StoreError::new_err(sentence),
         Error::Forked { .. } => PyRuntimeError::new_err(sentence),
         Error::Damage { .. } | Error::Missing { .. } | Error::Decode { .. } => {

@@ -139,21 +139,22 @@ impl RemoteError {
     /// What a server answers when its store fails. A key is named only if the request named it: a
     /// layer such as `Buffer` moves the keys of all clients when one of them appends.
     pub(crate) fn of_store(error: &Error, is_of_request: impl Fn(&Key) -> bool) -> RemoteError {
-        let kind = match error {
-            Error::Io { source, .. } => match source.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
-                _ => ErrorKind::Io,
-            },
-            Error::Damage { .. } | Error::Missing { .. } => ErrorKind::Damage,
-            Error::Refused { .. } | Error::Forked { .. } => ErrorKind::Refused,
-            Error::Invalid(_) => ErrorKind::Invalid,
-            Error::ReadOnly { .. } => ErrorKind::ReadOnly,
-            Error::SyncFailed { .. } => ErrorKind::SyncFailed,
-            Error::StoreFull { .. } => ErrorKind::Full,
-            Error::Decode { .. }
-            | Error::Join { .. }
-            | Error::Mismatch { .. }
-            | Error::Encode { .. } => ErrorKind::Layer,
+        use partd::ErrorKind as Store;
+        let kind = match error.kind() {
+            Store::DiskFull | Store::StoreFull => ErrorKind::Full,
+            Store::Io => ErrorKind::Io,
+            Store::Corrupt | Store::Removed => ErrorKind::Damage,
+            Store::Invalid => ErrorKind::Invalid,
+            Store::ReadOnly => ErrorKind::ReadOnly,
+            Store::SyncFailed => ErrorKind::SyncFailed,
+            Store::Decode | Store::Encode | Store::Join | Store::Mismatch => ErrorKind::Layer,
+            Store::NotAStore
+            | Store::NewerVersion
+            | Store::Busy
+            | Store::TooManyWriters
+            | Store::UnsupportedFileSystem
+            | Store::Forked
+            | Store::LimitReached => ErrorKind::Refused,
             _ => ErrorKind::Other,
         };
         let text = match error {
@@ -176,9 +177,9 @@ pub(crate) fn invalid(text: impl Into<String>) -> Error {
     Error::Invalid(text.into())
 }
 
-/// A path is refused.
+/// An address, a file of keys or a directory of sockets is refused.
 pub(crate) fn refused(path: impl Into<PathBuf>, why: impl Into<String>) -> Error {
-    Error::Refused { path: path.into(), why: why.into() }
+    Error::Refused { path: path.into(), kind: partd::ErrorKind::Invalid, why: why.into() }
 }
 
 /// A call of the operating system failed; `doing` stands behind "cannot".

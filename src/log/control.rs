@@ -13,7 +13,7 @@ use super::commit::{Position, Word, Words};
 use super::disk::{Access, Dir, Disk, DiskFile, was_not_tried};
 use super::segment::Segment;
 use super::store::{CONTROL, Store, UNFINISHED_CONTROL};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// The mapped control file of an open store.
 #[derive(Debug)]
@@ -184,6 +184,7 @@ impl<D: Disk> Control<D> {
             return self.store.removed();
         }
         Error::refused(
+            ErrorKind::Removed,
             self.store.path_of(CONTROL),
             "this file was removed or replaced while the store was open, and with it the locks on it; what was \
              acknowledged is in the segments. Close every handle on the store and open it again: it is then \
@@ -310,7 +311,11 @@ impl<D: Disk> Control<D> {
             let Some(following) = id.checked_add(1) else {
                 let why = "every id that a segment can have was used, or this file was made to harm: \
                            copy the store into a new one";
-                return Err(Error::refused(self.store.path_of(CONTROL), why));
+                return Err(Error::refused(
+                    ErrorKind::LimitReached,
+                    self.store.path_of(CONTROL),
+                    why,
+                ));
             };
             place.store(id, Release);
             match next.compare_exchange(id, following, AcqRel, Acquire) {

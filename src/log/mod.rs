@@ -62,7 +62,7 @@ use self::store::{Store, segment_name};
 use self::sync::Syncer;
 use self::writer::Writer;
 use crate::Key;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::partd::{Batch, Chunks, Durability, Op, Partd};
 use crate::threads::{self, LentPool};
 
@@ -499,6 +499,6 @@ fn newer_version(path: impl AsRef<Path>, error: &partd_format::Error) -> Option<
             "this file has format version {found}, and this build reads version {known}; use a \
              newer release of partd"
         );
-        Error::refused(path, why)
+        Error::refused(ErrorKind::NewerVersion, path, why)
     })
 }

@@ -28,7 +28,7 @@ use super::store::{CONTROL, Store, is_known, is_of_store};
 use super::sync::Syncer;
 use super::writer::Writer;
 use super::{Core, SegmentLog, newer_version};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// How long to wait for another process that recovers the store.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -175,7 +175,7 @@ fn join<D: Disk>(store: &Store<D>, boot: [u8; 16], access: Access) -> Result<Opt
         let why = "the store is in use by processes that see another boot id in \
                    /proc/sys/kernel/random/boot_id, as containers of some kinds do; give all that use the store \
                    the same one";
-        return Err(Error::refused(&**store.path(), why));
+        return Err(Error::refused(ErrorKind::Busy, &**store.path(), why));
     }
     match control.is_open() || control.is_clean() {
         true => be_present(control),
@@ -196,13 +196,13 @@ fn frozen<D: Disk>(store: Store<D>, boot: [u8; 16], options: &Options) -> Result
 fn too_long<D: Disk>(store: &Store<D>) -> Error {
     let why = "another process has been opening or recovering the store for half a minute; try again, or stop \
                that process";
-    Error::refused(&**store.path(), why)
+    Error::refused(ErrorKind::Busy, &**store.path(), why)
 }
 
 fn no_control_in_use<D: Disk>(store: &Store<D>) -> Error {
     let why = "other processes have the store open, but its control file was removed or replaced meanwhile. \
                Close the store in those processes and open it again: it is then recovered from the segments";
-    Error::refused(&**store.path(), why)
+    Error::refused(ErrorKind::Removed, &**store.path(), why)
 }
 
 /// An error if the store is the temporary one of another handle.
@@ -216,7 +216,7 @@ fn refuse_temporary<D: Disk>(store: &Store<D>) -> Result<()> {
 fn is_temporary<D: Disk>(store: &Store<D>) -> Error {
     let why = "this is a temporary store, which belongs to the one handle that made it; `SegmentLog::sweep` \
                removes those whose process is gone, and `partd-inspect` shows what they hold";
-    Error::refused(&**store.path(), why)
+    Error::refused(ErrorKind::Busy, &**store.path(), why)
 }
 
 pub(super) fn finish<D: Disk>(
@@ -264,11 +264,11 @@ fn prepare<D: Disk>(disk: D, path: &Path, options: &Options, make: bool) -> Resu
     let dir = match opened {
         Err(error) if error.kind() == io::ErrorKind::NotFound && !make => {
             let why = "there is no store here; `SegmentLog::open` would make one";
-            return Err(Error::refused(path, why));
+            return Err(Error::refused(ErrorKind::NotAStore, path, why));
         }
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             let why = "this is a file; a store is a directory, give the path of one or of nothing";
-            return Err(Error::refused(path, why));
+            return Err(Error::refused(ErrorKind::NotAStore, path, why));
         }
         opened => opened.map_err(|e| Error::io("read the directory", path, e))?,
     };
@@ -284,11 +284,11 @@ fn prepare<D: Disk>(disk: D, path: &Path, options: &Options, make: bool) -> Resu
             stranger.to_string_lossy(),
             if listed.len() > 1 { ", …" } else { "" }
         );
-        return Err(Error::refused(path, why));
+        return Err(Error::refused(ErrorKind::NotAStore, path, why));
     }
     if !make && !is_store {
         let why = "there is no store in this directory; `SegmentLog::open` would make one";
-        return Err(Error::refused(path, why));
+        return Err(Error::refused(ErrorKind::NotAStore, path, why));
     }
     check_file_system(&store, options)?;
     Ok(store)
@@ -306,7 +306,7 @@ pub(super) fn check_file_system<D: Disk>(store: &Store<D>, options: &Options) ->
          disk, or the option `any_file_system` if only this machine uses the directory and no \
          promise need hold after a crash"
     );
-    Err(Error::refused(&**store.path(), why))
+    Err(Error::refused(ErrorKind::UnsupportedFileSystem, &**store.path(), why))
 }
 
 /// Whether a file called `control`, where nothing else tells of a store, can be what a power cut has
@@ -416,7 +416,7 @@ fn survey<D: Disk>(
                  `SegmentLog::options().ignore_damage(true).open_read_only(path)` reads its history as far as it \
                  is whole"
             );
-            Err(Error::refused(&**store.path(), why))
+            Err(Error::refused(ErrorKind::Corrupt, &**store.path(), why))
         }
         survey => Ok((survey?, old)),
     }
@@ -436,5 +436,5 @@ fn no_access<D: Disk>(store: &Store<D>, error: Error) -> Error {
         "cannot be opened for writing ({source}); use `SegmentLog::open_read_only`, or give \
          this user the right to write there"
     );
-    Error::refused(&**store.path(), why)
+    Error::refused(ErrorKind::ReadOnly, &**store.path(), why)
 }

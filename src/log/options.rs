@@ -7,7 +7,7 @@ use partd_format::segment::{SEGMENT_LEN_MAX, SEGMENT_LEN_MIN};
 
 use super::disk::{Disk, OsDisk};
 use super::{SegmentLog, open, temporary};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::threads::LentPool;
 
 /// How a [`SegmentLog`] is opened.
@@ -216,11 +216,11 @@ impl Options {
                 "segment_len_bytes is {len}; it must be from {SEGMENT_LEN_MIN} (64 KiB) to \
                  {SEGMENT_LEN_MAX} (4 GiB)"
             );
-            return Err(Error::refused(path, why));
+            return Err(Error::refused(ErrorKind::Invalid, path, why));
         }
         if let Some(share) = self.compaction_dead_share.filter(|s| !(0.0..=1.0).contains(s)) {
             let why = format!("compaction_dead_share is {share}; it must be from 0 to 1, or None");
-            return Err(Error::refused(path, why));
+            return Err(Error::refused(ErrorKind::Invalid, path, why));
         }
         Ok(())
     }

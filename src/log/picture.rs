@@ -25,7 +25,7 @@ use super::index::{Extents, Index};
 use super::segment::{Extent, Segment};
 use super::store::segment_name;
 use crate::Key;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// How often a refresh looks for segments that have what is missing, while others come.
 const DISCOVERIES_MAX: u32 = 16;
@@ -159,7 +159,11 @@ impl<D: Disk> Picture<D> {
                 // An id is never used twice: what is listed once more has not gone.
                 Advance::Vanished(id) if gone == Some(id) => {
                     let why = "this name is listed and leads to no regular file";
-                    return Err(Error::refused(core.store.path_of(&segment_name(id)), why));
+                    return Err(Error::refused(
+                        ErrorKind::Corrupt,
+                        core.store.path_of(&segment_name(id)),
+                        why,
+                    ));
                 }
                 Advance::Vanished(id) => gone = Some(id),
             }
@@ -169,7 +173,7 @@ impl<D: Disk> Picture<D> {
             "compactions replaced segments {REBUILDS_MAX} times while this handle read which there \
              are; compact less often, or try again"
         );
-        Err(Error::refused(&**core.store.path(), why))
+        Err(Error::refused(ErrorKind::Busy, &**core.store.path(), why))
     }
 
     /// Forgets everything; the next look begins anew.
@@ -301,6 +305,7 @@ impl<D: Disk> Picture<D> {
         let segment = &self.segments[other.segment as usize];
         let first = self.segments[one.segment as usize].path();
         Error::refused(
+            ErrorKind::Corrupt,
             segment.path(),
             format!(
                 "the batch at offset {} has sequence number {}, which a batch in {} has too",
@@ -320,7 +325,11 @@ impl<D: Disk> Picture<D> {
             let number = self.segments.iter().position(|segment| segment.id() == keep.id);
             let Some(number) = number else {
                 let why = "this segment is gone, and no compaction has replaced it";
-                return Err(Error::refused(core.store.path_of(&segment_name(keep.id)), why));
+                return Err(Error::refused(
+                    ErrorKind::Corrupt,
+                    core.store.path_of(&segment_name(keep.id)),
+                    why,
+                ));
             };
             let cursor = self.open.iter().find(|cursor| cursor.segment as usize == number);
             let Some(cursor) = cursor else { continue };

@@ -10,7 +10,7 @@ use std::sync::PoisonError;
 use super::disk::Disk;
 use super::read::Snapshot;
 use super::{Core, Key};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::partd::Batch;
 
 /// What was appended while the values were read is read without the picture's lock while it is more
@@ -70,6 +70,6 @@ impl<D: Disk> Core<D> {
         }
         let why = "segments come so fast that a pop found no moment between two; nothing was \
                    removed, try again";
-        Err(Error::refused(&**self.store.path(), why))
+        Err(Error::refused(ErrorKind::Busy, &**self.store.path(), why))
     }
 }

@@ -18,7 +18,7 @@ use super::damage;
 use super::disk::{Access, Dir, Disk, DiskFile, was_not_tried};
 use super::segment::Segment;
 use super::store::{Content, Store, is_unfinished, segment_name, torn_names};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// How much is to be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,7 +187,11 @@ impl<F: DiskFile> Survey<F> {
                         "this segment is gone, and segment {output:#x} says that it holds a part \
                          of the store"
                     );
-                    return Err(Error::refused(store.path_of(&segment_name(keep.id)), why));
+                    return Err(Error::refused(
+                        ErrorKind::Corrupt,
+                        store.path_of(&segment_name(keep.id)),
+                        why,
+                    ));
                 }
             }
         }
@@ -233,7 +237,7 @@ impl<F: DiskFile> Survey<F> {
                         found.offset,
                         path.display()
                     );
-                    return Err(Error::refused(surveyed.segment.path(), why));
+                    return Err(Error::refused(ErrorKind::Corrupt, surveyed.segment.path(), why));
                 }
             }
         }

@@ -15,7 +15,7 @@ use partd_format::segment::{HEADER_LEN, NOTE_AT, file_name, id_of_file_name};
 use partd_format::{SegmentHeader, control};
 
 use super::disk::{Access, Dir, Disk, DiskFile, FileId};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// The name of the control file.
 pub(crate) const CONTROL: &str = "control";
@@ -88,6 +88,7 @@ impl<D: Disk> Store<D> {
     /// The error of a handle whose directory was removed.
     pub(crate) fn removed(&self) -> Error {
         Error::refused(
+            ErrorKind::Removed,
             &*self.path,
             "the directory of this store was removed while the store was open; what was not read before is \
              gone. Another store may be at this path by now: this handle leaves it alone",

@@ -14,7 +14,7 @@ use super::open::{Parts, check_file_system, finish};
 use super::options::Options;
 use super::segment::Segment;
 use super::store::{CONTROL, Content, Store, TEMPORARY_PREFIX, is_known};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// How often to begin again when a sweep has taken the directory away before it was locked.
 const TRIES: u32 = 16;
@@ -31,7 +31,7 @@ pub(crate) fn temporary<D: Disk>(disk: D, dir: &Path, options: &Options) -> Resu
             None if tries > 0 => {}
             None => {
                 let why = "a sweep has removed each temporary store that was begun here, 16 times in a row";
-                return Err(Error::refused(dir, why));
+                return Err(Error::refused(ErrorKind::Busy, dir, why));
             }
         }
     }

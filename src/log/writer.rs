@@ -21,7 +21,7 @@ use super::control::{Announce, Control, OwnWords};
 use super::disk::{Access, Dir, Disk, DiskFile};
 use super::segment::{Claim, NewSegment, SEAL_LEN, Segment, Tail, Unpublished};
 use super::store::{segment_name, unfinished_of_writer};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::partd::{Batch, Op};
 
 /// Values of this length on average go through the file, not through the mapping: a write into
@@ -169,6 +169,7 @@ impl<D: Disk> Writer<D> {
             Err(CommitError::Overtaken) => Ok(None),
             Err(CommitError::Help(error)) => Err(error),
             Err(CommitError::HistoryFull) => Err(Error::refused(
+                ErrorKind::LimitReached,
                 &**core.store.path(),
                 "every sequence number of the store has been used; copy it into a new store",
             )),
@@ -189,6 +190,7 @@ impl<D: Disk> Writer<D> {
         let is_linked = segment.file().is_linked();
         if !is_linked.map_err(|e| Error::io("look at the segment", segment.path(), e))? {
             return Err(Error::refused(
+                ErrorKind::Removed,
                 segment.path(),
                 "this segment was removed while the store was open, and with it what was appended to it",
             ));
@@ -459,7 +461,7 @@ fn take_slot<D: Disk>(place: &mut Place<D>, core: &Core<D>, control: &Control<D>
         let why = format!(
             "{SLOTS} handles write to the store, which is all that it has slots for; close some"
         );
-        return Err(Error::refused(&**core.store.path(), why));
+        return Err(Error::refused(ErrorKind::TooManyWriters, &**core.store.path(), why));
     };
     commit::take_over(control, number)?;
     retire(core, control, number, control.active_segment(number))?;

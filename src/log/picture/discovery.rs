@@ -7,7 +7,7 @@ use partd_format::segment::Keep;
 
 use super::compacted::Compacted;
 use super::{Advance, Cursor, Picture, chain};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::log::Core;
 use crate::log::disk::Disk;
 use crate::log::segment::{SEGMENT_NUMBERS, Segment};
@@ -78,7 +78,7 @@ impl<D: Disk> Picture<D> {
     ) -> Result<()> {
         if self.segments.len() >= SEGMENT_NUMBERS {
             let why = format!("the store has more than {SEGMENT_NUMBERS} segments; compact it");
-            return Err(Error::refused(&**core.store.path(), why));
+            return Err(Error::refused(ErrorKind::LimitReached, &**core.store.path(), why));
         }
         let number = self.segments.len() as u32;
         Arc::make_mut(&mut self.segments).push(Arc::clone(&segment));

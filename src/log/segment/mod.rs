@@ -21,7 +21,7 @@ use partd_format::{Batch, Entry, Link, Salt, SegmentHeader, State};
 use super::damage;
 use super::disk::{Access, Dir, Disk, DiskFile, FileId};
 use super::store::{Store, segment_name};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// The unit in which disk space is given back.
 const PAGE: u64 = 4096;
@@ -225,12 +225,12 @@ impl<F: DiskFile> Segment<F> {
         if uuid.is_some_and(|uuid| header.store != *uuid) {
             let why = "this segment belongs to another store: files of two stores are in one directory. This one \
                        is left alone; `partd-inspect` shows which store it is of";
-            return Err(Error::refused(path(), why));
+            return Err(Error::refused(ErrorKind::Corrupt, path(), why));
         }
         if header.id != id {
             let found = header.id;
             let why = format!("this file is segment {found:#x} of the store under another name");
-            return Err(Error::refused(path(), why));
+            return Err(Error::refused(ErrorKind::Corrupt, path(), why));
         }
         Ok(Segment { file, dir: Arc::clone(store.path()), header })
     }
