@@ -16,7 +16,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use crate::partd::{Batch, Durability, Op, Partd};
+use crate::partd::{Batch, Durability, MemoryStore, Op, Partd};
 use crate::{Key, Result};
 
 mod apart;
@@ -32,7 +32,7 @@ const UNLOCKED_READS: usize = 4;
 /// A store that collects appends in memory and moves them to a slower store in large batches.
 ///
 /// `Fast` is a store in memory, such as [`Dict`](crate::Dict); `Slow` is where the bytes end up.
-/// The buffer keeps at most `limit_bytes` of memory, as [`Partd::memory_bytes`] counts it, under
+/// The buffer keeps at most `limit_bytes` of memory, as [`MemoryStore::memory_bytes`] counts it, under
 /// any number of threads. An append that finds no room first moves the keys with the longest
 /// values to `Slow`, until half of the limit is free. A batch that is too large to be buffered, and
 /// every removal, goes to `Slow` at once.
@@ -57,7 +57,7 @@ const UNLOCKED_READS: usize = 4;
 /// assert_eq!(p.get("x")?, b"Hello world!");
 /// # Ok::<(), partd::Error>(())
 /// ```
-pub struct Buffer<Fast: Partd, Slow: Partd> {
+pub struct Buffer<Fast: MemoryStore, Slow: Partd> {
     fast: Fast,
     slow: Slow,
     limit_bytes: u64,
@@ -86,7 +86,7 @@ pub struct BufferStats {
     pub flushes: u64,
 }
 
-impl<Fast: Partd, Slow: Partd> Buffer<Fast, Slow> {
+impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     /// A buffer that holds at most `limit_bytes` in `fast` before it moves them to `slow`.
     ///
     /// What either store holds already belongs to the buffer from now on; nothing else may
@@ -108,6 +108,11 @@ impl<Fast: Partd, Slow: Partd> Buffer<Fast, Slow> {
     /// The slow store.
     pub fn slow(&self) -> &Slow {
         &self.slow
+    }
+
+    /// The memory that the buffer holds, in bytes: keys, values, and sets that are not settled.
+    pub fn memory_bytes(&self) -> u64 {
+        self.held_bytes(&self.shared())
     }
 
     /// What has gone to the slow store so far.
@@ -252,7 +257,7 @@ enum Fit {
     Never,
 }
 
-impl<Fast: Partd, Slow: Partd> Partd for Buffer<Fast, Slow> {
+impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
     fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()> {
         // What `slow` will never take must not be buffered, nor written and then not promised.
         self.check(durability)?;
@@ -342,20 +347,16 @@ impl<Fast: Partd, Slow: Partd> Partd for Buffer<Fast, Slow> {
     fn check(&self, durability: Durability) -> Result<()> {
         self.slow.check(durability)
     }
-
-    fn memory_bytes(&self) -> u64 {
-        self.held_bytes(&self.shared())
-    }
 }
 
-impl<Fast: Partd, Slow: Partd> Drop for Buffer<Fast, Slow> {
+impl<Fast: MemoryStore, Slow: Partd> Drop for Buffer<Fast, Slow> {
     fn drop(&mut self) {
         // The documentation says so: whoever wants the error calls `flush`.
         let _ = self.flush();
     }
 }
 
-impl<Fast: Partd, Slow: Partd> fmt::Debug for Buffer<Fast, Slow> {
+impl<Fast: MemoryStore, Slow: Partd> fmt::Debug for Buffer<Fast, Slow> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.shared();
         f.debug_struct("Buffer")

@@ -12,7 +12,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
-use crate::partd::{Batch, Chunks, Durability, Op, Partd};
+use crate::partd::{Batch, Chunks, Durability, MemoryStore, Op, Partd};
 use crate::{Key, Result};
 
 /// The smallest piece a value grows by, after its first one, which is exact.
@@ -121,7 +121,9 @@ impl Partd for Dict {
             .collect();
         visit(&chunks)
     }
+}
 
+impl MemoryStore for Dict {
     fn memory_bytes(&self) -> u64 {
         self.map().memory_bytes() as u64
     }

@@ -56,7 +56,7 @@ pub use crate::encode::{Codec, CodecError, Encode, Typed, compression};
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::key::{Key, KeyPart};
 pub use crate::log::{Compaction, Options, SegmentLog, Skipped, Stats, Verified, View};
-pub use crate::partd::{Batch, Chunks, Durability, Op, Partd};
+pub use crate::partd::{Batch, Chunks, Durability, MemoryStore, Op, Partd};
 
 /// The examples of the README compile and run.
 #[cfg(doctest)]

@@ -169,47 +169,11 @@ pub trait Partd: Send + Sync {
         visit(&chunks)
     }
 
-    /// Whether writes can be done at all: an error where the handle was opened read-only or before a
-    /// `fork`, and for durable ones where a sync has failed. Layers ask before they take bytes.
+    /// An error if writes cannot be done at all: the handle was opened read-only or before a `fork`, or
+    /// a sync has failed and the write would be durable. Layers ask before they accept bytes.
+    #[doc(hidden)]
     fn check(&self, _durability: Durability) -> Result<()> {
         Ok(())
-    }
-
-    /// Bytes of memory in which the store holds keys and values; 0 where they lie on disk.
-    fn memory_bytes(&self) -> u64 {
-        0
-    }
-
-    /// Writes the batch, plainly, if the store will then hold at most `limit_bytes` of memory; says
-    /// whether it did.
-    ///
-    /// `false` changes nothing, and may be said a little early. A store in memory keeps the limit
-    /// also when several threads write at once; this provided version looks first and writes
-    /// then, and serves stores that are not in memory.
-    fn write_within(&self, batch: &Batch<'_>, limit_bytes: u64) -> Result<bool> {
-        let keys = batch.ops().iter().filter_map(Op::key).map(|key| key.len() as u64);
-        let coming = batch.value_bytes() + keys.sum::<u64>();
-        if self.memory_bytes().saturating_add(coming) > limit_bytes {
-            return Ok(false);
-        }
-        self.write(batch, Durability::Plain)?;
-        Ok(true)
-    }
-
-    /// Keys to remove when about `bytes` of memory have to go: those with the longest values, as
-    /// many as it takes, in no particular order.
-    fn heaviest(&self, bytes: u64) -> Result<Vec<Key>> {
-        let keys = self.keys()?;
-        let mut weighed: Vec<(u64, Key)> =
-            self.lens(&keys)?.into_iter().map(Option::unwrap_or_default).zip(keys).collect();
-        weighed.sort_unstable_by_key(|(len, _)| std::cmp::Reverse(*len));
-        let mut found = 0_u64;
-        let enough = weighed.iter().position(|(len, key)| {
-            found = found.saturating_add(len + key.len() as u64);
-            found >= bytes
-        });
-        weighed.truncate(enough.map_or(weighed.len(), |last| last + 1));
-        Ok(weighed.into_iter().map(|(_, key)| key).collect())
     }
 
     /// Appends each value to the end of its key: all pairs or none.
@@ -304,6 +268,46 @@ pub trait Partd: Send + Sync {
     }
 }
 
+/// A store in memory that can serve as the fast half of a [`Buffer`](crate::Buffer).
+///
+/// [`Dict`](crate::Dict) is one, and so is any layer over one.
+pub trait MemoryStore: Partd {
+    /// Bytes of memory in which the store holds keys and values.
+    fn memory_bytes(&self) -> u64;
+
+    /// Writes the batch, plainly, if the store will then hold at most `limit_bytes` of memory; says
+    /// whether it did.
+    ///
+    /// `false` changes nothing, and may be said a little early. A store in memory keeps the limit
+    /// also when several threads write at once; this provided version looks first and writes
+    /// then, and is for stores that one thread at a time writes to.
+    fn write_within(&self, batch: &Batch<'_>, limit_bytes: u64) -> Result<bool> {
+        let keys = batch.ops().iter().filter_map(Op::key).map(|key| key.len() as u64);
+        let coming = batch.value_bytes() + keys.sum::<u64>();
+        if self.memory_bytes().saturating_add(coming) > limit_bytes {
+            return Ok(false);
+        }
+        self.write(batch, Durability::Plain)?;
+        Ok(true)
+    }
+
+    /// Keys to remove when about `bytes` of memory have to go: those with the longest values, as
+    /// many as it takes, in no particular order.
+    fn heaviest(&self, bytes: u64) -> Result<Vec<Key>> {
+        let keys = self.keys()?;
+        let mut weighed: Vec<(u64, Key)> =
+            self.lens(&keys)?.into_iter().map(Option::unwrap_or_default).zip(keys).collect();
+        weighed.sort_unstable_by_key(|(len, _)| std::cmp::Reverse(*len));
+        let mut found = 0_u64;
+        let enough = weighed.iter().position(|(len, key)| {
+            found = found.saturating_add(len + key.len() as u64);
+            found >= bytes
+        });
+        weighed.truncate(enough.map_or(weighed.len(), |last| last + 1));
+        Ok(weighed.into_iter().map(|(_, key)| key).collect())
+    }
+}
+
 fn append_with<P: Partd, K: Into<Key>, V: AsRef<[u8]>>(
     store: &P,
     pairs: impl IntoIterator<Item = (K, V)>,
@@ -355,6 +359,15 @@ macro_rules! partd_by_reference {
             fn check(&self, durability: Durability) -> Result<()> {
                 (**self).check(durability)
             }
+        }
+    )*};
+}
+
+partd_by_reference!(&P, Box<P>, Arc<P>);
+
+macro_rules! memory_store_by_reference {
+    ($($type:ty),*) => {$(
+        impl<P: MemoryStore + ?Sized> MemoryStore for $type {
             fn memory_bytes(&self) -> u64 {
                 (**self).memory_bytes()
             }
@@ -368,4 +381,115 @@ macro_rules! partd_by_reference {
     )*};
 }
 
-partd_by_reference!(&P, Box<P>, Arc<P>);
+memory_store_by_reference!(&P, Box<P>, Arc<P>);
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    thread_local! {
+        static CALLS: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// A store that overrides every method and notes its calls.
+    struct Noting;
+
+    impl Noting {
+        fn note<T: Default>(method: &'static str) -> Result<T> {
+            CALLS.with_borrow_mut(|calls| calls.push(method));
+            Ok(T::default())
+        }
+    }
+
+    impl Partd for Noting {
+        fn write(&self, _: &Batch<'_>, _: Durability) -> Result<()> {
+            Noting::note("write")
+        }
+        fn read(&self, _: &[Key]) -> Result<Vec<Vec<u8>>> {
+            Noting::note("read")
+        }
+        fn take(&self, _: &[Key]) -> Result<Vec<Vec<u8>>> {
+            Noting::note("take")
+        }
+        fn lens(&self, _: &[Key]) -> Result<Vec<Option<u64>>> {
+            Noting::note("lens")
+        }
+        fn present(&self, _: &[Key]) -> Result<Vec<bool>> {
+            Noting::note("present")
+        }
+        fn keys(&self) -> Result<Vec<Key>> {
+            Noting::note("keys")
+        }
+        fn sync(&self) -> Result<()> {
+            Noting::note("sync")
+        }
+        fn visit(&self, _: &[Key], _: &mut dyn FnMut(&[Chunks<'_>]) -> Result<()>) -> Result<()> {
+            Noting::note("visit")
+        }
+        fn check(&self, _: Durability) -> Result<()> {
+            Noting::note("check")
+        }
+    }
+
+    impl MemoryStore for Noting {
+        fn memory_bytes(&self) -> u64 {
+            Noting::note("memory_bytes").unwrap_or_default()
+        }
+        fn write_within(&self, _: &Batch<'_>, _: u64) -> Result<bool> {
+            Noting::note("write_within")
+        }
+        fn heaviest(&self, _: u64) -> Result<Vec<Key>> {
+            Noting::note("heaviest")
+        }
+    }
+
+    /// The names of the object-safe methods that a trait in this file declares.
+    fn declared(name: &str) -> Vec<&'static str> {
+        let text = include_str!("partd.rs");
+        let start = text.find(&format!("pub trait {name}")).unwrap();
+        let body = &text[start..start + text[start..].find("\n}\n").unwrap()];
+        let methods = body.split("\n    fn ").skip(1);
+        let object_safe = methods.filter(|method| {
+            let head = &method[..method.find(['{', ';']).unwrap()];
+            !head.contains("Self: Sized")
+        });
+        object_safe.map(|method| &method[..method.find(['(', '<']).unwrap()]).collect()
+    }
+
+    #[test]
+    fn references_boxes_and_arcs_forward_every_method_to_the_store() {
+        fn call_all<P: MemoryStore + ?Sized>(name: &str, p: &P) -> bool {
+            CALLS.take();
+            let batch = Batch::new();
+            match name {
+                "write" => drop(p.write(&batch, Durability::Plain)),
+                "read" => drop(p.read(&[])),
+                "take" => drop(p.take(&[])),
+                "lens" => drop(p.lens(&[])),
+                "present" => drop(p.present(&[])),
+                "keys" => drop(p.keys()),
+                "sync" => drop(p.sync()),
+                "visit" => drop(p.visit(&[], &mut |_| Ok(()))),
+                "check" => drop(p.check(Durability::Plain)),
+                "memory_bytes" => drop(p.memory_bytes()),
+                "write_within" => drop(p.write_within(&batch, 0)),
+                "heaviest" => drop(p.heaviest(0)),
+                other => panic!("{other} is declared, and this test does not call it"),
+            }
+            CALLS.take() == [name]
+        }
+        let methods = [declared("Partd"), declared("MemoryStore")].concat();
+        assert_eq!(methods.len(), 12, "{methods:?}");
+        for method in methods {
+            // A method that is not forwarded runs as provided, and calls others.
+            assert!(call_all(method, &Noting), "{method}");
+            assert!(call_all::<&Noting>(method, &&Noting), "{method} of a reference");
+            assert!(call_all::<Box<Noting>>(method, &Box::new(Noting)), "{method} of a box");
+            assert!(call_all::<Arc<Noting>>(method, &Arc::new(Noting)), "{method} of an arc");
+            let dynamic: Box<dyn MemoryStore> = Box::new(Noting);
+            assert!(call_all(method, &dynamic), "{method} of a trait object");
+        }
+    }
+}

@@ -14,6 +14,7 @@ use crate::net::channel::{Channel, ChannelOptions};
 use crate::net::socket::Stream;
 use crate::server::connection::Connection;
 use crate::server::shared::Shared;
+use crate::server::stats::MemoryGauge;
 use crate::wire::hello::{Syn, Welcome};
 use crate::wire::{old, reply, request};
 use crate::{Limits, Role};
@@ -164,7 +165,7 @@ pub fn session(input: &[u8]) {
         stream.extend_from_slice(&[b'0'; 32]);
     }
     stream.extend_from_slice(bytes);
-    let Ok(shared) = Shared::new(Arc::new(Dict::new()), limits(), std::env::temp_dir(), 1) else {
+    let Ok(shared) = Shared::new(Arc::new(Dict::new()), MemoryGauge::default(), limits(), std::env::temp_dir(), 1) else {
         return;
     };
     let shared = Arc::new(shared);

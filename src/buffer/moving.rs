@@ -8,7 +8,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashSet;
 
 use super::{Buffer, Pending, State};
-use crate::partd::{Batch, Chunks, Durability, Op, Partd};
+use crate::partd::{Batch, Chunks, Durability, MemoryStore, Op, Partd};
 use crate::{Key, Result};
 
 /// Neighbouring pieces of a value below this go to the slow store as one.
@@ -17,7 +17,7 @@ const SMALL_PIECE_BYTES: usize = 16 << 10;
 const BATCH_MAX_KEYS: u64 = 8192;
 const BATCH_MAX_BYTES: u64 = 32 << 20;
 
-impl<Fast: Partd, Slow: Partd> Buffer<Fast, Slow> {
+impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     /// Moves the heaviest keys down until at most `target_bytes` are held; all, if that is 0.
     pub(super) fn drain(&self, state: &mut State, target_bytes: u64) -> Result<()> {
         let before = state.stats.slow_batches;

@@ -10,7 +10,7 @@ use std::fmt;
 use crate::encode::codec::{Codec, CodecError, FnCodec};
 use crate::encode::pool::Pool;
 use crate::encode::run::Step;
-use crate::partd::{Batch, Durability, Op, Partd};
+use crate::partd::{Batch, Durability, MemoryStore, Op, Partd};
 use crate::{Error, Key, Result};
 
 /// Bytes that a key's value may have when it is decoded, unless set.
@@ -234,7 +234,13 @@ where
     fn check(&self, durability: Durability) -> Result<()> {
         self.inner.check(durability)
     }
+}
 
+impl<C, P> MemoryStore for Encode<C, P>
+where
+    C: Codec<In = [u8], Out = Vec<u8>>,
+    P: MemoryStore,
+{
     fn memory_bytes(&self) -> u64 {
         self.inner.memory_bytes()
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use partd::{Batch, Chunks, Dict, Durability, Key, Partd, Result};
+use partd::{Batch, Chunks, Dict, Durability, Key, MemoryStore, Partd, Result};
 
 #[derive(Debug, Default)]
 pub struct Counted {
@@ -51,6 +51,9 @@ impl Partd for Counted {
     ) -> Result<()> {
         self.note("visit").visit(keys, visit)
     }
+}
+
+impl MemoryStore for Counted {
     fn memory_bytes(&self) -> u64 {
         self.dict.memory_bytes()
     }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use crate::counted::Counted;
 use partd::encode::compressions;
-use partd::{Batch, Dict, Durability, Encode, Error, Key, Op, Partd, compression};
+use partd::{
+    Batch, Dict, Durability, Encode, Error, Key, MemoryStore, Op, Partd, Zlib, compression,
+};
 
 /// A small generator, so that the values are the same in every run.
 struct Random(u64);
@@ -126,7 +128,7 @@ fn a_batch_of_which_one_value_cannot_be_encoded_leaves_the_store_as_it_was() {
 
 #[test]
 fn taking_an_undecodable_value_leaves_it_and_its_neighbours_in_the_store() {
-    let (name, layer) = ("zlib", partd::Zlib::new(Dict::new()));
+    let (name, layer) = ("zlib", Zlib::new(Dict::new()));
     layer.append([("good", "1"), ("bad", "2")]).unwrap();
     layer.inner().append([("bad", b"\x01\0\0\0\0\0\0\0x")]).unwrap();
     let before = layer.inner().get_many(["good", "bad"]).unwrap();
@@ -167,15 +169,15 @@ impl Partd for Raced {
 
 #[test]
 fn what_is_appended_between_the_look_and_the_take_is_taken_too_or_put_back() {
-    let other = partd::Zlib::new(Dict::new());
+    let other = Zlib::new(Dict::new());
     other.append([("k", "world!")]).unwrap();
     let intruder = other.inner().get("k").unwrap();
-    let layer = partd::Zlib::new(Raced { dict: Dict::new(), intruder });
+    let layer = Zlib::new(Raced { dict: Dict::new(), intruder });
     layer.append([("k", "Hello ")]).unwrap();
     assert_eq!(layer.pop(["k"]).unwrap(), [b"Hello world!"]);
     assert_eq!(layer.keys().unwrap(), []);
 
-    let layer = partd::Zlib::new(Raced { dict: Dict::new(), intruder: b"\x01".to_vec() });
+    let layer = Zlib::new(Raced { dict: Dict::new(), intruder: b"\x01".to_vec() });
     layer.append([("k", "Hello ")]).unwrap();
     let frame = layer.inner().dict.get("k").unwrap();
     let error = layer.pop(["k", "none"]).unwrap_err().to_string();
@@ -281,15 +283,15 @@ fn clear_and_delete_inside_a_batch_keep_their_place_among_the_frames() {
 #[test]
 fn presence_and_weight_are_asked_of_the_store_below_and_decode_nothing() {
     let store = Arc::new(Counted::default());
-    let layer = compression("zlib", Box::new(store.clone())).unwrap();
+    let layer = Zlib::new(store.clone());
     layer.append([("heavy", vec![7; 5000]), ("light", vec![7; 10])]).unwrap();
     assert_eq!(store.calls(), ["write"]);
-    // Through a `dyn Partd`, too.
-    assert!(layer.contains("light").unwrap() && !layer.contains("none").unwrap());
+    let dynamic: &dyn Partd = &layer;
+    assert!((&dynamic).contains("light").unwrap() && !layer.contains("none").unwrap());
     assert_eq!(store.calls(), ["present", "present"]);
     assert_eq!(layer.heaviest(1).unwrap(), [Key::from("heavy")]);
     assert_eq!(store.calls(), ["heaviest"]);
-    let batch = |layer: &dyn Partd, limit_bytes| {
+    let batch = |layer: &dyn MemoryStore, limit_bytes| {
         layer.write_within(Batch::new().append("more", &[7; 100_000]), limit_bytes).unwrap()
     };
     // A hundred thousand equal bytes take little as they are stored.
@@ -301,7 +303,7 @@ fn presence_and_weight_are_asked_of_the_store_below_and_decode_nothing() {
 #[test]
 fn a_buffer_of_a_compressing_layer_reads_a_key_only_to_move_it() {
     let store = Arc::new(Counted::default());
-    let p = partd::Buffer::new(partd::Zlib::new(store.clone()), Dict::new(), 20 << 10);
+    let p = partd::Buffer::new(Zlib::new(store.clone()), Dict::new(), 20 << 10);
     let mut random = Random(5);
     for i in 0..60 {
         p.append([(i % 3, random.bytes(1000))]).unwrap();

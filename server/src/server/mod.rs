@@ -36,6 +36,7 @@ use partd::{Partd, Result};
 
 use self::accept::{Acceptor, Admission};
 use self::shared::Shared;
+use self::stats::MemoryGauge;
 pub use self::stats::Status;
 use crate::curve::{AllowedKeys, KeyPair};
 use crate::error::{io_error, refused};
@@ -79,6 +80,7 @@ pub struct ServerOptions {
     role: Role,
     curve: Option<(KeyPair, AllowedKeys)>,
     spool: PathBuf,
+    memory: MemoryGauge,
 }
 
 #[derive(Debug)]
@@ -98,6 +100,7 @@ impl Default for ServerOptions {
             role: Role::ALL,
             curve: None,
             spool,
+            memory: MemoryGauge::default(),
         }
     }
 }
@@ -148,6 +151,13 @@ impl ServerOptions {
         self
     }
 
+    /// How many bytes of memory the store holds, which [`Client::status`](crate::Client::status) reports
+    /// and nothing else uses: 0 unless given, for the trait [`Partd`] cannot tell.
+    pub fn memory_bytes(mut self, gauge: impl Fn() -> u64 + Send + Sync + 'static) -> ServerOptions {
+        self.memory = MemoryGauge::new(gauge);
+        self
+    }
+
     /// Serves a store. Without an address it listens at `ipc://$XDG_RUNTIME_DIR/partd/PID-N.sock`.
     ///
     /// # Errors
@@ -181,7 +191,7 @@ impl ServerOptions {
         }
         let run = crate::random_u64()?;
         let limits = self.limits.within_clocks();
-        let shared = Arc::new(Shared::new(Arc::new(store), limits, self.spool, run)?);
+        let shared = Arc::new(Shared::new(Arc::new(store), self.memory, limits, self.spool, run)?);
         let addresses: Vec<Address> =
             listeners.iter().map(|listener| listener.address().clone()).collect();
         let curve = self.curve.map(|(pair, allowed)| (pair, Arc::new(allowed)));

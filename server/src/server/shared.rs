@@ -11,7 +11,7 @@ use partd::{Durability, Op, Partd, Result};
 use super::budget::Budget;
 use super::records::Records;
 use super::sessions::Sessions;
-use super::stats::{Stats, Status};
+use super::stats::{MemoryGauge, Stats, Status};
 use crate::limits::Limits;
 use crate::net::socket::{Socket, end, end_input};
 
@@ -21,6 +21,7 @@ const WARNINGS_PER_SECOND: u64 = 20;
 /// What the connections share.
 pub(crate) struct Shared {
     pub(crate) store: Arc<dyn Partd>,
+    memory: MemoryGauge,
     pub(crate) limits: Limits,
     pub(crate) spool: PathBuf,
     pub(crate) budget: Arc<Budget>,
@@ -48,6 +49,7 @@ impl std::fmt::Debug for Shared {
 impl Shared {
     pub(crate) fn new(
         store: Arc<dyn Partd>,
+        memory: MemoryGauge,
         limits: Limits,
         spool: PathBuf,
         run: u64,
@@ -56,6 +58,7 @@ impl Shared {
         Ok(Shared {
             budget: Budget::new(limits.in_flight_bytes),
             store,
+            memory,
             limits,
             spool,
             stats: Stats::new(run),
@@ -159,7 +162,7 @@ impl Shared {
 
     pub(crate) fn status(&self) -> Status {
         let mut status = self.stats.status();
-        status.buffer_bytes = self.store.memory_bytes();
+        status.buffer_bytes = self.memory.bytes();
         status.in_flight_bytes = self.budget.held();
         if self.is_ending() {
             "stopping".clone_into(&mut status.health);

@@ -1,6 +1,6 @@
 //! What a server counts, and the status that it reports.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -252,6 +252,31 @@ impl Stats {
             seq: self.seq.load(Relaxed),
             durable_seq: self.durable_seq.load(Relaxed),
         }
+    }
+}
+
+/// Asks how many bytes of memory the store holds.
+pub(crate) struct MemoryGauge(Box<dyn Fn() -> u64 + Send + Sync>);
+
+impl MemoryGauge {
+    pub(crate) fn new(gauge: impl Fn() -> u64 + Send + Sync + 'static) -> MemoryGauge {
+        MemoryGauge(Box::new(gauge))
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.0)()
+    }
+}
+
+impl Default for MemoryGauge {
+    fn default() -> MemoryGauge {
+        MemoryGauge::new(|| 0)
+    }
+}
+
+impl fmt::Debug for MemoryGauge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MemoryGauge")
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use listenfd::ListenFd;
 use partd::{Buffer, Dict, Partd, SegmentLog, compression};
@@ -18,14 +19,11 @@ use crate::{Failure, logging, metrics};
 pub(crate) fn run(path: &Path, args: Serve) -> Result<ExitCode, Failure> {
     logging::start(&args);
     raise_file_limit();
-    let refused = |error: partd::Error| Failure::Refused(error.to_string());
-    let options = options(&args).map_err(refused)?;
+    let options = options(&args).map_err(|error| Failure::Refused(error.to_string()))?;
     // Before the store is opened, so that no signal finds the program unprepared.
     let signals = Signals::new([SIGTERM, SIGINT])
         .map_err(|error| Failure::Refused(format!("cannot wait for signals: {error}")))?;
-    let store = store(path, &args).map_err(|error| Failure::Store(error.to_string()))?;
-    let options = addresses(path, &args, options)?;
-    let server = options.serve(store).map_err(refused)?;
+    let server = serve(path, &args, options)?;
     end_on_signal(signals, server.handle())?;
     if let Some(address) = &args.metrics {
         let bound = metrics::start(address, server.handle())?;
@@ -60,16 +58,27 @@ fn options(args: &Serve) -> partd::Result<ServerOptions> {
     Ok(options)
 }
 
+/// Serves the store at the path, through a buffer if it may take memory.
+fn serve(path: &Path, args: &Serve, options: ServerOptions) -> Result<Server, Failure> {
+    let store = store(path, args).map_err(|error| Failure::Store(error.to_string()))?;
+    let options = addresses(path, args, options)?;
+    let server = match args.memory {
+        0 => options.serve(store),
+        memory => {
+            let buffer = Arc::new(Buffer::new(Dict::new(), store, memory));
+            let gauge = Arc::clone(&buffer);
+            options.memory_bytes(move || gauge.memory_bytes()).serve(buffer)
+        }
+    };
+    server.map_err(|error| Failure::Refused(error.to_string()))
+}
+
 fn store(path: &Path, args: &Serve) -> partd::Result<Box<dyn Partd>> {
     let log = SegmentLog::options().max_store_bytes(args.max_store).open(path)?;
-    let slow: Box<dyn Partd> = match &args.encode {
-        Some(codec) => compression(codec, Box::new(log))?,
-        None => Box::new(log),
-    };
-    Ok(match args.memory {
-        0 => slow,
-        memory => Box::new(Buffer::new(Dict::new(), slow, memory)),
-    })
+    match &args.encode {
+        Some(codec) => compression(codec, Box::new(log)),
+        None => Ok(Box::new(log)),
+    }
 }
 
 /// The addresses that were given or passed in, or the one of the store.
