@@ -129,6 +129,15 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         self.drain(&mut self.alone(), 0)
     }
 
+    /// Gives the slow store back what was taken from it.
+    fn put_back(&self, keys: &[Key], values: &[Vec<u8>]) -> Result<()> {
+        let mut batch = Batch::new();
+        for (key, value) in keys.iter().zip(values).filter(|(_, value)| !value.is_empty()) {
+            batch.append(key, value);
+        }
+        self.isolate.run(|| self.slow.write(&batch, Durability::Plain))
+    }
+
     fn shared(&self) -> RwLockReadGuard<'_, State> {
         // A store that panics leaves the bytes where they were, and the state is changed after it.
         self.state.read().unwrap_or_else(PoisonError::into_inner)
@@ -304,7 +313,15 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
         let mut state = self.alone();
         self.settle(&mut state, keys)?;
         let mut values = self.isolate.run(|| self.slow.take(keys))?;
-        for (value, buffered) in values.iter_mut().zip(self.fast.take(keys)?) {
+        let fast = match self.fast.take(keys) {
+            Ok(fast) => fast,
+            Err(error) => {
+                // What the fast store holds still comes behind them.
+                self.put_back(keys, &values)?;
+                return Err(error);
+            }
+        };
+        for (value, buffered) in values.iter_mut().zip(fast) {
             if value.is_empty() {
                 *value = buffered;
             } else {

@@ -220,7 +220,7 @@ fn advice(error: &io::Error) -> &'static str {
     const TOO_MANY_FILES: [i32; 2] = [23, 24];
     match error.kind() {
         _ if error.raw_os_error().is_some_and(|code| TOO_MANY_FILES.contains(&code)) => {
-            "; a handle that writes takes about ten descriptors: raise the limit (`ulimit -n`), or \
+            "; a handle that writes takes ten to twenty descriptors: raise the limit (`ulimit -n`), or \
              close other files"
         }
         io::ErrorKind::OutOfMemory if error.raw_os_error().is_some() => {
@@ -293,6 +293,26 @@ impl Error {
     pub fn is_corruption(&self) -> bool {
         matches!(self.kind(), ErrorKind::Corrupt | ErrorKind::Removed)
     }
+}
+
+/// An error of the format with the file that it is about.
+pub(crate) fn damage(path: impl Into<PathBuf>, damage: partd_format::Error) -> Error {
+    let path = path.into();
+    newer_version(&path, &damage).unwrap_or(Error::Damage { path, damage })
+}
+
+/// The error for a file of a newer format, if that is what was found.
+pub(crate) fn newer_version(path: impl AsRef<Path>, error: &partd_format::Error) -> Option<Error> {
+    let partd_format::Evidence::Number(found) = error.found else { return None };
+    let is_newer = error.what == "format version" && found > partd_format::VERSION.into();
+    is_newer.then(|| {
+        let known = partd_format::VERSION;
+        let why = format!(
+            "this file has format version {found}, and this build reads version {known}; use a \
+             newer release of partd"
+        );
+        Error::refused(ErrorKind::NewerVersion, path, why)
+    })
 }
 
 #[cfg(test)]

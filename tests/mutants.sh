@@ -38,8 +38,8 @@ mkdir "$copy"
     (cd "$root" && tar --null --files-from=- --create --ignore-failed-read 2>/dev/null) |
     tar --extract --touch --directory "$copy"
 
-# mutant NAME FILE INVARIANTS MODULE TEST OLD NEW; the tests are in tests/simulated/, and one module
-# is in loom/.
+# mutant NAME FILE INVARIANTS MODULE TEST OLD NEW; the tests are in tests/simulated/, and where
+# `program` says so in other binaries.
 mutant() {
     [[ $wanted == "  " || $wanted == *" $1 "* ]] || return 0
     names+=("$1") files+=("$2") invariants+=("$3") tests+=("$4::$5") olds+=("$6") news+=("$7")
@@ -49,6 +49,8 @@ mutant() {
 program() {
     case $1 in
     sleeping::*) echo --release --manifest-path loom/Cargo.toml --test loom ;;
+    copies::*) echo --test engine ;;
+    threads::*) echo --test processes ;;
     *) echo --test simulated ;;
     esac
 }
@@ -192,9 +194,8 @@ mutant mark-in-header src/log/writer.rs I9 damage $flips \
     'fill(&mut prepared.claim, batch, &layout, control.synced())' \
     'fill(&mut prepared.claim, batch, &layout, 0)'
 mutant boot src/log/open.rs 'I1 I2 I6' crash $crash \
-    '            && control.fixed.boot == boot
-            && (control.is_open()' \
-    '            && (control.is_open()'
+    'let is_usable = control.fixed.boot == boot' \
+    'let is_usable = (control.fixed.boot == boot || boot.len() > 0)'
 mutant closed-control src/log/open.rs I6 crash $crash \
     'Ok(control.is_clean() && store.segment_ids()?.last().is_none_or(is_last))' \
     'Ok(control.is_clean() && (true || store.segment_ids()?.last().is_none_or(is_last)))'
@@ -271,9 +272,25 @@ mutant reserve src/log/writer.rs live removed_files \
     on_a_full_disk_a_new_process_deletes_clears_and_compacts \
     'if !is_full(&error) {' \
     'if is_full(&error) || !is_full(&error) {'
+mutant hard-link src/log/control.rs I1 copies \
+    a_store_at_rest_and_its_hard_linked_copy_go_on_apart_whichever_is_opened_first \
+    'Ok(self.is_original() && links == 1 && !self.is_present()?)' \
+    'Ok(self.is_original() && links > 0)'
+mutant own-segment src/log/store.rs I1 copies \
+    opening_a_hard_linked_copy_of_a_live_store_changes_nothing_in_the_original \
+    'if links == 1 {' \
+    'if links > 0 {'
+mutant sync-identity src/log/sync.rs I1 copies \
+    a_writer_notices_that_its_segment_was_moved_away_or_replaced \
+    'is_in_place?;' \
+    'drop(is_in_place);'
+mutant forked-view src/log/recycle.rs I4 threads \
+    a_view_in_a_child_of_fork_keeps_its_bytes_whatever_the_temporary_store_of_the_parent_writes \
+    '&& self.recycler.forks == forks()' \
+    '&& self.recycler.forks <= forks()'
 mutant output-name src/log/compaction.rs 'I1 I2' crash $crash \
-    'let synced = self.sync_dir(control);' \
-    'let synced: Result<()> = Ok(());'
+    'then(|| self.sync_dir(control));' \
+    'then(|| Ok(()));'
 mutant forgotten-delete src/log/compaction/plan.rs I5 crash $crash \
     '*removals = needed;' \
     '*removals = Removals::default();

@@ -106,6 +106,10 @@ impl Background {
             };
             // Without a thread the store only grows until somebody calls `compact`.
             *thread = std::thread::Builder::new().name("partd-compaction".into()).spawn(work).ok();
+            if thread.is_none() {
+                // The next reason tries again.
+                self.shared.wakeup.take();
+            }
         }
     }
 

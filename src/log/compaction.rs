@@ -341,10 +341,11 @@ impl<D: Disk> Core<D> {
             Ok(true) => new.publish(id).map(|()| true),
             stopped => stopped,
         };
-        // If there is no space for the words, the output is there and nobody was told: the next compaction tells.
+        let synced = matches!(published, Ok(true)).then(|| self.sync_dir(control));
+        // Behind the sync, after which the words may need space again. If there is none, the output is there and
+        // nobody was told: the next compaction tells.
         control.reserve()?;
-        if matches!(published, Ok(true)) {
-            let synced = self.sync_dir(control);
+        if let Some(synced) = synced {
             control.raise_generation();
             control.clear_output();
             return synced.map(|()| Some(len));

@@ -5,6 +5,7 @@
 
 use std::io::{self, IoSlice};
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release};
 
 use partd_format::control::{self as layout, Commit, Fixed};
@@ -21,6 +22,8 @@ pub(crate) struct Control<D: Disk> {
     store: Store<D>,
     file: D::File,
     pub(crate) fixed: Fixed,
+    /// Whether a sync of this handle has failed.
+    sync_failed: AtomicBool,
 }
 
 /// What a new control file begins with.
@@ -134,7 +137,13 @@ impl<D: Disk> Control<D> {
         }
         let mut bytes = [0; layout::FIXED_LEN];
         file.mapping().copy_out(0, &mut bytes);
-        Ok(Fixed::decode(&bytes).map(|fixed| Control { store: store.clone(), file, fixed }))
+        let sync_failed = AtomicBool::new(false);
+        Ok(Fixed::decode(&bytes).map(|fixed| Control {
+            store: store.clone(),
+            file,
+            fixed,
+            sync_failed,
+        }))
     }
 
     /// Makes the control file anew, in place of the one that is there. The caller is alone.
@@ -162,6 +171,15 @@ impl<D: Disk> Control<D> {
             }
             _ => Err(error),
         }
+    }
+
+    /// Whether the words of this file were stored by those who used this directory, on this machine, and by
+    /// nobody else: it is no copy, no other directory has a name for it, and nobody uses it through that name.
+    /// Asked by an opener that is alone in the directory.
+    pub(crate) fn is_own(&self) -> Result<bool> {
+        let links = self.store.dir.links(CONTROL);
+        let links = links.map_err(|error| self.store.error("look at", CONTROL, error))?;
+        Ok(self.is_original() && links == 1 && !self.is_present()?)
     }
 
     /// Whether the file is the one that was made for this store, and not a copy of it.
@@ -414,14 +432,19 @@ impl<D: Disk> Control<D> {
 
     /// Whether a sync has failed since the machine was booted.
     pub(crate) fn has_sync_failed(&self) -> bool {
-        self.word(layout::SYNC_FAILED_AT).load(Acquire) == layout::SYNC_FAILED
+        self.sync_failed.load(Acquire)
+            || self.word(layout::SYNC_FAILED_AT).load(Acquire) == layout::SYNC_FAILED
     }
 
     /// The error of a sync, which ends durable acknowledgements: what the disk has lost cannot be
     /// known, and a second try would succeed and prove nothing.
     pub(crate) fn sync_error(&self, path: impl AsRef<Path>, source: io::Error) -> Error {
         if !was_not_tried(&source) {
-            self.word(layout::SYNC_FAILED_AT).store(layout::SYNC_FAILED, Release);
+            self.sync_failed.store(true, Release);
+            // Where the disk is so full that others cannot be told, this handle still knows.
+            if self.reserve().is_ok() {
+                self.word(layout::SYNC_FAILED_AT).store(layout::SYNC_FAILED, Release);
+            }
         }
         Error::io("sync", path, source)
     }

@@ -61,6 +61,20 @@ pub trait Dir: Clone + Debug + Send + Sync + 'static {
     fn list(&self) -> io::Result<Vec<OsString>>;
     /// Which file a name leads to.
     fn id_of(&self, name: &str) -> io::Result<FileId>;
+    /// How many names the file has, in this directory and in others.
+    fn links(&self, _name: &str) -> io::Result<u64> {
+        Ok(1)
+    }
+    /// Reads the first bytes of a file, zeros behind its end, and returns its length. Does not map the file.
+    fn read_start(&self, name: &str, start: &mut [u8]) -> io::Result<u64> {
+        let file = self.open(name, Access::Read)?;
+        let len = file.mapping().len();
+        let (bytes, rest) = start.split_at_mut(len.min(start.len() as u64) as usize);
+        file.loaded(0, bytes.len() as u64);
+        file.mapping().copy_out(0, bytes);
+        rest.fill(0);
+        Ok(len)
+    }
     /// The disk space that a file takes, in bytes.
     fn disk_bytes(&self, name: &str) -> io::Result<u64>;
     /// Whether the directory was removed.
@@ -133,8 +147,6 @@ pub trait DiskFile: Debug + Send + Sync + 'static {
     fn reserve(&self, _offset: u64, _len: u64) -> io::Result<()> {
         Ok(())
     }
-    /// Whether the file still has a name.
-    fn is_linked(&self) -> io::Result<bool>;
     /// Whether the byte at an offset is in memory, as far as the system tells.
     fn is_cached(&self, _offset: u64) -> bool {
         true

@@ -62,7 +62,7 @@ use self::store::{Store, segment_name};
 use self::sync::Syncer;
 use self::writer::Writer;
 use crate::Key;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::partd::{Batch, Chunks, Durability, Op, Partd};
 use crate::threads::{self, LentPool};
 
@@ -85,10 +85,12 @@ use crate::threads::{self, LentPool};
 /// # Ok::<(), partd::Error>(())
 /// ```
 ///
-/// No operation waits for a process that is dead. Two may wait for one that is stopped. A sync waits
-/// half a second for another process that syncs and makes no progress, then does the work itself.
+/// No operation waits for a process that is dead. Two may wait for one that is stopped. A sync, and so a
+/// compaction, waits half a second for another process that syncs and makes no progress, then does the
+/// work itself.
 /// Opening waits up to 30 seconds for a process that opens the store alone, as the first of all does,
-/// and recovers it if need be; then it returns an error.
+/// and recovers it if need be; then it returns an error. It waits two seconds for one that was stopped
+/// between taking its two locks.
 ///
 /// Opened before a `fork`, a handle serves the parent alone; in the child it gives an error.
 /// A disk that fails under a mapping can end the process with SIGBUS, as with every mapped file.
@@ -149,8 +151,8 @@ pub struct Stats {
     pub segment_bytes: u64,
     /// The dead segments that a temporary store keeps to write them again.
     pub segments_recycled: u64,
-    /// The disk space that they take, in bytes: less, where closed handles gave back what they had
-    /// not used.
+    /// The disk space that all segments take, in bytes: less than their lengths where closed handles gave
+    /// back what they had not used.
     pub disk_bytes: u64,
     /// The compactions that were done since the control file was made.
     pub compactions: u64,
@@ -176,7 +178,7 @@ impl SegmentLog {
         Options::default().open(path)
     }
 
-    /// Opens a store for reading; nothing in its directory is changed.
+    /// Opens a store for reading; no file of it is changed. (On overlayfs its control file is copied up.)
     ///
     /// A store that is in use, or was closed, is followed as it grows. One that needs recovery is
     /// read as recovery would leave it, which is worked out in memory; that handle stays at that
@@ -481,24 +483,4 @@ impl<D: Disk> Drop for Core<D> {
             }
         }
     }
-}
-
-/// An error of the format with the file that it is about.
-fn damage(path: impl Into<PathBuf>, damage: partd_format::Error) -> Error {
-    let path = path.into();
-    newer_version(&path, &damage).unwrap_or(Error::Damage { path, damage })
-}
-
-/// The error for a file of a newer format, if that is what was found.
-fn newer_version(path: impl AsRef<Path>, error: &partd_format::Error) -> Option<Error> {
-    let partd_format::Evidence::Number(found) = error.found else { return None };
-    let is_newer = error.what == "format version" && found > partd_format::VERSION.into();
-    is_newer.then(|| {
-        let known = partd_format::VERSION;
-        let why = format!(
-            "this file has format version {found}, and this build reads version {known}; use a \
-             newer release of partd"
-        );
-        Error::refused(ErrorKind::NewerVersion, path, why)
-    })
 }

@@ -22,13 +22,12 @@ use super::options::Options;
 use super::picture::Picture;
 use super::recovery::{Known, NewControl, Survey, Trust};
 use super::recycle::Recycler;
-use super::segment::Segment;
 use super::segment::mapping::ForkMark;
 use super::store::{CONTROL, Store, is_known, is_of_store};
 use super::sync::Syncer;
 use super::writer::Writer;
-use super::{Core, SegmentLog, newer_version};
-use crate::error::{Error, ErrorKind, Result};
+use super::{Core, SegmentLog};
+use crate::error::{Error, ErrorKind, Result, newer_version};
 
 /// How long to wait for another process that recovers the store.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -200,8 +199,9 @@ fn too_long<D: Disk>(store: &Store<D>) -> Error {
 }
 
 fn no_control_in_use<D: Disk>(store: &Store<D>) -> Error {
-    let why = "other processes have the store open, but its control file was removed or replaced meanwhile. \
-               Close the store in those processes and open it again: it is then recovered from the segments";
+    let why = "other processes have the store open, but none of them uses its control file: it was removed or \
+               replaced, or a process was stopped while it opened the store. Close the store in those processes \
+               and open it again: it is then recovered from the segments";
     Error::refused(ErrorKind::Removed, &**store.path(), why)
 }
 
@@ -323,17 +323,41 @@ fn is_control<D: Disk>(store: &Store<D>, listed: &[OsString]) -> Result<bool> {
     Ok(len == 0 || len == layout::FILE_LEN)
 }
 
-/// The control file, if it is the original, of this boot, and its words can be used as they are.
+/// The control file, if it is this store's own, of this boot, and its words can be used as they are. The caller
+/// is alone.
 fn usable<D: Disk>(store: &Store<D>, boot: [u8; 16], access: Access) -> Result<Option<Control<D>>> {
     let control = control(store, access)?;
     if control.as_ref().is_some_and(|control| control.fixed.temporary) {
         return Err(is_temporary(store));
     }
-    Ok(control.filter(|control| {
-        control.is_original()
-            && control.fixed.boot == boot
-            && (control.is_open() || control.is_clean())
-    }))
+    let Some(control) = control else { return Ok(None) };
+    let is_usable = control.fixed.boot == boot
+        && (control.is_open() || control.is_clean())
+        && control.is_own()?
+        && owners(store, &control)?.others == 0;
+    Ok(is_usable.then_some(control))
+}
+
+/// How many segments are of the store of a control file, and how many of others.
+#[derive(Clone, Copy, Debug, Default)]
+struct Owners {
+    same: u64,
+    others: u64,
+}
+
+/// Counts whose the segments are. A segment of a newer format is an error: before anything is appended beside it.
+fn owners<D: Disk>(store: &Store<D>, control: &Control<D>) -> Result<Owners> {
+    let mut owners = Owners::default();
+    for id in store.segment_ids()? {
+        match store.header(id) {
+            Ok(header) if header.store == control.fixed.store => owners.same += 1,
+            Ok(_) => owners.others += 1,
+            Err(error @ Error::Refused { kind: ErrorKind::NewerVersion, .. }) => return Err(error),
+            // Whoever reads the segment reports whatever else is wrong with it.
+            Err(_) => {}
+        }
+    }
+    Ok(owners)
 }
 
 /// Whether the last handle closed the store and this is the control file that it left. Whatever
@@ -362,7 +386,6 @@ fn settle_alone<D: Disk>(store: &Store<D>, boot: [u8; 16]) -> Result<()> {
     if let Some(control) = usable(store, boot, Access::Write)?
         && was_closed(store, &control)?
     {
-        check_versions(store)?;
         control.reserve()?;
         control.reopen();
         return Ok(());
@@ -376,17 +399,6 @@ fn settle_alone<D: Disk>(store: &Store<D>, boot: [u8; 16]) -> Result<()> {
     survey.apply(store, old.as_ref(), &new).map_err(|error| no_access(store, error))
 }
 
-/// An error if a segment is of a newer format: before anything is appended beside it.
-fn check_versions<D: Disk>(store: &Store<D>) -> Result<()> {
-    for id in store.segment_ids()? {
-        // Whoever reads the segment reports whatever else is wrong with it.
-        if let Err(error @ Error::Refused { .. }) = Segment::open(store, id, None, Access::Read) {
-            return Err(error);
-        }
-    }
-    Ok(())
-}
-
 type Surveyed<D> = (Survey<<D as Disk>::File>, Option<Control<D>>);
 
 fn survey<D: Disk>(
@@ -396,23 +408,33 @@ fn survey<D: Disk>(
     ignore_damage: bool,
 ) -> Result<Surveyed<D>> {
     let old = control(store, access)?;
-    let original = old.as_ref().filter(|old| old.is_original() && old.fixed.boot == boot);
-    let trust = match original {
-        Some(_) => Trust::Memory,
-        None => Trust::Disk,
+    let old = match old {
+        Some(old) => match owners(store, &old)? {
+            // It was moved here from another store, and says nothing about this one.
+            Owners { same: 0, others: 1.. } => None,
+            _ => Some(old),
+        },
+        None => None,
     };
+    let own = match &old {
+        Some(old) if old.is_own()? => Some(old),
+        _ => None,
+    };
+    let of_this_boot = own.filter(|own| own.fixed.boot == boot);
+    let trust = if of_this_boot.is_some() { Trust::Memory } else { Trust::Disk };
     let known = Known {
-        uuid: old.as_ref().filter(|old| old.is_original()).map(|old| old.fixed.store),
+        uuid: own.map(|own| own.fixed.store),
         mark: old.as_ref().map(|old| (old.fixed.store, old.synced())),
-        last: original
-            .filter(|old| old.is_open() || old.is_clean())
+        last: of_this_boot
+            .filter(|own| own.is_open() || own.is_clean())
             .and_then(Control::last_position),
     };
-    let is_copy = old.as_ref().is_some_and(|old| !old.is_original());
+    let is_copy = own.is_none() && old.is_some();
     match Survey::new(store, known, trust, ignore_damage) {
-        Err(error @ (Error::Missing { .. } | Error::Damage { .. })) if is_copy => {
+        Err(error) if is_copy && error.kind() == ErrorKind::Corrupt => {
             let why = format!(
-                "this is a copy of a store, made while the store was in use, and the copy is not whole: {error}. \
+                "this store was copied or moved to another disk, and it is not whole: {error}. If it was copied \
+                 while it was in use, copy it again, closed; \
                  `SegmentLog::options().ignore_damage(true).open_read_only(path)` reads its history as far as it \
                  is whole"
             );

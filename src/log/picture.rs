@@ -58,7 +58,7 @@ pub(crate) struct Picture<D: Disk> {
     /// The bytes of all values in each segment, live or dead.
     pub(crate) value_bytes: Vec<u64>,
     /// The bytes of all batches in each segment.
-    batch_bytes: Vec<u64>,
+    pub(crate) batch_bytes: Vec<u64>,
     /// How often the picture was begun anew; extents of an older one mean nothing.
     pub(crate) rebuilds: u64,
 }

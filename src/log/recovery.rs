@@ -14,11 +14,10 @@ use partd_format::control::{self as layout};
 use partd_format::{Link, State};
 
 use super::control::{Control, Start};
-use super::damage;
 use super::disk::{Access, Dir, Disk, DiskFile, was_not_tried};
 use super::segment::Segment;
 use super::store::{Content, Store, is_unfinished, segment_name, torn_names};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, damage};
 
 /// How much is to be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -323,9 +322,12 @@ impl<F: DiskFile> Survey<F> {
         old: Option<&Control<D>>,
         new: &NewControl,
     ) -> Result<()> {
-        let same_boot = old.filter(|old| {
-            old.is_original() && old.fixed.boot == new.boot && old.fixed.store == new.uuid
-        });
+        let same_boot = match old {
+            Some(old) if old.fixed.boot == new.boot && old.fixed.store == new.uuid => {
+                old.is_own()?.then_some(old)
+            }
+            _ => None,
+        };
         for surveyed in self.segments.iter().filter(|surveyed| !surveyed.is_replaced) {
             if surveyed.segment.header().output.is_none() {
                 surveyed.revoke_beyond(store, self.sequence, self.trust, same_boot)?;
@@ -412,6 +414,7 @@ impl<F: DiskFile> Surveyed<F> {
             return Ok(());
         }
         let id = self.segment.id();
+        store.own_segment(id)?;
         let segment = Segment::open(store, id, Some(&self.segment.header().store), Access::Write)?;
         given_up.iter().try_for_each(|found| segment.revoke(found.offset))?;
         if is_open {

@@ -3,6 +3,7 @@
 //! A fresh file costs the kernel a page to find and to fill with zeros for each page that is written; the
 //! pages of a dead segment are there. It is safe because a temporary store has one handle, which refuses every
 //! other opener and never survives its process: nobody else has the file mapped, and no recovery will read it.
+//! A child of `fork` inherits the mappings, and views on them: after a fork nothing is recycled any more.
 //! What is left of the earlier life does not parse under the salt of the new one.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -11,19 +12,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Core;
 use super::disk::{Access, Dir, Disk, DiskFile};
 use super::segment::Segment;
+use super::segment::mapping::forks;
 use super::store::{recycled_name, segment_name};
 use crate::error::Result;
 
 /// The dead segments of a temporary store, ready to be written.
 #[derive(Debug)]
 pub(crate) struct Recycler<F> {
+    /// How often this process had forked when the store was made; none where the system cannot tell.
+    forks: Option<u64>,
     files: Mutex<Vec<(String, F)>>,
     len: AtomicUsize,
 }
 
 impl<F> Recycler<F> {
     pub(crate) fn new() -> Recycler<F> {
-        Recycler { files: Mutex::new(Vec::new()), len: AtomicUsize::new(0) }
+        Recycler { forks: forks(), files: Mutex::new(Vec::new()), len: AtomicUsize::new(0) }
     }
 
     fn files(&self) -> MutexGuard<'_, Vec<(String, F)>> {
@@ -65,7 +69,10 @@ impl<D: Disk> Core<D> {
             && segment.header().len == self.options.segment_len()
             && self.recycler.len() < self.options.recycled_segments as u64;
         // Nobody may see other bytes under a view.
-        let is_free = is_wanted && Arc::into_inner(segment).is_some();
+        let is_free = is_wanted
+            && self.recycler.forks.is_some()
+            && self.recycler.forks == forks()
+            && Arc::into_inner(segment).is_some();
         let recycled = recycled_name(id);
         if is_free
             && self.store.dir.id_of(&name).is_ok_and(|now| now == file_id)

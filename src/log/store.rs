@@ -6,7 +6,7 @@
 //! identity of a file that this handle has mapped, or by the header in it.
 
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use partd_format::segment::{HEADER_LEN, NOTE_AT, file_name, id_of_file_name};
 use partd_format::{SegmentHeader, control};
 
 use super::disk::{Access, Dir, Disk, DiskFile, FileId};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, damage};
 
 /// The name of the control file.
 pub(crate) const CONTROL: &str = "control";
@@ -41,7 +41,7 @@ impl<D: Disk> Clone for Store<D> {
 /// What a file of a store's directory is, by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// Nothing that was ever stored: all zeros, or too short for a header.
+    /// Nothing that was ever stored: all zeros.
     Blank,
     /// A segment of this store with this id.
     Segment(u64),
@@ -108,16 +108,19 @@ impl<D: Disk> Store<D> {
         Ok(listed.iter().filter_map(|name| id_of_file_name(name.as_encoded_bytes())).collect())
     }
 
+    /// The header of a segment, read without mapping it.
+    pub(crate) fn header(&self, id: u64) -> Result<SegmentHeader> {
+        let name = segment_name(id);
+        let mut bytes = [0; NOTE_AT as usize];
+        let len = self.dir.read_start(&name, &mut bytes);
+        let len = len.map_err(|error| self.error("read", &name, error))?;
+        SegmentHeader::decode(&bytes, len).map_err(|error| damage(self.path_of(&name), error))
+    }
+
     /// What a file is, by its first bytes. `uuid` is that of this store; without it, that of any store will do.
     pub(crate) fn content(&self, name: &str, uuid: Option<&[u8; 16]>) -> io::Result<Content> {
-        let file = self.dir.open(name, Access::Read)?;
-        let len = file.mapping().len();
-        if len < HEADER_LEN {
-            return Ok(Content::Blank);
-        }
         let mut bytes = [0; HEADER_LEN as usize];
-        file.loaded(0, HEADER_LEN);
-        file.mapping().copy_out(0, &mut bytes);
+        let len = self.dir.read_start(name, &mut bytes)?;
         if bytes.iter().all(|&byte| byte == 0) {
             return Ok(Content::Blank);
         }
@@ -134,6 +137,32 @@ impl<D: Disk> Store<D> {
             Err(error) if is_newer(&error) => Content::Foreign,
             Err(_) => Content::Unknown,
         })
+    }
+
+    /// An error unless the name of a segment still leads to the file that this handle uses.
+    pub(crate) fn check_in_place(&self, id: u64, file: FileId) -> Result<()> {
+        let name = segment_name(id);
+        match self.dir.id_of(&name) {
+            Ok(now) if now == file => return Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(self.error("look at", &name, error));
+            }
+            _ => {}
+        }
+        Err(self.moved(id))
+    }
+
+    /// The error of a handle under which a segment was removed or replaced.
+    pub(crate) fn moved(&self, id: u64) -> Error {
+        if self.dir.is_removed().unwrap_or(false) {
+            return self.removed();
+        }
+        Error::refused(
+            ErrorKind::Removed,
+            self.path_of(&segment_name(id)),
+            "this segment was removed, moved away or replaced while the store was open, and what was appended \
+             to it is no longer in the store",
+        )
     }
 
     /// Removes the file of a segment that this handle has mapped; nothing happens if its name leads to another
@@ -187,6 +216,33 @@ impl<D: Disk> Store<D> {
         }
     }
 
+    /// Gives this store a file of its own for a segment of which other directories have names too, as in a
+    /// copy made with `cp -al`: what is stored to it then does not reach those. The caller is alone.
+    pub(crate) fn own_segment(&self, id: u64) -> Result<()> {
+        const PIECE_BYTES: u64 = 1 << 20;
+        let name = segment_name(id);
+        let links = self.dir.links(&name).map_err(|error| self.error("look at", &name, error))?;
+        if links == 1 {
+            return Ok(());
+        }
+        let copied = || {
+            let shared = self.dir.open(&name, Access::Read)?;
+            let len = shared.mapping().len();
+            let own = self.dir.create(UNFINISHED_OUTPUT, len)?;
+            let mut piece = vec![0; len.min(PIECE_BYTES) as usize];
+            for offset in (0..len).step_by(piece.len().max(1)) {
+                let piece = &mut piece[..(len - offset).min(PIECE_BYTES) as usize];
+                shared.loaded(offset, piece.len() as u64);
+                shared.mapping().copy_out(offset, piece);
+                own.write_at(&mut [IoSlice::new(piece)], offset)?;
+            }
+            own.sync()?;
+            self.dir.replace(UNFINISHED_OUTPUT, &name)
+        };
+        self.unlink_unfinished(UNFINISHED_OUTPUT, None)?;
+        copied().map_err(|error| self.error("make a copy of its own of", &name, error))
+    }
+
     /// Makes a file in place of one of the same name that was never finished.
     pub(crate) fn create_anew(
         &self,
@@ -226,17 +282,25 @@ impl<D: Disk> Store<D> {
         let file =
             self.dir.open(name, Access::Write).map_err(|error| self.error("open", name, error))?;
         let is_blank = self.content(name, Some(uuid)).is_ok_and(|found| found == Content::Blank);
-        if is_blank && file.mapping().len() >= len {
+        // A copy may have holes where the original had space, and a store into a hole needs space.
+        let is_allocated =
+            self.dir.disk_bytes(name).is_ok_and(|bytes| bytes >= file.mapping().len());
+        if is_blank && is_allocated && file.mapping().len() >= len {
             return Ok(Some(file));
         }
-        // Too short for this: the next one may find it long enough.
+        // Of no use for this; the next one may find it long enough.
         let _ = self.dir.rename(name, RESERVE);
         Ok(None)
     }
 
-    /// Makes the reserve, if there is none. Without one, only a full disk is harder to get out of.
-    pub(crate) fn keep_reserve(&self, len: u64) {
-        if self.dir.id_of(RESERVE).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+    /// Makes the reserve, unless there is one of `len` bytes. Without one, only a full disk is harder to get
+    /// out of.
+    pub(crate) fn keep_reserve(&self, len: u64, uuid: &[u8; 16]) {
+        if self.dir.disk_bytes(RESERVE).is_ok_and(|bytes| bytes >= len) {
+            return;
+        }
+        // One that is shorter was made for shorter segments, or by a process that died before it was allocated.
+        if self.unlink_unfinished(RESERVE, Some(uuid)).is_ok() {
             let _ = self.dir.create(RESERVE, len);
         }
     }

@@ -171,6 +171,14 @@ impl<D: Disk> Lead<D> {
             }
             let mut look = progress.look(synced, target);
             if look.is_dirty {
+                let is_in_place = progress.check_in_place(core);
+                // A compaction has replaced it meanwhile, and has moved the mark before.
+                if is_in_place.is_err() && !progress.look(control.synced(), target).is_dirty {
+                    look.is_dirty = false;
+                    looks.push(Some(look));
+                    continue;
+                }
+                is_in_place?;
                 let new = match progress.writable {
                     Some(_) => None,
                     None => match progress.open(core) {
@@ -202,11 +210,14 @@ impl<D: Disk> Lead<D> {
                 done.map_err(|error| control.sync_error(core.store.path(), error))?;
             }
             core.sync_dir(control)?;
+            // What was reserved before a sync may need space again after it.
+            control.reserve()?;
             control.set_directory_synced(generation);
         }
         // Writeback errors are reported once per open file; a superseded leader may have consumed ours.
         core.check_sync(control)?;
         if replaced.is_empty() {
+            control.reserve()?;
             control.raise_synced(target);
         }
         let mut looks = looks.into_iter();
@@ -223,9 +234,19 @@ impl<D: Disk> Lead<D> {
 }
 
 impl<F: DiskFile> Progress<F> {
+    /// An error if the segment's name leads to another file, or to none: syncing it would prove nothing.
+    fn check_in_place<D: Disk<File = F>>(&self, core: &Core<D>) -> Result<()> {
+        core.store.check_in_place(self.segment.id(), self.segment.file().id())
+    }
+
     /// The segment, opened to be synced.
     fn open<D: Disk<File = F>>(&self, core: &Core<D>) -> Result<Segment<F>> {
-        Segment::open(&core.store, self.segment.id(), Some(&core.uuid), Access::Write)
+        let opened =
+            Segment::open(&core.store, self.segment.id(), Some(&core.uuid), Access::Write)?;
+        match opened.file().id() == self.segment.file().id() {
+            true => Ok(opened),
+            false => Err(core.store.moved(self.segment.id())),
+        }
     }
 
     /// Notes in the header how far the chain is on stable storage. Only a hint for those who check the store

@@ -14,7 +14,7 @@ use super::open::{Parts, check_file_system, finish};
 use super::options::Options;
 use super::segment::Segment;
 use super::store::{CONTROL, Content, Store, TEMPORARY_PREFIX, is_known};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, damage};
 
 /// How often to begin again when a sweep has taken the directory away before it was locked.
 const TRIES: u32 = 16;
@@ -77,14 +77,15 @@ fn fill<D: Disk>(store: &Store<D>) -> Result<Option<(Control<D>, D::Lock)>> {
     Control::create(store, &start)?;
     match Control::open(store, Access::Write)? {
         Ok(control) => Ok(Some((control, lock))),
-        Err(error) => Err(super::damage(store.path_of(CONTROL), error)),
+        Err(error) => Err(damage(store.path_of(CONTROL), error)),
     }
 }
 
 /// Removes the temporary stores in a directory whose handles are gone.
 pub(crate) fn sweep<D: Disk>(disk: &D, path: &Path) -> Result<Vec<PathBuf>> {
     let parent = disk.open_dir(path).map_err(|e| Error::io("list", path, e))?;
-    let mut swept = Vec::new();
+    // One that cannot be removed does not keep the others.
+    let (mut swept, mut failed) = (Vec::new(), None);
     for name in parent.list().map_err(|e| Error::io("list", path, e))? {
         let Some(name) = name.to_str().filter(|name| is_temporary_store(OsStr::new(name))) else {
             continue;
@@ -93,11 +94,16 @@ pub(crate) fn sweep<D: Disk>(disk: &D, path: &Path) -> Result<Vec<PathBuf>> {
         let store = Store::new(disk.clone(), dir, &path.join(name));
         // Where no lock can be had, it is in use, another user's, or its owner has just removed it.
         let Ok(Some(_alone)) = store.dir.try_lock(true) else { continue };
-        if remove(&store, Some(&parent))? {
-            swept.push(path.join(name));
+        match remove(&store, Some(&parent)) {
+            Ok(true) => swept.push(path.join(name)),
+            Ok(false) => {}
+            Err(error) => failed = failed.or(Some(error)),
         }
     }
-    Ok(swept)
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(swept),
+    }
 }
 
 /// Removes a temporary store of which the caller holds the lock; false if anything in it is not of that store,

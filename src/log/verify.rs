@@ -26,10 +26,13 @@ pub struct Verified {
 }
 
 pub(super) fn verify<D: Disk>(core: &Core<D>) -> Result<Verified> {
-    let (segments, sequence) =
-        core.with_picture(|picture| (Arc::clone(&picture.segments), picture.sequence))?;
+    let (segments, applied_bytes, sequence) = core.with_picture(|picture| {
+        (Arc::clone(&picture.segments), picture.batch_bytes.clone(), picture.sequence)
+    })?;
     threads::spread(core.pool(), |team| {
-        let walked = team.try_map(segments.iter().collect(), |segment| walk(segment, sequence))?;
+        let to_walk = segments.iter().zip(applied_bytes).collect();
+        let walked =
+            team.try_map(to_walk, |(segment, applied)| walk(segment, applied, sequence))?;
         let batches: Vec<(&Segment<_>, Found)> = segments
             .iter()
             .zip(walked)
@@ -55,9 +58,10 @@ struct Found {
 
 /// Checks a segment's header, and walks its chain; returns its batches up to number `visible`.
 ///
-/// A chain may end in the scar of a power cut, behind which nothing was ever part of the history.
-/// Up to its note it is on stable storage, and must be whole.
-fn walk<F: DiskFile>(segment: &Segment<F>, visible: u64) -> Result<Vec<Found>> {
+/// A chain may end in a torn write of a power cut, behind which nothing was ever part of the history. The
+/// `applied_bytes` of batches that the index was made of must all be there, and so must everything below the
+/// note, which is on stable storage.
+fn walk<F: DiskFile>(segment: &Segment<F>, applied_bytes: u64, visible: u64) -> Result<Vec<Found>> {
     let mut bytes = [0; NOTE_AT as usize];
     segment.file().loaded(0, NOTE_AT);
     segment.file().mapping().copy_out(0, &mut bytes);
@@ -75,23 +79,33 @@ fn walk<F: DiskFile>(segment: &Segment<F>, visible: u64) -> Result<Vec<Found>> {
     }
     let note = segment.note();
     let mut found = Vec::new();
+    let mut found_bytes = 0;
     let mut offset = segment.header().data_start;
     loop {
+        let must_be_whole = offset < note || found_bytes < applied_bytes;
         let len = match segment.link(offset) {
             Ok(Link::Batch(len)) => len,
-            Ok(Link::Sealed | Link::End) => return Ok(found),
-            Err(error) if offset < note => return Err(segment.damage(error)),
-            Err(_) => return Ok(found),
+            Err(error) if must_be_whole => return Err(segment.damage(error)),
+            Ok(Link::Sealed | Link::End) | Err(_) => break,
         };
         match segment.state(offset) {
             Ok(State::Committed(sequence)) if sequence <= visible => {
                 found.push(Found { offset, len, sequence });
+                found_bytes += len;
             }
-            Ok(_) => {}
-            Err(error) if offset < note => return Err(segment.damage(error)),
-            Err(_) => {}
+            Err(error) if must_be_whole => return Err(segment.damage(error)),
+            Ok(_) | Err(_) => {}
         }
         offset += len;
+    }
+    match found_bytes == applied_bytes {
+        true => Ok(found),
+        false => Err(segment.damage(partd_format::Error {
+            offset: segment.header().data_start,
+            what: "bytes of committed batches",
+            expected: Evidence::Number(applied_bytes),
+            found: Evidence::Number(found_bytes),
+        })),
     }
 }
 

@@ -153,11 +153,11 @@ impl<D: Disk> Writer<D> {
         holds: impl Fn() -> bool,
     ) -> Result<Option<u64>> {
         let control = core.control()?;
-        prepared.claim.reserve_words()?;
-        control.reserve()?;
         let segment = prepared.claim.segment();
         let position = Position { segment: segment.id(), offset: prepared.claim.offset() };
         let guard = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
+        prepared.claim.reserve_words()?;
+        control.reserve()?;
         let words = OwnWords { control, own: segment };
         let committed = commit::commit_if(&words, prepared.slot, position, holds);
         drop(guard);
@@ -177,7 +177,7 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Looks, ten times a second at most, whether the files that the handle writes to still have their names:
-    /// what is written to a file without a name is gone with the process.
+    /// what is written to a file without its name is lost to the store.
     fn look(&self, core: &Core<D>, control: &Control<D>, segment: &Segment<D::File>) -> Result<()> {
         let now = core.store.disk.now_unix_ms();
         let before = self.looked_unix_ms.load(Ordering::Relaxed);
@@ -187,14 +187,7 @@ impl<D: Disk> Writer<D> {
         if !control.is_in_place()? {
             return Err(control.replaced());
         }
-        let is_linked = segment.file().is_linked();
-        if !is_linked.map_err(|e| Error::io("look at the segment", segment.path(), e))? {
-            return Err(Error::refused(
-                ErrorKind::Removed,
-                segment.path(),
-                "this segment was removed while the store was open, and with it what was appended to it",
-            ));
-        }
+        core.store.check_in_place(segment.id(), segment.file().id())?;
         self.looked_unix_ms.store(now, Ordering::Relaxed);
         Ok(())
     }
@@ -374,7 +367,7 @@ fn make_segment<D: Disk>(
     let tail = publish(control, slot, new)?;
     // Once per handle: it is there to be found on a full disk.
     if !core.is_temporary && !core.writer.has_reserve.swap(true, Ordering::Relaxed) {
-        core.store.keep_reserve(core.options.reserve_file_len());
+        core.store.keep_reserve(core.options.reserve_file_len(), &control.fixed.store);
     }
     Ok(tail)
 }
@@ -447,7 +440,7 @@ impl<D: Disk> Core<D> {
     /// Makes the reserve again after space was freed.
     pub(crate) fn renew_reserve(&self) {
         if !self.is_temporary {
-            self.store.keep_reserve(self.options.reserve_file_len());
+            self.store.keep_reserve(self.options.reserve_file_len(), &self.uuid);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use partd::{Batch, Buffer, Dict, Durability, Error, Key, Partd, Result, SegmentLog};
+use partd::{Batch, Buffer, Dict, Durability, Error, Key, MemoryStore, Partd, Result, SegmentLog};
 
 /// A slow store that can be told to fail, and that remembers what was asked of it.
 #[derive(Default)]
@@ -56,6 +56,12 @@ impl Partd for Probe {
         self.check()?;
         self.syncs.fetch_add(1, Ordering::SeqCst);
         Ok(())
+    }
+}
+
+impl MemoryStore for Probe {
+    fn memory_bytes(&self) -> u64 {
+        self.inner.memory_bytes()
     }
 }
 
@@ -311,4 +317,19 @@ fn a_pop_needs_no_rayon_worker_that_waits_for_the_buffer() {
         }
         done.store(true, Ordering::Release);
     });
+}
+
+#[test]
+fn a_pop_whose_fast_half_fails_gives_the_slow_half_its_bytes_back() {
+    let (fast, slow) = (Probe::default(), Dict::new());
+    let p = Buffer::new(&fast, &slow, 2 << 30);
+    p.append([("k", "old "), ("only slow", "s")]).unwrap();
+    p.flush().unwrap();
+    p.append([("k", "new")]).unwrap();
+    fast.fails.store(true, Ordering::SeqCst);
+    assert!(p.pop(["k", "only slow"]).is_err());
+    fast.fails.store(false, Ordering::SeqCst);
+    assert_eq!(p.get_many(["k", "only slow"]).unwrap(), [&b"old new"[..], b"s"]);
+    assert_eq!(p.pop(["k", "only slow"]).unwrap(), [&b"old new"[..], b"s"]);
+    assert_eq!(p.pop(["k", "only slow"]).unwrap(), [b"", b""]);
 }

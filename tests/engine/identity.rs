@@ -140,7 +140,7 @@ fn the_control_file_of_a_store_in_use_is_not_taken_from_elsewhere() {
     fs::write(path.join("restored"), old).unwrap();
     fs::rename(path.join("restored"), path.join("control")).unwrap();
     let error = options().open(&path).expect_err("it is not the one in use").to_string();
-    assert!(error.contains("control file was removed or replaced"), "{error}");
+    assert!(error.contains("control file") && error.contains("removed or replaced"), "{error}");
     std::thread::sleep(std::time::Duration::from_millis(150));
     let error = p.append([("k", "3")]).expect_err("the handle is told too").to_string();
     assert!(error.contains("removed or replaced"), "{error}");
@@ -174,6 +174,12 @@ fn child_with_limits() {
         let left: Vec<_> =
             fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert!(left.iter().all(|name| !name.to_string_lossy().starts_with("tmp-")), "{left:?}");
+        // Recovery writes into a file that is longer already, and may not.
+        let unclosed = path.with_file_name("unclosed");
+        let error = options().open(&unclosed).expect_err("it cannot be sealed").to_string();
+        assert!(error.contains("ulimit -f"), "{error}");
+        let p = options().open_read_only(&unclosed).unwrap();
+        assert_eq!(p.len_of("k").unwrap(), 200 << 10);
     }
     println!("all is well");
 }
@@ -204,5 +210,12 @@ fn two_thousand_segments_are_used_with_64_descriptors() {
 #[test]
 fn a_limit_of_the_length_of_files_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
+    let p = SegmentLog::options().segment_len_bytes(1 << 20).open(dir.path().join("live")).unwrap();
+    p.append([("k", vec![1; 200 << 10])]).unwrap();
+    // The copy of a store in use has to be recovered.
+    fs::create_dir(dir.path().join("unclosed")).unwrap();
+    for entry in fs::read_dir(p.path()).unwrap().map(|entry| entry.unwrap()) {
+        fs::copy(entry.path(), dir.path().join("unclosed").join(entry.file_name())).unwrap();
+    }
     with_limits(&dir.path().join("short"));
 }

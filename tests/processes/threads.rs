@@ -1,6 +1,7 @@
 //! Parallel work where threads are short or missing: no thread can be started, or a `fork` has left
 //! the parent's behind; and the pools that do the work otherwise.
 
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ pub(crate) fn play(arguments: &[String]) {
         "starts no thread" => start_no_thread(path),
         "forks with warm pools" => fork_with_warm_pools(path),
         "forks into namespaces" => fork_into_namespaces(path),
+        "forks with a view" => fork_with_a_view(path),
         other => panic!("there is no {other}"),
     }
 }
@@ -150,6 +152,47 @@ fn fork_with_warm_pools(path: &Path) {
     assert!(fork::wait_for_success(pid), "the child has failed, or hangs");
     assert!(p.pop(["long"]).expect("it is popped") == [value(1)]);
     report("done");
+}
+
+/// The child keeps a view on a temporary store in which the parent goes on to write.
+fn fork_with_a_view(_: &Path) {
+    let options = SegmentLog::options().segment_len_bytes(4 << 20).compaction_dead_share(None);
+    let p = options.temporary().expect("it is made");
+    let fill = |seed| {
+        for _ in 0..3 {
+            p.append([("long", value(seed))]).expect("it is appended");
+        }
+    };
+    fill(0);
+    p.clear().expect("it is cleared");
+    p.compact().expect("it is compacted");
+    assert!(p.stats().expect("there are").segments_recycled > 0);
+    fill(1);
+    let view = p.view("long").expect("it is seen");
+    let (mut read, write) = std::io::pipe().expect("there is a pipe");
+    let Some(pid) = fork::fork_beside_idle_threads() else {
+        fork::end_after(|| {
+            drop(write);
+            // Until the parent has let go of the other end.
+            assert_eq!(read.read(&mut [0]).expect("it is read"), 0);
+            assert!(view.chunks().all(|chunk| chunk == value(1)), "other bytes");
+        });
+    };
+    drop(view);
+    for seed in 2..6 {
+        p.clear().expect("it is cleared");
+        p.compact().expect("it is compacted");
+        fill(seed);
+    }
+    drop(write);
+    assert!(fork::wait_for_success(pid), "I4 is violated: the child has seen other bytes");
+    report("done");
+}
+
+#[test]
+fn a_view_in_a_child_of_fork_keeps_its_bytes_whatever_the_temporary_store_of_the_parent_writes() {
+    let (_dir, path) = directory();
+    assert!(told("forks with a view", &path).is_empty());
 }
 
 #[test]

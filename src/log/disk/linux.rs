@@ -9,7 +9,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -178,7 +178,11 @@ impl OsDir {
             let owner = self.file.metadata()?;
             if owner.uid() != 0 {
                 let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
-                rustix::fs::fchown(file, Some(uid), Some(gid))?;
+                match rustix::fs::fchown(file, Some(uid), Some(gid)) {
+                    // A root without the capability, or without that user in its namespace: the file is its own.
+                    Ok(()) | Err(Errno::PERM | Errno::INVAL) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         allocate(file, len)
@@ -230,7 +234,11 @@ impl Dir for OsDir {
         let dir = &*self.file;
         match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
             // Some file systems cannot; ids of segments are never used twice anyway.
-            Err(Errno::INVAL) if self.id_of(to).is_err() => self.replace(from, to),
+            Err(Errno::INVAL) => match self.id_of(to) {
+                Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => self.replace(from, to),
+                Err(error) => Err(error),
+            },
             done => Ok(done?),
         }
     }
@@ -257,6 +265,29 @@ impl Dir for OsDir {
     fn id_of(&self, name: &str) -> io::Result<FileId> {
         let stat = rustix::fs::statat(&*self.file, name, AtFlags::empty())?;
         Ok(FileId { device: stat.st_dev, inode: stat.st_ino })
+    }
+
+    fn links(&self, name: &str) -> io::Result<u64> {
+        Ok(rustix::fs::statat(&*self.file, name, AtFlags::empty())?.st_nlink)
+    }
+
+    fn read_start(&self, name: &str, start: &mut [u8]) -> io::Result<u64> {
+        let file = self.open_file(name, OFlags::RDONLY)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        let mut read = 0;
+        while read < start.len() {
+            match file.read_at(&mut start[read..], read as u64) {
+                Ok(0) => break,
+                Ok(some) => read += some,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        start[read..].fill(0);
+        Ok(metadata.len())
     }
 
     fn disk_bytes(&self, name: &str) -> io::Result<u64> {
@@ -379,12 +410,13 @@ fn allocate(file: &File, len: u64) -> io::Result<()> {
     Ok(retry(|| rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len))?)
 }
 
-/// Fails where a file of `len` bytes is longer than the process may make: the system would send SIGXFSZ.
+/// Fails where a file of `len` bytes is longer than the process may make. The system would send SIGXFSZ, also
+/// for a write inside a file that is longer already.
 fn check_size_limit(len: u64) -> io::Result<()> {
     match rustix::process::getrlimit(Resource::Fsize).current {
         Some(limit) if len > limit => {
             let why = format!(
-                "it needs a file of {len} bytes, and this process may only make files of {limit} bytes \
+                "it needs a file of {len} bytes, and this process may only write files of {limit} bytes \
                  (RLIMIT_FSIZE, `ulimit -f`)"
             );
             Err(io::Error::new(io::ErrorKind::FileTooLarge, why))
@@ -444,10 +476,6 @@ impl DiskFile for OsFile {
         if self.needs_space { self.mapping.reserve(offset, len) } else { Ok(()) }
     }
 
-    fn is_linked(&self) -> io::Result<bool> {
-        Ok(self.file()?.metadata()?.nlink() > 0)
-    }
-
     fn is_cached(&self, offset: u64) -> bool {
         // Fails where it would have to wait for the disk.
         let Ok(file) = self.file() else { return false };
@@ -456,6 +484,8 @@ impl DiskFile for OsFile {
     }
 
     fn write_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let len: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        check_size_limit(offset + len as u64)?;
         let file = self.file()?.as_fd();
         write_all(buffers, offset, |some, at| rustix::io::pwritev(file, some, at))
     }

@@ -14,6 +14,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
+use nix::libc;
 
 /// The page of almost every machine that this runs on; on others, what it is used for is only slower.
 const PAGE_BYTES: u64 = 4096;
@@ -186,6 +187,23 @@ impl Mapping {
         // `bytes`, which are borrowed; a file that may be mapped never shrinks.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
     }
+}
+
+/// How often this process has called `fork` since the first call of this function; `None` where the system
+/// refuses to count. A process that is started by `posix_spawn`, as by `std::process::Command`, shares no
+/// mapping and is not counted.
+pub(crate) fn forks() -> Option<u64> {
+    static FORKS: AtomicU64 = AtomicU64::new(0);
+    static IS_COUNTED: OnceLock<bool> = OnceLock::new();
+    extern "C" fn count() {
+        FORKS.fetch_add(1, Ordering::Relaxed);
+    }
+    let is_counted = *IS_COUNTED.get_or_init(|| {
+        // SAFETY: the handler only adds to an atomic, which is allowed at any moment of a fork, and is never
+        // unloaded before the process ends.
+        unsafe { libc::pthread_atfork(None, Some(count), None) == 0 }
+    });
+    is_counted.then(|| FORKS.load(Ordering::Relaxed))
 }
 
 /// Says whether this process is the one in which it was made, without a system call.

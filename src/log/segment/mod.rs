@@ -18,10 +18,9 @@ use partd_format::segment::{HEADER_LEN, Keep, NOTE_AT, lists_checksum};
 use partd_format::word::{STATE_AT, note};
 use partd_format::{Batch, Entry, Link, Salt, SegmentHeader, State};
 
-use super::damage;
 use super::disk::{Access, Dir, Disk, DiskFile, FileId};
 use super::store::{Store, segment_name};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, damage};
 
 /// The unit in which disk space is given back.
 const PAGE: u64 = 4096;

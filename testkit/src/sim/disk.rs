@@ -1039,11 +1039,6 @@ impl DiskFile for SimFile {
         FileId { device: 1, inode: self.inode.identity }
     }
 
-    fn is_linked(&self) -> io::Result<bool> {
-        let state = lock(&self.disk.shared.state);
-        Ok(state.names.values().any(|inode| inode.number == self.inode.number))
-    }
-
     /// One file of two, so that both ways of writing into a file that was there before are taken.
     fn is_cached(&self, _: u64) -> bool {
         self.inode.number.is_multiple_of(2)
