@@ -263,6 +263,10 @@ mutant unlinked-name src/log/store.rs live removed_files \
     a_file_of_another_store_under_the_name_of_a_dead_segment_is_never_removed \
     'Ok(now) if now == id => self.unlink(name),' \
     'Ok(now) if now == id || now != id => self.unlink(name),'
+mutant outlived src/log/outputs.rs I5 removed_files \
+    a_segment_that_comes_back_after_it_was_compacted_away_brings_nothing_back \
+    'id < self.id && !self.kept.contains(&id)' \
+    'self.id == id && self.kept.contains(&id)'
 mutant original src/log/control.rs live removed_files \
     a_copy_of_a_live_store_opens_as_a_prefix_or_with_an_error \
     '(self.fixed.device, self.fixed.inode) == (id.device, id.inode)' \
@@ -280,8 +284,8 @@ mutant forgotten-delete src/log/compaction/plan.rs I5 crash $crash \
         drop(needed);'
 mutant replaced src/log/picture/discovery.rs 'live I5' kill_steps \
     a_process_stopped_at_any_operation_delays_nobody_and_goes_on_later \
-    'self.replaced.extend(replaces);' \
-    'drop(replaces);'
+    'if !self.replaced.contains(&segment.id()) {' \
+    'if !self.replaced.contains(&segment.id()) || segment.id() > 0 {'
 
 for name in $wanted; do
     grep -q "^mutant $name " "$0" || { echo "there is no mutant $name"; exit 2; }

@@ -27,7 +27,7 @@ use super::segment::mapping::ForkMark;
 use super::store::{CONTROL, Store, is_known, is_of_store};
 use super::sync::Syncer;
 use super::writer::Writer;
-use super::{Core, SegmentLog, newer_version};
+use super::{Core, Frozen, SegmentLog, newer_version};
 use crate::error::{Error, Result};
 
 /// How long to wait for another process that recovers the store.
@@ -35,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long to wait for a control file on which those who use the store are present: another opener takes two
 /// steps to be there.
 const PRESENCE_PATIENCE: Duration = Duration::from_secs(2);
+/// Of so many segments, whoever joins others looks at the version of each.
+const LOOKED_AT_MAX: usize = 64;
 /// The pause between two tries.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -48,7 +50,8 @@ struct Joined<D: Disk> {
 pub(super) struct Parts<D: Disk> {
     pub(super) control: Option<Control<D>>,
     pub(super) locks: Vec<D::Lock>,
-    pub(super) survey: Option<Survey<D::File>>,
+    /// The uuid of a store without a control file that can be used, and what was found.
+    pub(super) survey: Option<(Option<[u8; 16]>, Frozen)>,
     pub(super) is_temporary: bool,
 }
 
@@ -69,6 +72,10 @@ pub(crate) fn open<D: Disk>(disk: D, path: &Path, options: &Options) -> Result<S
         if let Some(shared) = try_lock(&store, false)? {
             if joined.is_none() {
                 joined = join(&store, boot, Access::Write)?;
+                // Whoever was there first has looked at all of them; of many, nobody looks again.
+                if joined.is_some() && store.segment_ids()?.len() <= LOOKED_AT_MAX {
+                    Segment::check_versions(&store)?;
+                }
             }
             if let Some(Joined { control, presence }) = joined
                 && control.is_in_place()?
@@ -185,9 +192,11 @@ fn join<D: Disk>(store: &Store<D>, boot: [u8; 16], access: Access) -> Result<Opt
 
 /// A handle that reads the store as recovery would leave it, and never looks at its directory again.
 fn frozen<D: Disk>(store: Store<D>, boot: [u8; 16], options: &Options) -> Result<SegmentLog<D>> {
+    let control = store.dir.id_of(CONTROL).ok();
     let (survey, _) = survey(&store, boot, Access::Read, options.ignore_damage)?;
-    let parts =
-        Parts { control: None, locks: Vec::new(), survey: Some(survey), is_temporary: false };
+    let frozen = Frozen { sequence: survey.sequence, control };
+    let survey = Some((survey.uuid, frozen));
+    let parts = Parts { control: None, locks: Vec::new(), survey, is_temporary: false };
     let log = finish(store, options, parts)?;
     log.core.with_picture(|_| ())?;
     Ok(log)
@@ -228,21 +237,22 @@ pub(super) fn finish<D: Disk>(
     let mark = ForkMark::new().map_err(|e| store.dir_error("map a page for", e))?;
     let uuid = match (&control, &survey) {
         (Some(control), _) => control.fixed.store,
-        (None, Some(survey)) => survey.uuid.unwrap_or_default(),
+        (None, Some((uuid, _))) => uuid.unwrap_or_default(),
         (None, None) => [0; 16],
     };
     let is_read_only = survey.is_some() || !control.as_ref().is_some_and(Control::is_writable);
+    let opened_unix_ms = store.disk.now_unix_ms();
     let core = Core {
         store,
         options: options.clone(),
         uuid,
         control,
-        frozen: survey.map_or(0, |survey| survey.sequence),
+        frozen: survey.map(|(_, frozen)| frozen),
         locks,
         mark,
         is_read_only,
         is_temporary,
-        writer: Writer::new(),
+        writer: Writer::new(opened_unix_ms),
         picture: RwLock::new(Picture::default()),
         syncer: Syncer::new(),
         recycler: Recycler::new(),
@@ -362,7 +372,7 @@ fn settle_alone<D: Disk>(store: &Store<D>, boot: [u8; 16]) -> Result<()> {
     if let Some(control) = usable(store, boot, Access::Write)?
         && was_closed(store, &control)?
     {
-        check_versions(store)?;
+        Segment::check_versions(store)?;
         control.reserve()?;
         control.reopen();
         return Ok(());
@@ -374,17 +384,6 @@ fn settle_alone<D: Disk>(store: &Store<D>, boot: [u8; 16]) -> Result<()> {
     };
     let new = NewControl { uuid, boot, temporary: false };
     survey.apply(store, old.as_ref(), &new).map_err(|error| no_access(store, error))
-}
-
-/// An error if a segment is of a newer format: before anything is appended beside it.
-fn check_versions<D: Disk>(store: &Store<D>) -> Result<()> {
-    for id in store.segment_ids()? {
-        // Whoever reads the segment reports whatever else is wrong with it.
-        if let Err(error @ Error::Refused { .. }) = Segment::open(store, id, None, Access::Read) {
-            return Err(error);
-        }
-    }
-    Ok(())
 }
 
 type Surveyed<D> = (Survey<<D as Disk>::File>, Option<Control<D>>);

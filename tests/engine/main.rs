@@ -6,6 +6,7 @@ mod bad_input;
 mod buffer;
 mod compaction;
 mod compaction_limits;
+mod copies;
 mod examples;
 mod full_disk;
 mod identity;
@@ -16,7 +17,9 @@ mod random_ops;
 mod recycling;
 mod reopen;
 mod shuffle;
+mod surroundings;
 mod temporary;
+mod versions;
 
 /// What the children run; see `partd_testkit::children`.
 #[test]

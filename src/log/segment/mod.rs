@@ -235,6 +235,18 @@ impl<F: DiskFile> Segment<F> {
         Ok(Segment { file, dir: Arc::clone(store.path()), header })
     }
 
+    /// Fails if a segment is of a newer format: nothing may be appended beside it. Whoever reads the segments
+    /// reports whatever else is wrong with them.
+    pub(crate) fn check_versions<D: Disk<File = F>>(store: &Store<D>) -> Result<()> {
+        for id in store.segment_ids()? {
+            if let Err(error @ Error::Refused { .. }) = Segment::open(store, id, None, Access::Read)
+            {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn id(&self) -> u64 {
         self.header.id
     }
@@ -259,6 +271,16 @@ impl<F: DiskFile> Segment<F> {
     /// An error about this file.
     pub(crate) fn damage(&self, error: partd_format::Error) -> Error {
         damage(self.path(), error)
+    }
+
+    /// The error for a batch whose sequence number another batch of the store has too.
+    pub(crate) fn number_used_twice(&self, offset: u64, sequence: u64) -> Error {
+        self.damage(partd_format::Error {
+            offset,
+            what: "sequence number",
+            expected: partd_format::Evidence::Text("one that no other batch has"),
+            found: partd_format::Evidence::Number(sequence),
+        })
     }
 
     /// The lists of an output: ids that it replaces, segments that it found beside it.
