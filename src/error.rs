@@ -232,7 +232,7 @@ fn advice(error: &io::Error) -> &'static str {
             "; the file system is mounted read-only, where `SegmentLog::open_read_only` still reads"
         }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; free some space: what is stored can still be read, deleted and popped"
+            "; free some space, or compact the store: what is stored can still be read, deleted and popped"
         }
         _ => "",
     }

@@ -49,7 +49,7 @@ mutant() {
 program() {
     case $1 in
     sleeping::*) echo --release --manifest-path loom/Cargo.toml --test loom ;;
-    copies::*) echo --test engine ;;
+    shared_files::*) echo --test engine ;;
     threads::*) echo --test processes ;;
     *) echo --test simulated ;;
     esac
@@ -264,6 +264,10 @@ mutant unlinked-name src/log/store.rs live removed_files \
     a_file_of_another_store_under_the_name_of_a_dead_segment_is_never_removed \
     'Ok(now) if now == id => self.unlink(name),' \
     'Ok(now) if now == id || now != id => self.unlink(name),'
+mutant outlived src/log/outputs.rs I5 removed_files \
+    a_segment_that_comes_back_after_it_was_compacted_away_brings_nothing_back \
+    'id < self.id && !self.kept.contains(&id)' \
+    'self.id == id && self.kept.contains(&id)'
 mutant original src/log/control.rs live removed_files \
     a_copy_of_a_live_store_opens_as_a_prefix_or_with_an_error \
     '(self.fixed.device, self.fixed.inode) == (id.device, id.inode)' \
@@ -272,15 +276,15 @@ mutant reserve src/log/writer.rs live removed_files \
     on_a_full_disk_a_new_process_deletes_clears_and_compacts \
     'if !is_full(&error) {' \
     'if is_full(&error) || !is_full(&error) {'
-mutant hard-link src/log/control.rs I1 copies \
+mutant hard-link src/log/control.rs I1 shared_files \
     a_store_at_rest_and_its_hard_linked_copy_go_on_apart_whichever_is_opened_first \
     'Ok(self.is_original() && links == 1 && !self.is_present()?)' \
     'Ok(self.is_original() && links > 0)'
-mutant own-segment src/log/store.rs I1 copies \
+mutant own-segment src/log/store.rs I1 shared_files \
     opening_a_hard_linked_copy_of_a_live_store_changes_nothing_in_the_original \
     'if links == 1 {' \
     'if links > 0 {'
-mutant sync-identity src/log/sync.rs I1 copies \
+mutant sync-identity src/log/sync.rs I1 shared_files \
     a_writer_notices_that_its_segment_was_moved_away_or_replaced \
     'is_in_place?;' \
     'drop(is_in_place);'
@@ -297,8 +301,8 @@ mutant forgotten-delete src/log/compaction/plan.rs I5 crash $crash \
         drop(needed);'
 mutant replaced src/log/picture/discovery.rs 'live I5' kill_steps \
     a_process_stopped_at_any_operation_delays_nobody_and_goes_on_later \
-    'self.replaced.extend(replaces);' \
-    'drop(replaces);'
+    'if !self.replaced.contains(&segment.id()) {' \
+    'if !self.replaced.contains(&segment.id()) || segment.id() > 0 {'
 
 for name in $wanted; do
     grep -q "^mutant $name " "$0" || { echo "there is no mutant $name"; exit 2; }

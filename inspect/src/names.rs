@@ -11,7 +11,7 @@ pub enum Name {
     Segment(u64),
     /// The control file.
     Control,
-    /// Space kept for removals on a full disk; it holds nothing.
+    /// Space kept for removals and compactions on a full disk; it holds nothing.
     Reserve,
     /// A file that was not finished.
     Unfinished,
@@ -32,7 +32,7 @@ impl Name {
         }
         match name {
             b"control" => return Name::Control,
-            b"reserve" => return Name::Reserve,
+            b"reserve" | b"reserve-output" => return Name::Reserve,
             _ => {}
         }
         if let Some(maker) = name.strip_prefix(b"tmp-") {
@@ -120,6 +120,7 @@ mod tests {
             ("000000000000000a.seg", Name::Segment(10)),
             ("control", Name::Control),
             ("reserve", Name::Reserve),
+            ("reserve-output", Name::Reserve),
             ("tmp-control", Name::Unfinished),
             ("tmp-output", Name::Unfinished),
             ("tmp-writer-0007", Name::Unfinished),

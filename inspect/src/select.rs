@@ -83,10 +83,12 @@ pub(super) fn select(
             (Ok(_), None) => {}
         }
     }
+    let kept: BTreeSet<u64> = newest.1.iter().map(|keep| keep.id).collect();
     let mut replaced = Vec::with_capacity(segments.len());
     for (segment, &counts) in segments.iter().zip(&counts) {
         let unreadable = segment.header.as_ref().err().filter(|_| segment.io.is_none());
-        let is_replaced = (counts || unreadable.is_some()) && gone.contains(&segment.id());
+        let is_replaced = (counts || unreadable.is_some()) && gone.contains(&segment.id())
+            || counts && has_outlived(segment, newest.0, &kept);
         // One that is replaced need never have come to the disk.
         if let Some(error) = unreadable.filter(|_| !is_replaced) {
             problems.push(Problem::format(header_severity, segment.path(), error));
@@ -97,6 +99,15 @@ pub(super) fn select(
         *counts &= !replaced;
     }
     Selected { counts, replaced, newest: newest.1 }
+}
+
+/// Whether a segment was compacted away before the newest output was made, and has come back since, as out of
+/// a backup. The output that replaced it may be gone by now.
+fn has_outlived(segment: &Segment, (upto, output): (u64, u64), kept: &BTreeSet<u64>) -> bool {
+    let mut numbers = segment.batches.iter().filter_map(BatchInfo::sequence);
+    segment.id() < output
+        && !kept.contains(&segment.id())
+        && (segment.is_output() || numbers.any(|number| number <= upto))
 }
 
 /// The segments that an output with unreadable lists may have been made from: nothing must count

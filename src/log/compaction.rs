@@ -26,9 +26,10 @@ use super::commit;
 use super::control::{Announce, Control};
 use super::disk::{Access, Disk, DiskFile};
 use super::index::Extents;
+use super::outputs::NewestOutput;
 use super::picture::{AtRest, Segments};
 use super::segment::{Claim, NewSegment, SEAL_LEN, Segment, Tail, Unpublished};
-use super::store::{UNFINISHED_OUTPUT, segment_name};
+use super::store::{OUTPUT_RESERVE, RESERVE, UNFINISHED_OUTPUT, segment_name};
 use super::writer::{GROUP_BUFFERS, GROUP_BYTES, is_full, new_file, retire};
 use crate::Key;
 use crate::error::{Error, Result};
@@ -149,34 +150,44 @@ impl<D: Disk> Core<D> {
         self.check_sync(control)?;
         self.sync_dir(control)?;
         let ids = self.store.segment_ids()?;
-        let mut gone = false;
+        let mut newest = NewestOutput::default();
+        let mut dead = Vec::new();
         for &id in &ids {
-            let store = Some(&control.fixed.store);
-            let segment = match Segment::open(&self.store, id, store, Access::Read) {
-                Ok(segment) => segment,
-                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            if segment.header().output.is_none() {
-                continue;
+            if let Some(segment) = self.open_if_there(control, id)? {
+                dead.extend(newest.see(&segment)?.into_iter().filter(|id| ids.contains(id)));
             }
-            for replaced in segment.lists()?.0.into_iter().filter(|id| ids.contains(id)) {
-                if !gone {
-                    control.reserve()?;
-                    // Whoever renamed the output may have died before it said so: a picture that
-                    // knows the sources alone, this handle's among them, must not go on with them.
-                    control.raise_generation();
-                }
-                // Where the name leads to a file of another store by now, that file stays.
-                gone |= self.store.unlink_segment(replaced, &control.fixed.store)?;
+        }
+        for &id in ids.iter().filter(|&&id| newest.may_have_outlived(id)) {
+            let segment = self.open_if_there(control, id)?;
+            if segment.is_some_and(|segment| newest.has_outlived(&segment)) {
+                dead.push(id);
             }
+        }
+        if dead.is_empty() {
+            return Ok(());
+        }
+        control.reserve()?;
+        // Whoever renamed the output may have died before it said so: a picture that knows the sources
+        // alone, this handle's among them, must not go on with them.
+        control.raise_generation();
+        let mut gone = false;
+        for id in dead {
+            // Where the name leads to a file of another store by now, that file stays.
+            gone |= self.store.unlink_segment(id, &control.fixed.store)?;
         }
         if gone {
             self.sync_dir(control)?;
         }
         Ok(())
+    }
+
+    fn open_if_there(&self, control: &Control<D>, id: u64) -> Result<Option<Segment<D::File>>> {
+        match Segment::open(&self.store, id, Some(&control.fixed.store), Access::Read) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                Ok(None)
+            }
+            opened => opened.map(Some),
+        }
     }
 
     /// One run. Returns whether another may find something to do.
@@ -239,7 +250,7 @@ impl<D: Disk> Core<D> {
         if self.is_temporary {
             sources.into_iter().try_for_each(|segment| self.recycle_or_unlink(segment))?;
         }
-        self.renew_reserve();
+        self.keep_reserves(control, UNFINISHED_OUTPUT);
         Ok(has_more)
     }
 
@@ -355,18 +366,19 @@ impl<D: Disk> Core<D> {
         published.map(|_| None)
     }
 
-    /// A file for an output; on a full disk, the reserve if it is long enough.
+    /// A file for an output; on a full disk, a reserve that is long enough.
     fn new_output(&self, control: &Control<D>, len: u64) -> Result<Unpublished<'_, D>> {
         let error = match new_file(self, control, UNFINISHED_OUTPUT, len) {
             Err(error) if is_full(&error) => error,
             created => return created,
         };
-        match self.take_reserve(control, UNFINISHED_OUTPUT, len)? {
-            Some(file) => {
-                Unpublished::of_file(&self.store, UNFINISHED_OUTPUT.to_owned(), file, false)
+        for reserve in [OUTPUT_RESERVE, RESERVE] {
+            if let Some(file) = self.take_reserve(control, reserve, UNFINISHED_OUTPUT, len)? {
+                let name = UNFINISHED_OUTPUT.to_owned();
+                return Unpublished::of_file(&self.store, name, file, false);
             }
-            None => Err(error),
         }
+        Err(error)
     }
 
     /// Writes the batches of an output and syncs it. Returns whether it came to the end.

@@ -28,6 +28,7 @@ mod finder;
 mod index;
 mod open;
 mod options;
+mod outputs;
 mod picture;
 mod pop;
 mod read;
@@ -52,17 +53,18 @@ pub use self::verify::Verified;
 use self::background::Background;
 use self::compaction::{Aim, Stop};
 use self::control::Control;
-use self::disk::{Dir, Disk, OsDisk};
+use self::disk::{Dir, Disk, FileId, OsDisk};
 use self::picture::Picture;
 use self::read::Snapshot;
 use self::recycle::Recycler;
 use self::segment::Segment;
 use self::segment::mapping::ForkMark;
+use self::store::CONTROL;
 use self::store::{Store, segment_name};
 use self::sync::Syncer;
 use self::writer::Writer;
 use crate::Key;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::partd::{Batch, Chunks, Durability, Op, Partd};
 use crate::threads::{self, LentPool};
 
@@ -107,8 +109,8 @@ pub(crate) struct Core<D: Disk> {
     uuid: [u8; 16],
     /// None where a store that nobody has open is read as it lies.
     control: Option<Control<D>>,
-    /// Without a control file: the last number of the history.
-    frozen: u64,
+    /// In place of a control file, where the store is read as recovery would leave it.
+    frozen: Option<Frozen>,
     /// In the order in which they are given back.
     locks: Vec<D::Lock>,
     mark: ForkMark,
@@ -118,6 +120,15 @@ pub(crate) struct Core<D: Disk> {
     picture: RwLock<Picture<D>>,
     syncer: Syncer<D>,
     recycler: Recycler<D::File>,
+}
+
+/// A store as recovery would leave it.
+#[derive(Clone, Copy, Debug)]
+struct Frozen {
+    /// The last number of the history.
+    sequence: u64,
+    /// The control file that was there.
+    control: Option<FileId>,
 }
 
 /// What [`SegmentLog::stats`] counts. What it says of the history, the keys and the segments is as of
@@ -182,7 +193,7 @@ impl SegmentLog {
     ///
     /// A store that is in use, or was closed, is followed as it grows. One that needs recovery is
     /// read as recovery would leave it, which is worked out in memory; that handle stays at that
-    /// moment.
+    /// moment, and gives errors once somebody has opened the store for writing.
     pub fn open_read_only(path: impl AsRef<Path>) -> Result<SegmentLog> {
         Options::default().open_read_only(path)
     }
@@ -382,7 +393,8 @@ impl<D: Disk> Core<D> {
     /// The last sequence number that is visible now.
     #[inline]
     fn visible(&self) -> u64 {
-        self.control.as_ref().map_or(self.frozen, Control::visible)
+        let frozen = || self.frozen.map_or(0, |frozen| frozen.sequence);
+        self.control.as_ref().map_or_else(frozen, Control::visible)
     }
 
     /// The pool that the handle was lent.
@@ -408,6 +420,22 @@ impl<D: Disk> Core<D> {
         Ok(())
     }
 
+    /// Fails if the store was recovered since this handle has worked out how: others then write to it, and this
+    /// handle would not see it.
+    fn check_frozen(&self) -> Result<()> {
+        let Some(frozen) = self.frozen.filter(|_| !self.options.ignore_damage) else {
+            return Ok(());
+        };
+        match self.store.dir.id_of(CONTROL) {
+            Ok(now) if Some(now) != frozen.control => {
+                let why = "the store needed recovery when this handle was opened for reading, and somebody has \
+                           opened it for writing since; open it again to see what was written";
+                Err(Error::refused(ErrorKind::Busy, &**self.store.path(), why))
+            }
+            _ => Ok(()),
+        }
+    }
+
     #[inline]
     fn check_writable(&self) -> Result<()> {
         self.check_process()?;
@@ -420,6 +448,7 @@ impl<D: Disk> Core<D> {
     /// Looks at the picture as of now.
     fn with_picture<T>(&self, look: impl FnOnce(&Picture<D>) -> T) -> Result<T> {
         self.check_process()?;
+        self.check_frozen()?;
         let picture = self.picture();
         if picture.is_current(self) {
             return Ok(look(&picture));
@@ -442,6 +471,7 @@ impl<D: Disk> Core<D> {
     /// Looks at the picture as of now, also at which segments were sealed since the last batch.
     fn with_walked_picture<T>(&self, look: impl FnOnce(&Picture<D>) -> T) -> Result<T> {
         self.check_process()?;
+        self.check_frozen()?;
         let mut picture = self.picture.write().unwrap_or_else(PoisonError::into_inner);
         picture.refresh(self, true)?;
         Ok(look(&picture))

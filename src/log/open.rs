@@ -26,7 +26,7 @@ use super::segment::mapping::ForkMark;
 use super::store::{CONTROL, Store, is_known, is_of_store};
 use super::sync::Syncer;
 use super::writer::Writer;
-use super::{Core, SegmentLog};
+use super::{Core, Frozen, SegmentLog};
 use crate::error::{Error, ErrorKind, Result, newer_version};
 
 /// How long to wait for another process that recovers the store.
@@ -34,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long to wait for a control file on which those who use the store are present: another opener takes two
 /// steps to be there.
 const PRESENCE_PATIENCE: Duration = Duration::from_secs(2);
+/// Of so many segments, whoever joins others looks at the version of each.
+const LOOKED_AT_MAX: usize = 64;
 /// The pause between two tries.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -47,7 +49,8 @@ struct Joined<D: Disk> {
 pub(super) struct Parts<D: Disk> {
     pub(super) control: Option<Control<D>>,
     pub(super) locks: Vec<D::Lock>,
-    pub(super) survey: Option<Survey<D::File>>,
+    /// The uuid of a store without a control file that can be used, and what was found.
+    pub(super) survey: Option<(Option<[u8; 16]>, Frozen)>,
     pub(super) is_temporary: bool,
 }
 
@@ -68,6 +71,10 @@ pub(crate) fn open<D: Disk>(disk: D, path: &Path, options: &Options) -> Result<S
         if let Some(shared) = try_lock(&store, false)? {
             if joined.is_none() {
                 joined = join(&store, boot, Access::Write)?;
+                // Whoever was there first has looked at all of them; of many, nobody looks again.
+                if joined.is_some() && store.segment_ids()?.len() <= LOOKED_AT_MAX {
+                    store.check_versions()?;
+                }
             }
             if let Some(Joined { control, presence }) = joined
                 && control.is_in_place()?
@@ -108,7 +115,11 @@ pub(crate) fn open_read_only<D: Disk>(
         if let Some(alone) = try_lock(&store, true)? {
             let control = usable(&store, boot, Access::Follow)?.filter(|_| !options.ignore_damage);
             joined = match control {
-                Some(control) if was_closed(&store, &control)? => be_present(control)?,
+                Some(control)
+                    if was_closed(&store, &control)? && owners(&store, &control)?.others == 0 =>
+                {
+                    be_present(control)?
+                }
                 _ => return frozen(store, boot, options),
             };
             drop(alone);
@@ -184,9 +195,11 @@ fn join<D: Disk>(store: &Store<D>, boot: [u8; 16], access: Access) -> Result<Opt
 
 /// A handle that reads the store as recovery would leave it, and never looks at its directory again.
 fn frozen<D: Disk>(store: Store<D>, boot: [u8; 16], options: &Options) -> Result<SegmentLog<D>> {
+    let control = store.dir.id_of(CONTROL).ok();
     let (survey, _) = survey(&store, boot, Access::Read, options.ignore_damage)?;
-    let parts =
-        Parts { control: None, locks: Vec::new(), survey: Some(survey), is_temporary: false };
+    let frozen = Frozen { sequence: survey.sequence, control };
+    let survey = Some((survey.uuid, frozen));
+    let parts = Parts { control: None, locks: Vec::new(), survey, is_temporary: false };
     let log = finish(store, options, parts)?;
     log.core.with_picture(|_| ())?;
     Ok(log)
@@ -228,21 +241,22 @@ pub(super) fn finish<D: Disk>(
     let mark = ForkMark::new().map_err(|e| store.dir_error("map a page for", e))?;
     let uuid = match (&control, &survey) {
         (Some(control), _) => control.fixed.store,
-        (None, Some(survey)) => survey.uuid.unwrap_or_default(),
+        (None, Some((uuid, _))) => uuid.unwrap_or_default(),
         (None, None) => [0; 16],
     };
     let is_read_only = survey.is_some() || !control.as_ref().is_some_and(Control::is_writable);
+    let opened_unix_ms = store.disk.now_unix_ms();
     let core = Core {
         store,
         options: options.clone(),
         uuid,
         control,
-        frozen: survey.map_or(0, |survey| survey.sequence),
+        frozen: survey.map(|(_, frozen)| frozen),
         locks,
         mark,
         is_read_only,
         is_temporary,
-        writer: Writer::new(),
+        writer: Writer::new(opened_unix_ms),
         picture: RwLock::new(Picture::default()),
         syncer: Syncer::new(),
         recycler: Recycler::new(),
@@ -333,8 +347,7 @@ fn usable<D: Disk>(store: &Store<D>, boot: [u8; 16], access: Access) -> Result<O
     let Some(control) = control else { return Ok(None) };
     let is_usable = control.fixed.boot == boot
         && (control.is_open() || control.is_clean())
-        && control.is_own()?
-        && owners(store, &control)?.others == 0;
+        && control.is_own()?;
     Ok(is_usable.then_some(control))
 }
 
@@ -385,6 +398,7 @@ fn control<D: Disk>(store: &Store<D>, access: Access) -> Result<Option<Control<D
 fn settle_alone<D: Disk>(store: &Store<D>, boot: [u8; 16]) -> Result<()> {
     if let Some(control) = usable(store, boot, Access::Write)?
         && was_closed(store, &control)?
+        && owners(store, &control)?.others == 0
     {
         control.reserve()?;
         control.reopen();
@@ -433,8 +447,8 @@ fn survey<D: Disk>(
     match Survey::new(store, known, trust, ignore_damage) {
         Err(error) if is_copy && error.kind() == ErrorKind::Corrupt => {
             let why = format!(
-                "this store was copied or moved to another disk, and it is not whole: {error}. If it was copied \
-                 while it was in use, copy it again, closed; \
+                "this is a copy of a store, or its disk has another device number by now, and it is not whole: \
+                 {error}. If it was copied while it was in use, copy it again, closed; \
                  `SegmentLog::options().ignore_damage(true).open_read_only(path)` reads its history as far as it \
                  is whole"
             );

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use partd_format::segment::{SEGMENT_LEN_MAX, SEGMENT_LEN_MIN};
 
 use super::disk::{Disk, OsDisk};
+use super::store::RESERVE_MIN_BYTES;
 use super::{SegmentLog, open, temporary};
 use crate::error::{Error, ErrorKind, Result};
 use crate::threads::LentPool;
@@ -236,8 +237,15 @@ impl Options {
         (self.segment_len() / 64).min(64 << 10)
     }
 
-    /// The length of the file that keeps disk space for removals and compactions on a full disk.
+    /// The length of the file that keeps disk space for a removal on a full disk.
     pub(crate) fn reserve_file_len(&self) -> u64 {
-        (self.segment_len() / 64).clamp(64 << 10, 1 << 20).next_multiple_of(4096)
+        (self.segment_len() / 64).clamp(RESERVE_MIN_BYTES, 1 << 20).next_multiple_of(4096)
+    }
+
+    /// The length of the file that keeps disk space for the output of a compaction, in a store of so many segments:
+    /// a sixteenth of theirs, up to one segment, so that any of them can be rewritten.
+    pub(crate) fn output_reserve_len(&self, segments: usize) -> u64 {
+        let share = (self.segment_len() / 16).saturating_mul(segments as u64);
+        share.clamp(RESERVE_MIN_BYTES, self.segment_len()).next_multiple_of(4096)
     }
 }

@@ -22,6 +22,7 @@ use super::Core;
 use super::disk::Disk;
 use super::finder::Finder;
 use super::index::{Extents, Index};
+use super::outputs::kept_is_missing;
 use super::segment::{Extent, Segment};
 use super::store::segment_name;
 use crate::Key;
@@ -277,7 +278,8 @@ impl<D: Disk> Picture<D> {
         units.sort_unstable();
         for pair in units.windows(2) {
             if pair[0].sequence == pair[1].sequence {
-                return Err(self.number_used_twice(pair[0], pair[1]));
+                let segment = &self.segments[pair[1].segment as usize];
+                return Err(segment.number_used_twice(pair[1].offset, pair[1].sequence));
             }
         }
         let mut expected = self.sequence.max(self.upto) + 1;
@@ -301,21 +303,6 @@ impl<D: Disk> Picture<D> {
         Err(Error::Missing { path, first: expected, last, hint })
     }
 
-    fn number_used_twice(&self, one: Unit, other: Unit) -> Error {
-        let segment = &self.segments[other.segment as usize];
-        let first = self.segments[one.segment as usize].path();
-        Error::refused(
-            ErrorKind::Corrupt,
-            segment.path(),
-            format!(
-                "the batch at offset {} has sequence number {}, which a batch in {} has too",
-                other.offset,
-                one.sequence,
-                first.display()
-            ),
-        )
-    }
-
     /// Checks that what a compaction found beside its output is still there.
     fn check_keeps(&self, core: &Core<D>, keeps: &[Keep]) -> Result<()> {
         for keep in keeps {
@@ -324,12 +311,7 @@ impl<D: Disk> Picture<D> {
             }
             let number = self.segments.iter().position(|segment| segment.id() == keep.id);
             let Some(number) = number else {
-                let why = "this segment is gone, and no compaction has replaced it";
-                return Err(Error::refused(
-                    ErrorKind::Corrupt,
-                    core.store.path_of(&segment_name(keep.id)),
-                    why,
-                ));
+                return Err(kept_is_missing(&core.store, keep));
             };
             let cursor = self.open.iter().find(|cursor| cursor.segment as usize == number);
             let Some(cursor) = cursor else { continue };

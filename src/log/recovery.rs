@@ -15,9 +15,10 @@ use partd_format::{Link, State};
 
 use super::control::{Control, Start};
 use super::disk::{Access, Dir, Disk, DiskFile, was_not_tried};
+use super::outputs::{NewestOutput, kept_is_missing};
 use super::segment::Segment;
 use super::store::{Content, Store, is_unfinished, segment_name, torn_names};
-use crate::error::{Error, ErrorKind, Result, damage};
+use crate::error::{Error, Result, damage};
 
 /// How much is to be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,26 +151,21 @@ impl<F: DiskFile> Survey<F> {
 
     /// Marks what outputs of compactions replace; returns the number up to which others may miss.
     fn take_outputs<D: Disk>(&mut self, store: &Store<D>, ignore_damage: bool) -> Result<u64> {
-        let mut newest = None;
+        let mut newest = NewestOutput::default();
         let mut replaced = Vec::new();
         for surveyed in &self.segments {
-            let Some(output) = surveyed.segment.header().output else { continue };
-            let (replaces, keeps) = surveyed.segment.lists()?;
-            replaced.extend(replaces);
-            let age = (output.upto, surveyed.segment.id());
-            if newest.as_ref().is_none_or(|(newest, _)| *newest < age) {
-                newest = Some((age, keeps));
-            }
+            replaced.extend(newest.see(&surveyed.segment)?);
         }
         for surveyed in &mut self.segments {
-            surveyed.is_replaced = replaced.contains(&surveyed.segment.id());
+            let segment = &surveyed.segment;
+            surveyed.is_replaced = replaced.contains(&segment.id()) || newest.has_outlived(segment);
         }
         let gone = self.unreadable.extract_if(.., |(id, _)| replaced.contains(id));
         self.unreadable_replaced = gone.map(|(id, _)| id).collect();
         if !ignore_damage {
             self.check_notes()?;
         }
-        let Some(((upto, output), keeps)) = newest else { return Ok(0) };
+        let NewestOutput { upto, keeps, .. } = newest;
         if ignore_damage {
             return Ok(upto);
         }
@@ -182,15 +178,7 @@ impl<F: DiskFile> Survey<F> {
                     if let Some(unreadable) = unreadable {
                         return Err(self.unreadable.swap_remove(unreadable).1);
                     }
-                    let why = format!(
-                        "this segment is gone, and segment {output:#x} says that it holds a part \
-                         of the store"
-                    );
-                    return Err(Error::refused(
-                        ErrorKind::Corrupt,
-                        store.path_of(&segment_name(keep.id)),
-                        why,
-                    ));
+                    return Err(kept_is_missing(store, keep));
                 }
             }
         }
@@ -229,14 +217,8 @@ impl<F: DiskFile> Survey<F> {
                 if let Ok(batch) = surveyed.segment.batch(found.offset, found.len) {
                     self.synced = self.synced.max(batch.synced());
                 }
-                if let Some((other, _)) = numbers.insert(sequence, (i, found)) {
-                    let path = self.segments[other].segment.path();
-                    let why = format!(
-                        "sequence number {sequence} is used at offset {} and again in {}",
-                        found.offset,
-                        path.display()
-                    );
-                    return Err(Error::refused(ErrorKind::Corrupt, surveyed.segment.path(), why));
+                if numbers.insert(sequence, (i, found)).is_some() {
+                    return Err(surveyed.segment.number_used_twice(found.offset, sequence));
                 }
             }
         }

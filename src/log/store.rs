@@ -19,8 +19,13 @@ use crate::error::{Error, ErrorKind, Result, damage};
 
 /// The name of the control file.
 pub(crate) const CONTROL: &str = "control";
-/// The name of the file that keeps disk space for removals and compactions on a full disk.
+/// The name of the file that keeps disk space for a removal on a full disk.
 pub(crate) const RESERVE: &str = "reserve";
+/// The name of the file that keeps disk space for the output of a compaction on a full disk. No removal takes it, so
+/// that there is a way to free space, and files, whatever was removed before.
+pub(crate) const OUTPUT_RESERVE: &str = "reserve-output";
+/// A reserve is at least so long.
+pub(crate) const RESERVE_MIN_BYTES: u64 = 64 << 10;
 /// What the name of a temporary store begins with.
 pub(crate) const TEMPORARY_PREFIX: &str = "partd-tmp-";
 
@@ -115,6 +120,18 @@ impl<D: Disk> Store<D> {
         let len = self.dir.read_start(&name, &mut bytes);
         let len = len.map_err(|error| self.error("read", &name, error))?;
         SegmentHeader::decode(&bytes, len).map_err(|error| damage(self.path_of(&name), error))
+    }
+
+    /// Fails if a segment is of a newer format: nothing may be appended beside it.
+    pub(crate) fn check_versions(&self) -> Result<()> {
+        for id in self.segment_ids()? {
+            match self.header(id) {
+                Err(error) if error.kind() == ErrorKind::NewerVersion => return Err(error),
+                // Whoever reads the segment reports whatever else is wrong with it.
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// What a file is, by its first bytes. `uuid` is that of this store; without it, that of any store will do.
@@ -260,15 +277,16 @@ impl<D: Disk> Store<D> {
         made.map_err(|error| self.error("allocate", name, error))
     }
 
-    /// Takes the reserve under another name, if it has `len` bytes at least. What it holds is zeros.
+    /// Takes a reserve under another name, if it has `len` bytes at least. What it holds is zeros.
     pub(crate) fn take_reserve(
         &self,
+        reserve: &str,
         name: &str,
         len: u64,
         uuid: &[u8; 16],
     ) -> Result<Option<D::File>> {
         self.unlink_unfinished(name, Some(uuid))?;
-        match self.dir.rename(RESERVE, name) {
+        match self.dir.rename(reserve, name) {
             Err(error)
                 if matches!(
                     error.kind(),
@@ -277,7 +295,7 @@ impl<D: Disk> Store<D> {
             {
                 return Ok(None);
             }
-            renamed => renamed.map_err(|error| self.error("rename", RESERVE, error))?,
+            renamed => renamed.map_err(|error| self.error("rename", reserve, error))?,
         }
         let file =
             self.dir.open(name, Access::Write).map_err(|error| self.error("open", name, error))?;
@@ -288,20 +306,32 @@ impl<D: Disk> Store<D> {
         if is_blank && is_allocated && file.mapping().len() >= len {
             return Ok(Some(file));
         }
-        // Of no use for this; the next one may find it long enough.
-        let _ = self.dir.rename(name, RESERVE);
+        // Too short for this: the next one may find it long enough.
+        let _ = self.dir.rename(name, reserve);
         Ok(None)
     }
 
-    /// Makes the reserve, unless there is one of `len` bytes. Without one, only a full disk is harder to get
-    /// out of.
-    pub(crate) fn keep_reserve(&self, len: u64, uuid: &[u8; 16]) {
-        if self.dir.disk_bytes(RESERVE).is_ok_and(|bytes| bytes >= len) {
+    /// Makes a reserve of `len` bytes, or of as many as there are, if there is none, and in place of one that is
+    /// shorter or more than twice as long. Without one, only a full disk is harder to get out of. `unfinished` is
+    /// a name that the caller alone uses.
+    pub(crate) fn keep_reserve(&self, name: &str, len: u64, unfinished: &str, uuid: &[u8; 16]) {
+        let old = match self.dir.disk_bytes(name) {
+            Ok(old) => old,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let halves = std::iter::successors(Some(len), |len| Some(len / 2));
+                let mut lens = halves.take_while(|&len| len >= RESERVE_MIN_BYTES);
+                lens.find(|len| self.dir.create(name, len.next_multiple_of(4096)).is_ok());
+                return;
+            }
+            Err(_) => return,
+        };
+        let is_blank = || self.content(name, Some(uuid)).is_ok_and(|it| it == Content::Blank);
+        if (len..=len * 2).contains(&old) || !is_blank() {
             return;
         }
-        // One that is shorter was made for shorter segments, or by a process that died before it was allocated.
-        if self.unlink_unfinished(RESERVE, Some(uuid)).is_ok() {
-            let _ = self.dir.create(RESERVE, len);
+        // The new one first: a disk that is nearly full keeps the old one.
+        if self.create_anew(unfinished, len, Some(uuid)).is_ok() {
+            let _ = self.dir.replace(unfinished, name);
         }
     }
 }
@@ -359,6 +389,7 @@ pub(crate) fn is_known(name: &OsStr) -> bool {
     let torn = bytes.split_at_checked(16).filter(|(_, kind)| is_torn(kind));
     name == CONTROL
         || name == RESERVE
+        || name == OUTPUT_RESERVE
         || is_of_store(name)
         || is_unfinished(name)
         || torn.is_some_and(|(id, _)| id_of_file_name(&[id, b".seg"].concat()).is_some())

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use partd_format::batch::{Layout, NewEntry, WORDS_LEN};
@@ -20,7 +20,7 @@ use super::commit::{self, CommitError, Position};
 use super::control::{Announce, Control, OwnWords};
 use super::disk::{Access, Dir, Disk, DiskFile};
 use super::segment::{Claim, NewSegment, SEAL_LEN, Segment, Tail, Unpublished};
-use super::store::{segment_name, unfinished_of_writer};
+use super::store::{OUTPUT_RESERVE, RESERVE, segment_name, unfinished_of_writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::partd::{Batch, Op};
 
@@ -38,6 +38,9 @@ pub(crate) const GROUP_BUFFERS: usize = 256;
 /// the system still tells whoever opens the file next, unless it was short of memory.
 const FULL_MAX: usize = 8;
 
+/// No reserve is longer for more segments than these.
+const RESERVED_FOR_MAX: usize = 16;
+
 /// How often a handle that writes looks whether its files are still there, in milliseconds.
 const LOOK_MS: u64 = 100;
 
@@ -51,8 +54,12 @@ pub(crate) struct Writer<D: Disk> {
     newest: AtomicU64,
     /// When the handle last looked whether its files are still there, in milliseconds since 1970.
     looked_unix_ms: AtomicU64,
-    /// Whether the store is known to have its reserve.
-    has_reserve: AtomicBool,
+    /// When the handle was opened.
+    opened_unix_ms: u64,
+    /// Whether the store is known to have its reserves.
+    has_reserves: AtomicBool,
+    /// How many segments the handle has made.
+    made: AtomicUsize,
 }
 
 /// Where the handle writes.
@@ -102,13 +109,16 @@ thread_local! {
 }
 
 impl<D: Disk> Writer<D> {
-    pub(crate) fn new() -> Writer<D> {
+    /// The writer of a handle that was opened, and has looked at every segment, at a time.
+    pub(crate) fn new(opened_unix_ms: u64) -> Writer<D> {
         Writer {
             place: Mutex::new(Place { slot: None, tail: None, full: VecDeque::new() }),
             committing: Mutex::new(()),
             newest: AtomicU64::new(0),
             looked_unix_ms: AtomicU64::new(0),
-            has_reserve: AtomicBool::new(false),
+            opened_unix_ms,
+            has_reserves: AtomicBool::new(false),
+            made: AtomicUsize::new(0),
         }
     }
 
@@ -365,9 +375,11 @@ fn make_segment<D: Disk>(
         None => new_file(core, control, &unfinished_of_writer(slot), len)?,
     };
     let tail = publish(control, slot, new)?;
-    // Once per handle: it is there to be found on a full disk.
-    if !core.is_temporary && !core.writer.has_reserve.swap(true, Ordering::Relaxed) {
-        core.store.keep_reserve(core.options.reserve_file_len(), &control.fixed.store);
+    // They are there to be found on a full disk, and grow with what this handle makes.
+    let made = core.writer.made.fetch_add(1, Ordering::Relaxed) + 1;
+    let grows = made.is_power_of_two() && made <= RESERVED_FOR_MAX;
+    if grows || !core.writer.has_reserves.load(Ordering::Relaxed) {
+        core.keep_reserves(control, &unfinished_of_writer(slot));
     }
     Ok(tail)
 }
@@ -384,7 +396,7 @@ fn from_reserve<D: Disk>(
         return Err(error);
     }
     let name = unfinished_of_writer(slot);
-    match core.take_reserve(control, &name, len)? {
+    match core.take_reserve(control, RESERVE, &name, len)? {
         Some(file) => publish(control, slot, Unpublished::of_file(&core.store, name, file, false)?),
         None => Err(error),
     }
@@ -423,25 +435,33 @@ pub(crate) fn new_file<'c, D: Disk>(
 }
 
 impl<D: Disk> Core<D> {
-    /// Takes the reserve of the store, of `len` bytes at least. There is another once there is space again.
+    /// Takes a reserve of the store, of `len` bytes at least. There is another once there is space again.
     pub(crate) fn take_reserve(
         &self,
         control: &Control<D>,
+        reserve: &str,
         name: &str,
         len: u64,
     ) -> Result<Option<D::File>> {
-        let taken = self.store.take_reserve(name, len, &control.fixed.store)?;
+        let taken = self.store.take_reserve(reserve, name, len, &control.fixed.store)?;
         if taken.is_some() {
-            self.writer.has_reserve.store(false, Ordering::Relaxed);
+            self.writer.has_reserves.store(false, Ordering::Relaxed);
         }
         Ok(taken)
     }
 
-    /// Makes the reserve again after space was freed.
-    pub(crate) fn renew_reserve(&self) {
-        if !self.is_temporary {
-            self.store.keep_reserve(self.options.reserve_file_len(), &self.uuid);
+    /// Keeps reserves that do for the segments that there are. `unfinished` is a name that the caller alone uses.
+    pub(crate) fn keep_reserves(&self, control: &Control<D>, unfinished: &str) {
+        if self.is_temporary {
+            return;
         }
+        let Ok(segments) = self.store.segment_ids().map(|ids| ids.len()) else { return };
+        let (options, uuid) = (&self.options, &control.fixed.store);
+        let lens = [options.reserve_file_len(), options.output_reserve_len(segments)];
+        for (name, len) in [RESERVE, OUTPUT_RESERVE].into_iter().zip(lens) {
+            self.store.keep_reserve(name, len, unfinished, uuid);
+        }
+        self.writer.has_reserves.store(true, Ordering::Relaxed);
     }
 }
 
@@ -449,6 +469,11 @@ impl<D: Disk> Core<D> {
 fn take_slot<D: Disk>(place: &mut Place<D>, core: &Core<D>, control: &Control<D>) -> Result<u16> {
     if let Some(slot) = &place.slot {
         return Ok(slot.number);
+    }
+    // A handle may write for the first time long after it was opened.
+    let opened = core.writer.opened_unix_ms;
+    if !core.is_temporary && core.store.disk.now_unix_ms().abs_diff(opened) >= LOOK_MS {
+        core.store.check_versions()?;
     }
     let Some((number, lock)) = control.lock_free_slot()? else {
         let why = format!(

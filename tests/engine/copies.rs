@@ -1,197 +1,195 @@
-//! Copies of a store that share files with it, and files that were moved between stores.
+//! Copies of a store that is in use, as `cp -r` and `tar` make them: each opens as a prefix of the history, or with
+//! an error that says what it is and which call reads it; and that call does.
 
 use std::fs;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use partd::{ErrorKind, Options, Partd, SegmentLog};
-use partd_format::segment::{HEADER_LEN, NOTE_AT};
-use partd_format::{Link, SegmentHeader};
+use partd::{Options, Partd, SegmentLog};
+use partd_testkit::children::pieces::{Tag, parse, piece};
+
+/// Where the header of a segment has its id.
+const ID_AT: usize = 32;
 
 fn options() -> Options {
     SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None)
 }
 
-/// Copies a store as `cp -al` does: every file of the copy is the original's under a second name.
-fn hard_link(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        fs::hard_link(entry.path(), to.join(entry.file_name())).unwrap();
-    }
+fn tagged(number: u64) -> Vec<u8> {
+    piece(Tag { writer: 1, life: 0, number }, 200 + (number % 7) as usize * 300)
 }
 
-fn fill(p: &SegmentLog, from: u32, to: u32) {
-    for i in from..to {
-        p.append([("k", i.to_le_bytes()), ("filler", [7; 4])]).unwrap();
-    }
-}
-
-fn numbers(p: &SegmentLog) -> Vec<u32> {
-    let value = p.get("k").unwrap();
-    value.chunks(4).map(|number| u32::from_le_bytes(number.try_into().unwrap())).collect()
-}
-
-/// `tests/mutants.sh` looks for the words.
+/// The number of the last piece in a value that must hold all of them from the first on.
 #[track_caller]
-fn assert_holds(p: &SegmentLog, expected: &[u32]) {
-    let found = p.get("k").map(|value| value.len() / 4);
-    assert!(
-        p.get("k").is_ok() && numbers(p) == expected,
-        "I1 is violated: {} are expected, and there are {found:?}",
-        expected.len()
-    );
+fn last_of_prefix(value: &[u8]) -> u64 {
+    let tags = parse(value).expect("wrong bytes");
+    for (tag, number) in tags.iter().zip(1..) {
+        assert_eq!(tag.number, number, "no prefix: {tags:?}");
+    }
+    tags.len() as u64
 }
 
-fn upto(end: u32) -> Vec<u32> {
-    (0..end).collect()
+fn run(program: &str, arguments: &[&Path]) {
+    let status = Command::new(program).args(arguments).output().unwrap();
+    // A file that goes while it is copied is told of; the copy is made all the same.
+    assert!(status.status.code().is_some(), "{program} was killed");
 }
 
-#[test]
-fn opening_a_hard_linked_copy_of_a_live_store_changes_nothing_in_the_original() {
-    for with_control in [true, false] {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, backup) = (dir.path().join("store"), dir.path().join("backup"));
-        let p = options().open(&path).unwrap();
-        fill(&p, 0, 500);
-        hard_link(&path, &backup);
-        if !with_control {
-            fs::remove_file(backup.join("control")).unwrap();
+fn copied_by(program: &str, store: &Path, to: &Path) -> PathBuf {
+    fs::create_dir(to).unwrap();
+    if program == "cp" {
+        run("cp", &[Path::new("-r"), store, to]);
+    } else {
+        let archive = to.join("archive.tar");
+        let parent = store.parent().unwrap();
+        run(
+            "tar",
+            &["-c", "-f"]
+                .map(Path::new)
+                .into_iter()
+                .chain([&*archive, Path::new("-C"), parent, Path::new("store")])
+                .collect::<Vec<_>>(),
+        );
+        run(
+            "tar",
+            &["-x", "-f"]
+                .map(Path::new)
+                .into_iter()
+                .chain([&*archive, Path::new("-C"), to])
+                .collect::<Vec<_>>(),
+        );
+    }
+    to.join("store")
+}
+
+/// Opens a copy in every way; returns whether it was a prefix, and how long.
+fn look_at(copy: &Path) -> Option<u64> {
+    let read =
+        options().open_read_only(copy).and_then(|p| p.get("k").map(|value| last_of_prefix(&value)));
+    let written = options().open(copy).and_then(|p| {
+        p.verify()?;
+        p.append([("after", "x")])?;
+        p.get("k").map(|value| last_of_prefix(&value))
+    });
+    match (read, written) {
+        (Ok(read), Ok(written)) => {
+            assert_eq!(read, written, "whoever reads and whoever writes see different histories");
+            Some(read)
         }
-        // A joiner of the original is not put off by the second name of its control file.
-        let joiner = options().open(&path).unwrap();
-        let copy = options().open(&backup).unwrap();
-        assert_holds(&copy, &upto(500));
-        fill(&p, 500, 1000);
-        joiner.append([("k", 1000_u32.to_le_bytes())]).unwrap();
-        copy.append([("k", [0xFF; 4])]).unwrap();
-        copy.delete(["filler"]).unwrap();
-        copy.compact().unwrap();
-        assert_holds(&p, &upto(1001));
-        assert_holds(&copy, &[upto(500), vec![u32::MAX]].concat());
-        drop((p, joiner, copy));
-        for (path, expected) in
-            [(&path, upto(1001)), (&backup, [upto(500), vec![u32::MAX]].concat())]
-        {
-            let p = options().open(path).unwrap();
-            assert_holds(&p, &expected);
-            p.verify().unwrap();
+        (Err(read), Err(written)) => {
+            for error in [read.to_string(), written.to_string()] {
+                says_what_it_is(&error, copy);
+            }
+            // The call that the error names.
+            let p =
+                SegmentLog::options().ignore_damage(true).open_read_only(copy).expect("it opens");
+            let tags = parse(&p.get("k").expect("it is read")).expect("wrong bytes");
+            assert!(tags.is_sorted_by(|a, b| a.number < b.number), "out of order: {tags:?}");
+            None
         }
+        (read, written) => panic!("to read {read:?}, to write {written:?}"),
+    }
+}
+
+#[track_caller]
+fn says_what_it_is(error: &str, copy: &Path) {
+    let call = "`SegmentLog::options().ignore_damage(true).open_read_only(path)`";
+    for words in [&*copy.to_string_lossy(), "this is a copy of a store", "was in use", call] {
+        assert!(error.contains(words), "{words:?} is not in {error:?}");
     }
 }
 
 #[test]
-fn a_store_at_rest_and_its_hard_linked_copy_go_on_apart_whichever_is_opened_first() {
-    for original_first in [true, false] {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, backup) = (dir.path().join("store"), dir.path().join("backup"));
-        let p = options().open(&path).unwrap();
-        fill(&p, 0, 500);
-        drop(p);
-        hard_link(&path, &backup);
-        let mut paths = [&path, &backup];
-        if !original_first {
-            paths.reverse();
-        }
-        for (i, path) in paths.iter().enumerate() {
-            let p = options().open(path).unwrap();
-            fill(&p, 500, 510 + i as u32);
-            assert_holds(&p, &upto(510 + i as u32));
-        }
-        for (i, path) in paths.iter().enumerate() {
-            let p = options().open(path).unwrap();
-            assert_holds(&p, &upto(510 + i as u32));
-            p.verify().unwrap();
-        }
-    }
-}
-
-#[test]
-fn a_control_file_that_was_moved_in_from_another_store_is_not_believed() {
-    let dir = tempfile::tempdir().unwrap();
-    let (path, other) = (dir.path().join("store"), dir.path().join("other"));
-    for path in [&path, &other] {
-        fill(&options().open(path).unwrap(), 0, 10);
-    }
-    fs::rename(other.join("control"), path.join("control")).unwrap();
-    let p = options().open(&path).unwrap();
-    fill(&p, 10, 20);
-    assert_holds(&p, &upto(20));
-    drop(p);
-    let p = options().open_read_only(&path).unwrap();
-    assert_holds(&p, &upto(20));
-    p.verify().unwrap();
-}
-
-#[test]
-fn a_writer_notices_that_its_segment_was_moved_away_or_replaced() {
-    for replaces in [false, true] {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("store");
-        let p = options().open(&path).unwrap();
-        p.append_durable([("k", 0_u32.to_le_bytes())]).unwrap();
-        let segment = path.join("0000000000000001.seg");
-        fs::rename(&segment, dir.path().join("elsewhere")).unwrap();
-        if replaces {
-            fs::copy(dir.path().join("elsewhere"), &segment).unwrap();
-        }
-        // At once where it has to be durable, and soon where not.
-        let refused = p.append_durable([("k", 1_u32.to_le_bytes())]);
-        let error =
-            refused.expect_err("I1 is violated: what is not in the store counts as durable");
-        assert_eq!(error.kind(), ErrorKind::Removed, "{error}");
-        let refused = (0..100).find_map(|_| {
-            std::thread::sleep(std::time::Duration::from_millis(10));
-            p.append([("k", 2_u32.to_le_bytes())]).err()
-        });
-        let error = refused.expect("what is appended now is not in the store");
-        assert_eq!(error.kind(), ErrorKind::Removed, "{error}");
-        assert!(error.to_string().contains("0000000000000001.seg"), "{error}");
-    }
-}
-
-#[test]
-fn verify_finds_damage_in_a_state_or_a_link_of_what_was_read_before() {
-    let dir = tempfile::tempdir().unwrap();
-    for damaged_word in [0, 8] {
-        let path = dir.path().join(format!("store {damaged_word}"));
-        let p = options().open(&path).unwrap();
-        for i in 0..10_u32 {
-            p.append([("k", i.to_le_bytes())]).unwrap();
-        }
-        assert_eq!(p.verify().unwrap().batches, 10);
-        let bytes = fs::read(path.join("0000000000000001.seg")).unwrap();
-        // Both words of the second batch: its link, then its state.
-        let begin = HEADER_LEN as usize;
-        let header = &bytes[..NOTE_AT as usize];
-        let header = SegmentHeader::decode(header, bytes.len() as u64).unwrap();
-        assert_eq!(header.data_start as usize, begin);
-        let first = u64::from_le_bytes(bytes[begin..begin + 8].try_into().unwrap());
-        let link = Link::decode(header.salt, begin as u64, first, header.len).unwrap();
-        let Link::Batch(len) = link else { panic!("there is a batch") };
-        let at = begin as u64 + len + damaged_word;
-        let file = fs::OpenOptions::new().write(true).open(path.join("0000000000000001.seg"));
-        file.unwrap().write_at(&[bytes[at as usize + 3] ^ 1], at + 3).unwrap();
-        let error = p.verify().expect_err("it is damaged");
-        assert!(error.is_corruption() && error.to_string().contains("0000000000000001.seg"));
-    }
-}
-
-#[test]
-fn a_reserve_without_space_is_made_again() {
+fn copies_that_are_made_while_others_append_and_compact_open_as_a_prefix_or_say_what_they_are() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
-    fill(&options().open(&path).unwrap(), 0, 10);
-    let reserve = path.join("reserve");
-    let len = fs::metadata(&reserve).unwrap().len();
-    for holes in [0, len] {
-        // As a process leaves it that was killed, and as a copy that makes holes of zeros.
-        let made = fs::File::create(&reserve).unwrap();
-        made.set_len(holes).unwrap();
-        fill(&options().open(&path).unwrap(), 10, 20);
-        let output = Command::new("stat").args(["-c", "%b"]).arg(&reserve).output().unwrap();
-        let blocks: u64 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
-        assert!(blocks * 512 >= len, "{} bytes of {len}", blocks * 512);
+    let end = AtomicBool::new(false);
+    let p = options().open(&path).unwrap();
+    p.append([("k", tagged(1))]).unwrap();
+    std::thread::scope(|scope| {
+        let (end, path, p) = (&end, &path, &p);
+        let works = scope.spawn(move || {
+            let mut number = 1;
+            while !end.load(Ordering::Relaxed) {
+                number += 1;
+                match number % 50 {
+                    0 => p.append_durable([("k", tagged(number))]).unwrap(),
+                    _ => p.append([("k", tagged(number))]).unwrap(),
+                }
+                p.append([("gone", tagged(number))]).unwrap();
+                if number % 200 == 0 {
+                    p.delete(["gone"]).unwrap();
+                    p.compact().unwrap();
+                }
+                if number % 16 == 0 {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        let mut whole = 0;
+        for round in 0..12 {
+            let program = ["cp", "tar"][round % 2];
+            let copy = copied_by(program, path, &dir.path().join(format!("copy-{round}")));
+            whole += u32::from(look_at(&copy).is_some());
+            // Without its control file it says less about what must be there, and wrong bytes are none either.
+            let bare = copied_by(program, path, &dir.path().join(format!("bare-{round}")));
+            fs::remove_file(bare.join("control")).unwrap();
+            match options().open(&bare).and_then(|p| p.get("k")) {
+                Ok(value) => drop(last_of_prefix(&value)),
+                Err(error) => {
+                    assert!(error.to_string().contains(&*bare.to_string_lossy()), "{error}")
+                }
+            }
+        }
+        end.store(true, Ordering::Relaxed);
+        works.join().unwrap();
+        println!("{whole} of 12 copies were whole");
+    });
+    last_of_prefix(&p.get("k").unwrap());
+}
+
+#[test]
+fn a_copy_without_what_was_durable_says_what_it_is_and_the_call_that_it_names_reads_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, copy) = (dir.path().join("store"), dir.path().join("copy"));
+    let p = options().open(&path).unwrap();
+    p.append_durable([("k", tagged(1))]).unwrap();
+    fs::create_dir(&copy).unwrap();
+    let name = "0000000000000001.seg";
+    fs::copy(path.join(name), copy.join(name)).unwrap();
+    p.append_durable([("k", tagged(2))]).unwrap();
+    fs::copy(path.join("control"), copy.join("control")).unwrap();
+    assert_eq!(look_at(&copy), None, "it is not whole");
+    let p = SegmentLog::options().ignore_damage(true).open_read_only(&copy).unwrap();
+    assert_eq!(last_of_prefix(&p.get("k").unwrap()), 1);
+    // Its segments alone are an earlier state of the store.
+    fs::remove_file(copy.join("control")).unwrap();
+    assert_eq!(look_at(&copy), Some(1));
+}
+
+#[test]
+fn segments_of_two_copies_that_went_their_own_ways_are_damage_and_no_history() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, copy) = (dir.path().join("store"), dir.path().join("copy"));
+    options().open(&path).unwrap().append([("k", "1")]).unwrap();
+    fs::create_dir(&copy).unwrap();
+    for name in ["control", "0000000000000001.seg"] {
+        fs::copy(path.join(name), copy.join(name)).unwrap();
+    }
+    options().open(&path).unwrap().append([("k", "2")]).unwrap();
+    // In the copy, the segment with batch 2 has another id.
+    drop(options().open(&copy).unwrap().append([("k", "two")]));
+    fs::rename(copy.join("0000000000000002.seg"), dir.path().join("two.seg")).unwrap();
+    let mut bytes = fs::read(dir.path().join("two.seg")).unwrap();
+    bytes[ID_AT..ID_AT + 8].copy_from_slice(&9_u64.to_le_bytes());
+    let checksum = crc32fast::hash(&bytes[..124]);
+    bytes[124..128].copy_from_slice(&checksum.to_le_bytes());
+    fs::write(path.join("0000000000000009.seg"), bytes).unwrap();
+    for opened in [options().open(&path), options().open_read_only(&path)] {
+        let error = opened.and_then(|p| p.get("k")).expect_err("two batches have one number");
+        assert!(matches!(error, partd::Error::Damage { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("sequence number") && text.contains("no other batch has"), "{text}");
     }
 }

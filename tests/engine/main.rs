@@ -16,8 +16,11 @@ mod odd_input;
 mod random_ops;
 mod recycling;
 mod reopen;
+mod shared_files;
 mod shuffle;
+mod surroundings;
 mod temporary;
+mod versions;
 
 /// What the children run; see `partd_testkit::children`.
 #[test]

@@ -1,5 +1,5 @@
-//! Full disks of every kind that a store is made for: ext4, xfs, btrfs and tmpfs, each mounted for the test and
-//! filled while a store on it is open, with a copy that shares its blocks or without. An append is an error, and no
+//! Full disks of every kind that a store is made for: ext4, xfs, btrfs, tmpfs and overlayfs, each mounted for the
+//! test and filled while a store on it is open, with a copy or a snapshot that shares its blocks or without. An append is an error, and no
 //! call ends the process with a signal.
 //!
 //! It needs root, loop devices, and the programs that make the file systems; where they are missing it is skipped,
@@ -14,19 +14,45 @@ use partd::{Partd, SegmentLog};
 use partd_testkit::children::{Start, report, skip, start_with_channel};
 
 /// A file system in a file, mounted.
-struct Mounted {
+pub(crate) struct Mounted {
     dir: tempfile::TempDir,
 }
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+        // An overlay before what it lies on; what was never mounted is told of, and nobody listens.
+        for name in ["mounted", "lower"] {
+            let _ = Command::new("umount").arg("-l").arg(self.dir.path().join(name)).output();
+        }
     }
 }
 
 impl Mounted {
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.dir.path().join("mounted")
+    }
+
+    /// A directory of an overlay: the file system that it lies on holds its layers.
+    pub(crate) fn layer(&self, name: &str) -> PathBuf {
+        self.dir.path().join("lower").join(name)
+    }
+
+    /// Mounts the overlay again, with a layer to write to or without.
+    pub(crate) fn lay_over(&self, writes: bool) -> Result<(), String> {
+        let layer = |name| self.layer(name).to_string_lossy().into_owned();
+        let mut layers = format!("lowerdir={}", layer("low"));
+        if writes {
+            layers += &format!(",upperdir={},workdir={}", layer("upper"), layer("work"));
+        } else {
+            // A read-only overlay has two layers at least.
+            layers += &format!(":{}", layer("upper"));
+        }
+        let at = self.path().to_string_lossy().into_owned();
+        run("mount", &["-t", "overlay", "-o", &layers, "overlay", &at])
+    }
+
+    pub(crate) fn unmount(&self) -> Result<(), String> {
+        run("umount", &[&self.path().to_string_lossy()])
     }
 }
 
@@ -37,30 +63,40 @@ fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(format!("{program}: {said}")) }
 }
 
-fn mount(kind: &str) -> Result<Mounted, String> {
+/// Mounts a new file system, or says why that cannot be done; `more` are arguments for the program that makes it.
+pub(crate) fn mount(kind: &str, more: &[&str]) -> Result<Mounted, String> {
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
     let mounted = Mounted { dir };
-    let (image, at) = (mounted.dir.path().join("image"), mounted.path());
-    fs::create_dir(&at).map_err(|error| error.to_string())?;
+    let (image, base) = (mounted.dir.path().join("image"), mounted.dir.path().join("lower"));
+    for path in [&mounted.path(), &base] {
+        fs::create_dir(path).map_err(|error| error.to_string())?;
+    }
+    let at = if kind == "overlay" { base } else { mounted.path() };
     let (image, at) = (image.to_string_lossy().into_owned(), at.to_string_lossy().into_owned());
     let (mib, make): (u64, &[&str]) = match kind {
         "tmpfs" => {
             return run("mount", &["-t", "tmpfs", "-o", "size=24m", "tmpfs", &at])
                 .map(|()| mounted);
         }
-        "ext4" => (64, &["mkfs.ext4", "-q", "-F"]),
+        "ext4" | "overlay" => (64, &["mkfs.ext4", "-q", "-F"]),
         "xfs" => (400, &["mkfs.xfs", "-q", "-f"]),
         _ => (200, &["mkfs.btrfs", "-q", "-f"]),
     };
     let file = File::create(&image).map_err(|error| error.to_string())?;
     file.set_len(mib << 20).map_err(|error| error.to_string())?;
-    run(make[0], &[&make[1..], &[&image]].concat())?;
+    run(make[0], &[&make[1..], more, &[&image]].concat())?;
     run("mount", &["-o", "loop", &image, &at])?;
+    if kind == "overlay" {
+        for name in ["low", "upper", "work"] {
+            fs::create_dir(mounted.layer(name)).map_err(|error| error.to_string())?;
+        }
+        mounted.lay_over(true)?;
+    }
     Ok(mounted)
 }
 
 /// Fills all that is left, down to the last block.
-fn fill(path: &Path) {
+pub(crate) fn fill(path: &Path) {
     let mut file = File::create(path).expect("a file");
     for len in [1 << 20, 64 << 10, 4096, 512] {
         let block = vec![0xA5; len];
@@ -71,7 +107,7 @@ fn fill(path: &Path) {
 
 /// What the child does on a file system: whatever it meets is an error or a success.
 pub(crate) fn fill_up(arguments: &[String]) {
-    let (mounted, copies) = (Path::new(&arguments[0]), arguments[1] == "copied");
+    let (mounted, how) = (Path::new(&arguments[0]), &*arguments[1]);
     let path = mounted.join("store");
     let options = SegmentLog::options().segment_len_bytes(1 << 20).compaction_dead_share(None);
     let p = options.open(&path).expect("it opens");
@@ -81,11 +117,17 @@ pub(crate) fn fill_up(arguments: &[String]) {
         kept += 100;
     }
     p.sync().expect("it is synced");
-    if copies {
-        let copy = mounted.join("copy");
-        run("cp", &["-r", "--reflink=auto", &path.to_string_lossy(), &copy.to_string_lossy()])
-            .expect("there is space for a copy");
-    }
+    let copy = mounted.join("copy");
+    let (of, to) = (path.to_string_lossy(), copy.to_string_lossy());
+    let shared = match how {
+        "copied" => run("cp", &["-r", "--reflink=auto", &of, &to]),
+        "reflinked" => run("cp", &["-r", "--reflink=always", &of, &to]),
+        "in a snapshot" => {
+            run("btrfs", &["subvolume", "snapshot", &mounted.to_string_lossy(), &to])
+        }
+        _ => Ok(()),
+    };
+    shared.expect("there is space for a copy");
     fill(&mounted.join("filler"));
     let mut failed = None;
     for i in 0..20_000_u32 {
@@ -129,16 +171,23 @@ pub(crate) fn fill_up(arguments: &[String]) {
 #[test]
 fn a_full_disk_is_an_error_on_every_file_system_and_never_a_signal() {
     let mut seen = 0;
-    for kind in ["tmpfs", "ext4", "xfs", "btrfs"] {
-        for how in ["alone", "copied"] {
-            let mounted = match mount(kind) {
+    for (kind, hows) in [
+        ("tmpfs", &["alone", "copied"][..]),
+        ("ext4", &["alone", "copied"]),
+        ("xfs", &["alone", "reflinked"]),
+        // Files that are not copied on write cannot be cloned.
+        ("btrfs", &["alone", "copied", "in a snapshot"]),
+        ("overlay", &["alone", "copied"]),
+    ] {
+        for how in hows {
+            let mounted = match mount(kind, &[]) {
                 Ok(mounted) => mounted,
                 Err(why) => {
                     skip(&format!("{kind} cannot be mounted: {why}"));
                     continue;
                 }
             };
-            let arguments = [mounted.path().to_string_lossy().into_owned(), how.to_owned()];
+            let arguments = [mounted.path().to_string_lossy().into_owned(), (*how).to_owned()];
             let (child, said) = start_with_channel(&Start::default(), "fills up", &arguments);
             // It ends with its process, whatever ends that.
             let said: Vec<String> = said.iter().collect();

@@ -6,9 +6,12 @@
 
 mod full_file_systems;
 mod history;
+mod hostile_day;
 mod kill_loop;
+mod overlay;
 mod rights;
 mod short_lived;
+mod small_disks;
 mod soak;
 mod surroundings;
 #[cfg(feature = "snappy")]
@@ -23,7 +26,9 @@ fn child() {
         ("client", history::runs::play),
         ("fills up", full_file_systems::fill_up),
         ("process", surroundings::live),
+        ("vandal", hostile_day::vandal::play),
         ("visitor", rights::visit),
+        ("worker", hostile_day::worker::play),
         #[cfg(feature = "snappy")]
         ("threads", threads::play),
     ]);

@@ -5,11 +5,11 @@
 //! set against their owner.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use partd::{Partd, SegmentLog};
-use partd_testkit::children::{Start, directory, report, start_with_channel};
+use partd_testkit::children::{Start, directory, report, skip, start_with_channel};
 
 /// The user `nobody`.
 const NOBODY: u32 = 65534;
@@ -206,4 +206,32 @@ fn a_store_below_a_directory_that_may_be_entered_and_not_read_is_durable_all_the
     assert_eq!(told.append, "ok ");
     assert_eq!(told.sync, "ok ");
     assert_eq!(told.read_only, "ok by the visitor");
+}
+
+#[test]
+fn a_users_store_stays_the_users_when_root_writes_to_it() {
+    let place = Place::new();
+    if place.start.user.is_none() {
+        skip("only root can write to another user's store");
+        return;
+    }
+    chown(place.dir.path(), Some(NOBODY), None).unwrap();
+    let said = place.visit();
+    assert_eq!(said.append, "ok ");
+    for is_recovered in [false, true] {
+        if is_recovered {
+            fs::remove_file(place.store.join("control")).unwrap();
+        }
+        let root = SegmentLog::options().segment_len_bytes(64 << 10).open(&place.store).unwrap();
+        root.append([("k", vec![b'.'; 100_000])]).unwrap();
+        root.compact().unwrap();
+        drop(root);
+        for entry in fs::read_dir(&place.store).unwrap().map(|entry| entry.unwrap()) {
+            assert_eq!(entry.metadata().unwrap().uid(), NOBODY, "{:?}", entry.file_name());
+        }
+        let said = place.visit();
+        for answer in [&said.append, &said.read, &said.sync, &said.read_only] {
+            assert!(answer.starts_with("ok "), "{answer}");
+        }
+    }
 }

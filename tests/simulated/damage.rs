@@ -399,7 +399,7 @@ fn a_segment_that_is_gone_is_an_error_where_it_held_what_was_synced() {
                 }
                 Err(Error::Missing { .. }) => assert!(store.floor > 0, "{}", store.what),
                 // The output of a compaction asks for what it found beside it.
-                Err(Error::Refused { path: named, .. }) if store.what.starts_with("compacted") => {
+                Err(Error::Damage { path: named, .. }) if store.what.starts_with("compacted") => {
                     assert_eq!(named, path, "{}", store.what);
                 }
                 Err(error) => panic!("{}: {error}", store.what),

@@ -107,7 +107,8 @@ fn fill(defect: Option<Defect>) -> (SimDisk, u64) {
     let disk = SimDisk::boot(&Image::blank(), 1, defect);
     let log = options().open_on(disk.clone(), STORE);
     let log = log.expect("a new store");
-    disk.limit(200 << 10);
+    // Two segments, and two reserves.
+    disk.limit(264 << 10);
     let full = (0..).find(|i: &u64| log.append([("k", [*i as u8; 3000])]).is_err());
     (disk, full.expect("a disk has an end"))
 }

@@ -227,7 +227,17 @@ impl Dir for OsDir {
             Access::Follow if self.file_system == OVERLAYFS => OFlags::RDWR,
             Access::Read | Access::Follow => OFlags::RDONLY,
         };
-        self.mapped(self.open_file(name, flags)?, access)
+        let file = match self.open_file(name, flags) {
+            // Nobody can write through a mount that is read-only, so nothing is copied up.
+            Err(error)
+                if access == Access::Follow
+                    && error.kind() == io::ErrorKind::ReadOnlyFilesystem =>
+            {
+                self.open_file(name, OFlags::RDONLY)?
+            }
+            opened => opened?,
+        };
+        self.mapped(file, access)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

@@ -10,6 +10,7 @@ use super::{Advance, Cursor, Picture, chain};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::Core;
 use crate::log::disk::Disk;
+use crate::log::outputs::NewestOutput;
 use crate::log::segment::{SEGMENT_NUMBERS, Segment};
 
 /// What came of looking for segments.
@@ -42,7 +43,7 @@ impl<D: Disk> Picture<D> {
             self.known.extend(found.into_iter().map(|segment| (segment.id(), segment)));
             return Ok(Discovered::Changed(Advance::Rebuild));
         }
-        let keeps = if has_outputs { self.read_lists(&found)? } else { Vec::new() };
+        let newest = if has_outputs { self.read_lists(&found)? } else { NewestOutput::default() };
         for segment in found {
             // A segment that was replaced would only keep its disk space.
             if !self.replaced.contains(&segment.id()) {
@@ -50,23 +51,19 @@ impl<D: Disk> Picture<D> {
             }
         }
         compacted.sort();
-        Ok(Discovered::Segments(keeps))
+        Ok(Discovered::Segments(newest.keeps))
     }
 
-    /// Reads what the outputs among some segments replace; returns what the newest of them found
-    /// beside it.
-    fn read_lists(&mut self, found: &[Arc<Segment<D::File>>]) -> Result<Vec<Keep>> {
-        let mut newest = ((0, 0), Vec::new());
+    /// Reads what the outputs among some segments replace; returns the newest of them.
+    fn read_lists(&mut self, found: &[Arc<Segment<D::File>>]) -> Result<NewestOutput> {
+        let mut newest = NewestOutput::default();
         for segment in found {
-            let Some(output) = segment.header().output else { continue };
-            let (replaces, keeps) = segment.lists()?;
-            self.replaced.extend(replaces);
-            if (output.upto, segment.id()) > newest.0 {
-                newest = ((output.upto, segment.id()), keeps);
-            }
-            self.upto = self.upto.max(output.upto);
+            self.replaced.extend(newest.see(segment)?);
         }
-        Ok(newest.1)
+        let outlived = found.iter().filter(|segment| newest.has_outlived(segment));
+        self.replaced.extend(outlived.map(|segment| segment.id()));
+        self.upto = self.upto.max(newest.upto);
+        Ok(newest)
     }
 
     /// Gives a segment its number; takes in what it holds if it is an output.

@@ -260,6 +260,16 @@ impl<F: DiskFile> Segment<F> {
         damage(self.path(), error)
     }
 
+    /// The error for a batch whose sequence number another batch of the store has too.
+    pub(crate) fn number_used_twice(&self, offset: u64, sequence: u64) -> Error {
+        self.damage(partd_format::Error {
+            offset,
+            what: "sequence number",
+            expected: partd_format::Evidence::Text("one that no other batch has"),
+            found: partd_format::Evidence::Number(sequence),
+        })
+    }
+
     /// The lists of an output: ids that it replaces, segments that it found beside it.
     pub(crate) fn lists(&self) -> Result<(Vec<u64>, Vec<Keep>)> {
         let len = self.header.data_start;

@@ -295,7 +295,7 @@ pub fn open(disk: &SimDisk) -> Result<SegmentLog<SimDisk>, Violation> {
     log.map_err(|error| {
         let text = format!("the store cannot be opened: {error}");
         // Two batches have one number; all else is a loss of what was there.
-        Violation::new(if text.contains("is used at offset") { "I6" } else { "I1" }, text)
+        Violation::new(if text.contains("one that no other batch has") { "I6" } else { "I1" }, text)
     })
 }
 

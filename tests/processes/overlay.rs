@@ -1,0 +1,71 @@
+//! A store in the image of a container, on overlayfs: whoever writes first copies its files up, and those who had
+//! them open before must not go on with what lies below.
+//!
+//! It needs root and loop devices; where they are missing it is skipped, which is a failure with CI=true.
+
+use partd::{Options, Partd, SegmentLog};
+use partd_testkit::children::skip;
+
+use crate::full_file_systems::{Mounted, mount};
+
+fn options() -> Options {
+    SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None)
+}
+
+/// An overlay with a store in its lower layer, mounted.
+fn with_a_store_below(writes: bool) -> Option<Mounted> {
+    let mounted = match mount("overlay", &[]) {
+        Ok(mounted) => mounted,
+        Err(why) => {
+            skip(&format!("an overlay cannot be mounted: {why}"));
+            return None;
+        }
+    };
+    mounted.unmount().expect("nobody uses it");
+    let p = options().open(mounted.layer("low").join("store")).expect("it opens");
+    p.append_durable([("k", "below")]).expect("it is appended");
+    drop(p);
+    mounted.lay_over(writes).expect("it was mounted before");
+    Some(mounted)
+}
+
+#[test]
+fn a_reader_that_came_before_the_first_writer_is_told_and_one_that_came_later_sees_what_is_written()
+{
+    let Some(mounted) = with_a_store_below(true) else { return };
+    let path = mounted.path().join("store");
+    let early = options().open_read_only(&path).expect("it opens");
+    assert_eq!(early.get("k").expect("it is read"), b"below");
+    let mut late = None;
+    for round in 1..4_usize {
+        let writer = options().open(&path).expect("it opens");
+        writer.append([("k", "+above")]).expect("it is appended");
+        let right = format!("below{}", "+above".repeat(round));
+        assert_eq!(writer.get("k").expect("it is read"), right.as_bytes());
+        // What lies below is not what the writer writes to.
+        let told = early.get("k").expect_err("it would not see what was written").to_string();
+        assert!(told.contains("opened it for writing since; open it again"), "{told}");
+        let late = late.get_or_insert_with(|| options().open_read_only(&path).expect("it opens"));
+        // The same, while the writer is there and after it is gone.
+        assert_eq!(late.get("k").expect("it is read"), right.as_bytes(), "round {round}");
+        writer.compact().expect("it compacts");
+        drop(writer);
+        assert_eq!(late.get("k").expect("it is read"), right.as_bytes(), "round {round}");
+    }
+    drop((early, late));
+    // What lies below was not touched.
+    mounted.unmount().expect("nobody uses it");
+    let below = options().open_read_only(mounted.layer("low").join("store")).expect("it opens");
+    assert_eq!(below.get("k").expect("it is read"), b"below");
+}
+
+#[test]
+fn a_store_in_an_overlay_without_a_layer_to_write_to_is_read() {
+    let Some(mounted) = with_a_store_below(false) else { return };
+    let path = mounted.path().join("store");
+    let reader = options().open_read_only(&path).expect("it opens");
+    assert_eq!(reader.get("k").expect("it is read"), b"below");
+    reader.verify().expect("it is whole");
+    let error = options().open(&path).and_then(|p| p.append([("k", "x")])).expect_err("no layer");
+    assert!(error.to_string().contains("open_read_only"), "{error}");
+}
