@@ -453,8 +453,9 @@ impl<D: Disk> Core<D> {
     fn snapshot_of(&self, picture: &Picture<D>, keys: &[Key]) -> Snapshot<D::File> {
         let extents =
             |key: &Key| picture.index.get(key.as_bytes()).map(|slot| slot.extents.clone());
-        let verify = self.options.verify_on_read;
-        Snapshot::new(picture, keys.iter().map(extents).collect(), verify)
+        let Options { verify_on_read, release_after_read, .. } = self.options;
+        let extents = keys.iter().map(extents).collect();
+        Snapshot::new(picture, extents, verify_on_read, release_after_read)
     }
 }
 

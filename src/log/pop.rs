@@ -58,7 +58,7 @@ impl<D: Disk> Core<D> {
             let is_complete = || picture.knows_all_segments(control.generation());
             let Some(at) = self.writer.commit(self, &mut delete, is_complete)? else { continue };
             let extents = picture.catch_up(self, at, &distinct)?;
-            let covered = Snapshot::new(&picture, extents, self.options.verify_on_read);
+            let covered = Snapshot::new(&picture, extents, self.options.verify_on_read, true);
             drop(picture);
             covered.bring_up(&known, &mut values)?;
             // A key that is asked for twice is there the first time.

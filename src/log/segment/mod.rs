@@ -6,6 +6,7 @@
 
 #![expect(unsafe_code, reason = "published and claimed ranges are told apart here")]
 
+pub(crate) mod ahead;
 pub(crate) mod mapping;
 
 use std::io::{self, IoSlice};
@@ -77,6 +78,12 @@ impl Extent {
     #[inline]
     pub(crate) fn offset(&self) -> u64 {
         self.0[0] & OFFSET_MASK
+    }
+
+    /// The order in which extents of one picture lie: by segment, then by offset.
+    #[inline]
+    pub(crate) fn place(&self) -> u64 {
+        self.0[0]
     }
 
     /// The picture's number for the segment.
