@@ -113,6 +113,21 @@ pub enum Error {
         max: u64,
     },
 
+    /// A read would return more bytes than the store's handle may return at once.
+    #[error(
+        "{}: the read is of {bytes} bytes, and the handle may return {max} at once; read fewer keys \
+         at a time, take a `view`, or raise `max_read_bytes`",
+        path.display()
+    )]
+    ReadTooLarge {
+        /// The directory of the store.
+        path: PathBuf,
+        /// What the values have together, in bytes.
+        bytes: u64,
+        /// The limit, in bytes.
+        max: u64,
+    },
+
     /// A stored value cannot be decoded by the layer that reads it.
     #[error("{layer}: key {key}, frame {frame} at byte {offset} of its value: {reason}")]
     Decode {

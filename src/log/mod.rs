@@ -52,7 +52,7 @@ pub use self::verify::Verified;
 use self::background::Background;
 use self::compaction::{Aim, Stop};
 use self::control::Control;
-use self::disk::{Dir, Disk, OsDisk};
+use self::disk::{Dir, Disk, DiskFile, OsDisk};
 use self::picture::Picture;
 use self::read::Snapshot;
 use self::recycle::Recycler;
@@ -154,8 +154,11 @@ pub struct Stats {
     pub disk_bytes: u64,
     /// The compactions that were done since the control file was made.
     pub compactions: u64,
-    /// The memory that the index takes, in bytes.
+    /// The memory that the index takes, in bytes. It is the handle's own.
     pub index_bytes: u64,
+    /// The bytes of segment files that the handle has mapped to read them: address space, of which only
+    /// what was touched lately is in memory, in pages that the system can take back at any time.
+    pub mapped_bytes: u64,
 }
 
 impl Stats {
@@ -262,6 +265,7 @@ impl<D: Disk> SegmentLog<D> {
                 disk_bytes: 0,
                 compactions: control.map_or(0, Control::compactions),
                 index_bytes: picture.index.memory_bytes(),
+                mapped_bytes: picture.segments.iter().map(|s| s.file().mapping().len()).sum(),
             };
             (stats, current().map(|segment| segment_name(segment.id())).collect::<Vec<_>>())
         })?;
@@ -303,7 +307,12 @@ impl<D: Disk> Partd for SegmentLog<D> {
         self.check(durability)?;
         let sequence = match batch.is_empty() {
             true => core.visible(),
-            false => core.writer.write(core, batch).inspect_err(|error| {
+            false => match core.writer.write(core, batch) {
+                // What is dead as a whole makes room at once, without a copy.
+                Err(Error::StoreFull { .. }) if core.drop_gone()? => core.writer.write(core, batch),
+                written => written,
+            }
+            .inspect_err(|error| {
                 if matches!(error, Error::StoreFull { .. }) {
                     self.background.removed(&self.core);
                 }
@@ -320,7 +329,9 @@ impl<D: Disk> Partd for SegmentLog<D> {
     }
 
     fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
-        self.core.snapshot(keys)?.values(self.core.pool())
+        let snapshot = self.core.snapshot(keys)?;
+        self.core.check_read(&snapshot)?;
+        snapshot.values(self.core.pool())
     }
 
     fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
@@ -381,6 +392,17 @@ impl<D: Disk> Core<D> {
     #[inline]
     fn visible(&self) -> u64 {
         self.control.as_ref().map_or(self.frozen, Control::visible)
+    }
+
+    /// An error if a read would return more than it may.
+    fn check_read(&self, snapshot: &Snapshot<D::File>) -> Result<()> {
+        match self.options.max_read_bytes {
+            Some(max) if snapshot.bytes() > max => {
+                let path = self.store.path().to_path_buf();
+                Err(Error::ReadTooLarge { path, bytes: snapshot.bytes(), max })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The pool that the handle was lent.

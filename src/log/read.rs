@@ -52,6 +52,17 @@ impl<F: DiskFile> Snapshot<F> {
         Snapshot { pins, extents, rebuilds: picture.rebuilds, verify, release }
     }
 
+    /// The same, for bytes that nobody will read again: their pages leave memory if they were not in it.
+    pub(crate) fn releasing(mut self) -> Snapshot<F> {
+        self.release = true;
+        self
+    }
+
+    /// The bytes of all values.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.extents.iter().flatten().map(|list| total(list)).sum()
+    }
+
     #[inline]
     fn segment(&self, extent: &Extent) -> &Segment<F> {
         self.pins.segment(extent)
@@ -186,12 +197,9 @@ impl<F: DiskFile> Snapshot<F> {
             *first = segment.salt().value_hasher();
         }
         let pieces = to.chunks_mut(piece).zip(from.chunks(piece)).zip(&mut hashers).collect();
-        let is_missing = ahead::is_missing(1, extent.len(), |_| self.span(extent));
-        let ahead = Ahead::new(if is_missing { count } else { 0 }, |i| {
-            ahead::fetch(&mut [self.span(extent).piece(i as u64 * PIECE_BYTES, PIECE_BYTES)]);
-        });
-        team.in_order(pieces, |i, ((to, from), hasher): ((&mut [u8], &[u8]), &mut _)| {
-            ahead.begin(i);
+        let ahead = Ahead::new([self.span(extent)], self.release);
+        team.in_order(pieces, |_, ((to, from), hasher): ((&mut [u8], &[u8]), &mut _)| {
+            ahead.begin(from.len() as u64);
             to.copy_from_slice(from);
             if self.verify {
                 crc32fast::Hasher::update(hasher, to);

@@ -23,14 +23,6 @@ struct Part<'s, 'v, F> {
     to: Option<&'v mut [u8]>,
 }
 
-impl<F: DiskFile> Part<'_, '_, F> {
-    fn span(&self) -> Span<'_, F> {
-        // A long one is asked for piece by piece as it is copied.
-        let len = self.extent.len().min(2 * PIECE_BYTES);
-        Span { segment: self.segment, offset: self.extent.offset(), len }
-    }
-}
-
 impl<F: DiskFile> Snapshot<F> {
     /// Whether some of what a read of the keys needs is not in memory, by a few samples.
     pub(super) fn is_missing(&self, keys: &[&[Extent]], bytes: u64, count: u64) -> bool {
@@ -57,7 +49,7 @@ impl<F: DiskFile> Snapshot<F> {
     /// Where an extent lies.
     #[inline]
     pub(super) fn span(&self, extent: &Extent) -> Span<'_, F> {
-        Span { segment: self.segment(extent), offset: extent.offset(), len: extent.len() }
+        self.segment(extent).span(extent)
     }
 
     /// The values of some keys.
@@ -118,31 +110,22 @@ impl<F: DiskFile> Snapshot<F> {
 
     fn read_parts<'s>(&'s self, team: Team, mut parts: Vec<Part<'s, '_, F>>) -> Result<()> {
         parts.sort_unstable_by_key(|part| part.extent.place());
-        let mut pieces: Vec<Vec<Part<'s, '_, F>>> = Vec::new();
-        let mut spans: Vec<Vec<Span<'s, F>>> = Vec::new();
-        let mut len = PIECE_BYTES;
+        let spans: Vec<_> = parts.iter().map(|part| part.segment.span(part.extent)).collect();
+        let mut pieces: Vec<(u64, Vec<Part<'s, '_, F>>)> = Vec::new();
         for part in parts {
-            let is_full = pieces.last().is_none_or(|piece| piece.len() >= PIECE_PARTS_MAX);
-            if is_full || len >= PIECE_BYTES {
-                pieces.push(Vec::new());
-                spans.push(Vec::new());
-                len = 0;
-            }
-            len += part.extent.len();
-            if let (Some(piece), Some(spans)) = (pieces.last_mut(), spans.last_mut()) {
-                let segment = part.segment;
-                spans.push(Span { segment, ..part.span() });
-                piece.push(part);
+            let len = part.extent.len();
+            match pieces.last_mut() {
+                Some((bytes, piece)) if *bytes < PIECE_BYTES && piece.len() < PIECE_PARTS_MAX => {
+                    *bytes += len;
+                    piece.push(part);
+                }
+                _ => pieces.push((len, vec![part])),
             }
         }
-        let ahead = Ahead::new(spans.len(), |i| ahead::fetch(&mut spans[i].clone()));
-        team.in_order(pieces, |i, piece| {
-            ahead.begin(i);
-            piece.into_iter().try_for_each(|part| self.read_part(team, part))?;
-            if self.release {
-                ahead::release(&spans[i]);
-            }
-            Ok(())
+        let ahead = Ahead::of_missing(spans, self.release);
+        team.in_order(pieces, |_, (bytes, piece)| {
+            ahead.begin(bytes);
+            piece.into_iter().try_for_each(|part| self.read_part(team, part))
         })
     }
 

@@ -5,7 +5,9 @@
 //! (`MADV_WILLNEED`), in the order of the log and in a bounded window. Where all is in memory, the look is all it
 //! costs.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::Segment;
 use crate::log::disk::DiskFile;
@@ -17,8 +19,12 @@ const SAMPLES_MAX: usize = 16;
 /// A page is sampled for so many spans, and for so many bytes.
 const SPANS_PER_SAMPLE: usize = 64;
 const BYTES_PER_SAMPLE: u64 = 256 << 10;
-/// Pieces of a read that are asked for ahead of the one that is begun, of 1 MiB each.
-const AHEAD_PIECES: usize = (AHEAD_BYTES >> 20) as usize;
+/// Bytes that are asked for at a time, sorted by place.
+const STEP_BYTES: u64 = 1 << 20;
+/// Steps that are asked for without a look after one that was not in memory.
+const SURE_STEPS: u32 = 8;
+/// How far behind the reading pages are let go: another thread may still be at them.
+const RELEASE_BEHIND_BYTES: u64 = 4 << 20;
 const PAGE: u64 = 4096;
 
 /// A part of a segment that is about to be read.
@@ -91,31 +97,204 @@ pub(crate) fn fetch<F: DiskFile>(spans: &mut [Span<'_, F>]) {
 }
 
 /// Lets the pages of spans that were read leave memory.
-pub(crate) fn release<F: DiskFile>(spans: &[Span<'_, F>]) {
+fn release<F: DiskFile>(spans: &[Span<'_, F>]) {
     for span in spans {
         span.segment.file().mapping().release(span.offset, span.len);
     }
 }
 
-/// The pieces of a read, in the order in which they are begun; each is asked for some pieces before its turn.
-pub(crate) struct Ahead<Fetch> {
-    count: usize,
-    asked: AtomicUsize,
-    fetch: Fetch,
+/// A read of many spans, which asks for those that come next while some are read.
+#[derive(Debug)]
+pub(crate) struct Ahead<'s, F: DiskFile, I> {
+    /// Bytes that were begun to be read.
+    begun: AtomicU64,
+    asking: Mutex<Asking<'s, F, I>>,
 }
 
-impl<Fetch: Fn(usize)> Ahead<Fetch> {
-    /// `fetch` asks for one of `count` pieces of about 1 MiB.
-    pub(crate) fn new(count: usize, fetch: Fetch) -> Self {
-        Ahead { count, asked: AtomicUsize::new(0), fetch }
+#[derive(Debug)]
+struct Asking<'s, F, I> {
+    spans: I,
+    /// What is left of a span of which a part was asked for.
+    rest: Option<Span<'s, F>>,
+    /// Bytes that were asked for.
+    asked: u64,
+    /// What was not in memory, and how many bytes were asked for with it; empty if it is not to be released.
+    behind: VecDeque<(u64, Vec<Span<'s, F>>)>,
+    release: bool,
+    /// How many steps are asked for without a look: where some was missing, more is.
+    sure: u32,
+}
+
+impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Ahead<'s, F, I> {
+    /// Spans in the order in which they will be read. With `release`, those that were not in memory leave it again
+    /// some steps after they were read.
+    pub(crate) fn new(spans: impl IntoIterator<IntoIter = I>, release: bool) -> Self {
+        let spans = spans.into_iter();
+        let behind = VecDeque::new();
+        let asking = Asking { spans, rest: None, asked: 0, behind, release, sure: 0 };
+        Ahead { begun: AtomicU64::new(0), asking: Mutex::new(asking) }
     }
 
-    /// Says that piece `i` is begun.
-    pub(crate) fn begin(&self, i: usize) {
-        let end = (i + 1 + AHEAD_PIECES).min(self.count);
-        let next = |asked| (asked < end).then_some(asked + 1);
-        while let Ok(piece) = self.asked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
-            (self.fetch)(piece);
+    /// The same, where a look has shown that something is missing. Each step is then asked for: of pages that
+    /// neighbours share, some may be there, and a look that meets those would say that all are.
+    pub(crate) fn of_missing(spans: impl IntoIterator<IntoIter = I>, release: bool) -> Self {
+        let mut ahead = Ahead::new(spans, release);
+        ahead.asking.get_mut().unwrap_or_else(PoisonError::into_inner).sure = u32::MAX;
+        ahead
+    }
+
+    /// Says that the next `len` bytes are about to be read.
+    pub(crate) fn begin(&self, len: u64) {
+        let before = self.begun.fetch_add(len, Ordering::Relaxed);
+        // Where another thread is asking, it asks for this one too.
+        let Ok(mut asking) = self.asking.try_lock() else { return };
+        let mut begun = before + len.min(AHEAD_BYTES);
+        while asking.asked < begun + AHEAD_BYTES && asking.ask(before) {
+            begun = begun.max(self.begun.load(Ordering::Relaxed).min(begun + AHEAD_BYTES));
         }
+        while let Some((end, _)) = asking.behind.front()
+            && end + RELEASE_BEHIND_BYTES <= before
+        {
+            let (_, spans) = asking.behind.pop_front().unwrap_or_default();
+            release(&spans);
+        }
+    }
+}
+
+impl<F: DiskFile, I> Drop for Ahead<'_, F, I> {
+    fn drop(&mut self) {
+        let asking = self.asking.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for (_, spans) in asking.behind.drain(..) {
+            release(&spans);
+        }
+    }
+}
+
+impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Asking<'s, F, I> {
+    /// Asks for a step, unless it lies before `begun` and so was read already. Returns whether there was one.
+    fn ask(&mut self, begun: u64) -> bool {
+        let (mut spans, mut bytes) = (Vec::new(), 0);
+        while bytes < STEP_BYTES {
+            let Some(span) = self.rest.take().or_else(|| self.spans.next()) else { break };
+            let now = span.piece(0, STEP_BYTES);
+            self.rest = (now.len < span.len).then(|| span.piece(now.len, u64::MAX));
+            bytes += now.len;
+            spans.push(now);
+        }
+        self.asked += bytes;
+        let is_missing = || is_missing(spans.len(), bytes, |i| spans[i]);
+        if self.asked > begun && (self.sure > 0 || is_missing()) {
+            self.sure = match self.sure {
+                0 => SURE_STEPS,
+                u32::MAX => u32::MAX,
+                sure => sure - 1,
+            };
+            fetch(&mut spans);
+            if self.release {
+                self.behind.push_back((self.asked, spans));
+                return true;
+            }
+        }
+        !spans.is_empty()
+    }
+}
+
+/// Links that one look ahead asks for, where batches of one length follow each other.
+const LINKS_AHEAD: u64 = 16;
+/// The first steps along a chain are taken without a look: a reader that keeps up takes no more.
+const STEPS_UNSEEN: u32 = 4;
+/// Link, state and the lengths behind them.
+const WORDS_BYTES: u64 = 64;
+
+/// Looks ahead along a chain of batches. Where the next link is no one knows before this one is read; but most
+/// writers write batches of one length after another, and then it is guessed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ChainAhead {
+    steps: u32,
+    at: u64,
+    len: u64,
+    /// What lies before was asked for.
+    asked: u64,
+}
+
+impl ChainAhead {
+    /// Says that the link at `next` is to be read. Returns whether it was missing, and now is asked for.
+    pub(crate) fn step<F: DiskFile>(&mut self, segment: &Segment<F>, next: u64) -> bool {
+        if next == self.at {
+            return false;
+        }
+        let len = next.saturating_sub(self.at);
+        let (is_same_len, is_same_page) = (len == self.len, next / PAGE == self.at / PAGE);
+        (self.at, self.len) = (next, len);
+        self.steps = self.steps.saturating_add(1);
+        let is_asked = next + LINKS_AHEAD / 2 * len < self.asked || next < self.asked && !is_same_len;
+        let end = segment.header().len;
+        if self.steps <= STEPS_UNSEEN || is_same_page || is_asked || next >= end {
+            return false;
+        }
+        let mapping = segment.file().mapping();
+        let (from, is_missing) = match next < self.asked {
+            true => (self.asked, false),
+            false if mapping.is_resident(next) => return false,
+            false => (next, true),
+        };
+        let count = if is_same_len { LINKS_AHEAD } else { 1 };
+        let mut guessed = (0..count).map(|i| next + i * len).filter(|at| (from..end).contains(at));
+        guessed.by_ref().for_each(|at| {
+            mapping.fetch(at, WORDS_BYTES);
+            self.asked = at + 1;
+        });
+        is_missing
+    }
+}
+
+/// Asks for the heads of batches in the order in which they will be read. How long a head is only itself says; it is
+/// taken to be as long as the last one of its segment.
+#[derive(Debug, Default)]
+pub(crate) struct HeadsAhead {
+    asked: usize,
+    head_len: u64,
+}
+
+/// Heads that are asked for at a time, and how many bytes of them at most.
+const HEADS_AHEAD: usize = 64;
+const HEADS_BYTES: u64 = AHEAD_BYTES / 2;
+
+impl HeadsAhead {
+    /// Says that batch `i` is to be read; `batch` gives where a batch lies, and how long it is.
+    pub(crate) fn begin<'s, F: DiskFile>(
+        &mut self,
+        i: usize,
+        count: usize,
+        batch: impl Fn(usize) -> Span<'s, F>,
+    ) {
+        // The first head says how long those behind it may be.
+        if i == 0 || i + HEADS_AHEAD / 2 < self.asked || self.asked >= count {
+            return;
+        }
+        let mut spans = Vec::with_capacity(HEADS_AHEAD);
+        let (from, mut bytes) = (self.asked.max(i), 0);
+        for at in from..count.min(i + HEADS_AHEAD) {
+            let span = batch(at).piece(0, self.head_len);
+            bytes += span.len;
+            spans.push(span);
+            if bytes >= HEADS_BYTES {
+                break;
+            }
+        }
+        self.asked = from + spans.len();
+        // Its first page was read for its link.
+        let is_resident = |span: &Span<'_, F>| {
+            span.segment.file().mapping().is_resident(span.offset + span.len.saturating_sub(1))
+        };
+        let looked_at = [spans.first(), spans.last()];
+        if !looked_at.into_iter().flatten().all(is_resident) {
+            fetch(&mut spans);
+        }
+    }
+
+    /// Says how long a head was.
+    pub(crate) fn note(&mut self, head_len: u64) {
+        self.head_len = head_len;
     }
 }
