@@ -491,7 +491,12 @@ impl<D: Disk> Drop for Core<D> {
             self.writer.close(control);
             if self.is_temporary {
                 // Nobody is left to tell; what stays behind can be swept later.
-                let _ = temporary::remove(&self.store, None);
+                if let Ok(Some(files)) = temporary::remove(&self.store, None) {
+                    let picture = std::mem::replace(&mut self.picture, RwLock::default());
+                    let recycler = std::mem::replace(&mut self.recycler, Recycler::new());
+                    let writer = std::mem::replace(&mut self.writer, Writer::new());
+                    temporary::give_back(files, (picture, recycler, writer));
+                }
                 return;
             }
             self.locks.clear();

@@ -109,30 +109,34 @@ impl<D: Disk> Store<D> {
 
     /// What a file is, by its first bytes. `uuid` is that of this store; without it, that of any store will do.
     pub(crate) fn content(&self, name: &str, uuid: Option<&[u8; 16]>) -> io::Result<Content> {
-        let file = self.dir.open(name, Access::Read)?;
+        Ok(Store::<D>::content_of(&self.dir.open(name, Access::Read)?, uuid))
+    }
+
+    /// The same for a file that is open.
+    pub(crate) fn content_of(file: &D::File, uuid: Option<&[u8; 16]>) -> Content {
         let len = file.mapping().len();
         if len < HEADER_LEN {
-            return Ok(Content::Blank);
+            return Content::Blank;
         }
         let mut bytes = [0; HEADER_LEN as usize];
         file.loaded(0, HEADER_LEN);
         file.mapping().copy_out(0, &mut bytes);
         if bytes.iter().all(|&byte| byte == 0) {
-            return Ok(Content::Blank);
+            return Content::Blank;
         }
         let is_ours = |found: [u8; 16]| uuid.is_none_or(|uuid| *uuid == found);
         match SegmentHeader::decode(&bytes[..NOTE_AT as usize], len) {
-            Ok(header) if is_ours(header.store) => return Ok(Content::Segment(header.id)),
-            Ok(_) => return Ok(Content::Foreign),
-            Err(error) if is_newer(&error) => return Ok(Content::Foreign),
+            Ok(header) if is_ours(header.store) => return Content::Segment(header.id),
+            Ok(_) => return Content::Foreign,
+            Err(error) if is_newer(&error) => return Content::Foreign,
             Err(_) => {}
         }
-        Ok(match Fixed::decode(&bytes[..control::FIXED_LEN]) {
+        match Fixed::decode(&bytes[..control::FIXED_LEN]) {
             Ok(_) => Content::Control,
             // A newer version of the format may belong to anybody.
             Err(error) if is_newer(&error) => Content::Foreign,
             Err(_) => Content::Unknown,
-        })
+        }
     }
 
     /// Removes the file of a segment that this handle has mapped; nothing happens if its name leads to another
