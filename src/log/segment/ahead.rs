@@ -106,8 +106,9 @@ fn release<F: DiskFile>(spans: &[Span<'_, F>]) {
 /// A read of many spans, which asks for those that come next while some are read.
 #[derive(Debug)]
 pub(crate) struct Ahead<'s, F: DiskFile, I> {
-    /// Bytes that were begun to be read.
+    /// Bytes that were begun to be read, and bytes that were asked for.
     begun: AtomicU64,
+    asked: AtomicU64,
     asking: Mutex<Asking<'s, F, I>>,
 }
 
@@ -132,7 +133,7 @@ impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Ahead<'s, F, I> {
         let spans = spans.into_iter();
         let behind = VecDeque::new();
         let asking = Asking { spans, rest: None, asked: 0, behind, release, sure: 0 };
-        Ahead { begun: AtomicU64::new(0), asking: Mutex::new(asking) }
+        Ahead { begun: AtomicU64::new(0), asked: AtomicU64::new(0), asking: Mutex::new(asking) }
     }
 
     /// The same, where a look has shown that something is missing. Each step is then asked for: of pages that
@@ -146,10 +147,15 @@ impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Ahead<'s, F, I> {
     /// Says that the next `len` bytes are about to be read.
     pub(crate) fn begin(&self, len: u64) {
         let before = self.begun.fetch_add(len, Ordering::Relaxed);
-        // Where another thread is asking, it asks for this one too.
-        let Ok(mut asking) = self.asking.try_lock() else { return };
+        let mut asking = match self.asking.try_lock() {
+            Ok(asking) => asking,
+            // Another thread is asking, and has asked for this one too.
+            Err(_) if self.asked.load(Ordering::Relaxed) >= before + len => return,
+            Err(_) => self.asking.lock().unwrap_or_else(PoisonError::into_inner),
+        };
         let mut begun = before + len.min(AHEAD_BYTES);
         while asking.asked < begun + AHEAD_BYTES && asking.ask(before) {
+            self.asked.store(asking.asked, Ordering::Relaxed);
             begun = begun.max(self.begun.load(Ordering::Relaxed).min(begun + AHEAD_BYTES));
         }
         while let Some((end, _)) = asking.behind.front()
