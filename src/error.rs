@@ -37,6 +37,8 @@ pub enum ErrorKind {
     StoreFull,
     /// The disk or a quota is full.
     DiskFull,
+    /// A read would return more than `max_read_bytes`.
+    ReadTooLarge,
     /// The store has used up something it can have only so much of, such as segment ids.
     LimitReached,
     /// An earlier sync failed, so nothing can be promised to be durable.
@@ -159,6 +161,21 @@ pub enum Error {
         max: u64,
     },
 
+    /// A read would return more bytes than the store's handle may return at once.
+    #[error(
+        "{}: the read is of {bytes} bytes, and the handle may return {max} at once; read fewer keys \
+         at a time, take a `view`, or raise `max_read_bytes`",
+        path.display()
+    )]
+    ReadTooLarge {
+        /// The directory of the store.
+        path: PathBuf,
+        /// What the values have together, in bytes.
+        bytes: u64,
+        /// The limit, in bytes.
+        max: u64,
+    },
+
     /// A stored value cannot be decoded by the layer that reads it.
     #[error("{layer}: key {key}, frame {frame} at byte {offset} of its value: {reason}")]
     Decode {
@@ -275,6 +292,7 @@ impl Error {
             Error::ReadOnly { .. } => ErrorKind::ReadOnly,
             Error::SyncFailed { .. } => ErrorKind::SyncFailed,
             Error::StoreFull { .. } => ErrorKind::StoreFull,
+            Error::ReadTooLarge { .. } => ErrorKind::ReadTooLarge,
             Error::Decode { .. } => ErrorKind::Decode,
             Error::Join { .. } => ErrorKind::Join,
             Error::Mismatch { .. } => ErrorKind::Mismatch,

@@ -10,7 +10,7 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, RwLock, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -83,6 +83,28 @@ impl Team {
             true => items.into_iter().map(each).collect(),
             false => items.into_par_iter().map(each).collect(),
         }
+    }
+
+    /// Applies `each` to every item until one fails, and begins them in their order: so what the next ones need
+    /// can be brought near while some are worked on.
+    pub(crate) fn in_order<I: Send>(
+        self,
+        items: Vec<I>,
+        each: impl Fn(usize, I) -> Result<()> + Sync + Send,
+    ) -> Result<()> {
+        if self.is_alone() {
+            return items.into_iter().enumerate().try_for_each(|(i, item)| each(i, item));
+        }
+        let threads = self.threads.min(items.len());
+        let items = Mutex::new(items.into_iter().enumerate());
+        // Nothing panics while it holds the lock, and none is held while there is work.
+        let next = || items.lock().unwrap_or_else(PoisonError::into_inner).next();
+        (0..threads).into_par_iter().try_for_each(|_| {
+            while let Some((i, item)) = next() {
+                each(i, item)?;
+            }
+            Ok(())
+        })
     }
 }
 

@@ -379,6 +379,9 @@ pub fn value_is_right(source: &Source, salt: Salt, entry: &EntryInfo) -> bool {
     value_checksum(source, salt, entry).is_ok_and(|found| found == entry.value_checksum)
 }
 
+/// How far ahead of its reading a long value is asked for.
+const VALUE_AHEAD: u64 = 2 << 20;
+
 /// The checksum that the value of an entry has now; 0 for an entry without a value.
 pub fn value_checksum(source: &Source, salt: Salt, entry: &EntryInfo) -> std::io::Result<u32> {
     if !entry.kind.has_value() {
@@ -389,6 +392,10 @@ pub fn value_checksum(source: &Source, salt: Salt, entry: &EntryInfo) -> std::io
     let (mut at, end) = (entry.value_offset, entry.value_offset + entry.value_len);
     while at < end {
         let take = (end - at).min(buffer.len() as u64) as usize;
+        if at == entry.value_offset && end - at > take as u64 {
+            source.will_read(at, VALUE_AHEAD.min(end - at));
+        }
+        source.will_read(at + VALUE_AHEAD, (take as u64).min(end.saturating_sub(at + VALUE_AHEAD)));
         source.read_exact(&mut buffer[..take], at)?;
         hasher.update(&buffer[..take]);
         at += take as u64;

@@ -7,6 +7,7 @@
 //! The invariant: no bytes on disk make it panic, loop, or take more memory than a small multiple
 //! of what is really stored there.
 
+pub mod ahead;
 pub mod control;
 pub mod history;
 pub mod index;

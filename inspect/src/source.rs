@@ -15,6 +15,7 @@
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
+use std::num::NonZeroU64;
 use std::ops::Deref;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -22,13 +23,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::SystemTime;
 
-use rustix::fs::{OFlags, SeekFrom};
+use rustix::fs::{Advice, OFlags, SeekFrom};
 use rustix::process::{Resource, getrlimit};
 
 /// The most that a window reads ahead.
 const AHEAD_MAX: usize = 1 << 20;
 /// What a window reads at least.
 const AHEAD_MIN: usize = 4 << 10;
+/// What one announcement of a read covers.
+const WILL_READ: u64 = 128 << 10;
 /// What may be read into memory of a file that has nothing stored.
 const CLAIM_FREE: u64 = 1 << 20;
 
@@ -144,7 +147,12 @@ fn open_file(path: &Path) -> io::Result<(File, Metadata)> {
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let metadata = file.metadata()?;
-    if metadata.is_file() { Ok((file, metadata)) } else { Err(irregular()) }
+    if !metadata.is_file() {
+        return Err(irregular());
+    }
+    // A read then brings in what it asks for, and not as much around it as the device's read-ahead is; a hint.
+    let _ = rustix::fs::fadvise(&file, 0, None, Advice::Random);
+    Ok((file, metadata))
 }
 
 /// A file of a source, open.
@@ -255,6 +263,21 @@ impl Source {
         }
     }
 
+    /// Says that a range will be read soon: the system then reads it ahead. A hint.
+    ///
+    /// In calls of 128 KiB: of a longer one the system may leave out a part.
+    pub fn will_read(&self, offset: u64, len: u64) {
+        let end = offset.saturating_add(len).min(self.len);
+        if offset >= end {
+            return;
+        }
+        let Ok(Some(file)) = self.file() else { return };
+        for at in (offset..end).step_by(WILL_READ as usize) {
+            let len = NonZeroU64::new((end - at).min(WILL_READ));
+            let _ = rustix::fs::fadvise(&*file, at, len, Advice::WillNeed);
+        }
+    }
+
     /// Fills `buffer` from `offset`; an error if the file ends before.
     pub fn read_exact(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         if let Bytes::Memory(bytes) = &self.bytes {
@@ -321,6 +344,10 @@ impl<'s> Window<'s> {
             if let Err(error) = self.source.read_exact(&mut self.bytes, offset) {
                 self.bytes.clear();
                 return Err(error);
+            }
+            if forward && take >= AHEAD_MAX {
+                // All of the file is read: the next part comes while this one is looked at.
+                self.source.will_read(offset + take as u64, AHEAD_MAX as u64);
             }
         }
         let at = (offset - self.start) as usize;

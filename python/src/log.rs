@@ -323,6 +323,7 @@ impl Log {
             ("disk_bytes", stats.disk_bytes),
             ("compactions", stats.compactions),
             ("index_bytes", stats.index_bytes),
+            ("mapped_bytes", stats.mapped_bytes),
             ("sequence", stats.sequence),
         ] {
             counts.set_item(name, count)?;

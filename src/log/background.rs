@@ -159,6 +159,7 @@ impl<D: Disk> Core<D> {
 
     /// Compacts if more than a share of the store would go, and more than two segments' worth; or
     /// if there are many small segments. What open segments hold does not count: it cannot go.
+    /// Otherwise removes the segments in which all is dead, if any of them is more than a small one.
     fn compact_if_worth(&self, share: f64, stop: &Stop) -> Result<()> {
         let (at_rest, all) =
             self.with_walked_picture(|picture| (picture.at_rest(), picture.all_batch_bytes()))?;
@@ -168,8 +169,34 @@ impl<D: Disk> Core<D> {
         if gain >= 2 * segment_len && gain as f64 >= share * all as f64 || small as u64 >= SMALL_MAX
         {
             self.compact(Aim::Dead(share), stop)?;
+        } else if at_rest.iter().any(|s| s.is_gone() && !s.is_small(segment_len)) {
+            self.compact(Aim::Gone, stop)?;
         }
         Ok(())
+    }
+
+    /// Removes the segments in which all is dead, that in which this handle writes among them. Returns whether
+    /// there were any.
+    pub(super) fn drop_gone(&self) -> Result<bool> {
+        if self.options.compaction_dead_share.is_none() {
+            return Ok(false);
+        }
+        let control = self.control()?;
+        let own = self.writer.newest();
+        let (live, gone) = self.with_walked_picture(|picture| {
+            let is_own = |number: &u32| picture.segments[*number as usize].id() == own;
+            let live_in = |number| picture.index.live_bytes_in(number);
+            let live = picture.current().find(is_own).map_or(0, live_in);
+            (live, picture.at_rest().iter().any(AtRest::is_gone))
+        })?;
+        if !gone && live > 0 {
+            return Ok(false);
+        }
+        if live == 0 {
+            // What was to be written does not fit it, and so it would be ended anyway.
+            self.writer.give_up_tail(control, 0);
+        }
+        Ok(self.compact(Aim::Gone, &Stop::default())?.segments_replaced > 0)
     }
 
     /// What the segment files take, without a look into them.

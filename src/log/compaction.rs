@@ -28,6 +28,7 @@ use super::disk::{Access, Disk, DiskFile};
 use super::index::Extents;
 use super::outputs::NewestOutput;
 use super::picture::{AtRest, Segments};
+use super::segment::ahead::Ahead;
 use super::segment::{Claim, NewSegment, SEAL_LEN, Segment, Tail, Unpublished};
 use super::store::{OUTPUT_RESERVE, RESERVE, UNFINISHED_OUTPUT, segment_name};
 use super::writer::{GROUP_BUFFERS, GROUP_BYTES, is_full, new_file, retire};
@@ -79,6 +80,8 @@ pub(crate) enum Aim {
     Everything,
     /// Those in which more than this share of the values' bytes is dead.
     Dead(f64),
+    /// Those in which all values are dead: nothing is copied.
+    Gone,
 }
 
 /// Ends a compaction early, and cleanly.
@@ -433,6 +436,10 @@ fn copy<F: DiskFile>(
         *len = 0;
         Ok(())
     };
+    let spans = entries.iter().filter_map(|entry| entry.extents.as_ref());
+    let spans = spans.flat_map(|(extents, range)| &extents[range.clone()]);
+    // The inputs are about to go: nobody need keep their pages.
+    let ahead = Ahead::new(spans.map(|extent| base.segment(extent.segment()).span(extent)), true);
     for entry in entries {
         let Some((extents, range)) = &entry.extents else {
             checksums.push(0);
@@ -443,6 +450,7 @@ fn copy<F: DiskFile>(
             let segment = base.segment(extent.segment());
             let mut check = segment.salt().value_hasher();
             for piece in segment.value(extent).chunks(GROUP_BYTES) {
+                ahead.begin(piece.len() as u64);
                 check.update(piece);
                 hasher.update(piece);
                 group.push(IoSlice::new(piece));

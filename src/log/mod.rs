@@ -53,7 +53,7 @@ pub use self::verify::Verified;
 use self::background::Background;
 use self::compaction::{Aim, Stop};
 use self::control::Control;
-use self::disk::{Dir, Disk, FileId, OsDisk};
+use self::disk::{Dir, Disk, DiskFile, FileId, OsDisk};
 use self::picture::Picture;
 use self::read::Snapshot;
 use self::recycle::Recycler;
@@ -167,8 +167,11 @@ pub struct Stats {
     pub disk_bytes: u64,
     /// The compactions that were done since the control file was made.
     pub compactions: u64,
-    /// The memory that the index takes, in bytes.
+    /// The memory that the index takes, in bytes. It is the handle's own.
     pub index_bytes: u64,
+    /// The bytes of segment files that the handle has mapped to read them: address space, of which only
+    /// what was touched lately is in memory, in pages that the system can take back at any time.
+    pub mapped_bytes: u64,
 }
 
 impl Stats {
@@ -275,6 +278,7 @@ impl<D: Disk> SegmentLog<D> {
                 disk_bytes: 0,
                 compactions: control.map_or(0, Control::compactions),
                 index_bytes: picture.index.memory_bytes(),
+                mapped_bytes: picture.segments.iter().map(|s| s.file().mapping().len()).sum(),
             };
             (stats, current().map(|segment| segment_name(segment.id())).collect::<Vec<_>>())
         })?;
@@ -316,7 +320,12 @@ impl<D: Disk> Partd for SegmentLog<D> {
         self.check(durability)?;
         let sequence = match batch.is_empty() {
             true => core.visible(),
-            false => core.writer.write(core, batch).inspect_err(|error| {
+            false => match core.writer.write(core, batch) {
+                // What is dead as a whole makes room at once, without a copy.
+                Err(Error::StoreFull { .. }) if core.drop_gone()? => core.writer.write(core, batch),
+                written => written,
+            }
+            .inspect_err(|error| {
                 if matches!(error, Error::StoreFull { .. }) {
                     self.background.removed(&self.core);
                 }
@@ -333,7 +342,9 @@ impl<D: Disk> Partd for SegmentLog<D> {
     }
 
     fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
-        self.core.snapshot(keys)?.values(self.core.pool())
+        let snapshot = self.core.snapshot(keys)?;
+        self.core.check_read(&snapshot)?;
+        snapshot.values(self.core.pool())
     }
 
     fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
@@ -395,6 +406,17 @@ impl<D: Disk> Core<D> {
     fn visible(&self) -> u64 {
         let frozen = || self.frozen.map_or(0, |frozen| frozen.sequence);
         self.control.as_ref().map_or_else(frozen, Control::visible)
+    }
+
+    /// An error if a read would return more than it may.
+    fn check_read(&self, snapshot: &Snapshot<D::File>) -> Result<()> {
+        match self.options.max_read_bytes {
+            Some(max) if snapshot.bytes() > max => {
+                let path = self.store.path().to_path_buf();
+                Err(Error::ReadTooLarge { path, bytes: snapshot.bytes(), max })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The pool that the handle was lent.
@@ -485,8 +507,9 @@ impl<D: Disk> Core<D> {
     fn snapshot_of(&self, picture: &Picture<D>, keys: &[Key]) -> Snapshot<D::File> {
         let extents =
             |key: &Key| picture.index.get(key.as_bytes()).map(|slot| slot.extents.clone());
-        let verify = self.options.verify_on_read;
-        Snapshot::new(picture, keys.iter().map(extents).collect(), verify)
+        let Options { verify_on_read, release_after_read, .. } = self.options;
+        let extents = keys.iter().map(extents).collect();
+        Snapshot::new(picture, extents, verify_on_read, release_after_read)
     }
 }
 
@@ -500,7 +523,12 @@ impl<D: Disk> Drop for Core<D> {
             self.writer.close(control);
             if self.is_temporary {
                 // Nobody is left to tell; what stays behind can be swept later.
-                let _ = temporary::remove(&self.store, None);
+                if let Ok(Some(files)) = temporary::remove(&self.store, None) {
+                    let picture = std::mem::replace(&mut self.picture, RwLock::default());
+                    let recycler = std::mem::replace(&mut self.recycler, Recycler::new());
+                    let writer = std::mem::replace(&mut self.writer, Writer::new(0));
+                    temporary::give_back(files, (picture, recycler, writer));
+                }
                 return;
             }
             self.locks.clear();

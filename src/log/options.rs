@@ -32,6 +32,8 @@ pub struct Options {
     pub(crate) compaction_run_bytes: u64,
     pub(crate) max_store_bytes: Option<u64>,
     pub(crate) recycled_segments: usize,
+    pub(crate) release_after_read: bool,
+    pub(crate) max_read_bytes: Option<u64>,
     pub(crate) create: bool,
     pub(crate) thread_pool: Option<LentPool>,
 }
@@ -48,6 +50,8 @@ impl Default for Options {
             compaction_run_bytes: 1 << 30,
             max_store_bytes: None,
             recycled_segments: 8,
+            release_after_read: false,
+            max_read_bytes: None,
             create: true,
             thread_pool: None,
         }
@@ -132,6 +136,25 @@ impl Options {
     /// segments.
     pub fn recycled_segments(mut self, segments: usize) -> Options {
         self.recycled_segments = segments;
+        self
+    }
+
+    /// Whether what a read had to fetch from disk leaves memory again once it was read; false unless set.
+    ///
+    /// For values that are read once and do not fit into memory: the page cache is then left to what is written, and
+    /// to others. What was in memory before the read stays. A [`pop`](crate::Partd::pop) and a compaction do so in
+    /// any case.
+    pub fn release_after_read(mut self, release: bool) -> Options {
+        self.release_after_read = release;
+        self
+    }
+
+    /// The bytes of values that one read may return; no limit unless set.
+    ///
+    /// A read of more, of one key or of many together, is an error before any memory is allocated, and a pop of
+    /// more has removed nothing. A [`view`](crate::SegmentLog::view) copies nothing and is not held to it.
+    pub fn max_read_bytes(mut self, bytes: impl Into<Option<u64>>) -> Options {
+        self.max_read_bytes = bytes.into();
         self
     }
 

@@ -19,10 +19,11 @@ pub(crate) use self::at_rest::AtRest;
 use self::compacted::Compacted;
 use self::discovery::Discovered;
 use super::Core;
-use super::disk::Disk;
+use super::disk::{Disk, DiskFile};
 use super::finder::Finder;
 use super::index::{Extents, Index};
 use super::outputs::kept_is_missing;
+use super::segment::ahead::{ChainAhead, HeadsAhead, Span};
 use super::segment::{Extent, Segment};
 use super::store::segment_name;
 use crate::Key;
@@ -91,6 +92,64 @@ pub(crate) struct Cursor {
     sealed: bool,
     /// Where the chain was seen to be broken.
     broken: Option<partd_format::Error>,
+}
+
+impl Cursor {
+    /// Walks on to the end of what is there, or to a link that is not in memory, which is asked for. Returns whether
+    /// it came to the end.
+    fn walk<F: DiskFile>(
+        &mut self,
+        segment: &Segment<F>,
+        visible: u64,
+        ahead: &mut ChainAhead,
+        units: &mut Vec<Unit>,
+    ) -> bool {
+        loop {
+            let next = self.next;
+            if ahead.step(segment, next) {
+                return false;
+            }
+            match segment.link(next) {
+                Ok(Link::Batch(len)) => {
+                    if self.look(segment, visible, (next, len), units) {
+                        self.pending.push((next, len));
+                    }
+                    self.next += len;
+                }
+                Ok(Link::Sealed) => {
+                    self.sealed = true;
+                    return true;
+                }
+                Ok(Link::End) => return true,
+                Err(error) => {
+                    self.broken = Some(error);
+                    return true;
+                }
+            }
+        }
+    }
+
+    /// Takes a batch in if it is committed and visible; returns whether its state may still change.
+    fn look<F: DiskFile>(
+        &mut self,
+        segment: &Segment<F>,
+        visible: u64,
+        (offset, len): (u64, u64),
+        units: &mut Vec<Unit>,
+    ) -> bool {
+        match segment.state(offset) {
+            Ok(State::Committed(sequence)) if sequence <= visible => {
+                units.push(Unit { sequence, segment: self.segment, offset, len });
+                false
+            }
+            Ok(State::Committed(_) | State::Pending) => true,
+            Ok(State::Void) => false,
+            Err(error) => {
+                self.broken = Some(error);
+                true
+            }
+        }
+    }
 }
 
 /// A committed batch that is to be applied.
@@ -334,45 +393,25 @@ impl<D: Disk> Picture<D> {
     }
 
     /// Walks on in every segment that may have more; returns what was committed up to `visible`.
+    ///
+    /// A chain only says where its next batch is, so where it is not in memory the disk would be asked for one page
+    /// at a time. Therefore all chains are walked side by side, each until it has to wait.
     fn walk(&mut self, visible: u64) -> Vec<Unit> {
         let mut units = Vec::new();
         let segments = &self.segments;
+        let segment = |cursor: &Cursor| &*segments[cursor.segment as usize];
         for cursor in &mut self.open {
-            let segment = &segments[cursor.segment as usize];
-            let number = cursor.segment;
-            let broken = &mut cursor.broken;
-            let mut look = |offset, len| match segment.state(offset) {
-                Ok(State::Committed(sequence)) if sequence <= visible => {
-                    units.push(Unit { sequence, segment: number, offset, len });
-                    false
-                }
-                Ok(State::Committed(_) | State::Pending) => true,
-                Ok(State::Void) => false,
-                Err(error) => {
-                    *broken = Some(error);
-                    true
-                }
-            };
-            cursor.pending.retain(|&(offset, len)| look(offset, len));
-            loop {
-                match segment.link(cursor.next) {
-                    Ok(Link::Batch(len)) => {
-                        if look(cursor.next, len) {
-                            cursor.pending.push((cursor.next, len));
-                        }
-                        cursor.next += len;
-                    }
-                    Ok(Link::Sealed) => {
-                        cursor.sealed = true;
-                        break;
-                    }
-                    Ok(Link::End) => break,
-                    Err(error) => {
-                        cursor.broken = Some(error);
-                        break;
-                    }
-                }
-            }
+            let mut pending = std::mem::take(&mut cursor.pending);
+            pending.retain(|&batch| cursor.look(segment(cursor), visible, batch, &mut units));
+            cursor.pending = pending;
+        }
+        let begin = |cursor| (cursor, ChainAhead::default());
+        let mut walking: Vec<_> = self.open.iter_mut().map(begin).collect();
+        while !walking.is_empty() {
+            walking.retain_mut(|(cursor, ahead)| {
+                let segment = segment(cursor);
+                !cursor.walk(segment, visible, ahead, &mut units)
+            });
         }
         units
     }
@@ -380,14 +419,21 @@ impl<D: Disk> Picture<D> {
     /// Applies batches in order, with the entries of compactions in between where they belong.
     fn apply(&mut self, core: &Core<D>, units: &[Unit], mut compacted: Compacted) -> Result<()> {
         self.open.retain(|cursor| !(cursor.sealed && cursor.pending.is_empty()));
-        for unit in units {
+        let (segments, mut heads) = (Arc::clone(&self.segments), HeadsAhead::default());
+        let span = |i: usize| {
+            let Unit { segment, offset, len, .. } = units[i];
+            Span { segment: &*segments[segment as usize], offset, len }
+        };
+        for (i, unit) in units.iter().enumerate() {
             compacted.catch_up_clears(&mut self.index, unit.sequence);
-            let segment = Arc::clone(&self.segments[unit.segment as usize]);
+            heads.begin(i, units.len(), span);
+            let segment = &segments[unit.segment as usize];
             let batch = match segment.batch(unit.offset, unit.len) {
                 // Below what an output reaches; above it, the history ends before such a batch.
                 Err(_) if core.ignores_damage() => continue,
                 batch => batch?,
             };
+            heads.note(batch.head_len());
             self.applied.batches += 1;
             self.batch_bytes[unit.segment as usize] += unit.len;
             for entry in batch.entries() {
@@ -418,13 +464,15 @@ pub(super) enum Advance {
 }
 
 /// The batches of a segment at rest; those before a broken link, if that is ignored.
-pub(crate) fn chain<F: super::disk::DiskFile>(
+pub(crate) fn chain<F: DiskFile>(
     segment: &Segment<F>,
     ignore_damage: bool,
 ) -> Result<Vec<(u64, u64)>> {
     let mut batches = Vec::new();
     let mut next = segment.header().data_start;
+    let mut ahead = ChainAhead::default();
     loop {
+        ahead.step(segment, next);
         match segment.link(next) {
             Ok(Link::Batch(len)) => {
                 batches.push((next, len));

@@ -38,27 +38,29 @@ impl<D: Disk> Core<D> {
         for key in &distinct {
             batch.delete(key);
         }
-        let mut known = self.snapshot(&distinct)?;
+        let mut known = self.snapshot(&distinct)?.releasing();
+        self.check_read(&known)?;
         let mut values = known.values(self.pool())?;
         for _ in 0..UNLOCKED_READS {
-            let now = self.snapshot(&distinct)?;
+            let now = self.snapshot(&distinct)?.releasing();
             if now.new_bytes(&known) < UNLOCKED_MIN_BYTES {
                 break;
             }
             now.bring_up(&known, &mut values)?;
             known = now;
         }
+        self.check_read(&known)?;
         let mut delete = self.writer.prepare(self, &batch)?;
         let mut picture = self.picture.write().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..TRIES {
             picture.refresh(self, false)?;
-            let now = self.snapshot_of(&picture, &distinct);
+            let now = self.snapshot_of(&picture, &distinct).releasing();
             now.bring_up(&known, &mut values)?;
             known = now;
             let is_complete = || picture.knows_all_segments(control.generation());
             let Some(at) = self.writer.commit(self, &mut delete, is_complete)? else { continue };
             let extents = picture.catch_up(self, at, &distinct)?;
-            let covered = Snapshot::new(&picture, extents, self.options.verify_on_read);
+            let covered = Snapshot::new(&picture, extents, self.options.verify_on_read, true);
             drop(picture);
             covered.bring_up(&known, &mut values)?;
             // A key that is asked for twice is there the first time.

@@ -4,14 +4,16 @@
 //! Every value is held against its checksum, unless an option says otherwise, by the thread that
 //! copies it and while it is in the cache.
 
+mod gather;
 mod pins;
-
-use std::sync::Arc;
+mod view;
 
 use self::pins::Pins;
-use super::disk::{Disk, DiskFile, OsDisk};
+pub use self::view::View;
+use super::disk::{Disk, DiskFile};
 use super::index::Extents;
 use super::picture::Picture;
+use super::segment::ahead::{self, Ahead};
 use super::segment::{Extent, Segment};
 use crate::error::Result;
 use crate::threads::{self, LentPool, Team};
@@ -33,6 +35,8 @@ pub(crate) struct Snapshot<F> {
     /// Which picture's numbers the extents have.
     rebuilds: u64,
     verify: bool,
+    /// Whether pages leave memory once they were read.
+    release: bool,
 }
 
 impl<F: DiskFile> Snapshot<F> {
@@ -41,10 +45,22 @@ impl<F: DiskFile> Snapshot<F> {
         picture: &Picture<D>,
         extents: Vec<Option<Extents>>,
         verify: bool,
+        release: bool,
     ) -> Snapshot<F> {
         let all = extents.iter().flatten().flat_map(|list| list.iter());
         let pins = Pins::new(&picture.segments, all);
-        Snapshot { pins, extents, rebuilds: picture.rebuilds, verify }
+        Snapshot { pins, extents, rebuilds: picture.rebuilds, verify, release }
+    }
+
+    /// The same, for bytes that nobody will read again: their pages leave memory if they were not in it.
+    pub(crate) fn releasing(mut self) -> Snapshot<F> {
+        self.release = true;
+        self
+    }
+
+    /// The bytes of all values.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.extents.iter().flatten().map(|list| total(list)).sum()
     }
 
     #[inline]
@@ -58,6 +74,11 @@ impl<F: DiskFile> Snapshot<F> {
             self.extents.iter().map(|key| key.as_deref().map_or(&[][..], |list| list)).collect();
         let bytes: u64 = extents.iter().map(|list| total(list)).sum();
         let count: u64 = extents.iter().map(|list| list.len() as u64).sum();
+        if self.is_missing(&extents, bytes, count) {
+            return threads::spread_if(bytes >= PARALLEL_MIN_BYTES, pool, |team| {
+                self.gather(team, &extents)
+            });
+        }
         if bytes < PARALLEL_MIN_BYTES {
             return self.side_by_side(&extents);
         }
@@ -77,6 +98,7 @@ impl<F: DiskFile> Snapshot<F> {
         if len > PIECE_BYTES {
             return self.long_value(team, extents, len);
         }
+        self.fetch_missing(extents);
         let mut value = Vec::with_capacity(len as usize);
         extents.iter().try_for_each(|extent| self.append(extent, &mut value))?;
         Ok(value)
@@ -91,6 +113,7 @@ impl<F: DiskFile> Snapshot<F> {
         let step = (WINDOW_BYTES / row.max(1)).max(1) as usize;
         let rows = keys.iter().map(|list| list.len()).max().unwrap_or(0);
         for first in (0..rows).step_by(step) {
+            self.fetch_missing_rows(keys, first, step);
             for (list, value) in keys.iter().zip(&mut values) {
                 for extent in list.iter().skip(first).take(step) {
                     self.append(extent, value)?;
@@ -130,22 +153,32 @@ impl<F: DiskFile> Snapshot<F> {
     }
 
     fn copy(&self, team: Team, extents: &[Extent], mut to: &mut [u8]) -> Result<()> {
+        self.fetch_missing(extents);
         for extent in extents {
-            let segment = self.segment(extent);
-            let from = segment.value(extent);
-            let (part, behind) = to.split_at_mut(from.len());
+            let (part, behind) = to.split_at_mut(extent.len() as usize);
             to = behind;
-            let computed = if from.len() as u64 >= 2 * PIECE_BYTES {
-                self.copy_long(team, segment, from, part)
-            } else {
-                part.copy_from_slice(from);
-                self.verify.then(|| segment.salt().value_checksum(part))
-            };
-            if let Some(computed) = computed {
-                segment.compare(extent, computed)?;
-            }
+            self.copy_extent(team, self.segment(extent), extent, part)?;
         }
         Ok(())
+    }
+
+    fn copy_extent(
+        &self,
+        team: Team,
+        segment: &Segment<F>,
+        extent: &Extent,
+        to: &mut [u8],
+    ) -> Result<()> {
+        let computed = if extent.len() >= 2 * PIECE_BYTES {
+            self.copy_long(team, segment, extent, to)?
+        } else {
+            to.copy_from_slice(segment.value(extent));
+            self.verify.then(|| segment.salt().value_checksum(to))
+        };
+        match computed {
+            Some(computed) => segment.compare(extent, computed),
+            None => Ok(()),
+        }
     }
 
     /// Copies one long extent in pieces, and puts its checksum together from theirs.
@@ -153,47 +186,59 @@ impl<F: DiskFile> Snapshot<F> {
         &self,
         team: Team,
         segment: &Segment<F>,
-        from: &[u8],
+        extent: &Extent,
         to: &mut [u8],
-    ) -> Option<u32> {
-        let piece = PIECE_BYTES as usize;
-        let pieces = to.chunks_mut(piece).zip(from.chunks(piece)).enumerate().collect();
-        let hashers = team.map(pieces, |(i, (to, from)): (usize, (&mut [u8], &[u8]))| {
+    ) -> Result<Option<u32>> {
+        let (from, piece) = (segment.value(extent), PIECE_BYTES as usize);
+        let count = from.len().div_ceil(piece);
+        // Only the first piece begins at the salt; the others are appended to it.
+        let mut hashers = vec![crc32fast::Hasher::new(); count];
+        if let Some(first) = hashers.first_mut() {
+            *first = segment.salt().value_hasher();
+        }
+        let pieces = to.chunks_mut(piece).zip(from.chunks(piece)).zip(&mut hashers).collect();
+        let ahead = Ahead::new([self.span(extent)], self.release);
+        team.in_order(pieces, |_, ((to, from), hasher): ((&mut [u8], &[u8]), &mut _)| {
+            ahead.begin(from.len() as u64);
             to.copy_from_slice(from);
-            // Only the first piece begins at the salt; the others are appended to it.
-            let mut hasher = match i {
-                0 => segment.salt().value_hasher(),
-                _ => crc32fast::Hasher::new(),
-            };
             if self.verify {
-                hasher.update(to);
+                crc32fast::Hasher::update(hasher, to);
             }
-            hasher
-        });
+            Ok(())
+        })?;
         let whole = hashers.into_iter().reduce(|mut whole, next| {
             whole.combine(&next);
             whole
         });
-        whole.filter(|_| self.verify).map(crc32fast::Hasher::finalize)
+        Ok(whole.filter(|_| self.verify).map(crc32fast::Hasher::finalize))
     }
 
     /// The pieces of each key's value, in the mapping, their checksums compared.
     pub(crate) fn chunks(&self, pool: Option<&LentPool>) -> Result<Vec<Vec<&[u8]>>> {
+        self.check(pool)?;
+        let value = |extent: &Extent| self.segment(extent).value(extent);
         let chunks_of = |key: &Option<Extents>| {
-            self.chunks_of(pool, key.as_deref().map_or(&[], |extents| extents))
+            key.as_deref().map_or(&[][..], |list| list).iter().map(value).collect()
         };
-        self.extents.iter().map(chunks_of).collect()
+        Ok(self.extents.iter().map(chunks_of).collect())
     }
 
-    fn chunks_of(&self, pool: Option<&LentPool>, extents: &[Extent]) -> Result<Vec<&[u8]>> {
-        let chunk = |extent: &Extent| {
-            let segment = self.segment(extent);
-            if self.verify { segment.checked_value(extent) } else { Ok(segment.value(extent)) }
-        };
-        if total(extents) < PARALLEL_MIN_BYTES {
-            return extents.iter().map(chunk).collect();
+    /// Compares the checksums of all values, if they are to be compared.
+    fn check(&self, pool: Option<&LentPool>) -> Result<()> {
+        if !self.verify {
+            return Ok(());
         }
-        threads::spread(pool, |team| team.try_map(extents.iter().collect(), chunk))
+        let all: Vec<&Extent> =
+            self.extents.iter().flatten().flat_map(|list| list.iter()).collect();
+        let bytes: u64 = all.iter().map(|extent| extent.len()).sum();
+        let is_missing = ahead::is_missing(all.len(), bytes, |i| self.span(all[i]));
+        threads::spread_if(bytes >= PARALLEL_MIN_BYTES, pool, |team| {
+            if is_missing {
+                return self.check_ahead(team, &all);
+            }
+            let check = |extent: &Extent| self.segment(extent).checked_value(extent).map(drop);
+            team.try_map(all, check).map(drop)
+        })
     }
 
     /// Brings values from what they were in an earlier snapshot of the same keys to what they are in
@@ -205,6 +250,7 @@ impl<F: DiskFile> Snapshot<F> {
                 value.clear();
             }
             value.reserve_exact(total(new) as usize);
+            self.fetch_missing(new);
             new.iter().try_for_each(|extent| self.append(extent, value))?;
         }
         Ok(())
@@ -229,40 +275,4 @@ impl<F: DiskFile> Snapshot<F> {
 
 fn total(extents: &[Extent]) -> u64 {
     extents.iter().map(Extent::len).sum()
-}
-
-/// A key's value as it lies in the mapped segments: chunks without a copy.
-///
-/// Made by [`SegmentLog::view`](crate::SegmentLog::view). The bytes stay as they are for as long as
-/// the view lives, whatever is appended, deleted or compacted meanwhile.
-#[derive(Debug)]
-pub struct View<D: Disk = OsDisk> {
-    snapshot: Arc<Snapshot<D::File>>,
-}
-
-impl<D: Disk> View<D> {
-    pub(crate) fn new(snapshot: Snapshot<D::File>, pool: Option<&LentPool>) -> Result<View<D>> {
-        // Compares the checksums once, here.
-        snapshot.chunks(pool)?;
-        Ok(View { snapshot: Arc::new(snapshot) })
-    }
-
-    fn extents(&self) -> &[Extent] {
-        self.snapshot.extents.first().and_then(|key| key.as_deref()).map_or(&[], |list| list)
-    }
-
-    /// The chunks in order; together they are the value.
-    pub fn chunks(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        self.extents().iter().map(|extent| self.snapshot.segment(extent).value(extent))
-    }
-
-    /// The length of the value in bytes.
-    pub fn len(&self) -> u64 {
-        total(self.extents())
-    }
-
-    /// Whether the value has no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }

@@ -17,6 +17,7 @@ use super::control::{Control, Start};
 use super::disk::{Access, Dir, Disk, DiskFile, was_not_tried};
 use super::outputs::{NewestOutput, kept_is_missing};
 use super::segment::Segment;
+use super::segment::ahead::{Ahead, ChainAhead, HeadsAhead, Span};
 use super::store::{Content, Store, is_unfinished, segment_name, torn_names};
 use crate::error::{Error, Result, damage};
 
@@ -136,7 +137,9 @@ impl<F: DiskFile> Survey<F> {
         self.uuid.get_or_insert(segment.header().store);
         let mut batches = Vec::new();
         let mut end = segment.header().data_start;
+        let mut ahead = ChainAhead::default();
         let ending = loop {
+            ahead.step(&segment, end);
             match segment.link(end) {
                 Ok(Link::Batch(len)) => {
                     batches.push(Found { offset: end, len, state: segment.state(end) });
@@ -211,10 +214,13 @@ impl<F: DiskFile> Survey<F> {
                 }
                 continue;
             }
-            for &found in &surveyed.batches {
+            let mut heads = HeadsAhead::default();
+            for (at, &found) in surveyed.batches.iter().enumerate() {
+                heads.begin(at, surveyed.batches.len(), |at| surveyed.span(at));
                 let Ok(State::Committed(sequence)) = found.state else { continue };
                 // A header that does not parse says nothing about the mark.
                 if let Ok(batch) = surveyed.segment.batch(found.offset, found.len) {
+                    heads.note(batch.head_len());
                     self.synced = self.synced.max(batch.synced());
                 }
                 if numbers.insert(sequence, (i, found)).is_some() {
@@ -241,6 +247,13 @@ impl<F: DiskFile> Survey<F> {
                 return Err(error);
             }
         }
+        let unsynced =
+            numbers.range(self.synced.max(end).saturating_add(1)..).map(|(_, (i, found))| Span {
+                segment: &self.segments[*i].segment,
+                offset: found.offset,
+                len: found.len,
+            });
+        let ahead = Ahead::new(unsynced, false);
         loop {
             let next = end + 1;
             let whole = match numbers.get(&next) {
@@ -249,6 +262,7 @@ impl<F: DiskFile> Survey<F> {
                     let values = trust == Trust::Disk && next > self.synced;
                     segment.batch(found.offset, found.len).and_then(|batch| {
                         if values {
+                            ahead.begin(found.len);
                             batch.check_values(segment.salt()).map_err(|e| segment.damage(e))?;
                         }
                         Ok(())
@@ -376,6 +390,12 @@ impl<F: DiskFile> Survey<F> {
 }
 
 impl<F: DiskFile> Surveyed<F> {
+    /// Where a batch lies.
+    fn span(&self, batch: usize) -> Span<'_, F> {
+        let Found { offset, len, .. } = self.batches[batch];
+        Span { segment: &self.segment, offset, len }
+    }
+
     /// Makes void every batch that is not in the history up to `end`, durably, and seals the chain.
     fn revoke_beyond<D: Disk<File = F>>(
         &self,

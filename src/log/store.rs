@@ -138,22 +138,27 @@ impl<D: Disk> Store<D> {
     pub(crate) fn content(&self, name: &str, uuid: Option<&[u8; 16]>) -> io::Result<Content> {
         let mut bytes = [0; HEADER_LEN as usize];
         let len = self.dir.read_start(name, &mut bytes)?;
+        Ok(Store::<D>::content_of(&bytes, len, uuid))
+    }
+
+    /// The same for the first bytes of a file of `len` bytes.
+    fn content_of(bytes: &[u8; HEADER_LEN as usize], len: u64, uuid: Option<&[u8; 16]>) -> Content {
         if bytes.iter().all(|&byte| byte == 0) {
-            return Ok(Content::Blank);
+            return Content::Blank;
         }
         let is_ours = |found: [u8; 16]| uuid.is_none_or(|uuid| *uuid == found);
         match SegmentHeader::decode(&bytes[..NOTE_AT as usize], len) {
-            Ok(header) if is_ours(header.store) => return Ok(Content::Segment(header.id)),
-            Ok(_) => return Ok(Content::Foreign),
-            Err(error) if is_newer(&error) => return Ok(Content::Foreign),
+            Ok(header) if is_ours(header.store) => return Content::Segment(header.id),
+            Ok(_) => return Content::Foreign,
+            Err(error) if is_newer(&error) => return Content::Foreign,
             Err(_) => {}
         }
-        Ok(match Fixed::decode(&bytes[..control::FIXED_LEN]) {
+        match Fixed::decode(&bytes[..control::FIXED_LEN]) {
             Ok(_) => Content::Control,
             // A newer version of the format may belong to anybody.
             Err(error) if is_newer(&error) => Content::Foreign,
             Err(_) => Content::Unknown,
-        })
+        }
     }
 
     /// An error unless the name of a segment still leads to the file that this handle uses.

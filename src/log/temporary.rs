@@ -9,7 +9,7 @@ use partd_format::segment::id_of_file_name;
 
 use super::SegmentLog;
 use super::control::{Control, Start};
-use super::disk::{Access, Dir, Disk};
+use super::disk::{Access, Dir, Disk, DiskFile};
 use super::open::{Parts, check_file_system, finish};
 use super::options::Options;
 use super::segment::Segment;
@@ -18,6 +18,25 @@ use crate::error::{Error, ErrorKind, Result, damage};
 
 /// How often to begin again when a sweep has taken the directory away before it was locked.
 const TRIES: u32 = 16;
+
+/// Files that a removal keeps open, each with a memory map; the space of those beyond is given back one by one.
+const OPEN_MAX: usize = 8192;
+/// Where so many bytes are to be given back, another thread does it.
+const THREAD_MIN_BYTES: u64 = 256 << 20;
+
+/// Gives back the space of files that have no names any more, together with what else may hold them open.
+///
+/// A thread does it if it is much: the store is gone by now, and nobody need wait. If the process ends before, the
+/// system lets go of the files for it.
+pub(crate) fn give_back<F: DiskFile>(files: Vec<F>, others: impl Send + 'static) {
+    let bytes: u64 = files.iter().map(|file| file.mapping().len()).sum();
+    let work = move || drop((files, others));
+    if bytes < THREAD_MIN_BYTES {
+        return work();
+    }
+    // Where no thread can be had, what it was to do is done here: the closure is dropped.
+    drop(std::thread::Builder::new().name("partd-removal".into()).spawn(work));
+}
 
 /// Makes a store that is removed with its handle.
 pub(crate) fn temporary<D: Disk>(disk: D, dir: &Path, options: &Options) -> Result<SegmentLog<D>> {
@@ -95,8 +114,8 @@ pub(crate) fn sweep<D: Disk>(disk: &D, path: &Path) -> Result<Vec<PathBuf>> {
         // Where no lock can be had, it is in use, another user's, or its owner has just removed it.
         let Ok(Some(_alone)) = store.dir.try_lock(true) else { continue };
         match remove(&store, Some(&parent)) {
-            Ok(true) => swept.push(path.join(name)),
-            Ok(false) => {}
+            Ok(Some(_)) => swept.push(path.join(name)),
+            Ok(None) => {}
             Err(error) => failed = failed.or(Some(error)),
         }
     }
@@ -106,11 +125,17 @@ pub(crate) fn sweep<D: Disk>(disk: &D, path: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// Removes a temporary store of which the caller holds the lock; false if anything in it is not of that store,
+/// Removes a temporary store of which the caller holds the lock; `None` if anything in it is not of that store,
 /// or its name leads elsewhere by now: then all of it stays.
 ///
+/// The files are returned open, without names: the system takes back a file's pages and blocks when the last of its
+/// users lets go of it, which takes far longer than to remove a name.
+///
 /// Without a parent, the one at its path is used.
-pub(crate) fn remove<D: Disk>(store: &Store<D>, parent: Option<&D::Dir>) -> Result<bool> {
+pub(crate) fn remove<D: Disk>(
+    store: &Store<D>,
+    parent: Option<&D::Dir>,
+) -> Result<Option<Vec<D::File>>> {
     let opened;
     let parent = match (parent, store.path().parent()) {
         (Some(parent), _) => parent,
@@ -118,22 +143,23 @@ pub(crate) fn remove<D: Disk>(store: &Store<D>, parent: Option<&D::Dir>) -> Resu
             opened = store.disk.open_dir(path).map_err(|e| Error::io("open", path, e))?;
             &opened
         }
-        (None, None) => return Ok(false),
+        (None, None) => return Ok(None),
     };
     let names = match store.dir.list() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         names => names.map_err(|e| store.dir_error("list", e))?,
     };
     if !names.iter().all(|name| is_known(name)) {
-        return Ok(false);
+        return Ok(None);
     }
     // All files must be of one store. The control file says which, or the first segment where a power cut has
     // taken the control file.
     let mut uuid = match Control::open(store, Access::Read) {
         Ok(Ok(control)) if control.fixed.temporary => Some(control.fixed.store),
-        Ok(Ok(_)) => return Ok(false),
+        Ok(Ok(_)) => return Ok(None),
         _ => None,
     };
+    let mut files = Vec::new();
     for name in names.iter().filter_map(|name| name.to_str()) {
         if uuid.is_none()
             && let Some(id) = id_of_file_name(name.as_bytes())
@@ -142,7 +168,10 @@ pub(crate) fn remove<D: Disk>(store: &Store<D>, parent: Option<&D::Dir>) -> Resu
             uuid = Some(segment.header().store);
         }
         if matches!(store.content(name, uuid.as_ref()), Ok(Content::Foreign)) {
-            return Ok(false);
+            return Ok(None);
+        }
+        if files.len() < OPEN_MAX {
+            files.extend(store.dir.open(name, Access::Read));
         }
     }
     for name in names.iter().filter_map(|name| name.to_str()).filter(|name| *name != CONTROL) {
@@ -150,9 +179,9 @@ pub(crate) fn remove<D: Disk>(store: &Store<D>, parent: Option<&D::Dir>) -> Resu
     }
     // Last, so that a sweep that was cut finds what to compare with.
     store.unlink(CONTROL)?;
-    let Some(name) = store.path().file_name().and_then(OsStr::to_str) else { return Ok(false) };
+    let Some(name) = store.path().file_name().and_then(OsStr::to_str) else { return Ok(None) };
     match parent.remove_dir(name, &store.dir) {
-        Ok(()) => Ok(true),
+        Ok(()) => Ok(Some(files)),
         // Renamed, replaced, or removed by somebody else.
         Err(error)
             if matches!(
@@ -162,7 +191,7 @@ pub(crate) fn remove<D: Disk>(store: &Store<D>, parent: Option<&D::Dir>) -> Resu
                     | io::ErrorKind::DirectoryNotEmpty
             ) =>
         {
-            Ok(false)
+            Ok(None)
         }
         Err(error) => Err(Error::io("remove", &**store.path(), error)),
     }

@@ -1,12 +1,13 @@
 //! Every checksum of every segment of the store, whether anything still reads what it covers.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use partd_format::segment::NOTE_AT;
 use partd_format::{Evidence, Link, SegmentHeader, State};
 
 use super::Core;
 use super::disk::{Disk, DiskFile};
+use super::segment::ahead::{Ahead, ChainAhead, Span};
 use super::segment::{Extent, Segment};
 use crate::error::Result;
 use crate::threads;
@@ -38,13 +39,24 @@ pub(super) fn verify<D: Disk>(core: &Core<D>) -> Result<Verified> {
             .zip(walked)
             .flat_map(|(segment, found)| found.into_iter().map(move |batch| (&**segment, batch)))
             .collect();
-        let mut all = Verified { segments: segments.len() as u64, ..Verified::default() };
-        for one in team.try_map(batches, |(segment, found)| check_values(segment, found))? {
+        let all = Mutex::new(Verified { segments: segments.len() as u64, ..Verified::default() });
+        let spans = batches.iter().map(|&(segment, Found { offset, len, .. })| Span {
+            segment,
+            offset,
+            len,
+        });
+        // Read once, and by nobody else.
+        let ahead = Ahead::new(spans, true);
+        team.in_order(batches.iter().collect(), |_, &(segment, found): &(&Segment<_>, _)| {
+            ahead.begin(found.len);
+            let one = check_values(segment, found)?;
+            let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
             all.batches += 1;
             all.extents += one.extents;
             all.bytes += one.bytes;
-        }
-        Ok(all)
+            Ok(())
+        })?;
+        Ok(all.into_inner().unwrap_or_else(PoisonError::into_inner))
     })
 }
 
@@ -81,8 +93,10 @@ fn walk<F: DiskFile>(segment: &Segment<F>, applied_bytes: u64, visible: u64) -> 
     let mut found = Vec::new();
     let mut found_bytes = 0;
     let mut offset = segment.header().data_start;
+    let mut ahead = ChainAhead::default();
     loop {
         let must_be_whole = offset < note || found_bytes < applied_bytes;
+        ahead.step(segment, offset);
         let len = match segment.link(offset) {
             Ok(Link::Batch(len)) => len,
             Err(error) if must_be_whole => return Err(segment.damage(error)),

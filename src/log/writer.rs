@@ -217,7 +217,7 @@ impl<D: Disk> Writer<D> {
     pub(crate) fn give_up_tail(&self, control: &Control<D>, len: u64) -> bool {
         let mut place = self.place();
         // Less than a page of it is lost to where the pages begin.
-        let has_room = |tail: &mut Tail<D::File>| tail.room() >= len + 4096;
+        let has_room = |tail: &mut Tail<D::File>| len == 0 || tail.room() >= len + 4096;
         if control.reserve().is_err() {
             return false;
         }

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::log::disk::DiskFile;
 use crate::log::index::Extents;
 use crate::log::picture::{AtRest, chain};
+use crate::log::segment::ahead::{ChainAhead, HeadsAhead, Span};
 use crate::log::segment::{Extent, Segment};
 
 /// Entries in one batch of an output.
@@ -66,7 +67,12 @@ pub(super) fn choose(
             segment.dead_bytes() as f64 >= share * segment.value_bytes as f64
                 || segment.is_small(segment_len)
         }
+        // And the removals that an earlier run had to keep, so that their outputs do not become many.
+        Aim::Gone => segment.is_gone() || segment.is_output && segment.value_bytes == 0,
     });
+    if aim == Aim::Gone && !eligible.iter().any(AtRest::is_gone) {
+        eligible.clear();
+    }
     // Those with the least to copy first: they free the most for the least space.
     eligible.sort_by_key(|segment| (segment.live_bytes, segment.id));
     let mut rest = &eligible[..];
@@ -133,7 +139,9 @@ impl<F: DiskFile> Base<F> {
     /// a power cut: what lies behind it was never part of the history.
     fn taken<'a>(&'a self, segment: &'a Segment<F>) -> impl Iterator<Item = (u64, u64, u64)> + 'a {
         let mut next = segment.header().data_start;
+        let mut ahead = ChainAhead::default();
         let chain = std::iter::from_fn(move || {
+            ahead.step(segment, next);
             let Ok(Link::Batch(len)) = segment.link(next) else { return None };
             let offset = next;
             next += len;
@@ -195,14 +203,23 @@ impl<F: DiskFile> Base<F> {
         for source in &self.sources {
             let segment = self.segment(source.number);
             let mut seen = 0;
-            for (offset, len) in chain(segment, false)? {
+            let batches = chain(segment, false)?;
+            let mut heads = HeadsAhead::default();
+            let span = |i: usize| {
+                let (offset, len) = batches[i];
+                Span { segment: &**segment, offset, len }
+            };
+            for (i, &(offset, len)) in batches.iter().enumerate() {
+                heads.begin(i, batches.len(), span);
                 let of_batch = match segment.state(offset) {
                     Ok(State::Committed(sequence)) => sequence,
                     Ok(_) => continue,
                     Err(error) => return Err(segment.damage(error)),
                 };
                 seen += len;
-                for entry in segment.batch(offset, len)?.entries() {
+                let batch = segment.batch(offset, len)?;
+                heads.note(batch.head_len());
+                for entry in batch.entries() {
                     let sequence = entry.sequence.unwrap_or(of_batch);
                     match entry.kind {
                         Kind::Clear => found.clear = found.clear.max(Some(sequence)),

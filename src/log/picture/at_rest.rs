@@ -26,6 +26,11 @@ impl AtRest {
         self.value_bytes - self.live_bytes
     }
 
+    /// Whether it holds values, and no key has any of them.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.value_bytes > 0 && self.live_bytes == 0
+    }
+
     /// Whether it holds so little that it is worth joining to others.
     pub(crate) fn is_small(&self, segment_len: u64) -> bool {
         self.batch_bytes < segment_len / 4

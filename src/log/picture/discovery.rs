@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::log::Core;
 use crate::log::disk::Disk;
 use crate::log::outputs::NewestOutput;
+use crate::log::segment::ahead::{HeadsAhead, Span};
 use crate::log::segment::{SEGMENT_NUMBERS, Segment};
 
 /// What came of looking for segments.
@@ -87,11 +88,19 @@ impl<D: Disk> Picture<D> {
             self.open.push(Cursor { segment: number, next, pending, sealed: false, broken: None });
             return Ok(());
         }
-        for (offset, len) in chain(&segment, core.ignores_damage())? {
+        let batches = chain(&segment, core.ignores_damage())?;
+        let mut heads = HeadsAhead::default();
+        let span = |i: usize| {
+            let (offset, len) = batches[i];
+            Span { segment: &*segment, offset, len }
+        };
+        for (i, &(offset, len)) in batches.iter().enumerate() {
+            heads.begin(i, batches.len(), span);
             let batch = match segment.batch(offset, len) {
                 Err(_) if core.ignores_damage() => continue,
                 batch => batch?,
             };
+            heads.note(batch.head_len());
             self.applied.batches += 1;
             self.batch_bytes[number as usize] += len;
             for entry in batch.entries() {

@@ -10,11 +10,13 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 use nix::libc;
+use rustix::mm::Advice;
 
 /// The page of almost every machine that this runs on; on others, what it is used for is only slower.
 const PAGE_BYTES: u64 = 4096;
@@ -26,6 +28,8 @@ pub struct Mapping {
     writable: bool,
     /// Whether it is memory of this process alone, and no file.
     private: bool,
+    /// Whether the system says which of its pages are in memory: to those who could write the file.
+    tells: bool,
 }
 
 impl Mapping {
@@ -35,13 +39,22 @@ impl Mapping {
         let mut options = MmapOptions::new();
         options.len(len);
         let raw = if writable { options.map_raw(file) } else { options.map_raw_read_only(file) }?;
-        Ok(Mapping { raw, writable, private: false })
+        let tells = writable || {
+            let user = rustix::process::geteuid();
+            user.is_root() || user.as_raw() == file.metadata()?.uid()
+        };
+        let mapping = Mapping { raw, writable, private: false, tells };
+        // A fault then brings in its own page, and not as many around it as the device's read-ahead is. A system
+        // that does not take the hint only reads more.
+        mapping.advise(0, mapping.len(), Advice::Random);
+        Ok(mapping)
     }
 
     /// Zeroed memory without a file, for disks that tests simulate.
     pub fn anonymous(len: u64) -> io::Result<Mapping> {
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        Ok(Mapping { raw: MmapMut::map_anon(len)?.into(), writable: true, private: true })
+        let raw = MmapMut::map_anon(len)?.into();
+        Ok(Mapping { raw, writable: true, private: true, tells: false })
     }
 
     /// Zeroes memory that is no file, for its next use.
@@ -138,14 +151,58 @@ impl Mapping {
         }
     }
 
+    /// Has the pages of a range brought into memory, and does not wait for them (`MADV_WILLNEED`). A hint.
+    ///
+    /// In calls of 128 KiB: of a longer one the system leaves out what exceeds the larger of the device's read-ahead
+    /// and its largest request.
+    pub(super) fn fetch(&self, offset: u64, len: u64) {
+        const CALL_BYTES: u64 = 128 << 10;
+        let (mut offset, end) = (offset & !(PAGE_BYTES - 1), (offset + len).min(self.len()));
+        while offset < end {
+            let len = (end - offset).min(CALL_BYTES);
+            self.advise(offset, len, Advice::WillNeed);
+            offset += len;
+        }
+    }
+
+    /// Lets go of the pages of a range: they leave this mapping, and memory too if nobody else uses them
+    /// (`MADV_PAGEOUT`). Their bytes stay what they are. A hint.
+    pub(super) fn release(&self, offset: u64, len: u64) {
+        let (start, end) = (offset & !(PAGE_BYTES - 1), (offset + len).min(self.len()));
+        if start < end {
+            self.advise(start, end - start, Advice::LinuxPageOut);
+        }
+    }
+
+    /// A hint about a range that begins at a page.
+    fn advise(&self, offset: u64, len: u64, advice: Advice) {
+        if self.private || len == 0 {
+            return;
+        }
+        let address = self.at(offset, len).cast();
+        // SAFETY: `at` has checked the range. None of the advice that is given here changes a byte of a mapping
+        // that is shared with a file.
+        let _ = unsafe { rustix::mm::madvise(address, len as usize, advice) };
+    }
+
+    /// Whether the page at an offset is in memory; false where the system does not tell.
+    pub(super) fn is_resident(&self, offset: u64) -> bool {
+        if self.private || !self.tells {
+            return self.private;
+        }
+        let address = self.at(offset & !(PAGE_BYTES - 1), 1).cast();
+        let mut page = 1;
+        // SAFETY: `at` has checked the range, which begins at a page and lies in one; so one byte is written.
+        let asked = unsafe { libc::mincore(address, 1, &raw mut page) };
+        asked != 0 || page & 1 == 1
+    }
+
     fn populate_write(&self, offset: u64, len: u64) -> rustix::io::Result<()> {
         let start = offset & !(PAGE_BYTES - 1);
         let len = (offset + len).min(self.len()).saturating_sub(start);
         let address = self.at(start, len).cast();
         // SAFETY: `at` has checked the range; no byte of it changes.
-        unsafe {
-            rustix::mm::madvise(address, len as usize, rustix::mm::Advice::LinuxPopulateWrite)
-        }
+        unsafe { rustix::mm::madvise(address, len as usize, Advice::LinuxPopulateWrite) }
     }
 
     /// Copies bytes out, word by word, whatever they are and whoever changes them meanwhile.
@@ -241,7 +298,7 @@ impl ForkMark {
             return Ok(page);
         }
         let page = Mapping::anonymous(4096)?;
-        let advice = rustix::mm::Advice::LinuxWipeOnFork;
+        let advice = Advice::LinuxWipeOnFork;
         let address = page.at(0, page.len()).cast();
         // SAFETY: the range is one whole private mapping, and no reference to its bytes exists.
         unsafe { rustix::mm::madvise(address, 4096, advice) }?;

@@ -6,6 +6,7 @@
 
 #![expect(unsafe_code, reason = "published and claimed ranges are told apart here")]
 
+pub(crate) mod ahead;
 pub(crate) mod mapping;
 
 use std::io::{self, IoSlice};
@@ -18,6 +19,7 @@ use partd_format::segment::{HEADER_LEN, Keep, NOTE_AT, lists_checksum};
 use partd_format::word::{STATE_AT, note};
 use partd_format::{Batch, Entry, Link, Salt, SegmentHeader, State};
 
+use self::ahead::{Ahead, Span};
 use super::disk::{Access, Dir, Disk, DiskFile, FileId};
 use super::store::{Store, segment_name};
 use crate::error::{Error, ErrorKind, Result, damage};
@@ -31,6 +33,9 @@ pub(crate) const SEAL_LEN: u64 = 8;
 const POPULATE_MIN_BYTES: u64 = 16 << 10;
 /// So many bytes of a file say whether it is in memory.
 const CACHED_SAMPLES: u64 = 16;
+
+/// A long value is read in pieces of so many bytes.
+const LONG_PIECE_BYTES: usize = 1 << 20;
 
 /// An open segment file.
 #[derive(Debug)]
@@ -76,6 +81,12 @@ impl Extent {
     #[inline]
     pub(crate) fn offset(&self) -> u64 {
         self.0[0] & OFFSET_MASK
+    }
+
+    /// The order in which extents of one picture lie: by segment, then by offset.
+    #[inline]
+    pub(crate) fn place(&self) -> u64 {
+        self.0[0]
     }
 
     /// The picture's number for the segment.
@@ -429,8 +440,24 @@ impl<F: DiskFile> Segment<F> {
     /// The bytes of an extent whose checksum holds.
     pub(crate) fn checked_value(&self, extent: &Extent) -> Result<&[u8]> {
         let bytes = self.value(extent);
-        self.compare(extent, self.salt().value_checksum(bytes))?;
+        let mut hasher = self.salt().value_hasher();
+        if extent.len() <= 2 * LONG_PIECE_BYTES as u64 {
+            hasher.update(bytes);
+        } else {
+            let ahead = Ahead::new([self.span(extent)], false);
+            for piece in bytes.chunks(LONG_PIECE_BYTES) {
+                ahead.begin(piece.len() as u64);
+                hasher.update(piece);
+            }
+        }
+        self.compare(extent, hasher.finalize())?;
         Ok(bytes)
+    }
+
+    /// Where an extent lies.
+    #[inline]
+    pub(crate) fn span(&self, extent: &Extent) -> Span<'_, F> {
+        Span { segment: self, offset: extent.offset(), len: extent.len() }
     }
 
     /// Holds a computed checksum against that of an extent.

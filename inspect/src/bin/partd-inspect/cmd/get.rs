@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::args::Get;
 use crate::output::{Output, Text};
 use crate::{Failure, complain};
+use partd_inspect::ahead::Ahead;
 use partd_inspect::history::value_checksum;
 use partd_inspect::index::{EntryRef, Held, Index};
 use partd_inspect::key::{escape, show, unescape};
@@ -28,7 +29,9 @@ pub(crate) fn run(args: &Get, out: &mut Output) -> Result<(), Failure> {
     let held = index.keys.get(&key[..]).cloned().unwrap_or_default();
     let mut good = Vec::new();
     let mut bad = Vec::new();
+    let mut ahead = Ahead::new(&store, &held.extents);
     for &at in &held.extents {
+        ahead.begin(at);
         match check(&store, at) {
             None => good.push(at),
             Some(problem) => bad.push(problem.costs(format!("a piece of key {}", escape(&key)))),
@@ -70,8 +73,9 @@ pub(crate) fn run(args: &Get, out: &mut Output) -> Result<(), Failure> {
     if store.is_unreadable() {
         out.note_failure();
     }
-    let mut column = 0;
-    for at in good {
+    let (mut column, mut ahead) = (0, Ahead::new(&store, &good));
+    for &at in &good {
+        ahead.begin(at);
         pieces(&store, at, |piece| {
             if args.hex { hex(piece, &mut column, out) } else { Ok(out.bytes(piece)?) }
         })?;
@@ -169,7 +173,9 @@ impl Display for Hex<'_> {
         let write = |piece: &[u8], f: &mut fmt::Formatter<'_>| {
             piece.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
         };
+        let mut ahead = Ahead::new(self.store, self.extents);
         for &at in self.extents {
+            ahead.begin(at);
             let mut written = Ok(());
             let read = pieces(self.store, at, |piece| {
                 written = written.and_then(|()| write(piece, f));

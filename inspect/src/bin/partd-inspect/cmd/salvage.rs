@@ -13,6 +13,7 @@ use crate::args::Salvage;
 use crate::new_store::{Item, NewStore, Take};
 use crate::output::{Mark, Output};
 use crate::text::{count, plural};
+use partd_inspect::ahead::Ahead;
 use partd_inspect::history::{range, uuid};
 use partd_inspect::index::{EntryRef, Index};
 use partd_inspect::key::escape;
@@ -56,7 +57,9 @@ pub(crate) fn run(args: &Salvage, out: &mut Output) -> Result<(), Failure> {
     let mut account = Account { beyond: beyond.len() as u64, rescue, ..Account::default() };
     for (key, held) in index.sorted() {
         let mut is_first = true;
+        let mut ahead = Ahead::new(&store, &held.extents);
         for &at in &held.extents {
+            ahead.begin(at);
             let entry = &store.segments[at.segment as usize].entries[at.entry as usize];
             if let Some(problem) = check(&store, at) {
                 let (key, bytes) = (escape(key), entry.value_len);

@@ -29,6 +29,8 @@ use partd_inspect::walk::{EntryInfo, Segment};
 const TASK: u64 = 4 << 20;
 /// The buffer of a task.
 const BUFFER: usize = 256 << 10;
+/// How far ahead of its reading a task asks for the values.
+const AHEAD: u64 = 1 << 20;
 /// Pages are read into pages: where source and target of a copy lie differently within theirs,
 /// some processors copy at a third of the speed.
 const PAGE: usize = 4096;
@@ -195,6 +197,8 @@ fn check(segment: &Segment, salt: Salt, entries: Range<usize>, buffer: &mut [u8]
     let Some(last) = segment.entries[entries.clone()].last() else { return wrong };
     let end = last.value_offset + last.value_len;
     let (mut start, mut filled) = (0_u64, 0_usize);
+    let first = segment.entries[entries.start].value_offset;
+    segment.source.will_read(first, (end - first).min(AHEAD));
     for number in entries {
         let entry = &segment.entries[number];
         let mut hasher = salt.value_hasher();
@@ -205,6 +209,8 @@ fn check(segment: &Segment, salt: Salt, entries: Range<usize>, buffer: &mut [u8]
                 let page = at - at % PAGE as u64;
                 let take = (end - page).min(buffer.len() as u64) as usize;
                 (start, filled) = (page, take);
+                let ahead = page + AHEAD;
+                segment.source.will_read(ahead, (take as u64).min(end.saturating_sub(ahead)));
                 if let Err(error) = segment.source.read_exact(&mut buffer[..take], page) {
                     filled = 0;
                     failed = Some(error);

@@ -1,0 +1,75 @@
+//! A memory cgroup for the processes that are measured, of version 1 or 2.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A memory cgroup that is removed with this value.
+pub(crate) struct Cgroup {
+    path: PathBuf,
+    is_v2: bool,
+}
+
+impl Cgroup {
+    /// Makes a cgroup whose processes together may have `limit` bytes of memory, page cache included.
+    pub(crate) fn new(limit: u64) -> Result<Cgroup, String> {
+        let mounts = fs::read_to_string("/proc/mounts").map_err(|error| error.to_string())?;
+        let name = format!("partd-bench-{}", std::process::id());
+        let mut why = "no memory cgroup is mounted".to_owned();
+        for mount in mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()) {
+            let [_, path, kind, options, ..] = mount[..] else { continue };
+            let is_v2 = kind == "cgroup2";
+            if !is_v2 && !(kind == "cgroup" && options.split(',').any(|o| o == "memory")) {
+                continue;
+            }
+            match Cgroup::make(Path::new(path), &name, is_v2, limit) {
+                Ok(cgroup) => return Ok(cgroup),
+                Err(error) => why = error,
+            }
+        }
+        Err(format!("{why}; run it as root, where memory cgroups may be made"))
+    }
+
+    fn make(mount: &Path, name: &str, is_v2: bool, limit: u64) -> Result<Cgroup, String> {
+        let say = |path: &Path| {
+            let path = path.display().to_string();
+            move |error: std::io::Error| format!("{path}: {error}")
+        };
+        if is_v2 {
+            let control = mount.join("cgroup.subtree_control");
+            fs::write(&control, "+memory").map_err(say(&control))?;
+        }
+        let path = mount.join(name);
+        fs::create_dir(&path).map_err(say(&path))?;
+        let cgroup = Cgroup { path, is_v2 };
+        let file = cgroup.path.join(if is_v2 { "memory.max" } else { "memory.limit_in_bytes" });
+        fs::write(&file, limit.to_string()).map_err(say(&file))?;
+        Ok(cgroup)
+    }
+
+    /// Which version of cgroups it is of.
+    pub(crate) fn kind(&self) -> &'static str {
+        if self.is_v2 { "cgroup v2" } else { "cgroup v1" }
+    }
+
+    /// Where it is, for [`join`].
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // It can only be removed once the kernel has let go of its last process.
+        for _ in 0..100 {
+            if fs::remove_dir(&self.path).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+}
+
+/// Moves this process into a cgroup.
+pub(crate) fn join(path: &Path) {
+    fs::write(path.join("cgroup.procs"), "0").expect("the cgroup takes this process");
+}

@@ -1,0 +1,126 @@
+//! What a process has measured of itself: times, bytes read, faults, memory.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// The figures of one process.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Figures {
+    /// GiB/s.
+    pub(crate) append: f64,
+    /// GiB/s.
+    pub(crate) get: f64,
+    /// Bytes that the get has read from disk, for each byte that it returned.
+    pub(crate) amplification: f64,
+    /// Major faults while reading.
+    pub(crate) faults: f64,
+    /// The most memory that it had, in MiB: of its own, and of files that it had mapped.
+    pub(crate) own_mib: f64,
+    pub(crate) mapped_mib: f64,
+}
+
+const FIELDS: usize = 6;
+
+impl Figures {
+    fn fields(&self) -> [f64; FIELDS] {
+        let Figures { append, get, amplification, faults, own_mib, mapped_mib } = *self;
+        [append, get, amplification, faults, own_mib, mapped_mib]
+    }
+
+    fn of_fields(fields: [f64; FIELDS]) -> Figures {
+        let [append, get, amplification, faults, own_mib, mapped_mib] = fields;
+        Figures { append, get, amplification, faults, own_mib, mapped_mib }
+    }
+
+    /// The figures as a child prints them.
+    pub(crate) fn print(&self) {
+        println!("{}", self.fields().map(|field| field.to_string()).join(" "));
+    }
+
+    /// Reads what [`print`](Figures::print) has printed.
+    pub(crate) fn parse(text: &str) -> Option<Figures> {
+        let fields: Vec<f64> =
+            text.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+        Some(Figures::of_fields(fields.try_into().ok()?))
+    }
+
+    /// Field by field.
+    pub(crate) fn median(all: &[Figures]) -> Figures {
+        let mut fields = [0.0; FIELDS];
+        for (i, field) in fields.iter_mut().enumerate() {
+            let mut values: Vec<f64> = all.iter().map(|figures| figures.fields()[i]).collect();
+            values.sort_by(f64::total_cmp);
+            *field = values[values.len() / 2];
+        }
+        Figures::of_fields(fields)
+    }
+
+    /// For people, with the ratios to a rival, and to what the disk itself gives.
+    pub(crate) fn line(&self, rival: Option<&Figures>, raw: Option<&Figures>) -> String {
+        let ratio = |ours: f64, theirs: Option<f64>| match theirs {
+            Some(theirs) => format!(" ({:.2})", ours / theirs),
+            None => "       ".to_owned(),
+        };
+        let disk = raw.map_or(String::new(), |raw| format!(", {:.2} × disk", self.get / raw.get));
+        format!(
+            "append {:.2}{} GiB/s, get {:.3}{} GiB/s, read {:.2} × returned, {:.0} major faults, \
+             {:.0} MiB + {:.0} mapped{disk}",
+            self.append,
+            ratio(self.append, rival.map(|rival| rival.append)),
+            self.get,
+            ratio(self.get, rival.map(|rival| rival.get)),
+            self.amplification,
+            self.faults,
+            self.own_mib,
+            self.mapped_mib,
+        )
+    }
+}
+
+/// Measures one part of a child's work.
+pub(crate) struct Meter {
+    start: Instant,
+    read: u64,
+    faults: u64,
+}
+
+impl Meter {
+    pub(crate) fn start() -> Meter {
+        Meter { read: read_bytes(), faults: major_faults(), start: Instant::now() }
+    }
+
+    /// The time, the bytes read from disk and the major faults since it was started.
+    pub(crate) fn stop(self) -> (Duration, u64, u64) {
+        let time = self.start.elapsed();
+        (time, read_bytes() - self.read, major_faults() - self.faults)
+    }
+}
+
+pub(crate) fn rate(bytes: u64, time: Duration) -> f64 {
+    bytes as f64 / time.as_secs_f64() / f64::from(1 << 30)
+}
+
+fn field(file: &str, name: &str) -> u64 {
+    let text = fs::read_to_string(file).expect("the kernel tells about this process");
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let number = line.and_then(|rest| rest.trim_start_matches(':').split_whitespace().next());
+    number.and_then(|number| number.parse().ok()).expect("a field of the kernel's")
+}
+
+/// Bytes that this process made the disk read.
+fn read_bytes() -> u64 {
+    field("/proc/self/io", "read_bytes")
+}
+
+fn major_faults() -> u64 {
+    let stat = fs::read_to_string("/proc/self/stat").expect("the kernel tells about this process");
+    // The fields behind the name, which may hold anything.
+    let fields = stat.rsplit_once(')').map(|(_, fields)| fields.split_whitespace().nth(9));
+    fields.flatten().and_then(|faults| faults.parse().ok()).expect("the field majflt")
+}
+
+/// Memory of its own and of files that it has mapped, now, in MiB.
+pub(crate) fn memory_mib() -> (f64, f64) {
+    let kib = |name| field("/proc/self/status", name) as f64 / 1024.0;
+    (kib("RssAnon"), kib("RssFile"))
+}

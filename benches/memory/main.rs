@@ -1,0 +1,118 @@
+//! Stores that hold more than memory: rates, bytes read from disk and memory under a limit.
+//!
+//! Every figure is that of a process of its own in a memory cgroup, which appends, reads every key back once,
+//! compares every byte and drops it. The rival is *ranges*, what query engines write themselves: a vector for each
+//! key, all spilled to one file, read back by exact ranges. The sides alternate, round by round, at the device's
+//! read-ahead of 128 KiB and of 8 MiB; medians are printed. It needs root, and says so where it lacks it.
+//!
+//! `cargo bench --bench memory -- [--rounds N] [--limit-mib N] [--times 2,8,32] [--only TEXT] [--read-ahead KIB]`
+
+mod cgroup;
+mod device;
+mod figures;
+mod ranges;
+mod raw;
+mod work;
+
+use std::process::ExitCode;
+
+use cgroup::Cgroup;
+use device::ReadAhead;
+use figures::Figures;
+use work::{Case, Side};
+
+/// What the command line asks for.
+struct Asked {
+    rounds: usize,
+    limit: u64,
+    times: Vec<u64>,
+    only: String,
+    read_ahead: Vec<u64>,
+}
+
+impl Asked {
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Asked, String> {
+        let mut asked = Asked {
+            rounds: 3,
+            limit: 160 << 20,
+            times: vec![2, 8, 32],
+            only: String::new(),
+            read_ahead: vec![128, 8192],
+        };
+        let numbers = |text: &str| -> Result<Vec<u64>, String> {
+            text.split(',').map(|n| n.parse().map_err(|_| format!("{n} is not a number"))).collect()
+        };
+        while let Some(argument) = arguments.next() {
+            if argument == "--bench" {
+                continue;
+            }
+            let value = arguments.next().ok_or(format!("{argument} needs a value"))?;
+            match argument.as_str() {
+                "--rounds" => asked.rounds = numbers(&value)?[0].max(1) as usize,
+                "--limit-mib" => asked.limit = numbers(&value)?[0] << 20,
+                "--times" => asked.times = numbers(&value)?,
+                "--only" => asked.only = value,
+                "--read-ahead" => asked.read_ahead = numbers(&value)?,
+                _ => return Err(format!("{argument} is not known")),
+            }
+        }
+        Ok(asked)
+    }
+}
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.peek().is_some_and(|first| first == work::CHILD) {
+        work::child(arguments.skip(1));
+        return ExitCode::SUCCESS;
+    }
+    match Asked::parse(arguments).and_then(|asked| compare(&asked)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compare(asked: &Asked) -> Result<(), String> {
+    let base = std::env::var_os("PARTD_BENCH_DIR").map_or_else(std::env::temp_dir, Into::into);
+    let dir = tempfile::tempdir_in(base).map_err(|error| error.to_string())?;
+    let cgroup = Cgroup::new(asked.limit)?;
+    let limit_mib = asked.limit >> 20;
+    println!("medians of {} rounds; {limit_mib} MiB of memory, {}", asked.rounds, cgroup.kind());
+    for &kib in &asked.read_ahead {
+        let device = match ReadAhead::set(dir.path(), kib) {
+            Ok(device) => Some(device),
+            Err(why) => {
+                println!("the read-ahead stays as it is: {why}");
+                None
+            }
+        };
+        println!("\nread-ahead {kib} KiB{}", if device.is_some() { "" } else { " wanted" });
+        for case in Case::all(asked.limit, &asked.times) {
+            let sides: Vec<_> = case.sides().filter(|s| case.is_wanted(*s, &asked.only)).collect();
+            if sides.is_empty() {
+                continue;
+            }
+            let mut found: Vec<Vec<Figures>> = vec![Vec::new(); sides.len()];
+            for _ in 0..asked.rounds {
+                for (side, found) in sides.iter().zip(&mut found) {
+                    found.push(work::run(&cgroup, dir.path(), &case, *side)?);
+                }
+            }
+            println!("{case}");
+            let medians: Vec<_> = found.iter().map(|found| Figures::median(found)).collect();
+            let of = |wanted| sides.iter().position(|side| *side == wanted);
+            for (side, figures) in sides.iter().zip(&medians) {
+                let rival = match side {
+                    Side::Ranges | Side::Raw => None,
+                    _ => of(Side::Ranges).map(|at| &medians[at]),
+                };
+                let raw = of(Side::Raw).filter(|_| *side == Side::Log).map(|at| &medians[at]);
+                println!("  {side:<9} {}", figures.line(rival, raw));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! The rival: a vector for each key, all spilled to one file when they hold much, and byte ranges.
+
+use std::fs::{File, OpenOptions};
+use std::io::{IoSlice, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rustix::fs::Advice;
+
+/// Buffers that one call writes.
+const BUFFERS: usize = 1024;
+
+/// What a query engine writes itself to spill: nothing is checked, nothing survives it.
+pub(crate) struct Ranges {
+    file: File,
+    end: u64,
+    limit: usize,
+    held: usize,
+    buffers: Vec<Vec<u8>>,
+    ranges: Vec<Vec<(u64, usize)>>,
+}
+
+impl Ranges {
+    pub(crate) fn new(path: &Path, keys: usize, limit: usize) -> Ranges {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path).unwrap();
+        // Read by exact ranges: without it, each brings in as much as the device's read-ahead is.
+        rustix::fs::fadvise(&file, 0, None, Advice::Random).unwrap();
+        let (buffers, ranges) = (vec![Vec::new(); keys], vec![Vec::new(); keys]);
+        Ranges { file, end: 0, limit, held: 0, buffers, ranges }
+    }
+
+    pub(crate) fn append(&mut self, key: usize, value: &[u8]) {
+        self.buffers[key].extend_from_slice(value);
+        self.held += value.len();
+        if self.held >= self.limit {
+            self.spill();
+        }
+    }
+
+    fn spill(&mut self) {
+        let keys: Vec<usize> =
+            (0..self.buffers.len()).filter(|&key| !self.buffers[key].is_empty()).collect();
+        for keys in keys.chunks(BUFFERS) {
+            let mut slices: Vec<IoSlice<'_>> =
+                keys.iter().map(|&key| IoSlice::new(&self.buffers[key])).collect();
+            let mut slices = &mut slices[..];
+            while !slices.is_empty() {
+                let written = self.file.write_vectored(slices).unwrap();
+                IoSlice::advance_slices(&mut slices, written);
+            }
+            for &key in keys {
+                let len = self.buffers[key].len();
+                self.ranges[key].push((self.end, len));
+                self.end += len as u64;
+                self.buffers[key].clear();
+            }
+        }
+        self.held = 0;
+    }
+
+    pub(crate) fn get(&self, key: usize) -> Vec<u8> {
+        let spilled: usize = self.ranges[key].iter().map(|(_, len)| len).sum();
+        let mut value = vec![0; spilled + self.buffers[key].len()];
+        let mut rest = &mut value[..];
+        for &(at, len) in &self.ranges[key] {
+            let (range, behind) = rest.split_at_mut(len);
+            self.file.read_exact_at(range, at).unwrap();
+            rest = behind;
+        }
+        rest.copy_from_slice(&self.buffers[key]);
+        value
+    }
+}

@@ -1,0 +1,147 @@
+//! Values that are not in memory: their extents in the order of the log, with those to come asked of the disk
+//! while some are copied.
+//!
+//! The order of the log is the order of the disk, whatever keys the extents belong to: many keys together are read
+//! forward, with a queue as deep as the window.
+
+use super::{PIECE_BYTES, Snapshot, total};
+use crate::error::Result;
+use crate::log::disk::DiskFile;
+use crate::log::segment::ahead::{self, Ahead, Span};
+use crate::log::segment::{Extent, Segment};
+use crate::threads::Team;
+
+/// Extents that are brought into order at a time: more take memory beside the values.
+const PARTS_MAX: usize = 64 << 10;
+/// Extents that one piece of work has, at most.
+const PIECE_PARTS_MAX: usize = 4096;
+
+/// An extent, and where its bytes go; nowhere if only its checksum is to be compared.
+struct Part<'s, 'v, F> {
+    segment: &'s Segment<F>,
+    extent: &'s Extent,
+    to: Option<&'v mut [u8]>,
+}
+
+impl<F: DiskFile> Snapshot<F> {
+    /// Whether some of what a read of the keys needs is not in memory, by a few samples.
+    pub(super) fn is_missing(&self, keys: &[&[Extent]], bytes: u64, count: u64) -> bool {
+        if bytes == 0 || keys.is_empty() {
+            return false;
+        }
+        let lists = keys.len() as u64;
+        ahead::is_missing(count as usize, bytes, |i| {
+            // The `i`th of `count`, if the lists were as long as each other.
+            let list = keys[(i as u64 * lists / count) as usize];
+            let within = i as u64 * lists % count * list.len() as u64 / count;
+            match list.get(within as usize) {
+                Some(extent) => self.span(extent),
+                None => self.any_span(keys),
+            }
+        })
+    }
+
+    fn any_span(&self, keys: &[&[Extent]]) -> Span<'_, F> {
+        let extent = keys.iter().find_map(|list| list.first());
+        extent.map_or_else(
+            || unreachable!("there are bytes, so there is an extent"),
+            |e| self.span(e),
+        )
+    }
+
+    /// Where an extent lies.
+    #[inline]
+    pub(super) fn span(&self, extent: &Extent) -> Span<'_, F> {
+        self.segment(extent).span(extent)
+    }
+
+    /// The values of some keys.
+    pub(super) fn gather(&self, team: Team, keys: &[&[Extent]]) -> Result<Vec<Vec<u8>>> {
+        // Fresh zeroed memory: its pages are not touched before the copy does.
+        let mut values: Vec<Vec<u8>> =
+            keys.iter().map(|list| vec![0; total(list) as usize]).collect();
+        let mut rest: Vec<(&[Extent], &mut [u8])> =
+            keys.iter().zip(&mut values).map(|(list, value)| (*list, &mut value[..])).collect();
+        loop {
+            rest.retain(|(list, _)| !list.is_empty());
+            if rest.is_empty() {
+                return Ok(values);
+            }
+            let each = (PARTS_MAX / rest.len()).max(1);
+            let mut parts = Vec::with_capacity(rest.iter().map(|(l, _)| l.len().min(each)).sum());
+            for (list, value) in &mut rest {
+                let (now, later) = list.split_at(each.min(list.len()));
+                *list = later;
+                for extent in now {
+                    let len = extent.len() as usize;
+                    let to = value.split_off_mut(..len).unwrap_or_default();
+                    parts.push(Part { segment: self.segment(extent), extent, to: Some(to) });
+                }
+            }
+            self.read_parts(team, parts)?;
+        }
+    }
+
+    /// Compares the checksums of some extents.
+    pub(super) fn check_ahead(&self, team: Team, extents: &[&Extent]) -> Result<()> {
+        for extents in extents.chunks(PARTS_MAX) {
+            let part = |extent| Part { segment: self.segment(extent), extent, to: None };
+            self.read_parts(team, extents.iter().copied().map(part).collect())?;
+        }
+        Ok(())
+    }
+
+    /// Asks for some extents of a key, if any of them is not in memory.
+    pub(super) fn fetch_missing(&self, extents: &[Extent]) {
+        if ahead::is_missing(extents.len(), total(extents), |i| self.span(&extents[i])) {
+            let mut spans: Vec<_> = extents.iter().map(|extent| self.span(extent)).collect();
+            ahead::fetch(&mut spans);
+        }
+    }
+
+    /// The same for `step` extents of each key, from the one at `first` on; a look at one of the keys says if any is
+    /// not in memory.
+    pub(super) fn fetch_missing_rows(&self, keys: &[&[Extent]], first: usize, step: usize) {
+        let looked_at = keys.get(first / step % keys.len().max(1));
+        let some = looked_at.map_or(&[][..], |list| rows(list, first, step));
+        if ahead::is_missing(some.len(), total(some), |i| self.span(&some[i])) {
+            let all = keys.iter().flat_map(|list| rows(list, first, step));
+            let mut spans: Vec<_> = all.map(|extent| self.span(extent)).collect();
+            ahead::fetch(&mut spans);
+        }
+    }
+
+    fn read_parts<'s>(&'s self, team: Team, mut parts: Vec<Part<'s, '_, F>>) -> Result<()> {
+        parts.sort_unstable_by_key(|part| part.extent.place());
+        let spans: Vec<_> = parts.iter().map(|part| part.segment.span(part.extent)).collect();
+        let mut pieces: Vec<(u64, Vec<Part<'s, '_, F>>)> = Vec::new();
+        for part in parts {
+            let len = part.extent.len();
+            match pieces.last_mut() {
+                Some((bytes, piece)) if *bytes < PIECE_BYTES && piece.len() < PIECE_PARTS_MAX => {
+                    *bytes += len;
+                    piece.push(part);
+                }
+                _ => pieces.push((len, vec![part])),
+            }
+        }
+        let ahead = Ahead::of_missing(spans, self.release);
+        team.in_order(pieces, |_, (bytes, piece)| {
+            ahead.begin(bytes);
+            piece.into_iter().try_for_each(|part| self.read_part(team, part))
+        })
+    }
+
+    fn read_part(&self, team: Team, part: Part<'_, '_, F>) -> Result<()> {
+        let Part { segment, extent, to } = part;
+        match to {
+            Some(to) => self.copy_extent(team, segment, extent, to),
+            None => segment.checked_value(extent).map(drop),
+        }
+    }
+}
+
+/// `step` extents from the one at `first` on, as far as there are any.
+fn rows(list: &[Extent], first: usize, step: usize) -> &[Extent] {
+    list.get(first..).map_or(&[], |list| &list[..list.len().min(step)])
+}

@@ -1,0 +1,102 @@
+//! A value lent as it lies in the mapped segments.
+
+use std::sync::Arc;
+
+use super::{Snapshot, total};
+use crate::error::Result;
+use crate::log::disk::{Disk, DiskFile, OsDisk};
+use crate::log::segment::Extent;
+use crate::log::segment::ahead::{Ahead, Span};
+use crate::threads::LentPool;
+
+/// A key's value as it lies in the mapped segments: chunks without a copy.
+///
+/// Made by [`SegmentLog::view`](crate::SegmentLog::view). The bytes stay as they are for as long as
+/// the view lives, whatever is appended, deleted or compacted meanwhile.
+#[derive(Debug)]
+pub struct View<D: Disk = OsDisk> {
+    snapshot: Arc<Snapshot<D::File>>,
+}
+
+impl<D: Disk> View<D> {
+    pub(crate) fn new(snapshot: Snapshot<D::File>, pool: Option<&LentPool>) -> Result<View<D>> {
+        // Compares the checksums once, here.
+        snapshot.check(pool)?;
+        Ok(View { snapshot: Arc::new(snapshot) })
+    }
+
+    fn extents(&self) -> &[Extent] {
+        self.snapshot.extents.first().and_then(|key| key.as_deref()).map_or(&[], |list| list)
+    }
+
+    /// The chunks in order; together they are the value.
+    ///
+    /// What is not in memory is read from disk a little ahead of the iteration. A chunk may be as long as the value;
+    /// [`pieces`](View::pieces) cuts it, so that a value of any length passes through bounded memory.
+    pub fn chunks(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        pieces(&self.snapshot, self.extents(), u64::MAX)
+    }
+
+    /// The value in pieces of at most `max_bytes`, in order.
+    ///
+    /// As the iteration moves on, the next pieces are read from disk, and those behind it leave memory again if
+    /// the store was opened with [`release_after_read`](crate::Options::release_after_read).
+    pub fn pieces(&self, max_bytes: usize) -> impl Iterator<Item = &[u8]> {
+        pieces(&self.snapshot, self.extents(), (max_bytes as u64).max(1))
+    }
+
+    /// The length of the value in bytes.
+    pub fn len(&self) -> u64 {
+        total(self.extents())
+    }
+
+    /// Whether the value has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Pieces of a value, the next ones asked for ahead.
+struct Pieces<'s, F: DiskFile, I> {
+    snapshot: &'s Snapshot<F>,
+    rest: &'s [Extent],
+    /// How much of the first of `rest` is done.
+    done: u64,
+    max_bytes: u64,
+    ahead: Ahead<'s, F, I>,
+}
+
+fn pieces<'s, F: DiskFile>(
+    snapshot: &'s Snapshot<F>,
+    extents: &'s [Extent],
+    max_bytes: u64,
+) -> impl ExactSizeIterator<Item = &'s [u8]> {
+    let ahead = Ahead::new(extents.iter().map(|extent| snapshot.span(extent)), snapshot.release);
+    Pieces { snapshot, rest: extents, done: 0, max_bytes, ahead }
+}
+
+impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Iterator for Pieces<'s, F, I> {
+    type Item = &'s [u8];
+
+    fn next(&mut self) -> Option<&'s [u8]> {
+        let (extent, behind) = self.rest.split_first()?;
+        let len = (extent.len() - self.done).min(self.max_bytes);
+        self.ahead.begin(len);
+        let value = self.snapshot.segment(extent).value(extent);
+        let piece = &value[self.done as usize..][..len as usize];
+        self.done += len;
+        if self.done >= extent.len() {
+            (self.rest, self.done) = (behind, 0);
+        }
+        Some(piece)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let lens = self.rest.iter().map(|extent| extent.len().max(1).div_ceil(self.max_bytes));
+        let begun = self.done / self.max_bytes;
+        let pieces = (lens.sum::<u64>() - begun) as usize;
+        (pieces, Some(pieces))
+    }
+}
+
+impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> ExactSizeIterator for Pieces<'s, F, I> {}

@@ -1,0 +1,307 @@
+//! Reading ahead: what a read is about to touch is asked of the disk first, all of it and nothing else.
+//!
+//! Mappings are advised as random, so a fault brings in one page and waits for it: a queue of depth one. A read
+//! therefore looks at a few of its pages, and where one is missing it asks for the exact ranges ahead
+//! (`MADV_WILLNEED`), in the order of the log and in a bounded window. Where all is in memory, the look is all it
+//! costs.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::Segment;
+use crate::log::disk::DiskFile;
+
+/// Bytes that a read asks for before it touches them.
+pub(crate) const AHEAD_BYTES: u64 = 8 << 20;
+/// The pages that one look samples, at most.
+const SAMPLES_MAX: usize = 16;
+/// A page is sampled for so many spans, and for so many bytes.
+const SPANS_PER_SAMPLE: usize = 64;
+const BYTES_PER_SAMPLE: u64 = 256 << 10;
+/// Bytes that are asked for at a time, sorted by place.
+const STEP_BYTES: u64 = 1 << 20;
+/// Steps that are asked for without a look after one that was not in memory.
+const SURE_STEPS: u32 = 8;
+/// How far behind the reading pages are let go: another thread may still be at them.
+const RELEASE_BEHIND_BYTES: u64 = 4 << 20;
+const PAGE: u64 = 4096;
+
+/// A part of a segment that is about to be read.
+#[derive(Debug)]
+pub(crate) struct Span<'s, F> {
+    pub(crate) segment: &'s Segment<F>,
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
+}
+
+impl<F> Clone for Span<'_, F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F> Copy for Span<'_, F> {}
+
+impl<F: DiskFile> Span<'_, F> {
+    /// The page behind its last one.
+    fn end(&self) -> u64 {
+        (self.offset + self.len).next_multiple_of(PAGE)
+    }
+
+    /// A part of it.
+    pub(crate) fn piece(self, at: u64, len: u64) -> Self {
+        Span { offset: self.offset + at, len: len.min(self.len.saturating_sub(at)), ..self }
+    }
+
+    /// Whether it lies in one page, which a fault brings in as well.
+    fn is_one_page(&self) -> bool {
+        self.len == 0 || self.offset / PAGE == (self.offset + self.len - 1) / PAGE
+    }
+}
+
+/// Whether a page of some spans is not in memory, by a few samples; `span` gives the `i`th of `count`.
+pub(crate) fn is_missing<'s, F: DiskFile>(
+    count: usize,
+    bytes: u64,
+    span: impl Fn(usize) -> Span<'s, F>,
+) -> bool {
+    if count == 0 || count == 1 && span(0).is_one_page() {
+        return false;
+    }
+    let wanted = (count / SPANS_PER_SAMPLE).max((bytes / BYTES_PER_SAMPLE) as usize);
+    let samples = wanted.clamp(1, SAMPLES_MAX);
+    (0..samples).any(|i| {
+        let span = span(i * count / samples);
+        // Not always the same part of a span; the last sample is its last byte.
+        let inside = span.len.saturating_sub(1) * i as u64 / (samples as u64 - 1).max(1);
+        span.len > 0 && !span.segment.file().mapping().is_resident(span.offset + inside)
+    })
+}
+
+/// Asks for spans: sorted by place, neighbours in one call. Does not wait for them.
+pub(crate) fn fetch<F: DiskFile>(spans: &mut [Span<'_, F>]) {
+    spans.sort_unstable_by_key(|span| (span.segment.id(), span.offset));
+    let mut rest = &spans[..];
+    while let [first, behind @ ..] = rest {
+        let mut end = first.end();
+        let is_near = |span: &&Span<'_, F>| {
+            let near = span.segment.id() == first.segment.id() && span.offset <= end;
+            end = if near { end.max(span.end()) } else { end };
+            near
+        };
+        let joined = behind.iter().take_while(is_near).count();
+        first.segment.file().mapping().fetch(first.offset, end - first.offset);
+        rest = &behind[joined..];
+    }
+}
+
+/// Lets the pages of spans that were read leave memory.
+fn release<F: DiskFile>(spans: &[Span<'_, F>]) {
+    for span in spans {
+        span.segment.file().mapping().release(span.offset, span.len);
+    }
+}
+
+/// A read of many spans, which asks for those that come next while some are read.
+#[derive(Debug)]
+pub(crate) struct Ahead<'s, F: DiskFile, I> {
+    /// Bytes that were begun to be read, and bytes that were asked for.
+    begun: AtomicU64,
+    asked: AtomicU64,
+    asking: Mutex<Asking<'s, F, I>>,
+}
+
+#[derive(Debug)]
+struct Asking<'s, F, I> {
+    spans: I,
+    /// What is left of a span of which a part was asked for.
+    rest: Option<Span<'s, F>>,
+    /// Bytes that were asked for.
+    asked: u64,
+    /// What was not in memory, and how many bytes were asked for with it; empty if it is not to be released.
+    behind: VecDeque<(u64, Vec<Span<'s, F>>)>,
+    release: bool,
+    /// How many steps are asked for without a look: where some was missing, more is.
+    sure: u32,
+}
+
+impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Ahead<'s, F, I> {
+    /// Spans in the order in which they will be read. With `release`, those that were not in memory leave it again
+    /// some steps after they were read.
+    pub(crate) fn new(spans: impl IntoIterator<IntoIter = I>, release: bool) -> Self {
+        let spans = spans.into_iter();
+        let behind = VecDeque::new();
+        let asking = Asking { spans, rest: None, asked: 0, behind, release, sure: 0 };
+        Ahead { begun: AtomicU64::new(0), asked: AtomicU64::new(0), asking: Mutex::new(asking) }
+    }
+
+    /// The same, where a look has shown that something is missing. Each step is then asked for: of pages that
+    /// neighbours share, some may be there, and a look that meets those would say that all are.
+    pub(crate) fn of_missing(spans: impl IntoIterator<IntoIter = I>, release: bool) -> Self {
+        let mut ahead = Ahead::new(spans, release);
+        ahead.asking.get_mut().unwrap_or_else(PoisonError::into_inner).sure = u32::MAX;
+        ahead
+    }
+
+    /// Says that the next `len` bytes are about to be read.
+    pub(crate) fn begin(&self, len: u64) {
+        let before = self.begun.fetch_add(len, Ordering::Relaxed);
+        let mut asking = match self.asking.try_lock() {
+            Ok(asking) => asking,
+            // Another thread is asking, and has asked for this one too.
+            Err(_) if self.asked.load(Ordering::Relaxed) >= before + len => return,
+            Err(_) => self.asking.lock().unwrap_or_else(PoisonError::into_inner),
+        };
+        let mut begun = before + len.min(AHEAD_BYTES);
+        while asking.asked < begun + AHEAD_BYTES && asking.ask(before) {
+            self.asked.store(asking.asked, Ordering::Relaxed);
+            begun = begun.max(self.begun.load(Ordering::Relaxed).min(begun + AHEAD_BYTES));
+        }
+        while let Some((end, _)) = asking.behind.front()
+            && end + RELEASE_BEHIND_BYTES <= before
+        {
+            let (_, spans) = asking.behind.pop_front().unwrap_or_default();
+            release(&spans);
+        }
+    }
+}
+
+impl<F: DiskFile, I> Drop for Ahead<'_, F, I> {
+    fn drop(&mut self) {
+        let asking = self.asking.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for (_, spans) in asking.behind.drain(..) {
+            release(&spans);
+        }
+    }
+}
+
+impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Asking<'s, F, I> {
+    /// Asks for a step, unless it lies before `begun` and so was read already. Returns whether there was one.
+    fn ask(&mut self, begun: u64) -> bool {
+        let (mut spans, mut bytes) = (Vec::new(), 0);
+        while bytes < STEP_BYTES {
+            let Some(span) = self.rest.take().or_else(|| self.spans.next()) else { break };
+            let now = span.piece(0, STEP_BYTES);
+            self.rest = (now.len < span.len).then(|| span.piece(now.len, u64::MAX));
+            bytes += now.len;
+            spans.push(now);
+        }
+        self.asked += bytes;
+        let is_missing = || is_missing(spans.len(), bytes, |i| spans[i]);
+        if self.asked > begun && (self.sure > 0 || is_missing()) {
+            self.sure = match self.sure {
+                0 => SURE_STEPS,
+                u32::MAX => u32::MAX,
+                sure => sure - 1,
+            };
+            fetch(&mut spans);
+            if self.release {
+                self.behind.push_back((self.asked, spans));
+                return true;
+            }
+        }
+        !spans.is_empty()
+    }
+}
+
+/// Links that one look ahead asks for, where batches of one length follow each other.
+const LINKS_AHEAD: u64 = 16;
+/// The first steps along a chain are taken without a look: a reader that keeps up takes no more.
+const STEPS_UNSEEN: u32 = 4;
+/// Link, state and the lengths behind them.
+const WORDS_BYTES: u64 = 64;
+
+/// Looks ahead along a chain of batches. Where the next link is no one knows before this one is read; but most
+/// writers write batches of one length after another, and then it is guessed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ChainAhead {
+    steps: u32,
+    at: u64,
+    len: u64,
+    /// What lies before was asked for.
+    asked: u64,
+}
+
+impl ChainAhead {
+    /// Says that the link at `next` is to be read. Returns whether it was missing, and now is asked for.
+    pub(crate) fn step<F: DiskFile>(&mut self, segment: &Segment<F>, next: u64) -> bool {
+        if next == self.at {
+            return false;
+        }
+        let len = next.saturating_sub(self.at);
+        let (is_same_len, is_same_page) = (len == self.len, next / PAGE == self.at / PAGE);
+        (self.at, self.len) = (next, len);
+        self.steps = self.steps.saturating_add(1);
+        let is_asked =
+            next + LINKS_AHEAD / 2 * len < self.asked || next < self.asked && !is_same_len;
+        let end = segment.header().len;
+        if self.steps <= STEPS_UNSEEN || is_same_page || is_asked || next >= end {
+            return false;
+        }
+        let mapping = segment.file().mapping();
+        let (from, is_missing) = match next < self.asked {
+            true => (self.asked, false),
+            false if mapping.is_resident(next) => return false,
+            false => (next, true),
+        };
+        let count = if is_same_len { LINKS_AHEAD } else { 1 };
+        let mut guessed = (0..count).map(|i| next + i * len).filter(|at| (from..end).contains(at));
+        guessed.by_ref().for_each(|at| {
+            mapping.fetch(at, WORDS_BYTES);
+            self.asked = at + 1;
+        });
+        is_missing
+    }
+}
+
+/// Asks for the heads of batches in the order in which they will be read. How long a head is only itself says; it is
+/// taken to be as long as the last one of its segment.
+#[derive(Debug, Default)]
+pub(crate) struct HeadsAhead {
+    asked: usize,
+    head_len: u64,
+}
+
+/// Heads that are asked for at a time, and how many bytes of them at most.
+const HEADS_AHEAD: usize = 64;
+const HEADS_BYTES: u64 = AHEAD_BYTES / 2;
+
+impl HeadsAhead {
+    /// Says that batch `i` is to be read; `batch` gives where a batch lies, and how long it is.
+    pub(crate) fn begin<'s, F: DiskFile>(
+        &mut self,
+        i: usize,
+        count: usize,
+        batch: impl Fn(usize) -> Span<'s, F>,
+    ) {
+        // The first head says how long those behind it may be.
+        if i == 0 || i + HEADS_AHEAD / 2 < self.asked || self.asked >= count {
+            return;
+        }
+        let mut spans = Vec::with_capacity(HEADS_AHEAD);
+        let (from, mut bytes) = (self.asked.max(i), 0);
+        for at in from..count.min(i + HEADS_AHEAD) {
+            let span = batch(at).piece(0, self.head_len);
+            bytes += span.len;
+            spans.push(span);
+            if bytes >= HEADS_BYTES {
+                break;
+            }
+        }
+        self.asked = from + spans.len();
+        // Its first page was read for its link.
+        let is_resident = |span: &Span<'_, F>| {
+            span.segment.file().mapping().is_resident(span.offset + span.len.saturating_sub(1))
+        };
+        let looked_at = [spans.first(), spans.last()];
+        if !looked_at.into_iter().flatten().all(is_resident) {
+            fetch(&mut spans);
+        }
+    }
+
+    /// Says how long a head was.
+    pub(crate) fn note(&mut self, head_len: u64) {
+        self.head_len = head_len;
+    }
+}
