@@ -265,10 +265,10 @@ impl Options {
         (self.segment_len() / 64).clamp(RESERVE_MIN_BYTES, 1 << 20).next_multiple_of(4096)
     }
 
-    /// The length of the file that keeps disk space for the output of a compaction, in a store of so many segments:
-    /// a sixteenth of theirs, up to one segment, so that any of them can be rewritten.
-    pub(crate) fn output_reserve_len(&self, segments: usize) -> u64 {
-        let share = (self.segment_len() / 16).saturating_mul(segments as u64);
+    /// The length of the file that keeps disk space for the output of a compaction, in a store whose segments take
+    /// so many bytes of disk: a sixteenth of those, up to one segment, so that any of them can be rewritten.
+    pub(crate) fn output_reserve_len(&self, disk_bytes: u64) -> u64 {
+        let share = disk_bytes / 16;
         share.clamp(RESERVE_MIN_BYTES, self.segment_len()).next_multiple_of(4096)
     }
 }

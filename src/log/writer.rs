@@ -455,9 +455,11 @@ impl<D: Disk> Core<D> {
         if self.is_temporary {
             return;
         }
-        let Ok(segments) = self.store.segment_ids().map(|ids| ids.len()) else { return };
+        let Ok(ids) = self.store.segment_ids() else { return };
+        let disk_bytes = |id: u64| self.store.dir.disk_bytes(&segment_name(id)).unwrap_or(0);
         let (options, uuid) = (&self.options, &control.fixed.store);
-        let lens = [options.reserve_file_len(), options.output_reserve_len(segments)];
+        let used = ids.into_iter().map(disk_bytes).sum();
+        let lens = [options.reserve_file_len(), options.output_reserve_len(used)];
         for (name, len) in [RESERVE, OUTPUT_RESERVE].into_iter().zip(lens) {
             self.store.keep_reserve(name, len, unfinished, uuid);
         }

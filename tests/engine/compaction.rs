@@ -97,7 +97,8 @@ fn after_a_clear_a_compaction_gives_everything_back_and_copies_nothing() {
     let report = p.compact().unwrap();
     assert_eq!((report.bytes_rewritten, report.deletes_kept), (0, 0), "{report:?}");
     assert!(p.stats().unwrap().segments() <= 2, "{:?}", p.stats());
-    assert!(disk_bytes(&path) < 64 * 1024 * 4, "{}", disk_bytes(&path));
+    // One segment, the control file and two reserves.
+    assert!(disk_bytes(&path) < 64 * 1024 * 5, "{}", disk_bytes(&path));
     p.append([("again", "x")]).unwrap();
     assert_eq!(p.get("again").unwrap(), b"x");
 }

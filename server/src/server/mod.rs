@@ -25,7 +25,7 @@ mod permissions;
 mod records;
 mod sessions;
 pub(crate) mod shared;
-mod stats;
+pub(crate) mod stats;
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
