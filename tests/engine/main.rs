@@ -6,6 +6,7 @@ mod bad_input;
 mod buffer;
 mod compaction;
 mod compaction_limits;
+mod dead_segments;
 mod examples;
 mod full_disk;
 mod identity;
