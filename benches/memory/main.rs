@@ -7,7 +7,6 @@
 //!
 //! `cargo bench --bench memory -- [--rounds N] [--limit-mib N] [--times 2,8,32] [--only TEXT] [--read-ahead KIB]`
 
-mod cgroup;
 mod device;
 mod figures;
 mod ranges;
@@ -16,9 +15,9 @@ mod work;
 
 use std::process::ExitCode;
 
-use cgroup::Cgroup;
 use device::ReadAhead;
 use figures::Figures;
+use partd_testkit::cgroup::Cgroup;
 use work::{Case, Side};
 
 /// What the command line asks for.

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use partd::{Batch, Buffer, Dict, Durability, Key, Op, Partd, SegmentLog};
+use partd_testkit::cgroup::{self, Cgroup};
 
-use super::cgroup::{self, Cgroup};
 use super::figures::{Figures, Meter, memory_mib, rate};
 use super::ranges::Ranges;
 use super::raw;

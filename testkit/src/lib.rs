@@ -4,6 +4,7 @@
 //! | module | what it owns |
 //! |---|---|
 //! | `build` | the bytes of segments and control files, built by hand |
+//! | `cgroup` | a limit of memory for child processes |
 //! | `children` | child processes, what they do, and the judge of what they acknowledged |
 //! | `counted` | a store that counts the calls that a layer makes |
 //! | `history` | recorded histories of clients, and the checker that decides whether one is linear |
@@ -19,6 +20,7 @@
 )]
 
 pub mod build;
+pub mod cgroup;
 pub mod children;
 pub mod counted;
 pub mod history;

@@ -7,6 +7,7 @@ mod buffer;
 mod compaction;
 mod compaction_limits;
 mod copies;
+mod dead_segments;
 mod examples;
 mod full_disk;
 mod identity;

@@ -4,7 +4,9 @@
 mod buffer_memory;
 mod compaction_memory;
 mod hostile_memory;
+mod limited;
 mod snapshots;
+mod uncached;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};

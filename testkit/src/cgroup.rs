@@ -1,19 +1,26 @@
-//! A memory cgroup for the processes that are measured, of version 1 or 2.
+//! A limit of memory for processes of a test or a benchmark, page cache included: a memory cgroup, of version 1 or 2.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A memory cgroup that is removed with this value.
-pub(crate) struct Cgroup {
+#[derive(Debug)]
+pub struct Cgroup {
     path: PathBuf,
     is_v2: bool,
 }
 
 impl Cgroup {
     /// Makes a cgroup whose processes together may have `limit` bytes of memory, page cache included.
-    pub(crate) fn new(limit: u64) -> Result<Cgroup, String> {
+    ///
+    /// # Errors
+    /// A sentence that says what stands in the way: mostly that the process is not root's.
+    pub fn new(limit: u64) -> Result<Cgroup, String> {
         let mounts = fs::read_to_string("/proc/mounts").map_err(|error| error.to_string())?;
-        let name = format!("partd-bench-{}", std::process::id());
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let name = format!("partd-{}-{number}", std::process::id());
         let mut why = "no memory cgroup is mounted".to_owned();
         for mount in mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()) {
             let [_, path, kind, options, ..] = mount[..] else { continue };
@@ -47,12 +54,12 @@ impl Cgroup {
     }
 
     /// Which version of cgroups it is of.
-    pub(crate) fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         if self.is_v2 { "cgroup v2" } else { "cgroup v1" }
     }
 
     /// Where it is, for [`join`].
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 }
@@ -70,6 +77,9 @@ impl Drop for Cgroup {
 }
 
 /// Moves this process into a cgroup.
-pub(crate) fn join(path: &Path) {
+///
+/// # Panics
+/// Where the cgroup is gone.
+pub fn join(path: &Path) {
     fs::write(path.join("cgroup.procs"), "0").expect("the cgroup takes this process");
 }

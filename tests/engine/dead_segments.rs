@@ -1,0 +1,105 @@
+//! What is dead as a whole goes at once, and a store of any size goes quickly.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use partd::{Error, Options, Partd, SegmentLog};
+
+/// Appends until the store is full; returns how often it could.
+fn fill(p: &SegmentLog) -> usize {
+    let value = vec![7; 10_000];
+    for number in 0.. {
+        match p.append([("k", &value)]) {
+            Ok(()) => {}
+            Err(Error::StoreFull { .. }) => return number,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    unreachable!("there is a limit")
+}
+
+#[test]
+fn a_store_of_two_or_three_segments_is_filled_cleared_and_filled_again_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    for segments in [2, 3] {
+        let len = 1 << 20;
+        let options = SegmentLog::options().segment_len_bytes(len).max_store_bytes(segments * len);
+        let path = dir.path().join(format!("store-{segments}"));
+        let stores = [options.open(&path).unwrap(), options.temporary_in(dir.path()).unwrap()];
+        for p in stores {
+            let first = fill(&p);
+            assert!(first as u64 * 10_000 > (segments - 1) * len, "{first} values");
+            for round in 0..3 {
+                p.clear().unwrap();
+                let again = fill(&p);
+                assert!(again * 10 >= first * 9 - 20, "{first}, round {round} {again} values");
+                assert_eq!(p.len_of("k").unwrap(), Some(again as u64 * 10_000));
+            }
+        }
+    }
+}
+
+fn bytes_on_disk(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = std::fs::read_dir(path).unwrap().filter_map(|entry| entry.unwrap().metadata().ok());
+    entries.map(|metadata| metadata.blocks() * 512).sum()
+}
+
+#[test]
+fn segments_in_which_all_is_dead_are_removed_without_waiting_for_a_share() {
+    let dir = tempfile::tempdir().unwrap();
+    // No share of the store is ever as large as that.
+    let options = SegmentLog::options().segment_len_bytes(256 << 10).compaction_dead_share(1.0);
+    let p = options.open(dir.path().join("store")).unwrap();
+    let value = vec![7; 50_000];
+    for part in 0..20_u32 {
+        for _ in 0..10 {
+            p.append([(part, &value)]).unwrap();
+        }
+    }
+    p.append([("kept", "this")]).unwrap();
+    let full = bytes_on_disk(p.path());
+    for part in 0..19_u32 {
+        p.delete([part]).unwrap();
+    }
+    let since = Instant::now();
+    while bytes_on_disk(p.path()) > full / 4 {
+        assert!(since.elapsed() < Duration::from_secs(30), "{} of {full}", bytes_on_disk(p.path()));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(p.get("kept").unwrap(), b"this");
+    assert_eq!(p.get(19_u32).unwrap(), value.repeat(10));
+    drop(p);
+    let p = SegmentLog::open_read_only(dir.path().join("store")).unwrap();
+    assert_eq!(p.keys().unwrap().len(), 2);
+}
+
+fn large(options: &Options, dir: &Path) -> SegmentLog {
+    let p = options.temporary_in(dir).unwrap();
+    let value = vec![7; 4 << 20];
+    for _ in 0..80 {
+        p.append([("k", &value)]).unwrap();
+    }
+    p
+}
+
+#[test]
+fn a_large_temporary_store_has_no_name_left_when_its_handle_is_gone_and_soon_no_space() {
+    let dir = tempfile::tempdir().unwrap();
+    let p = large(&SegmentLog::options(), dir.path());
+    let of_dir = |what: &str| {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        maps.lines().filter(|line| line.contains(what)).count()
+    };
+    let name = p.path().file_name().unwrap().to_str().unwrap().to_owned();
+    p.len_of("k").unwrap();
+    assert!(of_dir(&name) > 0);
+    drop(p);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    // A mapping of a removed file is what keeps its space.
+    let since = Instant::now();
+    while of_dir(&name) > 0 {
+        assert!(since.elapsed() < Duration::from_secs(30), "it is still mapped");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

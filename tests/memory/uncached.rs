@@ -1,0 +1,130 @@
+//! What is read from disk where nothing is in memory: the bytes of what was asked for, and nothing around them.
+//!
+//! The kernel counts it (`/proc/self/io`), so the device's read-ahead, which would bring in the neighbours, shows.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::Duration;
+
+use partd::{Batch, Key, Op, Partd, SegmentLog};
+use partd_testkit::children;
+use rustix::fs::Advice;
+
+use crate::alone;
+
+const KEYS: usize = 64;
+const BATCHES: usize = 100;
+/// What a count may be off: other threads of the process, and blocks of the file system itself.
+const SLACK: u64 = 96 << 10;
+const PAGE: u64 = 4096;
+
+/// Bytes that this process made the disk read so far.
+fn read_bytes() -> u64 {
+    let io = fs::read_to_string("/proc/self/io").unwrap();
+    let field = io.lines().find_map(|line| line.strip_prefix("read_bytes: "));
+    field.unwrap().parse().unwrap()
+}
+
+/// The value of a key in a batch.
+fn value(len: usize, batch: usize, key: usize) -> Vec<u8> {
+    (0..len).map(|i| (i * 31 + batch * 7 + key * 13) as u8).collect()
+}
+
+/// A store with values of a length for each of the keys, one after the other in each batch; closed.
+fn filled(path: &Path, len: usize) {
+    let p = SegmentLog::options().segment_len_bytes(16 << 20).open(path).unwrap();
+    for number in 0..BATCHES {
+        let values: Vec<_> = (0..KEYS).map(|key| value(len, number, key)).collect();
+        let mut batch = Batch::with_capacity(KEYS);
+        for (key, value) in values.iter().enumerate() {
+            batch.push(Op::Append(Key::from(key as u64), value));
+        }
+        p.write(&batch, partd::Durability::Plain).unwrap();
+    }
+    p.sync().unwrap();
+}
+
+/// Drops the pages of every file in a directory.
+fn drop_pages(path: &Path) {
+    // A page that another processor has just handled stays until that has let go of it.
+    for _ in 0..20 {
+        for entry in fs::read_dir(path).unwrap() {
+            let file = File::open(entry.unwrap().path()).unwrap();
+            file.sync_all().unwrap();
+            rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether files of a directory are on a disk.
+fn is_on_disk(path: &Path) -> bool {
+    const TMPFS: i64 = 0x0102_1994;
+    let on_disk = rustix::fs::statfs(path).unwrap().f_type != TMPFS;
+    if !on_disk {
+        children::skip("temporary files live in memory here");
+    }
+    on_disk
+}
+
+/// Reads key 7 in some way, of a store that is not in memory, and holds what was read against what was needed.
+fn one_key(len: usize, read: impl Fn(&SegmentLog, Key) -> Vec<u8>) {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    if !is_on_disk(dir.path()) {
+        return;
+    }
+    let path = dir.path().join("store");
+    filled(&path, len);
+    drop_pages(&path);
+    let p = SegmentLog::open(&path).unwrap();
+    let before = read_bytes();
+    assert_eq!(p.len_of(7_u64).unwrap(), Some((len * BATCHES) as u64));
+    let indexing = read_bytes() - before;
+    // A head: 48 bytes, 16 for each entry, the keys; it begins anywhere in a page. As much may be guessed in vain
+    // where a segment ends.
+    let head_pages = (48 + 16 * KEYS as u64 + 2 * KEYS as u64).div_ceil(PAGE) + 1;
+    let most = (BATCHES as u64 + 2 * 16) * head_pages * PAGE + SLACK;
+    assert!(indexing <= most, "indexing has read {indexing} bytes, {most} would do");
+    let before = read_bytes();
+    let found = read(&p, Key::from(7_u64));
+    let bytes = read_bytes() - before;
+    let expected: Vec<u8> = (0..BATCHES).flat_map(|batch| value(len, batch, 7)).collect();
+    assert!(found == expected, "other bytes");
+    let pages_of_value = (len as u64).div_ceil(PAGE) + 1;
+    let most = BATCHES as u64 * pages_of_value * PAGE + SLACK;
+    println!("{len} bytes each: indexing read {indexing}, the key {bytes} of {}", expected.len());
+    assert!(bytes <= most, "the key has read {bytes} bytes for {}", expected.len());
+    assert!(bytes >= expected.len() as u64 / 2, "only {bytes} bytes: the store was in memory");
+}
+
+#[test]
+fn a_get_of_one_key_reads_its_pages_and_no_neighbours() {
+    for len in [4096, 40_000] {
+        one_key(len, |p, key| p.get(key).unwrap());
+    }
+}
+
+#[test]
+fn a_view_of_one_key_reads_its_pages_and_no_neighbours() {
+    one_key(4096, |p, key| p.view(key).unwrap().chunks().collect::<Vec<_>>().concat());
+    one_key(40_000, |p, key| p.view(key).unwrap().pieces(7000).collect::<Vec<_>>().concat());
+}
+
+#[test]
+fn a_visit_of_one_key_reads_its_pages_and_no_neighbours() {
+    one_key(4096, |p, key| {
+        let mut all = Vec::new();
+        p.visit(&[key], &mut |values| {
+            all = values[0].concat();
+            Ok(())
+        })
+        .unwrap();
+        all
+    });
+}
+
+#[test]
+fn a_pop_of_one_key_reads_its_pages_and_no_neighbours() {
+    one_key(4096, |p, key| p.pop([key]).unwrap().remove(0));
+}
