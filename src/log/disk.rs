@@ -69,7 +69,8 @@ pub trait Dir: Clone + Debug + Send + Sync + 'static {
     fn read_start(&self, name: &str, start: &mut [u8]) -> io::Result<u64> {
         let file = self.open(name, Access::Read)?;
         let len = file.mapping().len();
-        let (bytes, rest) = start.split_at_mut(len.min(start.len() as u64) as usize);
+        // Whole words, as a mapping is read.
+        let (bytes, rest) = start.split_at_mut((len.min(start.len() as u64) & !7) as usize);
         file.loaded(0, bytes.len() as u64);
         file.mapping().copy_out(0, bytes);
         rest.fill(0);

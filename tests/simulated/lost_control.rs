@@ -22,7 +22,7 @@ fn the_handle_goes_on_who_reads_reads_and_who_opens_to_write_is_told_what_to_do(
     assert_eq!(read(), b"123");
     // Another would have to make the words anew that this one still uses.
     let error = open().unwrap_err().to_string();
-    for words in [STORE, "its control file was removed or replaced", "Close the store"] {
+    for words in [STORE, "none of them uses its control file", "Close the store"] {
         assert!(error.contains(words), "{words:?} is not in {error:?}");
     }
     p.append([("b", "4")]).unwrap();
