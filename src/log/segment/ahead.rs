@@ -187,6 +187,9 @@ impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Asking<'s, F, I> {
             bytes += now.len;
             spans.push(now);
         }
+        if spans.is_empty() {
+            return false;
+        }
         self.asked += bytes;
         let is_missing = || is_missing(spans.len(), bytes, |i| spans[i]);
         if self.asked > begun && (self.sure > 0 || is_missing()) {
@@ -198,10 +201,9 @@ impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Asking<'s, F, I> {
             fetch(&mut spans);
             if self.release {
                 self.behind.push_back((self.asked, spans));
-                return true;
             }
         }
-        !spans.is_empty()
+        true
     }
 }
 
