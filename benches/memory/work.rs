@@ -70,7 +70,9 @@ impl Case {
     /// The sides that have a use for it: a record of 16 bytes is smaller than its entry in an index.
     pub(crate) fn sides(&self) -> impl Iterator<Item = Side> + use<> {
         let is_large = self.value >= 1024;
-        SIDES.into_iter().filter(move |side| is_large || matches!(side, Side::Ranges | Side::Buffer))
+        SIDES
+            .into_iter()
+            .filter(move |side| is_large || matches!(side, Side::Ranges | Side::Buffer))
     }
 
     /// Whether the command line asks for it.

@@ -228,7 +228,8 @@ impl<F: DiskFile> Snapshot<F> {
         if !self.verify {
             return Ok(());
         }
-        let all: Vec<&Extent> = self.extents.iter().flatten().flat_map(|list| list.iter()).collect();
+        let all: Vec<&Extent> =
+            self.extents.iter().flatten().flat_map(|list| list.iter()).collect();
         let bytes: u64 = all.iter().map(|extent| extent.len()).sum();
         let is_missing = ahead::is_missing(all.len(), bytes, |i| self.span(all[i]));
         threads::spread_if(bytes >= PARALLEL_MIN_BYTES, pool, |team| {

@@ -262,9 +262,12 @@ impl<F: DiskFile> Survey<F> {
                 return Err(error);
             }
         }
-        let unsynced = numbers.range(self.synced.max(end).saturating_add(1)..).map(|(_, (i, found))| {
-            Span { segment: &self.segments[*i].segment, offset: found.offset, len: found.len }
-        });
+        let unsynced =
+            numbers.range(self.synced.max(end).saturating_add(1)..).map(|(_, (i, found))| Span {
+                segment: &self.segments[*i].segment,
+                offset: found.offset,
+                len: found.len,
+            });
         let ahead = Ahead::new(unsynced, false);
         loop {
             let next = end + 1;

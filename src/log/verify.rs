@@ -37,8 +37,10 @@ pub(super) fn verify<D: Disk>(core: &Core<D>) -> Result<Verified> {
             .flat_map(|(segment, found)| found.into_iter().map(move |batch| (&**segment, batch)))
             .collect();
         let all = Mutex::new(Verified { segments: segments.len() as u64, ..Verified::default() });
-        let spans = batches.iter().map(|&(segment, Found { offset, len, .. })| {
-            Span { segment, offset, len }
+        let spans = batches.iter().map(|&(segment, Found { offset, len, .. })| Span {
+            segment,
+            offset,
+            len,
         });
         // Read once, and by nobody else.
         let ahead = Ahead::new(spans, true);

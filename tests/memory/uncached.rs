@@ -79,7 +79,7 @@ fn one_key(len: usize, read: impl Fn(&SegmentLog, Key) -> Vec<u8>) {
     drop_pages(&path);
     let p = SegmentLog::open(&path).unwrap();
     let before = read_bytes();
-    assert_eq!(p.len_of(7_u64).unwrap(), Some((len * BATCHES) as u64));
+    assert_eq!(p.len_of(7_u64).unwrap(), (len * BATCHES) as u64);
     let indexing = read_bytes() - before;
     // A head: 48 bytes, 16 for each entry, the keys; it begins anywhere in a page. As much may be guessed in vain
     // where a segment ends.
