@@ -7,16 +7,19 @@
 
 mod at_rest;
 mod compacted;
+mod cursor;
 mod discovery;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use partd_format::segment::Keep;
-use partd_format::{Entry, Kind, Link, State};
+use partd_format::{Entry, Kind, Link};
 
 pub(crate) use self::at_rest::AtRest;
 use self::compacted::Compacted;
+pub(crate) use self::cursor::Cursor;
+use self::cursor::Unit;
 use self::discovery::Discovered;
 use super::Core;
 use super::disk::{Disk, DiskFile};
@@ -79,86 +82,6 @@ impl Applied {
         self.entries += 1;
         self.removals += u64::from(!entry.kind.has_value());
     }
-}
-
-/// How far a segment was walked.
-#[derive(Debug)]
-pub(crate) struct Cursor {
-    pub(crate) segment: u32,
-    next: u64,
-    /// Batches behind which the walk went on, and whose state was not final.
-    pending: Vec<(u64, u64)>,
-    /// Whether no more batches come.
-    sealed: bool,
-    /// Where the chain was seen to be broken.
-    broken: Option<partd_format::Error>,
-}
-
-impl Cursor {
-    /// Walks on to the end of what is there, or to a link that is not in memory, which is asked for. Returns whether
-    /// it came to the end.
-    fn walk<F: DiskFile>(
-        &mut self,
-        segment: &Segment<F>,
-        visible: u64,
-        ahead: &mut ChainAhead,
-        units: &mut Vec<Unit>,
-    ) -> bool {
-        loop {
-            let next = self.next;
-            if ahead.step(segment, next) {
-                return false;
-            }
-            match segment.link(next) {
-                Ok(Link::Batch(len)) => {
-                    if self.look(segment, visible, (next, len), units) {
-                        self.pending.push((next, len));
-                    }
-                    self.next += len;
-                }
-                Ok(Link::Sealed) => {
-                    self.sealed = true;
-                    return true;
-                }
-                Ok(Link::End) => return true,
-                Err(error) => {
-                    self.broken = Some(error);
-                    return true;
-                }
-            }
-        }
-    }
-
-    /// Takes a batch in if it is committed and visible; returns whether its state may still change.
-    fn look<F: DiskFile>(
-        &mut self,
-        segment: &Segment<F>,
-        visible: u64,
-        (offset, len): (u64, u64),
-        units: &mut Vec<Unit>,
-    ) -> bool {
-        match segment.state(offset) {
-            Ok(State::Committed(sequence)) if sequence <= visible => {
-                units.push(Unit { sequence, segment: self.segment, offset, len });
-                false
-            }
-            Ok(State::Committed(_) | State::Pending) => true,
-            Ok(State::Void) => false,
-            Err(error) => {
-                self.broken = Some(error);
-                true
-            }
-        }
-    }
-}
-
-/// A committed batch that is to be applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Unit {
-    sequence: u64,
-    segment: u32,
-    offset: u64,
-    len: u64,
 }
 
 impl<D: Disk> Default for Picture<D> {

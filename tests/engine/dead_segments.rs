@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use partd::{Error, Options, Partd, SegmentLog};
+use partd::{Error, Partd, SegmentLog};
 
 /// Appends until the store is full; returns how often it could.
 fn fill(p: &SegmentLog) -> usize {
@@ -41,7 +41,8 @@ fn a_store_of_two_or_three_segments_is_filled_cleared_and_filled_again_at_once()
 
 fn bytes_on_disk(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let entries = std::fs::read_dir(path).unwrap().filter_map(|entry| entry.unwrap().metadata().ok());
+    let entries =
+        std::fs::read_dir(path).unwrap().filter_map(|entry| entry.unwrap().metadata().ok());
     entries.map(|metadata| metadata.blocks() * 512).sum()
 }
 
@@ -74,10 +75,13 @@ fn segments_in_which_all_is_dead_are_removed_without_waiting_for_a_share() {
     assert_eq!(p.keys().unwrap().len(), 2);
 }
 
-fn large(options: &Options, dir: &Path) -> SegmentLog {
-    let p = options.temporary_in(dir).unwrap();
+/// A temporary store of 320 MiB; with `PARTD_TEST_TEMPORARY_MIB`, of as many.
+fn large(dir: &Path) -> SegmentLog {
+    let p = SegmentLog::options().temporary_in(dir).unwrap();
+    let asked = std::env::var("PARTD_TEST_TEMPORARY_MIB").ok();
+    let mib: u64 = asked.map_or(320, |mib| mib.parse().unwrap());
     let value = vec![7; 4 << 20];
-    for _ in 0..80 {
+    for _ in 0..mib / 4 {
         p.append([("k", &value)]).unwrap();
     }
     p
@@ -86,19 +90,21 @@ fn large(options: &Options, dir: &Path) -> SegmentLog {
 #[test]
 fn a_large_temporary_store_has_no_name_left_when_its_handle_is_gone_and_soon_no_space() {
     let dir = tempfile::tempdir().unwrap();
-    let p = large(&SegmentLog::options(), dir.path());
-    let of_dir = |what: &str| {
+    let p = large(dir.path());
+    let mapped = |what: &str| {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         maps.lines().filter(|line| line.contains(what)).count()
     };
     let name = p.path().file_name().unwrap().to_str().unwrap().to_owned();
     p.len_of("k").unwrap();
-    assert!(of_dir(&name) > 0);
+    assert!(mapped(&name) > 0);
+    let start = Instant::now();
     drop(p);
+    println!("dropped in {:.3} s", start.elapsed().as_secs_f64());
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     // A mapping of a removed file is what keeps its space.
     let since = Instant::now();
-    while of_dir(&name) > 0 {
+    while mapped(&name) > 0 {
         assert!(since.elapsed() < Duration::from_secs(30), "it is still mapped");
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -26,27 +26,14 @@ struct Part<'s, 'v, F> {
 impl<F: DiskFile> Snapshot<F> {
     /// Whether some of what a read of the keys needs is not in memory, by a few samples.
     pub(super) fn is_missing(&self, keys: &[&[Extent]], bytes: u64, count: u64) -> bool {
-        if bytes == 0 || keys.is_empty() {
-            return false;
-        }
+        let Some(first) = keys.iter().find_map(|list| list.first()) else { return false };
         let lists = keys.len() as u64;
         ahead::is_missing(count as usize, bytes, |i| {
             // The `i`th of `count`, if the lists were as long as each other.
             let list = keys[(i as u64 * lists / count) as usize];
             let within = i as u64 * lists % count * list.len() as u64 / count;
-            match list.get(within as usize) {
-                Some(extent) => self.span(extent),
-                None => self.any_span(keys),
-            }
+            self.span(list.get(within as usize).unwrap_or(first))
         })
-    }
-
-    fn any_span(&self, keys: &[&[Extent]]) -> Span<'_, F> {
-        let extent = keys.iter().find_map(|list| list.first());
-        extent.map_or_else(
-            || unreachable!("there are bytes, so there is an extent"),
-            |e| self.span(e),
-        )
     }
 
     /// Where an extent lies.

@@ -185,7 +185,9 @@ impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Asking<'s, F, I> {
             let now = span.piece(0, STEP_BYTES);
             self.rest = (now.len < span.len).then(|| span.piece(now.len, u64::MAX));
             bytes += now.len;
-            spans.push(now);
+            if now.len > 0 {
+                spans.push(now);
+            }
         }
         if spans.is_empty() {
             return false;
@@ -214,8 +216,8 @@ const STEPS_UNSEEN: u32 = 4;
 /// Link, state and the lengths behind them.
 const WORDS_BYTES: u64 = 64;
 
-/// Looks ahead along a chain of batches. Where the next link is no one knows before this one is read; but most
-/// writers write batches of one length after another, and then it is guessed.
+/// Looks ahead along a chain of batches. A link is the only record of where the next one is; but most writers write
+/// batches of one length after another, and then the next ones are guessed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ChainAhead {
     steps: u32,
@@ -257,8 +259,8 @@ impl ChainAhead {
     }
 }
 
-/// Asks for the heads of batches in the order in which they will be read. How long a head is only itself says; it is
-/// taken to be as long as the last one of its segment.
+/// Asks for the heads of batches in the order in which they will be read. Only a head itself records its length; it is
+/// taken to be as long as the one before it.
 #[derive(Debug, Default)]
 pub(crate) struct HeadsAhead {
     asked: usize,

@@ -165,10 +165,11 @@ impl Mapping {
         }
     }
 
-    /// Lets go of the pages of a range: they leave this mapping, and memory too if nobody else uses them
-    /// (`MADV_PAGEOUT`). Their bytes stay what they are. A hint.
+    /// Lets go of the pages that lie wholly in a range: they leave this mapping, and memory too if nobody else uses
+    /// them (`MADV_PAGEOUT`). Their bytes stay what they are. Pages at the edges hold what neighbours need. A hint.
     pub(super) fn release(&self, offset: u64, len: u64) {
-        let (start, end) = (offset & !(PAGE_BYTES - 1), (offset + len).min(self.len()));
+        let end = (offset + len).min(self.len()) & !(PAGE_BYTES - 1);
+        let start = offset.next_multiple_of(PAGE_BYTES);
         if start < end {
             self.advise(start, end - start, Advice::LinuxPageOut);
         }

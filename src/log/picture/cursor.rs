@@ -1,0 +1,87 @@
+//! How far a segment was walked along its chain of batches, and what was found on the way.
+
+use partd_format::{Link, State};
+
+use crate::log::disk::DiskFile;
+use crate::log::segment::Segment;
+use crate::log::segment::ahead::ChainAhead;
+
+/// A committed batch that is to be applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Unit {
+    pub(super) sequence: u64,
+    pub(super) segment: u32,
+    pub(super) offset: u64,
+    pub(super) len: u64,
+}
+
+/// How far a segment was walked.
+#[derive(Debug)]
+pub(crate) struct Cursor {
+    pub(crate) segment: u32,
+    pub(super) next: u64,
+    /// Batches behind which the walk went on, and whose state was not final.
+    pub(super) pending: Vec<(u64, u64)>,
+    /// Whether no more batches come.
+    pub(super) sealed: bool,
+    /// Where the chain was seen to be broken.
+    pub(super) broken: Option<partd_format::Error>,
+}
+
+impl Cursor {
+    /// Walks on to the end of what is there, or to a link that is not in memory, which is asked for. Returns whether
+    /// it came to the end.
+    pub(super) fn walk<F: DiskFile>(
+        &mut self,
+        segment: &Segment<F>,
+        visible: u64,
+        ahead: &mut ChainAhead,
+        units: &mut Vec<Unit>,
+    ) -> bool {
+        loop {
+            let next = self.next;
+            if ahead.step(segment, next) {
+                return false;
+            }
+            match segment.link(next) {
+                Ok(Link::Batch(len)) => {
+                    if self.look(segment, visible, (next, len), units) {
+                        self.pending.push((next, len));
+                    }
+                    self.next += len;
+                }
+                Ok(Link::Sealed) => {
+                    self.sealed = true;
+                    return true;
+                }
+                Ok(Link::End) => return true,
+                Err(error) => {
+                    self.broken = Some(error);
+                    return true;
+                }
+            }
+        }
+    }
+
+    /// Takes a batch in if it is committed and visible; returns whether its state may still change.
+    pub(super) fn look<F: DiskFile>(
+        &mut self,
+        segment: &Segment<F>,
+        visible: u64,
+        (offset, len): (u64, u64),
+        units: &mut Vec<Unit>,
+    ) -> bool {
+        match segment.state(offset) {
+            Ok(State::Committed(sequence)) if sequence <= visible => {
+                units.push(Unit { sequence, segment: self.segment, offset, len });
+                false
+            }
+            Ok(State::Committed(_) | State::Pending) => true,
+            Ok(State::Void) => false,
+            Err(error) => {
+                self.broken = Some(error);
+                true
+            }
+        }
+    }
+}
