@@ -10,11 +10,11 @@ mod wakeup;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::wakeup::Wakeup;
 use super::Core;
-use super::compaction::{Aim, Stop};
+use super::compaction::{Aim, Skipped, Stop};
 use super::disk::{Dir, Disk};
 use super::picture::AtRest;
 use super::store::segment_name;
@@ -31,6 +31,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 const ERRORS_MAX: u32 = 8;
 /// So many small segments are worth a compaction.
 const SMALL_MAX: u64 = 64;
+/// How long an append that meets the limit of the store waits for another compaction to make room, looking so often.
+const GONE_PATIENCE: Duration = Duration::from_millis(500);
+const GONE_PAUSE: Duration = Duration::from_millis(2);
 /// How long a handle that closes may compact. Most of it is syncs, which take long on a busy disk;
 /// given up each time, it would never catch up with the small files that come.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -176,7 +179,7 @@ impl<D: Disk> Core<D> {
     }
 
     /// Removes the segments in which all is dead, that in which this handle writes among them. Returns whether
-    /// there were any.
+    /// there may be room now.
     pub(super) fn drop_gone(&self) -> Result<bool> {
         if self.options.compaction_dead_share.is_none() {
             return Ok(false);
@@ -196,7 +199,15 @@ impl<D: Disk> Core<D> {
             // What was to be written does not fit it, and so it would be ended anyway.
             self.writer.give_up_tail(control, 0);
         }
-        Ok(self.compact(Aim::Gone, &Stop::default())?.segments_replaced > 0)
+        // Another compaction, perhaps that of this handle's own thread, may be removing them just now.
+        let since = Instant::now();
+        loop {
+            let report = self.compact(Aim::Gone, &Stop::default())?;
+            if report.skipped != Some(Skipped::OtherCompaction) || since.elapsed() > GONE_PATIENCE {
+                return Ok(true);
+            }
+            std::thread::sleep(GONE_PAUSE);
+        }
     }
 
     /// What the segment files take, without a look into them.

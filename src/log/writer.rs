@@ -250,8 +250,9 @@ impl<D: Disk> Writer<D> {
         let own_len = (HEADER_LEN + len + SEAL_LEN).next_multiple_of(4096);
         let fits_a_segment = HEADER_LEN + len + SEAL_LEN + core.options.reserve() <= segment_len;
         let (mut tail, is_next) = if fits_a_segment {
-            match check_space(core, segment_len)
-                .and_then(|()| make_segment(core, control, slot, segment_len))
+            let least = own_len + core.options.reserve();
+            match room_for(core, segment_len, least)
+                .and_then(|len| make_segment(core, control, slot, len))
             {
                 // What frees space must work on a full disk, if any space is left at all, and is
                 // never refused; it takes no more than it needs.
@@ -335,6 +336,19 @@ pub(crate) fn is_full(error: &Error) -> bool {
         }
         Error::StoreFull { .. } => true,
         _ => false,
+    }
+}
+
+/// The length of a new segment that stays within the limit of the store: `len`, or what is left of the limit where
+/// that is not much shorter and `least` at least. So the output of a compaction, a few KiB, costs no whole segment.
+fn room_for<D: Disk>(core: &Core<D>, len: u64, least: u64) -> Result<u64> {
+    match check_space(core, len) {
+        Err(Error::StoreFull { used, max, .. })
+            if max.saturating_sub(used) >= least.max(len / 4) =>
+        {
+            Ok((max - used) & !4095)
+        }
+        checked => checked.map(|()| len),
     }
 }
 

@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use partd::{Error, Partd, SegmentLog};
 use partd_testkit::cgroup::{self, Cgroup};
@@ -38,11 +39,13 @@ fn child_under_a_limit() {
 
 fn append(path: &Path) {
     let p = options().open(path).unwrap();
-    for batch in 0.. {
+    // A little more than is waited for, however late the signal is.
+    for batch in 0..BATCHES + 20 {
         let values: Vec<_> = (0..KEYS).map(|key| (key, value(batch, key))).collect();
         p.append(values.iter().map(|(key, value)| (*key, value))).unwrap();
         println!("acknowledged {}", batch + 1);
     }
+    std::thread::sleep(Duration::from_secs(60));
 }
 
 fn use_up(path: &Path) {
@@ -82,6 +85,8 @@ fn start(cgroup: &Cgroup, store: &Path, role: &str, acknowledged: u64) -> Child 
         .env("PARTD_TEST_STORE", store)
         .env("PARTD_TEST_ROLE", role)
         .env("PARTD_TEST_ACKNOWLEDGED", acknowledged.to_string())
+        // The names of a backtrace take more memory than there is.
+        .env("RUST_BACKTRACE", "0")
         .stdout(Stdio::piped())
         .spawn()
         .unwrap()

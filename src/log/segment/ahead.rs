@@ -14,10 +14,10 @@ use crate::log::disk::DiskFile;
 
 /// Bytes that a read asks for before it touches them.
 pub(crate) const AHEAD_BYTES: u64 = 8 << 20;
-/// The pages that one look samples, at most.
-const SAMPLES_MAX: usize = 16;
-/// A page is sampled for so many spans, and for so many bytes.
-const SPANS_PER_SAMPLE: usize = 64;
+/// The spans that one look samples, at most.
+const SAMPLES_MAX: usize = 8;
+/// A span is sampled for so many of them, and for so many bytes.
+const SPANS_PER_SAMPLE: usize = 16;
 const BYTES_PER_SAMPLE: u64 = 256 << 10;
 /// Bytes that are asked for at a time, sorted by place.
 const STEP_BYTES: u64 = 1 << 20;
@@ -60,7 +60,7 @@ impl<F: DiskFile> Span<'_, F> {
     }
 }
 
-/// Whether a page of some spans is not in memory, by a few samples; `span` gives the `i`th of `count`.
+/// Whether some of the spans is not in memory, by a few samples; `span` gives the `i`th of `count`.
 pub(crate) fn is_missing<'s, F: DiskFile>(
     count: usize,
     bytes: u64,
@@ -73,9 +73,14 @@ pub(crate) fn is_missing<'s, F: DiskFile>(
     let samples = wanted.clamp(1, SAMPLES_MAX);
     (0..samples).any(|i| {
         let span = span(i * count / samples);
-        // Not always the same part of a span; the last sample is its last byte.
-        let inside = span.len.saturating_sub(1) * i as u64 / (samples as u64 - 1).max(1);
-        span.len > 0 && !span.segment.file().mapping().is_resident(span.offset + inside)
+        let is_there = |at| span.segment.file().mapping().is_resident(span.offset + at);
+        // Both ends: the page that a value shares with its neighbour may be there for that one's sake. Of a long
+        // one also a page between, not always the same.
+        let inside = span.len / samples as u64 * i as u64;
+        span.len > 0
+            && !(is_there(0)
+                && (span.is_one_page() || is_there(span.len - 1))
+                && (span.len < BYTES_PER_SAMPLE || is_there(inside)))
     })
 }
 
