@@ -25,7 +25,7 @@ impl Cgroup {
         for mount in mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()) {
             let [_, path, kind, options, ..] = mount[..] else { continue };
             let is_v2 = kind == "cgroup2";
-            if !is_v2 && !(kind == "cgroup" && options.split(',').any(|o| o == "memory")) {
+            if !(is_v2 || kind == "cgroup" && options.split(',').any(|o| o == "memory")) {
                 continue;
             }
             match Cgroup::make(Path::new(path), &name, is_v2, limit) {

@@ -64,7 +64,7 @@ fn a_compaction_changes_nothing_that_can_be_read() {
     let before = contents(&handles[0]);
     drop(handles);
     assert!(contents(&SegmentLog::open(&path).unwrap()) == before);
-    std::fs::remove_file(path.join("control")).unwrap();
+    fs::remove_file(path.join("control")).unwrap();
     assert!(contents(&SegmentLog::open(&path).unwrap()) == before, "without the control file");
 }
 
@@ -237,17 +237,17 @@ fn the_damaged_head_of_an_output_is_an_error_of_the_opening_for_writers_and_read
     assert_eq!(p.compact().unwrap().segments_replaced, 1);
     drop(p);
     // What the control file says is lost, so that the segments are looked at.
-    std::fs::remove_file(path.join("control")).unwrap();
+    fs::remove_file(path.join("control")).unwrap();
     let is_segment = |path: &std::path::PathBuf| path.extension().is_some_and(|e| e == "seg");
-    let files = || std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
+    let files = || fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
     let output = files().find(is_segment).expect("the output");
     assert_eq!(files().filter(is_segment).count(), 1);
-    let mut bytes = std::fs::read(&output).unwrap();
+    let mut bytes = fs::read(&output).unwrap();
     let header = partd_format::SegmentHeader::decode(&bytes[..128], bytes.len() as u64).unwrap();
     // Behind the words of link and state.
     let head = header.data_start as usize + 16;
     bytes[head] ^= 1;
-    std::fs::write(&output, &bytes).unwrap();
+    fs::write(&output, &bytes).unwrap();
     for opened in [options().open(&path), options().open_read_only(&path)] {
         match opened.map(drop) {
             Err(partd::Error::Damage { path, damage }) => {
@@ -256,7 +256,7 @@ fn the_damaged_head_of_an_output_is_an_error_of_the_opening_for_writers_and_read
             opened => panic!("{opened:?}"),
         }
     }
-    assert!(std::fs::read(&output).unwrap() == bytes, "the attempts have changed the file");
+    assert!(fs::read(&output).unwrap() == bytes, "the attempts have changed the file");
 }
 
 #[test]
@@ -269,7 +269,7 @@ fn damage_beside_an_output_and_in_it_can_be_read_around() {
     assert_eq!(beside.compact().unwrap().segments_replaced, 1);
     beside.append([("later", "3")]).unwrap();
     drop(beside);
-    std::fs::remove_file(path.join("control")).unwrap();
+    fs::remove_file(path.join("control")).unwrap();
     let around = |what: &str, expected: [&str; 3]| {
         let reading = options().open_read_only(&path);
         assert!(reading.is_err(), "{what}: it is no damage");
@@ -284,14 +284,14 @@ fn damage_beside_an_output_and_in_it_can_be_read_around() {
         .collect();
     assert_eq!(segments.len(), 2);
     for (segment, expected) in segments.iter().zip([["2", "", "3"], ["", "1", "3"]]) {
-        let whole = std::fs::read(segment).unwrap();
+        let whole = fs::read(segment).unwrap();
         let header = partd_format::SegmentHeader::decode(&whole, whole.len() as u64).unwrap();
         let mut damaged = whole.clone();
         damaged[header.data_start as usize + 16] ^= 1;
-        std::fs::write(segment, &damaged).unwrap();
+        fs::write(segment, &damaged).unwrap();
         around(&format!("the first batch of {}", segment.display()), expected);
-        std::fs::write(segment, &whole).unwrap();
+        fs::write(segment, &whole).unwrap();
     }
-    std::fs::remove_file(&segments[0]).unwrap();
+    fs::remove_file(&segments[0]).unwrap();
     around("a segment that is gone", ["2", "", ""]);
 }
