@@ -13,7 +13,7 @@ use rustix::fs::Advice;
 use crate::alone;
 
 const KEYS: usize = 64;
-const BATCHES: usize = 100;
+const BATCHES: usize = 40;
 /// What a count may be off: other threads of the process, and blocks of the file system itself.
 const SLACK: u64 = 96 << 10;
 const PAGE: u64 = 4096;
