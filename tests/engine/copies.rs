@@ -138,7 +138,7 @@ fn copies_that_are_made_while_others_append_and_compact_open_as_a_prefix_or_say_
             match options().open(&bare).and_then(|p| p.get("k")) {
                 Ok(value) => drop(last_of_prefix(&value)),
                 Err(error) => {
-                    assert!(error.to_string().contains(&*bare.to_string_lossy()), "{error}")
+                    assert!(error.to_string().contains(&*bare.to_string_lossy()), "{error}");
                 }
             }
         }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use partd::{Error, Key, Options, Partd, SegmentLog};
+use partd::{Error, Options, Partd, SegmentLog};
 use partd_testkit::children::pieces::{Tag, parse, piece};
 use partd_testkit::children::{Random, report};
 
@@ -153,7 +153,8 @@ impl Worker {
             .split(' ')
             .filter(|word| !word.contains(|c: char| c == '/' || c.is_ascii_digit()));
         let mut text: String = words.collect::<Vec<_>>().join(" ");
-        text.truncate(text.floor_char_boundary(100));
+        let end = (0..=100).rev().find(|&at| text.is_char_boundary(at));
+        text.truncate(end.unwrap_or(0));
         let kind = format!("{error:?}");
         let kind = kind.split([' ', '(', '{']).next().unwrap_or_default();
         format!("{kind}: {text}")
@@ -233,7 +234,7 @@ impl Worker {
             70..74 => {
                 let viewed = handle.log.view(&*own);
                 let seen = |view: &partd::View| {
-                    handle.check_own(&view.chunks().collect::<Vec<_>>().concat())
+                    handle.check_own(&view.chunks().collect::<Vec<_>>().concat());
                 };
                 ("view", viewed.map(|view| seen(&view)))
             }
@@ -296,7 +297,7 @@ fn look_at_all(log: &SegmentLog) -> Result<(), Error> {
     for key in log.keys()? {
         let name = String::from_utf8_lossy(key.as_bytes()).into_owned();
         assert!(name == ALL || name.starts_with("own "), "a key that nobody wrote: {name}");
-        check(&name, &log.get(Key::from(key))?);
+        check(&name, &log.get(key)?);
     }
     Ok(())
 }
