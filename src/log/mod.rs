@@ -492,7 +492,7 @@ impl<D: Disk> Drop for Core<D> {
             if self.is_temporary {
                 // Nobody is left to tell; what stays behind can be swept later.
                 if let Ok(Some(files)) = temporary::remove(&self.store, None) {
-                    let picture = std::mem::replace(&mut self.picture, RwLock::default());
+                    let picture = std::mem::take(&mut self.picture);
                     let recycler = std::mem::replace(&mut self.recycler, Recycler::new());
                     let writer = std::mem::replace(&mut self.writer, Writer::new());
                     temporary::give_back(files, (picture, recycler, writer));
