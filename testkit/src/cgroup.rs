@@ -1,15 +1,23 @@
 //! A limit of memory for processes of a test or a benchmark, page cache included: a memory cgroup, of version 1 or 2.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A memory cgroup that is removed with this value.
+/// A memory cgroup that is removed with this value, and also if this process is interrupted or killed: a shell in a
+/// process group of its own waits for the end of a pipe, and removes it.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
     is_v2: bool,
+    watcher: Child,
 }
+
+/// It can only be removed once the kernel has let go of its last process.
+const REMOVE: &str =
+    "cat > /dev/null; for i in $(seq 100); do rmdir \"$1\" && exit; sleep 0.05; done";
 
 impl Cgroup {
     /// Makes a cgroup whose processes together may have `limit` bytes of memory, page cache included.
@@ -47,7 +55,15 @@ impl Cgroup {
         }
         let path = mount.join(name);
         fs::create_dir(&path).map_err(say(&path))?;
-        let cgroup = Cgroup { path, is_v2 };
+        let watcher = Command::new("sh")
+            .args(["-c", REMOVE, "sh"])
+            .arg(&path)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .map_err(say(&path))?;
+        let cgroup = Cgroup { path, is_v2, watcher };
         let file = cgroup.path.join(if is_v2 { "memory.max" } else { "memory.limit_in_bytes" });
         fs::write(&file, limit.to_string()).map_err(say(&file))?;
         Ok(cgroup)
@@ -66,13 +82,8 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // It can only be removed once the kernel has let go of its last process.
-        for _ in 0..100 {
-            if fs::remove_dir(&self.path).is_ok() {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        drop(self.watcher.stdin.take());
+        let _ = self.watcher.wait();
     }
 }
 
