@@ -165,7 +165,13 @@ pub fn session(input: &[u8]) {
         stream.extend_from_slice(&[b'0'; 32]);
     }
     stream.extend_from_slice(bytes);
-    let Ok(shared) = Shared::new(Arc::new(Dict::new()), MemoryGauge::default(), limits(), std::env::temp_dir(), 1) else {
+    let Ok(shared) = Shared::new(
+        Arc::new(Dict::new()),
+        MemoryGauge::default(),
+        limits(),
+        std::env::temp_dir(),
+        1,
+    ) else {
         return;
     };
     let shared = Arc::new(shared);

@@ -153,7 +153,10 @@ impl ServerOptions {
 
     /// How many bytes of memory the store holds, which [`Client::status`](crate::Client::status) reports
     /// and nothing else uses: 0 unless given, for the trait [`Partd`] cannot tell.
-    pub fn memory_bytes(mut self, gauge: impl Fn() -> u64 + Send + Sync + 'static) -> ServerOptions {
+    pub fn memory_bytes(
+        mut self,
+        gauge: impl Fn() -> u64 + Send + Sync + 'static,
+    ) -> ServerOptions {
         self.memory = MemoryGauge::new(gauge);
         self
     }
