@@ -44,10 +44,17 @@ impl Mapping {
             user.is_root() || user.as_raw() == file.metadata()?.uid()
         };
         let mapping = Mapping { raw, writable, private: false, tells };
-        // A fault then brings in its own page, and not as many around it as the device's read-ahead is. A system
-        // that does not take the hint only reads more.
-        mapping.advise(0, mapping.len(), Advice::Random);
+        // Fresh pages that are stored to are made faster without the hint.
+        if !writable {
+            mapping.expect_random_reads();
+        }
         Ok(mapping)
+    }
+
+    /// From now on a fault brings in its own page, and not as many around it as the device's read-ahead is. A
+    /// system that does not take the hint only reads more.
+    pub(crate) fn expect_random_reads(&self) {
+        self.advise(0, self.len(), Advice::Random);
     }
 
     /// Zeroed memory without a file, for disks that tests simulate.

@@ -538,6 +538,7 @@ impl<F: DiskFile> Tail<F> {
 
     /// Ends the segment, and gives back the space behind its batches.
     pub(crate) fn close(self) {
+        self.segment.file().mapping().expect_random_reads();
         // Where there is no space for the word, the end stays open: whoever takes over the slot seals it.
         if self.segment.reserve(self.offset & !7, SEAL_LEN).is_ok() {
             self.segment.seal(self.offset);
