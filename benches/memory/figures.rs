@@ -1,4 +1,4 @@
-//! What a process has measured of itself: times, bytes read, faults, memory.
+//! The figures that a process measures of itself: times, bytes read, faults, memory.
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -20,7 +20,7 @@ use figures::Figures;
 use partd_testkit::cgroup::Cgroup;
 use work::{Case, Side};
 
-/// What the command line asks for.
+/// The parsed command line.
 struct Asked {
     rounds: usize,
     limit: u64,

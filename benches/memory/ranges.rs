@@ -10,7 +10,7 @@ use rustix::fs::Advice;
 /// Buffers that one call writes.
 const BUFFERS: usize = 1024;
 
-/// What a query engine writes itself to spill: nothing is checked, nothing survives it.
+/// The spill file that a query engine writes by hand: unchecked, and lost in a crash.
 pub(crate) struct Ranges {
     file: File,
     end: u64,

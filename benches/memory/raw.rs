@@ -1,4 +1,4 @@
-//! What the disk itself gives: extents of one size at random places, at several depths of the queue.
+//! The random-read rate of the disk: extents of one size at random places, at several queue depths.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! What a measured process does: one workload, through one of the sides.
+//! One measured process: runs one workload through one store.
 
 use std::fmt;
 use std::path::Path;

@@ -33,7 +33,7 @@ impl<'s> Ahead<'s> {
         {
             let segment = &self.store.segments[next.segment as usize];
             let offset = segment.entries[next.entry as usize].value_offset;
-            // What is longer is asked for piece by piece as it is read.
+            // Longer values are read ahead piece by piece.
             segment.source.will_read(offset, self.len(*next).min(AHEAD));
             self.asked += self.len(*next);
             self.rest = behind;

@@ -37,7 +37,7 @@ impl Life {
     }
 }
 
-/// What one look at `/proc/locks` gets for certain, in bytes: a page, but for a line that does not fit any more.
+/// Bytes that one read of `/proc/locks` is sure to return: a page, less one line that does not fit.
 const PAGE: usize = 4096 - 128;
 /// How often to look again where it is longer.
 const READINGS: usize = 3;

@@ -30,7 +30,7 @@ use rustix::process::{Resource, getrlimit};
 const AHEAD_MAX: usize = 1 << 20;
 /// What a window reads at least.
 const AHEAD_MIN: usize = 4 << 10;
-/// What one announcement of a read covers.
+/// Bytes that one read-ahead request covers.
 const WILL_READ: u64 = 128 << 10;
 /// What may be read into memory of a file that has nothing stored.
 const CLAIM_FREE: u64 = 1 << 20;
