@@ -19,12 +19,12 @@ use hashbrown::HashMap;
 use crate::partd::{Batch, Durability, MemoryStore, Op, Partd};
 use crate::{Key, Result};
 
-mod apart;
-mod moving;
-mod pending;
+mod deferred_sets;
+mod flush;
+mod isolate;
 
-use apart::Isolate;
-use pending::Pending;
+use deferred_sets::DeferredSets;
+use isolate::Isolate;
 
 /// Reads of `slow` outside the lock before one is made inside it.
 const UNLOCKED_READS: usize = 4;
@@ -70,7 +70,7 @@ pub struct Buffer<Fast: MemoryStore, Slow: Partd> {
 struct State {
     /// Counts the times that the lock was held alone: what the stores hold may have moved.
     epoch: u64,
-    pending: Pending,
+    deferred: DeferredSets,
     stats: BufferStats,
 }
 
@@ -153,7 +153,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     fn settled(&self, keys: &[Key]) -> Result<RwLockReadGuard<'_, State>> {
         loop {
             let state = self.shared();
-            if !state.pending.has_any(keys) {
+            if !state.deferred.has_any(keys) {
                 return Ok(state);
             }
             drop(state);
@@ -167,12 +167,12 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         for op in batch.ops() {
             match op {
                 Op::Append(..) => {}
-                Op::Set(key, _) if state.pending.has(key) => void_sets += 1,
+                Op::Set(key, _) if state.deferred.has(key) => void_sets += 1,
                 Op::Set(..) => return Ok(Fit::NotShared),
                 Op::Delete(_) | Op::Clear => return Ok(Fit::Never),
             }
         }
-        let limit_bytes = self.limit_bytes.saturating_sub(state.pending.memory_bytes());
+        let limit_bytes = self.limit_bytes.saturating_sub(state.deferred.memory_bytes());
         let fits = if void_sets == 0 {
             self.fast.write_within(batch, limit_bytes)?
         } else {
@@ -187,30 +187,30 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
 
     /// Puts a batch of appends and sets into the buffer, where its sets may become pending.
     fn buffer_alone(&self, state: &mut State, batch: &Batch<'_>) -> Result<Fit> {
-        let Some(new) = self.new_pending(state, batch)? else { return Ok(Fit::Never) };
-        let pending_bytes = state.pending.memory_bytes_with(&new);
-        if self.fast.memory_bytes() + pending_bytes > self.limit_bytes {
+        let Some(new) = self.new_deferred(state, batch)? else { return Ok(Fit::Never) };
+        let deferred_bytes = state.deferred.memory_bytes_with(&new);
+        if self.fast.memory_bytes() + deferred_bytes > self.limit_bytes {
             return Ok(Fit::NoRoom);
         }
         for &(key, value) in &new {
-            state.pending.insert(key, value);
+            state.deferred.insert(key, value);
         }
         let fit = self.buffer(state, batch);
         if !matches!(fit, Ok(Fit::Buffered)) {
-            new.iter().for_each(|(key, _)| state.pending.remove(key));
+            new.iter().for_each(|(key, _)| state.deferred.remove(key));
         }
         fit
     }
 
     /// The sets of a batch that would become pending; none where the batch cannot be buffered:
     /// it removes something, or sets what has been appended to in the buffer.
-    fn new_pending<'b>(&self, state: &State, batch: &'b Batch<'_>) -> Result<Option<Sets<'b>>> {
+    fn new_deferred<'b>(&self, state: &State, batch: &'b Batch<'_>) -> Result<Option<Sets<'b>>> {
         let mut seen = HashMap::<&Key, bool, RandomState>::default();
         let mut new = Vec::new();
         for op in batch.ops() {
             match op {
                 Op::Append(key, _) => drop(seen.entry(key).or_insert(false)),
-                Op::Set(key, _) if state.pending.has(key) => {}
+                Op::Set(key, _) if state.deferred.has(key) => {}
                 Op::Set(key, value) => match seen.insert(key, true) {
                     None => new.push((key, *value)),
                     Some(true) => {}
@@ -225,7 +225,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     }
 
     fn held_bytes(&self, state: &State) -> u64 {
-        self.fast.memory_bytes() + state.pending.memory_bytes()
+        self.fast.memory_bytes() + state.deferred.memory_bytes()
     }
 
     /// What `read` finds in the slow store about the keys, and the lock, shared, with which it is true.
@@ -349,7 +349,7 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
     fn keys(&self) -> Result<Vec<Key>> {
         let (mut keys, state) = self.read_slow(&[], Slow::keys)?;
         keys.extend(self.fast.keys()?);
-        keys.extend(state.pending.keys());
+        keys.extend(state.deferred.keys());
         drop(state);
         keys.sort();
         keys.dedup();

@@ -143,7 +143,7 @@ mutant lists-checksum format/src/segment.rs I9 damage $flips \
     'if output.lists_checksum != right {' \
     'if output.lists_checksum != right && right == 0 {'
 mutant note-check format/src/word.rs I9 damage $flips \
-    'let end = salt.unpack(b'\''N'\'', "note of what is synced", at, word, LINK_CHECK_BITS)? * 8;' \
+    'let end = salt.unpack(b'\''N'\'', "durable watermark", at, word, LINK_CHECK_BITS)? * 8;' \
     'let end = (word >> LINK_CHECK_BITS) * 8;'
 mutant control-checksum format/src/control.rs I9 damage $flips \
     'let right = crc32fast::hash(&bytes[..CHECKSUM_AT]);' \
@@ -161,7 +161,7 @@ mutant help src/log/commit.rs 'live I1' kill_steps $killed \
     'help(words, seen).map_err(CommitError::Help)?;' \
     'return Err(CommitError::HistoryFull);'
 mutant help-state src/log/commit.rs 'live I1' kill_steps $killed \
-    'if let Err(error) = words.settle(position, open.sequence) {' \
+    'if let Err(error) = words.mark_committed(position, open.sequence) {' \
     'if let (Err(error), _) = (Ok::<(), W::Error>(()), position) {'
 mutant take-over src/log/writer.rs 'live I1 I6' kill_steps \
     whoever_takes_the_slot_of_the_dead_finishes_what_it_left \
@@ -170,13 +170,13 @@ mutant take-over src/log/writer.rs 'live I1 I6' kill_steps \
 
 # Recovery.
 mutant void src/log/recovery.rs I8 crash $crash \
-    'given_up.iter().try_for_each(|found| segment.revoke(found.offset))?;' \
+    'given_up.iter().try_for_each(|found| segment.force_void(found.offset))?;' \
     ''
 mutant void-again src/log/recovery.rs I7 crash $crash \
-    'Ok(State::Void) => trust == Trust::Disk,' \
+    'Ok(State::Void) => mode == RecoveryMode::Disk,' \
     'Ok(State::Void) => false,'
 mutant recovered-values src/log/recovery.rs I3 crash $crash \
-    'let values = trust == Trust::Disk && next > self.synced;' \
+    'let values = mode == RecoveryMode::Disk && next > self.durable_seq;' \
     'let values = false;'
 mutant holes src/log/recovery.rs 'I2' crash $crash \
     'None if next > must => break,' \
@@ -185,13 +185,13 @@ mutant holes src/log/recovery.rs 'I2' crash $crash \
                     None => break,
                 },'
 mutant mark src/log/recovery.rs I9 crash $crash \
-    'Trust::Disk => self.synced,' \
-    'Trust::Disk => 0,'
+    'RecoveryMode::Disk => self.durable_seq,' \
+    'RecoveryMode::Disk => 0,'
 mutant note src/log/recovery.rs I9 crash $crash \
-    'surveyed.must_reach(surveyed.segment.note())' \
+    'surveyed.must_reach(surveyed.segment.durable_end())' \
     'surveyed.must_reach(0)'
 mutant mark-in-header src/log/writer.rs I9 damage $flips \
-    'fill(&mut prepared.claim, batch, &layout, control.synced())' \
+    'fill(&mut prepared.claim, batch, &layout, control.durable_seq())' \
     'fill(&mut prepared.claim, batch, &layout, 0)'
 mutant boot src/log/open.rs 'I1 I2 I6' crash $crash \
     'let is_usable = control.fixed.boot == boot' \
@@ -203,8 +203,8 @@ mutant closed-control src/log/open.rs I6 crash $crash \
 # Pops and compactions.
 mutant pop-condition src/log/pop.rs I1 pops \
     a_pop_beside_segments_that_come_at_any_of_its_operations_loses_no_byte \
-    'picture.knows_all_segments(control.generation());' \
-    'control.generation() > 0;'
+    'version.knows_all_segments(control.directory_epoch());' \
+    'control.directory_epoch() > 0;'
 mutant pins src/log/read/pins.rs live pins \
     a_view_keeps_the_segments_that_it_shows_and_no_others \
     'let mut last = None;' \
@@ -217,12 +217,12 @@ mutant wake-up src/log/background/wakeup.rs live sleeping \
         self.changed.notify_one();' \
     'self.changed.notify_one();
         self.state().is_closed = true;'
-mutant rebuild-bound src/log/picture.rs live refreshing \
+mutant rebuild-bound src/log/version.rs live refreshing \
     a_read_of_a_store_without_one_of_its_segments_is_an_error_though_others_make_segments \
     'tries -= 1;' \
     ''
 mutant history-sync src/log/compaction.rs 'I1 I2' crash $crash \
-    'self.syncer.sync_beside(self, base.upto, &base.source_ids())?;' \
+    'self.syncer.sync_beside(self, base.max_seq, &base.input_ids())?;' \
     ''
 mutant mark-too-early src/log/sync.rs I1 crash $crash \
     'if replaced.is_empty() {' \
@@ -244,9 +244,9 @@ mutant predecessor-name src/log/compaction.rs 'I1 I2' killed_compactions \
 mutant torn-source src/log/recovery.rs I2 crash $crash \
     'self.unreadable_replaced = gone.map(|(id, _)| id).collect();' \
     'self.unreadable_replaced = gone.map(|(id, _)| id).filter(|_| false).collect();'
-mutant announced src/log/finder.rs I1 publishing \
+mutant announced src/log/discovery.rs I1 publishing \
     a_segment_that_comes_while_a_leader_looks_for_the_first_time_is_synced \
-    'control.announced().collect();' \
+    'control.reserved_ids().collect();' \
     'BTreeSet::new();'
 mutant owner src/log/writer.rs I1 publishing \
     a_segment_whose_number_a_dead_writer_wanted_stays_its_owners \
@@ -299,7 +299,7 @@ mutant forgotten-delete src/log/compaction/plan.rs I5 crash $crash \
     '*removals = needed;' \
     '*removals = Removals::default();
         drop(needed);'
-mutant replaced src/log/picture/discovery.rs 'live I5' kill_steps \
+mutant replaced src/log/version/discovery.rs 'live I5' kill_steps \
     a_process_stopped_at_any_operation_delays_nobody_and_goes_on_later \
     'if !self.replaced.contains(&segment.id()) {' \
     'if !self.replaced.contains(&segment.id()) || segment.id() > 0 {'

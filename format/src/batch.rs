@@ -26,7 +26,7 @@ pub const FLAG_SEQUENCES: u32 = 1;
 // Offsets from the link word.
 const CHECKSUM_AT: u64 = 16;
 const FLAGS_AT: u64 = 20;
-const SYNCED_AT: u64 = 24;
+const DURABLE_SEQ_AT: u64 = 24;
 const ENTRIES_AT: u64 = 32;
 const ZERO_AT: u64 = 36;
 const KEYS_LEN_AT: u64 = 40;
@@ -153,7 +153,7 @@ impl Layout {
         &self,
         salt: Salt,
         offset: u64,
-        synced: u64,
+        durable_seq: u64,
         entries: impl IntoIterator<Item = NewEntry<'k>>,
         out: &mut [u8],
     ) -> Result<(), Error> {
@@ -207,7 +207,7 @@ impl Layout {
         }
         let at = |field: u64| (field - WORDS_LEN) as usize;
         Le::write_u32(&mut head[at(FLAGS_AT)..], if self.sequences { FLAG_SEQUENCES } else { 0 });
-        Le::write_u64(&mut head[at(SYNCED_AT)..], synced);
+        Le::write_u64(&mut head[at(DURABLE_SEQ_AT)..], durable_seq);
         Le::write_u32(&mut head[at(ENTRIES_AT)..], self.entries as u32);
         Le::write_u32(&mut head[at(ZERO_AT)..], 0);
         Le::write_u64(&mut head[at(KEYS_LEN_AT)..], self.keys_len);
@@ -290,7 +290,7 @@ pub struct Batch<'a> {
     body: &'a [u8],
     entries: u32,
     sequences: bool,
-    synced: u64,
+    durable_seq: u64,
     /// From the link word.
     keys_start: u64,
     /// From the link word.
@@ -347,7 +347,7 @@ impl<'a> Batch<'a> {
             body,
             entries,
             sequences: flags & FLAG_SEQUENCES != 0,
-            synced: Le::read_u64(&body[at(SYNCED_AT)..]),
+            durable_seq: Le::read_u64(&body[at(DURABLE_SEQ_AT)..]),
             keys_start,
             values_start,
         };
@@ -440,8 +440,8 @@ impl<'a> Batch<'a> {
     }
 
     /// The synced mark of the store as its writer knew it.
-    pub fn synced(&self) -> u64 {
-        self.synced
+    pub fn durable_seq(&self) -> u64 {
+        self.durable_seq
     }
 
     /// Whether each entry has a sequence number of its own: a batch of a compaction.

@@ -24,11 +24,11 @@ pub const COMMIT_AT: u64 = 192;
 /// The id of the next segment to be made.
 pub const NEXT_SEGMENT_AT: u64 = 256;
 /// Counts the publishing renames, and the compactions before they unlink.
-pub const GENERATION_AT: u64 = 320;
-/// The sequence number up to which the history is on stable storage, see [`encode_synced`].
-pub const SYNCED_AT: u64 = 384;
+pub const DIRECTORY_EPOCH_AT: u64 = 320;
+/// The sequence number up to which the history is on stable storage, see [`encode_durable_seq`].
+pub const DURABLE_SEQ_AT: u64 = 384;
 /// The generation at which the directory was last on stable storage.
-pub const DIRECTORY_SYNCED_AT: u64 = 448;
+pub const DURABLE_DIRECTORY_EPOCH_AT: u64 = 448;
 /// [`SYNC_FAILED`] once a sync has failed.
 pub const SYNC_FAILED_AT: u64 = 512;
 /// What stands in the word at [`SYNC_FAILED_AT`] once a sync has failed.
@@ -59,7 +59,7 @@ pub const SLOT_FIRST_AT: u64 = 40;
 /// is that of a store in use. (Locks are open-file-description locks, one byte long.)
 pub const PRESENCE_LOCK_AT: u64 = 0;
 /// The byte that the leader of a sync locks exclusively.
-pub const SYNC_LOCK_AT: u64 = SYNCED_AT;
+pub const SYNC_LOCK_AT: u64 = DURABLE_SEQ_AT;
 /// The byte that a compaction locks exclusively.
 pub const COMPACTION_LOCK_AT: u64 = OUTPUT_AT;
 
@@ -159,20 +159,20 @@ pub const fn slot_at(slot: u16) -> u64 {
 /// The word that says that the history up to `sequence` is on stable storage.
 ///
 /// Packed like a state word, so that a random word is not taken for a promise.
-pub fn encode_synced(store: &[u8; 16], sequence: u64) -> u64 {
+pub fn encode_durable_seq(store: &[u8; 16], sequence: u64) -> u64 {
     match sequence {
         0 => 0,
-        sequence => State::Committed(sequence).encode(store_salt(store), SYNCED_AT),
+        sequence => State::Committed(sequence).encode(store_salt(store), DURABLE_SEQ_AT),
     }
 }
 
-/// Reads the word at [`SYNCED_AT`].
-pub fn decode_synced(store: &[u8; 16], word: u64) -> Result<u64, Error> {
-    match State::decode(store_salt(store), SYNCED_AT, word)? {
+/// Reads the word at [`DURABLE_SEQ_AT`].
+pub fn decode_durable_seq(store: &[u8; 16], word: u64) -> Result<u64, Error> {
+    match State::decode(store_salt(store), DURABLE_SEQ_AT, word)? {
         State::Committed(sequence) => Ok(sequence),
         State::Pending => Ok(0),
         State::Void => {
-            Err(Error::at_most(SYNCED_AT, "synced mark", SEQUENCE_MAX, SEQUENCE_MAX + 1))
+            Err(Error::at_most(DURABLE_SEQ_AT, "synced mark", SEQUENCE_MAX, SEQUENCE_MAX + 1))
         }
     }
 }
@@ -185,10 +185,10 @@ fn store_salt(store: &[u8; 16]) -> Salt {
 ///
 /// Never 0. A control file that carries the right stamp has missed nothing that was done before
 /// it was closed.
-pub fn clean_stamp(store: &[u8; 16], commit: u64, next_segment: u64, synced: u64) -> u64 {
+pub fn clean_stamp(store: &[u8; 16], commit: u64, next_segment: u64, durable_seq: u64) -> u64 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(store);
-    for word in [commit, next_segment, synced] {
+    for word in [commit, next_segment, durable_seq] {
         hasher.update(&word.to_le_bytes());
     }
     u64::from(hasher.finalize()) << 32 | 1

@@ -11,7 +11,7 @@ pub const MAGIC: [u8; 8] = *b"PARTDSEG";
 /// The length of the fixed part of the header; the lists of an output follow it.
 pub const HEADER_LEN: u64 = 256;
 /// Where the note word lies, behind the checksum of the header: it changes.
-pub const NOTE_AT: u64 = 128;
+pub const DURABLE_END_AT: u64 = 128;
 /// The bytes of a segment's name before ".seg": its id in hexadecimal digits.
 pub const NAME_DIGITS: usize = 16;
 
@@ -26,9 +26,9 @@ const STORE_AT: usize = 16;
 const ID_AT: usize = 32;
 const LEN_AT: usize = 40;
 const SALT_AT: usize = 48;
-const UPTO_AT: usize = 56;
-const REPLACES_AT: usize = 64;
-const KEEPS_AT: usize = 68;
+const MAX_SEQ_AT: usize = 56;
+const INPUTS_AT: usize = 64;
+const RETAINED_AT: usize = 68;
 const DATA_AT: usize = 72;
 const CREATED_AT: usize = 80;
 const PID_AT: usize = 88;
@@ -37,8 +37,8 @@ const RESERVED_AT: usize = 96;
 const LISTS_CHECKSUM_AT: usize = 120;
 const CHECKSUM_AT: usize = 124;
 
-const _: () = assert!(CHECKSUM_AT + 4 == NOTE_AT as usize);
-const _: () = assert!(NOTE_AT + 8 <= HEADER_LEN && HEADER_LEN.is_multiple_of(8));
+const _: () = assert!(CHECKSUM_AT + 4 == DURABLE_END_AT as usize);
+const _: () = assert!(DURABLE_END_AT + 8 <= HEADER_LEN && HEADER_LEN.is_multiple_of(8));
 
 /// The header of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,11 +68,11 @@ pub struct SegmentHeader {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Output {
     /// The sequence number up to which the segments that it replaces were compacted.
-    pub upto: u64,
+    pub max_seq: u64,
     /// How many segments it replaces.
-    pub replaces: u32,
-    /// How many segments beside it hold numbers up to `upto`.
-    pub keeps: u32,
+    pub inputs: u32,
+    /// How many segments beside it hold numbers up to `max_seq`.
+    pub retained: u32,
     /// The checksum of the two lists that say which.
     pub lists_checksum: u32,
 }
@@ -80,16 +80,16 @@ pub struct Output {
 impl Output {
     /// The length of the lists behind the header, in bytes.
     pub fn lists_len(&self) -> u64 {
-        u64::from(self.replaces) * 8 + u64::from(self.keeps) * 16
+        u64::from(self.inputs) * 8 + u64::from(self.retained) * 16
     }
 }
 
 /// A segment that an output found beside it: its id, and where its chain of batches must reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keep {
+pub struct Retained {
     /// The segment.
     pub id: u64,
-    /// The end of its last batch with a number up to the output's `upto`.
+    /// The end of its last batch with a number up to the output's `max_seq`.
     pub end: u64,
 }
 
@@ -105,9 +105,9 @@ impl SegmentHeader {
         Le::write_u64(&mut bytes[LEN_AT..], self.len);
         Le::write_u64(&mut bytes[SALT_AT..], self.salt.0);
         if let Some(output) = &self.output {
-            Le::write_u64(&mut bytes[UPTO_AT..], output.upto);
-            Le::write_u32(&mut bytes[REPLACES_AT..], output.replaces);
-            Le::write_u32(&mut bytes[KEEPS_AT..], output.keeps);
+            Le::write_u64(&mut bytes[MAX_SEQ_AT..], output.max_seq);
+            Le::write_u32(&mut bytes[INPUTS_AT..], output.inputs);
+            Le::write_u32(&mut bytes[RETAINED_AT..], output.retained);
             Le::write_u32(&mut bytes[LISTS_CHECKSUM_AT..], output.lists_checksum);
         }
         Le::write_u64(&mut bytes[DATA_AT..], self.data_start);
@@ -124,7 +124,7 @@ impl SegmentHeader {
     /// Only the first 128 bytes are looked at; what follows them may be changing. Whether the id is
     /// the one in the file's name, and the store the one around it, is the caller's to compare.
     pub fn decode(bytes: &[u8], file_len: u64) -> Result<SegmentHeader, Error> {
-        if (bytes.len() as u64) < NOTE_AT || file_len < HEADER_LEN {
+        if (bytes.len() as u64) < DURABLE_END_AT || file_len < HEADER_LEN {
             return Err(Error::at_least(0, "length of segment file", HEADER_LEN, file_len));
         }
         if bytes[..8] != MAGIC {
@@ -147,9 +147,9 @@ impl SegmentHeader {
         let output = match Le::read_u32(&bytes[KIND_AT..]) {
             1 => None,
             2 => Some(Output {
-                upto: Le::read_u64(&bytes[UPTO_AT..]),
-                replaces: Le::read_u32(&bytes[REPLACES_AT..]),
-                keeps: Le::read_u32(&bytes[KEEPS_AT..]),
+                max_seq: Le::read_u64(&bytes[MAX_SEQ_AT..]),
+                inputs: Le::read_u32(&bytes[INPUTS_AT..]),
+                retained: Le::read_u32(&bytes[RETAINED_AT..]),
                 lists_checksum: Le::read_u32(&bytes[LISTS_CHECKSUM_AT..]),
             }),
             kind => return Err(Error::between(12, "kind of segment", (1, 2), kind.into())),
@@ -170,9 +170,9 @@ impl SegmentHeader {
         if header.id == 0 {
             return Err(Error::at_least(ID_AT as u64, "id of segment", 1, 0));
         }
-        if let Some(output) = header.output.filter(|output| output.upto > SEQUENCE_MAX) {
-            let at = UPTO_AT as u64;
-            return Err(Error::at_most(at, "number of output", SEQUENCE_MAX, output.upto));
+        if let Some(output) = header.output.filter(|output| output.max_seq > SEQUENCE_MAX) {
+            let at = MAX_SEQ_AT as u64;
+            return Err(Error::at_most(at, "number of output", SEQUENCE_MAX, output.max_seq));
         }
         if header.len != file_len {
             return Err(Error::number(LEN_AT as u64, "length of file", header.len, file_len));
@@ -191,7 +191,7 @@ impl SegmentHeader {
     pub fn lists<'a>(
         &self,
         bytes: &'a [u8],
-    ) -> Result<(impl Iterator<Item = u64> + 'a, impl Iterator<Item = Keep> + 'a), Error> {
+    ) -> Result<(impl Iterator<Item = u64> + 'a, impl Iterator<Item = Retained> + 'a), Error> {
         let (lists, replaces_len) = match &self.output {
             Some(output) => {
                 let end = HEADER_LEN + output.lists_len();
@@ -204,13 +204,13 @@ impl SegmentHeader {
                     let (at, found) = (LISTS_CHECKSUM_AT as u64, output.lists_checksum);
                     return Err(Error::bits(at, "checksum of lists", right.into(), found.into()));
                 }
-                (lists, output.replaces as usize * 8)
+                (lists, output.inputs as usize * 8)
             }
             None => (&bytes[..0], 0),
         };
-        let (replaces, keeps) = lists.split_at(replaces_len);
-        let keep = |pair: &[u8]| Keep { id: Le::read_u64(pair), end: Le::read_u64(&pair[8..]) };
-        Ok((replaces.chunks_exact(8).map(Le::read_u64), keeps.chunks_exact(16).map(keep)))
+        let (inputs, retained) = lists.split_at(replaces_len);
+        let keep = |pair: &[u8]| Retained { id: Le::read_u64(pair), end: Le::read_u64(&pair[8..]) };
+        Ok((inputs.chunks_exact(8).map(Le::read_u64), retained.chunks_exact(16).map(keep)))
     }
 }
 

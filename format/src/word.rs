@@ -164,12 +164,12 @@ impl State {
 }
 
 /// The note of a segment: how far its chain of batches is known to be on stable storage.
-pub mod note {
+pub mod durable_end {
     use super::{Error, LINK_CHECK_BITS, Salt, align};
 
     /// The word that says that the chain before `end` (an offset, a multiple of 8) is durable.
     pub fn encode(salt: Salt, end: u64) -> u64 {
-        salt.pack(b'N', crate::segment::NOTE_AT, end / 8, LINK_CHECK_BITS)
+        salt.pack(b'N', crate::segment::DURABLE_END_AT, end / 8, LINK_CHECK_BITS)
     }
 
     /// Reads the note: 0 where there is none yet.
@@ -177,8 +177,8 @@ pub mod note {
         if word == 0 {
             return Ok(0);
         }
-        let at = crate::segment::NOTE_AT;
-        let end = salt.unpack(b'N', "note of what is synced", at, word, LINK_CHECK_BITS)? * 8;
+        let at = crate::segment::DURABLE_END_AT;
+        let end = salt.unpack(b'N', "durable watermark", at, word, LINK_CHECK_BITS)? * 8;
         debug_assert_eq!(align(end), Some(end));
         Ok(end)
     }

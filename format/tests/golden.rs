@@ -9,8 +9,8 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use byteorder::{ByteOrder, LittleEndian as Le};
-use partd_format::segment::{Keep, NOTE_AT};
-use partd_format::word::note;
+use partd_format::segment::{DURABLE_END_AT, Retained};
+use partd_format::word::durable_end;
 use partd_format::{Ending, Scanner, State, control};
 use partd_testkit::build::{Control, Item, STORE, Segment};
 
@@ -44,14 +44,14 @@ fn decode_segment(bytes: &[u8]) -> String {
     let (created, pid, slot) = (header.created_unix_ms, header.pid, header.slot);
     writeln!(out, "created {created} by pid {pid} in slot {slot}").unwrap();
     if let Some(output) = header.output {
-        let (replaces, keeps) = header.lists(bytes).expect("the lists are good");
-        writeln!(out, "output up to {}", output.upto).unwrap();
-        writeln!(out, "replaces {:?}", replaces.collect::<Vec<_>>()).unwrap();
-        for Keep { id, end } in keeps {
+        let (inputs, retained) = header.lists(bytes).expect("the lists are good");
+        writeln!(out, "output up to {}", output.max_seq).unwrap();
+        writeln!(out, "replaces {:?}", inputs.collect::<Vec<_>>()).unwrap();
+        for Retained { id, end } in retained {
             writeln!(out, "keeps segment {id} to {end}").unwrap();
         }
     }
-    let end = note::decode(header.salt, Le::read_u64(&bytes[NOTE_AT as usize..]));
+    let end = durable_end::decode(header.salt, Le::read_u64(&bytes[DURABLE_END_AT as usize..]));
     writeln!(out, "note {}", end.expect("the note is good")).unwrap();
     writeln!(out, "data from {}", header.data_start).unwrap();
     for found in scanner.by_ref() {
@@ -68,7 +68,7 @@ fn decode_segment(bytes: &[u8]) -> String {
             Some(Ok(batch)) => {
                 let count = batch.entries().count();
                 assert_eq!((count, count == 0), (batch.len(), batch.is_empty()));
-                writeln!(out, "  synced {}, entries {count}", batch.synced()).unwrap();
+                writeln!(out, "  synced {}, entries {count}", batch.durable_seq()).unwrap();
                 for entry in batch.entries() {
                     write!(out, "  {:?} \"{}\"", entry.kind, entry.key.escape_ascii()).unwrap();
                     if let Some(sequence) = entry.sequence {
@@ -104,7 +104,7 @@ fn kinds_three_committed_batches_with_every_kind() {
         .commit(2, &[Item::append("x", "world!"), Item::set("z", "first"), Item::set("z", "void")]);
     let last = [Item::delete("y"), Item::clear(), Item::append(b"\x00\xff\"", "after")];
     segment.batch(State::Committed(3), 2, &last);
-    segment.note(segment.offset);
+    segment.set_durable_end(segment.offset);
     segment.seal();
     check("kinds.seg", &segment.bytes, decode_segment);
 }
@@ -130,8 +130,8 @@ fn chain_pending_void_damaged_and_torn() {
 
 #[test]
 fn output_with_lists_and_a_column_of_sequence_numbers() {
-    let keeps = [Keep { id: 3, end: 320 }, Keep { id: 9, end: 4096 }];
-    let mut segment = Segment::output(STORE, 0xabc, 1024, 17, &[1, 2, 5], &keeps);
+    let retained = [Retained { id: 3, end: 320 }, Retained { id: 9, end: 4096 }];
+    let mut segment = Segment::output(STORE, 0xabc, 1024, 17, &[1, 2, 5], &retained);
     segment.commit(17, &[Item::append("a", "12").at(4), Item::delete("b").at(9)]);
     segment.commit(17, &[Item::set("c", "set").at(2), Item::append("c", "more").at(17)]);
     segment.seal();
@@ -167,13 +167,13 @@ fn decode_control(bytes: &[u8]) -> String {
     writeln!(out, "created {}", fixed.created_unix_ms).unwrap();
     let commit = control::Commit::decode(word(control::COMMIT_AT));
     writeln!(out, "commit word {commit:?}, visible {}", commit.visible()).unwrap();
-    let (next, synced) = (word(control::NEXT_SEGMENT_AT), word(control::SYNCED_AT));
-    let stamp = control::clean_stamp(&fixed.store, commit.encode(), next, synced);
+    let (next, durable_seq) = (word(control::NEXT_SEGMENT_AT), word(control::DURABLE_SEQ_AT));
+    let stamp = control::clean_stamp(&fixed.store, commit.encode(), next, durable_seq);
     writeln!(out, "clean {}", word(control::CLEAN_AT) == stamp).unwrap();
-    let mark = control::decode_synced(&fixed.store, synced).expect("the mark is good");
+    let mark = control::decode_durable_seq(&fixed.store, durable_seq).expect("the mark is good");
     writeln!(out, "next segment {next}, synced {mark}").unwrap();
-    writeln!(out, "generation {}", word(control::GENERATION_AT)).unwrap();
-    writeln!(out, "directory synced {}", word(control::DIRECTORY_SYNCED_AT)).unwrap();
+    writeln!(out, "generation {}", word(control::DIRECTORY_EPOCH_AT)).unwrap();
+    writeln!(out, "directory synced {}", word(control::DURABLE_DIRECTORY_EPOCH_AT)).unwrap();
     let failed = word(control::SYNC_FAILED_AT) == control::SYNC_FAILED;
     writeln!(out, "sync failed {failed}").unwrap();
     writeln!(out, "output {}", word(control::OUTPUT_AT)).unwrap();
@@ -200,7 +200,7 @@ fn control_every_word_and_the_last_slot() {
     control.commit = control::Commit { sequence: 1_000_000, slot: 1023, done: false };
     control.next_segment = 18;
     control.generation = 21;
-    control.synced = 999_000;
+    control.durable_seq = 999_000;
     control.sync_failed = true;
     control.clean = true;
     control.holder = Some((1023, 77, 17));
@@ -208,7 +208,7 @@ fn control_every_word_and_the_last_slot() {
     let last = control::slot_at(1023);
     Le::write_u64(&mut bytes[(last + control::SLOT_SEGMENT_AT) as usize..], 17);
     Le::write_u64(&mut bytes[(last + control::SLOT_OFFSET_AT) as usize..], 4096);
-    Le::write_u64(&mut bytes[control::DIRECTORY_SYNCED_AT as usize..], 20);
+    Le::write_u64(&mut bytes[control::DURABLE_DIRECTORY_EPOCH_AT as usize..], 20);
     Le::write_u64(&mut bytes[(last + control::SLOT_FIRST_AT) as usize..], 16);
     Le::write_u64(&mut bytes[control::OUTPUT_AT as usize..], 19);
     Le::write_u64(&mut bytes[control::COMPACTIONS_AT as usize..], 3);

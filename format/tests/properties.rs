@@ -3,8 +3,8 @@
 
 use byteorder::{ByteOrder, LittleEndian as Le};
 use partd_format::batch::{HEAD_LEN, WORDS_LEN};
-use partd_format::segment::{HEADER_LEN, Keep, id_of_file_name};
-use partd_format::word::note;
+use partd_format::segment::{HEADER_LEN, Retained, id_of_file_name};
+use partd_format::word::durable_end;
 use partd_format::{
     Batch, Ending, Error, Kind, Link, SEQUENCE_MAX, Salt, Scanner, SegmentHeader, State, control,
 };
@@ -24,7 +24,7 @@ fn item() -> impl Strategy<Value = Item> {
 fn segment(output: bool, batches: &[Vec<Item>]) -> Segment {
     let len = 64 << 10;
     let mut segment = if output {
-        Segment::output(STORE, 9, len, 1000, &[1, 2], &[Keep { id: 3, end: 256 }])
+        Segment::output(STORE, 9, len, 1000, &[1, 2], &[Retained { id: 3, end: 256 }])
     } else {
         Segment::new(STORE, 9, len)
     };
@@ -43,10 +43,10 @@ fn sound<T>(read: Result<T, Error>) -> Option<T> {
 fn read_all(bytes: &[u8]) -> usize {
     let mut batches = 0;
     if let Some(header) = sound(SegmentHeader::decode(bytes, bytes.len() as u64)) {
-        if let Some((replaces, keeps)) = sound(header.lists(bytes)) {
-            assert!(replaces.count() * 8 + keeps.count() * 16 <= bytes.len());
+        if let Some((inputs, retained)) = sound(header.lists(bytes)) {
+            assert!(inputs.count() * 8 + retained.count() * 16 <= bytes.len());
         }
-        let _ = sound(note::decode(header.salt, Le::read_u64(&bytes[128..])));
+        let _ = sound(durable_end::decode(header.salt, Le::read_u64(&bytes[128..])));
     }
     if let Some(mut scanner) = sound(Scanner::new(bytes)) {
         let salt = scanner.header().salt;
@@ -249,7 +249,7 @@ fn value_lengths_that_overflow_together_are_refused() {
 /// A list that is longer than the file says so, at every length of the file.
 #[test]
 fn a_header_cut_at_every_byte_is_an_error_and_not_a_panic() {
-    let segment = Segment::output(STORE, 9, 1024, 5, &[1, 2, 3], &[Keep { id: 4, end: 300 }]);
+    let segment = Segment::output(STORE, 9, 1024, 5, &[1, 2, 3], &[Retained { id: 4, end: 300 }]);
     for cut in 0..segment.bytes.len() {
         assert!(Scanner::new(&segment.bytes[..cut]).is_err(), "cut at {cut}");
         assert_eq!(
@@ -264,9 +264,9 @@ fn a_header_cut_at_every_byte_is_an_error_and_not_a_panic() {
 /// Whoever counts on from it would come to a number that no batch can have.
 #[test]
 fn an_output_up_to_more_than_the_last_sequence_number_is_refused() {
-    for (upto, is_good) in [(SEQUENCE_MAX, true), (SEQUENCE_MAX + 1, false), (u64::MAX, false)] {
-        let header = Segment::output(STORE, 9, 1024, upto, &[1], &[]).header;
-        assert_eq!(SegmentHeader::decode(&header.encode(), 1024).is_ok(), is_good, "{upto}");
+    for (max_seq, is_good) in [(SEQUENCE_MAX, true), (SEQUENCE_MAX + 1, false), (u64::MAX, false)] {
+        let header = Segment::output(STORE, 9, 1024, max_seq, &[1], &[]).header;
+        assert_eq!(SegmentHeader::decode(&header.encode(), 1024).is_ok(), is_good, "{max_seq}");
     }
 }
 

@@ -64,7 +64,7 @@ struct Contents {
     inode: u64,
     mapping: Mapping,
     /// What was synced last; before the first time there may be no byte in the file.
-    synced: Mutex<Option<Vec<u8>>>,
+    durable_seq: Mutex<Option<Vec<u8>>>,
 }
 
 impl World {
@@ -78,7 +78,7 @@ impl World {
         boot: u8,
         files: impl IntoIterator<Item = (PathBuf, &'a [u8])>,
     ) -> Arc<World> {
-        let files = files.into_iter().map(|(path, bytes)| (path, Contents::synced(bytes, 0)));
+        let files = files.into_iter().map(|(path, bytes)| (path, Contents::durable_seq(bytes, 0)));
         World::of(boot, files.collect(), 0)
     }
 
@@ -94,7 +94,7 @@ impl World {
     /// What is left when every process is killed: all that was stored, and no lock.
     pub fn after_kill(&self) -> Arc<World> {
         let state = self.state();
-        let kept = |contents: &Contents| Contents::synced(&contents.live(), contents.inode);
+        let kept = |contents: &Contents| Contents::durable_seq(&contents.live(), contents.inode);
         let files = state.files.iter().map(|(path, contents)| (path.clone(), kept(contents)));
         World::of(self.boot, files.collect(), state.random)
     }
@@ -108,20 +108,20 @@ impl World {
         let names = &state.names[draw(state.names.len() as u64) as usize];
         let mut left = |contents: &Contents| {
             let mut bytes = contents.live();
-            let synced = contents.synced.lock().unwrap_or_else(PoisonError::into_inner);
-            match &*synced {
+            let durable_seq = contents.durable_seq.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*durable_seq {
                 None if draw(4) == 0 => bytes.clear(),
                 None => {
                     let lost = bytes.chunks_mut(PAGE).filter(|_| draw(2) == 0);
                     lost.for_each(|page| page.fill(0));
                 }
-                Some(synced) => {
-                    let pages = bytes.chunks_mut(PAGE).zip(synced.chunks(PAGE));
+                Some(durable_seq) => {
+                    let pages = bytes.chunks_mut(PAGE).zip(durable_seq.chunks(PAGE));
                     let lost = pages.filter(|_| draw(2) == 0);
                     lost.for_each(|(page, old)| page.copy_from_slice(old));
                 }
             }
-            Contents::synced(&bytes, contents.inode)
+            Contents::durable_seq(&bytes, contents.inode)
         };
         let files = names.iter().map(|(path, contents)| (path.clone(), left(contents)));
         World::of(self.boot.wrapping_add(1), files.collect(), state.random)
@@ -167,13 +167,14 @@ impl State {
 impl Contents {
     fn new(len: u64, inode: u64) -> io::Result<Contents> {
         let mapping = Mapping::anonymous(len.next_multiple_of(8))?;
-        Ok(Contents { inode, mapping, synced: Mutex::new(None) })
+        Ok(Contents { inode, mapping, durable_seq: Mutex::new(None) })
     }
 
-    fn synced(bytes: &[u8], inode: u64) -> Arc<Contents> {
+    fn durable_seq(bytes: &[u8], inode: u64) -> Arc<Contents> {
         let contents = Contents::new(bytes.len() as u64, inode).expect("memory for a file");
         contents.store(0, bytes);
-        *contents.synced.lock().unwrap_or_else(PoisonError::into_inner) = Some(contents.live());
+        *contents.durable_seq.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(contents.live());
         Arc::new(contents)
     }
 
@@ -307,7 +308,7 @@ impl DiskFile for MemFile {
     fn sync(&self) -> io::Result<()> {
         self.stored(0, 0);
         let live = self.contents.live();
-        *self.contents.synced.lock().unwrap_or_else(PoisonError::into_inner) = Some(live);
+        *self.contents.durable_seq.lock().unwrap_or_else(PoisonError::into_inner) = Some(live);
         Ok(())
     }
 

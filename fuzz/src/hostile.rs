@@ -114,13 +114,14 @@ fn control_file(words: &[u8], mended: bool, is_open: bool) -> Vec<u8> {
     let small = |n: u64| if n % 64 == 63 { SEQUENCE_MAX } else { n % 64 };
     let mut commit = control::Commit::decode(word(&bytes, control::COMMIT_AT));
     commit.sequence = small(commit.sequence);
-    let synced = control::encode_synced(&STORE, small(word(&bytes, control::SYNCED_AT) >> 17));
+    let durable_seq =
+        control::encode_durable_seq(&STORE, small(word(&bytes, control::DURABLE_SEQ_AT) >> 17));
     Le::write_u64(&mut bytes[control::COMMIT_AT as usize..], commit.encode());
-    Le::write_u64(&mut bytes[control::SYNCED_AT as usize..], synced);
+    Le::write_u64(&mut bytes[control::DURABLE_SEQ_AT as usize..], durable_seq);
     // One of many numbers takes long to look for.
     let next_segment = word(&bytes, control::NEXT_SEGMENT_AT) % 64;
     Le::write_u64(&mut bytes[control::NEXT_SEGMENT_AT as usize..], next_segment);
-    let clean = control::clean_stamp(&STORE, commit.encode(), next_segment, synced);
+    let clean = control::clean_stamp(&STORE, commit.encode(), next_segment, durable_seq);
     Le::write_u64(&mut bytes[control::CLEAN_AT as usize..], if is_open { 0 } else { clean });
     bytes
 }

@@ -67,12 +67,12 @@ fn mend_header(bytes: &mut [u8]) -> SegmentHeader {
     bytes[8..12].copy_from_slice(&partd_format::VERSION.to_le_bytes());
     let is_output = u32_at(bytes, 12) == 2;
     let rooms = ((len - HEADER_LEN) / 16).min(64) as u32;
-    let (replaces, keeps) = (u32_at(bytes, 64), u32_at(bytes, 68));
+    let (inputs, retained) = (u32_at(bytes, 64), u32_at(bytes, 68));
     let output = is_output.then(|| {
-        let replaces = replaces % (rooms + 1);
-        let keeps = keeps % (rooms - replaces.div_ceil(2).min(rooms) + 1);
-        let upto = u64_at(bytes, 56) % (SEQUENCE_MAX + 1);
-        partd_format::segment::Output { upto, replaces, keeps, lists_checksum: 0 }
+        let inputs = inputs % (rooms + 1);
+        let retained = retained % (rooms - inputs.div_ceil(2).min(rooms) + 1);
+        let max_seq = u64_at(bytes, 56) % (SEQUENCE_MAX + 1);
+        partd_format::segment::Output { max_seq, inputs, retained, lists_checksum: 0 }
     });
     let mut header = SegmentHeader {
         store: bytes[16..32].try_into().expect("sixteen bytes"),

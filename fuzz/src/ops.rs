@@ -210,10 +210,10 @@ impl Run {
             Op::Verify { handle } => self.compare(*handle),
             Op::Sync { handle, fuse } => {
                 let log = self.log(*handle);
-                let synced = dying(*fuse, || log.sync());
-                match synced {
-                    Some(synced) => {
-                        synced.expect("a sync of memory");
+                let durable_seq = dying(*fuse, || log.sync());
+                match durable_seq {
+                    Some(durable_seq) => {
+                        durable_seq.expect("a sync of memory");
                         self.durable = self.history.len();
                     }
                     None => self.bury(*handle),
@@ -414,7 +414,7 @@ impl Run {
         // Deleted values are verified too while their segment exists.
         assert!(verified.bytes == stats.live_bytes + stats.dead_bytes, "bytes");
         assert!(stats.keys == expected.len() as u64, "number of keys");
-        assert!(stats.sequence >= stats.synced && stats.sequence == batches, "sequence");
+        assert!(stats.sequence >= stats.durable_seq && stats.sequence == batches, "sequence");
     }
 
     /// After a power cut: the number of batches that are left, by comparison with each prefix.

@@ -2,9 +2,9 @@
 //!
 //! Nothing here allocates: the format's parsers need no allocator, and the limit shows it.
 
-use partd_format::control::{Commit, FIXED_LEN, Fixed, decode_synced};
-use partd_format::segment::{HEADER_LEN, NOTE_AT, file_name, id_of_file_name};
-use partd_format::word::note;
+use partd_format::control::{Commit, FIXED_LEN, Fixed, decode_durable_seq};
+use partd_format::segment::{DURABLE_END_AT, HEADER_LEN, file_name, id_of_file_name};
+use partd_format::word::durable_end;
 use partd_format::{Batch, Ending, Link, SEQUENCE_MAX, Salt, Scanner, State};
 
 /// What a scan has come upon, so that targets and tests can tell that they reach it.
@@ -39,12 +39,12 @@ pub fn segment(bytes: &[u8]) -> Reached {
     assert!(header.len == len && header.data_start >= HEADER_LEN && header.data_start <= len);
     let written = header.encode();
     assert!(
-        written[..NOTE_AT as usize] == bytes[..NOTE_AT as usize],
+        written[..DURABLE_END_AT as usize] == bytes[..DURABLE_END_AT as usize],
         "a header changes on writing"
     );
-    if let Ok((replaces, keeps)) = header.lists(bytes) {
-        let output = header.output.map_or((0, 0), |o| (o.replaces as usize, o.keeps as usize));
-        assert!((replaces.count(), keeps.count()) == output, "lists are not as long as they say");
+    if let Ok((inputs, retained)) = header.lists(bytes) {
+        let output = header.output.map_or((0, 0), |o| (o.inputs as usize, o.retained as usize));
+        assert!((inputs.count(), retained.count()) == output, "lists are not as long as they say");
     }
     let mut next = header.data_start;
     for found in scanner.by_ref() {
@@ -112,15 +112,18 @@ pub fn control_and_words(bytes: &[u8]) {
         let (salt, at) =
             (Salt(u64::from_le_bytes(store[8..].try_into().expect("eight"))), i as u64 * 8);
         assert!(Commit::decode(word).encode() == word);
-        assert!(decode_synced(&store, word).is_ok_and(|n| n <= SEQUENCE_MAX) || word != 0);
+        assert!(decode_durable_seq(&store, word).is_ok_and(|n| n <= SEQUENCE_MAX) || word != 0);
         if let Ok(state) = State::decode(salt, at, word) {
             assert!(state.encode(salt, at) == word, "a state word changes on writing");
         }
         if let Ok(link) = Link::decode(salt, at, word, u64::MAX) {
             assert!(link.encode(salt, at) == word, "a link word changes on writing");
         }
-        if let Ok(end) = note::decode(salt, word) {
-            assert!(end == 0 || note::encode(salt, end) == word, "a note changes on writing");
+        if let Ok(end) = durable_end::decode(salt, word) {
+            assert!(
+                end == 0 || durable_end::encode(salt, end) == word,
+                "a note changes on writing"
+            );
         }
     }
     if let Some(id) = id_of_file_name(&bytes[..bytes.len().min(20)]) {

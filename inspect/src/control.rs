@@ -24,7 +24,7 @@ pub struct Control {
     /// The generation of the directory.
     pub generation: u64,
     /// The mark, or why its word cannot be read.
-    pub synced: Result<u64, Error>,
+    pub durable_seq: Result<u64, Error>,
     /// Whether a sync of the store has failed.
     pub sync_failed: bool,
     /// Whether the last handle closed it.
@@ -92,8 +92,9 @@ impl Control {
         }
         let word = |at: u64| Le::read_u64(&bytes[at as usize..]);
         let commit = word(layout::COMMIT_AT);
-        let (next_segment, synced) = (word(layout::NEXT_SEGMENT_AT), word(layout::SYNCED_AT));
-        let stamp = layout::clean_stamp(&fixed.store, commit, next_segment, synced);
+        let (next_segment, durable_seq) =
+            (word(layout::NEXT_SEGMENT_AT), word(layout::DURABLE_SEQ_AT));
+        let stamp = layout::clean_stamp(&fixed.store, commit, next_segment, durable_seq);
         let slots = (0..layout::SLOTS).filter_map(|slot| {
             let at = layout::slot_at(slot);
             let pid = Le::read_u32(&bytes[(at + layout::SLOT_PID_AT) as usize..]);
@@ -105,8 +106,8 @@ impl Control {
             is_copy: false,
             commit: Commit::decode(commit),
             next_segment,
-            generation: word(layout::GENERATION_AT),
-            synced: layout::decode_synced(&fixed.store, synced),
+            generation: word(layout::DIRECTORY_EPOCH_AT),
+            durable_seq: layout::decode_durable_seq(&fixed.store, durable_seq),
             sync_failed: word(layout::SYNC_FAILED_AT) == layout::SYNC_FAILED,
             clean: word(layout::CLEAN_AT) == stamp && Commit::decode(commit).done,
             slots: slots.collect(),

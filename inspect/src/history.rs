@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use partd_format::segment::Keep;
+use partd_format::segment::Retained;
 use partd_format::{Ending, Salt, State};
 
 use crate::control::Control;
@@ -79,7 +79,7 @@ pub struct History {
     /// Up to where it is known to be on stable storage.
     pub mark: u64,
     /// Numbers up to this one may be missing: a compaction has dropped them.
-    pub upto: u64,
+    pub max_seq: u64,
     /// The batches with numbers up to `last` whose headers are good, in order; outputs have none.
     pub batches: Vec<Place>,
     /// Batches with numbers above `last`, in order: those that are whole under the recovery rule, under
@@ -92,7 +92,7 @@ pub struct History {
     /// For each segment: whether an output replaces it.
     pub replaced: Vec<bool>,
     /// What the newest output asks of the segments beside it.
-    pub keeps: Vec<Keep>,
+    pub retained: Vec<Retained>,
     /// What is wrong.
     pub problems: Vec<Problem>,
 }
@@ -113,12 +113,12 @@ impl History {
             select(segments, store, header_severity, &mut problems);
         let counted = || segments.iter().zip(&counts).filter(|(_, counts)| **counts);
         let outputs = counted().filter_map(|(segment, _)| segment.header.as_ref().ok()?.output);
-        let upto = outputs.map(|output| output.upto).max().unwrap_or(0);
-        let noted = |control: &Control| control.synced.as_ref().ok().copied();
+        let max_seq = outputs.map(|output| output.max_seq).max().unwrap_or(0);
+        let noted = |control: &Control| control.durable_seq.as_ref().ok().copied();
         let heads =
             counted().flat_map(|(segment, _)| &segment.batches).filter_map(|b| b.good_head());
-        let repeated = heads.map(|head| head.synced).max().unwrap_or(0);
-        let mark = control.and_then(noted).unwrap_or(0).max(repeated).max(upto);
+        let repeated = heads.map(|head| head.durable_seq).max().unwrap_or(0);
+        let mark = control.and_then(noted).unwrap_or(0).max(repeated).max(max_seq);
 
         let all = places(segments, &counts, &mut problems);
         let rule = around.rule(segments, control);
@@ -135,7 +135,7 @@ impl History {
         let split = all.partition_point(|place| place.sequence <= last);
         let missing = match rule {
             Rule::Alone => Vec::new(),
-            _ => gaps(all[..split].iter().map(|place| place.sequence), upto, last),
+            _ => gaps(all[..split].iter().map(|place| place.sequence), max_seq, last),
         };
         let batches: Vec<Place> = all[..split].iter().copied().filter(is_good).collect();
         let beyond = match rule {
@@ -172,13 +172,13 @@ impl History {
             rule,
             last,
             mark,
-            upto,
+            max_seq,
             batches,
             beyond,
             missing,
             counts,
             replaced,
-            keeps: newest,
+            retained: newest,
             problems,
         };
         history.check_chains(dir, segments);
@@ -187,10 +187,10 @@ impl History {
 
     /// Holds each chain against the note of its segment and against what the newest output asks.
     fn check_chains(&mut self, dir: &Path, segments: &[Segment]) {
-        let mut keeps: BTreeMap<u64, u64> =
-            self.keeps.iter().map(|keep| (keep.id, keep.end)).collect();
+        let mut retained: BTreeMap<u64, u64> =
+            self.retained.iter().map(|keep| (keep.id, keep.end)).collect();
         for (i, segment) in segments.iter().enumerate() {
-            let kept = keeps.remove(&segment.id());
+            let kept = retained.remove(&segment.id());
             let path = segment.path();
             if !self.counts[i] {
                 if let (Some(end), Err(error)) =
@@ -203,10 +203,10 @@ impl History {
                 }
                 continue;
             }
-            if let Err(error) = &segment.note {
+            if let Err(error) = &segment.durable_end {
                 self.problems.push(Problem::format(Severity::Scar, path, error));
             }
-            let note = segment.note.as_ref().copied().unwrap_or(0);
+            let note = segment.durable_end.as_ref().copied().unwrap_or(0);
             let is_output = segment.is_output();
             let reach = if is_output { u64::MAX } else { note.max(kept.unwrap_or(0)) };
             if segment.io.is_none() {
@@ -228,7 +228,7 @@ impl History {
                 }
             }
         }
-        for (id, end) in keeps {
+        for (id, end) in retained {
             if self.rule != Rule::Alone && !self.is_replaced(segments, id) {
                 let name = partd_format::segment::file_name(id);
                 let path = dir.join(String::from_utf8_lossy(&name).into_owned());
@@ -242,7 +242,7 @@ impl History {
 
     fn is_replaced(&self, segments: &[Segment], id: u64) -> bool {
         let lists = segments.iter().filter_map(|segment| segment.lists.as_ref().ok());
-        lists.flat_map(|lists| &lists.replaces).any(|&replaced| replaced == id)
+        lists.flat_map(|lists| &lists.inputs).any(|&replaced| replaced == id)
     }
 
     fn check_end(&mut self, segment: &Segment, reach: u64, is_output: bool) {
@@ -343,9 +343,9 @@ fn recovered(segments: &[Segment], all: &[Place], mark: u64) -> u64 {
     last
 }
 
-/// The numbers in (`upto`, `last`] that are not among `present`, which is in order.
-pub(super) fn gaps(present: impl Iterator<Item = u64>, upto: u64, last: u64) -> Vec<(u64, u64)> {
-    let (mut gaps, mut next) = (Vec::new(), upto.saturating_add(1));
+/// The numbers in (`max_seq`, `last`] that are not among `present`, which is in order.
+pub(super) fn gaps(present: impl Iterator<Item = u64>, max_seq: u64, last: u64) -> Vec<(u64, u64)> {
+    let (mut gaps, mut next) = (Vec::new(), max_seq.saturating_add(1));
     for sequence in present {
         if sequence < next {
             continue;

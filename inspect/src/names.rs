@@ -1,7 +1,7 @@
 //! What a file in the directory of a store is: by its name, and by its first bytes.
 
 use partd_format::control::{self, Fixed};
-use partd_format::segment::{HEADER_LEN, NOTE_AT, id_of_file_name};
+use partd_format::segment::{DURABLE_END_AT, HEADER_LEN, id_of_file_name};
 use partd_format::{Error, Evidence, SegmentHeader};
 
 /// What a name says (SPEC.md, "Files of a store").
@@ -97,7 +97,7 @@ impl Content {
             error.what == "format version"
                 && matches!(error.found, Evidence::Number(found) if newer.contains(&found))
         };
-        match SegmentHeader::decode(&bytes[..NOTE_AT as usize], len) {
+        match SegmentHeader::decode(&bytes[..DURABLE_END_AT as usize], len) {
             Ok(header) => return Content::Segment(header.store),
             Err(error) if is_newer(&error) => return Content::NewerVersion,
             Err(_) => {}

@@ -51,7 +51,7 @@ pub struct Lost {
     /// Its length; to the next batch that was found or to the end of the file.
     pub bytes: u64,
     /// No number above this one is lost with it; `None`: nothing is known of the numbers.
-    pub upto: Option<u64>,
+    pub max_seq: Option<u64>,
 }
 
 /// What was found in one segment beside its chain.
@@ -117,14 +117,14 @@ impl Store {
         let lost = heads.filter(|(i, b)| b.good_head().is_none() && !mended.contains(i)).count();
         let is_hurt = segment.is_output() && (lost > 0 || !finds.gaps.is_empty());
         let source = |id: &u64| self.segments.iter().any(|s| s.id() == *id && is_whole(s));
-        is_hurt && !lists.replaces.is_empty() && lists.replaces.iter().all(source)
+        is_hurt && !lists.inputs.is_empty() && lists.inputs.iter().all(source)
     }
 
     /// Gives each batch that was found its place in the history, where that has a hole for it.
     fn take_in(&mut self, finds: Vec<Finds>, rescue: &mut Rescue) {
-        let keeps: BTreeMap<u64, u64> =
-            self.history.keeps.iter().map(|keep| (keep.id, keep.end)).collect();
-        let upto = self.history.upto;
+        let retained: BTreeMap<u64, u64> =
+            self.history.retained.iter().map(|keep| (keep.id, keep.end)).collect();
+        let max_seq = self.history.max_seq;
         let mut candidates = Vec::new();
         for (i, (segment, finds)) in self.segments.iter_mut().zip(finds).enumerate() {
             let (is_output, chain) = (segment.is_output(), segment.batches.len());
@@ -141,7 +141,7 @@ impl Store {
                 rescue.found += finds.behind.len() as u64;
             }
             segment.batches.extend(finds.behind);
-            let kept = keeps.get(&segment.id()).copied().unwrap_or(0);
+            let kept = retained.get(&segment.id()).copied().unwrap_or(0);
             // Where numbers tell what is missing, nothing else needs to be said.
             let mut lost = finds.gaps;
             if self.history.rule != Rule::Alone && !is_output {
@@ -156,14 +156,14 @@ impl Store {
             lost.extend(unread.map(|batch| (batch.offset, batch.offset + batch.len)));
             lost.sort_unstable();
             let numbers = match segment.header.as_ref().ok().and_then(|header| header.output) {
-                Some(output) => Some(output.upto),
-                None => Some(upto).filter(|_| self.history.rule != Rule::Alone),
+                Some(output) => Some(output.max_seq),
+                None => Some(max_seq).filter(|_| self.history.rule != Rule::Alone),
             };
             rescue.lost.extend(lost.into_iter().map(|(first, end)| Lost {
                 path: segment.path().to_owned(),
                 offset: first,
                 bytes: end - first,
-                upto: numbers,
+                max_seq: numbers,
             }));
             if is_output {
                 continue;
@@ -173,8 +173,8 @@ impl Store {
                 let (Some(sequence), Some(_)) = (info.sequence(), info.good_head()) else {
                     continue;
                 };
-                // Below an `upto` numbers tell nothing: an entry may be dead and gone.
-                if sequence > upto || end <= kept || batch < chain {
+                // Below an `max_seq` numbers tell nothing: an entry may be dead and gone.
+                if sequence > max_seq || end <= kept || batch < chain {
                     candidates.push((
                         sequence,
                         batch >= chain,
@@ -273,9 +273,9 @@ impl Segment {
                     continue;
                 };
                 if head.sequences && header.output.is_none() {
-                    // Only a compaction writes such a batch, under the `upto` of its output.
-                    let upto = batch.sequence().unwrap_or(0);
-                    let output = Output { upto, replaces: 0, keeps: 0, lists_checksum: 0 };
+                    // Only a compaction writes such a batch, under the `max_seq` of its output.
+                    let max_seq = batch.sequence().unwrap_or(0);
+                    let output = Output { max_seq, inputs: 0, retained: 0, lists_checksum: 0 };
                     segment.header = Ok(SegmentHeader { output: Some(output), ..header });
                     segment.lists = before.map(|_| super::walk::Lists::default());
                 }
@@ -305,8 +305,8 @@ impl Segment {
             pid: short(88),
             slot: short(92),
         };
-        let (replaces, keeps, lists_checksum) = (short(64), short(68), short(120));
-        let output = Output { upto: number(56), replaces, keeps, lists_checksum };
+        let (inputs, retained, lists_checksum) = (short(64), short(68), short(120));
+        let output = Output { max_seq: number(56), inputs, retained, lists_checksum };
         let data_start = HEADER_LEN + output.lists_len();
         let output = SegmentHeader { output: Some(output), data_start, ..plain };
         if output.data_start > HEADER_LEN && output.data_start <= len {
@@ -364,7 +364,7 @@ impl Segment {
         if state.is_err() {
             state = repair::state(salt, offset, word).map_or(state, Ok);
             let output = self.header.as_ref().ok().and_then(|header| header.output);
-            state = state.or(output.map_or(state, |output| Ok(State::Committed(output.upto))));
+            state = state.or(output.map_or(state, |output| Ok(State::Committed(output.max_seq))));
         }
         if matches!(state, Ok(State::Void | State::Pending)) {
             return Ok(None);

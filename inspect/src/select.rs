@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use partd_format::segment::Keep;
+use partd_format::segment::Retained;
 
 use crate::control::Control;
 use crate::history::uuid;
@@ -30,7 +30,7 @@ pub(super) struct Selected {
     /// Of each segment, whether an output replaces it.
     pub(super) replaced: Vec<bool>,
     /// What the newest output asks of the segments beside it.
-    pub(super) newest: Vec<Keep>,
+    pub(super) newest: Vec<Retained>,
 }
 
 /// Says of each segment whether it counts, and whether it is replaced. A header that cannot be read
@@ -75,9 +75,9 @@ pub(super) fn select(
                 gone.extend(probable_sources(segments, segment));
             }
             (Ok(lists), Some(output)) => {
-                gone.extend(lists.replaces.iter().copied());
-                if (output.upto, header.id) > newest.0 {
-                    newest = ((output.upto, header.id), lists.keeps.clone());
+                gone.extend(lists.inputs.iter().copied());
+                if (output.max_seq, header.id) > newest.0 {
+                    newest = ((output.max_seq, header.id), lists.retained.clone());
                 }
             }
             (Ok(_), None) => {}
@@ -103,18 +103,19 @@ pub(super) fn select(
 
 /// Whether a segment was compacted away before the newest output was made, and has come back since, as out of
 /// a backup. The output that replaced it may be gone by now.
-fn has_outlived(segment: &Segment, (upto, output): (u64, u64), kept: &BTreeSet<u64>) -> bool {
+fn has_outlived(segment: &Segment, (max_seq, output): (u64, u64), kept: &BTreeSet<u64>) -> bool {
     let mut numbers = segment.batches.iter().filter_map(BatchInfo::sequence);
     segment.id() < output
         && !kept.contains(&segment.id())
-        && (segment.is_output() || numbers.any(|number| number <= upto))
+        && (segment.is_output() || numbers.any(|number| number <= max_seq))
 }
 
 /// The segments that an output with unreadable lists may have been made from: nothing must count
 /// beside its copy. One whose number an entry of the output bears is a source; so is any other with
-/// numbers up to `upto`, unless the lists as they are name it among those to keep.
+/// numbers up to `max_seq`, unless the lists as they are name it among those to keep.
 fn probable_sources(segments: &[Segment], output: &Segment) -> BTreeSet<u64> {
-    let upto = output.header.as_ref().ok().and_then(|header| header.output).map_or(0, |o| o.upto);
+    let max_seq =
+        output.header.as_ref().ok().and_then(|header| header.output).map_or(0, |o| o.max_seq);
     let mut numbers: Vec<u64> = output.entries.iter().map(|entry| entry.sequence).collect();
     numbers.sort_unstable();
     let lists = &output.lists_as_found;
@@ -124,11 +125,11 @@ fn probable_sources(segments: &[Segment], output: &Segment) -> BTreeSet<u64> {
         } else {
             segment.batches.iter().filter_map(BatchInfo::sequence).collect()
         };
-        let kept = lists.keeps.iter().any(|keep| keep.id == segment.id());
+        let kept = lists.retained.iter().any(|keep| keep.id == segment.id());
         let copied = own.iter().any(|number| numbers.binary_search(number).is_ok());
         segment.id() != output.id()
-            && own.iter().any(|number| *number <= upto)
-            && (copied || !kept || lists.replaces.contains(&segment.id()))
+            && own.iter().any(|number| *number <= max_seq)
+            && (copied || !kept || lists.inputs.contains(&segment.id()))
     };
     segments.iter().filter(is_source).map(Segment::id).collect()
 }

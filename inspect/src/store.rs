@@ -242,7 +242,7 @@ impl Store {
             let path = path.join("control");
             history.problems.push(Problem::format(Severity::Scar, &path, error));
         }
-        if let Some(Err(error)) = good.map(|control| &control.synced) {
+        if let Some(Err(error)) = good.map(|control| &control.durable_seq) {
             let path = path.join("control");
             history.problems.push(Problem::format(Severity::Scar, &path, error));
         }

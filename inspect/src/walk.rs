@@ -9,8 +9,8 @@ use std::path::Path;
 
 use byteorder::{ByteOrder, LittleEndian as Le};
 use partd_format::batch::{HEAD_LEN, WORDS_LEN};
-use partd_format::segment::{HEADER_LEN, Keep, NOTE_AT, id_of_file_name};
-use partd_format::word::{STATE_AT, note};
+use partd_format::segment::{DURABLE_END_AT, HEADER_LEN, Retained, id_of_file_name};
+use partd_format::word::{STATE_AT, durable_end};
 use partd_format::{Batch, Ending, Error, Evidence, Kind, Link, Salt, SegmentHeader, State};
 
 use super::repair;
@@ -31,7 +31,7 @@ pub struct Segment {
     /// The same where they do not match their checksum: good for a guess, and for nothing else.
     pub lists_as_found: Lists,
     /// The note: up to where its chain is known to be durable.
-    pub note: Result<u64, Error>,
+    pub durable_end: Result<u64, Error>,
     /// Its batches, in the order of the file.
     pub batches: Vec<BatchInfo>,
     /// The entries of all its committed batches.
@@ -54,9 +54,9 @@ pub struct Segment {
 #[derive(Clone, Debug, Default)]
 pub struct Lists {
     /// The segments that it replaces.
-    pub replaces: Vec<u64>,
+    pub inputs: Vec<u64>,
     /// The segments that it found beside it.
-    pub keeps: Vec<Keep>,
+    pub retained: Vec<Retained>,
 }
 
 /// One batch of a chain.
@@ -82,7 +82,7 @@ pub struct Head {
     /// Where its values begin in the segment.
     pub values_start: u64,
     /// The synced mark that it repeats.
-    pub synced: u64,
+    pub durable_seq: u64,
     /// Whether its entries have sequence numbers of their own.
     pub sequences: bool,
 }
@@ -183,7 +183,7 @@ impl Segment {
             header: Err(nothing_read()),
             lists: Ok(Lists::default()),
             lists_as_found: Lists::default(),
-            note: Ok(0),
+            durable_end: Ok(0),
             batches: Vec::new(),
             entries: Vec::new(),
             keys: Vec::new(),
@@ -243,8 +243,8 @@ impl Segment {
 
     /// Reads what stands behind the header, and sets out at the first batch.
     pub(super) fn enter(&mut self, header: &SegmentHeader, w: &mut Window<'_>) -> io::Result<()> {
-        let word = Le::read_u64(w.get(NOTE_AT, 8)?);
-        self.note = note::decode(header.salt, word);
+        let word = Le::read_u64(w.get(DURABLE_END_AT, 8)?);
+        self.durable_end = durable_end::decode(header.salt, word);
         self.end = header.data_start;
         if header.output.is_none() {
             return Ok(());
@@ -254,20 +254,20 @@ impl Segment {
             return Ok(());
         }
         let bytes = w.get(0, header.data_start as usize)?;
-        self.lists = header.lists(bytes).map(|(replaces, keeps)| Lists {
-            replaces: replaces.collect(),
-            keeps: keeps.collect(),
+        self.lists = header.lists(bytes).map(|(inputs, retained)| Lists {
+            inputs: inputs.collect(),
+            retained: retained.collect(),
         });
         if let (Err(_), Some(output)) = (&self.lists, header.output) {
-            let end = HEADER_LEN + u64::from(output.replaces) * 8;
+            let end = HEADER_LEN + u64::from(output.inputs) * 8;
             let words = |from: u64, to: u64| {
                 let bytes = bytes.get(from as usize..to as usize).unwrap_or_default();
                 bytes.chunks_exact(8).map(Le::read_u64).collect::<Vec<u64>>()
             };
-            let keep = |pair: &[u64]| Keep { id: pair[0], end: pair[1] };
-            let keeps = words(end, HEADER_LEN + output.lists_len());
-            let keeps = keeps.chunks_exact(2).map(keep).collect();
-            self.lists_as_found = Lists { replaces: words(HEADER_LEN, end), keeps };
+            let keep = |pair: &[u64]| Retained { id: pair[0], end: pair[1] };
+            let retained = words(end, HEADER_LEN + output.lists_len());
+            let retained = retained.chunks_exact(2).map(keep).collect();
+            self.lists_as_found = Lists { inputs: words(HEADER_LEN, end), retained };
         }
         Ok(())
     }
@@ -410,7 +410,7 @@ impl Segment {
             first,
             count: self.entries.len() - first,
             values_start: offset + batch.head_len(),
-            synced: batch.synced(),
+            durable_seq: batch.durable_seq(),
             sequences: batch.has_sequences(),
         })
     }

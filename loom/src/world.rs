@@ -260,7 +260,7 @@ impl<const PATIENCE: u32> Words for Writer<'_, PATIENCE> {
         (self.word(Role::Other, segment), self.word(Role::Other, offset))
     }
 
-    fn settle(&self, place: Position, sequence: u64) -> Result<(), Position> {
+    fn mark_committed(&self, place: Position, sequence: u64) -> Result<(), Position> {
         let Some(batch) = self.store.segments.get(place.segment as usize) else {
             return Err(place);
         };

@@ -16,8 +16,8 @@ use self::wakeup::Wakeup;
 use super::Core;
 use super::compaction::{Aim, Skipped, Stop};
 use super::disk::{Dir, Disk};
-use super::picture::AtRest;
 use super::store::segment_name;
+use super::version::AtRest;
 use crate::error::Result;
 
 /// What the thread blocks on; the model of [`wakeup`] has loom's.
@@ -101,7 +101,7 @@ impl Background {
                 while let Some(why) = shared.wakeup.sleep(PAUSE * 2_u32.pow(errors)) {
                     let Some(core) = core.upgrade() else { return };
                     // Nobody to tell: the next call of `compact` meets the same error.
-                    errors = match core.look(why, share, &shared.stop) {
+                    errors = match core.run_once(why, share, &shared.stop) {
                         Ok(()) => 0,
                         Err(_) => (errors + 1).min(ERRORS_MAX),
                     };
@@ -138,14 +138,14 @@ impl Background {
             None => return,
         };
         // Nobody to tell, and nothing is worse than before.
-        let _ = core.look(why, share, &Stop::after(CLOSING));
+        let _ = core.run_once(why, share, &Stop::after(CLOSING));
     }
 }
 
 impl<D: Disk> Core<D> {
     /// Compacts if it is worth it.
-    fn look(&self, why: Reason, share: f64, stop: &Stop) -> Result<()> {
-        if self.picture().is_built() {
+    fn run_once(&self, why: Reason, share: f64, stop: &Stop) -> Result<()> {
+        if self.version().is_built() {
             return self.compact_if_worth(share, stop);
         }
         let files = self.files()?;
@@ -165,7 +165,7 @@ impl<D: Disk> Core<D> {
     /// Otherwise removes the segments in which all is dead, if any of them is more than a small one.
     fn compact_if_worth(&self, share: f64, stop: &Stop) -> Result<()> {
         let (at_rest, all) =
-            self.with_walked_picture(|picture| (picture.at_rest(), picture.all_batch_bytes()))?;
+            self.with_walked_version(|version| (version.at_rest(), version.all_batch_bytes()))?;
         let segment_len = self.options.segment_len();
         let gain: u64 = at_rest.iter().map(AtRest::gain).sum();
         let small = at_rest.iter().filter(|segment| segment.is_small(segment_len)).count();
@@ -186,18 +186,18 @@ impl<D: Disk> Core<D> {
         }
         let control = self.control()?;
         let own = self.writer.newest();
-        let (live, gone) = self.with_walked_picture(|picture| {
-            let is_own = |number: &u32| picture.segments[*number as usize].id() == own;
-            let live_in = |number| picture.index.live_bytes_in(number);
-            let live = picture.current().find(is_own).map_or(0, live_in);
-            (live, picture.at_rest().iter().any(AtRest::is_gone))
+        let (live, gone) = self.with_walked_version(|version| {
+            let is_own = |number: &u32| version.segments[*number as usize].id() == own;
+            let live_in = |number| version.index.live_bytes_in(number);
+            let live = version.current().find(is_own).map_or(0, live_in);
+            (live, version.at_rest().iter().any(AtRest::is_gone))
         })?;
         if !gone && live > 0 {
             return Ok(false);
         }
         if live == 0 {
             // What was to be written does not fit it, and so it would be ended anyway.
-            self.writer.give_up_tail(control, 0);
+            self.writer.give_up_active(control, 0);
         }
         // Another compaction, perhaps that of this handle's own thread, may be removing them just now.
         let since = Instant::now();

@@ -58,7 +58,7 @@ pub trait Words {
     /// Sets the state of a batch to committed with `sequence`, if it is still 0.
     ///
     /// Must be a compare-and-swap that acquires and releases.
-    fn settle(&self, position: Position, sequence: u64) -> Result<(), Self::Error>;
+    fn mark_committed(&self, position: Position, sequence: u64) -> Result<(), Self::Error>;
     /// Passes a moment while another finishes its commit; called a few times before helping.
     fn relax(&self) {
         std::hint::spin_loop();
@@ -128,7 +128,7 @@ pub fn commit_if<W: Words>(
             continue;
         }
         // From here on the batch is in the history, whoever does the rest.
-        let settled = words.settle(position, mine.sequence);
+        let settled = words.mark_committed(position, mine.sequence);
         debug_assert!(settled.is_ok(), "a writer reaches its own segment");
         let done = Commit { done: true, ..mine };
         // It fails where somebody has helped.
@@ -151,7 +151,7 @@ pub fn help<W: Words>(words: &W, seen: u64) -> Result<(), W::Error> {
     if word.load(Acquire) != seen {
         return Ok(());
     }
-    if let Err(error) = words.settle(position, open.sequence) {
+    if let Err(error) = words.mark_committed(position, open.sequence) {
         // Finished by another since, and its segment may be compacted away by now.
         return if word.load(Acquire) == seen { Err(error) } else { Ok(()) };
     }

@@ -23,15 +23,15 @@ use partd_format::segment::HEADER_LEN;
 use self::plan::{Plan, Planned, choose, split};
 use super::Core;
 use super::commit;
-use super::control::{Announce, Control};
+use super::control::{Control, ReservedFor};
 use super::disk::{Access, Disk, DiskFile};
 use super::index::Extents;
 use super::outputs::NewestOutput;
-use super::picture::{AtRest, Segments};
 use super::segment::ahead::Ahead;
-use super::segment::{Claim, NewSegment, SEAL_LEN, Segment, Tail, Unpublished};
+use super::segment::{ActiveSegment, Claim, NewSegment, SEAL_LEN, Segment, Unpublished};
 use super::store::{OUTPUT_RESERVE, RESERVE, UNFINISHED_OUTPUT, segment_name};
-use super::writer::{GROUP_BUFFERS, GROUP_BYTES, is_full, new_file, retire};
+use super::version::{AtRest, Segments};
+use super::writer::{GROUP_BUFFERS, GROUP_BYTES, is_full, new_file, seal_orphan};
 use crate::Key;
 use crate::error::{Error, Result};
 
@@ -106,15 +106,15 @@ impl Stop {
     }
 }
 
-/// The store as a run sees it: everything up to `upto`.
+/// The store as a run sees it: everything up to `max_seq`.
 #[derive(Debug)]
 struct Base<F> {
-    upto: u64,
+    max_seq: u64,
     segments: Segments<F>,
     /// Numbers of the segments that are part of the store.
     current: Vec<u32>,
     /// The segments to rewrite, those first that free the most for the least space.
-    sources: Vec<AtRest>,
+    inputs: Vec<AtRest>,
     /// Whether some are left for another run.
     has_more: bool,
     /// Every key with its extents, and whether it was set; in key order.
@@ -172,7 +172,7 @@ impl<D: Disk> Core<D> {
         control.reserve()?;
         // Whoever renamed the output may have died before it said so: a picture that knows the sources
         // alone, this handle's among them, must not go on with them.
-        control.raise_generation();
+        control.raise_directory_epoch();
         let mut gone = false;
         for id in dead {
             // Where the name leads to a file of another store by now, that file stays.
@@ -206,10 +206,10 @@ impl<D: Disk> Core<D> {
             report.skipped = Some(Skipped::Closing);
             return Ok(false);
         }
-        self.bury_the_dead(control)?;
+        self.seal_orphans(control)?;
         let Some(mut base) = self.base(aim, first_new)? else { return Ok(false) };
         let (plan, output_len) = loop {
-            self.syncer.sync_beside(self, base.upto, &base.source_ids())?;
+            self.syncer.sync_beside(self, base.max_seq, &base.input_ids())?;
             let plan = base.plan()?;
             match self.write_output(control, &base, &plan, stop) {
                 Ok(Some(len)) => break (plan, len),
@@ -218,22 +218,22 @@ impl<D: Disk> Core<D> {
                     return Ok(false);
                 }
                 // On a full disk, fewer at a time, down to the one that needs the least.
-                Err(error) if is_full(&error) && base.sources.len() > 1 => {
-                    base.sources.truncate(base.sources.len() / 2);
+                Err(error) if is_full(&error) && base.inputs.len() > 1 => {
+                    base.inputs.truncate(base.inputs.len() / 2);
                     base.has_more = true;
                 }
                 Err(error) => return Err(error),
             }
         };
-        let source_len: u64 = base.sources.iter().map(|source| source.len).sum();
+        let source_len: u64 = base.inputs.iter().map(|source| source.len).sum();
         self.check_sync(control)?;
         control.reserve()?;
-        control.raise_synced(base.upto);
-        self.unlink_sources(&base)?;
+        control.raise_durable_seq(base.max_seq);
+        self.unlink_inputs(&base)?;
         control.count_compaction();
         let entries = &plan.entries;
         report.runs += 1;
-        report.segments_replaced += base.sources.len() as u64;
+        report.segments_replaced += base.inputs.len() as u64;
         report.bytes_rewritten += entries.iter().map(|entry| entry.len).sum::<u64>();
         report.bytes_freed += source_len.saturating_sub(output_len);
         report.extents_before += plan.extents;
@@ -244,14 +244,14 @@ impl<D: Disk> Core<D> {
             self.finish_predecessor(control)?;
         }
         let has_more = base.has_more;
-        let sources = base.into_sources();
+        let inputs = base.into_inputs();
         drop(plan);
-        let ids: Vec<u64> = sources.iter().map(|segment| segment.id()).collect();
+        let ids: Vec<u64> = inputs.iter().map(|segment| segment.id()).collect();
         self.syncer.forget(&ids);
         self.writer.forget(&ids);
-        self.with_picture(|_| ())?;
+        self.with_version(|_| ())?;
         if self.is_temporary {
-            sources.into_iter().try_for_each(|segment| self.recycle_or_unlink(segment))?;
+            inputs.into_iter().try_for_each(|segment| self.recycle_or_unlink(segment))?;
         }
         self.keep_reserves(control, UNFINISHED_OUTPUT);
         Ok(has_more)
@@ -259,21 +259,21 @@ impl<D: Disk> Core<D> {
 
     /// Removes the sources of an output. Those of a temporary store stay until no view of this handle needs
     /// them, since they may be recycled.
-    fn unlink_sources(&self, base: &Base<D::File>) -> Result<()> {
+    fn unlink_inputs(&self, base: &Base<D::File>) -> Result<()> {
         if self.is_temporary {
             return Ok(());
         }
-        base.sources.iter().try_for_each(|source| {
+        base.inputs.iter().try_for_each(|source| {
             let segment = base.segment(source.number);
             self.store.unlink_mapped(&segment_name(source.id), segment.file().id())
         })
     }
 
     /// Seals the segments of writers that are gone, so that they can be compacted.
-    fn bury_the_dead(&self, control: &Control<D>) -> Result<()> {
-        let open: Vec<_> = self.with_walked_picture(|picture| {
-            let segment = |number: u32| Arc::clone(&picture.segments[number as usize]);
-            picture.open.iter().map(|cursor| segment(cursor.segment)).collect()
+    fn seal_orphans(&self, control: &Control<D>) -> Result<()> {
+        let open: Vec<_> = self.with_walked_version(|version| {
+            let segment = |number: u32| Arc::clone(&version.segments[number as usize]);
+            version.open.iter().map(|cursor| segment(cursor.segment)).collect()
         })?;
         for segment in open {
             let Ok(slot) = u16::try_from(segment.header().slot) else { continue };
@@ -284,10 +284,10 @@ impl<D: Disk> Core<D> {
             if lock.is_some() {
                 // Nobody holds the slot: whoever made the segment in it is gone.
                 commit::take_over(control, slot)?;
-                retire(self, control, slot, segment.id())?;
+                seal_orphan(self, control, slot, segment.id())?;
             } else if segment.id() < control.first_segment(slot) {
                 // The holder came later, and has taken over what was open.
-                retire(self, control, slot, segment.id())?;
+                seal_orphan(self, control, slot, segment.id())?;
             }
         }
         Ok(())
@@ -295,21 +295,21 @@ impl<D: Disk> Core<D> {
 
     /// The store as it is now; `None` where nothing is to be gained.
     fn base(&self, aim: Aim, first_new: u64) -> Result<Option<Base<D::File>>> {
-        let base = self.with_walked_picture(|picture| {
+        let base = self.with_walked_version(|version| {
             // An output of this compaction is as good as it gets.
-            let mut at_rest = picture.at_rest();
+            let mut at_rest = version.at_rest();
             at_rest.retain(|segment| segment.id < first_new);
-            let (sources, has_more) =
+            let (inputs, has_more) =
                 choose(at_rest, aim, self.options.segment_len(), self.options.compaction_run_bytes);
-            (!sources.is_empty()).then(|| Base {
-                upto: picture.sequence,
-                segments: Arc::clone(&picture.segments),
-                current: picture.current().collect(),
-                sources,
+            (!inputs.is_empty()).then(|| Base {
+                max_seq: version.sequence,
+                segments: Arc::clone(&version.segments),
+                current: version.current().collect(),
+                inputs,
                 has_more,
-                keys: picture
+                keys: version
                     .index
-                    .slots()
+                    .keys()
                     .map(|slot| (slot.key.clone(), slot.extents.clone(), slot.is_set))
                     .collect(),
             })
@@ -330,39 +330,40 @@ impl<D: Disk> Core<D> {
         plan: &Plan,
         stop: &Stop,
     ) -> Result<Option<u64>> {
-        let replaces = base.source_ids();
+        let inputs = base.input_ids();
         let batches = split(&plan.entries)?;
-        let lists_len = replaces.len() as u64 * 8 + plan.keeps.len() as u64 * 16;
+        let lists_len = inputs.len() as u64 * 8 + plan.retained.len() as u64 * 16;
         let data_len: u64 = batches.iter().map(|(_, layout)| layout.batch_len()).sum();
         let len = (HEADER_LEN + lists_len + data_len + SEAL_LEN).next_multiple_of(4096);
         let mut new = match self.new_output(control, len) {
             // The last resort, where it is sure to help: the free end of this handle's own segment.
             Err(error)
                 if is_full(&error)
-                    && base.sources.iter().map(|source| source.len).sum::<u64>() >= 2 * len
-                    && base.sources.len() == 1
-                    && self.writer.give_up_tail(control, len) =>
+                    && base.inputs.iter().map(|source| source.len).sum::<u64>() >= 2 * len
+                    && base.inputs.len() == 1
+                    && self.writer.give_up_active(control, len) =>
             {
                 self.new_output(control, len)?
             }
             created => created?,
         };
-        let id = control.take_segment_id(Announce::Output)?;
-        let output = Some((base.upto, &replaces[..], &plan.keeps[..]));
+        let id = control.reserve_segment_id(ReservedFor::Output)?;
+        let output = Some((base.max_seq, &inputs[..], &plan.retained[..]));
         let segment = NewSegment { store: control.fixed.store, slot: 0, output };
-        let written = new.begin(id, &segment).and_then(|tail| self.fill(base, tail, batches, stop));
+        let written =
+            new.begin(id, &segment).and_then(|active| self.fill(base, active, batches, stop));
         let published = match written {
             Ok(true) => new.publish(id).map(|()| true),
             stopped => stopped,
         };
-        let synced = matches!(published, Ok(true)).then(|| self.sync_dir(control));
+        let durable_seq = matches!(published, Ok(true)).then(|| self.sync_dir(control));
         // Behind the sync, after which the words may need space again. If there is none, the output is there and
         // nobody was told: the next compaction tells.
         control.reserve()?;
-        if let Some(synced) = synced {
-            control.raise_generation();
+        if let Some(durable_seq) = durable_seq {
+            control.raise_directory_epoch();
             control.clear_output();
-            return synced.map(|()| Some(len));
+            return durable_seq.map(|()| Some(len));
         }
         // Nobody need look for it any more.
         control.clear_output();
@@ -388,22 +389,22 @@ impl<D: Disk> Core<D> {
     fn fill(
         &self,
         base: &Base<D::File>,
-        mut tail: Tail<D::File>,
+        mut active: ActiveSegment<D::File>,
         batches: Vec<(&[Planned], Layout)>,
         stop: &Stop,
     ) -> Result<bool> {
-        let segment = Arc::clone(tail.segment());
+        let segment = Arc::clone(active.segment());
         let mut pace = Pace::new(self.options.compaction_bytes_per_second);
         for (entries, layout) in batches {
-            let mut claim = tail
+            let mut claim = active
                 .claim(layout.batch_len())?
                 .ok_or_else(|| Error::Invalid("the output of a compaction is too short".into()))?;
             if !copy(base, &mut claim, entries, &layout, &mut pace, stop)? {
                 return Ok(false);
             }
-            segment.settle(claim.offset(), base.upto)?;
+            segment.mark_committed(claim.offset(), base.max_seq)?;
         }
-        tail.close();
+        active.close();
         let control = self.control()?;
         if !self.is_temporary {
             segment.file().sync().map_err(|error| control.sync_error(segment.path(), error))?;

@@ -32,8 +32,8 @@ pub(crate) struct Start {
     pub(crate) fixed: Fixed,
     pub(crate) sequence: u64,
     pub(crate) next_segment: u64,
-    pub(crate) generation: u64,
-    pub(crate) synced: u64,
+    pub(crate) directory_epoch: u64,
+    pub(crate) durable_seq: u64,
     pub(crate) sync_failed: bool,
 }
 
@@ -54,7 +54,14 @@ impl Start {
             inode: 0,
             temporary,
         };
-        Start { fixed, sequence: 0, next_segment: 1, generation: 1, synced: 0, sync_failed: false }
+        Start {
+            fixed,
+            sequence: 0,
+            next_segment: 1,
+            directory_epoch: 1,
+            durable_seq: 0,
+            sync_failed: false,
+        }
     }
 
     /// Writes the first `len` bytes of a control file, whatever is in them. What lies behind must be zeros.
@@ -67,8 +74,11 @@ impl Start {
         for (offset, word) in [
             (layout::COMMIT_AT, commit.encode()),
             (layout::NEXT_SEGMENT_AT, self.next_segment),
-            (layout::GENERATION_AT, self.generation),
-            (layout::SYNCED_AT, layout::encode_synced(&self.fixed.store, self.synced)),
+            (layout::DIRECTORY_EPOCH_AT, self.directory_epoch),
+            (
+                layout::DURABLE_SEQ_AT,
+                layout::encode_durable_seq(&self.fixed.store, self.durable_seq),
+            ),
             (layout::SYNC_FAILED_AT, if self.sync_failed { layout::SYNC_FAILED } else { 0 }),
         ] {
             bytes[offset as usize..offset as usize + 8].copy_from_slice(&word.to_le_bytes());
@@ -218,7 +228,7 @@ impl<D: Disk> Control<D> {
     }
 
     /// Says that this handle is there, for as long as the lock is held: see [`is_present`](Self::is_present).
-    pub(crate) fn announce_presence(&self) -> Result<Option<D::Lock>> {
+    pub(crate) fn take_presence_lock(&self) -> Result<Option<D::Lock>> {
         self.try_lock(layout::PRESENCE_LOCK_AT, false)
     }
 
@@ -295,13 +305,13 @@ impl<D: Disk> Control<D> {
 
     /// How many publishing renames there were.
     #[inline]
-    pub(crate) fn generation(&self) -> u64 {
-        self.word(layout::GENERATION_AT).load(Acquire)
+    pub(crate) fn directory_epoch(&self) -> u64 {
+        self.word(layout::DIRECTORY_EPOCH_AT).load(Acquire)
     }
 
     /// Says that a rename has published a segment, or that segments are about to be unlinked.
-    pub(crate) fn raise_generation(&self) {
-        let word = self.word(layout::GENERATION_AT);
+    pub(crate) fn raise_directory_epoch(&self) {
+        let word = self.word(layout::DIRECTORY_EPOCH_AT);
         let mut seen = word.load(Relaxed);
         while let Err(now) = word.compare_exchange(seen, seen + 1, AcqRel, Relaxed) {
             seen = now;
@@ -313,15 +323,15 @@ impl<D: Disk> Control<D> {
         self.word(layout::NEXT_SEGMENT_AT).load(Acquire)
     }
 
-    /// Takes an id for a new segment. `announce` tells where it is being made, before it is taken:
+    /// Takes an id for a new segment. `reserved_for` tells where it is being made, before it is taken:
     /// so whoever knows of an id without a file finds out whether one may still come.
     ///
     /// The number may come from a file that was made to harm: there is not always a next one.
-    pub(crate) fn take_segment_id(&self, announce: Announce) -> Result<u64> {
+    pub(crate) fn reserve_segment_id(&self, reserved_for: ReservedFor) -> Result<u64> {
         self.reserve()?;
-        let place = match announce {
-            Announce::Writer(slot) => self.slot_word(slot, layout::SLOT_ACTIVE_AT),
-            Announce::Output => self.word(layout::OUTPUT_AT),
+        let place = match reserved_for {
+            ReservedFor::Writer(slot) => self.slot_word(slot, layout::SLOT_ACTIVE_AT),
+            ReservedFor::Output => self.word(layout::OUTPUT_AT),
         };
         let next = self.word(layout::NEXT_SEGMENT_AT);
         let mut id = next.load(Acquire);
@@ -345,14 +355,14 @@ impl<D: Disk> Control<D> {
 
     /// The segments of which somebody has said that it is making them, or claims in them; 0 among them
     /// means nothing.
-    pub(crate) fn announced(&self) -> impl Iterator<Item = u64> {
+    pub(crate) fn reserved_ids(&self) -> impl Iterator<Item = u64> {
         let output = self.word(layout::OUTPUT_AT).load(Acquire);
         std::iter::once(output).chain((0..layout::SLOTS).map(|slot| self.active_segment(slot)))
     }
 
     /// Whether somebody has said that it is making the segment.
-    pub(crate) fn is_announced(&self, id: u64) -> bool {
-        self.announced().any(|announced| announced == id)
+    pub(crate) fn is_reserved(&self, id: u64) -> bool {
+        self.reserved_ids().any(|reserved_ids| reserved_ids == id)
     }
 
     /// The segment in which the owner of a slot claims its batches; 0 for none.
@@ -399,21 +409,21 @@ impl<D: Disk> Control<D> {
 
     /// The sequence number up to which everything is on stable storage.
     #[inline]
-    pub(crate) fn synced(&self) -> u64 {
+    pub(crate) fn durable_seq(&self) -> u64 {
         // A word that is no mark promises nothing.
-        let word = self.word(layout::SYNCED_AT).load(Acquire);
-        layout::decode_synced(&self.fixed.store, word).unwrap_or(0)
+        let word = self.word(layout::DURABLE_SEQ_AT).load(Acquire);
+        layout::decode_durable_seq(&self.fixed.store, word).unwrap_or(0)
     }
 
     /// Moves the synced mark up to `sequence`; never down.
-    pub(crate) fn raise_synced(&self, sequence: u64) {
-        let word = self.word(layout::SYNCED_AT);
+    pub(crate) fn raise_durable_seq(&self, sequence: u64) {
+        let word = self.word(layout::DURABLE_SEQ_AT);
         loop {
             let seen = word.load(Acquire);
-            if layout::decode_synced(&self.fixed.store, seen).unwrap_or(0) >= sequence {
+            if layout::decode_durable_seq(&self.fixed.store, seen).unwrap_or(0) >= sequence {
                 return;
             }
-            let new = layout::encode_synced(&self.fixed.store, sequence);
+            let new = layout::encode_durable_seq(&self.fixed.store, sequence);
             if word.compare_exchange(seen, new, AcqRel, Acquire).is_ok() {
                 return;
             }
@@ -421,13 +431,13 @@ impl<D: Disk> Control<D> {
     }
 
     /// The generation at which the names in the directory were last on stable storage.
-    pub(crate) fn directory_synced(&self) -> u64 {
-        self.word(layout::DIRECTORY_SYNCED_AT).load(Acquire)
+    pub(crate) fn durable_directory_epoch(&self) -> u64 {
+        self.word(layout::DURABLE_DIRECTORY_EPOCH_AT).load(Acquire)
     }
 
     /// Notes that the names of a generation are on stable storage.
-    pub(crate) fn set_directory_synced(&self, generation: u64) {
-        self.word(layout::DIRECTORY_SYNCED_AT).store(generation, Release);
+    pub(crate) fn set_durable_directory_epoch(&self, directory_epoch: u64) {
+        self.word(layout::DURABLE_DIRECTORY_EPOCH_AT).store(directory_epoch, Release);
     }
 
     /// Whether a sync has failed since the machine was booted.
@@ -454,7 +464,7 @@ impl<D: Disk> Control<D> {
             &self.fixed.store,
             self.word(layout::COMMIT_AT).load(Acquire),
             self.next_segment(),
-            self.word(layout::SYNCED_AT).load(Acquire),
+            self.word(layout::DURABLE_SEQ_AT).load(Acquire),
         )
     }
 
@@ -476,8 +486,8 @@ impl<D: Disk> Control<D> {
     /// Says that the store is open again, after it was closed, and begins those words anew that the
     /// stamp of the closed store does not vouch for. The caller is alone.
     pub(crate) fn reopen(&self) {
-        self.word(layout::GENERATION_AT).store(1, Release);
-        self.word(layout::DIRECTORY_SYNCED_AT).store(0, Release);
+        self.word(layout::DIRECTORY_EPOCH_AT).store(1, Release);
+        self.word(layout::DURABLE_DIRECTORY_EPOCH_AT).store(0, Release);
         self.word(layout::OUTPUT_AT).store(0, Release);
         self.set_open();
     }
@@ -490,7 +500,7 @@ impl<D: Disk> Control<D> {
 
 /// Where a new segment is announced.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Announce {
+pub(crate) enum ReservedFor {
     /// In the slot of the writer that will claim in it.
     Writer(u16),
     /// In the word of the one compaction.
@@ -514,7 +524,7 @@ impl<D: Disk> Words for Control<D> {
         )
     }
 
-    fn settle(&self, position: Position, sequence: u64) -> Result<()> {
+    fn mark_committed(&self, position: Position, sequence: u64) -> Result<()> {
         // Rare: somebody was stopped or died between two stores. No cache is worth having.
         let uuid = Some(&self.fixed.store);
         let segment = Segment::open(&self.store, position.segment, uuid, Access::Write)?;
@@ -522,7 +532,7 @@ impl<D: Disk> Words for Control<D> {
             .file()
             .reserve(position.offset, 16)
             .map_err(|error| Error::io("store to the segment", segment.path(), error))?;
-        segment.settle(position.offset, sequence)
+        segment.mark_committed(position.offset, sequence)
     }
 }
 
@@ -550,11 +560,11 @@ impl<D: Disk> Words for OwnWords<'_, D> {
         self.control.position(slot)
     }
 
-    fn settle(&self, position: Position, sequence: u64) -> Result<()> {
+    fn mark_committed(&self, position: Position, sequence: u64) -> Result<()> {
         if position.segment == self.own.id() {
-            self.own.settle(position.offset, sequence)
+            self.own.mark_committed(position.offset, sequence)
         } else {
-            self.control.settle(position, sequence)
+            self.control.mark_committed(position, sequence)
         }
     }
 }

@@ -22,7 +22,7 @@ pub(crate) type Extents = Arc<SmallVec<[Extent; 1]>>;
 /// The extents of every key.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    table: HashTable<Slot>,
+    table: HashTable<KeyExtents>,
     hasher: RandomState,
     live_bytes: u64,
     extents: u64,
@@ -32,7 +32,7 @@ pub(crate) struct Index {
 
 /// What is known of one key.
 #[derive(Clone, Debug)]
-pub(crate) struct Slot {
+pub(crate) struct KeyExtents {
     pub(crate) key: Key,
     pub(crate) extents: Extents,
     /// The length of the value in bytes.
@@ -47,7 +47,7 @@ impl Index {
     pub(crate) fn apply(&mut self, kind: Kind, key: &[u8], extent: Extent) {
         match kind {
             Kind::Append => {
-                let slot = slot_mut(&mut self.table, &self.hasher, key);
+                let slot = key_mut(&mut self.table, &self.hasher, key);
                 // A read that is under way keeps the extents that it began with.
                 let extents = Arc::make_mut(&mut slot.extents);
                 if extents.len() == 1 {
@@ -61,7 +61,7 @@ impl Index {
                 add_live(&mut self.live_in, &extent);
             }
             Kind::Set => {
-                let slot = slot_mut(&mut self.table, &self.hasher, key);
+                let slot = key_mut(&mut self.table, &self.hasher, key);
                 if slot.is_set {
                     return;
                 }
@@ -96,12 +96,12 @@ impl Index {
 
     /// What is known of a key; `None` where it is missing.
     #[inline]
-    pub(crate) fn get(&self, key: &[u8]) -> Option<&Slot> {
+    pub(crate) fn get(&self, key: &[u8]) -> Option<&KeyExtents> {
         self.table.find(self.hasher.hash_one(key), |slot| slot.key.as_bytes() == key)
     }
 
     /// Every key, in no order.
-    pub(crate) fn slots(&self) -> impl Iterator<Item = &Slot> {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &KeyExtents> {
         self.table.iter()
     }
 
@@ -128,9 +128,9 @@ impl Index {
     /// The memory that the index takes, in bytes.
     pub(crate) fn memory_bytes(&self) -> u64 {
         // hashbrown fills at most 7/8 of its buckets, and keeps a byte of control for each.
-        let table = self.table.capacity() * 8 / 7 * (size_of::<Slot>() + 1);
+        let table = self.table.capacity() * 8 / 7 * (size_of::<KeyExtents>() + 1);
         let heap: usize = self
-            .slots()
+            .keys()
             .map(|slot| {
                 let list = size_of::<SmallVec<[Extent; 1]>>() + 2 * size_of::<usize>();
                 let behind = if slot.extents.spilled() { slot.extents.capacity() } else { 0 };
@@ -156,14 +156,18 @@ fn remove_live(live: &mut [u64], extent: &Extent) {
 }
 
 #[inline]
-fn slot_mut<'t>(table: &'t mut HashTable<Slot>, hasher: &RandomState, key: &[u8]) -> &'t mut Slot {
+fn key_mut<'t>(
+    table: &'t mut HashTable<KeyExtents>,
+    hasher: &RandomState,
+    key: &[u8],
+) -> &'t mut KeyExtents {
     table
         .entry(
             hasher.hash_one(key),
             |slot| slot.key.as_bytes() == key,
             |slot| hasher.hash_one(slot.key.as_bytes()),
         )
-        .or_insert_with(|| Slot {
+        .or_insert_with(|| KeyExtents {
             key: Key::from(key),
             extents: Extents::default(),
             len: 0,

@@ -8,7 +8,7 @@
 //! | `control` | the words that processes share |
 //! | `commit` | the protocol that gives batches their numbers |
 //! | `writer` | claim, copy, commit |
-//! | `finder`, `picture`, `index` | what a reader knows, and how it keeps up |
+//! | `discovery`, `version`, `index` | what a reader knows, and how it keeps up |
 //! | `read` | values out of extents |
 //! | `pop` | a read and a removal as one step |
 //! | `verify` | every checksum of every segment |
@@ -23,13 +23,12 @@ mod background;
 pub mod commit;
 mod compaction;
 mod control;
+mod discovery;
 pub mod disk;
-mod finder;
 mod index;
 mod open;
 mod options;
 mod outputs;
-mod picture;
 mod pop;
 mod read;
 mod recovery;
@@ -39,6 +38,7 @@ mod store;
 mod sync;
 mod temporary;
 mod verify;
+mod version;
 mod writer;
 
 use std::fmt;
@@ -54,7 +54,6 @@ use self::background::Background;
 use self::compaction::{Aim, Stop};
 use self::control::Control;
 use self::disk::{Dir, Disk, DiskFile, FileId, OsDisk};
-use self::picture::Picture;
 use self::read::Snapshot;
 use self::recycle::Recycler;
 use self::segment::Segment;
@@ -62,6 +61,7 @@ use self::segment::mapping::ForkMark;
 use self::store::CONTROL;
 use self::store::{Store, segment_name};
 use self::sync::Syncer;
+use self::version::Version;
 use self::writer::Writer;
 use crate::Key;
 use crate::error::{Error, ErrorKind, Result};
@@ -117,7 +117,7 @@ pub(crate) struct Core<D: Disk> {
     is_read_only: bool,
     is_temporary: bool,
     writer: Writer<D>,
-    picture: RwLock<Picture<D>>,
+    version: RwLock<Version<D>>,
     syncer: Syncer<D>,
     recycler: Recycler<D::File>,
 }
@@ -139,7 +139,7 @@ pub struct Stats {
     /// The sequence number of the last batch.
     pub sequence: u64,
     /// The sequence number up to which everything is on stable storage.
-    pub synced: u64,
+    pub durable_seq: u64,
     /// The number of keys.
     pub keys: u64,
     /// The pieces in which the values of all keys lie.
@@ -253,23 +253,23 @@ impl<D: Disk> SegmentLog<D> {
     pub fn stats(&self) -> Result<Stats> {
         let core = &*self.core;
         let control = core.control.as_ref();
-        let (mut stats, names) = core.with_walked_picture(|picture| {
-            let current = || picture.current().map(|number| &picture.segments[number as usize]);
+        let (mut stats, names) = core.with_walked_version(|version| {
+            let current = || version.current().map(|number| &version.segments[number as usize]);
             let is_output = |segment: &&Arc<Segment<_>>| segment.header().output.is_some();
             let segments = current().count() as u64;
             let compacted = current().filter(is_output).count() as u64;
-            let open = picture.open.len() as u64;
-            let values: u64 = picture.value_bytes.iter().sum();
+            let open = version.open.len() as u64;
+            let values: u64 = version.value_bytes.iter().sum();
             let stats = Stats {
-                sequence: picture.sequence,
+                sequence: version.sequence,
                 // A sync may have moved the mark on since.
-                synced: control.map_or(0, Control::synced).min(picture.sequence),
-                keys: picture.index.len() as u64,
-                extents: picture.index.extents(),
-                live_bytes: picture.index.live_bytes(),
-                dead_bytes: values - picture.index.live_bytes(),
-                batches: picture.applied.batches,
-                removals: picture.applied.removals,
+                durable_seq: control.map_or(0, Control::durable_seq).min(version.sequence),
+                keys: version.index.len() as u64,
+                extents: version.index.extents(),
+                live_bytes: version.index.live_bytes(),
+                dead_bytes: values - version.index.live_bytes(),
+                batches: version.applied.batches,
+                removals: version.applied.removals,
                 segments_open: open,
                 segments_sealed: segments - compacted - open,
                 segments_compacted: compacted,
@@ -277,8 +277,8 @@ impl<D: Disk> SegmentLog<D> {
                 segments_recycled: core.recycler.len(),
                 disk_bytes: 0,
                 compactions: control.map_or(0, Control::compactions),
-                index_bytes: picture.index.memory_bytes(),
-                mapped_bytes: picture.segments.iter().map(|s| s.file().mapping().len()).sum(),
+                index_bytes: version.index.memory_bytes(),
+                mapped_bytes: version.segments.iter().map(|s| s.file().mapping().len()).sum(),
             };
             (stats, current().map(|segment| segment_name(segment.id())).collect::<Vec<_>>())
         })?;
@@ -355,15 +355,15 @@ impl<D: Disk> Partd for SegmentLog<D> {
     }
 
     fn lens(&self, keys: &[Key]) -> Result<Vec<Option<u64>>> {
-        self.core.with_picture(|picture| {
-            keys.iter().map(|key| picture.index.get(key.as_bytes()).map(|slot| slot.len)).collect()
+        self.core.with_version(|version| {
+            keys.iter().map(|key| version.index.get(key.as_bytes()).map(|slot| slot.len)).collect()
         })
     }
 
     fn keys(&self) -> Result<Vec<Key>> {
         let mut keys: Vec<Key> = self
             .core
-            .with_picture(|picture| picture.index.slots().map(|slot| slot.key.clone()).collect())?;
+            .with_version(|version| version.index.keys().map(|slot| slot.key.clone()).collect())?;
         threads::sort(self.core.pool(), &mut keys);
         Ok(keys)
     }
@@ -430,8 +430,8 @@ impl<D: Disk> Core<D> {
     }
 
     #[inline]
-    fn generation(&self) -> u64 {
-        self.control.as_ref().map_or(1, Control::generation)
+    fn directory_epoch(&self) -> u64 {
+        self.control.as_ref().map_or(1, Control::directory_epoch)
     }
 
     #[inline]
@@ -468,48 +468,48 @@ impl<D: Disk> Core<D> {
     }
 
     /// Looks at the picture as of now.
-    fn with_picture<T>(&self, look: impl FnOnce(&Picture<D>) -> T) -> Result<T> {
+    fn with_version<T>(&self, look: impl FnOnce(&Version<D>) -> T) -> Result<T> {
         self.check_process()?;
         self.check_frozen()?;
-        let picture = self.picture();
-        if picture.is_current(self) {
-            return Ok(look(&picture));
+        let version = self.version();
+        if version.is_current(self) {
+            return Ok(look(&version));
         }
-        drop(picture);
-        let mut picture = self.picture.write().unwrap_or_else(PoisonError::into_inner);
-        picture.refresh(self, false)?;
-        Ok(look(&picture))
+        drop(version);
+        let mut version = self.version.write().unwrap_or_else(PoisonError::into_inner);
+        version.refresh(self, false)?;
+        Ok(look(&version))
     }
 
-    fn picture(&self) -> RwLockReadGuard<'_, Picture<D>> {
-        self.picture.read().unwrap_or_else(PoisonError::into_inner)
+    fn version(&self) -> RwLockReadGuard<'_, Version<D>> {
+        self.version.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives back the memory of the picture.
     fn forget_picture(&self) {
-        self.picture.write().unwrap_or_else(PoisonError::into_inner).reset();
+        self.version.write().unwrap_or_else(PoisonError::into_inner).reset();
     }
 
     /// Looks at the picture as of now, also at which segments were sealed since the last batch.
-    fn with_walked_picture<T>(&self, look: impl FnOnce(&Picture<D>) -> T) -> Result<T> {
+    fn with_walked_version<T>(&self, look: impl FnOnce(&Version<D>) -> T) -> Result<T> {
         self.check_process()?;
         self.check_frozen()?;
-        let mut picture = self.picture.write().unwrap_or_else(PoisonError::into_inner);
-        picture.refresh(self, true)?;
-        Ok(look(&picture))
+        let mut version = self.version.write().unwrap_or_else(PoisonError::into_inner);
+        version.refresh(self, true)?;
+        Ok(look(&version))
     }
 
     /// What some keys hold now.
     fn snapshot(&self, keys: &[Key]) -> Result<Snapshot<D::File>> {
-        self.with_picture(|picture| self.snapshot_of(picture, keys))
+        self.with_version(|version| self.snapshot_of(version, keys))
     }
 
-    fn snapshot_of(&self, picture: &Picture<D>, keys: &[Key]) -> Snapshot<D::File> {
+    fn snapshot_of(&self, version: &Version<D>, keys: &[Key]) -> Snapshot<D::File> {
         let extents =
-            |key: &Key| picture.index.get(key.as_bytes()).map(|slot| slot.extents.clone());
+            |key: &Key| version.index.get(key.as_bytes()).map(|slot| slot.extents.clone());
         let Options { verify_on_read, release_after_read, .. } = self.options;
         let extents = keys.iter().map(extents).collect();
-        Snapshot::new(picture, extents, verify_on_read, release_after_read)
+        Snapshot::new(version, extents, verify_on_read, release_after_read)
     }
 }
 
@@ -524,10 +524,10 @@ impl<D: Disk> Drop for Core<D> {
             if self.is_temporary {
                 // Nobody is left to tell; what stays behind can be swept later.
                 if let Ok(Some(files)) = temporary::remove(&self.store, None) {
-                    let picture = std::mem::take(&mut self.picture);
+                    let version = std::mem::take(&mut self.version);
                     let recycler = std::mem::replace(&mut self.recycler, Recycler::new());
                     let writer = std::mem::replace(&mut self.writer, Writer::new(0));
-                    temporary::give_back(files, (picture, recycler, writer));
+                    temporary::give_back(files, (version, recycler, writer));
                 }
                 return;
             }

@@ -19,12 +19,12 @@ use super::background::Background;
 use super::control::Control;
 use super::disk::{Access, Dir, Disk, DiskFile};
 use super::options::Options;
-use super::picture::Picture;
-use super::recovery::{Known, NewControl, Survey, Trust};
+use super::recovery::{Known, NewControl, RecoveryMode, RecoveryScan};
 use super::recycle::Recycler;
 use super::segment::mapping::ForkMark;
 use super::store::{CONTROL, Store, is_known, is_of_store};
 use super::sync::Syncer;
+use super::version::Version;
 use super::writer::Writer;
 use super::{Core, Frozen, SegmentLog};
 use crate::error::{Error, ErrorKind, Result, newer_version};
@@ -50,7 +50,7 @@ pub(super) struct Parts<D: Disk> {
     pub(super) control: Option<Control<D>>,
     pub(super) locks: Vec<D::Lock>,
     /// The uuid of a store without a control file that can be used, and what was found.
-    pub(super) survey: Option<(Option<[u8; 16]>, Frozen)>,
+    pub(super) scan: Option<(Option<[u8; 16]>, Frozen)>,
     pub(super) is_temporary: bool,
 }
 
@@ -155,7 +155,7 @@ pub(crate) fn open_read_only<D: Disk>(
 impl<D: Disk> Parts<D> {
     fn shared(control: Control<D>, shared: D::Lock, presence: D::Lock) -> Parts<D> {
         let locks = vec![presence, shared];
-        Parts { control: Some(control), locks, survey: None, is_temporary: false }
+        Parts { control: Some(control), locks, scan: None, is_temporary: false }
     }
 }
 
@@ -170,7 +170,7 @@ fn boot_id<D: Disk>(store: &Store<D>) -> Result<[u8; 16]> {
 
 /// Becomes present on a control file that the caller knows to be the one in use.
 fn be_present<D: Disk>(control: Control<D>) -> Result<Option<Joined<D>>> {
-    let presence = control.announce_presence()?;
+    let presence = control.take_presence_lock()?;
     Ok(presence.map(|presence| Joined { control, presence }))
 }
 
@@ -196,12 +196,12 @@ fn join<D: Disk>(store: &Store<D>, boot: [u8; 16], access: Access) -> Result<Opt
 /// A handle that reads the store as recovery would leave it, and never looks at its directory again.
 fn frozen<D: Disk>(store: Store<D>, boot: [u8; 16], options: &Options) -> Result<SegmentLog<D>> {
     let control = store.dir.id_of(CONTROL).ok();
-    let (survey, _) = survey(&store, boot, Access::Read, options.ignore_damage)?;
-    let frozen = Frozen { sequence: survey.sequence, control };
-    let survey = Some((survey.uuid, frozen));
-    let parts = Parts { control: None, locks: Vec::new(), survey, is_temporary: false };
+    let (scan, _) = scan(&store, boot, Access::Read, options.ignore_damage)?;
+    let frozen = Frozen { sequence: scan.sequence, control };
+    let scan = Some((scan.uuid, frozen));
+    let parts = Parts { control: None, locks: Vec::new(), scan, is_temporary: false };
     let log = finish(store, options, parts)?;
-    log.core.with_picture(|_| ())?;
+    log.core.with_version(|_| ())?;
     Ok(log)
 }
 
@@ -237,27 +237,27 @@ pub(super) fn finish<D: Disk>(
     options: &Options,
     parts: Parts<D>,
 ) -> Result<SegmentLog<D>> {
-    let Parts { control, locks, survey, is_temporary } = parts;
+    let Parts { control, locks, scan, is_temporary } = parts;
     let mark = ForkMark::new().map_err(|e| store.dir_error("map a page for", e))?;
-    let uuid = match (&control, &survey) {
+    let uuid = match (&control, &scan) {
         (Some(control), _) => control.fixed.store,
         (None, Some((uuid, _))) => uuid.unwrap_or_default(),
         (None, None) => [0; 16],
     };
-    let is_read_only = survey.is_some() || !control.as_ref().is_some_and(Control::is_writable);
+    let is_read_only = scan.is_some() || !control.as_ref().is_some_and(Control::is_writable);
     let opened_unix_ms = store.disk.now_unix_ms();
     let core = Core {
         store,
         options: options.clone(),
         uuid,
         control,
-        frozen: survey.map(|(_, frozen)| frozen),
+        frozen: scan.map(|(_, frozen)| frozen),
         locks,
         mark,
         is_read_only,
         is_temporary,
         writer: Writer::new(opened_unix_ms),
-        picture: RwLock::new(Picture::default()),
+        version: RwLock::new(Version::default()),
         syncer: Syncer::new(),
         recycler: Recycler::new(),
     };
@@ -404,18 +404,18 @@ fn settle_alone<D: Disk>(store: &Store<D>, boot: [u8; 16]) -> Result<()> {
         control.reopen();
         return Ok(());
     }
-    let (survey, old) = survey(store, boot, Access::Write, false)?;
-    let uuid = match survey.uuid {
+    let (scan, old) = scan(store, boot, Access::Write, false)?;
+    let uuid = match scan.uuid {
         Some(uuid) => uuid,
         None => store.random()?,
     };
     let new = NewControl { uuid, boot, temporary: false };
-    survey.apply(store, old.as_ref(), &new).map_err(|error| no_access(store, error))
+    scan.apply(store, old.as_ref(), &new).map_err(|error| no_access(store, error))
 }
 
-type Surveyed<D> = (Survey<<D as Disk>::File>, Option<Control<D>>);
+type Surveyed<D> = (RecoveryScan<<D as Disk>::File>, Option<Control<D>>);
 
-fn survey<D: Disk>(
+fn scan<D: Disk>(
     store: &Store<D>,
     boot: [u8; 16],
     access: Access,
@@ -435,16 +435,16 @@ fn survey<D: Disk>(
         _ => None,
     };
     let of_this_boot = own.filter(|own| own.fixed.boot == boot);
-    let trust = if of_this_boot.is_some() { Trust::Memory } else { Trust::Disk };
+    let mode = if of_this_boot.is_some() { RecoveryMode::Memory } else { RecoveryMode::Disk };
     let known = Known {
         uuid: own.map(|own| own.fixed.store),
-        mark: old.as_ref().map(|old| (old.fixed.store, old.synced())),
+        mark: old.as_ref().map(|old| (old.fixed.store, old.durable_seq())),
         last: of_this_boot
             .filter(|own| own.is_open() || own.is_clean())
             .and_then(Control::last_position),
     };
     let is_copy = own.is_none() && old.is_some();
-    match Survey::new(store, known, trust, ignore_damage) {
+    match RecoveryScan::new(store, known, mode, ignore_damage) {
         Err(error) if is_copy && error.kind() == ErrorKind::Corrupt => {
             let why = format!(
                 "this is a copy of a store, or its disk has another device number by now, and it is not whole: \
@@ -454,7 +454,7 @@ fn survey<D: Disk>(
             );
             Err(Error::refused(ErrorKind::Corrupt, &**store.path(), why))
         }
-        survey => Ok((survey?, old)),
+        scan => Ok((scan?, old)),
     }
 }
 

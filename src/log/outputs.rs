@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use partd_format::segment::Keep;
+use partd_format::segment::Retained;
 use partd_format::{Evidence, Link, State};
 
 use super::disk::{Disk, DiskFile};
@@ -14,10 +14,10 @@ use crate::error::{Error, Result, damage as damage_of};
 #[derive(Debug, Default)]
 pub(crate) struct NewestOutput {
     /// Numbers up to this one may be missing from the store.
-    pub(crate) upto: u64,
+    pub(crate) max_seq: u64,
     /// 0 while no output was seen.
     pub(crate) id: u64,
-    pub(crate) keeps: Vec<Keep>,
+    pub(crate) retained: Vec<Retained>,
     /// The ids in it.
     kept: BTreeSet<u64>,
 }
@@ -26,29 +26,29 @@ impl NewestOutput {
     /// Takes an output into account, and returns the ids that it replaces: none for the segment of a writer.
     pub(crate) fn see<F: DiskFile>(&mut self, segment: &Segment<F>) -> Result<Vec<u64>> {
         let Some(output) = segment.header().output else { return Ok(Vec::new()) };
-        let (replaces, keeps) = segment.lists()?;
-        if (output.upto, segment.id()) > (self.upto, self.id) {
-            let kept = keeps.iter().map(|keep| keep.id).collect();
-            *self = NewestOutput { upto: output.upto, id: segment.id(), keeps, kept };
+        let (inputs, retained) = segment.lists()?;
+        if (output.max_seq, segment.id()) > (self.max_seq, self.id) {
+            let kept = retained.iter().map(|keep| keep.id).collect();
+            *self = NewestOutput { max_seq: output.max_seq, id: segment.id(), retained, kept };
         }
-        Ok(replaces)
+        Ok(inputs)
     }
 
     /// Whether a segment was compacted away before this output was made and has come back, out of a backup or
     /// in a copy of the store that took a while. The output that replaced it may be gone by now.
     pub(crate) fn has_outlived<F: DiskFile>(&self, segment: &Segment<F>) -> bool {
         self.may_have_outlived(segment.id())
-            && (segment.header().output.is_some() || has_number_up_to(segment, self.upto))
+            && (segment.header().output.is_some() || has_number_up_to(segment, self.max_seq))
     }
 
-    /// Whether it has, if the segment holds any number up to `upto`.
+    /// Whether it has, if the segment holds any number up to `max_seq`.
     pub(crate) fn may_have_outlived(&self, id: u64) -> bool {
         id < self.id && !self.kept.contains(&id)
     }
 }
 
 /// The error for a segment that an output found beside it, and of which there is no file.
-pub(crate) fn kept_is_missing<D: Disk>(store: &Store<D>, keep: &Keep) -> Error {
+pub(crate) fn kept_is_missing<D: Disk>(store: &Store<D>, keep: &Retained) -> Error {
     let damage = partd_format::Error {
         offset: keep.end,
         what: "chain of batches",
@@ -58,11 +58,11 @@ pub(crate) fn kept_is_missing<D: Disk>(store: &Store<D>, keep: &Keep) -> Error {
     damage_of(store.path_of(&segment_name(keep.id)), damage)
 }
 
-/// Whether a batch in the segment of a writer has a number up to `upto`.
-fn has_number_up_to<F: DiskFile>(segment: &Segment<F>, upto: u64) -> bool {
+/// Whether a batch in the segment of a writer has a number up to `max_seq`.
+fn has_number_up_to<F: DiskFile>(segment: &Segment<F>, max_seq: u64) -> bool {
     let mut offset = segment.header().data_start;
     while let Ok(Link::Batch(len)) = segment.link(offset) {
-        if matches!(segment.state(offset), Ok(State::Committed(sequence)) if sequence <= upto) {
+        if matches!(segment.state(offset), Ok(State::Committed(sequence)) if sequence <= max_seq) {
             return true;
         }
         offset += len;

@@ -51,17 +51,17 @@ impl<D: Disk> Core<D> {
         }
         self.check_read(&known)?;
         let mut delete = self.writer.prepare(self, &batch)?;
-        let mut picture = self.picture.write().unwrap_or_else(PoisonError::into_inner);
+        let mut version = self.version.write().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..TRIES {
-            picture.refresh(self, false)?;
-            let now = self.snapshot_of(&picture, &distinct).releasing();
+            version.refresh(self, false)?;
+            let now = self.snapshot_of(&version, &distinct).releasing();
             now.bring_up(&known, &mut values)?;
             known = now;
-            let is_complete = || picture.knows_all_segments(control.generation());
+            let is_complete = || version.knows_all_segments(control.directory_epoch());
             let Some(at) = self.writer.commit(self, &mut delete, is_complete)? else { continue };
-            let extents = picture.catch_up(self, at, &distinct)?;
-            let covered = Snapshot::new(&picture, extents, self.options.verify_on_read, true);
-            drop(picture);
+            let extents = version.catch_up(self, at, &distinct)?;
+            let covered = Snapshot::new(&version, extents, self.options.verify_on_read, true);
+            drop(version);
             covered.bring_up(&known, &mut values)?;
             // A key that is asked for twice is there the first time.
             let value = |key| match distinct.binary_search(key) {

@@ -12,9 +12,9 @@ use self::pins::Pins;
 pub use self::view::View;
 use super::disk::{Disk, DiskFile};
 use super::index::Extents;
-use super::picture::Picture;
 use super::segment::ahead::{self, Ahead};
 use super::segment::{Extent, Segment};
+use super::version::Version;
 use crate::error::Result;
 use crate::threads::{self, LentPool, Team};
 
@@ -42,14 +42,14 @@ pub(crate) struct Snapshot<F> {
 impl<F: DiskFile> Snapshot<F> {
     /// What a picture holds at some extents.
     pub(crate) fn new<D: Disk<File = F>>(
-        picture: &Picture<D>,
+        version: &Version<D>,
         extents: Vec<Option<Extents>>,
         verify: bool,
         release: bool,
     ) -> Snapshot<F> {
         let all = extents.iter().flatten().flat_map(|list| list.iter());
-        let pins = Pins::new(&picture.segments, all);
-        Snapshot { pins, extents, rebuilds: picture.rebuilds, verify, release }
+        let pins = Pins::new(&version.segments, all);
+        Snapshot { pins, extents, rebuilds: version.rebuilds, verify, release }
     }
 
     /// The same, for bytes that nobody will read again: their pages leave memory if they were not in it.

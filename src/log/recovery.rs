@@ -23,7 +23,7 @@ use crate::error::{Error, Result, damage};
 
 /// How much is to be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trust {
+pub(crate) enum RecoveryMode {
     /// The machine has not been booted since, so all that was stored is there.
     Memory,
     /// Nothing but what the checksums say.
@@ -51,20 +51,20 @@ pub(crate) struct NewControl {
 
 /// What the segments hold.
 #[derive(Debug)]
-pub(crate) struct Survey<F> {
+pub(crate) struct RecoveryScan<F> {
     segments: Vec<Surveyed<F>>,
     /// Files that have the name of a segment and no readable header, and may have been more.
     unreadable: Vec<(u64, Error)>,
     /// The others like them, which outputs of compactions replace: what was dead before anyone asked
     /// for a sync may never have come to the disk.
     unreadable_replaced: Vec<u64>,
-    trust: Trust,
+    mode: RecoveryMode,
     /// The uuid of the store, where anything says it.
     pub(crate) uuid: Option<[u8; 16]>,
     /// The last number of the history.
     pub(crate) sequence: u64,
     /// The newest synced mark that was found.
-    pub(crate) synced: u64,
+    pub(crate) durable_seq: u64,
     /// The last commit that processes of this boot have seen, if the control file can say: its number and its
     /// segment.
     last: Option<(u64, u64)>,
@@ -75,7 +75,7 @@ pub(crate) struct Survey<F> {
 #[derive(Debug)]
 struct Surveyed<F> {
     segment: Segment<F>,
-    batches: Vec<Found>,
+    batches: Vec<ScannedBatch>,
     /// Where the chain ends.
     end: u64,
     ending: Result<Link, partd_format::Error>,
@@ -83,46 +83,46 @@ struct Surveyed<F> {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Found {
+struct ScannedBatch {
     offset: u64,
     len: u64,
     state: Result<State, partd_format::Error>,
 }
 
-impl<F: DiskFile> Survey<F> {
+impl<F: DiskFile> RecoveryScan<F> {
     /// Looks at every segment, with what the control file knows.
     ///
     /// With `ignore_damage`, the history ends before what is missing or damaged, wherever it is.
     pub(crate) fn new<D: Disk<File = F>>(
         store: &Store<D>,
         known: Known,
-        trust: Trust,
+        mode: RecoveryMode,
         ignore_damage: bool,
-    ) -> Result<Survey<F>> {
-        let mut survey = Survey {
+    ) -> Result<RecoveryScan<F>> {
+        let mut scan = RecoveryScan {
             segments: Vec::new(),
             unreadable: Vec::new(),
             unreadable_replaced: Vec::new(),
-            trust,
+            mode,
             uuid: known.uuid,
             sequence: 0,
-            synced: 0,
+            durable_seq: 0,
             last: known.last,
             next_segment: 1,
         };
         for id in store.segment_ids()? {
-            survey.next_segment = survey.next_segment.max(id.saturating_add(1));
-            survey.add(store, id)?;
+            scan.next_segment = scan.next_segment.max(id.saturating_add(1));
+            scan.add(store, id)?;
         }
-        if let Some((uuid, synced)) = known.mark
-            && synced > 0
-            && *survey.uuid.get_or_insert(uuid) == uuid
+        if let Some((uuid, durable_seq)) = known.mark
+            && durable_seq > 0
+            && *scan.uuid.get_or_insert(uuid) == uuid
         {
-            survey.synced = synced;
+            scan.durable_seq = durable_seq;
         }
-        let upto = survey.take_outputs(store, ignore_damage)?;
-        survey.find_end(store, upto, ignore_damage)?;
-        Ok(survey)
+        let max_seq = scan.take_outputs(store, ignore_damage)?;
+        scan.find_end(store, max_seq, ignore_damage)?;
+        Ok(scan)
     }
 
     fn add<D: Disk<File = F>>(&mut self, store: &Store<D>, id: u64) -> Result<()> {
@@ -142,7 +142,7 @@ impl<F: DiskFile> Survey<F> {
             ahead.step(&segment, end);
             match segment.link(end) {
                 Ok(Link::Batch(len)) => {
-                    batches.push(Found { offset: end, len, state: segment.state(end) });
+                    batches.push(ScannedBatch { offset: end, len, state: segment.state(end) });
                     end += len;
                 }
                 ending => break ending,
@@ -168,11 +168,11 @@ impl<F: DiskFile> Survey<F> {
         if !ignore_damage {
             self.check_notes()?;
         }
-        let NewestOutput { upto, keeps, .. } = newest;
+        let NewestOutput { max_seq, retained, .. } = newest;
         if ignore_damage {
-            return Ok(upto);
+            return Ok(max_seq);
         }
-        for keep in keeps.iter().filter(|keep| !replaced.contains(&keep.id)) {
+        for keep in retained.iter().filter(|keep| !replaced.contains(&keep.id)) {
             let kept = self.segments.iter().find(|surveyed| surveyed.segment.id() == keep.id);
             match kept {
                 Some(kept) => kept.must_reach(keep.end)?,
@@ -185,25 +185,25 @@ impl<F: DiskFile> Survey<F> {
                 }
             }
         }
-        Ok(upto)
+        Ok(max_seq)
     }
 
     /// Checks that each chain reaches as far as it is noted to be on stable storage: the mark may
     /// be lost with the batches that repeat it.
     fn check_notes(&self) -> Result<()> {
         let mut present = self.segments.iter().filter(|surveyed| !surveyed.is_replaced);
-        present.try_for_each(|surveyed| surveyed.must_reach(surveyed.segment.note()))
+        present.try_for_each(|surveyed| surveyed.must_reach(surveyed.segment.durable_end()))
     }
 
     /// Finds the last number of the history.
     fn find_end<D: Disk>(
         &mut self,
         store: &Store<D>,
-        upto: u64,
+        max_seq: u64,
         ignore_damage: bool,
     ) -> Result<()> {
-        let trust = self.trust;
-        let mut numbers: BTreeMap<u64, (usize, Found)> = BTreeMap::new();
+        let mode = self.mode;
+        let mut numbers: BTreeMap<u64, (usize, ScannedBatch)> = BTreeMap::new();
         for (i, surveyed) in self.segments.iter().enumerate() {
             if surveyed.is_replaced {
                 continue;
@@ -220,26 +220,26 @@ impl<F: DiskFile> Survey<F> {
                 let Ok(State::Committed(sequence)) = found.state else { continue };
                 // A header that does not parse says nothing about the mark.
                 if let Ok(batch) = surveyed.segment.batch(found.offset, found.len) {
-                    heads.note(batch.head_len());
-                    self.synced = self.synced.max(batch.synced());
+                    heads.record(batch.head_len());
+                    self.durable_seq = self.durable_seq.max(batch.durable_seq());
                 }
                 if numbers.insert(sequence, (i, found)).is_some() {
                     return Err(surveyed.segment.number_used_twice(found.offset, sequence));
                 }
             }
         }
-        let must = match trust {
+        let must = match mode {
             _ if ignore_damage => 0,
-            Trust::Disk => self.synced,
+            RecoveryMode::Disk => self.durable_seq,
             // A number is only ever given when the one before it is in place.
-            Trust::Memory => {
+            RecoveryMode::Memory => {
                 let last = numbers.last_key_value().map_or(0, |(last, _)| *last);
-                last.max(self.synced).max(self.lost())
+                last.max(self.durable_seq).max(self.lost())
             }
         };
-        let mut end = upto;
+        let mut end = max_seq;
         // What a compaction may have dropped can be missing; what is there must be readable.
-        for (_, (i, found)) in numbers.range(..=upto) {
+        for (_, (i, found)) in numbers.range(..=max_seq) {
             let parsed = self.segments[*i].segment.batch(found.offset, found.len);
             if let Err(error) = parsed
                 && !ignore_damage
@@ -248,10 +248,8 @@ impl<F: DiskFile> Survey<F> {
             }
         }
         let unsynced =
-            numbers.range(self.synced.max(end).saturating_add(1)..).map(|(_, (i, found))| Span {
-                segment: &self.segments[*i].segment,
-                offset: found.offset,
-                len: found.len,
+            numbers.range(self.durable_seq.max(end).saturating_add(1)..).map(|(_, (i, found))| {
+                Span { segment: &self.segments[*i].segment, offset: found.offset, len: found.len }
             });
         let ahead = Ahead::new(unsynced, false);
         loop {
@@ -259,7 +257,7 @@ impl<F: DiskFile> Survey<F> {
             let whole = match numbers.get(&next) {
                 Some((i, found)) => {
                     let segment = &self.segments[*i].segment;
-                    let values = trust == Trust::Disk && next > self.synced;
+                    let values = mode == RecoveryMode::Disk && next > self.durable_seq;
                     segment.batch(found.offset, found.len).and_then(|batch| {
                         if values {
                             ahead.begin(found.len);
@@ -295,7 +293,7 @@ impl<F: DiskFile> Survey<F> {
         store: &Store<D>,
         first: u64,
         must: u64,
-        numbers: &BTreeMap<u64, (usize, Found)>,
+        numbers: &BTreeMap<u64, (usize, ScannedBatch)>,
     ) -> Error {
         let next = numbers.range(first..).next().map(|(sequence, _)| *sequence);
         let last = next.map_or(must, |next| next - 1).min(must);
@@ -326,7 +324,7 @@ impl<F: DiskFile> Survey<F> {
         };
         for surveyed in self.segments.iter().filter(|surveyed| !surveyed.is_replaced) {
             if surveyed.segment.header().output.is_none() {
-                surveyed.revoke_beyond(store, self.sequence, self.trust, same_boot)?;
+                surveyed.revoke_beyond(store, self.sequence, self.mode, same_boot)?;
             }
         }
         let mut sync_failed = same_boot.is_some_and(Control::has_sync_failed);
@@ -339,7 +337,7 @@ impl<F: DiskFile> Survey<F> {
                 Err(error) if was_not_tried(&error) => {
                     return Err(Error::io("sync", &**store.path(), error));
                 }
-                synced => sync_failed = synced.is_err(),
+                durable_seq => sync_failed = durable_seq.is_err(),
             }
         }
         for surveyed in replaced.into_iter().filter(|_| !sync_failed) {
@@ -381,8 +379,8 @@ impl<F: DiskFile> Survey<F> {
                 // A random word would use up the ids.
                 old.next_segment().min(self.next_segment.saturating_add(1 << 20))
             })),
-            generation: 1,
-            synced: self.synced.min(self.sequence),
+            directory_epoch: 1,
+            durable_seq: self.durable_seq.min(self.sequence),
             sync_failed,
         };
         Control::<D>::create(store, &start)
@@ -392,7 +390,7 @@ impl<F: DiskFile> Survey<F> {
 impl<F: DiskFile> Surveyed<F> {
     /// Where a batch lies.
     fn span(&self, batch: usize) -> Span<'_, F> {
-        let Found { offset, len, .. } = self.batches[batch];
+        let ScannedBatch { offset, len, .. } = self.batches[batch];
         Span { segment: &self.segment, offset, len }
     }
 
@@ -401,16 +399,16 @@ impl<F: DiskFile> Surveyed<F> {
         &self,
         store: &Store<D>,
         end: u64,
-        trust: Trust,
+        mode: RecoveryMode,
         control: Option<&Control<D>>,
     ) -> Result<()> {
-        let is_given_up = |found: &&Found| match found.state {
+        let is_given_up = |found: &&ScannedBatch| match found.state {
             // In memory it was never anything else.
-            Ok(State::Void) => trust == Trust::Disk,
+            Ok(State::Void) => mode == RecoveryMode::Disk,
             Ok(State::Committed(sequence)) => sequence > end,
             _ => true,
         };
-        let given_up: Vec<&Found> = self.batches.iter().filter(is_given_up).collect();
+        let given_up: Vec<&ScannedBatch> = self.batches.iter().filter(is_given_up).collect();
         let is_open = self.ending != Ok(Link::Sealed);
         if given_up.is_empty() && !is_open {
             return Ok(());
@@ -418,7 +416,7 @@ impl<F: DiskFile> Surveyed<F> {
         let id = self.segment.id();
         store.own_segment(id)?;
         let segment = Segment::open(store, id, Some(&self.segment.header().store), Access::Write)?;
-        given_up.iter().try_for_each(|found| segment.revoke(found.offset))?;
+        given_up.iter().try_for_each(|found| segment.force_void(found.offset))?;
         if is_open {
             // Its writer is gone. Not worth a sync: an open end says the same.
             segment.seal_alone(self.end)?;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use partd_format::control::Fixed;
-use partd_format::segment::{HEADER_LEN, NOTE_AT, file_name, id_of_file_name};
+use partd_format::segment::{DURABLE_END_AT, HEADER_LEN, file_name, id_of_file_name};
 use partd_format::{SegmentHeader, control};
 
 use super::disk::{Access, Dir, Disk, DiskFile, FileId};
@@ -116,7 +116,7 @@ impl<D: Disk> Store<D> {
     /// The header of a segment, read without mapping it.
     pub(crate) fn header(&self, id: u64) -> Result<SegmentHeader> {
         let name = segment_name(id);
-        let mut bytes = [0; NOTE_AT as usize];
+        let mut bytes = [0; DURABLE_END_AT as usize];
         let len = self.dir.read_start(&name, &mut bytes);
         let len = len.map_err(|error| self.error("read", &name, error))?;
         SegmentHeader::decode(&bytes, len).map_err(|error| damage(self.path_of(&name), error))
@@ -147,7 +147,7 @@ impl<D: Disk> Store<D> {
             return Content::Blank;
         }
         let is_ours = |found: [u8; 16]| uuid.is_none_or(|uuid| *uuid == found);
-        match SegmentHeader::decode(&bytes[..NOTE_AT as usize], len) {
+        match SegmentHeader::decode(&bytes[..DURABLE_END_AT as usize], len) {
             Ok(header) if is_ours(header.store) => return Content::Segment(header.id),
             Ok(_) => return Content::Foreign,
             Err(error) if is_newer(&error) => return Content::Foreign,

@@ -15,8 +15,8 @@ use partd_format::{Link, State};
 
 use super::Core;
 use super::control::Control;
+use super::discovery::SegmentDiscovery;
 use super::disk::{Access, Dir, Disk, DiskFile};
-use super::finder::Finder;
 use super::segment::Segment;
 use crate::error::{Error, Result};
 
@@ -33,8 +33,8 @@ pub(crate) struct Syncer<D: Disk> {
 
 #[derive(Debug)]
 struct Lead<D: Disk> {
-    finder: Finder,
-    generation: u64,
+    discovery: SegmentDiscovery,
+    directory_epoch: u64,
     open: Vec<Progress<D::File>>,
 }
 
@@ -53,7 +53,7 @@ struct Progress<F> {
 const OPEN_MAX: usize = 8;
 
 /// What a look along a chain has found.
-struct Look {
+struct Scan {
     /// Whether something is committed and not synced.
     is_dirty: bool,
     /// Where the first batch begins that may still need a sync after the one to come.
@@ -64,7 +64,8 @@ struct Look {
 
 impl<D: Disk> Syncer<D> {
     pub(crate) fn new() -> Syncer<D> {
-        let lead = Lead { finder: Finder::default(), generation: 0, open: Vec::new() };
+        let lead =
+            Lead { discovery: SegmentDiscovery::default(), directory_epoch: 0, open: Vec::new() };
         Syncer { leading: Mutex::new(lead) }
     }
 
@@ -88,18 +89,18 @@ impl<D: Disk> Syncer<D> {
         replaced: &[u64],
     ) -> Result<()> {
         let control = core.control()?;
-        let is_synced = || control.synced() >= sequence;
+        let is_synced = || control.durable_seq() >= sequence;
         core.check_sync(control)?;
         if is_synced() {
             return Ok(());
         }
         if core.is_temporary {
             // Nobody opens it again, after a power cut or otherwise.
-            control.raise_synced(control.visible());
+            control.raise_durable_seq(control.visible());
             return Ok(());
         }
         let mut lead = self.leading.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut mark = control.synced();
+        let mut mark = control.durable_seq();
         let mut since = Instant::now();
         let mut pause = Duration::from_micros(20);
         let _lock = loop {
@@ -111,8 +112,8 @@ impl<D: Disk> Syncer<D> {
             if lock.is_some() {
                 break lock;
             }
-            if control.synced() > mark {
-                (mark, since) = (control.synced(), Instant::now());
+            if control.durable_seq() > mark {
+                (mark, since) = (control.durable_seq(), Instant::now());
             } else if since.elapsed() > PATIENCE {
                 // Syncing twice does no harm, and waiting for a stopped process does.
                 break None;
@@ -147,35 +148,35 @@ impl<D: Disk> Lead<D> {
         let control = core.control()?;
         control.reserve()?;
         let target = control.visible();
-        let generation = control.generation();
-        let synced = control.synced();
-        if generation != self.generation {
+        let directory_epoch = control.directory_epoch();
+        let durable_seq = control.durable_seq();
+        if directory_epoch != self.directory_epoch {
             let open = &mut self.open;
-            self.finder.find(core, &mut |_| None, &mut |segment| {
-                let end = segment.note().max(segment.header().data_start);
+            self.discovery.find(core, &mut |_| None, &mut |segment| {
+                let end = segment.durable_end().max(segment.header().data_start);
                 let progress = Progress { segment, writable: None, end };
-                let look = progress.look(synced, target);
+                let scan = progress.scan(durable_seq, target);
                 // What was synced before and gets no more is not kept: there may be many.
-                if look.is_dirty || !look.is_finished {
+                if scan.is_dirty || !scan.is_finished {
                     open.push(progress);
                 }
             })?;
-            self.generation = generation;
+            self.directory_epoch = directory_epoch;
         }
-        let mut looks = Vec::with_capacity(self.open.len());
+        let mut scans = Vec::with_capacity(self.open.len());
         let mut kept = self.open.iter().filter(|progress| progress.writable.is_some()).count();
         for progress in &mut self.open {
             if replaced.contains(&progress.segment.id()) {
-                looks.push(None);
+                scans.push(None);
                 continue;
             }
-            let mut look = progress.look(synced, target);
-            if look.is_dirty {
+            let mut scan = progress.scan(durable_seq, target);
+            if scan.is_dirty {
                 let is_in_place = progress.check_in_place(core);
                 // A compaction has replaced it meanwhile, and has moved the mark before.
-                if is_in_place.is_err() && !progress.look(control.synced(), target).is_dirty {
-                    look.is_dirty = false;
-                    looks.push(Some(look));
+                if is_in_place.is_err() && !progress.scan(control.durable_seq(), target).is_dirty {
+                    scan.is_dirty = false;
+                    scans.push(Some(scan));
                     continue;
                 }
                 is_in_place?;
@@ -185,10 +186,10 @@ impl<D: Disk> Lead<D> {
                         // A compaction has replaced it meanwhile, and has moved the mark before.
                         Err(Error::Io { source, .. })
                             if source.kind() == io::ErrorKind::NotFound
-                                && !progress.look(control.synced(), target).is_dirty =>
+                                && !progress.scan(control.durable_seq(), target).is_dirty =>
                         {
-                            look.is_dirty = false;
-                            looks.push(Some(look));
+                            scan.is_dirty = false;
+                            scans.push(Some(scan));
                             continue;
                         }
                         opened => Some(opened?),
@@ -197,37 +198,37 @@ impl<D: Disk> Lead<D> {
                 let segment = new.as_ref().or(progress.writable.as_ref());
                 let done = segment.map_or(Ok(()), |segment| segment.file().sync());
                 done.map_err(|error| control.sync_error(progress.segment.path(), error))?;
-                if kept < OPEN_MAX && new.is_some() && !look.is_finished {
+                if kept < OPEN_MAX && new.is_some() && !scan.is_finished {
                     progress.writable = new;
                     kept += 1;
                 }
             }
-            looks.push(Some(look));
+            scans.push(Some(scan));
         }
-        if control.directory_synced() < generation {
-            if control.directory_synced() == 0 {
+        if control.durable_directory_epoch() < directory_epoch {
+            if control.durable_directory_epoch() == 0 {
                 let done = core.store.dir.sync_name();
                 done.map_err(|error| control.sync_error(core.store.path(), error))?;
             }
             core.sync_dir(control)?;
             // What was reserved before a sync may need space again after it.
             control.reserve()?;
-            control.set_directory_synced(generation);
+            control.set_durable_directory_epoch(directory_epoch);
         }
         // Writeback errors are reported once per open file; a superseded leader may have consumed ours.
         core.check_sync(control)?;
         if replaced.is_empty() {
             control.reserve()?;
-            control.raise_synced(target);
+            control.raise_durable_seq(target);
         }
-        let mut looks = looks.into_iter();
+        let mut scans = scans.into_iter();
         self.open.retain_mut(|progress| {
-            let Some(look) = looks.next().flatten() else { return true };
-            if look.is_dirty {
-                progress.note(core, look.end);
+            let Some(scan) = scans.next().flatten() else { return true };
+            if scan.is_dirty {
+                progress.raise_durable_end(core, scan.end);
             }
-            progress.end = look.end;
-            !look.is_finished
+            progress.end = scan.end;
+            !scan.is_finished
         });
         Ok(())
     }
@@ -251,7 +252,7 @@ impl<F: DiskFile> Progress<F> {
 
     /// Notes in the header how far the chain is on stable storage. Only a hint for those who check the store
     /// later, so that an error is passed over.
-    fn note<D: Disk<File = F>>(&self, core: &Core<D>, end: u64) {
+    fn raise_durable_end<D: Disk<File = F>>(&self, core: &Core<D>, end: u64) {
         let new;
         let segment = match &self.writable {
             Some(segment) => segment,
@@ -262,13 +263,13 @@ impl<F: DiskFile> Progress<F> {
             }
         };
         if segment.reserve(0, HEADER_LEN).is_ok() {
-            segment.set_note(end);
+            segment.set_durable_end(end);
         }
     }
 
-    fn look(&self, synced: u64, target: u64) -> Look {
+    fn scan(&self, durable_seq: u64, target: u64) -> Scan {
         let segment = &self.segment;
-        let mut look = Look { is_dirty: false, end: self.end, is_finished: false };
+        let mut scan = Scan { is_dirty: false, end: self.end, is_finished: false };
         let mut at = self.end;
         let mut settled = true;
         loop {
@@ -276,22 +277,22 @@ impl<F: DiskFile> Progress<F> {
                 Ok(Link::Batch(len)) => {
                     match segment.state(at) {
                         Ok(State::Committed(sequence)) if sequence <= target => {
-                            look.is_dirty |= sequence > synced;
+                            scan.is_dirty |= sequence > durable_seq;
                         }
                         Ok(State::Void) => {}
                         _ => settled = false,
                     }
                     at += len;
                     if settled {
-                        look.end = at;
+                        scan.end = at;
                     }
                 }
                 // A broken chain is for those who read to report: nothing behind it is reached.
                 Ok(Link::Sealed) | Err(_) => {
-                    look.is_finished = settled;
-                    return look;
+                    scan.is_finished = settled;
+                    return scan;
                 }
-                Ok(Link::End) => return look,
+                Ok(Link::End) => return scan,
             }
         }
     }

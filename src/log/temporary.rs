@@ -67,12 +67,8 @@ fn make<D: Disk>(disk: D, path: &Path, options: &Options) -> Result<Option<Segme
     let made = check_file_system(&store, options).and_then(|()| fill(&store));
     match made {
         Ok(Some((control, lock))) => {
-            let parts = Parts {
-                control: Some(control),
-                locks: vec![lock],
-                survey: None,
-                is_temporary: true,
-            };
+            let parts =
+                Parts { control: Some(control), locks: vec![lock], scan: None, is_temporary: true };
             finish(store, options, parts).map(Some)
         }
         Ok(None) => Ok(None),

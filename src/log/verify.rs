@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use partd_format::segment::NOTE_AT;
+use partd_format::segment::DURABLE_END_AT;
 use partd_format::{Evidence, Link, SegmentHeader, State};
 
 use super::Core;
@@ -27,20 +27,20 @@ pub struct Verified {
 }
 
 pub(super) fn verify<D: Disk>(core: &Core<D>) -> Result<Verified> {
-    let (segments, applied_bytes, sequence) = core.with_picture(|picture| {
-        (Arc::clone(&picture.segments), picture.batch_bytes.clone(), picture.sequence)
+    let (segments, applied_bytes, sequence) = core.with_version(|version| {
+        (Arc::clone(&version.segments), version.batch_bytes.clone(), version.sequence)
     })?;
     threads::spread(core.pool(), |team| {
         let to_walk = segments.iter().zip(applied_bytes).collect();
         let walked =
             team.try_map(to_walk, |(segment, applied)| walk(segment, applied, sequence))?;
-        let batches: Vec<(&Segment<_>, Found)> = segments
+        let batches: Vec<(&Segment<_>, ScannedBatch)> = segments
             .iter()
             .zip(walked)
             .flat_map(|(segment, found)| found.into_iter().map(move |batch| (&**segment, batch)))
             .collect();
         let all = Mutex::new(Verified { segments: segments.len() as u64, ..Verified::default() });
-        let spans = batches.iter().map(|&(segment, Found { offset, len, .. })| Span {
+        let spans = batches.iter().map(|&(segment, ScannedBatch { offset, len, .. })| Span {
             segment,
             offset,
             len,
@@ -62,7 +62,7 @@ pub(super) fn verify<D: Disk>(core: &Core<D>) -> Result<Verified> {
 
 /// A committed batch: where it lies, how long it is, and its number.
 #[derive(Clone, Copy, Debug)]
-struct Found {
+struct ScannedBatch {
     offset: u64,
     len: u64,
     sequence: u64,
@@ -73,9 +73,13 @@ struct Found {
 /// A chain may end in a torn write of a power cut, behind which nothing was ever part of the history. The
 /// `applied_bytes` of batches that the index was made of must all be there, and so must everything below the
 /// note, which is on stable storage.
-fn walk<F: DiskFile>(segment: &Segment<F>, applied_bytes: u64, visible: u64) -> Result<Vec<Found>> {
-    let mut bytes = [0; NOTE_AT as usize];
-    segment.file().loaded(0, NOTE_AT);
+fn walk<F: DiskFile>(
+    segment: &Segment<F>,
+    applied_bytes: u64,
+    visible: u64,
+) -> Result<Vec<ScannedBatch>> {
+    let mut bytes = [0; DURABLE_END_AT as usize];
+    segment.file().loaded(0, DURABLE_END_AT);
     segment.file().mapping().copy_out(0, &mut bytes);
     let header = SegmentHeader::decode(&bytes, segment.file().mapping().len());
     if header.map_err(|error| segment.damage(error))? != *segment.header() {
@@ -89,13 +93,13 @@ fn walk<F: DiskFile>(segment: &Segment<F>, applied_bytes: u64, visible: u64) -> 
     if segment.header().output.is_some() {
         segment.lists()?;
     }
-    let note = segment.note();
+    let durable_end = segment.durable_end();
     let mut found = Vec::new();
     let mut found_bytes = 0;
     let mut offset = segment.header().data_start;
     let mut ahead = ChainAhead::default();
     loop {
-        let must_be_whole = offset < note || found_bytes < applied_bytes;
+        let must_be_whole = offset < durable_end || found_bytes < applied_bytes;
         ahead.step(segment, offset);
         let len = match segment.link(offset) {
             Ok(Link::Batch(len)) => len,
@@ -104,7 +108,7 @@ fn walk<F: DiskFile>(segment: &Segment<F>, applied_bytes: u64, visible: u64) -> 
         };
         match segment.state(offset) {
             Ok(State::Committed(sequence)) if sequence <= visible => {
-                found.push(Found { offset, len, sequence });
+                found.push(ScannedBatch { offset, len, sequence });
                 found_bytes += len;
             }
             Err(error) if must_be_whole => return Err(segment.damage(error)),
@@ -124,7 +128,7 @@ fn walk<F: DiskFile>(segment: &Segment<F>, applied_bytes: u64, visible: u64) -> 
 }
 
 /// Compares the checksums of a batch: of its head, and of its values.
-fn check_values<F: DiskFile>(segment: &Segment<F>, found: Found) -> Result<Verified> {
+fn check_values<F: DiskFile>(segment: &Segment<F>, found: ScannedBatch) -> Result<Verified> {
     let mut checked = Verified::default();
     for entry in segment.batch(found.offset, found.len)?.entries() {
         if entry.kind.has_value() {

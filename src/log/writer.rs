@@ -17,9 +17,9 @@ use partd_format::{Kind, Link, State};
 
 use super::Core;
 use super::commit::{self, CommitError, Position};
-use super::control::{Announce, Control, OwnWords};
+use super::control::{Control, OwnWords, ReservedFor};
 use super::disk::{Access, Dir, Disk, DiskFile};
-use super::segment::{Claim, NewSegment, SEAL_LEN, Segment, Tail, Unpublished};
+use super::segment::{ActiveSegment, Claim, NewSegment, SEAL_LEN, Segment, Unpublished};
 use super::store::{OUTPUT_RESERVE, RESERVE, segment_name, unfinished_of_writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::partd::{Batch, Op};
@@ -36,7 +36,7 @@ pub(crate) const GROUP_BUFFERS: usize = 256;
 /// Full segments that a handle keeps open until they are synced: few, since one that is compacted
 /// away meanwhile keeps its disk space. Of failures in those beyond, and of a handle that is closed,
 /// the system still tells whoever opens the file next, unless it was short of memory.
-const FULL_MAX: usize = 8;
+const SEALED_MAX: usize = 8;
 
 /// No reserve is longer for more segments than these.
 const RESERVED_FOR_MAX: usize = 16;
@@ -47,7 +47,7 @@ const LOOK_MS: u64 = 100;
 /// The writing half of a handle.
 #[derive(Debug)]
 pub(crate) struct Writer<D: Disk> {
-    place: Mutex<Place<D>>,
+    state: Mutex<WriterState<D>>,
     /// Held while a batch is committed: a slot commits one at a time.
     committing: Mutex<()>,
     /// The id of the newest segment that the handle has made; 0 for none.
@@ -64,19 +64,19 @@ pub(crate) struct Writer<D: Disk> {
 
 /// Where the handle writes.
 #[derive(Debug)]
-struct Place<D: Disk> {
-    slot: Option<Slot<D>>,
-    tail: Option<Tail<D::File>>,
+struct WriterState<D: Disk> {
+    slot: Option<WriterLease<D>>,
+    active: Option<ActiveSegment<D::File>>,
     /// Full segments, the oldest first, until they are synced: a failure to write to the disk is
     /// told of through the files that are open then, and forgotten where none is.
-    full: VecDeque<Full<D::File>>,
+    sealed: VecDeque<SealedSegment<D::File>>,
 }
 
 #[derive(Debug)]
-struct Full<F> {
+struct SealedSegment<F> {
     segment: Arc<Segment<F>>,
     /// No batch in it has a larger number; unknown while one is being written.
-    upto: Option<u64>,
+    max_seq: Option<u64>,
 }
 
 /// A batch that is written, and not yet committed.
@@ -97,7 +97,7 @@ impl<F: DiskFile> Drop for Prepared<F> {
 
 /// The slot that the handle holds.
 #[derive(Debug)]
-struct Slot<D: Disk> {
+struct WriterLease<D: Disk> {
     number: u16,
     /// Held for as long as the handle lives.
     _lock: D::Lock,
@@ -112,7 +112,7 @@ impl<D: Disk> Writer<D> {
     /// The writer of a handle that was opened, and has looked at every segment, at a time.
     pub(crate) fn new(opened_unix_ms: u64) -> Writer<D> {
         Writer {
-            place: Mutex::new(Place { slot: None, tail: None, full: VecDeque::new() }),
+            state: Mutex::new(WriterState { slot: None, active: None, sealed: VecDeque::new() }),
             committing: Mutex::new(()),
             newest: AtomicU64::new(0),
             looked_unix_ms: AtomicU64::new(0),
@@ -122,9 +122,9 @@ impl<D: Disk> Writer<D> {
         }
     }
 
-    fn place(&self) -> MutexGuard<'_, Place<D>> {
+    fn state(&self) -> MutexGuard<'_, WriterState<D>> {
         // What the lock guards is whole between any two of its statements.
-        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes a batch and returns its sequence number.
@@ -148,7 +148,7 @@ impl<D: Disk> Writer<D> {
         let (slot, claim) = self.claim(core, control, layout.batch_len(), only_removes)?;
         let mut prepared = Prepared { slot, claim, is_committed: false };
         self.look(core, control, prepared.claim.segment())?;
-        fill(&mut prepared.claim, batch, &layout, control.synced()).map_err(|source| {
+        fill(&mut prepared.claim, batch, &layout, control.durable_seq()).map_err(|source| {
             Error::io("write to the segment", prepared.claim.segment().path(), source)
         })?;
         Ok(prepared)
@@ -210,22 +210,23 @@ impl<D: Disk> Writer<D> {
 
     /// Lets go of segments that a compaction has replaced.
     pub(crate) fn forget(&self, ids: &[u64]) {
-        self.place().full.retain(|full| !ids.contains(&full.segment.id()));
+        self.state().sealed.retain(|sealed| !ids.contains(&sealed.segment.id()));
     }
 
     /// Ends the handle's segment early if that gives back `len` bytes of disk space.
-    pub(crate) fn give_up_tail(&self, control: &Control<D>, len: u64) -> bool {
-        let mut place = self.place();
+    pub(crate) fn give_up_active(&self, control: &Control<D>, len: u64) -> bool {
+        let mut state = self.state();
         // Less than a page of it is lost to where the pages begin.
-        let has_room = |tail: &mut Tail<D::File>| len == 0 || tail.room() >= len + 4096;
+        let has_room =
+            |active: &mut ActiveSegment<D::File>| len == 0 || active.room() >= len + 4096;
         if control.reserve().is_err() {
             return false;
         }
-        let Some(tail) = place.tail.take_if(has_room) else { return false };
-        if let Some(slot) = &place.slot {
+        let Some(active) = state.active.take_if(has_room) else { return false };
+        if let Some(slot) = &state.slot {
             control.clear_active(slot.number);
         }
-        place.close(control, tail);
+        state.close(control, active);
         true
     }
 
@@ -237,19 +238,19 @@ impl<D: Disk> Writer<D> {
         len: u64,
         only_removes: bool,
     ) -> Result<(u16, Claim<D::File>)> {
-        let mut place = self.place();
-        let slot = take_slot(&mut place, core, control)?;
+        let mut state = self.state();
+        let slot = take_lease(&mut state, core, control)?;
         let reserve = if only_removes { 0 } else { core.options.reserve() };
-        if let Some(tail) = &mut place.tail
-            && len + reserve <= tail.room()
-            && let Some(claim) = tail.claim(len)?
+        if let Some(active) = &mut state.active
+            && len + reserve <= active.room()
+            && let Some(claim) = active.claim(len)?
         {
             return Ok((slot, claim));
         }
         let segment_len = core.options.segment_len();
         let own_len = (HEADER_LEN + len + SEAL_LEN).next_multiple_of(4096);
         let fits_a_segment = HEADER_LEN + len + SEAL_LEN + core.options.reserve() <= segment_len;
-        let (mut tail, is_next) = if fits_a_segment {
+        let (mut active, is_next) = if fits_a_segment {
             let least = own_len + core.options.reserve();
             match room_for(core, segment_len, least)
                 .and_then(|len| make_segment(core, control, slot, len))
@@ -276,17 +277,17 @@ impl<D: Disk> Writer<D> {
             };
             (made?, false)
         };
-        self.newest.store(tail.segment().id(), Ordering::Relaxed);
-        let Some(claim) = tail.claim(len)? else {
+        self.newest.store(active.segment().id(), Ordering::Relaxed);
+        let Some(claim) = active.claim(len)? else {
             return Err(Error::Invalid(format!("a batch of {len} bytes does not fit its segment")));
         };
         if is_next {
-            if let Some(full) = place.tail.replace(tail) {
-                place.close(control, full);
+            if let Some(sealed) = state.active.replace(active) {
+                state.close(control, sealed);
             }
         } else {
-            place.close(control, tail);
-            match &place.tail {
+            state.close(control, active);
+            match &state.active {
                 Some(active) => control.set_active(slot, active.segment().id()),
                 None => control.clear_active(slot),
             }
@@ -296,34 +297,35 @@ impl<D: Disk> Writer<D> {
 
     /// Ends the handle's segment; the handle writes no more.
     pub(crate) fn close(&self, control: &Control<D>) {
-        let mut place = self.place();
-        if let Some(tail) = place.tail.take() {
-            tail.close();
+        let mut state = self.state();
+        if let Some(active) = state.active.take() {
+            active.close();
         }
         // Without space for these words the next owner of the slot finds them as they are, which is what it
         // finds after a kill.
-        if let Some(slot) = place.slot.take_if(|_| control.reserve().is_ok()) {
+        if let Some(slot) = state.slot.take_if(|_| control.reserve().is_ok()) {
             control.clear_active(slot.number);
             control.set_holder(slot.number, 0);
         }
     }
 }
 
-impl<D: Disk> Place<D> {
+impl<D: Disk> WriterState<D> {
     /// Ends a segment, and keeps its file open while it may have to be synced.
-    fn close(&mut self, control: &Control<D>, tail: Tail<D::File>) {
-        self.full.push_back(Full { segment: Arc::clone(tail.segment()), upto: None });
-        tail.close();
-        let synced = control.synced();
-        self.full.retain_mut(|full| {
+    fn close(&mut self, control: &Control<D>, active: ActiveSegment<D::File>) {
+        self.sealed
+            .push_back(SealedSegment { segment: Arc::clone(active.segment()), max_seq: None });
+        active.close();
+        let durable_seq = control.durable_seq();
+        self.sealed.retain_mut(|sealed| {
             // Who writes a batch holds the segment.
-            if full.upto.is_none() && Arc::get_mut(&mut full.segment).is_some() {
-                full.upto = Some(control.visible());
+            if sealed.max_seq.is_none() && Arc::get_mut(&mut sealed.segment).is_some() {
+                sealed.max_seq = Some(control.visible());
             }
-            full.upto.is_none_or(|upto| upto > synced)
+            sealed.max_seq.is_none_or(|max_seq| max_seq > durable_seq)
         });
-        if self.full.len() > FULL_MAX {
-            self.full.pop_front();
+        if self.sealed.len() > SEALED_MAX {
+            self.sealed.pop_front();
         }
     }
 }
@@ -383,19 +385,19 @@ fn make_segment<D: Disk>(
     control: &Control<D>,
     slot: u16,
     len: u64,
-) -> Result<Tail<D::File>> {
+) -> Result<ActiveSegment<D::File>> {
     let new = match core.take_recycled(len) {
         Some((name, file)) => Unpublished::of_file(&core.store, name, file, true)?,
         None => new_file(core, control, &unfinished_of_writer(slot), len)?,
     };
-    let tail = publish(control, slot, new)?;
+    let active = publish(control, slot, new)?;
     // They are there to be found on a full disk, and grow with what this handle makes.
     let made = core.writer.made.fetch_add(1, Ordering::Relaxed) + 1;
     let grows = made.is_power_of_two() && made <= RESERVED_FOR_MAX;
     if grows || !core.writer.has_reserves.load(Ordering::Relaxed) {
         core.keep_reserves(control, &unfinished_of_writer(slot));
     }
-    Ok(tail)
+    Ok(active)
 }
 
 /// Makes and publishes a segment out of the reserve, where `error` says that the disk is full.
@@ -405,7 +407,7 @@ fn from_reserve<D: Disk>(
     slot: u16,
     len: u64,
     error: Error,
-) -> Result<Tail<D::File>> {
+) -> Result<ActiveSegment<D::File>> {
     if !is_full(&error) {
         return Err(error);
     }
@@ -420,14 +422,14 @@ fn publish<D: Disk>(
     control: &Control<D>,
     slot: u16,
     mut new: Unpublished<'_, D>,
-) -> Result<Tail<D::File>> {
+) -> Result<ActiveSegment<D::File>> {
     let active = control.active_segment(slot);
-    let id = control.take_segment_id(Announce::Writer(slot))?;
+    let id = control.reserve_segment_id(ReservedFor::Writer(slot))?;
     let made = new
         .begin(id, &NewSegment { store: control.fixed.store, slot, output: None })
-        .and_then(|tail| new.publish(id).map(|()| tail));
+        .and_then(|active| new.publish(id).map(|()| active));
     match &made {
-        Ok(_) => control.raise_generation(),
+        Ok(_) => control.raise_directory_epoch(),
         // It will not come.
         Err(_) => control.set_active(slot, active),
     }
@@ -482,8 +484,12 @@ impl<D: Disk> Core<D> {
 }
 
 /// The handle's slot; the first free one if it has none.
-fn take_slot<D: Disk>(place: &mut Place<D>, core: &Core<D>, control: &Control<D>) -> Result<u16> {
-    if let Some(slot) = &place.slot {
+fn take_lease<D: Disk>(
+    state: &mut WriterState<D>,
+    core: &Core<D>,
+    control: &Control<D>,
+) -> Result<u16> {
+    if let Some(slot) = &state.slot {
         return Ok(slot.number);
     }
     // A handle may write for the first time long after it was opened.
@@ -498,15 +504,15 @@ fn take_slot<D: Disk>(place: &mut Place<D>, core: &Core<D>, control: &Control<D>
         return Err(Error::refused(ErrorKind::TooManyWriters, &**core.store.path(), why));
     };
     commit::take_over(control, number)?;
-    retire(core, control, number, control.active_segment(number))?;
+    seal_orphan(core, control, number, control.active_segment(number))?;
     control.clear_active(number);
     control.set_holder(number, std::process::id());
-    place.slot = Some(Slot { number, _lock: lock });
+    state.slot = Some(WriterLease { number, _lock: lock });
     Ok(number)
 }
 
 /// Ends the segment of a dead writer in a slot: what it left pending is void, and nothing follows.
-pub(crate) fn retire<D: Disk>(
+pub(crate) fn seal_orphan<D: Disk>(
     core: &Core<D>,
     control: &Control<D>,
     slot: u16,
@@ -573,7 +579,7 @@ fn fill<F: DiskFile>(
     claim: &mut Claim<F>,
     batch: &Batch<'_>,
     layout: &Layout,
-    synced: u64,
+    durable_seq: u64,
 ) -> io::Result<()> {
     let salt = claim.segment().salt();
     SCRATCH.with_borrow_mut(|(checksums, head)| {
@@ -594,7 +600,9 @@ fn fill<F: DiskFile>(
             value_checksum,
             sequence: 0,
         });
-        layout.encode(salt, claim.offset(), synced, entries, head).map_err(io::Error::other)?;
+        layout
+            .encode(salt, claim.offset(), durable_seq, entries, head)
+            .map_err(io::Error::other)?;
         if through_file {
             // A page that is first stored to through the mapping would bring in those around it.
             claim.write(WORDS_LEN, &mut [IoSlice::new(head)])?;

@@ -6,8 +6,8 @@
 
 use byteorder::{ByteOrder, LittleEndian as Le};
 use partd_format::batch::{HEAD_LEN, Layout, NewEntry, WORDS_LEN};
-use partd_format::segment::{self, HEADER_LEN, Keep, NOTE_AT, Output};
-use partd_format::word::{STATE_AT, note};
+use partd_format::segment::{self, DURABLE_END_AT, HEADER_LEN, Output, Retained};
+use partd_format::word::{STATE_AT, durable_end};
 use partd_format::{Error, Evidence, Kind, Link, Salt, SegmentHeader, State, control};
 
 /// The store that everything belongs to where a test does not say otherwise.
@@ -66,21 +66,21 @@ impl Segment {
         store: [u8; 16],
         id: u64,
         len: u64,
-        upto: u64,
-        replaces: &[u64],
-        keeps: &[Keep],
+        max_seq: u64,
+        inputs: &[u64],
+        retained: &[Retained],
     ) -> Segment {
         let mut lists = Vec::new();
-        for id in replaces {
+        for id in inputs {
             lists.extend_from_slice(&id.to_le_bytes());
         }
-        for keep in keeps {
+        for keep in retained {
             lists.extend_from_slice(&keep.id.to_le_bytes());
             lists.extend_from_slice(&keep.end.to_le_bytes());
         }
         let lists_checksum = segment::lists_checksum(salt_of(store, id), &lists);
-        let (replaces, keeps) = (replaces.len() as u32, keeps.len() as u32);
-        let output = Output { upto, replaces, keeps, lists_checksum };
+        let (inputs, retained) = (inputs.len() as u32, retained.len() as u32);
+        let output = Output { max_seq, inputs, retained, lists_checksum };
         Segment::with(store, id, len, Some(output), &lists)
     }
 
@@ -111,7 +111,7 @@ impl Segment {
     }
 
     /// Claims a batch and writes all of it, its state word as given. Returns its offset.
-    pub fn batch(&mut self, state: State, synced: u64, items: &[Item]) -> u64 {
+    pub fn batch(&mut self, state: State, durable_seq: u64, items: &[Item]) -> u64 {
         let offset = self.offset;
         let sequences = self.header.output.is_some();
         let mut layout = if sequences { Layout::with_sequences() } else { Layout::new() };
@@ -132,7 +132,9 @@ impl Segment {
         });
         let (start, values) = (offset + WORDS_LEN, offset + layout.values_start());
         let head = &mut self.bytes[start as usize..values as usize];
-        layout.encode(salt, offset, synced, entries, head).expect("the layout was made for them");
+        layout
+            .encode(salt, offset, durable_seq, entries, head)
+            .expect("the layout was made for them");
         let mut at = values as usize;
         for item in items {
             self.bytes[at..at + item.value.len()].copy_from_slice(&item.value);
@@ -171,9 +173,9 @@ impl Segment {
     }
 
     /// Notes that the chain before `end` is durable.
-    pub fn note(&mut self, end: u64) {
-        let word = note::encode(self.salt(), end);
-        self.put(NOTE_AT, word);
+    pub fn set_durable_end(&mut self, end: u64) {
+        let word = durable_end::encode(self.salt(), end);
+        self.put(DURABLE_END_AT, word);
     }
 
     /// Flips one bit.
@@ -202,7 +204,7 @@ pub struct Control {
     pub commit: control::Commit,
     pub next_segment: u64,
     pub generation: u64,
-    pub synced: u64,
+    pub durable_seq: u64,
     pub sync_failed: bool,
     pub clean: bool,
     /// Slot, pid, active segment.
@@ -219,7 +221,7 @@ impl Control {
             commit,
             next_segment: 1,
             generation: 1,
-            synced: 0,
+            durable_seq: 0,
             sync_failed: false,
             clean: false,
             holder: None,
@@ -239,15 +241,15 @@ impl Control {
         };
         bytes[..control::FIXED_LEN].copy_from_slice(&fixed.encode());
         let commit = self.commit.encode();
-        let synced = control::encode_synced(&self.store, self.synced);
-        let stamp = control::clean_stamp(&self.store, commit, self.next_segment, synced);
+        let durable_seq = control::encode_durable_seq(&self.store, self.durable_seq);
+        let stamp = control::clean_stamp(&self.store, commit, self.next_segment, durable_seq);
         for (at, word) in [
             (control::CLEAN_AT, if self.clean { stamp } else { 0 }),
             (control::COMMIT_AT, commit),
             (control::NEXT_SEGMENT_AT, self.next_segment),
-            (control::GENERATION_AT, self.generation),
-            (control::SYNCED_AT, synced),
-            (control::DIRECTORY_SYNCED_AT, 0),
+            (control::DIRECTORY_EPOCH_AT, self.generation),
+            (control::DURABLE_SEQ_AT, durable_seq),
+            (control::DURABLE_DIRECTORY_EPOCH_AT, 0),
             (control::SYNC_FAILED_AT, if self.sync_failed { control::SYNC_FAILED } else { 0 }),
         ] {
             Le::write_u64(&mut bytes[at as usize..], word);

@@ -11,7 +11,7 @@ pub struct Counted {
 }
 
 impl Counted {
-    fn note(&self, call: &'static str) -> &Dict {
+    fn count(&self, call: &'static str) -> &Dict {
         self.calls.lock().unwrap().push(call);
         &self.dict
     }
@@ -24,32 +24,32 @@ impl Counted {
 
 impl Partd for Counted {
     fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()> {
-        self.note("write").write(batch, durability)
+        self.count("write").write(batch, durability)
     }
     fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
-        self.note("read").read(keys)
+        self.count("read").read(keys)
     }
     fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
-        self.note("take").take(keys)
+        self.count("take").take(keys)
     }
     fn lens(&self, keys: &[Key]) -> Result<Vec<Option<u64>>> {
-        self.note("lens").lens(keys)
+        self.count("lens").lens(keys)
     }
     fn present(&self, keys: &[Key]) -> Result<Vec<bool>> {
-        self.note("present").present(keys)
+        self.count("present").present(keys)
     }
     fn keys(&self) -> Result<Vec<Key>> {
-        self.note("keys").keys()
+        self.count("keys").keys()
     }
     fn sync(&self) -> Result<()> {
-        self.note("sync").sync()
+        self.count("sync").sync()
     }
     fn visit(
         &self,
         keys: &[Key],
         visit: &mut dyn FnMut(&[Chunks<'_>]) -> Result<()>,
     ) -> Result<()> {
-        self.note("visit").visit(keys, visit)
+        self.count("visit").visit(keys, visit)
     }
 }
 
@@ -58,9 +58,9 @@ impl MemoryStore for Counted {
         self.dict.memory_bytes()
     }
     fn write_within(&self, batch: &Batch<'_>, limit_bytes: u64) -> Result<bool> {
-        self.note("write_within").write_within(batch, limit_bytes)
+        self.count("write_within").write_within(batch, limit_bytes)
     }
     fn heaviest(&self, bytes: u64) -> Result<Vec<Key>> {
-        self.note("heaviest").heaviest(bytes)
+        self.count("heaviest").heaviest(bytes)
     }
 }

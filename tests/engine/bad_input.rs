@@ -402,7 +402,7 @@ fn more_writers_than_slots() {
 #[test]
 fn a_control_file_without_a_next_segment_is_refused_and_made_again_when_it_is_gone() {
     use partd_format::control::{
-        CLEAN_AT, COMMIT_AT, Fixed, NEXT_SEGMENT_AT, SYNCED_AT, clean_stamp,
+        CLEAN_AT, COMMIT_AT, DURABLE_SEQ_AT, Fixed, NEXT_SEGMENT_AT, clean_stamp,
     };
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
@@ -413,8 +413,8 @@ fn a_control_file_without_a_next_segment_is_refused_and_made_again_when_it_is_go
         u64::from_le_bytes(bytes[at as usize..at as usize + 8].try_into().unwrap())
     };
     let store = Fixed::decode(&bytes).unwrap().store;
-    let (commit, synced) = (word(&bytes, COMMIT_AT), word(&bytes, SYNCED_AT));
-    let clean = clean_stamp(&store, commit, u64::MAX, synced);
+    let (commit, durable_seq) = (word(&bytes, COMMIT_AT), word(&bytes, DURABLE_SEQ_AT));
+    let clean = clean_stamp(&store, commit, u64::MAX, durable_seq);
     for (at, value) in [(NEXT_SEGMENT_AT, u64::MAX), (CLEAN_AT, clean)] {
         bytes[at as usize..at as usize + 8].copy_from_slice(&value.to_le_bytes());
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use partd::{ErrorKind, Options, Partd, SegmentLog};
-use partd_format::segment::{HEADER_LEN, NOTE_AT};
+use partd_format::segment::{DURABLE_END_AT, HEADER_LEN};
 use partd_format::{Link, SegmentHeader};
 
 fn options() -> Options {
@@ -44,7 +44,7 @@ fn assert_holds(p: &SegmentLog, expected: &[u32]) {
     );
 }
 
-fn upto(end: u32) -> Vec<u32> {
+fn max_seq(end: u32) -> Vec<u32> {
     (0..end).collect()
 }
 
@@ -62,17 +62,17 @@ fn opening_a_hard_linked_copy_of_a_live_store_changes_nothing_in_the_original() 
         // A joiner of the original is not put off by the second name of its control file.
         let joiner = options().open(&path).unwrap();
         let copy = options().open(&backup).unwrap();
-        assert_holds(&copy, &upto(500));
+        assert_holds(&copy, &max_seq(500));
         fill(&p, 500, 1000);
         joiner.append([("k", 1000_u32.to_le_bytes())]).unwrap();
         copy.append([("k", [0xFF; 4])]).unwrap();
         copy.delete(["filler"]).unwrap();
         copy.compact().unwrap();
-        assert_holds(&p, &upto(1001));
-        assert_holds(&copy, &[upto(500), vec![u32::MAX]].concat());
+        assert_holds(&p, &max_seq(1001));
+        assert_holds(&copy, &[max_seq(500), vec![u32::MAX]].concat());
         drop((p, joiner, copy));
         for (path, expected) in
-            [(&path, upto(1001)), (&backup, [upto(500), vec![u32::MAX]].concat())]
+            [(&path, max_seq(1001)), (&backup, [max_seq(500), vec![u32::MAX]].concat())]
         {
             let p = options().open(path).unwrap();
             assert_holds(&p, &expected);
@@ -97,11 +97,11 @@ fn a_store_at_rest_and_its_hard_linked_copy_go_on_apart_whichever_is_opened_firs
         for (i, path) in paths.iter().enumerate() {
             let p = options().open(path).unwrap();
             fill(&p, 500, 510 + i as u32);
-            assert_holds(&p, &upto(510 + i as u32));
+            assert_holds(&p, &max_seq(510 + i as u32));
         }
         for (i, path) in paths.iter().enumerate() {
             let p = options().open(path).unwrap();
-            assert_holds(&p, &upto(510 + i as u32));
+            assert_holds(&p, &max_seq(510 + i as u32));
             p.verify().unwrap();
         }
     }
@@ -117,23 +117,23 @@ fn a_control_file_that_was_moved_in_from_another_store_is_not_believed() {
     fs::rename(other.join("control"), path.join("control")).unwrap();
     let p = options().open(&path).unwrap();
     fill(&p, 10, 20);
-    assert_holds(&p, &upto(20));
+    assert_holds(&p, &max_seq(20));
     drop(p);
     let p = options().open_read_only(&path).unwrap();
-    assert_holds(&p, &upto(20));
+    assert_holds(&p, &max_seq(20));
     p.verify().unwrap();
 }
 
 #[test]
 fn a_writer_notices_that_its_segment_was_moved_away_or_replaced() {
-    for replaces in [false, true] {
+    for inputs in [false, true] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store");
         let p = options().open(&path).unwrap();
         p.append_durable([("k", 0_u32.to_le_bytes())]).unwrap();
         let segment = path.join("0000000000000001.seg");
         fs::rename(&segment, dir.path().join("elsewhere")).unwrap();
-        if replaces {
+        if inputs {
             fs::copy(dir.path().join("elsewhere"), &segment).unwrap();
         }
         // At once where it has to be durable, and soon where not.
@@ -164,7 +164,7 @@ fn verify_finds_damage_in_a_state_or_a_link_of_what_was_read_before() {
         let bytes = fs::read(path.join("0000000000000001.seg")).unwrap();
         // Both words of the second batch: its link, then its state.
         let begin = HEADER_LEN as usize;
-        let header = &bytes[..NOTE_AT as usize];
+        let header = &bytes[..DURABLE_END_AT as usize];
         let header = SegmentHeader::decode(header, bytes.len() as u64).unwrap();
         assert_eq!(header.data_start as usize, begin);
         let first = u64::from_le_bytes(bytes[begin..begin + 8].try_into().unwrap());

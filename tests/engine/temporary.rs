@@ -102,7 +102,7 @@ fn statistics_count_what_is_there() {
     p.delete(["b"]).unwrap();
     p.sync().unwrap();
     let stats = p.stats().unwrap();
-    assert_eq!((stats.sequence, stats.synced, stats.batches), (103, 103, 103));
+    assert_eq!((stats.sequence, stats.durable_seq, stats.batches), (103, 103, 103));
     assert_eq!((stats.keys, stats.extents, stats.removals), (2, 101, 1));
     assert_eq!((stats.live_bytes, stats.dead_bytes), (100_005, 1_004));
     assert_eq!((stats.segments_open, stats.segments_sealed), (1, 1));

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::sim::cuts::Mode;
 use crate::sim::disk::SimDisk;
-use crate::sim::harm::{in_the_place_of_another, walk};
+use crate::sim::corruption::{in_the_place_of_another, walk};
 use crate::sim::image::Image;
 use crate::sim::oracle::{Op, Oracle, batch};
 use crate::sim::power::in_parallel;
@@ -66,9 +66,9 @@ fn ops(number: u64) -> Vec<Op> {
 const BATCHES: u64 = 10;
 const SYNCED: u64 = 6;
 
-/// Makes a store with three writers. `synced` is how many batches are synced, `closed` whether the
+/// Makes a store with three writers. `durable_seq` is how many batches are synced, `closed` whether the
 /// handles are closed, `booted` whether the machine was booted since.
-fn store(what: &'static str, synced: u64, closed: bool, booted: bool) -> Store {
+fn store(what: &'static str, durable_seq: u64, closed: bool, booted: bool) -> Store {
     let disk = SimDisk::boot(&Image::blank(), 5, None);
     let open = || options().open_on(disk.new_process(), STORE).expect("it opens");
     let handles = [open(), open(), open()];
@@ -77,7 +77,7 @@ fn store(what: &'static str, synced: u64, closed: bool, booted: bool) -> Store {
         let handle = &handles[number as usize % 3];
         handle.write(&batch(&ops(number)), partd::Durability::Plain).expect("it is written");
         oracle.push(&ops(number));
-        if number + 1 == synced {
+        if number + 1 == durable_seq {
             handle.sync().expect("it is synced");
         }
     }
@@ -86,7 +86,7 @@ fn store(what: &'static str, synced: u64, closed: bool, booted: bool) -> Store {
     let mut image = if closed { disk.snapshot() } else { left_open };
     image.boot += u64::from(booted);
     // Closed and not booted since, the control file knows where the history ends.
-    let floor = if closed && !booted { BATCHES } else { synced };
+    let floor = if closed && !booted { BATCHES } else { durable_seq };
     Store { what, image, oracle, floor, read_only: false }
 }
 

@@ -5,7 +5,7 @@
 
 use crate::sim::cuts::Mode;
 use crate::sim::disk::{Defect, SimDisk};
-use crate::sim::harm::in_the_place_of_another;
+use crate::sim::corruption::in_the_place_of_another;
 use crate::sim::image::Image;
 use crate::sim::power::{Effort, Failure, explore, shrink};
 use crate::sim::{Rng, STORE, options, workloads};

@@ -744,25 +744,25 @@ fn a_leader_that_was_passed_by_promises_nothing_after_a_sync_has_failed() {
             disk.stop_at(at);
             let syncing = disk.clone();
             let thread = std::thread::spawn(move || {
-                let synced = log.sync();
+                let durable_seq = log.sync();
                 syncing.finished();
-                synced
+                durable_seq
             });
             let is_stopped = disk.wait() == Fate::Stopped;
             passer.fail_first(call, libc::EIO);
             let failed = other.sync();
             disk.resume();
-            let synced = thread.join().expect("it returns");
+            let durable_seq = thread.join().expect("it returns");
             if !is_stopped {
                 break;
             }
             let Err(failed) = failed else {
-                synced.expect("the mark was moved, and nothing has failed");
+                durable_seq.expect("the mark was moved, and nothing has failed");
                 continue;
             };
             failures += 1;
             let why = format!("stopped at {at}, passed by one whose {call:?} failed: {failed}");
-            assert!(synced.is_err(), "I1 is violated: {why}; and a sync is promised");
+            assert!(durable_seq.is_err(), "I1 is violated: {why}; and a sync is promised");
             assert!(matches!(other.sync(), Err(Error::SyncFailed { .. })), "{why}");
             // Nor does a layer write what it could not promise.
             let before = other.len_of("a").expect("reads go on");

@@ -129,7 +129,7 @@ fn syncs_of_a_compaction(segments: u64) -> u64 {
     let report = p.compact().expect("it compacts");
     assert_eq!(report.segments_replaced, segments - 1, "the last one goes on");
     let stats = p.stats().expect("it is counted");
-    assert_eq!(stats.synced, stats.sequence, "with the output, all of it is durable");
+    assert_eq!(stats.durable_seq, stats.sequence, "with the output, all of it is durable");
     disk.counts().syncs.load(Relaxed) - before
 }
 

@@ -89,7 +89,7 @@ fn each_kind_of_damage_is_named_with_file_offset_expected_and_found() {
             "a chain that ends before its note",
             |s, _| {
                 let from = s[1].offset as usize;
-                s[1].note(from as u64 + 64);
+                s[1].set_durable_end(from as u64 + 64);
             },
             &["segments"],
             "chain of batches",
@@ -158,7 +158,7 @@ fn the_traces_of_a_power_cut_above_the_mark_are_scars_and_no_damage() {
     assert_eq!(document["history"]["batches_beyond"], 1, "4 is whole and given up");
     assert_eq!(on(&store, &["get", "a"]).stdout, b"12");
     // The same below the mark is damage.
-    control.synced = 4;
+    control.durable_seq = 4;
     let store = write_store(&dir.path().join("synced"), &[&segment], Some(&control));
     reboot(&store);
     let verified = problems(&store, &["verify"]);
@@ -170,8 +170,8 @@ fn a_header_that_is_damaged_is_damage_where_an_output_needs_the_segment() {
     let mut kept = Segment::new(STORE, 1, 4096);
     kept.commit(1, &[Item::append("a", "1")]);
     kept.seal();
-    let keeps = [partd_format::segment::Keep { id: 1, end: kept.offset }];
-    let mut output = Segment::output(STORE, 3, 4096, 2, &[2], &keeps);
+    let retained = [partd_format::segment::Retained { id: 1, end: kept.offset }];
+    let mut output = Segment::output(STORE, 3, 4096, 2, &[2], &retained);
     output.commit(2, &[Item::append("b", "2").at(2)]);
     output.seal();
     let mut control = Control::open(STORE, boot(), 2);

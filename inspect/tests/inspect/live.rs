@@ -169,7 +169,7 @@ fn compactions_beside_it_never_look_like_damage() {
                 stop.store(true, Ordering::Relaxed);
                 panic!("read {reads}: {problems:#?}");
             }
-            outputs += usize::from(read.history.upto > 0);
+            outputs += usize::from(read.history.max_seq > 0);
             reads += 1;
         }
         stop.store(true, Ordering::Relaxed);

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use partd::{Partd, SegmentLog};
 use partd_format::State;
-use partd_format::segment::Keep;
+use partd_format::segment::Retained;
 use serde_json::json;
 
 use crate::support::build::{Control, Item, STORE, Segment};
@@ -230,8 +230,8 @@ fn compacted() -> Vec<Segment> {
     let end = kept.offset;
     kept.commit(4, &[Item::append("a", "four")]);
     kept.commit(5, &[Item::append("b", "five")]);
-    let keeps = [Keep { id: 2, end }];
-    let mut output = Segment::output(STORE, 3, 4096, 3, &[1], &keeps);
+    let retained = [Retained { id: 2, end }];
+    let mut output = Segment::output(STORE, 3, 4096, 3, &[1], &retained);
     // 1 and 3 are adjacent: one entry under the higher number.
     let state = State::Committed(3);
     output.batch(state, 3, &[Item::append("a", "one three ").at(3)]);

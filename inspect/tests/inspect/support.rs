@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use partd_format::segment::Keep;
+use partd_format::segment::Retained;
 use partd_format::{State, control};
 pub(crate) use partd_testkit::build;
 use partd_testkit::build::{Control, Item, STORE, Segment};
@@ -157,21 +157,22 @@ pub(crate) fn sample() -> (Vec<Segment>, Control) {
     first.commit(5, &[Item::set("pear", "yellow"), Item::append("tmp", [b'x'; 1500])]);
     first.batch(State::Void, 0, &[Item::append("apple", "never")]);
     first.batch(State::Committed(7), 4, &[Item::delete("tmp"), Item::set("pear", "void")]);
-    first.note(first.offset);
+    first.set_durable_end(first.offset);
     first.seal();
     let mut second = Segment::new(STORE, 3, 8192);
     second.commit(4, &[Item::append("apple", "brown "), Item::append("", "empty key")]);
     second.commit(6, &[Item::append("empty value", ""), Item::append("apple", [b'.'; 700])]);
     second.claim(256);
     second.batch(State::Committed(8), 5, &[Item::append("key with \"quotes\"\n", "q")]);
-    let keeps = [Keep { id: 2, end: first.offset }, Keep { id: 3, end: second.offset - 88 }];
-    let mut output = Segment::output(STORE, 4, 4096, 2, &[1], &keeps);
+    let retained =
+        [Retained { id: 2, end: first.offset }, Retained { id: 3, end: second.offset - 88 }];
+    let mut output = Segment::output(STORE, 4, 4096, 2, &[1], &retained);
     output.commit(2, &[Item::append("apple", "red ").at(1), Item::delete("old").at(2)]);
     output.seal();
     let mut control = Control::open(STORE, boot(), 8);
     control.next_segment = 5;
     control.generation = 7;
-    control.synced = 6;
+    control.durable_seq = 6;
     control.clean = true;
     (vec![old, first, second, output], control)
 }

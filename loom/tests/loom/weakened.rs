@@ -142,7 +142,7 @@ fn the_contract_breaks_when_a_helper_does_not_look_at_the_commit_word_again() {
     assert!(broken.is_some(), "the contract holds without the second look");
 }
 
-/// The model's reader and its `settle` stand for these lines of the engine.
+/// The model's reader and its `mark_committed` stand for these lines of the engine.
 #[test]
 fn the_model_has_the_orderings_of_the_engine() {
     let control = include_str!("../../../src/log/control.rs");

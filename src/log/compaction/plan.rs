@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use partd_format::batch::Layout;
-use partd_format::segment::Keep;
+use partd_format::segment::Retained;
 use partd_format::{Evidence, Kind, Link, State};
 
 use super::{Aim, Base};
@@ -14,9 +14,9 @@ use crate::Key;
 use crate::error::{Error, Result};
 use crate::log::disk::DiskFile;
 use crate::log::index::Extents;
-use crate::log::picture::{AtRest, chain};
 use crate::log::segment::ahead::{ChainAhead, HeadsAhead, Span};
 use crate::log::segment::{Extent, Segment};
+use crate::log::version::{AtRest, chain};
 
 /// Entries in one batch of an output.
 const BATCH_ENTRIES: usize = 4096;
@@ -31,7 +31,7 @@ pub(super) struct Plan {
     /// How many extents they are made of.
     pub(super) extents: u64,
     /// How far the chains beside the sources reach.
-    pub(super) keeps: Vec<Keep>,
+    pub(super) retained: Vec<Retained>,
 }
 
 /// An entry of the output.
@@ -86,7 +86,7 @@ pub(super) fn choose(
         match &rest[..count] {
             // One output alone, with nothing dead in it, is as good as it gets.
             [only] if only.is_output && only.dead_bytes() == 0 => rest = &rest[1..],
-            sources => return (sources.to_vec(), count < rest.len()),
+            inputs => return (inputs.to_vec(), count < rest.len()),
         }
     }
 }
@@ -97,45 +97,45 @@ impl<F: DiskFile> Base<F> {
     }
 
     /// The segments that were rewritten, once nothing else of it is needed.
-    pub(super) fn into_sources(self) -> Vec<Arc<Segment<F>>> {
-        let numbers = self.sources.iter().map(|source| source.number);
+    pub(super) fn into_inputs(self) -> Vec<Arc<Segment<F>>> {
+        let numbers = self.inputs.iter().map(|source| source.number);
         numbers.map(|number| Arc::clone(self.segment(number))).collect()
     }
 
     /// The ids of the sources.
-    pub(super) fn source_ids(&self) -> Vec<u64> {
-        self.sources.iter().map(|source| source.id).collect()
+    pub(super) fn input_ids(&self) -> Vec<u64> {
+        self.inputs.iter().map(|source| source.id).collect()
     }
 
     /// The entries of the output, and what it says of the segments beside it.
     pub(super) fn plan(&self) -> Result<Plan> {
-        let mut is_source = vec![false; self.segments.len()];
-        self.sources.iter().for_each(|source| is_source[source.number as usize] = true);
+        let mut is_input = vec![false; self.segments.len()];
+        self.inputs.iter().for_each(|source| is_input[source.number as usize] = true);
         let mut removals = self.removals()?;
-        self.drop_needless(&mut removals, &is_source)?;
-        let (entries, extents) = self.entries(removals, &is_source);
-        Ok(Plan { entries, extents, keeps: self.keeps(&is_source) })
+        self.drop_needless(&mut removals, &is_input)?;
+        let (entries, extents) = self.entries(removals, &is_input);
+        Ok(Plan { entries, extents, retained: self.retained(&is_input) })
     }
 
-    fn outside<'a>(&'a self, is_source: &'a [bool]) -> impl Iterator<Item = &'a Arc<Segment<F>>> {
-        let outside = self.current.iter().filter(|&&number| !is_source[number as usize]);
+    fn outside<'a>(&'a self, is_input: &'a [bool]) -> impl Iterator<Item = &'a Arc<Segment<F>>> {
+        let outside = self.current.iter().filter(|&&number| !is_input[number as usize]);
         outside.map(|&number| self.segment(number))
     }
 
     /// How far each chain beside the sources reaches.
-    fn keeps(&self, is_source: &[bool]) -> Vec<Keep> {
-        let mut keeps = Vec::new();
-        for segment in self.outside(is_source) {
+    fn retained(&self, is_input: &[bool]) -> Vec<Retained> {
+        let mut retained = Vec::new();
+        for segment in self.outside(is_input) {
             let taken = self.taken(segment).last();
             let end = taken.map_or(0, |(offset, len, _)| offset + len);
             if end > 0 || segment.header().output.is_some() {
-                keeps.push(Keep { id: segment.id(), end });
+                retained.push(Retained { id: segment.id(), end });
             }
         }
-        keeps
+        retained
     }
 
-    /// The batches of a segment up to `upto`, each with its number. A chain may end in the scar of
+    /// The batches of a segment up to `max_seq`, each with its number. A chain may end in the scar of
     /// a power cut: what lies behind it was never part of the history.
     fn taken<'a>(&'a self, segment: &'a Segment<F>) -> impl Iterator<Item = (u64, u64, u64)> + 'a {
         let mut next = segment.header().data_start;
@@ -148,7 +148,7 @@ impl<F: DiskFile> Base<F> {
             Some((offset, len))
         });
         chain.filter_map(|(offset, len)| match segment.state(offset) {
-            Ok(State::Committed(sequence)) if sequence <= self.upto => {
+            Ok(State::Committed(sequence)) if sequence <= self.max_seq => {
                 Some((offset, len, sequence))
             }
             _ => None,
@@ -156,7 +156,7 @@ impl<F: DiskFile> Base<F> {
     }
 
     /// The entries in key order, and how many extents they are made of.
-    fn entries(&self, removals: Removals, is_source: &[bool]) -> (Vec<Planned>, u64) {
+    fn entries(&self, removals: Removals, is_input: &[bool]) -> (Vec<Planned>, u64) {
         let Removals { clear, mut deletes } = removals;
         let mut planned = Vec::new();
         let remove = |key, kind, sequence| Planned { key, kind, sequence, extents: None, len: 0 };
@@ -170,7 +170,7 @@ impl<F: DiskFile> Base<F> {
                 let (key, sequence) = entry.remove_entry();
                 planned.push(remove(key, Kind::Delete, sequence));
             }
-            let in_source = |extent: &Extent| is_source[extent.segment() as usize];
+            let in_source = |extent: &Extent| is_input[extent.segment() as usize];
             let mut next = 0;
             while next < extents.len() {
                 let first = next;
@@ -200,7 +200,7 @@ impl<F: DiskFile> Base<F> {
     /// The newest removals in the sources.
     fn removals(&self) -> Result<Removals> {
         let mut found = Removals::default();
-        for source in &self.sources {
+        for source in &self.inputs {
             let segment = self.segment(source.number);
             let mut seen = 0;
             let batches = chain(segment, false)?;
@@ -218,7 +218,7 @@ impl<F: DiskFile> Base<F> {
                 };
                 seen += len;
                 let batch = segment.batch(offset, len)?;
-                heads.note(batch.head_len());
+                heads.record(batch.head_len());
                 for entry in batch.entries() {
                     let sequence = entry.sequence.unwrap_or(of_batch);
                     match entry.kind {
@@ -248,12 +248,12 @@ impl<F: DiskFile> Base<F> {
 
     /// Drops the removals that nothing needs: no segment outside holds an older value that they
     /// remove. What the sources hold of such values goes in the same rename.
-    fn drop_needless(&self, removals: &mut Removals, is_source: &[bool]) -> Result<()> {
+    fn drop_needless(&self, removals: &mut Removals, is_input: &[bool]) -> Result<()> {
         let Some(newest) = removals.deletes.values().copied().max().max(removals.clear) else {
             return Ok(());
         };
         let mut needed = Removals::default();
-        for segment in self.outside(is_source) {
+        for segment in self.outside(is_input) {
             let is_output = segment.header().output.is_some();
             for (offset, len, of_batch) in self.taken(segment) {
                 // The number of a batch in an output says nothing of its entries.

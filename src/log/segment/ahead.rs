@@ -310,7 +310,7 @@ impl HeadsAhead {
     }
 
     /// Says how long a head was.
-    pub(crate) fn note(&mut self, head_len: u64) {
+    pub(crate) fn record(&mut self, head_len: u64) {
         self.head_len = head_len;
     }
 }

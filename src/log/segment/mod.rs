@@ -1,7 +1,7 @@
 //! One segment file: made, opened, walked, and read; and the space in it that a writer owns.
 //!
 //! The types here keep the safety sentence of [`mapping`]: only a [`Claim`] can be stored to, there
-//! is one [`Tail`] per segment to make claims from, and slices are handed out for committed batches
+//! is one [`ActiveSegment`] per segment to make claims from, and slices are handed out for committed batches
 //! alone.
 
 #![expect(unsafe_code, reason = "published and claimed ranges are told apart here")]
@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 
 use partd_format::batch::WORDS_LEN;
-use partd_format::segment::{HEADER_LEN, Keep, NOTE_AT, lists_checksum};
-use partd_format::word::{STATE_AT, note};
+use partd_format::segment::{DURABLE_END_AT, HEADER_LEN, Retained, lists_checksum};
+use partd_format::word::{STATE_AT, durable_end};
 use partd_format::{Batch, Entry, Link, Salt, SegmentHeader, State};
 
 use self::ahead::{Ahead, Span};
@@ -114,8 +114,8 @@ pub(crate) struct NewSegment<'a> {
     pub(crate) store: [u8; 16],
     /// The slot of the writer that makes it.
     pub(crate) slot: u16,
-    /// For the output of a compaction: `upto`, the ids that it replaces, and what it found beside.
-    pub(crate) output: Option<(u64, &'a [u64], &'a [Keep])>,
+    /// For the output of a compaction: `max_seq`, the ids that it replaces, and what it found beside.
+    pub(crate) output: Option<(u64, &'a [u64], &'a [Retained])>,
 }
 
 /// A segment under a temporary name, not yet part of the store.
@@ -154,11 +154,15 @@ impl<'s, D: Disk> Unpublished<'s, D> {
     }
 
     /// Writes the header, and returns the space behind it; nobody else knows of it yet.
-    pub(crate) fn begin(&mut self, id: u64, new: &NewSegment<'_>) -> Result<Tail<D::File>> {
+    pub(crate) fn begin(
+        &mut self,
+        id: u64,
+        new: &NewSegment<'_>,
+    ) -> Result<ActiveSegment<D::File>> {
         let mut lists = Vec::new();
-        if let Some((_, replaces, keeps)) = new.output {
-            lists.extend(replaces.iter().flat_map(|id| id.to_le_bytes()));
-            for keep in keeps {
+        if let Some((_, inputs, retained)) = new.output {
+            lists.extend(inputs.iter().flat_map(|id| id.to_le_bytes()));
+            for keep in retained {
                 lists.extend(keep.id.to_le_bytes());
                 lists.extend(keep.end.to_le_bytes());
             }
@@ -171,10 +175,10 @@ impl<'s, D: Disk> Unpublished<'s, D> {
             id,
             len: file.mapping().len(),
             salt: self.salt,
-            output: new.output.map(|(upto, replaces, keeps)| partd_format::segment::Output {
-                upto,
-                replaces: replaces.len() as u32,
-                keeps: keeps.len() as u32,
+            output: new.output.map(|(max_seq, inputs, retained)| partd_format::segment::Output {
+                max_seq,
+                inputs: inputs.len() as u32,
+                retained: retained.len() as u32,
                 lists_checksum: lists_checksum(self.salt, &lists),
             }),
             data_start: HEADER_LEN + lists.len() as u64,
@@ -188,7 +192,12 @@ impl<'s, D: Disk> Unpublished<'s, D> {
         segment.put(0, &header.encode());
         segment.put(HEADER_LEN, &lists);
         let has_pages = self.is_recycled && segment.is_cached();
-        Ok(Tail { offset, segment: Arc::new(segment), is_recycled: self.is_recycled, has_pages })
+        Ok(ActiveSegment {
+            offset,
+            segment: Arc::new(segment),
+            is_recycled: self.is_recycled,
+            has_pages,
+        })
     }
 
     /// Gives the file its name; from then on others find it.
@@ -224,10 +233,10 @@ impl<F: DiskFile> Segment<F> {
         let name = segment_name(id);
         let file =
             store.dir.open(&name, access).map_err(|source| store.error("open", &name, source))?;
-        let mut bytes = [0; NOTE_AT as usize];
+        let mut bytes = [0; DURABLE_END_AT as usize];
         let len = file.mapping().len();
-        if len >= NOTE_AT {
-            file.loaded(0, NOTE_AT);
+        if len >= DURABLE_END_AT {
+            file.loaded(0, DURABLE_END_AT);
             file.mapping().copy_out(0, &mut bytes);
         }
         let path = || store.path_of(&name);
@@ -282,13 +291,13 @@ impl<F: DiskFile> Segment<F> {
     }
 
     /// The lists of an output: ids that it replaces, segments that it found beside it.
-    pub(crate) fn lists(&self) -> Result<(Vec<u64>, Vec<Keep>)> {
+    pub(crate) fn lists(&self) -> Result<(Vec<u64>, Vec<Retained>)> {
         let len = self.header.data_start;
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
         self.file.loaded(0, len);
         self.file.mapping().copy_out(0, &mut bytes);
-        let (replaces, keeps) = self.header.lists(&bytes).map_err(|e| self.damage(e))?;
-        Ok((replaces.collect(), keeps.collect()))
+        let (inputs, retained) = self.header.lists(&bytes).map_err(|e| self.damage(e))?;
+        Ok((inputs.collect(), retained.collect()))
     }
 
     /// The link word at an offset that the chain has led to.
@@ -310,7 +319,7 @@ impl<F: DiskFile> Segment<F> {
     }
 
     /// Gives a batch its sequence number, unless its state is set.
-    pub(crate) fn settle(&self, offset: u64, sequence: u64) -> Result<()> {
+    pub(crate) fn mark_committed(&self, offset: u64, sequence: u64) -> Result<()> {
         // The offset may come from another process.
         match self.link(offset & !7) {
             Ok(Link::Batch(_)) if offset.is_multiple_of(8) => {
@@ -341,7 +350,7 @@ impl<F: DiskFile> Segment<F> {
     }
 
     /// Makes the batch at `offset` void whatever its state; only recovery may, which is alone.
-    pub(crate) fn revoke(&self, offset: u64) -> Result<()> {
+    pub(crate) fn force_void(&self, offset: u64) -> Result<()> {
         self.write_word(offset + 8, State::Void.encode(self.salt(), offset))
     }
 
@@ -388,16 +397,17 @@ impl<F: DiskFile> Segment<F> {
     }
 
     /// How far the chain is known to be on stable storage.
-    pub(crate) fn note(&self) -> u64 {
-        self.file.loaded(NOTE_AT, 8);
+    pub(crate) fn durable_end(&self) -> u64 {
+        self.file.loaded(DURABLE_END_AT, 8);
         // A note that does not parse says nothing.
-        note::decode(self.salt(), self.file.mapping().load(NOTE_AT, Acquire)).unwrap_or(0)
+        durable_end::decode(self.salt(), self.file.mapping().load(DURABLE_END_AT, Acquire))
+            .unwrap_or(0)
     }
 
     /// Notes how far the chain is on stable storage.
-    pub(crate) fn set_note(&self, end: u64) {
-        self.file.mapping().store(NOTE_AT, note::encode(self.salt(), end), Release);
-        self.file.stored(NOTE_AT, 8);
+    pub(crate) fn set_durable_end(&self, end: u64) {
+        self.file.mapping().store(DURABLE_END_AT, durable_end::encode(self.salt(), end), Release);
+        self.file.stored(DURABLE_END_AT, 8);
     }
 
     /// The committed batch at `offset`, of `len` bytes as its link says: header, table and keys
@@ -491,7 +501,7 @@ impl<F: DiskFile> Segment<F> {
 
 /// The end of a segment's batches, and the right to add more: there is one for each segment.
 #[derive(Debug)]
-pub(crate) struct Tail<F> {
+pub(crate) struct ActiveSegment<F> {
     segment: Arc<Segment<F>>,
     offset: u64,
     /// Whether bytes of the file's earlier life lie behind `offset`, and not zeros.
@@ -500,7 +510,7 @@ pub(crate) struct Tail<F> {
     has_pages: bool,
 }
 
-impl<F: DiskFile> Tail<F> {
+impl<F: DiskFile> ActiveSegment<F> {
     pub(crate) fn segment(&self) -> &Arc<Segment<F>> {
         &self.segment
     }

@@ -17,15 +17,15 @@
 //! | `again` | recovery cut and killed, what is appended to a recovered store: I7 and I8 |
 //! | `workloads` | the workloads |
 
-pub mod again;
+pub mod corruption;
 pub mod cuts;
 pub mod disk;
 pub mod faults;
-pub mod harm;
 pub mod image;
 pub mod memory;
 pub mod oracle;
 pub mod power;
+pub mod repeated_recovery;
 pub mod script;
 pub mod timeline;
 pub mod workloads;

@@ -276,7 +276,7 @@ impl Search<'_> {
         self.seen.insert(hash, found);
         self.tally.count(hash, Kind::Cut(mode));
         self.go_on(&disk, log, found, mode, hash)?;
-        self.harm(image, found, hash)
+        self.check_corruption(image, found, hash)
     }
 }
 

@@ -191,13 +191,13 @@ impl<'a> Timeline<'a> {
         match &record.event {
             Event::Store { inode, offset, bytes } => self.store(*inode, *offset, bytes, stamp),
             Event::Sync { inode, len } => {
-                let upto = match self.defect {
+                let max_seq = match self.defect {
                     Some(Defect::SyncTooEarly) => {
                         self.begun.get(&record.process).map_or(0, |b| b.at)
                     }
                     _ => usize::MAX,
                 };
-                self.sync(*inode, len.unwrap_or(u64::MAX), upto);
+                self.sync(*inode, len.unwrap_or(u64::MAX), max_seq);
             }
             Event::Punch { inode, offset, len } => self.punch(*inode, *offset, *len, stamp),
             Event::Create { path, inode, identity, len } => {
@@ -316,11 +316,11 @@ impl<'a> Timeline<'a> {
         }
     }
 
-    /// Makes durable what was stored to the pages of the first `len` bytes before `upto` in the log.
-    fn sync(&mut self, inode: u32, len: u64, upto: usize) {
+    /// Makes durable what was stored to the pages of the first `len` bytes before `max_seq` in the log.
+    fn sync(&mut self, inode: u32, len: u64, max_seq: usize) {
         let unit_len = self.unit_len;
         let Some(file) = self.files.get_mut(&inode) else { return };
-        if len >= file.len && file.len_stamp.is_some_and(|stamp| stamp < upto) {
+        if len >= file.len && file.len_stamp.is_some_and(|stamp| stamp < max_seq) {
             file.len_stamp = None;
         }
         let end = len.checked_next_multiple_of(4096).unwrap_or(len);
@@ -330,7 +330,7 @@ impl<'a> Timeline<'a> {
             let (number, from) = place(dirty.unit, unit_len);
             let is_written = dirty.unit * unit_len < end && !file.passed_over.contains(&number);
             let kept = match is_written {
-                true => dirty.versions.partition_point(|(stamp, _)| *stamp < upto),
+                true => dirty.versions.partition_point(|(stamp, _)| *stamp < max_seq),
                 false => 0,
             };
             if kept > 0 {

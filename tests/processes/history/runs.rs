@@ -69,7 +69,7 @@ fn run_time() -> Duration {
 struct Notes(Mutex<Vec<Operation>>);
 
 impl Notes {
-    fn note(&self, operation: &Operation) {
+    fn record(&self, operation: &Operation) {
         let mut notes = self.0.lock().unwrap();
         if operation.end.is_some() {
             let of_client = |noted: &&mut Operation| noted.client == operation.client;
@@ -175,7 +175,7 @@ fn threads_on_one_handle_and_on_several_make_one_linear_history() {
                 scope.spawn(move || {
                     let mut client = Client { store, number, random, pieces: 0 };
                     for _ in 0..CALLS {
-                        client.step(&mut |operation| notes.note(operation));
+                        client.step(&mut |operation| notes.record(operation));
                         client.compact_now_and_then();
                     }
                 });
@@ -197,7 +197,7 @@ fn start(
     let mut arguments = vec![store.display().to_string()];
     arguments.extend(numbers.iter().map(u64::to_string));
     let notes = Arc::clone(notes);
-    Child::start("client", &arguments, move |line| notes.note(&from_line(line)))
+    Child::start("client", &arguments, move |line| notes.record(&from_line(line)))
 }
 
 /// Starts a process that compacts; `runs` counts what it wrote.

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use partd_format::batch::{ENTRY_LEN, HEAD_LEN, Layout, NewEntry, WORDS_LEN};
-use partd_format::segment::{HEADER_LEN, NOTE_AT, file_name};
-use partd_format::word::note;
+use partd_format::segment::{DURABLE_END_AT, HEADER_LEN, file_name};
+use partd_format::word::durable_end;
 use partd_format::{Kind, Link, Salt, SegmentHeader, State};
 
 use crate::Failure;
@@ -127,8 +127,8 @@ impl<'k> NewStore<'k> {
         let done = segment.seal(self.uuid, self.segments);
         done.and_then(|()| fs::rename(&segment.path, &path))
             .map_err(|error| Failure::io("write", &path, &error))?;
-        let synced = File::open(&self.dir).and_then(|dir| dir.sync_all());
-        synced.map_err(|error| Failure::io("sync", &self.dir, &error))
+        let durable_seq = File::open(&self.dir).and_then(|dir| dir.sync_all());
+        durable_seq.map_err(|error| Failure::io("sync", &self.dir, &error))
     }
 }
 
@@ -203,8 +203,8 @@ impl Segment {
         };
         self.file.write_all_at(&header.encode(), 0)?;
         self.file.sync_all()?;
-        let word = note::encode(self.salt, self.end);
-        self.file.write_all_at(&word.to_le_bytes(), NOTE_AT)?;
+        let word = durable_end::encode(self.salt, self.end);
+        self.file.write_all_at(&word.to_le_bytes(), DURABLE_END_AT)?;
         self.file.sync_all()
     }
 }

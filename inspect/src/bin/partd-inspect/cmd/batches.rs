@@ -54,7 +54,7 @@ pub(crate) fn run(args: &Batches, out: &mut Output) -> Result<(), Failure> {
             count(batch.offset),
             out.size(batch.len),
             number(head.map(|head| head.count as u64)),
-            number(head.map(|head| head.synced)),
+            number(head.map(|head| head.durable_seq)),
         ]);
     }
     out.table(&table)?;
@@ -120,7 +120,7 @@ fn document(store: &Store, place: Place) -> Value {
         "offset": batch.offset,
         "bytes": batch.len,
         "entries": head.map(|head| head.count),
-        "synced": head.map(|head| head.synced),
+        "synced": head.map(|head| head.durable_seq),
         "values_offset": head.map(|head| head.values_start),
         "error": error.map(ToString::to_string),
     })

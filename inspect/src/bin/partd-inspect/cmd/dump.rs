@@ -182,7 +182,7 @@ fn header_fields(segment: &Segment) -> impl Iterator<Item = Field> + '_ {
                 2 => "2, output of a compaction".to_owned(),
                 other => format!("{other}, unknown"),
             },
-            "note" => match &segment.note {
+            "note" => match &segment.durable_end {
                 Ok(0) => "nothing is known to be synced".to_owned(),
                 Ok(end) => format!("synced up to {end:#x}"),
                 Err(error) => error.to_string(),
@@ -190,26 +190,26 @@ fn header_fields(segment: &Segment) -> impl Iterator<Item = Field> + '_ {
             _ => number(bytes).to_string(),
         })
     });
-    let (replaces, keeps) = match &segment.lists {
-        Ok(lists) => (&lists.replaces[..], &lists.keeps[..]),
+    let (inputs, retained) = match &segment.lists {
+        Ok(lists) => (&lists.inputs[..], &lists.retained[..]),
         Err(_) => (&[][..], &[][..]),
     };
-    let keeps_at = HEADER_LEN + 8 * replaces.len() as u64;
-    let replaces = replaces.iter().zip(0_u64..).map(|(id, i)| Field {
+    let keeps_at = HEADER_LEN + 8 * inputs.len() as u64;
+    let inputs = inputs.iter().zip(0_u64..).map(|(id, i)| Field {
         offset: HEADER_LEN + 8 * i,
         bytes: id.to_le_bytes().to_vec(),
         more: 0,
         name: "replaces",
         meaning: format!("segment {id}"),
     });
-    let keeps = keeps.iter().zip(0_u64..).map(move |(keep, i)| Field {
+    let retained = retained.iter().zip(0_u64..).map(move |(keep, i)| Field {
         offset: keeps_at + 16 * i,
         bytes: [keep.id.to_le_bytes(), keep.end.to_le_bytes()].concat(),
         more: 0,
         name: "keeps",
         meaning: format!("segment {} up to {:#x}", keep.id, keep.end),
     });
-    fixed.chain(replaces).chain(keeps)
+    fixed.chain(inputs).chain(retained)
 }
 
 fn batch_title(batch: &BatchInfo) -> String {

@@ -139,8 +139,8 @@ fn text(args: &Salvage, store: &Store, account: &Account, out: &mut Output) -> R
     for part in &rescue.lost {
         let (size, path) = (plural(part.bytes, "byte", "bytes"), shown(&part.path));
         out.line(format!("{lost}      {path}"))?;
-        let numbers = match part.upto {
-            Some(upto) => format!(", perhaps with numbers up to {}", count(upto)),
+        let numbers = match part.max_seq {
+            Some(max_seq) => format!(", perhaps with numbers up to {}", count(max_seq)),
             None => String::new(),
         };
         out.line(format!("          {size} from offset {}{numbers}", part.offset))?;
@@ -195,7 +195,7 @@ fn lost_json(part: &Lost) -> Value {
         "file": shown(&part.path),
         "offset": part.offset,
         "bytes": part.bytes,
-        "numbers_upto": part.upto,
+        "numbers_upto": part.max_seq,
     })
 }
 

@@ -144,7 +144,7 @@ pub(crate) fn run(path: &Path, out: &mut Output) -> Result<(), Failure> {
     ]);
     for (segment, usage) in store.segments.iter().zip(&used) {
         let numbers = match (usage.first, segment.header.as_ref().ok().and_then(|h| h.output)) {
-            (_, Some(output)) => format!("up to {}", count(output.upto)),
+            (_, Some(output)) => format!("up to {}", count(output.max_seq)),
             (0, None) => String::new(),
             (first, None) => format!("{}-{}", count(first), count(usage.last)),
         };
@@ -169,10 +169,10 @@ fn document(store: &Store, number: usize, usage: &Usage) -> Value {
     let lists = segment.lists.as_ref().ok();
     let output = header.and_then(|header| header.output).map(|output| {
         json!({
-            "upto": output.upto,
-            "replaces": lists.map(|lists| lists.replaces.clone()),
+            "upto": output.max_seq,
+            "replaces": lists.map(|lists| lists.inputs.clone()),
             "keeps": lists.map(|lists| {
-                lists.keeps.iter().map(|k| json!({ "id": k.id, "end": k.end })).collect::<Vec<_>>()
+                lists.retained.iter().map(|k| json!({ "id": k.id, "end": k.end })).collect::<Vec<_>>()
             }),
         })
     });
@@ -190,7 +190,7 @@ fn document(store: &Store, number: usize, usage: &Usage) -> Value {
         "void_batches": usage.void,
         "first_sequence": usage.first,
         "last_sequence": usage.last,
-        "synced_to": segment.note.as_ref().ok(),
+        "synced_to": segment.durable_end.as_ref().ok(),
         "created_unix_ms": header.map(|header| header.created_unix_ms),
         "pid": header.map(|header| header.pid),
         "slot": header.map(|header| header.slot),

@@ -33,7 +33,7 @@ struct Cursor {
 #[derive(Clone, Copy, Default)]
 struct Sample {
     sequence: u64,
-    synced: u64,
+    durable_seq: u64,
     /// Bytes of claimed batches, of all segments ever seen.
     bytes: u64,
     segments: u64,
@@ -63,7 +63,7 @@ pub(crate) fn run(args: &Watch, out: &mut Output) -> Result<(), Failure> {
         at = Instant::now();
         let rate = |now: u64, before: u64| (now.saturating_sub(before) as f64 / seconds) as u64;
         let (batches, bytes) = (rate(now.sequence, before.sequence), rate(now.bytes, before.bytes));
-        let unsynced = now.sequence.saturating_sub(now.synced);
+        let unsynced = now.sequence.saturating_sub(now.durable_seq);
         if out.json {
             let rest = json!({
                 "sequence": now.sequence,
@@ -107,7 +107,7 @@ fn sample(
             let locks = Locks::read();
             let alive = |slot: &&_| locks.writer(dir, slot) == Life::Alive;
             sample.sequence = control.commit.visible();
-            sample.synced = control.synced.unwrap_or(0);
+            sample.durable_seq = control.durable_seq.unwrap_or(0);
             sample.writers = control.slots.iter().filter(alive).count() as u64;
         }
         Some(Err(error)) => {

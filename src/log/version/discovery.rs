@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use partd_format::segment::Keep;
+use partd_format::segment::Retained;
 
 use super::compacted::Compacted;
-use super::{Advance, Cursor, Picture, chain};
+use super::{Advance, Cursor, Version, chain};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::Core;
 use crate::log::disk::Disk;
@@ -17,12 +17,12 @@ use crate::log::segment::{SEGMENT_NUMBERS, Segment};
 /// What came of looking for segments.
 pub(super) enum Discovered {
     /// They were taken in; these are what the newest output among them found beside it.
-    Segments(Vec<Keep>),
+    Segments(Vec<Retained>),
     /// They cannot be taken into this picture.
     Changed(Advance),
 }
 
-impl<D: Disk> Picture<D> {
+impl<D: Disk> Version<D> {
     /// Opens the segments that are new, and takes them in. The outputs of compactions can only be
     /// taken in by a picture that is begun: what they replace is then never looked at, and their
     /// entries are laid out for each key.
@@ -33,7 +33,7 @@ impl<D: Disk> Picture<D> {
         compacted: &mut Compacted,
     ) -> Result<Discovered> {
         let (mut found, known) = (Vec::new(), &mut self.known);
-        let vanished = self.finder.find(core, &mut |id| known.remove(&id), &mut |segment| {
+        let vanished = self.discovery.find(core, &mut |id| known.remove(&id), &mut |segment| {
             found.push(segment);
         })?;
         if let Some(id) = vanished {
@@ -52,7 +52,7 @@ impl<D: Disk> Picture<D> {
             }
         }
         compacted.sort();
-        Ok(Discovered::Segments(newest.keeps))
+        Ok(Discovered::Segments(newest.retained))
     }
 
     /// Reads what the outputs among some segments replace; returns the newest of them.
@@ -63,7 +63,7 @@ impl<D: Disk> Picture<D> {
         }
         let outlived = found.iter().filter(|segment| newest.has_outlived(segment));
         self.replaced.extend(outlived.map(|segment| segment.id()));
-        self.upto = self.upto.max(newest.upto);
+        self.max_seq = self.max_seq.max(newest.max_seq);
         Ok(newest)
     }
 
@@ -100,7 +100,7 @@ impl<D: Disk> Picture<D> {
                 Err(_) if core.ignores_damage() => continue,
                 batch => batch?,
             };
-            heads.note(batch.head_len());
+            heads.record(batch.head_len());
             self.applied.batches += 1;
             self.batch_bytes[number as usize] += len;
             for entry in batch.entries() {

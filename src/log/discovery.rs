@@ -20,7 +20,7 @@ const TRIED_MAX: u64 = 64;
 
 /// What has been looked for so far.
 #[derive(Debug)]
-pub(crate) struct Finder {
+pub(crate) struct SegmentDiscovery {
     /// Every id below was looked for.
     next: u64,
     /// Ids below `next` whose file may still come.
@@ -29,13 +29,13 @@ pub(crate) struct Finder {
     listed: bool,
 }
 
-impl Default for Finder {
-    fn default() -> Finder {
-        Finder { next: 1, awaited: BTreeSet::new(), listed: false }
+impl Default for SegmentDiscovery {
+    fn default() -> SegmentDiscovery {
+        SegmentDiscovery { next: 1, awaited: BTreeSet::new(), listed: false }
     }
 }
 
-impl Finder {
+impl SegmentDiscovery {
     /// Opens the segments that were published since the last call; `found` gets each. One whose file
     /// is there and that `known` has is not opened again.
     ///
@@ -58,10 +58,10 @@ impl Finder {
         } else {
             // The directory tells which of many ids are worth a try. The announcements come before
             // it: a maker that is no longer among them has published by then, or never will.
-            let announced: BTreeSet<u64> = control.announced().collect();
+            let reserved_ids: BTreeSet<u64> = control.reserved_ids().collect();
             listed = core.store.segment_ids()?;
             let is_new = |id: &&u64| (self.next..next).contains(*id);
-            ids.extend(announced.union(&listed).filter(is_new));
+            ids.extend(reserved_ids.union(&listed).filter(is_new));
         }
         let mut opened = Vec::new();
         let mut awaited = BTreeSet::new();
@@ -73,11 +73,11 @@ impl Finder {
                 opened.push(segment);
                 continue;
             }
-            match look(core, control, id)? {
-                Look::Opened(segment) => opened.push(Arc::new(segment)),
-                Look::Announced => drop(awaited.insert(id)),
-                Look::Gone if self.listed => {}
-                Look::Gone => vanished = Some(id),
+            match probe(core, control, id)? {
+                Probe::Opened(segment) => opened.push(Arc::new(segment)),
+                Probe::Reserved => drop(awaited.insert(id)),
+                Probe::Gone if self.listed => {}
+                Probe::Gone => vanished = Some(id),
             }
         }
         // Only now, so that after an error the next call looks for all of them again.
@@ -111,24 +111,24 @@ impl Finder {
 }
 
 /// What looking for a segment has led to.
-enum Look<F> {
+enum Probe<F> {
     Opened(Segment<F>),
     /// It may still come.
-    Announced,
+    Reserved,
     Gone,
 }
 
-fn look<D: Disk>(core: &Core<D>, control: &Control<D>, id: u64) -> Result<Look<D::File>> {
+fn probe<D: Disk>(core: &Core<D>, control: &Control<D>, id: u64) -> Result<Probe<D::File>> {
     // Twice: it may be published between a failed try and the look at the announcements.
     for _ in 0..2 {
         match Segment::open(&core.store, id, Some(&control.fixed.store), Access::Read) {
-            Ok(segment) => return Ok(Look::Opened(segment)),
+            Ok(segment) => return Ok(Probe::Opened(segment)),
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        if control.is_announced(id) {
-            return Ok(Look::Announced);
+        if control.is_reserved(id) {
+            return Ok(Probe::Reserved);
         }
     }
-    Ok(Look::Gone)
+    Ok(Probe::Gone)
 }

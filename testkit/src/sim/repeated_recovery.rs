@@ -176,12 +176,12 @@ impl Search<'_> {
         let disk = SimDisk::boot(image, hash ^ self.seed, self.defect);
         // A store that was recovered to so many batches never has fewer, nor others.
         let label = if timeline.ceiling() == recovered { "I7" } else { "I8" };
-        let again = |v: Violation| {
+        let repeated = |v: Violation| {
             let text = format!("{} (booted a second time, after {recovered} batches)", v.text);
             Violation::new(if v.invariant == "I1" { "I1" } else { label }, text)
         };
-        let log = open(&disk).map_err(again)?;
-        let found = oracle.judge(&log, timeline.floor, timeline.ceiling()).map_err(again)?;
+        let log = open(&disk).map_err(repeated)?;
+        let found = oracle.judge(&log, timeline.floor, timeline.ceiling()).map_err(repeated)?;
         self.seen_afterwards.insert(hash, found);
         self.tally.count(hash, Kind::Afterwards);
         let Some(mode) = once_more else { return Ok(()) };

@@ -7,7 +7,7 @@
 use foldhash::fast::RandomState;
 use hashbrown::HashSet;
 
-use super::{Buffer, Pending, State};
+use super::{Buffer, DeferredSets, State};
 use crate::partd::{Batch, Chunks, Durability, MemoryStore, Op, Partd};
 use crate::{Key, Result};
 
@@ -29,8 +29,8 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
 
     fn drain_keys(&self, state: &mut State, target_bytes: u64) -> Result<()> {
         // Few pending sets stay, for the sets that will follow; many would only take room.
-        if state.pending.memory_bytes() > target_bytes / 4 {
-            let keys: Vec<Key> = state.pending.keys().collect();
+        if state.deferred.memory_bytes() > target_bytes / 4 {
+            let keys: Vec<Key> = state.deferred.keys().collect();
             self.move_down(state, &keys)?;
         }
         loop {
@@ -53,11 +53,11 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     /// Moves those of the keys down that have a pending set, with all that is buffered of them.
     pub(super) fn settle(&self, state: &mut State, keys: &[Key]) -> Result<()> {
         let mut keys: Vec<Key> =
-            keys.iter().filter(|key| state.pending.has(key)).cloned().collect();
+            keys.iter().filter(|key| state.deferred.has(key)).cloned().collect();
         keys.sort_unstable();
         keys.dedup();
         let appended: u64 = self.fast.lens(&keys)?.into_iter().flatten().sum();
-        let bytes = appended + state.pending.memory_bytes();
+        let bytes = appended + state.deferred.memory_bytes();
         self.isolate.run_for(bytes, || self.move_down(state, &keys))
     }
 
@@ -80,7 +80,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
                     merge_small_pieces(&values[moved..end], &mut scratch);
                     let mut batch = Batch::with_capacity(end - moved);
                     let buffered = keys[moved..end].iter().zip(&values[moved..end]);
-                    carry(&mut batch, buffered, &state.pending, &scratch);
+                    carry(&mut batch, buffered, &state.deferred, &scratch);
                     self.slow.write(&batch, Durability::Plain)?;
                     state.stats.slow_bytes += batch.value_bytes();
                     state.stats.slow_batches += 1;
@@ -102,7 +102,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
                 cleared.push(op.clone());
             }
             self.write_slow(state, &cleared)?;
-            state.pending.clear();
+            state.deferred.clear();
             return self.fast.write(Batch::new().clear(), Durability::Plain);
         }
         // What is deleted first need not be brought down before.
@@ -116,7 +116,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         drop(seen);
         let buffered = self.fast.present(&carried)?;
         let mut buffered = buffered.iter();
-        carried.retain(|key| buffered.next() == Some(&true) || state.pending.has(key));
+        carried.retain(|key| buffered.next() == Some(&true) || state.deferred.has(key));
         if carried.is_empty() {
             self.write_slow(state, batch)?;
         } else {
@@ -124,7 +124,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
             self.fast.visit(&carried, &mut |values| {
                 merge_small_pieces(values, &mut scratch);
                 let mut whole = Batch::with_capacity(carried.len() + batch.ops().len());
-                carry(&mut whole, carried.iter().zip(values), &state.pending, &scratch);
+                carry(&mut whole, carried.iter().zip(values), &state.deferred, &scratch);
                 for op in batch.ops() {
                     whole.push(op.clone());
                 }
@@ -150,7 +150,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     fn forget(&self, state: &mut State, keys: impl Iterator<Item = Key>) -> Result<()> {
         let mut batch = Batch::with_capacity(keys.size_hint().0);
         for key in keys {
-            state.pending.remove(&key);
+            state.deferred.remove(&key);
             batch.delete(key);
         }
         self.fast.write(&batch, Durability::Plain)
@@ -174,11 +174,11 @@ fn merge_small_pieces(values: &[Chunks<'_>], scratch: &mut Vec<u8>) {
 fn carry<'a>(
     batch: &mut Batch<'a>,
     buffered: impl Iterator<Item = (&'a Key, &'a Chunks<'a>)>,
-    pending: &'a Pending,
+    deferred: &'a DeferredSets,
     mut scratch: &'a [u8],
 ) {
     for (key, pieces) in buffered {
-        if let Some(value) = pending.get(key) {
+        if let Some(value) = deferred.get(key) {
             batch.set(key, value);
         } else if pieces.is_empty() {
             // The key is there, with no bytes.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Picture;
+use super::Version;
 use crate::log::disk::Disk;
 
 /// What a segment holds that will not change any more.
@@ -47,7 +47,7 @@ impl AtRest {
     }
 }
 
-impl<D: Disk> Picture<D> {
+impl<D: Disk> Version<D> {
     /// Numbers of the segments that are part of the store.
     pub(crate) fn current(&self) -> impl Iterator<Item = u32> + use<D> {
         0..self.segments.len() as u32

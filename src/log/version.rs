@@ -13,7 +13,7 @@ mod discovery;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use partd_format::segment::Keep;
+use partd_format::segment::Retained;
 use partd_format::{Entry, Kind, Link};
 
 pub(crate) use self::at_rest::AtRest;
@@ -22,8 +22,8 @@ pub(crate) use self::cursor::Cursor;
 use self::cursor::Unit;
 use self::discovery::Discovered;
 use super::Core;
+use super::discovery::SegmentDiscovery;
 use super::disk::{Disk, DiskFile};
-use super::finder::Finder;
 use super::index::{Extents, Index};
 use super::outputs::kept_is_missing;
 use super::segment::ahead::{ChainAhead, HeadsAhead, Span};
@@ -42,12 +42,12 @@ pub(crate) type Segments<F> = Arc<Vec<Arc<Segment<F>>>>;
 
 /// The state of the store at one moment, as one handle knows it.
 #[derive(Debug)]
-pub(crate) struct Picture<D: Disk> {
+pub(crate) struct Version<D: Disk> {
     /// The last sequence number that was applied.
     pub(crate) sequence: u64,
     /// None before the first look.
-    generation: Option<u64>,
-    finder: Finder,
+    directory_epoch: Option<u64>,
+    discovery: SegmentDiscovery,
     pub(crate) segments: Segments<D::File>,
     /// Mappings of an earlier picture that this one may still need, by id.
     known: BTreeMap<u64, Arc<Segment<D::File>>>,
@@ -56,7 +56,7 @@ pub(crate) struct Picture<D: Disk> {
     /// Segments whose contents an output of a compaction holds; they are not among `segments`.
     replaced: BTreeSet<u64>,
     /// Numbers up to this one may be missing: a compaction has dropped them.
-    upto: u64,
+    max_seq: u64,
     pub(crate) index: Index,
     /// What was applied.
     pub(crate) applied: Applied,
@@ -84,17 +84,17 @@ impl Applied {
     }
 }
 
-impl<D: Disk> Default for Picture<D> {
-    fn default() -> Picture<D> {
-        Picture {
+impl<D: Disk> Default for Version<D> {
+    fn default() -> Version<D> {
+        Version {
             sequence: 0,
-            generation: None,
-            finder: Finder::default(),
+            directory_epoch: None,
+            discovery: SegmentDiscovery::default(),
             segments: Segments::default(),
             known: BTreeMap::new(),
             open: Vec::new(),
             replaced: BTreeSet::new(),
-            upto: 0,
+            max_seq: 0,
             index: Index::default(),
             applied: Applied::default(),
             value_bytes: Vec::new(),
@@ -104,21 +104,21 @@ impl<D: Disk> Default for Picture<D> {
     }
 }
 
-impl<D: Disk> Picture<D> {
+impl<D: Disk> Version<D> {
     /// Whether the picture shows the history as it is now.
     #[inline]
     pub(crate) fn is_current(&self, core: &Core<D>) -> bool {
-        self.sequence >= core.visible() && self.generation == Some(core.generation())
+        self.sequence >= core.visible() && self.directory_epoch == Some(core.directory_epoch())
     }
 
     /// Whether the picture was ever looked at, and so costs memory.
     pub(crate) fn is_built(&self) -> bool {
-        self.generation.is_some()
+        self.directory_epoch.is_some()
     }
 
     /// Whether the picture has every segment that was published up to a generation.
-    pub(crate) fn knows_all_segments(&self, generation: u64) -> bool {
-        self.generation == Some(generation)
+    pub(crate) fn knows_all_segments(&self, directory_epoch: u64) -> bool {
+        self.directory_epoch == Some(directory_epoch)
     }
 
     /// Brings the picture up to now. After an error it is begun anew by the next call.
@@ -162,7 +162,7 @@ impl<D: Disk> Picture<D> {
     /// Forgets everything; the next look begins anew.
     pub(crate) fn reset(&mut self) {
         let rebuilds = self.rebuilds + 1;
-        *self = Picture { rebuilds, ..Picture::default() };
+        *self = Version { rebuilds, ..Version::default() };
     }
 
     /// Forgets everything but the mappings, which are used again.
@@ -176,30 +176,31 @@ impl<D: Disk> Picture<D> {
     fn advance(&mut self, core: &Core<D>, seals: bool) -> Result<Advance> {
         // The commit word before everything else: what it counts can then be found.
         let visible = core.visible();
-        let mut generation = core.generation();
-        let is_first = self.generation.is_none();
-        let stands_still = visible <= self.sequence && self.knows_all_segments(generation);
+        let mut directory_epoch = core.directory_epoch();
+        let is_first = self.directory_epoch.is_none();
+        let stands_still = visible <= self.sequence && self.knows_all_segments(directory_epoch);
         if !is_first && !seals && stands_still {
             return Ok(Advance::Done);
         }
-        let (mut compacted, mut keeps, mut units) = (Compacted::default(), Vec::new(), Vec::new());
+        let (mut compacted, mut retained, mut units) =
+            (Compacted::default(), Vec::new(), Vec::new());
         let mut tries = DISCOVERIES_MAX;
         loop {
-            if !self.knows_all_segments(generation) {
-                let is_first = self.generation.is_none();
+            if !self.knows_all_segments(directory_epoch) {
+                let is_first = self.directory_epoch.is_none();
                 match self.discover(core, is_first, &mut compacted)? {
-                    Discovered::Segments(found) => keeps.extend(found),
+                    Discovered::Segments(found) => retained.extend(found),
                     Discovered::Changed(advance) => return Ok(advance),
                 }
-                self.generation = Some(generation);
+                self.directory_epoch = Some(directory_epoch);
             }
             units.extend(self.walk(visible));
-            let checked = self.check(core, visible, &keeps, &mut units);
-            generation = core.generation();
+            let checked = self.check(core, visible, &retained, &mut units);
+            directory_epoch = core.directory_epoch();
             tries -= 1;
             match checked {
                 Ok(()) => break,
-                Err(error) if tries == 0 || self.knows_all_segments(generation) => {
+                Err(error) if tries == 0 || self.knows_all_segments(directory_epoch) => {
                     return Err(error);
                 }
                 // Segments have come since. If one of them is the output of a compaction, it has
@@ -251,11 +252,11 @@ impl<D: Disk> Picture<D> {
         &self,
         core: &Core<D>,
         visible: u64,
-        keeps: &[Keep],
+        retained: &[Retained],
         units: &mut [Unit],
     ) -> Result<()> {
         if !core.ignores_damage() {
-            self.check_keeps(core, keeps)?;
+            self.check_keeps(core, retained)?;
         }
         units.sort_unstable();
         for pair in units.windows(2) {
@@ -264,7 +265,7 @@ impl<D: Disk> Picture<D> {
                 return Err(segment.number_used_twice(pair[1].offset, pair[1].sequence));
             }
         }
-        let mut expected = self.sequence.max(self.upto) + 1;
+        let mut expected = self.sequence.max(self.max_seq) + 1;
         let first_new = units.partition_point(|unit| unit.sequence < expected);
         for unit in &units[first_new..] {
             if unit.sequence != expected {
@@ -286,8 +287,8 @@ impl<D: Disk> Picture<D> {
     }
 
     /// Checks that what a compaction found beside its output is still there.
-    fn check_keeps(&self, core: &Core<D>, keeps: &[Keep]) -> Result<()> {
-        for keep in keeps {
+    fn check_keeps(&self, core: &Core<D>, retained: &[Retained]) -> Result<()> {
+        for keep in retained {
             if self.replaced.contains(&keep.id) {
                 continue;
             }
@@ -299,7 +300,7 @@ impl<D: Disk> Picture<D> {
             let Some(cursor) = cursor else { continue };
             let segment = &self.segments[number];
             let before = cursor.pending.iter().filter(|(offset, _)| *offset < keep.end);
-            // No number would be missed: below `upto` any may be gone.
+            // No number would be missed: below `max_seq` any may be gone.
             if let Some(error) = before.filter_map(|&(at, _)| segment.state(at).err()).next() {
                 return Err(segment.damage(error));
             }
@@ -356,7 +357,7 @@ impl<D: Disk> Picture<D> {
                 Err(_) if core.ignores_damage() => continue,
                 batch => batch?,
             };
-            heads.note(batch.head_len());
+            heads.record(batch.head_len());
             self.applied.batches += 1;
             self.batch_bytes[unit.segment as usize] += unit.len;
             for entry in batch.entries() {

@@ -10,12 +10,12 @@ use crate::Key;
 
 /// The pending sets by key.
 #[derive(Default)]
-pub(super) struct Pending {
+pub(super) struct DeferredSets {
     sets: HashMap<Key, Box<[u8]>, RandomState>,
     heap_bytes: usize,
 }
 
-impl Pending {
+impl DeferredSets {
     pub(super) fn has(&self, key: &Key) -> bool {
         !self.sets.is_empty() && self.sets.contains_key(key)
     }
@@ -48,7 +48,7 @@ impl Pending {
     }
 
     pub(super) fn clear(&mut self) {
-        *self = Pending::default();
+        *self = DeferredSets::default();
     }
 
     pub(super) fn memory_bytes(&self) -> u64 {

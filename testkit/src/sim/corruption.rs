@@ -4,16 +4,16 @@
 use std::path::{Path, PathBuf};
 
 use partd::{Partd, SegmentLog};
-use partd_format::control::{FIXED_LEN, Fixed, SYNCED_AT, decode_synced};
+use partd_format::control::{DURABLE_SEQ_AT, FIXED_LEN, Fixed, decode_durable_seq};
 use partd_format::segment::id_of_file_name;
-use partd_format::word::note;
+use partd_format::word::durable_end;
 use partd_format::{Batch, Link, SegmentHeader, State};
 
-use super::again::append;
 use super::disk::{Defect, SimDisk};
 use super::image::{FileImage, Image};
 use super::oracle::Oracle;
 use super::power::{Kind, Search, open};
+use super::repeated_recovery::append;
 use super::timeline::{Choice, Timeline, Unit};
 use super::{Rng, STORE, Violation, options};
 
@@ -29,7 +29,12 @@ type Judge<'a> = dyn Fn(&SegmentLog<SimDisk>, &Oracle) -> Result<u64, Violation>
 
 impl Search<'_> {
     /// Boots an image, which holds `found` batches, in worse states.
-    pub fn harm(&mut self, image: &Image, found: u64, hash: u64) -> Result<(), Violation> {
+    pub fn check_corruption(
+        &mut self,
+        image: &Image,
+        found: u64,
+        hash: u64,
+    ) -> Result<(), Violation> {
         let is_found = |log: &_, oracle: &Oracle| oracle.judge(log, found, found);
         let mut rng = Rng(hash);
         let all = hash % MORE_ONE_OF == 1;
@@ -143,13 +148,13 @@ impl Search<'_> {
             let disk = SimDisk::boot(&image, hash ^ self.seed, self.defect);
             let Ok(log) = options().open_on(disk, STORE) else { continue };
             let whole = log.stats().map(|stats| stats.sequence);
-            let harm = |text: String| {
+            let violation = |text: String| {
                 let text = format!("bit {bit} at {at} of {}: {text}", path.display());
                 Err(Violation::new("I9", text))
             };
             match whole {
                 Ok(sequence) if sequence != found => {
-                    return harm(format!("{sequence} batches are there, of {found}"));
+                    return violation(format!("{sequence} batches are there, of {found}"));
                 }
                 Ok(_) => {}
                 Err(_) => continue,
@@ -157,11 +162,11 @@ impl Search<'_> {
             let content = self.oracle.after(found).expect("it was there before");
             let Ok(keys) = log.keys() else { continue };
             if !keys.iter().map(partd::Key::as_bytes).eq(content.keys().map(str::as_bytes)) {
-                return harm(format!("keys are {keys:?}"));
+                return violation(format!("keys are {keys:?}"));
             }
             for key in content.keys() {
                 if log.get(key).is_ok_and(|value| value != content.get(key)) {
-                    return harm(format!("{key} has wrong bytes"));
+                    return violation(format!("{key} has wrong bytes"));
                 }
             }
         }
@@ -196,8 +201,8 @@ pub fn in_the_place_of_another(defect: Option<Defect>) -> (u64, partd::Result<u6
 pub struct Walked {
     path: PathBuf,
     pub header: SegmentHeader,
-    replaces: Vec<u64>,
-    note: u64,
+    inputs: Vec<u64>,
+    durable_end: u64,
     /// Of each committed batch: where it begins and ends, its number, and the mark it repeats.
     pub batches: Vec<(u64, u64, u64, u64)>,
 }
@@ -211,8 +216,8 @@ pub fn walk(path: &Path, bytes: &[u8]) -> Option<Walked> {
         let word = bytes.get(at as usize..at as usize + 8)?;
         Some(u64::from_le_bytes(word.try_into().ok()?))
     };
-    let replaces = header.lists(bytes).ok()?.0.collect();
-    let note = note::decode(header.salt, word(128)?).unwrap_or(0);
+    let inputs = header.lists(bytes).ok()?.0.collect();
+    let durable_end = durable_end::decode(header.salt, word(128)?).unwrap_or(0);
     let (mut at, mut batches) = (header.data_start, Vec::new());
     while let Some(Ok(Link::Batch(len))) =
         word(at).map(|link| Link::decode(header.salt, at, link, header.len))
@@ -221,25 +226,25 @@ pub fn walk(path: &Path, bytes: &[u8]) -> Option<Walked> {
         if let Ok(State::Committed(sequence)) = State::decode(header.salt, at, word(at + 8)?)
             && let Ok(batch) = Batch::parse(header.salt, at, &bytes[at as usize + 16..end as usize])
         {
-            batches.push((at, end, sequence, batch.synced()));
+            batches.push((at, end, sequence, batch.durable_seq()));
         }
         at = end;
     }
-    Some(Walked { path: path.to_owned(), header, replaces, note, batches })
+    Some(Walked { path: path.to_owned(), header, inputs, durable_end, batches })
 }
 
 /// The bytes whose damage must not go unnoticed: batches up to the newest synced mark that is found
-/// elsewhere than behind them, and the links of those before the note of their segment.
+/// elsewhere than behind them, and the links of those before the `durable_end` of their segment.
 fn below_the_mark(image: &Image) -> Vec<(PathBuf, u64, u64)> {
     let files = image.files.iter();
     let segments: Vec<Walked> =
         files.filter_map(|(path, file)| walk(path, &file.bytes())).collect();
-    let replaced: Vec<u64> = segments.iter().flat_map(|s| s.replaces.iter().copied()).collect();
+    let replaced: Vec<u64> = segments.iter().flat_map(|s| s.inputs.iter().copied()).collect();
     let control = image.files.get(&Path::new(STORE).join("control")).map(FileImage::bytes);
     let of_control = control.and_then(|bytes| {
         let fixed = Fixed::decode(bytes.get(..FIXED_LEN)?).ok()?;
-        let word = bytes.get(SYNCED_AT as usize..SYNCED_AT as usize + 8)?;
-        decode_synced(&fixed.store, u64::from_le_bytes(word.try_into().ok()?)).ok()
+        let word = bytes.get(DURABLE_SEQ_AT as usize..DURABLE_SEQ_AT as usize + 8)?;
+        decode_durable_seq(&fixed.store, u64::from_le_bytes(word.try_into().ok()?)).ok()
     });
     let present = || segments.iter().filter(|s| !replaced.contains(&s.header.id));
     let plain = || present().filter(|s| s.header.output.is_none());
@@ -255,7 +260,7 @@ fn below_the_mark(image: &Image) -> Vec<(PathBuf, u64, u64)> {
             let is_output = segment.header.output.is_some();
             if is_output || sequence <= mark {
                 places.push((segment.path.clone(), start, end));
-            } else if end <= segment.note {
+            } else if end <= segment.durable_end {
                 places.push((segment.path.clone(), start, start + 8));
             }
         }
