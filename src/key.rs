@@ -1,16 +1,10 @@
 //! Keys: the bytes a value is filed under, and the injective mapping from tuples to them.
 //!
-//! A plain key is its own bytes. A tuple joins its parts by an escape in the manner of
-//! the tuple layer of FoundationDB and of `orderedcode`: it keeps order and loses nothing.
-//!
-//! | bytes | meaning |
-//! |---|---|
-//! | `00 FF` | a zero byte inside a part |
-//! | `00 01` | the next part begins |
-//! | `00 03` … `00 00` | a tuple inside a tuple |
+//! A plain key is its own bytes. The parts of a tuple are joined by escapes, as [`partd_format::tuple`]
+//! has them.
 //!
 //! So two different tuples are two different keys, whatever bytes their parts hold, and keys sort
-//! as their tuples do, part by part. A byte string given as a key is taken as it stands; it names
+//! as their tuples do, part by part; integers in tuples sort as numbers. A byte string given as a key is taken as it stands; it names
 //! the key of a tuple exactly when it *is* the encoding of that tuple, which is what makes
 //! [`keys`](crate::Partd::keys) and [`get`](crate::Partd::get) fit together.
 
@@ -19,6 +13,8 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
+pub use partd_format::tuple::Integer as TupleInteger;
+use partd_format::tuple::{NEST, NEXT_PART, Token, Tokens, UNNEST, ZERO};
 use smallvec::SmallVec;
 
 /// Bytes that a key holds without an allocation of its own.
@@ -26,9 +22,9 @@ const INLINE_LEN_BYTES: usize = 16;
 
 /// The key of a value: any bytes, also none.
 ///
-/// Made from strings, byte strings, integers (their decimal text) and tuples of those, nested as
-/// deep as you like; borrowed, owned or behind any number of references. Keys of up to 16 bytes cost
-/// no allocation.
+/// Made from strings, byte strings, integers and tuples of those, nested as deep as you like; borrowed,
+/// owned or behind any number of references. An integer alone is its decimal text; inside a tuple it is
+/// typed, and sorts as a number. Keys of up to 16 bytes cost no allocation.
 ///
 /// ```
 /// use partd::Key;
@@ -37,6 +33,8 @@ const INLINE_LEN_BYTES: usize = 16;
 /// assert_ne!(Key::from(("a", "b")), Key::from("a/b"));
 /// assert_ne!(Key::from((("a", "b"), "c")), Key::from(("a", ("b", "c"))));
 /// assert!(Key::from(("a", 1)) < Key::from(("aa", 0)));
+/// assert!(Key::from(("a", 9)) < Key::from(("a", 10)));
+/// assert_ne!(Key::from(("a", 1)), Key::from(("a", "1")));
 ///
 /// let columns = [("a", 1), ("b", 2)];
 /// assert!(columns.iter().map(Key::from).eq(columns.map(Key::from)));
@@ -63,6 +61,44 @@ impl Key {
         self.0.is_empty()
     }
 
+    /// The parts of the tuple that the key was made from; one part for a plain key.
+    ///
+    /// `None` if the bytes are not the encoding of a tuple, which happens only to keys that were made from
+    /// bytes that contain zeros, or if tuples are nested more than 64 deep.
+    ///
+    /// ```
+    /// use partd::{Key, TuplePart};
+    /// let key = Key::from(("stage", -3, ("part", 7_u64)));
+    /// assert_eq!(
+    ///     key.parts().unwrap(),
+    ///     [
+    ///         TuplePart::from("stage"),
+    ///         TuplePart::Integer((-3).into()),
+    ///         TuplePart::Tuple(vec!["part".into(), TuplePart::Integer(7.into())]),
+    ///     ]
+    /// );
+    /// assert_eq!(Key::from("plain").parts().unwrap(), ["plain".into()]);
+    /// ```
+    pub fn parts(&self) -> Option<Vec<TuplePart>> {
+        // The tuples around the part that is read next, the outermost first.
+        let mut outer: Vec<Vec<TuplePart>> = Vec::new();
+        let mut parts = Vec::new();
+        for token in Tokens::new(&self.0) {
+            match token.ok()? {
+                Token::Bytes(bytes) => {
+                    parts.push(TuplePart::Bytes(bytes.runs().flatten().copied().collect()))
+                }
+                Token::Integer(integer) => parts.push(TuplePart::Integer(integer)),
+                Token::Open => outer.push(std::mem::take(&mut parts)),
+                Token::Close => {
+                    let tuple = TuplePart::Tuple(std::mem::replace(&mut parts, outer.pop()?));
+                    parts.push(tuple);
+                }
+            }
+        }
+        Some(parts)
+    }
+
     /// Bytes of heap memory the key takes beside itself.
     pub(crate) fn heap_bytes(&self) -> usize {
         if self.0.spilled() { self.0.capacity() } else { 0 }
@@ -83,10 +119,52 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Shows the key as a string literal would: printable ASCII as it is, everything else escaped.
+/// Shows the key as Rust writes it: a string literal, or a tuple of them and of integers.
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(parts) = self.parts()
+            && !matches!(parts[..], [TuplePart::Bytes(_)])
+        {
+            return write_tuple(f, &parts);
+        }
         write!(f, "\"{}\"", self.0.escape_ascii())
+    }
+}
+
+fn write_tuple(f: &mut fmt::Formatter<'_>, parts: &[TuplePart]) -> fmt::Result {
+    f.write_str("(")?;
+    for (i, part) in parts.iter().enumerate() {
+        write!(f, "{}{part}", if i > 0 { ", " } else { "" })?;
+    }
+    f.write_str(if parts.len() == 1 { ",)" } else { ")" })
+}
+
+/// A part of a tuple key, as [`Key::parts`] returns it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TuplePart {
+    /// A string or a byte string: both are bytes.
+    Bytes(Vec<u8>),
+    /// An integer of any type.
+    Integer(TupleInteger),
+    /// A tuple inside the tuple.
+    Tuple(Vec<TuplePart>),
+}
+
+impl From<&str> for TuplePart {
+    fn from(text: &str) -> TuplePart {
+        TuplePart::Bytes(text.into())
+    }
+}
+
+/// Shows the part as Rust writes it.
+impl fmt::Display for TuplePart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TuplePart::Bytes(bytes) => write!(f, "\"{}\"", bytes.escape_ascii()),
+            TuplePart::Integer(integer) => write!(f, "{integer}"),
+            TuplePart::Tuple(parts) => write_tuple(f, parts),
+        }
     }
 }
 
@@ -118,15 +196,15 @@ mod sealed {
 
         /// Writes it as a part.
         fn escape_into(&self, key: &mut Key);
+
+        /// The key of a tuple with this part alone.
+        fn to_only_part(&self) -> Key {
+            self.to_key()
+        }
     }
 }
 
 use sealed::Part;
-
-const ZERO: [u8; 2] = [0, 0xFF];
-const NEXT_PART: [u8; 2] = [0, 1];
-const NEST: [u8; 2] = [0, 3];
-const UNNEST: [u8; 2] = [0, 0];
 
 /// A byte string is a key with these bytes.
 impl Part for [u8] {
@@ -177,6 +255,10 @@ impl<T: Part + ?Sized> Part for &T {
 
     fn escape_into(&self, key: &mut Key) {
         (**self).escape_into(key);
+    }
+
+    fn to_only_part(&self) -> Key {
+        (**self).to_only_part()
     }
 }
 
@@ -235,8 +317,14 @@ macro_rules! key_from_integer {
             }
 
             fn escape_into(&self, key: &mut Key) {
-                // Decimal text holds no zero byte: nothing to escape.
-                key.0.extend_from_slice(self.to_key().as_bytes());
+                let (bytes, len) = TupleInteger::from(*self).encode();
+                key.0.extend_from_slice(&bytes[..len]);
+            }
+
+            fn to_only_part(&self) -> Key {
+                let mut key = Key::default();
+                self.escape_into(&mut key);
+                key
             }
         }
 
@@ -294,10 +382,10 @@ key_from_tuple!(A B C D E F);
 key_from_tuple!(A B C D E F G);
 key_from_tuple!(A B C D E F G H);
 
-/// A tuple of one part, where it is the whole key, is the key of that part.
+/// A tuple of one part, as the whole key, is the key of that part; an integer is typed all the same.
 impl<A: Part> Part for (A,) {
     fn to_key(&self) -> Key {
-        self.0.to_key()
+        self.0.to_only_part()
     }
 
     fn escape_into(&self, key: &mut Key) {
