@@ -1,18 +1,18 @@
-//! Keys: the bytes a value is filed under, and the injective mapping from tuples to them.
+//! Keys, and the injective encoding of tuples as keys.
 //!
-//! A plain key is its own bytes. A tuple joins its parts by an escape in the manner of
-//! the tuple layer of FoundationDB and of `orderedcode`: it keeps order and loses nothing.
+//! The key of a string or byte string is its own bytes. A tuple joins its parts with escapes, as
+//! FoundationDB's tuple layer and `orderedcode` do; the encoding keeps the order of the tuples.
 //!
 //! | bytes | meaning |
 //! |---|---|
 //! | `00 FF` | a zero byte inside a part |
-//! | `00 01` | the next part begins |
+//! | `00 01` | the start of the next part |
 //! | `00 03` … `00 00` | a tuple inside a tuple |
 //!
-//! So two different tuples are two different keys, whatever bytes their parts hold, and keys sort
-//! as their tuples do, part by part. A byte string given as a key is taken as it stands; it names
-//! the key of a tuple exactly when it *is* the encoding of that tuple, which is what makes
-//! [`keys`](crate::Partd::keys) and [`get`](crate::Partd::get) fit together.
+//! Different tuples are therefore different keys, whatever bytes their parts hold, and keys sort as
+//! their tuples do, part by part. A byte string is used unchanged as a key. It equals the key of a
+//! tuple only if it is the encoding of that tuple, so a key that [`keys`](crate::Partd::keys)
+//! returns can be passed to [`get`](crate::Partd::get).
 
 use std::borrow::{Borrow, Cow};
 use std::fmt;
@@ -21,14 +21,14 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-/// Bytes that a key holds without an allocation of its own.
+/// The longest key that needs no heap allocation, in bytes.
 const INLINE_LEN_BYTES: usize = 16;
 
-/// The key of a value: any bytes, also none.
+/// The key of a value: a byte string, possibly empty.
 ///
-/// Made from strings, byte strings, integers (their decimal text) and tuples of those, nested as
-/// deep as you like; borrowed, owned or behind any number of references. Keys of up to 16 bytes cost
-/// no allocation.
+/// A key converts from strings, byte strings, integers (as their decimal text) and tuples of those,
+/// nested to any depth. Each of them may be owned, in a `Box`, `Rc`, `Arc` or `Cow`, or behind any
+/// number of references. Keys of up to 16 bytes need no heap allocation.
 ///
 /// ```
 /// use partd::Key;
@@ -38,32 +38,36 @@ const INLINE_LEN_BYTES: usize = 16;
 /// assert_ne!(Key::from((("a", "b"), "c")), Key::from(("a", ("b", "c"))));
 /// assert!(Key::from(("a", 1)) < Key::from(("aa", 0)));
 ///
-/// let columns = [("a", 1), ("b", 2)];
-/// assert!(columns.iter().map(Key::from).eq(columns.map(Key::from)));
+/// // References convert too, so `get_many(&names)` needs no clone of the names.
+/// let names = vec![String::from("a"), String::from("b")];
+/// assert!(names.iter().map(Key::from).eq(["a", "b"].map(Key::from)));
 /// ```
 #[derive(PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Key(SmallVec<[u8; INLINE_LEN_BYTES]>);
 
 impl Key {
-    /// The bytes of the key, as the log stores them.
+    /// Returns the bytes of the key.
     #[inline]
+    #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The number of bytes in the key.
+    /// Returns the length of the key in bytes.
     #[inline]
+    #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether the key is the empty key, which is a key like any other.
+    /// Returns whether the key is the empty key, which is a valid key.
     #[inline]
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Bytes of heap memory the key takes beside itself.
+    /// Returns the heap memory that the key owns, in bytes.
     pub(crate) fn heap_bytes(&self) -> usize {
         if self.0.spilled() { self.0.capacity() } else { 0 }
     }
@@ -72,7 +76,7 @@ impl Key {
 impl Clone for Key {
     #[inline]
     fn clone(&self) -> Key {
-        // As bytes, in one copy; a derived clone would go element by element.
+        // One copy of the bytes; a derived clone copies element by element.
         Key(SmallVec::from_slice(&self.0))
     }
 }
@@ -83,7 +87,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Shows the key as a string literal would: printable ASCII as it is, everything else escaped.
+/// Formats the key as a string literal: printable ASCII unchanged, everything else escaped.
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "\"{}\"", self.0.escape_ascii())
@@ -102,8 +106,10 @@ impl Borrow<[u8]> for Key {
     }
 }
 
-/// What a key can be made of, whole or as a part of a tuple. Sealed: strings, byte strings,
-/// integers, keys, tuples of those, and references and owners of those.
+/// A type that converts into a [`Key`], alone or as a part of a tuple.
+///
+/// Implemented for strings, byte strings, integers, keys, tuples of those, and references to and
+/// owners of those. The trait is sealed.
 pub trait KeyPart: Part {}
 
 impl<T: Part + ?Sized> KeyPart for T {}
@@ -111,12 +117,12 @@ impl<T: Part + ?Sized> KeyPart for T {}
 mod sealed {
     use super::Key;
 
-    /// How something becomes a key, and a part of the key of the tuple around it.
+    /// The encodings of a value as a whole key and as a part of a tuple.
     pub trait Part {
-        /// The key, where it is the whole key.
+        /// Returns the value as a whole key.
         fn to_key(&self) -> Key;
 
-        /// Writes it as a part.
+        /// Appends the value to `key` as a part of a tuple.
         fn escape_into(&self, key: &mut Key);
     }
 }
@@ -128,7 +134,6 @@ const NEXT_PART: [u8; 2] = [0, 1];
 const NEST: [u8; 2] = [0, 3];
 const UNNEST: [u8; 2] = [0, 0];
 
-/// A byte string is a key with these bytes.
 impl Part for [u8] {
     #[inline]
     fn to_key(&self) -> Key {
@@ -156,7 +161,7 @@ impl Part for str {
     }
 }
 
-/// A key inside a tuple is a part with the key's bytes.
+/// A key inside a tuple is encoded as a byte string.
 impl Part for Key {
     #[inline]
     fn to_key(&self) -> Key {
@@ -168,7 +173,7 @@ impl Part for Key {
     }
 }
 
-/// A reference is what it refers to, at any depth: so the elements of `&[&str]` are keys.
+/// A reference at any depth encodes as its target, so the elements of `&[&str]` are keys.
 impl<T: Part + ?Sized> Part for &T {
     #[inline]
     fn to_key(&self) -> Key {
@@ -229,13 +234,13 @@ macro_rules! key_from_integer {
             fn to_key(&self) -> Key {
                 use std::io::Write;
                 let mut key = Key::default();
-                // Writing to memory cannot fail.
+                // Writing to a vector cannot fail.
                 let _ = write!(key.0, "{self}");
                 key
             }
 
             fn escape_into(&self, key: &mut Key) {
-                // Decimal text holds no zero byte: nothing to escape.
+                // Decimal text has no zero bytes to escape.
                 key.0.extend_from_slice(self.to_key().as_bytes());
             }
         }
@@ -294,7 +299,7 @@ key_from_tuple!(A B C D E F);
 key_from_tuple!(A B C D E F G);
 key_from_tuple!(A B C D E F G H);
 
-/// A tuple of one part, where it is the whole key, is the key of that part.
+/// As a whole key, a tuple of one part is the key of that part.
 impl<A: Part> Part for (A,) {
     fn to_key(&self) -> Key {
         self.0.to_key()

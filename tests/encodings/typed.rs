@@ -321,8 +321,8 @@ fn another_dtype_is_refused_on_append_and_on_get_and_shows_both() {
     ] {
         assert_eq!(
             error.to_string(),
-            "Numpy: the key \"x\" holds an array of dtype <i4, but this layer is of dtype <f8; use \
-             a layer of the stored type, or delete the key first"
+            "Numpy: key \"x\" holds an array of dtype <i4, but this layer expects dtype <f8; use a \
+             layer of the stored type, or delete the key first"
         );
     }
     assert_eq!(ints.get("x").unwrap(), array![1]);
