@@ -156,7 +156,8 @@ mod tests {
     #[test]
     fn the_front_page_documents_every_cargo_feature() {
         let manifest = include_str!("../Cargo.toml");
-        let features = manifest.split("\n[features]\n").nth(1).unwrap().split("\n[").next().unwrap();
+        let features =
+            manifest.split("\n[features]\n").nth(1).unwrap().split("\n[").next().unwrap();
         let names: Vec<&str> = features
             .lines()
             .filter_map(|line| line.split_once(" = ["))
