@@ -1,14 +1,14 @@
-//! `Buffer`: a store in memory in front of a slower one, within a limit of memory.
+//! `Buffer`: a fast store in front of a slower one, within a memory limit.
 //!
-//! Invariant: a key's value is what `slow` holds, then its pending set, then what `fast` holds. So
-//! whatever goes to `slow` takes with it, in one batch, all that is buffered of the keys it touches.
+//! Invariant: a key's value is the value in `slow`, then its deferred set, then the value in `fast`.
+//! A batch written to `slow` therefore also carries everything buffered for the keys it touches.
 //!
-//! One lock orders it. Plain appends go into `fast` with the lock shared (`fast` has a lock of its
-//! own and keeps the memory limit by itself); whatever moves or removes bytes holds it alone. A
-//! long read of `slow` runs outside the lock and is repeated when bytes were moved meanwhile.
+//! One lock orders all operations. Plain appends hold it shared: `fast` has its own lock and keeps
+//! the memory limit. Operations that move or remove bytes hold it exclusively. A long read of `slow`
+//! runs outside the lock and is repeated if bytes moved in the meantime.
 //!
-//! Only `slow` knows whether a key was set before. A set of a key that has nothing in `fast` waits
-//! as *pending*, which is decided when it gets there; sets that follow a pending one are void.
+//! Only `slow` can tell whether a key was set before. A set of a key that has nothing in `fast` is
+//! *deferred*: `slow` decides it at the next flush of that key. Sets after a deferred set are void.
 
 use std::fmt;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -26,27 +26,27 @@ mod isolate;
 use deferred_sets::DeferredSets;
 use isolate::Isolate;
 
-/// Reads of `slow` outside the lock before one is made inside it.
+/// Attempts to read `slow` outside the lock, before one is made inside it.
 const UNLOCKED_READS: usize = 4;
 
-/// A store that collects appends in memory and moves them to a slower store in large batches.
+/// A layer that collects appends in memory and moves them to a slower store in large batches.
 ///
-/// `Fast` is a store in memory, such as [`Dict`](crate::Dict); `Slow` is where the bytes end up.
-/// The buffer keeps at most `limit_bytes` of memory, as [`MemoryStore::memory_bytes`] counts it, under
-/// any number of threads. An append that finds no room first moves the keys with the longest
-/// values to `Slow`, until half of the limit is free. A batch that is too large to be buffered, and
-/// every removal, goes to `Slow` at once.
+/// `Fast` is a store in memory, such as [`Dict`](crate::Dict); `Slow` is where the bytes end up. The
+/// buffer holds at most `limit_bytes` of memory, as [`MemoryStore::memory_bytes`] counts it, under
+/// any number of threads. An append that finds no room first moves the keys with the longest values
+/// to `Slow`, until half of the limit is free. A batch too large to be buffered, and every
+/// removal, goes to `Slow` at once.
 ///
-/// Operations are atomic and linearizable inside the process. Other processes see the bytes,
-/// and a crash spares them, after a flush: [`flush`](Buffer::flush), [`sync`](Partd::sync) and
-/// [`append_durable`](Partd::append_durable) make one, and so does dropping the buffer, which
-/// cannot report an error: call [`flush`](Buffer::flush) before.
+/// Operations are atomic and linearizable inside the process. After a flush, other processes see the
+/// bytes, and they survive a crash. [`flush`](Buffer::flush), [`sync`](Partd::sync) and
+/// [`append_durable`](Partd::append_durable) flush, and so does dropping the buffer. A drop cannot
+/// report an error, so call [`flush`](Buffer::flush) first.
 ///
 /// # Errors
 ///
-/// When `Slow` fails, nothing is lost: what could not be moved stays buffered, and the operation
-/// that needed the room gets the error and has not happened. It can be repeated. Only where a
-/// durable append fails in the sync at its end, it has happened and may not be durable.
+/// If `Slow` fails, nothing is lost: the bytes that could not be moved stay buffered, and the
+/// operation that needed the room returns the error without effect and can be repeated. The one
+/// exception is a durable append whose final sync fails: it has happened, but may not be durable.
 ///
 /// ```
 /// use partd::{Buffer, Dict, Partd};
@@ -65,71 +65,77 @@ pub struct Buffer<Fast: MemoryStore, Slow: Partd> {
     isolate: Isolate,
 }
 
-/// What the lock guards beside the two stores.
+/// The state that the lock guards, besides the two stores.
 #[derive(Default)]
 struct State {
-    /// Counts the times that the lock was held alone: what the stores hold may have moved.
+    /// The number of times that the lock was held exclusively. If it is unchanged, no bytes moved.
     epoch: u64,
     deferred: DeferredSets,
     stats: BufferStats,
 }
 
-/// What a [`Buffer`] has passed on to its slow store.
+/// Counters of what a [`Buffer`] has written to its slow store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BufferStats {
-    /// Bytes of values that were written to the slow store.
+    /// Bytes of values written to the slow store.
     pub slow_bytes: u64,
-    /// Batches that were written to the slow store.
+    /// Batches written to the slow store.
     pub slow_batches: u64,
-    /// Times that the buffer was emptied, wholly or to the half.
+    /// Flushes, of everything or down to half of the limit.
     pub flushes: u64,
 }
 
 impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
-    /// A buffer that holds at most `limit_bytes` in `fast` before it moves them to `slow`.
+    /// Creates a buffer that holds at most `limit_bytes` in `fast` before it moves them to `slow`.
     ///
-    /// What either store holds already belongs to the buffer from now on; nothing else may
-    /// write to `fast`. The bookkeeping while bytes are moved comes on top, a part of the limit.
+    /// Keys that the stores already hold become part of the buffer. Nothing else may write to `fast`
+    /// from then on. A flush needs some memory beyond the limit, a small part of it.
+    #[must_use]
     pub fn new(fast: Fast, slow: Slow, limit_bytes: u64) -> Buffer<Fast, Slow> {
         Buffer { fast, slow, limit_bytes, state: RwLock::default(), isolate: Isolate::new() }
     }
 
-    /// The memory that the buffer may hold, in bytes.
+    /// Returns the memory limit in bytes.
+    #[must_use]
     pub fn limit_bytes(&self) -> u64 {
         self.limit_bytes
     }
 
-    /// The store in memory.
+    /// Returns the store in memory.
+    #[must_use]
     pub fn fast(&self) -> &Fast {
         &self.fast
     }
 
-    /// The slow store.
+    /// Returns the slow store.
+    #[must_use]
     pub fn slow(&self) -> &Slow {
         &self.slow
     }
 
-    /// The memory that the buffer holds, in bytes: keys, values, and sets that are not settled.
+    /// Returns the memory that the buffer holds, in bytes: keys, values and deferred sets.
+    #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         self.held_bytes(&self.shared())
     }
 
-    /// What has gone to the slow store so far.
+    /// Returns what was written to the slow store so far.
+    #[must_use]
     pub fn stats(&self) -> BufferStats {
         self.shared().stats
     }
 
-    /// Moves all that is buffered to the slow store.
+    /// Moves everything buffered to the slow store.
     ///
     /// # Errors
     ///
-    /// Those of the slow store; what could not be moved stays buffered.
+    /// Those of the slow store. The bytes that could not be moved stay buffered.
     pub fn flush(&self) -> Result<()> {
         self.drain(&mut self.alone(), 0)
     }
 
-    /// Gives the slow store back what was taken from it.
+    /// Appends values back to the slow store that they were taken from.
     fn put_back(&self, keys: &[Key], values: &[Vec<u8>]) -> Result<()> {
         let mut batch = Batch::new();
         for (key, value) in keys.iter().zip(values).filter(|(_, value)| !value.is_empty()) {
@@ -139,7 +145,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     }
 
     fn shared(&self) -> RwLockReadGuard<'_, State> {
-        // A store that panics leaves the bytes where they were, and the state is changed after it.
+        // The state changes only after a call to a store returns, so a panic leaves it whole.
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -149,7 +155,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         state
     }
 
-    /// The lock, shared, with no set pending for any of the keys: the stores hold all of them.
+    /// Returns the shared lock, with no set deferred for any of the keys.
     fn settled(&self, keys: &[Key]) -> Result<RwLockReadGuard<'_, State>> {
         loop {
             let state = self.shared();
@@ -161,7 +167,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         }
     }
 
-    /// Puts a batch of appends into `fast`; sets may be in it where one is pending already.
+    /// Puts a batch of appends into `fast`. It may set keys that already have a deferred set.
     fn buffer(&self, state: &State, batch: &Batch<'_>) -> Result<Fit> {
         let mut void_sets = 0;
         for op in batch.ops() {
@@ -185,7 +191,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         Ok(if fits { Fit::Buffered } else { Fit::NoRoom })
     }
 
-    /// Puts a batch of appends and sets into the buffer, where its sets may become pending.
+    /// Puts a batch of appends and sets into the buffer, and defers its sets if necessary.
     fn buffer_alone(&self, state: &mut State, batch: &Batch<'_>) -> Result<Fit> {
         let Some(new) = self.new_deferred(state, batch)? else { return Ok(Fit::Never) };
         let deferred_bytes = state.deferred.memory_bytes_with(&new);
@@ -202,8 +208,8 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         fit
     }
 
-    /// The sets of a batch that would become pending; none where the batch cannot be buffered:
-    /// it removes something, or sets what has been appended to in the buffer.
+    /// Returns the sets of a batch that would be deferred, or `None` if the batch cannot be buffered:
+    /// it removes something, or it sets a key that has appends in the buffer.
     fn new_deferred<'b>(&self, state: &State, batch: &'b Batch<'_>) -> Result<Option<Sets<'b>>> {
         let mut seen = HashMap::<&Key, bool, RandomState>::default();
         let mut new = Vec::new();
@@ -228,10 +234,11 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         self.fast.memory_bytes() + state.deferred.memory_bytes()
     }
 
-    /// What `read` finds in the slow store about the keys, and the lock, shared, with which it is true.
+    /// Calls `read` on the slow store, and returns the result with the shared lock under which it is
+    /// current.
     ///
-    /// The lock is taken after a read and not for it: a long one stops no flush, and a rayon worker
-    /// that waits for its share of it and takes on another task meanwhile holds no lock.
+    /// The lock is taken after the read, so a long read blocks no flush. A rayon worker that waits
+    /// for the read may run another task, and holds no lock meanwhile.
     fn read_slow<T: Send>(
         &self,
         keys: &[Key],
@@ -250,31 +257,32 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     }
 }
 
-/// Sets of a batch: keys and values.
+/// The sets of a batch: keys and values.
 type Sets<'b> = Vec<(&'b Key, &'b [u8])>;
 
-/// Whether a batch is in the buffer now.
+/// The result of an attempt to buffer a batch.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fit {
-    /// It is.
+    /// The batch is in the buffer.
     Buffered,
-    /// It would be if there were room.
+    /// The batch fits only after a flush.
     NoRoom,
-    /// It cannot be with the lock shared: a set would have to become pending.
+    /// The batch needs the exclusive lock, since it has a set to defer.
     NotShared,
-    /// It has to go to the slow store.
+    /// The batch must go to the slow store.
     Never,
 }
 
 impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
     fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()> {
-        // What `slow` will never take must not be buffered, nor written and then not promised.
+        // Refuse early: do not buffer bytes that `slow` will never accept, and do not write a durable
+        // batch that cannot be made durable.
         self.check(durability)?;
         if durability == Durability::Durable {
             let mut state = self.alone();
             self.drain(&mut state, 0)?;
             self.write_through(&mut state, batch)?;
-            // Outside the lock, so that the syncs of several threads can be one.
+            // Sync outside the lock, so that several threads can share one sync.
             drop(state);
             return self.slow.sync();
         }
@@ -316,7 +324,7 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
         let fast = match self.fast.take(keys) {
             Ok(fast) => fast,
             Err(error) => {
-                // What the fast store holds still comes behind them.
+                // The fast store still holds the later bytes of each key.
                 self.put_back(keys, &values)?;
                 return Err(error);
             }
@@ -368,7 +376,7 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
 
 impl<Fast: MemoryStore, Slow: Partd> Drop for Buffer<Fast, Slow> {
     fn drop(&mut self) {
-        // The documentation says so: whoever wants the error calls `flush`.
+        // A drop cannot return the error; the documentation says to call `flush` first.
         let _ = self.flush();
     }
 }

@@ -1,8 +1,8 @@
-//! `Dict`: the store in memory, the fast half of a buffer, and the oracle of the tests.
+//! `Dict`: the store in memory. It is the fast half of a buffer, and the reference of the tests.
 //!
-//! One lock guards all of it, so every operation is one step of one history. A value is a rope of
-//! pieces that are never moved again: appending copies each byte once, and the memory held stays
-//! within a small factor of the bytes. What it holds is counted, in bytes of capacity.
+//! One lock guards the whole store, so operations are linearizable. A value is a rope of pieces that
+//! never move: an append copies each byte once, and the memory stays within a small factor of the
+//! value. The memory is counted in bytes of capacity.
 
 use std::fmt;
 use std::hash::BuildHasher;
@@ -15,21 +15,21 @@ use hashbrown::HashTable;
 use crate::partd::{Batch, Chunks, Durability, MemoryStore, Op, Partd};
 use crate::{Key, Result};
 
-/// The smallest piece a value grows by, after its first one, which is exact.
+/// The smallest piece that a value grows by. The first piece is exact and may be smaller.
 const PIECE_MIN_BYTES: usize = 64;
-/// The largest piece a value grows by, unless a single append is larger.
+/// The largest piece that a value grows by, unless a single append is larger.
 const PIECE_MAX_BYTES: usize = 64 << 10;
-/// A value grows by at least one part in so many: room that may stay unused.
+/// A value grows by at least this fraction of its length, some of which may stay unused.
 const GROWTH_PARTS: usize = 8;
-/// Tables that share the keys: so that growing one moves a small share of them at a time.
+/// The number of hash tables. Each holds a share of the keys, so growth moves few keys at a time.
 const SHARDS: usize = 64;
-/// What the smallest table takes at most beside its slots, and a little more.
+/// An upper bound on the overhead of the smallest table, besides its slots.
 const TABLE_MIN_BYTES: usize = 64;
 
 /// A store in memory.
 ///
-/// Atomic and linearizable inside its process, like every [`Partd`]; there is nothing it could
-/// sync, so [`sync`](Partd::sync) and durable appends do what plain ones do.
+/// Its operations are atomic and linearizable inside the process, like those of every [`Partd`].
+/// Nothing is durable: [`sync`](Partd::sync) does nothing, and a durable append is a plain one.
 ///
 /// ```
 /// use partd::{Dict, Partd};
@@ -44,13 +44,14 @@ pub struct Dict {
 }
 
 impl Dict {
-    /// A store without keys.
+    /// Creates an empty store.
+    #[must_use]
     pub fn new() -> Dict {
         Dict::default()
     }
 
     fn map(&self) -> RwLockReadGuard<'_, Map> {
-        // A panic cannot happen between two changes of the map that belong together.
+        // No panic can leave a change of the map half done.
         self.map.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -145,13 +146,13 @@ impl MemoryStore for Dict {
     }
 }
 
-/// The keys and values, and what they weigh.
+/// The keys and values, and the memory that they take.
 struct Map {
     shards: Vec<HashTable<Slot>>,
     hasher: RandomState,
-    /// Heap bytes of keys and values, by capacity; the tables come on top.
+    /// The heap bytes of keys and values, by capacity, without the tables.
     heap_bytes: usize,
-    /// Bytes of the tables, used or not.
+    /// The bytes of the tables, used or unused.
     table_bytes: usize,
 }
 
@@ -180,10 +181,10 @@ impl Map {
         self.heap_bytes + self.table_bytes
     }
 
-    /// The shard of a key and its hash in there.
+    /// Returns the shard of a key, and the key's hash.
     fn locate(&self, key: &Key) -> (usize, u64) {
         let hash = self.hasher.hash_one(key.as_bytes());
-        // The table takes its buckets from the low bits and its tags from the top seven.
+        // The table takes the bucket from the low bits of the hash and the tag from the top seven.
         ((hash >> 48) as usize % SHARDS, hash)
     }
 
@@ -198,7 +199,8 @@ impl Map {
         let entry = shard.find_entry(hash, |slot| slot.key == *key).ok()?;
         let (slot, _) = entry.remove();
         self.heap_bytes -= slot.key.heap_bytes() + slot.value.heap_bytes();
-        // From a third full to two thirds: far enough from either end to pay for moving the slots.
+        // Shrink when less than about a third full, to about two thirds full. Both are far enough
+        // from the next resize to pay for moving the slots.
         if shard.len() * 7 < shard.num_buckets() * 2 {
             let before = shard.allocation_size();
             let hasher = &self.hasher;
@@ -214,13 +216,13 @@ impl Map {
         let shard = &mut shards[shard];
         let rehash = |slot: &Slot| hasher.hash_one(slot.key.as_bytes());
         if shard.len() == shard.capacity() {
-            // The next insert may grow the table: do it here, where it is counted.
+            // The insert may grow the table, so grow it here, where the growth is counted.
             let before = shard.allocation_size();
             shard.reserve(1, rehash);
             *table_bytes = *table_bytes + shard.allocation_size() - before;
         }
         let slot = shard.entry(hash, |slot| slot.key == *key, rehash).or_insert_with(|| {
-            // The copy is as long as it must be; the original may have room.
+            // A clone has no spare capacity; the original key may have some.
             let key = key.clone();
             *heap_bytes += key.heap_bytes();
             Slot { key, value: Value::default() }
@@ -228,7 +230,7 @@ impl Map {
         &mut slot.into_mut().value
     }
 
-    /// Whether the map surely holds at most `limit_bytes` after the batch.
+    /// Returns whether the map is certain to hold at most `limit_bytes` after the batch.
     fn fits(&self, batch: &Batch<'_>, limit_bytes: usize) -> bool {
         let ops = batch.ops().len();
         let mut bytes = 0;
@@ -237,19 +239,19 @@ impl Map {
             bytes += op.value().len();
             key_bytes += op.key().map_or(0, Key::heap_bytes);
         }
-        // Each value may grow by a piece with room to spare and by a place for it in its list.
+        // Each value may grow by a piece with spare room, and by an entry in its list of pieces.
         let later = self.heap_bytes + bytes;
         let spare = (later / 6).min(ops * (PIECE_MAX_BYTES + 256) + later / 16_384);
         let values = bytes + spare + ops * (PIECE_MIN_BYTES + 4 * size_of::<Vec<u8>>());
         let Some(room) = limit_bytes.checked_sub(self.memory_bytes() + values + key_bytes) else {
             return false;
         };
-        // Mostly there is room even if all tables grow; only otherwise it is worth counting.
+        // Usually there is room even if all tables grow; count the growth only if there is not.
         self.table_bytes * 2 + ops * 4 * (size_of::<Slot>() + 1) + SHARDS * TABLE_MIN_BYTES <= room
             || self.table_growth(batch) <= room
     }
 
-    /// By how much the tables grow if every operation brings a new key.
+    /// Returns the growth of the tables if every operation adds a new key.
     fn table_growth(&self, batch: &Batch<'_>) -> usize {
         let mut new_slots = [0_usize; SHARDS];
         for key in batch.ops().iter().filter_map(Op::key) {
@@ -266,8 +268,8 @@ impl Map {
         grown
     }
 
-    /// Keys that weigh the given bytes together, those of the longest values first; one pass to
-    /// weigh the values by their order of magnitude, one to collect.
+    /// Returns keys that together take `bytes`, the longest values first. One pass sums up the values
+    /// by order of magnitude, and a second one collects the keys.
     fn heaviest(&self, bytes: usize) -> Vec<Key> {
         let magnitude = |slot: &Slot| slot.value.len.checked_ilog2().map_or(0, |log| log as usize);
         let weight = |slot: &Slot| slot.value.len + slot.key.heap_bytes() + size_of::<Slot>();
@@ -277,7 +279,7 @@ impl Map {
             weights[magnitude(slot)] += weight(slot);
             counts[magnitude(slot)] += 1;
         }
-        // All values above `last` go, and as many of that magnitude as it takes.
+        // All values above the magnitude `last` go, and as many of that magnitude as it takes.
         let (mut last, mut missing, mut count) = (weights.len() - 1, bytes, 0);
         while last > 0 && weights[last] < missing {
             missing -= weights[last];
@@ -303,7 +305,7 @@ impl Map {
     fn apply(&mut self, op: &Op<'_>) {
         match op {
             Op::Append(key, bytes) => {
-                // Mostly the key is there, and looking is cheaper than preparing to insert.
+                // Usually the key exists, and a lookup is cheaper than preparing an insert.
                 let (shard, hash) = self.locate(key);
                 let grown = match self.shards[shard].find_mut(hash, |slot| slot.key == *key) {
                     Some(slot) => slot.value.append(bytes),
@@ -327,7 +329,7 @@ impl Map {
     }
 }
 
-/// One key's bytes: full pieces, and a last one with room.
+/// One key's value: full pieces, and a last piece with spare room.
 #[derive(Default)]
 struct Value {
     full: Vec<Vec<u8>>,
@@ -338,7 +340,7 @@ struct Value {
 }
 
 impl Value {
-    /// Adds bytes to the end and says by how many bytes of capacity the value has grown.
+    /// Appends bytes, and returns by how many bytes the capacity of the value has grown.
     fn append(&mut self, bytes: &[u8]) -> usize {
         let room = self.last.capacity() - self.last.len();
         if bytes.len() <= room {
@@ -389,7 +391,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counted_memory_is_what_the_values_hold_after_any_operations() {
+    fn the_counted_memory_equals_the_memory_held_after_any_operations() {
         let p = Dict::new();
         let empty = p.memory_bytes();
         for i in 0..1000_usize {
@@ -421,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_within_a_limit_keeps_it_whatever_the_batch_and_uses_most_of_it() {
+    fn a_write_within_a_limit_never_exceeds_it_and_uses_most_of_it() {
         for (keys, value_len, batch_len) in [
             (1, 8, 1),
             (16, 100, 300),
@@ -455,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn removing_keys_gives_the_memory_of_the_tables_back() {
+    fn removing_keys_frees_the_memory_of_the_tables() {
         let p = Dict::new();
         for i in 0..100_000 {
             p.append([(i, "v")]).unwrap();

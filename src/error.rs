@@ -1,121 +1,122 @@
-//! What can go wrong, each case with its evidence and with what to do about it.
+//! The error type: each case carries its evidence and says what to do.
 //!
-//! The format's own error ([`partd_format::Error`]) carries offset, expected and found; the one
-//! here adds the path and what was being done. `Display` is a sentence for a person.
+//! [`partd_format::Error`] has the offset and the expected and found bytes; [`Error`] adds the path
+//! and the operation. `Display` is a sentence for a person.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::Key;
 
-/// A result of this crate.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What kind of error an [`Error`] is, to match on.
+/// The kind of an [`Error`], to match on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The path leads to no store: to nothing, to a file, or to a directory with other files.
+    /// There is no store at the path: nothing, a file, or a directory with other files.
     NotAStore,
-    /// A file has a format version newer than this build reads.
+    /// A file has a newer format version than this build can read.
     NewerVersion,
-    /// Bytes on disk are damaged, contradict each other, or are gone.
+    /// Bytes on disk are damaged, inconsistent or missing.
     Corrupt,
-    /// The directory of an open store, or a file of it, was removed or replaced.
+    /// The directory of an open store, or a file in it, was removed or replaced.
     Removed,
-    /// Another process or handle is in the way; trying again later may help.
+    /// Another process or handle is using the store; a retry may succeed.
     Busy,
-    /// As many handles write to the store as it allows.
+    /// The store already has the largest number of writing handles.
     TooManyWriters,
-    /// The file system cannot keep the store's promises.
+    /// The file system cannot give the store's guarantees.
     UnsupportedFileSystem,
     /// The handle was opened read-only, or this process may not write to the store.
     ReadOnly,
-    /// A handle made before `fork` was used in the child.
+    /// A handle opened before `fork` was used in the child.
     Forked,
-    /// The segments would take more than `max_store_bytes`.
+    /// The segments would exceed `max_store_bytes`.
     StoreFull,
     /// The disk or a quota is full.
     DiskFull,
     /// A read would return more than `max_read_bytes`.
     ReadTooLarge,
-    /// The store has used up something it can have only so much of, such as segment ids.
+    /// The store has exhausted a limit of its format, such as the number of segment ids.
     LimitReached,
-    /// An earlier sync failed, so nothing can be promised to be durable.
+    /// A sync failed, so no later write can be guaranteed to be durable.
     SyncFailed,
-    /// A stored value cannot be decoded by the layer that reads it.
+    /// The layer that reads a stored value cannot decode it.
     Decode,
-    /// A value cannot be encoded by the layer that writes it.
+    /// The layer that writes a value cannot encode it.
     Encode,
-    /// The values of a key cannot be joined to one.
+    /// The values of a key cannot be joined into one.
     Join,
-    /// A stored value is of another type than the layer.
+    /// A stored value has another type than the layer.
     Mismatch,
-    /// An argument is outside what the store or its format can take.
+    /// An argument is outside the range that the store or its format allows.
     Invalid,
-    /// A call to the operating system failed.
+    /// A system call failed.
     Io,
 }
 
-/// Why an operation on a store failed; [`kind`](Error::kind) tells the kinds apart.
+/// The error of every operation on a store. Match on its [`kind`](Error::kind).
 ///
-/// No operation that returns an error has changed what is stored, unless its documentation says so.
+/// An operation that returns an error has not changed what is stored, unless its documentation says
+/// otherwise.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A call to the operating system failed.
+    /// A system call failed.
     #[error("cannot {doing} {}: {source}{}", path.display(), advice(source))]
     Io {
-        /// What was being done, as it stands behind "cannot".
+        /// The operation that failed; it follows "cannot" in the message.
         doing: &'static str,
-        /// The file or directory it was done to.
+        /// The file or directory.
         path: PathBuf,
-        /// The error of the operating system.
+        /// The error from the system.
         source: io::Error,
     },
 
-    /// A file holds bytes that the store cannot have written there.
+    /// A file holds bytes that the store cannot have written.
     #[error("{}: {damage}", path.display())]
     Damage {
         /// The damaged file.
         path: PathBuf,
-        /// Where in it, what was expected there and what was found.
+        /// The offset, and what was expected and found there.
         damage: partd_format::Error,
     },
 
-    /// Batches that were committed can no longer be found in any segment.
+    /// Committed batches are missing from all segments.
     #[error(
-        "{}: batches {first} to {last} of the history are gone, all segments searched{}; \
+        "{}: batches {first} to {last} are missing from all segments{}; \
          `partd-inspect verify` shows what is left, `open_read_only` reads it",
         path.display(), hint.as_ref().map(|h| format!(" ({h})")).unwrap_or_default()
     )]
     Missing {
         /// The directory of the store.
         path: PathBuf,
-        /// The first sequence number that is missing.
+        /// The first missing sequence number.
         first: u64,
-        /// The last sequence number of that gap.
+        /// The last sequence number of the gap.
         last: u64,
-        /// Where a chain of batches was seen to break, if one was.
+        /// Where a chain of batches breaks off, if one does.
         hint: Option<String>,
     },
 
-    /// The store, or the way it is to be used, is refused.
+    /// The store refuses to be opened or used in this way.
     #[error("{}: {why}", path.display())]
     Refused {
-        /// The store or the file that is refused.
+        /// The store or file.
         path: PathBuf,
-        /// What [`Error::kind`] returns.
+        /// The kind that [`Error::kind`] returns.
         kind: ErrorKind,
-        /// Why it is refused, and what to do instead.
+        /// The reason, and what to do instead.
         why: String,
     },
 
-    /// An argument is outside what the store or its format can take.
+    /// An argument is outside the range that the store or its format allows.
     #[error("{0}")]
     Invalid(String),
 
-    /// A handle made before `fork` was used in the child.
+    /// A handle opened before `fork` was used in the child.
     #[error(
         "{}: this handle was opened before fork() and belongs to the parent process; \
          open the store again in the child",
@@ -126,17 +127,17 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// The store was opened for reading.
+    /// The handle was opened read-only.
     #[error("{}: the store was opened read-only; open it with `SegmentLog::open` to write", path.display())]
     ReadOnly {
         /// The directory of the store.
         path: PathBuf,
     },
 
-    /// A sync failed earlier, so nothing can be promised to be on stable storage any more.
+    /// A sync of the store failed, so no later write can be guaranteed to be on stable storage.
     #[error(
-        "{}: an earlier sync of this store failed, and what the disk then lost cannot be known; \
-         plain appends and reads go on, durable ones end. Copy what you need into a new store",
+        "{}: an earlier sync of this store failed, and the disk may have lost data; appends and reads \
+         still work, but durable appends and syncs do not. Copy what you need into a new store",
         path.display()
     )]
     SyncFailed {
@@ -144,124 +145,124 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// A write needs more disk space than the store was given.
+    /// A write needs more disk space than `max_store_bytes` allows.
     #[error(
-        "{}: the segments take {used} bytes and {needed} more are needed, but the store was given \
+        "{}: the segments take {used} bytes and the write needs {needed} more, but the limit is \
          {max}; delete and compact, or raise `max_store_bytes`",
         path.display()
     )]
     StoreFull {
         /// The directory of the store.
         path: PathBuf,
-        /// The disk space that its segments take, in bytes.
+        /// The disk space of the segments, in bytes.
         used: u64,
-        /// The length of the segment that would have to be made, in bytes.
+        /// The length of the new segment that the write needs, in bytes.
         needed: u64,
         /// The limit, in bytes.
         max: u64,
     },
 
-    /// A read would return more bytes than the store's handle may return at once.
+    /// A read would return more bytes than `max_read_bytes` allows.
     #[error(
-        "{}: the read is of {bytes} bytes, and the handle may return {max} at once; read fewer keys \
-         at a time, take a `view`, or raise `max_read_bytes`",
+        "{}: the read would return {bytes} bytes, but the limit is {max}; read fewer keys at a \
+         time, take a `view`, or raise `max_read_bytes`",
         path.display()
     )]
     ReadTooLarge {
         /// The directory of the store.
         path: PathBuf,
-        /// What the values have together, in bytes.
+        /// The total length of the values, in bytes.
         bytes: u64,
         /// The limit, in bytes.
         max: u64,
     },
 
-    /// A stored value cannot be decoded by the layer that reads it.
+    /// The layer that reads a stored value cannot decode it.
     #[error("{layer}: key {key}, frame {frame} at byte {offset} of its value: {reason}")]
     Decode {
-        /// The layer that reads, by its name.
+        /// The name of the layer.
         layer: &'static str,
         /// The key.
         key: Key,
-        /// The frame in the key's value, from 0.
+        /// The number of the frame in the key's value, from 0.
         frame: usize,
-        /// The byte in the key's value at which the frame begins.
+        /// The offset of the frame in the key's value, in bytes.
         offset: u64,
-        /// What was expected, what was found, what to do.
+        /// What was expected, what was found, and what to do.
         reason: String,
     },
 
-    /// What was appended to a key can be decoded, but not joined to one value.
+    /// The values appended to a key can be decoded, but not joined into one.
     #[error("{layer}: the {values} values of key {key} cannot be joined: {reason}")]
     Join {
-        /// The layer that reads, by its name.
+        /// The name of the layer.
         layer: &'static str,
         /// The key.
         key: Key,
-        /// How many values were to be joined.
+        /// The number of values.
         values: usize,
-        /// What stands in the way.
+        /// Why they cannot be joined.
         reason: String,
     },
 
-    /// A stored value is of another type than the layer that reads it or appends to it.
-    #[error("{layer}: the key {key} holds {stored}, but this layer is of {wanted}; {advice}")]
+    /// A stored value has another type than the layer that reads it or appends to it.
+    #[error("{layer}: key {key} holds {stored}, but this layer expects {wanted}; {advice}")]
     Mismatch {
-        /// The layer that reads or appends, by its name.
+        /// The name of the layer.
         layer: &'static str,
         /// The key.
         key: Key,
-        /// What is stored.
+        /// The stored type.
         stored: String,
-        /// What the layer is of.
+        /// The type that the layer expects.
         wanted: String,
-        /// What to do, in a sentence without its end.
+        /// What to do, as a clause without a full stop.
         advice: String,
     },
 
-    /// A value cannot be encoded by the layer that writes it.
+    /// The layer that writes a value cannot encode it.
     #[error("{layer}: key {key}: {reason}")]
     Encode {
-        /// The layer that writes, by its name.
+        /// The name of the layer.
         layer: &'static str,
         /// The key.
         key: Key,
-        /// What stands in the way.
+        /// Why it cannot be encoded.
         reason: String,
     },
 }
 
-/// What to do about an error of the operating system, where that is known.
+/// Returns what to do about a system error, or an empty string.
 fn advice(error: &io::Error) -> &'static str {
-    /// `ENFILE` and `EMFILE`, which have no kind.
+    /// `ENFILE` and `EMFILE`, which have no `io::ErrorKind`.
     const TOO_MANY_FILES: [i32; 2] = [23, 24];
     match error.kind() {
         _ if error.raw_os_error().is_some_and(|code| TOO_MANY_FILES.contains(&code)) => {
-            "; a handle that writes takes ten to twenty descriptors: raise the limit (`ulimit -n`), or \
+            "; a writing handle needs ten to twenty descriptors: raise the limit (`ulimit -n`) or \
              close other files"
         }
         io::ErrorKind::OutOfMemory if error.raw_os_error().is_some() => {
-            "; each segment takes a memory map: raise `vm.max_map_count`, compact the store, or make \
-             its segments longer"
+            "; each segment needs a memory map: raise `vm.max_map_count`, compact the store, or use \
+             longer segments"
         }
         io::ErrorKind::PermissionDenied => "; give this user the right to do so",
         io::ErrorKind::ReadOnlyFilesystem => {
-            "; the file system is mounted read-only, where `SegmentLog::open_read_only` still reads"
+            "; the file system is mounted read-only: use `SegmentLog::open_read_only`"
         }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; free some space, or compact the store: what is stored can still be read, deleted and popped"
+            "; free some space, or delete keys and compact the store: reads, deletes and pops still work"
         }
         _ => "",
     }
 }
 
 impl Error {
-    /// Wraps an error of the operating system: `doing` stands behind "cannot".
+    /// Wraps a system error; `doing` follows "cannot" in the message.
     pub(crate) fn io(doing: &'static str, path: impl AsRef<Path>, source: io::Error) -> Error {
         Error::Io { doing, path: path.as_ref().to_owned(), source }
     }
 
-    /// Refuses a path for a reason.
+    /// Creates an error that refuses a path.
     pub(crate) fn refused(
         kind: ErrorKind,
         path: impl AsRef<Path>,
@@ -270,7 +271,7 @@ impl Error {
         Error::Refused { path: path.as_ref().to_owned(), kind, why: why.into() }
     }
 
-    /// What went wrong, to match on.
+    /// Returns the kind of the error, to match on.
     ///
     /// ```
     /// use partd::{ErrorKind, SegmentLog};
@@ -279,6 +280,7 @@ impl Error {
     /// let error = SegmentLog::open_read_only(missing).unwrap_err();
     /// assert_eq!(error.kind(), ErrorKind::NotAStore);
     /// ```
+    #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Io { source, .. } => match source.kind() {
@@ -300,34 +302,36 @@ impl Error {
         }
     }
 
-    /// Whether the write failed because the disk, a quota or `max_store_bytes` is exhausted.
+    /// Returns whether a write failed because the disk, a quota or `max_store_bytes` is exhausted.
     ///
-    /// Deleting keys and compacting makes room, also for the process that got the error.
+    /// Any process, also the one that got the error, can free space by deleting keys and compacting.
+    #[must_use]
     pub fn is_out_of_space(&self) -> bool {
         matches!(self.kind(), ErrorKind::DiskFull | ErrorKind::StoreFull)
     }
 
-    /// Whether files of the store are damaged or gone.
+    /// Returns whether files of the store are damaged or missing.
+    #[must_use]
     pub fn is_corruption(&self) -> bool {
         matches!(self.kind(), ErrorKind::Corrupt | ErrorKind::Removed)
     }
 }
 
-/// An error of the format with the file that it is about.
+/// Adds the path to an error of the format.
 pub(crate) fn damage(path: impl Into<PathBuf>, damage: partd_format::Error) -> Error {
     let path = path.into();
     newer_version(&path, &damage).unwrap_or(Error::Damage { path, damage })
 }
 
-/// The error for a file of a newer format, if that is what was found.
+/// Returns the error for a file of a newer format, if `error` found one.
 pub(crate) fn newer_version(path: impl AsRef<Path>, error: &partd_format::Error) -> Option<Error> {
     let partd_format::Evidence::Number(found) = error.found else { return None };
     let is_newer = error.what == "format version" && found > partd_format::VERSION.into();
     is_newer.then(|| {
         let known = partd_format::VERSION;
         let why = format!(
-            "this file has format version {found}, and this build reads version {known}; use a \
-             newer release of partd"
+            "this file has format version {found}, but this build reads version {known}; use \
+             a newer release of partd"
         );
         Error::refused(ErrorKind::NewerVersion, path, why)
     })
@@ -338,7 +342,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_disk_and_a_full_store_are_out_of_space_and_no_other_error_of_the_system_is() {
+    fn only_a_full_disk_a_quota_and_a_full_store_count_as_out_of_space() {
         for (code, kind) in [
             (rustix::io::Errno::NOSPC, ErrorKind::DiskFull),
             (rustix::io::Errno::DQUOT, ErrorKind::DiskFull),
@@ -354,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_has_the_kind_that_it_was_made_with() {
+    fn a_refusal_keeps_the_kind_given_to_it() {
         let error = Error::refused(ErrorKind::Removed, "/store", "this file was removed");
         assert_eq!(error.kind(), ErrorKind::Removed);
         assert!(error.is_corruption() && !error.is_out_of_space());

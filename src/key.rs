@@ -1,12 +1,12 @@
-//! Keys: the bytes a value is filed under, and the injective mapping from tuples to them.
+//! Keys, and the injective encoding of tuples as keys.
 //!
-//! A plain key is its own bytes. The parts of a tuple are joined by escapes, as [`partd_format::tuple`]
-//! has them.
+//! The key of a string or byte string is its own bytes. A tuple joins its parts with escapes, in the
+//! encoding of [`partd_format::tuple`], which keeps the order of the tuples.
 //!
-//! So two different tuples are two different keys, whatever bytes their parts hold, and keys sort
-//! as their tuples do, part by part; integers in tuples sort as numbers. A byte string given as a key is taken as it stands; it names
-//! the key of a tuple exactly when it *is* the encoding of that tuple, which is what makes
-//! [`keys`](crate::Partd::keys) and [`get`](crate::Partd::get) fit together.
+//! Different tuples are therefore different keys, whatever bytes their parts hold, and keys sort as
+//! their tuples do, part by part; integers in tuples sort as numbers. A byte string is used
+//! unchanged as a key. It equals the key of a tuple only if it is the encoding of that tuple, so a
+//! key that [`keys`](crate::Partd::keys) returns can be passed to [`get`](crate::Partd::get).
 
 use std::borrow::{Borrow, Cow};
 use std::fmt;
@@ -17,14 +17,15 @@ pub use partd_format::tuple::Integer as TupleInteger;
 use partd_format::tuple::{NEST, NEXT_PART, Token, Tokens, UNNEST, ZERO};
 use smallvec::SmallVec;
 
-/// Bytes that a key holds without an allocation of its own.
+/// The longest key that needs no heap allocation, in bytes.
 const INLINE_LEN_BYTES: usize = 16;
 
-/// The key of a value: any bytes, also none.
+/// The key of a value: a byte string, possibly empty.
 ///
-/// Made from strings, byte strings, integers and tuples of those, nested as deep as you like; borrowed,
-/// owned or behind any number of references. An integer alone is its decimal text; inside a tuple it is
-/// typed, and sorts as a number. Keys of up to 16 bytes cost no allocation.
+/// A key converts from strings, byte strings, integers and tuples of those, nested to any depth. An
+/// integer alone is its decimal text; inside a tuple it is typed and sorts as a number. Each of them
+/// may be owned, in a `Box`, `Rc`, `Arc` or `Cow`, or behind any number of references. Keys of up to
+/// 16 bytes need no heap allocation.
 ///
 /// ```
 /// use partd::Key;
@@ -36,35 +37,39 @@ const INLINE_LEN_BYTES: usize = 16;
 /// assert!(Key::from(("a", 9)) < Key::from(("a", 10)));
 /// assert_ne!(Key::from(("a", 1)), Key::from(("a", "1")));
 ///
-/// let columns = [("a", 1), ("b", 2)];
-/// assert!(columns.iter().map(Key::from).eq(columns.map(Key::from)));
+/// // References convert too, so `get_many(&names)` needs no clone of the names.
+/// let names = vec![String::from("a"), String::from("b")];
+/// assert!(names.iter().map(Key::from).eq(["a", "b"].map(Key::from)));
 /// ```
 #[derive(PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Key(SmallVec<[u8; INLINE_LEN_BYTES]>);
 
 impl Key {
-    /// The bytes of the key, as the log stores them.
+    /// Returns the bytes of the key.
     #[inline]
+    #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The number of bytes in the key.
+    /// Returns the length of the key in bytes.
     #[inline]
+    #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether the key is the empty key, which is a key like any other.
+    /// Returns whether the key is the empty key, which is a valid key.
     #[inline]
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The parts of the tuple that the key was made from; one part for a plain key.
+    /// Returns the parts of the tuple that the key encodes; a plain key is one part.
     ///
-    /// `None` if the bytes are not the encoding of a tuple, which happens only to keys that were made from
-    /// bytes that contain zeros, or if tuples are nested more than 64 deep.
+    /// Returns `None` if the bytes encode no tuple, which happens only if the key was made from bytes
+    /// with zeros among them, or if its tuples are nested more than 64 deep.
     ///
     /// ```
     /// use partd::{Key, TuplePart};
@@ -79,6 +84,7 @@ impl Key {
     /// );
     /// assert_eq!(Key::from("plain").parts().unwrap(), ["plain".into()]);
     /// ```
+    #[must_use]
     pub fn parts(&self) -> Option<Vec<TuplePart>> {
         // The tuples around the part that is read next, the outermost first.
         let mut outer: Vec<Vec<TuplePart>> = Vec::new();
@@ -99,7 +105,7 @@ impl Key {
         Some(parts)
     }
 
-    /// Bytes of heap memory the key takes beside itself.
+    /// Returns the heap memory that the key owns, in bytes.
     pub(crate) fn heap_bytes(&self) -> usize {
         if self.0.spilled() { self.0.capacity() } else { 0 }
     }
@@ -108,7 +114,7 @@ impl Key {
 impl Clone for Key {
     #[inline]
     fn clone(&self) -> Key {
-        // As bytes, in one copy; a derived clone would go element by element.
+        // One copy of the bytes; a derived clone copies element by element.
         Key(SmallVec::from_slice(&self.0))
     }
 }
@@ -119,7 +125,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Shows the key as Rust writes it: a string literal, or a tuple of them and of integers.
+/// Formats the key as Rust writes it: a string literal, or a tuple of literals and integers.
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(parts) = self.parts()
@@ -139,7 +145,7 @@ fn write_tuple(f: &mut fmt::Formatter<'_>, parts: &[TuplePart]) -> fmt::Result {
     f.write_str(if parts.len() == 1 { ",)" } else { ")" })
 }
 
-/// A part of a tuple key, as [`Key::parts`] returns it.
+/// A part of a tuple key, returned by [`Key::parts`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TuplePart {
@@ -180,8 +186,10 @@ impl Borrow<[u8]> for Key {
     }
 }
 
-/// What a key can be made of, whole or as a part of a tuple. Sealed: strings, byte strings,
-/// integers, keys, tuples of those, and references and owners of those.
+/// A type that converts into a [`Key`], alone or as a part of a tuple.
+///
+/// Implemented for strings, byte strings, integers, keys, tuples of those, and references to and
+/// owners of those. The trait is sealed.
 pub trait KeyPart: Part {}
 
 impl<T: Part + ?Sized> KeyPart for T {}
@@ -189,15 +197,15 @@ impl<T: Part + ?Sized> KeyPart for T {}
 mod sealed {
     use super::Key;
 
-    /// How something becomes a key, and a part of the key of the tuple around it.
+    /// The encodings of a value as a whole key and as a part of a tuple.
     pub trait Part {
-        /// The key, where it is the whole key.
+        /// Returns the value as a whole key.
         fn to_key(&self) -> Key;
 
-        /// Writes it as a part.
+        /// Appends the value to `key` as a part of a tuple.
         fn escape_into(&self, key: &mut Key);
 
-        /// The key of a tuple with this part alone.
+        /// Returns the key of a tuple with this part alone.
         fn to_only_part(&self) -> Key {
             self.to_key()
         }
@@ -206,7 +214,6 @@ mod sealed {
 
 use sealed::Part;
 
-/// A byte string is a key with these bytes.
 impl Part for [u8] {
     #[inline]
     fn to_key(&self) -> Key {
@@ -234,7 +241,7 @@ impl Part for str {
     }
 }
 
-/// A key inside a tuple is a part with the key's bytes.
+/// A key inside a tuple is encoded as a byte string.
 impl Part for Key {
     #[inline]
     fn to_key(&self) -> Key {
@@ -246,7 +253,7 @@ impl Part for Key {
     }
 }
 
-/// A reference is what it refers to, at any depth: so the elements of `&[&str]` are keys.
+/// A reference at any depth encodes as its target, so the elements of `&[&str]` are keys.
 impl<T: Part + ?Sized> Part for &T {
     #[inline]
     fn to_key(&self) -> Key {
@@ -311,7 +318,7 @@ macro_rules! key_from_integer {
             fn to_key(&self) -> Key {
                 use std::io::Write;
                 let mut key = Key::default();
-                // Writing to memory cannot fail.
+                // Writing to a vector cannot fail.
                 let _ = write!(key.0, "{self}");
                 key
             }
@@ -382,7 +389,7 @@ key_from_tuple!(A B C D E F);
 key_from_tuple!(A B C D E F G);
 key_from_tuple!(A B C D E F G H);
 
-/// A tuple of one part, as the whole key, is the key of that part; an integer is typed all the same.
+/// As a whole key, a tuple of one part is the key of that part, but an integer in it is typed.
 impl<A: Part> Part for (A,) {
     fn to_key(&self) -> Key {
         self.0.to_only_part()

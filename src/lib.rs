@@ -1,19 +1,107 @@
-//! partd: an appendable key-value byte store on a memory-mapped segment log.
+//! An appendable key-value byte store: append bytes to keys, read each key back as one value.
 //!
-//! Append bytes to keys, get them back whole. [`SegmentLog`] is the store on disk, [`Dict`] the one
-//! in memory; [`Buffer`] puts one in front of the other; [`Encode`] and the typed layers sit on top.
-//! All of them are [`Partd`], so they nest.
+//! partd is made for shuffles. Many threads and processes append small pieces to many keys at once;
+//! later, each key is read back whole. The store is a directory of memory-mapped log segments, so an
+//! append is one copy into a mapped file, and processes share a store without a server.
 //!
 //! ```
-//! use partd::{Buffer, Dict, Partd, SegmentLog};
-//! let p = Buffer::new(Dict::new(), SegmentLog::temporary()?, 64 << 20);
-//! p.append([("x", "Hello "), ("y", "123")])?;
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let path = dir.path().join("store");
+//! use partd::{Partd, SegmentLog};
+//!
+//! let p = SegmentLog::open(&path)?; // creates the store if there is none
+//! p.append([("x", "Hello "), ("y", "123")])?; // one atomic batch
 //! p.append([("x", "world!")])?;
 //! assert_eq!(p.get("x")?, b"Hello world!");
+//! assert_eq!(p.get("missing")?, b"");
+//! assert_eq!(p.pop(["y"])?, [b"123"]); // reads and deletes in one step
+//! assert!(!p.contains("y")?);
 //! # Ok::<(), partd::Error>(())
 //! ```
 //!
-//! The README has the promises that hold in a crash; `partd_format` has the bytes on disk.
+//! # Stores and layers
+//!
+//! All methods above belong to the trait [`Partd`], which every store and every layer of bytes
+//! implements:
+//!
+//! | type | what it is |
+//! |---|---|
+//! | [`SegmentLog`] | the store on disk, shared by threads and processes |
+//! | [`Dict`] | a store in memory |
+//! | [`Buffer`] | keeps appends in a fast store up to a memory limit, then moves them to a slow one |
+//! | [`Encode`] | passes values through a [`Codec`], such as the compressions of [`encode`] |
+//! | [`Typed`] | holds values other than bytes: lists, NumPy arrays, Arrow record batches |
+//!
+//! Layers wrap a store and nest. This one compresses, keeps up to 64 MiB of compressed bytes in
+//! memory, and stores the rest in a temporary directory:
+//!
+//! ```
+//! # #[cfg(feature = "lz4")] {
+//! use partd::{Buffer, Dict, Lz4, Partd, SegmentLog};
+//!
+//! let p = Lz4::new(Buffer::new(Dict::new(), SegmentLog::temporary()?, 64 << 20));
+//! p.append([("x", "Hello "), ("x", "world!")])?;
+//! assert_eq!(p.get("x")?, b"Hello world!");
+//! # }
+//! # Ok::<(), partd::Error>(())
+//! ```
+//!
+//! # Keys
+//!
+//! A [`Key`] is a byte string, made from a string, a byte string, an integer or a tuple of those.
+//! Methods take owned keys and references alike:
+//!
+//! ```
+//! use partd::{Dict, Partd};
+//!
+//! let p = Dict::new();
+//! p.append([(("flights", 2024), "a"), (("flights", 2025), "b")])?;
+//! let keys = p.keys()?;
+//! assert_eq!(p.get_many(&keys)?, [b"a", b"b"]);
+//!
+//! let names = vec![String::from("x"), String::from("y")];
+//! assert_eq!(p.get_many(&names)?, [b"", b""]);
+//! # Ok::<(), partd::Error>(())
+//! ```
+//!
+//! # Durability
+//!
+//! A batch is atomic: every thread and process sees all of it or none of it, also after a crash.
+//! Once a call returns, its effect survives `kill -9` of any process. A power cut leaves the store
+//! as it was at one moment, no earlier than the last [`append_durable`](Partd::append_durable) or
+//! [`sync`](Partd::sync) that returned. `Dict` lives and dies with its process, and `Buffer` keeps
+//! these promises for what it has flushed.
+//!
+//! # Errors
+//!
+//! [`Error::kind`] returns an [`ErrorKind`] to match on. The `Display` text is a sentence for a
+//! person: it names the file or key, what was expected, and what to do. No input makes a method
+//! panic.
+//!
+//! # Cargo features
+//!
+//! | feature | default | adds |
+//! |---|---|---|
+//! | `zlib` | yes | `Zlib`, by flate2 |
+//! | `snappy` | yes | `Snappy`, by snap |
+//! | `lz4` | yes | `Lz4`, by lz4_flex |
+//! | `bz2` | | `Bz2`, by bzip2 |
+//! | `blosc` | | `Blosc`, by the C library c-blosc; needs a C compiler |
+//! | `zstd` | | `Zstd`, by the C library zstd; needs a C compiler |
+//! | `pickle` | | `Pickle`, lists as Python pickles |
+//! | `msgpack` | | `Msgpack`, lists as MessagePack arrays |
+//! | `numpy` | | `Numpy`, one-dimensional `ndarray` arrays |
+//! | `arrow` | | `Arrow`, Arrow record batches |
+//! | `full` | | all of the above |
+//!
+//! Without any feature, the stores, `Buffer`, `Encode` and `Typed` remain.
+//!
+//! # Platform
+//!
+//! partd runs on 64-bit little-endian Linux. The crate `partd-format` describes and parses the bytes
+//! on disk, and the tool `partd-inspect` shows, checks and salvages a store.
+
+#![warn(clippy::missing_errors_doc, clippy::missing_panics_doc, clippy::must_use_candidate)]
 
 #[cfg(not(all(target_os = "linux", target_endian = "little", target_pointer_width = "64")))]
 compile_error!(
@@ -58,7 +146,28 @@ pub use crate::key::{Key, KeyPart, TupleInteger, TuplePart};
 pub use crate::log::{Compaction, Options, SegmentLog, Skipped, Stats, Verified, View};
 pub use crate::partd::{Batch, Chunks, Durability, MemoryStore, Op, Partd};
 
-/// The examples of the README compile and run.
+/// Compiles and runs the examples in the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_front_page_documents_every_cargo_feature() {
+        let manifest = include_str!("../Cargo.toml");
+        let features =
+            manifest.split("\n[features]\n").nth(1).unwrap().split("\n[").next().unwrap();
+        let names: Vec<&str> = features
+            .lines()
+            .filter_map(|line| line.split_once(" = ["))
+            .map(|(name, _)| name)
+            .filter(|&name| name != "default")
+            .collect();
+        assert!(names.len() >= 11, "{names:?}");
+        for name in names {
+            let row = format!("//! | `{name}` |");
+            assert!(include_str!("lib.rs").contains(&row), "no row for the feature `{name}`");
+        }
+    }
+}

@@ -1,7 +1,7 @@
-//! The one trait of every store and layer, and the batch it writes.
+//! `Partd`, the trait that every store and layer implements, and the batch that it writes.
 //!
-//! The core of [`Partd`] is object-safe, so layers can be chosen at run time as
-//! `Box<dyn Partd>`. The conveniences above it are generic and sit on the core alone.
+//! The required methods of [`Partd`] are object-safe, so a layer can be chosen at run time as a
+//! `Box<dyn Partd>`. The generic convenience methods call only those.
 
 use std::sync::Arc;
 
@@ -10,18 +10,19 @@ use crate::{Key, Result};
 /// One operation of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op<'a> {
-    /// Adds the bytes to the end of the key's value; also no bytes, which makes the key exist.
+    /// Appends the bytes to the key's value. Appending no bytes creates the key.
     Append(Key, &'a [u8]),
-    /// Sets the value, unless the key was set since its last delete; replaces what was appended.
+    /// Sets the value and replaces what was appended, unless the key was set since its last delete.
     Set(Key, &'a [u8]),
-    /// Removes the key and its value; a missing key is fine.
+    /// Removes the key and its value. A missing key is not an error.
     Delete(Key),
     /// Removes every key.
     Clear,
 }
 
 impl Op<'_> {
-    /// The key that the operation is about; none for [`Op::Clear`].
+    /// Returns the key that the operation applies to, or `None` for [`Op::Clear`].
+    #[must_use]
     pub fn key(&self) -> Option<&Key> {
         match self {
             Op::Append(key, _) | Op::Set(key, _) | Op::Delete(key) => Some(key),
@@ -29,7 +30,8 @@ impl Op<'_> {
         }
     }
 
-    /// The bytes that the operation brings; none where it removes.
+    /// Returns the bytes that the operation writes; empty for a removal.
+    #[must_use]
     pub fn value(&self) -> &[u8] {
         match self {
             Op::Append(_, value) | Op::Set(_, value) => value,
@@ -38,7 +40,10 @@ impl Op<'_> {
     }
 }
 
-/// Operations that happen together or not at all, in the order in which they were added.
+/// A list of operations that a store applies atomically, in the order in which they were added.
+///
+/// It borrows the values. The methods of [`Partd`] make batches of one kind of operation; build one
+/// yourself to mix several kinds:
 ///
 /// ```
 /// use partd::{Batch, Dict, Durability, Partd};
@@ -53,33 +58,35 @@ pub struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// A batch without operations.
+    /// Creates an empty batch.
+    #[must_use]
     pub fn new() -> Batch<'a> {
         Batch::default()
     }
 
-    /// A batch without operations, with room for as many as given.
+    /// Creates an empty batch with room for `ops` operations.
+    #[must_use]
     pub fn with_capacity(ops: usize) -> Batch<'a> {
         Batch { ops: Vec::with_capacity(ops) }
     }
 
-    /// Adds bytes to the end of the key's value.
+    /// Adds an append: `value` goes to the end of the key's value.
     #[inline]
     pub fn append(&mut self, key: impl Into<Key>, value: &'a [u8]) -> &mut Batch<'a> {
         self.push(Op::Append(key.into(), value))
     }
 
-    /// Sets the key's value, unless it was set since its last delete.
+    /// Adds a set: the key's value becomes `value`, unless it was set since its last delete.
     pub fn set(&mut self, key: impl Into<Key>, value: &'a [u8]) -> &mut Batch<'a> {
         self.push(Op::Set(key.into(), value))
     }
 
-    /// Removes the key.
+    /// Adds the removal of a key.
     pub fn delete(&mut self, key: impl Into<Key>) -> &mut Batch<'a> {
         self.push(Op::Delete(key.into()))
     }
 
-    /// Removes every key.
+    /// Adds the removal of every key.
     pub fn clear(&mut self) -> &mut Batch<'a> {
         self.push(Op::Clear)
     }
@@ -91,18 +98,21 @@ impl<'a> Batch<'a> {
         self
     }
 
-    /// The operations, in order.
+    /// Returns the operations in order.
     #[inline]
+    #[must_use]
     pub fn ops(&self) -> &[Op<'a>] {
         &self.ops
     }
 
-    /// Whether there is nothing to do.
+    /// Returns whether the batch has no operations.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
     }
 
-    /// The bytes of all values together.
+    /// Returns the total length of all values in bytes.
+    #[must_use]
     pub fn value_bytes(&self) -> u64 {
         self.ops.iter().map(|op| op.value().len() as u64).sum()
     }
@@ -111,54 +121,103 @@ impl<'a> Batch<'a> {
 /// What a write waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Durability {
-    /// Nothing: the batch is in the store, and survives the death of any process.
+    /// Nothing: the batch is in the store and survives the death of any process.
     Plain,
-    /// Stable storage: the batch, and all that was committed before it, survives a power cut.
+    /// Stable storage: the batch and everything committed before it survive a power cut.
     Durable,
 }
 
-/// A value as it lies in a store: its bytes in order, in as many pieces as the store holds it.
+/// A value in the pieces in which the store holds it, in order.
 pub type Chunks<'a> = Vec<&'a [u8]>;
 
 /// An appendable key-value byte store.
 ///
-/// Append bytes to keys, get them back whole. The required methods are the object-safe core;
-/// the provided ones below them are the face that most users see.
+/// Most users call the provided methods, from [`append`](Partd::append) to
+/// [`clear`](Partd::clear). The required methods are the object-safe core that stores and layers
+/// implement.
 ///
-/// No method panics on any input. An error leaves the store as it was, with two exceptions, in which
-/// the operation has happened although it returns one: a durable write whose sync fails, which is in
-/// the store and may not survive a power cut (writing it again writes it twice); and a
-/// [`take`](Partd::take) that meets damage in bytes which another handle appended after it had read
-/// the values and before it removed them.
+/// # Errors
+///
+/// No method panics on any input. After an error the store is as it was, with two exceptions:
+///
+/// - A durable write whose sync fails is in the store, but may not survive a power cut. Writing it
+///   again writes it twice.
+/// - A [`take`](Partd::take) may meet damage in bytes that another handle appended after `take` read
+///   the values and before it removed them. The keys are then removed.
+///
+/// Every method can return the errors of the store: [`ErrorKind::Io`](crate::ErrorKind::Io) and
+/// [`DiskFull`](crate::ErrorKind::DiskFull) from the system, [`Corrupt`](crate::ErrorKind::Corrupt)
+/// for damaged files, [`Forked`](crate::ErrorKind::Forked) in a child of `fork`. A layer adds its
+/// own, such as [`Decode`](crate::ErrorKind::Decode). The sections below name what is particular to
+/// a method.
 pub trait Partd: Send + Sync {
-    /// Writes one batch, all of it or nothing, and waits as `durability` says.
+    /// Writes one batch atomically, and waits as `durability` says.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadOnly`](crate::ErrorKind::ReadOnly) on a read-only handle,
+    /// [`StoreFull`](crate::ErrorKind::StoreFull) or [`DiskFull`](crate::ErrorKind::DiskFull) if there
+    /// is no room, and [`SyncFailed`](crate::ErrorKind::SyncFailed) if the write is to be durable and
+    /// an earlier sync failed.
     fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()>;
 
-    /// The values of the keys, at one moment of the history; empty where a key is missing.
+    /// Reads the values of the keys at one moment of the history; a missing key has an empty value.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if a value fails its checksum, and
+    /// [`ReadTooLarge`](crate::ErrorKind::ReadTooLarge) if the values exceed the handle's limit.
     fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>>;
 
-    /// Removes the keys and returns their values, as one step of the history.
+    /// Removes the keys and returns their values in one step of the history.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Partd::read) and [`write`](Partd::write). Nothing is removed then, but for
+    /// the exception above.
     fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>>;
 
-    /// The length of each key's value in bytes, at one moment; `None` where a key is missing.
+    /// Returns the length of each key's value in bytes, at one moment; `None` if a key is missing.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
     fn lens(&self, keys: &[Key]) -> Result<Vec<Option<u64>>>;
 
-    /// Whether each key is there, at one moment: something, perhaps no bytes, was written since its
-    /// last delete. No value is read or decoded for it.
+    /// Returns whether each key exists, at one moment. No value is read or decoded.
+    ///
+    /// A key exists if something, perhaps no bytes, was written to it since its last delete.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
     fn present(&self, keys: &[Key]) -> Result<Vec<bool>> {
         Ok(self.lens(keys)?.iter().map(Option::is_some).collect())
     }
 
-    /// Every key, in key order.
+    /// Returns every key, in key order.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
     fn keys(&self) -> Result<Vec<Key>>;
 
-    /// Brings to stable storage all that was written before the call, by anyone.
+    /// Brings everything written before the call, by any handle, to stable storage.
+    ///
+    /// # Errors
+    ///
+    /// [`SyncFailed`](crate::ErrorKind::SyncFailed) if this sync or an earlier one failed, and
+    /// [`ReadOnly`](crate::ErrorKind::ReadOnly) on a read-only handle.
     fn sync(&self) -> Result<()>;
 
-    /// Lends the values of the keys to `visit` in pieces, without a copy where the store can.
+    /// Lends the values of the keys to `visit` in pieces, without a copy if the store can.
     ///
-    /// `visit` is called once, with one list of pieces per key, unless reading fails. It must not
+    /// Calls `visit` once, with one list of pieces per key, unless reading fails. `visit` must not
     /// call back into the same store.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Partd::read), and whatever `visit` returns.
     fn visit(
         &self,
         keys: &[Key],
@@ -169,14 +228,19 @@ pub trait Partd: Send + Sync {
         visit(&chunks)
     }
 
-    /// An error if writes cannot be done at all: the handle was opened read-only or before a `fork`, or
-    /// a sync has failed and the write would be durable. Layers ask before they accept bytes.
+    /// Returns an error if no write can succeed: the handle is read-only or was opened before a
+    /// `fork`, or a sync has failed and the write would be durable. Layers ask before they accept
+    /// bytes.
     #[doc(hidden)]
     fn check(&self, _durability: Durability) -> Result<()> {
         Ok(())
     }
 
-    /// Appends each value to the end of its key: all pairs or none.
+    /// Appends each value to its key, as one atomic batch.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`write`](Partd::write).
     fn append<K, V>(&self, pairs: impl IntoIterator<Item = (K, V)>) -> Result<()>
     where
         Self: Sized,
@@ -186,9 +250,14 @@ pub trait Partd: Send + Sync {
         append_with(self, pairs, Durability::Plain)
     }
 
-    /// Appends as [`append`](Partd::append) does, and is on stable storage when it returns.
+    /// Appends as [`append`](Partd::append) does, and returns once the batch is on stable storage.
     ///
-    /// One sync for the call, not one per key; calls of several threads and processes share syncs.
+    /// A call syncs once, not once per key, and calls of several threads and processes share syncs.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`write`](Partd::write). If the sync fails, the batch is in the store but may not
+    /// survive a power cut.
     fn append_durable<K, V>(&self, pairs: impl IntoIterator<Item = (K, V)>) -> Result<()>
     where
         Self: Sized,
@@ -198,7 +267,11 @@ pub trait Partd: Send + Sync {
         append_with(self, pairs, Durability::Durable)
     }
 
-    /// The key's value: everything appended to it, in order; empty where the key is missing.
+    /// Reads the key's value: everything appended to it, in order; empty if the key is missing.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Partd::read).
     fn get(&self, key: impl Into<Key>) -> Result<Vec<u8>>
     where
         Self: Sized,
@@ -206,7 +279,14 @@ pub trait Partd: Send + Sync {
         Ok(self.read(&[key.into()])?.pop().unwrap_or_default())
     }
 
-    /// The values of many keys, reassembled in parallel, as they were at one moment.
+    /// Reads the values of many keys in parallel, as they were at one moment.
+    ///
+    /// Takes anything that iterates over keys: an array, `&keys` of a `Vec<Key>`, `&names` of a
+    /// `Vec<String>`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Partd::read).
     fn get_many<K: Into<Key>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Vec<u8>>>
     where
         Self: Sized,
@@ -214,8 +294,12 @@ pub trait Partd: Send + Sync {
         self.read(&collect_keys(keys))
     }
 
-    /// Sets a key idempotently: the first call since the last delete wins and replaces what was
-    /// appended before; later ones do nothing.
+    /// Sets a key idempotently: the first set since the last delete replaces the key's value, and
+    /// later ones do nothing.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`write`](Partd::write).
     fn iset(&self, key: impl Into<Key>, value: impl AsRef<[u8]>) -> Result<()>
     where
         Self: Sized,
@@ -223,7 +307,11 @@ pub trait Partd: Send + Sync {
         self.write(Batch::new().set(key, value.as_ref()), Durability::Plain)
     }
 
-    /// Removes keys; missing ones are fine.
+    /// Removes keys. A missing key is not an error.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`write`](Partd::write).
     fn delete<K: Into<Key>>(&self, keys: impl IntoIterator<Item = K>) -> Result<()>
     where
         Self: Sized,
@@ -235,7 +323,12 @@ pub trait Partd: Send + Sync {
         self.write(&batch, Durability::Plain)
     }
 
-    /// Gets and removes keys as one step: no byte is lost or returned twice, whoever appends.
+    /// Reads and removes keys in one step: no byte is lost or returned twice, whatever other handles
+    /// append.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`take`](Partd::take).
     fn pop<K: Into<Key>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Vec<u8>>>
     where
         Self: Sized,
@@ -243,7 +336,12 @@ pub trait Partd: Send + Sync {
         self.take(&collect_keys(keys))
     }
 
-    /// Whether the key is there: something, perhaps no bytes, was written since its last delete.
+    /// Returns whether the key exists: something, perhaps no bytes, was written to it since its last
+    /// delete.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`present`](Partd::present).
     fn contains(&self, key: impl Into<Key>) -> Result<bool>
     where
         Self: Sized,
@@ -251,7 +349,11 @@ pub trait Partd: Send + Sync {
         Ok(self.present(&[key.into()])?.first().is_some_and(|&is_there| is_there))
     }
 
-    /// The length of the key's value in bytes, without reading it; 0 where the key is missing.
+    /// Returns the length of the key's value in bytes without reading it; 0 if the key is missing.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`lens`](Partd::lens).
     fn len_of(&self, key: impl Into<Key>) -> Result<u64>
     where
         Self: Sized,
@@ -259,7 +361,11 @@ pub trait Partd: Send + Sync {
         Ok(self.lens(&[key.into()])?.first().copied().flatten().unwrap_or(0))
     }
 
-    /// Removes every key in one step; the store stays usable. Python's partd calls this `drop`.
+    /// Removes every key in one step. The store stays usable. Python's partd calls this `drop`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`write`](Partd::write).
     fn clear(&self) -> Result<()>
     where
         Self: Sized,
@@ -268,19 +374,25 @@ pub trait Partd: Send + Sync {
     }
 }
 
-/// A store in memory that can serve as the fast half of a [`Buffer`](crate::Buffer).
+/// A store in memory that can be the fast half of a [`Buffer`](crate::Buffer).
 ///
-/// [`Dict`](crate::Dict) is one, and so is any layer over one.
+/// [`Dict`](crate::Dict) and every layer over it implement it.
 pub trait MemoryStore: Partd {
-    /// Bytes of memory in which the store holds keys and values.
+    /// Returns the memory in which the store holds keys and values, in bytes.
+    #[must_use]
     fn memory_bytes(&self) -> u64;
 
-    /// Writes the batch, plainly, if the store will then hold at most `limit_bytes` of memory; says
-    /// whether it did.
+    /// Writes the batch if the store then holds at most `limit_bytes` of memory, and returns whether
+    /// it did.
     ///
-    /// `false` changes nothing, and may be said a little early. A store in memory keeps the limit
-    /// also when several threads write at once; this provided version looks first and writes
-    /// then, and is for stores that one thread at a time writes to.
+    /// `false` means that nothing has changed; it may come slightly below the limit. The durability
+    /// is [`Plain`](Durability::Plain). An implementation keeps the limit also when several threads
+    /// write at once. The provided one does not: it checks first and then writes, so it suits stores
+    /// with one writing thread.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`write`](Partd::write).
     fn write_within(&self, batch: &Batch<'_>, limit_bytes: u64) -> Result<bool> {
         let keys = batch.ops().iter().filter_map(Op::key).map(|key| key.len() as u64);
         let coming = batch.value_bytes() + keys.sum::<u64>();
@@ -291,8 +403,12 @@ pub trait MemoryStore: Partd {
         Ok(true)
     }
 
-    /// Keys to remove when about `bytes` of memory have to go: those with the longest values, as
-    /// many as it takes, in no particular order.
+    /// Returns the keys with the longest values, as many as it takes to free about `bytes` of memory,
+    /// in no particular order.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
     fn heaviest(&self, bytes: u64) -> Result<Vec<Key>> {
         let keys = self.keys()?;
         let mut weighed: Vec<(u64, Key)> =
@@ -393,7 +509,7 @@ mod tests {
         static CALLS: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
     }
 
-    /// A store that overrides every method and notes its calls.
+    /// A store that overrides every method and records its calls.
     struct Noting;
 
     impl Noting {
@@ -445,7 +561,7 @@ mod tests {
         }
     }
 
-    /// The names of the object-safe methods that a trait in this file declares.
+    /// Returns the names of the object-safe methods of a trait in this file.
     fn declared(name: &str) -> Vec<&'static str> {
         let text = include_str!("partd.rs");
         let start = text.find(&format!("pub trait {name}")).unwrap();
@@ -476,14 +592,14 @@ mod tests {
                 "memory_bytes" => drop(p.memory_bytes()),
                 "write_within" => drop(p.write_within(&batch, 0)),
                 "heaviest" => drop(p.heaviest(0)),
-                other => panic!("{other} is declared, and this test does not call it"),
+                other => panic!("{other} is declared, but this test does not call it"),
             }
             CALLS.take() == [name]
         }
         let methods = [declared("Partd"), declared("MemoryStore")].concat();
         assert_eq!(methods.len(), 12, "{methods:?}");
         for method in methods {
-            // A method that is not forwarded runs as provided, and calls others.
+            // A method that is not forwarded runs its provided body, which calls other methods.
             assert!(call_all(method, &Noting), "{method}");
             assert!(call_all::<&Noting>(method, &&Noting), "{method} of a reference");
             assert!(call_all::<Box<Noting>>(method, &Box::new(Noting)), "{method} of a box");

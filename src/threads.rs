@@ -1,12 +1,12 @@
-//! Threads for parallel work, in processes that may have none to spare, or lost them in a `fork`.
+//! Threads for parallel work, in processes that cannot start any or lost them in a `fork`.
 //!
-//! Nothing here uses rayon's global pool. It panics where no thread can be started, and a child of
-//! `fork` inherits it without its threads, so that whoever waits for them waits forever. Instead
-//! [`spread`] looks for a pool whose threads are sure to exist, and hands the work a [`Team`]; where
-//! there is none, the team is the calling thread.
+//! Nothing here uses rayon's global pool: it panics if no thread can be started, and a child of
+//! `fork` inherits it without its threads, so a wait for them never ends. Instead, [`spread`] finds a
+//! pool whose threads are certain to exist and passes the work a [`Team`]. Without such a pool, the
+//! team is the calling thread.
 //!
-//! No lock is ever waited for here: a child of `fork` inherits a lock as it was, and the thread that
-//! held it may not exist in the child.
+//! Nothing here waits for a lock: a child of `fork` inherits each lock in its state at the fork, and
+//! the thread that held it may not exist in the child.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,22 +20,22 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use crate::Result;
 use crate::log::segment::mapping::ForkMark;
 
-/// How often to look again for a pool that another thread is building.
+/// The number of attempts to get a pool that another thread is building.
 const LOOKS: usize = 100;
-/// After no pool could be built, the next try waits for so long.
+/// The time from a failed attempt to build a pool to the next attempt.
 const RETRY: Duration = Duration::from_millis(100);
-/// Fewer keys than this are sorted faster by one thread.
+/// One thread sorts fewer keys than this faster than several do.
 const SORT_MIN: usize = 8192;
 
-/// The pool that everything in this process shares that was given none.
+/// The pool that all handles without a pool of their own share.
 static SHARED: LazyPool = LazyPool::new("partd");
 
 thread_local! {
-    /// Whether work on this thread stays on it.
+    /// Whether [`spread`] keeps work on this thread.
     static STAYS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The threads among which a piece of work is spread. All methods keep the order of the items.
+/// The threads that share a piece of work. All methods keep the order of the items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Team {
     threads: usize,
@@ -45,18 +45,18 @@ impl Team {
     /// The calling thread alone.
     pub(crate) const ALONE: Team = Team { threads: 1 };
 
-    /// One of so many threads, for tests of how work is cut.
+    /// Creates a team of a given size, for tests of how work is cut.
     #[cfg(test)]
     pub(crate) fn of(threads: usize) -> Team {
         Team { threads }
     }
 
-    /// The number of threads, at least 1.
+    /// Returns the number of threads, at least 1.
     pub(crate) fn threads(self) -> usize {
         self.threads
     }
 
-    /// Whether it is the calling thread alone.
+    /// Returns whether the team is the calling thread alone.
     pub(crate) fn is_alone(self) -> bool {
         self.threads <= 1
     }
@@ -85,8 +85,8 @@ impl Team {
         }
     }
 
-    /// Applies `each` to every item until one fails, and begins them in their order: so what the next ones need
-    /// can be brought near while some are worked on.
+    /// Applies `each` to every item until one fails, and starts the items in order, so that the data
+    /// of the next items can be fetched while earlier ones are processed.
     pub(crate) fn in_order<I: Send>(
         self,
         items: Vec<I>,
@@ -97,7 +97,7 @@ impl Team {
         }
         let threads = self.threads.min(items.len());
         let items = Mutex::new(items.into_iter().enumerate());
-        // Nothing panics while it holds the lock, and none is held while there is work.
+        // Nothing panics under the lock, and it is released before an item is processed.
         let next = || items.lock().unwrap_or_else(PoisonError::into_inner).next();
         (0..threads).into_par_iter().try_for_each(|_| {
             while let Some((i, item)) = next() {
@@ -108,8 +108,8 @@ impl Team {
     }
 }
 
-/// Runs `work` with the threads that it may use: those of the rayon task that calls, else those of
-/// `lent`, else a pool that the whole process shares.
+/// Runs `work` with a team of threads: the pool of the calling rayon task, else `lent`, else the pool
+/// that the whole process shares.
 pub(crate) fn spread<T: Send>(lent: Option<&LentPool>, work: impl FnOnce(Team) -> T + Send) -> T {
     if STAYS.get() {
         return work(Team::ALONE);
@@ -137,7 +137,7 @@ pub(crate) fn spread<T: Send>(lent: Option<&LentPool>, work: impl FnOnce(Team) -
     }
 }
 
-/// Runs `work` with [`spread`] if it is worth it, and else on the calling thread.
+/// Runs `work` with [`spread`] if `is_worth`, else on the calling thread.
 pub(crate) fn spread_if<T: Send>(
     is_worth: bool,
     lent: Option<&LentPool>,
@@ -146,7 +146,7 @@ pub(crate) fn spread_if<T: Send>(
     if is_worth { spread(lent, work) } else { work(Team::ALONE) }
 }
 
-/// Sorts a list.
+/// Sorts a list, in parallel if it is long.
 pub(crate) fn sort<T: Ord + Send>(lent: Option<&LentPool>, list: &mut [T]) {
     spread_if(list.len() >= SORT_MIN, lent, |team| match team.is_alone() {
         true => list.sort_unstable(),
@@ -156,7 +156,7 @@ pub(crate) fn sort<T: Ord + Send>(lent: Option<&LentPool>, list: &mut [T]) {
 
 /// Runs a call during which [`spread`] leaves all work on the calling thread.
 pub(crate) fn stay<T>(call: impl FnOnce() -> T) -> T {
-    /// Undoes it, also where the call panics.
+    /// Restores the flag, also if the call panics.
     struct Back(bool);
     impl Drop for Back {
         fn drop(&mut self) {
@@ -167,9 +167,9 @@ pub(crate) fn stay<T>(call: impl FnOnce() -> T) -> T {
     call()
 }
 
-/// The number of threads that [`spread`] would like to use.
+/// Returns the number of threads that [`spread`] would use.
 pub(crate) fn wanted() -> usize {
-    /// 0 until somebody has asked: the answer costs some system calls.
+    /// The cached answer, since asking costs system calls; 0 before the first call.
     static CORES: AtomicUsize = AtomicUsize::new(0);
     if rayon::current_thread_index().is_some() {
         return rayon::current_num_threads();
@@ -178,7 +178,7 @@ pub(crate) fn wanted() -> usize {
     if known > 0 {
         return known;
     }
-    // As rayon reads it.
+    // The same rule as rayon's.
     let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|number| number.parse().ok());
     let cores = || thread::available_parallelism().map_or(1, usize::from);
     let wanted = asked.filter(|&number| number > 0).unwrap_or_else(cores);
@@ -186,16 +186,16 @@ pub(crate) fn wanted() -> usize {
     wanted
 }
 
-/// Whether this rayon worker was copied by a `fork`, without the others of its pool.
+/// Returns whether a `fork` copied this rayon worker without the rest of its pool.
 ///
-/// Whoever calls `fork` is the first thread of the child, and rayon starts its workers later. The
-/// one exception, a pool that was built around the first thread (`use_current_thread`), loses
-/// nothing but speed.
+/// The thread that calls `fork` becomes the main thread of the child, and a rayon worker is never a
+/// main thread. The one exception, a pool built around the main thread (`use_current_thread`), only
+/// loses speed.
 fn is_forked_worker() -> bool {
     rustix::thread::gettid() == rustix::process::getpid()
 }
 
-/// A pool that is built when it is first needed, and again in each child of `fork` that needs it.
+/// A pool that is built on first use, and again on first use in each child of `fork`.
 #[derive(Debug)]
 pub(crate) struct LazyPool {
     name: &'static str,
@@ -205,19 +205,19 @@ pub(crate) struct LazyPool {
 #[derive(Debug)]
 enum Built {
     Not,
-    /// No thread could be started at this moment.
+    /// No thread could be started at this time.
     Failed(Instant),
     Pool(Owned),
 }
 
 impl LazyPool {
-    /// A pool whose threads will have this name.
+    /// Creates a pool whose threads have this name.
     pub(crate) const fn new(name: &'static str) -> LazyPool {
         LazyPool { name, built: RwLock::new(Built::Not) }
     }
 
-    /// The pool of this process, built with so many threads if there is none yet; `None` where no
-    /// threads can be had.
+    /// Returns the pool of this process, and builds it with `threads` threads if there is none yet;
+    /// `None` if no thread can be started.
     pub(crate) fn get(&self, threads: usize) -> Option<Arc<ThreadPool>> {
         for _ in 0..LOOKS {
             match self.built.try_read() {
@@ -226,7 +226,7 @@ impl LazyPool {
                     Built::Failed(when) if when.elapsed() < RETRY => return None,
                     _ => {}
                 },
-                // Nothing in here panics while it holds the lock to write.
+                // Unreachable: nothing panics under the write lock.
                 Err(TryLockError::Poisoned(_)) => return None,
                 Err(TryLockError::WouldBlock) => {
                     thread::yield_now();
@@ -237,7 +237,7 @@ impl LazyPool {
                 thread::yield_now();
                 continue;
             };
-            // Another may have been first; the next look finds it.
+            // If another thread built the pool first, the next iteration finds it.
             let is_there = match &*built {
                 Built::Pool(owned) => !owned.mark.is_forked(),
                 Built::Failed(when) => when.elapsed() < RETRY,
@@ -263,11 +263,11 @@ impl LazyPool {
     }
 }
 
-/// A pool and the process in which it was built. In any other it is never touched again, not even
-/// to be dropped: that would take locks which threads of the parent may have held.
+/// A pool, and a mark of the process that built it. A forked child leaks the pool instead of dropping
+/// it, because a drop takes locks that threads of the parent may have held.
 #[derive(Debug)]
 struct Owned {
-    /// None only while it is dropped.
+    /// `None` only during the drop.
     pool: Option<Arc<ThreadPool>>,
     mark: ForkMark,
 }
@@ -280,12 +280,12 @@ impl Drop for Owned {
     }
 }
 
-/// A pool that a caller has lent, for as long as it is known to be alive.
+/// A pool that a caller has lent. It is used only once it is known to be alive.
 #[derive(Clone, Debug)]
 pub(crate) struct LentPool {
-    /// None where no mark could be made, and so nobody could tell a child of `fork`.
+    /// `None` if no fork mark could be created, since a child of `fork` could then not be detected.
     owned: Option<Arc<Owned>>,
-    /// Whether one of its threads has answered. It never will where the pool was inherited.
+    /// Whether a thread of the pool has answered. In a pool inherited through `fork`, none ever does.
     answers: Arc<AtomicBool>,
 }
 
@@ -302,7 +302,7 @@ impl LentPool {
         self.owned.as_ref().is_none_or(|owned| owned.mark.is_forked())
     }
 
-    /// The pool, once it has answered.
+    /// Returns the pool, once it has answered.
     fn pool(&self) -> Option<&ThreadPool> {
         let owned = self.owned.as_ref().filter(|_| self.answers.load(Ordering::Acquire))?;
         owned.pool.as_deref()
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn work_goes_to_the_pool_of_the_calling_task_before_the_one_that_was_lent() {
+    fn the_pool_of_the_calling_task_has_priority_over_a_lent_pool() {
         let lent = lent(pool(3));
         let (team, name_of_it) = spread(Some(&lent), |team| (team, name()));
         assert_eq!((team.threads(), name_of_it.as_deref()), (3, Some("lent")));
@@ -342,11 +342,11 @@ mod tests {
     }
 
     #[test]
-    fn a_lent_pool_that_does_not_answer_is_not_waited_for() {
+    fn work_does_not_wait_for_a_lent_pool_that_does_not_answer() {
         let pool = pool(1);
         let (release, wait) = std::sync::mpsc::channel::<()>();
         pool.spawn(move || {
-            // It ends when the other end is dropped.
+            // Ends when the sender is dropped.
             let _ = wait.recv();
         });
         let lent = LentPool::new(pool);
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn work_that_stays_is_done_by_its_thread_whatever_pool_there_is() {
+    fn stay_keeps_work_on_the_calling_thread_even_if_a_pool_is_lent() {
         let lent = lent(pool(2));
         let here = name();
         assert_eq!(
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn many_threads_that_need_the_pool_at_once_get_one() {
+    fn threads_that_need_the_pool_at_the_same_time_share_one() {
         let lazy = LazyPool::new("lazy");
         let pools: Vec<_> = thread::scope(|scope| {
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| lazy.get(2))).collect();

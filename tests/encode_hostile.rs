@@ -240,7 +240,7 @@ fn a_pickle_that_holds_itself_or_takes_memory_by_its_memo_is_refused() {
     let memo = pickle_says(b"]r\xFF\xFF\xFF\xFF.");
     assert!(memo.contains("out of order"), "{memo}");
     let twice = pickle_says(b"\x80\x04]q\x00q\x00.");
-    assert!(twice.contains("given twice"), "{twice}");
+    assert!(twice.contains("used twice"), "{twice}");
     let length = pickle_says(b"\x80\x04\x8D\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x7Fabc.");
     assert!(length.contains("it is cut"), "{length}");
     let digits = [b"L", &b"9".repeat(5000)[..], b"L\n."].concat();
@@ -290,7 +290,7 @@ fn hostile_msgpack_is_refused() {
         assert!(msgpack_says(huge).contains("is cut"), "{huge:?}");
     }
     assert!(msgpack_says(b"\x91\x01\x02").contains("1 bytes follow"));
-    assert!(msgpack_says(b"\x91\xC1").contains("no MessagePack"));
+    assert!(msgpack_says(b"\x91\xC1").contains("not MessagePack"));
     // A lone empty map is no list, and not a pickle either.
     assert!(!msgpack_says(b"\x80").contains("pickle"));
 }
@@ -350,7 +350,7 @@ fn numpy_bytes_that_are_no_array_of_the_layer_are_errors() {
     let say = |dtype: &str, bytes: &[u8]| store(dtype, bytes).get("k").unwrap_err().to_string();
     let cut = say("<i8", &[0; 19]);
     assert!(cut.contains("at byte 16") && cut.contains("19 bytes are no whole number"), "{cut}");
-    assert!(say("", &[0; 8]).contains("no dtype under the side key"));
+    assert!(say("", &[0; 8]).contains("no dtype under its"));
     assert!(say("|O", &[0; 8]).contains("Python objects"));
     assert!(say("[('a', '<i8')]", &[0; 8]).contains("holds an array of dtype [(\\'a"));
     assert!(say(&"<i8".repeat(100_000), &[0; 8]).len() < 500);

@@ -7,6 +7,7 @@
 //! from the bytes is used before it is checked against the length of what was given.
 #![no_std]
 #![forbid(unsafe_code)]
+#![warn(clippy::missing_errors_doc, clippy::missing_panics_doc, clippy::must_use_candidate)]
 
 pub mod batch;
 pub mod control;

@@ -7,6 +7,8 @@
 //! The invariant: no bytes on disk make it panic, loop, or take more memory than a small multiple
 //! of what is really stored there.
 
+#![warn(clippy::missing_errors_doc, clippy::missing_panics_doc, clippy::must_use_candidate)]
+
 pub mod ahead;
 pub mod control;
 pub mod history;

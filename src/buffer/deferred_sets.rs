@@ -1,14 +1,14 @@
-//! The sets that wait in a buffer until the slow store can say whether they count.
+//! The sets that a buffer defers until the slow store decides whether they take effect.
 //!
-//! Invariant: at most one for a key, with nothing of that key buffered before it; what is held is
-//! counted in bytes of capacity.
+//! Invariant: a key has at most one deferred set, and no bytes buffered before it. The memory held
+//! is counted in bytes of capacity.
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use crate::Key;
 
-/// The pending sets by key.
+/// The deferred sets by key.
 #[derive(Default)]
 pub(super) struct DeferredSets {
     sets: HashMap<Key, Box<[u8]>, RandomState>,
@@ -55,7 +55,7 @@ impl DeferredSets {
         (self.heap_bytes + self.sets.allocation_size()) as u64
     }
 
-    /// The most that is held while and after these sets are inserted.
+    /// Returns the peak memory during and after the insertion of these sets, in bytes.
     pub(super) fn memory_bytes_with(&self, new: &[(&Key, &[u8])]) -> u64 {
         let heap_bytes: usize = new.iter().map(|(key, value)| key.heap_bytes() + value.len()).sum();
         let len = self.sets.len() + new.len();

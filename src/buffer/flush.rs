@@ -1,8 +1,8 @@
-//! The way down: what a buffer holds of some keys, into its slow store.
+//! The flush: moves buffered keys to the slow store.
 //!
-//! Invariant: bytes leave the memory after the slow store has taken them, never before, and the
-//! lock is held alone from the one to the other. The bookkeeping of a batch is a small part of the
-//! limit, however many keys are moved.
+//! Invariant: bytes leave memory only after the slow store has accepted them, and the exclusive lock
+//! is held throughout. The memory for the batches is a small part of the limit, however many keys
+//! move.
 
 use foldhash::fast::RandomState;
 use hashbrown::HashSet;
@@ -11,14 +11,15 @@ use super::{Buffer, DeferredSets, State};
 use crate::partd::{Batch, Chunks, Durability, MemoryStore, Op, Partd};
 use crate::{Key, Result};
 
-/// Neighbouring pieces of a value below this go to the slow store as one.
+/// Neighbouring pieces of a value that are shorter than this are merged.
 const SMALL_PIECE_BYTES: usize = 16 << 10;
-/// Keys that one batch moves at most, and bytes after which it ends.
+/// The most keys that one batch moves, and the bytes after which it ends.
 const BATCH_MAX_KEYS: u64 = 8192;
 const BATCH_MAX_BYTES: u64 = 32 << 20;
 
 impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
-    /// Moves the heaviest keys down until at most `target_bytes` are held; all, if that is 0.
+    /// Moves the heaviest keys to the slow store until the buffer holds at most `target_bytes`; moves
+    /// all keys if that is 0.
     pub(super) fn drain(&self, state: &mut State, target_bytes: u64) -> Result<()> {
         let before = state.stats.slow_batches;
         let held_bytes = self.held_bytes(state);
@@ -28,7 +29,8 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     }
 
     fn drain_keys(&self, state: &mut State, target_bytes: u64) -> Result<()> {
-        // Few pending sets stay, for the sets that will follow; many would only take room.
+        // A few deferred sets stay, since they make later sets of the same keys void. Many would only
+        // take up memory.
         if state.deferred.memory_bytes() > target_bytes / 4 {
             let keys: Vec<Key> = state.deferred.keys().collect();
             self.move_down(state, &keys)?;
@@ -38,7 +40,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
             if target_bytes > 0 && held_bytes <= target_bytes {
                 return Ok(());
             }
-            // In parts, so that the list of the keys takes a small part of the limit.
+            // In parts, so that the list of keys takes a small part of the limit.
             let part_bytes = (self.limit_bytes / 4).max(64 << 10);
             let excess_bytes =
                 if target_bytes == 0 { part_bytes } else { held_bytes - target_bytes };
@@ -50,7 +52,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         }
     }
 
-    /// Moves those of the keys down that have a pending set, with all that is buffered of them.
+    /// Moves those of the keys that have a deferred set, with everything buffered for them.
     pub(super) fn settle(&self, state: &mut State, keys: &[Key]) -> Result<()> {
         let mut keys: Vec<Key> =
             keys.iter().filter(|key| state.deferred.has(key)).cloned().collect();
@@ -61,9 +63,9 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         self.isolate.run_for(bytes, || self.move_down(state, &keys))
     }
 
-    /// Moves all that is buffered of the keys down; each of them is named once.
+    /// Moves everything buffered for the keys to the slow store. `keys` has no duplicates.
     fn move_down(&self, state: &mut State, keys: &[Key]) -> Result<()> {
-        // A key costs a batch some hundred bytes beside its value.
+        // A key costs a batch a few hundred bytes besides its value.
         let max_keys = (self.limit_bytes / 2048).clamp(1, BATCH_MAX_KEYS);
         let max_bytes = (self.limit_bytes / 16).clamp(1, BATCH_MAX_BYTES) as usize;
         let mut scratch = Vec::new();
@@ -94,7 +96,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         Ok(())
     }
 
-    /// Writes a batch to the slow store, after what is buffered of its keys and in one step with it.
+    /// Writes a batch to the slow store, in one batch with everything buffered for its keys.
     pub(super) fn write_through(&self, state: &mut State, batch: &Batch<'_>) -> Result<()> {
         if let Some(last) = batch.ops().iter().rposition(|op| matches!(op, Op::Clear)) {
             let mut cleared = Batch::with_capacity(batch.ops().len() - last);
@@ -105,7 +107,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
             state.deferred.clear();
             return self.fast.write(Batch::new().clear(), Durability::Plain);
         }
-        // What is deleted first need not be brought down before.
+        // The buffered bytes of a key whose first operation is a delete need not be moved.
         let mut seen = HashSet::<&Key, RandomState>::default();
         let (mut carried, mut deleted) = (Vec::new(), Vec::new());
         for op in batch.ops() {
@@ -146,7 +148,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         Ok(())
     }
 
-    /// Drops what is buffered of the keys.
+    /// Drops everything buffered for the keys.
     fn forget(&self, state: &mut State, keys: impl Iterator<Item = Key>) -> Result<()> {
         let mut batch = Batch::with_capacity(keys.size_hint().0);
         for key in keys {
@@ -157,12 +159,12 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     }
 }
 
-/// The pieces of a value, with those together that are small and stand side by side.
+/// Splits the pieces of a value into runs: neighbouring small pieces form one run.
 fn runs<'v, 'a>(pieces: &'v [&'a [u8]]) -> impl Iterator<Item = &'v [&'a [u8]]> {
     pieces.chunk_by(|a, b| a.len().max(b.len()) < SMALL_PIECE_BYTES)
 }
 
-/// Copies the runs of small pieces into `scratch`, one after the other.
+/// Copies the runs of small pieces into `scratch`, one after another.
 fn merge_small_pieces(values: &[Chunks<'_>], scratch: &mut Vec<u8>) {
     scratch.clear();
     let small = || values.iter().flat_map(|pieces| runs(pieces)).filter(|run| run.len() > 1);
@@ -170,7 +172,7 @@ fn merge_small_pieces(values: &[Chunks<'_>], scratch: &mut Vec<u8>) {
     small().flatten().for_each(|piece| scratch.extend_from_slice(piece));
 }
 
-/// Adds to a batch what is buffered of some keys; runs of small pieces lie in `scratch`.
+/// Adds everything buffered for some keys to a batch. `scratch` holds the runs of small pieces.
 fn carry<'a>(
     batch: &mut Batch<'a>,
     buffered: impl Iterator<Item = (&'a Key, &'a Chunks<'a>)>,
@@ -181,7 +183,7 @@ fn carry<'a>(
         if let Some(value) = deferred.get(key) {
             batch.set(key, value);
         } else if pieces.is_empty() {
-            // The key is there, with no bytes.
+            // The key exists with an empty value.
             batch.append(key, &[]);
         }
         for run in runs(pieces) {

@@ -1,18 +1,17 @@
-//! Calls of the slow store while the buffer's lock is held: isolated from the pools of others.
+//! Runs calls to the slow store under the buffer's lock in a thread pool that runs nothing else.
 //!
-//! Invariant: a thread that holds the lock never waits for a pool that runs other tasks. Those tasks
-//! may be waiting for the lock, or a worker that waits may take on one that wants it: either is a
-//! deadlock.
+//! Invariant: a thread that holds the lock never waits for a pool that runs other tasks. It would
+//! deadlock if such a task waits for the lock, or if the waiting worker picks up a task that does.
 
 use std::panic::resume_unwind;
 use std::thread;
 
 use crate::threads::{self, LazyPool};
 
-/// Threads among which such a call may share its work.
+/// The most threads of the pool.
 const MAX_THREADS: usize = 4;
 
-/// Fewer bytes than this are moved by one thread, in any store.
+/// Stores move fewer bytes than this on the calling thread, so no pool is needed.
 const ISOLATE_MIN_BYTES: u64 = 64 << 10;
 
 /// The pool in which a buffer calls its slow store.
@@ -26,12 +25,12 @@ impl Isolate {
         Isolate { pool: LazyPool::new("partd-buffer") }
     }
 
-    /// Runs a call that moves so many bytes, isolated if a store may share the work among threads.
+    /// Runs a call that moves `bytes`; isolates it if a store may spread the work over threads.
     pub(super) fn run_for<T: Send>(&self, bytes: u64, call: impl FnOnce() -> T + Send) -> T {
         if bytes < ISOLATE_MIN_BYTES { call() } else { self.run(call) }
     }
 
-    /// Runs a call in the pool of this buffer, entered from a thread that is no rayon worker.
+    /// Runs a call in this buffer's pool, entered from a thread that is not a rayon worker.
     pub(super) fn run<T: Send>(&self, call: impl FnOnce() -> T + Send) -> T {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let Some(pool) = self.pool.get(cores.min(MAX_THREADS)) else {
@@ -40,8 +39,8 @@ impl Isolate {
         if rayon::current_thread_index().is_none() {
             return pool.install(call);
         }
-        // A worker that enters another pool goes on with tasks of its own while it waits. The slot is
-        // for the call, which stays here where no thread can be started.
+        // A rayon worker that enters another pool runs its own pool's tasks while it waits, so enter
+        // from a fresh thread. If none can be started, the call is still in `slot` and runs here.
         let mut slot = Some(call);
         let entered = thread::scope(|scope| {
             let enter = || slot.take().map(|call| pool.install(call));
@@ -51,8 +50,8 @@ impl Isolate {
         match (entered, slot) {
             (Some(done), _) => done,
             (None, Some(call)) => threads::stay(call),
-            // The thread has taken the call, so it has returned what came of it.
-            (None, None) => unreachable!("a call is either made or left"),
+            // A thread that took the call returned its result.
+            (None, None) => unreachable!("the call either ran or is still in the slot"),
         }
     }
 }

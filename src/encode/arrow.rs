@@ -1,13 +1,13 @@
 //! `Arrow`: record batches as Arrow IPC streams, joined by concatenation.
 //!
-//! A frame is one whole IPC stream: schema, batches, end. It is checked here (`check`) and then
-//! read by the arrow crates, which validate every array, from one copy of the frame: no memory is
-//! taken by a declared length. No byte of a frame is part of two buffers, so that what is copied
-//! out of it takes no more than the frame, but for the bitmaps of what is null. Buffers that are
-//! compressed inside the stream are refused: compression is another layer's business.
+//! A frame is one complete IPC stream: schema, batches, end. `check` checks it first. The arrow crates
+//! then read it from one copy of the frame and validate every array, so no declared length allocates
+//! memory. No two buffers share bytes of the frame, so the arrays take no more memory than the frame,
+//! apart from null bitmaps. Buffers compressed inside the stream are refused; use a compressing layer
+//! below instead.
 //!
-//! `compact` reduces a batch to its own rows before it is encoded, `join` concatenates, and
-//! `batches` is for values that need not, or cannot, be one batch.
+//! `compact` reduces a batch to its own rows before it is encoded, `join` concatenates batches, and
+//! `batches` returns values that need not or cannot be one batch.
 
 mod batches;
 mod check;
@@ -27,26 +27,27 @@ use crate::encode::codec::{Codec, CodecError, too_large};
 use crate::encode::typed::Typed;
 use crate::{Key, Partd, Result};
 
-/// The layer's name in errors.
+/// The name of the layer in errors.
 const NAME: &str = "Arrow";
 
-/// A layer of record batches: what is appended to a key is one batch when it is read.
+/// A layer of record batches. The batches appended to a key are read back as one batch.
 ///
-/// The row of the Python partd's pandas layers, in a format of its own: each frame is an Arrow IPC
-/// stream, which every Arrow library reads. A missing key has no rows and no columns. Columns may
-/// have all types but unions. The limit on decoded bytes counts those of the frames.
+/// It corresponds to the pandas layers of the Python partd, but has its own format: each frame is an
+/// Arrow IPC stream, which every Arrow library can read. A missing key reads as a batch without rows
+/// and columns. Columns may have any type except unions. The limit on decoded bytes counts the bytes
+/// of the frames.
 ///
-/// A batch is compacted before it is encoded: a slice, or what a filter left of a batch, takes the
-/// space of its own rows, whatever buffers it shares with others.
+/// A batch is compacted before it is encoded: a slice or a filtered batch takes only the space of its
+/// own rows, even if it shares buffers with other batches.
 ///
 /// # Values that cannot be one batch
 ///
-/// Batches of one key must have the same schema to be joined, and one batch must be able to hold
-/// their rows: `Utf8`, `Binary` and `List` count to 2 GiB or 2³¹ items, and the keys of a
-/// dictionary to as many values as their type has. Where that fails, [`get`](Typed::get) and
+/// Batches of one key can be joined only if they have the same schema and one batch can hold all
+/// rows: `Utf8`, `Binary` and `List` columns hold up to 2 GiB or 2³¹ items, and a dictionary as many
+/// values as its key type can count. If they cannot be joined, [`get`](Typed::get) and
 /// [`pop`](Typed::pop) return an error that says why, and change nothing.
-/// [`batches`](Typed::batches) and [`pop_batches`](Typed::pop_batches) return the batches as they
-/// were appended, and need nothing of that.
+/// [`batches`](Typed::batches) and [`pop_batches`](Typed::pop_batches) return the batches one at a
+/// time, without joining them.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -68,29 +69,33 @@ pub type Arrow<P> = Typed<ArrowCodec, P>;
 pub struct ArrowCodec(());
 
 impl<P> Typed<ArrowCodec, P> {
-    /// Keeps record batches in a store.
+    /// Creates a layer that stores record batches.
+    #[must_use]
     pub fn new(inner: P) -> Arrow<P> {
         Typed::with_codec(ArrowCodec(()), inner)
     }
 }
 
 impl<P: Partd> Typed<ArrowCodec, P> {
-    /// The number of rows under a key; 0 where it is missing. Its batches are decoded for it, one
-    /// at a time.
+    /// Returns the number of rows of a key; 0 if the key is missing. It decodes the batches, one at a
+    /// time.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`batches`](Typed::batches), and of a batch that cannot be decoded.
     pub fn len_of(&self, key: impl Into<Key>) -> Result<u64> {
         self.batches(key)?.map(|batch| Ok(batch?.num_rows() as u64)).sum()
     }
 
-    /// The batches of a key, in the order in which they were appended, decoded one at a time.
+    /// Returns the batches of a key as they were at one moment, in the order of the appends.
     ///
-    /// They are those of one moment. Only one of them is held decoded, so that the limit on decoded
-    /// bytes is for each by itself; the encoded bytes of the key are held until the iterator is
-    /// dropped.
+    /// The iterator decodes one batch at a time, so the limit on decoded bytes applies to each batch
+    /// separately. It holds the encoded bytes of the key until it is dropped.
     ///
     /// # Errors
     ///
-    /// If the store cannot be read, or what is stored is no sequence of frames. A frame that cannot
-    /// be decoded is an error of the iterator in its place; the batches behind it follow.
+    /// If the store cannot be read, or if the stored bytes are not a sequence of frames. The iterator
+    /// returns an error in place of a frame that cannot be decoded, and then goes on with the next.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -111,12 +116,13 @@ impl<P: Partd> Typed<ArrowCodec, P> {
         batches::read(&self.encode, key.into())
     }
 
-    /// Removes a key, and returns its batches as [`batches`](Typed::batches) does.
+    /// Removes a key and returns its batches as [`batches`](Typed::batches) does.
     ///
     /// # Errors
     ///
-    /// As of [`batches`](Typed::batches). Each frame is decoded before the key is removed; if one
-    /// cannot be, the key stays, as far as [`Encode`](crate::Encode#taking) can promise it.
+    /// Those of [`batches`](Typed::batches). Every frame is decoded before the key is removed, so a
+    /// key with a frame that cannot be decoded stays, within the limits of
+    /// [`Encode`](crate::Encode#taking).
     pub fn pop_batches(&self, key: impl Into<Key>) -> Result<Batches> {
         batches::take(&self.encode, key.into())
     }
@@ -136,7 +142,7 @@ impl Codec for ArrowCodec {
         let mut stream = StreamWriter::try_new(&mut *frame, &value.schema())?;
         stream.write(&compact::batch(value)?)?;
         stream.finish()?;
-        // What reading refuses, such as a column of too many items, is refused now.
+        // Refuse now what a read would refuse, such as a column with too many items.
         check::stream(&frame[start..])?;
         Ok(())
     }
@@ -171,7 +177,7 @@ impl Codec for ArrowCodec {
     }
 }
 
-/// The batches of a stream, and how many bytes of the limit they use up.
+/// Decodes a stream into its schema, its batches, and the bytes that they count against the limit.
 fn decode(
     frame: &[u8],
     max_bytes: usize,

@@ -1,9 +1,9 @@
-//! `Blosc`: blosc 1 frames, as python-blosc's `compress` gives them, by the C library of
-//! blosc-src. The one file here that calls C.
+//! `Blosc`: blosc 1 frames, as python-blosc's `compress` writes them, by the C library of blosc-src.
+//! No other layer calls C directly.
 //!
-//! A frame says itself how long it is and what it decodes to: both are checked here, against the
-//! bytes that are there and the limit, before the library sees it. The library then checks each
-//! block as it decodes, into memory of exactly the declared size, which is zeroed before.
+//! A frame declares its own length and its decoded length. Both are checked here, against the
+//! available bytes and the limit, before the library sees the frame. The library then checks each
+//! block and decodes it into zeroed memory of exactly the declared size.
 
 use std::ffi::{CStr, c_int};
 
@@ -11,22 +11,22 @@ use crate::encode::codec::{Compressor, codec_by_compressor};
 use crate::encode::{CodecError, Encode, grow, level_in};
 use crate::{Error, Result};
 
-/// Bytes of a frame's header, and what a frame has more than its value at most.
+/// The length of a frame's header in bytes, which is also the most by which a frame exceeds its value.
 const HEADER_BYTES: usize = 16;
-/// The largest value: blosc counts in 32 bits with a sign.
+/// The largest value. Blosc counts in signed 32-bit integers.
 const MAX_VALUE_BYTES: usize = blosc_src::BLOSC_MAX_BUFFERSIZE as usize;
-/// The one thread of each call; the layer above spreads the work.
+/// Each call uses one thread, since the layer above spreads the work.
 const THREADS: c_int = 1;
-/// An inner codec makes at most about this much of a byte: zstd repeats 128 KiB in 4 bytes.
+/// A generous bound on the decoded bytes per byte of a frame: zstd stores a run of 128 KiB in 4 bytes.
 const MAX_RATIO: u64 = 64 << 10;
 
-/// A compressing layer: blosc 1, as the Python partd's `Blosc`.
+/// A compressing layer that uses blosc 1, like the Python partd's `Blosc`.
 ///
-/// Blosc shuffles the bytes of elements of the same size together before it compresses them; the
-/// element size is 8 bytes, as in python-blosc, unless [`with_element_bytes`] sets it. Frames of
-/// all blosc's inner codecs but snappy are read; blosclz is written, unless
-/// [`with_inner`](Encode::with_inner) names another. A value may have
-/// 2,147,483,631 bytes, blosc's own limit.
+/// Blosc groups the bytes of fixed-size elements by their position before it compresses them. The
+/// element size is 8 bytes, as in python-blosc, unless [`with_element_bytes`] sets it. The layer reads
+/// frames of all of blosc's inner codecs except snappy. It writes blosclz, unless
+/// [`with_inner`](Encode::with_inner) chooses another. A value may have up to 2,147,483,631 bytes,
+/// blosc's own limit.
 ///
 /// [`with_element_bytes`]: Encode::with_element_bytes
 ///
@@ -48,35 +48,47 @@ pub struct BloscCodec {
     inner: &'static CStr,
 }
 
-/// The names of blosc's inner codecs that are built in.
+/// The names of the inner codecs that are built in.
 const INNER: [&CStr; 5] = [c"blosclz", c"lz4", c"lz4hc", c"zlib", c"zstd"];
 
 impl<P> Encode<BloscCodec, P> {
-    /// Compresses by blosclz at level 9 with elements of 8 bytes, as python-blosc does.
+    /// Compresses with blosclz at level 9 and elements of 8 bytes, as python-blosc does.
+    #[must_use]
     pub fn new(inner: P) -> Blosc<P> {
         Encode::with_codec(BloscCodec { level: 9, element_bytes: 8, inner: INNER[0] }, inner)
     }
 
-    /// Compresses at a level from 0, which only stores, to 9, the smallest.
+    /// Compresses at a level from 0 (no compression) to 9 (smallest).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for any other level.
     pub fn with_level(inner: P, level: i32) -> Result<Blosc<P>> {
         let mut blosc = Blosc::new(inner);
         blosc.codec.level = level_in("Blosc", level, 0..=9)?;
         Ok(blosc)
     }
 
-    /// Sets the size of the elements whose bytes are shuffled, from 1 to 255 bytes.
+    /// Sets the element size, from 1 to 255 bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for any other size.
     pub fn with_element_bytes(mut self, bytes: usize) -> Result<Blosc<P>> {
         if !(1..=255).contains(&bytes) {
             return Err(Error::Invalid(format!(
-                "Blosc: an element of {bytes} bytes is not possible; choose from 1 to 255"
+                "Blosc: an element cannot have {bytes} bytes; choose from 1 to 255"
             )));
         }
         self.codec.element_bytes = bytes;
         Ok(self)
     }
 
-    /// Sets the inner codec that new frames are written with: "blosclz", "lz4", "lz4hc", "zlib"
-    /// or "zstd".
+    /// Sets the inner codec of new frames: "blosclz", "lz4", "lz4hc", "zlib" or "zstd".
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for any other name.
     pub fn with_inner(mut self, name: &str) -> Result<Blosc<P>> {
         self.codec.inner = INNER
             .into_iter()
@@ -124,14 +136,14 @@ impl Compressor for BloscCodec {
     }
 }
 
-/// Checks the header of a frame against its bytes, and says what it decodes to.
+/// Checks the header of a frame against its bytes, and returns the decoded length.
 ///
-/// Header: format version, version of the inner codec, flags, element size, then value bytes,
-/// block bytes and frame bytes, 4 bytes little-endian each.
+/// The header holds one byte each of format version, version of the inner codec, flags and element
+/// size, then the value bytes, block bytes and frame bytes, 4 bytes little-endian each.
 fn declared_bytes(frame: &[u8]) -> Result<u64, CodecError> {
     let (header, _) = frame
         .split_first_chunk::<HEADER_BYTES>()
-        .ok_or_else(|| format!("the frame has {} bytes, blosc's header 16", frame.len()))?;
+        .ok_or_else(|| format!("the frame has {} bytes, but blosc's header 16", frame.len()))?;
     let [version, _, _, element, v0, v1, v2, v3, b0, b1, b2, b3, f0, f1, f2, f3] = *header;
     let value_bytes = u32::from_le_bytes([v0, v1, v2, v3]);
     let block_bytes = u32::from_le_bytes([b0, b1, b2, b3]);
@@ -164,13 +176,13 @@ fn declared_bytes(frame: &[u8]) -> Result<u64, CodecError> {
     Ok(u64::from(value_bytes))
 }
 
-/// Compresses into `frame`, whose length is what blosc needs at most, and says how much it used.
+/// Compresses into `frame`, which has the most bytes that blosc may need, and returns the bytes used.
 #[expect(unsafe_code, reason = "blosc is a C library")]
 fn compress(codec: &BloscCodec, value: &[u8], frame: &mut [u8]) -> Result<usize, CodecError> {
     debug_assert!(frame.len() >= value.len() + HEADER_BYTES);
     // SAFETY: the pointers and lengths are those of two slices, which cannot overlap because one
-    // of them is mutable; blosc reads `value.len()` bytes of the one and writes at most
-    // `frame.len()` of the other; the name is a C string; the `_ctx` calls share no state.
+    // of them is mutable. Blosc reads `value.len()` bytes of `value` and writes at most `frame.len()`
+    // bytes of `frame`. The name is a C string. The `_ctx` calls share no state.
     let len = unsafe {
         blosc_src::blosc_compress_ctx(
             codec.level,
@@ -187,7 +199,7 @@ fn compress(codec: &BloscCodec, value: &[u8], frame: &mut [u8]) -> Result<usize,
     };
     match usize::try_from(len) {
         Ok(len) if (HEADER_BYTES..=frame.len()).contains(&len) => Ok(len),
-        _ => Err(format!("blosc could not compress the value: it answered {len}").into()),
+        _ => Err(format!("blosc could not compress the value: it returned {len}").into()),
     }
 }
 
@@ -195,16 +207,16 @@ fn compress(codec: &BloscCodec, value: &[u8], frame: &mut [u8]) -> Result<usize,
 #[expect(unsafe_code, reason = "blosc is a C library")]
 fn decompress(frame: &[u8], value: &mut [u8]) -> Result<(), CodecError> {
     let mut bytes = 0;
-    // SAFETY: pointer and length are those of one slice, and `bytes` is a place of its type.
+    // SAFETY: the pointer and the length are those of one slice, and `bytes` has the expected type.
     let valid = unsafe {
         blosc_src::blosc_cbuffer_validate(frame.as_ptr().cast(), frame.len(), &raw mut bytes)
     };
     if valid != 0 || bytes != value.len() {
-        return Err("the frame does not begin as a blosc frame does".into());
+        return Err("the frame does not begin like a blosc frame".into());
     }
-    // SAFETY: the frame's header says that it has exactly `frame.len()` bytes, so blosc reads no
-    // more than those (`blosc_cbuffer_validate` has just promised it); it writes at most
-    // `value.len()` bytes; the slices cannot overlap because one of them is mutable.
+    // SAFETY: the frame's header declares exactly `frame.len()` bytes, so blosc reads no more than
+    // those, as `blosc_cbuffer_validate` has just confirmed. It writes at most `value.len()` bytes.
+    // The slices cannot overlap because one of them is mutable.
     let len = unsafe {
         blosc_src::blosc_decompress_ctx(
             frame.as_ptr().cast(),

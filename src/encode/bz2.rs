@@ -1,7 +1,7 @@
-//! `Bz2`: bzip2, as Python's `bz2.compress` gives it, by the bzip2 crate on its Rust backend.
+//! `Bz2`: bzip2, as Python's `bz2.compress` writes it, by the bzip2 crate with its Rust backend.
 //!
-//! A frame is one whole bzip2 stream; what follows its end is an error. A compressor cannot be
-//! used twice, so there is no pool of them.
+//! A frame is one complete bzip2 stream; bytes after its end are an error. A compressor cannot be
+//! reused, so there is no pool.
 
 use bzip2::{Action, Compress, Compression, Decompress, Status};
 
@@ -10,9 +10,10 @@ use crate::encode::codec::{Compressor, codec_by_compressor};
 use crate::encode::grow::Growth;
 use crate::encode::{CodecError, Encode, level_in};
 
-/// A compressing layer: bzip2, as the Python partd's `BZ2`.
+/// A compressing layer that uses bzip2, like the Python partd's `BZ2`.
 ///
-/// Small and slow: each frame costs several megabytes of working memory while it is made or read.
+/// It compresses well but slowly, and needs several megabytes of memory while it writes or reads a
+/// frame.
 ///
 /// ```
 /// use partd::{Bz2, Dict, Partd};
@@ -32,11 +33,16 @@ pub struct Bz2Codec {
 
 impl<P> Encode<Bz2Codec, P> {
     /// Compresses at level 9, as Python does.
+    #[must_use]
     pub fn new(inner: P) -> Bz2<P> {
         Encode::with_codec(Bz2Codec { level: 9 }, inner)
     }
 
-    /// Compresses at a level from 1 to 9: the block size, in units of 100 kB.
+    /// Compresses at a level from 1 to 9, which is the block size in units of 100 kB.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for any other level.
     pub fn with_level(inner: P, level: i32) -> Result<Bz2<P>> {
         let level = level_in("Bz2", level, 1..=9)?;
         Ok(Encode::with_codec(Bz2Codec { level }, inner))
@@ -50,7 +56,7 @@ impl Compressor for Bz2Codec {
 
     fn compress(&self, value: &[u8], frame: &mut Vec<u8>) -> Result<(), CodecError> {
         let mut bz2 = Compress::new(Compression::new(self.level), 0);
-        // bzip2's own bound for what does not compress.
+        // bzip2's bound for incompressible data.
         frame.reserve(value.len() + value.len() / 100 + 600);
         loop {
             let rest = usize::try_from(bz2.total_in()).ok().and_then(|done| value.get(done..));

@@ -1,21 +1,21 @@
-//! `Codec`: how a value becomes the bytes of one frame, how a frame becomes a value again, and how
-//! the values of many frames become one. Also a codec made of three closures.
+//! `Codec` encodes a value into a frame, decodes a frame, and joins the values of many frames into
+//! one. `FnCodec` makes a codec of three closures.
 //!
-//! A codec sees values and frames and nothing else: neither keys, nor stores, nor the length
-//! prefix. What it decodes may be hostile, so it is told how many bytes it may make of a frame.
+//! A codec sees only values and frames, but no keys, stores or length prefixes. Frames may be
+//! hostile, so each call gets a limit on the decoded bytes.
 
 use std::fmt;
 use std::marker::PhantomData;
 
-/// Why a codec cannot encode or decode: any error, or a string, that says it in a sentence.
+/// The error of a codec: any error or string that explains the failure in a sentence.
 ///
-/// The layer adds its name, the key, and the frame's number and offset.
+/// The layer adds its name, the key, and the number and offset of the frame.
 pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Turns values into the bytes of frames and back.
+/// Converts values to the bytes of frames and back.
 ///
-/// Bytes in and bytes out (`In = [u8]`, `Out = Vec<u8>`) make [`Encode`](crate::Encode) a
-/// [`Partd`](crate::Partd) of its own; other types go through [`Typed`](crate::Typed).
+/// With a codec from bytes to bytes (`In = [u8]`, `Out = Vec<u8>`), [`Encode`](crate::Encode) is
+/// itself a [`Partd`](crate::Partd). Codecs of other types go through [`Typed`](crate::Typed).
 ///
 /// ```
 /// use partd::{Codec, CodecError, Dict, Encode, Partd};
@@ -54,37 +54,60 @@ pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
 /// # Ok::<(), partd::Error>(())
 /// ```
 pub trait Codec: Send + Sync {
-    /// What is appended.
+    /// The type of an appended value.
     type In: ?Sized + Sync;
-    /// What comes back: the values of all frames of a key, joined.
+    /// The type of a read value: the values of all frames of a key, joined.
     type Out: Send;
 
-    /// The layer's name, as it stands in errors.
+    /// Returns the name of the layer for error messages.
+    #[must_use]
     fn name(&self) -> &'static str;
 
-    /// Adds the encoded value to the end of `frame`; what stands there already is not its own.
+    /// Appends the encoded value to `frame`, and leaves the bytes that are already there unchanged.
+    ///
+    /// # Errors
+    ///
+    /// If the value cannot be encoded, or could not be decoded again.
     fn encode(&self, value: &Self::In, frame: &mut Vec<u8>) -> Result<(), CodecError>;
 
-    /// The value of one frame, of at most `max_bytes`: more is an error, found before it is made.
+    /// Decodes one frame.
+    ///
+    /// # Errors
+    ///
+    /// If the frame is malformed, or if its value is larger than `max_bytes`. A codec checks the size
+    /// before it allocates the value.
     fn decode(&self, frame: &[u8], max_bytes: usize) -> Result<Self::Out, CodecError>;
 
-    /// One value of many, in order; of none the empty value, which is what a missing key has.
+    /// Joins values into one, in order. Joining none gives the value of a missing key.
     ///
-    /// Called once for each value that is read, as in Python, also where it has only one part.
+    /// Called once for each key that is read, even if it has only one part, as in Python.
+    ///
+    /// # Errors
+    ///
+    /// If the values cannot be one value.
     fn join(&self, parts: Vec<Self::Out>) -> Result<Self::Out, CodecError>;
 
-    /// Whether the values of two frames of one key can be joined: an error names the later frame.
+    /// Checks that the values of two frames of one key can be joined.
     ///
-    /// Provided, and true; called before [`join`](Codec::join), with the first value and each
-    /// other one.
+    /// Called before [`join`](Codec::join), with the first value and each later one. The provided
+    /// implementation accepts all values.
+    ///
+    /// # Errors
+    ///
+    /// If the two cannot be joined. The layer reports the frame of `other`.
     fn check_joinable(&self, first: &Self::Out, other: &Self::Out) -> Result<(), CodecError> {
         let _ = (first, other);
         Ok(())
     }
 
-    /// Decodes a frame, and says how many bytes of the limit it used up.
+    /// Decodes a frame, and returns the bytes that it counts against the limit.
     ///
-    /// Provided, by [`decoded_bytes`](Codec::decoded_bytes); for codecs that know better.
+    /// The provided implementation counts [`decoded_bytes`](Codec::decoded_bytes). Override it if the
+    /// codec can count more precisely.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`decode`](Codec::decode).
     fn decode_counted(
         &self,
         frame: &[u8],
@@ -95,11 +118,15 @@ pub trait Codec: Send + Sync {
         Ok((value, bytes))
     }
 
-    /// Decodes consecutive frames; an error names the frame, counted from 0.
+    /// Decodes consecutive frames.
     ///
-    /// Provided: one part for each frame. Where joining is concatenation, frames may be decoded one
-    /// behind the other into fewer parts; [`check_joinable`](Codec::check_joinable) then cannot
-    /// tell which frame it is about, and must not fail.
+    /// The provided implementation returns one part for each frame. If joining is concatenation, an
+    /// override may decode several frames into one part. [`check_joinable`](Codec::check_joinable)
+    /// must then never fail, since a part no longer belongs to one frame.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`decode`](Codec::decode), with the number of the frame, from 0.
     fn decode_run(
         &self,
         frames: &[&[u8]],
@@ -118,37 +145,40 @@ pub trait Codec: Send + Sync {
         Ok(run)
     }
 
-    /// Bytes that a value to be encoded takes: decides what is worth a thread of its own.
+    /// Returns the size of a value to be encoded, in bytes, which decides how the work is split among
+    /// threads.
+    #[must_use]
     fn value_bytes(&self, value: &Self::In) -> usize {
         size_of_val(value)
     }
 
-    /// Bytes that a decoded value takes, counted against the limit; for bytes, their length.
+    /// Returns the bytes that a decoded value counts against the limit; for bytes, their length.
+    #[must_use]
     fn decoded_bytes(&self, value: &Self::Out) -> usize {
         size_of_val(value)
     }
 }
 
-/// What consecutive frames of a value decode to.
+/// The result of decoding consecutive frames.
 #[derive(Clone, Debug)]
 pub struct Decoded<Out> {
-    /// Their values, in order; fewer than the frames where some are joined already.
+    /// The decoded values, in order; fewer than the frames if some are already joined.
     pub parts: Vec<Out>,
-    /// Bytes of the limit that they used up.
+    /// The bytes that they count against the limit.
     pub bytes: usize,
 }
 
-/// What is said of a value that is larger than what the frames before it have left of the limit.
+/// Returns the message for a value that exceeds what earlier frames have left of the limit.
 pub(crate) fn too_large(left_bytes: usize) -> String {
     format!(
-        "decodes to more than the {left_bytes} bytes left of the limit; if the value is to be \
-         trusted, raise it by `with_max_decoded_bytes`"
+        "decodes to more than the {left_bytes} bytes left of the limit; if you trust the value, \
+         raise the limit with `with_max_decoded_bytes`"
     )
 }
 
 /// A codec for bytes, in terms of what a compression library offers.
 ///
-/// It decodes frames one behind the other into one vector, so joining costs nothing.
+/// It decodes consecutive frames into one vector, so joining costs nothing.
 #[cfg(any(
     feature = "zlib",
     feature = "snappy",
@@ -158,13 +188,13 @@ pub(crate) fn too_large(left_bytes: usize) -> String {
     feature = "zstd"
 ))]
 pub(crate) trait Compressor: Send + Sync {
-    /// The layer's name.
+    /// The name of the layer.
     const NAME: &'static str;
 
-    /// Adds the compressed bytes to the end of `frame`.
+    /// Appends the compressed bytes to `frame`.
     fn compress(&self, value: &[u8], frame: &mut Vec<u8>) -> Result<(), CodecError>;
 
-    /// Adds the decompressed bytes, at most `max_bytes` of them, to the end of `value`.
+    /// Appends the decompressed bytes, at most `max_bytes`, to `value`.
     fn decompress(
         &self,
         frame: &[u8],
@@ -173,8 +203,8 @@ pub(crate) trait Compressor: Send + Sync {
     ) -> Result<(), CodecError>;
 }
 
-/// Implements [`Codec`] for a [`Compressor`]. A macro, because a blanket implementation would
-/// take the trait away from users' own codecs.
+/// Implements [`Codec`] for a [`Compressor`]. This is a macro because a blanket implementation would
+/// conflict with users' own codecs.
 #[cfg(any(
     feature = "zlib",
     feature = "snappy",
@@ -243,7 +273,7 @@ macro_rules! codec_by_compressor {
 ))]
 pub(crate) use codec_by_compressor;
 
-/// Joins byte strings; the first one keeps its place in memory.
+/// Concatenates lists, and reuses the memory of the first one.
 #[cfg(any(
     feature = "zlib",
     feature = "snappy",
@@ -263,7 +293,7 @@ pub(crate) fn concat<T>(parts: Vec<Vec<T>>) -> Vec<T> {
     all
 }
 
-/// A codec made of three closures: see [`Encode::from_fns`](crate::Encode::from_fns).
+/// A codec made of three closures. See [`Encode::from_fns`](crate::Encode::from_fns).
 pub struct FnCodec<E, D, J, In: ?Sized, Out> {
     encode: E,
     decode: D,
@@ -279,11 +309,12 @@ where
     In: ?Sized + Sync,
     Out: Send,
 {
-    /// Makes a codec of a closure that encodes a value, one that decodes a frame, and one that
+    /// Creates a codec from a closure that encodes a value, one that decodes a frame, and one that
     /// joins values.
     ///
-    /// The limit on decoded bytes cannot be told to a closure: it is held against the sizes of the
-    /// values that it returns, shallow ones where they are not bytes.
+    /// The closures do not get the limit on decoded bytes. It is checked against the size of each
+    /// decoded value: the length of a `Vec<u8>`, the shallow size of any other type.
+    #[must_use]
     pub fn new(encode: E, decode: D, join: J) -> FnCodec<E, D, J, In, Out> {
         FnCodec { encode, decode, join, types: PhantomData }
     }

@@ -1,11 +1,11 @@
-//! Compressions chosen at run time, by a text: a name, a level, and what else can be set.
+//! Compressions chosen at run time by a string: a name, a level and other settings.
 //!
-//! Every compression of the crate has its name here, built in or not, so that an error can say
-//! which names there are and which cargo feature a missing one needs.
+//! The table lists every compression of the crate, built in or not, so that an error can name the
+//! possible ones and the cargo feature that a missing one needs.
 
 use crate::{Error, Partd, Result};
 
-/// What stands behind the name in a text that chooses a compression.
+/// The settings after the name in a string that chooses a compression.
 #[derive(Default)]
 struct Settings<'a> {
     level: Option<i32>,
@@ -14,10 +14,10 @@ struct Settings<'a> {
     inner: Option<&'a str>,
 }
 
-/// What opens a layer over a store.
+/// A function that opens a layer over a store.
 type Open = fn(Box<dyn Partd>, &Settings<'_>) -> Result<Box<dyn Partd>>;
 
-/// Opens a layer as one function here says, if the feature of the layer is on.
+/// Gives the function that opens a layer, or `None` if the feature of the layer is off.
 macro_rules! built_in {
     ($feature:literal, $open:ident, $layer:ident) => {{
         #[cfg(feature = $feature)]
@@ -34,8 +34,8 @@ macro_rules! built_in {
     }};
 }
 
-/// A layer that has levels.
-#[allow(unused_macros, reason = "which of these are used hangs on the features")]
+/// Opens a layer with levels.
+#[allow(unused_macros, reason = "which ones are used depends on the features")]
 macro_rules! leveled {
     ($layer:ident, $inner:expr, $settings:expr) => {{
         only_blosc(stringify!($layer), $settings)?;
@@ -46,14 +46,14 @@ macro_rules! leveled {
     }};
 }
 
-/// A layer that has none.
-#[allow(unused_macros, reason = "which of these are used hangs on the features")]
+/// Opens a layer without levels.
+#[allow(unused_macros, reason = "which ones are used depends on the features")]
 macro_rules! plain {
     ($layer:ident, $inner:expr, $settings:expr) => {{
         only_blosc(stringify!($layer), $settings)?;
         if let Some(level) = $settings.level {
             return Err(Error::Invalid(format!(
-                "{}: there are no levels to choose from, so {level} cannot be one; leave it out",
+                "{}: this compression has no levels; leave out the {level}",
                 stringify!($layer)
             )));
         }
@@ -61,8 +61,8 @@ macro_rules! plain {
     }};
 }
 
-/// Blosc, which has levels and more.
-#[allow(unused_macros, reason = "which of these are used hangs on the features")]
+/// Opens Blosc, which has levels and more settings.
+#[allow(unused_macros, reason = "which ones are used depends on the features")]
 macro_rules! blosc {
     ($layer:ident, $inner:expr, $settings:expr) => {{
         let mut layer = match $settings.level {
@@ -79,8 +79,8 @@ macro_rules! blosc {
     }};
 }
 
-/// The names of all compressions, each with its way to open it where its feature is on. The names
-/// are those of the features.
+/// The name of each compression, which is the name of its feature, and the function that opens it if
+/// the feature is on.
 const COMPRESSIONS: [(&str, Option<Open>); 6] = [
     ("zlib", built_in!("zlib", leveled, Zlib)),
     ("snappy", built_in!("snappy", plain, Snappy)),
@@ -90,23 +90,28 @@ const COMPRESSIONS: [(&str, Option<Open>); 6] = [
     ("zstd", built_in!("zstd", leveled, Zstd)),
 ];
 
-/// The names that [`compression`] takes in this build.
+/// Returns the names that [`compression`] accepts in this build.
 pub fn compressions() -> impl Iterator<Item = &'static str> {
     COMPRESSIONS.into_iter().filter(|(_, open)| open.is_some()).map(|(name, _)| name)
 }
 
-/// A compressing layer chosen at run time, by a text: a name in any case, and behind colons what
-/// is to be set.
+/// Creates a compressing layer chosen at run time by a string: a name in any case, then settings
+/// after colons.
 ///
-/// The names are `zlib`, `snappy`, `lz4`, `bz2`, `blosc` and `zstd`, as far as the cargo features
-/// of the same names are on; [`compressions`] lists them. Behind the name can stand
+/// The names are `zlib`, `snappy`, `lz4`, `bz2`, `blosc` and `zstd`, each if the cargo feature of the
+/// same name is on; [`compressions`] lists them. The settings are:
 ///
-/// - a number: the level, where there are levels;
+/// - a number: the level, if the compression has levels;
 /// - `max_decoded_bytes=` and a number: see
 ///   [`with_max_decoded_bytes`](crate::Encode::with_max_decoded_bytes);
 /// - for `blosc`, `element_bytes=` and a number, and `inner=` and the name of an inner codec.
 ///
-/// So `zlib:9`, or `blosc:5:element_bytes=4:inner=lz4`.
+/// Examples are `zlib:9` and `blosc:5:element_bytes=4:inner=lz4`.
+///
+/// # Errors
+///
+/// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if the name is unknown or its feature is off, or
+/// if a setting is unknown, repeated or out of range.
 ///
 /// ```
 /// # #[cfg(feature = "zlib")] {
@@ -139,7 +144,7 @@ pub fn compression(name: &str, inner: Box<dyn Partd>) -> Result<Box<dyn Partd>> 
 }
 
 impl<'a> Settings<'a> {
-    /// Sets what one part of the text of a compression says.
+    /// Applies one part of the string.
     fn set(&mut self, text: &str, part: &'a str) -> Result<()> {
         let invalid = |what: String| Err(Error::Invalid(format!("compression {text:?}: {what}")));
         let (setting, value) = part.split_once('=').unwrap_or(("", part));
@@ -172,13 +177,13 @@ impl<'a> Settings<'a> {
             }
         };
         match is_set {
-            true => invalid(format!("{part:?} sets for the second time what can be set once")),
+            true => invalid(format!("{part:?} repeats a setting; give it once")),
             false => Ok(()),
         }
     }
 }
 
-/// Refuses for another layer what only blosc has.
+/// Refuses the settings of Blosc for another layer.
 #[cfg(any(
     feature = "zlib",
     feature = "snappy",
@@ -189,13 +194,13 @@ impl<'a> Settings<'a> {
 fn only_blosc(layer: &str, settings: &Settings<'_>) -> Result<()> {
     match settings.element_bytes.is_some() || settings.inner.is_some() {
         true => Err(Error::Invalid(format!(
-            "{layer}: element_bytes and inner can be set for blosc alone; leave them out"
+            "{layer}: element_bytes and inner are settings of blosc only; leave them out"
         ))),
         false => Ok(()),
     }
 }
 
-/// Which names are possible, and which would be with more features.
+/// Returns a sentence about the possible names, and the names that more features would add.
 fn possible() -> String {
     let names = |built_in: bool| -> Vec<&str> {
         let some = COMPRESSIONS.into_iter().filter(|(_, open)| open.is_some() == built_in);

@@ -1,8 +1,8 @@
-//! How deep a value is nested, told before it is encoded: what reading would refuse must not be
-//! accepted, and an encoder that recurses must not meet a value that exhausts the stack.
+//! Checks the nesting depth of a value before it is encoded. A layer must not write what it would
+//! refuse to read, and a recursive encoder must not overflow the stack.
 //!
-//! A serializer that writes nothing. For values that hold no others it does nothing at all, so that
-//! the compiler leaves most of it out.
+//! This is a serializer that writes nothing. It does no work for values without nested values, so
+//! the compiler removes most of it.
 
 use std::fmt::{self, Display};
 
@@ -13,12 +13,13 @@ use serde::ser::{
 
 use crate::encode::CodecError;
 
-/// Checks that a value has no more than `max` lists, maps and the like inside each other. What
-/// belongs to a variant of an enum counts as two of them, as encodings may write it.
+/// Checks that a value nests lists, maps and similar containers at most `max` deep. The content of an
+/// enum variant counts as two levels, since encodings may write it so.
 pub(crate) fn check<T: Serialize + ?Sized>(value: &T, max: u32) -> Result<(), CodecError> {
     value.serialize(Depth { left: max }).map_err(|error| match error {
         Refused::TooDeep => {
-            format!("the value is nested more than {max} deep, and could not be read again").into()
+            format!("the value is nested more than {max} deep, so it could not be read again")
+                .into()
         }
         Refused::Custom(text) => text.into(),
     })
@@ -28,7 +29,7 @@ pub(crate) fn check<T: Serialize + ?Sized>(value: &T, max: u32) -> Result<(), Co
 #[derive(Debug)]
 enum Refused {
     TooDeep,
-    /// Its own `Serialize` refuses it.
+    /// The `Serialize` implementation of the value returned an error.
     Custom(String),
 }
 
@@ -49,7 +50,7 @@ impl Error for Refused {
     }
 }
 
-/// How many containers may still be opened inside each other.
+/// The number of levels that may still be opened.
 #[derive(Clone, Copy)]
 struct Depth {
     left: u32,
@@ -189,7 +190,7 @@ impl Serializer for Depth {
         self.inside(2)
     }
 
-    /// Both encodings are binary, which a value may ask for.
+    /// Both encodings are binary formats; a value may serialize differently for those.
     fn is_human_readable(&self) -> bool {
         false
     }

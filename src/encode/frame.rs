@@ -1,19 +1,19 @@
-//! The frame: 8 bytes of length, little-endian, then as many bytes. A key's value is its frames,
-//! one behind the other, as the Python partd writes them.
+//! The frame: a length as 8 bytes little-endian, then that many bytes. A key's value is a sequence of
+//! frames, as in the Python partd.
 //!
-//! The prefix is reserved at the start of what the codec writes and filled in afterwards, so both
-//! reach the store as one slice. Taking a value apart checks every length against what is there
-//! before anything is made of it. What stands in a frame is not known here.
+//! The writer reserves the prefix before the codec writes and fills it in afterwards, so that both
+//! reach the store as one slice. `split` checks every length against the available bytes before it
+//! uses it. This module does not interpret the contents of a frame.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::encode::CodecError;
 
-/// Bytes of the length before each frame.
+/// The length of the prefix of a frame, in bytes.
 pub(crate) const PREFIX_BYTES: usize = 8;
 
-/// Adds a frame to the end of `buffer`: its prefix, and what `encode` adds behind it.
+/// Appends a frame to `buffer`: the prefix, then the bytes that `encode` appends.
 pub(crate) fn write(
     buffer: &mut Vec<u8>,
     encode: impl FnOnce(&mut Vec<u8>) -> Result<(), CodecError>,
@@ -25,7 +25,7 @@ pub(crate) fn write(
     let len = buffer
         .len()
         .checked_sub(body)
-        .ok_or("the codec shortened the buffer it was to add to; it may only add to its end")?;
+        .ok_or("the codec shortened the buffer; it may only append to it")?;
     buffer[start..body].copy_from_slice(&(len as u64).to_le_bytes());
     Ok(start..buffer.len())
 }
@@ -33,24 +33,24 @@ pub(crate) fn write(
 /// A frame of a value.
 #[derive(Debug)]
 pub(crate) struct Frame<'a> {
-    /// The byte in the value at which its prefix begins.
+    /// The offset of its prefix in the value.
     pub(crate) offset: u64,
-    /// What stands behind the prefix; a copy where the store holds it in two pieces.
+    /// The bytes after the prefix; a copy if the store holds them in several pieces.
     pub(crate) body: Cow<'a, [u8]>,
 }
 
 /// A value that is not a sequence of frames.
 #[derive(Debug, PartialEq)]
 pub(crate) struct BadFrame {
-    /// Which frame, from 0.
+    /// The number of the frame, from 0.
     pub(crate) frame: usize,
-    /// The byte at which it begins.
+    /// The offset of the frame in the value.
     pub(crate) offset: u64,
     /// What is wrong with it.
     pub(crate) reason: String,
 }
 
-/// Takes a value, given in pieces, apart into its frames.
+/// Splits a value, given in pieces, into its frames.
 pub(crate) fn split<'a>(pieces: &[&'a [u8]]) -> Result<Vec<Frame<'a>>, BadFrame> {
     let mut rest = Rest { pieces, piece: &[], left: pieces.iter().map(|p| p.len() as u64).sum() };
     let value_bytes = rest.left;
@@ -78,7 +78,7 @@ pub(crate) fn split<'a>(pieces: &[&'a [u8]]) -> Result<Vec<Frame<'a>>, BadFrame>
     Ok(frames)
 }
 
-/// What is left of a value in pieces.
+/// The rest of a value in pieces.
 struct Rest<'p, 'a> {
     pieces: &'p [&'a [u8]],
     piece: &'a [u8],
@@ -86,8 +86,8 @@ struct Rest<'p, 'a> {
 }
 
 impl<'a> Rest<'_, 'a> {
-    /// The next bytes, borrowed if they lie in one piece; `None`, and nothing taken, if there are
-    /// fewer.
+    /// Takes the next `bytes`, borrowed if they are in one piece. If fewer are left, takes none and
+    /// returns `None`.
     fn take(&mut self, bytes: u64) -> Option<Cow<'a, [u8]>> {
         self.left = self.left.checked_sub(bytes)?;
         let mut wanted = usize::try_from(bytes).ok()?;
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_come_apart_alike_wherever_the_store_cuts_the_value() {
+    fn the_pieces_of_a_value_do_not_change_its_frames() {
         let mut value = Vec::new();
         for body in [&b"abc"[..], b"", b"0123456789"] {
             let range = write(&mut value, |buffer| {
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_of_a_frame_and_every_length_beyond_the_value_is_an_error_with_its_offset() {
+    fn a_truncated_frame_or_a_length_beyond_the_value_is_an_error_with_the_offset() {
         let mut value = Vec::new();
         for body in [&b"abc"[..], b"def"] {
             write(&mut value, |buffer| {

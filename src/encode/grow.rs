@@ -1,23 +1,24 @@
-//! Growing the output of a decompressor within a limit, so that neither a declared size nor a
-//! bomb decides how much memory is taken.
+//! Grows the output of a decompressor within a limit, so that neither a declared size nor a
+//! decompression bomb decides how much memory is allocated.
 //!
-//! Memory is asked for in steps that follow what was really decoded, and a refusal by the
-//! allocator is an error, not an abort.
+//! Memory is allocated in steps proportional to what was actually decoded. If the allocator fails,
+//! that is an error, not an abort.
 
 use crate::encode::CodecError;
 use crate::encode::codec::too_large;
 
-/// The room that is tried first for each byte of a frame: more than most data needs.
+/// The bytes that the first step reserves for each byte of a frame: more than most data needs.
 const FIRST_RATIO: usize = 8;
-/// The least room that is made at a time.
+/// The smallest step.
 const STEP_MIN_BYTES: usize = 4 << 10;
 
-/// Fresh memory from this size on comes zeroed from the system, which is cheaper than zeroing it.
+/// From this size on, fresh memory from the system is already zeroed, which is cheaper than zeroing
+/// it.
 const ZEROED_MIN_BYTES: usize = 256 << 10;
 
-/// Makes room for so many more bytes, or says that there is none.
+/// Reserves room for `bytes` more bytes.
 pub(crate) fn reserve(value: &mut Vec<u8>, bytes: usize) -> Result<(), CodecError> {
-    // The first frame of a value is mostly its only one; behind it, room grows geometrically.
+    // A value usually has one frame, so the first reservation is exact; later ones grow geometrically.
     let reserved = match value.is_empty() {
         true => value.try_reserve_exact(bytes),
         false => value.try_reserve(bytes),
@@ -25,7 +26,7 @@ pub(crate) fn reserve(value: &mut Vec<u8>, bytes: usize) -> Result<(), CodecErro
     reserved.map_err(|_| format!("there is no memory for {bytes} decoded bytes").into())
 }
 
-/// Holds a declared size against the limit.
+/// Checks a declared size against the limit.
 pub(crate) fn within(declared: u64, max_bytes: usize) -> Result<usize, CodecError> {
     match usize::try_from(declared) {
         Ok(bytes) if bytes <= max_bytes => Ok(bytes),
@@ -33,12 +34,12 @@ pub(crate) fn within(declared: u64, max_bytes: usize) -> Result<usize, CodecErro
     }
 }
 
-/// Adds so many zero bytes to the end of a value, to be decoded into, and says where they begin.
+/// Appends `bytes` zero bytes to a value, to decode into, and returns their offset.
 pub(crate) fn zeroed(value: &mut Vec<u8>, bytes: usize) -> Result<usize, CodecError> {
     let start = value.len();
     reserve(value, bytes)?;
     if start == 0 && bytes >= ZEROED_MIN_BYTES {
-        // There is memory for it, as was just seen; give that back before taking it zeroed.
+        // The reservation showed that there is enough memory. Free it before allocating zeroed memory.
         *value = Vec::new();
         *value = vec![0; bytes];
     } else {
@@ -47,14 +48,14 @@ pub(crate) fn zeroed(value: &mut Vec<u8>, bytes: usize) -> Result<usize, CodecEr
     Ok(start)
 }
 
-/// Gives back the room of a decoded value that it does not need, where it is much.
+/// Frees the spare capacity of a decoded value if it is large.
 pub(crate) fn trim(value: &mut Vec<u8>) {
     if value.capacity() - value.len() > value.len() / 4 + STEP_MIN_BYTES {
         value.shrink_to_fit();
     }
 }
 
-/// A frame that is decoded step by step onto the end of a value.
+/// A frame that is decoded in steps onto the end of a value.
 pub(crate) struct Growth {
     start: usize,
     max_bytes: usize,
@@ -62,16 +63,16 @@ pub(crate) struct Growth {
 }
 
 impl Growth {
-    /// The growth of a value by a frame of so many bytes, up to a limit.
+    /// Starts to grow `value` by a frame of `frame_bytes`, by at most `max_bytes`.
     pub(crate) fn new(value: &[u8], frame_bytes: usize, max_bytes: usize) -> Growth {
         let next_bytes = frame_bytes.saturating_mul(FIRST_RATIO).max(STEP_MIN_BYTES);
         Growth { start: value.len(), max_bytes, next_bytes }
     }
 
-    /// Makes room for the next step, or ends the growth at the limit.
+    /// Reserves room for the next step, or fails at the limit.
     ///
-    /// One byte beyond the limit is allowed for, so that a decoder that needs no more output to
-    /// see the end of its frame can come to it.
+    /// The room includes one byte beyond the limit, so that a decoder whose output has exactly the
+    /// limit can still reach the end of its frame.
     pub(crate) fn step(&mut self, value: &mut Vec<u8>) -> Result<(), CodecError> {
         let grown = value.len() - self.start;
         if grown > self.max_bytes {

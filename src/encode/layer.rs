@@ -1,9 +1,8 @@
-//! `Encode`: the layer that runs a codec between its caller and a store of bytes.
+//! `Encode`: the layer that runs a codec over a store of bytes.
 //!
-//! What is appended becomes one frame; what is read is taken apart into frames, decoded and
-//! joined. Every operation here is one operation of the store below, but for taking, which looks
-//! before it takes. How the work is spread over threads is `run`'s business, what stands in a
-//! frame the codec's.
+//! An appended value becomes one frame. A read splits the stored bytes into frames, decodes and joins
+//! them. Each operation is one operation of the store below, except that `take` reads before it
+//! takes. `run` spreads the work over threads.
 
 use std::fmt;
 
@@ -13,67 +12,83 @@ use crate::encode::run::Step;
 use crate::partd::{Batch, Durability, MemoryStore, Op, Partd};
 use crate::{Error, Key, Result};
 
-/// Bytes that a key's value may have when it is decoded, unless set.
+/// The default limit on the decoded value of a key, in bytes.
 pub const DEFAULT_MAX_DECODED_BYTES: usize = 4 << 30;
 
-/// A store of what a [`Codec`] makes of values, over a store of bytes.
+/// A layer that stores values through a [`Codec`], over a store of bytes.
 ///
-/// Over bytes it is a [`Partd`] itself; the compressions ([`Zlib`](crate::Zlib) and its like) are
-/// such layers. Each value that is appended or set is one frame: its encoded length as 8 bytes
-/// little-endian, then the encoded bytes, as the Python partd writes them. Batches stay atomic.
+/// With a codec for bytes it is itself a [`Partd`]; the compressions, such as `Zlib`, are such
+/// layers. Each value that is appended or set becomes one frame: the encoded length as 8 bytes
+/// little-endian, then the encoded bytes, as in the Python partd. Batches stay atomic.
+///
+/// ```
+/// # #[cfg(feature = "zlib")] {
+/// use partd::{Dict, Partd, Zlib};
+///
+/// let p = Zlib::new(Dict::new()).with_max_decoded_bytes(1 << 20);
+/// p.append([("x", "a".repeat(1000)), ("x", "b".repeat(1000))])?;
+/// assert_eq!(p.len_of("x")?, 2000);
+/// assert!(p.inner().len_of("x")? < 100); // the frames in the store below
+/// # }
+/// # Ok::<(), partd::Error>(())
+/// ```
 ///
 /// # Limits
 ///
-/// A key whose value decodes to more than [`DEFAULT_MAX_DECODED_BYTES`] (4 GiB) is an error; see
-/// [`with_max_decoded_bytes`](Encode::with_max_decoded_bytes). Frames of one value that are
-/// decoded at the same time see the limit each, so what is held before the error comes is at most
-/// the limit for each thread.
+/// Reading a key whose value decodes to more than [`DEFAULT_MAX_DECODED_BYTES`] (4 GiB) is an error;
+/// [`with_max_decoded_bytes`](Encode::with_max_decoded_bytes) changes the limit. Several threads may
+/// decode frames of one value at the same time. Each of them may use up to the limit before the read
+/// fails.
 ///
-/// # What costs more than on the store itself
+/// # Costs compared with the underlying store
 ///
-/// [`lens`](Partd::lens), and with it `len_of`, has to decode; [`contains`](Partd::contains) does
+/// [`lens`](Partd::lens), and so `len_of`, decodes the values. [`contains`](Partd::contains) does
 /// not.
 ///
 /// # Taking
 ///
-/// [`take`](Partd::take) reads and decodes before it takes, so a value that cannot be decoded stays
-/// where it is. Only if another writer appends something undecodable between the two does taking
-/// fail after the fact; then the bytes are appended back as they were, and the error says so.
+/// [`take`](Partd::take) reads and decodes before it removes, so a value that cannot be decoded stays
+/// in the store. If another writer appends undecodable bytes in between, `take` fails after the
+/// removal. It then appends the bytes back unchanged, and the error says so.
 pub struct Encode<C, P> {
     pub(crate) codec: C,
     pub(crate) inner: P,
     pub(crate) max_decoded_bytes: usize,
-    /// Buffers to encode into, empty.
+    /// Empty buffers to encode into.
     pub(crate) buffers: Pool<Vec<u8>>,
 }
 
 impl<C, P> Encode<C, P> {
-    /// A layer that runs a codec over a store.
+    /// Creates a layer that runs a codec over a store.
+    #[must_use]
     pub fn with_codec(codec: C, inner: P) -> Encode<C, P> {
         let buffers = Pool::new();
         Encode { codec, inner, max_decoded_bytes: DEFAULT_MAX_DECODED_BYTES, buffers }
     }
 
-    /// Sets the number of bytes that a key's value may have when it is decoded.
+    /// Sets the limit on the decoded value of a key, in bytes.
     ///
-    /// It guards against frames made to fill the memory of who reads them.
+    /// The limit protects a reader from frames that are crafted to fill its memory.
     #[must_use]
     pub fn with_max_decoded_bytes(mut self, bytes: usize) -> Encode<C, P> {
         self.max_decoded_bytes = bytes;
         self
     }
 
-    /// The codec.
+    /// Returns the codec.
+    #[must_use]
     pub fn codec(&self) -> &C {
         &self.codec
     }
 
-    /// The store below, which holds the frames.
+    /// Returns the store below, which holds the frames.
+    #[must_use]
     pub fn inner(&self) -> &P {
         &self.inner
     }
 
-    /// The store below, without the layer.
+    /// Removes the layer and returns the store below.
+    #[must_use]
     pub fn into_inner(self) -> P {
         self.inner
     }
@@ -87,7 +102,7 @@ where
     In: ?Sized + Sync,
     Out: Send,
 {
-    /// A layer of three closures, in the order in which Python's `Encode` takes them.
+    /// Creates a layer from three closures, in the order of the arguments of Python's `Encode`.
     ///
     /// ```
     /// use partd::{Dict, Encode, Partd};
@@ -102,7 +117,8 @@ where
     /// # Ok::<(), partd::Error>(())
     /// ```
     ///
-    /// For values that are not bytes see [`Typed::from_fns`](crate::Typed::from_fns).
+    /// For values that are not bytes, see [`Typed::from_fns`](crate::Typed::from_fns).
+    #[must_use]
     pub fn from_fns(
         encode: E,
         decode: D,
@@ -123,7 +139,7 @@ impl<C: Codec, P: fmt::Debug> fmt::Debug for Encode<C, P> {
 }
 
 impl<C: Codec, P: Partd> Encode<C, P> {
-    /// Takes the keys and decodes what they held: see "Taking" above.
+    /// Takes the keys and decodes their values. See "Taking" above.
     pub(crate) fn take_values(&self, keys: &[Key]) -> Result<Vec<C::Out>> {
         let seen = self.inner.read(keys)?;
         let values = self.decode_values(keys, &seen)?;
@@ -135,8 +151,8 @@ impl<C: Codec, P: Partd> Encode<C, P> {
         self.decode_values(keys, &taken).map_err(|error| self.put_back(keys, &taken, error))
     }
 
-    /// Takes the bytes of the keys if they pass a check, before they are taken and as they were
-    /// taken.
+    /// Takes the bytes of the keys if they pass `check`, before the removal and, if they changed,
+    /// after it.
     #[cfg(feature = "arrow")]
     pub(crate) fn take_checked(
         &self,
@@ -153,7 +169,7 @@ impl<C: Codec, P: Partd> Encode<C, P> {
         Ok(taken)
     }
 
-    /// Appends to the store below what was taken from it but cannot be decoded.
+    /// Appends taken bytes that cannot be decoded back to the store below.
     fn put_back(&self, keys: &[Key], taken: &[Vec<u8>], error: Error) -> Error {
         let mut batch = Batch::with_capacity(keys.len());
         for (key, value) in keys.iter().zip(taken).filter(|(_, value)| !value.is_empty()) {
@@ -163,7 +179,7 @@ impl<C: Codec, P: Partd> Encode<C, P> {
     }
 }
 
-/// Says in an error what became of the bytes that were taken before it came.
+/// Adds to an error what happened to the bytes that were taken before it occurred.
 pub(crate) fn put_back(mut error: Error, written: Result<()>) -> Error {
     let outcome = match written {
         Ok(()) => "; the bytes taken were written back".to_owned(),
@@ -195,11 +211,11 @@ where
         self.take_values(keys)
     }
 
-    /// The decoded lengths; what is stored has to be decoded to know them.
+    /// Returns the decoded lengths, and decodes the values to do so.
     fn lens(&self, keys: &[Key]) -> Result<Vec<Option<u64>>> {
         loop {
             let lens = self.decoded_lens(keys, |value| value.len() as u64)?;
-            // Without frames a key may be missing, or hold nothing: the store below knows.
+            // A key without frames is either missing or empty; ask the store below.
             let (bare, bare_keys): (Vec<usize>, Vec<Key>) = (lens.iter().zip(keys).enumerate())
                 .filter(|(_, (len, _))| len.is_none())
                 .map(|(i, (_, key))| (i, key.clone()))
@@ -215,7 +231,7 @@ where
                 }
                 return Ok(lens);
             }
-            // Something was appended in between: look again, at one moment.
+            // Another writer appended in between. Retry, so that all lengths are of one moment.
         }
     }
 
@@ -254,7 +270,7 @@ where
     }
 }
 
-/// The operations of a batch of bytes, as the codec takes them.
+/// Converts the operations of a batch of bytes to steps for the codec.
 fn steps_of<'a>(batch: &'a Batch<'_>) -> Vec<Step<'a, [u8]>> {
     let step = |op: &'a Op<'_>| match op {
         Op::Append(key, value) => Step::Append(key, *value),

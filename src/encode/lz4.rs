@@ -1,26 +1,26 @@
-//! `Lz4`: the LZ4 block format behind the decoded size as 4 bytes little-endian, as python-lz4's
-//! `lz4.block.compress` gives it; not the frame format of `.lz4` files.
+//! `Lz4`: the decoded size as 4 bytes little-endian, then an LZ4 block, as python-lz4's
+//! `lz4.block.compress` writes it. This is not the frame format of `.lz4` files.
 //!
-//! The declared size is held against the limit, and against what LZ4 can make of so many bytes
-//! at most, before memory is taken.
+//! The declared size is checked against the limit, and against the most that LZ4 can decode from the
+//! block, before memory is allocated.
 
 use lz4_flex::block::{compress_into, decompress_into, get_maximum_output_size};
 
 use crate::encode::codec::{Compressor, codec_by_compressor};
 use crate::encode::{CodecError, Encode, grow};
 
-/// Bytes of the decoded size before each block.
+/// The length of the decoded size before each block, in bytes.
 const SIZE_BYTES: usize = 4;
-/// Bytes that one byte of a block can stand for at most: a byte of match length is 255.
+/// A bound on the decoded bytes per byte of a block: a byte of match length adds at most 255.
 const MAX_RATIO: u64 = 256;
-/// The largest value: what LZ4 takes at most.
+/// The largest value that LZ4 accepts.
 const MAX_VALUE_BYTES: usize = 0x7E00_0000;
 
-/// A compressing layer: LZ4 blocks. It has no levels.
+/// A compressing layer that uses LZ4 blocks. It has no levels.
 ///
-/// The format is LZ4's *block* format with the decoded size before it as 4 bytes little-endian:
-/// what python-lz4's `lz4.block.compress` writes, and `lz4.block.decompress` reads. A value may
-/// have 2,113,929,216 bytes, LZ4's own limit. The Python partd has no such layer.
+/// A frame is the decoded size as 4 bytes little-endian, then an LZ4 *block*: the format that
+/// python-lz4's `lz4.block.compress` writes and `lz4.block.decompress` reads. A value may have up to
+/// 2,113,929,216 bytes, LZ4's own limit. The Python partd has no such layer.
 ///
 /// ```
 /// use partd::{Dict, Lz4, Partd};
@@ -37,6 +37,7 @@ pub struct Lz4Codec(());
 
 impl<P> Encode<Lz4Codec, P> {
     /// Compresses with LZ4.
+    #[must_use]
     pub fn new(inner: P) -> Lz4<P> {
         Encode::with_codec(Lz4Codec(()), inner)
     }

@@ -1,4 +1,4 @@
-//! Encodings: layers that compress bytes or hold typed values, over any store.
+//! Layers that compress bytes or hold typed values, over any store.
 //!
 //! | layer | values | a frame is | cargo feature |
 //! |---|---|---|---|
@@ -13,7 +13,8 @@
 //! | `Numpy` | one-dimensional arrays | no frames: elements, little-endian | `numpy` |
 //! | `Arrow` | record batches | an Arrow IPC stream | `arrow` |
 //!
-//! What the Python partd has too has the same bytes here. Layers nest, the typed ones on top:
+//! Layers that the Python partd also has write the same bytes. Layers nest, with a typed layer on
+//! top:
 //!
 //! ```
 //! # #[cfg(all(feature = "bz2", feature = "pickle"))] {
@@ -25,7 +26,7 @@
 //! assert_eq!(p.get("x")?, [1, 2, 3]);
 //! drop(p);
 //!
-//! // The same, with a compression that is chosen at run time.
+//! // The same, with the compression chosen at run time.
 //! let store: Box<dyn Partd> = Box::new(SegmentLog::open(&path)?);
 //! let p = Pickle::<i64, _>::new(compression("bz2", store)?);
 //! assert_eq!(p.get("x")?, [1, 2, 3]);
@@ -33,9 +34,9 @@
 //! # Ok::<(), partd::Error>(())
 //! ```
 //!
-//! No bytes in a store, however made, panic a layer or exhaust the stack; what they decode to is
-//! limited; and an error names the key, the frame and its offset. The layers know the trait of
-//! stores, keys and errors, and nothing of any store.
+//! No bytes in a store, however crafted, make a layer panic or overflow the stack. The size of a
+//! decoded value is limited, and an error names the key, the frame and its offset. The layers depend
+//! on the trait [`Partd`](crate::Partd), keys and errors, and on no store.
 
 mod codec;
 mod compression;
@@ -104,7 +105,7 @@ pub use self::zlib::{Zlib, ZlibCodec};
 #[cfg(feature = "zstd")]
 pub use self::zstd::{Zstd, ZstdCodec};
 
-/// Checks a level against those that a codec has.
+/// Checks a compression level against the range of a codec.
 #[cfg(any(feature = "zlib", feature = "bz2", feature = "blosc", feature = "zstd"))]
 fn level_in<T: TryFrom<i32>>(
     layer: &str,
@@ -114,7 +115,7 @@ fn level_in<T: TryFrom<i32>>(
     match T::try_from(level) {
         Ok(number) if levels.contains(&level) => Ok(number),
         _ => Err(crate::Error::Invalid(format!(
-            "{layer}: there is no level {level}; choose from {} to {}",
+            "{layer}: there is no level {level}; choose a level from {} to {}",
             levels.start(),
             levels.end()
         ))),

@@ -1,9 +1,9 @@
 //! `Msgpack`: lists of values as MessagePack arrays, by rmp-serde.
 //!
-//! What the Python partd calls `Python`. It falls back to pickle for a list that MessagePack
-//! cannot hold, and a pickle cannot be mistaken for an array: its first byte is that of an empty
-//! map. Before rmp-serde sees a frame it is walked here, without recursion: every length is held
-//! against the bytes that are there, the depth against its limit, and nothing may follow.
+//! The Python partd calls this layer `Python`. It falls back to a pickle for a list that MessagePack
+//! cannot hold. A pickle cannot be mistaken for an array, since its first byte is an empty map. Before
+//! rmp-serde sees a frame, `walk` checks it without recursion: every length against the available
+//! bytes, the depth against the limit, and that nothing follows the array.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -15,21 +15,21 @@ use crate::encode::codec::{self, Codec, CodecError};
 use crate::encode::depth;
 use crate::encode::typed::Typed;
 
-/// Arrays and maps inside each other, at most.
+/// The largest nesting depth of arrays and maps.
 const MAX_DEPTH: usize = 128;
-/// What a value counts against the limit, besides its bytes in the frame.
+/// The bytes that a value counts against the limit, besides its bytes in the frame.
 const VALUE_BYTES: usize = 32;
 /// The first byte of every pickle of protocol 2 and later.
 const PICKLE_FIRST_BYTE: u8 = 0x80;
 
-/// A layer of lists in MessagePack: what is appended to a key is one list when it is read.
+/// A layer of lists in MessagePack. The lists appended to a key are read back as one list.
 ///
-/// The Python partd's `Python`. Where a list cannot be MessagePack that layer writes a pickle;
-/// such frames are read too if the cargo feature `pickle` is on, and refused with a sentence if
-/// not. Structs are written as maps, so that Python reads dicts.
+/// It matches the Python partd's `Python`, which writes a pickle for a list that MessagePack cannot
+/// hold. This layer reads such frames if the cargo feature `pickle` is on, and otherwise refuses them
+/// with an error that says so. It writes structs as maps, which Python reads as dicts.
 ///
-/// A frame may be nested 128 deep. The limit on decoded bytes counts 32 for each value in a frame,
-/// besides the bytes of the frame.
+/// A frame may be nested up to 128 deep. The limit on decoded bytes counts 32 bytes for each value in
+/// a frame, besides the bytes of the frame.
 ///
 /// ```
 /// use partd::{Dict, Msgpack};
@@ -45,7 +45,8 @@ pub type Msgpack<T, P> = Typed<MsgpackCodec<T>, P>;
 pub struct MsgpackCodec<T>(PhantomData<fn(&T) -> T>);
 
 impl<T, P> Typed<MsgpackCodec<T>, P> {
-    /// Keeps lists of `T` as MessagePack in a store.
+    /// Creates a layer that stores lists of `T` as MessagePack.
+    #[must_use]
     pub fn new(inner: P) -> Msgpack<T, P> {
         Typed::with_codec(MsgpackCodec(PhantomData), inner)
     }
@@ -69,7 +70,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync> Codec for MsgpackCodec<T> {
         depth::check(value, MAX_DEPTH as u32)?;
         let start = frame.len();
         rmp_serde::encode::write_named(&mut *frame, value)?;
-        // Lengths have 32 bits; one that has more would be cut and not be noticed.
+        // Lengths have 32 bits, and the encoder would silently truncate a larger one.
         if u32::try_from(frame.len() - start).is_err() {
             walk_all(&frame[start..])?;
         }
@@ -123,12 +124,12 @@ fn decode_pickle<T>(_: &[u8], _: usize) -> Result<(Vec<T>, usize), CodecError> {
 
 #[cfg(any(test, not(feature = "pickle")))]
 fn pickle_refused() -> CodecError {
-    "the frame is not MessagePack but a pickle, which the Python partd writes for a list that \
-     MessagePack cannot hold; turn on the cargo feature `pickle` to read it"
+    "the frame is a pickle, not MessagePack; the Python partd writes one for a list that \
+     MessagePack cannot hold. Turn on the cargo feature `pickle` to read it"
         .into()
 }
 
-/// The length of a value by its first byte, where that alone says it; else 0.
+/// The length of a value by its first byte, if the first byte determines it; else 0.
 const PLAIN_LEN: [u8; 256] = {
     let mut lens = [0; 256];
     let mut first = 0;
@@ -147,7 +148,7 @@ const PLAIN_LEN: [u8; 256] = {
     lens
 };
 
-/// How many values a frame has, which is one value and nothing more.
+/// Counts the values of a frame, and checks that nothing follows the array.
 fn walk_all(frame: &[u8]) -> Result<usize, CodecError> {
     match walk(frame)? {
         (values, []) => Ok(values),
@@ -155,15 +156,15 @@ fn walk_all(frame: &[u8]) -> Result<usize, CodecError> {
     }
 }
 
-/// How many values the first one of the bytes has, itself and those inside it, and what follows
-/// it. Every length is checked.
+/// Checks the first value in `bytes` and counts the values in it, itself included. Returns the count
+/// and the bytes after the value.
 fn walk(bytes: &[u8]) -> Result<(usize, &[u8]), CodecError> {
     let mut values = 0;
     let mut rest = bytes;
-    // Values still to come, of each array and map that is open.
+    // The number of values left in each open array and map.
     let mut open = vec![1_u64];
     while let Some(left) = open.last_mut() {
-        // Most values hold no others and are as long as their first byte says.
+        // Fast path: most values hold no others, and their first byte determines their length.
         while *left > 0
             && let Some(&first) = rest.first()
             && let Some(behind) = rest.get(usize::from(PLAIN_LEN[usize::from(first)])..)
@@ -180,7 +181,7 @@ fn walk(bytes: &[u8]) -> Result<(usize, &[u8]), CodecError> {
         *left = less;
         let at = bytes.len() - rest.len();
         let inside = skip_value(&mut rest).ok_or_else(|| {
-            format!("the value at byte {at} of the frame is cut, or no MessagePack")
+            format!("the value at byte {at} of the frame is truncated or not MessagePack")
         })?;
         values += 1;
         if inside > 0 {
@@ -193,8 +194,8 @@ fn walk(bytes: &[u8]) -> Result<(usize, &[u8]), CodecError> {
     Ok((values, rest))
 }
 
-/// Skips a value of which [`PLAIN_LEN`] does not say the length, but for the values inside it, of
-/// which it says how many there are.
+/// Skips a value whose length is not in [`PLAIN_LEN`], except for the values inside it, and returns
+/// how many those are.
 fn skip_value(rest: &mut &[u8]) -> Option<u64> {
     let marker = number(rest, 1)?;
     let (skip, inside) = match marker {
@@ -214,11 +215,11 @@ fn skip_value(rest: &mut &[u8]) -> Option<u64> {
         _ => return None,
     };
     *rest = rest.get(usize::try_from(skip).ok()?..)?;
-    // Each value takes a byte at least.
+    // Each value takes at least one byte.
     (inside <= rest.len() as u64).then_some(inside)
 }
 
-/// A number of so many bytes, big-endian.
+/// Reads a big-endian number of `bytes` bytes.
 fn number(rest: &mut &[u8], bytes: usize) -> Option<u64> {
     let (number, tail) = rest.split_at_checked(bytes)?;
     *rest = tail;
@@ -230,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pickle_is_told_from_an_array_and_refused_with_what_to_do_where_it_cannot_be_read() {
+    fn a_pickle_is_recognised_and_the_error_names_the_feature_that_reads_it() {
         let codec = MsgpackCodec::<i64>(PhantomData);
         let pickle = b"\x80\x04]K\x01a.";
         let decoded = codec.decode(pickle, 1 << 20).map_err(|error| error.to_string());
@@ -239,6 +240,6 @@ mod tests {
             false => Err(pickle_refused().to_string()),
         };
         assert_eq!(decoded, expected);
-        assert!(pickle_refused().to_string().contains("turn on the cargo feature `pickle`"));
+        assert!(pickle_refused().to_string().contains("Turn on the cargo feature `pickle`"));
     }
 }

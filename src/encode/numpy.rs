@@ -1,9 +1,9 @@
-//! `Numpy`: one-dimensional arrays as raw little-endian elements, extended by appending, with the
-//! dtype under a side key, as the Python partd keeps them.
+//! `Numpy`: one-dimensional arrays as raw little-endian elements, with the dtype under a side key, as
+//! in the Python partd. An append extends the array.
 //!
-//! Invariant: an array and its dtype are written in one batch, and deleted, popped and cleared in
-//! one. No side key is ever a user's key: keys that end as side keys do are refused. A dtype is
-//! compared and never evaluated. How an element becomes bytes is `element`'s business.
+//! Invariant: one batch writes an array together with its dtype, and one batch removes both. A side
+//! key is never a user's key, since keys with the suffix of side keys are refused. A dtype is compared
+//! and never evaluated. `element` converts elements to bytes.
 
 mod element;
 
@@ -20,28 +20,28 @@ use crate::encode::layer::{DEFAULT_MAX_DECODED_BYTES, put_back};
 use crate::partd::{Batch, Chunks, Durability, Op, Partd};
 use crate::{Error, Key, Result};
 
-/// What is added to a key to name the one that its dtype is under.
+/// The suffix that turns a key into its side key, which holds the dtype.
 const SUFFIX: &[u8] = b".dtype";
-/// The layer's name in errors.
+/// The name of the layer in errors.
 const NAME: &str = "Numpy";
-/// Fewer bytes than this are copied by one thread.
+/// One thread copies fewer bytes than this.
 const PARALLEL_MIN_BYTES: usize = 1 << 20;
-/// Units of dates and durations.
+/// The units of dates and durations.
 const UNITS: [&str; 13] = ["Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as"];
 
-/// A layer of one-dimensional arrays: what is appended to a key is one array when it is read.
+/// A layer of one-dimensional arrays. The arrays appended to a key are read back as one array.
 ///
-/// The Python partd's `Numpy`, byte for byte: elements little-endian without frames, and the dtype
-/// (`<i8`, `<f4`, `|b1`, `<M8[ns]` …) under the key with `.dtype` at its end, in the same batch.
-/// [`keys`](Numpy::keys) does not show those side keys, and a key that ends in `.dtype` is refused.
-/// What Python wrote on a big-endian machine, `>i8` and the like, is read too.
+/// It stores the same bytes as the Python partd's `Numpy`: little-endian elements without frames, and,
+/// in the same batch, the dtype (`<i8`, `<f4`, `|b1`, `<M8[ns]` …) under the key with the suffix
+/// `.dtype`. [`keys`](Numpy::keys) omits those side keys, and a key that ends in `.dtype` is refused.
+/// The layer also reads what Python wrote on a big-endian machine, such as `>i8`.
 ///
-/// Elements are the integers and floats (of 16 bits too, as `half::f16`), complex numbers and
-/// `bool`; dates and durations are `i64` with a unit, see [`datetime64`](Numpy::datetime64). Arrays of Python objects (`|O`) are
-/// refused: reading them would mean to unpickle whatever stands there.
+/// Elements are integers, floats (`half::f16` among them), complex numbers and `bool`. Dates and
+/// durations are `i64` with a unit; see [`datetime64`](Numpy::datetime64). Arrays of Python objects
+/// (`|O`) are refused, since reading them means unpickling arbitrary data.
 ///
-/// An array is appended to a key only if the key's dtype is the same, which is looked up first.
-/// Two writers that give a new key different dtypes at the same moment are not told apart.
+/// An append first reads the key's dtype, and fails if the array has another one. This check does not
+/// detect two writers that create a key with different dtypes at the same moment.
 ///
 /// ```
 /// use ndarray::array;
@@ -64,7 +64,8 @@ pub struct Numpy<T, P> {
 }
 
 impl<T: Element, P> Numpy<T, P> {
-    /// Keeps arrays of `T` in a store.
+    /// Creates a layer that stores arrays of `T`.
+    #[must_use]
     pub fn new(inner: P) -> Numpy<T, P> {
         Numpy::with_dtype(inner, Cow::Borrowed(T::DTYPE))
     }
@@ -74,7 +75,7 @@ impl<T: Element, P> Numpy<T, P> {
         Numpy { inner, dtype, max_decoded_bytes, element: PhantomData }
     }
 
-    /// Sets the number of bytes that a key's array may have, which is 4 GiB at first.
+    /// Sets the limit on the array of a key, in bytes. The default is 4 GiB.
     #[must_use]
     pub fn with_max_decoded_bytes(mut self, bytes: usize) -> Numpy<T, P> {
         self.max_decoded_bytes = bytes;
@@ -83,16 +84,24 @@ impl<T: Element, P> Numpy<T, P> {
 }
 
 impl<P> Numpy<i64, P> {
-    /// Keeps dates: numbers of units since 1970, `datetime64` in numpy.
+    /// Creates a layer that stores dates: numbers of units since 1970, `datetime64` in numpy.
     ///
     /// Units are `Y`, `M`, `W`, `D`, `h`, `m`, `s`, `ms`, `us`, `ns`, `ps`, `fs` and `as`, or a
     /// multiple such as `25s`. "Not a time" is `i64::MIN`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for any other unit.
     pub fn datetime64(inner: P, unit: &str) -> Result<Numpy<i64, P>> {
         Ok(Numpy::with_dtype(inner, format!("<M8[{}]", checked_unit(unit)?).into()))
     }
 
-    /// Keeps durations: numbers of units, `timedelta64` in numpy; units as for
-    /// [`datetime64`](Numpy::datetime64).
+    /// Creates a layer that stores durations: numbers of units, `timedelta64` in numpy. The units are
+    /// those of [`datetime64`](Numpy::datetime64).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for any other unit.
     pub fn timedelta64(inner: P, unit: &str) -> Result<Numpy<i64, P>> {
         Ok(Numpy::with_dtype(inner, format!("<m8[{}]", checked_unit(unit)?).into()))
     }
@@ -113,7 +122,14 @@ fn checked_unit(unit: &str) -> Result<&str> {
 }
 
 impl<T: Element, P: Partd> Numpy<T, P> {
-    /// Appends each array to the end of its key: all pairs or none.
+    /// Appends each array to its key, as one atomic batch.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) if a key has another dtype,
+    /// [`ErrorKind::Decode`](crate::ErrorKind::Decode) if it holds bytes without a dtype,
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if it ends in `.dtype`, and the errors of the
+    /// store.
     pub fn append<'a, K, V>(&self, pairs: impl IntoIterator<Item = (K, V)>) -> Result<()>
     where
         K: Into<Key>,
@@ -122,7 +138,11 @@ impl<T: Element, P: Partd> Numpy<T, P> {
         self.append_with(pairs, Durability::Plain)
     }
 
-    /// Appends as [`append`](Numpy::append) does, and is on stable storage when it returns.
+    /// Appends as [`append`](Numpy::append) does, and returns once the batch is on stable storage.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`append`](Numpy::append) and [`Partd::append_durable`].
     pub fn append_durable<'a, K, V>(&self, pairs: impl IntoIterator<Item = (K, V)>) -> Result<()>
     where
         K: Into<Key>,
@@ -140,8 +160,12 @@ impl<T: Element, P: Partd> Numpy<T, P> {
         self.write(pairs, |key, bytes| Op::Append(key, bytes), durability)
     }
 
-    /// Sets a key idempotently: the first call since the last delete wins and replaces what was
-    /// appended before; later ones do nothing.
+    /// Sets a key idempotently: the first set since the last delete replaces the key's array, and
+    /// later ones do nothing.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`append`](Numpy::append).
     pub fn iset<'a>(&self, key: impl Into<Key>, array: impl Into<ArrayView1<'a, T>>) -> Result<()>
     where
         T: 'a,
@@ -169,7 +193,7 @@ impl<T: Element, P: Partd> Numpy<T, P> {
                 other => return Err(self.mismatch(key, other)),
             }
         }
-        // Bytes without a dtype are not an array, and must not become part of one.
+        // Bytes without a dtype are not an array and must not become part of one.
         let lens = if new.is_empty() { Vec::new() } else { self.inner.lens(&new)? };
         if let Some((key, _)) = new.iter().zip(lens).find(|(_, len)| len.is_some_and(|n| n > 0)) {
             return Err(self.mismatch(key, b""));
@@ -184,12 +208,22 @@ impl<T: Element, P: Partd> Numpy<T, P> {
         self.inner.write(&batch, durability)
     }
 
-    /// The key's array: everything appended to it, in order; an empty one where it is missing.
+    /// Reads the key's array: everything appended to it, in order; empty if the key is missing.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`get_many`](Numpy::get_many).
     pub fn get(&self, key: impl Into<Key>) -> Result<Array1<T>> {
         Ok(self.get_many([key.into()])?.pop().unwrap_or_default())
     }
 
-    /// The arrays of many keys, as they were at one moment.
+    /// Reads the arrays of many keys, as they were at one moment.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) if a key has another dtype,
+    /// [`ErrorKind::Decode`](crate::ErrorKind::Decode) if its bytes are not an array or exceed the
+    /// limit, and the errors of [`Partd::read`].
     pub fn get_many<K: Into<Key>>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -203,7 +237,7 @@ impl<T: Element, P: Partd> Numpy<T, P> {
         Ok(arrays)
     }
 
-    /// The arrays of keys, whose values stand before those of their side keys.
+    /// Decodes the arrays of keys. `values` has the values of the keys, then those of the side keys.
     fn arrays(&self, keys: &[Key], values: &[Chunks<'_>]) -> Result<Vec<Array1<T>>> {
         let (data, dtypes) = values.split_at(keys.len().min(values.len()));
         let of_key = |&((key, data), dtype): &((&Key, &Chunks<'_>), &Chunks<'_>)| {
@@ -222,7 +256,7 @@ impl<T: Element, P: Partd> Numpy<T, P> {
                     key,
                     (bytes - rest) as u64,
                     format!(
-                        "{bytes} bytes are no whole number of elements of dtype {}",
+                        "{bytes} bytes are not a whole number of elements of dtype {}",
                         self.dtype
                     ),
                 )
@@ -233,8 +267,8 @@ impl<T: Element, P: Partd> Numpy<T, P> {
         spread(&keys, bytes, of_key)
     }
 
-    /// Whether the bytes of each element stand in the other order; an error if the dtype differs
-    /// in more than that.
+    /// Returns whether the stored elements are big-endian. It is an error if the dtype differs in more
+    /// than the byte order.
     fn is_swapped(&self, key: &Key, stored: &[u8]) -> Result<bool> {
         if stored == self.dtype.as_bytes() {
             return Ok(false);
@@ -250,16 +284,16 @@ impl<T: Element, P: Partd> Numpy<T, P> {
         let shown = stored[..stored.len().min(64)].escape_ascii();
         let stored = match stored {
             b"" => {
-                let reason = "there are bytes, but no dtype under the side key `.dtype`: they were \
-                              not written by a Numpy layer";
+                let reason = "the key has bytes but no dtype under its `.dtype` key, so a Numpy layer \
+                              did not write them";
                 return bad(key, 0, reason.to_owned());
             }
             b"|O" | b"O" => {
                 return bad(
                     key,
                     0,
-                    "the key holds Python objects (dtype |O), pickled; they are not read, because \
-                     a pickle can run any code. Store them through `Pickle` or `Msgpack`"
+                    "the key holds pickled Python objects (dtype |O), which are not read because a \
+                     pickle can run any code. Store them through `Pickle` or `Msgpack`"
                         .to_owned(),
                 );
             }
@@ -274,10 +308,13 @@ impl<T: Element, P: Partd> Numpy<T, P> {
         }
     }
 
-    /// Gets and removes arrays with their dtypes as one step.
+    /// Reads and removes arrays with their dtypes in one step.
     ///
-    /// What cannot be read as an array of this layer is not removed, unless another writer appends
-    /// it at the same moment; then the bytes are written back, and the error says so.
+    /// # Errors
+    ///
+    /// Those of [`get_many`](Numpy::get_many) and [`Partd::take`]. A value that is not an array of
+    /// this layer stays in the store. If another writer appends such bytes at the same moment, they
+    /// are removed and written back, and the error says so.
     pub fn pop<K: Into<Key>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Array1<T>>> {
         let (keys, all) = with_side_keys(keys)?;
         let arrays_of = |values: &[Vec<u8>]| {
@@ -298,62 +335,96 @@ impl<T: Element, P: Partd> Numpy<T, P> {
         })
     }
 
-    /// Removes keys with their dtypes; missing ones are fine.
+    /// Removes keys with their dtypes. A missing key is not an error.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if a key ends in `.dtype`, and the errors of
+    /// the store.
     pub fn delete<K: Into<Key>>(&self, keys: impl IntoIterator<Item = K>) -> Result<()> {
         let (_, all) = with_side_keys(keys)?;
         self.inner.delete(all)
     }
 
-    /// Every key, in key order, without the side keys.
+    /// Returns every key in key order, without the side keys.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
     pub fn keys(&self) -> Result<Vec<Key>> {
         let mut keys = self.inner.keys()?;
         keys.retain(|key| !key.as_bytes().ends_with(SUFFIX));
         Ok(keys)
     }
 
-    /// Whether the key is there.
+    /// Returns whether the key exists.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if the key ends in `.dtype`, and the errors of
+    /// the store.
     pub fn contains(&self, key: impl Into<Key>) -> Result<bool> {
         let key = key.into();
         side_key(&key)?;
         self.inner.contains(key)
     }
 
-    /// The number of elements of the key's array, which are not read for it; 0 where it is missing.
+    /// Returns the number of elements of the key's array without reading it; 0 if the key is missing.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`get_many`](Numpy::get_many).
     pub fn len_of(&self, key: impl Into<Key>) -> Result<u64> {
         let key = key.into();
         let dtype = self.inner.get(side_key(&key)?)?;
         let bytes = self.inner.len_of(key.clone())?;
         let element_bytes = size_of::<T>() as u64;
         if dtype.is_empty() || bytes % element_bytes != 0 {
-            // No array, or one that was written between the two looks: reading knows.
+            // Either there is no array, or one was written between the two calls. `get` reads both
+            // parts at one moment.
             return Ok(self.get(key)?.len() as u64);
         }
         self.is_swapped(&key, &dtype)?;
         Ok(bytes / element_bytes)
     }
 
-    /// The key's dtype as numpy writes it; `None` where the key is missing.
+    /// Returns the key's dtype as numpy writes it; `None` if the key is missing.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if the key ends in `.dtype`, and the errors of
+    /// the store.
     pub fn dtype(&self, key: impl Into<Key>) -> Result<Option<String>> {
         let stored = self.inner.get(side_key(&key.into())?)?;
         Ok((!stored.is_empty()).then(|| stored.escape_ascii().to_string()))
     }
 
-    /// Removes every key in one step; the store stays usable. Python's partd calls this `drop`.
+    /// Removes every key in one step. The store stays usable. Python's partd calls this `drop`.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
     pub fn clear(&self) -> Result<()> {
         self.inner.clear()
     }
 
-    /// Brings to stable storage all that was written before the call, by anyone.
+    /// Brings everything written before the call, by any handle, to stable storage.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Partd::sync`].
     pub fn sync(&self) -> Result<()> {
         self.inner.sync()
     }
 
-    /// The store below, which holds the bytes and the side keys.
+    /// Returns the store below, which holds the bytes and the side keys.
+    #[must_use]
     pub fn inner(&self) -> &P {
         &self.inner
     }
 
-    /// The store below, without the layer.
+    /// Removes the layer and returns the store below.
+    #[must_use]
     pub fn into_inner(self) -> P {
         self.inner
     }
@@ -365,10 +436,10 @@ impl<T, P: fmt::Debug> fmt::Debug for Numpy<T, P> {
     }
 }
 
-/// Does something to each item, on several threads where there are many bytes.
+/// Applies `work` to each item, on several threads if there are many bytes.
 ///
-/// Plain threads, because a store may hold a lock while it lends the bytes: a rayon worker that
-/// waits for its share may be given work that wants the same lock.
+/// It uses plain threads because the store may hold a lock while it lends the bytes: a rayon worker
+/// that waits may pick up a task that needs the same lock.
 fn spread<I: Sync, R: Send>(
     items: &[I],
     bytes: usize,
@@ -389,7 +460,7 @@ fn spread<I: Sync, R: Send>(
         for (part, other) in others {
             results.push(match other {
                 Ok(other) => other.join().unwrap_or_else(|panic| resume_unwind(panic)),
-                // Where no thread can be had, its work is done here.
+                // No thread could be started, so do its work here.
                 Err(_) => run(part),
             });
         }
@@ -402,11 +473,11 @@ fn bad(key: &Key, offset: u64, reason: String) -> Error {
     Error::Decode { layer: NAME, key: key.clone(), frame: 0, offset, reason }
 }
 
-/// The key that a key's dtype is under.
+/// Returns the side key of a key, which holds its dtype.
 fn side_key(key: &Key) -> Result<Key> {
     if key.as_bytes().ends_with(SUFFIX) {
         return Err(Error::Invalid(format!(
-            "{NAME}: the key {key} ends in `.dtype`, where this layer keeps dtypes; choose another"
+            "{NAME}: key {key} ends in `.dtype`, where this layer stores dtypes; choose another key"
         )));
     }
     Ok(Key::from([key.as_bytes(), SUFFIX].concat()))
@@ -416,7 +487,7 @@ fn side_keys(keys: &[Key]) -> Result<Vec<Key>> {
     keys.iter().map(side_key).collect()
 }
 
-/// The keys, and the keys followed by their side keys.
+/// Returns the keys, and the keys followed by their side keys.
 fn with_side_keys<K: Into<Key>>(keys: impl IntoIterator<Item = K>) -> Result<(Vec<Key>, Vec<Key>)> {
     let keys: Vec<Key> = keys.into_iter().map(Into::into).collect();
     let all = [keys.clone(), side_keys(&keys)?].concat();

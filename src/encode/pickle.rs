@@ -1,8 +1,8 @@
-//! `Pickle`: lists of values as Python pickles them, written by serde-pickle.
+//! `Pickle`: lists of values as Python pickles, written by serde-pickle.
 //!
-//! Reading is done here (`machine`, `de`), because serde-pickle recurses as deep as a pickle is
-//! nested, copies what a pickle refers to more than once, and keeps kilobytes for every tuple.
-//! Only opcodes of plain data are carried out: nothing is ever called, and no class is looked up.
+//! `machine` and `de` read them instead of serde-pickle, which recurses as deep as a pickle is nested,
+//! copies a value for each reference to it, and allocates kilobytes for every tuple. They execute only
+//! opcodes of plain data: they call nothing and look up no class.
 
 mod de;
 mod machine;
@@ -17,15 +17,15 @@ use crate::encode::codec::{self, Codec, CodecError};
 use crate::encode::depth;
 use crate::encode::typed::Typed;
 
-/// A layer of lists, pickled: what is appended to a key is one list when it is read.
+/// A layer of pickled lists. The lists appended to a key are read back as one list.
 ///
-/// The Python partd's `Pickle`: its frames of plain data (numbers, strings, bytes, `None`, lists,
-/// tuples, dicts, sets) are read, of every pickle protocol; pickles of classes and functions are
-/// refused. Frames are written in protocol 3, structs as dicts, and are read by every Python 3.
+/// It matches the Python partd's `Pickle`. It reads frames of plain data (numbers, strings, bytes,
+/// `None`, lists, tuples, dicts, sets) in every pickle protocol, and refuses pickles of classes and
+/// functions. It writes protocol 3, which every Python 3 reads, and structs as dicts.
 ///
-/// A frame may have 4 GiB and be nested 128 deep. The limit on decoded bytes counts 32 for each
-/// value in a pickle, besides its text, and what stands in several places as often as it stands;
-/// it also holds for what reading a frame takes, where what a pickle remembers counts as well.
+/// A frame may have up to 4 GiB and be nested up to 128 deep. The limit on decoded bytes counts 32
+/// bytes for each value in a pickle, besides its text, and counts a value once for each reference to
+/// it. The memory for reading a frame, the pickle's memo included, has the same limit.
 ///
 /// ```
 /// # #[cfg(feature = "zlib")] {
@@ -44,7 +44,8 @@ pub type Pickle<T, P> = Typed<PickleCodec<T>, P>;
 pub struct PickleCodec<T>(PhantomData<fn(&T) -> T>);
 
 impl<T, P> Typed<PickleCodec<T>, P> {
-    /// Pickles lists of `T` into a store.
+    /// Creates a layer that stores lists of `T` as pickles.
+    #[must_use]
     pub fn new(inner: P) -> Pickle<T, P> {
         Typed::with_codec(PickleCodec(PhantomData), inner)
     }
@@ -91,7 +92,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync> Codec for PickleCodec<T> {
     }
 }
 
-/// The list that a pickle holds, and the bytes that it takes.
+/// Decodes the list in a pickle, and returns it with the bytes that it counts against the limit.
 pub(crate) fn decode<T: DeserializeOwned>(
     frame: &[u8],
     max_bytes: usize,

@@ -1,23 +1,23 @@
-//! `Pool`: things that are costly to make and can be used again, such as buffers and compressors.
+//! `Pool`: objects that are costly to create and can be reused, such as buffers and compressors.
 //!
-//! A thread that finds the pool empty makes its own; what comes back when the pool is full is
-//! dropped. So nobody waits for another, and what is kept has a bound. Nobody waits for the lock
-//! either: in a child of `fork`, the thread that holds it may not exist.
+//! A thread that finds the pool empty creates its own object. An object that returns to a full pool is
+//! dropped. Threads therefore never wait for each other, and the pool has a bound. They do not wait
+//! for the lock either: in a child of `fork`, the thread that holds it may not exist.
 
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::thread;
 
-/// How often to try the lock, which is held for a few instructions.
+/// The number of attempts to take the lock, which is held for a few instructions.
 const TRIES: usize = 16;
 
-/// Things kept for later use.
+/// A bounded set of reusable objects.
 pub(crate) struct Pool<T> {
     free: Mutex<Vec<T>>,
     capacity: usize,
 }
 
 impl<T> Pool<T> {
-    /// A pool that keeps two things for each thread that may use them.
+    /// Creates a pool that keeps two objects per core.
     pub(crate) fn new() -> Pool<T> {
         let threads = thread::available_parallelism().map_or(1, usize::from);
         Pool { free: Mutex::default(), capacity: 2 * threads }
@@ -27,7 +27,7 @@ impl<T> Pool<T> {
         for _ in 0..TRIES {
             match self.free.try_lock() {
                 Ok(free) => return Some(free),
-                // A push or a pop that panicked would leave the vector whole.
+                // A push or pop that panics leaves the vector whole.
                 Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
                 Err(TryLockError::WouldBlock) => thread::yield_now(),
             }
@@ -35,12 +35,12 @@ impl<T> Pool<T> {
         None
     }
 
-    /// One of the things kept, if there is any.
+    /// Takes an object, if there is one.
     pub(crate) fn take(&self) -> Option<T> {
         self.free()?.pop()
     }
 
-    /// Keeps a thing, if there is room.
+    /// Returns an object to the pool, or drops it if the pool is full.
     pub(crate) fn put(&self, thing: T) {
         if let Some(mut free) = self.free()
             && free.len() < self.capacity
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pool_gives_back_what_was_put_and_keeps_no_more_than_its_capacity() {
+    fn a_pool_returns_its_objects_and_keeps_no_more_than_its_capacity() {
         let pool = Pool::new();
         assert_eq!(pool.take(), None);
         for i in 0..10_000 {
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_nobody_gives_back_is_not_waited_for() {
+    fn a_lock_that_is_never_released_blocks_nobody() {
         let pool = Pool::new();
         pool.put(1);
         let held = pool.free().unwrap();

@@ -1,10 +1,10 @@
-//! How an encoding layer spreads its work: a batch over threads that encode, values over threads
-//! that decode their frames.
+//! Spreads the work of an encoding layer over threads: the encoding of a batch, and the decoding of
+//! frames.
 //!
-//! Work is cut into runs of consecutive steps or frames of about the same bytes, each with a
-//! buffer of its own. Small work stays on the caller's thread, and is then decoded where it lies
-//! in the store. No lock, of this layer or of the store below, is held while other threads are
-//! waited for: a thread that waits may be given work that wants the same lock.
+//! Work is split into runs of consecutive steps or frames with about the same number of bytes, each
+//! with its own buffer. Small work stays on the calling thread, and is then decoded directly from the
+//! store's memory. No thread waits for others while it holds a lock of this layer or of the store
+//! below: a waiting thread may pick up a task that needs the same lock.
 
 use std::ops::Range;
 use std::slice;
@@ -17,18 +17,18 @@ use crate::partd::{Batch, Chunks, Durability, Op, Partd};
 use crate::threads::{self, Team};
 use crate::{Error, Key, Result};
 
-/// Work below this many bytes, of values or of frames, is not worth waking another thread.
+/// Work on fewer bytes than this, of values or frames, does not pay for waking another thread.
 const PARALLEL_MIN_BYTES: usize = 64 << 10;
-/// The least that one run gets, so that runs are few where values are small.
+/// The smallest run in bytes, so that small values make few runs.
 const RUN_MIN_BYTES: usize = 16 << 10;
-/// Runs per thread, so that a thread that is done early finds more to do.
+/// Runs per thread, so that a thread that finishes early finds more work.
 const RUNS_PER_THREAD: usize = 4;
-/// The largest buffer that is kept for later use.
+/// The largest buffer that is kept for reuse.
 const KEPT_BUFFER_MAX_BYTES: usize = 64 << 20;
-/// Errors of other libraries quote what they found; no more than this much of it is repeated.
+/// The longest error text of another library that is repeated, since such texts may quote their input.
 const REASON_MAX_CHARS: usize = 600;
 
-/// An [`Op`] whose value is what the codec takes.
+/// An [`Op`] with a value of the codec's type.
 pub(crate) enum Step<'a, In: ?Sized> {
     Append(&'a Key, &'a In),
     Set(&'a Key, &'a In),
@@ -45,13 +45,13 @@ impl<'a, In: ?Sized> Step<'a, In> {
     }
 }
 
-/// What comes of encoding a run of steps: the frames, and where each of them lies.
+/// The result of encoding a run of steps: the frames, and the range of each.
 struct EncodedRun {
     buffer: Vec<u8>,
     frames: Vec<Range<usize>>,
 }
 
-/// A key, its frames, and the bytes that may still be decoded of it.
+/// A key, its frames, and the bytes left of its limit.
 struct Split<'a> {
     key: &'a Key,
     frames: Vec<Frame<'a>>,
@@ -59,7 +59,7 @@ struct Split<'a> {
 }
 
 impl<C: Codec, P: Partd> Encode<C, P> {
-    /// Encodes the values of a batch and writes it to the store below.
+    /// Encodes the values of a batch and writes the batch to the store below.
     pub(crate) fn write_steps(
         &self,
         steps: &[Step<'_, C::In>],
@@ -68,7 +68,7 @@ impl<C: Codec, P: Partd> Encode<C, P> {
         self.with_frames(steps, |batch| self.inner.write(batch, durability))
     }
 
-    /// Encodes the values of a batch, and hands the frames on as a batch for the store below.
+    /// Encodes the values of a batch, and passes `hand_on` a batch of frames for the store below.
     pub(crate) fn with_frames<T>(
         &self,
         steps: &[Step<'_, C::In>],
@@ -87,7 +87,7 @@ impl<C: Codec, P: Partd> Encode<C, P> {
             runs.iter().flat_map(|run| run.frames.iter().map(|range| &run.buffer[range.clone()]));
         let mut batch = Batch::with_capacity(steps.len());
         for step in steps {
-            // There is one frame for each step that has a value, in the same order.
+            // There is one frame per step with a value, in the same order.
             let frame = step.key_and_value().and_then(|_| frames.next()).unwrap_or(&[]);
             batch.push(match *step {
                 Step::Append(key, _) => Op::Append(key.clone(), frame),
@@ -123,7 +123,7 @@ impl<C: Codec, P: Partd> Encode<C, P> {
         Ok(EncodedRun { buffer, frames })
     }
 
-    /// The decoded values of the keys.
+    /// Reads and decodes the values of the keys.
     pub(crate) fn read_values(&self, keys: &[Key]) -> Result<Vec<C::Out>> {
         let mut values = None;
         let mut copies = Vec::new();
@@ -141,14 +141,14 @@ impl<C: Codec, P: Partd> Encode<C, P> {
         }
     }
 
-    /// The decoded values of keys whose bytes were read before.
+    /// Decodes the values of keys from bytes that were already read.
     pub(crate) fn decode_values(&self, keys: &[Key], stored: &[Vec<u8>]) -> Result<Vec<C::Out>> {
         let pieces: Vec<Chunks<'_>> = stored.iter().map(|value| vec![&value[..]]).collect();
         self.decode(keys, &pieces, pays(stored.iter().map(Vec::len).sum()))
     }
 
-    /// What `len` says of each key's decoded value, of which a thread holds one at a time; `None`
-    /// where nothing is stored.
+    /// Applies `len` to each key's decoded value; `None` if nothing is stored. A thread holds one
+    /// decoded value at a time.
     pub(crate) fn decoded_lens(
         &self,
         keys: &[Key],
@@ -167,7 +167,7 @@ impl<C: Codec, P: Partd> Encode<C, P> {
         })
     }
 
-    /// Decodes and joins the frames of each value, runs of them in parallel if that is wanted.
+    /// Decodes and joins the frames of each value, in parallel runs if `parallel`.
     fn decode(&self, keys: &[Key], stored: &[Chunks<'_>], parallel: bool) -> Result<Vec<C::Out>> {
         let mut splits = Vec::with_capacity(stored.len());
         for (key, pieces) in keys.iter().zip(stored) {
@@ -205,21 +205,21 @@ impl<C: Codec, P: Partd> Encode<C, P> {
                 (Err(_), _) => {}
             }
         }
-        // Which run fails, and of which frame the limit is passed, hangs on the threads: from the
-        // first frame on, it does not.
+        // Which run fails, and at which frame the limit is exceeded, depends on the scheduling. Decode
+        // again from the first frame, so that the error does not.
         let join = |(split, parts): (&Split<'_>, Result<_>)| {
             self.join(split, parts.or_else(|_| self.decode_split(split))?)
         };
         splits.iter().zip(parts).map(join).collect()
     }
 
-    /// Decodes all frames of a value on this thread.
+    /// Decodes all frames of a value on the calling thread.
     fn decode_split(&self, split: &Split<'_>) -> Result<Vec<C::Out>> {
         split.bytes_left.store(self.max_decoded_bytes, Ordering::Relaxed);
         self.decode_run(split, 0..split.frames.len())
     }
 
-    /// Decodes frames of a value, within what is left of its limit.
+    /// Decodes frames of a value, within the bytes left of its limit.
     fn decode_run(&self, split: &Split<'_>, range: Range<usize>) -> Result<Vec<C::Out>> {
         let bodies: Vec<&[u8]> = split.frames[range.clone()].iter().map(|f| &f.body[..]).collect();
         let limit = split.bytes_left.load(Ordering::Relaxed);
@@ -236,7 +236,7 @@ impl<C: Codec, P: Partd> Encode<C, P> {
         }
     }
 
-    /// Joins what the frames of a value decoded to.
+    /// Joins the decoded frames of a value.
     fn join(&self, split: &Split<'_>, parts: Vec<C::Out>) -> Result<C::Out> {
         if let Some((first, others)) = parts.split_first() {
             for (i, other) in others.iter().enumerate() {
@@ -264,12 +264,12 @@ impl<C: Codec, P: Partd> Encode<C, P> {
     }
 }
 
-/// Whether so many bytes are worth more than one thread, and there is more than one.
+/// Returns whether it pays to spread the work on `bytes` over several threads.
 fn pays(bytes: usize) -> bool {
     bytes >= PARALLEL_MIN_BYTES && threads::wanted() > 1
 }
 
-/// Cuts a sequence of things of the given sizes into runs of about the same bytes.
+/// Splits a sequence of items with the given sizes into runs of about the same number of bytes.
 fn cut(sizes: &[usize], team: Team) -> Vec<Range<usize>> {
     let total: usize = sizes.iter().sum();
     let wanted = match team.is_alone() {
@@ -291,7 +291,7 @@ fn cut(sizes: &[usize], team: Team) -> Vec<Range<usize>> {
     runs
 }
 
-/// Runs of frames of about the same bytes, as pairs of key and range.
+/// Splits the frames of keys into runs of about the same number of bytes, as pairs of key and range.
 fn runs_of(splits: &[Split<'_>], team: Team) -> Vec<(usize, Range<usize>)> {
     let sizes: Vec<usize> = splits
         .iter()
@@ -316,7 +316,7 @@ fn runs_of(splits: &[Split<'_>], team: Team) -> Vec<(usize, Range<usize>)> {
     runs
 }
 
-/// The sentence of an error, cut where it gets long.
+/// Returns the text of an error, truncated if it is long.
 pub(crate) fn reason(error: &CodecError) -> String {
     let mut text = error.to_string();
     if let Some((end, _)) = text.char_indices().nth(REASON_MAX_CHARS) {
@@ -331,7 +331,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runs_cover_every_frame_once_in_order_and_none_reaches_into_the_next_key() {
+    fn runs_cover_every_frame_once_in_order_and_never_cross_keys() {
         let body = vec![0; 5000];
         let key = Key::from("k");
         for counts in [vec![0, 3, 0, 1], vec![100, 1, 0, 200], vec![7; 40], vec![0], vec![]] {
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_reason_is_cut() {
+    fn a_long_reason_is_truncated() {
         let error: CodecError = "ä".repeat(10_000).into();
         assert_eq!(reason(&error).chars().count(), REASON_MAX_CHARS + 1);
     }

@@ -1,7 +1,7 @@
-//! `Snappy`: raw snappy, without the framing of files, as python-snappy's `compress` gives it.
+//! `Snappy`: raw snappy, without the framing of files, as python-snappy's `compress` writes it.
 //!
-//! A frame declares its decoded size, which is held against the limit, and against what snappy
-//! can make of so many bytes at most, before memory is taken.
+//! A frame declares its decoded size, which is checked against the limit, and against the most that
+//! snappy can decode from the frame, before memory is allocated.
 
 use snap::raw::{Decoder, Encoder, decompress_len, max_compress_len};
 
@@ -9,13 +9,13 @@ use crate::encode::codec::{Compressor, codec_by_compressor};
 use crate::encode::pool::Pool;
 use crate::encode::{CodecError, Encode, grow};
 
-/// Bytes that one byte of a frame can stand for at most: a copy of 64 bytes takes 3, or 2 of
-/// the kind that copies 11.
+/// A bound on the decoded bytes per byte of a frame: a copy of 64 bytes takes 3 bytes, and one of
+/// 11 bytes takes 2.
 const MAX_RATIO: u64 = 22;
 
-/// A compressing layer: raw snappy, as the Python partd's `Snappy`. It has no levels.
+/// A compressing layer that uses raw snappy, like the Python partd's `Snappy`. It has no levels.
 ///
-/// A value may have 2³² - 1 bytes.
+/// A value may have up to 2³² - 1 bytes.
 ///
 /// ```
 /// use partd::{Dict, Partd, Snappy};
@@ -33,6 +33,7 @@ pub struct SnappyCodec {
 
 impl<P> Encode<SnappyCodec, P> {
     /// Compresses with snappy.
+    #[must_use]
     pub fn new(inner: P) -> Snappy<P> {
         Encode::with_codec(SnappyCodec { encoders: Pool::new() }, inner)
     }

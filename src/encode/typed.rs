@@ -1,8 +1,7 @@
-//! `Typed`: the face of an encoding layer whose values are not bytes.
+//! `Typed`: an encoding layer whose values are not bytes.
 //!
-//! It has what every store has, by the same names, with values of the codec's types. Each
-//! operation is the one of the [`Encode`] below it. What a value looks like in a frame is the
-//! codec's business.
+//! It has the methods of [`Partd`], with values of the codec's types. Each operation is one operation
+//! of the [`Encode`] inside it.
 
 use std::fmt;
 
@@ -12,10 +11,10 @@ use crate::encode::run::Step;
 use crate::partd::{Durability, Partd};
 use crate::{Key, Result};
 
-/// What serves as a value of type `V`: itself, or a reference; and for lists and texts what holds
-/// one, such as a vector or an array.
+/// A type that can be passed as a value of type `V`: `V` itself, a reference to it, or, for lists and
+/// strings, an owner such as a vector, an array or a `String`.
 pub trait AsValue<V: ?Sized> {
-    /// The value.
+    /// Borrows the value.
     fn as_value(&self) -> &V;
 }
 
@@ -67,40 +66,44 @@ impl AsValue<str> for &String {
     }
 }
 
-/// Values of one type over a store of bytes, through a [`Codec`].
+/// A layer that stores values of one type through a [`Codec`], over a store of bytes.
 ///
-/// What is appended to a key is joined when it is read: lists are concatenated, for example.
-/// [`Pickle`](crate::Pickle), [`Msgpack`](crate::Msgpack) and [`Arrow`](crate::Arrow) are such
-/// layers. The limits and the way of taking are those of [`Encode`].
+/// A read joins the values appended to a key; lists, for example, are concatenated. `Pickle`,
+/// `Msgpack` and `Arrow` are such layers. The limits, and what `pop` does if a value cannot be
+/// decoded, are those of [`Encode`].
 pub struct Typed<C, P> {
     pub(crate) encode: Encode<C, P>,
 }
 
 impl<C, P> Typed<C, P> {
-    /// A layer that runs a codec over a store.
+    /// Creates a layer that runs a codec over a store.
+    #[must_use]
     pub fn with_codec(codec: C, inner: P) -> Typed<C, P> {
         Typed { encode: Encode::with_codec(codec, inner) }
     }
 
-    /// Sets the number of bytes that a key's value may have when it is decoded.
+    /// Sets the limit on the decoded value of a key, in bytes.
     ///
-    /// It guards against frames made to fill the memory of who reads them.
+    /// The limit protects a reader from frames that are crafted to fill its memory.
     #[must_use]
     pub fn with_max_decoded_bytes(self, bytes: usize) -> Typed<C, P> {
         Typed { encode: self.encode.with_max_decoded_bytes(bytes) }
     }
 
-    /// The codec.
+    /// Returns the codec.
+    #[must_use]
     pub fn codec(&self) -> &C {
         self.encode.codec()
     }
 
-    /// The store below, which holds the frames.
+    /// Returns the store below, which holds the frames.
+    #[must_use]
     pub fn inner(&self) -> &P {
         self.encode.inner()
     }
 
-    /// The store below, without the layer.
+    /// Removes the layer and returns the store below.
+    #[must_use]
     pub fn into_inner(self) -> P {
         self.encode.into_inner()
     }
@@ -114,11 +117,11 @@ where
     In: ?Sized + Sync,
     Out: Send,
 {
-    /// A layer of three closures, in the order in which Python's `Encode` takes them.
+    /// Creates a layer from three closures, in the order of the arguments of Python's `Encode`.
     ///
     /// ```
     /// use partd::{Dict, Typed};
-    /// // Numbers that are added up when they are read.
+    /// // Numbers that are summed up when they are read.
     /// let p = Typed::from_fns(
     ///     |value: &i64| Ok(value.to_string().into_bytes()),
     ///     |frame| Ok(std::str::from_utf8(frame)?.parse::<i64>()?),
@@ -131,6 +134,7 @@ where
     /// assert_eq!(p.get("nothing here")?, 0);
     /// # Ok::<(), partd::Error>(())
     /// ```
+    #[must_use]
     pub fn from_fns(
         encode: E,
         decode: D,
@@ -142,7 +146,12 @@ where
 }
 
 impl<C: Codec, P: Partd> Typed<C, P> {
-    /// Appends each value to the end of its key: all pairs or none.
+    /// Appends each value to its key, as one atomic batch.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Encode`](crate::ErrorKind::Encode) if a value cannot be encoded, and the errors of
+    /// [`Partd::write`].
     pub fn append<K, V>(&self, pairs: impl IntoIterator<Item = (K, V)>) -> Result<()>
     where
         K: Into<Key>,
@@ -151,7 +160,11 @@ impl<C: Codec, P: Partd> Typed<C, P> {
         self.append_with(pairs, Durability::Plain)
     }
 
-    /// Appends as [`append`](Typed::append) does, and is on stable storage when it returns.
+    /// Appends as [`append`](Typed::append) does, and returns once the batch is on stable storage.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`append`](Typed::append) and [`Partd::append_durable`].
     pub fn append_durable<K, V>(&self, pairs: impl IntoIterator<Item = (K, V)>) -> Result<()>
     where
         K: Into<Key>,
@@ -171,63 +184,105 @@ impl<C: Codec, P: Partd> Typed<C, P> {
         self.encode.write_steps(&steps, durability)
     }
 
-    /// The key's value: everything appended to it, joined; the empty value where it is missing.
+    /// Reads the key's value: everything appended to it, joined; the empty value if it is missing.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`get_many`](Typed::get_many).
     pub fn get(&self, key: impl Into<Key>) -> Result<C::Out> {
         only(self.encode.read_values(&[key.into()])?, self.codec())
     }
 
-    /// The values of many keys, decoded in parallel, as they were at one moment.
+    /// Reads the values of many keys as they were at one moment, and decodes them in parallel.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Decode`](crate::ErrorKind::Decode) if a value cannot be decoded or exceeds the
+    /// limit, [`ErrorKind::Join`](crate::ErrorKind::Join) if the values of a key cannot be joined, and
+    /// the errors of [`Partd::read`].
     pub fn get_many<K: Into<Key>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<C::Out>> {
         self.encode.read_values(&collect(keys))
     }
 
-    /// Sets a key idempotently: the first call since the last delete wins and replaces what was
-    /// appended before; later ones do nothing.
+    /// Sets a key idempotently: the first set since the last delete replaces the key's value, and
+    /// later ones do nothing.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`append`](Typed::append).
     pub fn iset(&self, key: impl Into<Key>, value: impl AsValue<C::In>) -> Result<()> {
         self.encode.write_steps(&[Step::Set(&key.into(), value.as_value())], Durability::Plain)
     }
 
-    /// Removes keys; missing ones are fine.
+    /// Removes keys. A missing key is not an error.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Partd::write`].
     pub fn delete<K: Into<Key>>(&self, keys: impl IntoIterator<Item = K>) -> Result<()> {
         self.inner().delete(keys)
     }
 
-    /// Gets and removes keys as one step; a value that cannot be decoded is not removed, as far as
-    /// [`Encode`] can promise it.
+    /// Reads and removes keys in one step.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`get_many`](Typed::get_many) and [`Partd::take`]. A value that cannot be decoded is
+    /// not removed, within the limits that [`Encode`](Encode#taking) describes.
     pub fn pop<K: Into<Key>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<C::Out>> {
         self.encode.take_values(&collect(keys))
     }
 
-    /// Every key, in key order.
+    /// Returns every key, in key order.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
     pub fn keys(&self) -> Result<Vec<Key>> {
         self.inner().keys()
     }
 
-    /// Whether the key is there.
+    /// Returns whether the key exists.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
     pub fn contains(&self, key: impl Into<Key>) -> Result<bool> {
         self.inner().contains(key)
     }
 
-    /// Removes every key in one step; the store stays usable. Python's partd calls this `drop`.
+    /// Removes every key in one step. The store stays usable. Python's partd calls this `drop`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Partd::write`].
     pub fn clear(&self) -> Result<()> {
         self.inner().clear()
     }
 
-    /// Brings to stable storage all that was written before the call, by anyone.
+    /// Brings everything written before the call, by any handle, to stable storage.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Partd::sync`].
     pub fn sync(&self) -> Result<()> {
         self.inner().sync()
     }
 }
 
 impl<T: Send, C: Codec<Out = Vec<T>>, P: Partd> Typed<C, P> {
-    /// The number of values in the key's list, which is decoded for it; 0 where it is missing.
+    /// Returns the number of values in the key's list; 0 if the key is missing. It decodes the list.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`get`](Typed::get).
     pub fn len_of(&self, key: impl Into<Key>) -> Result<u64> {
         self.len_by(key.into(), |list| list.len() as u64)
     }
 }
 
 impl<C: Codec, P: Partd> Typed<C, P> {
-    /// What `len` says of the key's value; 0 where it is missing.
+    /// Applies `len` to the key's decoded value; 0 if the key is missing.
     pub(crate) fn len_by(&self, key: Key, len: fn(&C::Out) -> u64) -> Result<u64> {
         Ok(self.encode.decoded_lens(&[key], len)?.first().copied().flatten().unwrap_or(0))
     }
@@ -243,11 +298,11 @@ fn collect<K: Into<Key>>(keys: impl IntoIterator<Item = K>) -> Vec<Key> {
     keys.into_iter().map(Into::into).collect()
 }
 
-/// The one value of a read of one key.
+/// Returns the only value of a read of one key.
 fn only<C: Codec>(mut values: Vec<C::Out>, codec: &C) -> Result<C::Out> {
     match values.pop() {
         Some(value) => Ok(value),
-        // A store that answers nothing for a key has nothing for it.
+        // A store that returns no value has none for the key.
         None => codec
             .join(Vec::new())
             .map_err(|error| crate::Error::Invalid(format!("{}: {error}", codec.name()))),

@@ -1,7 +1,7 @@
-//! `Zlib`: DEFLATE with a zlib header, as Python's `zlib.compress` gives it, by flate2.
+//! `Zlib`: DEFLATE with a zlib header, as Python's `zlib.compress` writes it, by flate2.
 //!
-//! A frame is one whole zlib stream; what follows its end is an error. Compressors and
-//! decompressors are kept and used again.
+//! A frame is one complete zlib stream; bytes after its end are an error. Compressors and
+//! decompressors are reused.
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
@@ -11,7 +11,7 @@ use crate::encode::grow::Growth;
 use crate::encode::pool::Pool;
 use crate::encode::{CodecError, Encode, level_in};
 
-/// A compressing layer: zlib, as the Python partd's `ZLib`.
+/// A compressing layer that uses zlib, like the Python partd's `ZLib`.
 ///
 /// ```
 /// use partd::{Dict, Partd, Zlib};
@@ -32,11 +32,16 @@ pub struct ZlibCodec {
 
 impl<P> Encode<ZlibCodec, P> {
     /// Compresses at level 6, as Python does.
+    #[must_use]
     pub fn new(inner: P) -> Zlib<P> {
         Zlib::of_level(inner, 6)
     }
 
-    /// Compresses at a level from 0, which only stores, to 9, the smallest.
+    /// Compresses at a level from 0 (no compression) to 9 (smallest).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for any other level.
     pub fn with_level(inner: P, level: i32) -> Result<Zlib<P>> {
         Ok(Zlib::of_level(inner, level_in("Zlib", level, 0..=9)?))
     }
@@ -65,7 +70,7 @@ impl Compressor for ZlibCodec {
     fn compress(&self, value: &[u8], frame: &mut Vec<u8>) -> Result<(), CodecError> {
         let mut zlib = self.compressors.take().unwrap_or_else(|| Compress::new(self.level, true));
         zlib.reset();
-        // zlib's own bound for what does not compress, with some room.
+        // zlib's bound for incompressible data, and a little more.
         frame.reserve(value.len() + value.len() / 1000 + 64);
         loop {
             let rest = usize::try_from(zlib.total_in()).ok().and_then(|done| value.get(done..));

@@ -1,8 +1,8 @@
-//! `Zstd`: Zstandard frames, as every zstd library gives and takes them.
+//! `Zstd`: Zstandard frames, as every zstd library writes and reads them.
 //!
-//! A frame here is one or more Zstandard frames, whole; the declared size is a hint and never
-//! decides alone how much memory is taken. Contexts are kept and used again. Dictionaries are
-//! not supported.
+//! A frame of this layer is one or more complete Zstandard frames. The declared size is a hint and
+//! never alone decides how much memory is allocated. Contexts are reused. Dictionaries are not
+//! supported.
 
 use std::io::Cursor;
 
@@ -15,10 +15,10 @@ use crate::encode::grow::{self, Growth};
 use crate::encode::pool::Pool;
 use crate::encode::{CodecError, Encode, level_in};
 
-/// A declared size up to this many bytes per byte of the frame is believed at once.
+/// A declared size of up to this many bytes per byte of the frame is allocated at once.
 const BELIEVED_RATIO: u64 = 64;
 
-/// A compressing layer: Zstandard. The Python partd has no such layer.
+/// A compressing layer that uses Zstandard. The Python partd has no such layer.
 ///
 /// ```
 /// use partd::{Dict, Partd, Zstd};
@@ -38,12 +38,17 @@ pub struct ZstdCodec {
 }
 
 impl<P> Encode<ZstdCodec, P> {
-    /// Compresses at level 3, as zstd does.
+    /// Compresses at level 3, the default of zstd.
+    #[must_use]
     pub fn new(inner: P) -> Zstd<P> {
         Zstd::of_level(inner, 3)
     }
 
-    /// Compresses at a level from -7, the fastest, to 22, the smallest; 0 is the default, 3.
+    /// Compresses at a level from -7 (fastest) to 22 (smallest); 0 means the default, 3.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for any other level.
     pub fn with_level(inner: P, level: i32) -> Result<Zstd<P>> {
         Ok(Zstd::of_level(inner, level_in("Zstd", level, -7..=22)?))
     }
@@ -62,18 +67,18 @@ impl std::fmt::Debug for ZstdCodec {
 
 codec_by_compressor!(ZstdCodec);
 
-/// The sentence of a code of the zstd library.
+/// Converts an error code of the zstd library.
 fn sentence(code: usize) -> CodecError {
     format!("zstd: {}", zstd_safe::get_error_name(code)).into()
 }
 
 impl ZstdCodec {
-    /// Whether the bytes are one Zstandard frame, and not several.
+    /// Returns whether the bytes are exactly one Zstandard frame.
     fn is_one_frame(&self, frame: &[u8]) -> bool {
         zstd_safe::find_frame_compressed_size(frame) == Ok(frame.len())
     }
 
-    /// Decodes a frame that says how many bytes it stands for, in one step.
+    /// Decodes a frame with a declared size in one step.
     fn decompress_declared(
         &self,
         frame: &[u8],
@@ -107,7 +112,7 @@ impl Compressor for ZstdCodec {
         };
         let start = frame.len();
         frame.reserve(zstd_safe::compress_bound(value.len()));
-        // Writes into the room behind what stands there already, and sets the length.
+        // Writes into the spare capacity after the existing bytes, and sets the length.
         let mut end = Cursor::new(&mut *frame);
         end.set_position(start as u64);
         zstd.compress_to_buffer(value, &mut end)?;
@@ -122,14 +127,14 @@ impl Compressor for ZstdCodec {
         value: &mut Vec<u8>,
     ) -> Result<(), CodecError> {
         let declared = zstd_safe::get_frame_content_size(frame)
-            .map_err(|_| "the frame does not begin as a zstd frame does")?;
+            .map_err(|_| "the frame does not begin like a zstd frame")?;
         if let Some(declared) = declared {
             let bytes = grow::within(declared, max_bytes)?;
             if declared <= BELIEVED_RATIO * frame.len() as u64 && self.is_one_frame(frame) {
                 return self.decompress_declared(frame, bytes, value);
             }
         }
-        // Not kept: the context of a stream holds a window that the frame chose.
+        // Not pooled: the context of a stream holds a window of the size that the frame chose.
         let mut zstd = DCtx::try_create().ok_or("there is no memory for a zstd context")?;
         let mut growth = Growth::new(value, frame.len(), max_bytes);
         let mut input = InBuffer::around(frame);

@@ -68,13 +68,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::partd::{Batch, Chunks, Durability, Op, Partd};
 use crate::threads::{self, LentPool};
 
-/// A store on disk: a log of mapped segment files in a directory.
+/// A store on disk: a log of memory-mapped segment files in a directory.
 ///
-/// Any number of threads and up to 1,024 writing handles, of any processes on one machine, use a
-/// directory at once. Batches are atomic and have one order, which every handle sees; once an
-/// operation has returned, every later one sees what it did. `kill -9` of any process loses nothing
-/// that was acknowledged; a power cut leaves the store as it was at one moment, at or after the last
-/// [`append_durable`](Partd::append_durable) or [`sync`](Partd::sync) that returned.
+/// Any number of threads, and up to 1,024 writing handles in any processes of one machine, can use a
+/// directory at the same time. Batches are atomic and have one order, which every handle sees. Once
+/// an operation returns, every operation that starts later sees its effect. `kill -9` of any process
+/// loses nothing acknowledged. A power cut leaves the store as it was at one moment, at or after the
+/// last [`append_durable`](Partd::append_durable) or [`sync`](Partd::sync) that returned.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -87,15 +87,15 @@ use crate::threads::{self, LentPool};
 /// # Ok::<(), partd::Error>(())
 /// ```
 ///
-/// No operation waits for a process that is dead. Two may wait for one that is stopped. A sync, and so a
-/// compaction, waits half a second for another process that syncs and makes no progress, then does the
-/// work itself.
-/// Opening waits up to 30 seconds for a process that opens the store alone, as the first of all does,
-/// and recovers it if need be; then it returns an error. It waits two seconds for one that was stopped
-/// between taking its two locks.
+/// No operation waits for a dead process, and only two may wait for a stopped one:
 ///
-/// Opened before a `fork`, a handle serves the parent alone; in the child it gives an error.
-/// A disk that fails under a mapping can end the process with SIGBUS, as with every mapped file.
+/// - A sync, and so a compaction, waits half a second for another process whose sync makes no
+///   progress, then does the work itself.
+/// - Opening waits up to 30 seconds for a process that has the store locked to create or recover it,
+///   and two seconds for one that was stopped between taking its two locks. Then it returns an error.
+///
+/// After a `fork`, a handle works only in the parent; in the child it returns an error. A disk that
+/// fails under a mapping can end the process with SIGBUS, as with every mapped file.
 pub struct SegmentLog<D: Disk = OsDisk> {
     core: Arc<Core<D>>,
     background: Background,
@@ -131,8 +131,10 @@ struct Frozen {
     control: Option<FileId>,
 }
 
-/// What [`SegmentLog::stats`] counts. What it says of the history, the keys and the segments is as of
-/// one moment; `disk_bytes`, `segments_recycled` and `compactions` are as of a moment a little later.
+/// The counters that [`SegmentLog::stats`] returns.
+///
+/// They describe one moment, except `disk_bytes`, `segments_recycled` and `compactions`, which are
+/// taken slightly later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -142,77 +144,102 @@ pub struct Stats {
     pub durable_seq: u64,
     /// The number of keys.
     pub keys: u64,
-    /// The pieces in which the values of all keys lie.
+    /// The number of extents that hold the values of all keys.
     pub extents: u64,
-    /// The bytes of the values of all keys.
+    /// The total length of the values of all keys, in bytes.
     pub live_bytes: u64,
-    /// The bytes of values that are in the segments and in no key's value any more.
+    /// The bytes of values in the segments that no longer belong to a key.
     pub dead_bytes: u64,
-    /// The batches in the segments; those of a compaction's output among them.
+    /// The batches in the segments, compaction outputs included.
     pub batches: u64,
     /// The deletes and clears in the segments.
     pub removals: u64,
-    /// The segments that writers may still add to.
+    /// The segments that may still get batches.
     pub segments_open: u64,
-    /// The segments of writers that will not change any more.
+    /// The segments of writers that get no more batches.
     pub segments_sealed: u64,
-    /// The segments that compactions have written.
+    /// The compaction outputs.
     pub segments_compacted: u64,
-    /// The lengths of all segment files, in bytes.
+    /// The total length of all segment files, in bytes.
     pub segment_bytes: u64,
-    /// The dead segments that a temporary store keeps to write them again.
+    /// The dead segments that a temporary store keeps for recycling.
     pub segments_recycled: u64,
-    /// The disk space that all segments take, in bytes: less than their lengths where closed handles gave
-    /// back what they had not used.
+    /// The disk space of all segments, in bytes. It is less than their length if closed handles have
+    /// freed unused space.
     pub disk_bytes: u64,
-    /// The compactions that were done since the control file was made.
+    /// The compactions since the control file was created.
     pub compactions: u64,
-    /// The memory that the index takes, in bytes. It is the handle's own.
+    /// The memory of this handle's index, in bytes.
     pub index_bytes: u64,
-    /// The bytes of segment files that the handle has mapped to read them: address space, of which only
-    /// what was touched lately is in memory, in pages that the system can take back at any time.
+    /// The bytes of segment files that the handle has mapped for reading. This is address space: only
+    /// pages that were used recently are in memory, and the system can reclaim them at any time.
     pub mapped_bytes: u64,
 }
 
 impl Stats {
-    /// The number of segment files.
+    /// Returns the number of segment files.
+    #[must_use]
     pub fn segments(&self) -> u64 {
         self.segments_open + self.segments_sealed + self.segments_compacted
     }
 }
 
 impl SegmentLog {
-    /// Opens a store, and makes it if it is missing.
+    /// Opens a store for reading and writing, and creates it if there is none.
     ///
     /// # Errors
-    /// An error that names the path and says what to do: where the path is a file, or a directory
-    /// that holds other things; for a store of a newer format, of another machine's file system, or
-    /// damaged below what was synced; and where the rights are missing.
+    ///
+    /// The error names the path and says what to do. Its [kind](Error::kind) is
+    ///
+    /// - [`NotAStore`](ErrorKind::NotAStore) if the path is a file, or a directory with other files;
+    /// - [`NewerVersion`](ErrorKind::NewerVersion) if the store has a newer format;
+    /// - [`UnsupportedFileSystem`](ErrorKind::UnsupportedFileSystem) on a network file system;
+    /// - [`Corrupt`](ErrorKind::Corrupt) if bytes that were synced are damaged;
+    /// - [`Busy`](ErrorKind::Busy) if another process has the store locked for too long, or the store is
+    ///   temporary;
+    /// - [`ReadOnly`](ErrorKind::ReadOnly) if this process may not write to the store;
+    /// - [`Io`](ErrorKind::Io) if another system call fails.
     pub fn open(path: impl AsRef<Path>) -> Result<SegmentLog> {
         Options::default().open(path)
     }
 
-    /// Opens a store for reading; no file of it is changed. (On overlayfs its control file is copied up.)
+    /// Opens a store for reading, and changes no file in it. (On overlayfs, opening copies up the
+    /// control file.)
     ///
-    /// A store that is in use, or was closed, is followed as it grows. One that needs recovery is
-    /// read as recovery would leave it, which is worked out in memory; that handle stays at that
-    /// moment, and gives errors once somebody has opened the store for writing.
+    /// The handle follows a store that is in use or was closed cleanly. If a store needs recovery, the
+    /// handle recovers it in memory only and shows that state; once another handle has opened the store
+    /// for writing, it returns errors.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](SegmentLog::open), and [`NotAStore`](ErrorKind::NotAStore) if there is no
+    /// store.
     pub fn open_read_only(path: impl AsRef<Path>) -> Result<SegmentLog> {
         Options::default().open_read_only(path)
     }
 
-    /// Makes a store in the directory for temporary files, which is removed with the handle.
+    /// Creates a store in the directory for temporary files, and removes it when the handle is dropped.
+    ///
+    /// A temporary store belongs to one handle. It syncs nothing, and recycles its dead segments.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](SegmentLog::open).
     pub fn temporary() -> Result<SegmentLog> {
         Options::default().temporary()
     }
 
-    /// Removes the temporary stores in a directory whose handles are gone: those of processes that
-    /// were killed. Returns what was removed; one that is in use is left alone.
+    /// Removes the temporary stores in a directory that killed processes left behind, and returns their
+    /// paths. Stores in use stay.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](ErrorKind::Io) if the directory cannot be read, or a store cannot be removed.
     pub fn sweep(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
         temporary::sweep(&OsDisk, dir.as_ref())
     }
 
-    /// The options to open a store with.
+    /// Returns the default options, to change them and open a store.
     pub fn options() -> Options {
         Options::default()
     }
@@ -225,31 +252,54 @@ impl<D: Disk> SegmentLog<D> {
         temporary::sweep(disk, dir.as_ref())
     }
 
-    /// The directory of the store.
+    /// Returns the path at which the store was opened.
+    #[must_use]
     pub fn path(&self) -> &Path {
         self.core.store.path()
     }
 
-    /// The key's value as chunks that borrow the mapped segments; nothing is copied.
+    /// Returns the key's value as chunks that borrow the mapped segments, without a copy.
+    ///
+    /// ```
+    /// use partd::{Partd, SegmentLog};
+    /// let p = SegmentLog::temporary()?;
+    /// p.append([("x", "Hello "), ("x", "world!")])?;
+    /// let view = p.view("x")?;
+    /// p.delete(["x"])?; // the view keeps its bytes
+    /// assert_eq!(view.chunks().collect::<Vec<_>>().concat(), b"Hello world!");
+    /// # Ok::<(), partd::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Partd::read), except that a view has no limit on its length.
     pub fn view(&self, key: impl Into<Key>) -> Result<View<D>> {
         View::new(self.core.snapshot(&[key.into()])?, self.core.pool())
     }
 
-    /// Rewrites the live values of all sealed segments, each key's in one piece, and removes what is
-    /// dead. Runs beside everything that other threads and processes do.
+    /// Rewrites the live values of all sealed segments, with each key's value in one piece, and frees
+    /// the dead bytes. Other threads and processes can use the store meanwhile.
     ///
-    /// Where another compaction is under way, it returns at once; [`Compaction::skipped`] says so.
-    /// It waits for no reader and no pop, however slow: those keep what they need.
+    /// If another compaction is running, this one returns at once, and [`Compaction::skipped`] says so.
+    /// It never waits for a reader or a pop; they keep the segments that they need.
     ///
     /// # Errors
-    /// On damage, after a failed sync, and on a full disk where not even one segment could be
-    /// rewritten: the store is then as it was. Where the disk allows a part of it, that is done.
+    ///
+    /// [`Corrupt`](ErrorKind::Corrupt) on damage, [`SyncFailed`](ErrorKind::SyncFailed) after a failed
+    /// sync, [`ReadOnly`](ErrorKind::ReadOnly) on a read-only handle, and
+    /// [`DiskFull`](ErrorKind::DiskFull) if not even one segment can be rewritten. The store is then
+    /// unchanged. If the disk has room for a part of the work, that part is done.
     pub fn compact(&self) -> Result<Compaction> {
         self.core.check_writable()?;
         self.core.compact(Aim::Everything, &Stop::default())
     }
 
     /// Counts what the store holds.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`](ErrorKind::Corrupt) on damage, [`Io`](ErrorKind::Io) if a segment cannot be opened,
+    /// and [`Forked`](ErrorKind::Forked) in a child of `fork`.
     pub fn stats(&self) -> Result<Stats> {
         let core = &*self.core;
         let control = core.control.as_ref();
@@ -288,13 +338,15 @@ impl<D: Disk> SegmentLog<D> {
         Ok(stats)
     }
 
-    /// Walks every segment of the store as it is now, and compares every checksum in it: of headers,
-    /// links, states, batches and values, also of values that were deleted and lie there still.
+    /// Checks every checksum in every segment of the store: of headers, links, states, batches and
+    /// values, deleted values included.
     ///
-    /// Several threads share the work. What is appended meanwhile is not looked at.
+    /// Several threads share the work. Batches appended during the check are not checked.
     ///
     /// # Errors
-    /// The first damage that is found, with its file and offset.
+    ///
+    /// [`Corrupt`](ErrorKind::Corrupt) with the file and offset of the first damage found, and
+    /// [`Io`](ErrorKind::Io) if a segment cannot be opened.
     pub fn verify(&self) -> Result<Verified> {
         verify::verify(&self.core)
     }

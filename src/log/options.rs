@@ -1,4 +1,4 @@
-//! Every knob of a segment log, named with its unit, and its limits.
+//! The options of a segment log, with their units and limits.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::{SegmentLog, open, temporary};
 use crate::error::{Error, ErrorKind, Result};
 use crate::threads::LentPool;
 
-/// How a [`SegmentLog`] is opened.
+/// Options for opening a [`SegmentLog`].
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -21,7 +21,7 @@ use crate::threads::LentPool;
 /// # Ok::<(), partd::Error>(())
 /// ```
 #[derive(Clone, Debug)]
-#[must_use = "setters return the options with the change; `open` makes a store of them"]
+#[must_use = "a setter returns the changed options; call `open` to open a store with them"]
 pub struct Options {
     pub(crate) segment_len_bytes: u64,
     pub(crate) verify_on_read: bool,
@@ -59,146 +59,162 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The length of the segment files that this handle makes, in bytes: 64 MiB unless set, from
-    /// 64 KiB to 4 GiB; rounded up to whole pages. Each handle that writes has one segment open.
-    /// A batch that does not fit gets a segment of its own size.
+    /// Sets the length of the segments that this handle creates, in bytes. The default is 64 MiB.
+    ///
+    /// It must be from 64 KiB to 4 GiB, and is rounded up to whole pages. Each writing handle has one
+    /// segment open. A batch that does not fit gets a longer segment of its own.
     pub fn segment_len_bytes(mut self, bytes: u64) -> Options {
         self.segment_len_bytes = bytes;
         self
     }
 
-    /// Whether a read compares the checksums of the values; true unless set.
+    /// Sets whether a read compares the checksums of values. The default is true.
     ///
-    /// Without it, damage of a value on disk is returned as bytes. Headers are always checked.
+    /// If false, a read may return the damaged bytes of a value. Headers are always checked.
     pub fn verify_on_read(mut self, verify: bool) -> Options {
         self.verify_on_read = verify;
         self
     }
 
-    /// Whether to open a store on a network or unknown file system; false unless set.
+    /// Sets whether to open a store on a network or unknown file system. The default is false.
     ///
-    /// There, shared mappings of two machines are not coherent and locks may not exclude: use it
-    /// only where one machine uses the store, and expect no promise to hold after a crash.
+    /// On such a file system, mappings on two machines are not coherent and locks may not work. Set it
+    /// only if one machine uses the store, and do not rely on any guarantee after a crash.
     pub fn any_file_system(mut self, any: bool) -> Options {
         self.any_file_system = any;
         self
     }
 
-    /// Whether [`open_read_only`](Options::open_read_only) reads a damaged store as far as its
-    /// history is whole, instead of refusing it; false unless set. Of what a compaction has looked
-    /// at, or written, everything is read that can be.
+    /// Sets whether [`open_read_only`](Options::open_read_only) opens a damaged store and reads it as
+    /// far as its history is intact, instead of refusing it. The default is false.
+    ///
+    /// Of the batches that a compaction has processed or written, it reads all that are readable.
     pub fn ignore_damage(mut self, ignore: bool) -> Options {
         self.ignore_damage = ignore;
         self
     }
 
-    /// The share of the store that may be dead before the handle compacts by itself; 0.5 unless
-    /// set, `None` for never.
+    /// Sets the dead share of the store above which the handle compacts in the background. The default
+    /// is 0.5; `None` turns background compaction off.
     ///
-    /// It looks after something was removed through it, after it has begun another segment, and for
-    /// five seconds at most when it is closed, and compacts if that gives back more than this
-    /// share and more than two segments, or if 64 small segments can be joined. Open segments do
-    /// not count. A thread of the handle does it, which ends with it.
+    /// The handle checks after a removal, after it starts a new segment, and when it is closed, for at
+    /// most five seconds. It compacts if that frees more than this share and more than two segments, or
+    /// if it can join 64 small segments. Open segments do not count. The work runs on a thread of the
+    /// handle, which ends with the handle.
     pub fn compaction_dead_share(mut self, share: impl Into<Option<f64>>) -> Options {
         self.compaction_dead_share = share.into();
         self
     }
 
-    /// The bytes of values that a compaction copies in a second, at most; no limit unless set.
+    /// Limits the bytes of values that a compaction copies per second. The default is no limit.
     pub fn compaction_bytes_per_second(mut self, bytes: impl Into<Option<u64>>) -> Options {
         self.compaction_bytes_per_second = bytes.into();
         self
     }
 
-    /// The bytes of live values that one run of a compaction copies, at most, and so the disk space
-    /// that it needs beside the store: 1 GiB unless set. A segment that holds more is a run alone.
+    /// Limits the live bytes that one run of a compaction copies, and so the additional disk space
+    /// that it needs. The default is 1 GiB. A segment with more live bytes is a run of its own.
     pub fn compaction_run_bytes(mut self, bytes: u64) -> Options {
         self.compaction_run_bytes = bytes;
         self
     }
 
-    /// The disk space that the segments of the store may take, in bytes; no limit unless set.
+    /// Limits the disk space of the store's segments, in bytes. The default is no limit.
     ///
-    /// A write that needs a new segment beyond it fails before anything is written; deletes and
-    /// clears go on, in segments no longer than they need. It is looked at when a segment is made,
-    /// so processes that make one at the same moment may each take what was left. A compaction is
-    /// not held to it, since it frees more than it takes: the output of a run lies beside what it
-    /// replaces for as long as the run lasts, and counts from then on.
+    /// A write that needs a new segment beyond the limit fails before it writes anything. Deletes and
+    /// clears still work, in segments no longer than they need. The limit is checked when a segment is
+    /// created, so two processes that create one at the same moment may together exceed it. The limit
+    /// does not apply to a compaction, since it frees more than it takes. During a run its output exists
+    /// besides the inputs; it counts against the limit afterwards.
     pub fn max_store_bytes(mut self, bytes: impl Into<Option<u64>>) -> Options {
         self.max_store_bytes = bytes.into();
         self
     }
 
-    /// How many dead segments of full length a temporary store keeps to write them again instead of fresh files,
-    /// which is faster: 8 unless set, 0 for none.
+    /// Sets how many dead segments of full length a temporary store keeps for recycling, which is faster
+    /// than creating files. The default is 8; 0 turns recycling off.
     ///
-    /// Set it to what one fill takes where a store is filled and cleared again and again. Other stores remove dead
-    /// segments.
+    /// If a store is filled and cleared repeatedly, set it to the number of segments of one fill. Other
+    /// stores remove dead segments.
     pub fn recycled_segments(mut self, segments: usize) -> Options {
         self.recycled_segments = segments;
         self
     }
 
-    /// Whether what a read had to fetch from disk leaves memory again once it was read; false unless set.
+    /// Sets whether a read drops the pages that it fetched from disk once it has read them. The default
+    /// is false.
     ///
-    /// For values that are read once and do not fit into memory: the page cache is then left to what is written, and
-    /// to others. What was in memory before the read stays. A [`pop`](crate::Partd::pop) and a compaction do so in
-    /// any case.
+    /// Set it for values that are read once and do not fit into memory; it leaves the page cache to
+    /// writes and to other processes. Pages that were in memory before the read stay. A
+    /// [`pop`](crate::Partd::pop) and a compaction always drop the pages that they fetched.
     pub fn release_after_read(mut self, release: bool) -> Options {
         self.release_after_read = release;
         self
     }
 
-    /// The bytes of values that one read may return; no limit unless set.
+    /// Limits the bytes of values that one read may return, for all its keys together. The default is
+    /// no limit.
     ///
-    /// A read of more, of one key or of many together, is an error before any memory is allocated, and a pop of
-    /// more has removed nothing. A [`view`](crate::SegmentLog::view) copies nothing and is not held to it.
+    /// A larger read fails before it allocates memory, and a larger pop fails without removing anything.
+    /// The limit does not apply to a [`view`](crate::SegmentLog::view), which copies nothing.
     pub fn max_read_bytes(mut self, bytes: impl Into<Option<u64>>) -> Options {
         self.max_read_bytes = bytes.into();
         self
     }
 
-    /// Whether [`open`](Options::open) makes a store where there is none; true unless set.
+    /// Sets whether [`open`](Options::open) creates a store if there is none. The default is true.
     pub fn create(mut self, create: bool) -> Options {
         self.create = create;
         self
     }
 
-    /// The threads that reads of many bytes share; unless set, a pool that belongs to the process,
-    /// with as many threads as the machine has cores, or as `RAYON_NUM_THREADS` says.
+    /// Sets the thread pool for large reads. The default is a pool of partd that the whole process
+    /// shares, with one thread per core or as many as `RAYON_NUM_THREADS` says.
     ///
-    /// A read that is called inside a rayon task uses the pool of that task in any case. Where no
-    /// thread can be started, or none of the pool has answered yet, the calling thread does the
-    /// work. A pool is of no use in a child of `fork`, where its threads do not exist: a store that
-    /// is opened there uses threads of its own.
+    /// A read inside a rayon task always uses the pool of that task. If no thread can be started, or no
+    /// thread of the pool has answered yet, the calling thread does the work. The threads of a pool do
+    /// not exist in a child of `fork`, so a store that is opened there uses threads of its own.
     ///
-    /// A read waits for the threads of the pool: do not call it while you hold a lock that a task in
-    /// the same pool may want.
+    /// A read waits for the threads of the pool. Do not read while you hold a lock that a task in the
+    /// same pool may need.
     pub fn thread_pool(mut self, pool: Arc<rayon::ThreadPool>) -> Options {
         self.thread_pool = Some(LentPool::new(pool));
         self
     }
 
-    /// Opens a store for reading and writing, and makes it if it is missing.
+    /// Opens a store for reading and writing, and creates it if there is none and
+    /// [`create`](Options::create) is true.
     ///
     /// # Errors
-    /// See [`SegmentLog::open`].
+    ///
+    /// Those of [`SegmentLog::open`], and [`Invalid`](ErrorKind::Invalid) if an option is out of range.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<SegmentLog> {
         self.open_on(OsDisk, path)
     }
 
-    /// Opens a store for reading alone; nothing in it is changed. See
-    /// [`SegmentLog::open_read_only`].
+    /// Opens a store for reading, and changes no file in it. See [`SegmentLog::open_read_only`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentLog::open_read_only`].
     pub fn open_read_only(&self, path: impl AsRef<Path>) -> Result<SegmentLog> {
         self.open_read_only_on(OsDisk, path)
     }
 
-    /// Makes a store that is removed with its handle, in the directory for temporary files.
+    /// Creates a store in the directory for temporary files, and removes it when the handle is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Options::open).
     pub fn temporary(&self) -> Result<SegmentLog> {
         self.temporary_in(std::env::temp_dir())
     }
 
-    /// Makes a store that is removed with its handle, in a directory of your choice.
+    /// Creates a store inside `dir`, and removes it when the handle is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Options::open).
     pub fn temporary_in(&self, dir: impl AsRef<Path>) -> Result<SegmentLog> {
         self.temporary_in_on(OsDisk, dir)
     }
@@ -232,7 +248,7 @@ impl Options {
         open::open_read_only(disk, path.as_ref(), self)
     }
 
-    /// Checks the options for a store at `path`.
+    /// Checks that the options are in range.
     fn check(&self, path: &Path) -> Result<()> {
         let len = self.segment_len_bytes;
         if !(SEGMENT_LEN_MIN..=SEGMENT_LEN_MAX).contains(&len) {
@@ -249,24 +265,24 @@ impl Options {
         Ok(())
     }
 
-    /// The length of a segment, in whole pages.
+    /// Returns the length of a segment, in whole pages.
     pub(crate) fn segment_len(&self) -> u64 {
         self.segment_len_bytes.next_multiple_of(4096)
     }
 
-    /// The part of a segment that is kept for deletes and clears, so that a full disk can be
-    /// emptied.
+    /// Returns the bytes of a segment that are reserved for deletes and clears, so that space can be
+    /// freed on a full disk.
     pub(crate) fn reserve(&self) -> u64 {
         (self.segment_len() / 64).min(64 << 10)
     }
 
-    /// The length of the file that keeps disk space for a removal on a full disk.
+    /// Returns the length of the file that reserves disk space for a removal on a full disk.
     pub(crate) fn reserve_file_len(&self) -> u64 {
         (self.segment_len() / 64).clamp(RESERVE_MIN_BYTES, 1 << 20).next_multiple_of(4096)
     }
 
-    /// The length of the file that keeps disk space for the output of a compaction, in a store whose segments take
-    /// so many bytes of disk: a sixteenth of those, up to one segment, so that any of them can be rewritten.
+    /// Returns the length of the file that reserves disk space for a compaction output: a sixteenth of
+    /// the segments' disk space, up to one segment, so that any of them can be rewritten.
     pub(crate) fn output_reserve_len(&self, disk_bytes: u64) -> u64 {
         let share = disk_bytes / 16;
         share.clamp(RESERVE_MIN_BYTES, self.segment_len()).next_multiple_of(4096)

@@ -262,7 +262,7 @@ fn the_length_of_a_typed_value_is_that_of_the_list_the_array_or_the_batch() {
     let other = Numpy::<f64, _>::new(store.clone());
     assert!(matches!(other.len_of("x"), Err(Error::Mismatch { .. })));
     store.append([("x", "odd")]).unwrap();
-    assert!(p.len_of("x").unwrap_err().to_string().contains("no whole number of elements"));
+    assert!(p.len_of("x").unwrap_err().to_string().contains("not a whole number of elements"));
 }
 
 #[test]
@@ -321,8 +321,8 @@ fn another_dtype_is_refused_on_append_and_on_get_and_shows_both() {
     ] {
         assert_eq!(
             error.to_string(),
-            "Numpy: the key \"x\" holds an array of dtype <i4, but this layer is of dtype <f8; use \
-             a layer of the stored type, or delete the key first"
+            "Numpy: key \"x\" holds an array of dtype <i4, but this layer expects dtype <f8; use a \
+             layer of the stored type, or delete the key first"
         );
     }
     assert_eq!(ints.get("x").unwrap(), array![1]);
@@ -338,7 +338,7 @@ fn bytes_without_a_dtype_do_not_become_part_of_an_array() {
     let p = Numpy::<i32, _>::new(Dict::new());
     p.inner().append([("x", "text")]).unwrap();
     for error in [p.append([("x", &[1])]).unwrap_err(), p.get("x").unwrap_err()] {
-        assert!(error.to_string().contains("no dtype under the side key"), "{error}");
+        assert!(error.to_string().contains("no dtype under its"), "{error}");
     }
     assert_eq!(p.inner().get("x").unwrap(), b"text");
 }

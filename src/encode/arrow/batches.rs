@@ -1,5 +1,4 @@
-//! The batches of a key one at a time, as they were appended: for values that need not, or cannot,
-//! be one batch.
+//! Iterates over the batches of a key, for values that need not or cannot be one batch.
 
 use std::iter::{Enumerate, FusedIterator};
 use std::ops::Range;
@@ -13,27 +12,27 @@ use crate::encode::layer::Encode;
 use crate::encode::run::reason;
 use crate::{Error, Key, Partd, Result};
 
-/// The batches of a key, in the order in which they were appended: see
+/// An iterator over the batches of a key, in the order of the appends. See
 /// [`Arrow::batches`](crate::Typed::batches).
 ///
-/// Each is decoded when it is asked for.
+/// It decodes each batch on demand.
 pub struct Batches {
     key: Key,
     stored: Vec<u8>,
-    /// Where the frames lie that are not decoded yet, and which they are.
+    /// The ranges and numbers of the frames that are not decoded yet.
     frames: Enumerate<vec::IntoIter<Range<usize>>>,
-    /// What is left of the frame that was decoded last.
+    /// The remaining batches of the last decoded frame.
     decoded: vec::IntoIter<RecordBatch>,
     max_decoded_bytes: usize,
 }
 
-/// The batches of a key.
+/// Reads the batches of a key.
 pub(super) fn read<P: Partd>(layer: &Encode<ArrowCodec, P>, key: Key) -> Result<Batches> {
     let stored = layer.inner.read(slice::from_ref(&key))?;
     Batches::new(key, stored, layer.max_decoded_bytes)
 }
 
-/// Removes a key whose frames can all be decoded, and returns its batches.
+/// Removes a key if all its frames can be decoded, and returns its batches.
 pub(super) fn take<P: Partd>(layer: &Encode<ArrowCodec, P>, key: Key) -> Result<Batches> {
     let max_bytes = layer.max_decoded_bytes;
     let check = |stored: &[Vec<u8>]| {
@@ -47,7 +46,7 @@ pub(super) fn take<P: Partd>(layer: &Encode<ArrowCodec, P>, key: Key) -> Result<
     Batches::new(key, stored, max_bytes)
 }
 
-/// Where the frames of a key's value lie, without their prefixes.
+/// Returns the ranges of the frames in a key's value, without their prefixes.
 fn frames(key: &Key, stored: &[u8]) -> Result<Vec<Range<usize>>> {
     let frames = frame::split(&[stored])
         .map_err(|BadFrame { frame, offset, reason }| bad(key, frame, offset, reason))?;
@@ -58,7 +57,7 @@ fn frames(key: &Key, stored: &[u8]) -> Result<Vec<Range<usize>>> {
     Ok(frames.into_iter().map(range).collect())
 }
 
-/// The batches of one frame.
+/// Decodes the batches of one frame.
 fn decoded(
     key: &Key,
     stored: &[u8],

@@ -1,9 +1,9 @@
 //! Checks an Arrow IPC stream before the arrow crates see it.
 //!
-//! They validate arrays, but take several numbers of a message at their word and panic where those
-//! are wrong: so each message, buffer and count is held against the bytes that are there, and a
-//! stream has to reach its end. The types are those for which reading and concatenating has been
-//! seen to hold up; what the columns contain is left to the arrow crates.
+//! They validate arrays, but trust several numbers in a message and panic if those are wrong.
+//! This module therefore checks each message, buffer and count against the available bytes, and
+//! requires that the stream has an end. It allows the types that reading and concatenation are
+//! tested with, and leaves the contents of the columns to the arrow crates.
 
 use arrow_ipc::convert::try_fb_to_schema;
 use arrow_ipc::{MessageHeader, root_as_message};
@@ -11,16 +11,17 @@ use arrow_schema::{DataType, Field, FieldRef, Fields, Schema};
 
 use crate::encode::CodecError;
 
-/// What stands before the length of a message, but not in old streams.
+/// The marker before the length of a message; old streams do not have it.
 const CONTINUATION: u32 = u32::MAX;
-/// Types inside each other, at most.
+/// The largest nesting depth of types.
 const MAX_DEPTH: usize = 32;
-/// Rows of a batch, at most: there may be columns that take no bytes for any number of them.
+/// The most rows of a batch. Some columns take no bytes for any number of rows.
 const MAX_ROWS: i64 = u32::MAX as i64;
 
-/// Checks a whole stream: schema, batches, end. Says how many bytes the bitmaps of what is null
-/// can take that are made when it is joined to others: columns without nulls, and those whose
-/// values have no bytes, have none in the stream.
+/// Checks a whole stream: schema, batches, end.
+///
+/// Returns the most bytes that null bitmaps can take when the stream is joined to others. Columns
+/// without nulls, and columns whose values have no bytes, have no bitmap in the stream.
 pub(super) fn stream(bytes: &[u8]) -> Result<usize, CodecError> {
     let mut rest = bytes;
     let mut schema = Schema::empty();
@@ -38,8 +39,8 @@ pub(super) fn stream(bytes: &[u8]) -> Result<usize, CodecError> {
     }
 }
 
-/// Checks one message and skips it, and counts its values; says whether it was the end of the
-/// stream.
+/// Checks and skips one message, and adds its values to `values`. Returns whether it was the end of
+/// the stream.
 fn message(rest: &mut &[u8], schema: &mut Schema, values: &mut u64) -> Result<bool, CodecError> {
     let mut len = number(rest)?;
     if len == CONTINUATION {
@@ -49,7 +50,7 @@ fn message(rest: &mut &[u8], schema: &mut Schema, values: &mut u64) -> Result<bo
         return Ok(true);
     }
     let message = root_as_message(take(rest, i64::from(len))?)
-        .map_err(|_| "there is no message of Arrow IPC")?;
+        .map_err(|_| "there is no Arrow IPC message")?;
     let body = take(rest, message.bodyLength())?;
     match message.header_type() {
         MessageHeader::Schema => {
@@ -74,7 +75,7 @@ fn message(rest: &mut &[u8], schema: &mut Schema, values: &mut u64) -> Result<bo
     Ok(false)
 }
 
-/// The values of the dictionary of a number, as a column.
+/// Returns the values of the dictionary with an id, as a column.
 fn dictionary_values(schema: &Schema, id: i64) -> Option<FieldRef> {
     #[expect(deprecated, reason = "the arrow crates have no other name for a dictionary either")]
     let field = schema.fields_with_dict_id(id).first().copied()?;
@@ -88,14 +89,14 @@ fn values_field(values: &DataType) -> FieldRef {
     Field::new("values", values.clone(), true).into()
 }
 
-/// Checks a batch, and says how many values its columns have together.
+/// Checks a batch, and returns the total number of values in its columns.
 fn batch(
     batch: arrow_ipc::RecordBatch<'_>,
     columns: &Fields,
     body: &[u8],
 ) -> Result<u64, CodecError> {
     if batch.compression().is_some() {
-        return Err("the buffers are compressed inside the stream, which is not read; use a \
+        return Err("the buffers are compressed inside the stream, which is not supported; use a \
                     compressing layer below"
             .into());
     }
@@ -105,7 +106,7 @@ fn batch(
     if !sound(batch.length())
         || !nodes.all(|(rows, nulls)| sound(rows) && (0..=rows).contains(&nulls))
     {
-        return Err("a batch has a number of rows that cannot be".into());
+        return Err("a batch has an impossible number of rows".into());
     }
     let mut buffer_bytes = 0;
     for buffer in batch.buffers().into_iter().flatten() {
@@ -119,10 +120,10 @@ fn batch(
         }
         buffer_bytes += len;
         if buffer_bytes > body.len() {
-            return Err("the buffers of a message have more bytes together than the message".into());
+            return Err("the buffers of a message are longer together than the message".into());
         }
     }
-    // The arrow crates panic where a buffer of numbers holds part of one.
+    // The arrow crates panic if the length of a buffer is not a multiple of its element size.
     let mut widths = Vec::new();
     let mut views = batch.variadicBufferCounts().into_iter().flatten();
     let buffers = batch.buffers().map_or(0, |buffers| buffers.len());
@@ -142,14 +143,15 @@ fn batch(
     Ok(values.map(|node| node.length().unsigned_abs()).fold(0, u64::saturating_add))
 }
 
-/// Adds what each buffer of a column is a multiple of: the width of the numbers in it, or 1.
+/// Appends, for each buffer of a column, the number that its length must be a multiple of: the width
+/// of its elements, or 1.
 fn number_widths(
     of: &DataType,
     widths: &mut Vec<i64>,
     views: &mut dyn Iterator<Item = i64>,
     buffers: usize,
 ) -> Result<(), CodecError> {
-    // First comes the bitmap of what is not null, but for columns of nulls and of runs.
+    // The validity bitmap comes first, except for null and run-end encoded columns.
     match of {
         DataType::Null => {}
         DataType::Utf8 | DataType::Binary => widths.extend([1, 4, 1]),
@@ -200,7 +202,7 @@ fn number_widths(
 }
 
 fn width(number: &DataType) -> Result<i64, CodecError> {
-    let width = number.primitive_width().ok_or("a type that is not kept by this layer")?;
+    let width = number.primitive_width().ok_or("this layer does not support the type")?;
     Ok(i64::try_from(width)?)
 }
 
@@ -217,7 +219,7 @@ fn number(rest: &mut &[u8]) -> Result<u32, CodecError> {
     Ok(u32::from_le_bytes(take(rest, 4)?.try_into()?))
 }
 
-/// Checks that the types of all columns are ones that this layer keeps.
+/// Checks that the layer supports the types of all columns.
 pub(super) fn types(schema: &Schema) -> Result<(), CodecError> {
     schema.fields().iter().try_for_each(|field| type_of(field, MAX_DEPTH))
 }
@@ -228,7 +230,7 @@ fn type_of(field: &Field, depth: usize) -> Result<(), CodecError> {
     };
     let refused = || {
         Err(format!(
-            "the column {:?} of type {} is not kept by this layer",
+            "column {:?} has type {}, which this layer does not support",
             field.name(),
             field.data_type()
         )

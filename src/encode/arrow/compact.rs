@@ -1,11 +1,11 @@
 //! Compacts record batches before they are encoded: each array keeps only the bytes of its own rows.
 //!
-//! The IPC writer cuts buffers of numbers, offsets and texts to the rows of a slice. It writes the
-//! data buffers of views, the child of a list view and the values of a dictionary whole, however
-//! few of them the rows use; so each of 200 slices of a batch would store the batch. Here these
-//! are reduced to what valid rows refer to, at any depth. What several rows share stays shared,
-//! so compaction never makes an array larger: unlike `GenericByteViewArray::gc`, which copies the
-//! bytes of a view once for each view.
+//! The IPC writer trims buffers of numbers, offsets and strings to the rows of a slice. But it writes
+//! the data buffers of views, the child of a list view and the values of a dictionary in full, even if
+//! the rows use few of them, so each of 200 slices of a batch would store the whole batch. This module
+//! reduces these, at any depth, to what valid rows refer to. Bytes that several rows share stay
+//! shared, so compaction never enlarges an array, unlike `GenericByteViewArray::gc`, which copies the
+//! bytes once for each view.
 
 use std::sync::Arc;
 
@@ -26,14 +26,14 @@ use arrow_schema::{ArrowError, DataType, FieldRef};
 use arrow_select::dictionary::garbage_collect_any_dictionary;
 use arrow_select::filter::filter;
 
-/// Views of at most this many bytes hold them themselves.
+/// Values of at most this many bytes are stored inside the view.
 const MAX_INLINE_BYTES: u32 = 12;
-/// A data buffer of views is addressed by 32 bits, of which Arrow's Java and C++ use 31.
+/// Views address a data buffer with 32 bits, of which Arrow's Java and C++ use 31.
 const MAX_VIEW_BUFFER_BYTES: usize = i32::MAX as usize;
-/// Unused bytes are worth a copy where they are more than one in so many.
+/// A copy pays off if more than one byte in this many is unused.
 const UNUSED_SHARE: usize = 16;
 
-/// The same rows, without bytes that belong to none of them.
+/// Returns the same rows without bytes that belong to no row.
 pub(super) fn batch(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     let columns = batch.columns().iter().map(array).collect::<Result<Vec<_>, _>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
@@ -77,12 +77,13 @@ fn array(of: &ArrayRef) -> Result<ArrayRef, ArrowError> {
             DataType::Int64 => run_ends::<Int64Type>(of),
             other => Err(ArrowError::InvalidArgumentError(format!("run ends of type {other}"))),
         },
-        // Numbers and the like: the writer cuts their buffers.
+        // Numbers and similar types: the writer trims their buffers.
         _ => Ok(of.clone()),
     }
 }
 
-/// Texts and byte strings. The writer cuts them to the slice; null rows may still span bytes.
+/// Compacts strings and byte strings. The writer trims them to the slice, but null rows may still
+/// span bytes.
 fn bytes<T: ByteArrayType>(of: &ArrayRef) -> ArrayRef {
     let texts = of.as_bytes::<T>();
     if !hidden_lengths(texts.nulls(), texts.offsets()) {
@@ -91,7 +92,7 @@ fn bytes<T: ByteArrayType>(of: &ArrayRef) -> ArrayRef {
     Arc::new(texts.iter().collect::<GenericByteArray<T>>())
 }
 
-/// Whether a null row spans anything.
+/// Returns whether a null row spans any bytes or items.
 fn hidden_lengths<O: ArrowNativeType>(
     nulls: Option<&NullBuffer>,
     offsets: &OffsetBuffer<O>,
@@ -100,10 +101,10 @@ fn hidden_lengths<O: ArrowNativeType>(
     nulls.iter().zip(offsets.windows(2)).any(|(valid, ends)| !valid && ends[0] != ends[1])
 }
 
-/// A range of bytes of a view's data buffer, and where it begins in memory.
+/// A range of bytes in a data buffer of views, and its address in memory.
 ///
-/// Two buffers of an array may be one in memory, or overlap, so that only addresses say what is
-/// shared. They are compared and never followed.
+/// Two buffers of an array may be the same memory or overlap, so only addresses show what is shared.
+/// Addresses are compared and never dereferenced.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Used {
     address: usize,
@@ -112,7 +113,7 @@ struct Used {
     offset: u32,
 }
 
-/// Copies the bytes that valid rows refer to, each once, and points the views at the copies.
+/// Copies each byte that valid rows refer to once, and points the views at the copies.
 fn views<T: ByteViewType>(of: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     let of_views = of.as_byte_view::<T>();
     let buffers = of_views.data_buffers();
@@ -142,7 +143,7 @@ fn views<T: ByteViewType>(of: &ArrayRef) -> Result<ArrayRef, ArrowError> {
         if is_used(i, &view) {
             let start = buffers[view.buffer_index as usize].as_ptr() as usize;
             let address = start + view.offset as usize;
-            // The last run that begins at or before the view holds it.
+            // The last run that begins at or before the view contains it.
             let run = &runs[runs.partition_point(|run| run.address <= address) - 1];
             view.buffer_index = run.buffer;
             view.offset = run.offset + (address - run.address) as u32;
@@ -157,7 +158,7 @@ fn views<T: ByteViewType>(of: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     Ok(Arc::new(arrow_array::GenericByteViewArray::<T>::try_new(moved, copies, nulls)?))
 }
 
-/// How many different bytes in memory sorted ranges cover.
+/// Returns the number of distinct bytes in memory that sorted ranges cover.
 fn covered(used: &[Used]) -> usize {
     let (mut bytes, mut end) = (0, 0);
     for range in used {
@@ -168,8 +169,9 @@ fn covered(used: &[Used]) -> usize {
     bytes
 }
 
-/// Copies sorted ranges into new buffers: what they share once. Says where each run of ranges that
-/// touch has gone; a run that begins later at the same address holds the longer ones.
+/// Copies sorted ranges into new buffers, and shared bytes only once. Returns the new place of each
+/// run of adjoining ranges. If two runs begin at the same address, the later one holds the longer
+/// ranges.
 fn copy(used: &[Used], buffers: &[Buffer]) -> (Vec<Used>, Vec<Buffer>) {
     let (mut runs, mut full, mut open) = (Vec::<Used>::new(), Vec::new(), Vec::<u8>::new());
     for range in used {
@@ -178,7 +180,7 @@ fn copy(used: &[Used], buffers: &[Buffer]) -> (Vec<Used>, Vec<Buffer>) {
             [..range.len as usize];
         let room = MAX_VIEW_BUFFER_BYTES.saturating_sub(open.len());
         match runs.last_mut() {
-            // It goes on where the run before it ends, or inside that run.
+            // The range begins at the end of the previous run, or inside it.
             Some(run) if range.address <= run.address + run.len as usize => {
                 let run_end = run.address + run.len as usize;
                 let more = range_end.saturating_sub(run_end);
@@ -218,7 +220,7 @@ fn map(of: &ArrayRef, field: &FieldRef, ordered: bool) -> Result<ArrayRef, Arrow
     Ok(Arc::new(MapArray::try_new(field.clone(), offsets, entries, nulls, ordered)?))
 }
 
-/// The items of the valid lists alone, and offsets that begin at 0.
+/// Returns the items of the valid lists only, with offsets from 0.
 fn items<O: OffsetSizeTrait>(
     offsets: &OffsetBuffer<O>,
     values: &ArrayRef,
@@ -239,14 +241,14 @@ fn items<O: OffsetSizeTrait>(
     Ok((OffsetBuffer::from_lengths(lengths), array(&values)?))
 }
 
-/// The items that valid list views refer to, each once.
+/// Keeps each item that valid list views refer to, once.
 fn list_view<O: OffsetSizeTrait>(of: &ArrayRef, field: &FieldRef) -> Result<ArrayRef, ArrowError> {
     let lists = of.as_list_view::<O>();
     let range = |i: usize| (lists.offsets()[i].as_usize(), lists.sizes()[i].as_usize());
     let is_used = |i: &usize| lists.is_valid(*i) && range(*i).1 > 0;
     let mut used: Vec<(usize, usize)> = (0..lists.len()).filter(is_used).map(range).collect();
     used.sort_unstable();
-    // Where each run of items that touch begins, where it ends, and where it begins afterwards.
+    // For each run of adjoining items: its start, its end, and its start after the move.
     let mut runs = Vec::<(usize, usize, usize)>::new();
     for (start, len) in used {
         match runs.last_mut() {
@@ -279,7 +281,7 @@ fn list_view<O: OffsetSizeTrait>(of: &ArrayRef, field: &FieldRef) -> Result<Arra
             Some(run) if size > 0 => offset - runs[run].0 + runs[run].2,
             _ => 0,
         };
-        // Neither grows.
+        // Neither number grows, so both still fit their type.
         offsets.push(O::usize_as(moved));
         sizes.push(O::usize_as(size));
     }
@@ -293,11 +295,11 @@ fn list_view<O: OffsetSizeTrait>(of: &ArrayRef, field: &FieldRef) -> Result<Arra
     )?))
 }
 
-/// The runs of a slice, counted from its first row.
+/// Keeps the runs of a slice, with run ends counted from its first row.
 fn run_ends<R: RunEndIndexType>(of: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     let runs = of.as_run::<R>();
     if runs.is_empty() {
-        // The writer replaces the child of no runs after it has counted that child's buffers.
+        // For an empty run array, the writer replaces the child after counting the child's buffers.
         return Ok(new_empty_array(of.data_type()));
     }
     let ends = PrimitiveArray::<R>::from_iter_values(runs.run_ends().sliced_values());

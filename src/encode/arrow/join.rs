@@ -1,10 +1,10 @@
-//! Joins the batches of a key by concatenation, and says what to do where their types cannot hold
-//! all of them at once.
+//! Joins the batches of a key by concatenation, and says what to do if their types cannot hold all
+//! rows at once.
 //!
-//! The offsets of texts, binaries and lists, the keys of a dictionary and run ends count to a limit
-//! that each batch keeps and all together may pass. Dictionaries are merged, each value once,
-//! where their keys would overflow otherwise: the arrow crates do that for some types of values,
-//! and then only as well as a hash table that forgets allows.
+//! The offsets of strings, binaries and lists, dictionary keys and run ends have a limit that each
+//! batch keeps but the joined batch may exceed. If dictionary keys would overflow, the dictionaries
+//! are merged, with each value once. The arrow crates do so only for some value types, and with a
+//! hash table that forgets entries, so their merged dictionaries may still have duplicates.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -24,13 +24,13 @@ use arrow_select::interleave::interleave;
 
 use crate::encode::CodecError;
 
-/// What offsets of 32 bits count to.
+/// The largest offset of 32 bits.
 const MAX_COUNT: u64 = i32::MAX as u64;
 /// What to do about a value that is too large for its type.
 const ADVICE: &str = "read the batches one at a time with `batches` or `pop_batches`, or append with \
                       a wider type";
 
-/// One batch of many, whose rows can be counted.
+/// Joins batches into one.
 pub(super) fn join(
     schema: SchemaRef,
     mut batches: Vec<RecordBatch>,
@@ -65,7 +65,7 @@ pub(super) fn join(
     Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
 }
 
-/// Checks that a batch can be joined to others of a schema.
+/// Checks that batches of two schemas can be joined.
 pub(super) fn same_schema(first: &Schema, other: &Schema) -> Result<(), CodecError> {
     match first == other {
         true => Ok(()),
@@ -79,7 +79,7 @@ pub(super) fn same_schema(first: &Schema, other: &Schema) -> Result<(), CodecErr
     }
 }
 
-/// A schema as a person reads it: names and types, and what else distinguishes two of them.
+/// Formats a schema for a person: names, types, nullability and metadata.
 fn shown(schema: &Schema) -> String {
     let field = |field: &Arc<arrow_schema::Field>| {
         let null = if field.is_nullable() { "" } else { " not null" };
@@ -96,7 +96,7 @@ fn shown(schema: &Schema) -> String {
     parts.join(", ")
 }
 
-/// One array of many of one type.
+/// Concatenates arrays of one type.
 fn concatenated(parts: &[ArrayRef]) -> Result<ArrayRef, CodecError> {
     countable(parts)?;
     match concat(&borrowed(parts)) {
@@ -117,8 +117,8 @@ fn borrowed(arrays: &[ArrayRef]) -> Vec<&dyn Array> {
     arrays.iter().map(|array| &**array).collect()
 }
 
-/// The arrays, with dictionaries whose values are texts, bytes or numbers replaced by one that all
-/// of them share, at any depth.
+/// Merges the dictionaries of strings, bytes and numbers in the arrays, at any depth, into one that
+/// all arrays share.
 fn merged(arrays: &[ArrayRef]) -> Result<Vec<ArrayRef>, CodecError> {
     let Some(first) = arrays.first() else { return Ok(Vec::new()) };
     if let DataType::Dictionary(_, values) = first.data_type() {
@@ -143,7 +143,7 @@ fn merged(arrays: &[ArrayRef]) -> Result<Vec<ArrayRef>, CodecError> {
     Ok(data.into_iter().map(make_array).collect())
 }
 
-/// Whether each value of a type is a string of bytes, equal where the bytes are.
+/// Returns whether each value of a type is a byte string, so that equal bytes mean equal values.
 fn is_flat(of: &DataType) -> bool {
     of.is_primitive()
         || matches!(
@@ -159,7 +159,7 @@ fn is_flat(of: &DataType) -> bool {
         )
 }
 
-/// Dictionaries with keys of one type that share their values, each of them once.
+/// Merges dictionaries with one key type into ones that share their values, with each value once.
 fn merged_dictionaries(arrays: &[ArrayRef]) -> Result<Vec<ArrayRef>, CodecError> {
     macro_rules! by_key {
         ($key:ty) => {
@@ -169,7 +169,7 @@ fn merged_dictionaries(arrays: &[ArrayRef]) -> Result<Vec<ArrayRef>, CodecError>
     match arrays.first().map(Array::data_type) {
         Some(DataType::Dictionary(key, _)) => downcast_integer! {
             key.as_ref() => (by_key),
-            _ => Err("the keys of a dictionary are no integers".into()),
+            _ => Err("the keys of a dictionary are not integers".into()),
         },
         _ => Ok(arrays.to_vec()),
     }
@@ -180,7 +180,7 @@ fn dictionaries<K: ArrowDictionaryKeyType>(
 ) -> Result<Vec<ArrayRef>, CodecError> {
     let dictionaries: Vec<_> = arrays.iter().map(AsArray::as_dictionary::<K>).collect();
     let data: Vec<ArrayData> = dictionaries.iter().map(|of| of.values().to_data()).collect();
-    // The new key of each value, and where that value is found.
+    // The new key of each value, and the place of each value.
     let (mut known, mut places) = (HashMap::new(), Vec::new());
     let mut keys = Vec::with_capacity(arrays.len());
     for (i, (dictionary, data)) in dictionaries.iter().zip(&data).enumerate() {
@@ -221,7 +221,7 @@ fn dictionaries<K: ArrowDictionaryKeyType>(
         .collect()
 }
 
-/// What reads the bytes of a value of a flat array, given its data; `None` for a null.
+/// Returns a function that reads the bytes of a value of a flat array, or `None` for a null.
 fn value_bytes<'a>(
     of: &'a ArrayRef,
     data: &'a ArrayData,
@@ -253,8 +253,8 @@ fn value_bytes<'a>(
     }
 }
 
-/// Checks that arrays of one type can be concatenated: texts count their bytes in 31 bits and lists
-/// their items, and concatenating more of them than that panics, or fails after a long copy.
+/// Checks that arrays of one type can be concatenated. Strings count bytes, and lists items, in
+/// 31 bits; the concatenation of more panics, or fails after a long copy.
 fn countable(arrays: &[ArrayRef]) -> Result<(), CodecError> {
     let Some(first) = arrays.first() else { return Ok(()) };
     let inner =

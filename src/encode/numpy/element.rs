@@ -1,7 +1,7 @@
-//! The element types of arrays: their dtypes, and their bytes.
+//! The element types of arrays, with their dtypes and their conversion to bytes.
 //!
-//! Elements are plain old data on a little-endian machine, so an array that lies in one piece is
-//! its bytes, without a copy; a `bool` is read as numpy does, true where the byte is not zero.
+//! Elements are plain old data on a little-endian machine, so a contiguous array is written without a
+//! copy. As in numpy, a `bool` is true if its byte is not zero.
 
 use std::borrow::Cow;
 
@@ -10,9 +10,9 @@ use half::f16;
 use ndarray::{Array1, ArrayView1};
 use num_complex::Complex;
 
-/// A type that a numpy array can have: integers, floats, their complex numbers, and `bool`.
+/// An element type of numpy arrays: an integer, float, complex number or `bool`.
 ///
-/// Sealed: the list is numpy's.
+/// The trait is sealed, since numpy defines the list.
 pub trait Element: Sealed + Copy + Default + Send + Sync + 'static {
     /// The dtype as numpy writes it, for example `<i8`.
     const DTYPE: &'static str;
@@ -20,9 +20,9 @@ pub trait Element: Sealed + Copy + Default + Send + Sync + 'static {
 
 mod sealed {
     pub trait Sealed: bytemuck::NoUninit {
-        /// Elements whose bytes are given in pieces, of a whole number of elements.
+        /// Converts bytes in pieces, which together hold `len` elements.
         fn from_pieces(pieces: &[&[u8]], len: usize) -> Vec<Self>;
-        /// Reverses the bytes of a number.
+        /// Reverses the bytes of the element.
         fn swap_bytes(&mut self);
     }
 }
@@ -94,7 +94,7 @@ impl Sealed for bool {
     fn swap_bytes(&mut self) {}
 }
 
-/// The bytes of an array, in order; without a copy where they lie so.
+/// Returns the bytes of an array in order, without a copy if the array is contiguous.
 pub(super) fn to_bytes<'a, T: Element>(array: &'a ArrayView1<'_, T>) -> Cow<'a, [u8]> {
     match array.as_slice() {
         Some(elements) => Cow::Borrowed(as_bytes(elements)),
@@ -109,7 +109,7 @@ fn as_bytes<T: NoUninit>(elements: &[T]) -> &[u8] {
     bytemuck::cast_slice(elements)
 }
 
-/// The array of bytes in pieces; an error says how many bytes are over.
+/// Converts bytes in pieces to an array. The error is the number of excess bytes.
 pub(super) fn from_bytes<T: Element>(pieces: &[&[u8]], swapped: bool) -> Result<Array1<T>, usize> {
     let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
     match bytes % size_of::<T>() {

@@ -1,8 +1,7 @@
-//! What a pickle holds, as serde sees it.
+//! A serde deserializer for the values of a pickle.
 //!
-//! Walks the table of values that `machine` made, whose depth and expanded size are within their
-//! limits, so the recursion here and what it makes have the same limits. Strings and bytes are
-//! borrowed from the pickle.
+//! It walks the table of values that `machine` made. Their depth and expanded size are within limits,
+//! so its recursion and its output are too. Strings and bytes are borrowed from the pickle.
 
 use serde::de::{
     self, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, Unexpected,
@@ -12,13 +11,13 @@ use serde::forward_to_deserialize_any;
 
 use super::machine::{Container, Item, Kind, Pickle};
 
-/// Why a pickle does not fit the type it is to become.
+/// The error of a pickle that does not fit the requested type.
 #[derive(Debug)]
 pub(crate) struct Mismatch(String);
 
 impl std::fmt::Display for Mismatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the pickle holds something else than the type asked for: {}", self.0)
+        write!(f, "the pickle does not hold the requested type: {}", self.0)
     }
 }
 
@@ -100,7 +99,7 @@ impl<'de> de::Deserializer<'de> for Deserializer<'_, 'de> {
         visitor.visit_newtype_struct(self)
     }
 
-    /// A variant is its name, or a dict of one entry, or a tuple of name and content.
+    /// A variant is a name, a dict with one entry, or a tuple of name and content.
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _: &'static str,
@@ -131,7 +130,7 @@ impl<'de> de::Deserializer<'de> for Deserializer<'_, 'de> {
     }
 }
 
-/// The items of a container that are still to be visited.
+/// The items of a container that are not visited yet.
 struct Walk<'p, 'de> {
     pickle: &'p Pickle<'de>,
     items: &'p [Item<'de>],

@@ -1,25 +1,24 @@
-//! The pickle machine, for opcodes of plain data: runs a pickle into a flat table of values.
+//! The pickle machine for opcodes of plain data: runs a pickle and produces a flat table of values.
 //!
-//! Invariant: a container that stands inside another, or that was fetched from the memo, never
-//! changes again. So there are no cycles, and the depth and the expanded size of a value are known
-//! when it is put somewhere; both have limits, and so has what the machine itself holds. Nothing
-//! here recurses, allocates by a declared length, calls anything or looks up a name. It does not
-//! know what the values will become.
+//! Invariant: a container never changes once it is inside another one or was fetched from the memo.
+//! There are therefore no cycles, and the depth and expanded size of a value are known when it is
+//! stored. Both have limits, and so does the memory of the machine. Nothing here recurses, allocates
+//! by a declared length, calls anything or looks up a name.
 
 use crate::encode::CodecError;
 use crate::encode::codec::too_large;
 
-/// Containers inside each other, at most.
+/// The largest nesting depth of containers.
 pub(crate) const MAX_DEPTH: u32 = 128;
-/// What a value counts against the limit, besides the bytes of a string.
+/// The bytes that a value counts against the limit, besides the bytes of a string.
 const ITEM_BYTES: u64 = 32;
 const _: () = assert!(size_of::<Option<Item<'static>>>() == ITEM_BYTES as usize);
-/// Digits of an integer in text form, at most; the time to read it grows with their square.
+/// The most digits of an integer in text form. The time to read it grows with their square.
 const MAX_DIGITS: usize = 4300;
-/// Bytes of an integer in binary form, at most; no integer type here has more than 16.
+/// The most bytes of an integer in binary form. No integer type has more than 16.
 const MAX_INTEGER_BYTES: usize = 1024;
 
-/// A value; containers are numbers of the table.
+/// A value. A container is an index into the table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Item<'a> {
     None,
@@ -28,17 +27,17 @@ pub(crate) enum Item<'a> {
     Float(f64),
     Str(&'a str),
     Bytes(&'a [u8]),
-    /// A string that stands in the pickle with escapes, by its number in `strings`.
+    /// A string with escapes in the pickle, as an index into `strings`.
     Owned(u32),
     Container(u32),
 }
 
-/// What a container is.
+/// The kind of a container.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Kind {
     List,
     Tuple,
-    /// Keys and values in turn.
+    /// Alternating keys and values.
     Dict,
     Set,
 }
@@ -47,15 +46,15 @@ pub(crate) enum Kind {
 pub(crate) struct Container<'a> {
     pub(crate) kind: Kind,
     pub(crate) items: Vec<Item<'a>>,
-    /// Whether it stands in another one or was fetched from the memo.
+    /// Whether it is inside another container or was fetched from the memo.
     sealed: bool,
-    /// How deep it is nested: 1 if it holds no other.
+    /// Its nesting depth: 1 if it holds no other container.
     depth: u32,
-    /// Bytes, if everything that is referred to were written out.
+    /// Its size in bytes if every reference is expanded.
     bytes: u64,
 }
 
-/// A pickle that was run: its value, and all that the value refers to.
+/// The result of running a pickle: its value, and everything that the value refers to.
 #[derive(Debug)]
 pub(crate) struct Pickle<'a> {
     pub(crate) containers: Vec<Container<'a>>,
@@ -68,8 +67,8 @@ impl<'a> Pickle<'a> {
         self.top
     }
 
-    /// Bytes of the value, if everything that it refers to is written out; a value that is no
-    /// container is no list either, and is refused by who wants one.
+    /// Returns the size of the value in bytes with every reference expanded. The size of a value that
+    /// is not a container does not matter: it is not a list, so deserialization refuses it.
     pub(crate) fn expanded_bytes(&self) -> u64 {
         match self.top {
             Item::Container(id) => self.containers[id as usize].bytes,
@@ -78,8 +77,8 @@ impl<'a> Pickle<'a> {
     }
 }
 
-/// Runs a pickle that makes no more than `max_bytes` when everything is written out, and takes no
-/// more while it is run.
+/// Runs a pickle. It is an error if the expanded value, or the memory of the machine, exceeds
+/// `max_bytes`.
 pub(crate) fn run(bytes: &[u8], max_bytes: usize) -> Result<Pickle<'_>, CodecError> {
     let mut machine = Machine {
         bytes,
@@ -103,7 +102,7 @@ pub(crate) fn run(bytes: &[u8], max_bytes: usize) -> Result<Pickle<'_>, CodecErr
     let Machine { containers, strings, mut stack, marks, at, .. } = machine;
     match (stack.pop(), stack.is_empty() && marks.is_empty(), bytes.len() - at) {
         (Some(top), true, 0) => Ok(Pickle { containers, strings, top }),
-        (_, _, 0) => Err("the pickle ends with more or less than one value".into()),
+        (_, _, 0) => Err("the pickle does not end with exactly one value".into()),
         (_, _, more) => Err(format!("{more} bytes follow the end of the pickle").into()),
     }
 }
@@ -112,11 +111,11 @@ struct Machine<'a> {
     bytes: &'a [u8],
     at: usize,
     max_bytes: usize,
-    /// Bytes of all that was put on the stack, into the memo and into the tables: whatever leaves
-    /// the stack goes into a container, so it only grows.
+    /// The bytes of everything put on the stack, into the memo and into the tables. Values leave the
+    /// stack only for a container, so it never shrinks.
     held_bytes: u64,
     stack: Vec<Item<'a>>,
-    /// Lengths of the stack at each mark.
+    /// The length of the stack at each mark.
     marks: Vec<usize>,
     memo: Vec<Option<Item<'a>>>,
     containers: Vec<Container<'a>>,
@@ -124,7 +123,7 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    /// Carries out one opcode; says whether it was the last.
+    /// Executes one opcode, and returns whether it was the last.
     fn step(&mut self) -> Result<bool, CodecError> {
         let opcode = self.array::<1>()?[0];
         match opcode {
@@ -133,7 +132,7 @@ impl<'a> Machine<'a> {
                 0..=5 => {}
                 newer => return Err(format!("pickle protocol {newer} is not known").into()),
             },
-            // Frames only say how much can be read at once.
+            // A frame only says how many bytes can be read at once.
             0x95 => drop(self.array::<8>()?),
             b'(' => {
                 if self.marks.len() >= MAX_DEPTH as usize {
@@ -248,12 +247,12 @@ impl<'a> Machine<'a> {
             b'P' | b'Q' | 0x82 | 0x83 | 0x84 | 0x97 | 0x98 => {
                 return Err("the pickle refers to something outside itself".into());
             }
-            other => return Err(format!("opcode {other:#04x} is not one of plain data").into()),
+            other => return Err(format!("opcode {other:#04x} is not plain data").into()),
         }
         Ok(false)
     }
 
-    /// Counts what is about to be held.
+    /// Counts bytes that the machine is about to hold.
     fn hold(&mut self, bytes: u64) -> Result<(), CodecError> {
         self.held_bytes = self.held_bytes.saturating_add(bytes);
         match self.held_bytes > self.max_bytes as u64 {
@@ -268,7 +267,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// The next bytes, if there are so many.
+    /// Takes the next `len` bytes.
     fn take(&mut self, len: usize) -> Result<&'a [u8], CodecError> {
         let rest = &self.bytes[self.at..];
         let taken = rest.get(..len).ok_or_else(|| {
@@ -282,7 +281,7 @@ impl<'a> Machine<'a> {
         Ok(self.take(N)?.try_into()?)
     }
 
-    /// A length or a number of the memo, of N bytes.
+    /// Reads a length or a memo index of N bytes.
     fn length<const N: usize>(&mut self) -> Result<usize, CodecError> {
         let bytes = self.array::<N>()?;
         let len = bytes.iter().rev().fold(0_u64, |len, &byte| (len << 8) | u64::from(byte));
@@ -345,12 +344,12 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Where the items since the last mark begin.
+    /// Pops the last mark, and returns where the items after it begin.
     fn mark(&mut self) -> Result<usize, CodecError> {
         Ok(self.marks.pop().ok_or("there is no mark to go back to")?)
     }
 
-    /// Where the last `n` items begin; none of them may stand before a mark.
+    /// Returns where the last `n` items begin. They must all come after the last mark.
     fn top(&self, n: usize) -> Result<usize, CodecError> {
         let floor = self.marks.last().copied().unwrap_or(0);
         match self.stack.len().checked_sub(n) {
@@ -369,7 +368,7 @@ impl<'a> Machine<'a> {
         self.make(kind, start)
     }
 
-    /// Makes a container of the items from `start` on.
+    /// Makes a container of the items from `start`.
     fn make(&mut self, kind: Kind, start: usize) -> Result<(), CodecError> {
         self.hold(size_of::<Container<'_>>() as u64)?;
         let id = u32::try_from(self.containers.len())?;
@@ -395,7 +394,7 @@ impl<'a> Machine<'a> {
         self.extend_below(kind, start)
     }
 
-    /// Moves the items from `start` on into the container that stands below them.
+    /// Moves the items from `start` into the container below them.
     fn extend_below(&mut self, kind: Kind, start: usize) -> Result<(), CodecError> {
         let floor = self.marks.last().copied().unwrap_or(0);
         let below = start.checked_sub(1).filter(|&below| below >= floor);
@@ -423,7 +422,7 @@ impl<'a> Machine<'a> {
                 Item::Bytes(bytes) => ITEM_BYTES + bytes.len() as u64,
                 Item::Owned(id) => ITEM_BYTES + self.strings[id as usize].len() as u64,
                 Item::Container(inner) if inner == id => {
-                    return Err("a container holds itself; such values are not read".into());
+                    return Err("a container holds itself; such values are not supported".into());
                 }
                 Item::Container(inner) => {
                     let inner = &mut self.containers[inner as usize];
@@ -452,10 +451,10 @@ impl<'a> Machine<'a> {
 
     fn put(&mut self, id: usize) -> Result<(), CodecError> {
         let start = self.top(1)?;
-        // Numbers follow each other, with gaps where pickletools took out what is not fetched;
-        // one that no pickle of this length could have come to is a way to take memory.
+        // Indexes are consecutive, with gaps where pickletools removed entries that are never fetched.
+        // A larger index than the bytes read so far would only serve to allocate memory.
         if id > self.at {
-            return Err(format!("the memo's number {id} is out of order").into());
+            return Err(format!("the memo index {id} is out of order").into());
         }
         if let Some(more) = (id + 1).checked_sub(self.memo.len()) {
             self.hold(more as u64 * ITEM_BYTES)?;
@@ -463,13 +462,13 @@ impl<'a> Machine<'a> {
         }
         match self.memo[id].replace(self.stack[start]) {
             None => Ok(()),
-            Some(_) => Err(format!("the memo's number {id} is given twice").into()),
+            Some(_) => Err(format!("the memo index {id} is used twice").into()),
         }
     }
 
     fn get(&mut self, id: usize) -> Result<(), CodecError> {
         let item = self.memo.get(id).copied().flatten();
-        let item = item.ok_or_else(|| format!("the memo has no number {id}"))?;
+        let item = item.ok_or_else(|| format!("the memo has no index {id}"))?;
         if let Item::Container(id) = item {
             self.containers[id as usize].sealed = true;
         }
@@ -482,7 +481,7 @@ fn too_deep() -> CodecError {
     format!("the pickle is nested more than {MAX_DEPTH} deep").into()
 }
 
-/// A string of protocol 0: Latin-1, with `\uXXXX` and `\UXXXXXXXX` for what is not.
+/// Decodes a string of protocol 0: Latin-1, with `\uXXXX` and `\UXXXXXXXX` for other characters.
 fn unescape_unicode(line: &[u8]) -> Result<String, CodecError> {
     let mut string = String::with_capacity(line.len());
     let mut rest = line;
@@ -498,7 +497,7 @@ fn unescape_unicode(line: &[u8]) -> Result<String, CodecError> {
         };
         let code = tail.get(1..=digits).ok_or("an escape in a string is cut")?;
         let code = u32::from_str_radix(std::str::from_utf8(code)?, 16)?;
-        string.push(char::from_u32(code).ok_or("an escape in a string is no character")?);
+        string.push(char::from_u32(code).ok_or("an escape in a string is not a character")?);
         rest = &tail[digits + 1..];
     }
     Ok(string)

@@ -33,6 +33,7 @@ impl<D: Disk> View<D> {
     ///
     /// What is not in memory is read from disk a little ahead of the iteration. A chunk may be as long as the value;
     /// [`pieces`](View::pieces) cuts it, so that a value of any length passes through bounded memory.
+    #[must_use]
     pub fn chunks(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         pieces(&self.snapshot, self.extents(), u64::MAX)
     }
@@ -46,11 +47,13 @@ impl<D: Disk> View<D> {
     }
 
     /// The length of the value in bytes.
+    #[must_use]
     pub fn len(&self) -> u64 {
         total(self.extents())
     }
 
     /// Whether the value has no bytes.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -78,16 +78,19 @@ impl Mapping {
 
     /// The length in bytes.
     #[inline]
+    #[must_use]
     pub fn len(&self) -> u64 {
         self.raw.len() as u64
     }
 
     /// Whether the mapping has no bytes.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Whether words and bytes may be stored.
+    #[must_use]
     pub fn is_writable(&self) -> bool {
         self.writable
     }
@@ -115,6 +118,7 @@ impl Mapping {
 
     /// Loads the word at `offset`, a multiple of 8.
     #[inline]
+    #[must_use]
     pub fn load(&self, offset: u64, order: Ordering) -> u64 {
         self.word(offset).load(order)
     }
