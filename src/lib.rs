@@ -118,7 +118,7 @@ pub mod log;
 mod partd;
 mod threads;
 
-pub use crate::buffer::{Buffer, BufferStats};
+pub use crate::buffer::{Buffer, BufferStats, FixedBudget, MemoryBudget};
 pub use crate::dict::Dict;
 #[cfg(feature = "arrow")]
 pub use crate::encode::Arrow;
