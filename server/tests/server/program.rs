@@ -88,7 +88,7 @@ fn usage_errors_have_exit_code_2_and_say_what_to_do() {
         (&[store, "--bind", "tcp://0.0.0.0:0"], "keygen"),
         (&[store, "--memory", "much"], "64KiB"),
         (&[store, "--idle-time", "soon"], "30s"),
-        (&[store, "--role", "boss"], "there are read, append"),
+        (&[store, "--role", "boss"], "use read, append"),
         (&[store, "--metrics", "0.0.0.0:0", "--bind", &dir.address()], "for this machine alone"),
         (&["status", "ipc:///nobody/there", "--timeout", "100ms"], "cannot connect"),
     ];
