@@ -76,9 +76,9 @@ impl Address {
 
     /// Returns the address at which `partd-server PATH` listens by default.
     ///
-    /// It is a socket in `$XDG_RUNTIME_DIR/partd`, or in `PATH.server` if that variable is not set, named
-    /// after the device and inode of the store's directory. Creates the directory of the socket, with
-    /// mode 0700.
+    /// It is a socket in `$XDG_RUNTIME_DIR/partd`, or in `PATH.server` if that variable is not set,
+    /// named after the device and inode of the store's directory. Creates the directory of the
+    /// socket, with mode 0700.
     ///
     /// # Errors
     /// The store's directory does not exist, or the directory of the socket is not private.

@@ -71,8 +71,8 @@ impl KeyPair {
         PublicKey(self.0.public)
     }
 
-    /// Writes the pair to two new files: the secret half to `path` with mode 0600, the public half to
-    /// the same path with `.pub` appended.
+    /// Writes the pair to two new files: the secret half to `path` with mode 0600, the public half
+    /// to the same path with `.pub` appended.
     ///
     /// # Errors
     /// One of the files exists already or cannot be written.
@@ -133,8 +133,9 @@ impl AllowedKeys {
 
     /// Reads a list from a file.
     ///
-    /// Each line has a key and, after a space, its role; without a role it is `all`. Empty lines and lines
-    /// that begin with `;` are ignored. (`#` is a character of Z85, so a key may begin with it.)
+    /// Each line has a key and, after a space, its role; without a role it is `all`. Empty lines
+    /// and lines that begin with `;` are ignored. (`#` is a character of Z85, so a key may begin
+    /// with it.)
     ///
     /// # Errors
     /// The file cannot be read, a line is invalid, or other users can change the file.

@@ -1,8 +1,8 @@
 //! Errors that cross the wire: a kind to match on and a text. The client turns them into
 //! [`partd::Error`].
 //!
-//! Every fallible method of this crate returns [`partd::Error`], so that layers compose on a client.
-//! [`RemoteError::of`] extracts the remote error, with its kind.
+//! Every fallible method of this crate returns [`partd::Error`], so that layers compose on a
+//! client. [`RemoteError::of`] extracts the remote error, with its kind.
 
 use std::io;
 use std::path::PathBuf;
@@ -138,8 +138,8 @@ impl RemoteError {
 
     /// Makes the answer to a request that failed in the store.
     ///
-    /// It names a key only if the request did: an append to a layer such as `Buffer` may fail while it
-    /// moves keys of other clients.
+    /// It names a key only if the request did: an append to a layer such as `Buffer` may fail while
+    /// it moves keys of other clients.
     pub(crate) fn of_store(error: &Error, is_of_request: impl Fn(&Key) -> bool) -> RemoteError {
         use partd::ErrorKind as Store;
         let kind = match error.kind() {

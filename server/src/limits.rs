@@ -7,9 +7,9 @@ use crate::error::invalid;
 /// Limits on what clients may use of a server. Each field states its default.
 ///
 /// Requests and answers take at most [`in_flight_bytes`](Limits::in_flight_bytes) +
-/// [`client_bytes`](Limits::client_bytes) of memory, plus about 200 KiB for each connection in the worst
-/// case. The store and its layers need memory of their own in addition, for example for a list of all
-/// keys.
+/// [`client_bytes`](Limits::client_bytes) of memory, plus about 200 KiB for each connection in the
+/// worst case. The store and its layers need memory of their own in addition, for example for a
+/// list of all keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
@@ -27,16 +27,17 @@ pub struct Limits {
     pub connections: usize,
     /// Time for the ZMTP handshake: 10 s.
     pub handshake: Duration,
-    /// Time without a request after which the server closes a connection: 1 h. Clients of this crate
-    /// reconnect.
+    /// Time without a request after which the server closes a connection: 1 h. Clients of this
+    /// crate reconnect.
     pub idle: Duration,
     /// Time in which a message must arrive whole, and in which a client must read one chunk of an
     /// answer: 120 s.
     pub message: Duration,
     /// Bytes of messages and answers in memory for one connection: 512 MiB.
     pub client_bytes: u64,
-    /// Bytes of messages and answers in memory for all connections together: 1 GiB. A request for which
-    /// there is no room waits; an answer for which there is none goes through a temporary file.
+    /// Bytes of messages and answers in memory for all connections together: 1 GiB. A request for
+    /// which there is no room waits; an answer for which there is none goes through a temporary
+    /// file.
     pub in_flight_bytes: u64,
     /// Bytes of an answer in memory: 8 MiB. A longer answer goes through a temporary file.
     pub answer_bytes: u64,
@@ -89,7 +90,9 @@ impl Limits {
             return wrong("frames must be at least 3, keys and connections at least 1");
         }
         if self.client_bytes < self.message_bytes {
-            return wrong("client_bytes is below message_bytes, so the largest message would not fit");
+            return wrong(
+                "client_bytes is below message_bytes, so the largest message would not fit",
+            );
         }
         let times = [self.handshake, self.idle, self.message];
         if times.contains(&Duration::ZERO) {

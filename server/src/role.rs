@@ -7,8 +7,8 @@ use crate::error::invalid;
 
 /// A set of permissions of a client.
 ///
-/// Its text form is a comma-separated list of `read`, `append`, `remove`, `drop` and `close`, or `all` or
-/// `none`.
+/// Its text form is a comma-separated list of `read`, `append`, `remove`, `drop` and `close`, or
+/// `all` or `none`.
 ///
 /// ```
 /// use partd_server::Role;

@@ -1,7 +1,8 @@
 //! Tracks whether a ZMTP stream is between two messages.
 //!
-//! The channel needs this to choose between the idle timeout and the message timeout, and to release the
-//! memory of its last input. The codec does not report whether it holds part of a message.
+//! The channel needs this to choose between the idle timeout and the message timeout, and to
+//! release the memory of its last input. The codec does not report whether it holds part of a
+//! message.
 
 /// The length of ZMTP's greeting.
 const GREETING_BYTES: u64 = 64;
@@ -31,7 +32,8 @@ impl Default for Boundary {
 impl Boundary {
     /// Returns whether the stream is at the end of the greeting or of a message.
     ///
-    /// CURVE encrypts the flag that joins frames to a message; with CURVE every frame counts as a message.
+    /// CURVE encrypts the flag that joins frames to a message; with CURVE every frame counts as a
+    /// message.
     pub(crate) fn is_between_messages(&self) -> bool {
         self.left == 0 && self.header_len == 0 && !self.more
     }

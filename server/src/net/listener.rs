@@ -1,8 +1,9 @@
 //! A bound address: the ownership of a socket file, and the peers of accepted connections.
 //!
-//! A server holds a lock on `SOCKET.lock` for as long as it owns the name. If a server gets the lock and no
-//! process listens at the socket file, the file is left over from a dead server, and the new one replaces
-//! it. If a process does listen, the socket belongs to another program and stays.
+//! A server holds a lock on `SOCKET.lock` for as long as it owns the name. If a server gets the
+//! lock and no process listens at the socket file, the file is left over from a dead server, and
+//! the new one replaces it. If a process does listen, the socket belongs to another program and
+//! stays.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -35,7 +36,8 @@ pub(crate) struct Listener {
 
 #[derive(Debug)]
 enum Kind {
-    /// Dropping the [`OwnedName`] removes the socket file. `None` if another process created the socket.
+    /// Dropping the [`OwnedName`] removes the socket file. `None` if another process created the
+    /// socket.
     Unix(UnixListener, #[allow(dead_code, reason = "held for its drop")] Option<OwnedName>),
     Tcp(TcpListener),
 }
@@ -81,7 +83,8 @@ impl Listener {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let fd =
                 rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-            // `bind` creates the file with the mode of the socket, so the file never has another mode.
+            // `bind` creates the file with the mode of the socket, so the file never has another
+            // mode.
             rustix::fs::fchmod(&fd, Mode::RUSR | Mode::WUSR)?;
             rustix::net::bind(&fd, &SocketAddrUnix::new(path)?)?;
             rustix::net::listen(&fd, BACKLOG)?;
@@ -92,7 +95,8 @@ impl Listener {
         Ok(Listener { kind: Kind::Unix(listener, Some(name)), address: address.clone() })
     }
 
-    /// Uses a unix socket that is already bound, such as systemd's. Leaves its file in place at the end.
+    /// Uses a unix socket that is already bound, such as systemd's. Leaves its file in place at the
+    /// end.
     pub(crate) fn unix(listener: UnixListener) -> Result<Listener> {
         let cannot = |error| io_error("use", "the socket that was passed in", error);
         listener.set_nonblocking(true).map_err(cannot)?;

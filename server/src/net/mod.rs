@@ -9,8 +9,9 @@
 //! | `boundary` | tracks whether a stream is between two messages |
 //! | `channel` | messages over a stream: the handshake, memory limits, gathered writes |
 //!
-//! `omq-proto` implements ZMTP: a codec without I/O, which checks the length of a frame before it buffers
-//! the frame, and which has CURVE. `channel` moves the bytes between the codec and the socket.
+//! `omq-proto` implements ZMTP: a codec without I/O, which checks the length of a frame before it
+//! buffers the frame, and which has CURVE. `channel` moves the bytes between the codec and the
+//! socket.
 
 pub(crate) mod account;
 pub(crate) mod boundary;

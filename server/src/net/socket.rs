@@ -22,8 +22,8 @@ const MAX_SLICES: usize = 1024;
 
 /// A stream of bytes in both directions. The fuzz targets implement it in memory.
 pub(crate) trait Stream {
-    /// Appends input to `into`, with room for `max` bytes; returns 0 at the end of the stream. May append
-    /// more than `max` bytes if `into` has the capacity.
+    /// Appends input to `into`, with room for `max` bytes; returns 0 at the end of the stream. May
+    /// append more than `max` bytes if `into` has the capacity.
     fn read(&mut self, into: &mut Vec<u8>, max: usize, deadline: Instant) -> io::Result<usize>;
 
     /// Writes a part of the slices, from their start, and returns its length.
@@ -41,8 +41,8 @@ impl Socket {
         Ok(Socket(Arc::new(fd)))
     }
 
-    /// Wraps a connected TCP socket. Sets `TCP_NODELAY`, to send answers without delay, and keep-alive,
-    /// to notice a dead peer.
+    /// Wraps a connected TCP socket. Sets `TCP_NODELAY`, to send answers without delay, and
+    /// keep-alive, to notice a dead peer.
     pub(crate) fn tcp(fd: OwnedFd) -> io::Result<Socket> {
         set_tcp_nodelay(&fd, true)?;
         set_socket_keepalive(&fd, true)?;
@@ -95,7 +95,8 @@ impl Socket {
     }
 }
 
-/// Shuts down the input, which wakes a thread that waits for it. Bytes that have arrived can still be read.
+/// Shuts down the input, which wakes a thread that waits for it. Bytes that have arrived can still
+/// be read.
 pub(crate) fn end_input(fd: &OwnedFd) {
     // Fails if the peer has disconnected, which ends the input as well.
     let _ = rustix::net::shutdown(fd, Shutdown::Read);
@@ -125,7 +126,8 @@ impl Stream for Socket {
     fn read(&mut self, into: &mut Vec<u8>, max: usize, deadline: Instant) -> io::Result<usize> {
         loop {
             into.reserve(max);
-            // The capacity may exceed `max`. The channel passes any bytes beyond it on to the next message.
+            // The capacity may exceed `max`. The channel passes any bytes beyond it on to the next
+            // message.
             let received = rustix::net::recv(&*self.0, spare_capacity(into), RecvFlags::empty());
             match received {
                 Ok((_, len)) => return Ok(len),

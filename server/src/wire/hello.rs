@@ -1,7 +1,8 @@
 //! The negotiation: the frames of `syn` and of its answer.
 //!
-//! `[syn, partd/2, session=…]` requests the extension. A Python server ignores the frames after `syn`
-//! and answers `[ack]`; a server of this crate answers `[ack, partd/2, server=…, resumed=…, …]`.
+//! `[syn, partd/2, session=…]` requests the extension. A Python server ignores the frames after
+//! `syn` and answers `[ack]`; a server of this crate answers `[ack, partd/2, server=…, resumed=…,
+//! …]`.
 
 use std::fmt::Write;
 
@@ -42,7 +43,8 @@ fn capability<'a>(frames: &[&'a [u8]], name: &str) -> Option<&'a [u8]> {
 fn number(frames: &[&[u8]], name: &str) -> Result<u64, Malformed> {
     let text = capability(frames, name).and_then(|value| std::str::from_utf8(value).ok());
     let number = text.and_then(|text| text.parse().ok());
-    number.ok_or_else(|| Malformed::new(format!("the capability {name} is missing or not a number")))
+    number
+        .ok_or_else(|| Malformed::new(format!("the capability {name} is missing or not a number")))
 }
 
 fn hex(bytes: &[u8]) -> String {

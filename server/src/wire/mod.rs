@@ -1,7 +1,8 @@
-//! Encodes and decodes requests and answers, without I/O: the extension `partd/2` and the old protocol.
+//! Encodes and decodes requests and answers, without I/O: the extension `partd/2` and the old
+//! protocol.
 //!
-//! `WIRE.md` is normative, and a test runs its examples. Decoders do not trust their input: they check
-//! every length, and never allocate for bytes that a peer has announced but not sent.
+//! `WIRE.md` is normative, and a test runs its examples. Decoders do not trust their input: they
+//! check every length, and never allocate for bytes that a peer has announced but not sent.
 
 pub(crate) mod hello;
 pub(crate) mod old;

@@ -1,8 +1,9 @@
-//! The old protocol, of Python's partd 1.4.2: a command word, then one frame for each key and value.
+//! The old protocol, of Python's partd 1.4.2: a command word, then one frame for each key and
+//! value.
 //!
-//! In the old protocol a tuple is its parts, joined with `-|-`. Such a key becomes the tuple [`Key`] with the
-//! same parts, so that Rust and Python clients of one server use the same keys: Python's `("a", 1)` is
-//! `Key::from(("a", "1"))`.
+//! In the old protocol a tuple is its parts, joined with `-|-`. Such a key becomes the tuple
+//! [`Key`] with the same parts, so that Rust and Python clients of one server use the same keys:
+//! Python's `("a", 1)` is `Key::from(("a", "1"))`.
 
 use partd::Key;
 
@@ -86,7 +87,8 @@ pub(crate) fn from_key(key: &Key) -> Result<Vec<u8>, &'static str> {
             _ => wire.push(byte),
         }
     }
-    // Either the joined parts or the unchanged bytes: whichever the server converts back to this key.
+    // Either the joined parts or the unchanged bytes: whichever the server converts back to this
+    // key.
     let wire = [wire, bytes.to_vec()].into_iter().find(|wire| to_key(wire) == *key);
     wire.ok_or("it contains -|-, which separates the parts of a tuple there")
 }

@@ -91,7 +91,8 @@ const CLEAR: u8 = 4;
 const LEAST_OP_BYTES: usize = 1;
 const LEAST_KEY_BYTES: usize = 4;
 
-/// Decodes a head. Returns `Ok((Err(opcode), …))` for an unknown opcode, whose id can still be answered.
+/// Decodes a head. Returns `Ok((Err(opcode), …))` for an unknown opcode, whose id can still be
+/// answered.
 pub(crate) fn decode_head(frame: &[u8]) -> Result<(Result<Head, u8>, u64, Cursor<'_>), Malformed> {
     let mut cursor = Cursor::new(frame);
     let number = cursor.u8("the opcode")?;
@@ -168,8 +169,8 @@ fn within(what: &str, found: u64, limit: u64, unit: &str) -> Result<(), Refusal>
     )))
 }
 
-/// Decodes the number of keys or operations that follow. Also returns the capacity to reserve for them: at
-/// most what the body's length allows.
+/// Decodes the number of keys or operations that follow. Also returns the capacity to reserve for
+/// them: at most what the body's length allows.
 fn count(
     body: &mut Cursor<'_>,
     limits: &Limits,

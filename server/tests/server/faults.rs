@@ -1,9 +1,9 @@
 //! Servers and clients that die at random, a network that cuts, and what must be there afterwards.
 //!
-//! Each writer appends numbered records to a key of its own and notes outside of the store what became
-//! of each: acknowledged, or an error that says that it may or may not have happened. A value must hold
-//! the acknowledged records once and in order, each of the unsure ones once or not at all, and nothing
-//! else.
+//! Each writer appends numbered records to a key of its own and notes outside of the store what
+//! became of each: acknowledged, or an error that says that it may or may not have happened. A
+//! value must hold the acknowledged records once and in order, each of the unsure ones once or not
+//! at all, and nothing else.
 
 use std::collections::HashSet;
 use std::io::Write;

@@ -1,4 +1,5 @@
-//! Limits, and clients that break them or the protocol: the others are served, memory stays bounded.
+//! Limits, and clients that break them or the protocol: the others are served, memory stays
+//! bounded.
 
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! The binary: signals, exit codes, status, metrics, what systemd passes in, limits and a full store.
+//! The binary: signals, exit codes, status, metrics, what systemd passes in, limits and a full
+//! store.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -1,5 +1,5 @@
-//! A network between a client and a server that cuts, delays and splits what it carries, and lets bytes
-//! of a connection arrive when the next one has been served for a while.
+//! A network between a client and a server that cuts, delays and splits what it carries, and lets
+//! bytes of a connection arrive when the next one has been served for a while.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,8 +11,8 @@ use std::time::Duration;
 use crate::common::Random;
 
 /// A proxy in front of a unix socket. While it is unruly, connections are cut at random, after any
-/// byte in either direction, and bytes come late and in pieces. What a client has sent before a cut may
-/// reach the server long after the client has connected again.
+/// byte in either direction, and bytes come late and in pieces. What a client has sent before a cut
+/// may reach the server long after the client has connected again.
 pub(crate) struct Proxy {
     path: PathBuf,
     unruly: Arc<AtomicBool>,

@@ -1,7 +1,7 @@
 //! Python's partd 1.4.2, unchanged, on either side of the wire.
 //!
-//! The interpreter is `PARTD_SERVER_PYTHON`; `tests/python/venv.sh` makes its environment. Without it
-//! these tests are skipped, and with `CI=true` that is a failure.
+//! The interpreter is `PARTD_SERVER_PYTHON`; `tests/python/venv.sh` makes its environment. Without
+//! it these tests are skipped, and with `CI=true` that is a failure.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
