@@ -200,7 +200,7 @@ def test_key_files_show_values_and_follow_changes_of_this_process(path):
     assert File(path).keys() == []
 
 
-def test_the_path_of_a_large_store_is_not_filled_with_files(path):
+def test_asking_for_the_path_of_a_large_store_creates_no_files(path):
     p = File(path)
     p.append({i: b"" for i in range(1000)})
     assert p.path == path and len(os.listdir(path)) < 10

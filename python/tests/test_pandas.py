@@ -180,7 +180,7 @@ def test_frames_of_partd_1_are_read(df, partd1):
     "name", ["mixed", "small numbers", "nullable", "times", "objects", "strings", "string index", "time index",
              "float index", "named columns", "arrow", "categories"],
 )  # fmt: skip
-def test_columns_are_kept_and_read_one_by_one(name, tmp_path):
+def test_columns_are_stored_and_read_separately(name, tmp_path):
     df = FRAMES[name]
     p = PandasColumns(File(tmp_path / "s"))
     p.append({"k": df})

@@ -53,7 +53,7 @@ def test_keys_on_the_wire():
 
 
 @pytest.mark.parametrize("sides", ["client of partd 1", "server of partd 1"])
-def test_partd_1_on_the_other_side(sides, partd1, tmp_path):
+def test_partd_1_as_client_or_as_server(sides, partd1, tmp_path):
     client_of, server_of = (partd1, partd) if sides.startswith("client") else (partd, partd1)
     with server_of.Server(server_of.Dict(), hostname="localhost") as server:
         p = client_of.Client(server.address)

@@ -37,7 +37,7 @@ fn every_file_has_a_header_and_none_is_too_long() {
 }
 
 #[test]
-fn nothing_panics_on_purpose() {
+fn sources_have_no_deliberate_panics() {
     let words = [".unwrap()", ".expect(", "panic!(", "todo!(", "unimplemented!(", "dbg!("];
     for (name, text) in all(&["src"]) {
         let code = text.lines().take_while(|line| line.trim() != "#[cfg(test)]");

@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn of_servers_that_race_for_a_dead_socket_exactly_one_gets_it() {
+    fn exactly_one_of_racing_servers_gets_the_socket_of_a_dead_one() {
         let dir = tempfile::tempdir().unwrap();
         for _ in 0..50 {
             drop(UnixListener::bind(dir.path().join("s.sock")).unwrap());

@@ -72,7 +72,7 @@ fn keys_with_a_prefix_are_listed_and_deleted_and_the_others_stay() {
 }
 
 #[test]
-fn any_bytes_are_a_distinct_key() {
+fn keys_of_any_bytes_are_distinct() {
     let served = Served::dict();
     let client = served.client();
     let keys = [Key::from("a-|-b"), Key::from(("a", "b")), Key::from([0, 1, 255]), Key::default()];
