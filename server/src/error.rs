@@ -94,7 +94,9 @@ impl ErrorKind {
 
 /// An error that a server answered with, or that the client met instead of an answer.
 ///
-/// It is the source of the [`partd::Error::Io`] that the client returns.
+/// It is the source of the [`partd::Error::Io`] that the client returns. An error of the kind
+/// [`ErrorKind::Invalid`] becomes [`partd::Error::Invalid`] instead, if the operation has not
+/// happened.
 ///
 /// ```
 /// use partd_server::{ErrorKind, RemoteError};

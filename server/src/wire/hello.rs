@@ -1,8 +1,8 @@
 //! The negotiation: the frames of `syn` and of its answer.
 //!
 //! `[syn, partd/2, session=…]` requests the extension. A Python server ignores the frames after
-//! `syn` and answers `[ack]`; a server of this crate answers `[ack, partd/2, server=…, resumed=…,
-//! …]`.
+//! `syn` and answers `[ack]`. A server of this crate answers
+//! `[ack, partd/2, server=…, resumed=…, …]`.
 
 use std::fmt::Write;
 
