@@ -78,7 +78,7 @@ pub(crate) struct Serve {
     /// Accept TCP clients with the public keys in this file: in each line a key and its role
     #[arg(long, value_name = "FILE", requires = "curve_key")]
     pub(crate) curve_clients: Option<PathBuf>,
-    /// Directory for unnamed files with answers that are too large for memory [default: /var/tmp]
+    /// Keep answers too large for memory in unnamed files here [default: /var/tmp]
     #[arg(long, value_name = "DIR")]
     pub(crate) spool: Option<PathBuf>,
     /// Serve Prometheus metrics at http://HOST:PORT/metrics; HOST must be a loopback address
@@ -139,7 +139,7 @@ pub(crate) struct LimitArgs {
     /// Close a connection without a request for this time [default: 1h]
     #[arg(long, value_name = "TIME", value_parser = time)]
     idle_time: Option<Duration>,
-    /// Time for a message to arrive, and for a client to read a chunk of an answer [default: 2m]
+    /// Time for a message to arrive, and to read a chunk of an answer [default: 2m]
     #[arg(long, value_name = "TIME", value_parser = time)]
     message_time: Option<Duration>,
     /// Bytes of messages and answers in memory for one connection [default: 512MiB]
