@@ -150,7 +150,7 @@ impl Codec {
         PyList::new(py, frames)
     }
 
-    /// Decompresses the frames of each chunk, and joins them to one value.
+    /// Decompresses the frames of each chunk, and joins them into one value.
     fn decode_many<'py>(&self, chunks: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
         let py = chunks.py();
         let chunks: Vec<Value> =
