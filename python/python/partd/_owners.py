@@ -58,7 +58,8 @@ def claim(path):
 def give(path):
     """Claims a store that is about to be pickled."""
     claim(path)
-    _given.add(path)
+    with _guard:
+        _given.add(path)
     os.utime(os.path.join(path, OWNER_FILE))
 
 

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use omq_proto::{CurveServerOptions, MechanismSetup};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -23,6 +23,8 @@ use crate::net::socket::Socket;
 const STACK_BYTES: usize = 1 << 20;
 /// How many connections to accept from one listener before the next has its turn.
 const TURN: usize = 64;
+/// The pause between two ticks of the shared state.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// How clients authenticate, and their roles.
 #[derive(Clone, Debug)]
@@ -50,13 +52,17 @@ impl Acceptor {
         let stop = Arc::new((AtomicBool::new(false), wake));
         let told = Arc::clone(&stop);
         let accept = move || {
-            let mut next = 0;
+            let (mut next, mut ticked) = (0, Instant::now());
             while !told.0.load(Ordering::Acquire) {
                 wait(&listeners, &told.1);
                 for listener in &listeners {
                     accept_some(listener, &admission, &shared, &mut next);
                 }
-                shared.tick();
+                // By the clock: a flood of connections must not start a new second of warnings.
+                if ticked.elapsed() >= SECOND {
+                    ticked = Instant::now();
+                    shared.tick();
+                }
             }
         };
         let thread = std::thread::Builder::new().name("partd-accept".into()).spawn(accept)?;

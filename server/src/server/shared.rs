@@ -152,8 +152,8 @@ impl Shared {
         self.warnings.fetch_add(1, Ordering::Relaxed) < WARNINGS_PER_SECOND
     }
 
-    /// Updates the rates, forgets old sessions and resets the count of warnings. Called about once
-    /// a second, and after each accepted connection.
+    /// Updates the rates, forgets old sessions and resets the count of warnings. Called once a
+    /// second.
     pub(crate) fn tick(&self) {
         self.stats.tick();
         self.sessions.tick();

@@ -289,3 +289,29 @@ fn a_closed_standard_output_does_not_stop_the_server() {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+#[test]
+fn a_flood_of_connections_fills_no_log() {
+    let dir = Dir::new();
+    let arguments = ["--bind", &dir.address(), "--max-connections", "1"];
+    let mut program = Program::serve(&dir.join("store"), &arguments);
+    let client = program.client();
+    client.append([("x", "y")]).unwrap();
+    let start = std::time::Instant::now();
+    let mut refused = 0_usize;
+    while start.elapsed() < Duration::from_millis(1500) || refused < 500 {
+        // The server closes it at once, or before it is asked for anything.
+        drop(std::os::unix::net::UnixStream::connect(dir.join("socket")));
+        refused += 1;
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    drop(client);
+    program.signal(Signal::TERM);
+    let (_, log) = program.end();
+    let warnings = log.lines().filter(|line| line.contains("WARN")).count();
+    // Twenty a second and one line about the rest, in each second that had begun.
+    let most = (seconds as usize + 3) * 21;
+    assert!(warnings >= 20, "{warnings} warnings in {seconds} s: {log}");
+    assert!(warnings <= most && most < refused, "{warnings} of {refused} in {seconds} s");
+}
