@@ -84,7 +84,7 @@
 //! |---|---|---|
 //! | `zlib` | yes | `Zlib`, by flate2 |
 //! | `snappy` | yes | `Snappy`, by snap |
-//! | `lz4` | yes | `Lz4`, by lz4_flex |
+//! | `lz4` | yes | `Lz4`, by `lz4_flex` |
 //! | `bz2` | | `Bz2`, by bzip2 |
 //! | `blosc` | | `Blosc`, by the C library c-blosc; needs a C compiler |
 //! | `zstd` | | `Zstd`, by the C library zstd; needs a C compiler |
