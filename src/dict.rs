@@ -1,8 +1,8 @@
 //! `Dict`: the store in memory. It is the fast half of a buffer, and the reference of the tests.
 //!
-//! One lock guards the whole store, so operations are linearizable. A value is a rope of pieces that
-//! never move: an append copies each byte once, and the memory stays within a small factor of the
-//! value. The memory is counted in bytes of capacity.
+//! One lock guards the whole store, so operations are linearizable. A value is a rope of pieces
+//! that never move: an append copies each byte once, and the memory stays within a small factor of
+//! the value. The memory is counted in bytes of capacity.
 
 use std::fmt;
 use std::hash::BuildHasher;
@@ -268,8 +268,8 @@ impl Map {
         grown
     }
 
-    /// Returns keys that together take `bytes`, the longest values first. One pass sums up the values
-    /// by order of magnitude, and a second one collects the keys.
+    /// Returns keys that together take `bytes`, the longest values first. One pass sums up the
+    /// values by order of magnitude, and a second one collects the keys.
     fn heaviest(&self, bytes: usize) -> Vec<Key> {
         let magnitude = |slot: &Slot| slot.value.len.checked_ilog2().map_or(0, |log| log as usize);
         let weight = |slot: &Slot| slot.value.len + slot.key.heap_bytes() + size_of::<Slot>();

@@ -1,8 +1,8 @@
 //! An appendable key-value byte store: append bytes to keys, read each key back as one value.
 //!
 //! partd is made for shuffles. Many threads and processes append small pieces to many keys at once;
-//! later, each key is read back whole. The store is a directory of memory-mapped log segments, so an
-//! append is one copy into a mapped file, and processes share a store without a server.
+//! later, each key is read back whole. The store is a directory of memory-mapped log segments, so
+//! an append is one copy into a mapped file, and processes share a store without a server.
 //!
 //! ```
 //! # let dir = tempfile::tempdir().unwrap();
@@ -28,7 +28,7 @@
 //! |---|---|
 //! | [`SegmentLog`] | the store on disk, shared by threads and processes |
 //! | [`Dict`] | a store in memory |
-//! | [`Buffer`] | keeps appends in a fast store up to a memory limit, then moves them to a slow one |
+//! | [`Buffer`] | holds appends in memory up to a limit, then moves them to a slower store |
 //! | [`Encode`] | passes values through a [`Codec`], such as the compressions of [`encode`] |
 //! | [`Typed`] | holds values other than bytes: lists, NumPy arrays, Arrow record batches |
 //!
@@ -98,8 +98,8 @@
 //!
 //! # Platform
 //!
-//! partd runs on 64-bit little-endian Linux. The crate `partd-format` describes and parses the bytes
-//! on disk, and the tool `partd-inspect` shows, checks and salvages a store.
+//! partd runs on 64-bit little-endian Linux. The crate `partd-format` describes and parses the
+//! bytes on disk, and the tool `partd-inspect` shows, checks and salvages a store.
 
 #![warn(clippy::missing_errors_doc, clippy::missing_panics_doc, clippy::must_use_candidate)]
 
