@@ -14,16 +14,18 @@
 use std::fmt;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use foldhash::fast::RandomState;
-use hashbrown::HashMap;
-
-use crate::partd::{Batch, Durability, MemoryStore, Op, Partd};
+use crate::partd::{Batch, Durability, MemoryStore, Partd};
 use crate::{Key, Result};
 
+mod admission;
+mod budget;
 mod deferred_sets;
 mod flush;
 mod isolate;
 
+use admission::Fit;
+use budget::Reservation;
+pub use budget::{FixedBudget, MemoryBudget};
 use deferred_sets::DeferredSets;
 use isolate::Isolate;
 
@@ -61,7 +63,7 @@ const UNLOCKED_READS: usize = 4;
 pub struct Buffer<Fast: MemoryStore, Slow: Partd> {
     fast: Fast,
     slow: Slow,
-    limit_bytes: u64,
+    memory: Reservation,
     state: RwLock<State>,
     isolate: Isolate,
 }
@@ -94,13 +96,48 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     /// `fast` from then on. A flush needs some memory beyond the limit, a small part of it.
     #[must_use]
     pub fn new(fast: Fast, slow: Slow, limit_bytes: u64) -> Buffer<Fast, Slow> {
-        Buffer { fast, slow, limit_bytes, state: RwLock::default(), isolate: Isolate::new() }
+        Buffer::with_reservation(fast, slow, Reservation::new(limit_bytes, None))
+    }
+
+    /// Creates a buffer that reserves the memory it holds from `budget`, at most `limit_bytes`.
+    ///
+    /// If the budget refuses to grow, the buffer moves its largest values to `slow`.
+    /// [`flush`](Buffer::flush) and [`shrink_to`](Buffer::shrink_to) return what they free to the
+    /// budget, and dropping the buffer returns the rest.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use partd::{Buffer, Dict, FixedBudget, Partd};
+    /// let budget = Arc::new(FixedBudget::new(1 << 20));
+    /// let one = Buffer::with_budget(Dict::new(), Dict::new(), 1 << 20, Arc::clone(&budget));
+    /// let two = Buffer::with_budget(Dict::new(), Dict::new(), 1 << 20, Arc::clone(&budget));
+    /// one.append([("x", vec![1; 300_000])])?;
+    /// two.append([("x", vec![2; 300_000])])?;
+    /// assert!(budget.used_bytes() >= 600_000);
+    /// one.shrink_to(0)?;
+    /// assert!(budget.used_bytes() < 500_000);
+    /// assert_eq!(one.get("x")?, vec![1; 300_000]);
+    /// # Ok::<(), partd::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_budget(
+        fast: Fast,
+        slow: Slow,
+        limit_bytes: u64,
+        budget: impl MemoryBudget + 'static,
+    ) -> Buffer<Fast, Slow> {
+        let memory = Reservation::new(limit_bytes, Some(Box::new(budget)));
+        Buffer::with_reservation(fast, slow, memory)
+    }
+
+    fn with_reservation(fast: Fast, slow: Slow, memory: Reservation) -> Buffer<Fast, Slow> {
+        Buffer { fast, slow, memory, state: RwLock::default(), isolate: Isolate::new() }
     }
 
     /// Returns the memory limit in bytes.
     #[must_use]
     pub fn limit_bytes(&self) -> u64 {
-        self.limit_bytes
+        self.memory.limit_bytes()
     }
 
     /// Returns the store in memory.
@@ -133,7 +170,21 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     ///
     /// Those of the slow store. The bytes that could not be moved stay buffered.
     pub fn flush(&self) -> Result<()> {
-        self.drain(&mut self.alone(), 0)
+        self.shrink_to(0)
+    }
+
+    /// Moves the largest values to the slow store until the buffer holds at most `bytes`.
+    ///
+    /// An engine calls it when it needs the memory elsewhere; the bytes go back to the budget.
+    ///
+    /// # Errors
+    ///
+    /// Those of the slow store; the bytes that could not be moved stay buffered.
+    pub fn shrink_to(&self, bytes: u64) -> Result<()> {
+        let mut state = self.alone();
+        let result = self.drain(&mut state, bytes);
+        self.memory.release_above(self.held_bytes(&state));
+        result
     }
 
     /// Appends values back to the slow store that they were taken from.
@@ -168,69 +219,6 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         }
     }
 
-    /// Puts a batch of appends into `fast`. It may set keys that already have a deferred set.
-    fn buffer(&self, state: &State, batch: &Batch<'_>) -> Result<Fit> {
-        let mut void_sets = 0;
-        for op in batch.ops() {
-            match op {
-                Op::Append(..) => {}
-                Op::Set(key, _) if state.deferred.has(key) => void_sets += 1,
-                Op::Set(..) => return Ok(Fit::NotShared),
-                Op::Delete(_) | Op::Clear => return Ok(Fit::Never),
-            }
-        }
-        let limit_bytes = self.limit_bytes.saturating_sub(state.deferred.memory_bytes());
-        let fits = if void_sets == 0 {
-            self.fast.write_within(batch, limit_bytes)?
-        } else {
-            let mut appends = Batch::with_capacity(batch.ops().len() - void_sets);
-            for op in batch.ops().iter().filter(|op| matches!(op, Op::Append(..))) {
-                appends.push(op.clone());
-            }
-            self.fast.write_within(&appends, limit_bytes)?
-        };
-        Ok(if fits { Fit::Buffered } else { Fit::NoRoom })
-    }
-
-    /// Puts a batch of appends and sets into the buffer, and defers its sets if necessary.
-    fn buffer_alone(&self, state: &mut State, batch: &Batch<'_>) -> Result<Fit> {
-        let Some(new) = self.new_deferred(state, batch)? else { return Ok(Fit::Never) };
-        let deferred_bytes = state.deferred.memory_bytes_with(&new);
-        if self.fast.memory_bytes() + deferred_bytes > self.limit_bytes {
-            return Ok(Fit::NoRoom);
-        }
-        for &(key, value) in &new {
-            state.deferred.insert(key, value);
-        }
-        let fit = self.buffer(state, batch);
-        if !matches!(fit, Ok(Fit::Buffered)) {
-            new.iter().for_each(|(key, _)| state.deferred.remove(key));
-        }
-        fit
-    }
-
-    /// Returns the sets of a batch that would be deferred, or `None` if the batch cannot be
-    /// buffered: it removes something, or it sets a key that has appends in the buffer.
-    fn new_deferred<'b>(&self, state: &State, batch: &'b Batch<'_>) -> Result<Option<Sets<'b>>> {
-        let mut seen = HashMap::<&Key, bool, RandomState>::default();
-        let mut new = Vec::new();
-        for op in batch.ops() {
-            match op {
-                Op::Append(key, _) => drop(seen.entry(key).or_insert(false)),
-                Op::Set(key, _) if state.deferred.has(key) => {}
-                Op::Set(key, value) => match seen.insert(key, true) {
-                    None => new.push((key, *value)),
-                    Some(true) => {}
-                    Some(false) => return Ok(None),
-                },
-                Op::Delete(_) | Op::Clear => return Ok(None),
-            }
-        }
-        let keys: Vec<Key> = new.iter().map(|(key, _)| Key::clone(key)).collect();
-        let buffered = self.fast.present(&keys)?;
-        Ok((!buffered.contains(&true)).then_some(new))
-    }
-
     fn held_bytes(&self, state: &State) -> u64 {
         self.fast.memory_bytes() + state.deferred.memory_bytes()
     }
@@ -258,22 +246,6 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     }
 }
 
-/// The sets of a batch: keys and values.
-type Sets<'b> = Vec<(&'b Key, &'b [u8])>;
-
-/// The result of an attempt to buffer a batch.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fit {
-    /// The batch is in the buffer.
-    Buffered,
-    /// The batch fits only after a flush.
-    NoRoom,
-    /// The batch needs the exclusive lock, since it has a set to defer.
-    NotShared,
-    /// The batch must go to the slow store.
-    Never,
-}
-
 impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
     fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()> {
         // Refuse early: do not buffer bytes that `slow` will never accept, and do not write a
@@ -282,28 +254,31 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
         if durability == Durability::Durable {
             let mut state = self.alone();
             self.drain(&mut state, 0)?;
+            self.memory.release_above(self.held_bytes(&state));
             self.write_through(&mut state, batch)?;
             // Sync outside the lock, so that several threads can share one sync.
             drop(state);
             return self.slow.sync();
         }
-        if self.buffer(&self.shared(), batch)? == Fit::Buffered {
+        if self.buffer_shared(batch)? == Fit::Buffered {
             return Ok(());
         }
         let mut state = self.alone();
-        if batch.value_bytes() <= self.limit_bytes / 2 {
-            match self.buffer_alone(&mut state, batch)? {
+        if batch.value_bytes() <= self.limit_bytes() / 2 {
+            match self.buffer_exclusive(&mut state, batch)? {
                 Fit::Buffered => return Ok(()),
                 Fit::NoRoom => {
-                    self.drain(&mut state, self.limit_bytes / 2)?;
-                    if self.buffer_alone(&mut state, batch)? == Fit::Buffered {
+                    self.drain(&mut state, self.memory.allowed_bytes() / 2)?;
+                    if self.buffer_exclusive(&mut state, batch)? == Fit::Buffered {
                         return Ok(());
                     }
                 }
                 Fit::NotShared | Fit::Never => {}
             }
         }
-        self.write_through(&mut state, batch)
+        self.write_through(&mut state, batch)?;
+        self.memory.release_spare(self.held_bytes(&state));
+        Ok(())
     }
 
     fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
@@ -337,6 +312,7 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
                 value.extend_from_slice(&buffered);
             }
         }
+        self.memory.release_spare(self.held_bytes(&state));
         Ok(values)
     }
 
@@ -386,7 +362,7 @@ impl<Fast: MemoryStore, Slow: Partd> fmt::Debug for Buffer<Fast, Slow> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.shared();
         f.debug_struct("Buffer")
-            .field("limit_bytes", &self.limit_bytes)
+            .field("memory", &self.memory)
             .field("held_bytes", &self.held_bytes(&state))
             .field("stats", &state.stats)
             .finish_non_exhaustive()

@@ -1,24 +1,20 @@
 //! Keys, and the injective encoding of tuples as keys.
 //!
-//! The key of a string or byte string is its own bytes. A tuple joins its parts with escapes, as
-//! FoundationDB's tuple layer and `orderedcode` do; the encoding keeps the order of the tuples.
-//!
-//! | bytes | meaning |
-//! |---|---|
-//! | `00 FF` | a zero byte inside a part |
-//! | `00 01` | the start of the next part |
-//! | `00 03` … `00 00` | a tuple inside a tuple |
+//! The key of a string or byte string is its own bytes. A tuple joins its parts with escapes, in
+//! the encoding of [`partd_format::tuple`], which keeps the order of the tuples.
 //!
 //! Different tuples are therefore different keys, whatever bytes their parts hold, and keys sort as
-//! their tuples do, part by part. A byte string is used unchanged as a key. It equals the key of a
-//! tuple only if it is the encoding of that tuple, so a key that [`keys`](crate::Partd::keys)
-//! returns can be passed to [`get`](crate::Partd::get).
+//! their tuples do, part by part; integers in tuples sort as numbers. A byte string is used
+//! unchanged as a key. It equals the key of a tuple only if it is the encoding of that tuple, so a
+//! key that [`keys`](crate::Partd::keys) returns can be passed to [`get`](crate::Partd::get).
 
 use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
+pub use partd_format::tuple::Integer as TupleInteger;
+use partd_format::tuple::{NEST, NEXT_PART, Token, Tokens, UNNEST, ZERO};
 use smallvec::SmallVec;
 
 /// The longest key that needs no heap allocation, in bytes.
@@ -26,9 +22,10 @@ const INLINE_LEN_BYTES: usize = 16;
 
 /// The key of a value: a byte string, possibly empty.
 ///
-/// A key converts from strings, byte strings, integers (as their decimal text) and tuples of those,
-/// nested to any depth. Each of them may be owned, in a `Box`, `Rc`, `Arc` or `Cow`, or behind any
-/// number of references. Keys of up to 16 bytes need no heap allocation.
+/// A key converts from strings, byte strings, integers and tuples of those, nested to any depth. An
+/// integer alone is its decimal text; inside a tuple it is typed and sorts as a number. Each of
+/// them may be owned, in a `Box`, `Rc`, `Arc` or `Cow`, or behind any number of references. Keys of
+/// up to 16 bytes need no heap allocation.
 ///
 /// ```
 /// use partd::Key;
@@ -37,6 +34,8 @@ const INLINE_LEN_BYTES: usize = 16;
 /// assert_ne!(Key::from(("a", "b")), Key::from("a/b"));
 /// assert_ne!(Key::from((("a", "b"), "c")), Key::from(("a", ("b", "c"))));
 /// assert!(Key::from(("a", 1)) < Key::from(("aa", 0)));
+/// assert!(Key::from(("a", 9)) < Key::from(("a", 10)));
+/// assert_ne!(Key::from(("a", 1)), Key::from(("a", "1")));
 ///
 /// // References convert too, so `get_many(&names)` needs no clone of the names.
 /// let names = vec![String::from("a"), String::from("b")];
@@ -67,6 +66,45 @@ impl Key {
         self.0.is_empty()
     }
 
+    /// Returns the parts of the tuple that the key encodes; a plain key is one part.
+    ///
+    /// Returns `None` if the bytes encode no tuple, which happens only if the key was made from
+    /// bytes with zeros among them, or if its tuples are nested more than 64 deep.
+    ///
+    /// ```
+    /// use partd::{Key, TuplePart};
+    /// let key = Key::from(("stage", -3, ("part", 7_u64)));
+    /// assert_eq!(
+    ///     key.parts().unwrap(),
+    ///     [
+    ///         TuplePart::from("stage"),
+    ///         TuplePart::Integer((-3).into()),
+    ///         TuplePart::Tuple(vec!["part".into(), TuplePart::Integer(7.into())]),
+    ///     ]
+    /// );
+    /// assert_eq!(Key::from("plain").parts().unwrap(), ["plain".into()]);
+    /// ```
+    #[must_use]
+    pub fn parts(&self) -> Option<Vec<TuplePart>> {
+        // The tuples around the part that is read next, the outermost first.
+        let mut outer: Vec<Vec<TuplePart>> = Vec::new();
+        let mut parts = Vec::new();
+        for token in Tokens::new(&self.0) {
+            match token.ok()? {
+                Token::Bytes(bytes) => {
+                    parts.push(TuplePart::Bytes(bytes.runs().flatten().copied().collect()))
+                }
+                Token::Integer(integer) => parts.push(TuplePart::Integer(integer)),
+                Token::Open => outer.push(std::mem::take(&mut parts)),
+                Token::Close => {
+                    let tuple = TuplePart::Tuple(std::mem::replace(&mut parts, outer.pop()?));
+                    parts.push(tuple);
+                }
+            }
+        }
+        Some(parts)
+    }
+
     /// Returns the heap memory that the key owns, in bytes.
     pub(crate) fn heap_bytes(&self) -> usize {
         if self.0.spilled() { self.0.capacity() } else { 0 }
@@ -87,10 +125,52 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Formats the key as a string literal: printable ASCII unchanged, everything else escaped.
+/// Formats the key as Rust writes it: a string literal, or a tuple of literals and integers.
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(parts) = self.parts()
+            && !matches!(parts[..], [TuplePart::Bytes(_)])
+        {
+            return write_tuple(f, &parts);
+        }
         write!(f, "\"{}\"", self.0.escape_ascii())
+    }
+}
+
+fn write_tuple(f: &mut fmt::Formatter<'_>, parts: &[TuplePart]) -> fmt::Result {
+    f.write_str("(")?;
+    for (i, part) in parts.iter().enumerate() {
+        write!(f, "{}{part}", if i > 0 { ", " } else { "" })?;
+    }
+    f.write_str(if parts.len() == 1 { ",)" } else { ")" })
+}
+
+/// A part of a tuple key, returned by [`Key::parts`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TuplePart {
+    /// A string or a byte string: both are bytes.
+    Bytes(Vec<u8>),
+    /// An integer of any type.
+    Integer(TupleInteger),
+    /// A tuple inside the tuple.
+    Tuple(Vec<TuplePart>),
+}
+
+impl From<&str> for TuplePart {
+    fn from(text: &str) -> TuplePart {
+        TuplePart::Bytes(text.into())
+    }
+}
+
+/// Shows the part as Rust writes it.
+impl fmt::Display for TuplePart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TuplePart::Bytes(bytes) => write!(f, "\"{}\"", bytes.escape_ascii()),
+            TuplePart::Integer(integer) => write!(f, "{integer}"),
+            TuplePart::Tuple(parts) => write_tuple(f, parts),
+        }
     }
 }
 
@@ -124,15 +204,15 @@ mod sealed {
 
         /// Appends the value to `key` as a part of a tuple.
         fn escape_into(&self, key: &mut Key);
+
+        /// Returns the key of a tuple with this part alone.
+        fn to_only_part(&self) -> Key {
+            self.to_key()
+        }
     }
 }
 
 use sealed::Part;
-
-const ZERO: [u8; 2] = [0, 0xFF];
-const NEXT_PART: [u8; 2] = [0, 1];
-const NEST: [u8; 2] = [0, 3];
-const UNNEST: [u8; 2] = [0, 0];
 
 impl Part for [u8] {
     #[inline]
@@ -182,6 +262,10 @@ impl<T: Part + ?Sized> Part for &T {
 
     fn escape_into(&self, key: &mut Key) {
         (**self).escape_into(key);
+    }
+
+    fn to_only_part(&self) -> Key {
+        (**self).to_only_part()
     }
 }
 
@@ -240,8 +324,14 @@ macro_rules! key_from_integer {
             }
 
             fn escape_into(&self, key: &mut Key) {
-                // Decimal text has no zero bytes to escape.
-                key.0.extend_from_slice(self.to_key().as_bytes());
+                let (bytes, len) = TupleInteger::from(*self).encode();
+                key.0.extend_from_slice(&bytes[..len]);
+            }
+
+            fn to_only_part(&self) -> Key {
+                let mut key = Key::default();
+                self.escape_into(&mut key);
+                key
             }
         }
 
@@ -299,10 +389,10 @@ key_from_tuple!(A B C D E F);
 key_from_tuple!(A B C D E F G);
 key_from_tuple!(A B C D E F G H);
 
-/// As a whole key, a tuple of one part is the key of that part.
+/// As a whole key, a tuple of one part is the key of that part, but an integer in it is typed.
 impl<A: Part> Part for (A,) {
     fn to_key(&self) -> Key {
-        self.0.to_key()
+        self.0.to_only_part()
     }
 
     fn escape_into(&self, key: &mut Key) {

@@ -118,7 +118,7 @@ pub mod log;
 mod partd;
 mod threads;
 
-pub use crate::buffer::{Buffer, BufferStats};
+pub use crate::buffer::{Buffer, BufferStats, FixedBudget, MemoryBudget};
 pub use crate::dict::Dict;
 #[cfg(feature = "arrow")]
 pub use crate::encode::Arrow;
@@ -142,7 +142,7 @@ pub use crate::encode::Zlib;
 pub use crate::encode::Zstd;
 pub use crate::encode::{Codec, CodecError, Encode, Typed, compression};
 pub use crate::error::{Error, ErrorKind, Result};
-pub use crate::key::{Key, KeyPart};
+pub use crate::key::{Key, KeyPart, TupleInteger, TuplePart};
 pub use crate::log::{Compaction, Options, SegmentLog, Skipped, Stats, Verified, View};
 pub use crate::partd::{Batch, Chunks, Durability, MemoryStore, Op, Partd};
 

@@ -14,6 +14,7 @@ pub mod control;
 mod error;
 pub mod scan;
 pub mod segment;
+pub mod tuple;
 pub mod word;
 
 pub use crate::batch::{Batch, Entry, Kind};

@@ -1,9 +1,9 @@
-"""One case of the benchmark on one side, in this process: prints its rate and a digest as JSON.
+"""Runs one case of the benchmark for one side, and prints its rate and a digest as JSON.
 
     cases.py old|new CASE quick|full
 
-The side only chooses how the data frame is split, or by what means it is shuffled; which partd is
-imported is the caller's choice.
+The side only selects how a data frame is split or shuffled. The caller determines which partd is
+imported.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ QUICK = SIZE == "quick"
 
 
 def blocks(count, size):
-    """Values that compress by about a half, the same in every process."""
+    """Makes values that compress to about half, and are the same in every process."""
     source = random.Random(1)
     text = b"".join(b"%d,%d,EWR\n" % (i, i * i % 97) for i in range(size // 4))
     return {
@@ -28,7 +28,7 @@ def blocks(count, size):
 
 
 def timed(call, times):
-    """Calls a second: the median of each call, which a disk's hiccup does not move."""
+    """Returns calls per second, from the median duration, which single slow calls do not change."""
     durations = []
     for _ in range(times):
         began = time.perf_counter()
@@ -84,7 +84,7 @@ def buffer():
         for _ in range(times):
             p.append(data)
         rate = times / (time.perf_counter() - began)
-        # partd 1 gives new bytes before old ones; here all that is appended to a key is the same.
+        # partd 1 returns new bytes before old ones, but here every append to a key is the same.
         return rate, digest(p.get(list(data)))
 
 
@@ -118,7 +118,7 @@ def frame(scheduler, method="disk", rows=2_000_000, parts=16, out=64):
     pdf = pd.DataFrame({
         "id": source.integers(0, 1 << 40, rows), "x": source.random(rows), "name": names[source.integers(0, 5, rows)],
     })  # fmt: skip
-    # As partitions that are there: their making is no part of what is timed.
+    # Make the partitions in advance, so that the time does not include it.
     pieces = [pdf.iloc[i * rows // parts : (i + 1) * rows // parts] for i in range(parts)]
     df = dd.from_delayed(
         [dask.delayed(piece) for piece in pieces], meta=pdf.iloc[:0], verify_meta=False

@@ -1,10 +1,10 @@
-"""The table of the README's Speed section: partd 1.4.2 and this, alternating, in fresh interpreters.
+"""Prints the table of the README's Speed section: compares this package with partd 1.4.2.
 
     python/bench/run [--rounds N] [--cases NAME…] [--quick]
 
-Each case is run by each side in a new process, turn by turn; shown are the medians, their ratio, and
-the least and the most of the ratios of the rounds. Both sides read back what they wrote, and the
-sides' results must be the same.
+Both sides run each case in turn, each time in a new process. The table shows the median rates,
+their ratio, and the lowest and highest ratio of all rounds. Both sides read back what they wrote,
+and must read the same.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import time
 
 HERE = pathlib.Path(__file__).parent
 
-# name: (what it is, the target, the unit)
+# name: (description, target, unit)
 CASES = {
     "append": ("`File.append`, 64 keys × 4 KiB", 10, "calls/s"),
     "append_fsync": ("the same with `fsync=True`", 50, "calls/s"),
@@ -34,12 +34,12 @@ CASES = {
     "bag": ("dask: `Bag.groupby` of 200,000 numbers, 16 to 64 partitions", 3, "runs/s"),
     "timeseries": ("dask: 100 partitions, 10,000 shards, threads", 2, "runs/s"),
     "frame_enabled": ("2 M rows, threads, with `partd.dask.enable()`", 2.5, "runs/s"),
-    "frame_tasks": ("`partd.dask.enable()` beside the same shuffle by tasks", 1.0, "runs/s"),
+    "frame_tasks": ("`partd.dask.enable()` compared with the shuffle by tasks", 1.0, "runs/s"),
 }
 
 
 def measure(side, case, environment, quick):
-    """The rate of one side in a process of its own, and a digest of what it read."""
+    """Runs one side in a new process; returns its rate and a digest of what it read."""
     command = [sys.executable, str(HERE / "cases.py"), side, case, "quick" if quick else "full"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -53,14 +53,14 @@ def main():
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works")
+    parser.add_argument("--quick", action="store_true", help="use small sizes")
     parser.add_argument(
-        "--upstream", required=True, help="a directory that holds partd 1.4.2 as `partd`"
+        "--upstream", required=True, help="the directory with partd 1.4.2 as `partd`"
     )
     arguments = parser.parse_args()
     new = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     old = {**new, "PYTHONPATH": arguments.upstream}
-    print("| case | partd 1.4.2 | 2.0.0 | ratio | least and most | wanted |")
+    print("| case | partd 1.4.2 | 2.0.0 | ratio | lowest to highest | target |")
     print("|---|--:|--:|--:|--:|--:|", flush=True)
     for case in arguments.cases:
         what, target, unit = CASES[case]
@@ -69,7 +69,7 @@ def main():
             sides = ["old", "new"] if turn % 2 == 0 else ["new", "old"]
             found = {}
             for side in sides:
-                # Of the comparison with tasks, both sides are this package.
+                # In the comparison with tasks, both sides use this package.
                 is_old = side == "old" and case != "frame_tasks"
                 found[side] = measure(side, case, old if is_old else new, arguments.quick)
                 rates[side].append(found[side]["rate"])

@@ -1,9 +1,9 @@
-"""A shuffle on the worker processes of dask.distributed, through partd: on one disk, and by a server.
+"""Shuffles on worker processes of dask.distributed, through a directory and through a server.
 
     python examples/distributed_shuffle.py [ROWS]
 
-Needs `dask[dataframe]`, `distributed` and `pyzmq`. Prints how long each way took, and checks that no
-row is lost and that each id is in one partition.
+Needs `dask[dataframe]`, `distributed` and `pyzmq`. Prints the time of each, and checks that no row
+is lost and that each id is in one partition.
 """
 
 import sys
@@ -18,7 +18,7 @@ from partd.distributed import ShufflePlugin, last_kind
 
 
 def shuffle(client, rows):
-    """Shuffles rows by id; returns their number, the sum of their ids, and the sizes of partitions."""
+    """Shuffles rows by id, checks the result, and returns the number of rows."""
     source = np.random.default_rng(1)
     frame = pd.DataFrame({"id": source.integers(0, 10_000, rows), "x": source.random(rows)})
     df = dd.from_pandas(frame, npartitions=8).shuffle("id", npartitions=16, shuffle_method="disk")

@@ -1,7 +1,7 @@
-//! The class `Codec`: a compression of the engine over many values at once, and frames.
+//! The class `Codec`: compresses and decompresses many values at once. Also frames.
 //!
 //! A frame is the length of its body as 8 bytes little-endian, then the body. The layer over a
-//! store stays in Python, where the store may be anything.
+//! store is in Python, because the store can be any Python object.
 
 use partd::encode::{Codec as _, CodecError, Decoded};
 use partd::{Blosc, Bz2, Dict, Encode, Lz4, Snappy, Zlib, Zstd};
@@ -15,10 +15,10 @@ use crate::threads::{loaded, pooled};
 use crate::value::Value;
 
 const PREFIX_BYTES: usize = 8;
-/// Fewer bytes than this are not worth another thread.
+/// Below this many bytes, the calling thread does all the work.
 const PARALLEL_MIN_BYTES: usize = 64 << 10;
 
-/// The compressions; each brings the parameters of Python's partd.
+/// The codecs. Each has the parameters of Python's partd by default.
 enum Kind {
     Zlib(Zlib<Dict>),
     Bz2(Bz2<Dict>),
@@ -55,9 +55,9 @@ impl Kind {
     }
 }
 
-/// A compression, by its name: zlib, bz2, snappy, blosc, lz4 or zstd.
+/// A codec, by its name: zlib, bz2, snappy, blosc, lz4 or zstd.
 ///
-/// Many values are encoded or decoded by several threads, with the interpreter detached.
+/// Several threads encode or decode many values, while the interpreter is detached.
 #[pyclass(frozen, module = "partd._core")]
 pub(crate) struct Codec {
     name: String,
@@ -92,7 +92,7 @@ impl Codec {
             _ => {
                 let sentence = format!(
                     "there is no codec {name:?} with this level; choose zlib, bz2, zstd or blosc, \
-                     or snappy or lz4, which have no levels"
+                     or snappy or lz4 without a level"
                 );
                 return Err(PyValueError::new_err(sentence));
             }
@@ -101,13 +101,13 @@ impl Codec {
         Ok(Codec { name: name.to_owned(), kind })
     }
 
-    /// The codec's name.
+    /// The name of the codec.
     #[getter]
     fn name(&self) -> &str {
         &self.name
     }
 
-    /// The value, compressed.
+    /// Compresses a value.
     fn compress<'py>(&self, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
         let py = value.py();
         let value = Value::of(value)?;
@@ -118,7 +118,7 @@ impl Codec {
         Ok(PyBytes::new(py, &encoded.map_err(|e| self.error(&e))?))
     }
 
-    /// The value of what was compressed.
+    /// Decompresses a value.
     fn decompress<'py>(&self, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
         let py = value.py();
         let value = Value::of(value)?;
@@ -126,7 +126,7 @@ impl Codec {
         Ok(PyBytes::new(py, &decoded.map_err(|e| self.error(&e))?.concat()))
     }
 
-    /// Each value as one frame, compressed.
+    /// Compresses each value and returns it as one frame.
     fn encode_many<'py>(&self, values: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
         let py = values.py();
         let values: Vec<Value> =
@@ -150,7 +150,7 @@ impl Codec {
         PyList::new(py, frames)
     }
 
-    /// What the frames of each chunk decode to, joined.
+    /// Decompresses the frames of each chunk, and joins them into one value.
     fn decode_many<'py>(&self, chunks: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
         let py = chunks.py();
         let chunks: Vec<Value> =
@@ -184,13 +184,13 @@ impl Codec {
     }
 }
 
-/// The bodies of the frames of a value.
+/// Splits a value into the bodies of its frames.
 fn split(mut value: &[u8]) -> Result<Vec<&[u8]>, String> {
     let mut frames = Vec::new();
     while !value.is_empty() {
         let Some((prefix, rest)) = value.split_first_chunk::<PREFIX_BYTES>() else {
             return Err(format!(
-                "frame {}: {} bytes are left, and the length before a frame takes 8",
+                "frame {}: {} bytes are left, but the length of a frame needs 8",
                 frames.len(),
                 value.len()
             ));
@@ -199,7 +199,7 @@ fn split(mut value: &[u8]) -> Result<Vec<&[u8]>, String> {
         let cut = usize::try_from(len).ok().and_then(|len| rest.split_at_checked(len));
         let Some((body, behind)) = cut else {
             return Err(format!(
-                "frame {}: it has {len} bytes by its own account, and {} follow",
+                "frame {}: it should have {len} bytes, but {} are left",
                 frames.len(),
                 rest.len()
             ));
@@ -210,7 +210,7 @@ fn split(mut value: &[u8]) -> Result<Vec<&[u8]>, String> {
     Ok(frames)
 }
 
-/// The bytes as one frame: their length as 8 bytes little-endian, then they.
+/// Returns the bytes as one frame: their length as 8 bytes little-endian, then the bytes.
 #[pyfunction]
 pub(crate) fn frame<'py>(bytes: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     let py = bytes.py();
@@ -221,7 +221,7 @@ pub(crate) fn frame<'py>(bytes: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyByt
     Ok(frame.into_bound(py))
 }
 
-/// The bodies of the frames in a value, as a list.
+/// Returns the bodies of the frames in a value, as a list.
 #[pyfunction]
 pub(crate) fn framesplit<'py>(bytes: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
     let value = Value::of(bytes)?;

@@ -1,4 +1,4 @@
-//! Errors of the engine as Python exceptions, with the engine's sentence.
+//! Converts errors of the engine to Python exceptions with the engine's message.
 
 use std::io;
 use std::path::Path;
@@ -10,7 +10,7 @@ create_exception!(
     partd,
     StoreError,
     PyOSError,
-    "A store cannot be used as asked: the path is no store, or the store does not allow it."
+    "A store cannot be used as asked: the path is not a store, or the store does not allow it."
 );
 create_exception!(
     partd,
@@ -19,9 +19,9 @@ create_exception!(
     "Stored bytes are damaged: a checksum differs, or a value cannot be decoded."
 );
 
-/// The Python exception for an error of the engine.
+/// Converts an error of the engine to a Python exception.
 ///
-/// Errors of the operating system become the subclass of `OSError` that fits their number, such as
+/// An error of the operating system becomes the subclass of `OSError` for its number, such as
 /// `FileNotFoundError`.
 pub(crate) fn to_python(error: &partd::Error) -> PyErr {
     use partd::{Error, ErrorKind};
@@ -47,7 +47,7 @@ pub(crate) fn to_python(error: &partd::Error) -> PyErr {
     }
 }
 
-/// An `OSError` of the right subclass, with number, sentence and path.
+/// Makes the `OSError` subclass for an I/O error, with its number, the message and the path.
 pub(crate) fn os_error(source: &io::Error, sentence: String, path: &Path) -> PyErr {
     match source.raw_os_error() {
         Some(code) => PyOSError::new_err((code, sentence, path.to_owned())),
@@ -55,8 +55,8 @@ pub(crate) fn os_error(source: &io::Error, sentence: String, path: &Path) -> PyE
     }
 }
 
-/// The `FileNotFoundError` for a directory that is gone.
+/// Makes the `FileNotFoundError` for a missing directory.
 pub(crate) fn missing(path: &Path) -> PyErr {
     let gone = io::Error::from_raw_os_error(rustix::io::Errno::NOENT.raw_os_error());
-    os_error(&gone, "the directory of the store is gone".to_owned(), path)
+    os_error(&gone, "the directory of the store does not exist".to_owned(), path)
 }

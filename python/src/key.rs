@@ -1,11 +1,11 @@
-//! Python keys as the engine's keys, and back.
+//! Converts Python keys to the engine's keys, and back.
 //!
-//! A `str` is its UTF-8 bytes, and `bytes` are the text that they encode; anything else but a
-//! tuple is its `str()`, so `1` and `'1'` are one key. A tuple is its parts in the engine's tuple
-//! encoding (see the table in the engine's `key.rs`), so that `('a', 'b')` is no string's key. A
-//! tuple of one part is the key of that part.
+//! A `str` becomes its UTF-8 bytes, and `bytes` stay as they are. Anything else except a tuple
+//! becomes its `str()`, so `1` and `'1'` are one key. A tuple becomes its parts in the engine's
+//! tuple encoding (see the table in the engine's `key.rs`), so `('a', 'b')` differs from every
+//! string. A tuple of one part is the same key as that part.
 //!
-//! Zero bytes are escaped outside of tuples too: otherwise `'a\0\1b'` would be `('a', 'b')`.
+//! Zero bytes are escaped outside of tuples too; otherwise `'a\0\1b'` would be `('a', 'b')`.
 
 use partd::Key;
 use pyo3::exceptions::PyValueError;
@@ -16,10 +16,10 @@ const ESCAPED_ZERO: [u8; 2] = [0, 0xFF];
 const NEXT_PART: [u8; 2] = [0, 1];
 const NEST: [u8; 2] = [0, 3];
 const UNNEST: [u8; 2] = [0, 0];
-/// Tuples may be nested this deep; a key is no tree, and the stack is finite.
+/// The deepest nesting of tuples in a key. The limit bounds the stack.
 const MAX_DEPTH: usize = 64;
 
-/// The engine's key of a Python key.
+/// Converts a Python key to the engine's key.
 pub(crate) fn key_of(key: &Bound<'_, PyAny>) -> PyResult<Key> {
     if let Ok(text) = key.cast::<PyString>()
         && let Ok(text) = text.to_str()
@@ -37,10 +37,12 @@ pub(crate) fn key_of(key: &Bound<'_, PyAny>) -> PyResult<Key> {
 
 fn write_parts(tuple: &Bound<'_, PyTuple>, depth: usize, bytes: &mut Vec<u8>) -> PyResult<()> {
     if tuple.is_empty() {
-        return Err(PyValueError::new_err("the empty tuple is no key; give it at least one part"));
+        return Err(PyValueError::new_err(
+            "the empty tuple is not a key; it needs at least one part",
+        ));
     }
     if depth > MAX_DEPTH {
-        let sentence = format!("a key may nest tuples {MAX_DEPTH} deep; this one is deeper");
+        let sentence = format!("a key may nest at most {MAX_DEPTH} tuples; this one nests more");
         return Err(PyValueError::new_err(sentence));
     }
     for (i, part) in tuple.iter().enumerate() {
@@ -72,7 +74,8 @@ fn write_text(text: &Bound<'_, PyString>, bytes: &mut Vec<u8>) -> PyResult<()> {
     match text.to_str() {
         Ok(text) => escape(text.as_bytes(), bytes),
         Err(_) => {
-            // Lone surrogates, such as `os.fsdecode` makes of file names that are not UTF-8.
+            // The text has lone surrogates; `os.fsdecode` makes them from file names that are not
+            // UTF-8.
             let encoded = text.call_method1("encode", ("utf-8", "surrogatepass"))?;
             escape(encoded.cast::<PyBytes>()?.as_bytes(), bytes);
         }
@@ -89,7 +92,8 @@ fn escape(raw: &[u8], bytes: &mut Vec<u8>) {
     }
 }
 
-/// What a stored key is in Python: a `str`, or a tuple of them; `bytes` where it is neither.
+/// Converts a stored key to a Python `str` or a tuple, or to `bytes` if it is the encoding of
+/// neither.
 pub(crate) fn to_python<'py>(py: Python<'py>, key: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     let raw = || PyBytes::new(py, key).into_any();
     let mut rest = key;
@@ -101,7 +105,8 @@ pub(crate) fn to_python<'py>(py: Python<'py>, key: &[u8]) -> PyResult<Bound<'py,
     }
 }
 
-/// The parts up to the end of the bytes or of the tuple; none where they are no encoding of any.
+/// Decodes the parts up to the end of the bytes or of the tuple. Returns `None` for an invalid
+/// encoding.
 fn read_parts<'py>(
     py: Python<'py>,
     rest: &mut &[u8],
@@ -161,19 +166,19 @@ fn part<'py>(
     }
 }
 
-/// The bytes under which a store files a Python key.
+/// Returns the bytes under which a store keeps a Python key.
 #[pyfunction]
 pub(crate) fn encode_key<'py>(key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     Ok(PyBytes::new(key.py(), key_of(key)?.as_bytes()))
 }
 
-/// The Python key that a store files under the bytes.
+/// Returns the Python key that a store keeps under these bytes.
 #[pyfunction]
 pub(crate) fn decode_key<'py>(py: Python<'py>, key: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     to_python(py, key)
 }
 
-/// The key that the engine makes of two strings, for the test that holds this file against it.
+/// Returns the engine's key of two strings, for the test that compares this file with the engine.
 #[pyfunction]
 pub(crate) fn engine_tuple_key<'py>(py: Python<'py>, a: &str, b: &str) -> Bound<'py, PyBytes> {
     PyBytes::new(py, Key::from((a, b)).as_bytes())

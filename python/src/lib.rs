@@ -1,19 +1,19 @@
 //! The native module `partd._core`: stores, codecs and keys for the Python package.
 //!
-//! | file | what it owns |
+//! | file | |
 //! |---|---|
-//! | `key` | Python keys as the engine's keys, and back |
-//! | `value` | bytes that Python lends to the engine |
-//! | `output` | `bytes` objects that the engine's bytes are written into |
+//! | `key` | converts Python keys to the engine's keys, and back |
+//! | `value` | borrows values from Python for the engine |
+//! | `output` | writes the engine's bytes into new `bytes` objects |
 //! | `stores` | the open stores of this process, one per directory |
 //! | `log` | the class `Log`: a store on disk by its path |
 //! | `view` | the class `View`: a stored value in the mapping, as a buffer |
-//! | `codec` | the class `Codec`: a compression, and frames |
-//! | `threads` | the thread pool after a fork, and long calls that Ctrl-C ends |
-//! | `error` | errors of the engine as Python exceptions |
+//! | `codec` | the class `Codec`: compression, and frames |
+//! | `threads` | the thread pool after a fork, and long calls that Ctrl-C interrupts |
+//! | `error` | converts errors of the engine to Python exceptions |
 //!
-//! Rules: no call into the engine happens with the interpreter attached, and no state is shared
-//! with a forked child. What is cheap in Python stays in Python.
+//! Rules: calls into the engine run with the interpreter detached, and a forked child shares no
+//! state with its parent. Anything that is cheap in Python stays in Python.
 
 mod codec;
 mod error;

@@ -1,7 +1,8 @@
 //! The class `Log`: a store on disk by its path.
 //!
-//! A `Log` is cheap: it opens its store with the first call that needs it, shares it with every
-//! other `Log` of the process, and looks at each call whether the path still leads to it.
+//! A `Log` is cheap. It opens its store at the first call that needs it, and shares the store with
+//! every other `Log` of the process. Each call checks that the path still leads to the same
+//! directory.
 
 use std::cell::Cell;
 use std::ffi::OsStr;
@@ -21,12 +22,12 @@ use crate::threads::{interruptible, loaded, pooled};
 use crate::value::Value;
 use crate::view::View;
 
-/// A call that moves more bytes than this may be ended by a signal.
+/// A signal can interrupt a call that moves at least this many bytes.
 const LONG_CALL_BYTES: u64 = 128 << 20;
-/// The name of the file that is there once anyone has asked for the store's lock.
+/// The name of the lock file, which exists once any process has taken the store's lock.
 const LOCK_FILE: &str = ".lock";
 
-/// The largest buffer that a thread keeps to join pieces in: its pages are touched already.
+/// The largest buffer that a thread keeps for joining pieces; reusing it avoids page faults.
 const JOINED_KEPT_MAX_BYTES: usize = 16 << 20;
 
 thread_local! {
@@ -35,8 +36,7 @@ thread_local! {
 
 /// A store on disk.
 ///
-/// The directory is not made here, and need not be there yet. Calls raise `FileNotFoundError` while
-/// it is missing.
+/// This class does not create the directory. Calls raise `FileNotFoundError` while it is missing.
 #[pyclass(frozen, module = "partd._core")]
 pub(crate) struct Log {
     path: PathBuf,
@@ -45,7 +45,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// The store that the path leads to now. To be called detached.
+    /// Returns the store to which the path leads now. Must be called detached.
     fn store(&self) -> Result<Arc<Store>, Fail> {
         if let Some(store) = self.current.load_full()
             && store.is_current(&self.path)?
@@ -59,7 +59,7 @@ impl Log {
         Ok(store)
     }
 
-    /// Makes a call detached, with the store.
+    /// Runs `call` on the store, detached.
     fn call<T: Send>(
         &self,
         py: Python<'_>,
@@ -71,7 +71,7 @@ impl Log {
         })?)
     }
 
-    /// Makes a call that may take long, on another thread.
+    /// Runs `call`, which may take long, on the store in another thread.
     fn long_call<T: Send + 'static>(
         &self,
         py: Python<'_>,
@@ -102,7 +102,7 @@ impl Log {
         } else {
             interruptible(py, move || {
                 let written = pooled(|| write(&store.log, keys, &values));
-                // Here and not by the caller, who may have been interrupted.
+                // Drop the values here, because a signal may have interrupted the caller.
                 Python::attach(|_| drop(values));
                 written
             })?
@@ -110,7 +110,8 @@ impl Log {
         written.map_err(|error| Fail::from(error).into())
     }
 
-    /// The store, unless the lock file is there and matters. To be called detached.
+    /// Returns the store, or `None` if `unless_locked` is set and the lock file exists. Must be
+    /// called detached.
     fn unlocked(&self, unless_locked: bool) -> Result<Option<Arc<Store>>, Fail> {
         let store = self.store()?;
         Ok((!unless_locked || !store.has_file(LOCK_FILE)).then_some(store))
@@ -144,7 +145,7 @@ impl Log {
         Ok(py.detach(|| self.store().map(drop))?)
     }
 
-    /// Gives the store back, and closes it if no other `Log` of the process uses it.
+    /// Releases the store, and closes it if no other `Log` of the process uses it.
     fn close(&self, py: Python<'_>) {
         py.detach(|| {
             if let Some(store) = self.current.swap(None) {
@@ -153,9 +154,9 @@ impl Log {
         });
     }
 
-    /// Appends the values of a mapping, all or nothing.
+    /// Appends the values of a mapping: all of them or none.
     ///
-    /// With `unless_locked`, nothing is done and False returned if a lock file is there.
+    /// With `unless_locked`, does nothing and returns False if the lock file exists.
     #[pyo3(signature = (data, durable = false, unless_locked = false))]
     fn append(
         &self,
@@ -171,7 +172,7 @@ impl Log {
         Ok(true)
     }
 
-    /// Appends to each key of a dictionary the pieces in its list, joined; as `append` otherwise.
+    /// Appends to each key of a dictionary the joined pieces of its list; otherwise like `append`.
     #[pyo3(signature = (data, unless_locked = false))]
     fn append_pieces(&self, data: &Bound<'_, PyDict>, unless_locked: bool) -> PyResult<bool> {
         let py = data.py();
@@ -206,14 +207,14 @@ impl Log {
         written.map_err(|error| Fail::from(error).into()).map(|()| true)
     }
 
-    /// Whether anyone has ever asked for the store's lock.
+    /// Returns whether the lock file exists: whether any process has ever taken the store's lock.
     fn has_lock_file(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(py.detach(|| self.store().map(|store| store.has_file(LOCK_FILE)))?)
     }
 
-    /// The values of the keys at one moment; of missing ones, `b''`.
+    /// Returns the values of the keys at a single moment; `b''` for missing keys.
     ///
-    /// With `unless_locked`, nothing is read and None returned if a lock file is there.
+    /// With `unless_locked`, reads nothing and returns None if the lock file exists.
     #[pyo3(signature = (keys, unless_locked = false))]
     fn get<'py>(
         &self,
@@ -246,7 +247,7 @@ impl Log {
         PyList::new(py, values).map(Some)
     }
 
-    /// Sets a key, unless it was set since its last delete.
+    /// Sets a key, unless it has been set since its last delete.
     fn iset(
         &self,
         py: Python<'_>,
@@ -257,13 +258,13 @@ impl Log {
         self.call(py, |log| log.write(Batch::new().set(key, value.bytes()), Durability::Plain))
     }
 
-    /// Removes keys; missing ones are fine.
+    /// Removes keys. Missing keys are ignored.
     fn delete(&self, py: Python<'_>, keys: &Bound<'_, PyAny>) -> PyResult<()> {
         let keys = keys_of(keys)?;
         self.call(py, |log| log.delete(keys))
     }
 
-    /// Gets and removes keys as one step.
+    /// Gets and removes keys in one step.
     fn pop<'py>(&self, py: Python<'py>, keys: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
         let keys = keys_of(keys)?;
         let values = self.call(py, |log| log.take(&keys))?;
@@ -279,25 +280,26 @@ impl Log {
         self.call(py, Partd::clear)
     }
 
-    /// Every key, in the order of their bytes.
+    /// Returns every key, in the order of their bytes.
     fn keys<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let keys = self.call(py, Partd::keys)?;
         let keys = keys.iter().map(|key| to_python(py, key.as_bytes()));
         PyList::new(py, keys.collect::<PyResult<Vec<_>>>()?)
     }
 
-    /// The length of each key's value in bytes, without reading it; None where the key is missing.
+    /// Returns the length of each key's value in bytes, without reading it; None if the key is
+    /// missing.
     fn lens(&self, py: Python<'_>, keys: &Bound<'_, PyAny>) -> PyResult<Vec<Option<u64>>> {
         let keys = keys_of(keys)?;
         self.call(py, |log| log.lens(&keys))
     }
 
-    /// Brings to stable storage all that was written before, by anyone.
+    /// Syncs everything that any process has written before to stable storage.
     fn sync(&self, py: Python<'_>) -> PyResult<()> {
         self.long_call(py, Partd::sync)
     }
 
-    /// Rewrites what is live and frees the rest; returns the counts of what was done.
+    /// Rewrites live values and frees dead space; returns counts of the work done.
     fn compact<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let done = self.long_call(py, SegmentLog::compact)?;
         let counts = PyDict::new(py);
@@ -308,7 +310,7 @@ impl Log {
         Ok(counts)
     }
 
-    /// Counts what the store holds.
+    /// Returns counts of what the store holds.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stats = self.call(py, SegmentLog::stats)?;
         let counts = PyDict::new(py);
@@ -331,7 +333,7 @@ impl Log {
         Ok(counts)
     }
 
-    /// Compares every checksum of what is stored; returns how much was looked at.
+    /// Checks every checksum of stored values; returns counts of what was checked.
     fn verify<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let verified = self.long_call(py, SegmentLog::verify)?;
         let counts = PyDict::new(py);
@@ -341,7 +343,7 @@ impl Log {
         Ok(counts)
     }
 
-    /// The chunks in which a key's value lies in the mapping, each with the buffer protocol.
+    /// Returns the chunks of a key's value in the mapping, which support the buffer protocol.
     fn chunks(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Vec<View>> {
         let key = key_of(key)?;
         let view = self.call(py, |log| log.view(key))?;
@@ -361,13 +363,13 @@ impl Drop for Log {
     }
 }
 
-/// The pairs of a mapping, or of anything with `items()`.
+/// Converts the pairs of a mapping, or of any object with `items()`.
 fn pairs_of(data: &Bound<'_, PyAny>) -> PyResult<(Vec<Key>, Vec<Value>)> {
     let (mut keys, mut values) = (Vec::new(), Vec::new());
     if let Ok(dict) = data.cast_exact::<PyDict>() {
         keys.reserve(dict.len());
         values.reserve(dict.len());
-        // Making a key may run Python code, which may change the mapping: of a list, that is fine.
+        // Converting a key may run Python code that changes the mapping, so iterate over a list.
         for pair in dict.items() {
             push_pair(&pair, &mut keys, &mut values)?;
         }

@@ -1,7 +1,7 @@
-//! `bytes` objects that are allocated without being zeroed, and written once.
+//! Allocates `bytes` objects without zeroing them, and writes them once.
 //!
-//! Invariant: an [`Unwritten`] becomes a Python object that anyone sees only after every byte of it
-//! was written.
+//! Invariant: other code sees the object of an [`Unwritten`] only after every byte of it was
+//! written.
 
 use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
@@ -12,29 +12,29 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use rayon::prelude::*;
 
-/// Fewer bytes than this are copied by one thread.
+/// Below this many bytes, the calling thread copies everything.
 const PARALLEL_MIN_BYTES: usize = 1 << 20;
-/// A value longer than this is copied by several threads, in pieces of about this length.
+/// Several threads copy a longer value, in pieces of at most this length.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// A `bytes` object that nobody else has seen, its content still to be written.
+/// A `bytes` object whose content is not written yet, and to which no other reference exists.
 pub(crate) struct Unwritten {
     object: Py<PyBytes>,
     start: NonNull<MaybeUninit<u8>>,
     len: usize,
 }
 
-// SAFETY: the object has one reference, which is here; its memory belongs to this value until
-// `finish`, and CPython neither moves nor reads it.
+// SAFETY: this value has the only reference to the object, so only it accesses the object's memory;
+// CPython neither moves nor reads that memory.
 unsafe impl Send for Unwritten {}
 
 impl Unwritten {
-    /// Allocates an object of so many bytes.
+    /// Allocates an object of `len` bytes.
     pub(crate) fn new(py: Python<'_>, len: usize) -> PyResult<Unwritten> {
         let size = ffi::Py_ssize_t::try_from(len)?;
-        // SAFETY: a null pointer asks for an object whose content is not initialised.
+        // SAFETY: with a null pointer, CPython allocates an object with uninitialised content.
         let object = unsafe { ffi::PyBytes_FromStringAndSize(ptr::null(), size) };
-        // SAFETY: it is a new reference, or null with an exception set.
+        // SAFETY: `object` is a new reference, or null with an exception set.
         let object = unsafe { Bound::from_owned_ptr_or_err(py, object) }?;
         let object = object.cast_into::<PyBytes>()?;
         // SAFETY: the object is a `bytes`.
@@ -43,16 +43,16 @@ impl Unwritten {
         Ok(Unwritten { object: object.unbind(), start, len })
     }
 
-    /// Writes the pieces one after the other.
+    /// Writes the concatenation of the pieces.
     ///
     /// # Errors
-    /// If they are not as many bytes as the object has; it must not be finished then.
+    /// The pieces do not have the length of the object. The object must then not be used.
     fn write(&mut self, pieces: &[&[u8]]) -> Result<(), WrongLength> {
         let total: usize = pieces.iter().map(|piece| piece.len()).sum();
         if total != self.len {
             return Err(WrongLength);
         }
-        // SAFETY: `start` and `len` are those of the object's memory, which only this value uses.
+        // SAFETY: `start` and `len` describe the object's memory, which only this value accesses.
         let mut rest = unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len) };
         let mut copies = Vec::with_capacity(pieces.len());
         for mut from in pieces.iter().copied() {
@@ -73,18 +73,18 @@ impl Unwritten {
     }
 }
 
-/// The pieces of a value do not have the length that was said before.
+/// The pieces of a value do not have the length of its object.
 #[derive(Debug)]
 pub(crate) struct WrongLength;
 
 fn copy((to, from): (&mut [MaybeUninit<u8>], &[u8])) {
     debug_assert_eq!(to.len(), from.len());
-    // SAFETY: both are `from.len()` bytes long, as they were split together; one of them is borrowed
-    // mutably, so they do not overlap.
+    // SAFETY: both slices are `from.len()` bytes long, because they were split at the same length.
+    // One of them is borrowed mutably, so they do not overlap.
     unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr().cast::<u8>(), from.len()) };
 }
 
-/// Writes values into `bytes` objects of their own. To be called detached; attaches to allocate.
+/// Copies each value into a new `bytes` object. Must be called detached; it attaches to allocate.
 pub(crate) fn write_values<C: AsRef<[P]> + Sync, P: AsRef<[u8]> + Sync>(
     values: &[C],
 ) -> PyResult<Vec<Py<PyBytes>>> {

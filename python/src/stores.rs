@@ -1,10 +1,12 @@
-//! The open stores of this process: one per directory, found by the directory's identity.
+//! The open stores of this process: one per directory, identified by device and inode.
 //!
-//! Opening a store takes as long as a hundred appends, and Python code unpickles a `File` for
-//! every task. So a store stays open for a moment after its last user is gone. A descriptor of the
-//! directory is held as long, which keeps its inode number from being given to another one.
+//! Opening a store takes as long as a hundred appends, and Python code unpickles a `File` for every
+//! task. So a store stays open for a short time after its last user has released it. Each open
+//! store holds a descriptor of its directory, so that no other directory can get the same inode
+//! number.
 //!
-//! A forked child shares nothing of this: it finds that the process is another, and begins anew.
+//! A forked child shares none of this: it notices the different process id and starts with no
+//! stores.
 
 use std::collections::HashMap;
 use std::io;
@@ -25,9 +27,9 @@ use crate::error;
 
 /// How long a store stays open without a user.
 const IDLE: Duration = Duration::from_secs(2);
-/// How often the idle stores are looked at.
+/// How often to check for idle stores.
 const IDLE_POLL: Duration = Duration::from_millis(250);
-/// How often opening begins anew where the directory is replaced meanwhile.
+/// How often to try to open a store whose directory is replaced in the meantime.
 const OPEN_TRIES: u32 = 8;
 
 /// An open store.
@@ -35,13 +37,13 @@ pub(crate) struct Store {
     pub(crate) log: SegmentLog,
     path: PathBuf,
     id: DirId,
-    /// Pins the inode number, so that `id` means this directory and no later one.
+    /// Keeps the inode in use, so that no later directory can have the same `id`.
     dir: OwnedFd,
     pid: u32,
     released_ms: AtomicU64,
 }
 
-/// A directory, whatever its path.
+/// The identity of a directory, independent of its path.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct DirId {
     device: u64,
@@ -56,13 +58,13 @@ impl DirId {
 
 /// Why a store cannot be used.
 pub(crate) enum Fail {
-    /// The directory is not there.
+    /// The directory does not exist.
     Gone(PathBuf),
-    /// The directory cannot be looked at.
+    /// The directory cannot be accessed.
     Io(PathBuf, io::Error),
-    /// The engine says why.
+    /// An error of the engine.
     Engine(Box<partd::Error>),
-    /// Python says why.
+    /// A Python exception.
     Python(PyErr),
 }
 
@@ -83,7 +85,7 @@ impl From<Fail> for PyErr {
         match fail {
             Fail::Gone(path) => error::missing(&path),
             Fail::Io(path, source) => {
-                error::os_error(&source, format!("cannot look at the store: {source}"), &path)
+                error::os_error(&source, format!("cannot access the store: {source}"), &path)
             }
             Fail::Engine(error) => error::to_python(&error),
             Fail::Python(error) => error,
@@ -92,12 +94,12 @@ impl From<Fail> for PyErr {
 }
 
 impl Store {
-    /// Whether the handle is of this process and `path` still leads to its directory.
+    /// Returns whether this process opened the store and `path` still leads to its directory.
     pub(crate) fn is_current(&self, path: &Path) -> Result<bool, Fail> {
         Ok(self.pid == process::id() && self.id == identity(path)?)
     }
 
-    /// Whether a file of this name is in the directory.
+    /// Returns whether the directory has a file of this name.
     pub(crate) fn has_file(&self, name: &str) -> bool {
         rustix::fs::accessat(&self.dir, name, rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok()
     }
@@ -119,7 +121,7 @@ struct Stores {
     began: Instant,
 }
 
-/// The place of one directory's store; its lock is held while the store is opened.
+/// The store of one directory, if it is open. The lock is held while the store is being opened.
 #[derive(Default)]
 struct Slot(Mutex<Option<Arc<Store>>>);
 
@@ -129,7 +131,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The stores of this process; those of a parent are left behind, untouched and never freed.
+/// Returns the stores of this process. The stores of a parent process stay untouched and are never
+/// freed.
 fn stores() -> &'static Stores {
     let pid = process::id();
     loop {
@@ -151,7 +154,7 @@ fn stores() -> &'static Stores {
     }
 }
 
-/// The store at a path, opened unless this process has it open.
+/// Returns the store at a path. Opens it unless this process has it open.
 pub(crate) fn open(path: &Path, options: &Options) -> Result<Arc<Store>, Fail> {
     let stores = stores();
     for _ in 0..OPEN_TRIES {
@@ -165,7 +168,7 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Arc<Store>, Fail> {
         let id = DirId::of(&stat);
         let slot = Arc::clone(lock(&stores.slots).entry(id).or_default());
         let mut place = lock(&slot.0);
-        // One whose directory has moved to another path is left to those who have it.
+        // If the directory of the open store was moved, only its current users keep that store.
         if let Some(store) = &*place
             && store.is_current(&store.path).unwrap_or(false)
         {
@@ -184,7 +187,8 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Arc<Store>, Fail> {
             result => {
                 drop(place);
                 stores.forget_empty(id);
-                // If the path was turned meanwhile, nobody can say which store was opened.
+                // If the path leads to another directory by now, either may have been opened: try
+                // again.
                 if is_same {
                     result?;
                 }
@@ -194,7 +198,7 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Arc<Store>, Fail> {
     Err(Fail::Gone(path.to_owned()))
 }
 
-/// Gives a store back: it stays open for a moment.
+/// Releases a store, which stays open for [`IDLE`].
 pub(crate) fn release(store: Arc<Store>) {
     let stores = stores();
     if store.pid != stores.pid {
@@ -205,7 +209,7 @@ pub(crate) fn release(store: Arc<Store>) {
     stores.reap_later();
 }
 
-/// Gives a store back and closes it, unless others in this process use it.
+/// Releases a store, and closes it unless this process still uses it elsewhere.
 pub(crate) fn close(store: Arc<Store>) {
     let stores = stores();
     if store.pid != stores.pid {
@@ -221,7 +225,7 @@ impl Stores {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Removes the place of a store that could not be opened.
+    /// Removes the slot of a store that could not be opened.
     fn forget_empty(&self, id: DirId) {
         let mut slots = lock(&self.slots);
         let is_empty = |slot: &Arc<Slot>| Arc::strong_count(slot) <= 2 && lock(&slot.0).is_none();
@@ -230,14 +234,15 @@ impl Stores {
         }
     }
 
-    /// Closes those of the stores without a user that fit; says how many without one are left.
+    /// Closes the unused stores for which `fits` holds; returns how many unused stores are left.
     fn close_unused(&self, fits: impl Fn(&Store) -> bool) -> usize {
         let mut closing = Vec::new();
         let mut left = 0;
         lock(&self.slots).retain(|_, slot| {
-            // A place that is locked is being opened.
+            // The store of a locked slot is being opened.
             let Ok(mut place) = slot.0.try_lock() else { return true };
-            // Only the place can give references away, and it is locked: one means nobody else.
+            // New references come only from the slot, which is locked. So with a count of one the
+            // store is unused and stays so.
             let unused = place.as_ref().filter(|store| Arc::strong_count(store) == 1);
             let Some(store) = unused else { return true };
             if fits(store) {
@@ -247,12 +252,12 @@ impl Stores {
             left += 1;
             true
         });
-        // Closing may compact, which takes its time: not under the lock.
+        // Closing a store may compact it, which takes time, so do it without the lock.
         drop(closing);
         left
     }
 
-    /// Has a thread close the stores that stay without a user; it ends when there are none.
+    /// Makes sure that a thread closes idle stores. The thread ends when no unused store is left.
     fn reap_later(&'static self) {
         let mut is_reaping = lock(&self.is_reaping);
         if *is_reaping {
@@ -284,13 +289,13 @@ impl Stores {
     }
 }
 
-/// Closes the stores of this process that nobody uses, at once.
+/// Closes the unused stores of this process at once.
 #[pyfunction]
 pub(crate) fn close_idle(py: Python<'_>) {
     py.detach(|| stores().close_unused(|_| true));
 }
 
-/// The number of stores that this process has open, used or not.
+/// Returns the number of stores that this process has open, used or not.
 #[pyfunction]
 pub(crate) fn open_stores(py: Python<'_>) -> usize {
     py.detach(|| {

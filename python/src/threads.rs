@@ -1,4 +1,4 @@
-//! Threads: the pool of a forked child, and long calls that a signal ends.
+//! Threads: the thread pool of a forked child, and long calls that a signal can interrupt.
 
 use std::process;
 use std::sync::OnceLock;
@@ -11,10 +11,10 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// How often a long call looks for signals.
+/// How often a long call checks for signals.
 const SIGNAL_POLL: Duration = Duration::from_millis(20);
 
-/// The pool of one forked process.
+/// The thread pool of one forked process.
 struct ForkedPool {
     pid: u32,
     pool: Option<ThreadPool>,
@@ -23,15 +23,15 @@ struct ForkedPool {
 static FIRST_PID: OnceLock<u32> = OnceLock::new();
 static FORKED_POOL: AtomicPtr<ForkedPool> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Remembers the process that loaded the module, whose rayon pool is the ordinary one.
+/// Records the process that loaded the module. That process uses rayon's global pool.
 pub(crate) fn loaded() {
     FIRST_PID.get_or_init(process::id);
 }
 
-/// Runs a call that may spread its work over rayon's threads.
+/// Runs a call that may use rayon's threads.
 ///
 /// A forked child inherits rayon's global pool without its threads, and would wait for them
-/// forever: there the call runs in a pool of the child's own.
+/// forever. So in a child the call runs in a pool that the child creates.
 pub(crate) fn pooled<T: Send>(call: impl FnOnce() -> T + Send) -> T {
     let pid = process::id();
     if FIRST_PID.get().is_none_or(|&first| first == pid) {
@@ -39,7 +39,7 @@ pub(crate) fn pooled<T: Send>(call: impl FnOnce() -> T + Send) -> T {
     }
     match &forked_pool(pid).pool {
         Some(pool) => pool.install(call),
-        // No thread can be had; the engine works on the calling thread then, as far as it can.
+        // The pool could not be created. Try the call without it.
         None => call(),
     }
 }
@@ -51,7 +51,8 @@ fn forked_pool(pid: u32) -> &'static ForkedPool {
         if let Some(pool) = unsafe { current.as_ref() }.filter(|pool| pool.pid == pid) {
             return pool;
         }
-        // Once for each process; what the parent made stays where it is, its threads are not here.
+        // Leak one pool per process. The parent's pool is never freed: its threads do not exist
+        // here.
         let new =
             Box::leak(Box::new(ForkedPool { pid, pool: ThreadPoolBuilder::new().build().ok() }));
         let swapped =
@@ -62,9 +63,9 @@ fn forked_pool(pid: u32) -> &'static ForkedPool {
     }
 }
 
-/// Runs a call that may take long on a thread of its own, so that Ctrl-C ends the wait for it.
+/// Runs a call that may take long on a new thread, so that Ctrl-C interrupts the wait for it.
 ///
-/// After a signal the call itself runs to its end, unobserved.
+/// After a signal the call still runs to its end, and its result is dropped.
 pub(crate) fn interruptible<T: Send + 'static>(
     py: Python<'_>,
     call: impl FnOnce() -> T + Send + 'static,
@@ -84,7 +85,7 @@ pub(crate) fn interruptible<T: Send + 'static>(
             Ok(result) => return Ok(result),
             Err(RecvTimeoutError::Timeout) => py.check_signals()?,
             Err(RecvTimeoutError::Disconnected) => {
-                return Err(PyRuntimeError::new_err("the thread of a long call has ended early"));
+                return Err(PyRuntimeError::new_err("the thread of a long call ended early"));
             }
         }
     }

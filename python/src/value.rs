@@ -1,8 +1,8 @@
-//! Bytes that Python lends to the engine for the time of a call.
+//! Borrows bytes from Python for the time of a call into the engine.
 //!
-//! `bytes` are immutable and lent as they are. Of other buffers those that nobody can write are
-//! lent too; a writable one is copied, because its owner may change it while the interpreter is
-//! detached, and a checksum would then not fit its bytes.
+//! `bytes` and other read-only buffers are borrowed. A writable buffer is copied, because its owner
+//! could change it while the interpreter is detached, and the checksum would then not match the
+//! bytes.
 
 use std::slice;
 
@@ -23,7 +23,8 @@ pub(crate) enum Value {
 pub(crate) struct Lent(PyUntypedBuffer);
 
 impl Value {
-    /// Takes what is given as a value, with the error that Python's own files give.
+    /// Borrows or copies the bytes of an object. For an object without bytes it raises the
+    /// `TypeError` of Python's own files.
     pub(crate) fn of(object: &Bound<'_, PyAny>) -> PyResult<Value> {
         if let Ok(bytes) = object.cast::<PyBytes>() {
             return Ok(Value::Bytes(PyBackedBytes::from(bytes.clone())));
@@ -44,7 +45,7 @@ impl Value {
         }
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
@@ -61,8 +62,8 @@ impl Lent {
         if len == 0 {
             return &[];
         }
-        // SAFETY: the exporter promises `len_bytes` contiguous bytes at `buf_ptr` for as long as
-        // the buffer is held, which is as long as `self` lives.
+        // SAFETY: the exporter guarantees `len_bytes` contiguous bytes at `buf_ptr` while the
+        // buffer is held, and `self` holds it.
         unsafe { slice::from_raw_parts(self.0.buf_ptr().cast::<u8>(), len) }
     }
 }

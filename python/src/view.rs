@@ -7,8 +7,8 @@ use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-/// Bytes of a store, where they lie in its mapped file. They stay as they are, and stay mapped, for
-/// as long as the object or a `memoryview` of it lives.
+/// Bytes of a store in its mapped file. They stay mapped and unchanged as long as the object or a
+/// `memoryview` of it exists.
 #[pyclass(frozen, module = "partd._core")]
 pub(crate) struct View {
     value: Arc<partd::View>,
@@ -16,7 +16,7 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// The chunks of a value.
+    /// Returns a view of each chunk of a value.
     pub(crate) fn of(value: partd::View) -> Vec<View> {
         let value = Arc::new(value);
         (0..value.chunks().len()).map(|chunk| View { value: Arc::clone(&value), chunk }).collect()
@@ -33,10 +33,11 @@ impl View {
         self.bytes().len()
     }
 
-    /// Lends the bytes, for reading.
+    /// Exports the bytes as a read-only buffer.
     ///
     /// # Safety
-    /// `CPython` calls it with a `Py_buffer` that may be filled.
+    /// `view` must be null or point to a `Py_buffer` that may be filled, as when `CPython` calls
+    /// this.
     unsafe fn __getbuffer__(
         slf: Bound<'_, Self>,
         view: *mut ffi::Py_buffer,
@@ -49,8 +50,8 @@ impl View {
             let bytes = slf.get().bytes();
             (bytes.as_ptr().cast_mut().cast::<c_void>(), bytes.len() as ffi::Py_ssize_t)
         };
-        // SAFETY: `view` is CPython's to fill; the bytes stay mapped while the object lives, which
-        // the buffer holds a reference to; a request to write is refused by the read-only flag.
+        // SAFETY: `view` is not null and may be filled. The buffer holds a reference to the object,
+        // which keeps the bytes mapped. The read-only flag makes CPython refuse a request to write.
         let filled = unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), start, len, 1, flags) };
         if filled == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
     }

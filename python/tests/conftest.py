@@ -1,4 +1,4 @@
-"""What the tests share: a place for stores, and the doctests' and upstream's whereabouts."""
+"""Fixtures of the tests: a path for a store, and partd 1.4.2."""
 
 import importlib
 import os
@@ -13,7 +13,7 @@ UPSTREAM = pathlib.Path(
 
 
 def skip_or_fail(reason):
-    """A test that cannot run is skipped by hand, and fails in CI."""
+    """Skips a test that cannot run; in CI, fails it."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
@@ -21,9 +21,9 @@ def skip_or_fail(reason):
 
 @pytest.fixture(scope="session")
 def partd1():
-    """partd 1.4.2 under another name, as `tests/upstream` fetches it."""
+    """partd 1.4.2, which `tests/upstream` downloads, under another name."""
     if not (UPSTREAM / "partd1").is_dir():
-        skip_or_fail("partd 1.4.2 is not there; python/tests/upstream fetches it")
+        skip_or_fail("partd 1.4.2 is missing; python/tests/upstream downloads it")
     sys.path.insert(0, str(UPSTREAM))
     try:
         return importlib.import_module("partd1")
@@ -33,5 +33,5 @@ def partd1():
 
 @pytest.fixture
 def path(tmp_path):
-    """A path at which no store is yet."""
+    """A path at which no store exists yet."""
     return str(tmp_path / "store")

@@ -1,4 +1,4 @@
-"""dask through partd: unchanged, with `enable`, with processes, and its workers on one disk or apart."""
+"""dask on partd: unchanged, with `enable`, with processes, and with workers of `distributed`."""
 
 import os
 
@@ -64,16 +64,16 @@ def test_a_shuffle_with_compression(compression):
         check(shuffled("threads"))
 
 
-def test_the_split_by_a_sort_gives_the_same(enabled):
+def test_the_split_with_a_sort_gives_the_same_result(enabled):
     assert partd.dask.is_enabled()
     plain = shuffled("sync")
     partd.dask.disable()
     for a, b in zip(plain, shuffled("sync"), strict=True):
-        # The order of the partitions within a result is that in which dask came to split them.
+        # The order of rows depends on the order in which dask splits the partitions.
         pd.testing.assert_frame_equal(a.sort_index(), b.sort_index())
 
 
-def test_the_split_leaves_to_pandas_what_is_no_integer(enabled):
+def test_the_split_uses_pandas_for_columns_that_are_not_integers(enabled):
     df = frame(50)
     p, q = partd.PandasBlocks(partd.Dict()), partd.PandasBlocks(partd.Dict())
     from dask.dataframe.dask_expr._shuffle import DiskShuffle
@@ -90,7 +90,7 @@ def test_the_split_leaves_to_pandas_what_is_no_integer(enabled):
     assert p.keys() == [] or p.get("alpha").empty, "dask drops the store after an error"
 
 
-def test_groups_are_those_of_groupby():
+def test_groups_equal_those_of_groupby():
     df = frame(500)
     groups = df.groupby("id")
     pieces = partd.dask.split_sorted(df, df.id)

@@ -1,9 +1,9 @@
-"""Random operations on partd 1.4.2 and on this, each layer: the same results and exceptions.
+"""Random operations must give the same results and exceptions in partd 1.4.2 and this package.
 
-Known differences, which this mends, are kept out of the operations: a second `iset` after a delete
-(partd 1 forgets the value), keys that differ only in characters that partd 1 drops from file names,
-a key beside a tuple that begins with it, the order of bytes in a flushed `Buffer`, `pop`, and a batch
-that fails in its middle (partd 1 keeps the part before).
+The operations avoid faults of partd 1 that this package fixes: a second `iset` after a delete
+(partd 1 loses the value), keys that differ only in characters that partd 1 drops from file names, a
+key beside a tuple that begins with it, the order of bytes in a flushed `Buffer`, `pop`, and a batch
+that fails halfway (partd 1 keeps the first part).
 """
 
 import functools
@@ -63,7 +63,7 @@ def operations(values):
 
 
 def carry_out(p, operation, is_set):
-    """What an operation returns, or the type of what it raises."""
+    """Carries out an operation; returns the store, and the result or the name of the exception."""
     name, *args = operation
     try:
         if name == "append":
@@ -75,7 +75,7 @@ def carry_out(p, operation, is_set):
         if name == "iget":
             return p, p.iget(*args)
         if name == "iset":
-            # Once for each key: what comes after a delete or in a copy is mended here.
+            # Set each key only once: the packages differ after a delete and in a copy.
             return p, None if normal(args[0]) in is_set else p.iset(*args)
         if name == "delete":
             return p, p.delete(*args)
@@ -93,7 +93,7 @@ def normal(key):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_random_operations_give_what_partd_1_gives(name, partd1):
+def test_random_operations_give_the_same_results_as_partd_1(name, partd1):
     make, values = LAYERS[name]
     in_memory = name in ("Dict", "Buffer", "BZ2", "Python") or "Buffer" in name
 
@@ -129,7 +129,7 @@ def test_random_operations_give_what_partd_1_gives(name, partd1):
 ARRAYS = ["i4", "f8", "M8[ns]", "O", "U3"]
 
 
-def test_random_arrays_are_those_of_partd_1(partd1):
+def test_random_arrays_equal_those_of_partd_1(partd1):
     np = pytest.importorskip("numpy")
 
     @settings(max_examples=EXAMPLES, deadline=None)
@@ -148,7 +148,7 @@ def test_random_arrays_are_those_of_partd_1(partd1):
     check()
 
 
-def test_the_names_of_partd_1_are_all_here(partd1):
+def test_every_public_name_of_partd_1_exists(partd1):
     missing = []
     for module in ["", "core", "file", "dict", "buffer", "encode", "compressed", "pickle", "python", "numpy", "pandas",
                    "zmq", "utils"]:  # fmt: skip
@@ -157,7 +157,7 @@ def test_the_names_of_partd_1_are_all_here(partd1):
         for name in dir(old):
             if not name.startswith("_") and not hasattr(new, name):
                 missing.append(f"{module}.{name}")
-    # What partd 1's modules import for themselves.
+    # Names that partd 1's modules import for internal use.
     own = {
         "suppress", "locket", "string", "memoize", "contextmanager", "atexit", "shutil", "tempfile", "Lock", "Queue",
         "Empty", "accumulate", "add", "bisect", "defaultdict", "merge_with", "pluck", "topk", "valmap", "snappy",

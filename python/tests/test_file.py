@@ -1,4 +1,4 @@
-"""`File` as one process uses it: keys, atomicity, the directory, the files that show keys, views."""
+"""`File` in one process: keys, atomicity, the directory, the files that show keys, views."""
 
 import gc
 import os
@@ -18,7 +18,7 @@ KEYS = [
 ]  # fmt: skip
 
 
-def test_every_key_is_a_key_of_its_own_and_comes_back_as_it_was(path):
+def test_keys_are_distinct_and_come_back_unchanged(path):
     p = File(path)
     p.append({key: repr(key).encode() for key in KEYS})
     assert p.get(KEYS) == [repr(key).encode() for key in KEYS]
@@ -26,7 +26,7 @@ def test_every_key_is_a_key_of_its_own_and_comes_back_as_it_was(path):
     assert sorted(os.listdir(os.path.dirname(path))) == ["store"]
 
 
-def test_numbers_are_their_text_bytes_are_text_and_a_tuple_of_one_part_is_the_part(path):
+def test_equivalent_keys_are_one_key(path):
     p = File(path)
     p.append({1: b"1", "1": b"2", b"1": b"3", ("1",): b"4"})
     p.append({np.int64(1): b"5"})
@@ -36,12 +36,12 @@ def test_numbers_are_their_text_bytes_are_text_and_a_tuple_of_one_part_is_the_pa
     assert p.get([True, None, 1.5]) == [b"", b"", b""]
 
 
-def test_tuples_are_encoded_as_the_engine_does_it():
+def test_tuples_are_encoded_like_those_of_the_engine():
     for a, b in [("a", "b"), ("", ""), ("a\0", "\0b"), ("a\0\1", "b"), ("ü", "☃")]:
         assert _core.encode_key((a, b)) == _core.engine_tuple_key(a, b)
         assert _core.decode_key(_core.encode_key((a, b))) == (a, b)
     for raw in [b"\0", b"a\0", b"\0\0", b"\0\3", b"\0\3a", b"a\0\2b", b"\xff\xfe"]:
-        assert _core.decode_key(raw) == raw, "what is no encoding stays as it is"
+        assert _core.decode_key(raw) == raw, "bytes that encode no key stay bytes"
     with pytest.raises(ValueError, match="empty tuple"):
         _core.encode_key(())
     deep = "x"
@@ -71,7 +71,7 @@ def test_every_kind_of_buffer_is_a_value(path):
         assert p.pop("k") == bytes(value)
 
 
-def test_arguments_are_swallowed_or_refused_as_in_partd_1(path):
+def test_unknown_arguments_are_ignored_or_refused_as_in_partd_1(path):
     p = File(path)
     p.append({"x": b"1"}, anything=1)
     p.get("x", anything=1)
@@ -98,7 +98,7 @@ def test_the_first_set_since_the_last_delete_wins(path):
     assert p.get("x") == b"4"
 
 
-def test_pop_and_the_lens_of_keys(path):
+def test_pop_returns_nested_values_and_removes_the_keys(path):
     p = File(path)
     p.append({"x": b"1", "y": b"2"})
     assert p.pop(["x", ["y", "z"]]) == [b"1", [b"2", b""]]
@@ -125,7 +125,7 @@ def test_a_view_needs_no_copy_and_outlives_everything(path):
     assert len(File(path).view("missing")) == 0
 
 
-def test_a_directory_that_is_removed_or_replaced_is_noticed(path):
+def test_a_removed_or_replaced_directory_is_noticed(path):
     p = File(path)
     p.append({"x": b"1"})
     shutil.rmtree(path)
@@ -143,7 +143,7 @@ def test_a_directory_that_is_removed_or_replaced_is_noticed(path):
     assert q.get("x") == b"4"
 
 
-def test_two_directories_that_change_places_stay_two_stores(tmp_path):
+def test_two_directories_that_swap_paths_stay_two_stores(tmp_path):
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
     p, q = File(a), File(b)
     p.append({"x": b"a"})
@@ -154,7 +154,7 @@ def test_two_directories_that_change_places_stay_two_stores(tmp_path):
     assert (p.get("x"), q.get("x")) == (b"b", b"a")
 
 
-def test_a_path_that_is_no_store_is_refused_in_a_sentence(tmp_path):
+def test_a_path_that_is_not_a_store_is_refused(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"jpeg")
     with pytest.raises(partd.StoreError, match="holds other files"):
         File(tmp_path).append({"x": b""})
@@ -179,7 +179,7 @@ def test_damage_is_an_error_that_names_the_file(path):
         p.verify()
 
 
-def test_key_files_show_what_is_stored_and_follow_this_process(path):
+def test_key_files_show_values_and_follow_changes_of_this_process(path):
     p = File(path)
     p.append({"x": b"1", ("d", "e"): b"2", "control": b"3", "../up": b"4"})
     for key in p.keys():
@@ -200,13 +200,13 @@ def test_key_files_show_what_is_stored_and_follow_this_process(path):
     assert File(path).keys() == []
 
 
-def test_the_path_of_a_large_store_is_not_filled_with_files(path):
+def test_asking_for_the_path_of_a_large_store_creates_no_files(path):
     p = File(path)
     p.append({i: b"" for i in range(1000)})
     assert p.path == path and len(os.listdir(path)) < 10
 
 
-def test_temporary_stores_end_with_their_object_and_explicit_ones_stay(tmp_path):
+def test_temporary_stores_are_removed_with_their_object_and_others_stay(tmp_path):
     p = File(dir=tmp_path)
     p.append({"x": b"1"})
     assert len(os.listdir(tmp_path)) == 1
@@ -234,7 +234,7 @@ def test_pickling_a_temporary_store_keeps_it_for_the_copy(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_the_lock_excludes_those_who_ask_for_it(path):
+def test_the_lock_excludes_other_calls_that_use_it(path):
     p, q = File(path), File(path)
     order = []
     with p.lock:
@@ -243,7 +243,7 @@ def test_the_lock_excludes_those_who_ask_for_it(path):
         thread.join(0.2)
         assert thread.is_alive()
         q.append({"x": b"1"}, lock=False)
-        p.append({"x": b"+"})  # by the thread that holds it
+        p.append({"x": b"+"})  # this thread holds the lock
         order.append("release")
     thread.join()
     assert order == ["release", "append"] and p.get("x") == b"1+2"
@@ -253,7 +253,7 @@ def test_the_lock_excludes_those_who_ask_for_it(path):
         p.lock.release()
 
 
-def test_a_durable_append_syncs_once_and_a_temporary_one_never(path, monkeypatch):
+def test_a_durable_append_syncs_once_and_a_temporary_store_never_syncs(path, monkeypatch):
     durable = []
     p, q = File(path), File()
     for file in (p, q):

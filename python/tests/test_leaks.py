@@ -1,4 +1,4 @@
-"""Descriptors, mappings, threads, directories, memory and references stay flat."""
+"""Descriptors, mappings, threads, directories, memory and references do not grow."""
 
 import gc
 import os
@@ -28,7 +28,7 @@ def settle():
     _core.close_idle()
 
 
-def test_a_thousand_stores_opened_and_dropped_leave_nothing(tmp_path):
+def test_a_thousand_stores_opened_and_dropped_leave_nothing_behind(tmp_path):
     settle()
     before = descriptors(), mappings(), threading.active_count(), _core.open_stores()
     for i in range(500):
@@ -58,7 +58,7 @@ def test_idle_stores_close_by_themselves(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["File", "Dict", "Buffer", "ZLib"])
-def test_references_and_memory_are_flat_over_many_calls(tmp_path, kind):
+def test_references_and_memory_do_not_grow_over_many_calls(tmp_path, kind):
     p = {
         "File": lambda: File(tmp_path / "s"),
         "Dict": Dict,
@@ -87,7 +87,7 @@ def test_references_and_memory_are_flat_over_many_calls(tmp_path, kind):
     work(calls)
     assert (sys.getrefcount(value), sys.getrefcount(key)) == references
     assert descriptors() <= files + 2
-    # What is written lies in mapped segments, which count as resident.
+    # Written data is in mapped segments, which count as resident.
     if kind == "Dict":
         assert resident_kib() < memory + 4096
 

@@ -1,4 +1,4 @@
-"""Data frames of every kind through `PandasBlocks` and `PandasColumns`, and what partd 1 wrote."""
+"""Data frames of every kind in `PandasBlocks` and `PandasColumns`, and frames of partd 1."""
 
 import datetime
 import pickle
@@ -74,14 +74,14 @@ each_frame = pytest.mark.parametrize("df", FRAMES.values(), ids=FRAMES)
 
 
 @each_frame
-def test_a_frame_comes_back_as_it_was(df):
+def test_a_frame_comes_back_unchanged(df):
     back = deserialize(serialize(df))
     tm.assert_frame_equal(back, df, check_freq=True)
     assert back.dtypes.equals(df.dtypes)
 
 
 @each_frame
-def test_pieces_come_back_as_pandas_would_concatenate_them(df):
+def test_pieces_come_back_concatenated_as_by_pandas(df):
     p = PandasBlocks(Dict())
     parts = [df.iloc[:2], df.iloc[2:2], df.iloc[2:5], df.iloc[::-1]]
     for part in parts:
@@ -92,7 +92,7 @@ def test_pieces_come_back_as_pandas_would_concatenate_them(df):
 
 
 @each_frame
-def test_slices_of_a_sorted_frame_are_encoded_as_the_frames_would_be(df):
+def test_slices_are_encoded_like_frames(df):
     cut = min(2, len(df))
     bounds = [(0, cut), (cut, cut), (cut, len(df))]
     pieces = _blocks.encode_slices(df, bounds)
@@ -102,7 +102,7 @@ def test_slices_of_a_sorted_frame_are_encoded_as_the_frames_would_be(df):
 
 
 @pytest.mark.parametrize("name", ["mixed", "times", "categories", "nullable", "strings"])
-def test_what_comes_back_can_be_written_to(name):
+def test_a_frame_that_comes_back_is_writable(name):
     p = PandasBlocks(Dict())
     p.append({"k": FRAMES[name]})
     df = p.get("k")
@@ -120,7 +120,7 @@ def test_pieces_of_different_schemas_are_joined():
     tm.assert_frame_equal(p.get("k"), pd.concat(parts))
 
 
-def test_categories_that_differ_are_united_and_their_order_matters():
+def test_different_categories_are_merged_and_codes_follow_their_order():
     a, b, c = (pd.DataFrame({"c": pd.Categorical(list(v), list(v))}) for v in ["ab", "ba", "cd"])
     p = PandasBlocks(Dict())
     for part in [a, b, c]:
@@ -143,7 +143,7 @@ def test_the_header_is_made_once_for_frames_of_one_schema(monkeypatch):
     assert len(made) == 2
 
 
-def test_a_missing_key_is_an_empty_frame_and_damage_is_an_error_that_names_the_key():
+def test_a_missing_key_is_an_empty_frame_and_an_error_names_the_damaged_key():
     p = PandasBlocks(Dict())
     assert p.get("missing").equals(pd.DataFrame())
     p.append({"k": FRAMES["mixed"]})
@@ -161,14 +161,14 @@ def test_a_missing_key_is_an_empty_frame_and_damage_is_an_error_that_names_the_k
 
 
 @each_frame
-def test_what_partd_1_wrote_is_read(df, partd1):
+def test_frames_of_partd_1_are_read(df, partd1):
     old = partd1.pandas.serialize(df)
     try:
         expected = partd1.pandas.deserialize(old)
     except Exception:
-        expected = df  # partd 1 cannot read what it wrote itself; this can
+        expected = df  # partd 1 cannot read what it wrote itself; this package can
     if any(isinstance(label, list) for label in expected.columns):
-        expected = df  # partd 1 makes lists of tuples
+        expected = df  # partd 1 turns tuples into lists
     tm.assert_frame_equal(deserialize(old), expected)
     p = PandasBlocks(Dict())
     p.partd.append({"k": partd.utils.frame(old)})
@@ -180,7 +180,7 @@ def test_what_partd_1_wrote_is_read(df, partd1):
     "name", ["mixed", "small numbers", "nullable", "times", "objects", "strings", "string index", "time index",
              "float index", "named columns", "arrow", "categories"],
 )  # fmt: skip
-def test_columns_are_kept_and_read_one_by_one(name, tmp_path):
+def test_columns_are_stored_and_read_separately(name, tmp_path):
     df = FRAMES[name]
     p = PandasColumns(File(tmp_path / "s"))
     p.append({"k": df})
@@ -195,7 +195,7 @@ def test_columns_are_kept_and_read_one_by_one(name, tmp_path):
     assert p.partd.partd.keys() == []
 
 
-def test_columns_refuse_what_they_cannot_keep_apart():
+def test_columns_refuse_equal_names_and_changed_types():
     p = PandasColumns(Dict())
     with pytest.raises(ValueError, match="PandasBlocks"):
         p.append({"k": FRAMES["duplicate columns"]})

@@ -1,4 +1,4 @@
-"""Many processes on one store: fork, spawn, kills, pickles, owners, and Ctrl-C."""
+"""Many processes that use one store: fork, spawn, kills, pickles, owners, and Ctrl-C."""
 
 import multiprocessing
 import os
@@ -15,11 +15,11 @@ import partd
 import pytest
 from partd import File
 
-SECONDS = 180  # of patience with a busy machine
+SECONDS = 180  # the timeout; generous, because the machine may be busy
 
 
 def run(code, *args, **env):
-    """Runs Python code in a process of its own, and returns what it prints."""
+    """Runs Python code in a new process and returns its output."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *args],
         env={**os.environ, **env}, capture_output=True, text=True, timeout=SECONDS, check=False,
@@ -61,9 +61,9 @@ def test_processes_append_in_order_and_lose_nothing(path, method):
         assert p.get(f"p{i}") == b"x" * 200
 
 
-def test_a_forked_child_opens_the_store_anew_and_reads_in_parallel(path):
+def test_a_forked_child_reopens_the_store_and_reads_in_parallel(path):
     p = File(path)
-    append_and_check_rayon(p, "parent")  # the threads of the parent's pool exist now
+    append_and_check_rayon(p, "parent")  # starts the threads of the parent's pool
     context = multiprocessing.get_context("fork")
     child = context.Process(target=append_and_check_rayon, args=(p, "child"))
     child.start()
@@ -73,7 +73,7 @@ def test_a_forked_child_opens_the_store_anew_and_reads_in_parallel(path):
     append_and_check_rayon(p, "again")
 
 
-def test_a_bare_fork_among_threads_works(path):
+def test_a_bare_fork_with_running_threads_works(path):
     p = File(path)
     stop = threading.Event()
 
@@ -100,7 +100,7 @@ def test_a_bare_fork_among_threads_works(path):
     assert p.get("c") == b"y" * 5
 
 
-def test_what_a_killed_process_appended_is_there(path):
+def test_appends_of_a_killed_process_survive(path):
     code = """
         import os, signal, sys, partd
         p = partd.File(sys.argv[1])
@@ -116,7 +116,7 @@ def test_what_a_killed_process_appended_is_there(path):
     assert File(path).get("x") == b"".join(b"%d;" % i for i in range(100))
 
 
-def test_a_temporary_store_ends_with_its_last_process(tmp_path):
+def test_a_temporary_store_is_removed_with_its_last_process(tmp_path):
     code = """
         import pickle, subprocess, sys, os
         from partd import File
@@ -128,7 +128,7 @@ def test_a_temporary_store_ends_with_its_last_process(tmp_path):
                                       sys.argv[1], text], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             assert child.stdout.readline() == b"ready\\n"
             print(child.pid, flush=True)
-            os._exit  # the ordinary end: the child lives on
+            os._exit  # not called: this process ends normally, and the child keeps running
         else:
             p = pickle.loads(bytes.fromhex(sys.argv[2]))
             print("ready", flush=True)
@@ -142,7 +142,7 @@ def test_a_temporary_store_ends_with_its_last_process(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_temporary_store_of_killed_processes_is_swept_and_one_in_use_is_not(tmp_path):
+def test_a_temporary_store_of_killed_processes_is_swept_but_not_one_in_use(tmp_path):
     code = """
         import os, pickle, signal, sys, partd
         p = partd.File(dir=sys.argv[1])
@@ -179,8 +179,8 @@ def get_x(p):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_store_that_a_worker_made_serves_the_others(tmp_path, method):
-    # As dask's bags do it with processes: a task makes the store, others get it pickled.
+def test_other_processes_can_use_a_store_that_a_worker_made(tmp_path, method):
+    # dask's bags do this with processes: a task makes the store, and other tasks unpickle it.
     with multiprocessing.get_context(method).Pool(2, maxtasksperchild=1) as pool:
         p = pool.apply(make_temporary, (str(tmp_path),))
         assert pool.map(get_x, [p] * 4, chunksize=1) == [b"1"] * 4
@@ -207,10 +207,10 @@ def count_under_lock(p):
             p.append({"n": b"%d" % (n + 1)}, lock=False)
 
 
-def test_a_signal_ends_a_long_call(path):
+def test_a_signal_interrupts_a_long_call(path):
     code = """
         import os, signal, sys, threading, time, partd
-        # A shell that starts a program in the background has it ignore the signal.
+        # A shell that starts a program in the background makes it ignore SIGINT.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         p = partd.File(sys.argv[1])
         block = bytes(64 << 20)
@@ -226,7 +226,7 @@ def test_a_signal_ends_a_long_call(path):
     assert run(code, path) == "interrupted True\n"
 
 
-def test_an_import_costs_little_and_leaves_nothing(tmp_path):
+def test_an_import_loads_no_extras_and_creates_no_files(tmp_path):
     code = "import partd, sys; print(partd.__version__); assert 'distributed' not in sys.modules"
     assert run(code, TMPDIR=str(tmp_path)) == "2.0.0\n"
     assert os.listdir(tmp_path) == []
@@ -240,6 +240,6 @@ def test_a_pickle_is_small_and_loads_quickly(path):
     began = time.perf_counter()
     for _ in range(200):
         assert pickle.loads(text).get("x") == b"1"
-    # It takes some 30 microseconds; opening the store takes a millisecond.
+    # Each takes about 30 microseconds; opening the store would take a millisecond.
     assert time.perf_counter() - began < 1
     assert tempfile.gettempdir() not in os.path.dirname(partd.__file__)

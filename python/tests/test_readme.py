@@ -1,4 +1,4 @@
-"""The examples of README.md run, and what it says of versions holds."""
+"""Runs the examples of README.md and the command line, and checks the version."""
 
 import doctest
 import importlib.metadata
@@ -12,9 +12,9 @@ import partd
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
 
-def test_every_example_of_the_readme_runs_and_prints_what_it_says(tmp_path, monkeypatch):
+def test_the_examples_of_the_readme_print_what_they_show(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # In the words of doctest: what stands between the fences of Python code.
+    # The text for doctest: the contents of all fenced Python code.
     code = "\n".join(re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL))
     test = doctest.DocTestParser().get_doctest(code, {}, "README.md", str(README), 0)
     assert len(test.examples) > 10

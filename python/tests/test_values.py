@@ -1,4 +1,4 @@
-"""Typed values and compressions: lists, arrays, Arrow tables, scopes, and `Dict` and `Buffer`."""
+"""Typed values and compression: lists, arrays, Arrow tables, scopes, `Dict` and `Buffer`."""
 
 import os
 import pickle
@@ -30,7 +30,7 @@ LAYERS = {"ZLib": ZLib, "BZ2": BZ2, "Snappy": Snappy, "Blosc": Blosc, "LZ4": LZ4
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_compression_keeps_every_value_over_every_store(name, tmp_path):
+def test_compressed_values_come_back_from_every_store(name, tmp_path):
     for store in [Dict(), File(tmp_path / "s"), Buffer(Dict(), File(tmp_path / "b"), 1000)]:
         p = LAYERS[name](store)
         p.append({i: value for i, value in enumerate(VALUES)})
@@ -44,9 +44,9 @@ def test_a_compression_keeps_every_value_over_every_store(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ZLib", "BZ2", "Snappy", "Blosc"])
-def test_a_compression_reads_partd_1_and_is_read_by_it(name, partd1):
+def test_compressed_values_are_exchanged_with_partd_1(name, partd1):
     old_layer = getattr(partd1, name, None)
-    assert old_layer is not None, "the tests need python-snappy and blosc, as partd 1 does"
+    assert old_layer is not None, "partd 1 needs python-snappy and blosc"
     old, new = old_layer(partd1.Dict()), LAYERS[name](Dict())
     old.append({i: value for i, value in enumerate(VALUES) if value})
     new.append({i: value for i, value in enumerate(VALUES) if value})
@@ -57,7 +57,7 @@ def test_a_compression_reads_partd_1_and_is_read_by_it(name, partd1):
     assert crossed_new.get([1, 2, 3]) == crossed_old.get([1, 2, 3]) == VALUES[1:]
 
 
-def test_damaged_frames_are_errors_of_the_right_type_and_name_their_key():
+def test_a_damaged_frame_is_an_error_of_the_right_type_that_names_its_key():
     p = ZLib(Dict())
     p.append({"good": b"1", "bad": b"2"})
     p.partd.append({"bad": b"\x03" + bytes(7) + b"abc"})
@@ -121,7 +121,7 @@ def test_arrays_keep_their_type_and_refuse_another():
             partd.numpy.parse_dtype(hostile)
 
 
-def test_arrow_tables_are_those_of_the_rust_crate(tmp_path):
+def test_arrow_tables_are_concatenated(tmp_path):
     pa = pytest.importorskip("pyarrow")
     p = partd.Arrow(File(tmp_path / "s"))
     batch = pa.record_batch({"a": [1, 2], "s": ["x", None]})
@@ -131,7 +131,7 @@ def test_arrow_tables_are_those_of_the_rust_crate(tmp_path):
     assert p.get("missing").num_columns == 0
 
 
-def test_a_buffer_gives_old_bytes_before_new_ones_and_counts_what_it_holds(tmp_path):
+def test_a_buffer_returns_bytes_in_order_and_counts_what_it_holds(tmp_path):
     p = Buffer(Dict(), File(tmp_path / "s"), available_memory=100)
     expected = {}
     for i in range(500):
@@ -163,7 +163,7 @@ def test_a_buffer_gives_old_bytes_before_new_ones_and_counts_what_it_holds(tmp_p
     assert (p.memory_usage, p.keys()) == (0, [])
 
 
-def test_a_buffer_whose_slow_store_fails_loses_nothing(tmp_path):
+def test_a_buffer_with_a_failing_slow_store_loses_nothing(tmp_path):
     p = Buffer(Dict(), File(tmp_path / "s"), available_memory=10)
     p.append({"x": b"12345"})
     p.slow.__exit__()
@@ -174,7 +174,7 @@ def test_a_buffer_whose_slow_store_fails_loses_nothing(tmp_path):
     assert p.get("x") == b"123456789abc"
 
 
-def test_threads_share_every_store(tmp_path):
+def test_threads_can_share_every_store(tmp_path):
     for p in [
         Dict(),
         File(tmp_path / "f"),
@@ -197,7 +197,7 @@ def test_threads_share_every_store(tmp_path):
             assert own == [b"%d:%d" % (n, i) for i in range(100)]
 
 
-def test_scopes_are_apart_and_nest(tmp_path):
+def test_scopes_are_separate_and_nest(tmp_path):
     store = File(tmp_path / "s")
     jobs = [Pickle(Scoped(Scoped(store, "job"), i)) for i in range(3)]
     for i, p in enumerate(jobs):
@@ -209,7 +209,7 @@ def test_scopes_are_apart_and_nest(tmp_path):
     assert q.pop(("t", 1)) == [2]
 
 
-def test_stores_are_true_and_paths_are_stores(tmp_path):
+def test_stores_are_truthy_and_layers_accept_paths(tmp_path):
     assert all(
         [Dict(), File(tmp_path / "a"), Buffer(Dict(), Dict()), Pickle(Dict()), Numpy(Dict())]
     )

@@ -22,7 +22,7 @@ def connect(server, **kwargs):
     return Client(server.address, timeout=10, **kwargs)
 
 
-def test_every_command_and_layers_over_a_client(server):
+def test_every_command_works_and_layers_compose_on_a_client(server):
     p = connect(server)
     p.append({"x": b"1", ("t", 1): b"2"})
     p.append({"x": memoryview(b"3"), b"x": b"4"})
@@ -53,7 +53,7 @@ def test_keys_on_the_wire():
 
 
 @pytest.mark.parametrize("sides", ["client of partd 1", "server of partd 1"])
-def test_partd_1_on_the_other_side(sides, partd1, tmp_path):
+def test_partd_1_as_client_or_as_server(sides, partd1, tmp_path):
     client_of, server_of = (partd1, partd) if sides.startswith("client") else (partd, partd1)
     with server_of.Server(server_of.Dict(), hostname="localhost") as server:
         p = client_of.Client(server.address)
@@ -72,7 +72,7 @@ def test_partd_1_on_the_other_side(sides, partd1, tmp_path):
         p.close()
 
 
-def test_an_error_of_the_store_is_told_and_the_server_serves_on(server):
+def test_an_error_of_the_store_reaches_the_client_and_the_server_keeps_serving(server):
     p = connect(server)
     p.append({"x": b"1"})
     for bad in [[b"unknown"], [b"iset", b"only a key"], [b"append", b"only a key"], [b"", b""]]:
@@ -135,7 +135,7 @@ def test_many_clients_append_in_order_and_nothing_is_lost(server):
         ]
 
 
-def test_addresses_and_ends(tmp_path):
+def test_addresses_and_shutdown(tmp_path):
     with Server(Dict(), bind=f"ipc://{tmp_path}/socket") as server:
         p = connect(server)
         p.append({"x": b"1"})

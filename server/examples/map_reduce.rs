@@ -1,8 +1,8 @@
-//! Worker processes that shuffle through one server: map tasks append, reduce tasks get.
+//! Counts the words of a text with worker processes that shuffle through one server.
 //!
-//! Counts the words of a text. Each map process reads a share of the lines and appends every word to
-//! the partition of its hash, in batches, through a pipeline. Each reduce process gets its partitions
-//! and counts. The processes share nothing but the address of the server.
+//! Each map process reads a share of the lines and appends every word to the partition of its hash,
+//! in batches, through a pipeline. Each reduce process gets its partitions and counts their words.
+//! The processes share only the address of the server.
 //!
 //! ```text
 //! cargo run --release --example map_reduce -- [FILE] [MAPPERS] [REDUCERS]
@@ -25,7 +25,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    // The workers are this program again, told what to be.
+    // The workers run this program again, with `--map` or `--reduce`.
     let result = match arguments[..] {
         ["--map", address, file, share, of] => map(address, file, share, of),
         ["--reduce", address, share, of] => reduce(address, share, of),
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Serves a store, runs the map processes, then the reduce processes, and adds up what they say.
+/// Serves a store, runs the map processes, then the reduce processes, and merges their counts.
 fn lead(file: &str, mappers: &str, reducers: &str) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let log = SegmentLog::open(dir.path().join("store"))?;
@@ -64,7 +64,8 @@ fn lead(file: &str, mappers: &str, reducers: &str) -> Result<()> {
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
     for child in children {
         for line in finish(child)?.lines() {
-            let (count, word) = line.split_once(' ').ok_or("a reducer said what is no count")?;
+            let (count, word) =
+                line.split_once(' ').ok_or("a reducer printed a line that is not a count")?;
             counts.insert(word.to_owned(), count.parse()?);
         }
     }
@@ -87,7 +88,7 @@ fn lead(file: &str, mappers: &str, reducers: &str) -> Result<()> {
     Ok(())
 }
 
-/// Appends each word of its lines to the word's partition.
+/// Appends each word of this share's lines to the partition of the word.
 fn map(address: &str, file: &str, share: &str, of: &str) -> Result<()> {
     let (share, of) = (number(share)?, number(of)?);
     let client = Client::connect(address)?;
@@ -106,7 +107,7 @@ fn map(address: &str, file: &str, share: &str, of: &str) -> Result<()> {
     Ok(pipeline.flush()?)
 }
 
-/// Counts the words of its partitions.
+/// Counts and prints the words of this share's partitions.
 fn reduce(address: &str, share: &str, of: &str) -> Result<()> {
     let (share, of) = (number(share)?, number(of)?);
     let client = Client::connect(address)?;
@@ -121,7 +122,7 @@ fn reduce(address: &str, share: &str, of: &str) -> Result<()> {
     Ok(())
 }
 
-/// Compares the counts with those of the file, counted in this process.
+/// Compares the counts with those that this process makes from the file.
 fn check(file: &str, counts: &BTreeMap<String, u64>) -> Result<()> {
     let mut expected: BTreeMap<String, u64> = BTreeMap::new();
     for word in std::fs::read_to_string(file)?.lines().flat_map(words) {
@@ -129,7 +130,7 @@ fn check(file: &str, counts: &BTreeMap<String, u64>) -> Result<()> {
     }
     match *counts == expected {
         true => Ok(()),
-        false => Err("the counts are not those of the file".into()),
+        false => Err("the counts differ from those of the file".into()),
     }
 }
 
@@ -142,7 +143,7 @@ fn partition(word: &str) -> u64 {
 }
 
 fn number(text: &str) -> Result<usize> {
-    text.parse().map_err(|_| format!("{text:?} is no number").into())
+    text.parse().map_err(|_| format!("{text:?} is not a number").into())
 }
 
 fn start(arguments: &[&str]) -> Result<Child> {

@@ -1,4 +1,4 @@
-//! Addresses: where a server listens and a client connects, as ZeroMQ writes them.
+//! Addresses at which a server listens and to which a client connects, in ZeroMQ's notation.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
@@ -12,10 +12,10 @@ use partd::Result;
 use crate::error::{invalid, io_error, refused};
 use crate::net::listener::private_directory;
 
-/// The longest path of a unix socket, in bytes; the kernel's `sun_path` holds a zero byte more.
+/// The longest path of a unix socket, in bytes; the kernel's `sun_path` needs one more for the NUL.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 
-/// An address: `ipc://PATH` or `tcp://HOST:PORT`.
+/// The address of a server: `ipc://PATH` or `tcp://HOST:PORT`.
 ///
 /// ```
 /// use partd_server::Address;
@@ -26,7 +26,7 @@ const MAX_SOCKET_PATH_BYTES: usize = 107;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
-    /// As it is written; what [`AsRef<str>`] lends.
+    /// The address as it was written.
     text: String,
     pub(crate) target: Target,
 }
@@ -34,17 +34,17 @@ pub struct Address {
 /// What an address names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Target {
-    /// A unix socket.
+    /// The path of a unix socket.
     Ipc(PathBuf),
-    /// A host, as it was written, and a port. A server's host may be `*`, every interface.
+    /// A host as it was written, and a port. A server may listen at `*`, every interface.
     Tcp(String, u16),
 }
 
 impl Address {
-    /// The address of a unix socket.
+    /// Makes the address of a unix socket.
     ///
     /// # Errors
-    /// The path is too long for a socket, or is not UTF-8.
+    /// The path is empty, contains a zero byte, is longer than 107 bytes, or is not UTF-8.
     pub fn ipc(path: impl AsRef<Path>) -> Result<Address> {
         let path = path.as_ref();
         let bytes = path.as_os_str().as_bytes();
@@ -53,7 +53,7 @@ impl Address {
         }
         if bytes.len() > MAX_SOCKET_PATH_BYTES {
             let why = format!(
-                "the path has {} bytes, and a unix socket takes {MAX_SOCKET_PATH_BYTES}; choose a shorter one",
+                "the path has {} bytes, but that of a unix socket at most {MAX_SOCKET_PATH_BYTES}; choose a shorter one",
                 bytes.len()
             );
             return Err(refused(path, why));
@@ -64,7 +64,7 @@ impl Address {
         Ok(Address { text: format!("ipc://{text}"), target: Target::Ipc(path.to_owned()) })
     }
 
-    /// The address of a TCP port.
+    /// Makes the address of a TCP port.
     pub fn tcp(socket: SocketAddr) -> Address {
         let host = match socket.ip() {
             IpAddr::V4(ip) => ip.to_string(),
@@ -74,12 +74,14 @@ impl Address {
         Address { text: format!("tcp://{host}:{port}"), target: Target::Tcp(host, port) }
     }
 
-    /// The address at which `partd-server PATH` listens unless it is told another: a socket in
-    /// `$XDG_RUNTIME_DIR/partd`, named after the identity of the store's directory; where that
-    /// variable is not set, in `PATH.server`. The directory is made, with mode 0700.
+    /// Returns the address at which `partd-server PATH` listens by default.
+    ///
+    /// It is a socket in `$XDG_RUNTIME_DIR/partd`, or in `PATH.server` if that variable is not set,
+    /// named after the device and inode of the store's directory. Creates the directory of the
+    /// socket, with mode 0700.
     ///
     /// # Errors
-    /// There is no such directory, or the one for the socket is not private.
+    /// The store's directory does not exist, or the directory of the socket is not private.
     pub fn for_store(store: impl AsRef<Path>) -> Result<Address> {
         let store = store.as_ref();
         let found = store.metadata().map_err(|error| io_error("look at", store, error))?;
@@ -88,7 +90,7 @@ impl Address {
         Address::ipc(dir.join(format!("{:x}-{:x}.sock", found.dev(), found.ino())))
     }
 
-    /// The path of a unix socket; none of a TCP port.
+    /// Returns the path of a unix socket, or `None` for a TCP port.
     pub fn path(&self) -> Option<&Path> {
         match &self.target {
             Target::Ipc(path) => Some(path),
@@ -96,12 +98,12 @@ impl Address {
         }
     }
 
-    /// The address as text.
+    /// Returns the address as text.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The socket addresses of a TCP host and port.
+    /// Resolves a TCP host and port to socket addresses.
     pub(crate) fn resolve(host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
         if host == "*" {
             return Ok(vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))]);
@@ -132,14 +134,14 @@ impl FromStr for Address {
         let Some((host, port)) = rest.rsplit_once(':') else {
             return Err(wrong("it has no port"));
         };
-        // ZeroMQ writes `*` for a port that the system chooses.
+        // In ZeroMQ's notation the operating system chooses the port `*`.
         let port = if port == "*" { "0" } else { port };
         let port: u16 = port.parse().map_err(|_| wrong("the port is not a number up to 65535"))?;
         if host.is_empty() {
             return Err(wrong("it has no host"));
         }
         if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
-            return Err(wrong("an IPv6 address stands in brackets"));
+            return Err(wrong("an IPv6 address must be in brackets"));
         }
         Ok(Address { text: text.to_owned(), target: Target::Tcp(host.to_owned(), port) })
     }
@@ -169,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_address_is_refused_with_the_reason() {
+    fn an_invalid_address_is_refused_with_the_reason() {
         let long = format!("ipc:///{}", "x".repeat(120));
         let cases = [
             ("http://x", "begins with neither"),

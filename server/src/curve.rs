@@ -1,4 +1,4 @@
-//! Keys of CURVE: how they are made and kept, and which clients a server lets in.
+//! CURVE keys: key pairs and their files, and the list of clients that a server accepts.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,24 +13,24 @@ use partd::Result;
 use crate::Role;
 use crate::error::{invalid, io_error, refused};
 
-/// A public key of CURVE; as text the 40 characters that ZeroMQ uses (Z85).
+/// A CURVE public key. Its text form is ZeroMQ's: 40 characters of Z85.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PublicKey(pub(crate) CurvePublicKey);
 
 impl PublicKey {
-    /// Reads a key from its 40 characters.
+    /// Parses a key from its 40 characters.
     ///
     /// # Errors
-    /// The text is no key.
+    /// The text is not a key.
     pub fn parse(text: &str) -> Result<PublicKey> {
         let key = CurvePublicKey::from_z85(text.trim());
-        key.map(PublicKey).map_err(|_| invalid("a public key of CURVE has 40 characters of Z85"))
+        key.map(PublicKey).map_err(|_| invalid("a CURVE public key has 40 characters of Z85"))
     }
 
-    /// Reads a key from a file of [`KeyPair::write`].
+    /// Reads a key from a `.pub` file that [`KeyPair::write`] wrote.
     ///
     /// # Errors
-    /// The file cannot be read, or holds no key.
+    /// The file cannot be read, or does not contain a key.
     pub fn read(path: impl AsRef<Path>) -> Result<PublicKey> {
         let path = path.as_ref();
         let text = fs::read_to_string(path).map_err(|error| io_error("read", path, error))?;
@@ -50,7 +50,7 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// A key pair of CURVE.
+/// A CURVE key pair.
 #[derive(Clone)]
 pub struct KeyPair(pub(crate) CurveKeypair);
 
@@ -61,28 +61,28 @@ impl fmt::Debug for KeyPair {
 }
 
 impl KeyPair {
-    /// Makes a new pair.
+    /// Generates a new pair.
     pub fn generate() -> KeyPair {
         KeyPair(CurveKeypair::generate())
     }
 
-    /// The public half.
+    /// Returns the public half.
     pub fn public(&self) -> PublicKey {
         PublicKey(self.0.public)
     }
 
     /// Writes the pair to two new files: the secret half to `path` with mode 0600, the public half
-    /// beside it with `.pub` behind its name.
+    /// to the same path with `.pub` appended.
     ///
     /// # Errors
-    /// One of the files is there already, or cannot be written.
+    /// One of the files exists already or cannot be written.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let mut public = path.as_os_str().to_owned();
         public.push(".pub");
         write_new(Path::new(&public), 0o644, &self.public().to_string())?;
         write_new(path, 0o600, &self.0.secret.to_z85()).inspect_err(|_| {
-            // Half of a pair is of no use.
+            // A public key without its secret key is of no use.
             let _ = fs::remove_file(&public);
         })
     }
@@ -90,7 +90,7 @@ impl KeyPair {
     /// Reads the pair from the file of its secret half.
     ///
     /// # Errors
-    /// The file cannot be read, holds no key, or can be read by others.
+    /// The file cannot be read, does not contain a key, or other users can access it.
     pub fn read(path: impl AsRef<Path>) -> Result<KeyPair> {
         let path = path.as_ref();
         let cannot = |error| io_error("read the secret key", path, error);
@@ -100,7 +100,7 @@ impl KeyPair {
         }
         let text = fs::read_to_string(path).map_err(cannot)?;
         let secret = CurveSecretKey::from_z85(text.trim());
-        let secret = secret.map_err(|_| refused(path, "this is no secret key of CURVE"))?;
+        let secret = secret.map_err(|_| refused(path, "this is not a CURVE secret key"))?;
         Ok(KeyPair(CurveKeypair { public: secret.derive_public(), secret }))
     }
 }
@@ -114,29 +114,31 @@ fn write_new(path: &Path, mode: u32, text: &str) -> Result<()> {
     written().map_err(|error| io_error("write the key", path, error))
 }
 
-/// The clients that a server lets in, and what each may do.
+/// The clients that a server accepts, each with its role.
 #[derive(Clone, Debug, Default)]
 pub struct AllowedKeys(HashMap<[u8; 32], Role>);
 
 impl AllowedKeys {
-    /// A list without clients.
+    /// Makes an empty list.
     pub fn new() -> AllowedKeys {
         AllowedKeys::default()
     }
 
-    /// Lets a client in.
+    /// Adds a client with its role.
     #[must_use]
     pub fn allow(mut self, key: PublicKey, role: Role) -> AllowedKeys {
         self.0.insert(*key.0.as_bytes(), role);
         self
     }
 
-    /// Reads a list from a file: in each line a key and, behind a space, its role, which is `all`
-    /// where none stands; empty lines and lines that begin with `;` are passed over. (`#` is a
-    /// character of Z85, and may begin a key.)
+    /// Reads a list from a file.
+    ///
+    /// Each line has a key and, after a space, its role; without a role it is `all`. Empty lines
+    /// and lines that begin with `;` are ignored. (`#` is a character of Z85, so a key may begin
+    /// with it.)
     ///
     /// # Errors
-    /// The file cannot be read, a line is wrong, or others can change the file.
+    /// The file cannot be read, a line is invalid, or other users can change the file.
     pub fn read(path: impl AsRef<Path>) -> Result<AllowedKeys> {
         let path = path.as_ref();
         let cannot = |error| io_error("read the allowed keys", path, error);
@@ -158,14 +160,14 @@ impl AllowedKeys {
         Ok(allowed)
     }
 
-    /// The same clients, none of which may do what `role` may.
+    /// Removes the permissions of `role` from every client.
     #[must_use]
     pub fn without(mut self, role: Role) -> AllowedKeys {
         self.0.values_mut().for_each(|allowed| *allowed = allowed.without(role));
         self
     }
 
-    /// What the client with this key may do; none where it is not let in.
+    /// Returns the role of the client with this key, or `None` if it is not on the list.
     pub(crate) fn role_of(&self, key: &[u8; 32]) -> Option<Role> {
         self.0.get(key).copied()
     }
@@ -178,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pair_is_read_as_it_was_written_and_never_overwritten() {
+    fn a_pair_is_read_back_and_never_overwritten() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("server.key");
         let pair = KeyPair::generate();
@@ -201,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_keys_has_a_role_for_each_and_names_the_line_that_is_wrong() {
+    fn a_list_of_keys_gives_each_a_role_and_an_error_names_the_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("allowed");
         let (one, two) = (KeyPair::generate().public(), KeyPair::generate().public());

@@ -1,56 +1,56 @@
-//! Errors that cross the wire: a kind to match on and a sentence, and how they become
-//! [`partd::Error`] at the client.
+//! Errors that cross the wire: a kind to match on and a text. The client turns them into
+//! [`partd::Error`].
 //!
-//! Every method of this crate returns [`partd::Error`], so that a client composes with the layers.
-//! [`RemoteError::of`] finds the kind in one.
+//! Every fallible method of this crate returns [`partd::Error`], so that layers compose on a
+//! client. [`RemoteError::of`] extracts the remote error, with its kind.
 
 use std::io;
 use std::path::PathBuf;
 
 use partd::{Error, Key};
 
-/// What kind of error a server answered with, or a client met on the way.
+/// The kind of an error that a server answered with, or that occurred on the way to it.
 ///
-/// The numbers are those of the wire; see `WIRE.md`.
+/// The numbers are those of the wire protocol; see `WIRE.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[repr(u16)]
 pub enum ErrorKind {
-    /// The store met an error of its operating system.
+    /// A call of the operating system failed in the store.
     Io = 1,
-    /// The store found damage in its files.
+    /// The files of the store are damaged.
     Damage = 2,
-    /// The store refused.
+    /// The store refused the operation.
     Refused = 3,
-    /// An argument is outside what the store can take.
+    /// An argument is outside of what the store accepts.
     Invalid = 4,
     /// The store was opened read-only.
     ReadOnly = 5,
-    /// An earlier sync of the store failed; durable writes end.
+    /// An earlier sync of the store failed; the store makes no more durable writes.
     SyncFailed = 6,
-    /// The disk, or the share of it that the store was given, is full.
+    /// The disk, or the space that the store is limited to, is full.
     Full = 7,
     /// A layer over the store could not encode or decode a value.
     Layer = 8,
-    /// The client's role does not include the operation.
+    /// The client's role does not include the operation, or the key is reserved for the server.
     Forbidden = 9,
-    /// The request or a part of it is above a limit of the server.
+    /// The request or a part of it exceeds a limit of the server.
     TooLarge = 10,
-    /// The server is at a limit that it shares among clients; try again.
+    /// The server has reached a limit that its clients share; try again.
     Busy = 11,
-    /// The server does not know the command.
+    /// The server does not support the request.
     UnknownCommand = 12,
-    /// The request is not what the protocol says.
+    /// The request or the answer violates the protocol.
     Malformed = 13,
     /// The server is stopping.
     Stopping = 14,
     /// The operation needs the extension `partd/2`, and the server speaks only the old protocol.
     Unsupported = 15,
-    /// Nothing answered in time.
+    /// The server did not answer in time.
     TimedOut = 16,
-    /// The connection ended, and could not be made again in time.
+    /// The connection ended, and the client could not reconnect in time.
     Disconnected = 17,
-    /// Something that this version does not know.
+    /// A kind that this version does not know.
     Other = 0xFFFF,
 }
 
@@ -75,7 +75,7 @@ impl ErrorKind {
         ErrorKind::Disconnected,
     ];
 
-    /// The kind of a number of the wire.
+    /// Returns the kind with this number.
     pub(crate) fn from_wire(number: u16) -> ErrorKind {
         let known = ErrorKind::ALL.into_iter().find(|kind| *kind as u16 == number);
         known.unwrap_or(ErrorKind::Other)
@@ -92,9 +92,11 @@ impl ErrorKind {
     }
 }
 
-/// An error that a client got from its server, or instead of an answer of it.
+/// An error that a server answered with, or that the client met instead of an answer.
 ///
-/// It is the source of the [`partd::Error::Io`] that the client returns.
+/// It is the source of the [`partd::Error::Io`] that the client returns. An error of the kind
+/// [`ErrorKind::Invalid`] becomes [`partd::Error::Invalid`] instead, if the operation has not
+/// happened.
 ///
 /// ```
 /// use partd_server::{ErrorKind, RemoteError};
@@ -106,11 +108,11 @@ impl ErrorKind {
 #[error("{text}{}", if *.may_have_happened { "; the operation may or may not have happened" } else { "" })]
 #[non_exhaustive]
 pub struct RemoteError {
-    /// What kind of error it is.
+    /// The kind of error.
     pub kind: ErrorKind,
-    /// A sentence for a person.
+    /// A description for people.
     pub text: String,
-    /// Whether the operation may have happened although it failed. `false`: it has not.
+    /// Whether the operation may have happened although it failed. If `false`, it has not happened.
     pub may_have_happened: bool,
 }
 
@@ -124,20 +126,22 @@ impl RemoteError {
         self
     }
 
-    /// The remote error in an error of a client; none where the error arose elsewhere.
+    /// Returns the remote error inside an error of a client, or `None` if there is none.
     pub fn of(error: &Error) -> Option<&RemoteError> {
         let Error::Io { source, .. } = error else { return None };
         source.get_ref()?.downcast_ref()
     }
 
-    /// What a client returns: `doing` stands behind "cannot".
+    /// Makes the error that a client returns; its text is "cannot `doing` `address`: …".
     pub(crate) fn into_error(self, doing: &'static str, address: &str) -> Error {
         let source = io::Error::new(self.kind.io_kind(), self);
         Error::Io { doing, path: PathBuf::from(address), source }
     }
 
-    /// What a server answers when its store fails. A key is named only if the request named it: a
-    /// layer such as `Buffer` moves the keys of all clients when one of them appends.
+    /// Makes the answer to a request that failed in the store.
+    ///
+    /// It names a key only if the request did: an append to a layer such as `Buffer` may fail while
+    /// it moves keys of other clients.
     pub(crate) fn of_store(error: &Error, is_of_request: impl Fn(&Key) -> bool) -> RemoteError {
         use partd::ErrorKind as Store;
         let kind = match error.kind() {
@@ -172,17 +176,17 @@ impl RemoteError {
     }
 }
 
-/// An argument is wrong.
+/// Makes the error for an invalid argument.
 pub(crate) fn invalid(text: impl Into<String>) -> Error {
     Error::Invalid(text.into())
 }
 
-/// An address, a file of keys or a directory of sockets is refused.
+/// Makes the error for an address, a file of keys or a directory of sockets that is refused.
 pub(crate) fn refused(path: impl Into<PathBuf>, why: impl Into<String>) -> Error {
     Error::Refused { path: path.into(), kind: partd::ErrorKind::Invalid, why: why.into() }
 }
 
-/// A call of the operating system failed; `doing` stands behind "cannot".
+/// Makes the error for a failed system call; its text is "cannot `doing` `path`: …".
 pub(crate) fn io_error(doing: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Error {
     Error::Io { doing, path: path.into(), source }
 }
@@ -192,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_has_its_number_and_a_number_without_kind_is_other() {
+    fn every_kind_has_a_number_and_an_unknown_number_is_other() {
         for kind in ErrorKind::ALL {
             assert_eq!(ErrorKind::from_wire(kind as u16), kind);
         }
@@ -208,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_finds_the_remote_error_again() {
+    fn a_client_can_extract_the_remote_error() {
         let remote = RemoteError::new(ErrorKind::Busy, "the server is busy").maybe(true);
         let error = remote.clone().into_error("append through", "ipc:///x");
         assert_eq!(RemoteError::of(&error), Some(&remote));

@@ -1,4 +1,5 @@
-//! What the fuzz targets call: every decoder, and a whole session of the server, over bytes in memory.
+//! The entry points of the fuzz targets: every decoder, and a whole server session, over bytes in
+//! memory.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -19,10 +20,10 @@ use crate::wire::hello::{Syn, Welcome};
 use crate::wire::{old, reply, request};
 use crate::{Limits, Role};
 
-/// Bytes that a peer sends, in pieces, and whose answers are thrown away.
+/// A stream whose input is in memory and whose output is discarded.
 struct Memory {
     input: VecDeque<u8>,
-    /// The longest piece of one read.
+    /// The most bytes that one read returns.
     piece: usize,
     written: usize,
 }
@@ -41,7 +42,7 @@ impl Stream for Memory {
     }
 }
 
-/// The greeting and READY of a peer without security.
+/// Returns the greeting and the READY command of a peer with the NULL mechanism.
 fn hello(kind: &[u8; 6]) -> Vec<u8> {
     let mut bytes = vec![0xFF, 0, 0, 0, 0, 0, 0, 0, 1, 0x7F, 3, 1];
     bytes.extend_from_slice(b"NULL");
@@ -62,7 +63,7 @@ fn options(is_server: bool, limits: &Limits) -> ChannelOptions {
     }
 }
 
-/// Limits that a few kilobytes can reach.
+/// Returns limits that a fuzz input of a few kilobytes can exceed.
 fn limits() -> Limits {
     Limits {
         message_bytes: 1 << 20,
@@ -77,11 +78,11 @@ fn limits() -> Limits {
     }
 }
 
-/// Frames as a server and as a client take them: into each decoder. What a decoder of requests takes
-/// must come back when it is written again.
+/// Feeds the input to a channel, as server and as client, and each message to every decoder.
+/// Encodes each decoded request again.
 ///
 /// # Panics
-/// Where it does not.
+/// The encoded request differs from its input.
 pub fn decode(input: &[u8]) {
     let Some((&piece, bytes)) = input.split_first() else { return };
     let limits = limits();
@@ -148,10 +149,11 @@ fn decode_frames(frames: &[&[u8]], limits: &Limits) {
     }
 }
 
-/// A session with a server: bytes as they are, or behind a handshake, or behind the negotiation too.
+/// Serves the input as a connection: raw, after a handshake, or after the negotiation of the
+/// extension.
 ///
 /// # Panics
-/// Where memory is not given back, or the store cannot be read any more.
+/// The memory budget is not balanced at the end, or the store cannot be read.
 pub fn session(input: &[u8]) {
     let Some(([mode, piece], bytes)) = input
         .split_at_checked(2)

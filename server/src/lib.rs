@@ -21,7 +21,7 @@ pub use crate::limits::Limits;
 pub use crate::role::Role;
 pub use crate::server::{Server, ServerHandle, ServerOptions, Status};
 
-/// A random number of the system.
+/// Returns a random number from the operating system.
 fn random_u64() -> partd::Result<u64> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes)

@@ -1,13 +1,14 @@
-//! Roles: what a client may do.
+//! Roles: sets of permissions.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::error::invalid;
 
-/// What a client may do: a set of permissions.
+/// A set of permissions of a client.
 ///
-/// Written as words with commas between them: `read`, `append`, `remove`, `drop`, `close`, or `all`.
+/// Its text form is a comma-separated list of `read`, `append`, `remove`, `drop` and `close`, or
+/// `all` or `none`.
 ///
 /// ```
 /// use partd_server::Role;
@@ -20,19 +21,19 @@ use crate::error::invalid;
 pub struct Role(u8);
 
 impl Role {
-    /// Nothing but to connect and to ask for the server's status.
+    /// No permission. The client can still connect and ask for the server's status.
     pub const NONE: Role = Role(0);
-    /// Get values, list keys, ask for lengths.
+    /// Permission to get values, list keys and ask for lengths.
     pub const READ: Role = Role(1);
-    /// Append, set and sync.
+    /// Permission to append, set and sync.
     pub const APPEND: Role = Role(2);
-    /// Delete keys. A pop needs [`READ`](Role::READ) as well.
+    /// Permission to delete keys. A pop needs [`READ`](Role::READ) as well.
     pub const REMOVE: Role = Role(4);
-    /// Remove every key at once; the command `drop` of the old protocol.
+    /// Permission to remove every key at once (`drop` in the old protocol).
     pub const DROP: Role = Role(8);
-    /// End the server; the command `close` of the old protocol.
+    /// Permission to stop the server (`close` in the old protocol).
     pub const CLOSE: Role = Role(16);
-    /// Everything.
+    /// Every permission.
     pub const ALL: Role = Role(31);
 
     const NAMES: [(Role, &str); 5] = [
@@ -43,18 +44,18 @@ impl Role {
         (Role::CLOSE, "close"),
     ];
 
-    /// Whether everything that `other` may do is allowed.
+    /// Returns whether this role has every permission of `other`.
     pub fn includes(self, other: Role) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// This role and what `other` may do.
+    /// Adds the permissions of `other`.
     #[must_use]
     pub fn with(self, other: Role) -> Role {
         Role(self.0 | other.0)
     }
 
-    /// This role but for what `other` may do.
+    /// Removes the permissions of `other`.
     #[must_use]
     pub fn without(self, other: Role) -> Role {
         Role(self.0 & !other.0)
@@ -72,7 +73,7 @@ impl FromStr for Role {
                 "none" => Ok(role),
                 _ => named.map(|named| role.with(named)).ok_or_else(|| {
                     invalid(format!(
-                        "{word:?} is no permission; there are read, append, remove, drop, close and all"
+                        "{word:?} is not a permission; use read, append, remove, drop, close, all or none"
                     ))
                 }),
             }

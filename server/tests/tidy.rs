@@ -1,4 +1,5 @@
-//! Style as a test: headers, lengths, panics, and texts that must stay true.
+//! Style as a test: file headers and lengths, panics, layers, lints, and the completeness of
+//! WIRE.md.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ fn all(folders: &[&str]) -> Vec<(String, String)> {
 }
 
 #[test]
-fn every_file_opens_with_what_it_is_and_none_is_too_long() {
+fn every_file_has_a_header_and_none_is_too_long() {
     for (name, text) in all(&["src", "tests", "benches", "examples"]) {
         let opens = text.starts_with("//!") || text.starts_with("#![doc = include_str!");
         assert!(opens, "{name} does not open with a `//!` header");
@@ -36,7 +37,7 @@ fn every_file_opens_with_what_it_is_and_none_is_too_long() {
 }
 
 #[test]
-fn nothing_panics_on_purpose() {
+fn sources_have_no_deliberate_panics() {
     let words = [".unwrap()", ".expect(", "panic!(", "todo!(", "unimplemented!(", "dbg!("];
     for (name, text) in all(&["src"]) {
         let code = text.lines().take_while(|line| line.trim() != "#[cfg(test)]");
@@ -48,7 +49,7 @@ fn nothing_panics_on_purpose() {
 }
 
 #[test]
-fn the_wire_and_the_sockets_know_nothing_of_servers_and_clients() {
+fn wire_and_net_do_not_depend_on_server_and_client() {
     let rules = [
         ("src/wire", &["crate::net", "crate::server", "crate::client", "std::io", "std::net"][..]),
         ("src/net", &["crate::server", "crate::client", "crate::wire", "partd::Partd"][..]),
@@ -60,20 +61,20 @@ fn the_wire_and_the_sockets_know_nothing_of_servers_and_clients() {
             let code = text.lines().take_while(|line| line.trim() != "#[cfg(test)]");
             for line in code.filter(|line| !line.trim_start().starts_with("//")) {
                 let word = words.iter().find(|word| line.contains(**word));
-                assert!(word.is_none(), "{name} must not know {word:?}: {line}");
+                assert!(word.is_none(), "{name} must not use {word:?}: {line}");
             }
         }
     }
 }
 
 #[test]
-fn the_lints_are_those_of_the_engine() {
+fn the_lints_include_those_of_the_engine() {
     let lines = |text: &str| -> Vec<String> {
         let lints = text.split("lints.clippy]\n").nth(1).unwrap();
         lints.lines().take_while(|line| !line.is_empty()).map(str::to_owned).collect()
     };
     let here = lines(&fs::read_to_string(root().join("Cargo.toml")).unwrap());
-    // Those about unsafe blocks have nothing to say where there are none.
+    // Lints about unsafe blocks are not needed: this crate forbids unsafe code.
     let engine = lines(&fs::read_to_string(root().join("../Cargo.toml")).unwrap());
     for lint in engine.iter().filter(|lint| !lint.contains("unsafe")) {
         assert!(here.contains(lint), "{lint}");
@@ -87,7 +88,7 @@ fn every_error_kind_and_every_request_is_in_the_document() {
     let numbers = kinds.lines().filter_map(|line| {
         line.trim().strip_suffix(',')?.split_once(" = ").filter(|(_, n)| n.parse::<u16>().is_ok())
     });
-    // 15 and above are a client's own.
+    // Only clients make the kinds from 15 on; they never cross the wire.
     for (name, number) in numbers.filter(|(_, number)| number.parse::<u16>().unwrap() < 15) {
         assert!(document.contains(&format!("\n| {number} | ")), "{name} = {number}");
     }

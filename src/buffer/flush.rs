@@ -41,7 +41,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
                 return Ok(());
             }
             // In parts, so that the list of keys takes a small part of the limit.
-            let part_bytes = (self.limit_bytes / 4).max(64 << 10);
+            let part_bytes = (self.limit_bytes() / 4).max(64 << 10);
             let excess_bytes =
                 if target_bytes == 0 { part_bytes } else { held_bytes - target_bytes };
             let keys = self.fast.heaviest(excess_bytes.min(part_bytes))?;
@@ -66,8 +66,8 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     /// Moves everything buffered for the keys to the slow store. `keys` has no duplicates.
     fn move_down(&self, state: &mut State, keys: &[Key]) -> Result<()> {
         // A key costs a batch a few hundred bytes besides its value.
-        let max_keys = (self.limit_bytes / 2048).clamp(1, BATCH_MAX_KEYS);
-        let max_bytes = (self.limit_bytes / 16).clamp(1, BATCH_MAX_BYTES) as usize;
+        let max_keys = (self.limit_bytes() / 2048).clamp(1, BATCH_MAX_KEYS);
+        let max_bytes = (self.limit_bytes() / 16).clamp(1, BATCH_MAX_BYTES) as usize;
         let mut scratch = Vec::new();
         for keys in keys.chunks(max_keys as usize) {
             let mut moved = 0;

@@ -3,6 +3,7 @@
 //! One test binary, since each links the engine anew. A part alone: `cargo test --test engine buffer::`
 
 mod bad_input;
+mod budget;
 mod buffer;
 mod compaction;
 mod compaction_limits;

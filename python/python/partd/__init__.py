@@ -9,9 +9,10 @@ b'Hello world!'
 >>> p.get(['y', 'x'])
 [b'123456', b'Hello world!']
 
-Stores are `File`, on disk; `Dict`, in memory; `Buffer`, one in front of the other; and `Client`, at
-a `Server`. Layers over them compress (`ZLib`, `BZ2`, `Snappy`, `Blosc`, `LZ4`, `Zstd`) or hold typed
-values (`Pickle`, `Python`, `Numpy`, `PandasBlocks`, `PandasColumns`, `Arrow`). They nest:
+The stores are `File`, on disk; `Dict`, in memory; `Buffer`, which puts one in front of another; and
+`Client`, which uses the store of a `Server`. Layers over a store compress (`ZLib`, `BZ2`, `Snappy`,
+`Blosc`, `LZ4`, `Zstd`) or hold typed values (`Pickle`, `Python`, `Numpy`, `PandasBlocks`,
+`PandasColumns`, `Arrow`). They nest:
 
 >>> p = partd.Pickle(partd.BZ2(partd.Dict()))
 >>> p.append({'x': [1, 2]})
@@ -33,7 +34,7 @@ from .pickle import Pickle
 from .python import Python
 from .scoped import Scoped
 
-# As in partd 1, what needs a package that is not there is not there either.
+# As in partd 1, names that need a missing package are missing as well.
 with suppress(ImportError):
     from .numpy import Numpy
 with suppress(ImportError):

@@ -1,4 +1,4 @@
-"""`python -m partd`: the version, and `python -m partd inspect …`, which runs `partd-inspect`."""
+"""`python -m partd`: prints the version, sweeps temporary stores, or runs `partd-inspect`."""
 
 import os
 import shutil
@@ -7,14 +7,14 @@ import sys
 import partd
 
 USAGE = """\
-usage: python -m partd inspect PATH…   show, check or salvage a store, by partd-inspect
-       python -m partd sweep [DIR]     remove temporary stores whose processes were killed
-       python -m partd --version
+usage: python -m partd inspect PATH…   show, check or salvage a store, with partd-inspect
+       python -m partd sweep [DIR]     remove temporary stores that no process uses any more
+       python -m partd --version       print the version
 """
 
 
 def main(arguments):
-    """Carries out a command line; returns the exit code."""
+    """Runs a command line and returns the exit code."""
     match arguments:
         case ["--version"]:
             print(f"partd {partd.__version__}")
@@ -27,7 +27,7 @@ def main(arguments):
             tool = shutil.which("partd-inspect")
             if tool is None:
                 print(
-                    "partd-inspect is not installed: `cargo install partd-inspect` installs it",
+                    "partd-inspect is not installed; install it with `cargo install partd-inspect`",
                     file=sys.stderr,
                 )
                 return 127

@@ -1,14 +1,14 @@
-"""How a data frame becomes bytes, and how the pieces of one key become a frame again.
+"""Encodes data frames as pieces of bytes, and decodes all pieces of a key to one data frame.
 
-A piece is written as
+A piece has this layout:
 
     magic (8 bytes), header length, buffer count (4 bytes each), rows (8 bytes),
     header, length of each buffer (8 bytes each), buffers
 
-The header is a pickle of the frame's schema. It is made once for all pieces of an append that have
-the same one, and parsed once when they are read. The buffers are the raw elements of each block of
-columns, one Arrow record batch for all Arrow columns, and pickles of what is neither. So reading
-concatenates buffers per block; a data frame is made once per key, not once per piece.
+The header is a pickle of the frame's schema. All pieces of an append with the same schema share one
+header, which reading parses once. The buffers are the raw elements of each block of columns, one
+Arrow record batch for all Arrow columns, and pickles of all other values. So reading concatenates
+buffers per block, and makes one data frame per key instead of one per piece.
 """
 
 import pickle
@@ -26,7 +26,7 @@ except ImportError:
 
 MAGIC = b"partd-f\x02"
 _HEAD = struct.Struct("<8sIIQ")
-# Types of elements that are their bytes.
+# The kinds of dtype that are stored as the bytes of their elements.
 _RAW_KINDS = frozenset("biufcmMSUV")
 _MASKED = (pd.arrays.IntegerArray, pd.arrays.FloatingArray, pd.arrays.BooleanArray)
 _DATETIMES = (pd.arrays.DatetimeArray, pd.arrays.TimedeltaArray)
@@ -44,15 +44,15 @@ except ImportError:  # pandas 2
 
 
 def encode_frames(frames, prefix):
-    """The pieces of many data frames; with `prefix`, each behind its length."""
+    """Encodes data frames as pieces; with `prefix`, each is preceded by its length."""
     headers = {}
     return [_encode(frame, headers, prefix) for frame in frames]
 
 
 def encode_slices(frame, bounds):
-    """The pieces of some ranges of rows of one frame, each behind its length.
+    """Encodes ranges of rows of one frame as pieces, each preceded by its length.
 
-    As `encode_frames` of the slices, without making them.
+    The result is that of `encode_frames` for the slices, which are never made.
     """
     blocks = [(block, *_sliceable(block.values)) for block in frame._mgr.blocks]
     index_kind, index = _sliceable_index(frame.index)
@@ -81,7 +81,7 @@ def encode_slices(frame, bounds):
 
 
 def _sliceable(values):
-    """The kind of a block's values, and them in a form that is quick to slice."""
+    """Returns the kind of a block's values, and the values in a form that is quick to slice."""
     kind = _kind_of(values)
     if kind == "arrow":
         return kind, _one_chunk(values._pa_array)
@@ -98,7 +98,7 @@ def _sliceable_index(index):
 
 
 def _bytes_of(row):
-    """A row as one that the buffer protocol knows, with the same elements."""
+    """Returns a row with the same bytes and a dtype that the buffer protocol supports."""
     row = np.ascontiguousarray(row)
     return (
         row.view("i8")
@@ -129,7 +129,7 @@ def _encode(frame, headers, prefix):
     if arrow:
         buffers.append([_record_batch(arrow)])
     try:
-        # `headers` lives as long as the frames do, so identity will do for categories.
+        # The frames outlive `headers`, so the identity of categories is enough to compare them.
         names = tuple(columns)
         same = (
             names,
@@ -146,7 +146,7 @@ def _encode(frame, headers, prefix):
             ),
         )
         header = headers.get(same)
-    except TypeError:  # a name that cannot be hashed
+    except TypeError:  # an unhashable name
         same = header = None
     if header is None:
         header = _header(columns, index, index_kind, kinds, blocks, arrow)
@@ -171,7 +171,7 @@ def _size(part):
 
 
 def _kind_of(values):
-    """How a block's values are written."""
+    """Returns how a block's values are encoded."""
     if isinstance(values, np.ndarray):
         return "raw" if values.dtype.kind in _RAW_KINDS else "pickle"
     if isinstance(values, _DATETIMES):
@@ -186,7 +186,7 @@ def _kind_of(values):
 
 
 def _arrays_of(kind, values):
-    """The numpy arrays that hold a block's values."""
+    """Returns the numpy arrays that hold a block's values."""
     if kind == "raw":
         return (values,)
     if kind == "times":
@@ -202,7 +202,7 @@ def _index_kind_of(index):
 
 
 def _raw(array):
-    """The elements of an array as a buffer."""
+    """Returns the elements of an array as a buffer."""
     if array.size == 0:
         return b""
     return _bytes_of(array.reshape(-1))
@@ -223,7 +223,7 @@ def _record_batch(arrays):
 
 @lru_cache(maxsize=256)
 def _is_plain(kind):
-    """Whether values of an Arrow type are all in one record batch, without dictionaries."""
+    """Returns whether an Arrow type, with its fields, has no dictionary and no extension type."""
     if pa.types.is_dictionary(kind) or isinstance(kind, pa.BaseExtensionType):
         return False
     return all(_is_plain(kind.field(i).type) for i in range(kind.num_fields))
@@ -245,14 +245,14 @@ def _header(columns, index, index_kind, kinds, blocks, arrow):
 
 
 class Schema:
-    """What the header of pieces says, parsed."""
+    """The schema of a data frame, parsed from the header of a piece."""
 
     def __init__(self, header):
         self.columns, self.index, self.blocks, schema = pickle.loads(header)
         self.arrow = pa.ipc.read_schema(pa.py_buffer(schema)) if schema is not None else None
 
     def is_like(self, other):
-        """Whether pieces of both schemas can be concatenated buffer by buffer."""
+        """Returns whether pieces of both schemas can be concatenated buffer by buffer."""
         return (
             self.index == other.index
             and self.columns.identical(other.columns)
@@ -270,31 +270,31 @@ class Schema:
 
 def _same_dtype(a, b):
     if isinstance(a, pd.CategoricalDtype) and isinstance(b, pd.CategoricalDtype):
-        # Their equality ignores the order of categories, on which the codes depend.
+        # pandas' equality ignores the order of the categories, on which the codes depend.
         return a.ordered == b.ordered and a.categories.identical(b.categories)
     return a == b
 
 
 class Piece:
-    """One piece, taken apart but not decoded."""
+    """One piece, split into its buffers but not decoded."""
 
     __slots__ = ("buffers", "header", "rows")
 
     def __init__(self, body):
         if len(body) < _HEAD.size:
             raise ValueError(
-                f"the piece of a data frame has {len(body)} bytes, its head {_HEAD.size}"
+                f"the piece of a data frame has {len(body)} bytes, but its head needs {_HEAD.size}"
             )
         _, header_length, count, self.rows = _HEAD.unpack_from(body)
         at = _HEAD.size + header_length
         if at + 8 * count > len(body):
-            raise ValueError("the piece of a data frame is cut in its header")
+            raise ValueError("the piece of a data frame ends within its header")
         self.header = bytes(body[_HEAD.size : at])
         lengths = struct.unpack_from(f"<{count}Q", body, at)
         at += 8 * count
         if at + sum(lengths) != len(body):
             raise ValueError(
-                f"the piece of a data frame should have {at + sum(lengths)} bytes, and has {len(body)}"
+                f"the piece of a data frame has {len(body)} bytes instead of {at + sum(lengths)}"
             )
         self.buffers = []
         for length in lengths:
@@ -303,7 +303,7 @@ class Piece:
 
 
 def is_piece(body):
-    """Whether bytes are a piece, and not what partd 1 wrote."""
+    """Returns whether bytes are a piece, and not a frame that partd 1 wrote."""
     return body[:8] == MAGIC
 
 
@@ -311,7 +311,7 @@ _schemas: dict[bytes, Schema] = {}
 
 
 def schema_of(header):
-    """The schema of a header; those of the last headers are kept."""
+    """Returns the schema of a header, from a cache of at most 64 schemas."""
     schema = _schemas.get(header)
     if schema is None:
         if len(_schemas) >= 64:
@@ -321,7 +321,7 @@ def schema_of(header):
 
 
 def decode_pieces(schema, pieces):
-    """One data frame of the pieces of one schema, in order."""
+    """Decodes pieces with the same schema to one data frame, in order."""
     buffers = zip(*(piece.buffers for piece in pieces), strict=True)
     blocks, arrow = [], []
     for kind, placement, element, dtype in schema.blocks:
@@ -358,14 +358,14 @@ def _decode_values(kind, count, element, dtype, buffers):
     if len(values) == 1:
         return values[0]
     if isinstance(values[0], ExtensionArray):
-        # Periods have two dimensions in a block, though one column.
+        # A block of periods has two dimensions, although it has one column.
         axis = {"axis": 1} if values[0].ndim == 2 else {}
         return type(values[0])._concat_same_type(values, **axis)
     return np.concatenate(values, axis=values[0].ndim - 1)
 
 
 def _joined(parts, element, count=None):
-    """The elements of raw buffers, in memory of their own; rows of blocks of `count` columns."""
+    """Concatenates raw buffers to a new array: of one dimension, or of `count` rows."""
     arrays = [np.frombuffer(part, element) for part in parts]
     if count is None:
         return np.concatenate(arrays)

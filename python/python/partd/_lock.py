@@ -1,9 +1,10 @@
-"""The lock of a store on disk: between threads and between processes, as partd 1 has it.
+"""The lock of a store on disk, between threads and between processes, as in partd 1.
 
-It is an exclusive `flock` on the file `.lock` in the directory, and a lock between the threads of
-this process. No call of a `File` takes it for its own sake: each is one atomic step of the engine.
-It is there for code that holds it over several calls. Calls with `lock=True`, which is the default,
-wait for whoever holds it; to find that out costs them a look at whether `.lock` is there.
+It consists of an exclusive `flock` on the file `.lock` in the directory, and a lock between the
+threads of this process. A single call of a `File` does not need it, because each call is one atomic
+step of the engine. It is for code that holds the lock over several calls. Calls with `lock=True`,
+the default, wait until the lock is free. They first check whether `.lock` exists, so they pay
+almost nothing if nobody uses the lock.
 """
 
 import fcntl
@@ -11,7 +12,7 @@ import os
 import threading
 import time
 
-# When the file is made, others may be in a call before which they have not seen it.
+# Wait this long after creating the file: other calls may have started before it existed.
 SETTLE_SECONDS = 0.02
 
 _held: dict[str, "_Holder"] = {}
@@ -19,7 +20,7 @@ _guard = threading.Lock()
 
 
 def _after_fork_in_child():
-    # The threads that held locks are not here; a descriptor shares its flock with the parent.
+    # No thread of the child holds a lock. Close the descriptors, which share the parent's flocks.
     global _guard
     _guard = threading.Lock()
     for lock in _held.values():
@@ -31,7 +32,7 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class _Holder:
-    """Who holds the lock of one directory in this process, and who waits for it."""
+    """The thread of this process that holds the lock of one directory."""
 
     def __init__(self):
         self.descriptor = -1
@@ -40,7 +41,7 @@ class _Holder:
 
 
 class StoreLock:
-    """The lock of a store on disk. Not re-entrant, except that the store's own calls may go on.
+    """The lock of a store on disk. It is not re-entrant, but the holder can call the store.
 
     >>> from partd import File
     >>> with File() as p:
@@ -55,7 +56,7 @@ class StoreLock:
         self._key = None
 
     def acquire(self):
-        """Waits for the lock and takes it."""
+        """Waits until the lock is free, and takes it."""
         self._log.open()
         path = os.path.join(self._log.path, ".lock")
         holder = self._wait_for_threads(path)
@@ -67,16 +68,16 @@ class StoreLock:
         self._key = path
 
     def release(self):
-        """Gives the lock back."""
+        """Releases the lock."""
         path = self._key or os.path.join(self._log.path, ".lock")
         with _guard:
             holder = _held.get(path)
         if holder is None:
-            raise RuntimeError(f"the lock of {self._log.path} is released without being held")
+            raise RuntimeError(f"cannot release the lock of {self._log.path}: it is not held")
         self._let_go(holder, path)
 
     def is_held_by_this_thread(self):
-        """Whether the calling thread holds the lock."""
+        """Returns whether the calling thread holds the lock."""
         holder = _held.get(os.path.join(self._log.path, ".lock"))
         return holder is not None and holder.thread == threading.get_ident()
 

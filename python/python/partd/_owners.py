@@ -1,12 +1,13 @@
-"""Whose temporary stores are: cleaned up when their last process ends, swept when it was killed.
+"""Tracks which processes own a temporary store, so that the last one removes it.
 
-Every process that makes a temporary store and lets it be pickled, or unpickles it, holds a shared
-`flock` on the file `.owner` in its directory until it ends. A process that can take that lock alone
-is the last one, and removes the directory: at its own end, or when it makes its first temporary
-store beside one whose processes were killed.
+A process that pickles or unpickles a temporary store holds a shared `flock` on the file `.owner` in
+the store's directory until it ends. A process that can lock the file exclusively is the last owner,
+and removes the directory. It does so when it ends. If the owners were killed, another process
+removes the directory when it makes its first temporary store in the same place.
 
-A worker of multiprocessing may end while the pickle that it gave away is on its way: it leaves the
-store to those who get it, and a sweep leaves one alone that was pickled a moment ago.
+A worker of multiprocessing may end before another process has unpickled the store that it sent.
+Such a worker leaves the store to the receivers, and a sweep ignores a store that was pickled a
+short time ago.
 """
 
 import atexit
@@ -20,16 +21,16 @@ import time
 
 OWNER_FILE = ".owner"
 SUFFIX = ".partd"
-# A pickle may be on its way for this long, with nobody who holds the store.
+# How long a pickle may be in transit, while no process owns the store.
 SWEEP_AFTER_SECONDS = 60
 
-# Directories to remove at the end of this process; those of others are spared.
+# Directories to remove at the end of this process, unless other processes own them.
 cleanup_files: list[str] = []
 
 _guard = threading.Lock()
 # The descriptors of the owner files that this process holds, by directory.
 _claims: dict[str, int] = {}
-# Those of them that this process has pickled.
+# The directories in `_claims` that this process has pickled.
 _given: set[str] = set()
 _swept: set[str] = set()
 _is_registered = False
@@ -46,7 +47,7 @@ def claim(path):
             descriptor = os.open(marker, os.O_RDWR | os.O_CLOEXEC)
             fcntl.flock(descriptor, fcntl.LOCK_SH)
         except FileNotFoundError:
-            # Locked before it has its name: a sweep never finds it free.
+            # Lock the file before it gets its name, so that a sweep never finds it unlocked.
             descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_SH)
             os.rename(draft, marker)
@@ -62,12 +63,12 @@ def give(path):
 
 
 def is_claimed(path):
-    """Whether a store is a temporary one that was pickled, by this process or another."""
+    """Returns whether a store is temporary and was pickled, by this process or another."""
     return path in _claims or os.path.exists(os.path.join(path, OWNER_FILE))
 
 
 def disclaim(path):
-    """Ends the ownership of this process; the directory is gone, or about to be."""
+    """Gives up this process's ownership of a directory that is removed, or about to be."""
     with _guard:
         descriptor = _claims.pop(path, None)
         _given.discard(path)
@@ -88,12 +89,12 @@ def _remove_if_last(path):
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Somebody may have removed it, and another one have come, since the file was opened.
+        # Since the file was opened, another process may have replaced it.
         if os.path.samestat(os.fstat(descriptor), os.stat(marker)):
             shutil.rmtree(path, ignore_errors=True)
             return True
     except OSError:
-        # It is in use, or gone.
+        # Another process owns the directory, or has removed it.
         pass
     finally:
         os.close(descriptor)
@@ -101,11 +102,10 @@ def _remove_if_last(path):
 
 
 def sweep(directory=None, older_than=SWEEP_AFTER_SECONDS):
-    """Removes the temporary stores in a directory that no living process owns.
+    """Removes the temporary stores in a directory that no running process owns.
 
-    Returns their paths. The directory is the one for temporary files, unless another is given.
-    Those that were pickled in the last `older_than` seconds are left alone: somebody may be about
-    to unpickle them.
+    Returns their paths. The default is the directory for temporary files. Stores that were pickled
+    in the last `older_than` seconds stay, because a process may be about to unpickle them.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as empty:
@@ -128,7 +128,7 @@ def sweep(directory=None, older_than=SWEEP_AFTER_SECONDS):
 
 
 def sweep_once(directory):
-    """Sweeps a directory if this process has not done so yet; errors do not matter."""
+    """Sweeps a directory unless this process has done so before. Ignores errors."""
     directory = directory or tempfile.gettempdir()
     with _guard:
         if directory in _swept:
@@ -150,7 +150,7 @@ def cleanup():
 
 
 def _register():
-    """Children of multiprocessing do not run `atexit`, but have finalizers of their own."""
+    """Registers `cleanup` with multiprocessing, whose children do not run `atexit` functions."""
     global _is_registered
     util = sys.modules.get("multiprocessing.util")
     if util is None or _is_registered:
@@ -161,10 +161,10 @@ def _register():
 
 
 class _ClaimsOfChild:
-    """Stands for the claims where multiprocessing calls back after a fork."""
+    """The object that multiprocessing passes to its callback after a fork."""
 
     def renew(self):
-        # The finalizers of the parent were dropped.
+        # multiprocessing has dropped the finalizers of the parent.
         global _is_registered
         _is_registered = False
         _register()
@@ -174,14 +174,14 @@ _claims_of_child = _ClaimsOfChild()
 
 
 def _after_fork_in_child():
-    # A descriptor shares its lock with the parent's: the child takes locks of its own.
+    # An inherited descriptor shares its lock with the parent, so the child takes its own locks.
     global _guard, _is_registered
     _guard = threading.Lock()
     _is_registered = False
     inherited = dict(_claims)
     _claims.clear()
     _given.clear()
-    # Directories that the parent alone uses are not the child's to remove.
+    # The child must not remove directories that only the parent uses.
     cleanup_files.clear()
     for path, descriptor in inherited.items():
         try:

@@ -1,8 +1,8 @@
-"""Files that show single keys, for code that looks into the directory of a store.
+"""Files that show single keys, for code that reads the directory of a store.
 
-partd 1 kept each key in a file of its own, and code came to open them. Here they are copies, made
-when somebody asks for a key's file name or for the path of a small store, and kept up with what this
-process does to the key until then.
+partd 1 kept each key in a file, and some code opens those files. This module writes copies: of a
+key when code asks for its file name, and of all keys when code asks for the path of a small store.
+It then updates the copies when this process changes their keys.
 """
 
 import os
@@ -12,7 +12,7 @@ import zlib
 
 from .core import escape_filename, token
 
-# The path of a store with more than this is returned without its keys being shown.
+# A store above these limits does not show its keys when code asks for its path.
 MAX_KEYS = 256
 MAX_BYTES = 1 << 20
 
@@ -23,7 +23,9 @@ _ENGINE = re.compile(
 
 
 def relative_name(key):
-    """The name of a key's file: partd 1's, but never one of the engine's or outside of the store.
+    """Returns the name of a key's file, relative to the store.
+
+    It is partd 1's name, unless that is a name of the engine's files or outside of the store.
 
     >>> relative_name('x'), relative_name(('a', 'b'))
     ('x', 'a/b')
@@ -49,7 +51,7 @@ def _escaped(part):
     safe = "".join(
         char if char.isalnum() or char in "-_.() " else f"%{ord(char):02X}" for char in part
     )
-    # A file's name has 255 bytes at most.
+    # A file name may have at most 255 bytes.
     if len(safe.encode()) > 200:
         safe = f"{safe[:100]}-{zlib.crc32(part.encode('utf-8', 'surrogatepass')):08x}"
     return f"key-{safe}"
@@ -66,7 +68,7 @@ class ShownKeys:
         return bool(self._names)
 
     def show(self, key):
-        """Writes the file of a key, and returns its path; without the key, there is no file."""
+        """Writes the file of a key and returns its path. Writes no file if the key is missing."""
         path = os.path.join(self._log.path, relative_name(key))
         try:
             (length,) = self._log.lens([key])
@@ -92,11 +94,11 @@ class ShownKeys:
             for key in self._log.keys():
                 self.show(key)
         except (OSError, ValueError):
-            # Nobody has asked for the keys but us.
+            # The caller asked only for the path.
             pass
 
     def refresh(self, keys):
-        """Brings the files up to date that show these keys."""
+        """Updates the files that show these keys."""
         for key in keys:
             if key in self._names:
                 self.show(key)

@@ -1,4 +1,4 @@
-"""`Arrow`: record batches, as Arrow's own streams.
+"""`Arrow`: record batches and tables, stored as Arrow streams.
 
 >>> import pyarrow as pa
 >>> from partd import Dict
@@ -8,7 +8,8 @@
 >>> p.get('x').column('a').to_pylist()
 [1, 2, 3]
 
-A table comes back. The streams are those of the Rust crate's `Arrow`; a key must keep one schema.
+`get` returns a table. The streams are those of the Rust crate's `Arrow`. All values of a key must
+have the same schema.
 """
 
 from functools import partial
@@ -21,7 +22,7 @@ __all__ = ["Arrow", "dumps", "join", "loads"]
 
 
 def dumps(batch):
-    """A record batch or a table as an Arrow stream."""
+    """Encodes a record batch or a table as an Arrow stream."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as stream:
         stream.write(batch)
@@ -29,13 +30,13 @@ def dumps(batch):
 
 
 def loads(stream):
-    """The table of an Arrow stream."""
+    """Decodes an Arrow stream to a table."""
     with pa.ipc.open_stream(pa.py_buffer(stream)) as reader:
         return reader.read_all()
 
 
 def join(tables):
-    """One table of many; of none, a table without columns."""
+    """Concatenates tables. Returns a table without columns if there are none."""
     return pa.concat_tables(tables) if tables else pa.table({})
 
 

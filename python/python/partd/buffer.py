@@ -1,4 +1,4 @@
-"""`Buffer`: a store in memory in front of a slower one."""
+"""`Buffer`: a fast store, usually in memory, in front of a slower one."""
 
 from bisect import bisect
 from collections import defaultdict
@@ -14,19 +14,19 @@ from .file import File
 
 __all__ = ["Buffer", "keys_to_flush", "zero"]
 
-# The share of the memory that is free after keys were moved to the slow store.
+# Moving keys to the slow store frees at least this share of the memory.
 FREED_SHARE = 0.1
 
 
 def zero():
-    """The length of a key that is not there. A function, because lambdas cannot be pickled."""
+    """Returns the length of a missing key. It is a function because lambdas cannot be pickled."""
     return 0
 
 
 class Buffer(Interface):
-    """A store that collects appends in `fast` and moves the largest keys to `slow`.
+    """A store that collects appends in `fast`, and moves the largest keys to `slow`.
 
-    It does so when `fast` holds more than `available_memory` bytes of values.
+    It moves keys when `fast` holds more than `available_memory` bytes of values.
 
     >>> from partd import Dict
     >>> p = Buffer(Dict(), Dict(), available_memory=10)
@@ -37,8 +37,8 @@ class Buffer(Interface):
     >>> p.get(['x', 'y'])
     [b'Hello world!', b'abcdef']
 
-    A buffer is emptied into `slow` before it is pickled, so that a copy in another process sees
-    what this one does, as far as `slow` is shared.
+    Pickling a buffer first moves everything to `slow`, so that a copy in another process has the
+    same values if the processes share `slow`.
     """
 
     def __init__(self, fast: Interface, slow: Interface, available_memory: float = 1e9) -> None:
@@ -88,7 +88,7 @@ class Buffer(Interface):
                 self._flush(self._heaviest())
 
     def append_durable(self, data: Mapping[Any, Any], lock: bool = True, **kwargs: Any) -> None:
-        """Flushes the buffer and appends to `slow`; on stable storage when it returns."""
+        """Flushes the buffer, then appends to `slow` with its `append_durable`."""
         with self._mutex:
             self._flush(list(self.lengths))
             self.slow.append_durable(data, lock=lock, **kwargs)
@@ -103,7 +103,7 @@ class Buffer(Interface):
         return [b + a if a else b for b, a in zip(old, new, strict=True)]
 
     def _iset(self, key, value, lock=True):
-        # Only `slow` knows whether the key was set before.
+        # `slow` decides whether the key was set before, so it must have the key.
         if lock:
             with self.lock:
                 return self._iset(key, value, lock=False)
@@ -133,12 +133,12 @@ class Buffer(Interface):
         return [b + a if a else b for b, a in zip(old, new, strict=True)]
 
     def keys(self) -> list[Any]:
-        """Every key, as a list."""
+        """Returns every key, as a list."""
         with self._mutex:
             return list(dict.fromkeys([*self.slow.keys(), *self.fast.keys()]))
 
     def sync(self) -> None:
-        """Moves all to `slow`, and brings that to stable storage."""
+        """Moves everything to `slow`, and syncs `slow` to stable storage."""
         self.flush()
         self.slow.sync()
 
@@ -155,9 +155,9 @@ class Buffer(Interface):
         self.drop()
 
     def flush(self, keys: Iterable[Any] | None = None, block: bool | None = None) -> None:
-        """Moves keys from `fast` to `slow`; all of them, unless some are given.
+        """Moves the given keys from `fast` to `slow`, or all keys.
 
-        `block` is ignored: all is written when this returns.
+        `block` is ignored: everything is moved when this returns.
         """
         with self._mutex:
             self._flush(list(self.lengths) if keys is None else list(keys))
@@ -171,7 +171,7 @@ class Buffer(Interface):
         else:
             values = self.fast.get(keys, lock=False)
             self.slow.append(dict(zip(keys, values, strict=True)), lock=False)
-        # After the slow store has taken the bytes: where it fails, they are still here.
+        # Delete only after `slow` has the bytes: if it fails, they are still in `fast`.
         self.fast.delete(keys, lock=False)
         self._uncount(keys)
 
@@ -180,7 +180,7 @@ class Buffer(Interface):
             self.memory_usage -= self.lengths.pop(key, 0)
 
     def _heaviest(self):
-        """The longest keys, as few as have to go."""
+        """Returns the longest keys, as few as must be moved."""
         excess = self.memory_usage - self.available_memory * (1 - FREED_SHARE)
         keys = []
         for key, length in sorted(self.lengths.items(), key=itemgetter(1), reverse=True):
@@ -192,7 +192,7 @@ class Buffer(Interface):
 
 
 def keys_to_flush(lengths, fraction=0.1, maxcount=100000):
-    """The longest keys, which make up about a fraction of all bytes, and half of the keys at most.
+    """Returns the longest keys: about a fraction of all bytes, but at most half of the keys.
 
     >>> lengths = {'a': 20, 'b': 10, 'c': 15, 'd': 15,
     ...            'e': 10, 'f': 25, 'g': 5}

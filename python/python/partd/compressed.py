@@ -1,7 +1,7 @@
 """Layers that compress: `ZLib`, `BZ2`, `Snappy`, `Blosc`, `LZ4` and `Zstd`.
 
-The compressions are built in, and need no other package. They work on many keys in parallel, with
-the interpreter free for other threads. What partd 1 wrote is read, and the reverse.
+The codecs are built in and need no other package. They work on many keys in parallel, and do not
+block other Python threads. They read what partd 1 wrote, and partd 1 reads what they write.
 
 >>> from partd import Dict
 >>> p = ZLib(Dict())
@@ -30,7 +30,7 @@ def bytes_concat(L):
 
 
 class _ManyValues:
-    """What `Encode` calls in place of its functions: the work for many values at once."""
+    """Encodes and decodes many values at once; `Encode` uses it in place of its functions."""
 
     def __init__(self, codec, counterparts):
         self.counterparts = counterparts
@@ -46,14 +46,14 @@ _lz4 = _core.Codec("lz4")
 _zstd = _core.Codec("zstd")
 
 
-# Functions and not methods of the codecs: a layer is pickled with its functions, by their names.
+# These are functions instead of methods, because a layer pickles its functions by name.
 def zlib_compress(data):
     """Compresses with zlib, at level 6."""
     return _zlib.compress(data)
 
 
 def zlib_decompress(data):
-    """Decompresses what zlib compressed."""
+    """Decompresses zlib data."""
     try:
         return _zlib.decompress(data)
     except _core.DamageError as error:
@@ -66,17 +66,17 @@ def bz2_compress(data):
 
 
 def bz2_decompress(data):
-    """Decompresses what bzip2 compressed."""
+    """Decompresses bzip2 data."""
     return _bz2.decompress(data)
 
 
 def snappy_compress(data):
-    """Compresses with snappy, without a container."""
+    """Compresses with snappy, in the raw format without a container."""
     return _snappy.compress(data)
 
 
 def snappy_decompress(data):
-    """Decompresses what snappy compressed."""
+    """Decompresses raw snappy data."""
     return _snappy.decompress(data)
 
 
@@ -86,7 +86,7 @@ def blosc_compress(data):
 
 
 def blosc_decompress(data):
-    """Decompresses what blosc compressed, with any of its inner codecs but snappy."""
+    """Decompresses blosc data, with any inner codec except snappy."""
     return _blosc.decompress(data)
 
 
@@ -96,7 +96,7 @@ def lz4_compress(data):
 
 
 def lz4_decompress(data):
-    """Decompresses what `lz4_compress` compressed."""
+    """Decompresses data of `lz4_compress`."""
     return _lz4.decompress(data)
 
 

@@ -1,4 +1,4 @@
-"""`Interface`, the base of every store and layer, and how keys become file names."""
+"""`Interface`, the base class of every store and layer, and partd 1's names of key files."""
 
 import os
 import string
@@ -13,7 +13,7 @@ valid_chars = "-_.() " + string.ascii_letters + string.digits + os.path.sep
 
 
 def escape_filename(fn):
-    """The text without what should not stand in a file's name.
+    """Removes the characters that partd 1 does not allow in a file name.
 
     >>> escape_filename('Foo!bar?')
     'Foobar'
@@ -22,7 +22,7 @@ def escape_filename(fn):
 
 
 def token(key):
-    """The key as a text; the parts of a tuple as those of a path.
+    """Returns the key as text, and a tuple as a path of its parts.
 
     >>> token('hello')
     'hello'
@@ -37,7 +37,7 @@ def token(key):
 
 
 def filename(path, key):
-    """The name that partd 1 gave the file of a key.
+    """Returns the name of a key's file in partd 1.
 
     >>> filename('dir', ('a', 'b'))
     'dir/a/b'
@@ -46,11 +46,11 @@ def filename(path, key):
 
 
 class Interface:
-    """What stores and layers have in common.
+    """The base class of stores and layers.
 
-    A subclass brings `append(data, **kwargs)`, `_get(keys, **kwargs)`, `_iset(key, value)`,
-    `_delete(keys)` and `drop()`, and has a `lock`; it gets one key, lists and nested lists of keys,
-    `iset` and `pop` from here.
+    A subclass provides `append(data, **kwargs)`, `_get(keys, **kwargs)`, `_iset(key, value)`,
+    `_delete(keys)`, `drop()` and a `lock`. This class adds `iset`, `pop`, and calls with single
+    keys, lists and nested lists of keys.
 
     >>> class Upper(Interface):
     ...     def __init__(self):
@@ -74,7 +74,7 @@ class Interface:
     """
 
     if TYPE_CHECKING:
-        # What subclasses bring.
+        # Provided by subclasses.
         lock: Any
 
         def append(self, data: Mapping[Any, Any], **kwargs: Any) -> None: ...
@@ -93,7 +93,7 @@ class Interface:
         self._iset_seen = set()
 
     def iset(self, key: Any, value: Any, **kwargs: Any) -> None:
-        """Sets a key once: later calls do nothing, until the key is deleted."""
+        """Sets a key once. Later calls do nothing until the key is deleted."""
         if key in self._iset_seen:
             return
         self._iset(key, value, **kwargs)
@@ -106,26 +106,26 @@ class Interface:
         self.drop()
 
     def iget(self, key: Any) -> Any:
-        """The value of one key, without asking for the lock."""
+        """Returns the value of one key, without the lock."""
         return self._get([key], lock=False)[0]
 
     def get(self, keys: Any, **kwargs: Any) -> Any:
-        """The value of a key, or the values of a list of keys, which may be nested."""
+        """Returns the value of a key, or the values of a list of keys, which may be nested."""
         return self._nested(self._get, keys, kwargs)
 
     def pop(self, keys: Any, **kwargs: Any) -> Any:
-        """Gets keys as `get` does, and deletes them, as one step."""
+        """Gets keys like `get` and deletes them, in one step."""
         return self._nested(self._pop, keys, kwargs)
 
     def delete(self, keys: Any, **kwargs: Any) -> None:
-        """Removes a key, or a list of keys; missing ones are fine."""
+        """Removes a key or a list of keys. Missing keys are ignored."""
         if not isinstance(keys, list):
             keys = [keys]
         self._delete(keys, **kwargs)
         self._forget_sets(keys)
 
     def append_durable(self, data: Mapping[Any, Any], **kwargs: Any) -> None:
-        """Appends, and is on stable storage when it returns."""
+        """Appends like `append`. The data is on stable storage when it returns."""
         self.append(data, fsync=True, **kwargs)
 
     def _nested(self, call, keys, kwargs):
@@ -134,7 +134,7 @@ class Interface:
         if not any(isinstance(key, list) for key in keys):
             return call(keys, **kwargs)
         flat = list(flatten(keys))
-        # By position: keys need not be hashable, and one may be asked for twice.
+        # Assign values by position: keys may be unhashable, and may occur more than once.
         values = iter(call(flat, **kwargs))
         return _refold(keys, values)
 

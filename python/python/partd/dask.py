@@ -1,14 +1,14 @@
-"""Optional help for dask: a faster split of data frames in its shuffle on disk.
+"""An optional speed-up for dask: splits data frames faster in its shuffle on disk.
 
-dask shuffles through partd without this module. Its way of splitting a frame into groups, `groupby`
-and `get_group`, is then a third of the time. After
+dask shuffles through partd without this module as well. It then spends a third of the time
+splitting frames into groups, with `groupby` and `get_group`. After
 
 >>> import partd.dask
 >>> partd.dask.enable()
 
-a frame is sorted by its group once, its groups are cut out of the sorted columns, and all of them go
-into one append. The results are the same. Each process that runs tasks needs the call: with worker
-processes, put it into their start, as `partd.distributed` does.
+a frame is sorted by group once, its groups are slices of the sorted columns, and one append writes
+all of them. The results are the same. Each process that runs tasks must make the call; worker
+processes should make it when they start, as `partd.distributed` does.
 
 >>> partd.dask.disable()
 """
@@ -28,10 +28,10 @@ _original = None
 
 
 def split_sorted(df, groups):
-    """Cuts a data frame into its groups, by one stable sort.
+    """Splits a data frame into groups with one stable sort.
 
-    `groups` is a series of integers: the group of each row. Returns a dictionary of data frames,
-    those that `df.groupby(groups)` has, in the order of the groups.
+    `groups` is a series of integers: the group of each row. Returns a dictionary from each group to
+    its data frame, as `df.groupby(groups)` would make them, in the order of the groups.
 
     >>> import pandas as pd
     >>> df = pd.DataFrame({'x': [1, 2, 3]})
@@ -43,7 +43,7 @@ def split_sorted(df, groups):
 
 
 def _sorted(df, groups):
-    """The frame sorted by groups, and the range of rows of each group."""
+    """Returns the frame sorted by group, and the range of rows of each group."""
     if groups.dtype.kind not in "iu":
         raise TypeError(f"groups must be integers, not {groups.dtype}")
     if not len(groups):
@@ -56,7 +56,7 @@ def _sorted(df, groups):
 
 
 def _shuffle_group(df, col, _filter, p):
-    """What dask's disk shuffle does with a partition of a frame."""
+    """Splits and appends a partition of a frame; replaces the function of dask's disk shuffle."""
     from dask.dataframe.shuffle import ensure_cleanup_on_exception
 
     groups = None
@@ -65,7 +65,7 @@ def _shuffle_group(df, col, _filter, p):
         if column.ndim == 1 and column.dtype.kind in "iu" and isinstance(column.dtype, np.dtype):
             groups = column.to_numpy()
     if groups is None:
-        # Names, dates, missing values: that is for `groupby` to decide.
+        # `groupby` handles names, dates and missing values.
         return _original(df, col, _filter, p)
     with ensure_cleanup_on_exception(p):
         wanted = set(_filter)
@@ -79,7 +79,7 @@ def _shuffle_group(df, col, _filter, p):
 
 
 def enable():
-    """Makes dask's disk shuffle split frames by a sort, in this process."""
+    """Makes dask's disk shuffle split frames with a sort, in this process."""
     from dask.dataframe.dask_expr import _shuffle
 
     global _original
@@ -99,5 +99,5 @@ def disable():
 
 
 def is_enabled():
-    """Whether `enable` was called, and not undone."""
+    """Returns whether `enable` is in effect."""
     return _original is not None

@@ -10,7 +10,7 @@ __all__ = ["Dict"]
 
 
 def as_value(value):
-    """The value if it is `bytes`; a copy of what else holds bytes."""
+    """Returns the value itself if it is `bytes`, or a copy of another bytes-like object."""
     if type(value) is bytes:
         return value
     try:
@@ -21,7 +21,7 @@ def as_value(value):
 
 
 class Dict(Interface):
-    """A store in memory, which keeps references to the `bytes` that are appended.
+    """A store in memory. It keeps references to appended `bytes` and does not copy them.
 
     >>> p = Dict()
     >>> p.append({'x': b'Hello ', 'y': b'123'})
@@ -29,14 +29,14 @@ class Dict(Interface):
     >>> p.get('x')
     b'Hello world!'
 
-    `data` is a plain dictionary of lists of `bytes`. As in every dictionary, `1` and `'1'` are two
-    keys; a `File` takes them for one.
+    `data` is a plain dictionary of lists of `bytes`. As in any dictionary, `1` and `'1'` are two
+    keys; in a `File` they are one.
     """
 
     def __init__(self) -> None:
         self.lock = Lock()
         self.data: dict[Any, list[bytes]] = {}
-        # Guards `data` also where the caller holds `lock`, or does not ask for it.
+        # Guards `data` even if a caller passes `lock=False`.
         self._mutex = Lock()
         Interface.__init__(self)
 
@@ -49,7 +49,7 @@ class Dict(Interface):
         self.data = state["data"]
 
     def append(self, data: Mapping[Any, Any], lock: bool = True, **kwargs: Any) -> None:
-        """Appends the values of a mapping of keys to bytes, all or nothing."""
+        """Appends the values of a mapping of keys to bytes: all of them or none."""
         if lock:
             with self.lock:
                 return self.append(data, lock=False)
@@ -100,12 +100,12 @@ class Dict(Interface):
         return values
 
     def keys(self) -> list[Any]:
-        """Every key, as a list."""
+        """Returns every key, as a list."""
         with self._mutex:
             return list(self.data)
 
     def sync(self) -> None:
-        """Does nothing: memory is no stable storage."""
+        """Does nothing, as a store in memory has no stable storage."""
 
     def drop(self) -> None:
         """Removes every key."""

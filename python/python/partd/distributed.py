@@ -1,7 +1,7 @@
-"""Workers of `dask.distributed` that shuffle through partd.
+"""A plugin with which workers of `dask.distributed` shuffle on disk through partd.
 
-dask makes the store of a shuffle on disk in one worker and sends its path to the others. That works
-where all workers share the disk, and loses rows where they do not. With this plugin,
+dask makes the store of a shuffle on disk in one worker and sends its path to the others. If the
+workers do not share that disk, rows are lost. With this plugin,
 
     from distributed import Client
     from partd.distributed import ShufflePlugin
@@ -11,11 +11,11 @@ where all workers share the disk, and loses rows where they do not. With this pl
     client.register_plugin(ShufflePlugin())                            # they do not
     df.shuffle('id', shuffle_method='disk')
 
-a shuffle goes through one store in a directory that all workers have, or through a `Server` in the
-worker that begins it, to which the others connect. The plugin also calls `partd.dask.enable`.
+a shuffle goes through a store in a directory that all workers share, or through a `Server` in the
+worker that starts the shuffle, to which the others connect. The plugin also calls
+`partd.dask.enable`.
 
-Nobody is authenticated by the server: it listens on the address of its worker, and every process
-that reaches it can read and write.
+The server has no authentication: every process that can reach its TCP port can read and write.
 """
 
 import os
@@ -37,16 +37,16 @@ _original = None
 
 
 def last_kind():
-    """The class of the store that this worker made for a shuffle last; None if it made none."""
+    """Returns the class name of the last store that this worker made for a shuffle, or None."""
     return _last_kind
 
 
 class ShufflePlugin(WorkerPlugin):
-    """Has the workers of a cluster shuffle on disk through one store.
+    """Makes the workers of a cluster shuffle on disk through one store.
 
-    `directory` is one that every worker has under this path, and makes if it is missing. Without
-    it, the worker that begins a shuffle serves the others, with `available_memory` bytes before its
-    disk.
+    `directory` must be the same directory in every worker; the workers create it if it is missing.
+    Without it, the worker that starts a shuffle serves the others, and buffers `available_memory`
+    bytes in front of its disk.
     """
 
     name = "partd-shuffle"
@@ -57,7 +57,7 @@ class ShufflePlugin(WorkerPlugin):
         self.idempotent = True
 
     def setup(self, worker):
-        """Called by distributed when a worker gets the plugin."""
+        """Installs the plugin in a worker; distributed calls this."""
         global _plugin, _original
         from dask.dataframe.shuffle import maybe_buffered_partd
 
@@ -74,7 +74,7 @@ class ShufflePlugin(WorkerPlugin):
         _plugin = self
 
     def teardown(self, worker):
-        """Called by distributed when a worker ends: closes its servers, removes its stores."""
+        """Closes the worker's servers and removes its stores; distributed calls this at the end."""
         global _plugin, _original
         from dask.dataframe.shuffle import maybe_buffered_partd
 
@@ -86,12 +86,12 @@ class ShufflePlugin(WorkerPlugin):
         self.stores.clear()
 
     def make_store(self):
-        """A store for one shuffle, which is pickled to the other workers."""
+        """Makes the store of one shuffle, which dask pickles to the other workers."""
         if self.directory is not None:
             path = tempfile.mkdtemp(suffix=".partd", dir=self.directory)
             self.stores.append(lambda: shutil.rmtree(path, ignore_errors=True))
             return File(path)
-        # Servers need pyzmq, shared directories do not.
+        # Import it here: only a server needs pyzmq.
         from .zmq import Client, Server
 
         local = File()
@@ -112,11 +112,11 @@ class ShufflePlugin(WorkerPlugin):
 
 
 def _make_store(self, *args, **kwargs):
-    """What dask calls for the store of a shuffle."""
+    """Makes the store of a shuffle; replaces a method of dask."""
     global _last_kind
     try:
         get_worker()
-    except ValueError:  # not in a task of a worker
+    except ValueError:  # not running in a task of a worker
         return _original(self, *args, **kwargs)
     store = _plugin.make_store()
     _last_kind = type(store).__name__

@@ -1,4 +1,4 @@
-"""`Encode`: a layer that turns values into bytes on their way into a store, and back."""
+"""`Encode`: a layer that encodes values as bytes for the store below, and decodes them."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -12,17 +12,17 @@ __all__ = ["Encode"]
 
 
 def store_of(partd):
-    """The store that was given, or a `File` at the path that was, or a temporary one."""
+    """Returns the given store, a `File` at the given path, or a temporary `File`."""
     if not partd or isinstance(partd, (str, os.PathLike)):
         return File(partd)
     return partd
 
 
 class Encode(Interface):
-    """A store of what three functions make of values.
+    """A store of values that three functions encode, decode and join.
 
-    `encode` takes a value and returns bytes, `decode` does the reverse, and `join` makes one value
-    of a list of them: of all that were appended to a key.
+    `encode` takes a value and returns bytes, and `decode` does the reverse. `join` takes the list
+    of all values that were appended to a key, and returns one value.
 
     >>> from partd import Dict
     >>> p = Encode(str.encode, bytes.decode, ' '.join, Dict())
@@ -32,7 +32,7 @@ class Encode(Interface):
     'Hello world!'
 
     Each value is stored as a frame: the length of its bytes, then the bytes. `partd` is the store
-    below, or the path of a `File`; without one, it is a temporary `File`.
+    below or the path of a `File`. The default is a temporary `File`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Encode(Interface):
 
     @property
     def _codec(self):
-        """What does the work of the three functions for many values at once, if there is such."""
+        """The object that does the work of the three functions for many values at once, or None."""
         codec = getattr(self.encode, "_partd_codec", None)
         fits = codec is not None and (self.decode, self.join) == codec.counterparts
         return codec if fits else None
@@ -66,7 +66,7 @@ class Encode(Interface):
         self.partd.append(dict(zip(items, self._frames(items.values()), strict=True)), **kwargs)
 
     def append_durable(self, data: Mapping[Any, Any], **kwargs: Any) -> None:
-        """Appends, and is on stable storage when it returns."""
+        """Appends like `append`. The data is on stable storage when it returns."""
         items = dict(data.items())
         frames = dict(zip(items, self._frames(items.values()), strict=True))
         self.partd.append_durable(frames, **kwargs)
@@ -90,7 +90,7 @@ class Encode(Interface):
             raise
 
     def _name_key(self, keys, chunks, error):
-        """Adds to an error which of many keys it is about."""
+        """Adds a note to an error that says which of the keys it is about."""
         for key, chunk in zip(keys, chunks, strict=True):
             if len(keys) > 1:
                 try:
@@ -108,19 +108,19 @@ class Encode(Interface):
 
     def _pop(self, keys, **kwargs):
         keys = list(keys)
-        # Damage is an error before anything is removed.
+        # Decode first, so that damage is an error before anything is removed.
         self._values(keys, self.partd.get(keys, **kwargs))
         chunks = self.partd.pop(keys, **kwargs)
         self._forget_sets(keys)
         try:
             return self._values(keys, chunks)
         except Exception:
-            # Somebody appended it in between. It goes back, as it was.
+            # Another process appended damaged bytes in the meantime. Put all values back.
             self.partd.append({k: c for k, c in zip(keys, chunks, strict=True) if c})
             raise
 
     def delete(self, keys: Any, **kwargs: Any) -> None:
-        """Removes a key, or a list of keys; missing ones are fine."""
+        """Removes a key or a list of keys. Missing keys are ignored."""
         self._forget_sets(keys if isinstance(keys, list) else [keys])
         return self.partd.delete(keys, **kwargs)
 
@@ -128,11 +128,11 @@ class Encode(Interface):
         return self.partd.iset(key, self._frames([value])[0], **kwargs)
 
     def keys(self) -> list[Any]:
-        """Every key, as a list."""
+        """Returns every key, as a list."""
         return self.partd.keys()
 
     def sync(self) -> None:
-        """Brings to stable storage what was written before."""
+        """Syncs everything that was written before to stable storage."""
         return self.partd.sync()
 
     def flush(self, *args: Any, **kwargs: Any) -> None:

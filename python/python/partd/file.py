@@ -1,7 +1,7 @@
-"""`File`: the store on disk, a segment log in a directory.
+"""`File`: a store on disk, a segment log in a directory.
 
 >>> from partd import File
->>> p = File()                               # a temporary one; File('path/of/a/directory') stays
+>>> p = File()                               # temporary; File('path/of/a/directory') stays
 >>> p.append({'x': b'Hello ', 'y': b'123'})
 >>> p.append({'x': b'world!', 'y': b'456'})
 >>> p.get('x')
@@ -43,15 +43,18 @@ __all__ = [
 class File(Interface):
     """A store on disk.
 
-    Any number of threads and processes use a directory at once. An append is there whole or not at
-    all, and nothing that it wrote is lost when a process is killed; a power cut leaves the store as
-    it was at or after the last `append_durable`, `append(…, fsync=True)` or `sync`.
+    Any number of threads and processes can use a directory at the same time. An append is applied
+    whole or not at all, and a completed append survives the death of any process. A power cut
+    leaves the store in its state at or after the last `append_durable`, `append(…, fsync=True)` or
+    `sync`.
 
-    Without a path the store is temporary: in a new directory in `dir`, or where temporary files go.
-    It is removed with the object; once it was pickled, with the last process that uses it.
+    Without a path the store is temporary: it is a new directory in `dir`, or in the directory for
+    temporary files. It is removed with the object or, once it was pickled, with the last process
+    that uses it.
 
-    A key is a string, `bytes` (the same key as the text they encode), or a tuple of those, which is
-    no string's key; anything else is its `str()`, so `1` and `'1'` are one key.
+    A key is a string, `bytes` (the same key as the text that they encode), or a tuple of those,
+    which differs from every string. Anything else counts as its `str()`, so `1` and `'1'` are one
+    key.
     """
 
     def __init__(
@@ -81,7 +84,7 @@ class File(Interface):
 
     def __getstate__(self):
         path = self._log.path
-        # From now on others may use it; who is last removes it.
+        # From now on other processes may use the store; the last one removes it.
         if not self._explicitly_given_path or path in cleanup_files:
             with suppress(OSError):
                 self._log.open()
@@ -103,29 +106,29 @@ class File(Interface):
     def path(self) -> str:
         """The directory, as it was given.
 
-        While the store is small, its keys are shown there as files, as partd 1 kept them. They are
-        copies: nothing that is done to them changes the store.
+        If the store is small, this shows its keys as files in the directory, as partd 1 did. The
+        files are copies: changing them does not change the store.
         """
         self._shown.show_all()
         return self._path
 
     def filename(self, key: Any) -> str:
-        """The path of a file that holds the bytes of a key. A copy: see `path`."""
+        """Writes a file with a copy of a key's bytes and returns its path; see `path`."""
         shown = self._shown.show(key)
         return os.path.join(self._path, os.path.relpath(shown, self._log.path))
 
     def append(
         self, data: Mapping[Any, Any], lock: bool = True, fsync: bool = False, **kwargs: Any
     ) -> None:
-        """Appends the values of a mapping of keys to bytes, all or nothing.
+        """Appends the values of a mapping of keys to bytes: all of them or none.
 
-        With `fsync`, all of it is on stable storage when this returns, by at most one sync; not so
-        if the store is temporary, since nobody will look for it after a power cut.
+        With `fsync`, all of it is on stable storage when this returns, with at most one sync. A
+        temporary store ignores `fsync`, because no process will open it after a power cut.
         """
         self._append(data, lock, fsync and not self._is_temporary())
 
     def append_durable(self, data: Mapping[Any, Any], lock: bool = True, **kwargs: Any) -> None:
-        """Appends, and is on stable storage when it returns."""
+        """Appends like `append`. The data is on stable storage when it returns."""
         self._append(data, lock, True)
 
     def _append(self, data, lock, durable):
@@ -136,7 +139,7 @@ class File(Interface):
             self._shown.refresh(data)
 
     def _append_pieces(self, data):
-        """Appends to each key a list of pieces; for a `Buffer`, which has them."""
+        """Appends a list of pieces to each key. A `Buffer` calls this."""
         if not self._log.append_pieces(data, True):
             with self._asked_for_lock():
                 self._log.append_pieces(data)
@@ -149,7 +152,7 @@ class File(Interface):
         return self._path.endswith(_owners.SUFFIX) and _owners.is_claimed(self._log.path)
 
     def _asked_for_lock(self, lock=True):
-        """The lock, if anyone has ever used it; a thread that holds it goes on."""
+        """Returns the lock if it was ever used and this thread does not hold it, else a dummy."""
         if lock and self._log.has_lock_file() and not self.lock.is_held_by_this_thread():
             return self.lock
         return _NOT_NEEDED
@@ -163,7 +166,7 @@ class File(Interface):
         return values
 
     def iset(self, key: Any, value: Any, **kwargs: Any) -> None:
-        """Sets a key once: the first call since the last delete wins, of whatever process."""
+        """Sets a key once: the first call of any process since the last delete wins."""
         if key in self._iset_seen and self._log.lens([key]) != [None]:
             return
         self._iset(key, value, **kwargs)
@@ -187,7 +190,7 @@ class File(Interface):
         return values
 
     def keys(self) -> list[Any]:
-        """Every key, as a list: strings and tuples of strings.
+        """Returns every key, as a list of strings and tuples of strings.
 
         >>> with File() as p:
         ...     p.append({('a', 1): b'', 'b': b'', 3: b''})
@@ -197,11 +200,11 @@ class File(Interface):
         return self._log.keys()
 
     def view(self, key: Any) -> memoryview:
-        """The value of a key as a read-only `memoryview`, without a copy where it is in one piece.
+        """Returns the value of a key as a read-only `memoryview`.
 
-        It keeps the bytes alive, whatever is appended, deleted or compacted meanwhile. A value that
-        was appended to several times lies in several pieces: `chunks` has them, and `compact` joins
-        them.
+        This makes no copy if the value is in one piece. The bytes stay valid as long as the view,
+        whatever is appended, deleted or compacted. Several appends to a key leave its value in
+        several pieces: `chunks` returns them, and `compact` joins them.
 
         >>> with File() as p:
         ...     p.append({'x': b'Hello'})
@@ -214,7 +217,7 @@ class File(Interface):
         return memoryview(b"".join(chunks))
 
     def chunks(self, key: Any) -> list[memoryview]:
-        """The pieces of a key's value as `memoryview`s, without a copy.
+        """Returns the pieces of a key's value as `memoryview`s, without a copy.
 
         >>> with File() as p:
         ...     p.append({'x': b'Hello '})
@@ -225,15 +228,15 @@ class File(Interface):
         return [memoryview(chunk) for chunk in self._log.chunks(key)]
 
     def sync(self) -> None:
-        """Brings to stable storage all that was written before, by any process."""
+        """Syncs everything that any process has written before to stable storage."""
         self._log.sync()
 
     def compact(self) -> dict[str, int]:
-        """Joins the pieces of each value, frees what is dead; returns counts of what was done."""
+        """Joins the pieces of each value and frees dead space; returns counts of the work done."""
         return self._log.compact()
 
     def stats(self) -> dict[str, int]:
-        """Counts what the store holds, as a dictionary.
+        """Returns a dictionary of counts of what the store holds.
 
         >>> with File() as p:
         ...     p.append({'x': b'12345'})
@@ -243,11 +246,11 @@ class File(Interface):
         return self._log.stats()
 
     def verify(self) -> dict[str, int]:
-        """Compares every checksum; raises `DamageError` where one differs."""
+        """Checks every checksum and returns counts; raises `DamageError` if a checksum differs."""
         return self._log.verify()
 
     def drop(self) -> None:
-        """Removes every key. The store stays usable, also where its directory was removed."""
+        """Removes every key. The store stays usable, even if its directory was removed."""
         self._iset_seen.clear()
         self._shown.clear()
         try:
@@ -257,11 +260,11 @@ class File(Interface):
 
     def _remove(self):
         _owners.disclaim(self._log.path)
-        # While the store is open: closed, it might compact first.
+        # Remove the directory while the store is open: closing the store might compact it first.
         shutil.rmtree(self._log.path, ignore_errors=True)
         self._log.close()
         if os.path.isdir(self._log.path):
-            # A thread of the store may have made a file meanwhile; that one is gone now.
+            # A thread of the store, which has ended now, may have created a file in the meantime.
             shutil.rmtree(self._log.path)
         with suppress(ValueError):
             cleanup_files.remove(self._path)
@@ -271,7 +274,7 @@ class File(Interface):
         self._remove()
 
     def __del__(self):
-        # An object whose construction failed has no log; a pickled store belongs to others too.
+        # An object whose construction failed has no `_log`. A pickled store has other owners.
         log = getattr(self, "_log", None)
         if log is None or self._explicitly_given_path:
             return
@@ -293,7 +296,7 @@ _files: weakref.WeakSet[File] = weakref.WeakSet()
 
 @atexit.register
 def _close():
-    """Closes the stores, so that the next process need not recover them."""
+    """Closes the stores, so that the next process does not have to recover them."""
     for file in list(_files):
         file._log.close()
     _core.close_idle()

@@ -8,8 +8,8 @@
 >>> p.get('x')
 array([1, 2, 3, 4, 5])
 
-Beside each array the key with `.dtype` behind it holds the type of its elements. Arrays of objects
-are stored as MessagePack where that can hold them, else as pickles.
+For each key, the key with the suffix `.dtype` holds the type of its elements. Arrays of objects are
+stored as MessagePack if possible, else as pickles.
 """
 
 import ast
@@ -44,7 +44,7 @@ __all__ = [
 
 
 def serialize_dtype(dt):
-    """The type of elements as bytes.
+    """Encodes the type of elements as bytes.
 
     >>> serialize_dtype(np.dtype('i4'))
     b'<i4'
@@ -53,12 +53,12 @@ def serialize_dtype(dt):
     >>> serialize_dtype(np.dtype([('a', 'i4')]))
     b"[('a', '<i4')]"
     """
-    # The text of a structure says nothing of its fields.
+    # `str` of a structured type does not contain its fields.
     return (repr(dt.descr) if dt.names else dt.str).encode()
 
 
 def parse_dtype(s):
-    """The type of elements that bytes stand for.
+    """Decodes the type of elements from bytes.
 
     >>> parse_dtype(b'i4')
     dtype('int32')
@@ -74,7 +74,7 @@ def parse_dtype(s):
 
 
 class Numpy(Interface):
-    """A store of one-dimensional numpy arrays; see the module."""
+    """A store of one-dimensional numpy arrays; see the module documentation."""
 
     def __init__(self, partd=None):
         self.partd = store_of(partd)
@@ -89,13 +89,13 @@ class Numpy(Interface):
         self._dtypes = {}
 
     def append(self, data, **kwargs):
-        """Appends the arrays of a mapping; the elements of a key keep one type."""
+        """Appends the arrays of a mapping. All arrays of a key must have the same dtype."""
         for key, array in data.items():
             self.claim_dtype(key, serialize_dtype(array.dtype))
         self.partd.append({key: serialize(array) for key, array in data.items()}, **kwargs)
 
     def claim_dtype(self, key, dtype):
-        """Files the type of a key's elements; raises `TypeError` if there is another already."""
+        """Stores the type of a key's elements; raises `TypeError` if the key has another type."""
         name = suffix(key, ".dtype")
         self.partd.iset(name, dtype)
         stored = self._dtypes.get(key)
@@ -121,7 +121,7 @@ class Numpy(Interface):
         return [deserialize(v, d) for v, d in zip(values, dtypes, strict=True)]
 
     def delete(self, keys, **kwargs):
-        """Removes a key, or a list of keys, with the types of their elements."""
+        """Removes a key or a list of keys, with the types of their elements."""
         keys = keys if isinstance(keys, list) else [keys]
         self.partd.delete([*keys, *(suffix(key, ".dtype") for key in keys)], **kwargs)
         self._forget_dtypes(keys)
@@ -134,13 +134,13 @@ class Numpy(Interface):
         return self.partd.iset(key, value, **kwargs)
 
     def keys(self):
-        """Every key that holds an array, as a list."""
+        """Returns every key that holds an array, as a list."""
         names = self.partd.keys()
         known = {key if isinstance(key, tuple) else str(key) for key in names}
         return [key for key in names if suffix(key, ".dtype") in known]
 
     def sync(self):
-        """Brings to stable storage what was written before."""
+        """Syncs everything that was written before to stable storage."""
         return self.partd.sync()
 
     def drop(self):
@@ -160,7 +160,7 @@ class Numpy(Interface):
 
 
 def _name(dtype):
-    """How an error calls the type of elements."""
+    """Returns the name of a type of elements, for an error."""
     try:
         return str(parse_dtype(dtype))
     except (TypeError, ValueError):
@@ -168,22 +168,22 @@ def _name(dtype):
 
 
 def serialize(x):
-    """The elements of an array as bytes."""
+    """Encodes the elements of an array as bytes."""
     if x.dtype != "O":
         return x.tobytes()
     items = x.flatten().tolist()
     if msgpack is not None:
         try:
-            # Strict, because MessagePack would make lists of tuples.
+            # `strict_types` refuses tuples, which MessagePack would turn into lists.
             return frame(msgpack.packb(items, use_bin_type=True, strict_types=True))
         except Exception:
-            # Not plain data.
+            # MessagePack cannot hold these items.
             pass
     return frame(pickle.dumps(items, protocol=pickle.HIGHEST_PROTOCOL))
 
 
 def deserialize(bytes, dtype, copy=False):
-    """The array of some bytes; read-only, unless a copy is asked for."""
+    """Decodes an array. An array of plain elements is read-only, unless `copy` is true."""
     if dtype != "O":
         array = np.frombuffer(bytes, dtype)
         return array.copy() if copy else array
@@ -201,7 +201,7 @@ def _objects(body):
         try:
             return msgpack.unpackb(body, raw=False, strict_map_key=False)
         except Exception:
-            # A pickle, or text that is not UTF-8, which was pickled too.
+            # The body is a pickle.
             pass
     return pickle.loads(body)
 
@@ -211,17 +211,17 @@ _codecs: dict[int, _core.Codec] = {}
 
 
 def compress_text(bytes):
-    """Compresses text, by snappy."""
+    """Compresses text with snappy."""
     return _text.compress(bytes)
 
 
 def decompress_text(bytes):
-    """Decompresses text."""
+    """Decompresses text with snappy."""
     return _text.decompress(bytes)
 
 
 def compress_bytes(bytes, itemsize):
-    """Compresses elements of so many bytes, by blosc."""
+    """Compresses elements of `itemsize` bytes each with blosc."""
     itemsize = itemsize if 0 < itemsize < 256 else 1
     codec = _codecs.get(itemsize)
     if codec is None:
@@ -230,7 +230,7 @@ def compress_bytes(bytes, itemsize):
 
 
 def decompress_bytes(bytes):
-    """Decompresses elements."""
+    """Decompresses elements with blosc."""
     return _codecs.setdefault(8, _core.Codec("blosc")).decompress(bytes)
 
 

@@ -11,8 +11,8 @@
 1  2
 2  3
 
-`PandasBlocks` stores frames whole, which is what dask shuffles through. `PandasColumns` has a key
-for each column, and reads single ones:
+`PandasBlocks` stores frames whole; dask shuffles through it. `PandasColumns` has a key for each
+column, and can read single columns:
 
 >>> p = PandasColumns(Dict())
 >>> p.append({'x': pd.DataFrame({'a': [1, 2], 'b': [3, 4]})})
@@ -21,7 +21,8 @@ for each column, and reads single ones:
 0  3
 1  4
 
-What partd 1 wrote is read. Parts of frames are pickles: read only stores that you trust.
+Both read what partd 1 wrote. Some parts of frames are pickles, and unpickling can run any code:
+read only stores that you trust.
 """
 
 import pickle
@@ -56,12 +57,12 @@ dumps = partial(pickle.dumps, protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def is_extension_array(x):
-    """Whether it is an array of pandas' own, and not of numpy."""
+    """Returns whether `x` is an extension array of pandas and not a numpy array."""
     return isinstance(x, ExtensionArray)
 
 
 def serialize(df):
-    """A data frame as bytes.
+    """Encodes a data frame as bytes.
 
     >>> df = pd.DataFrame({'a': [1, 2]})
     >>> deserialize(serialize(df)).equals(df)
@@ -71,7 +72,7 @@ def serialize(df):
 
 
 def deserialize(bytes):
-    """The data frame of bytes, those of partd 1 included."""
+    """Decodes a data frame from bytes of this package or of partd 1."""
     if _blocks.is_piece(bytes):
         piece = _blocks.Piece(bytes)
         return _blocks.decode_pieces(_blocks.schema_of(piece.header), [piece])
@@ -79,9 +80,9 @@ def deserialize(bytes):
 
 
 def join(dfs):
-    """One data frame of many, in order; of none, an empty one.
+    """Concatenates data frames in order. Returns an empty frame if there are none.
 
-    Unordered categories are united where they differ:
+    Unordered categories that differ are merged:
 
     >>> a, b = (pd.DataFrame({'x': pd.Categorical([x])}) for x in 'ab')
     >>> list(join([a, b]).x.cat.categories)
@@ -111,7 +112,7 @@ def _are_unitable(parts):
 
 
 class _ManyFrames:
-    """What `Encode` calls in place of its functions: the work for many frames at once."""
+    """Encodes and decodes many frames at once; `Encode` uses it in place of its functions."""
 
     counterparts = (deserialize, join)
 
@@ -125,7 +126,7 @@ class _ManyFrames:
 
 
 def _decode_chunk(chunk):
-    """The data frame of all pieces of a key."""
+    """Decodes all pieces of a key to one data frame."""
     frames, run, schema, header = [], [], None, None
     for body in framesplit(memoryview(chunk)):
         if not _blocks.is_piece(body):
@@ -153,7 +154,7 @@ serialize._partd_codec = _ManyFrames  # type: ignore[attr-defined]
 PandasBlocks = partial(Encode, serialize, deserialize, join)
 
 
-# What partd 1 wrote: a frame of pickled headers, then a frame for each axis and block.
+# The format of partd 1: a frame with pickled headers, then a frame for each axis and block.
 
 
 def _deserialize_1(bytes):
@@ -171,7 +172,7 @@ def _deserialize_1(bytes):
 
 
 def _decompress_1(data, dtype):
-    """Undoes partd 1's compression, which hung on the packages that were there."""
+    """Undoes partd 1's compression, which depended on the installed packages."""
     codecs = (
         (pnp.decompress_text, pnp.decompress_bytes) if dtype == "O" else (pnp.decompress_bytes,)
     )
@@ -184,7 +185,7 @@ def _decompress_1(data, dtype):
 
 
 def index_to_header_bytes(ind):
-    """Header and bytes of an index, as partd 1 makes them."""
+    """Encodes an index as a header and bytes, in the format of partd 1."""
     has_own_pickle = isinstance(ind, (pd.DatetimeIndex, pd.MultiIndex, pd.RangeIndex))
     if has_own_pickle or (
         is_extension_array_dtype(ind) and not isinstance(ind, pd.CategoricalIndex)
@@ -199,13 +200,13 @@ def index_to_header_bytes(ind):
 
 
 def index_from_header_bytes(header, bytes):
-    """The index of a header and bytes of partd 1."""
+    """Decodes an index from a header and bytes in the format of partd 1."""
     if header is None:
         return pickle.loads(bytes)
     kind, attributes, dtype, categories = header
     data = pnp.deserialize(_decompress_1(bytes, dtype), dtype, copy=True)
     if dtype == "O" and any(isinstance(label, list) for label in data):
-        # Tuples, of which MessagePack made lists. A label cannot be a list.
+        # These were tuples: MessagePack turned them into lists, which cannot be labels.
         labels = [tuple(label) if isinstance(label, list) else label for label in data]
         data = np.fromiter(labels, dtype=object, count=len(labels))
     if categories:
@@ -214,7 +215,7 @@ def index_from_header_bytes(header, bytes):
 
 
 def block_to_header_bytes(block):
-    """Header and bytes of a block of columns, as partd 1 makes them."""
+    """Encodes a block of columns as a header and bytes, in the format of partd 1."""
     values = block.values
     if isinstance(values, pd.Categorical):
         extension = ("categorical_type", (values.ordered, values.categories))
@@ -230,7 +231,10 @@ def block_to_header_bytes(block):
 
 
 def block_from_header_bytes(header, bytes, create_block=False):
-    """The values and the placement of a block of partd 1; a block of pandas 2, if asked for."""
+    """Decodes a block of columns in the format of partd 1.
+
+    Returns its values and placement, or, with `create_block`, a block of pandas 2.
+    """
     placement, dtype, shape, (kind, details) = header
     if kind == "other":
         values = pickle.loads(bytes)
@@ -245,14 +249,14 @@ def block_from_header_bytes(header, bytes, create_block=False):
     return values, placement
 
 
-# The dtype of columns that are pandas' own arrays: each append is a frame with a pickled array.
+# The stored dtype of extension-array columns. Each append to them is a frame with a pickled array.
 _EXTENSION = b"pandas"
 
 
 class PandasColumns(Interface):
-    """A store of data frames with a key for each column; see the module.
+    """A store of data frames with a key for each column; see the module documentation.
 
-    Names of columns become parts of keys, so they must differ as texts.
+    Column names become parts of keys, so they must differ as text.
     """
 
     def __init__(self, partd=None):
@@ -266,7 +270,7 @@ class PandasColumns(Interface):
             names = [extend(key, column) for column in df.columns]
             if len(set(names)) < len(names):
                 raise ValueError(
-                    f"the columns of key {key!r} have names that are the same as texts; "
+                    f"the columns of key {key!r} have names that are equal as text; "
                     "rename them, or use PandasBlocks"
                 )
             self.iset(extend(key, ".columns"), dumps(list(df.columns)))
@@ -302,7 +306,7 @@ class PandasColumns(Interface):
         arrays = map(_decoded, values, dtypes)
         frames = []
         for name, columns in zip(index_names, lists, strict=True):
-            # With their types, so that pandas looks for no better ones.
+            # Pass the types explicitly, so that pandas does not infer others.
             values = next(arrays)
             index = pd.Index(values, dtype=values.dtype, name=pickle.loads(name))
             parts = {}
@@ -315,7 +319,7 @@ class PandasColumns(Interface):
         return frames
 
     def delete(self, keys, **kwargs):
-        """Removes a key, or a list of keys, with all that is stored beside their columns."""
+        """Removes a key or a list of keys, with their columns, indexes and names."""
         keys = keys if isinstance(keys, list) else [keys]
         store = self.partd.partd
         for key, columns in zip(
@@ -339,7 +343,7 @@ class PandasColumns(Interface):
         return self.partd._iset(key, value, **kwargs)
 
     def sync(self):
-        """Brings to stable storage what was written before."""
+        """Syncs everything that was written before to stable storage."""
         return self.partd.sync()
 
     def drop(self):

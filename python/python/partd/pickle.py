@@ -1,4 +1,4 @@
-"""`Pickle`: lists of any objects, as pickles.
+"""`Pickle`: lists of any objects, stored as pickles.
 
 >>> from partd import Dict
 >>> p = Pickle(Dict())
@@ -7,7 +7,7 @@
 >>> p.get(['x', 'y'])
 [['Hello', 'World!', 'Alice', 'Bob!'], [1, 2, 3, 4, 5, 6]]
 
-As with every pickle, read only stores that you trust.
+Unpickling can run any code: read only stores that you trust.
 """
 
 import pickle
@@ -23,7 +23,7 @@ dumps = partial(pickle.dumps, protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def concat(lists):
-    """Joins lists to one.
+    """Joins lists into one.
 
     >>> concat([[1, 2], [3]])
     [1, 2, 3]

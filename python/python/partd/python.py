@@ -1,4 +1,4 @@
-"""`Python`: lists of plain data, as MessagePack where that can hold them, else as pickles.
+"""`Python`: lists of plain data, stored as MessagePack if possible, else as pickles.
 
 >>> from partd import Dict
 >>> p = Python(Dict())
@@ -7,8 +7,8 @@
 >>> p.get('x')
 [1, 2, 'three', {4, 5}]
 
-MessagePack needs the package `msgpack`, and makes lists of tuples. As with every pickle, read only
-stores that you trust.
+MessagePack needs the package `msgpack`, and turns tuples into lists. Unpickling can run any code:
+read only stores that you trust.
 """
 
 import pickle
@@ -35,18 +35,18 @@ def dumps(x):
         try:
             return msgpack.packb(x, use_bin_type=True)
         except Exception:
-            # Not plain data.
+            # MessagePack cannot hold this value.
             pass
     return pickle.dumps(x, protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def loads(x):
-    """Decodes what `dumps` made."""
+    """Decodes the result of `dumps`."""
     if msgpack is not None:
         try:
             return msgpack.unpackb(x, raw=False, strict_map_key=False)
         except Exception:
-            # A pickle; if it is not, that error tells more.
+            # The value should be a pickle. If it is not, the error of `pickle` is the clearer one.
             pass
     return pickle.loads(x)
 

@@ -1,4 +1,4 @@
-"""`Scoped`: a part of a store with keys of its own, such as those of one job."""
+"""`Scoped`: a part of a store with keys of its own, for example those of one job."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ __all__ = ["Scoped"]
 
 
 class Scoped(Interface):
-    """A part of a store: every key stands behind a scope, as a tuple.
+    """A part of a store: every key is stored as a tuple that begins with the scope.
 
     >>> from partd import Dict
     >>> store = Dict()
@@ -48,7 +48,7 @@ class Scoped(Interface):
         self.partd.append(dict(zip(self._scoped(data), data.values(), strict=True)), **kwargs)
 
     def append_durable(self, data: Mapping[Any, Any], **kwargs: Any) -> None:
-        """Appends, and is on stable storage when it returns."""
+        """Appends like `append`. The data is on stable storage when it returns."""
         data = dict(data.items())
         scoped = dict(zip(self._scoped(data), data.values(), strict=True))
         self.partd.append_durable(scoped, **kwargs)
@@ -67,7 +67,7 @@ class Scoped(Interface):
         return self.partd.iset(self._scoped([key])[0], value, **kwargs)
 
     def keys(self) -> list[Any]:
-        """The keys of the scope, as a list."""
+        """Returns the keys of the scope, as a list."""
         head = tuple(map(str, self.scope))
         keys = []
         for key in self.partd.keys():
@@ -78,7 +78,7 @@ class Scoped(Interface):
         return keys
 
     def sync(self) -> None:
-        """Brings the whole store to stable storage."""
+        """Syncs the whole store to stable storage."""
         return self.partd.sync()
 
     def drop(self) -> None:

@@ -1,4 +1,4 @@
-"""Small helpers of the other modules: frames, and nested lists and keys."""
+"""Helpers of the other modules: frames, nested lists, and keys."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ __all__ = [
 
 
 def raises(exc, lamda):
-    """Whether a call without arguments raises an exception of the given type.
+    """Returns whether a call without arguments raises an exception of the given type.
 
     >>> raises(ZeroDivisionError, lambda: 1 / 0)
     True
@@ -38,7 +38,7 @@ def raises(exc, lamda):
 
 @contextmanager
 def tmpfile(extension=""):
-    """A path for temporary use; whatever is there afterwards is removed.
+    """Yields an unused path, and afterwards removes the file or directory at it.
 
     >>> with tmpfile('.txt') as path:
     ...     os.path.exists(path), path.endswith('.txt')
@@ -57,7 +57,7 @@ def tmpfile(extension=""):
 
 
 def frame(bytes):
-    """The bytes behind their length, which takes 8 bytes.
+    """Returns the bytes preceded by their length, in 8 bytes.
 
     >>> frame(b'Hello')
     b'\\x05\\x00\\x00\\x00\\x00\\x00\\x00\\x00Hello'
@@ -66,13 +66,14 @@ def frame(bytes):
 
 
 def framesplit(bytes):
-    """Iterates over the bodies of frames that follow each other.
+    """Iterates over the bodies of consecutive frames.
 
     >>> data = frame(b'Hello') + frame(b'World')
     >>> list(framesplit(data))
     [b'Hello', b'World']
 
-    A frame that is cut raises `struct.error` if its length is, and `ValueError` if its body is.
+    Raises `struct.error` if the length of the last frame is incomplete, and `ValueError` if its
+    body is.
     """
     at, end = 0, len(bytes)
     while at < end:
@@ -80,15 +81,14 @@ def framesplit(bytes):
         at += 8
         if length > end - at:
             raise ValueError(
-                f"a frame at byte {at - 8} has {length} bytes by its own account, "
-                f"and {end - at} follow"
+                f"the frame at byte {at - 8} should have {length} bytes, but {end - at} are left"
             )
         yield bytes[at : at + length]
         at += length
 
 
 def partition_all(n, bytes):
-    """Iterates over blocks of n bytes; the last one holds what is left.
+    """Iterates over blocks of n bytes; the last block may be shorter.
 
     >>> list(partition_all(2, b'Hello'))
     [b'He', b'll', b'o']
@@ -101,7 +101,7 @@ def partition_all(n, bytes):
 
 
 def nested_get(ind, coll, lazy=False):
-    """What the collection holds under each index of a nested list.
+    """Looks up each index of a nested list in a collection.
 
     >>> nested_get(1, 'abc')
     'b'
@@ -117,7 +117,7 @@ def nested_get(ind, coll, lazy=False):
 
 
 def flatten(seq):
-    """Iterates over the items of nested lists; tuples are items.
+    """Iterates over the items of nested lists; tuples count as items.
 
     >>> list(flatten([1]))
     [1]
@@ -138,7 +138,7 @@ def flatten(seq):
 
 
 def suffix(key, term):
-    """The key with a text behind it; behind the last part of a tuple.
+    """Appends text to a key, or to the last part of a tuple.
 
     >>> suffix('x', '.dtype')
     'x.dtype'
@@ -155,7 +155,7 @@ def suffix(key, term):
 
 
 def extend(key, term):
-    """The key as a tuple, with another part or other parts behind it.
+    """Returns the key as a tuple, with one part or a tuple of parts appended.
 
     >>> extend('x', '.dtype')
     ('x', '.dtype')

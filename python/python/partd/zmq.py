@@ -1,4 +1,4 @@
-"""`Server` and `Client`: one store for many processes, over ZeroMQ.
+"""`Server` and `Client`: share one store among processes over ZeroMQ.
 
 >>> from partd import Dict, Pickle
 >>> with Server(Dict(), hostname='localhost') as server:
@@ -9,10 +9,10 @@
 ...     p.get('x'), client.close()
 ([1, 2, 3], None)
 
-The protocol is that of partd 1, so its clients and servers work with these. A client that greets
-with `partd/2` is told of errors, which the protocol of partd 1 has no words for; a client of partd 1
-is left without an answer then, and the server's log has the error. Nobody is authenticated and
-nothing is encrypted: bind it to addresses that only trusted processes reach.
+The protocol is that of partd 1, so its clients and servers work with these. The protocol of partd 1
+has no errors. A client whose greeting contains `partd/2` gets error messages; a client of partd 1
+gets no answer after an error, and the server logs the error. There is no authentication and no
+encryption: bind a server only to addresses that only trusted processes can reach.
 """
 
 import logging
@@ -46,14 +46,14 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 tuple_sep = b"-|-"
-# What clients add to their greeting, and servers to the answer, if errors can be told.
+# A client adds this to its greeting, and the server to its answer, if they support error messages.
 EXTENSION = b"partd/2"
 POLL_MS = 50
 
 
 @contextmanager
 def logerrors():
-    """Logs an exception, and lets it pass."""
+    """Logs an exception and raises it again."""
     try:
         yield
     except Exception as error:
@@ -62,7 +62,7 @@ def logerrors():
 
 
 def serialize_key(key):
-    """The bytes that stand for a key on the wire.
+    """Encodes a key for the wire.
 
     >>> serialize_key('x')
     b'x'
@@ -77,7 +77,7 @@ def serialize_key(key):
 
 
 def deserialize_key(text):
-    """The key that bytes on the wire stand for.
+    """Decodes a key from the wire.
 
     >>> deserialize_key(b'x')
     b'x'
@@ -88,7 +88,7 @@ def deserialize_key(text):
 
 
 def _key_of(text):
-    """The key of a store for bytes on the wire: text, so that a `Dict` has one key for it."""
+    """Returns the store's key for a key on the wire: as text, so that a `Dict` has one for it."""
     key = deserialize_key(text)
     return tuple(map(_text, key)) if isinstance(key, tuple) else _text(key)
 
@@ -103,8 +103,8 @@ def _text(raw):
 class Server:
     """Serves a store to clients.
 
-    `bind` is an address such as `tcp://*:9000` or `ipc:///path/of/a/socket`; without it, any free
-    port of TCP is taken. The address for clients is `address`. The server holds the store's lock.
+    `bind` is an address such as `tcp://*:9000` or `ipc:///path/of/a/socket`. Without it, the server
+    uses any free TCP port. `address` is the address for clients. The server holds the store's lock.
     """
 
     def __init__(self, partd=None, bind=None, start=True, block=False, hostname=None):
@@ -154,7 +154,7 @@ class Server:
         return f"tcp://{hostname or socket.gethostname()}:{port}".encode()
 
     def start(self):
-        """Begins to listen, in a thread; does nothing if it has begun."""
+        """Starts listening in a thread. Does nothing if the server is listening already."""
         if self.status != "run":
             self.status = "run"
             self._listen_thread = Thread(target=self.listen, name="partd-server", daemon=True)
@@ -166,7 +166,7 @@ class Server:
             self._listen_thread.join()
 
     def listen(self):
-        """Answers clients until the server is closed. No message ends it, whatever is in it."""
+        """Answers clients until the server is closed. A faulty message does not end it."""
         while self.status != "closed":
             try:
                 if not self.socket.poll(POLL_MS):
@@ -177,7 +177,7 @@ class Server:
                 continue
             except zmq.ZMQError:
                 if self.status != "closed":
-                    logger.exception("the server cannot receive any more")
+                    logger.exception("the server can no longer receive messages")
                 break
             if len(message) >= 2:
                 self._answer(*message[:2], message[2:])
@@ -197,7 +197,7 @@ class Server:
             else:
                 raise ValueError(f"unknown command {command[:40]!r}")
         except Exception as error:
-            logger.exception("a command of a client failed")
+            logger.exception("a client's command failed")
             self._refuse(client, error)
 
     def _greet(self, client, payload):
@@ -208,7 +208,7 @@ class Server:
             self.ack(client)
 
     def _refuse(self, client, error):
-        """Tells a client of an error, if it would understand."""
+        """Sends an error to a client, if the client supports error messages."""
         if client in self._extended:
             kind = type(error).__name__.encode()
             with suppress(zmq.ZMQError):
@@ -223,7 +223,7 @@ class Server:
 
     def _on_iset(self, payload):
         if len(payload) != 2:
-            raise ValueError(f"iset takes a key and a value, not {len(payload)} frames")
+            raise ValueError(f"iset needs a key and a value, not {len(payload)} frames")
         self.partd.iset(_key_of(payload[0]), payload[1], lock=False)
 
     def _on_get(self, payload):
@@ -245,22 +245,22 @@ class Server:
         self.partd.sync()
 
     def send_to_client(self, address, result):
-        """Sends a message of one frame or several to a client."""
+        """Sends a message of one or several frames to a client."""
         frames = result if isinstance(result, list) else [result]
         with self._socket_lock:
             self.socket.send_multipart([address, *frames])
 
     def ack(self, address, flow_control=True):
-        """Tells a client that its command was carried out."""
+        """Acknowledges a command of a client."""
         self.send_to_client(address, b"ack")
 
     def append(self, data):
-        """Appends to the store, past its lock, which the server holds."""
+        """Appends to the store without taking its lock, which the server holds."""
         with self._lock:
             self.partd.append(data, lock=False)
 
     def get(self, keys):
-        """Gets from the store, past its lock, which the server holds."""
+        """Gets from the store without taking its lock, which the server holds."""
         with self._lock:
             return self.partd.get(keys, lock=False)
 
@@ -270,7 +270,7 @@ class Server:
             self.partd.drop()
 
     def close(self):
-        """Stops listening, and gives the store's lock back."""
+        """Stops listening, and releases the store's lock."""
         if self._lock_owner == "released":
             return
         self._lock_owner = "released"
@@ -294,21 +294,21 @@ class Server:
 
 
 class RemoteError(Exception):
-    """The server could not carry out a command; its text is the server's."""
+    """The server failed to carry out a command. The text is the server's."""
 
 
 class Client(Interface):
-    """The store of a server, for one thread at a time or several.
+    """A store that forwards its calls to a server. Threads can share it.
 
-    With `timeout`, in seconds, a call raises `TimeoutError` if the server does not answer.
+    With `timeout`, in seconds, a call raises `TimeoutError` if the server does not answer in time.
     """
 
     def __init__(self, address=None, create_server=False, timeout=None, **kwargs):
         if address is None:
-            raise TypeError("Client needs the address of a server, as in Server().address")
+            raise TypeError("a Client needs the address of a server, such as Server().address")
         if create_server:
             raise NotImplementedError(
-                "a client makes no server; start a Server and give its address"
+                "a Client does not create a server; start a Server and pass its address"
             )
         self.address = address
         self.timeout = timeout
@@ -330,9 +330,9 @@ class Client(Interface):
         self.__init__(state["address"])
 
     def send(self, command, payload, recv=False, ack_required=True):
-        """Sends a command; with `recv`, returns the message that answers it.
+        """Sends a command; with `recv`, waits for the answer and returns its frames.
 
-        The acknowledgement of a command is waited for before the next one.
+        Unless `ack_required` is false, first waits until all earlier commands are acknowledged.
         """
         with self._mutex:
             if ack_required:
@@ -347,11 +347,11 @@ class Client(Interface):
         self._outstanding += 1
 
     def _settle(self):
-        """Waits until the server has carried out what was sent before."""
+        """Waits until the server has acknowledged everything that was sent."""
         while self._outstanding:
             message = self._receive()
             if message[0] != b"ack":
-                raise RemoteError(f"the server answered {message[0][:40]!r} where an ack is due")
+                raise RemoteError(f"the server answered {message[0][:40]!r} instead of an ack")
             if message[1:] == [EXTENSION]:
                 self._is_extended = True
             self._outstanding -= 1
@@ -360,7 +360,7 @@ class Client(Interface):
         timeout = None if self.timeout is None else int(self.timeout * 1000)
         if not self.socket.poll(timeout):
             raise TimeoutError(
-                f"the server at {self.address!r} has not answered in {self.timeout} s"
+                f"the server at {self.address!r} did not answer within {self.timeout} s"
             )
         message = self.socket.recv_multipart()
         if message[0] == b"error" and len(message) == 3 and self._is_extended:
@@ -369,7 +369,7 @@ class Client(Interface):
         return message
 
     def _get(self, keys, lock=None, **kwargs):
-        # The server has no answer to a request for no keys.
+        # A server does not answer a get without keys.
         return self.send(b"get", list(map(serialize_key, keys)), recv=True) if keys else []
 
     def _pop(self, keys, lock=None, **kwargs):
@@ -398,12 +398,15 @@ class Client(Interface):
         self.send(b"iset", [serialize_key(key), value])
 
     def keys(self):
-        """Every key, as a list of strings and tuples of strings. Not from a server of partd 1."""
+        """Returns every key, as a list of strings and tuples of strings.
+
+        Raises `NotImplementedError` if the server is one of partd 1.
+        """
         with self._mutex:
             self._settle()
         if not self._is_extended:
-            raise NotImplementedError("the server is of partd 1, which cannot list its keys")
-        # An empty message cannot be sent; the ack comes at once then.
+            raise NotImplementedError("a server of partd 1 cannot list its keys")
+        # An empty message cannot be sent: if there are no keys, the server sends only the ack.
         keys = self.send(b"keys", [], recv=True)
         if keys == [b"ack"]:
             self._outstanding -= 1
@@ -411,7 +414,10 @@ class Client(Interface):
         return [_key_of(key) for key in keys]
 
     def sync(self):
-        """Has the server bring to stable storage what was written before, and waits for it."""
+        """Waits until everything that was sent before is on the server's stable storage.
+
+        With a server of partd 1, waits only until it has carried out everything.
+        """
         with self._mutex:
             self._settle()
             if self._is_extended:
@@ -419,23 +425,23 @@ class Client(Interface):
                 self._settle()
 
     def append_durable(self, data, **kwargs):
-        """Appends, and is on the server's stable storage when it returns."""
+        """Appends like `append`. The data is on the server's stable storage when it returns."""
         self.append(data)
         self.sync()
 
     def drop(self):
-        """Removes every key, and waits until it is done."""
+        """Removes every key, and waits for the acknowledgement."""
         self._iset_seen.clear()
         self.send(b"drop", [])
         with self._mutex:
             self._settle()
 
     def close_server(self):
-        """Asks the server to end."""
+        """Asks the server to stop."""
         self.send(b"close", [])
 
     def close(self):
-        """Ends the connection. What was sent before is delivered first, for up to a second."""
+        """Closes the connection, after waiting up to a second for unsent messages."""
         if self._closed:
             return
         self._closed = True
@@ -454,7 +460,7 @@ class Client(Interface):
 
 
 class NotALock:
-    """Stands where a lock does; the server does one thing at a time."""
+    """A lock that does nothing. The server carries out one command at a time."""
 
     def acquire(self):
         """Does nothing."""

@@ -1,25 +1,25 @@
-//! What a client does with the chunks of an answer.
+//! Collects the chunks of an answer.
 
 use partd::Key;
 
 use crate::wire::{Cursor, Malformed};
 
-/// Bytes that are reserved for a value before they have arrived.
+/// The most memory to reserve for a value before its bytes have arrived.
 const RESERVED_BYTES: u64 = 1 << 20;
 
-/// Where the bytes of an answer go.
+/// Collects the bytes of an answer.
 #[derive(Debug)]
 pub(crate) enum Sink {
-    /// An acknowledgement is all that is expected.
+    /// The request is answered with an acknowledgement.
     Nothing,
-    /// The bytes, to be read when all are there.
+    /// Bytes, to be decoded when the answer is complete.
     Bytes(Vec<u8>),
-    /// Values, each behind its length.
+    /// Values, each preceded by its length.
     Values(Values),
 }
 
 impl Sink {
-    /// Takes the next bytes.
+    /// Adds the next bytes.
     pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
         match self {
             Sink::Nothing => Err(Malformed::new("bytes instead of an acknowledgement")),
@@ -31,7 +31,7 @@ impl Sink {
         }
     }
 
-    /// Forgets what came: the request is sent again.
+    /// Discards the bytes so far, before the request is resent.
     pub(crate) fn reset(&mut self) {
         match self {
             Sink::Nothing => {}
@@ -41,15 +41,15 @@ impl Sink {
     }
 }
 
-/// Values that arrive in chunks, cut anywhere.
+/// Assembles values from chunks, which may be split anywhere.
 #[derive(Debug)]
 pub(crate) struct Values {
     expected: usize,
     values: Vec<Vec<u8>>,
-    /// Bytes of a length that have come.
+    /// The part of a length that has arrived.
     len: [u8; 8],
     len_bytes: usize,
-    /// Bytes that are left of the last value.
+    /// The bytes missing from the last value.
     left: u64,
 }
 
@@ -79,14 +79,14 @@ impl Values {
                 }
                 self.left = u64::from_be_bytes(self.len);
                 self.len_bytes = 0;
-                // What is not there yet is not believed.
+                // The server's claim alone must not make the client allocate.
                 self.values.push(Vec::with_capacity(self.left.min(RESERVED_BYTES) as usize));
             }
         }
         Ok(())
     }
 
-    /// The values, when the answer has ended.
+    /// Returns the values at the end of the answer.
     pub(crate) fn finish(self) -> Result<Vec<Vec<u8>>, Malformed> {
         match self.values.len() == self.expected && self.left == 0 && self.len_bytes == 0 {
             true => Ok(self.values),
@@ -95,7 +95,7 @@ impl Values {
     }
 }
 
-/// The keys of an answer.
+/// Decodes an answer of keys.
 pub(crate) fn keys(bytes: &[u8]) -> Result<Vec<Key>, Malformed> {
     let mut cursor = Cursor::new(bytes);
     let mut keys = Vec::new();
@@ -106,7 +106,7 @@ pub(crate) fn keys(bytes: &[u8]) -> Result<Vec<Key>, Malformed> {
     Ok(keys)
 }
 
-/// The lengths of an answer.
+/// Decodes an answer of lengths.
 pub(crate) fn lens(bytes: &[u8], expected: usize) -> Result<Vec<Option<u64>>, Malformed> {
     let mut cursor = Cursor::new(bytes);
     let mut lens = Vec::new();
@@ -116,15 +116,15 @@ pub(crate) fn lens(bytes: &[u8], expected: usize) -> Result<Vec<Option<u64>>, Ma
     }
     match lens.len() == expected {
         true => Ok(lens),
-        false => Err(Malformed::new("not as many lengths as there were keys")),
+        false => Err(Malformed::new("the number of lengths differs from that of the keys")),
     }
 }
 
-/// Of an answer whether keys are there.
+/// Decodes an answer that says which keys are present.
 pub(crate) fn present(bytes: &[u8], expected: usize) -> Result<Vec<bool>, Malformed> {
     match bytes.len() == expected {
         true => Ok(bytes.iter().map(|&byte| byte != 0).collect()),
-        false => Err(Malformed::new("not as many answers as there were keys")),
+        false => Err(Malformed::new("the number of answers differs from that of the keys")),
     }
 }
 
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_put_together_however_the_answer_is_cut() {
+    fn values_are_assembled_wherever_the_answer_is_split() {
         let wanted = vec![b"first".to_vec(), Vec::new(), vec![9; 3000]];
         let mut stream = Vec::new();
         for value in &wanted {
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_that_a_server_makes_up_reserves_little() {
+    fn a_huge_announced_length_reserves_little_memory() {
         let mut values = Values::new(1);
         values.take(&u64::MAX.to_be_bytes()).unwrap();
         assert!(values.values[0].capacity() as u64 <= RESERVED_BYTES);

@@ -1,4 +1,4 @@
-//! How a client connects: a socket, the handshake, the negotiation; and what can go wrong.
+//! Connects a client: opens a socket, performs the handshake and negotiates the protocol.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,14 +16,14 @@ use crate::net::socket::Socket;
 use crate::wire::Malformed;
 use crate::wire::hello::{self, SessionId, Syn, Welcome};
 
-/// How the server speaks.
+/// The protocol that the server speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
     Old,
     Extended(Welcome),
 }
 
-/// A connection.
+/// An open connection.
 #[derive(Debug)]
 pub(crate) struct Connected {
     pub(crate) channel: Channel<Socket, Unlimited>,
@@ -31,7 +31,7 @@ pub(crate) struct Connected {
     pub(crate) protocol: Protocol,
 }
 
-/// Connects, greets the server and asks for the extension.
+/// Connects to the server and requests the extension.
 pub(crate) fn connect(
     config: &Arc<Config>,
     session: SessionId,
@@ -73,7 +73,7 @@ pub(crate) fn connect(
     Ok(Connected { channel, socket: shared, protocol })
 }
 
-/// What ends the waiting for an answer.
+/// Why no answer arrived.
 pub(crate) enum Broken {
     TimedOut,
     Lost,
@@ -96,10 +96,10 @@ impl From<ChannelError> for Broken {
     }
 }
 
-/// Why there is no connection.
+/// Why the client could not connect.
 pub(crate) struct NotConnected {
     why: String,
-    /// Another attempt would end the same way.
+    /// Whether another attempt would fail the same way.
     pub(crate) is_final: bool,
 }
 
@@ -127,7 +127,7 @@ impl From<Broken> for NotConnected {
                 NotConnected { why: "the server did not answer in time".into(), is_final: false }
             }
             Broken::Lost => NotConnected {
-                why: "the server closed the connection; it may have as many as it takes".into(),
+                why: "the server closed the connection; it may be at its connection limit".into(),
                 is_final: false,
             },
             Broken::Malformed(wrong) => NotConnected::last(&wrong.0),

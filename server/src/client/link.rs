@@ -1,9 +1,14 @@
-//! One connection of a client, which it makes again when it breaks.
+//! One connection of a client, which reconnects when it breaks.
 //!
-//! Requests are answered in the order in which they were sent. What has not been answered is kept, and
-//! after a break it is sent again where that is safe: reads always; durable writes, since the server
-//! finds in its store whether they were applied; other changes while the server that took them lives.
-//! Any other change ends with an error that says that it may or may not have happened.
+//! The server answers requests in the order in which they were sent. A link keeps every unanswered
+//! request and, after it has reconnected, resends those that are safe to repeat:
+//!
+//! - reads always;
+//! - durable writes if the server keeps records, from which it can tell whether it has applied a
+//!   write;
+//! - any change if the same run of the server still remembers the session.
+//!
+//! Any other change fails with an error that says that it may or may not have happened.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,19 +26,19 @@ use crate::wire::hello::{SessionId, Welcome};
 use crate::wire::reply::{Ack, Reply, decode};
 use crate::wire::request::{Head, Opcode, encode_flag, set_oldest};
 
-/// The first pause before another attempt to connect; each is twice as long as the one before.
+/// The first pause between two attempts to connect. Each further pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
-/// The longest pause.
+/// The longest pause between two attempts.
 const LAST_PAUSE: Duration = Duration::from_millis(500);
 
-/// Whether a request may be sent again after the connection broke.
+/// When a request may be resent after the connection broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Retry {
-    /// It changes nothing.
+    /// Always, as it changes nothing.
     Always,
-    /// The server finds in its store whether it was applied, if it keeps records there.
+    /// To any server that keeps records of durable writes.
     Recorded,
-    /// Only to a server that remembers the session.
+    /// Only to the run of the server that remembers the session.
     SameServer,
 }
 
@@ -43,7 +48,7 @@ struct Request {
     id: u64,
     frame: Vec<u8>,
     retry: Retry,
-    /// Some of it may have reached a server.
+    /// Whether a part of it may have reached a server.
     was_sent: bool,
 }
 
@@ -53,12 +58,12 @@ pub(crate) struct Link {
     config: Arc<Config>,
     session: SessionId,
     connected: Option<Connected>,
-    /// The run of the server that has the session.
+    /// The run of the server to which this session last connected.
     run: Option<u64>,
     next_id: u64,
     unanswered: VecDeque<Request>,
     unanswered_bytes: usize,
-    /// Requests of a pipeline that failed, the first of them.
+    /// The error of the first requests that were given up, if no caller has received it yet.
     failed: Option<RemoteError>,
     pub(crate) last_ack: Ack,
 }
@@ -78,14 +83,14 @@ impl Link {
         })
     }
 
-    /// Connects if there is no connection, or if the one that is idle has ended.
+    /// Connects if there is no connection, or if the idle connection has ended.
     pub(crate) fn connect(&mut self, deadline: Instant) -> Result<Protocol, RemoteError> {
         if self.unanswered.is_empty()
             && let Some(connected) = &self.connected
             && connected.socket.is_readable()
         {
-            // The server has ended it, or says what nobody asked for. Nothing is lost with it:
-            // everything was answered.
+            // The server has closed the connection, or has sent something unasked. Every request
+            // was answered, so nothing is lost by closing it.
             self.connected = None;
         }
         if let Some(connected) = &self.connected {
@@ -118,12 +123,13 @@ impl Link {
         Ok(protocol)
     }
 
-    /// Gives up the requests that this server may or may not have carried out before.
+    /// Records the run of the server. If it does not remember the session, gives up the requests
+    /// that are not safe to resend to it.
     fn meet(&mut self, welcome: &Welcome) {
         let is_known = welcome.resumed && self.run == Some(welcome.server);
         self.run = Some(welcome.server);
         if !is_known {
-            let text = "the connection ended before the answer, and the server has started anew";
+            let text = "the connection ended before the answer, and the server has restarted";
             let may_repeat = |retry| match retry {
                 Retry::Always => true,
                 Retry::Recorded => welcome.records,
@@ -133,7 +139,8 @@ impl Link {
         }
     }
 
-    /// Fails the requests for which `is_lost` holds; they may have happened.
+    /// Gives up the requests for which `is_lost` holds, with an error that says that they may have
+    /// happened.
     fn give_up(&mut self, is_lost: impl Fn(&Request) -> bool, text: &str) {
         let before = self.unanswered.len();
         self.unanswered.retain(|request| !is_lost(request));
@@ -144,7 +151,7 @@ impl Link {
         }
     }
 
-    /// Sends what has not been answered.
+    /// Resends all unanswered requests.
     fn send_again(&mut self) -> Result<(), ChannelError> {
         let Some(connected) = &mut self.connected else { return Ok(()) };
         let oldest = self.unanswered.front().map_or(self.next_id, |request| request.id);
@@ -160,7 +167,7 @@ impl Link {
         Ok(())
     }
 
-    /// Requests that may be unanswered, as the server said.
+    /// Returns how many requests the server allows to be unanswered.
     pub(crate) fn window(&self) -> usize {
         match self.connected.as_ref().map(|connected| connected.protocol) {
             Some(Protocol::Extended(welcome)) => welcome.window.max(1) as usize,
@@ -168,18 +175,18 @@ impl Link {
         }
     }
 
-    /// Requests that have not been answered, and their bytes.
+    /// Returns the number of unanswered requests, and their total length.
     pub(crate) fn unanswered(&self) -> (usize, usize) {
         (self.unanswered.len(), self.unanswered_bytes)
     }
 
-    /// The first error of requests that nobody waited for.
+    /// Takes the error of requests that were given up before a caller waited for them.
     pub(crate) fn take_failed(&mut self) -> Option<RemoteError> {
         self.failed.take()
     }
 
-    /// Sends a request of the extension; [`receive_next`](Link::receive_next) gets its answer. There
-    /// must be a connection.
+    /// Sends a request of the extension; [`receive_next`](Link::receive_next) receives its answer.
+    /// The link must be connected.
     pub(crate) fn send(
         &mut self,
         opcode: Opcode,
@@ -195,7 +202,7 @@ impl Link {
         {
             let (len, limit) = (frame.len(), welcome.message_bytes);
             let text = format!(
-                "the request has {len} bytes, and the server takes {limit}; send less at a time"
+                "the request has {len} bytes, but the server's limit is {limit}; send less at a time"
             );
             return Err(RemoteError::new(ErrorKind::TooLarge, text));
         }
@@ -215,7 +222,7 @@ impl Link {
         Ok(id)
     }
 
-    /// Makes the connection again after it broke, and sends again what may be.
+    /// Reconnects after the connection broke, and resends the requests that are safe to repeat.
     fn mend(&mut self, deadline: Instant) -> Result<(), RemoteError> {
         self.connected = None;
         match self.connect(deadline) {
@@ -232,12 +239,12 @@ impl Link {
         }
     }
 
-    /// Whether something was sent that changes the store and was not answered.
+    /// Returns whether an unanswered request may have changed the store.
     fn may_have_changed(&self) -> bool {
         self.unanswered.iter().any(|request| request.was_sent && request.retry != Retry::Always)
     }
 
-    /// Gives up everything that was not answered, and the session with it.
+    /// Gives up all unanswered requests, and starts a new session.
     pub(crate) fn abandon(&mut self) {
         self.connected = None;
         self.unanswered.clear();
@@ -249,7 +256,7 @@ impl Link {
         }
     }
 
-    /// Waits for the answer of the oldest request, whose bytes go to `sink`.
+    /// Waits for the answer to the oldest request, and collects its bytes in `sink`.
     pub(crate) fn receive_next(
         &mut self,
         sink: &mut Sink,
@@ -259,7 +266,7 @@ impl Link {
         let mut deadline = start + time;
         loop {
             let Some(request) = self.unanswered.front() else {
-                // It was given up.
+                // The request was given up when the link reconnected.
                 return Err(self.failed.take().unwrap_or_else(|| {
                     RemoteError::new(ErrorKind::Disconnected, "the request was given up")
                         .maybe(true)
@@ -273,27 +280,26 @@ impl Link {
                     }
                     return done.map(|ack| self.last_ack = ack.unwrap_or(self.last_ack));
                 }
-                // A part of the answer came: it goes on.
+                // A part of the answer arrived: the timeout starts again.
                 Ok(None) => deadline = Instant::now() + time,
                 Err(Broken::TimedOut) => {
                     let maybe = self.may_have_changed();
                     self.abandon();
-                    let text = format!("no answer came in {} s", time.as_secs_f32());
+                    let text = format!("no answer within {} s", time.as_secs_f32());
                     return Err(RemoteError::new(ErrorKind::TimedOut, text).maybe(maybe));
                 }
                 Err(Broken::Malformed(wrong)) => {
                     let maybe = self.may_have_changed();
                     self.abandon();
-                    let text =
-                        format!("the server's answer is not as the protocol says: {}", wrong.0);
+                    let text = format!("the server's answer violates the protocol: {}", wrong.0);
                     return Err(RemoteError::new(ErrorKind::Malformed, text).maybe(maybe));
                 }
                 Err(Broken::Lost) => {
-                    // A long answer takes its time, but it does not begin again for ever.
+                    // A long answer may take longer than `time`, but it must not restart for ever.
                     if start.elapsed() >= time {
                         let maybe = self.may_have_changed();
                         self.abandon();
-                        let text = "the connection ended again and again before the whole answer";
+                        let text = "the connection kept ending before the answer was complete";
                         return Err(RemoteError::new(ErrorKind::Disconnected, text).maybe(maybe));
                     }
                     sink.reset();
@@ -309,7 +315,8 @@ impl Link {
         }
     }
 
-    /// Receives a part of the answer; the end of it says how it ended.
+    /// Receives a part of the answer. Returns `None` if more parts follow, else the result of the
+    /// request.
     #[allow(clippy::type_complexity, reason = "an end, which is a result, or no end yet")]
     fn receive_part(
         &mut self,
@@ -339,7 +346,7 @@ impl Link {
         }
     }
 
-    /// Sends frames of the old protocol, and gives what is received to `answer`.
+    /// Sends a message of the old protocol, and returns the given number of answers.
     pub(crate) fn old(
         &mut self,
         frames: &[&[u8]],
@@ -359,11 +366,11 @@ impl Link {
         result.map(|()| messages).map_err(|broken| {
             self.connected = None;
             let (kind, text) = match broken {
-                Broken::TimedOut => (ErrorKind::TimedOut, "no answer came in time".to_owned()),
+                Broken::TimedOut => (ErrorKind::TimedOut, "no answer arrived in time".to_owned()),
                 Broken::Malformed(wrong) => (ErrorKind::Malformed, wrong.0),
                 Broken::Lost => (
                     ErrorKind::Disconnected,
-                    "the server closed the connection instead of an answer; its log says why"
+                    "the server closed the connection instead of answering; its log says why"
                         .to_owned(),
                 ),
             };
@@ -371,19 +378,19 @@ impl Link {
         })
     }
 
-    /// Says that every answer has arrived, so that the server need not keep that of a pop.
+    /// Confirms that every answer has arrived, so that the server can drop the values of a pop.
     pub(crate) fn confirm(&mut self) {
         let id = self.next_id;
         if let Some(connected) = &mut self.connected {
             let head = Head { opcode: Opcode::Received, id, oldest: id };
             let frame = encode_flag(head, None);
-            // The next request says it again.
+            // If this fails, the next request confirms it.
             let sent = connected.channel.send_frame(&[&frame]);
             let _ = sent.and_then(|()| connected.channel.flush());
         }
     }
 
-    /// Says good-bye, so that the server forgets the session at once.
+    /// Sends a good-bye, so that the server forgets the session at once, and closes the connection.
     pub(crate) fn end(&mut self) {
         let id = self.next_id;
         if let Some(connected) = &mut self.connected
@@ -391,7 +398,7 @@ impl Link {
         {
             let head = Head { opcode: Opcode::Bye, id, oldest: id };
             let frame = encode_flag(head, None);
-            // Without it the server forgets the session in a while.
+            // If this fails, the server forgets the session after 10 minutes.
             let sent = connected.channel.send_frame(&[&frame]);
             let _ = sent.and_then(|()| connected.channel.flush());
         }

@@ -1,12 +1,12 @@
-//! The client: a [`Partd`] whose store is a server's.
+//! The client: a [`Partd`] that forwards every operation to a server.
 //!
 //! | file | |
 //! |---|---|
 //! | `options` | timeouts, connections, keys |
-//! | `pool` | connections that threads share, one at a time each |
-//! | `connect` | a socket, the handshake, the negotiation |
-//! | `link` | one connection, and how it is made again |
-//! | `answer` | the chunks of an answer |
+//! | `pool` | the connections, each used by one thread at a time |
+//! | `connect` | opens a connection: socket, handshake, negotiation |
+//! | `link` | a connection that reconnects and resends requests |
+//! | `answer` | collects the chunks of an answer |
 //! | `old` | calls to a server of the old protocol |
 //! | `pipeline` | appends that do not wait for each acknowledgement |
 
@@ -36,14 +36,15 @@ use crate::error::{ErrorKind, RemoteError};
 use crate::wire::Malformed;
 use crate::wire::request::{Head, Opcode, encode_flag, encode_keys, encode_prefix, encode_write};
 
-/// The longest time for the first connection; a server that answers later is taken for none.
+/// The longest time to wait for the first connection.
 const FIRST_CONNECTION: Duration = Duration::from_secs(5);
 
-/// A connection to a [`Server`](crate::Server), which is a store like any other: layers compose on it.
+/// A client of a [`Server`](crate::Server). It implements [`Partd`], so layers compose on it.
 ///
-/// Threads share a client. Every call waits for its answer, and ends with an error when there is
-/// none in time. When the connection breaks, it is made again, and what is safe to repeat is repeated:
-/// see [`RemoteError::may_have_happened`] for what is left.
+/// Threads can share a client. Every call waits for its answer, and fails if none arrives in time.
+/// If a connection breaks, the client reconnects and resends the requests that are safe to repeat.
+/// A request that is not safe to repeat fails with an error whose
+/// [`may_have_happened`](RemoteError::may_have_happened) is set.
 ///
 /// ```
 /// use partd::{Buffer, Dict, Partd, Pickle, SegmentLog, Snappy};
@@ -63,7 +64,8 @@ const FIRST_CONNECTION: Duration = Duration::from_secs(5);
 pub struct Client {
     config: Arc<Config>,
     pool: Pool,
-    /// A write was refused for a reason that may last, so that [`Partd::check`] asks the server.
+    /// The server has refused a request for a reason that may persist; [`Partd::check`] asks it
+    /// from then on.
     was_refused: AtomicBool,
     durable_seq: AtomicU64,
     seq: AtomicU64,
@@ -71,15 +73,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to a server, of this crate or of Python's partd; waits for it for up to 5 s.
+    /// Connects to a server of this crate or of Python's partd. Waits for it for up to 5 s.
     ///
     /// # Errors
-    /// The address is wrong, nobody answers there, or the server refuses.
+    /// The address is invalid, no server answers there in time, or the server refuses the client.
     pub fn connect(address: impl AsRef<str>) -> Result<Client> {
         Client::options().connect(address)
     }
 
-    /// Options, to be given before the client is made.
+    /// Returns the default options of a client; [`ClientOptions::connect`] makes the client.
     pub fn options() -> ClientOptions {
         ClientOptions::default()
     }
@@ -101,31 +103,33 @@ impl Client {
         Ok(client)
     }
 
-    /// The address of the server.
+    /// Returns the address of the server.
     pub fn address(&self) -> &str {
         self.config.address.as_str()
     }
 
-    /// Whether the server speaks the extension `partd/2`. Without it there are `append`, `iset`,
-    /// `get`, `delete` and `clear`, and batches of one kind of operation.
+    /// Returns whether the server supports the extension `partd/2`.
+    ///
+    /// Without it the client can only `append`, `iset`, `get`, `delete` and `clear`, and a batch
+    /// must consist of appends only or of deletes only.
     pub fn is_extended(&self) -> bool {
         self.is_extended
     }
 
-    /// The status of the server.
+    /// Asks the server for its status.
     ///
     /// # Errors
-    /// The server cannot be asked, or speaks only the old protocol.
+    /// The request fails, or the server speaks only the old protocol.
     pub fn status(&self) -> Result<Status> {
         let doing = "ask for the status of";
         let json = self.bytes(doing, Opcode::Status, |head| encode_flag(head, None))?;
         serde_json::from_slice(&json).map_err(|error| {
-            let text = format!("the status is not what it should be: {error}");
+            let text = format!("the status cannot be decoded: {error}");
             RemoteError::new(ErrorKind::Malformed, text).into_error(doing, self.address())
         })
     }
 
-    /// Every key that begins with these bytes, in key order.
+    /// Returns every key that begins with `prefix`, in key order.
     ///
     /// # Errors
     /// As [`Partd::keys`].
@@ -136,8 +140,8 @@ impl Client {
         answer::keys(&bytes).map_err(|wrong| self.malformed(doing, wrong))
     }
 
-    /// Removes every key that begins with these bytes. Keys that another client makes meanwhile may
-    /// be left.
+    /// Removes every key that begins with `prefix`. Keys that another client creates during the
+    /// call may remain.
     ///
     /// # Errors
     /// As [`Partd::write`].
@@ -147,27 +151,28 @@ impl Client {
         self.change("delete through", Opcode::DeletePrefix, Retry::SameServer, encode)
     }
 
-    /// The number of this client's last acknowledged write among all of the server, from 1 at the
-    /// server's start; 0 before the first.
+    /// Returns the highest sequence number that an acknowledged write of this client has had; 0
+    /// before the first. The server numbers all writes from 1 when it starts.
     pub fn seq(&self) -> u64 {
         self.seq.load(Ordering::Acquire)
     }
 
-    /// The number of the server's writes of which this client knows that all up to it are on stable
-    /// storage: as of the last acknowledgement.
+    /// Returns the sequence number up to which all writes of the server are on stable storage, as
+    /// of this client's last acknowledgement.
     pub fn durable_seq(&self) -> u64 {
         self.durable_seq.load(Ordering::Acquire)
     }
 
-    /// Appends that do not wait for each acknowledgement. The pipeline has a connection to itself.
+    /// Starts a pipeline: appends that do not wait for each acknowledgement, over a connection of
+    /// their own.
     ///
     /// # Errors
-    /// There is no connection, or the server speaks only the old protocol.
+    /// The client cannot connect, or the server speaks only the old protocol.
     pub fn pipeline(&self) -> Result<Pipeline<'_>> {
         Pipeline::new(self)
     }
 
-    /// Runs `call` with a connection of the extension.
+    /// Runs `call` with a connection to a server that supports the extension.
     fn call<T>(
         &self,
         doing: &'static str,
@@ -177,7 +182,7 @@ impl Client {
             match link.connect(deadline)? {
                 Protocol::Extended(_) => {}
                 Protocol::Old => {
-                    let text = "this needs the extension partd/2, and the server speaks only the old \
+                    let text = "this needs the extension partd/2, but the server speaks only the old \
                                 protocol of Python's partd";
                     return Err(RemoteError::new(ErrorKind::Unsupported, text));
                 }
@@ -189,7 +194,7 @@ impl Client {
         called.map_err(|error| self.failed(doing, error))
     }
 
-    /// Remembers what the last acknowledgement said.
+    /// Updates the sequence numbers from the last acknowledgement.
     fn note(&self, link: &Link) {
         self.seq.fetch_max(link.last_ack.seq, Ordering::AcqRel);
         self.durable_seq.fetch_max(link.last_ack.durable_seq, Ordering::AcqRel);
@@ -207,11 +212,11 @@ impl Client {
     }
 
     fn malformed(&self, doing: &'static str, wrong: Malformed) -> partd::Error {
-        let text = format!("the server's answer is not as the protocol says: {}", wrong.0);
+        let text = format!("the server's answer violates the protocol: {}", wrong.0);
         RemoteError::new(ErrorKind::Malformed, text).into_error(doing, self.address())
     }
 
-    /// A request that is acknowledged.
+    /// Sends a request and waits for its acknowledgement.
     fn change(
         &self,
         doing: &'static str,
@@ -225,7 +230,7 @@ impl Client {
         })
     }
 
-    /// A request that is answered with bytes.
+    /// Sends a request and returns the bytes of its answer.
     fn bytes(
         &self,
         doing: &'static str,
@@ -243,7 +248,7 @@ impl Client {
         })
     }
 
-    /// A request that is answered with values.
+    /// Sends a request and returns the values of its answer.
     fn values(
         &self,
         doing: &'static str,
@@ -327,8 +332,8 @@ impl Partd for Client {
         self.change("sync through", Opcode::Sync, Retry::Always, encode)
     }
 
-    /// Asks the server only after it has refused a write: layers check before every append, and a
-    /// check must not cost a round trip.
+    /// Asks the server only once it has refused a request. Layers check before every append, so a
+    /// check must not normally cost a round trip.
     fn check(&self, durability: Durability) -> Result<()> {
         self.pool.check()?;
         if !self.was_refused.load(Ordering::Acquire) {

@@ -1,7 +1,7 @@
 //! Calls to a server that speaks only the old protocol, such as Python's.
 //!
-//! It knows no errors, no ids and no batches of mixed operations. A call that it cannot express ends
-//! with an error before anything is sent; nothing is done in two steps where one was asked for.
+//! The old protocol has no errors, no request ids and no batches of mixed operations. A call that
+//! it cannot express fails before anything is sent; the client never splits one operation into two.
 
 use partd::{Batch, Key, Op, Result};
 
@@ -10,7 +10,7 @@ use super::connect::Protocol;
 use crate::error::{ErrorKind, RemoteError, invalid};
 use crate::wire::old::from_key;
 
-/// Frames of one message of the old protocol, borrowed and made.
+/// The frames of one message of the old protocol, borrowed or owned.
 type Frames<'a> = Vec<std::borrow::Cow<'a, [u8]>>;
 
 impl Client {
@@ -57,14 +57,14 @@ impl Client {
         match values.len() == keys.len() {
             true => Ok(values),
             false => {
-                let text = format!("{} values came for {} keys", values.len(), keys.len());
+                let text = format!("received {} values for {} keys", values.len(), keys.len());
                 let error = RemoteError::new(ErrorKind::Malformed, text);
                 Err(error.into_error(doing, self.address()))
             }
         }
     }
 
-    /// Sends a command; the frames of the first of its answers.
+    /// Sends a command, checks its acknowledgement, and returns the frames of the answer before it.
     fn old_call(
         &self,
         doing: &'static str,
@@ -76,7 +76,7 @@ impl Client {
         let called = self.pool.with(self.config.timeout, |link, deadline| {
             loop {
                 if link.connect(deadline)? != Protocol::Old {
-                    let text = "the server has changed to the extension; connect again";
+                    let text = "the server now supports the extension; connect again";
                     return Err(RemoteError::new(ErrorKind::Disconnected, text));
                 }
                 match link.old(&frames, answers) {
@@ -85,7 +85,7 @@ impl Client {
                             && error.kind == ErrorKind::Disconnected
                             && std::time::Instant::now() < deadline =>
                     {
-                        // A server that refuses closes every time.
+                        // A server that refuses the request closes every connection: do not spin.
                         std::thread::sleep(std::time::Duration::from_millis(50));
                     }
                     done => return done,
@@ -115,12 +115,12 @@ impl Client {
 
 fn old_key(key: &Key) -> Result<Vec<u8>> {
     from_key(key).map_err(|why| {
-        invalid(format!("the key {key} cannot be told to a server of the old protocol: {why}"))
+        invalid(format!("the key {key} cannot be sent to a server of the old protocol: {why}"))
     })
 }
 
-/// Python's server makes a dictionary of an append, in which the last value of a key wins: the values
-/// of a key are joined before they are sent.
+/// Joins the values of each key of an append. Python's server would keep only the last value of a
+/// key, because it reads the append into a dictionary.
 fn joined(frames: Frames<'_>) -> Frames<'_> {
     let mut places = std::collections::HashMap::new();
     let mut joined: Frames<'_> = Vec::with_capacity(frames.len());

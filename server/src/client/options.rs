@@ -1,4 +1,4 @@
-//! How a client is made.
+//! The options of a client.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::curve::{KeyPair, PublicKey};
 use crate::error::invalid;
 use crate::limits::MAX_TIME;
 
-/// What every connection of a client is made with.
+/// The configuration that all connections of a client share.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) address: Address,
@@ -22,7 +22,7 @@ pub(crate) struct Config {
     pub(crate) curve: Option<(KeyPair, PublicKey)>,
 }
 
-/// How a [`Client`] is made.
+/// The options of a [`Client`]; [`connect`](ClientOptions::connect) makes it.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -57,34 +57,35 @@ impl Default for ClientOptions {
 }
 
 impl ClientOptions {
-    /// How long a call waits for its answer, or for the next part of it, attempts to connect again
-    /// included: 60 s.
+    /// Sets how long a call waits for its answer, or for the next part of it, including attempts to
+    /// reconnect. The default is 60 s, the longest time a year.
     pub fn timeout(mut self, timeout: Duration) -> ClientOptions {
         self.timeout = timeout;
         self
     }
 
-    /// Connections at a time: 8. Each call and each pipeline uses one; threads beyond them wait.
+    /// Sets the number of connections, 8 by default. Each call and each pipeline uses one; if all
+    /// are in use, a call waits.
     pub fn connections(mut self, connections: usize) -> ClientOptions {
         self.connections = connections;
         self
     }
 
-    /// Bytes of one message that is received: 1 GiB. Only a server of the old protocol sends messages
-    /// of more than a few megabytes.
+    /// Limits the bytes of one received message, by default to 1 GiB. Only a server of the old
+    /// protocol sends messages of more than about 1 MiB.
     pub fn message_bytes(mut self, bytes: u64) -> ClientOptions {
         self.message_bytes = bytes;
         self
     }
 
-    /// Bytes of appends that a pipeline may have unacknowledged: 8 MiB.
+    /// Limits the unacknowledged bytes of a pipeline, by default to 8 MiB.
     pub fn pipeline_bytes(mut self, bytes: usize) -> ClientOptions {
         self.pipeline_bytes = bytes;
         self
     }
 
-    /// Encrypts TCP with CURVE, as the owner of `pair`, and talks only to the owner of `server`.
-    /// Unix sockets are not encrypted.
+    /// Encrypts TCP with CURVE: the client authenticates with `pair`, and connects only to the
+    /// server with the public key `server`. Unix sockets are not encrypted.
     pub fn curve(mut self, pair: KeyPair, server: PublicKey) -> ClientOptions {
         self.curve = Some((pair, server));
         self
@@ -93,7 +94,8 @@ impl ClientOptions {
     /// Connects to a server.
     ///
     /// # Errors
-    /// The address is wrong, nobody answers there in time, or the server refuses.
+    /// The timeout or the number of connections is 0, the address is invalid, no server answers
+    /// there in time, or the server refuses the client.
     pub fn connect(self, address: impl AsRef<str>) -> Result<Client> {
         if self.timeout.is_zero() || self.connections == 0 {
             return Err(invalid("a client needs a timeout above 0 and at least one connection"));

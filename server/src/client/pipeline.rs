@@ -12,13 +12,14 @@ use super::pool::Taken;
 use crate::error::{ErrorKind, RemoteError};
 use crate::wire::request::{Opcode, encode_write};
 
-/// Appends over a connection of their own, many of which may be unacknowledged at a time.
+/// Appends that do not wait for each acknowledgement, over a connection of their own.
 ///
-/// They are carried out in their order. An append returns when it is sent; when too many requests or
-/// bytes are unacknowledged, it waits for the oldest of them first. [`flush`](Pipeline::flush) waits
-/// for all, and nothing is promised before it has returned.
+/// The server applies them in order. An append returns once it is sent. If too many requests or
+/// bytes are unacknowledged, it first waits for the oldest of them. [`flush`](Pipeline::flush)
+/// waits for all; until it returns, an append may still fail.
 ///
-/// An error of one append is returned by a later call. Those behind it may be in the store.
+/// A later call returns the error of a failed append. The appends sent after the failed one may be
+/// in the store.
 ///
 /// ```
 /// use partd::{Dict, Partd};
@@ -73,7 +74,7 @@ impl<'a> Pipeline<'a> {
         result.map_err(|error| client.failed(DOING, error))
     }
 
-    /// Sends an append: all pairs or none.
+    /// Sends an append; the server applies all of its pairs or none.
     ///
     /// # Errors
     /// This append cannot be sent, or an earlier one failed.
@@ -118,10 +119,10 @@ impl<'a> Pipeline<'a> {
         })
     }
 
-    /// Waits until everything that was sent is acknowledged.
+    /// Waits until the server has acknowledged everything that was sent.
     ///
     /// # Errors
-    /// The first error of what was sent since the last flush.
+    /// A request that was sent since the last flush failed; the error is that of the first.
     pub fn flush(&mut self) -> Result<()> {
         let timeout = self.client.config.timeout;
         self.with(|link| {
@@ -142,7 +143,7 @@ impl<'a> Pipeline<'a> {
 impl Drop for Pipeline<'_> {
     fn drop(&mut self) {
         if let Err(error) = self.flush() {
-            tracing::error!(error = %error, "appends of a pipeline failed that was not flushed");
+            tracing::error!(error = %error, "a pipeline was dropped without a flush, and appends failed");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The connections of a client: each is used by one call or pipeline at a time.
+//! The connections of a client. Each is used by one call or pipeline at a time.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ pub(crate) struct Pool {
     config: Arc<Config>,
     links: Mutex<Links>,
     freed: Condvar,
-    /// The process that made the client; a forked child must not use its sockets.
+    /// The process that created the client. A forked child must not use the sockets of its parent.
     process: u32,
 }
 
@@ -39,10 +39,10 @@ impl Pool {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether this process may use the client.
+    /// Checks that this process may use the client.
     ///
     /// # Errors
-    /// The client was made before a `fork`.
+    /// The client was created before a `fork`, in the parent process.
     pub(crate) fn check(&self) -> Result<()> {
         match std::process::id() == self.process {
             true => Ok(()),
@@ -50,7 +50,7 @@ impl Pool {
         }
     }
 
-    /// Takes a connection out of the pool; waits for one where all are used.
+    /// Takes a connection from the pool. If all are in use, waits for one.
     pub(crate) fn take(&self, deadline: Instant) -> Result<Taken<'_>> {
         self.check()?;
         let mut links = self.links();
@@ -75,7 +75,7 @@ impl Pool {
         }
     }
 
-    /// Runs `call` with a connection.
+    /// Runs `call` with a connection from the pool.
     pub(crate) fn with<T>(
         &self,
         time: Duration,
@@ -98,7 +98,7 @@ impl Drop for Pool {
     }
 }
 
-/// A connection that is in use; it goes back when this is dropped.
+/// A connection in use. It returns to the pool on drop.
 #[derive(Debug)]
 pub(crate) struct Taken<'a> {
     pool: &'a Pool,
@@ -106,7 +106,6 @@ pub(crate) struct Taken<'a> {
 }
 
 impl Taken<'_> {
-    /// The connection.
     pub(crate) fn link(&mut self) -> Option<&mut Link> {
         self.link.as_mut()
     }
@@ -118,7 +117,7 @@ impl Drop for Taken<'_> {
         links.used -= 1;
         if let Some(mut link) = self.link.take() {
             if link.unanswered().0 > 0 {
-                // A panic came between a request and its answer.
+                // A panic occurred between a request and its answer.
                 link.abandon();
             }
             links.idle.push(link);

@@ -1,16 +1,19 @@
-//! Who is asked before a channel keeps bytes in memory.
+//! The account that a channel asks before it keeps bytes in memory.
 
 use std::time::Instant;
 
 use super::error::ChannelError;
 
-/// Who is asked before a channel keeps bytes in memory.
+/// Grants a channel the memory for what it has received.
 pub(crate) trait Account {
-    /// Keeps `bytes` in memory altogether from now on; waits for room, or says why there is none.
+    /// Sets the channel's total to `bytes`. If it grows, waits for room until `deadline`.
+    ///
+    /// # Errors
+    /// There is no room in time, or `bytes` exceeds the limit of the account.
     fn hold(&mut self, bytes: u64, deadline: Instant) -> Result<(), ChannelError>;
 }
 
-/// An account without limit, for a client; its message limit still holds.
+/// An account without a limit, for a client. The limit of a message still applies.
 #[derive(Debug)]
 pub(crate) struct Unlimited;
 

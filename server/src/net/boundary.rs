@@ -1,24 +1,25 @@
-//! Follows ZMTP's frames, to know whether the stream is between two messages.
+//! Tracks whether a ZMTP stream is between two messages.
 //!
-//! The codec does not say whether it holds a part of a message. That decides which time limit a
-//! connection is under, and whether the memory of its last input is free again.
+//! The channel needs this to choose between the idle timeout and the message timeout, and to
+//! release the memory of its last input. The codec does not report whether it holds part of a
+//! message.
 
-/// Bytes of a greeting.
+/// The length of ZMTP's greeting.
 const GREETING_BYTES: u64 = 64;
 const MORE: u8 = 1;
 const LONG: u8 = 2;
 
-/// Where in the stream the next byte is.
+/// The position in a stream of frames.
 #[derive(Debug)]
 pub(crate) struct Boundary {
-    /// Bytes that are left of the greeting or of a frame's body.
+    /// The bytes missing from the greeting or from a frame's body.
     left: u64,
-    /// Bytes of a header that have come.
+    /// The part of a frame's header that has arrived.
     header: [u8; 9],
     header_len: usize,
-    /// Another frame of the same message follows.
+    /// Whether another frame of the same message follows.
     more: bool,
-    /// Frames of the message that is not whole yet.
+    /// The frames of the current message that have begun.
     frames: usize,
 }
 
@@ -29,19 +30,20 @@ impl Default for Boundary {
 }
 
 impl Boundary {
-    /// Whether the last byte that was followed ends a message.
+    /// Returns whether the stream is at the end of the greeting or of a message.
     ///
-    /// CURVE hides which frames belong together: there, every frame counts as a message.
+    /// CURVE encrypts the flag that joins frames to a message; with CURVE every frame counts as a
+    /// message.
     pub(crate) fn is_between_messages(&self) -> bool {
         self.left == 0 && self.header_len == 0 && !self.more
     }
 
-    /// Frames that have begun of the message that is not whole yet.
+    /// Returns how many frames of an incomplete message have begun.
     pub(crate) fn frames(&self) -> usize {
         if self.is_between_messages() { 0 } else { self.frames }
     }
 
-    /// Follows the next bytes of the stream.
+    /// Advances over the next bytes of the stream.
     pub(crate) fn follow(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.left > 0 {
@@ -76,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_of_a_message_is_found_however_the_stream_is_cut() {
+    fn the_end_of_a_message_is_found_wherever_the_stream_is_split() {
         let long = [&[LONG][..], &300_u64.to_be_bytes(), &[7; 300]].concat();
         let messages: [&[u8]; 3] = [b"\x01\x01a\x00\x00", b"\x00\x02xy", &long];
         let stream = [&[0; 64][..], &messages.concat()].concat();

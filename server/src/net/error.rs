@@ -1,26 +1,26 @@
-//! What ends a channel.
+//! The errors that end a channel.
 
 use std::io;
 
-/// What ended a channel.
+/// Why a channel ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChannelError {
     /// The peer closed the connection, or it broke.
     #[error("the connection ended: {0}")]
     Io(#[from] io::Error),
-    /// Nothing came, or nothing could be sent, in time.
+    /// Nothing arrived in time, or the peer did not read in time.
     #[error("{0}")]
     TimedOut(&'static str),
-    /// A message is above a limit.
+    /// A message exceeds a limit.
     #[error("a message of more than {limit} {unit}")]
     TooLarge { limit: u64, unit: &'static str },
-    /// What came is not ZMTP, or the handshake failed.
+    /// The input is not ZMTP, or the handshake failed.
     #[error("{0}")]
     Protocol(String),
-    /// The peer refused this side's key, or this side the peer's.
+    /// One side refused the other's key.
     #[error("the peer refused the handshake: {0}")]
     Denied(String),
-    /// There is no memory for the message within the limits.
+    /// The memory limits leave no room for the message.
     #[error("{0}")]
     NoRoom(&'static str),
 }
@@ -37,7 +37,7 @@ impl From<omq_proto::Error> for ChannelError {
     }
 }
 
-/// An end of the stream where more was to come.
+/// Makes the error for a stream that ended early.
 pub(crate) fn ended(what: &str) -> ChannelError {
     ChannelError::Io(io::Error::new(io::ErrorKind::UnexpectedEof, what))
 }
@@ -50,5 +50,5 @@ pub(crate) fn timed_out(error: io::Error, what: &'static str) -> ChannelError {
 }
 
 pub(crate) fn not_taken(error: io::Error) -> ChannelError {
-    timed_out(error, "the peer did not take what was sent in time")
+    timed_out(error, "the peer did not read what was sent in time")
 }

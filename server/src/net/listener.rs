@@ -1,8 +1,9 @@
-//! A bound address: who may replace a socket file, and who is let in.
+//! A bound address: the ownership of a socket file, and the peers of accepted connections.
 //!
-//! A server holds a lock on `SOCKET.lock` for as long as it owns the name. With the lock, a socket
-//! file to which nobody listens is left over from a dead server and is replaced; one that answers is
-//! another program's, and is never touched.
+//! A server holds a lock on `SOCKET.lock` for as long as it owns the name. If a server gets the
+//! lock and no process listens at the socket file, the file is left over from a dead server, and
+//! the new one replaces it. If a process does listen, the socket belongs to another program and
+//! stays.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -23,7 +24,7 @@ use crate::Address;
 use crate::address::Target;
 use crate::error::{invalid, io_error, refused};
 
-/// Connections that wait to be accepted.
+/// How many connections may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
 /// A bound address.
@@ -35,15 +36,16 @@ pub(crate) struct Listener {
 
 #[derive(Debug)]
 enum Kind {
-    /// The name is given back when the listener is dropped; none where someone else made the socket.
+    /// Dropping the [`OwnedName`] removes the socket file. `None` if another process created the
+    /// socket.
     Unix(UnixListener, #[allow(dead_code, reason = "held for its drop")] Option<OwnedName>),
     Tcp(TcpListener),
 }
 
-/// Who has connected, for the log and for the check of the user.
+/// The peer of a connection, for the log and for the check of its user.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Peer {
-    /// The id is 0 for a process that this one cannot see, such as one outside of its container.
+    /// `pid` is 0 if this process cannot see the peer, for example from inside a container.
     Process {
         pid: i32,
         uid: u32,
@@ -61,7 +63,7 @@ impl std::fmt::Display for Peer {
 }
 
 impl Listener {
-    /// Binds an address. Whether a TCP address is allowed is the caller's to check.
+    /// Binds an address. The caller must check that a TCP address is allowed.
     pub(crate) fn bind(address: &Address) -> Result<Listener> {
         match &address.target {
             Target::Ipc(path) => Listener::bind_unix(path, address),
@@ -81,7 +83,8 @@ impl Listener {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let fd =
                 rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-            // The file is made with the mode of the socket, so that it never has another.
+            // `bind` creates the file with the mode of the socket, so the file never has another
+            // mode.
             rustix::fs::fchmod(&fd, Mode::RUSR | Mode::WUSR)?;
             rustix::net::bind(&fd, &SocketAddrUnix::new(path)?)?;
             rustix::net::listen(&fd, BACKLOG)?;
@@ -92,7 +95,8 @@ impl Listener {
         Ok(Listener { kind: Kind::Unix(listener, Some(name)), address: address.clone() })
     }
 
-    /// A unix socket that is bound already, such as systemd's. Its file belongs to who made it.
+    /// Uses a unix socket that is already bound, such as systemd's. Leaves its file in place at the
+    /// end.
     pub(crate) fn unix(listener: UnixListener) -> Result<Listener> {
         let cannot = |error| io_error("use", "the socket that was passed in", error);
         listener.set_nonblocking(true).map_err(cannot)?;
@@ -103,19 +107,19 @@ impl Listener {
         Ok(Listener { address: Address::ipc(path)?, kind: Kind::Unix(listener, None) })
     }
 
-    /// A TCP port that is bound already.
+    /// Uses a TCP socket that is already bound.
     pub(crate) fn tcp(listener: TcpListener) -> io::Result<Listener> {
         listener.set_nonblocking(true)?;
         let address = Address::tcp(listener.local_addr()?);
         Ok(Listener { kind: Kind::Tcp(listener), address })
     }
 
-    /// The address, with the port that the system chose.
+    /// Returns the address, with the actual port if the operating system chose it.
     pub(crate) fn address(&self) -> &Address {
         &self.address
     }
 
-    /// Whether only processes of this machine can connect.
+    /// Returns whether only processes of this machine can connect.
     pub(crate) fn is_local(&self) -> bool {
         match &self.kind {
             Kind::Unix(..) => true,
@@ -127,7 +131,7 @@ impl Listener {
         matches!(self.kind, Kind::Tcp(_))
     }
 
-    /// Accepts a connection that waits.
+    /// Accepts a waiting connection.
     pub(crate) fn accept(&self) -> io::Result<(Socket, Peer)> {
         match &self.kind {
             Kind::Unix(listener, _) => {
@@ -153,19 +157,19 @@ impl AsFd for Listener {
     }
 }
 
-/// The name of a socket file, and the lock that says whose it is.
+/// The name of a socket file, owned through the lock on its lock file.
 #[derive(Debug)]
 struct OwnedName {
     socket: PathBuf,
     lock: PathBuf,
     /// Holds the lock.
     _file: File,
-    /// Device and inode of the socket file, once it is bound.
+    /// The device and inode of the socket file, once it is bound.
     inode: Option<(u64, u64)>,
 }
 
 impl OwnedName {
-    /// Locks the name and removes what a dead server left there.
+    /// Locks the name and removes the socket of a dead server.
     fn take(socket: &Path) -> Result<OwnedName> {
         let mut lock = socket.as_os_str().to_owned();
         lock.push(".lock");
@@ -178,7 +182,7 @@ impl OwnedName {
             Ok(found) if !found.file_type().is_socket() => {
                 return Err(refused(
                     socket,
-                    "there is a file, which is no socket; choose another name",
+                    "this file exists and is not a socket; choose another name",
                 ));
             }
             Ok(_) => {}
@@ -190,12 +194,12 @@ impl OwnedName {
                 tracing::info!(socket = %socket.display(), "replaced the socket of a dead server");
                 Ok(name)
             }
-            // It may answer slowly, or not let us in; it is somebody's in any case.
+            // Even a listener that is slow or refuses this process owns the socket.
             _ => Err(refused(socket, "a server listens at this socket; choose another name")),
         }
     }
 
-    /// Remembers which file was bound.
+    /// Records the inode of the socket file after it was bound.
     fn bound(mut self) -> io::Result<OwnedName> {
         let found = fs::symlink_metadata(&self.socket)?;
         self.inode = Some((found.dev(), found.ino()));
@@ -207,15 +211,16 @@ impl Drop for OwnedName {
     fn drop(&mut self) {
         let found = fs::symlink_metadata(&self.socket);
         if found.is_ok_and(|found| self.inode == Some((found.dev(), found.ino()))) {
-            // Nothing can be done about a name that stays: it is replaced by the next server.
+            // If this fails, the next server replaces the file.
             let _ = fs::remove_file(&self.socket);
         }
-        // Before the lock is released, so that nobody holds the lock of a file without a name.
+        // Remove the lock file before the lock is released: then a process that gets the lock finds
+        // that its file has no name, and opens the file again.
         let _ = fs::remove_file(&self.lock);
     }
 }
 
-/// Opens and locks the lock file; the file that is locked is the one that has the name.
+/// Opens and locks the lock file. The locked file is the one that has the name `lock`.
 fn lock_file(lock: &Path, socket: &Path) -> Result<File> {
     let cannot = |error| io_error("lock", lock, error);
     loop {
@@ -240,15 +245,18 @@ fn lock_file(lock: &Path, socket: &Path) -> Result<File> {
         let held = file.metadata().map_err(cannot)?;
         match fs::symlink_metadata(lock) {
             Ok(named) if (named.dev(), named.ino()) == (held.dev(), held.ino()) => return Ok(file),
-            // Its last owner removed it between our opening and our locking.
+            // The last owner removed the file between our `open` and our lock.
             _ => {}
         }
     }
 }
 
-/// The directory for the sockets of this user: `$XDG_RUNTIME_DIR/partd`, or one beside the store.
+/// Returns the directory for this user's sockets: `$XDG_RUNTIME_DIR/partd`, or `STORE.server`.
 ///
-/// It is made with mode 0700, and refused if it is another user's or open to others.
+/// Creates it with mode 0700 if it is missing.
+///
+/// # Errors
+/// The directory belongs to another user or is accessible to others, or cannot be created.
 pub(crate) fn private_directory(store: Option<&Path>) -> Result<PathBuf> {
     let runtime =
         std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|p| p.is_absolute());
@@ -275,8 +283,8 @@ pub(crate) fn private_directory(store: Option<&Path>) -> Result<PathBuf> {
     let found = fs::symlink_metadata(&dir).map_err(|error| io_error("look at", &dir, error))?;
     let own = rustix::process::geteuid().as_raw();
     if !found.is_dir() || found.uid() != own || found.mode() & 0o077 != 0 {
-        let why = "sockets need a directory of this user's with mode 0700; correct it (`chmod 700`), \
-                   or give an address elsewhere";
+        let why = "the directory for sockets must belong to this user and have mode 0700; correct it \
+                   (`chmod 700`), or give an address elsewhere";
         return Err(refused(dir, why));
     }
     Ok(dir)
@@ -294,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_file_is_private_and_goes_with_its_listener() {
+    fn a_socket_file_is_private_and_removed_with_its_listener() {
         let dir = tempfile::tempdir().unwrap();
         let listener = Listener::bind(&address(dir.path())).unwrap();
         let mode = fs::metadata(dir.path().join("s.sock")).unwrap().permissions().mode();
@@ -304,14 +312,14 @@ mod tests {
     }
 
     #[test]
-    fn the_socket_of_a_living_server_is_never_replaced() {
+    fn the_socket_of_a_running_server_is_never_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let at = address(dir.path());
         let listener = Listener::bind(&at).unwrap();
         let error = Listener::bind(&at).unwrap_err().to_string();
         assert!(error.contains("another server owns"), "{error}");
         drop(listener);
-        // One that takes no lock, such as libzmq's.
+        // A listener that takes no lock, such as libzmq's.
         let _other = UnixListener::bind(dir.path().join("s.sock")).unwrap();
         let error = Listener::bind(&at).unwrap_err().to_string();
         assert!(error.contains("a server listens"), "{error}");
@@ -330,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn of_servers_that_start_at_once_on_a_dead_socket_one_gets_it() {
+    fn exactly_one_of_racing_servers_gets_the_socket_of_a_dead_one() {
         let dir = tempfile::tempdir().unwrap();
         for _ in 0..50 {
             drop(UnixListener::bind(dir.path().join("s.sock")).unwrap());

@@ -3,14 +3,15 @@
 //! | file | |
 //! |---|---|
 //! | `socket` | a connected socket, every call of which has a deadline |
-//! | `listener` | a bound address: the socket file and who may replace it, who is let in |
-//! | `account` | who is asked before bytes are kept in memory |
-//! | `error` | what ends a channel |
-//! | `boundary` | whether a stream is between two messages |
-//! | `channel` | messages over a stream: the handshake, limits before memory, writes gathered |
+//! | `listener` | a bound address: the ownership of a socket file, and the peers |
+//! | `account` | the account that grants a channel its memory |
+//! | `error` | the errors that end a channel |
+//! | `boundary` | tracks whether a stream is between two messages |
+//! | `channel` | messages over a stream: the handshake, memory limits, gathered writes |
 //!
-//! ZMTP itself is `omq-proto`'s: a codec without I/O, with limits on frames before they are buffered
-//! and with CURVE. A `channel` moves the bytes.
+//! `omq-proto` implements ZMTP: a codec without I/O, which checks the length of a frame before it
+//! buffers the frame, and which has CURVE. `channel` moves the bytes between the codec and the
+//! socket.
 
 pub(crate) mod account;
 pub(crate) mod boundary;

@@ -17,30 +17,32 @@ use rustix::net::{
     SocketFlags, SocketType,
 };
 
-/// Slices for one call of the system, `IOV_MAX`.
+/// The most slices that one system call accepts (`IOV_MAX`).
 const MAX_SLICES: usize = 1024;
 
-/// A stream of bytes in both directions. A test may put another under a channel.
+/// A stream of bytes in both directions. The fuzz targets implement it in memory.
 pub(crate) trait Stream {
-    /// Reads at most `max` bytes to the end of `into`; 0 at the end of the stream.
+    /// Appends input to `into`, with room for `max` bytes; returns 0 at the end of the stream. May
+    /// append more than `max` bytes if `into` has the capacity.
     fn read(&mut self, into: &mut Vec<u8>, max: usize, deadline: Instant) -> io::Result<usize>;
 
-    /// Writes some of the slices' bytes, from their front.
+    /// Writes a part of the slices, from their start, and returns its length.
     fn write(&mut self, slices: &[IoSlice<'_>], deadline: Instant) -> io::Result<usize>;
 }
 
-/// A connected socket, which never blocks; waiting is done by `poll`.
+/// A connected, non-blocking socket. Calls wait for it with `poll`.
 #[derive(Debug)]
 pub(crate) struct Socket(Arc<OwnedFd>);
 
 impl Socket {
-    /// Takes a connected unix socket.
+    /// Wraps a connected unix socket.
     pub(crate) fn unix(fd: OwnedFd) -> io::Result<Socket> {
         rustix::fs::fcntl_setfl(&fd, OFlags::NONBLOCK)?;
         Ok(Socket(Arc::new(fd)))
     }
 
-    /// Takes a connected TCP socket: answers leave at once, and a dead peer is found in the end.
+    /// Wraps a connected TCP socket. Sets `TCP_NODELAY`, to send answers without delay, and
+    /// keep-alive, to notice a dead peer.
     pub(crate) fn tcp(fd: OwnedFd) -> io::Result<Socket> {
         set_tcp_nodelay(&fd, true)?;
         set_socket_keepalive(&fd, true)?;
@@ -56,7 +58,7 @@ impl Socket {
             match rustix::net::connect(&fd, &address) {
                 Ok(()) => return Ok(Socket(Arc::new(fd))),
                 Err(Errno::INTR) => {}
-                // The server's queue of connections is full; there is nothing to poll for.
+                // The server's backlog is full, which `poll` cannot wait for.
                 Err(Errno::AGAIN) if Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(5));
                 }
@@ -71,12 +73,12 @@ impl Socket {
         Socket::tcp(TcpStream::connect_timeout(address, left)?.into())
     }
 
-    /// The same socket, to shut it down from elsewhere.
+    /// Returns another handle to the same socket, with which another thread can shut it down.
     pub(crate) fn share(&self) -> Socket {
         Socket(Arc::clone(&self.0))
     }
 
-    /// Whether there is something to read, the end of the stream included.
+    /// Returns whether input is waiting, or the stream has ended.
     pub(crate) fn is_readable(&self) -> bool {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let flags = PollFlags::IN | PollFlags::RDHUP;
@@ -93,19 +95,20 @@ impl Socket {
     }
 }
 
-/// Ends what comes in, so that a thread that waits for it wakes; bytes that have arrived stay.
+/// Shuts down the input, which wakes a thread that waits for it. Bytes that have arrived can still
+/// be read.
 pub(crate) fn end_input(fd: &OwnedFd) {
-    // The peer may be gone already, which ends the input as well.
+    // Fails if the peer has disconnected, which ends the input as well.
     let _ = rustix::net::shutdown(fd, Shutdown::Read);
 }
 
-/// Ends both directions.
+/// Shuts down both directions.
 pub(crate) fn end(fd: &OwnedFd) {
-    // As above.
+    // Fails if the peer has disconnected.
     let _ = rustix::net::shutdown(fd, Shutdown::Both);
 }
 
-/// Waits until a descriptor is ready, or for [`io::ErrorKind::TimedOut`].
+/// Waits until a descriptor is ready; fails with [`io::ErrorKind::TimedOut`] at the deadline.
 pub(crate) fn wait(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Instant) -> io::Result<()> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -123,14 +126,14 @@ impl Stream for Socket {
     fn read(&mut self, into: &mut Vec<u8>, max: usize, deadline: Instant) -> io::Result<usize> {
         loop {
             into.reserve(max);
-            // The capacity may be above `max`; what is read beyond it belongs to the next message,
-            // and the channel passes it on.
+            // The capacity may exceed `max`. The channel passes any bytes beyond it on to the next
+            // message.
             let received = rustix::net::recv(&*self.0, spare_capacity(into), RecvFlags::empty());
             match received {
                 Ok((_, len)) => return Ok(len),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
-                    // A connection that waits keeps no memory for what may come.
+                    // Release the buffer, so that an idle connection holds no memory.
                     if into.is_empty() {
                         *into = Vec::new();
                     }

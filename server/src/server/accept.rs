@@ -1,4 +1,4 @@
-//! The thread that accepts connections, and the thread of each.
+//! The thread that accepts connections, and the thread of each connection.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,21 +19,21 @@ use crate::net::error::ChannelError;
 use crate::net::listener::{Listener, Peer};
 use crate::net::socket::Socket;
 
-/// The stack of a connection's thread. What is not touched takes no memory.
+/// The stack of a connection's thread. Pages that are never touched take no memory.
 const STACK_BYTES: usize = 1 << 20;
-/// Connections that are accepted before the other listeners have their turn.
+/// How many connections to accept from one listener before the next has its turn.
 const TURN: usize = 64;
 
-/// What clients have to show, and what they may do.
+/// How clients authenticate, and their roles.
 #[derive(Clone, Debug)]
 pub(crate) struct Admission {
-    /// What a client may do that shows no key.
+    /// The role of a client that authenticates without a key.
     pub(crate) role: Role,
-    /// With it, every TCP client has to show a key of the list.
+    /// If set, every TCP client must authenticate with a key of the list.
     pub(crate) curve: Option<(KeyPair, Arc<AllowedKeys>)>,
 }
 
-/// The accepting thread; ends when it is told to.
+/// The accepting thread. It runs until [`stop`](Acceptor::stop).
 #[derive(Debug)]
 pub(crate) struct Acceptor {
     stop: Arc<(AtomicBool, OwnedFd)>,
@@ -63,24 +63,24 @@ impl Acceptor {
         Ok(Acceptor { stop, thread: Some(thread) })
     }
 
-    /// Stops accepting and gives the addresses back.
+    /// Stops accepting, and drops the listeners.
     pub(crate) fn stop(&mut self) {
         self.stop.0.store(true, Ordering::Release);
-        // A counter that is full wakes the thread as well.
+        // The write fails only if the counter is full, and then the thread wakes as well.
         let _ = rustix::io::write(&self.stop.1, &1_u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
-            // It does not panic, and there would be nothing left to do.
+            // The thread does not panic; if it did, it would have stopped as well.
             let _ = thread.join();
         }
     }
 }
 
-/// Waits for a connection, for the end, or for a second.
+/// Waits until a connection arrives or the thread must stop, for at most a second.
 fn wait(listeners: &[Listener], wake: &OwnedFd) {
     let second = Timespec { tv_sec: 1, tv_nsec: 0 };
     let mut fds = vec![PollFd::new(wake, PollFlags::IN)];
     fds.extend(listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN)));
-    // An interruption or a shortage of memory is a turn in which nobody is accepted.
+    // After an interruption or a shortage of memory, this turn may accept no connection.
     if poll(&mut fds, Some(&second)).is_err() {
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -97,9 +97,9 @@ fn accept_some(listener: &Listener, admission: &Admission, shared: &Arc<Shared>,
                 io::ErrorKind::WouldBlock => return,
                 io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
                 _ => {
-                    // Too many files, most likely. The connections wait in the queue.
+                    // Most likely too many open files. The connections wait in the backlog.
                     if shared.may_warn() {
-                        tracing::warn!(error = %error, "a connection cannot be accepted yet");
+                        tracing::warn!(error = %error, "cannot accept a connection yet");
                     }
                     std::thread::sleep(Duration::from_millis(50));
                     return;
@@ -109,7 +109,7 @@ fn accept_some(listener: &Listener, admission: &Admission, shared: &Arc<Shared>,
     }
 }
 
-/// Lets a client in, on a thread of its own.
+/// Serves a client on a thread of its own, or refuses it.
 fn admit(
     socket: Socket,
     peer: Peer,
@@ -122,7 +122,7 @@ fn admit(
     let refuse = |why: &str| {
         count(&shared.stats.refused_total);
         if shared.may_warn() {
-            tracing::warn!(peer = %peer, "a connection is refused: {why}");
+            tracing::warn!(peer = %peer, "refused a connection: {why}");
         }
     };
     if let Peer::Process { uid, .. } = peer
@@ -131,13 +131,13 @@ fn admit(
         return refuse("the process belongs to another user");
     }
     if !shared.enter(number, &socket) {
-        return refuse("there are as many connections as there may be");
+        return refuse("the connection limit is reached");
     }
     let admission = admission.clone();
     let needs_key = listener.is_tcp();
     let in_thread = Arc::clone(shared);
     let serve = move || {
-        // Dropped last, when nothing of the connection is left.
+        // Dropped last, after everything that belongs to the connection.
         let exit = Exit { shared: &in_thread, number };
         serve(socket, peer, number, &admission, needs_key, &in_thread);
         drop(exit);
@@ -146,11 +146,11 @@ fn admit(
         std::thread::Builder::new().name(format!("partd-{number}")).stack_size(STACK_BYTES);
     if let Err(error) = thread.spawn(serve) {
         shared.exit(number);
-        refuse(&format!("no thread can be started: {error}"));
+        refuse(&format!("cannot start a thread: {error}"));
     }
 }
 
-/// Counts a connection out, also when its thread panics in a store.
+/// Removes a connection from the shared state, also if its thread panics in a store.
 struct Exit<'a> {
     shared: &'a Shared,
     number: u64,
@@ -185,11 +185,11 @@ fn serve(
     };
     let mut connection = Connection::new(socket, shared, options, admission.role);
     if let Err(error) = connection.handshake() {
-        // A client that only looks whether somebody listens is no cause for a warning.
+        // A client that only probes whether a server listens deserves no warning.
         let is_quiet = matches!(error, ChannelError::Io(_));
         count(&shared.stats.refused_total);
         if !is_quiet && shared.may_warn() {
-            tracing::warn!(connection = number, peer = %peer, "no handshake: {error}");
+            tracing::warn!(connection = number, peer = %peer, "the handshake failed: {error}");
         }
         return;
     }
@@ -199,7 +199,7 @@ fn serve(
     tracing::debug!(connection = number, peer = %peer, role = %connection.role, "connected");
     let why = match connection.serve() {
         End::Closed => None,
-        // The network, or the client's death.
+        // The network failed, or the client died.
         End::Channel(ChannelError::Io(error)) => {
             tracing::debug!(connection = number, "lost: {error}");
             None
@@ -220,7 +220,7 @@ fn serve(
     tracing::debug!(connection = number, "ended");
 }
 
-/// CURVE: the client has to show a key of the list, which decides its role.
+/// Sets up CURVE: a client must authenticate with a key of the list, which determines its role.
 fn curve(
     pair: &KeyPair,
     allowed: &Arc<AllowedKeys>,

@@ -1,8 +1,8 @@
-//! An answer of bytes: in memory while it is small, in a temporary file above that.
+//! An answer of bytes: a small one in memory, a large one in a temporary file.
 //!
-//! The values of a read are copied out while the store lends them, and sent afterwards: a client that
-//! takes its answer slowly must not hold a lock of the store. A file keeps the memory of an answer
-//! bounded, whatever the length of a value.
+//! A read first copies its values out of the store and sends them afterwards, so that a client that
+//! reads its answer slowly does not hold a lock of the store. The temporary file bounds the memory
+//! of an answer, whatever the length of a value.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -13,14 +13,14 @@ use partd::{Chunks, Result};
 use super::budget::Charge;
 use crate::error::io_error;
 
-/// Bytes of one chunk of an answer.
+/// The most bytes in one chunk of an answer.
 pub(crate) const CHUNK_BYTES: usize = 1 << 20;
 
 /// An answer of bytes.
 #[derive(Debug)]
 pub(crate) struct Answer {
     bytes: Bytes,
-    /// Gives back the memory of the answer.
+    /// Releases the memory of the answer on drop.
     _charge: Option<Charge>,
 }
 
@@ -31,7 +31,7 @@ enum Bytes {
 }
 
 impl Answer {
-    /// Copies the values, each behind its length.
+    /// Copies the values, each preceded by its length.
     pub(crate) fn of_values(
         values: &[Chunks<'_>],
         charge: &Charge,
@@ -48,7 +48,10 @@ impl Answer {
         })
     }
 
-    /// Builds an answer of `total` bytes, which `fill` gives in pieces.
+    /// Builds an answer of `total` bytes, which `fill` passes in pieces to its argument.
+    ///
+    /// The answer is in memory if it has at most `memory_bytes` and `charge` has room for it, else
+    /// in a file in `spool`.
     pub(crate) fn build(
         total: u64,
         charge: &Charge,
@@ -74,12 +77,12 @@ impl Answer {
         Ok(Answer { bytes: Bytes::File(file), _charge: None })
     }
 
-    /// An answer that is in memory already, where `charge` has counted it.
+    /// Makes an answer of bytes in memory; `charge` accounts for them.
     pub(crate) fn in_memory(bytes: Vec<u8>, charge: Option<Charge>) -> Answer {
         Answer { bytes: Bytes::Memory(bytes), _charge: charge }
     }
 
-    /// The bytes, where they are in memory.
+    /// Returns the bytes if they are in memory.
     pub(crate) fn memory(&self) -> Option<&[u8]> {
         match &self.bytes {
             Bytes::Memory(bytes) => Some(bytes),
@@ -87,7 +90,9 @@ impl Answer {
         }
     }
 
-    /// Gives the answer in chunks, the last of which is marked; at least one.
+    /// Passes the answer to `chunk` in pieces, at least one; the flag marks the last.
+    ///
+    /// The outer result is that of reading the file, the inner one that of `chunk`.
     pub(crate) fn chunks<E>(
         &self,
         mut chunk: impl FnMut(&[u8], bool) -> Result<(), E>,
@@ -107,7 +112,7 @@ impl Answer {
                 }
             }
             Bytes::File(file) => {
-                // It may be sent again.
+                // The answer may have been sent before.
                 let mut file = file;
                 file.rewind()?;
                 let mut left = file.metadata()?.len();

@@ -1,8 +1,9 @@
-//! The memory that requests and answers may take, of one connection and of all together.
+//! The memory budget of requests and answers: for one connection, and for all of them together.
 //!
-//! Invariant: what is held is at most the limit, plus what one connection holds beyond it. That one
-//! gets what it asks for, so that messages of many connections that are all half there cannot block
-//! each other for good; its own limit and the time for a message bound it.
+//! Invariant: all connections together hold at most the limit, except that one of them at a time
+//! may exceed it. Without this exception, connections that have each received half of a message
+//! could block each other for ever. The connection's own limit and the timeout for a message bound
+//! the excess.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -10,10 +11,10 @@ use std::time::Instant;
 use crate::net::account::Account;
 use crate::net::error::ChannelError;
 
-/// What each connection may hold without being counted: less than one read of its socket takes.
+/// How much each connection may hold uncounted: enough for one read of its socket.
 pub(crate) const FREE_BYTES: u64 = 128 << 10;
 
-/// The memory of all connections.
+/// The memory budget of all connections.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit: u64,
@@ -24,7 +25,7 @@ pub(crate) struct Budget {
 #[derive(Debug, Default)]
 struct State {
     held: u64,
-    /// A connection holds more than there was room for.
+    /// Whether a connection exceeds the limit.
     has_overflow: bool,
 }
 
@@ -33,24 +34,24 @@ impl Budget {
         Arc::new(Budget { limit, state: Mutex::default(), freed: Condvar::new() })
     }
 
-    /// Bytes that are held, without those that are not counted.
+    /// Returns the counted bytes that all connections hold.
     pub(crate) fn held(&self) -> u64 {
         self.state().held
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // No panic can come between two changes that belong together.
+        // No code that changes the state can panic halfway, so a poisoned state is consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What one connection holds; given back when it is dropped.
+/// The memory that one connection holds. Released on drop.
 #[derive(Debug)]
 pub(crate) struct Charge {
     budget: Arc<Budget>,
-    /// The most that this connection may hold.
+    /// The most bytes that this connection may hold.
     limit: u64,
-    /// What is counted in the budget: the bytes of input, and those of a request's bookkeeping.
+    /// The bytes counted in the budget: the input, and the operations of the current request.
     counted: u64,
     input: u64,
     is_overflow: bool,
@@ -61,8 +62,10 @@ impl Charge {
         Charge { budget: Arc::clone(budget), limit, counted: 0, input: 0, is_overflow: false }
     }
 
-    /// Holds so much beside the input, until the connection asks for more input. It is the same
-    /// account: another one would wait for a connection beyond the limit, which may be this one.
+    /// Holds `bytes` in addition to the input, until the next [`hold`](Account::hold).
+    ///
+    /// A separate charge could deadlock: it would wait for the connection that exceeds the limit,
+    /// which may be this one.
     pub(crate) fn hold_beside(
         &mut self,
         bytes: u64,
@@ -71,7 +74,8 @@ impl Charge {
         self.settle(self.input.saturating_add(bytes), deadline)
     }
 
-    /// Another account of the same budget that holds `bytes` for an answer, if there is room now.
+    /// Makes a separate charge that holds `bytes` for an answer, or returns `None` if there is no
+    /// room now.
     pub(crate) fn answer(&self, bytes: u64) -> Option<Charge> {
         let mut charge = Charge::new(&self.budget, self.limit);
         if bytes > FREE_BYTES {
@@ -96,7 +100,7 @@ impl Account for Charge {
 }
 
 impl Charge {
-    /// Has so much counted; waits where there is no room.
+    /// Sets the counted bytes. Waits until `deadline` if there is no room.
     fn settle(&mut self, bytes: u64, deadline: Instant) -> Result<(), ChannelError> {
         let bytes = if bytes <= FREE_BYTES { 0 } else { bytes };
         if bytes == self.counted {
@@ -123,7 +127,7 @@ impl Charge {
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() {
                         return Err(ChannelError::NoRoom(
-                            "there was no room in memory beside the requests of others",
+                            "the requests of other clients left no room in memory",
                         ));
                     }
                     let waited = self.budget.freed.wait_timeout(state, left);
@@ -161,7 +165,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn what_is_dropped_is_free_again_and_one_may_go_beyond_the_limit() {
+    fn a_dropped_charge_is_released_and_one_connection_may_exceed_the_limit() {
         let budget = Budget::new(4 * MIB);
         let now = Instant::now();
         let mut first = Charge::new(&budget, 8 * MIB);
@@ -180,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_beyond_the_limit_does_not_wait_for_itself() {
+    fn the_connection_that_exceeds_the_limit_does_not_wait_for_itself() {
         let budget = Budget::new(MIB);
         let mut charge = Charge::new(&budget, 8 * MIB);
         charge.hold(2 * MIB, Instant::now()).unwrap();
@@ -192,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_waits_goes_on_when_another_gives_back() {
+    fn a_waiting_connection_continues_when_another_releases_memory() {
         let budget = Budget::new(MIB);
         let mut first = Charge::new(&budget, 8 * MIB);
         first.hold(2 * MIB, Instant::now()).unwrap();

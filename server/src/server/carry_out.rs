@@ -1,4 +1,5 @@
-//! What requests of the extension do with the store, and what their clients are told of its errors.
+//! Carries out requests of the extension on the store, and translates the store's errors for
+//! clients.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire};
@@ -15,24 +16,27 @@ use crate::net::account::Account;
 use crate::net::socket::Stream;
 use crate::wire::reply::Ack;
 
-/// What a request that changes the store came to; with the error, whether it may have happened.
+/// The outcome of a request that changes the store. An error comes with whether the change may have
+/// happened.
 pub(crate) type Done = Result<Outcome, (Error, bool)>;
 
 pub(crate) fn durability(durable: bool) -> Durability {
     if durable { Durability::Durable } else { Durability::Plain }
 }
 
-/// The acknowledgement of a write with that number.
+/// Makes the acknowledgement of the write with this sequence number.
 pub(crate) fn ack(shared: &Shared, seq: u64) -> Ack {
     Ack { seq, durable_seq: shared.stats.durable_seq.load(Acquire) }
 }
 
-/// Counts a write that was done; `before` is the number of writes when a durable one began.
+/// Counts a completed write, and returns its acknowledgement. For a durable write, `before` is the
+/// sequence number at its start.
 pub(crate) fn written(shared: &Shared, before: Option<u64>) -> Ack {
     let seq = shared.stats.seq.fetch_add(1, AcqRel) + 1;
     if let Some(before) = before {
-        // Those that were done before it began are durable; others that were done meanwhile may have
-        // come behind it, so that it counts itself only where there are none.
+        // Every write that completed before this one began is durable now. A write that completed
+        // in the meantime may be behind this one in the store and not be durable. So this write
+        // counts as durable only if no other write completed in the meantime.
         let durable = if seq == before + 1 { seq } else { before };
         shared.stats.durable_seq.fetch_max(durable, AcqRel);
     }
@@ -45,7 +49,8 @@ pub(crate) fn write(shared: &Shared, ops: Vec<Op<'_>>, durability: Durability) -
     let before = is_durable.then(|| shared.stats.seq.load(Acquire));
     match shared.write(ops, durability) {
         Ok(()) => Ok(Outcome::Done(written(shared, before))),
-        // A durable write whose sync fails has happened. A store that is a server's says so itself.
+        // A durable write whose sync fails has happened. If the store is a client of another
+        // server, its error says whether the write may have happened.
         Err(error) => {
             let said = RemoteError::of(&error).map(|remote| remote.may_have_happened);
             Err((error, said.unwrap_or(is_durable)))
@@ -65,14 +70,14 @@ pub(crate) fn take<S: Stream>(connection: &mut Connection<S>, keys: &[Key]) -> D
     let not_done = |error| (error, false);
     let lens = shared.store.lens(keys).map_err(not_done)?;
     let total = lens.iter().map(|len| 8 + len.unwrap_or(0)).sum::<u64>();
-    // The values as the store gives them and as they are sent.
+    // Room for two copies: the values from the store, and the answer.
     let Some(mut charge) = connection.channel.account().answer(2 * total) else {
         return Err(not_done(Error::Invalid(format!(
-            "the values have {total} bytes, which a pop would have to keep in memory, and there is no \
-             room for them; pop fewer keys, or get and delete them"
+            "a pop must keep its values in memory, and there is no room for {total} bytes; pop fewer \
+             keys, or get and delete them"
         ))));
     };
-    // A pop that fails may have removed what it could not read.
+    // A failed pop may have removed keys whose values it could not return.
     let values = shared.store.take(keys).map_err(|error| (error, true))?;
     shared.stats.seq.fetch_add(1, AcqRel);
     let mut bytes = Vec::with_capacity(usize::try_from(total).unwrap_or(0));
@@ -80,7 +85,7 @@ pub(crate) fn take<S: Stream>(connection: &mut Connection<S>, keys: &[Key]) -> D
         bytes.extend_from_slice(&(value.len() as u64).to_be_bytes());
         bytes.extend_from_slice(&value);
     }
-    // The second copy is gone. Giving back does not wait.
+    // The store's copy is gone. Reducing a charge never waits.
     let kept = bytes.len() as u64;
     if kept <= 2 * total && charge.hold(kept, std::time::Instant::now()).is_err() {
         tracing::debug!("the memory of a pop is counted twice");
@@ -100,7 +105,7 @@ pub(crate) fn read<S: Stream>(
         answer = Some(Answer::of_values(values, charge, memory_bytes, &shared.spool)?);
         Ok(())
     })?;
-    answer.ok_or_else(|| Error::Invalid("the store has shown no values".into()))
+    answer.ok_or_else(|| Error::Invalid("the store returned no values".into()))
 }
 
 pub(crate) fn keys<S: Stream>(
@@ -120,7 +125,7 @@ pub(crate) fn keys<S: Stream>(
     })
 }
 
-/// The error for a client whose request the store has failed.
+/// Counts and logs an error of the store, and makes the error for the client whose request failed.
 pub(crate) fn store_error(
     shared: &Shared,
     error: &Error,

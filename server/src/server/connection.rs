@@ -1,7 +1,7 @@
 //! One connection: the handshake, then messages until either side ends it.
 //!
-//! It begins with the old protocol and goes over to the extension when a `syn` asks for it. Messages
-//! are carried out and answered in the order in which they came.
+//! A connection starts with the old protocol and switches to the extension if a `syn` requests it.
+//! It carries out and answers messages in the order in which they arrive.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,17 +18,17 @@ use crate::net::error::ChannelError;
 use crate::net::socket::Stream;
 use crate::wire::hello::{self, Syn, Welcome};
 
-/// Requests that a client may have unanswered.
+/// How many requests a client may have unanswered.
 pub(crate) const WINDOW: u32 = 64;
 
 /// Why a connection ended.
 #[derive(Debug)]
 pub(crate) enum End {
-    /// The client is done.
+    /// The client closed the connection or said good-bye.
     Closed,
-    /// The channel failed: a limit, a breach of ZMTP, or the network.
+    /// The channel failed: the client exceeded a limit or violated ZMTP, or the network failed.
     Channel(ChannelError),
-    /// The request cannot be answered, for a reason that holds nothing a client sent.
+    /// The server refused a message. The reason contains no bytes that the client sent.
     Refused(String),
 }
 
@@ -38,25 +38,26 @@ impl From<ChannelError> for End {
     }
 }
 
-/// Counts the memory for the operations of a request while it is carried out; whether there is room.
+/// Charges the memory for the operations of a request while it is carried out. Returns whether
+/// there is room.
 pub(crate) fn bookkeeping<S: Stream>(connection: &mut Connection<S>, operations: u64) -> bool {
-    /// What a key and its operation take, twice: as they are decoded, and as the batch of a store.
+    /// The memory of a key and its operation, twice: once decoded, and once in the store's batch.
     const OPERATION_BYTES: u64 = 100;
     let deadline = Instant::now() + connection.shared.limits.message;
     let bytes = operations.saturating_mul(OPERATION_BYTES);
     connection.channel.account().hold_beside(bytes, deadline).is_ok()
 }
 
-/// The messages of a connection, and what answers them.
+/// One connection of a client.
 pub(crate) struct Connection<S> {
     pub(crate) channel: Channel<S, Charge>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) role: Role,
-    /// Bytes that are counted in the statistics.
+    /// The received and sent bytes that the statistics already include.
     counted: (u64, u64),
 }
 
-/// How a connection speaks.
+/// The protocol of a connection.
 enum Protocol {
     Old,
     Extended(Extended),
@@ -74,7 +75,7 @@ impl<S: Stream> Connection<S> {
         Connection { channel, shared: Arc::clone(shared), role, counted: (0, 0) }
     }
 
-    /// The handshake of ZMTP.
+    /// Performs the ZMTP handshake.
     pub(crate) fn handshake(&mut self) -> Result<(), ChannelError> {
         self.channel.handshake()
     }
@@ -89,7 +90,7 @@ impl<S: Stream> Connection<S> {
                 Err(end) => break end,
             }
         };
-        // An answer that says what was wrong should leave before the connection ends.
+        // Send an answer that says what was wrong before the connection closes.
         let _ = self.channel.flush();
         self.count_bytes();
         if let Protocol::Extended(extended) = protocol {
@@ -98,7 +99,8 @@ impl<S: Stream> Connection<S> {
         end
     }
 
-    /// Carries out what has arrived, sends the answers and waits for more; `false` at the end.
+    /// Carries out the messages that have arrived, sends the answers and waits for more input.
+    /// Returns `false` at the end of the input.
     fn serve_arrived(&mut self, protocol: &mut Protocol) -> Result<bool, End> {
         while let Some(message) = self.channel.next_message()? {
             self.message(&message, protocol)?;

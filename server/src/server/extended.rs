@@ -1,4 +1,5 @@
-//! The extension `partd/2`: requests with ids, answered with acknowledgements, chunks or errors.
+//! The extension `partd/2`: answers requests, which have ids, with acknowledgements, chunks or
+//! errors.
 
 use std::sync::Arc;
 use std::sync::PoisonError;
@@ -23,7 +24,7 @@ use crate::wire::hello::SessionId;
 use crate::wire::reply::{encode_ack, encode_chunk_head, encode_error};
 use crate::wire::request::{Body, Head, Opcode, Refusal, decode_body, decode_head, operations};
 
-/// A connection's part in a session.
+/// A connection that uses the extension, with its session.
 pub(crate) struct Extended {
     id: SessionId,
     session: Arc<Session>,
@@ -31,13 +32,13 @@ pub(crate) struct Extended {
 }
 
 impl Extended {
-    /// Takes part in a session; says whether it was known.
+    /// Joins a session. Also returns whether the server remembered it.
     pub(crate) fn join(shared: &Shared, id: SessionId) -> (Extended, bool) {
         let (session, connection, is_known) = shared.sessions.join(id);
         (Extended { id, session, connection }, is_known)
     }
 
-    /// The connection has ended.
+    /// Leaves the session at the end of the connection.
     pub(crate) fn leave(&self, shared: &Shared) {
         shared.sessions.leave(&self.id, self.connection);
     }
@@ -50,12 +51,12 @@ impl Extended {
     ) -> Result<(), End> {
         let (head, id, body) = decode_head(frame).map_err(|wrong| End::Refused(wrong.0))?;
         if self.session.connection.load(Acquire) != self.connection {
-            return Err(End::Refused("a session that goes on over another connection".into()));
+            return Err(End::Refused("another connection has taken over the session".into()));
         }
         let head = match head {
             Ok(head) => head,
             Err(opcode) => {
-                let text = format!("there is no request {opcode:#x} in this version of the server");
+                let text = format!("this version of the server has no request {opcode:#x}");
                 let error = RemoteError::new(ErrorKind::UnknownCommand, text);
                 return answer_error(connection, id, &error);
             }
@@ -67,7 +68,7 @@ impl Extended {
             _ => &stats.others_total,
         });
         if !bookkeeping(connection, operations(head.opcode, body)) {
-            let text = "there was no room in memory beside the requests of others; try again";
+            let text = "the requests of other clients left no room in memory; try again";
             return answer_error(connection, id, &RemoteError::new(ErrorKind::Busy, text));
         }
         let body = match decode_body(head.opcode, body, &connection.shared.limits) {
@@ -100,7 +101,7 @@ impl Extended {
         }
     }
 
-    /// Carries out a request that changes the store, unless it has been carried out before.
+    /// Carries out a request that changes the store, unless the server has done so before.
     fn once<S: Stream>(
         &self,
         connection: &mut Connection<S>,
@@ -110,9 +111,10 @@ impl Extended {
     ) -> Result<(), End> {
         let shared = Arc::clone(&connection.shared);
         let mut requests = self.session.requests();
-        // Another connection may have taken over, and gone on, while this one waited.
+        // Another connection may have taken over the session and advanced it while this one waited
+        // for the lock.
         if requests.is_answered(head.id) {
-            return Err(End::Refused("a request whose answer the client has already".into()));
+            return Err(End::Refused("a request whose answer the client already has".into()));
         }
         requests.answered(head.oldest);
         let outcome = match self.known(&shared, &requests, head.id, &body) {
@@ -121,7 +123,9 @@ impl Extended {
                 outcome
             }
             None if requests.is_full() => {
-                return Err(End::Refused("more unanswered requests than there may be".into()));
+                return Err(End::Refused(
+                    "more unanswered requests than a session may have".into(),
+                ));
             }
             None => {
                 let done = match body {
@@ -150,7 +154,7 @@ impl Extended {
         }
     }
 
-    /// What became of a request that is sent again.
+    /// Returns the outcome of a resent request, or `None` if it has not been carried out.
     fn known(
         &self,
         shared: &Shared,
@@ -168,17 +172,17 @@ impl Extended {
             Some(true) => Some(Outcome::Done(ack(shared, 0))),
             Some(false) => None,
             None => {
-                let text = "the request is older than what the server remembers of its session";
+                let text = "the request is older than the server's record of its session";
                 Some(Outcome::Failed(RemoteError::new(ErrorKind::Other, text).maybe(true)))
             }
         }
     }
 
-    /// A durable write, and the record that it was applied, as one batch.
+    /// Applies a durable write and records it in the store, as one batch.
     fn write_durably(&self, shared: &Shared, id: u64, ops: Vec<Op<'_>>) -> Done {
         let before = shared.stats.seq.load(Acquire);
         let is_clearing = ops.iter().any(|op| matches!(op, Op::Clear));
-        // Only one of the two is taken.
+        // A batch with a clear takes the lock exclusively, any other batch shares it.
         let (_shared, _alone) = match is_clearing {
             false => (Some(shared.clearing.read().unwrap_or_else(PoisonError::into_inner)), None),
             true => (None, Some(shared.clearing.write().unwrap_or_else(PoisonError::into_inner))),
@@ -198,7 +202,7 @@ impl Extended {
                 Ok(Outcome::Done(written(shared, Some(before))))
             }
             Err(error) => {
-                // Where only the sync failed, the batch is in the store.
+                // If only the sync failed, the store has the batch.
                 let found = shared.store.read(&[slot_key(slot)]);
                 let is_there = found.is_ok_and(|found| found[..] == [record.encode()]);
                 if is_there {
@@ -286,7 +290,7 @@ fn send<S: Stream>(connection: &mut Connection<S>, id: u64, answer: &Answer) -> 
     let channel = &mut connection.channel;
     let sent = answer.chunks(|bytes, last| {
         channel.send_frame(&[&encode_chunk_head(id, last), bytes])?;
-        // The time for a chunk is its own.
+        // Flush after each chunk, so that the timeout applies to each separately.
         if last { Ok(()) } else { channel.flush() }
     });
     match sent {

@@ -2,17 +2,17 @@
 //!
 //! | file | |
 //! |---|---|
-//! | `accept` | the accepting thread, who is let in, a thread for each connection |
-//! | `connection` | messages in their order, old protocol or extension |
-//! | `old`, `extended` | what a request means |
-//! | `carry_out` | what requests of the extension do with the store |
-//! | `permissions` | what a request needs to be allowed |
-//! | `sessions`, `records` | requests that are sent again: in memory, and in the store |
-//! | `answer`, `budget` | the memory of answers and of all that is in flight |
+//! | `accept` | accepts or refuses clients; starts a thread for each connection |
+//! | `connection` | reads the messages of a connection and dispatches them |
+//! | `old`, `extended` | the requests of the old protocol and of the extension |
+//! | `carry_out` | carries out requests of the extension on the store |
+//! | `permissions` | checks that a request is allowed |
+//! | `sessions`, `records` | outcomes of requests, for clients that resend them: in memory, in the store |
+//! | `answer`, `budget` | the memory of answers, and of everything in flight |
 //! | `stats` | counters and the status |
-//! | `shared` | what connections share |
+//! | `shared` | the state that connections share |
 //!
-//! Threads, and no runtime: a store is called where its request was read, without a queue between.
+//! There is no async runtime: the thread that reads a request calls the store directly.
 
 mod accept;
 mod answer;
@@ -44,10 +44,10 @@ use crate::limits::Limits;
 use crate::net::listener::{Listener, private_directory};
 use crate::{Address, Role};
 
-/// A server of a store.
+/// Serves a store to clients.
 ///
-/// It listens until it is [stopped](Server::stop) or dropped. What clients append is in the store, in
-/// the order in which the server took it; see `README.md` for what an acknowledgement promises.
+/// The server listens until it is [stopped](Server::stop) or dropped. The crate's documentation
+/// says what an acknowledgement guarantees.
 ///
 /// ```
 /// use partd::{Dict, Partd};
@@ -71,7 +71,7 @@ pub struct Server {
     is_stopped: bool,
 }
 
-/// How a [`Server`] is made.
+/// The options of a [`Server`]; [`serve`](ServerOptions::serve) starts it.
 #[derive(Debug)]
 #[must_use]
 pub struct ServerOptions {
@@ -106,53 +106,56 @@ impl Default for ServerOptions {
 }
 
 impl ServerOptions {
-    /// Listens at an address, `ipc://PATH` or `tcp://HOST:PORT`; with port 0 the system chooses one.
-    /// May be called more than once.
+    /// Listens at an address, `ipc://PATH` or `tcp://HOST:PORT`. If the port is 0, the operating
+    /// system chooses one. Can be called more than once.
     pub fn bind(mut self, address: impl AsRef<str>) -> ServerOptions {
         self.binds.push(Bind::Address(address.as_ref().to_owned()));
         self
     }
 
-    /// Listens at a unix socket that is bound already.
+    /// Listens at a unix socket that is already bound.
     pub fn unix_listener(mut self, listener: UnixListener) -> ServerOptions {
         self.binds.push(Bind::Unix(listener));
         self
     }
 
-    /// Listens at a TCP port that is bound already.
+    /// Listens at a TCP socket that is already bound.
     pub fn tcp_listener(mut self, listener: TcpListener) -> ServerOptions {
         self.binds.push(Bind::Tcp(listener));
         self
     }
 
-    /// What clients may take.
+    /// Sets the limits on what clients may use.
     pub fn limits(mut self, limits: Limits) -> ServerOptions {
         self.limits = limits;
         self
     }
 
-    /// What a client may do that shows no key: [`Role::ALL`] unless given.
+    /// Sets the role of clients that authenticate without a key; the default is [`Role::ALL`].
     pub fn role(mut self, role: Role) -> ServerOptions {
         self.role = role;
         self
     }
 
-    /// Encrypts TCP with CURVE; a client has to show a key of the list, which says its role. Clients
-    /// of unix sockets show none.
+    /// Encrypts TCP with CURVE. A TCP client must then authenticate with a key of the list, which
+    /// determines its role. Clients of unix sockets need no key.
     pub fn curve(mut self, pair: KeyPair, allowed: AllowedKeys) -> ServerOptions {
         self.curve = Some((pair, allowed));
         self
     }
 
-    /// The directory for answers that are too large for memory: `/var/tmp` unless given. Files there
-    /// have no name, and go with the server.
+    /// Sets the directory for answers that are too large for memory. The default is `/var/tmp`, or
+    /// the temporary directory if that does not exist. The files have no names, and disappear with
+    /// the server.
     pub fn spool(mut self, directory: impl Into<PathBuf>) -> ServerOptions {
         self.spool = directory.into();
         self
     }
 
-    /// How many bytes of memory the store holds, which [`Client::status`](crate::Client::status) reports
-    /// and nothing else uses: 0 unless given, for the trait [`Partd`] cannot tell.
+    /// Sets the function that returns how many bytes of memory the store holds.
+    ///
+    /// The status reports it as [`buffer_bytes`](Status::buffer_bytes); without this option that is
+    /// 0, because the trait [`Partd`] does not provide it.
     pub fn memory_bytes(
         mut self,
         gauge: impl Fn() -> u64 + Send + Sync + 'static,
@@ -161,10 +164,11 @@ impl ServerOptions {
         self
     }
 
-    /// Serves a store. Without an address it listens at `ipc://$XDG_RUNTIME_DIR/partd/PID-N.sock`.
+    /// Starts serving a store. Without an address, the server listens at
+    /// `ipc://$XDG_RUNTIME_DIR/partd/PID-N.sock`, where N is random.
     ///
     /// # Errors
-    /// An address cannot be bound, or is one that others can reach and there is no key pair; a limit
+    /// An address cannot be bound, or other machines can reach it and there is no key pair; a limit
     /// is too small; the store cannot be read.
     pub fn serve(self, store: impl Partd + 'static) -> Result<Server> {
         self.limits.check()?;
@@ -205,7 +209,7 @@ impl ServerOptions {
     }
 }
 
-/// Refuses an address that others can reach, before it is bound.
+/// Refuses an address that other machines can reach, before it is bound.
 fn refuse_remote(address: &Address) -> Result<()> {
     let crate::address::Target::Tcp(host, port) = &address.target else { return Ok(()) };
     let resolved = Address::resolve(host, *port)
@@ -226,7 +230,8 @@ fn remote_without_key(address: &Address) -> partd::Error {
 }
 
 impl Server {
-    /// Serves a store at an address, for everybody who can reach it; [`ServerOptions`] has more.
+    /// Serves a store at an address, with the default options: every client that can connect has
+    /// every permission.
     ///
     /// # Errors
     /// As [`ServerOptions::serve`].
@@ -234,38 +239,39 @@ impl Server {
         Server::options().bind(address).serve(store)
     }
 
-    /// Options, to be given before the server is made.
+    /// Returns the default options of a server; [`ServerOptions::serve`] starts it.
     pub fn options() -> ServerOptions {
         ServerOptions::default()
     }
 
-    /// The first address, with the port that the system chose.
+    /// Returns the first address, with the actual port if the operating system chose it.
     pub fn address(&self) -> &Address {
         &self.addresses[0]
     }
 
-    /// Every address.
+    /// Returns every address.
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
     }
 
-    /// What the server is doing.
+    /// Returns the current status of the server.
     pub fn status(&self) -> Status {
         self.shared.status()
     }
 
-    /// A handle that asks the server to end, and tells its status, from another thread.
+    /// Returns a handle with which another thread can ask the server to stop, or get its status.
     pub fn handle(&self) -> ServerHandle {
         ServerHandle { shared: Arc::clone(&self.shared) }
     }
 
-    /// Waits until a client or a [handle](Server::handle) asks for the end. The server goes on until
-    /// it is [stopped](Server::stop).
+    /// Waits until a client or a [handle](Server::handle) asks the server to stop. The server keeps
+    /// serving until it is [stopped](Server::stop) or dropped.
     pub fn wait(&self) {
         self.shared.wait_for_end();
     }
 
-    /// Stops: accepts nobody any more, finishes what has arrived, and syncs the store.
+    /// Stops the server: stops accepting, finishes the requests that have arrived, and syncs the
+    /// store.
     ///
     /// # Errors
     /// The store cannot be synced.
@@ -287,24 +293,24 @@ impl Drop for Server {
         if !self.is_stopped
             && let Err(error) = self.end()
         {
-            tracing::error!(error = %error, "the store cannot be synced at the end");
+            tracing::error!(error = %error, "cannot sync the store while stopping");
         }
     }
 }
 
-/// Asks a [`Server`] to end, and tells its status, from another thread.
+/// Lets another thread ask a [`Server`] to stop, or get its status.
 #[derive(Clone, Debug)]
 pub struct ServerHandle {
     shared: Arc<Shared>,
 }
 
 impl ServerHandle {
-    /// Lets [`Server::wait`] return.
+    /// Asks the server to stop: makes [`Server::wait`] return.
     pub fn ask_end(&self) {
         self.shared.ask_end();
     }
 
-    /// What the server is doing.
+    /// Returns the current status of the server.
     pub fn status(&self) -> Status {
         self.shared.status()
     }

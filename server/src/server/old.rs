@@ -1,7 +1,8 @@
-//! The old protocol: a command is carried out and acknowledged; an error ends the connection.
+//! The old protocol: carries out a command and acknowledges it, or closes the connection on an
+//! error.
 //!
-//! A client of Python's partd knows no errors: it waits for `ack` or for the values of its `get`. A
-//! closed connection and a line in the server's log is all that it can be given.
+//! The old protocol has no error answers: a client of Python's partd waits for `ack`, or for the
+//! values of its `get`. So the server can only close the connection and log the reason.
 
 use partd::{Durability, Key, Op};
 
@@ -32,8 +33,7 @@ pub(crate) fn command<S: Stream>(
     };
     count(counter);
     if !connection.role.includes(role) {
-        let what =
-            format!("a command that its role ({}) does not include: {role}", connection.role);
+        let what = format!("a command that needs {role}, but the role is {}", connection.role);
         return Err(End::Refused(what));
     }
     check_limits(connection, &command)?;
@@ -55,7 +55,7 @@ pub(crate) fn command<S: Stream>(
         Command::Close => {
             connection.channel.send_frames(&[b"ack"])?;
             connection.channel.flush()?;
-            tracing::info!("a client has closed the server");
+            tracing::info!("a client asked the server to stop");
             connection.shared.ask_end();
             return Ok(());
         }
@@ -63,7 +63,7 @@ pub(crate) fn command<S: Stream>(
     Ok(connection.channel.send_frames(&[b"ack"])?)
 }
 
-/// Refuses what is above a limit, and keys that are the server's own.
+/// Refuses a command that exceeds a limit or names a reserved key.
 fn check_limits<S>(connection: &Connection<S>, command: &Command<'_, '_>) -> Result<(), End> {
     let limits = &connection.shared.limits;
     let too_many = |what: &str| Err(End::Refused(format!("a request with {what} above the limit")));
@@ -87,7 +87,7 @@ fn check_limits<S>(connection: &Connection<S>, command: &Command<'_, '_>) -> Res
         return too_many("a value");
     }
     if keys.iter().any(|key| is_reserved(key)) {
-        return Err(End::Refused("a request for a key that is the server's own".into()));
+        return Err(End::Refused("a request for a reserved key".into()));
     }
     Ok(())
 }
@@ -104,7 +104,7 @@ fn write<S: Stream>(connection: &Connection<S>, ops: Vec<Op<'_>>) -> Result<(), 
     }
 }
 
-/// The end of a connection whose request the store has failed.
+/// Counts and logs an error of the store, and makes the reason to close the connection.
 fn failed<S>(connection: &Connection<S>, error: &partd::Error, is_write: bool) -> End {
     let remote = RemoteError::of_store(error, |_| false);
     let stats = &connection.shared.stats;
@@ -119,7 +119,7 @@ fn get<S: Stream>(connection: &mut Connection<S>, keys: &[&[u8]]) -> Result<(), 
     let shared = std::sync::Arc::clone(&connection.shared);
     let charge = connection.channel.account();
     let mut answer = None;
-    // An answer of the old protocol is one message, and must be in memory.
+    // An answer of the old protocol is a single message, so it must fit in memory.
     let read = shared.store.visit(&keys, &mut |values| {
         let limit = shared.limits.message_bytes;
         answer = Some(Answer::of_values(values, charge, limit, &shared.spool)?);
@@ -129,7 +129,7 @@ fn get<S: Stream>(connection: &mut Connection<S>, keys: &[&[u8]]) -> Result<(), 
     let memory = answer.as_ref().and_then(Answer::memory);
     let Some(memory) = memory else {
         return Err(End::Refused(
-            "a get whose answer is above the limit for one message; only partd/2 has longer ones"
+            "a get whose answer exceeds the memory for one message; partd/2 can send longer answers"
                 .into(),
         ));
     };
@@ -140,7 +140,7 @@ fn get<S: Stream>(connection: &mut Connection<S>, keys: &[&[u8]]) -> Result<(), 
         values.push(value.map_err(|wrong| End::Refused(wrong.0))?);
     }
     if values.is_empty() {
-        // A message has a frame; without one the client would wait for ever.
+        // A message has at least one frame; without an answer the client would wait for ever.
         values.push(&[]);
     }
     Ok(connection.channel.send_frames(&values)?)

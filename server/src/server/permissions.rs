@@ -1,4 +1,4 @@
-//! What a request needs to be allowed: a role that includes it, and keys that are not the server's own.
+//! Checks that a request is allowed: the client's role includes it, and it names no reserved key.
 
 use partd::{Key, Op};
 
@@ -7,7 +7,7 @@ use crate::Role;
 use crate::error::{ErrorKind, RemoteError};
 use crate::wire::request::Body;
 
-/// Whether the role includes the request, and the request leaves the server's own keys alone.
+/// Checks that the role includes the request, and that the request names no reserved key.
 pub(crate) fn is_allowed(role: Role, body: &Body<'_>) -> Result<(), RemoteError> {
     let of_op = |op: &Op<'_>| match op {
         Op::Append(..) | Op::Set(..) => Role::APPEND,
@@ -23,7 +23,7 @@ pub(crate) fn is_allowed(role: Role, body: &Body<'_>) -> Result<(), RemoteError>
         Body::Check { .. } | Body::Status | Body::Bye | Body::Received => Role::NONE,
     };
     if !role.includes(needed) {
-        let text = format!("this needs the permissions {needed}, and this client has {role}");
+        let text = format!("this needs the permissions {needed}, but this client has {role}");
         return Err(RemoteError::new(ErrorKind::Forbidden, text));
     }
     let touches_reserved = match body {
@@ -34,12 +34,12 @@ pub(crate) fn is_allowed(role: Role, body: &Body<'_>) -> Result<(), RemoteError>
         _ => false,
     };
     match touches_reserved {
-        true => Err(RemoteError::new(ErrorKind::Forbidden, "the key is one of the server's own")),
+        true => Err(RemoteError::new(ErrorKind::Forbidden, "the key is reserved for the server")),
         false => Ok(()),
     }
 }
 
-/// Whether a key is one of the server's own.
+/// Returns whether a key is reserved for the server.
 pub(crate) fn is_own(key: &Key) -> bool {
     is_reserved(key.as_bytes())
 }

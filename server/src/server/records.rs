@@ -1,9 +1,10 @@
-//! Which durable writes of a session were applied, kept in the store itself.
+//! Records in the store which durable writes of a session were applied.
 //!
-//! A durable write and the note that it was applied are one batch of the store, so after a restart
-//! a request that is sent again is applied once. There are [`SLOTS`] keys for it, under a prefix that
-//! clients can neither read nor write. A session takes one of them with its first durable write, and
-//! keeps it until it says good-bye, or until so many other sessions have taken one since.
+//! A durable write and the record of it are one batch, so a request that is resent after a restart
+//! is applied only once. Each record has a slot: one of [`SLOTS`] keys under a prefix that clients
+//! can neither read nor write. A session takes a slot with its first durable write. It keeps the
+//! slot until it says good-bye, or until the slot is the least recently written one when another
+//! session needs one.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,34 +14,34 @@ use partd::{Key, Partd, Result};
 use crate::error::{ErrorKind, RemoteError};
 use crate::wire::hello::SessionId;
 
-/// Keys that begin so are the server's own.
+/// The prefix of the keys that are reserved for the server.
 pub(crate) const RESERVED: &[u8] = b"\x00\xFEpartd-server\x00";
-/// Sessions whose durable writes are remembered at a time.
+/// How many sessions can have a record.
 pub(crate) const SLOTS: u16 = 4096;
-/// Requests of a session whose fate is known, back from the last one.
+/// How many request ids a record covers, counted back from the last one.
 pub(crate) const REMEMBERED: u64 = 256;
 
-/// Whether a key is the server's own.
+/// Returns whether a key is reserved for the server.
 pub(crate) fn is_reserved(key: &[u8]) -> bool {
     key.starts_with(RESERVED)
 }
 
-/// The durable writes of one session that were applied.
+/// The last durable writes of one session that were applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) session: SessionId,
-    /// The last that was applied.
+    /// The highest id that was applied.
     pub(crate) last: u64,
-    /// Bit `n` says whether `last - n` was applied.
+    /// Bit `n` is set if the request `last - n` was applied.
     pub(crate) applied: [u64; 4],
-    /// When the slot was last written, in writes of all slots.
+    /// The time of the last write of the slot, counted in writes of all slots.
     pub(crate) turn: u64,
 }
 
 const RECORD_BYTES: usize = 16 + 8 + 32 + 8;
 
 impl Record {
-    /// The record after another write was applied.
+    /// Returns the record after the write `id` was applied.
     pub(crate) fn with(mut self, id: u64, turn: u64) -> Record {
         self.turn = turn;
         if id > self.last {
@@ -64,7 +65,7 @@ impl Record {
         self
     }
 
-    /// Whether a write was applied; none where it is too long ago to say.
+    /// Returns whether a write was applied, or `None` if the record does not reach back to it.
     pub(crate) fn has(&self, id: u64) -> Option<bool> {
         let Some(age) = self.last.checked_sub(id) else { return Some(false) };
         (age < REMEMBERED).then(|| self.applied[(age / 64) as usize] >> (age % 64) & 1 == 1)
@@ -95,12 +96,12 @@ impl Record {
     }
 }
 
-/// The key of a slot.
+/// Returns the key of a slot.
 pub(crate) fn slot_key(slot: u16) -> Key {
     Key::from([RESERVED, &slot.to_be_bytes()].concat())
 }
 
-/// The slots, and whose they are.
+/// The slots and their records.
 #[derive(Debug)]
 pub(crate) struct Records {
     slots: Mutex<Slots>,
@@ -115,8 +116,10 @@ struct Slots {
 }
 
 impl Records {
-    /// Reads the slots of a store. A store that is itself a server's keeps these keys for itself:
-    /// there are no records then.
+    /// Reads the slots of a store.
+    ///
+    /// If the store is a client of another server, that server reserves these keys, and there are
+    /// no records.
     pub(crate) fn read(store: &dyn Partd) -> Result<Records> {
         let keys: Vec<Key> = (0..SLOTS).map(slot_key).collect();
         let mut slots = Slots::default();
@@ -137,12 +140,12 @@ impl Records {
                 None => slots.free.push(slot),
             }
         }
-        // The lowest is taken first.
+        // `pop` then takes the lowest slot first.
         slots.free.reverse();
         Ok(Records { slots: Mutex::new(slots), is_kept: true })
     }
 
-    /// Whether durable writes are recorded.
+    /// Returns whether durable writes are recorded.
     pub(crate) fn are_kept(&self) -> bool {
         self.is_kept
     }
@@ -151,12 +154,12 @@ impl Records {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known of a session.
+    /// Returns the record of a session.
     pub(crate) fn of(&self, session: &SessionId) -> Option<Record> {
         self.slots().of_session.get(session).map(|(_, record)| *record)
     }
 
-    /// The slot and the record to write with a durable write of the session.
+    /// Returns the slot and the record to write together with a durable write of the session.
     pub(crate) fn prepare(&self, session: &SessionId, id: u64) -> (u16, Record) {
         let mut slots = self.slots();
         slots.turn += 1;
@@ -170,13 +173,13 @@ impl Records {
             slots.of_session.remove(&oldest).map(|(slot, _)| slot)
         });
         let empty = Record { session: *session, turn, ..Record::default() };
-        // There is always a slot: those that are not free belong to sessions.
+        // There is always a slot: each is either free or belongs to a session.
         let slot = slot.unwrap_or_default();
         slots.of_session.insert(*session, (slot, empty));
         (slot, empty.with(id, turn))
     }
 
-    /// The record was written with the write.
+    /// Keeps a record after the store has written it.
     pub(crate) fn written(&self, slot: u16, record: Record) {
         let mut slots = self.slots();
         if let Some(known) = slots.of_session.get_mut(&record.session) {
@@ -184,16 +187,16 @@ impl Records {
         }
     }
 
-    /// The session has ended and will send nothing again.
+    /// Frees the slot of a session that said good-bye.
     pub(crate) fn forget(&self, session: &SessionId) {
         let mut slots = self.slots();
         if let Some((slot, _)) = slots.of_session.remove(session) {
-            // The key is overwritten by the next session.
+            // The next session overwrites the key.
             slots.free.push(slot);
         }
     }
 
-    /// Every record, for a batch that removes every key.
+    /// Returns every record, for a batch that removes every key and must write them again.
     pub(crate) fn all(&self) -> Vec<(Key, [u8; RECORD_BYTES])> {
         let slots = self.slots();
         let written = slots.of_session.values().filter(|(_, record)| record.last > 0);
@@ -208,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_knows_what_was_applied_among_its_last_requests() {
+    fn a_record_says_which_of_the_last_requests_were_applied() {
         let record =
             [3, 4, 6, 100].iter().fold(Record::default(), |record, id| record.with(*id, 0));
         for (id, applied) in [(3, true), (4, true), (5, false), (6, true), (99, false), (100, true)]
@@ -223,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_found_again_and_the_oldest_is_given_away() {
+    fn slots_are_read_back_and_the_oldest_is_reassigned() {
         let store = Dict::new();
         let records = Records::read(&store).unwrap();
         let session = |n: u32| {

@@ -1,10 +1,12 @@
-//! What became of the requests of each session, for a client that sends them again.
+//! The outcomes of each session's requests, for a client that resends them.
 //!
-//! A client that lost its connection connects again, names its session, and sends again what was not
-//! answered. What has been carried out is answered as before and not carried out twice. The answers
-//! are kept until the client says that it has them, [`RETAINED`] after it has gone at the longest.
+//! A client that lost its connection reconnects, names its session, and resends its unanswered
+//! requests. The server answers those that it has already carried out as before, and does not carry
+//! them out again. It keeps the answers until the client confirms them, or until [`RETAINED`] after
+//! the client has disconnected.
 //!
-//! Invariant: one request of a session is carried out at a time, whichever connection brought it.
+//! Invariant: at most one request of a session that changes the store is carried out at a time,
+//! even if several connections name the session.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,33 +19,33 @@ use crate::error::RemoteError;
 use crate::wire::hello::SessionId;
 use crate::wire::reply::Ack;
 
-/// How long the answers of a client that has gone are kept.
+/// How long a session without a connection is kept.
 pub(crate) const RETAINED: Duration = Duration::from_secs(600);
-/// Sessions that are kept after their clients have gone.
+/// How many sessions without a connection are kept.
 const MAX_GONE: usize = 4096;
 
-/// What a request came to.
+/// The outcome of a request that changes the store.
 #[derive(Clone, Debug)]
 pub(crate) enum Outcome {
     Done(Ack),
     Failed(RemoteError),
-    /// The values of a pop, which are nowhere else any more.
+    /// The values of a pop, which the store no longer has.
     Taken(Arc<Answer>),
 }
 
-/// A session.
+/// The state of a session.
 #[derive(Debug, Default)]
 pub(crate) struct Session {
     requests: Mutex<Requests>,
-    /// Counts the connections that have named this session; only the last one is served.
+    /// The number of connections that have named this session. Only the last of them is served.
     pub(crate) connection: AtomicU64,
 }
 
-/// The requests of a session whose outcome its client may not know.
+/// The outcomes of a session's requests that the client has not confirmed.
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
     outcomes: VecDeque<(u64, Outcome)>,
-    /// The client has the answers of everything below.
+    /// The client has the answers to all requests with lower ids.
     oldest: u64,
 }
 
@@ -54,14 +56,16 @@ impl Session {
 }
 
 impl Requests {
-    /// The client has the answers of everything below `oldest`.
+    /// Forgets the outcomes below `oldest`: the client has those answers.
     pub(crate) fn answered(&mut self, oldest: u64) {
         self.oldest = self.oldest.max(oldest);
         self.outcomes.retain(|(id, _)| *id >= oldest);
     }
 
-    /// Whether the client has the answer of a request already. One that comes again then was sent
-    /// over a connection that another has replaced, and its outcome is forgotten.
+    /// Returns whether the client already has the answer to a request.
+    ///
+    /// Such a request arrived late, over a connection that another has replaced. Its outcome is
+    /// forgotten, so it must be refused.
     pub(crate) fn is_answered(&self, id: u64) -> bool {
         id < self.oldest
     }
@@ -86,7 +90,7 @@ pub(crate) struct Sessions(Mutex<HashMap<SessionId, Entry>>);
 #[derive(Debug)]
 struct Entry {
     session: Arc<Session>,
-    /// When its last connection ended; none while there is one.
+    /// When the last connection ended, or `None` while there is one.
     gone: Option<Instant>,
 }
 
@@ -95,8 +99,8 @@ impl Sessions {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection names its session: the session, the number of the connection in it, and whether
-    /// it was known.
+    /// Adds a connection to its session. Returns the session, the number of the connection in it,
+    /// and whether the session was known.
     pub(crate) fn join(&self, id: SessionId) -> (Arc<Session>, u64, bool) {
         let mut entries = self.entries();
         let is_known = entries.contains_key(&id);
@@ -107,7 +111,7 @@ impl Sessions {
         (Arc::clone(&entry.session), connection, is_known)
     }
 
-    /// A connection has ended.
+    /// Removes a connection that has ended from its session.
     pub(crate) fn leave(&self, id: &SessionId, connection: u64) {
         let mut entries = self.entries();
         if let Some(entry) = entries.get_mut(id)
@@ -124,12 +128,12 @@ impl Sessions {
         }
     }
 
-    /// A client has said good-bye.
+    /// Forgets the session of a client that said good-bye.
     pub(crate) fn end(&self, id: &SessionId) {
         self.entries().remove(id);
     }
 
-    /// Forgets those that have been gone for long; called now and then.
+    /// Forgets sessions that have had no connection for [`RETAINED`]. Called about once a second.
     pub(crate) fn tick(&self) {
         self.entries().retain(|_, entry| entry.gone.is_none_or(|gone| gone.elapsed() < RETAINED));
     }
@@ -140,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_is_known_until_it_ends_and_its_last_connection_counts() {
+    fn a_session_is_known_until_it_ends_and_only_its_last_connection_can_leave_it() {
         let sessions = Sessions::default();
         let (session, first, known) = sessions.join([1; 16]);
         assert!(!known);
@@ -159,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn of_sessions_without_clients_a_bounded_number_is_kept() {
+    fn a_bounded_number_of_sessions_without_clients_is_kept() {
         let sessions = Sessions::default();
         for n in 0..MAX_GONE + 10 {
             let mut id = [0; 16];

@@ -1,4 +1,4 @@
-//! What the connections of a server share.
+//! The state that the connections of a server share.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -15,10 +15,11 @@ use super::stats::{MemoryGauge, Stats, Status};
 use crate::limits::Limits;
 use crate::net::socket::{Socket, end, end_input};
 
-/// Warnings in one second; a client that causes more of them must not fill the disk with its log.
+/// The most warnings to log in one second. A client must not be able to fill the disk with log
+/// messages.
 const WARNINGS_PER_SECOND: u64 = 20;
 
-/// What the connections share.
+/// The state that all connections share.
 pub(crate) struct Shared {
     pub(crate) store: Arc<dyn Partd>,
     memory: MemoryGauge,
@@ -28,13 +29,13 @@ pub(crate) struct Shared {
     pub(crate) stats: Stats,
     pub(crate) sessions: Sessions,
     pub(crate) records: Records,
-    /// Held shared by durable writes that write a record, alone by batches that remove every key,
-    /// which write all records again.
+    /// A durable write with a record holds this lock shared. A batch that removes every key holds
+    /// it exclusively, because it must write all records again.
     pub(crate) clearing: RwLock<()>,
     connections: Mutex<HashMap<u64, Socket>>,
-    /// A connection has ended, or the server is to end.
+    /// Notified when a connection has ended.
     changed: Condvar,
-    /// Whether a client or the owner has asked for the end.
+    /// Whether a client or the owner has asked the server to stop.
     ending: Mutex<bool>,
     end_asked: Condvar,
     warnings: AtomicU64,
@@ -81,7 +82,7 @@ impl Shared {
         self.ending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection begins, unless there are as many as there may be.
+    /// Registers a connection. Returns `false` if the limit is reached.
     pub(crate) fn enter(&self, number: u64, socket: &Socket) -> bool {
         let mut connections = self.connections();
         if connections.len() >= self.limits.connections {
@@ -92,7 +93,7 @@ impl Shared {
         true
     }
 
-    /// A connection has ended.
+    /// Removes a connection that has ended.
     pub(crate) fn exit(&self, number: u64) {
         let mut connections = self.connections();
         connections.remove(&number);
@@ -101,7 +102,7 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Asks for the end of the server.
+    /// Asks the server to stop.
     pub(crate) fn ask_end(&self) {
         *self.ending() = true;
         self.end_asked.notify_all();
@@ -111,7 +112,7 @@ impl Shared {
         *self.ending()
     }
 
-    /// Waits until somebody asks for the end.
+    /// Waits until a client or the owner asks the server to stop.
     pub(crate) fn wait_for_end(&self) {
         let mut ending = self.ending();
         while !*ending {
@@ -119,14 +120,15 @@ impl Shared {
         }
     }
 
-    /// Ends all connections: each finishes what has arrived, within the grace.
+    /// Ends all connections. Each finishes the requests that have arrived, within the grace period.
     pub(crate) fn end_connections(&self) {
         self.connections().values().for_each(|socket| end_input(socket.fd()));
         if !self.wait_for_connections(self.limits.grace) {
             let left = self.connections().len();
-            tracing::warn!(connections = left, "connections did not finish in time and are cut");
+            tracing::warn!(connections = left, "closing connections that did not finish in time");
             self.connections().values().for_each(|socket| end(socket.fd()));
-            // Long enough for what only waits for its client; a store that is stuck stays so.
+            // Long enough for connections that only wait for their client. It does not help if the
+            // store is stuck.
             self.wait_for_connections(Duration::from_secs(2));
         }
     }
@@ -145,18 +147,19 @@ impl Shared {
         true
     }
 
-    /// Whether another warning may be logged in this second.
+    /// Counts a warning, and returns whether it may still be logged in this second.
     pub(crate) fn may_warn(&self) -> bool {
         self.warnings.fetch_add(1, Ordering::Relaxed) < WARNINGS_PER_SECOND
     }
 
-    /// Once a second: rates, sessions of clients that are gone, warnings.
+    /// Updates the rates, forgets old sessions and resets the count of warnings. Called about once
+    /// a second, and after each accepted connection.
     pub(crate) fn tick(&self) {
         self.stats.tick();
         self.sessions.tick();
         let warnings = self.warnings.swap(0, Ordering::Relaxed);
         if let Some(left_out @ 1..) = warnings.checked_sub(WARNINGS_PER_SECOND) {
-            tracing::warn!(left_out, "more connections failed than are logged");
+            tracing::warn!(left_out, "further warnings about connections were not logged");
         }
     }
 
@@ -170,7 +173,8 @@ impl Shared {
         status
     }
 
-    /// Writes a batch that holds no record; one that removes every key writes all records again.
+    /// Writes a batch without a record. A batch that removes every key also writes all records
+    /// again.
     pub(crate) fn write(&self, ops: Vec<Op<'_>>, durability: Durability) -> Result<()> {
         let is_clearing = ops.iter().any(|op| matches!(op, Op::Clear));
         if !is_clearing {
@@ -184,7 +188,7 @@ impl Shared {
     }
 }
 
-/// A batch of the operations.
+/// Makes a batch of the operations.
 pub(crate) fn batch_of(ops: Vec<Op<'_>>) -> partd::Batch<'_> {
     let mut batch = partd::Batch::with_capacity(ops.len());
     for op in ops {

@@ -1,4 +1,4 @@
-//! What a server counts, and the status that it reports.
+//! The counters of a server, and the status that it reports.
 
 use std::fmt::{self, Write};
 use std::sync::Mutex;
@@ -7,85 +7,87 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-/// Seconds over which rates are taken.
+/// The seconds over which rates are averaged.
 const RATE_SECONDS: usize = 10;
 
-/// What a server is doing, and has done since it started.
+/// The status of a server: its current state, and counters since it started.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Status {
     /// The version of the server's crate.
     pub version: String,
-    /// `ok`; `failing` when the store's last write or sync failed; `stopping`.
+    /// `ok`; `failing` if the store's last write or sync failed; `stopping`.
     pub health: String,
-    /// The kind of the last error of the store; empty where there was none.
+    /// The kind of the store's last error; empty if there was none.
     pub last_error: String,
-    /// Seconds since the last error of the store; `None` where there was none.
+    /// Seconds since the store's last error; `None` if there was none.
     pub last_error_seconds_ago: Option<u64>,
-    /// A random number of this run of the server.
+    /// A random number that identifies this run of the server, as 16 hexadecimal digits.
     pub run: String,
     /// Seconds since the server started.
     pub uptime_seconds: u64,
-    /// Connections at the moment.
+    /// Current connections.
     pub connections: u64,
-    /// Connections since the start.
+    /// Connections since the server started, including refused ones.
     pub connections_total: u64,
-    /// Connections that were not let in: too many, another user, an unknown key, no handshake.
+    /// Connections that were refused: too many, another user, an unknown key, or a failed
+    /// handshake.
     pub refused_total: u64,
-    /// Connections that the server closed for a breach of a limit or of the protocol.
+    /// Connections that the server closed because of a violated limit or protocol, or, with the old
+    /// protocol, a failed command.
     pub dropped_total: u64,
     /// Requests that write.
     pub writes_total: u64,
-    /// Requests that read values, pops among them.
+    /// Requests that read values, including pops.
     pub reads_total: u64,
     /// All other requests.
     pub others_total: u64,
-    /// Requests that were answered with an error.
+    /// Requests that failed.
     pub errors_total: u64,
-    /// Writes that were sent again and had been applied before.
+    /// Resent requests that had already been carried out.
     pub repeated_total: u64,
     /// Bytes received.
     pub received_bytes_total: u64,
     /// Bytes sent.
     pub sent_bytes_total: u64,
-    /// Requests each second, over the last ten.
+    /// Requests per second, averaged over the last ten seconds.
     pub requests_per_second: f64,
-    /// Bytes received each second, over the last ten.
+    /// Bytes received per second, averaged over the last ten seconds.
     pub received_bytes_per_second: f64,
-    /// Bytes sent each second, over the last ten.
+    /// Bytes sent per second, averaged over the last ten seconds.
     pub sent_bytes_per_second: f64,
-    /// Bytes of memory in which the store, such as a buffer, holds keys and values.
+    /// Bytes of memory in which the store holds keys and values, if it is a `Buffer`, for example.
     pub buffer_bytes: u64,
     /// Bytes of messages and answers in memory.
     pub in_flight_bytes: u64,
-    /// The writes of this run of the server.
+    /// The sequence number of the last write of this run of the server.
     pub seq: u64,
-    /// Of those, the number up to which all are on stable storage.
+    /// The sequence number up to which all writes of this run are on stable storage.
     pub durable_seq: u64,
 }
 
 impl Status {
-    /// The status in the text format of Prometheus.
+    /// Formats the status as Prometheus text.
     pub fn to_prometheus(&self) -> String {
         let mut text = String::new();
         let healthy = u64::from(self.health == "ok");
         let counters = [
             ("connections_total", "Connections since the start.", self.connections_total),
-            ("refused_total", "Connections that were not let in.", self.refused_total),
-            ("dropped_total", "Connections closed for a breach of a limit.", self.dropped_total),
+            ("refused_total", "Connections that were refused.", self.refused_total),
+            ("dropped_total", "Connections that the server closed.", self.dropped_total),
             ("writes_total", "Requests that write.", self.writes_total),
             ("reads_total", "Requests that read values.", self.reads_total),
             ("others_total", "All other requests.", self.others_total),
-            ("errors_total", "Requests answered with an error.", self.errors_total),
-            ("repeated_total", "Writes sent again and not applied again.", self.repeated_total),
+            ("errors_total", "Requests that failed.", self.errors_total),
+            ("repeated_total", "Resent requests already carried out.", self.repeated_total),
             ("received_bytes_total", "Bytes received.", self.received_bytes_total),
             ("sent_bytes_total", "Bytes sent.", self.sent_bytes_total),
         ];
         let gauges = [
-            ("up", "1 while the store takes writes.", healthy),
+            ("up", "1 if the store accepts writes.", healthy),
             ("uptime_seconds", "Seconds since the start.", self.uptime_seconds),
-            ("connections", "Connections at the moment.", self.connections),
+            ("connections", "Current connections.", self.connections),
             ("buffer_bytes", "Memory of the store.", self.buffer_bytes),
             ("in_flight_bytes", "Memory of requests and answers.", self.in_flight_bytes),
             ("seq", "Writes of this run.", self.seq),
@@ -104,7 +106,7 @@ impl Status {
     }
 }
 
-/// Counters of a server.
+/// The counters of a server.
 #[derive(Debug)]
 pub(crate) struct Stats {
     pub(crate) run: u64,
@@ -129,7 +131,7 @@ pub(crate) struct Stats {
 #[derive(Debug, Default)]
 struct Trouble {
     last: Option<(String, Instant)>,
-    /// The last write or sync failed.
+    /// Whether the last write or sync failed.
     is_failing: bool,
 }
 
@@ -176,15 +178,15 @@ impl Stats {
         self.samples.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// A write or sync of the store succeeded.
+    /// Records that a write or sync of the store succeeded.
     pub(crate) fn store_works(&self) {
-        // Looked at without the lock that an error takes: writes are many, and errors are few.
+        // Avoid the lock of `trouble` while there have been no errors: this runs for every write.
         if self.errors_total.load(Relaxed) > 0 {
             self.trouble().is_failing = false;
         }
     }
 
-    /// The store failed.
+    /// Records an error of the store.
     pub(crate) fn store_failed(&self, kind: &str, is_write: bool) {
         let mut trouble = self.trouble();
         trouble.last = Some((kind.to_owned(), Instant::now()));
@@ -201,7 +203,7 @@ impl Stats {
         }
     }
 
-    /// Takes a sample for the rates; called about once a second.
+    /// Takes a sample for the rates, unless the last one is less than 0.9 s old.
     pub(crate) fn tick(&self) {
         let sample = self.sample();
         let mut samples = self.samples();
@@ -214,7 +216,7 @@ impl Stats {
         }
     }
 
-    /// The status, but for what the store knows.
+    /// Returns the status, without the memory of the store and of requests in flight.
     pub(crate) fn status(&self) -> Status {
         let now = self.sample();
         let before = self.samples().first().copied();
@@ -255,7 +257,7 @@ impl Stats {
     }
 }
 
-/// Asks how many bytes of memory the store holds.
+/// A function that returns how many bytes of memory the store holds.
 pub(crate) struct MemoryGauge(Box<dyn Fn() -> u64 + Send + Sync>);
 
 impl MemoryGauge {
@@ -285,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_is_json_and_text_of_prometheus() {
+    fn a_status_is_formatted_as_json_and_as_prometheus_text() {
         let stats = Stats::new(7);
         count(&stats.writes_total);
         stats.store_failed("Io", true);

@@ -1,40 +1,41 @@
 //! The negotiation: the frames of `syn` and of its answer.
 //!
-//! `[syn, partd/2, session=…]` asks for the extension; a Python server ignores the frames behind
-//! `syn` and answers `[ack]`. Ours answers `[ack, partd/2, server=…, resumed=…, …]`.
+//! `[syn, partd/2, session=…]` requests the extension. A Python server ignores the frames after
+//! `syn` and answers `[ack]`. A server of this crate answers
+//! `[ack, partd/2, server=…, resumed=…, …]`.
 
 use std::fmt::Write;
 
 use super::{EXTENSION, Malformed};
 
-/// A client's name for one of its connections, which it keeps when it connects again.
+/// The random id of a session. A connection of a client keeps its session when it reconnects.
 pub(crate) type SessionId = [u8; 16];
 
-/// What a client says in `syn`.
+/// A client's `syn` that requests the extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Syn {
     pub(crate) session: SessionId,
 }
 
-/// What a server answers to a [`Syn`].
+/// The server's answer to a [`Syn`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Welcome {
-    /// A random number of this run of the server.
+    /// A random number that identifies this run of the server.
     pub(crate) server: u64,
-    /// Whether the server remembers this session, from the same run.
+    /// Whether this run of the server remembers the session.
     pub(crate) resumed: bool,
-    /// Requests that may be unanswered at a time.
+    /// How many requests may be unanswered at a time.
     pub(crate) window: u32,
-    /// The limits of the server that a client checks by itself.
+    /// The server's limits for requests. The client checks `message_bytes` itself.
     pub(crate) message_bytes: u64,
     pub(crate) value_bytes: u64,
     pub(crate) key_bytes: u64,
     pub(crate) keys: u64,
-    /// Whether durable writes may be sent again to another run of the server.
+    /// Whether durable writes may be resent to another run of the server.
     pub(crate) records: bool,
 }
 
-/// The capability `name=value` among frames; those of other names are for other versions.
+/// Finds the value of the capability `name=value`, and ignores capabilities with other names.
 fn capability<'a>(frames: &[&'a [u8]], name: &str) -> Option<&'a [u8]> {
     frames.iter().find_map(|frame| frame.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
@@ -42,7 +43,8 @@ fn capability<'a>(frames: &[&'a [u8]], name: &str) -> Option<&'a [u8]> {
 fn number(frames: &[&[u8]], name: &str) -> Result<u64, Malformed> {
     let text = capability(frames, name).and_then(|value| std::str::from_utf8(value).ok());
     let number = text.and_then(|text| text.parse().ok());
-    number.ok_or_else(|| Malformed::new(format!("the capability {name} is missing or no number")))
+    number
+        .ok_or_else(|| Malformed::new(format!("the capability {name} is missing or not a number")))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -53,7 +55,7 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Whether the frames, the first of which is `syn` or `ack`, are of the extension.
+/// Returns whether a `syn` or `ack` message belongs to the extension.
 pub(crate) fn is_extended(frames: &[&[u8]]) -> bool {
     frames.get(1) == Some(&EXTENSION)
 }
@@ -119,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_encoded_is_decoded() {
+    fn encoding_round_trips() {
         let syn = Syn { session: *b"0123456789abcdef" };
         let frames = syn.encode();
         assert!(is_extended(&lend(&frames)));
@@ -138,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_capabilities_are_passed_over_and_bad_ones_are_named() {
+    fn unknown_capabilities_are_ignored_and_bad_ones_are_named() {
         let session = b"session=00112233445566778899aabbccddeeff";
         assert!(Syn::decode(&[b"syn", b"partd/2", b"colour=red", session]).is_ok());
         for bad in [&b"session=0011"[..], b"session=zz112233445566778899aabbccddeeff", b"x"] {

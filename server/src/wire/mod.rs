@@ -1,17 +1,18 @@
-//! The bytes of requests and answers, without I/O: the extension `partd/2` and the old protocol.
+//! Encodes and decodes requests and answers, without I/O: the extension `partd/2` and the old
+//! protocol.
 //!
-//! `WIRE.md` is normative; its examples are a test. Everything here takes what a peer may have made
-//! up: lengths are checked before they are believed, and nothing is allocated for what they announce.
+//! `WIRE.md` is normative, and a test runs its examples. Decoders do not trust their input: they
+//! check every length, and never allocate for bytes that a peer has announced but not sent.
 
 pub(crate) mod hello;
 pub(crate) mod old;
 pub(crate) mod reply;
 pub(crate) mod request;
 
-/// The name of the extension in `syn` and its answer.
+/// The name of the extension in `syn` and in its answer.
 pub(crate) const EXTENSION: &[u8] = b"partd/2";
 
-/// What is not as the protocol says; a sentence without its end.
+/// A violation of the protocol: a sentence without its full stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed(pub(crate) String);
 
@@ -21,7 +22,7 @@ impl Malformed {
     }
 }
 
-/// Bytes that are read from their front.
+/// Reads a byte slice from front to back.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cursor<'a> {
     rest: &'a [u8],
@@ -40,7 +41,7 @@ impl<'a> Cursor<'a> {
         self.rest.len()
     }
 
-    /// All that is left.
+    /// Returns the unread bytes.
     pub(crate) fn rest(self) -> &'a [u8] {
         self.rest
     }
@@ -49,7 +50,7 @@ impl<'a> Cursor<'a> {
         let split = usize::try_from(len).ok().and_then(|len| self.rest.split_at_checked(len));
         let Some((bytes, rest)) = split else {
             let left = self.rest.len();
-            return Err(Malformed::new(format!("{what} needs {len} bytes, and {left} are left")));
+            return Err(Malformed::new(format!("{what} needs {len} bytes, but {left} are left")));
         };
         self.rest = rest;
         Ok(bytes)
@@ -78,7 +79,7 @@ impl<'a> Cursor<'a> {
         Ok(u64::from_be_bytes(self.array(what)?))
     }
 
-    /// Refuses what follows the end of a message.
+    /// Fails if unread bytes follow the end of the message.
     pub(crate) fn end(self) -> Result<(), Malformed> {
         match self.rest.len() {
             0 => Ok(()),

@@ -1,12 +1,13 @@
-//! The old protocol, of Python's partd 1.4.2: commands as words, one frame for each key and value.
+//! The old protocol, of Python's partd 1.4.2: a command word, then one frame for each key and
+//! value.
 //!
-//! A tuple of the old protocol is its parts with `-|-` between them. A key with that mark becomes the
-//! tuple key of this crate with the same parts, so that Rust and Python clients of one server meet:
+//! In the old protocol a tuple is its parts, joined with `-|-`. Such a key becomes the tuple
+//! [`Key`] with the same parts, so that Rust and Python clients of one server use the same keys:
 //! Python's `("a", 1)` is `Key::from(("a", "1"))`.
 
 use partd::Key;
 
-/// What stands between the parts of a tuple.
+/// Separates the parts of a tuple.
 pub(crate) const SEPARATOR: &[u8] = b"-|-";
 
 /// A command of the old protocol, with its frames.
@@ -21,7 +22,7 @@ pub(crate) enum Command<'a, 'f> {
     Close,
 }
 
-/// Reads a command; the error is a sentence that holds nothing a client sent.
+/// Decodes a command. The error text contains no bytes that the client sent.
 pub(crate) fn decode<'a, 'f>(frames: &'f [&'a [u8]]) -> Result<Command<'a, 'f>, &'static str> {
     let Some((command, arguments)) = frames.split_first() else {
         return Err("a message without frames");
@@ -31,7 +32,7 @@ pub(crate) fn decode<'a, 'f>(frames: &'f [&'a [u8]]) -> Result<Command<'a, 'f>, 
         (b"append", pairs) if pairs.len() % 2 == 0 => Ok(Command::Append(pairs)),
         (b"append", _) => Err("an append whose last key has no value"),
         (b"iset", [key, value]) => Ok(Command::Iset(key, value)),
-        (b"iset", _) => Err("an iset that has not one key and one value"),
+        (b"iset", _) => Err("an iset without exactly one key and one value"),
         (b"get", keys) => Ok(Command::Get(keys)),
         (b"delete", keys) => Ok(Command::Delete(keys)),
         (b"drop", []) => Ok(Command::Drop),
@@ -41,7 +42,7 @@ pub(crate) fn decode<'a, 'f>(frames: &'f [&'a [u8]]) -> Result<Command<'a, 'f>, 
     }
 }
 
-/// The parts of a key on the wire.
+/// Splits a key of the old protocol into its parts.
 fn split(mut key: &[u8]) -> Vec<&[u8]> {
     let mut parts = Vec::new();
     while let Some(at) = key.windows(SEPARATOR.len()).position(|window| window == SEPARATOR) {
@@ -52,8 +53,9 @@ fn split(mut key: &[u8]) -> Vec<&[u8]> {
     parts
 }
 
-/// The key of the store for a key of the old protocol. A tuple of more parts than [`Key`] converts,
-/// eight, stays the bytes that it is on the wire.
+/// Returns the key of the store for a key of the old protocol.
+///
+/// [`Key`] converts tuples of at most eight parts; a key with more parts keeps its bytes.
 pub(crate) fn to_key(wire: &[u8]) -> Key {
     match *split(wire).as_slice() {
         [a, b] => (a, b).into(),
@@ -67,7 +69,7 @@ pub(crate) fn to_key(wire: &[u8]) -> Key {
     }
 }
 
-/// The key of the old protocol for a key of this crate; the error is why there is none.
+/// Returns the key of the old protocol for a key of the store, or the reason why there is none.
 pub(crate) fn from_key(key: &Key) -> Result<Vec<u8>, &'static str> {
     let bytes = key.as_bytes();
     let mut wire = Vec::with_capacity(bytes.len());
@@ -85,9 +87,10 @@ pub(crate) fn from_key(key: &Key) -> Result<Vec<u8>, &'static str> {
             _ => wire.push(byte),
         }
     }
-    // The parts of a tuple, or else the bytes as they are; whichever means this key to a server.
+    // Either the joined parts or the unchanged bytes: whichever the server converts back to this
+    // key.
     let wire = [wire, bytes.to_vec()].into_iter().find(|wire| to_key(wire) == *key);
-    wire.ok_or("it holds -|-, which stands between the parts of a tuple there")
+    wire.ok_or("it contains -|-, which separates the parts of a tuple there")
 }
 
 #[cfg(test)]
@@ -95,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tuples_of_python_are_tuples_here_and_back() {
+    fn tuples_of_python_become_tuple_keys_and_back() {
         assert_eq!(to_key(b"x"), Key::from("x"));
         assert_eq!(to_key(b"a-|-b-|-1"), Key::from(("a", "b", "1")));
         assert_eq!(to_key(b"-|-"), Key::from(("", "")));
@@ -118,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_read_and_wrong_ones_named() {
+    fn commands_are_decoded_and_wrong_ones_refused() {
         assert_eq!(decode(&[b"syn", b"whatever"]), Ok(Command::Syn));
         assert_eq!(decode(&[b"iset", b"k", b"v"]), Ok(Command::Iset(b"k", b"v")));
         let keys: [&[u8]; 3] = [b"get", b"k", b"l"];

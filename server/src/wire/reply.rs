@@ -1,9 +1,9 @@
-//! Answers of the extension: one frame for each part of an answer.
+//! Answers of the extension: each part of an answer is one frame.
 
 use super::{Cursor, Malformed};
 use crate::error::{ErrorKind, RemoteError};
 
-/// Bytes in front of a chunk: its kind and the request id.
+/// The length of a chunk's head: the kind and the request id.
 pub(crate) const CHUNK_HEAD_BYTES: usize = 9;
 
 const ACK: u8 = 0x80;
@@ -11,12 +11,12 @@ const MORE: u8 = 0x81;
 const LAST: u8 = 0x82;
 const ERROR: u8 = 0xFF;
 
-/// What an acknowledgement says.
+/// The content of an acknowledgement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ack {
-    /// The number of the write among those of this run of the server; 0 where nothing was written.
+    /// The sequence number of the write in this run of the server; 0 if nothing was written.
     pub(crate) seq: u64,
-    /// Every write up to this number is on stable storage.
+    /// The sequence number up to which all writes are on stable storage.
     pub(crate) durable_seq: u64,
 }
 
@@ -24,7 +24,7 @@ pub(crate) struct Ack {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reply<'a> {
     Ack(Ack),
-    /// Bytes of the answer; more follow unless it is the last chunk.
+    /// Bytes of the answer.
     Chunk {
         last: bool,
         bytes: &'a [u8],
@@ -32,7 +32,7 @@ pub(crate) enum Reply<'a> {
     Error(RemoteError),
 }
 
-/// Decodes one part of an answer, with the id of its request.
+/// Decodes one part of an answer, and returns the id of its request as well.
 pub(crate) fn decode(frame: &[u8]) -> Result<(u64, Reply<'_>), Malformed> {
     let mut cursor = Cursor::new(frame);
     let kind = cursor.u8("the kind of an answer")?;
@@ -51,12 +51,11 @@ pub(crate) fn decode(frame: &[u8]) -> Result<(u64, Reply<'_>), Malformed> {
             let text = String::from_utf8_lossy(cursor.rest()).into_owned();
             Reply::Error(RemoteError::new(kind, text).maybe(may_have_happened))
         }
-        other => return Err(Malformed::new(format!("there is no answer of kind {other:#x}"))),
+        other => return Err(Malformed::new(format!("unknown kind of answer {other:#x}"))),
     };
     Ok((id, reply))
 }
 
-/// Encodes an acknowledgement.
 pub(crate) fn encode_ack(id: u64, ack: Ack) -> [u8; 25] {
     let mut frame = [0; 25];
     frame[0] = ACK;
@@ -66,7 +65,7 @@ pub(crate) fn encode_ack(id: u64, ack: Ack) -> [u8; 25] {
     frame
 }
 
-/// Encodes what stands in front of a chunk.
+/// Encodes the head of a chunk; the bytes of the chunk follow it in the frame.
 pub(crate) fn encode_chunk_head(id: u64, last: bool) -> [u8; CHUNK_HEAD_BYTES] {
     let mut head = [0; CHUNK_HEAD_BYTES];
     head[0] = if last { LAST } else { MORE };
@@ -74,9 +73,9 @@ pub(crate) fn encode_chunk_head(id: u64, last: bool) -> [u8; CHUNK_HEAD_BYTES] {
     head
 }
 
-/// Encodes an error.
+/// Encodes an error, with its text cut to `MAX_TEXT_BYTES`.
 pub(crate) fn encode_error(id: u64, error: &RemoteError) -> Vec<u8> {
-    /// More than a person reads; a message limit must hold it.
+    /// Longer than any useful text, and well below the smallest message limit.
     const MAX_TEXT_BYTES: usize = 2048;
     let mut end = error.text.len().min(MAX_TEXT_BYTES);
     while !error.text.is_char_boundary(end) {
@@ -96,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_encoded_is_decoded() {
+    fn encoding_round_trips() {
         let ack = Ack { seq: 9, durable_seq: 8 };
         assert_eq!(decode(&encode_ack(3, ack)), Ok((3, Reply::Ack(ack))));
         let chunk = [&encode_chunk_head(4, true)[..], b"bytes"].concat();
@@ -106,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_is_cut_between_characters_and_a_strange_answer_is_malformed() {
+    fn a_long_text_is_cut_between_characters_and_an_unknown_answer_is_malformed() {
         let error = RemoteError::new(ErrorKind::Io, "é".repeat(5000));
         let frame = encode_error(1, &error);
         let (_, Reply::Error(short)) = decode(&frame).unwrap() else { panic!() };

@@ -1,14 +1,14 @@
-//! Requests of the extension: one frame each, a head of 17 bytes and a body.
+//! Requests of the extension: each is one frame, with a head of 17 bytes and a body.
 
 use partd::{Batch, Key, Op};
 
 use super::{Cursor, Malformed};
 use crate::limits::Limits;
 
-/// Bytes of a request's head: the opcode, its id, and the oldest id that is still unanswered.
+/// The length of a request's head: the opcode, the request's id, and the oldest unanswered id.
 pub(crate) const HEAD_BYTES: usize = 17;
 
-/// What a request asks for, by its number on the wire.
+/// The kind of a request, with its number on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub(crate) enum Opcode {
@@ -47,13 +47,13 @@ impl Opcode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) opcode: Opcode,
-    /// The client's number for this request, dense and from 1 in each session.
+    /// The number of this request in its session, dense from 1.
     pub(crate) id: u64,
-    /// Everything below has been answered, and the answers have arrived.
+    /// The client has received the answers to all requests with lower ids.
     pub(crate) oldest: u64,
 }
 
-/// What a request asks for.
+/// A decoded request, without its head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Body<'a> {
     Write { durable: bool, ops: Vec<Op<'a>> },
@@ -70,7 +70,7 @@ pub(crate) enum Body<'a> {
     Received,
 }
 
-/// Why a request is not carried out.
+/// Why a request cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Malformed(Malformed),
@@ -87,11 +87,12 @@ const APPEND: u8 = 1;
 const SET: u8 = 2;
 const DELETE: u8 = 3;
 const CLEAR: u8 = 4;
-/// The least that an operation or a key takes on the wire.
+/// The shortest operation and the shortest key on the wire.
 const LEAST_OP_BYTES: usize = 1;
 const LEAST_KEY_BYTES: usize = 4;
 
-/// Decodes a head; `Ok(Err(opcode))` where the opcode is unknown but the id is there to answer to.
+/// Decodes a head. Returns `Ok((Err(opcode), …))` for an unknown opcode, whose id can still be
+/// answered.
 pub(crate) fn decode_head(frame: &[u8]) -> Result<(Result<Head, u8>, u64, Cursor<'_>), Malformed> {
     let mut cursor = Cursor::new(frame);
     let number = cursor.u8("the opcode")?;
@@ -101,14 +102,14 @@ pub(crate) fn decode_head(frame: &[u8]) -> Result<(Result<Head, u8>, u64, Cursor
     Ok((opcode.map(|opcode| Head { opcode, id, oldest }).ok_or(number), id, cursor))
 }
 
-/// The operations or keys that a request announces, of which it can have no more than bytes.
+/// Returns how many operations or keys a request announces, capped at what its length allows.
 pub(crate) fn operations(opcode: Opcode, mut body: Cursor<'_>) -> u64 {
     let (flag, least_bytes) = match opcode {
         Opcode::Write => (body.u8("durable").map(|_| ()), LEAST_OP_BYTES),
         Opcode::Read | Opcode::Take | Opcode::Lens | Opcode::Present => (Ok(()), LEAST_KEY_BYTES),
         _ => return 0,
     };
-    // What is malformed is found when it is decoded.
+    // Decoding reports a malformed body.
     let count = flag.and_then(|()| body.u32("the number of keys")).unwrap_or(0);
     u64::from(count).min((body.len() / least_bytes) as u64)
 }
@@ -144,7 +145,7 @@ fn flag(body: &mut Cursor<'_>, what: &str) -> Result<bool, Malformed> {
     match body.u8(what)? {
         0 => Ok(false),
         1 => Ok(true),
-        other => Err(Malformed::new(format!("{what} is {other}, and may be 0 or 1"))),
+        other => Err(Malformed::new(format!("{what} is {other}, but must be 0 or 1"))),
     }
 }
 
@@ -164,11 +165,12 @@ fn within(what: &str, found: u64, limit: u64, unit: &str) -> Result<(), Refusal>
         return Ok(());
     }
     Err(Refusal::TooLarge(format!(
-        "{what} has {found} {unit}, and the server takes {limit}; send less at a time, or raise the server's limit"
+        "{what} has {found} {unit}, but the limit is {limit}; send less at a time, or raise the server's limit"
     )))
 }
 
-/// The number of things that follow, within the limit; and room for as many as can be there.
+/// Decodes the number of keys or operations that follow. Also returns the capacity to reserve for
+/// them: at most what the body's length allows.
 fn count(
     body: &mut Cursor<'_>,
     limits: &Limits,
@@ -198,7 +200,7 @@ fn decode_ops<'a>(body: &mut Cursor<'a>, limits: &Limits) -> Result<Vec<Op<'a>>,
             continue;
         }
         if !matches!(kind, APPEND | SET | DELETE) {
-            return Err(Malformed::new(format!("there is no operation {kind}")).into());
+            return Err(Malformed::new(format!("unknown operation {kind}")).into());
         }
         let key = Key::from(key(body, limits)?);
         if kind == DELETE {
@@ -213,7 +215,7 @@ fn decode_ops<'a>(body: &mut Cursor<'a>, limits: &Limits) -> Result<Vec<Op<'a>>,
     Ok(ops)
 }
 
-/// Begins a request: writes its head.
+/// Makes a frame with a request's head and room for its body.
 fn begin(head: Head, body_bytes: usize) -> Vec<u8> {
     let mut frame = Vec::with_capacity(HEAD_BYTES + body_bytes);
     frame.push(head.opcode as u8);
@@ -222,14 +224,14 @@ fn begin(head: Head, body_bytes: usize) -> Vec<u8> {
     frame
 }
 
-/// Writes the oldest id that is unanswered into a request that was encoded before.
+/// Replaces the oldest unanswered id in an encoded request.
 pub(crate) fn set_oldest(frame: &mut [u8], oldest: u64) {
     if let Some(place) = frame.get_mut(9..HEAD_BYTES) {
         place.copy_from_slice(&oldest.to_be_bytes());
     }
 }
 
-/// Bytes that a write takes on the wire.
+/// Returns the encoded length of a write.
 pub(crate) fn write_bytes(batch: &Batch<'_>) -> usize {
     let op_bytes = |op: &Op<'_>| match op {
         Op::Append(key, value) | Op::Set(key, value) => 13 + key.len() + value.len(),
@@ -264,7 +266,7 @@ pub(crate) fn encode_write(head: Head, batch: &Batch<'_>, durable: bool) -> Vec<
     frame
 }
 
-/// Encodes a request about keys.
+/// Encodes a request whose body is a list of keys.
 pub(crate) fn encode_keys(head: Head, keys: &[Key]) -> Vec<u8> {
     let bytes: usize = keys.iter().map(|key| 4 + key.len()).sum();
     let mut frame = begin(head, 4 + bytes);
@@ -276,7 +278,7 @@ pub(crate) fn encode_keys(head: Head, keys: &[Key]) -> Vec<u8> {
     frame
 }
 
-/// Encodes a request about the keys with a prefix.
+/// Encodes a request whose body is a prefix.
 pub(crate) fn encode_prefix(head: Head, prefix: &[u8]) -> Vec<u8> {
     let mut frame = begin(head, 4 + prefix.len());
     frame.extend_from_slice(&(prefix.len() as u32).to_be_bytes());
@@ -284,7 +286,7 @@ pub(crate) fn encode_prefix(head: Head, prefix: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Encodes a request whose body is a flag, or nothing.
+/// Encodes a request whose body is a flag or empty.
 pub(crate) fn encode_flag(head: Head, flag: Option<bool>) -> Vec<u8> {
     let mut frame = begin(head, 1);
     frame.extend(flag.map(u8::from));
@@ -312,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_encoded_is_decoded() {
+    fn encoding_round_trips() {
         let limits = Limits::default();
         let batch = batch();
         let frame = encode_write(head(Opcode::Write), &batch, true);
@@ -330,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_of_a_request_is_malformed_and_so_is_every_addition() {
+    fn a_request_that_is_cut_or_extended_is_malformed() {
         let frame = encode_write(head(Opcode::Write), &batch(), false);
         let limits = Limits::default();
         for len in 0..frame.len() {
@@ -343,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_above_a_limit_is_too_large_and_the_limit_is_named() {
+    fn a_request_above_a_limit_is_too_large_and_the_error_says_by_what() {
         let frame = encode_write(head(Opcode::Write), &batch(), false);
         let few = Limits { keys: 4, ..Limits::default() };
         let short = Limits { value_bytes: 4, ..Limits::default() };
@@ -354,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn an_announced_count_reserves_nothing_that_is_not_there() {
+    fn an_announced_count_reserves_no_memory_for_missing_keys() {
         let mut frame = begin(head(Opcode::Read), 4);
         frame.extend_from_slice(&900_000_u32.to_be_bytes());
         assert!(matches!(decode(&frame, &Limits::default()), Err(Refusal::Malformed(_))));

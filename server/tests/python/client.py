@@ -1,6 +1,6 @@
-"""The unchanged client of Python's partd against a server of this crate.
+"""Runs the unchanged client of Python's partd against a server of this crate.
 
-Arguments: the address, and what to do. Each step asserts what Python's own server would do.
+Arguments: the address, and the function to run. Each step asserts what Python's server would do.
 """
 
 import sys
@@ -46,7 +46,7 @@ def append(address, name, count):
     p = Client(address)
     for i in range(int(count)):
         p.append({name: b"%d," % i, "all": b"."})
-    # The acknowledgement of the last append comes before the next command.
+    # The answer to this get arrives after the acknowledgements of all appends.
     p.get(name)
     p.close()
 
@@ -55,7 +55,7 @@ def close(address):
     p = Client(address)
     p.append({"last": b"1"})
     p.close_server()
-    # close() waits a millisecond for what is still to be sent.
+    # close() waits only a millisecond for unsent messages.
     assert p.socket.recv_multipart() == [b"ack"]
     p.close()
 

@@ -1,4 +1,4 @@
-"""libzmq's CURVE, as pyzmq brings it, against a server of this crate: the old protocol, encrypted.
+"""Runs libzmq's CURVE, from pyzmq, against a server of this crate: the old protocol, encrypted.
 
 Arguments: the address, the server's public key, the client's public and secret keys.
 """

@@ -1,5 +1,5 @@
-"""The unchanged server of Python's partd. Argument: the directory of its files. It says its port and
-serves until its standard input ends."""
+"""Runs the unchanged server of Python's partd. Argument: the directory of its files. It prints its
+address and serves until its standard input ends."""
 
 import sys
 

@@ -1,10 +1,9 @@
 #!/bin/sh
-# Makes the virtual environment that tests/server/python.rs runs Python's partd in, and says where it is:
+# Makes the virtual environment for tests/server/python.rs and prints the path of its interpreter:
 #
 #     export PARTD_SERVER_PYTHON="$(server/tests/python/venv.sh target/python-server)"
 #
-# What it does goes to stderr; stdout is the path of the interpreter. A finished environment of the
-# same requirements is used again.
+# Progress goes to stderr. A finished environment with the same requirements is reused.
 set -eu
 
 dir=${1:-target/python-server}
@@ -12,7 +11,7 @@ here=$(dirname "$0")
 python=${PYTHON:-python3}
 
 if [ -x "$dir/bin/python" ] && cmp -s "$here/requirements.txt" "$dir/requirements.txt"; then
-    echo "using $dir, made before from the same requirements" >&2
+    echo "reusing $dir" >&2
 else
     echo "making a virtual environment in $dir with $("$python" --version)" >&2
     rm -rf "$dir"

@@ -1,4 +1,4 @@
-//! Servers in this process and in others, and a peer that speaks ZMTP by hand.
+//! Helpers: servers in this process and in others, and a hand-written ZMTP peer.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -11,10 +11,10 @@ use partd::{Dict, Partd};
 use partd_server::{Client, Limits, Server, ServerOptions};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long anything that must happen may take on a machine that is busy with other things.
+/// The timeout for everything that must happen; generous, because the machine may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A directory for a test, and addresses in it.
+/// A temporary directory for a test, and the address of a socket in it.
 pub(crate) struct Dir(tempfile::TempDir);
 
 impl Dir {
@@ -68,15 +68,16 @@ impl Served {
     }
 }
 
-/// Numbers that look random, from a seed that is printed.
+/// A pseudo-random generator, seeded from `PARTD_SEED` or the time.
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// As new, for one of many threads.
+    /// Like [`new`](Random::new), but does not print the seed; for one of many threads.
     pub(crate) fn quiet() -> Random {
         Random::seeded().0
     }
 
+    /// Makes a generator and prints its seed.
     pub(crate) fn new() -> Random {
         let (random, seed) = Random::seeded();
         println!("PARTD_SEED={seed}");
@@ -92,7 +93,7 @@ impl Random {
         (Random(seed | 1), seed)
     }
 
-    /// A number below `bound`: xorshift64*.
+    /// Returns a number below `bound`, by xorshift64*.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -101,7 +102,7 @@ impl Random {
     }
 }
 
-/// Waits until something holds.
+/// Waits until `holds` returns true.
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
@@ -110,13 +111,13 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// The seconds of the long form of a test, or the short form's.
+/// Returns how long a test runs: `PARTD_SECONDS` if set, else `short` seconds.
 pub(crate) fn seconds(short: u64) -> Duration {
     let given = std::env::var("PARTD_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
     Duration::from_secs(given.unwrap_or(short))
 }
 
-/// The program, serving.
+/// A running `partd-server` process.
 pub(crate) struct Program {
     child: Child,
     pub(crate) addresses: Vec<String>,
@@ -124,7 +125,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Starts it on a store, and waits until it has said where it listens.
+    /// Starts it on a store, and waits until it has printed its addresses.
     pub(crate) fn serve(store: &Path, arguments: &[&str]) -> Program {
         let mut command = Program::command();
         command.arg(store).args(arguments);
@@ -151,7 +152,7 @@ impl Program {
         for _ in 0..addresses {
             let mut line = String::new();
             if out.read_line(&mut line).unwrap() == 0 {
-                panic!("the program has ended: {:?}", program.end());
+                panic!("the program ended: {:?}", program.end());
             }
             program.addresses.push(line.trim_end().to_owned());
         }
@@ -174,7 +175,7 @@ impl Program {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Waits for its end: the status and the log.
+    /// Waits for the process to end, and returns its status and its log.
     pub(crate) fn end(&mut self) -> (ExitStatus, String) {
         let start = Instant::now();
         let status = loop {
@@ -188,7 +189,7 @@ impl Program {
         (status, log)
     }
 
-    /// Kills it and waits.
+    /// Kills the process and waits for its end.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.end();
@@ -204,7 +205,7 @@ impl Drop for Program {
     }
 }
 
-/// A peer that speaks ZMTP by hand.
+/// A hand-written ZMTP peer.
 pub(crate) struct Raw(pub(crate) UnixStream);
 
 impl Raw {
@@ -215,7 +216,7 @@ impl Raw {
         Raw(stream)
     }
 
-    /// The greeting of a DEALER without security, and its READY.
+    /// Returns the greeting and the READY command of a DEALER with the NULL mechanism.
     pub(crate) fn hello() -> Vec<u8> {
         let mut bytes = vec![0xFF, 0, 0, 0, 0, 0, 0, 0, 1, 0x7F, 3, 1];
         bytes.extend_from_slice(b"NULL");
@@ -234,7 +235,7 @@ impl Raw {
         assert_eq!(flags, 4);
     }
 
-    /// The bytes of a message.
+    /// Encodes a message.
     pub(crate) fn message(frames: &[&[u8]]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (i, frame) in frames.iter().enumerate() {
@@ -269,7 +270,7 @@ impl Raw {
         Ok((head[0], body))
     }
 
-    /// A message; `None` where the server has closed the connection.
+    /// Receives a message, or `None` if the server has closed the connection.
     pub(crate) fn receive(&mut self) -> Option<Vec<Vec<u8>>> {
         let mut frames = Vec::new();
         loop {

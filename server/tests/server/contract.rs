@@ -1,6 +1,6 @@
-//! The contract of `Partd`, over a client over a server over each store, and layers on top of it.
+//! The contract of `Partd`: a client of a server over each kind of store, with and without layers.
 //!
-//! The behaviours are those of the engine's own suite, which is not copied.
+//! Runs the behaviours of the engine's own contract tests.
 
 #[path = "../../../tests/contract/basics.rs"]
 mod basics;
@@ -16,7 +16,7 @@ use partd_server::{Client, Limits, Server};
 
 use crate::common::{Dir, PATIENCE};
 
-/// A client, and what has to live as long.
+/// A client, and the server and directory that must outlive it.
 struct Remote {
     client: Client,
     _server: Server,
@@ -69,7 +69,7 @@ fn remote(store: impl Partd + 'static) -> Remote {
     Remote::of(store, Limits::default())
 }
 
-/// Everything that is answered with more than a few bytes goes through a file.
+/// Serves a store such that an answer of more than 16 bytes goes through a file.
 fn spooling(store: impl Partd + 'static) -> Remote {
     let mut limits = Limits::default();
     limits.answer_bytes = 16;
@@ -144,9 +144,9 @@ contract! {
     a_client_over_a_client: remote(remote(Dict::new()));
 }
 
-/// A behaviour that the engine's suite has and this one leaves out would go unnoticed.
+/// Notices behaviours of the engine's contract tests that are missing here.
 #[test]
-fn every_behaviour_of_the_suite_is_run() {
+fn every_behaviour_of_the_contract_is_run() {
     let here = include_str!("contract.rs");
     let suite = [
         include_str!("../../../tests/contract/basics.rs"),

@@ -1,4 +1,4 @@
-//! What the extension promises beyond the contract of a store.
+//! What the extension guarantees beyond the contract of a store.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,7 +14,7 @@ fn kind(error: &Error) -> Option<ErrorKind> {
     RemoteError::of(error).map(|remote| remote.kind)
 }
 
-/// A store that fails when it is told to, and counts its writes.
+/// A store that fails while `fails` is set, and counts its writes.
 #[derive(Default)]
 struct Failing {
     store: Dict,
@@ -60,7 +60,7 @@ impl Partd for Failing {
 }
 
 #[test]
-fn keys_of_a_prefix_are_listed_and_deleted_and_the_others_stay() {
+fn keys_with_a_prefix_are_listed_and_deleted_and_the_others_stay() {
     let served = Served::dict();
     let client = served.client();
     client.append([("job1/a", "1"), ("job1/b", "2"), ("job2/a", "3")]).unwrap();
@@ -72,7 +72,7 @@ fn keys_of_a_prefix_are_listed_and_deleted_and_the_others_stay() {
 }
 
 #[test]
-fn keys_are_bytes_without_loss() {
+fn keys_of_any_bytes_are_distinct() {
     let served = Served::dict();
     let client = served.client();
     let keys = [Key::from("a-|-b"), Key::from(("a", "b")), Key::from([0, 1, 255]), Key::default()];
@@ -86,7 +86,7 @@ fn keys_are_bytes_without_loss() {
 }
 
 #[test]
-fn an_error_of_the_store_reaches_the_client_and_the_server_serves_on() {
+fn an_error_of_the_store_reaches_the_client_and_the_server_keeps_serving() {
     let store = std::sync::Arc::new(Failing::default());
     let served = Served::of(std::sync::Arc::clone(&store), Server::options());
     let client = served.client();
@@ -98,7 +98,7 @@ fn an_error_of_the_store_reaches_the_client_and_the_server_serves_on() {
     assert!(error.to_string().contains("cannot append to /store"), "{error}");
     assert_eq!(served.server.status().health, "failing");
     assert!(client.sync().is_err());
-    // An old client knows no errors: its connection ends.
+    // The old protocol has no errors: the server closes the connection.
     let mut raw = served.raw();
     raw.send(&[b"append", b"x", b"3"]);
     assert_eq!(raw.receive(), None);
@@ -109,7 +109,7 @@ fn an_error_of_the_store_reaches_the_client_and_the_server_serves_on() {
 }
 
 #[test]
-fn an_error_in_a_pipeline_is_told_by_a_later_call() {
+fn a_later_call_returns_an_error_in_a_pipeline() {
     let store = std::sync::Arc::new(Failing::default());
     let served = Served::of(std::sync::Arc::clone(&store), Server::options());
     let client = served.client();
@@ -128,7 +128,7 @@ fn an_error_in_a_pipeline_is_told_by_a_later_call() {
 }
 
 #[test]
-fn a_pipeline_keeps_its_order_and_a_window() {
+fn a_pipeline_keeps_its_order() {
     let served = Served::dict();
     let client = served.client();
     let mut pipeline = client.pipeline().unwrap();
@@ -144,7 +144,7 @@ fn a_pipeline_keeps_its_order_and_a_window() {
 }
 
 #[test]
-fn a_value_larger_than_any_message_is_read_in_chunks_through_a_file() {
+fn a_value_larger_than_a_message_is_read_in_chunks_through_a_file() {
     let mut limits = Limits::default();
     limits.message_bytes = 1 << 20;
     limits.client_bytes = 2 << 20;
@@ -159,14 +159,14 @@ fn a_value_larger_than_any_message_is_read_in_chunks_through_a_file() {
     let value = client.get_many(["x", "missing", "x"]).unwrap();
     assert!(value[0] == piece.repeat(20) && value[1].is_empty() && value[2] == value[0]);
     assert_eq!(served.server.status().in_flight_bytes, 0);
-    // What is popped must be kept until the client has it.
+    // The server must keep popped values in memory until the client has them.
     let error = client.pop(["x"]).unwrap_err();
     assert!(error.to_string().contains("pop"), "{error}");
     assert_eq!(client.len_of("x").unwrap(), 20_000_000);
 }
 
 #[test]
-fn sequence_numbers_count_writes_and_what_is_durable() {
+fn sequence_numbers_count_all_writes_and_durable_writes() {
     let served = Served::of(SegmentLog::temporary().unwrap(), Server::options());
     let client = served.client();
     client.append([("x", "1")]).unwrap();
@@ -197,13 +197,13 @@ fn the_records_of_durable_writes_are_hidden_and_survive_a_clear() {
     let error = client.get(&reserved).unwrap_err();
     assert_eq!(kind(&error), Some(ErrorKind::Forbidden));
     assert!(client.delete([&reserved]).is_err());
-    // They are there all the same.
+    // The store has them nevertheless.
     let engine = SegmentLog::open_read_only(&store).unwrap();
     assert_eq!(engine.keys().unwrap(), [reserved]);
 }
 
 #[test]
-fn a_batch_of_mixed_operations_is_one_step() {
+fn a_batch_of_mixed_operations_is_applied_whole() {
     let served = Served::dict();
     let client = served.client();
     client.append([("old", "1"), ("kept", "2")]).unwrap();
@@ -238,7 +238,7 @@ fn threads_of_a_client_share_its_connections_and_wait_for_them() {
     assert!(served.server.status().connections <= 2);
 }
 
-/// A store that lends its values until it is told to go on.
+/// A store whose writes wait until the gate is unlocked.
 struct Slow {
     store: Dict,
     gate: Mutex<()>,
@@ -274,7 +274,7 @@ impl Partd for Slow {
 }
 
 #[test]
-fn a_call_ends_in_time_when_the_store_does_not() {
+fn a_call_times_out_if_the_store_does_not_answer() {
     let store = std::sync::Arc::new(Slow { store: Dict::new(), gate: Mutex::new(()) });
     let served = Served::of(std::sync::Arc::clone(&store), Server::options());
     let options = Client::options().timeout(std::time::Duration::from_millis(300));
@@ -283,7 +283,7 @@ fn a_call_ends_in_time_when_the_store_does_not() {
     let error = client.append([("x", "1")]).unwrap_err();
     let remote = RemoteError::of(&error).unwrap();
     assert_eq!((remote.kind, remote.may_have_happened), (ErrorKind::TimedOut, true));
-    // Others are served meanwhile, and this client as well.
+    // The server still answers other requests.
     assert_eq!(client.get("x").unwrap(), b"");
     drop(closed);
     until("the write happens in the end", || client.get("x").unwrap() == b"1");
@@ -299,7 +299,7 @@ fn layers_compose_on_a_client() {
 }
 
 #[test]
-fn a_request_above_a_limit_is_refused_and_the_connection_goes_on() {
+fn a_request_above_a_limit_is_refused_and_the_connection_stays_open() {
     let mut limits = Limits::default();
     limits.keys = 3;
     limits.value_bytes = 100;
@@ -324,13 +324,13 @@ fn the_values_of_a_pop_are_kept_only_until_the_client_has_them() {
     let client = served.client();
     client.append([("x", vec![1; 3 << 20])]).unwrap();
     assert_eq!(client.pop(["x"]).unwrap()[0].len(), 3 << 20);
-    until("the server lets them go", || served.server.status().in_flight_bytes == 0);
+    until("the server releases them", || served.server.status().in_flight_bytes == 0);
     client.append([("x", "1")]).unwrap();
     assert_eq!(client.pop(["x", "y"]).unwrap(), [&b"1"[..], b""]);
 }
 
 #[test]
-fn times_without_end_are_times_like_others() {
+fn infinite_timeouts_do_not_overflow() {
     let mut limits = Limits::default();
     limits.idle = std::time::Duration::MAX;
     limits.message = std::time::Duration::MAX;

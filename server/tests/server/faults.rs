@@ -1,9 +1,9 @@
-//! Servers and clients that die at random, a network that cuts, and what must be there afterwards.
+//! Servers and clients that are killed at random, and a network that cuts connections.
 //!
-//! Each writer appends numbered records to a key of its own and notes outside of the store what became
-//! of each: acknowledged, or an error that says that it may or may not have happened. A value must hold
-//! the acknowledged records once and in order, each of the unsure ones once or not at all, and nothing
-//! else.
+//! Each writer appends numbered records to a key of its own and notes the result of each:
+//! acknowledged, or unsure if the error says that the append may have happened. In the end its
+//! value must contain every acknowledged record once and in order, each unsure record at most once,
+//! and nothing else.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -20,7 +20,7 @@ use rustix::process::Signal;
 use crate::common::{Dir, PATIENCE, Program, Random, Served, seconds, until};
 use crate::proxy::Proxy;
 
-/// What became of the records of a writer.
+/// The results of a writer's appends.
 #[derive(Default)]
 struct Notes {
     acknowledged: Vec<u64>,
@@ -51,7 +51,7 @@ fn judge(writer: u64, notes: &Notes, value: &[u8]) {
     assert_eq!(acknowledged.next(), None, "writer {writer}: an acknowledged record is lost");
 }
 
-/// Appends until told to stop; notes what became of each record.
+/// Appends until `stop` is set, and notes the result of each append.
 fn write(client: &Client, writer: u64, stop: &AtomicBool, durable: bool) -> Notes {
     let mut notes = Notes::default();
     for number in 0.. {
@@ -74,12 +74,12 @@ fn write(client: &Client, writer: u64, stop: &AtomicBool, durable: bool) -> Note
 }
 
 #[test]
-fn plain_appends_survive_kills_of_the_server_or_say_that_they_may_not() {
+fn plain_appends_survive_kills_of_the_server_or_report_that_they_may_not() {
     killed_server(false);
 }
 
 #[test]
-fn durable_appends_are_applied_once_over_kills_of_the_server() {
+fn durable_appends_are_applied_once_despite_kills_of_the_server() {
     killed_server(true);
 }
 
@@ -119,7 +119,8 @@ fn killed_server(durable: bool) {
     for (&writer, notes) in writers.iter().zip(&notes) {
         judge(writer, notes, &client.get(format!("writer {writer}")).unwrap());
         assert!(!notes.acknowledged.is_empty());
-        // What is durable is never unsure: it is sent again to any server on the same store.
+        // A durable append is never unsure: the client can resend it to any server on the same
+        // store.
         assert!(!durable || notes.unsure.is_empty(), "{:?}", notes.unsure);
     }
     assert!(kills > 2);
@@ -132,7 +133,7 @@ fn killed_server(durable: bool) {
 }
 
 #[test]
-fn appends_through_a_network_that_cuts_are_applied_once() {
+fn appends_over_a_network_that_cuts_connections_are_applied_once() {
     let served = Served::of(SegmentLog::temporary().unwrap(), Server::options());
     let proxy = Proxy::start(served.dir.join("proxy"), &served.dir.join("socket"));
     let stop = AtomicBool::new(false);
@@ -161,7 +162,7 @@ fn appends_through_a_network_that_cuts_are_applied_once() {
 }
 
 #[test]
-fn pipelines_and_large_reads_go_on_through_a_network_that_cuts() {
+fn pipelines_and_large_reads_survive_a_network_that_cuts_connections() {
     let served = Served::of(SegmentLog::temporary().unwrap(), Server::options());
     let proxy = Proxy::start(served.dir.join("proxy"), &served.dir.join("socket"));
     let client = Client::options().timeout(PATIENCE).connect(proxy.address()).unwrap();
@@ -177,14 +178,14 @@ fn pipelines_and_large_reads_go_on_through_a_network_that_cuts() {
     pipeline.flush().unwrap();
     drop(pipeline);
     for _ in 0..5 {
-        // It may be cut anywhere, and begins again then.
+        // The proxy may cut the answer anywhere; the client then starts the read again.
         assert!(client.get("x").unwrap() == expected);
     }
     assert!(proxy.cuts.load(Ordering::Relaxed) > 0);
 }
 
 #[test]
-fn an_answer_that_is_always_cut_is_an_error_in_time() {
+fn an_answer_that_is_cut_every_time_fails_in_time() {
     let served = Served::dict();
     served.client().append([("x", vec![1; 30 << 20])]).unwrap();
     let proxy = Proxy::start(served.dir.join("proxy"), &served.dir.join("socket"));
@@ -193,7 +194,7 @@ fn an_answer_that_is_always_cut_is_an_error_in_time() {
     let start = Instant::now();
     let error = client.get("x").unwrap_err();
     let remote = RemoteError::of(&error).unwrap();
-    // Whether the last cut or the time comes first is a matter of chance.
+    // The last cut and the timeout race.
     let kinds = [ErrorKind::Disconnected, ErrorKind::TimedOut];
     assert!(kinds.contains(&remote.kind) && !remote.may_have_happened, "{remote}");
     assert!(start.elapsed() < PATIENCE);
@@ -217,7 +218,7 @@ fn a_pop_whose_answer_is_lost_is_answered_again() {
 }
 
 #[test]
-fn a_client_that_dies_in_the_middle_of_a_message_changes_nothing() {
+fn a_client_that_dies_within_a_message_changes_nothing() {
     let served = Served::dict();
     let message = crate::common::Raw::message(&[b"append", b"a", b"1", b"b", &[2; 100_000]]);
     for cut in [3, 20, 40, 5000, message.len() - 1] {
@@ -230,7 +231,7 @@ fn a_client_that_dies_in_the_middle_of_a_message_changes_nothing() {
 }
 
 #[test]
-fn a_server_that_is_gone_for_good_is_an_error_in_time() {
+fn calls_to_a_stopped_server_fail_in_time() {
     let served = Served::dict();
     let options = Client::options().timeout(Duration::from_millis(400));
     let client = options.connect(served.server.address()).unwrap();
@@ -244,16 +245,16 @@ fn a_server_that_is_gone_for_good_is_an_error_in_time() {
         assert!(!remote.may_have_happened, "nothing was sent: {remote}");
     }
     assert!(start.elapsed() < PATIENCE);
-    // And when it is there again, so is the client.
+    // Once a server listens at the address again, the client works again.
     let again = Server::bind(partd::Dict::new(), dir.address()).unwrap();
     client.append([("x", "3")]).unwrap();
     assert_eq!(client.get("x").unwrap(), b"3");
     drop(again);
 }
 
-/// The part of a client process; see [`clients_and_servers_are_killed_at_random`].
+/// The body of a client process of [`clients_and_servers_are_killed_at_random`].
 #[test]
-#[ignore = "a part of another test, in a process of its own"]
+#[ignore = "another test runs it in a process of its own"]
 fn client_process() {
     let Ok(address) = std::env::var("PARTD_TEST_ADDRESS") else { return };
     let writer: u64 = std::env::var("PARTD_TEST_WRITER").unwrap().parse().unwrap();
@@ -261,7 +262,7 @@ fn client_process() {
     let client = Client::options().timeout(PATIENCE).connect(address).unwrap();
     let mut out = std::io::stdout();
     for number in first.. {
-        // A line is short, and written at once: it is there whole or not at all.
+        // A short line is written by one system call, so it is complete or missing.
         out.write_all(format!("\n@sent {number}\n").as_bytes()).unwrap();
         let pair = [(format!("writer {writer}"), record(writer, number))];
         let fate = match client.append(pair) {
@@ -273,7 +274,7 @@ fn client_process() {
     }
 }
 
-/// Runs a client process for a while and kills it; reads what it said.
+/// Runs a client process for a while, kills it, and reads the results that it printed.
 fn run_and_kill(address: &str, writer: u64, first: u64, time: Duration, notes: &mut Notes) -> u64 {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "faults::client_process", "--ignored", "--nocapture"])
@@ -356,7 +357,7 @@ fn clients_and_servers_are_killed_at_random() {
 }
 
 #[test]
-fn an_orderly_end_loses_nothing_that_was_acknowledged_even_from_memory() {
+fn a_clean_shutdown_loses_no_acknowledged_append_even_from_a_buffer() {
     let dir = Dir::new();
     let store = dir.join("store");
     let address = dir.address();

@@ -1,5 +1,6 @@
-//! Recorded histories of clients, over a network that cuts, held against the contract: one linear
-//! history of batches, whoever looks. The checker is that of the engine's tests.
+//! Records histories of clients over a network that cuts connections, and checks them against the
+//! contract: every client sees the same linear history of batches. The checker is that of the
+//! engine's tests.
 
 use std::time::Instant;
 
@@ -11,12 +12,12 @@ use partd_testkit::history::checker::{Call, Change, KeyId, Operation, Piece, che
 use crate::common::{PATIENCE, Random, Served, seconds};
 use crate::proxy::Proxy;
 
-/// The keys that clients use: few, so that they meet.
+/// How many keys the clients use: few, so that they conflict.
 const KEYS: u64 = 4;
-/// Operations of each client in one round.
+/// How many operations each client makes in one round.
 const CALLS: usize = 150;
 
-/// What a client does next.
+/// Chooses the next operation of a client.
 fn choose(random: &mut Random, new_piece: &mut impl FnMut() -> Piece) -> Call {
     let key = random.below(KEYS) as KeyId;
     let other = (key + 1 + random.below(KEYS - 1) as KeyId) % KEYS as KeyId;
@@ -41,7 +42,7 @@ fn pieces(value: &[u8]) -> Vec<Piece> {
     value.chunks(8).map(|piece| Piece::from_be_bytes(piece.try_into().unwrap())).collect()
 }
 
-/// Makes a call: what it returned, or the error.
+/// Makes a call, and returns the values that it read.
 fn make(client: &Client, call: &Call, durable: bool) -> partd::Result<Vec<Vec<Piece>>> {
     let values = match call {
         Call::Write(changes) => {
@@ -71,7 +72,8 @@ fn make(client: &Client, call: &Call, durable: bool) -> partd::Result<Vec<Vec<Pi
     Ok(values.iter().map(|value| pieces(value)).collect())
 }
 
-/// Records what a client did; the number of a client changes after a call whose end is not known.
+/// Makes random calls and records them. After a call with an unknown outcome the client continues
+/// under a new number.
 fn record(client: &Client, thread: u32, start: Instant) -> Vec<Operation> {
     let mut random = Random::quiet();
     let mut number = thread;
@@ -113,7 +115,7 @@ fn run(store: impl Fn() -> Box<dyn Partd>) {
         let mut history: Vec<Operation> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4_u32)
                 .map(|thread| {
-                    // Two go through the unruly network, two do not.
+                    // Two clients go through the unruly proxy, two connect directly.
                     let address = match thread % 2 {
                         0 => proxy.address(),
                         _ => served.dir.address(),
@@ -139,16 +141,16 @@ fn run(store: impl Fn() -> Box<dyn Partd>) {
         cuts += proxy.cuts.load(std::sync::atomic::Ordering::Relaxed);
     }
     println!("{rounds} rounds of {} operations, {cuts} cuts", 4 * CALLS);
-    assert!(cuts > 0, "the network was a good one");
+    assert!(cuts > 0, "the proxy cut no connection");
 }
 
 #[test]
-fn what_clients_see_of_a_segment_log_is_one_history() {
+fn clients_of_a_segment_log_see_one_history() {
     run(|| Box::new(SegmentLog::options().segment_len_bytes(64 << 10).temporary().unwrap()));
 }
 
 #[test]
-fn what_clients_see_of_a_buffer_is_one_history() {
+fn clients_of_a_buffer_see_one_history() {
     run(|| {
         let log = SegmentLog::options().segment_len_bytes(64 << 10).temporary().unwrap();
         Box::new(Buffer::new(Dict::new(), log, 4 << 10))

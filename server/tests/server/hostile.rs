@@ -1,4 +1,5 @@
-//! Limits, and clients that break them or the protocol: the others are served, memory stays bounded.
+//! Limits, and clients that violate them or the protocol: other clients are still served, and
+//! memory stays bounded.
 
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use partd_server::{Client, Limits, Server};
 
 use crate::common::{PATIENCE, Random, Raw, Served, until};
 
-/// Whether the server has closed the connection.
+/// Returns whether the server closes the connection.
 fn is_closed(raw: &mut Raw) -> bool {
     let mut rest = Vec::new();
     raw.0.read_to_end(&mut rest).is_ok_and(|_| true)
@@ -22,7 +23,7 @@ fn works(served: &Served) {
 }
 
 #[test]
-fn a_frame_that_announces_more_than_the_limit_ends_the_connection_before_it_takes_memory() {
+fn a_frame_that_announces_more_than_the_limit_closes_the_connection_before_it_takes_memory() {
     let served = Served::dict();
     for len in [u64::MAX, 1 << 63, (256 << 20) + 1000, 1 << 40] {
         let mut raw = served.raw();
@@ -35,20 +36,20 @@ fn a_frame_that_announces_more_than_the_limit_ends_the_connection_before_it_take
 }
 
 #[test]
-fn a_message_whose_frames_add_up_to_more_than_the_limit_ends_the_connection() {
+fn a_message_whose_frames_together_exceed_the_limit_closes_the_connection() {
     let mut limits = Limits::default();
     limits.message_bytes = 100_000;
     limits.frames = 50;
     let served = Served::limited(limits);
     let mut raw = served.raw();
-    // The server may close before all of it is written.
+    // The server may close the connection before everything is written.
     let _ = raw.0.write_all(&Raw::message(&[b"append", b"k", &[1; 60_000], b"l", &[2; 60_000]]));
     assert_eq!(raw.receive(), None);
     let mut raw = served.raw();
     let frames: Vec<&[u8]> = vec![b"get"; 51];
     let _ = raw.0.write_all(&Raw::message(&frames));
     assert_eq!(raw.receive(), None);
-    // Empty frames take memory as well.
+    // Empty frames need memory as well.
     let mut raw = served.raw();
     let _ = raw.0.write_all(&[1, 0].repeat(10_000));
     assert_eq!(raw.receive(), None);
@@ -56,7 +57,7 @@ fn a_message_whose_frames_add_up_to_more_than_the_limit_ends_the_connection() {
 }
 
 #[test]
-fn what_is_no_command_ends_the_connection_and_nothing_else() {
+fn an_invalid_command_closes_only_its_connection() {
     let served = Served::dict();
     let wrong: [&[&[u8]]; 7] = [
         &[b"unknown"],
@@ -72,7 +73,7 @@ fn what_is_no_command_ends_the_connection_and_nothing_else() {
         raw.send(message);
         assert_eq!(raw.receive(), None, "{message:?}");
     }
-    // A command frame instead of a message, and a reserved flag.
+    // A ZMTP command instead of a message, and reserved flags.
     for bytes in [&b"\x04\x06\x05READY"[..], b"\xF8\x01a"] {
         let mut raw = served.raw();
         raw.0.write_all(bytes).unwrap();
@@ -82,7 +83,7 @@ fn what_is_no_command_ends_the_connection_and_nothing_else() {
 }
 
 #[test]
-fn a_malformed_request_of_the_extension_is_answered_and_ends_the_connection() {
+fn a_malformed_request_of_the_extension_is_answered_and_closes_the_connection() {
     let served = Served::dict();
     let session: &[&[u8]] = &[b"syn", b"partd/2", b"session=00000000000000000000000000000001"];
     let head = |opcode: u8| [&[opcode][..], &[0, 0, 0, 0, 0, 0, 0, 1].repeat(2)].concat();
@@ -108,7 +109,7 @@ fn a_malformed_request_of_the_extension_is_answered_and_ends_the_connection() {
 }
 
 #[test]
-fn slow_silent_and_half_open_clients_are_dropped_in_time_and_others_do_not_wait() {
+fn slow_and_silent_clients_are_dropped_in_time_and_others_do_not_wait() {
     let mut limits = Limits::default();
     limits.handshake = Duration::from_millis(200);
     limits.message = Duration::from_millis(300);
@@ -129,7 +130,7 @@ fn slow_silent_and_half_open_clients_are_dropped_in_time_and_others_do_not_wait(
         assert!(is_closed(raw));
     }
     assert!(start.elapsed() < PATIENCE);
-    // One that says a byte now and then has no more time for it.
+    // A client that sends a byte now and then gets no extra time.
     let mut dripping = served.raw();
     let start = Instant::now();
     while dripping.0.write_all(&[1]).is_ok() && start.elapsed() < PATIENCE {
@@ -137,7 +138,7 @@ fn slow_silent_and_half_open_clients_are_dropped_in_time_and_others_do_not_wait(
     }
     assert!(start.elapsed() < PATIENCE / 2);
     until("all are gone", || served.server.status().connections == 0);
-    // A client of this crate connects again by itself.
+    // A client of this crate reconnects.
     let client = served.client();
     client.append([("x", "1")]).unwrap();
     until("the idle connection is closed", || served.server.status().connections == 0);
@@ -156,7 +157,7 @@ fn a_client_that_never_reads_its_answers_is_dropped_and_holds_no_lock() {
     let mut raw = served.raw();
     let start = Instant::now();
     for _ in 0..10 {
-        // The server stops reading when its answers are not taken.
+        // The server stops reading if the client does not read its answers.
         let _ = raw.0.write_all(&Raw::message(&[b"get", b"big"]));
     }
     client.append([("x", "1")]).unwrap();
@@ -167,13 +168,13 @@ fn a_client_that_never_reads_its_answers_is_dropped_and_holds_no_lock() {
 }
 
 #[test]
-fn connections_beyond_the_limit_are_refused_and_there_is_room_again_later() {
+fn connections_beyond_the_limit_are_refused_until_others_end() {
     let mut limits = Limits::default();
     limits.connections = 3;
     let served = Served::limited(limits);
     let kept: Vec<Raw> = (0..3).map(|_| served.raw()).collect();
     let mut fourth = Raw::connect(&served.dir.join("socket"));
-    // A refused connection may end with a reset, too.
+    // A refused connection may also be reset.
     let _ = fourth.0.write_all(&Raw::hello());
     let mut greeting = [0; 64];
     assert!(fourth.0.read_exact(&mut greeting).is_err());
@@ -183,14 +184,14 @@ fn connections_beyond_the_limit_are_refused_and_there_is_room_again_later() {
 }
 
 #[test]
-fn messages_of_many_clients_stay_within_the_memory_for_all() {
+fn messages_of_many_clients_stay_within_the_shared_memory_limit() {
     let mut limits = Limits::default();
     limits.message_bytes = 8 << 20;
     limits.client_bytes = 8 << 20;
     limits.in_flight_bytes = 12 << 20;
     let served = Served::limited(limits);
     let value = vec![3; 6 << 20];
-    // Half a message each: more than there is room for.
+    // Half a message from each client: more than there is room for.
     let message = Raw::message(&[b"append", b"x", &value]);
     let half = message.len() / 2;
     let most = std::sync::atomic::AtomicU64::new(0);
@@ -210,11 +211,11 @@ fn messages_of_many_clients_stay_within_the_memory_for_all() {
     let most = most.into_inner();
     assert!(most > 0 && most <= 20 << 20, "{most}");
     assert_eq!(served.client().len_of("x").unwrap(), 8 * (6 << 20));
-    until("all is given back", || served.server.status().in_flight_bytes == 0);
+    until("all memory is released", || served.server.status().in_flight_bytes == 0);
 }
 
 #[test]
-fn random_bytes_on_the_socket_do_not_disturb_the_server() {
+fn random_bytes_do_not_disturb_the_server() {
     let mut limits = Limits::default();
     limits.handshake = Duration::from_millis(500);
     limits.message = Duration::from_millis(500);
@@ -228,7 +229,7 @@ fn random_bytes_on_the_socket_do_not_disturb_the_server() {
         let len = random.below(3000) as usize;
         let mut bytes: Vec<u8> = (0..len).map(|_| random.below(256) as u8).collect();
         if round % 3 == 2 {
-            // A session with a few bytes changed.
+            // A valid session with a few bytes changed.
             bytes = [
                 Raw::message(&[b"syn", b"partd/2", b"session=00000000000000000000000000000009"]),
                 Raw::message(&[&[[2; 17].as_slice(), &[0, 0, 0, 1, 0, 0, 0, 1, b'x']].concat()]),
@@ -253,7 +254,7 @@ fn random_bytes_on_the_socket_do_not_disturb_the_server() {
 }
 
 #[test]
-fn a_store_that_panics_ends_one_connection_and_not_the_server() {
+fn a_panic_in_the_store_closes_one_connection_and_not_the_server() {
     struct Panics(Dict);
     impl Partd for Panics {
         fn write(&self, batch: &partd::Batch<'_>, d: partd::Durability) -> partd::Result<()> {
@@ -281,11 +282,11 @@ fn a_store_that_panics_ends_one_connection_and_not_the_server() {
     raw.send(&[b"append", b"x", b"panic"]);
     assert_eq!(raw.receive(), None);
     works(&served);
-    until("it is counted out", || served.server.status().connections == 0);
+    until("the connection is removed", || served.server.status().connections == 0);
 }
 
 #[test]
-fn no_text_holds_what_another_client_sent() {
+fn the_status_contains_nothing_that_another_client_sent() {
     let served = Served::dict();
     let mut raw = served.raw();
     raw.send(&[b"secret-command", b"secret-key"]);
@@ -296,7 +297,7 @@ fn no_text_holds_what_another_client_sent() {
 }
 
 #[test]
-fn very_many_small_operations_are_counted_with_the_memory_that_they_take() {
+fn many_small_operations_count_with_their_memory() {
     let mut limits = Limits::default();
     limits.message_bytes = 4 << 20;
     limits.client_bytes = 4 << 20;
@@ -316,13 +317,13 @@ fn very_many_small_operations_are_counted_with_the_memory_that_they_take() {
     };
     raw.send(&[&clears(1, 10_000)]);
     assert_eq!(raw.receive().unwrap()[0][0], 0x80);
-    // A hundred thousand of them would take more than a client may have.
+    // A hundred thousand operations need more memory than a client may have.
     raw.send(&[&clears(2, 100_000)]);
     let answer = raw.receive().unwrap();
     assert_eq!((answer[0][0], &answer[0][9..11]), (0xFF, &[0, 11][..]));
     raw.send(&[&clears(3, 10_000)]);
     assert_eq!(raw.receive().unwrap()[0][0], 0x80);
-    // Empty frames of the old protocol that never end.
+    // A message of the old protocol with endless empty frames.
     let mut raw = served.raw();
     let _ = raw.0.write_all(&[1, 0].repeat(100_000));
     assert_eq!(raw.receive(), None);

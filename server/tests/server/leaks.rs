@@ -1,4 +1,4 @@
-//! Descriptors, threads and memory: all are given back, and idle clients cost little.
+//! Descriptors, threads and memory: all are released, and idle clients cost little.
 
 use std::fs;
 use std::time::Duration;
@@ -12,7 +12,7 @@ fn count(process: u32, what: &str) -> usize {
     fs::read_dir(format!("/proc/{process}/{what}")).map_or(0, Iterator::count)
 }
 
-/// Memory of a process in bytes.
+/// Returns the resident memory of a process in bytes.
 fn resident(process: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
@@ -28,7 +28,8 @@ fn a_thousand_connections_leave_nothing_behind() {
     let before = (count(program.id(), "fd"), count(program.id(), "task"));
     for round in 0..1000 {
         let mut raw = Raw::connect(&dir.join("socket"));
-        // Some say nothing, some die in the handshake, some in a message.
+        // Some connections send nothing, some end at once, some after the handshake, some after a
+        // message.
         match round % 4 {
             0 => {}
             1 => raw.0.shutdown(std::net::Shutdown::Both).unwrap(),
@@ -39,7 +40,7 @@ fn a_thousand_connections_leave_nothing_behind() {
             }
         }
     }
-    until("threads and descriptors are given back", || {
+    until("threads and descriptors are released", || {
         (count(program.id(), "fd"), count(program.id(), "task")) == before
     });
     assert_eq!(client.len_of("x").unwrap(), 251);
@@ -49,7 +50,7 @@ fn a_thousand_connections_leave_nothing_behind() {
 }
 
 #[test]
-fn clients_of_this_process_give_back_their_descriptors_and_sessions() {
+fn dropped_clients_leave_no_connections_behind() {
     let dir = Dir::new();
     let program = Program::serve(&dir.join("store"), &["--bind", &dir.address()]);
     for round in 0..200 {
@@ -57,11 +58,11 @@ fn clients_of_this_process_give_back_their_descriptors_and_sessions() {
         client.append_durable([("x", round.to_string())]).unwrap();
     }
     let kept = program.client();
-    until("the server has let them go", || kept.status().unwrap().connections == 1);
+    until("the server has closed their connections", || kept.status().unwrap().connections == 1);
 }
 
 #[test]
-fn a_thousand_idle_clients_take_little_memory() {
+fn a_thousand_idle_clients_need_little_memory() {
     let dir = Dir::new();
     let program = Program::serve(
         &dir.join("store"),

@@ -2,15 +2,15 @@
 //!
 //! | module | |
 //! |---|---|
-//! | `contract` | the suite of every `Partd`, over a client over a server |
-//! | `extension` | what the extension promises beyond it |
+//! | `contract` | the engine's contract tests of `Partd`, through a client and a server |
+//! | `extension` | what the extension guarantees beyond the contract |
 //! | `wire` | the bytes of WIRE.md, and the old protocol byte by byte |
-//! | `hostile` | limits, and clients that break them or the protocol |
-//! | `safety` | who is let in, roles, CURVE, sockets of the dead |
-//! | `faults` | servers and clients that die, and a network that does |
-//! | `history` | what clients saw, as one linear history |
+//! | `hostile` | limits, and clients that violate them or the protocol |
+//! | `safety` | access control, roles, CURVE, sockets of dead servers |
+//! | `faults` | servers and clients that are killed, and a network that cuts connections |
+//! | `history` | checks that recorded histories of clients are linear |
 //! | `program` | the binary: signals, exit codes, status, metrics, systemd |
-//! | `python` | Python's partd on either side |
+//! | `python` | Python's partd as client and as server |
 //! | `leaks` | descriptors, threads and memory |
 
 mod common;

@@ -1,4 +1,4 @@
-//! The binary: signals, exit codes, status, metrics, what systemd passes in, limits and a full store.
+//! The binary: signals, exit codes, status, metrics, sockets from systemd, and a full store.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -19,7 +19,7 @@ fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn a_first_signal_ends_it_in_order_and_both_signals_do() {
+fn sigterm_and_sigint_stop_the_server_cleanly() {
     for signal in [Signal::TERM, Signal::INT] {
         let dir = Dir::new();
         let store = dir.join("store");
@@ -38,14 +38,14 @@ fn a_first_signal_ends_it_in_order_and_both_signals_do() {
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once() {
+fn a_second_signal_ends_the_server_at_once() {
     let dir = Dir::new();
     let mut program = Program::serve(&dir.join("store"), &["--bind", &dir.address()]);
     let client = program.client();
     for _ in 0..30 {
         client.append([("x", vec![1; 1 << 20])]).unwrap();
     }
-    // A client that does not take its answer keeps the server from ending for a while.
+    // A client that does not read its answer delays the shutdown.
     let mut raw = crate::common::Raw::connect(&dir.join("socket"));
     raw.handshake();
     raw.send(&[b"get", b"x"]);
@@ -58,7 +58,7 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
-fn a_close_of_an_old_client_ends_it_in_order_unless_it_is_forbidden() {
+fn the_old_close_command_stops_the_server_cleanly_unless_forbidden() {
     let dir = Dir::new();
     let mut program = Program::serve(&dir.join("store"), &["--bind", &dir.address()]);
     let mut raw = crate::common::Raw::connect(&dir.join("socket"));
@@ -88,7 +88,7 @@ fn usage_errors_have_exit_code_2_and_say_what_to_do() {
         (&[store, "--bind", "tcp://0.0.0.0:0"], "keygen"),
         (&[store, "--memory", "much"], "64KiB"),
         (&[store, "--idle-time", "soon"], "30s"),
-        (&[store, "--role", "boss"], "there are read, append"),
+        (&[store, "--role", "boss"], "use read, append"),
         (&[store, "--metrics", "0.0.0.0:0", "--bind", &dir.address()], "for this machine alone"),
         (&["status", "ipc:///nobody/there", "--timeout", "100ms"], "cannot connect"),
     ];
@@ -103,7 +103,7 @@ fn usage_errors_have_exit_code_2_and_say_what_to_do() {
 }
 
 #[test]
-fn help_completions_and_the_man_page_are_there() {
+fn help_completions_and_the_man_page_are_printed() {
     let (code, help, _) = run(&["--help"]);
     assert!(code == Some(0) && help.contains("Examples:") && help.contains("--max-in-flight"));
     for shell in ["bash", "zsh", "fish"] {
@@ -163,7 +163,7 @@ fn status_is_text_or_json_and_metrics_are_served() {
     assert_eq!((code, &json["health"], &json["durable_seq"]), (Some(0), &"ok".into(), &1.into()));
     assert_eq!(client.status().unwrap().writes_total, 1);
     drop(client);
-    // Where the metrics are is in the log, which is whole when the program has ended.
+    // The log, complete once the program has ended, has the address of the metrics.
     program.signal(Signal::TERM);
     let (_, log) = program.end();
     let line = log.lines().find(|line| line.contains("metrics at")).unwrap();
@@ -172,7 +172,7 @@ fn status_is_text_or_json_and_metrics_are_served() {
 }
 
 #[test]
-fn prometheus_gets_its_text_and_others_get_404() {
+fn metrics_are_served_at_their_path_and_nothing_elsewhere() {
     let dir = Dir::new();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let metrics = format!("127.0.0.1:{port}");
@@ -193,11 +193,11 @@ fn prometheus_gets_its_text_and_others_get_404() {
 }
 
 #[test]
-fn systemd_passes_a_socket_in_and_is_told_when_it_is_served() {
+fn a_socket_from_systemd_is_used_and_systemd_is_notified() {
     let dir = Dir::new();
     let notify = UnixDatagram::bind(dir.join("notify")).unwrap();
     notify.set_read_timeout(Some(PATIENCE)).unwrap();
-    // What systemd does: the socket is descriptor 3, and the variables name the process.
+    // Do what systemd does: pass the socket as descriptor 3, and set the variables.
     let script = "import os, socket, sys\n\
                   s = socket.socket(socket.AF_UNIX)\n\
                   s.bind(sys.argv[1])\n\
@@ -225,12 +225,12 @@ fn systemd_passes_a_socket_in_and_is_told_when_it_is_served() {
     let len = notify.recv(&mut told).unwrap();
     assert_eq!(told[..len].trim_ascii(), b"STOPPING=1");
     assert_eq!(program.end().0.code(), Some(0));
-    // The file belongs to systemd.
+    // The socket file belongs to systemd and must stay.
     assert!(dir.join("passed").exists());
 }
 
 #[test]
-fn a_full_store_is_an_error_and_space_can_be_freed_through_the_server() {
+fn a_full_store_is_an_error_and_deletes_still_work() {
     let dir = Dir::new();
     let arguments = ["--bind", &dir.address(), "--max-store", "200MiB"];
     let program = Program::serve(&dir.join("store"), &arguments);
@@ -244,7 +244,7 @@ fn a_full_store_is_an_error_and_space_can_be_freed_through_the_server() {
     let remote = RemoteError::of(&error).unwrap();
     assert_eq!((remote.kind, remote.may_have_happened), (ErrorKind::Full, false), "{remote}");
     assert_eq!(client.get("x").unwrap().len() % value.len(), 0);
-    // An old client is closed, and the log says why.
+    // The server closes the connection of an old client.
     let mut raw = crate::common::Raw::connect(&dir.join("socket"));
     raw.handshake();
     raw.send(&[b"append", b"y", &value]);
@@ -272,7 +272,7 @@ fn the_log_at_its_default_level_names_no_key_and_no_value() {
 }
 
 #[test]
-fn a_closed_standard_output_does_not_end_it() {
+fn a_closed_standard_output_does_not_stop_the_server() {
     let dir = Dir::new();
     let mut command = Program::command();
     command.arg(dir.join("store")).args(["--bind", &dir.address()]);
@@ -282,7 +282,7 @@ fn a_closed_standard_output_does_not_end_it() {
     let mut line = String::new();
     while !line.contains("listening at") {
         line.clear();
-        assert!(log.read_line(&mut line).unwrap() > 0, "it has ended");
+        assert!(log.read_line(&mut line).unwrap() > 0, "the program ended");
     }
     let client = Client::options().timeout(PATIENCE).connect(dir.address()).unwrap();
     client.append([("x", "1")]).unwrap();

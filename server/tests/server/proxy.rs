@@ -1,5 +1,5 @@
-//! A network between a client and a server that cuts, delays and splits what it carries, and lets bytes
-//! of a connection arrive when the next one has been served for a while.
+//! A proxy that acts as an unreliable network: it cuts connections, and delays and splits their
+//! bytes.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use crate::common::Random;
 
-/// A proxy in front of a unix socket. While it is unruly, connections are cut at random, after any
-/// byte in either direction, and bytes come late and in pieces. What a client has sent before a cut may
-/// reach the server long after the client has connected again.
+/// A proxy in front of a unix socket.
+///
+/// While it is unruly, it cuts connections at random, after any byte in either direction, and
+/// forwards bytes late and in pieces. Bytes that a client sent before a cut may reach the server
+/// long after the client has reconnected.
 pub(crate) struct Proxy {
     path: PathBuf,
     unruly: Arc<AtomicBool>,
@@ -40,7 +42,7 @@ impl Proxy {
                     std::thread::sleep(Duration::from_millis(2));
                     continue;
                 };
-                // A server that is down is a connection that ends.
+                // If the server is down, close the connection.
                 let Ok(server) = UnixStream::connect(&server) else { continue };
                 client.set_nonblocking(false).unwrap();
                 let request = (client.try_clone().unwrap(), server.try_clone().unwrap(), true);
@@ -58,7 +60,7 @@ impl Proxy {
         format!("ipc://{}", self.path.display())
     }
 
-    /// From now on the network is a good one.
+    /// Stops cutting and delaying.
     pub(crate) fn calm(&self) {
         self.unruly.store(false, Ordering::Relaxed);
     }
@@ -97,7 +99,7 @@ fn carry(
             }
         }
         if carried < len && is_request && random.below(2) == 0 {
-            // The client sees the end at once, and the server the whole, later.
+            // The client sees the end at once; the server gets all of the bytes, later.
             cuts.fetch_add(1, Ordering::Relaxed);
             let _ = from.shutdown(std::net::Shutdown::Both);
             std::thread::sleep(Duration::from_millis(random.below(50)));
@@ -115,6 +117,6 @@ fn carry(
     if is_request {
         let _ = from.shutdown(std::net::Shutdown::Both);
     }
-    // The end of the answers ends the client's side, whose end ends the requests.
+    // When the answers end, this shuts down the client's side, which also ends the requests.
     let _ = to.shutdown(std::net::Shutdown::Both);
 }

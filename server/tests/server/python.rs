@@ -1,7 +1,7 @@
-//! Python's partd 1.4.2, unchanged, on either side of the wire.
+//! Python's unchanged partd 1.4.2 as client and as server.
 //!
-//! The interpreter is `PARTD_SERVER_PYTHON`; `tests/python/venv.sh` makes its environment. Without it
-//! these tests are skipped, and with `CI=true` that is a failure.
+//! `PARTD_SERVER_PYTHON` names the interpreter; `tests/python/venv.sh` makes its environment.
+//! Without the variable these tests are skipped; if `CI` is set, they fail instead.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -11,12 +11,12 @@ use partd_server::{AllowedKeys, Client, ErrorKind, KeyPair, RemoteError, Role, S
 
 use crate::common::{Dir, PATIENCE, Program, Served, until};
 
-/// The interpreter, or the reason to skip.
+/// Returns the interpreter, or prints why the test is skipped.
 fn python() -> Option<String> {
     let python = std::env::var("PARTD_SERVER_PYTHON").ok();
     if python.is_none() {
         println!("skipped: PARTD_SERVER_PYTHON is not set; see tests/python/venv.sh");
-        assert!(std::env::var_os("CI").is_none(), "a skip is a failure with CI=true");
+        assert!(std::env::var_os("CI").is_none(), "CI must not skip this test");
     }
     python
 }
@@ -38,7 +38,7 @@ fn finish(child: Child) {
 }
 
 #[test]
-fn pythons_client_does_everything_it_can_with_this_server() {
+fn every_call_of_pythons_client_works_with_this_server() {
     let Some(python) = python() else { return };
     let log = SegmentLog::temporary().unwrap();
     let served = Served::of(Buffer::new(Dict::new(), log, 1 << 20), Server::options());
@@ -70,7 +70,7 @@ fn clients_of_both_languages_share_a_server() {
 }
 
 #[test]
-fn a_close_of_pythons_client_ends_the_program_in_order() {
+fn the_close_of_pythons_client_stops_the_program_cleanly() {
     let Some(python) = python() else { return };
     let dir = Dir::new();
     let mut program = Program::serve(&dir.join("store"), &["--bind", &dir.address()]);
@@ -119,7 +119,7 @@ fn kind(error: &Error) -> Option<ErrorKind> {
 }
 
 #[test]
-fn this_client_does_everything_that_pythons_server_can() {
+fn this_client_can_use_everything_of_pythons_server() {
     let Some(python) = python() else { return };
     let server = PythonServer::start(&python);
     let client = server.client();
@@ -165,7 +165,7 @@ fn this_client_does_everything_that_pythons_server_can() {
 }
 
 #[test]
-fn what_the_old_protocol_cannot_say_is_an_error_before_anything_is_sent() {
+fn a_call_that_the_old_protocol_cannot_express_fails_before_anything_is_sent() {
     let Some(python) = python() else { return };
     let server = PythonServer::start(&python);
     let client = server.client();
@@ -192,13 +192,14 @@ fn what_the_old_protocol_cannot_say_is_an_error_before_anything_is_sent() {
 }
 
 #[test]
-fn a_server_of_python_whose_listener_has_died_is_an_error_in_time() {
+fn calls_to_a_python_server_with_a_dead_listener_fail_in_time() {
     let Some(python) = python() else { return };
     let server = PythonServer::start(&python);
     let options = Client::options().timeout(std::time::Duration::from_millis(500));
     let client = options.connect(&server.address).unwrap();
     client.append([("x", "1")]).unwrap();
-    // An iset of one frame ends Python's listener, which stays silent from then on.
+    // An iset without a value kills the listener thread of Python's server, which then never
+    // answers.
     let port: u16 = server.address.rsplit(':').next().unwrap().parse().unwrap();
     let mut raw = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     use std::io::{Read, Write};
@@ -212,7 +213,7 @@ fn a_server_of_python_whose_listener_has_died_is_an_error_in_time() {
 }
 
 #[test]
-fn libzmqs_curve_is_understood_and_a_stranger_is_not_let_in() {
+fn curve_works_with_libzmq_and_an_unknown_key_is_refused() {
     let Some(python) = python() else { return };
     let dir = Dir::new();
     let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();

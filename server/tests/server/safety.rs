@@ -1,4 +1,4 @@
-//! Who is let in, what each may do, and whose a socket is.
+//! Access control: users, keys, roles, and the ownership of sockets.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -16,7 +16,7 @@ fn kind(error: &Error) -> Option<ErrorKind> {
 }
 
 #[test]
-fn a_role_allows_what_it_says_and_an_error_names_what_is_missing() {
+fn a_role_allows_what_it_includes_and_an_error_names_the_role() {
     let read_append = Role::READ.with(Role::APPEND);
     let served = Served::of(Dict::new(), Server::options().role(read_append));
     let client = served.client();
@@ -32,7 +32,7 @@ fn a_role_allows_what_it_says_and_an_error_names_what_is_missing() {
         assert_eq!(kind(&error), Some(ErrorKind::Forbidden));
         assert!(error.to_string().contains("this client has read,append"), "{error}");
     }
-    // An old client is closed, and nothing is done.
+    // The server closes the connection of an old client, and does nothing.
     for command in [&b"drop"[..], b"close"] {
         let mut raw = served.raw();
         raw.send(&[command]);
@@ -44,7 +44,7 @@ fn a_role_allows_what_it_says_and_an_error_names_what_is_missing() {
 }
 
 #[test]
-fn an_address_that_others_can_reach_is_refused_without_keys_and_the_error_says_how() {
+fn an_address_that_others_can_reach_is_refused_without_keys_and_the_error_says_what_to_do() {
     for address in ["tcp://*:0", "tcp://0.0.0.0:0", "tcp://[::]:0"] {
         let error = Server::bind(Dict::new(), address).unwrap_err().to_string();
         assert!(error.contains("keygen") && error.contains("--curve-clients"), "{error}");
@@ -55,7 +55,7 @@ fn an_address_that_others_can_reach_is_refused_without_keys_and_the_error_says_h
 }
 
 #[test]
-fn tcp_on_this_machine_is_served_when_it_is_asked_for() {
+fn tcp_at_a_loopback_address_needs_no_keys() {
     let server = Server::bind(Dict::new(), "tcp://127.0.0.1:0").unwrap();
     let client = Client::connect(server.address()).unwrap();
     client.append([("x", "1"), ("y", "2")]).unwrap();
@@ -63,7 +63,7 @@ fn tcp_on_this_machine_is_served_when_it_is_asked_for() {
 }
 
 #[test]
-fn curve_lets_in_the_keys_of_the_list_with_their_roles_and_nobody_else() {
+fn curve_accepts_the_keys_of_the_list_with_their_roles_and_no_others() {
     let (server_pair, writer, reader) =
         (KeyPair::generate(), KeyPair::generate(), KeyPair::generate());
     let allowed =
@@ -90,7 +90,7 @@ fn curve_lets_in_the_keys_of_the_list_with_their_roles_and_nobody_else() {
     assert!(read.get("x").unwrap() == value);
     assert_eq!(read.len_of("z").unwrap(), 1000);
     assert_eq!(kind(&read.append([("x", "1")]).unwrap_err()), Some(ErrorKind::Forbidden));
-    // Another key, none at all, and a server that is not the one.
+    // An unknown key, no key, and the wrong key of the server.
     let stranger = as_owner(&KeyPair::generate()).connect(&address).unwrap_err();
     assert!(stranger.to_string().contains("refused"), "{stranger}");
     assert!(options().timeout(Duration::from_millis(500)).connect(&address).is_err());
@@ -100,15 +100,15 @@ fn curve_lets_in_the_keys_of_the_list_with_their_roles_and_nobody_else() {
 }
 
 #[test]
-fn a_process_of_another_user_is_not_let_in() {
-    // Root can become another; anyone else cannot test this.
+fn a_process_of_another_user_is_refused() {
+    // Only root can start a process of another user.
     if !rustix::process::geteuid().is_root() {
         println!("skipped: only root can start a process as another user");
         assert!(std::env::var_os("CI").is_none(), "CI runs this as root");
         return;
     }
     let served = Served::dict();
-    // Where the directory does not keep it out, its user does.
+    // Open the directory and the socket, so that only the check of the user can refuse the process.
     fs::set_permissions(served.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let socket = served.dir.join("socket");
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o777)).unwrap();
@@ -141,7 +141,7 @@ fn a_process_of_another_user_is_not_let_in() {
 }
 
 #[test]
-fn the_socket_of_a_killed_server_is_replaced_and_that_of_a_living_one_is_not() {
+fn the_socket_of_a_killed_server_is_replaced_and_that_of_a_running_one_is_not() {
     let dir = Dir::new();
     let address = dir.address();
     let mut first = Program::serve(&dir.join("store"), &["--bind", &address]);
@@ -161,7 +161,7 @@ fn the_socket_of_a_killed_server_is_replaced_and_that_of_a_living_one_is_not() {
 }
 
 #[test]
-fn the_address_of_a_store_is_private_and_the_same_for_server_and_client() {
+fn the_default_address_of_a_store_is_private_and_the_same_for_server_and_client() {
     let dir = Dir::new();
     let store = dir.join("store");
     for runtime in [Some(dir.join("runtime")), None] {
@@ -212,7 +212,7 @@ fn a_directory_for_sockets_that_is_open_to_others_is_refused() {
 }
 
 #[test]
-fn nobody_at_an_address_is_an_error_that_names_it() {
+fn an_error_names_the_address_at_which_no_server_listens() {
     let address: Address = "ipc:///tmp/x.sock".parse().unwrap();
     assert_eq!(address.path(), Some(Path::new("/tmp/x.sock")));
     let missing = Client::options().timeout(Duration::from_millis(50)).connect(&address);

@@ -1,10 +1,10 @@
-//! The bytes of `WIRE.md`, and the old protocol as Python's client speaks it.
+//! The bytes of `WIRE.md`, and the old protocol as Python's client uses it.
 
 use partd::{Key, Partd};
 
 use crate::common::{Raw, Served, until};
 
-/// The frames of a line of an example; `None` where any frame may stand.
+/// Parses the frames of a line of an example; `None` for a frame that may be anything.
 fn frames(text: &str) -> Vec<Option<Vec<u8>>> {
     let mut frames = vec![Some(Vec::new())];
     let mut rest = text.trim();
@@ -16,7 +16,7 @@ fn frames(text: &str) -> Vec<Option<Vec<u8>>> {
                 last.as_mut().unwrap().extend_from_slice(&rest.as_bytes()[1..end]);
                 rest = &rest[end + 1..];
             }
-            // Keys of tuples hold the mark between quotes.
+            // A `|` within a quoted key does not reach this arm.
             '|' => {
                 frames.push(Some(Vec::new()));
                 rest = &rest[1..];
@@ -37,7 +37,7 @@ fn frames(text: &str) -> Vec<Option<Vec<u8>>> {
 }
 
 #[test]
-fn the_examples_of_the_document_are_what_a_server_says() {
+fn a_server_answers_as_the_examples_of_the_document_say() {
     let document = include_str!("../../WIRE.md");
     let served = Served::dict();
     let mut lines = 0;
@@ -67,7 +67,7 @@ fn the_examples_of_the_document_are_what_a_server_says() {
 }
 
 #[test]
-fn tuples_of_the_old_protocol_are_tuples_of_this_crate() {
+fn tuples_of_the_old_protocol_are_tuple_keys() {
     let served = Served::dict();
     let mut raw = served.raw();
     raw.old(&[b"append", b"a-|-b-|-1", b"v", b"x", b"w"]);
@@ -81,7 +81,7 @@ fn tuples_of_the_old_protocol_are_tuples_of_this_crate() {
 }
 
 #[test]
-fn an_old_client_may_send_before_it_is_answered_and_needs_no_syn() {
+fn an_old_client_may_send_without_syn_and_without_waiting_for_answers() {
     let served = Served::dict();
     let mut raw = served.raw();
     for _ in 0..100 {
@@ -103,7 +103,7 @@ fn an_old_client_may_send_before_it_is_answered_and_needs_no_syn() {
 }
 
 #[test]
-fn a_close_is_acknowledged_and_ends_the_waiting_of_the_server() {
+fn a_close_is_acknowledged_and_ends_the_wait_of_the_server() {
     let served = Served::dict();
     let mut raw = served.raw();
     raw.old(&[b"append", b"x", b"1"]);
@@ -116,7 +116,7 @@ fn a_close_is_acknowledged_and_ends_the_waiting_of_the_server() {
 }
 
 #[test]
-fn large_and_small_frames_come_whole_however_they_are_cut() {
+fn large_and_small_frames_arrive_whole_wherever_they_are_split() {
     let served = Served::dict();
     let value: Vec<u8> = (0..3_000_000_u32).map(|n| (n * 7) as u8).collect();
     let message = Raw::message(&[b"append", b"big", &value, b"small", b"s", b"none", b""]);

@@ -1,6 +1,6 @@
-//! The command line: options, subcommands, and examples for each in its help.
+//! The command line: options, subcommands, and the help with examples for each.
 
-#![allow(clippy::doc_markdown, reason = "these comments are the help, which is no Markdown")]
+#![allow(clippy::doc_markdown, reason = "these comments are the help, which is not Markdown")]
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,10 +10,11 @@ use partd_server::{Limits, Role};
 
 /// Serve a partd store to other processes and machines.
 ///
-/// Clients of the crate partd-server and of Python's partd connect to it. It runs in the foreground
-/// until SIGTERM or SIGINT: then it stops accepting, finishes what has arrived, flushes, syncs and
-/// exits with 0. A second signal ends it at once. Its addresses go to standard output, its log to
-/// standard error. Under systemd it takes the sockets of its socket unit and says when it is ready.
+/// Clients of the crate partd-server and of Python's partd can connect. The server runs in the
+/// foreground until SIGTERM or SIGINT. It then stops accepting, finishes the requests that have
+/// arrived, flushes, syncs and exits with 0. A second signal ends it at once. It prints its
+/// addresses to standard output and its log to standard error. Under systemd it uses the sockets of
+/// its socket unit and notifies systemd when it is ready.
 #[derive(Debug, Parser)]
 #[command(
     name = "partd-server",
@@ -23,7 +24,7 @@ use partd_server::{Limits, Role};
     after_help = EXAMPLES
 )]
 pub(crate) struct Args {
-    /// The store, a directory that is made if it is missing
+    /// The directory of the store; created if it is missing
     pub(crate) path: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) serve: Serve,
@@ -37,62 +38,63 @@ Examples:
   partd-server /data/store --bind ipc:///run/jobs/partd.sock      at a socket of your choice
   partd-server /data/store --bind tcp://127.0.0.1:7171 --memory 2GiB
   partd-server /data/store --bind tcp://10.0.0.7:7171 --curve-key server.key --curve-clients allowed
-  partd-server status tcp://127.0.0.1:7171                        how it is
+  partd-server status tcp://127.0.0.1:7171                        show the status of a server
 
-Exit codes: 0 ended as asked, 1 the store failed, 2 usage, or something is refused.";
+Exit codes: 0 stopped as asked, 1 the store failed, 2 wrong usage or refused.";
 
-/// How to serve.
+/// The options of the server.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Serve {
-    /// Listen here: ipc://PATH or tcp://HOST:PORT; may be given more than once
+    /// Listen at this address: ipc://PATH or tcp://HOST:PORT; can be repeated
     ///
-    /// Unless given: a socket in $XDG_RUNTIME_DIR/partd, named after the store's directory; or in
-    /// PATH.server where that variable is not set. Unix sockets let in processes of the same user only.
-    /// TCP beyond this machine needs --curve-key and --curve-clients. Port 0 is a free port.
+    /// The default is a socket in $XDG_RUNTIME_DIR/partd, named after the identity of the store's
+    /// directory; if that variable is not set, a socket in PATH.server. Unix sockets accept only
+    /// processes of the same user. TCP beyond this machine needs --curve-key and --curve-clients.
+    /// With port 0 the operating system chooses a free port.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) bind: Vec<String>,
-    /// Collect appends in so much memory before they go to the store
+    /// Buffer appends in this much memory before they go to the store
     ///
-    /// What is in memory survives the end of a client and an orderly end of the server, but not
-    /// `kill -9` of the server; an append that was asked for as durable, or a sync, brings it to disk.
-    /// With 0, every acknowledged append survives `kill -9`.
+    /// Buffered appends survive the death of a client and a clean shutdown of the server, but not
+    /// `kill -9` of the server. A durable append or a sync writes them to disk. With 0, every
+    /// acknowledged append survives `kill -9`.
     #[arg(long, value_name = "BYTES", value_parser = bytes, default_value = "0")]
     pub(crate) memory: u64,
-    /// Compress values on their way to disk: zlib, snappy, lz4, or one with a level such as zlib:9
+    /// Compress values on disk: zlib, snappy or lz4; with a level as in zlib:9
     #[arg(long, value_name = "CODEC")]
     pub(crate) encode: Option<String>,
-    /// Let the store take at most so much disk
+    /// Limit the disk space of the store
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub(crate) max_store: Option<u64>,
-    /// What clients without a key may do: read, append, remove, drop, close, or all
+    /// Permissions of clients without a key: a list of read, append, remove, drop, close, or all
     #[arg(long, default_value = "all")]
     pub(crate) role: Role,
-    /// What no client may do, whatever its role
+    /// Permissions that no client has, whatever its role
     #[arg(long, default_value = "none", value_name = "ROLE")]
     pub(crate) forbid: Role,
-    /// Encrypt TCP with this secret key, which `keygen` has made
+    /// Encrypt TCP with this secret key, made by `keygen`
     #[arg(long, value_name = "FILE", requires = "curve_clients")]
     pub(crate) curve_key: Option<PathBuf>,
-    /// Let in TCP clients with these public keys: one in each line, behind it its role
+    /// Accept TCP clients with the public keys in this file: in each line a key and its role
     #[arg(long, value_name = "FILE", requires = "curve_key")]
     pub(crate) curve_clients: Option<PathBuf>,
-    /// Keep answers that are too large for memory in unnamed files here
+    /// Keep answers too large for memory in unnamed files here [default: /var/tmp]
     #[arg(long, value_name = "DIR")]
     pub(crate) spool: Option<PathBuf>,
-    /// Serve Prometheus text at this address of this machine, as http://ADDRESS/metrics
+    /// Serve Prometheus metrics at http://HOST:PORT/metrics; HOST must be a loopback address
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) metrics: Option<String>,
-    /// What to log
+    /// Log messages of this level and above
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(crate) log_level: LogLevel,
-    /// How to log
+    /// Format of the log
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
     #[command(flatten)]
     pub(crate) limits: LimitArgs,
 }
 
-/// What is logged. At `debug` and below, errors of the store may name keys.
+/// The level of the log. At `debug` and below, errors of the store may name keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogLevel {
     Error,
@@ -102,14 +104,14 @@ pub(crate) enum LogLevel {
     Trace,
 }
 
-/// How it is logged.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
     Text,
     Json,
 }
 
-/// Limits; those that are not given have the defaults of the library.
+/// Limits. A limit that is not given has the default of the library.
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct LimitArgs {
@@ -125,19 +127,19 @@ pub(crate) struct LimitArgs {
     /// Bytes of one key [default: 1MiB]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     max_key: Option<u64>,
-    /// Bytes of one value that is written [default: 256MiB]
+    /// Bytes of one value in a write [default: 256MiB]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     max_value: Option<u64>,
-    /// Connections at a time [default: 1024]
+    /// Simultaneous connections [default: 1024]
     #[arg(long, value_name = "COUNT")]
     max_connections: Option<usize>,
     /// Time for a handshake [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = time)]
     handshake_time: Option<Duration>,
-    /// Time without a request after which a connection is closed [default: 1h]
+    /// Close a connection without a request for this time [default: 1h]
     #[arg(long, value_name = "TIME", value_parser = time)]
     idle_time: Option<Duration>,
-    /// Time for a message to arrive, and for a part of an answer to be taken [default: 2m]
+    /// Time for a message to arrive, and to read a chunk of an answer [default: 2m]
     #[arg(long, value_name = "TIME", value_parser = time)]
     message_time: Option<Duration>,
     /// Bytes of messages and answers in memory for one connection [default: 512MiB]
@@ -146,16 +148,16 @@ pub(crate) struct LimitArgs {
     /// Bytes of messages and answers in memory for all connections [default: 1GiB]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     max_in_flight: Option<u64>,
-    /// Bytes of an answer above which it goes through a file [default: 8MiB]
+    /// Bytes of an answer in memory; a longer one goes through a file [default: 8MiB]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     max_answer: Option<u64>,
-    /// Time to finish what has arrived when the server stops [default: 30s]
+    /// Time to finish the requests that have arrived when the server stops [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = time)]
     grace_time: Option<Duration>,
 }
 
 impl LimitArgs {
-    /// The limits of the library, with those that were given.
+    /// Returns the default limits, replaced by those that were given.
     pub(crate) fn limits(&self) -> Limits {
         let mut limits = Limits::default();
         let LimitArgs {
@@ -198,15 +200,15 @@ fn set<T: Clone>(limit: &mut T, given: &Option<T>) {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show how a server is: health, uptime, connections, rates, memory, sequence numbers
+    /// Show the status of a server: health, uptime, connections, rates, memory, sequence numbers
     #[command(after_help = "\
 Examples:
   partd-server status ipc:///run/jobs/partd.sock
   partd-server status --json tcp://127.0.0.1:7171 | jq .requests_per_second
 
-Exit codes: 0 the server is well, 1 its store fails or it is stopping, 2 it cannot be asked.")]
+Exit codes: 0 the server is well, 1 its store fails or it is stopping, 2 it does not answer.")]
     Status(StatusArgs),
-    /// Make a key pair for CURVE: FILE with mode 0600, and FILE.pub
+    /// Make a key pair for CURVE: the secret key FILE with mode 0600, and FILE.pub
     #[command(after_help = "\
 Examples:
   partd-server keygen server.key
@@ -235,7 +237,7 @@ pub(crate) struct StatusArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
-    /// The secret key of this client, for a server with CURVE
+    /// The file of this client's secret key, for a server with CURVE
     #[arg(long, value_name = "FILE", requires = "server_key")]
     pub(crate) curve_key: Option<PathBuf>,
     /// The file of the server's public key
@@ -246,14 +248,14 @@ pub(crate) struct StatusArgs {
     pub(crate) timeout: Duration,
 }
 
-/// Splits a number from its unit.
+/// Splits text into a number and its unit.
 fn split(text: &str) -> Option<(u64, &str)> {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     Some((text[..end].parse().ok()?, text[end..].trim()))
 }
 
-/// Reads a number of bytes: 4096, 64KiB, 2 GiB.
+/// Parses a number of bytes: 4096, 64KiB, 2 GiB.
 fn bytes(text: &str) -> Result<u64, String> {
     let read = split(text).and_then(|(number, unit)| {
         let shift = match unit.to_ascii_lowercase().as_str() {
@@ -269,9 +271,9 @@ fn bytes(text: &str) -> Result<u64, String> {
     read.ok_or_else(|| "write a number of bytes such as 4096, 64KiB or 2GiB".to_owned())
 }
 
-/// Reads a time: 30s, 2m, 1h, 250ms.
+/// Parses a duration: 30s, 2m, 1h, 250ms.
 fn time(text: &str) -> Result<Duration, String> {
-    /// Longer than any machine runs; a clock can still be added to.
+    /// Ten years. Adding it to an `Instant` cannot overflow.
     const MAX_MILLIS: u64 = 10 * 365 * 24 * 3600 * 1000;
     let read = split(text).and_then(|(number, unit)| {
         let millis = match unit {
@@ -300,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_and_times_are_read_with_their_units() {
+    fn sizes_and_times_are_parsed_with_their_units() {
         assert_eq!(bytes("64KiB"), Ok(65536));
         assert_eq!(bytes("2 GiB"), Ok(2 << 30));
         assert!(bytes("1.5G").is_err() && bytes("").is_err() && bytes("99999999TiB").is_err());
@@ -310,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn every_limit_has_its_default_in_the_help() {
+    fn the_help_shows_the_default_of_every_limit() {
         let limits = Args::parse_from(["partd-server", "x"]).serve.limits.limits();
         assert_eq!(limits, Limits::default());
         let help = Args::command().render_long_help().to_string();

@@ -12,7 +12,7 @@ pub(crate) fn run(file: &Path) -> Result<ExitCode, Failure> {
     pair.write(file).map_err(|error| Failure::Refused(error.to_string()))?;
     let file = file.display();
     print(
-        format!("{}\nthe secret key is in {file}, this one in {file}.pub\n", pair.public())
+        format!("{}\nthe secret key is in {file}, this key in {file}.pub\n", pair.public())
             .as_bytes(),
     )
 }

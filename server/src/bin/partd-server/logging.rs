@@ -1,4 +1,4 @@
-//! The log: events of `tracing`, to standard error, as text or JSON.
+//! The log: writes `tracing` events to standard error, as text or JSON.
 
 use std::io;
 
@@ -6,7 +6,6 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::args::{LogFormat, LogLevel, Serve};
 
-/// Starts logging.
 pub(crate) fn start(args: &Serve) {
     let level = match args.log_level {
         LogLevel::Error => LevelFilter::ERROR,

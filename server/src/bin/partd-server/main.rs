@@ -1,7 +1,8 @@
 //! `partd-server`: serves a store to other processes and machines.
 //!
-//! This file dispatches and decides the exit code: 0 the server ended as it was asked to, 1 the store
-//! failed or is failing, 2 usage, or something is refused or cannot be reached.
+//! This file dispatches the subcommands and chooses the exit code: 0 if the server stopped as
+//! asked, 1 if the store failed or is failing, 2 for wrong usage or if something is refused or
+//! unreachable.
 
 mod args;
 mod keygen;
@@ -17,19 +18,20 @@ use clap::{CommandFactory, Parser};
 
 use args::{Args, Command};
 
-/// What ends the program early.
+/// Why the program ends early.
 #[derive(Debug)]
 enum Failure {
-    /// Standard output is closed, as `| head` does: nothing to say.
+    /// Standard output is closed, as by `| head`. The program ends silently.
     OutputClosed,
-    /// A sentence for standard error; exit code 2.
+    /// A message for standard error; exit code 2.
     Refused(String),
-    /// A sentence for standard error; exit code 1.
+    /// A message for standard error; exit code 1.
     Store(String),
 }
 
 impl From<io::Error> for Failure {
-    /// An error while writing to standard output; all other files name theirs.
+    /// Converts an error of writing to standard output. Errors of other files are converted by
+    /// their callers.
     fn from(error: io::Error) -> Failure {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::OutputClosed,
@@ -46,7 +48,7 @@ fn main() -> ExitCode {
         Err(Failure::Refused(message)) => (message, 2),
         Err(Failure::Store(message)) => (message, 1),
     };
-    // If standard error is closed, nobody wants to know.
+    // If standard error is closed, there is nowhere to report it.
     let _ = writeln!(io::stderr(), "partd-server: {message}");
     ExitCode::from(code)
 }
@@ -55,8 +57,7 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
     match (args.command, args.path) {
         (None, Some(path)) => serve::run(&path, args.serve),
         (None, None) => Err(Failure::Refused(
-            "give the directory of a store, which is made if it is missing; --help says more"
-                .into(),
+            "give the directory of a store, which is created if it is missing; see --help".into(),
         )),
         (Some(Command::Status(args)), _) => status::run(&args),
         (Some(Command::Keygen { file }), _) => keygen::run(&file),
@@ -69,7 +70,7 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
     }
 }
 
-/// One page: the program, then each subcommand as a section.
+/// Prints the man page: the program, then a section for each subcommand.
 fn man() -> Result<ExitCode, Failure> {
     let mut command = Args::command();
     command.build();

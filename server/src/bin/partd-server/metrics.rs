@@ -1,4 +1,4 @@
-//! Prometheus text over HTTP, on this machine alone.
+//! Serves Prometheus text over HTTP, at a loopback address only.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tiny_http::{Header, Response, Server};
 
 use crate::Failure;
 
-/// Serves the metrics until the program ends; the address, with the port that was chosen.
+/// Serves the metrics until the program ends. Returns the address, with the actual port.
 pub(crate) fn start(address: &str, handle: ServerHandle) -> Result<SocketAddr, Failure> {
     let refused = |why: String| Failure::Refused(format!("--metrics {address}: {why}"));
     let resolved: Vec<SocketAddr> =
@@ -24,11 +24,11 @@ pub(crate) fn start(address: &str, handle: ServerHandle) -> Result<SocketAddr, F
         match server.recv_timeout(Duration::from_secs(3600)) {
             Ok(Some(request)) if request.url() == "/metrics" => {
                 let metrics = handle.status().to_prometheus();
-                // Who has asked is gone, or is not.
+                // The client may have disconnected.
                 let _ = request.respond(Response::from_string(metrics).with_header(text.clone()));
             }
             Ok(Some(request)) => {
-                // As above.
+                // The client may have disconnected.
                 let _ =
                     request.respond(Response::from_string("see /metrics\n").with_status_code(404));
             }
@@ -40,6 +40,6 @@ pub(crate) fn start(address: &str, handle: ServerHandle) -> Result<SocketAddr, F
         }
     };
     let thread = std::thread::Builder::new().name("partd-metrics".into()).spawn(answer);
-    thread.map_err(|error| refused(format!("no thread can be started: {error}")))?;
+    thread.map_err(|error| refused(format!("cannot start a thread: {error}")))?;
     Ok(bound)
 }

@@ -1,4 +1,4 @@
-//! Serves a store until a signal or a client ends it.
+//! Serves a store until a signal or a client stops the server.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -20,7 +20,8 @@ pub(crate) fn run(path: &Path, args: Serve) -> Result<ExitCode, Failure> {
     logging::start(&args);
     raise_file_limit();
     let options = options(&args).map_err(|error| Failure::Refused(error.to_string()))?;
-    // Before the store is opened, so that no signal finds the program unprepared.
+    // Handle signals before the store is opened, so that none kills the program while the store is
+    // open.
     let signals = Signals::new([SIGTERM, SIGINT])
         .map_err(|error| Failure::Refused(format!("cannot wait for signals: {error}")))?;
     let server = serve(path, &args, options)?;
@@ -32,16 +33,17 @@ pub(crate) fn run(path: &Path, args: Serve) -> Result<ExitCode, Failure> {
     announce(&server)?;
     server.wait();
     notify(&[NotifyState::Stopping]);
-    tracing::info!("stopping: what has arrived is finished, then flushed and synced");
-    server.stop().map_err(|error| Failure::Store(format!("at the end: {error}")))?;
+    tracing::info!("stopping: finishing the requests that have arrived, then flushing and syncing");
+    server.stop().map_err(|error| Failure::Store(format!("while stopping: {error}")))?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }
 
-/// Connections and segments take files: lets this process have as many as it may.
+/// Raises the limit of open files to the hard limit: connections and segments need file
+/// descriptors.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
-    // Without it there are fewer connections, and an error says so.
+    // If this fails, fewer connections fit, and the log says so when the limit is reached.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
@@ -58,7 +60,7 @@ fn options(args: &Serve) -> partd::Result<ServerOptions> {
     Ok(options)
 }
 
-/// Serves the store at the path, through a buffer if it may take memory.
+/// Serves the store at the path, behind a `Buffer` if `--memory` is not 0.
 fn serve(path: &Path, args: &Serve, options: ServerOptions) -> Result<Server, Failure> {
     let store = store(path, args).map_err(|error| Failure::Store(error.to_string()))?;
     let options = addresses(path, args, options)?;
@@ -81,7 +83,8 @@ fn store(path: &Path, args: &Serve) -> partd::Result<Box<dyn Partd>> {
     }
 }
 
-/// The addresses that were given or passed in, or the one of the store.
+/// Adds the addresses that were given and the sockets that systemd passed in. If there are none,
+/// adds the default address of the store.
 fn addresses(
     path: &Path,
     args: &Serve,
@@ -90,9 +93,9 @@ fn addresses(
     let mut passed = ListenFd::from_env();
     for i in 0..passed.len() {
         let wrong = |error: io::Error| {
-            Failure::Refused(format!("the socket {i} of systemd is no listening stream: {error}"))
+            Failure::Refused(format!("socket {i} of systemd is not a listening stream: {error}"))
         };
-        // It is one or the other: an error of the first is no verdict.
+        // The socket is either unix or TCP; an error here may only mean that it is TCP.
         options = match passed.take_unix_listener(i) {
             Ok(Some(listener)) => options.unix_listener(listener),
             _ => match passed.take_tcp_listener(i).map_err(wrong)? {
@@ -111,12 +114,12 @@ fn addresses(
     Ok(options)
 }
 
-/// The first signal ends the server in order, the second at once.
+/// Stops the server cleanly on the first signal, and ends the process on the second.
 fn end_on_signal(mut signals: Signals, handle: ServerHandle) -> Result<(), Failure> {
     let wait = move || {
         let mut signals = signals.forever();
         if let Some(signal) = signals.next() {
-            tracing::info!(signal, "asked to end");
+            tracing::info!(signal, "asked to stop");
             handle.ask_end();
         }
         if let Some(signal) = signals.next() {
@@ -124,18 +127,16 @@ fn end_on_signal(mut signals: Signals, handle: ServerHandle) -> Result<(), Failu
         }
     };
     let thread = std::thread::Builder::new().name("partd-signals".into()).spawn(wait);
-    thread
-        .map(|_| ())
-        .map_err(|error| Failure::Refused(format!("no thread can be started: {error}")))
+    thread.map(|_| ()).map_err(|error| Failure::Refused(format!("cannot start a thread: {error}")))
 }
 
-/// Says where the server listens, and that it is ready.
+/// Prints the addresses, and notifies systemd that the server is ready.
 fn announce(server: &Server) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     for address in server.addresses() {
         tracing::info!("listening at {address}");
         match writeln!(out, "{address}").and_then(|()| out.flush()) {
-            // Nobody reads it; the log has it.
+            // Standard output is closed; the log has the address.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             written => written?,
         }
@@ -144,9 +145,9 @@ fn announce(server: &Server) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Tells systemd, where it asks to be told.
+/// Notifies systemd, if the program runs under it.
 fn notify(state: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(error = %error, "systemd cannot be told");
+        tracing::warn!(error = %error, "cannot notify systemd");
     }
 }

@@ -1,4 +1,4 @@
-//! `partd-server status`: how a server is.
+//! `partd-server status`: shows the status of a server.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -37,7 +37,7 @@ fn describe(status: &Status) -> String {
     let health = match (status.last_error.as_str(), status.last_error_seconds_ago) {
         ("", _) | (_, None) => status.health.clone(),
         (kind, Some(seconds)) => {
-            format!("{}, the last error of the store ({kind}) {seconds} s ago", status.health)
+            format!("{}; the last error of the store ({kind}) was {seconds} s ago", status.health)
         }
     };
     let lines = [

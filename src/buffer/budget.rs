@@ -1,0 +1,139 @@
+//! The memory that a buffer may hold: its own limit, within a budget that others share.
+//!
+//! Invariant: under the buffer's lock, the memory held is at most the memory reserved.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Memory that several consumers share, such as the memory pool of a query engine.
+///
+/// A [`Buffer`](crate::Buffer) reserves memory before it holds it, in steps of a part of its limit.
+/// If the budget refuses, the buffer moves its largest values to its slow store and writes what
+/// does not fit straight through. The methods are called while the buffer is locked and must not
+/// call it.
+pub trait MemoryBudget: Send + Sync {
+    /// Reserves `bytes` more, or returns `false` and reserves nothing.
+    fn try_grow(&self, bytes: u64) -> bool;
+
+    /// Returns `bytes` that were reserved before.
+    fn shrink(&self, bytes: u64);
+}
+
+impl<B: MemoryBudget + ?Sized> MemoryBudget for Arc<B> {
+    fn try_grow(&self, bytes: u64) -> bool {
+        (**self).try_grow(bytes)
+    }
+
+    fn shrink(&self, bytes: u64) {
+        (**self).shrink(bytes);
+    }
+}
+
+/// A budget of a fixed number of bytes. Several buffers share it in an [`Arc`].
+#[derive(Debug)]
+pub struct FixedBudget {
+    limit_bytes: u64,
+    used_bytes: AtomicU64,
+}
+
+impl FixedBudget {
+    /// Creates a budget of `limit_bytes`, all of them free.
+    #[must_use]
+    pub fn new(limit_bytes: u64) -> FixedBudget {
+        FixedBudget { limit_bytes, used_bytes: AtomicU64::new(0) }
+    }
+
+    /// Returns the bytes that are reserved.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.used_bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl MemoryBudget for FixedBudget {
+    fn try_grow(&self, bytes: u64) -> bool {
+        let grown = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.limit_bytes);
+        self.used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_ok()
+    }
+
+    fn shrink(&self, bytes: u64) {
+        self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// What a buffer has reserved.
+pub(super) struct Reservation {
+    limit_bytes: u64,
+    /// None if the limit is the only bound.
+    budget: Option<Box<dyn MemoryBudget>>,
+    reserved_bytes: AtomicU64,
+}
+
+impl Reservation {
+    pub(super) fn new(limit_bytes: u64, budget: Option<Box<dyn MemoryBudget>>) -> Reservation {
+        Reservation { limit_bytes, budget, reserved_bytes: AtomicU64::new(0) }
+    }
+
+    /// The buffer's own limit, in bytes.
+    pub(super) fn limit_bytes(&self) -> u64 {
+        self.limit_bytes
+    }
+
+    /// The bytes that the buffer may hold now.
+    pub(super) fn allowed_bytes(&self) -> u64 {
+        match self.budget {
+            Some(_) => self.reserved_bytes.load(Ordering::Relaxed).min(self.limit_bytes),
+            None => self.limit_bytes,
+        }
+    }
+
+    /// The step in which memory is reserved: small beside the limit, and seldom asked for.
+    fn step_bytes(&self) -> u64 {
+        (self.limit_bytes / 64).clamp(16 << 10, 8 << 20)
+    }
+
+    /// Reserves more, so that about `needed_bytes` may be held; returns whether it is more than
+    /// before.
+    pub(super) fn grow(&self, needed_bytes: u64) -> bool {
+        let Some(budget) = &self.budget else { return false };
+        let reserved_bytes = self.reserved_bytes.load(Ordering::Relaxed);
+        let room = self.limit_bytes.saturating_sub(reserved_bytes);
+        let missing = needed_bytes.saturating_sub(reserved_bytes).min(room);
+        // A whole step if it is there, otherwise what is missing.
+        let step = missing.max(self.step_bytes()).min(room);
+        let granted = [step, missing].into_iter().find(|&n| n > 0 && budget.try_grow(n));
+        self.reserved_bytes.fetch_add(granted.unwrap_or(0), Ordering::Relaxed);
+        granted.is_some()
+    }
+
+    /// Gives back everything above `held_bytes`. The caller holds the buffer's lock exclusively.
+    pub(super) fn release_above(&self, held_bytes: u64) {
+        let Some(budget) = &self.budget else { return };
+        let reserved_bytes = self.reserved_bytes.load(Ordering::Relaxed);
+        if reserved_bytes > held_bytes {
+            self.reserved_bytes.store(held_bytes, Ordering::Relaxed);
+            budget.shrink(reserved_bytes - held_bytes);
+        }
+    }
+
+    /// Gives back what exceeds `held_bytes` by more than one step.
+    pub(super) fn release_spare(&self, held_bytes: u64) {
+        self.release_above(held_bytes.saturating_add(self.step_bytes()));
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.release_above(0);
+    }
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation")
+            .field("limit_bytes", &self.limit_bytes)
+            .field("allowed_bytes", &self.allowed_bytes())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,149 @@
+//! A buffer under a memory budget: it never holds more than it reserved, and gives back what it frees.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use partd::{Batch, Buffer, Dict, Durability, FixedBudget, MemoryBudget, Partd};
+
+/// A budget that keeps its own account and can be told to refuse.
+#[derive(Default)]
+struct Account {
+    refuses: AtomicBool,
+    granted: AtomicU64,
+    calls: AtomicU64,
+}
+
+impl Account {
+    fn granted(&self) -> u64 {
+        self.granted.load(Ordering::SeqCst)
+    }
+}
+
+impl MemoryBudget for Account {
+    fn try_grow(&self, bytes: u64) -> bool {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let grows = !self.refuses.load(Ordering::SeqCst);
+        if grows {
+            self.granted.fetch_add(bytes, Ordering::SeqCst);
+        }
+        grows
+    }
+
+    fn shrink(&self, bytes: u64) {
+        let before = self.granted.fetch_sub(bytes, Ordering::SeqCst);
+        assert!(before >= bytes, "more is given back than was granted");
+    }
+}
+
+fn buffer(limit_bytes: u64) -> (Buffer<Dict, Dict>, Arc<Account>) {
+    let account = Arc::new(Account::default());
+    (Buffer::with_budget(Dict::new(), Dict::new(), limit_bytes, Arc::clone(&account)), account)
+}
+
+#[test]
+fn a_buffer_holds_at_most_what_its_budget_granted_and_asks_for_it_in_steps() {
+    let (p, account) = buffer(64 << 20);
+    let empty = p.memory_bytes();
+    for i in 0..20_000_u64 {
+        p.append([(i % 300, [7; 1000])]).unwrap();
+        assert!(p.memory_bytes() <= account.granted());
+    }
+    assert!(p.memory_bytes() > 20_000_000 + empty);
+    assert!(account.granted() < 40_000_000, "{} bytes are reserved", account.granted());
+    let calls = account.calls.load(Ordering::SeqCst);
+    assert!(calls < 100, "the budget was asked {calls} times");
+    assert_eq!(p.stats().flushes, 0);
+}
+
+#[test]
+fn a_refused_buffer_moves_its_largest_values_and_loses_nothing() {
+    let (p, account) = buffer(64 << 20);
+    p.append([("large", vec![1; 3_000_000])]).unwrap();
+    p.append((0..1000).map(|i| (i, [2; 100]))).unwrap();
+    account.refuses.store(true, Ordering::SeqCst);
+    let mut expected = vec![1; 3_000_000];
+    for i in 0..5_000_u64 {
+        p.append([("large", vec![i as u8; 1000])]).unwrap();
+        expected.extend(vec![i as u8; 1000]);
+        assert!(p.memory_bytes() <= account.granted());
+    }
+    assert!(p.stats().flushes > 0);
+    assert_eq!(p.get("large").unwrap(), expected);
+    assert_eq!(p.get(7).unwrap(), [2; 100]);
+    assert!(p.slow().len_of("large").unwrap() > 3_000_000);
+    assert_eq!(p.slow().len_of(7).unwrap(), 0, "small values stay in memory");
+}
+
+#[test]
+fn a_buffer_whose_budget_grants_nothing_writes_straight_through() {
+    let (p, account) = buffer(64 << 20);
+    account.refuses.store(true, Ordering::SeqCst);
+    p.append([("a", "1"), ("b", "2")]).unwrap();
+    p.iset("a", "0").unwrap();
+    p.append([("a", "3")]).unwrap();
+    assert_eq!(p.slow().get("a").unwrap(), b"03");
+    assert_eq!(p.get_many(["a", "b"]).unwrap(), [&b"03"[..], b"2"]);
+    assert_eq!(account.granted(), 0);
+}
+
+#[test]
+fn flush_shrink_pop_clear_and_drop_give_the_memory_back() {
+    let (p, account) = buffer(256 << 20);
+    let fill = || p.append((0..100).map(|i| (i, vec![3; 200_000]))).unwrap();
+    fill();
+    assert!(account.granted() >= 20_000_000);
+    p.shrink_to(10_000_000).unwrap();
+    assert!(p.memory_bytes() <= 10_000_000);
+    assert_eq!(account.granted(), p.memory_bytes());
+    p.flush().unwrap();
+    assert!(account.granted() < 100_000, "{} bytes after a flush", account.granted());
+
+    fill();
+    let values = p.pop(0..100).unwrap();
+    assert!(values.iter().all(|value| value.len() == 400_000));
+    let left = account.granted();
+    assert!(left < 5_000_000, "{left} bytes after a pop");
+
+    fill();
+    p.clear().unwrap();
+    assert!(account.granted() < 5_000_000, "{} bytes after a clear", account.granted());
+
+    fill();
+    p.write(Batch::new().append("k", b"v"), Durability::Durable).unwrap();
+    assert!(account.granted() < 5_000_000, "{} bytes after a durable append", account.granted());
+
+    fill();
+    drop(p);
+    assert_eq!(account.granted(), 0);
+}
+
+#[test]
+fn threads_and_buffers_that_share_a_budget_stay_within_it_and_lose_nothing() {
+    const LIMIT: u64 = 4 << 20;
+    let budget = Arc::new(FixedBudget::new(LIMIT));
+    let buffers: Vec<Buffer<Dict, Dict>> = (0..3)
+        .map(|_| Buffer::with_budget(Dict::new(), Dict::new(), LIMIT, Arc::clone(&budget)))
+        .collect();
+    thread::scope(|scope| {
+        for (i, p) in buffers.iter().enumerate() {
+            for thread in 0..2 {
+                let budget = &budget;
+                scope.spawn(move || {
+                    for j in 0..3000_u64 {
+                        p.append([((thread, j % 17), vec![i as u8; 500])]).unwrap();
+                        assert!(budget.used_bytes() <= LIMIT);
+                    }
+                });
+            }
+        }
+    });
+    for (i, p) in buffers.iter().enumerate() {
+        let keys = p.keys().unwrap();
+        assert_eq!(keys.len(), 34);
+        let bytes = p.get_many(&keys).unwrap().concat();
+        assert_eq!(bytes, vec![i as u8; 2 * 3000 * 500]);
+    }
+    drop(buffers);
+    assert_eq!(budget.used_bytes(), 0);
+}
