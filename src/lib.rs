@@ -49,7 +49,7 @@
 //! # Keys
 //!
 //! A [`Key`] is a byte string, made from a string, a byte string, an integer or a tuple of those.
-//! Methods take owned keys and references alike:
+//! Keys of tuples sort as the tuples do. Methods take owned keys and references alike:
 //!
 //! ```
 //! use partd::{Dict, Partd};
