@@ -19,7 +19,7 @@ use crate::{Key, Result};
 const PIECE_MIN_BYTES: usize = 64;
 /// The largest piece that a value grows by, unless a single append is larger.
 const PIECE_MAX_BYTES: usize = 64 << 10;
-/// A value grows by at least this fraction of its length, some of which may stay unused.
+/// A value grows by at least its length divided by this, some of which may stay unused.
 const GROWTH_PARTS: usize = 8;
 /// The number of hash tables. Each holds a share of the keys, so growth moves few keys at a time.
 const SHARDS: usize = 64;

@@ -21,8 +21,8 @@
 //!
 //! # Stores and layers
 //!
-//! All methods above belong to the trait [`Partd`], which every store and every layer of bytes
-//! implements:
+//! All methods above except `open` belong to the trait [`Partd`], which every store and every layer
+//! of bytes implements:
 //!
 //! | type | what it is |
 //! |---|---|
@@ -30,7 +30,8 @@
 //! | [`Dict`] | a store in memory |
 //! | [`Buffer`] | holds appends in memory up to a limit, then moves them to a slower store |
 //! | [`Encode`] | passes values through a [`Codec`], such as the compressions of [`encode`] |
-//! | [`Typed`] | holds values other than bytes: lists, NumPy arrays, Arrow record batches |
+//! | [`Typed`] | holds values other than bytes, such as lists or Arrow record batches |
+//! | `Numpy` | holds one-dimensional arrays of numbers |
 //!
 //! Layers wrap a store and nest. This one compresses, keeps up to 64 MiB of compressed bytes in
 //! memory, and stores the rest in a temporary directory:

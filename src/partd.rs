@@ -173,8 +173,8 @@ pub trait Partd: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Those of [`read`](Partd::read) and [`write`](Partd::write). Nothing is removed then, but for
-    /// the exception above.
+    /// Those of [`read`](Partd::read) and [`write`](Partd::write). Nothing is removed then, with
+    /// the exception described [above](Partd#errors).
     fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>>;
 
     /// Returns the length of each key's value in bytes, at one moment; `None` if a key is missing.

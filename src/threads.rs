@@ -5,8 +5,8 @@
 //! a pool whose threads are certain to exist and passes the work a [`Team`]. Without such a pool,
 //! the team is the calling thread.
 //!
-//! Nothing here waits for a lock: a child of `fork` inherits each lock in its state at the fork,
-//! and the thread that held it may not exist in the child.
+//! Nothing here waits for a lock that outlives a call: a child of `fork` inherits each lock in its
+//! state at the fork, and the thread that held it may not exist in the child.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -112,7 +112,7 @@ struct Machine<'a> {
     at: usize,
     max_bytes: usize,
     /// The bytes of everything put on the stack, into the memo and into the tables. Values leave
-    /// the stack only for a container, so it never shrinks.
+    /// the stack only for a container, so the number never shrinks.
     held_bytes: u64,
     stack: Vec<Item<'a>>,
     /// The length of the stack at each mark.
