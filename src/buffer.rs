@@ -1,11 +1,12 @@
 //! `Buffer`: a fast store in front of a slower one, within a memory limit.
 //!
-//! Invariant: a key's value is the value in `slow`, then its deferred set, then the value in `fast`.
-//! A batch written to `slow` therefore also carries everything buffered for the keys it touches.
+//! Invariant: a key's value is the value in `slow`, then its deferred set, then the value in
+//! `fast`. A batch written to `slow` therefore also carries everything buffered for the keys it
+//! touches.
 //!
 //! One lock orders all operations. Plain appends hold it shared: `fast` has its own lock and keeps
-//! the memory limit. Operations that move or remove bytes hold it exclusively. A long read of `slow`
-//! runs outside the lock and is repeated if bytes moved in the meantime.
+//! the memory limit. Operations that move or remove bytes hold it exclusively. A long read of
+//! `slow` runs outside the lock and is repeated if bytes moved in the meantime.
 //!
 //! Only `slow` can tell whether a key was set before. A set of a key that has nothing in `fast` is
 //! *deferred*: `slow` decides it at the next flush of that key. Sets after a deferred set are void.
@@ -33,14 +34,14 @@ const UNLOCKED_READS: usize = 4;
 
 /// A layer that collects appends in memory and moves them to a slower store in large batches.
 ///
-/// `Fast` is a store in memory, such as [`Dict`](crate::Dict); `Slow` is where the bytes end up. The
-/// buffer holds at most `limit_bytes` of memory, as [`MemoryStore::memory_bytes`] counts it, under
-/// any number of threads. An append that finds no room first moves the keys with the longest values
-/// to `Slow`, until half of the limit is free. A batch too large to be buffered, and every
+/// `Fast` is a store in memory, such as [`Dict`](crate::Dict); `Slow` is where the bytes end up.
+/// The buffer holds at most `limit_bytes` of memory, as [`MemoryStore::memory_bytes`] counts it,
+/// under any number of threads. An append that finds no room first moves the keys with the longest
+/// values to `Slow`, until half of the limit is free. A batch too large to be buffered, and every
 /// removal, goes to `Slow` at once.
 ///
-/// Operations are atomic and linearizable inside the process. After a flush, other processes see the
-/// bytes, and they survive a crash. [`flush`](Buffer::flush), [`sync`](Partd::sync) and
+/// Operations are atomic and linearizable inside the process. After a flush, other processes see
+/// the bytes, and they survive a crash. [`flush`](Buffer::flush), [`sync`](Partd::sync) and
 /// [`append_durable`](Partd::append_durable) flush, and so does dropping the buffer. A drop cannot
 /// report an error, so call [`flush`](Buffer::flush) first.
 ///
@@ -91,8 +92,8 @@ pub struct BufferStats {
 impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     /// Creates a buffer that holds at most `limit_bytes` in `fast` before it moves them to `slow`.
     ///
-    /// Keys that the stores already hold become part of the buffer. Nothing else may write to `fast`
-    /// from then on. A flush needs some memory beyond the limit, a small part of it.
+    /// Keys that the stores already hold become part of the buffer. Nothing else may write to
+    /// `fast` from then on. A flush needs some memory beyond the limit, a small part of it.
     #[must_use]
     pub fn new(fast: Fast, slow: Slow, limit_bytes: u64) -> Buffer<Fast, Slow> {
         Buffer::with_reservation(fast, slow, Reservation::new(limit_bytes, None))
@@ -101,8 +102,8 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     /// Creates a buffer that reserves the memory it holds from `budget`, at most `limit_bytes`.
     ///
     /// If the budget refuses to grow, the buffer moves its largest values to `slow`.
-    /// [`flush`](Buffer::flush) and [`shrink_to`](Buffer::shrink_to) return what they free to the budget, and
-    /// dropping the buffer returns the rest.
+    /// [`flush`](Buffer::flush) and [`shrink_to`](Buffer::shrink_to) return what they free to the
+    /// budget, and dropping the buffer returns the rest.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -222,8 +223,8 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         self.fast.memory_bytes() + state.deferred.memory_bytes()
     }
 
-    /// Calls `read` on the slow store, and returns the result with the shared lock under which it is
-    /// current.
+    /// Calls `read` on the slow store, and returns the result with the shared lock under which it
+    /// is current.
     ///
     /// The lock is taken after the read, so a long read blocks no flush. A rayon worker that waits
     /// for the read may run another task, and holds no lock meanwhile.
@@ -247,8 +248,8 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
 
 impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
     fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()> {
-        // Refuse early: do not buffer bytes that `slow` will never accept, and do not write a durable
-        // batch that cannot be made durable.
+        // Refuse early: do not buffer bytes that `slow` will never accept, and do not write a
+        // durable batch that cannot be made durable.
         self.check(durability)?;
         if durability == Durability::Durable {
             let mut state = self.alone();

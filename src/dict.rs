@@ -1,8 +1,8 @@
 //! `Dict`: the store in memory. It is the fast half of a buffer, and the reference of the tests.
 //!
-//! One lock guards the whole store, so operations are linearizable. A value is a rope of pieces that
-//! never move: an append copies each byte once, and the memory stays within a small factor of the
-//! value. The memory is counted in bytes of capacity.
+//! One lock guards the whole store, so operations are linearizable. A value is a rope of pieces
+//! that never move: an append copies each byte once, and the memory stays within a small factor of
+//! the value. The memory is counted in bytes of capacity.
 
 use std::fmt;
 use std::hash::BuildHasher;
@@ -19,7 +19,7 @@ use crate::{Key, Result};
 const PIECE_MIN_BYTES: usize = 64;
 /// The largest piece that a value grows by, unless a single append is larger.
 const PIECE_MAX_BYTES: usize = 64 << 10;
-/// A value grows by at least this fraction of its length, some of which may stay unused.
+/// A value grows by at least its length divided by this, some of which may stay unused.
 const GROWTH_PARTS: usize = 8;
 /// The number of hash tables. Each holds a share of the keys, so growth moves few keys at a time.
 const SHARDS: usize = 64;
@@ -268,8 +268,8 @@ impl Map {
         grown
     }
 
-    /// Returns keys that together take `bytes`, the longest values first. One pass sums up the values
-    /// by order of magnitude, and a second one collects the keys.
+    /// Returns keys that together take `bytes`, the longest values first. One pass sums up the
+    /// values by order of magnitude, and a second one collects the keys.
     fn heaviest(&self, bytes: usize) -> Vec<Key> {
         let magnitude = |slot: &Slot| slot.value.len.checked_ilog2().map_or(0, |log| log as usize);
         let weight = |slot: &Slot| slot.value.len + slot.key.heap_bytes() + size_of::<Slot>();

@@ -128,7 +128,10 @@ pub enum Error {
     },
 
     /// The handle was opened read-only.
-    #[error("{}: the store was opened read-only; open it with `SegmentLog::open` to write", path.display())]
+    #[error(
+        "{}: the store was opened read-only; open it with `SegmentLog::open` to write",
+        path.display()
+    )]
     ReadOnly {
         /// The directory of the store.
         path: PathBuf,
@@ -136,8 +139,9 @@ pub enum Error {
 
     /// A sync of the store failed, so no later write can be guaranteed to be on stable storage.
     #[error(
-        "{}: an earlier sync of this store failed, and the disk may have lost data; appends and reads \
-         still work, but durable appends and syncs do not. Copy what you need into a new store",
+        "{}: an earlier sync of this store failed, and the disk may have lost data; appends and \
+         reads still work, but durable appends and syncs do not. Copy what you need into a new \
+         store",
         path.display()
     )]
     SyncFailed {
@@ -242,15 +246,16 @@ fn advice(error: &io::Error) -> &'static str {
              close other files"
         }
         io::ErrorKind::OutOfMemory if error.raw_os_error().is_some() => {
-            "; each segment needs a memory map: raise `vm.max_map_count`, compact the store, or use \
-             longer segments"
+            "; each segment needs a memory map: raise `vm.max_map_count`, compact the store, or \
+             use longer segments"
         }
         io::ErrorKind::PermissionDenied => "; give this user the right to do so",
         io::ErrorKind::ReadOnlyFilesystem => {
             "; the file system is mounted read-only: use `SegmentLog::open_read_only`"
         }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; free some space, or delete keys and compact the store: reads, deletes and pops still work"
+            "; free some space, or delete keys and compact the store: reads, deletes and pops \
+             still work"
         }
         _ => "",
     }
@@ -304,7 +309,8 @@ impl Error {
 
     /// Returns whether a write failed because the disk, a quota or `max_store_bytes` is exhausted.
     ///
-    /// Any process, also the one that got the error, can free space by deleting keys and compacting.
+    /// Any process, also the one that got the error, can free space by deleting keys and
+    /// compacting.
     #[must_use]
     pub fn is_out_of_space(&self) -> bool {
         matches!(self.kind(), ErrorKind::DiskFull | ErrorKind::StoreFull)

@@ -1,7 +1,7 @@
 //! Keys, and the injective encoding of tuples as keys.
 //!
-//! The key of a string or byte string is its own bytes. A tuple joins its parts with escapes, in the
-//! encoding of [`partd_format::tuple`], which keeps the order of the tuples.
+//! The key of a string or byte string is its own bytes. A tuple joins its parts with escapes, in
+//! the encoding of [`partd_format::tuple`], which keeps the order of the tuples.
 //!
 //! Different tuples are therefore different keys, whatever bytes their parts hold, and keys sort as
 //! their tuples do, part by part; integers in tuples sort as numbers. A byte string is used
@@ -23,9 +23,9 @@ const INLINE_LEN_BYTES: usize = 16;
 /// The key of a value: a byte string, possibly empty.
 ///
 /// A key converts from strings, byte strings, integers and tuples of those, nested to any depth. An
-/// integer alone is its decimal text; inside a tuple it is typed and sorts as a number. Each of them
-/// may be owned, in a `Box`, `Rc`, `Arc` or `Cow`, or behind any number of references. Keys of up to
-/// 16 bytes need no heap allocation.
+/// integer alone is its decimal text; inside a tuple it is typed and sorts as a number. Each of
+/// them may be owned, in a `Box`, `Rc`, `Arc` or `Cow`, or behind any number of references. Keys of
+/// up to 16 bytes need no heap allocation.
 ///
 /// ```
 /// use partd::Key;
@@ -68,8 +68,8 @@ impl Key {
 
     /// Returns the parts of the tuple that the key encodes; a plain key is one part.
     ///
-    /// Returns `None` if the bytes encode no tuple, which happens only if the key was made from bytes
-    /// with zeros among them, or if its tuples are nested more than 64 deep.
+    /// Returns `None` if the bytes encode no tuple, which happens only if the key was made from
+    /// bytes with zeros among them, or if its tuples are nested more than 64 deep.
     ///
     /// ```
     /// use partd::{Key, TuplePart};

@@ -1,8 +1,8 @@
 //! An appendable key-value byte store: append bytes to keys, read each key back as one value.
 //!
 //! partd is made for shuffles. Many threads and processes append small pieces to many keys at once;
-//! later, each key is read back whole. The store is a directory of memory-mapped log segments, so an
-//! append is one copy into a mapped file, and processes share a store without a server.
+//! later, each key is read back whole. The store is a directory of memory-mapped log segments, so
+//! an append is one copy into a mapped file, and processes share a store without a server.
 //!
 //! ```
 //! # let dir = tempfile::tempdir().unwrap();
@@ -21,16 +21,17 @@
 //!
 //! # Stores and layers
 //!
-//! All methods above belong to the trait [`Partd`], which every store and every layer of bytes
-//! implements:
+//! All methods above except `open` belong to the trait [`Partd`], which every store and every layer
+//! of bytes implements:
 //!
 //! | type | what it is |
 //! |---|---|
 //! | [`SegmentLog`] | the store on disk, shared by threads and processes |
 //! | [`Dict`] | a store in memory |
-//! | [`Buffer`] | keeps appends in a fast store up to a memory limit, then moves them to a slow one |
+//! | [`Buffer`] | holds appends in memory up to a limit, then moves them to a slower store |
 //! | [`Encode`] | passes values through a [`Codec`], such as the compressions of [`encode`] |
-//! | [`Typed`] | holds values other than bytes: lists, NumPy arrays, Arrow record batches |
+//! | [`Typed`] | holds values other than bytes, such as lists or Arrow record batches |
+//! | `Numpy` | holds one-dimensional arrays of numbers |
 //!
 //! Layers wrap a store and nest. This one compresses, keeps up to 64 MiB of compressed bytes in
 //! memory, and stores the rest in a temporary directory:
@@ -49,7 +50,7 @@
 //! # Keys
 //!
 //! A [`Key`] is a byte string, made from a string, a byte string, an integer or a tuple of those.
-//! Methods take owned keys and references alike:
+//! Keys of tuples sort as the tuples do. Methods take owned keys and references alike:
 //!
 //! ```
 //! use partd::{Dict, Partd};
@@ -84,7 +85,7 @@
 //! |---|---|---|
 //! | `zlib` | yes | `Zlib`, by flate2 |
 //! | `snappy` | yes | `Snappy`, by snap |
-//! | `lz4` | yes | `Lz4`, by lz4_flex |
+//! | `lz4` | yes | `Lz4`, by `lz4_flex` |
 //! | `bz2` | | `Bz2`, by bzip2 |
 //! | `blosc` | | `Blosc`, by the C library c-blosc; needs a C compiler |
 //! | `zstd` | | `Zstd`, by the C library zstd; needs a C compiler |
@@ -98,8 +99,8 @@
 //!
 //! # Platform
 //!
-//! partd runs on 64-bit little-endian Linux. The crate `partd-format` describes and parses the bytes
-//! on disk, and the tool `partd-inspect` shows, checks and salvages a store.
+//! partd runs on 64-bit little-endian Linux. The crate `partd-format` describes and parses the
+//! bytes on disk, and the tool `partd-inspect` shows, checks and salvages a store.
 
 #![warn(clippy::missing_errors_doc, clippy::missing_panics_doc, clippy::must_use_candidate)]
 

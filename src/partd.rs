@@ -118,7 +118,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// What a write waits for.
+/// The guarantee that a write waits for before it returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Durability {
     /// Nothing: the batch is in the store and survives the death of any process.
@@ -142,8 +142,8 @@ pub type Chunks<'a> = Vec<&'a [u8]>;
 ///
 /// - A durable write whose sync fails is in the store, but may not survive a power cut. Writing it
 ///   again writes it twice.
-/// - A [`take`](Partd::take) may meet damage in bytes that another handle appended after `take` read
-///   the values and before it removed them. The keys are then removed.
+/// - A [`take`](Partd::take) may meet damage in bytes that another handle appended after `take`
+///   read the values and before it removed them. The keys are then removed.
 ///
 /// Every method can return the errors of the store: [`ErrorKind::Io`](crate::ErrorKind::Io) and
 /// [`DiskFull`](crate::ErrorKind::DiskFull) from the system, [`Corrupt`](crate::ErrorKind::Corrupt)
@@ -156,9 +156,9 @@ pub trait Partd: Send + Sync {
     /// # Errors
     ///
     /// [`ReadOnly`](crate::ErrorKind::ReadOnly) on a read-only handle,
-    /// [`StoreFull`](crate::ErrorKind::StoreFull) or [`DiskFull`](crate::ErrorKind::DiskFull) if there
-    /// is no room, and [`SyncFailed`](crate::ErrorKind::SyncFailed) if the write is to be durable and
-    /// an earlier sync failed.
+    /// [`StoreFull`](crate::ErrorKind::StoreFull) or [`DiskFull`](crate::ErrorKind::DiskFull) if
+    /// there is no room, and [`SyncFailed`](crate::ErrorKind::SyncFailed) if the write is to be
+    /// durable and an earlier sync failed.
     fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()>;
 
     /// Reads the values of the keys at one moment of the history; a missing key has an empty value.
@@ -173,8 +173,8 @@ pub trait Partd: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Those of [`read`](Partd::read) and [`write`](Partd::write). Nothing is removed then, but for
-    /// the exception above.
+    /// Those of [`read`](Partd::read) and [`write`](Partd::write). Nothing is removed then, with
+    /// the exception described [above](Partd#errors).
     fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>>;
 
     /// Returns the length of each key's value in bytes, at one moment; `None` if a key is missing.
@@ -323,8 +323,8 @@ pub trait Partd: Send + Sync {
         self.write(&batch, Durability::Plain)
     }
 
-    /// Reads and removes keys in one step: no byte is lost or returned twice, whatever other handles
-    /// append.
+    /// Reads and removes keys in one step: no byte is lost or returned twice, whatever other
+    /// handles append.
     ///
     /// # Errors
     ///
@@ -336,8 +336,8 @@ pub trait Partd: Send + Sync {
         self.take(&collect_keys(keys))
     }
 
-    /// Returns whether the key exists: something, perhaps no bytes, was written to it since its last
-    /// delete.
+    /// Returns whether the key exists: something, perhaps no bytes, was written to it since its
+    /// last delete.
     ///
     /// # Errors
     ///
@@ -382,13 +382,13 @@ pub trait MemoryStore: Partd {
     #[must_use]
     fn memory_bytes(&self) -> u64;
 
-    /// Writes the batch if the store then holds at most `limit_bytes` of memory, and returns whether
-    /// it did.
+    /// Writes the batch if the store then holds at most `limit_bytes` of memory, and returns
+    /// whether it did.
     ///
     /// `false` means that nothing has changed; it may come slightly below the limit. The durability
     /// is [`Plain`](Durability::Plain). An implementation keeps the limit also when several threads
-    /// write at once. The provided one does not: it checks first and then writes, so it suits stores
-    /// with one writing thread.
+    /// write at once. The provided one does not: it checks first and then writes, so it suits
+    /// stores with one writing thread.
     ///
     /// # Errors
     ///
@@ -403,8 +403,8 @@ pub trait MemoryStore: Partd {
         Ok(true)
     }
 
-    /// Returns the keys with the longest values, as many as it takes to free about `bytes` of memory,
-    /// in no particular order.
+    /// Returns the keys with the longest values, as many as it takes to free about `bytes` of
+    /// memory, in no particular order.
     ///
     /// # Errors
     ///

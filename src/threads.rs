@@ -1,12 +1,12 @@
 //! Threads for parallel work, in processes that cannot start any or lost them in a `fork`.
 //!
 //! Nothing here uses rayon's global pool: it panics if no thread can be started, and a child of
-//! `fork` inherits it without its threads, so a wait for them never ends. Instead, [`spread`] finds a
-//! pool whose threads are certain to exist and passes the work a [`Team`]. Without such a pool, the
-//! team is the calling thread.
+//! `fork` inherits it without its threads, so a wait for them never ends. Instead, [`spread`] finds
+//! a pool whose threads are certain to exist and passes the work a [`Team`]. Without such a pool,
+//! the team is the calling thread.
 //!
-//! Nothing here waits for a lock: a child of `fork` inherits each lock in its state at the fork, and
-//! the thread that held it may not exist in the child.
+//! Nothing here waits for a lock that outlives a call: a child of `fork` inherits each lock in its
+//! state at the fork, and the thread that held it may not exist in the child.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -85,8 +85,8 @@ impl Team {
         }
     }
 
-    /// Applies `each` to every item until one fails, and starts the items in order, so that the data
-    /// of the next items can be fetched while earlier ones are processed.
+    /// Applies `each` to every item until one fails, and starts the items in order, so that the
+    /// data of the next items can be fetched while earlier ones are processed.
     pub(crate) fn in_order<I: Send>(
         self,
         items: Vec<I>,
@@ -108,8 +108,8 @@ impl Team {
     }
 }
 
-/// Runs `work` with a team of threads: the pool of the calling rayon task, else `lent`, else the pool
-/// that the whole process shares.
+/// Runs `work` with a team of threads: the pool of the calling rayon task, else `lent`, else the
+/// pool that the whole process shares.
 pub(crate) fn spread<T: Send>(lent: Option<&LentPool>, work: impl FnOnce(Team) -> T + Send) -> T {
     if STAYS.get() {
         return work(Team::ALONE);
@@ -263,8 +263,8 @@ impl LazyPool {
     }
 }
 
-/// A pool, and a mark of the process that built it. A forked child leaks the pool instead of dropping
-/// it, because a drop takes locks that threads of the parent may have held.
+/// A pool, and a mark of the process that built it. A forked child leaks the pool instead of
+/// dropping it, because a drop takes locks that threads of the parent may have held.
 #[derive(Debug)]
 struct Owned {
     /// `None` only during the drop.
@@ -285,7 +285,8 @@ impl Drop for Owned {
 pub(crate) struct LentPool {
     /// `None` if no fork mark could be created, since a child of `fork` could then not be detected.
     owned: Option<Arc<Owned>>,
-    /// Whether a thread of the pool has answered. In a pool inherited through `fork`, none ever does.
+    /// Whether a thread of the pool has answered. In a pool inherited through `fork`, none ever
+    /// does.
     answers: Arc<AtomicBool>,
 }
 

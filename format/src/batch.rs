@@ -68,6 +68,7 @@ impl Kind {
     }
 
     /// Whether the entry brings a value.
+    #[must_use]
     pub fn has_value(self) -> bool {
         matches!(self, Kind::Append | Kind::Set)
     }
@@ -84,11 +85,13 @@ pub struct Layout {
 
 impl Layout {
     /// The layout of a batch without entries.
+    #[must_use]
     pub fn new() -> Layout {
         Layout::default()
     }
 
     /// The same for a batch with a column of sequence numbers.
+    #[must_use]
     pub fn with_sequences() -> Layout {
         Layout { sequences: true, ..Layout::default() }
     }
@@ -96,6 +99,10 @@ impl Layout {
     /// Adds an entry with a key and a value of these lengths in bytes.
     ///
     /// Fails when the batch or the key would be longer than the format can hold.
+    ///
+    /// # Errors
+    ///
+    /// If the batch or the key would be longer than the format can hold.
     pub fn add(&mut self, key_len: u64, value_len: u64) -> Result<(), Error> {
         if key_len > KEY_LEN_MAX {
             return Err(Error::at_most(0, "length of key", KEY_LEN_MAX, key_len));
@@ -121,22 +128,26 @@ impl Layout {
     }
 
     /// The number of entries.
+    #[must_use]
     pub fn entries(&self) -> u64 {
         self.entries
     }
 
     /// The bytes from the link word to the first value.
+    #[must_use]
     pub fn values_start(&self) -> u64 {
         let row = ENTRY_LEN + if self.sequences { SEQUENCE_LEN } else { 0 };
         HEAD_LEN + self.entries * row + self.keys_len
     }
 
     /// The bytes of all values.
+    #[must_use]
     pub fn values_len(&self) -> u64 {
         self.values_len
     }
 
     /// The bytes of the batch from its link word to the next one.
+    #[must_use]
     pub fn batch_len(&self) -> u64 {
         (self.values_start() + self.values_len).next_multiple_of(8)
     }
@@ -149,6 +160,10 @@ impl Layout {
     ///
     /// Fails where `out` or the entries do not fit the layout, or where an entry is one that
     /// [`Batch::parse`] would refuse.
+    ///
+    /// # Errors
+    ///
+    /// If `out` or the entries do not fit the layout, or if [`Batch::parse`] would refuse an entry.
     pub fn encode<'k>(
         &self,
         salt: Salt,
@@ -299,6 +314,10 @@ pub struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     /// Checks the batch at `offset`; `body` is all of it behind its link and state words.
+    ///
+    /// # Errors
+    ///
+    /// The offset of the first mismatch, and what was expected and found there.
     pub fn parse(salt: Salt, offset: u64, body: &'a [u8]) -> Result<Batch<'a>, Error> {
         Batch::parse_head(salt, offset, body.len() as u64 + WORDS_LEN, body)
     }
@@ -308,12 +327,20 @@ impl<'a> Batch<'a> {
     ///
     /// `head` holds at least the 32 bytes behind the link and state words. The number lies within
     /// the batch, but it is not to be trusted further: the checksum has not been compared.
+    ///
+    /// # Errors
+    ///
+    /// If `head` is too short, or if the lengths in it do not fit into a batch of `len` bytes.
     pub fn values_start(offset: u64, len: u64, head: &[u8]) -> Result<u64, Error> {
         Lengths::read(offset, len, head).map(|lengths| lengths.values_start)
     }
 
     /// Checks the batch of `len` bytes at `offset` when not all of it has been read: `body` begins
     /// behind the link and state words and reaches at least to where the values begin.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`parse`](Batch::parse), and if `body` ends before the values begin.
     pub fn parse_head(
         salt: Salt,
         offset: u64,
@@ -415,36 +442,43 @@ impl<'a> Batch<'a> {
     }
 
     /// Where the batch begins in its segment: at its link word.
+    #[must_use]
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
     /// The length of the batch in bytes, link and state words included.
+    #[must_use]
     pub fn batch_len(&self) -> u64 {
         self.len
     }
 
     /// The bytes in front of the first value, link and state words included.
+    #[must_use]
     pub fn head_len(&self) -> u64 {
         self.values_start
     }
 
     /// The number of entries.
+    #[must_use]
     pub fn len(&self) -> usize {
         self.entries as usize
     }
 
     /// Whether the batch has no entries.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries == 0
     }
 
     /// The synced mark of the store as its writer knew it.
+    #[must_use]
     pub fn durable_seq(&self) -> u64 {
         self.durable_seq
     }
 
     /// Whether each entry has a sequence number of its own: a batch of a compaction.
+    #[must_use]
     pub fn has_sequences(&self) -> bool {
         self.sequences
     }
@@ -466,6 +500,7 @@ impl<'a> Batch<'a> {
     }
 
     /// The entries, in order.
+    #[must_use]
     pub fn entries(&self) -> Entries<'a> {
         let column_start = HEAD_LEN + u64::from(self.entries) * ENTRY_LEN;
         Entries {
@@ -478,6 +513,7 @@ impl<'a> Batch<'a> {
 
     /// The bytes of an entry's value, as far as they were given to the parser. The checksum is the
     /// caller's to compare.
+    #[must_use]
     pub fn value(&self, entry: &Entry<'_>) -> &'a [u8] {
         let given = self.body.len() as u64 + WORDS_LEN;
         let start = entry.value_offset.saturating_sub(self.offset).clamp(WORDS_LEN, given);
@@ -486,6 +522,10 @@ impl<'a> Batch<'a> {
     }
 
     /// Compares the checksum of every value; the error names the first that does not match.
+    ///
+    /// # Errors
+    ///
+    /// The offset of the first value that does not match, and both checksums.
     pub fn check_values(&self, salt: Salt) -> Result<(), Error> {
         self.entries().try_for_each(|entry| entry.check(salt, self.value(&entry)))
     }
@@ -510,6 +550,10 @@ pub struct Entry<'a> {
 
 impl Entry<'_> {
     /// Compares the checksum of the value.
+    ///
+    /// # Errors
+    ///
+    /// The offset of the value and both checksums, if they differ.
     pub fn check(&self, salt: Salt, value: &[u8]) -> Result<(), Error> {
         let right = if self.kind.has_value() { salt.value_checksum(value) } else { 0 };
         if right == self.value_checksum {

@@ -64,6 +64,7 @@ pub const SYNC_LOCK_AT: u64 = DURABLE_SEQ_AT;
 pub const COMPACTION_LOCK_AT: u64 = OUTPUT_AT;
 
 /// The byte that the owner of a writer slot locks exclusively.
+#[must_use]
 pub const fn slot_lock_at(slot: u16) -> u64 {
     slot_at(slot)
 }
@@ -103,6 +104,7 @@ pub struct Fixed {
 
 impl Fixed {
     /// Writes the fields.
+    #[must_use]
     pub fn encode(&self) -> [u8; FIXED_LEN] {
         let mut bytes = [0; FIXED_LEN];
         bytes[..8].copy_from_slice(&MAGIC);
@@ -119,6 +121,10 @@ impl Fixed {
     }
 
     /// Reads and checks the fields.
+    ///
+    /// # Errors
+    ///
+    /// If `bytes` is too short, or if a field or the checksum does not match.
     pub fn decode(bytes: &[u8]) -> Result<Fixed, Error> {
         if bytes.len() < FIXED_LEN {
             let found = bytes.len() as u64;
@@ -152,6 +158,7 @@ impl Fixed {
 }
 
 /// Where a slot begins in the file.
+#[must_use]
 pub const fn slot_at(slot: u16) -> u64 {
     SLOTS_AT + slot as u64 * SLOT_LEN
 }
@@ -159,6 +166,7 @@ pub const fn slot_at(slot: u16) -> u64 {
 /// The word that says that the history up to `sequence` is on stable storage.
 ///
 /// Packed like a state word, so that a random word is not taken for a promise.
+#[must_use]
 pub fn encode_durable_seq(store: &[u8; 16], sequence: u64) -> u64 {
     match sequence {
         0 => 0,
@@ -167,6 +175,10 @@ pub fn encode_durable_seq(store: &[u8; 16], sequence: u64) -> u64 {
 }
 
 /// Reads the word at [`DURABLE_SEQ_AT`].
+///
+/// # Errors
+///
+/// If the word's check does not match, or if the word is not a sequence number.
 pub fn decode_durable_seq(store: &[u8; 16], word: u64) -> Result<u64, Error> {
     match State::decode(store_salt(store), DURABLE_SEQ_AT, word)? {
         State::Committed(sequence) => Ok(sequence),
@@ -185,6 +197,7 @@ fn store_salt(store: &[u8; 16]) -> Salt {
 ///
 /// Never 0. A control file that carries the right stamp has missed nothing that was done before
 /// it was closed.
+#[must_use]
 pub fn clean_stamp(store: &[u8; 16], commit: u64, next_segment: u64, durable_seq: u64) -> u64 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(store);
@@ -211,16 +224,19 @@ pub struct Commit {
 
 impl Commit {
     /// The word.
+    #[must_use]
     pub const fn encode(self) -> u64 {
         self.sequence << 17 | (self.slot as u64) << 1 | self.done as u64
     }
 
     /// Reads the word; every word is one.
+    #[must_use]
     pub const fn decode(word: u64) -> Commit {
         Commit { sequence: word >> 17, slot: (word >> 1) as u16, done: word & 1 == 1 }
     }
 
     /// The last sequence number that readers see.
+    #[must_use]
     pub const fn visible(self) -> u64 {
         if self.done { self.sequence } else { self.sequence.saturating_sub(1) }
     }

@@ -30,6 +30,7 @@ pub const VERSION: u32 = 1;
 pub const SEQUENCE_MAX: u64 = (1 << 47) - 2;
 
 /// Rounds up to the alignment of everything in a segment: 8 bytes. `None` where that overflows.
+#[must_use]
 pub const fn align(bytes: u64) -> Option<u64> {
     match bytes.checked_add(7) {
         Some(sum) => Some(sum & !7),

@@ -55,22 +55,29 @@ pub enum Ending {
 
 impl<'a> Scanner<'a> {
     /// Begins a scan; `bytes` are the whole file.
+    ///
+    /// # Errors
+    ///
+    /// If the header of the segment is damaged.
     pub fn new(bytes: &'a [u8]) -> Result<Scanner<'a>, Error> {
         let header = SegmentHeader::decode(bytes, bytes.len() as u64)?;
         Ok(Scanner { bytes, header, offset: header.data_start, ending: None })
     }
 
     /// The header of the segment.
+    #[must_use]
     pub fn header(&self) -> &SegmentHeader {
         &self.header
     }
 
     /// The offset at which the scan stands: behind the last batch that it returned.
+    #[must_use]
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
     /// Why the scan came to its end; `None` before it did.
+    #[must_use]
     pub fn ending(&self) -> Option<Ending> {
         self.ending
     }

@@ -79,6 +79,7 @@ pub struct Output {
 
 impl Output {
     /// The length of the lists behind the header, in bytes.
+    #[must_use]
     pub fn lists_len(&self) -> u64 {
         u64::from(self.inputs) * 8 + u64::from(self.retained) * 16
     }
@@ -95,6 +96,7 @@ pub struct Retained {
 
 impl SegmentHeader {
     /// Writes the fixed part of the header.
+    #[must_use]
     pub fn encode(&self) -> [u8; HEADER_LEN as usize] {
         let mut bytes = [0; HEADER_LEN as usize];
         bytes[..8].copy_from_slice(&MAGIC);
@@ -123,6 +125,10 @@ impl SegmentHeader {
     ///
     /// Only the first 128 bytes are looked at; what follows them may be changing. Whether the id is
     /// the one in the file's name, and the store the one around it, is the caller's to compare.
+    ///
+    /// # Errors
+    ///
+    /// If a field, the checksum or the length of the file does not match.
     pub fn decode(bytes: &[u8], file_len: u64) -> Result<SegmentHeader, Error> {
         if (bytes.len() as u64) < DURABLE_END_AT || file_len < HEADER_LEN {
             return Err(Error::at_least(0, "length of segment file", HEADER_LEN, file_len));
@@ -188,6 +194,10 @@ impl SegmentHeader {
 
     /// Checks and reads the lists of an output from the first [`data_start`](Self::data_start)
     /// bytes of the file: the ids that it replaces, and the segments that it found beside them.
+    ///
+    /// # Errors
+    ///
+    /// If `bytes` is too short, or if the lists or their checksum are damaged.
     pub fn lists<'a>(
         &self,
         bytes: &'a [u8],
@@ -215,11 +225,13 @@ impl SegmentHeader {
 }
 
 /// The checksum of the lists of an output, as they stand behind its header.
+#[must_use]
 pub fn lists_checksum(salt: Salt, lists: &[u8]) -> u32 {
     salt.value_checksum(lists)
 }
 
 /// The file name of a segment.
+#[must_use]
 pub fn file_name(id: u64) -> [u8; NAME_DIGITS + 4] {
     let mut name = *b"0000000000000000.seg";
     for (i, digit) in name[..NAME_DIGITS].iter_mut().enumerate() {
@@ -230,6 +242,7 @@ pub fn file_name(id: u64) -> [u8; NAME_DIGITS + 4] {
 }
 
 /// The id in the file name of a segment; `None` for any other name.
+#[must_use]
 pub fn id_of_file_name(name: &[u8]) -> Option<u64> {
     let digits = name.strip_suffix(b".seg")?;
     if digits.len() != NAME_DIGITS {

@@ -16,6 +16,7 @@ pub struct Salt(pub u64);
 impl Salt {
     /// The checksum of a value: CRC-32 (IEEE) that begins at the low half of the salt.
     #[inline]
+    #[must_use]
     pub fn value_checksum(self, value: &[u8]) -> u32 {
         let mut hasher = self.value_hasher();
         hasher.update(value);
@@ -24,6 +25,7 @@ impl Salt {
 
     /// The hasher behind [`value_checksum`](Salt::value_checksum), for a value that comes in pieces.
     #[inline]
+    #[must_use]
     pub fn value_hasher(self) -> Hasher {
         Hasher::new_with_initial(self.0 as u32)
     }
@@ -84,6 +86,7 @@ pub enum Link {
 
 impl Link {
     /// The word to store at `offset`.
+    #[must_use]
     pub fn encode(self, salt: Salt, offset: u64) -> u64 {
         match self {
             Link::End => 0,
@@ -93,6 +96,10 @@ impl Link {
     }
 
     /// Reads the word at `offset`; `limit` is where the segment ends.
+    ///
+    /// # Errors
+    ///
+    /// If the word's check does not match, or if its length does not fit into the segment.
     pub fn decode(salt: Salt, offset: u64, word: u64, limit: u64) -> Result<Link, Error> {
         if word == 0 {
             return Ok(Link::End);
@@ -130,6 +137,7 @@ const VOID: u64 = SEQUENCE_MAX + 1;
 impl State {
     /// The state word of the batch at `offset`: the check is over where the batch begins, at its
     /// link word. Sequence numbers run from 1 to [`SEQUENCE_MAX`].
+    #[must_use]
     pub fn encode(self, salt: Salt, offset: u64) -> u64 {
         match self {
             State::Pending => 0,
@@ -142,6 +150,10 @@ impl State {
     }
 
     /// Reads the state word of the batch at `offset`. An error names the place of the word itself.
+    ///
+    /// # Errors
+    ///
+    /// If the word's check does not match, or if the word is not a state.
     pub fn decode(salt: Salt, offset: u64, word: u64) -> Result<State, Error> {
         if word == 0 {
             return Ok(State::Pending);
@@ -168,11 +180,16 @@ pub mod durable_end {
     use super::{Error, LINK_CHECK_BITS, Salt, align};
 
     /// The word that says that the chain before `end` (an offset, a multiple of 8) is durable.
+    #[must_use]
     pub fn encode(salt: Salt, end: u64) -> u64 {
         salt.pack(b'N', crate::segment::DURABLE_END_AT, end / 8, LINK_CHECK_BITS)
     }
 
     /// Reads the note: 0 where there is none yet.
+    ///
+    /// # Errors
+    ///
+    /// If the word's check does not match.
     pub fn decode(salt: Salt, word: u64) -> Result<u64, Error> {
         if word == 0 {
             return Ok(0);

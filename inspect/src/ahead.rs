@@ -21,6 +21,7 @@ pub struct Ahead<'s> {
 
 impl<'s> Ahead<'s> {
     /// Some values of a store.
+    #[must_use]
     pub fn new(store: &'s Store, values: &'s [EntryRef]) -> Ahead<'s> {
         Ahead { store, rest: values, asked: 0, begun: 0 }
     }

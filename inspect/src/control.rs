@@ -47,6 +47,10 @@ pub struct Slot {
 impl Control {
     /// Reads the control file of the store in `dir`: `None` if there is none, an error of the format
     /// if it is not one.
+    ///
+    /// # Errors
+    ///
+    /// If the file exists but cannot be read.
     pub fn read(dir: &Path) -> io::Result<Option<Result<Control, Error>>> {
         let path = dir.join("control");
         let metadata = match fs::metadata(&path) {
@@ -75,11 +79,16 @@ impl Control {
     }
 
     /// Whether the store is temporary: it belongs to one process, and goes with it.
+    #[must_use]
     pub fn is_temporary(&self) -> bool {
         self.fixed.temporary
     }
 
     /// Reads the words out of the bytes of the file, which is taken for the original.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are not a control file.
     pub fn decode(bytes: &[u8]) -> Result<Control, Error> {
         let fixed = Fixed::decode(bytes)?;
         if (bytes.len() as u64) < layout::FILE_LEN {
@@ -116,6 +125,10 @@ impl Control {
 }
 
 /// The boot id of the running system, as control files hold it.
+///
+/// # Errors
+///
+/// If the file in `/proc` cannot be read, or if it does not hold a UUID.
 pub fn boot_id() -> io::Result<[u8; 16]> {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let mut id = [0; 16];

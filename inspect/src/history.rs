@@ -383,6 +383,10 @@ pub fn value_is_right(source: &Source, salt: Salt, entry: &EntryInfo) -> bool {
 const VALUE_AHEAD: u64 = 2 << 20;
 
 /// The checksum that the value of an entry has now; 0 for an entry without a value.
+///
+/// # Errors
+///
+/// If the value cannot be read.
 pub fn value_checksum(source: &Source, salt: Salt, entry: &EntryInfo) -> std::io::Result<u32> {
     if !entry.kind.has_value() {
         return Ok(0);
@@ -419,11 +423,13 @@ fn hint(segments: &[Segment], counts: &[bool], replaced: &[bool]) -> Option<Stri
 }
 
 /// "batch 3" or "batches 3 to 5".
+#[must_use]
 pub fn range(first: u64, last: u64) -> String {
     if first == last { format!("batch {first}") } else { format!("batches {first} to {last}") }
 }
 
 /// A uuid in its usual form.
+#[must_use]
 pub fn uuid(bytes: &[u8; 16]) -> String {
     let mut text = String::with_capacity(36);
     for (i, byte) in bytes.iter().enumerate() {

@@ -104,6 +104,7 @@ impl<'s> Index<'s> {
     }
 
     /// The keys in their order.
+    #[must_use]
     pub fn sorted(&self) -> Vec<(&'s [u8], &Held)> {
         let mut keys: Vec<_> = self.keys.iter().map(|(key, held)| (*key, held)).collect();
         keys.sort_unstable_by_key(|(key, _)| *key);

@@ -4,17 +4,23 @@
 //! read takes the same escapes, so `get` takes back whatever `keys` has shown.
 
 /// Shows a key.
+#[must_use]
 pub fn escape(key: &[u8]) -> String {
     key.escape_ascii().to_string()
 }
 
 /// Shows a key in a table, where an empty cell would look like none.
+#[must_use]
 pub fn show(key: &[u8]) -> String {
     if key.is_empty() { "\"\"".to_owned() } else { escape(key) }
 }
 
 /// Reads a key: `\\`, `\'`, `\"`, `\n`, `\r`, `\t`, `\0` and `\x` with two hexadecimal digits are
 /// escapes; every other byte stands for itself. Quotes around the whole are no part of it.
+///
+/// # Errors
+///
+/// A sentence about the first escape that is malformed.
 pub fn unescape(text: &[u8]) -> Result<Vec<u8>, String> {
     let text = unquote(text);
     let mut key = Vec::with_capacity(text.len());

@@ -28,6 +28,7 @@ pub enum Life {
 
 impl Life {
     /// The word for it in tables and in JSON.
+    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Life::Alive => "alive",
@@ -113,6 +114,7 @@ impl Locks {
     /// come and go meanwhile. So a longer one is read a few times, and what any reading has seen counts: a
     /// lock that was just given back may be taken for one that is held, and one that is held is hardly ever
     /// passed over each time.
+    #[must_use]
     pub fn read() -> Locks {
         let Ok(text) = fs::read_to_string("/proc/locks") else { return Locks(None) };
         let mut locks = parse(&text);
@@ -135,11 +137,13 @@ impl Locks {
 
     /// Whether somebody holds the lock of the store in `dir` exclusively: the handle of a temporary store, or
     /// somebody who opens, recovers or removes the store.
+    #[must_use]
     pub fn store_exclusively(&self, dir: &Path) -> Life {
         self.any(dir, |lock| lock.is_flock() && lock.is_exclusive)
     }
 
     /// The processes that hold the lock of the store in `dir`, as far as the system says.
+    #[must_use]
     pub fn store_pids(&self, dir: &Path) -> Vec<u32> {
         let locks = self.on(dir).unwrap_or_default();
         let mut pids: Vec<u32> =
@@ -150,11 +154,13 @@ impl Locks {
     }
 
     /// Whether an open handle uses the control file in `dir`. The handle of a temporary store need not say so.
+    #[must_use]
     pub fn presence(&self, dir: &Path) -> Life {
         self.byte(dir, PRESENCE_LOCK_AT)
     }
 
     /// Whether the writer in a slot of the store in `dir` lives.
+    #[must_use]
     pub fn writer(&self, dir: &Path, slot: &Slot) -> Life {
         match self.byte(dir, slot_lock_at(slot.slot.min(SLOTS - 1))) {
             Life::Unknown if Path::new(&format!("/proc/{}", slot.pid)).exists() => Life::Alive,
@@ -164,11 +170,13 @@ impl Locks {
     }
 
     /// Whether somebody leads a sync of the store in `dir` just now.
+    #[must_use]
     pub fn sync(&self, dir: &Path) -> Life {
         self.byte(dir, SYNC_LOCK_AT)
     }
 
     /// Whether somebody compacts the store in `dir` just now.
+    #[must_use]
     pub fn compaction(&self, dir: &Path) -> Life {
         self.byte(dir, COMPACTION_LOCK_AT)
     }

@@ -25,6 +25,7 @@ pub enum Name {
 
 impl Name {
     /// Reads the name of a file.
+    #[must_use]
     pub fn of(name: &[u8]) -> Name {
         let id = |digits: &[u8]| id_of_file_name(&[digits, b".seg"].concat());
         if let Some(id) = id_of_file_name(name) {
@@ -87,6 +88,7 @@ impl Content {
 
     /// Looks at the first bytes of a file of `len` bytes, which are fewer than [`LEN`](Content::LEN)
     /// only if the file is shorter.
+    #[must_use]
     pub fn of(bytes: &[u8], len: u64) -> Content {
         if bytes.len() < Content::LEN || bytes[..Content::LEN].iter().all(|&byte| byte == 0) {
             return Content::Blank;

@@ -14,6 +14,7 @@ pub fn shown(path: impl AsRef<OsStr>) -> String {
 }
 
 /// Whether a character moves the cursor, is invisible, ends a line or turns the direction of text.
+#[must_use]
 pub fn deceives(char: char) -> bool {
     let is_invisible = matches!(
         char,

@@ -20,6 +20,7 @@ pub enum Severity {
 
 impl Severity {
     /// The word for it in tables and in JSON.
+    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Severity::Scar => "scar",
@@ -49,6 +50,7 @@ pub struct Problem {
 
 impl Problem {
     /// Wraps an error of the format.
+    #[must_use]
     pub fn format(severity: Severity, path: &Path, error: &partd_format::Error) -> Problem {
         let text = |evidence: &Evidence| evidence.to_string();
         Problem {
@@ -90,6 +92,7 @@ impl Problem {
 
 impl Problem {
     /// Where it is and what stands there.
+    #[must_use]
     pub fn place(&self) -> String {
         let (path, what) = (shown(&self.path), &self.what);
         match self.offset {
@@ -99,6 +102,7 @@ impl Problem {
     }
 
     /// What was expected, what was found, what is lost by it.
+    #[must_use]
     pub fn evidence(&self) -> String {
         let Problem { expected, found, .. } = self;
         match &self.consequence {

@@ -19,12 +19,14 @@ const CONTROL_CHECKED: usize = 60;
 const POLYNOMIAL: u32 = 0xEDB8_8320;
 
 /// The header of a segment whose first bytes are `bytes`, one bit of it corrected.
+#[must_use]
 pub fn header(bytes: &[u8], file_len: u64) -> Option<SegmentHeader> {
     let decode = |bytes: &[u8]| SegmentHeader::decode(bytes, file_len).ok();
     one_bit(bytes, HEADER_CHECKED, decode)
 }
 
 /// Whether a control file is right but for one bit of its fixed fields.
+#[must_use]
 pub fn is_control(bytes: &[u8]) -> bool {
     one_bit(bytes, CONTROL_CHECKED, |bytes| control::Fixed::decode(bytes).ok()).is_some()
 }
@@ -42,6 +44,7 @@ fn one_bit<T>(bytes: &[u8], checked: usize, decode: impl Fn(&[u8]) -> Option<T>)
 }
 
 /// The length of the batch whose link word is `word`, one bit of it corrected.
+#[must_use]
 pub fn link(salt: Salt, offset: u64, word: u64, limit: u64) -> Option<u64> {
     let lens = flips(word).filter_map(|word| match Link::decode(salt, offset, word, limit) {
         Ok(Link::Batch(len)) => Some(len),
@@ -51,6 +54,7 @@ pub fn link(salt: Salt, offset: u64, word: u64, limit: u64) -> Option<u64> {
 }
 
 /// What the state word `word` says, one bit of it corrected.
+#[must_use]
 pub fn state(salt: Salt, offset: u64, word: u64) -> Option<State> {
     only(flips(word).filter_map(|word| State::decode(salt, offset, word).ok()))
 }
@@ -66,6 +70,7 @@ fn only<T>(mut found: impl Iterator<Item = T>) -> Option<T> {
 
 /// The head of the batch of `len` bytes at `offset`, one bit of it corrected. `given` is what
 /// stands behind its link and state words, as far as a head that is looked at may reach.
+#[must_use]
 pub fn head(salt: Salt, offset: u64, len: u64, given: &[u8]) -> Option<Vec<u8>> {
     let fixed = (HEAD_LEN - WORDS_LEN) as usize;
     let mut body = given.to_vec();
@@ -94,6 +99,7 @@ pub fn head(salt: Salt, offset: u64, len: u64, given: &[u8]) -> Option<Vec<u8>> 
 }
 
 /// How many bytes of a batch [`head`] wants to see.
+#[must_use]
 pub fn head_len(len: u64) -> usize {
     (len.min(HEAD_MAX) - WORDS_LEN) as usize
 }

@@ -54,6 +54,7 @@ fn files_max() -> usize {
 }
 
 /// How many threads may read sources at once so that none is refused a file.
+#[must_use]
 pub fn threads_max() -> usize {
     (files_max() / 2 / FILES_PER_THREAD).max(1)
 }
@@ -175,6 +176,10 @@ impl Deref for Opened<'_> {
 
 impl Source {
     /// Opens a file for reading.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be opened.
     pub fn open(path: &Path) -> io::Result<Source> {
         let (file, metadata) = open_file(path)?;
         let (len, stored) = (metadata.len(), metadata.blocks().saturating_mul(512));
@@ -218,6 +223,7 @@ impl Source {
 
     /// Takes bytes for the file at `path`.
     #[allow(dead_code, reason = "fuzzing and tests read from memory")]
+    #[must_use]
     pub fn memory(path: &Path, bytes: Vec<u8>) -> Source {
         let len = bytes.len() as u64;
         Source { path: path.to_owned(), bytes: Bytes::Memory(bytes), len, stored: len }
@@ -279,6 +285,10 @@ impl Source {
     }
 
     /// Fills `buffer` from `offset`; an error if the file ends before.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, or if it ends earlier.
     pub fn read_exact(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         if let Bytes::Memory(bytes) = &self.bytes {
             let at = usize::try_from(offset).unwrap_or(usize::MAX);
@@ -316,6 +326,7 @@ impl<'s> Window<'s> {
     }
 
     /// The source behind it.
+    #[must_use]
     pub fn source(&self) -> &'s Source {
         self.source
     }
@@ -328,6 +339,10 @@ impl<'s> Window<'s> {
 
     /// The `len` bytes at `offset`. The caller has held both against the length of the file, and
     /// the length against [`Source::affordable`].
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, or if it ends earlier.
     pub fn get(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
         let end = self.start + self.bytes.len() as u64;
         let inside = offset >= self.start && offset.saturating_add(len as u64) <= end;

@@ -80,6 +80,10 @@ impl std::fmt::Display for Refusal {
 
 impl Store {
     /// Reads the store, or the one segment, at `path`.
+    ///
+    /// # Errors
+    ///
+    /// If there is no store or segment at `path`, or if it cannot be read.
     pub fn read(path: &Path) -> Result<Store, Refusal> {
         Ok(Store::read_with(path, |_| ())?.0)
     }
@@ -87,6 +91,10 @@ impl Store {
     /// The same, with a look at each segment as soon as it is walked, while others still are: what
     /// `look` returns, in the order of the segments. Some it may see that turn out not to count, and
     /// where the store has to be read again, it looks once more, when that is done.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Store::read).
     pub fn read_with<T: Send>(
         path: &Path,
         look: impl Fn(&Segment) -> T + Sync,
@@ -129,6 +137,10 @@ impl Store {
     }
 
     /// Reads the file of one segment, whatever is in it.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read.
     pub fn read_any_segment(path: &Path) -> Result<Store, Refusal> {
         Ok(Store::read_segment(path, true, |_| ())?.0)
     }
@@ -228,6 +240,7 @@ impl Store {
     }
 
     /// Makes a store of parts that were read.
+    #[must_use]
     pub fn assemble(
         path: &Path,
         control: Option<Result<Control, Error>>,
@@ -255,11 +268,13 @@ impl Store {
     }
 
     /// The control file, if it is good.
+    #[must_use]
     pub fn control(&self) -> Option<&Control> {
         self.control.as_ref()?.as_ref().ok()
     }
 
     /// The uuid of the store, if any file says it.
+    #[must_use]
     pub fn uuid(&self) -> Option<[u8; 16]> {
         let segments = self.segments.iter().zip(&self.history.counts);
         let counted = segments.filter(|(_, counts)| **counts);
@@ -268,12 +283,14 @@ impl Store {
     }
 
     /// Whether the next to open it for writing will have to recover it.
+    #[must_use]
     pub fn needs_recovery(&self) -> bool {
         matches!(self.history.rule, Rule::Recovery | Rule::Numbers)
     }
 
     /// Whether the writer in a slot lives. Of one that cannot be seen, and whose store moves all the
     /// same, it is not known.
+    #[must_use]
     pub fn life(&self, locks: &Locks, slot: &Slot) -> Life {
         let is_seen = || {
             let held = [locks.store(&self.path), locks.presence(&self.path)];
@@ -291,6 +308,7 @@ impl Store {
     }
 
     /// The version of the format, if any file says it.
+    #[must_use]
     pub fn version(&self) -> Option<u32> {
         let known = self.control().is_some() || self.segments.iter().any(|s| s.header.is_ok());
         // A file of another version is refused.
@@ -299,6 +317,7 @@ impl Store {
 
     /// Whether a file of it cannot be opened, or could not be opened once more, or what looks like damage may
     /// be that files were written again meanwhile.
+    #[must_use]
     pub fn is_unreadable(&self) -> bool {
         let mut segments = self.segments.iter();
         segments.any(|segment| segment.is_unreadable || segment.source.has_gone())
@@ -307,6 +326,7 @@ impl Store {
 
     /// Whether a file went away before it was read as far as it was to be, or may have been written again: what
     /// is then missing or wrong says nothing about the store.
+    #[must_use]
     pub fn has_gone(&self) -> bool {
         let recycles = self.recycles();
         let has_gone = |source: &Source| source.has_gone() || recycles && !source.is_in_place();
@@ -314,6 +334,7 @@ impl Store {
     }
 
     /// Whether anything acknowledged is known to be lost.
+    #[must_use]
     pub fn is_damaged(&self) -> bool {
         self.history.problems.iter().any(|problem| problem.severity == Severity::Damage)
     }

@@ -107,6 +107,7 @@ pub struct EntryInfo {
 
 impl BatchInfo {
     /// The number that its state word says, if it is committed.
+    #[must_use]
     pub fn sequence(&self) -> Option<u64> {
         match self.state {
             Ok(State::Committed(sequence)) => Some(sequence),
@@ -115,6 +116,7 @@ impl BatchInfo {
     }
 
     /// The header, if the batch is committed and it is good.
+    #[must_use]
     pub fn good_head(&self) -> Option<&Head> {
         self.head.as_ref()?.as_ref().ok()
     }
@@ -172,6 +174,7 @@ impl Segment {
     }
 
     /// A segment whose file cannot be opened.
+    #[must_use]
     pub fn unreadable(path: &Path, error: &io::Error) -> Segment {
         Segment { io: Some(error.to_string()), is_unreadable: true, ..Segment::nothing(path) }
     }

@@ -65,7 +65,8 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         fit
     }
 
-    /// Puts a batch into the buffer under the shared lock; reserves more memory as long as it is granted.
+    /// Puts a batch into the buffer under the shared lock. Reserves more memory for it as long as
+    /// the budget grants some.
     pub(super) fn buffer_shared(&self, batch: &Batch<'_>) -> Result<Fit> {
         let state = self.shared();
         loop {
@@ -76,7 +77,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         }
     }
 
-    /// The same under the exclusive lock, where sets may be deferred.
+    /// Puts a batch into the buffer under the exclusive lock, and defers its sets if necessary.
     pub(super) fn buffer_exclusive(&self, state: &mut State, batch: &Batch<'_>) -> Result<Fit> {
         loop {
             let fit = self.buffer_alone(state, batch)?;
@@ -86,7 +87,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         }
     }
 
-    /// The memory that the buffer needs to hold the batch too, about.
+    /// Estimates the memory that the buffer needs with the batch.
     fn needed_bytes(&self, state: &State, batch: &Batch<'_>) -> u64 {
         /// A new key's share of a table and of the lists around it.
         const KEY_BYTES: u64 = 256;
@@ -95,8 +96,8 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         self.held_bytes(state) + batch_bytes
     }
 
-    /// Returns the sets of a batch that would be deferred, or `None` if the batch cannot be buffered:
-    /// it removes something, or it sets a key that has appends in the buffer.
+    /// Returns the sets of a batch that would be deferred, or `None` if the batch cannot be
+    /// buffered: it removes something, or it sets a key that has appends in the buffer.
     fn new_deferred<'b>(&self, state: &State, batch: &'b Batch<'_>) -> Result<Option<Sets<'b>>> {
         let mut seen = HashMap::<&Key, bool, RandomState>::default();
         let mut new = Vec::new();

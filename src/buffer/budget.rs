@@ -1,4 +1,4 @@
-//! The memory that a buffer may hold: its own limit, within a budget that others share.
+//! The memory that a buffer may hold: its own limit, and a budget that it shares with others.
 //!
 //! Invariant: under the buffer's lock, the memory held is at most the memory reserved.
 
@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Memory that several consumers share, such as the memory pool of a query engine.
 ///
-/// A [`Buffer`](crate::Buffer) reserves memory before it holds it, in steps of a part of its limit. If the
-/// budget refuses, the buffer moves its largest values to its slow store and writes what does not fit
-/// straight through. The methods are called while the buffer is locked and must not call it.
+/// A [`Buffer`](crate::Buffer) reserves memory before it holds it, in steps of a part of its limit.
+/// If the budget refuses, the buffer moves its largest values to its slow store, and writes a batch
+/// that still does not fit directly to the slow store. The buffer calls these methods under its
+/// lock, so they must not call the buffer.
 pub trait MemoryBudget: Send + Sync {
     /// Reserves `bytes` more, or returns `false` and reserves nothing.
     fn try_grow(&self, bytes: u64) -> bool;
@@ -64,7 +65,7 @@ impl MemoryBudget for FixedBudget {
 /// What a buffer has reserved.
 pub(super) struct Reservation {
     limit_bytes: u64,
-    /// None if the limit is the only bound.
+    /// `None` if the limit is the only bound.
     budget: Option<Box<dyn MemoryBudget>>,
     reserved_bytes: AtomicU64,
 }
@@ -74,12 +75,12 @@ impl Reservation {
         Reservation { limit_bytes, budget, reserved_bytes: AtomicU64::new(0) }
     }
 
-    /// The buffer's own limit, in bytes.
+    /// Returns the buffer's own limit in bytes.
     pub(super) fn limit_bytes(&self) -> u64 {
         self.limit_bytes
     }
 
-    /// The bytes that the buffer may hold now.
+    /// Returns the bytes that the buffer may hold now.
     pub(super) fn allowed_bytes(&self) -> u64 {
         match self.budget {
             Some(_) => self.reserved_bytes.load(Ordering::Relaxed).min(self.limit_bytes),
@@ -87,25 +88,28 @@ impl Reservation {
         }
     }
 
-    /// The step in which memory is reserved: small beside the limit, and seldom asked for.
+    /// Returns the step in which memory is reserved: small compared with the limit, but large
+    /// enough that the budget is rarely asked.
     fn step_bytes(&self) -> u64 {
         (self.limit_bytes / 64).clamp(16 << 10, 8 << 20)
     }
 
-    /// Reserves more, so that about `needed_bytes` may be held; returns whether it is more than before.
+    /// Reserves more, so that about `needed_bytes` may be held; returns whether it is more than
+    /// before.
     pub(super) fn grow(&self, needed_bytes: u64) -> bool {
         let Some(budget) = &self.budget else { return false };
         let reserved_bytes = self.reserved_bytes.load(Ordering::Relaxed);
         let room = self.limit_bytes.saturating_sub(reserved_bytes);
         let missing = needed_bytes.saturating_sub(reserved_bytes).min(room);
-        // A whole step if it is there, otherwise what is missing.
+        // A whole step if the budget grants it, otherwise only what is missing.
         let step = missing.max(self.step_bytes()).min(room);
         let granted = [step, missing].into_iter().find(|&n| n > 0 && budget.try_grow(n));
         self.reserved_bytes.fetch_add(granted.unwrap_or(0), Ordering::Relaxed);
         granted.is_some()
     }
 
-    /// Gives back everything above `held_bytes`. The caller holds the buffer's lock exclusively.
+    /// Returns everything above `held_bytes` to the budget. The caller holds the buffer's lock
+    /// exclusively.
     pub(super) fn release_above(&self, held_bytes: u64) {
         let Some(budget) = &self.budget else { return };
         let reserved_bytes = self.reserved_bytes.load(Ordering::Relaxed);
@@ -115,7 +119,7 @@ impl Reservation {
         }
     }
 
-    /// Gives back what exceeds `held_bytes` by more than one step.
+    /// Returns to the budget what exceeds `held_bytes` by more than one step.
     pub(super) fn release_spare(&self, held_bytes: u64) {
         self.release_above(held_bytes.saturating_add(self.step_bytes()));
     }

@@ -1,8 +1,8 @@
 //! The flush: moves buffered keys to the slow store.
 //!
-//! Invariant: bytes leave memory only after the slow store has accepted them, and the exclusive lock
-//! is held throughout. The memory for the batches is a small part of the limit, however many keys
-//! move.
+//! Invariant: bytes leave memory only after the slow store has accepted them, and the exclusive
+//! lock is held throughout. The memory for the batches is a small part of the limit, however many
+//! keys move.
 
 use foldhash::fast::RandomState;
 use hashbrown::HashSet;
@@ -18,8 +18,8 @@ const BATCH_MAX_KEYS: u64 = 8192;
 const BATCH_MAX_BYTES: u64 = 32 << 20;
 
 impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
-    /// Moves the heaviest keys to the slow store until the buffer holds at most `target_bytes`; moves
-    /// all keys if that is 0.
+    /// Moves the heaviest keys to the slow store until the buffer holds at most `target_bytes`;
+    /// moves all keys if that is 0.
     pub(super) fn drain(&self, state: &mut State, target_bytes: u64) -> Result<()> {
         let before = state.stats.slow_batches;
         let held_bytes = self.held_bytes(state);
@@ -29,8 +29,8 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     }
 
     fn drain_keys(&self, state: &mut State, target_bytes: u64) -> Result<()> {
-        // A few deferred sets stay, since they make later sets of the same keys void. Many would only
-        // take up memory.
+        // A few deferred sets stay, since they make later sets of the same keys void. Many would
+        // only take up memory.
         if state.deferred.memory_bytes() > target_bytes / 4 {
             let keys: Vec<Key> = state.deferred.keys().collect();
             self.move_down(state, &keys)?;

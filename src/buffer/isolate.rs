@@ -39,8 +39,9 @@ impl Isolate {
         if rayon::current_thread_index().is_none() {
             return pool.install(call);
         }
-        // A rayon worker that enters another pool runs its own pool's tasks while it waits, so enter
-        // from a fresh thread. If none can be started, the call is still in `slot` and runs here.
+        // A rayon worker that enters another pool runs its own pool's tasks while it waits, so
+        // enter from a fresh thread. If none can be started, the call is still in `slot` and runs
+        // here.
         let mut slot = Some(call);
         let entered = thread::scope(|scope| {
             let enter = || slot.take().map(|call| pool.install(call));

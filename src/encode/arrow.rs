@@ -1,10 +1,10 @@
 //! `Arrow`: record batches as Arrow IPC streams, joined by concatenation.
 //!
-//! A frame is one complete IPC stream: schema, batches, end. `check` checks it first. The arrow crates
-//! then read it from one copy of the frame and validate every array, so no declared length allocates
-//! memory. No two buffers share bytes of the frame, so the arrays take no more memory than the frame,
-//! apart from null bitmaps. Buffers compressed inside the stream are refused; use a compressing layer
-//! below instead.
+//! A frame is one complete IPC stream: schema, batches, end. `check` checks it first. The arrow
+//! crates then read it from one copy of the frame and validate every array, so no declared length
+//! allocates memory. No two buffers share bytes of the frame, so the arrays take no more memory
+//! than the frame, apart from null bitmaps. Buffers compressed inside the stream are refused; use a
+//! compressing layer below instead.
 //!
 //! `compact` reduces a batch to its own rows before it is encoded, `join` concatenates batches, and
 //! `batches` returns values that need not or cannot be one batch.
@@ -32,19 +32,19 @@ const NAME: &str = "Arrow";
 
 /// A layer of record batches. The batches appended to a key are read back as one batch.
 ///
-/// It corresponds to the pandas layers of the Python partd, but has its own format: each frame is an
-/// Arrow IPC stream, which every Arrow library can read. A missing key reads as a batch without rows
-/// and columns. Columns may have any type except unions. The limit on decoded bytes counts the bytes
-/// of the frames.
+/// It corresponds to the pandas layers of the Python partd, but has its own format: each frame is
+/// an Arrow IPC stream, which every Arrow library can read. A missing key reads as a batch without
+/// rows and columns. Columns may have any type except unions. The limit on decoded bytes counts the
+/// bytes of the frames.
 ///
-/// A batch is compacted before it is encoded: a slice or a filtered batch takes only the space of its
-/// own rows, even if it shares buffers with other batches.
+/// A batch is compacted before it is encoded: a slice or a filtered batch takes only the space of
+/// its own rows, even if it shares buffers with other batches.
 ///
 /// # Values that cannot be one batch
 ///
 /// Batches of one key can be joined only if they have the same schema and one batch can hold all
-/// rows: `Utf8`, `Binary` and `List` columns hold up to 2 GiB or 2³¹ items, and a dictionary as many
-/// values as its key type can count. If they cannot be joined, [`get`](Typed::get) and
+/// rows: `Utf8`, `Binary` and `List` columns hold up to 2 GiB or 2³¹ items, and a dictionary as
+/// many values as its key type can count. If they cannot be joined, [`get`](Typed::get) and
 /// [`pop`](Typed::pop) return an error that says why, and change nothing.
 /// [`batches`](Typed::batches) and [`pop_batches`](Typed::pop_batches) return the batches one at a
 /// time, without joining them.
@@ -77,8 +77,8 @@ impl<P> Typed<ArrowCodec, P> {
 }
 
 impl<P: Partd> Typed<ArrowCodec, P> {
-    /// Returns the number of rows of a key; 0 if the key is missing. It decodes the batches, one at a
-    /// time.
+    /// Returns the number of rows of a key; 0 if the key is missing. It decodes the batches, one at
+    /// a time.
     ///
     /// # Errors
     ///
@@ -89,13 +89,14 @@ impl<P: Partd> Typed<ArrowCodec, P> {
 
     /// Returns the batches of a key as they were at one moment, in the order of the appends.
     ///
-    /// The iterator decodes one batch at a time, so the limit on decoded bytes applies to each batch
-    /// separately. It holds the encoded bytes of the key until it is dropped.
+    /// The iterator decodes one batch at a time, so the limit on decoded bytes applies to each
+    /// batch separately. It holds the encoded bytes of the key until it is dropped.
     ///
     /// # Errors
     ///
-    /// If the store cannot be read, or if the stored bytes are not a sequence of frames. The iterator
-    /// returns an error in place of a frame that cannot be decoded, and then goes on with the next.
+    /// If the store cannot be read, or if the stored bytes are not a sequence of frames. The
+    /// iterator returns an error in place of a frame that cannot be decoded, and then goes on with
+    /// the next.
     ///
     /// ```
     /// # use std::sync::Arc;

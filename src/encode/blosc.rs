@@ -1,5 +1,5 @@
-//! `Blosc`: blosc 1 frames, as python-blosc's `compress` writes them, by the C library of blosc-src.
-//! No other layer calls C directly.
+//! `Blosc`: blosc 1 frames, as python-blosc's `compress` writes them, by the C library of
+//! blosc-src. No other layer calls C directly.
 //!
 //! A frame declares its own length and its decoded length. Both are checked here, against the
 //! available bytes and the limit, before the library sees the frame. The library then checks each
@@ -11,20 +11,22 @@ use crate::encode::codec::{Compressor, codec_by_compressor};
 use crate::encode::{CodecError, Encode, grow, level_in};
 use crate::{Error, Result};
 
-/// The length of a frame's header in bytes, which is also the most by which a frame exceeds its value.
+/// The length of a frame's header in bytes, which is also the most by which a frame exceeds its
+/// value.
 const HEADER_BYTES: usize = 16;
 /// The largest value. Blosc counts in signed 32-bit integers.
 const MAX_VALUE_BYTES: usize = blosc_src::BLOSC_MAX_BUFFERSIZE as usize;
 /// Each call uses one thread, since the layer above spreads the work.
 const THREADS: c_int = 1;
-/// A generous bound on the decoded bytes per byte of a frame: zstd stores a run of 128 KiB in 4 bytes.
+/// A generous bound on the decoded bytes per byte of a frame: zstd stores a run of 128 KiB in 4
+/// bytes.
 const MAX_RATIO: u64 = 64 << 10;
 
 /// A compressing layer that uses blosc 1, like the Python partd's `Blosc`.
 ///
 /// Blosc groups the bytes of fixed-size elements by their position before it compresses them. The
-/// element size is 8 bytes, as in python-blosc, unless [`with_element_bytes`] sets it. The layer reads
-/// frames of all of blosc's inner codecs except snappy. It writes blosclz, unless
+/// element size is 8 bytes, as in python-blosc, unless [`with_element_bytes`] sets it. The layer
+/// reads frames of all of blosc's inner codecs except snappy. It writes blosclz, unless
 /// [`with_inner`](Encode::with_inner) chooses another. A value may have up to 2,147,483,631 bytes,
 /// blosc's own limit.
 ///
@@ -176,12 +178,13 @@ fn declared_bytes(frame: &[u8]) -> Result<u64, CodecError> {
     Ok(u64::from(value_bytes))
 }
 
-/// Compresses into `frame`, which has the most bytes that blosc may need, and returns the bytes used.
+/// Compresses into `frame`, which has the most bytes that blosc may need, and returns the bytes
+/// used.
 #[expect(unsafe_code, reason = "blosc is a C library")]
 fn compress(codec: &BloscCodec, value: &[u8], frame: &mut [u8]) -> Result<usize, CodecError> {
     debug_assert!(frame.len() >= value.len() + HEADER_BYTES);
-    // SAFETY: the pointers and lengths are those of two slices, which cannot overlap because one
-    // of them is mutable. Blosc reads `value.len()` bytes of `value` and writes at most `frame.len()`
+    // SAFETY: the pointers and lengths are those of two slices, which cannot overlap because one of
+    // them is mutable. Blosc reads `value.len()` bytes of `value` and writes at most `frame.len()`
     // bytes of `frame`. The name is a C string. The `_ctx` calls share no state.
     let len = unsafe {
         blosc_src::blosc_compress_ctx(

@@ -74,8 +74,8 @@ pub trait Codec: Send + Sync {
     ///
     /// # Errors
     ///
-    /// If the frame is malformed, or if its value is larger than `max_bytes`. A codec checks the size
-    /// before it allocates the value.
+    /// If the frame is malformed, or if its value is larger than `max_bytes`. A codec checks the
+    /// size before it allocates the value.
     fn decode(&self, frame: &[u8], max_bytes: usize) -> Result<Self::Out, CodecError>;
 
     /// Joins values into one, in order. Joining none gives the value of a missing key.
@@ -102,8 +102,8 @@ pub trait Codec: Send + Sync {
 
     /// Decodes a frame, and returns the bytes that it counts against the limit.
     ///
-    /// The provided implementation counts [`decoded_bytes`](Codec::decoded_bytes). Override it if the
-    /// codec can count more precisely.
+    /// The provided implementation counts [`decoded_bytes`](Codec::decoded_bytes). Override it if
+    /// the codec can count more precisely.
     ///
     /// # Errors
     ///
@@ -145,8 +145,8 @@ pub trait Codec: Send + Sync {
         Ok(run)
     }
 
-    /// Returns the size of a value to be encoded, in bytes, which decides how the work is split among
-    /// threads.
+    /// Returns the size of a value to be encoded, in bytes, which decides how the work is split
+    /// among threads.
     #[must_use]
     fn value_bytes(&self, value: &Self::In) -> usize {
         size_of_val(value)
@@ -203,8 +203,8 @@ pub(crate) trait Compressor: Send + Sync {
     ) -> Result<(), CodecError>;
 }
 
-/// Implements [`Codec`] for a [`Compressor`]. This is a macro because a blanket implementation would
-/// conflict with users' own codecs.
+/// Implements [`Codec`] for a [`Compressor`]. This is a macro because a blanket implementation
+/// would conflict with users' own codecs.
 #[cfg(any(
     feature = "zlib",
     feature = "snappy",

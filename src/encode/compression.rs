@@ -79,8 +79,8 @@ macro_rules! blosc {
     }};
 }
 
-/// The name of each compression, which is the name of its feature, and the function that opens it if
-/// the feature is on.
+/// The name of each compression, which is the name of its feature, and the function that opens it
+/// if the feature is on.
 const COMPRESSIONS: [(&str, Option<Open>); 6] = [
     ("zlib", built_in!("zlib", leveled, Zlib)),
     ("snappy", built_in!("snappy", plain, Snappy)),
@@ -98,8 +98,8 @@ pub fn compressions() -> impl Iterator<Item = &'static str> {
 /// Creates a compressing layer chosen at run time by a string: a name in any case, then settings
 /// after colons.
 ///
-/// The names are `zlib`, `snappy`, `lz4`, `bz2`, `blosc` and `zstd`, each if the cargo feature of the
-/// same name is on; [`compressions`] lists them. The settings are:
+/// The names are `zlib`, `snappy`, `lz4`, `bz2`, `blosc` and `zstd`, each if the cargo feature of
+/// the same name is on; [`compressions`] lists them. The settings are:
 ///
 /// - a number: the level, if the compression has levels;
 /// - `max_decoded_bytes=` and a number: see
@@ -110,8 +110,8 @@ pub fn compressions() -> impl Iterator<Item = &'static str> {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if the name is unknown or its feature is off, or
-/// if a setting is unknown, repeated or out of range.
+/// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if the name is unknown or its feature is off,
+/// or if a setting is unknown, repeated or out of range.
 ///
 /// ```
 /// # #[cfg(feature = "zlib")] {

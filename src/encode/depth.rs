@@ -13,8 +13,8 @@ use serde::ser::{
 
 use crate::encode::CodecError;
 
-/// Checks that a value nests lists, maps and similar containers at most `max` deep. The content of an
-/// enum variant counts as two levels, since encodings may write it so.
+/// Checks that a value nests lists, maps and similar containers at most `max` deep. The content of
+/// an enum variant counts as two levels, since encodings may write it so.
 pub(crate) fn check<T: Serialize + ?Sized>(value: &T, max: u32) -> Result<(), CodecError> {
     value.serialize(Depth { left: max }).map_err(|error| match error {
         Refused::TooDeep => {

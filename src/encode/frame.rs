@@ -1,5 +1,5 @@
-//! The frame: a length as 8 bytes little-endian, then that many bytes. A key's value is a sequence of
-//! frames, as in the Python partd.
+//! The frame: a length as 8 bytes little-endian, then that many bytes. A key's value is a sequence
+//! of frames, as in the Python partd.
 //!
 //! The writer reserves the prefix before the codec writes and fills it in afterwards, so that both
 //! reach the store as one slice. `split` checks every length against the available bytes before it

@@ -18,7 +18,8 @@ const ZEROED_MIN_BYTES: usize = 256 << 10;
 
 /// Reserves room for `bytes` more bytes.
 pub(crate) fn reserve(value: &mut Vec<u8>, bytes: usize) -> Result<(), CodecError> {
-    // A value usually has one frame, so the first reservation is exact; later ones grow geometrically.
+    // A value usually has one frame, so the first reservation is exact; later ones grow
+    // geometrically.
     let reserved = match value.is_empty() {
         true => value.try_reserve_exact(bytes),
         false => value.try_reserve(bytes),
@@ -39,7 +40,8 @@ pub(crate) fn zeroed(value: &mut Vec<u8>, bytes: usize) -> Result<usize, CodecEr
     let start = value.len();
     reserve(value, bytes)?;
     if start == 0 && bytes >= ZEROED_MIN_BYTES {
-        // The reservation showed that there is enough memory. Free it before allocating zeroed memory.
+        // The reservation showed that there is enough memory. Free it before allocating zeroed
+        // memory.
         *value = Vec::new();
         *value = vec![0; bytes];
     } else {

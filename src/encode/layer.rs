@@ -1,8 +1,8 @@
 //! `Encode`: the layer that runs a codec over a store of bytes.
 //!
-//! An appended value becomes one frame. A read splits the stored bytes into frames, decodes and joins
-//! them. Each operation is one operation of the store below, except that `take` reads before it
-//! takes. `run` spreads the work over threads.
+//! An appended value becomes one frame. A read splits the stored bytes into frames, decodes and
+//! joins them. Each operation is one operation of the store below, except that `take` reads before
+//! it takes. `run` spreads the work over threads.
 
 use std::fmt;
 
@@ -35,10 +35,10 @@ pub const DEFAULT_MAX_DECODED_BYTES: usize = 4 << 30;
 ///
 /// # Limits
 ///
-/// Reading a key whose value decodes to more than [`DEFAULT_MAX_DECODED_BYTES`] (4 GiB) is an error;
-/// [`with_max_decoded_bytes`](Encode::with_max_decoded_bytes) changes the limit. Several threads may
-/// decode frames of one value at the same time. Each of them may use up to the limit before the read
-/// fails.
+/// Reading a key whose value decodes to more than [`DEFAULT_MAX_DECODED_BYTES`] (4 GiB) is an
+/// error; [`with_max_decoded_bytes`](Encode::with_max_decoded_bytes) changes the limit. Several
+/// threads may decode frames of one value at the same time. Each of them may use up to the limit
+/// before the read fails.
 ///
 /// # Costs compared with the underlying store
 ///
@@ -47,9 +47,9 @@ pub const DEFAULT_MAX_DECODED_BYTES: usize = 4 << 30;
 ///
 /// # Taking
 ///
-/// [`take`](Partd::take) reads and decodes before it removes, so a value that cannot be decoded stays
-/// in the store. If another writer appends undecodable bytes in between, `take` fails after the
-/// removal. It then appends the bytes back unchanged, and the error says so.
+/// [`take`](Partd::take) reads and decodes before it removes, so a value that cannot be decoded
+/// stays in the store. If another writer appends undecodable bytes in between, `take` fails after
+/// the removal. It then appends the bytes back unchanged, and the error says so.
 pub struct Encode<C, P> {
     pub(crate) codec: C,
     pub(crate) inner: P,

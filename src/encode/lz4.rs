@@ -1,8 +1,8 @@
 //! `Lz4`: the decoded size as 4 bytes little-endian, then an LZ4 block, as python-lz4's
 //! `lz4.block.compress` writes it. This is not the frame format of `.lz4` files.
 //!
-//! The declared size is checked against the limit, and against the most that LZ4 can decode from the
-//! block, before memory is allocated.
+//! The declared size is checked against the limit, and against the most that LZ4 can decode from
+//! the block, before memory is allocated.
 
 use lz4_flex::block::{compress_into, decompress_into, get_maximum_output_size};
 
@@ -19,8 +19,8 @@ const MAX_VALUE_BYTES: usize = 0x7E00_0000;
 /// A compressing layer that uses LZ4 blocks. It has no levels.
 ///
 /// A frame is the decoded size as 4 bytes little-endian, then an LZ4 *block*: the format that
-/// python-lz4's `lz4.block.compress` writes and `lz4.block.decompress` reads. A value may have up to
-/// 2,113,929,216 bytes, LZ4's own limit. The Python partd has no such layer.
+/// python-lz4's `lz4.block.compress` writes and `lz4.block.decompress` reads. A value may have up
+/// to 2,113,929,216 bytes, LZ4's own limit. The Python partd has no such layer.
 ///
 /// ```
 /// use partd::{Dict, Lz4, Partd};

@@ -35,8 +35,8 @@
 //! ```
 //!
 //! No bytes in a store, however crafted, make a layer panic or overflow the stack. The size of a
-//! decoded value is limited, and an error names the key, the frame and its offset. The layers depend
-//! on the trait [`Partd`](crate::Partd), keys and errors, and on no store.
+//! decoded value is limited, and an error names the key, the frame and its offset. The layers
+//! depend on the trait [`Partd`](crate::Partd), keys and errors, and on no store.
 
 mod codec;
 mod compression;

@@ -1,9 +1,9 @@
 //! `Msgpack`: lists of values as MessagePack arrays, by rmp-serde.
 //!
-//! The Python partd calls this layer `Python`. It falls back to a pickle for a list that MessagePack
-//! cannot hold. A pickle cannot be mistaken for an array, since its first byte is an empty map. Before
-//! rmp-serde sees a frame, `walk` checks it without recursion: every length against the available
-//! bytes, the depth against the limit, and that nothing follows the array.
+//! The Python partd calls this layer `Python`. It falls back to a pickle for a list that
+//! MessagePack cannot hold. A pickle cannot be mistaken for an array, since its first byte is an
+//! empty map. Before rmp-serde sees a frame, `walk` checks it without recursion: every length
+//! against the available bytes, the depth against the limit, and that nothing follows the array.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -25,11 +25,11 @@ const PICKLE_FIRST_BYTE: u8 = 0x80;
 /// A layer of lists in MessagePack. The lists appended to a key are read back as one list.
 ///
 /// It matches the Python partd's `Python`, which writes a pickle for a list that MessagePack cannot
-/// hold. This layer reads such frames if the cargo feature `pickle` is on, and otherwise refuses them
-/// with an error that says so. It writes structs as maps, which Python reads as dicts.
+/// hold. This layer reads such frames if the cargo feature `pickle` is on, and otherwise refuses
+/// them with an error that says so. It writes structs as maps, which Python reads as dicts.
 ///
-/// A frame may be nested up to 128 deep. The limit on decoded bytes counts 32 bytes for each value in
-/// a frame, besides the bytes of the frame.
+/// A frame may be nested up to 128 deep. The limit on decoded bytes counts 32 bytes for each value
+/// in a frame, besides the bytes of the frame.
 ///
 /// ```
 /// use partd::{Dict, Msgpack};
@@ -156,8 +156,8 @@ fn walk_all(frame: &[u8]) -> Result<usize, CodecError> {
     }
 }
 
-/// Checks the first value in `bytes` and counts the values in it, itself included. Returns the count
-/// and the bytes after the value.
+/// Checks the first value in `bytes` and counts the values in it, itself included. Returns the
+/// count and the bytes after the value.
 fn walk(bytes: &[u8]) -> Result<(usize, &[u8]), CodecError> {
     let mut values = 0;
     let mut rest = bytes;

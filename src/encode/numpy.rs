@@ -1,9 +1,9 @@
-//! `Numpy`: one-dimensional arrays as raw little-endian elements, with the dtype under a side key, as
-//! in the Python partd. An append extends the array.
+//! `Numpy`: one-dimensional arrays as raw little-endian elements, with the dtype under a side key,
+//! as in the Python partd. An append extends the array.
 //!
 //! Invariant: one batch writes an array together with its dtype, and one batch removes both. A side
-//! key is never a user's key, since keys with the suffix of side keys are refused. A dtype is compared
-//! and never evaluated. `element` converts elements to bytes.
+//! key is never a user's key, since keys with the suffix of side keys are refused. A dtype is
+//! compared and never evaluated. `element` converts elements to bytes.
 
 mod element;
 
@@ -31,17 +31,17 @@ const UNITS: [&str; 13] = ["Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", 
 
 /// A layer of one-dimensional arrays. The arrays appended to a key are read back as one array.
 ///
-/// It stores the same bytes as the Python partd's `Numpy`: little-endian elements without frames, and,
-/// in the same batch, the dtype (`<i8`, `<f4`, `|b1`, `<M8[ns]` …) under the key with the suffix
-/// `.dtype`. [`keys`](Numpy::keys) omits those side keys, and a key that ends in `.dtype` is refused.
-/// The layer also reads what Python wrote on a big-endian machine, such as `>i8`.
+/// It stores the same bytes as the Python partd's `Numpy`: little-endian elements without frames,
+/// and, in the same batch, the dtype (`<i8`, `<f4`, `|b1`, `<M8[ns]` …) under the key with the
+/// suffix `.dtype`. [`keys`](Numpy::keys) omits those side keys, and a key that ends in `.dtype` is
+/// refused. The layer also reads what Python wrote on a big-endian machine, such as `>i8`.
 ///
 /// Elements are integers, floats (`half::f16` among them), complex numbers and `bool`. Dates and
 /// durations are `i64` with a unit; see [`datetime64`](Numpy::datetime64). Arrays of Python objects
 /// (`|O`) are refused, since reading them means unpickling arbitrary data.
 ///
-/// An append first reads the key's dtype, and fails if the array has another one. This check does not
-/// detect two writers that create a key with different dtypes at the same moment.
+/// An append first reads the key's dtype, and fails if the array has another one. This check does
+/// not detect two writers that create a key with different dtypes at the same moment.
 ///
 /// ```
 /// use ndarray::array;
@@ -96,8 +96,8 @@ impl<P> Numpy<i64, P> {
         Ok(Numpy::with_dtype(inner, format!("<M8[{}]", checked_unit(unit)?).into()))
     }
 
-    /// Creates a layer that stores durations: numbers of units, `timedelta64` in numpy. The units are
-    /// those of [`datetime64`](Numpy::datetime64).
+    /// Creates a layer that stores durations: numbers of units, `timedelta64` in numpy. The units
+    /// are those of [`datetime64`](Numpy::datetime64).
     ///
     /// # Errors
     ///
@@ -128,8 +128,8 @@ impl<T: Element, P: Partd> Numpy<T, P> {
     ///
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) if a key has another dtype,
     /// [`ErrorKind::Decode`](crate::ErrorKind::Decode) if it holds bytes without a dtype,
-    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if it ends in `.dtype`, and the errors of the
-    /// store.
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if it ends in `.dtype`, and the errors of
+    /// the store.
     pub fn append<'a, K, V>(&self, pairs: impl IntoIterator<Item = (K, V)>) -> Result<()>
     where
         K: Into<Key>,
@@ -237,7 +237,8 @@ impl<T: Element, P: Partd> Numpy<T, P> {
         Ok(arrays)
     }
 
-    /// Decodes the arrays of keys. `values` has the values of the keys, then those of the side keys.
+    /// Decodes the arrays of keys. `values` has the values of the keys, then those of the side
+    /// keys.
     fn arrays(&self, keys: &[Key], values: &[Chunks<'_>]) -> Result<Vec<Array1<T>>> {
         let (data, dtypes) = values.split_at(keys.len().min(values.len()));
         let of_key = |&((key, data), dtype): &((&Key, &Chunks<'_>), &Chunks<'_>)| {
@@ -267,8 +268,8 @@ impl<T: Element, P: Partd> Numpy<T, P> {
         spread(&keys, bytes, of_key)
     }
 
-    /// Returns whether the stored elements are big-endian. It is an error if the dtype differs in more
-    /// than the byte order.
+    /// Returns whether the stored elements are big-endian. It is an error if the dtype differs in
+    /// more than the byte order.
     fn is_swapped(&self, key: &Key, stored: &[u8]) -> Result<bool> {
         if stored == self.dtype.as_bytes() {
             return Ok(false);
@@ -284,8 +285,8 @@ impl<T: Element, P: Partd> Numpy<T, P> {
         let shown = stored[..stored.len().min(64)].escape_ascii();
         let stored = match stored {
             b"" => {
-                let reason = "the key has bytes but no dtype under its `.dtype` key, so a Numpy layer \
-                              did not write them";
+                let reason = "the key has bytes but no dtype under its `.dtype` key, so a Numpy \
+                              layer did not write them";
                 return bad(key, 0, reason.to_owned());
             }
             b"|O" | b"O" => {
@@ -339,8 +340,8 @@ impl<T: Element, P: Partd> Numpy<T, P> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if a key ends in `.dtype`, and the errors of
-    /// the store.
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if a key ends in `.dtype`, and the errors
+    /// of the store.
     pub fn delete<K: Into<Key>>(&self, keys: impl IntoIterator<Item = K>) -> Result<()> {
         let (_, all) = with_side_keys(keys)?;
         self.inner.delete(all)
@@ -361,15 +362,16 @@ impl<T: Element, P: Partd> Numpy<T, P> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if the key ends in `.dtype`, and the errors of
-    /// the store.
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if the key ends in `.dtype`, and the
+    /// errors of the store.
     pub fn contains(&self, key: impl Into<Key>) -> Result<bool> {
         let key = key.into();
         side_key(&key)?;
         self.inner.contains(key)
     }
 
-    /// Returns the number of elements of the key's array without reading it; 0 if the key is missing.
+    /// Returns the number of elements of the key's array without reading it; 0 if the key is
+    /// missing.
     ///
     /// # Errors
     ///
@@ -392,8 +394,8 @@ impl<T: Element, P: Partd> Numpy<T, P> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if the key ends in `.dtype`, and the errors of
-    /// the store.
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if the key ends in `.dtype`, and the
+    /// errors of the store.
     pub fn dtype(&self, key: impl Into<Key>) -> Result<Option<String>> {
         let stored = self.inner.get(side_key(&key.into())?)?;
         Ok((!stored.is_empty()).then(|| stored.escape_ascii().to_string()))

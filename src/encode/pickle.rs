@@ -1,8 +1,8 @@
 //! `Pickle`: lists of values as Python pickles, written by serde-pickle.
 //!
-//! `machine` and `de` read them instead of serde-pickle, which recurses as deep as a pickle is nested,
-//! copies a value for each reference to it, and allocates kilobytes for every tuple. They execute only
-//! opcodes of plain data: they call nothing and look up no class.
+//! `machine` and `de` read them instead of serde-pickle, which recurses as deep as a pickle is
+//! nested, copies a value for each reference to it, and allocates kilobytes for every tuple. They
+//! execute only opcodes of plain data: they call nothing and look up no class.
 
 mod de;
 mod machine;
@@ -24,8 +24,8 @@ use crate::encode::typed::Typed;
 /// functions. It writes protocol 3, which every Python 3 reads, and structs as dicts.
 ///
 /// A frame may have up to 4 GiB and be nested up to 128 deep. The limit on decoded bytes counts 32
-/// bytes for each value in a pickle, besides its text, and counts a value once for each reference to
-/// it. The memory for reading a frame, the pickle's memo included, has the same limit.
+/// bytes for each value in a pickle, besides its text, and counts a value once for each reference
+/// to it. The memory for reading a frame, the pickle's memo included, has the same limit.
 ///
 /// ```
 /// # #[cfg(feature = "zlib")] {

@@ -1,8 +1,8 @@
 //! `Pool`: objects that are costly to create and can be reused, such as buffers and compressors.
 //!
-//! A thread that finds the pool empty creates its own object. An object that returns to a full pool is
-//! dropped. Threads therefore never wait for each other, and the pool has a bound. They do not wait
-//! for the lock either: in a child of `fork`, the thread that holds it may not exist.
+//! A thread that finds the pool empty creates its own object. An object that returns to a full pool
+//! is dropped. Threads therefore never wait for each other, and the pool has a bound. They do not
+//! wait for the lock either: in a child of `fork`, the thread that holds it may not exist.
 
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::thread;

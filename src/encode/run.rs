@@ -2,9 +2,9 @@
 //! frames.
 //!
 //! Work is split into runs of consecutive steps or frames with about the same number of bytes, each
-//! with its own buffer. Small work stays on the calling thread, and is then decoded directly from the
-//! store's memory. No thread waits for others while it holds a lock of this layer or of the store
-//! below: a waiting thread may pick up a task that needs the same lock.
+//! with its own buffer. Small work stays on the calling thread, and is then decoded directly from
+//! the store's memory. No thread waits for others while it holds a lock of this layer or of the
+//! store below: a waiting thread may pick up a task that needs the same lock.
 
 use std::ops::Range;
 use std::slice;
@@ -25,7 +25,8 @@ const RUN_MIN_BYTES: usize = 16 << 10;
 const RUNS_PER_THREAD: usize = 4;
 /// The largest buffer that is kept for reuse.
 const KEPT_BUFFER_MAX_BYTES: usize = 64 << 20;
-/// The longest error text of another library that is repeated, since such texts may quote their input.
+/// The longest error text of another library that is repeated, since such texts may quote their
+/// input.
 const REASON_MAX_CHARS: usize = 600;
 
 /// An [`Op`] with a value of the codec's type.
@@ -205,8 +206,8 @@ impl<C: Codec, P: Partd> Encode<C, P> {
                 (Err(_), _) => {}
             }
         }
-        // Which run fails, and at which frame the limit is exceeded, depends on the scheduling. Decode
-        // again from the first frame, so that the error does not.
+        // Which run fails, and at which frame the limit is exceeded, depends on the scheduling.
+        // Decode again from the first frame, so that the error does not.
         let join = |(split, parts): (&Split<'_>, Result<_>)| {
             self.join(split, parts.or_else(|_| self.decode_split(split))?)
         };
@@ -291,7 +292,8 @@ fn cut(sizes: &[usize], team: Team) -> Vec<Range<usize>> {
     runs
 }
 
-/// Splits the frames of keys into runs of about the same number of bytes, as pairs of key and range.
+/// Splits the frames of keys into runs of about the same number of bytes, as pairs of key and
+/// range.
 fn runs_of(splits: &[Split<'_>], team: Team) -> Vec<(usize, Range<usize>)> {
     let sizes: Vec<usize> = splits
         .iter()

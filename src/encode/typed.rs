@@ -1,7 +1,7 @@
 //! `Typed`: an encoding layer whose values are not bytes.
 //!
-//! It has the methods of [`Partd`], with values of the codec's types. Each operation is one operation
-//! of the [`Encode`] inside it.
+//! It has the methods of [`Partd`], with values of the codec's types. Each operation is one
+//! operation of the [`Encode`] inside it.
 
 use std::fmt;
 
@@ -11,8 +11,8 @@ use crate::encode::run::Step;
 use crate::partd::{Durability, Partd};
 use crate::{Key, Result};
 
-/// A type that can be passed as a value of type `V`: `V` itself, a reference to it, or, for lists and
-/// strings, an owner such as a vector, an array or a `String`.
+/// A type that can be passed as a value of type `V`: `V` itself, a reference to it, or, for lists
+/// and strings, an owner such as a vector, an array or a `String`.
 pub trait AsValue<V: ?Sized> {
     /// Borrows the value.
     fn as_value(&self) -> &V;
@@ -150,8 +150,8 @@ impl<C: Codec, P: Partd> Typed<C, P> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Encode`](crate::ErrorKind::Encode) if a value cannot be encoded, and the errors of
-    /// [`Partd::write`].
+    /// [`ErrorKind::Encode`](crate::ErrorKind::Encode) if a value cannot be encoded, and the errors
+    /// of [`Partd::write`].
     pub fn append<K, V>(&self, pairs: impl IntoIterator<Item = (K, V)>) -> Result<()>
     where
         K: Into<Key>,
@@ -198,8 +198,8 @@ impl<C: Codec, P: Partd> Typed<C, P> {
     /// # Errors
     ///
     /// [`ErrorKind::Decode`](crate::ErrorKind::Decode) if a value cannot be decoded or exceeds the
-    /// limit, [`ErrorKind::Join`](crate::ErrorKind::Join) if the values of a key cannot be joined, and
-    /// the errors of [`Partd::read`].
+    /// limit, [`ErrorKind::Join`](crate::ErrorKind::Join) if the values of a key cannot be joined,
+    /// and the errors of [`Partd::read`].
     pub fn get_many<K: Into<Key>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<C::Out>> {
         self.encode.read_values(&collect(keys))
     }
@@ -227,8 +227,8 @@ impl<C: Codec, P: Partd> Typed<C, P> {
     ///
     /// # Errors
     ///
-    /// Those of [`get_many`](Typed::get_many) and [`Partd::take`]. A value that cannot be decoded is
-    /// not removed, within the limits that [`Encode`](Encode#taking) describes.
+    /// Those of [`get_many`](Typed::get_many) and [`Partd::take`]. A value that cannot be decoded
+    /// is not removed, within the limits that [`Encode`](Encode#taking) describes.
     pub fn pop<K: Into<Key>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<C::Out>> {
         self.encode.take_values(&collect(keys))
     }
@@ -271,7 +271,8 @@ impl<C: Codec, P: Partd> Typed<C, P> {
 }
 
 impl<T: Send, C: Codec<Out = Vec<T>>, P: Partd> Typed<C, P> {
-    /// Returns the number of values in the key's list; 0 if the key is missing. It decodes the list.
+    /// Returns the number of values in the key's list; 0 if the key is missing. It decodes the
+    /// list.
     ///
     /// # Errors
     ///

@@ -70,11 +70,11 @@ use crate::threads::{self, LentPool};
 
 /// A store on disk: a log of memory-mapped segment files in a directory.
 ///
-/// Any number of threads, and up to 1,024 writing handles in any processes of one machine, can use a
-/// directory at the same time. Batches are atomic and have one order, which every handle sees. Once
-/// an operation returns, every operation that starts later sees its effect. `kill -9` of any process
-/// loses nothing acknowledged. A power cut leaves the store as it was at one moment, at or after the
-/// last [`append_durable`](Partd::append_durable) or [`sync`](Partd::sync) that returned.
+/// Any number of threads, and up to 1,024 writing handles in any processes of one machine, can use
+/// a directory at the same time. Batches are atomic and have one order, which every handle sees.
+/// Once an operation returns, every operation that starts later sees its effect. `kill -9` of any
+/// process loses nothing acknowledged. A power cut leaves the store as it was at one moment, at or
+/// after the last [`append_durable`](Partd::append_durable) or [`sync`](Partd::sync) that returned.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -91,8 +91,9 @@ use crate::threads::{self, LentPool};
 ///
 /// - A sync, and so a compaction, waits half a second for another process whose sync makes no
 ///   progress, then does the work itself.
-/// - Opening waits up to 30 seconds for a process that has the store locked to create or recover it,
-///   and two seconds for one that was stopped between taking its two locks. Then it returns an error.
+/// - Opening waits up to 30 seconds for a process that holds the store exclusively, as the first
+///   process to open it does to create or recover it, and two seconds for one that was stopped
+///   between taking its two locks. Then it returns an error.
 ///
 /// After a `fork`, a handle works only in the parent; in the child it returns an error. A disk that
 /// fails under a mapping can end the process with SIGBUS, as with every mapped file.
@@ -164,15 +165,16 @@ pub struct Stats {
     pub segment_bytes: u64,
     /// The dead segments that a temporary store keeps for recycling.
     pub segments_recycled: u64,
-    /// The disk space of all segments, in bytes. It is less than their length if closed handles have
-    /// freed unused space.
+    /// The disk space of all segments, in bytes. It is less than their length if closed handles
+    /// have freed unused space.
     pub disk_bytes: u64,
     /// The compactions since the control file was created.
     pub compactions: u64,
     /// The memory of this handle's index, in bytes.
     pub index_bytes: u64,
-    /// The bytes of segment files that the handle has mapped for reading. This is address space: only
-    /// pages that were used recently are in memory, and the system can reclaim them at any time.
+    /// The bytes of segment files that the handle has mapped for reading. This is address space:
+    /// only pages that were used recently are in memory, and the system can reclaim them at any
+    /// time.
     pub mapped_bytes: u64,
 }
 
@@ -191,12 +193,13 @@ impl SegmentLog {
     ///
     /// The error names the path and says what to do. Its [kind](Error::kind) is
     ///
-    /// - [`NotAStore`](ErrorKind::NotAStore) if the path is a file, or a directory with other files;
+    /// - [`NotAStore`](ErrorKind::NotAStore) if the path is a file, or a directory with other
+    ///   files;
     /// - [`NewerVersion`](ErrorKind::NewerVersion) if the store has a newer format;
     /// - [`UnsupportedFileSystem`](ErrorKind::UnsupportedFileSystem) on a network file system;
     /// - [`Corrupt`](ErrorKind::Corrupt) if bytes that were synced are damaged;
-    /// - [`Busy`](ErrorKind::Busy) if another process has the store locked for too long, or the store is
-    ///   temporary;
+    /// - [`Busy`](ErrorKind::Busy) if another process has the store locked for too long, or the
+    ///   store is temporary;
     /// - [`ReadOnly`](ErrorKind::ReadOnly) if this process may not write to the store;
     /// - [`Io`](ErrorKind::Io) if another system call fails.
     pub fn open(path: impl AsRef<Path>) -> Result<SegmentLog> {
@@ -206,9 +209,9 @@ impl SegmentLog {
     /// Opens a store for reading, and changes no file in it. (On overlayfs, opening copies up the
     /// control file.)
     ///
-    /// The handle follows a store that is in use or was closed cleanly. If a store needs recovery, the
-    /// handle recovers it in memory only and shows that state; once another handle has opened the store
-    /// for writing, it returns errors.
+    /// The handle follows a store that is in use or was closed cleanly. If a store needs recovery,
+    /// the handle recovers it in memory only and shows that state; once another handle has opened
+    /// the store for writing, it returns errors.
     ///
     /// # Errors
     ///
@@ -218,7 +221,8 @@ impl SegmentLog {
         Options::default().open_read_only(path)
     }
 
-    /// Creates a store in the directory for temporary files, and removes it when the handle is dropped.
+    /// Creates a store in the directory for temporary files, and removes it when the handle is
+    /// dropped.
     ///
     /// A temporary store belongs to one handle. It syncs nothing, and recycles its dead segments.
     ///
@@ -229,8 +233,8 @@ impl SegmentLog {
         Options::default().temporary()
     }
 
-    /// Removes the temporary stores in a directory that killed processes left behind, and returns their
-    /// paths. Stores in use stay.
+    /// Removes the temporary stores in a directory that killed processes left behind, and returns
+    /// their paths. Stores in use stay.
     ///
     /// # Errors
     ///
@@ -277,18 +281,18 @@ impl<D: Disk> SegmentLog<D> {
         View::new(self.core.snapshot(&[key.into()])?, self.core.pool())
     }
 
-    /// Rewrites the live values of all sealed segments, with each key's value in one piece, and frees
-    /// the dead bytes. Other threads and processes can use the store meanwhile.
+    /// Rewrites the live values of all sealed segments, with each key's value in one piece, and
+    /// frees the dead bytes. Other threads and processes can use the store meanwhile.
     ///
-    /// If another compaction is running, this one returns at once, and [`Compaction::skipped`] says so.
-    /// It never waits for a reader or a pop; they keep the segments that they need.
+    /// If another compaction is running, this one returns at once, and [`Compaction::skipped`] says
+    /// so. It never waits for a reader or a pop; they keep the segments that they need.
     ///
     /// # Errors
     ///
-    /// [`Corrupt`](ErrorKind::Corrupt) on damage, [`SyncFailed`](ErrorKind::SyncFailed) after a failed
-    /// sync, [`ReadOnly`](ErrorKind::ReadOnly) on a read-only handle, and
-    /// [`DiskFull`](ErrorKind::DiskFull) if not even one segment can be rewritten. The store is then
-    /// unchanged. If the disk has room for a part of the work, that part is done.
+    /// [`Corrupt`](ErrorKind::Corrupt) on damage, [`SyncFailed`](ErrorKind::SyncFailed) after a
+    /// failed sync, [`ReadOnly`](ErrorKind::ReadOnly) on a read-only handle, and
+    /// [`DiskFull`](ErrorKind::DiskFull) if not even one segment can be rewritten. The store is
+    /// then unchanged. If the disk has room for a part of the work, that part is done.
     pub fn compact(&self) -> Result<Compaction> {
         self.core.check_writable()?;
         self.core.compact(Aim::Everything, &Stop::default())
@@ -298,8 +302,8 @@ impl<D: Disk> SegmentLog<D> {
     ///
     /// # Errors
     ///
-    /// [`Corrupt`](ErrorKind::Corrupt) on damage, [`Io`](ErrorKind::Io) if a segment cannot be opened,
-    /// and [`Forked`](ErrorKind::Forked) in a child of `fork`.
+    /// [`Corrupt`](ErrorKind::Corrupt) on damage, [`Io`](ErrorKind::Io) if a segment cannot be
+    /// opened, and [`Forked`](ErrorKind::Forked) in a child of `fork`.
     pub fn stats(&self) -> Result<Stats> {
         let core = &*self.core;
         let control = core.control.as_ref();
@@ -494,8 +498,8 @@ impl<D: Disk> Core<D> {
         Ok(())
     }
 
-    /// Fails if the store was recovered since this handle has worked out how: others then write to it, and this
-    /// handle would not see it.
+    /// Fails if the store was recovered since this handle has worked out how: others then write to
+    /// it, and this handle would not see it.
     fn check_frozen(&self) -> Result<()> {
         let Some(frozen) = self.frozen.filter(|_| !self.options.ignore_damage) else {
             return Ok(());

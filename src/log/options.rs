@@ -61,8 +61,8 @@ impl Default for Options {
 impl Options {
     /// Sets the length of the segments that this handle creates, in bytes. The default is 64 MiB.
     ///
-    /// It must be from 64 KiB to 4 GiB, and is rounded up to whole pages. Each writing handle has one
-    /// segment open. A batch that does not fit gets a longer segment of its own.
+    /// It must be from 64 KiB to 4 GiB, and is rounded up to whole pages. Each writing handle has
+    /// one segment open. A batch that does not fit gets a longer segment of its own.
     pub fn segment_len_bytes(mut self, bytes: u64) -> Options {
         self.segment_len_bytes = bytes;
         self
@@ -78,15 +78,15 @@ impl Options {
 
     /// Sets whether to open a store on a network or unknown file system. The default is false.
     ///
-    /// On such a file system, mappings on two machines are not coherent and locks may not work. Set it
-    /// only if one machine uses the store, and do not rely on any guarantee after a crash.
+    /// On such a file system, mappings on two machines are not coherent and locks may not work. Set
+    /// it only if one machine uses the store, and do not rely on any guarantee after a crash.
     pub fn any_file_system(mut self, any: bool) -> Options {
         self.any_file_system = any;
         self
     }
 
-    /// Sets whether [`open_read_only`](Options::open_read_only) opens a damaged store and reads it as
-    /// far as its history is intact, instead of refusing it. The default is false.
+    /// Sets whether [`open_read_only`](Options::open_read_only) opens a damaged store and reads it
+    /// as far as its history is intact, instead of refusing it. The default is false.
     ///
     /// Of the batches that a compaction has processed or written, it reads all that are readable.
     pub fn ignore_damage(mut self, ignore: bool) -> Options {
@@ -94,13 +94,13 @@ impl Options {
         self
     }
 
-    /// Sets the dead share of the store above which the handle compacts in the background. The default
-    /// is 0.5; `None` turns background compaction off.
+    /// Sets the dead share of the store above which the handle compacts in the background. The
+    /// default is 0.5; `None` turns background compaction off.
     ///
-    /// The handle checks after a removal, after it starts a new segment, and when it is closed, for at
-    /// most five seconds. It compacts if that frees more than this share and more than two segments, or
-    /// if it can join 64 small segments. Open segments do not count. The work runs on a thread of the
-    /// handle, which ends with the handle.
+    /// The handle checks after a removal, after it starts a new segment, and when it is closed, for
+    /// at most five seconds. It compacts if that frees more than this share and more than two
+    /// segments, or if it can join 64 small segments. Open segments do not count. The work runs on
+    /// a thread of the handle, which ends with the handle.
     pub fn compaction_dead_share(mut self, share: impl Into<Option<f64>>) -> Options {
         self.compaction_dead_share = share.into();
         self
@@ -121,28 +121,28 @@ impl Options {
 
     /// Limits the disk space of the store's segments, in bytes. The default is no limit.
     ///
-    /// A write that needs a new segment beyond the limit fails before it writes anything. Deletes and
-    /// clears still work, in segments no longer than they need. The limit is checked when a segment is
-    /// created, so two processes that create one at the same moment may together exceed it. The limit
-    /// does not apply to a compaction, since it frees more than it takes. During a run its output exists
-    /// besides the inputs; it counts against the limit afterwards.
+    /// A write that needs a new segment beyond the limit fails before it writes anything. Deletes
+    /// and clears still work, in segments no longer than they need. The limit is checked when a
+    /// segment is created, so two processes that create one at the same moment may together exceed
+    /// it. The limit does not apply to a compaction, since it frees more than it takes. During a
+    /// run its output exists besides the inputs; it counts against the limit afterwards.
     pub fn max_store_bytes(mut self, bytes: impl Into<Option<u64>>) -> Options {
         self.max_store_bytes = bytes.into();
         self
     }
 
-    /// Sets how many dead segments of full length a temporary store keeps for recycling, which is faster
-    /// than creating files. The default is 8; 0 turns recycling off.
+    /// Sets how many dead segments of full length a temporary store keeps for recycling, which is
+    /// faster than creating files. The default is 8; 0 turns recycling off.
     ///
-    /// If a store is filled and cleared repeatedly, set it to the number of segments of one fill. Other
-    /// stores remove dead segments.
+    /// If a store is filled and cleared repeatedly, set it to the number of segments of one fill.
+    /// Other stores remove dead segments.
     pub fn recycled_segments(mut self, segments: usize) -> Options {
         self.recycled_segments = segments;
         self
     }
 
-    /// Sets whether a read drops the pages that it fetched from disk once it has read them. The default
-    /// is false.
+    /// Sets whether a read drops the pages that it fetched from disk once it has read them. The
+    /// default is false.
     ///
     /// Set it for values that are read once and do not fit into memory; it leaves the page cache to
     /// writes and to other processes. Pages that were in memory before the read stay. A
@@ -152,11 +152,12 @@ impl Options {
         self
     }
 
-    /// Limits the bytes of values that one read may return, for all its keys together. The default is
-    /// no limit.
+    /// Limits the bytes of values that one read may return, for all its keys together. The default
+    /// is no limit.
     ///
-    /// A larger read fails before it allocates memory, and a larger pop fails without removing anything.
-    /// The limit does not apply to a [`view`](crate::SegmentLog::view), which copies nothing.
+    /// A larger read fails before it allocates memory, and a larger pop fails without removing
+    /// anything. The limit does not apply to a [`view`](crate::SegmentLog::view), which copies
+    /// nothing.
     pub fn max_read_bytes(mut self, bytes: impl Into<Option<u64>>) -> Options {
         self.max_read_bytes = bytes.into();
         self
@@ -171,12 +172,13 @@ impl Options {
     /// Sets the thread pool for large reads. The default is a pool of partd that the whole process
     /// shares, with one thread per core or as many as `RAYON_NUM_THREADS` says.
     ///
-    /// A read inside a rayon task always uses the pool of that task. If no thread can be started, or no
-    /// thread of the pool has answered yet, the calling thread does the work. The threads of a pool do
-    /// not exist in a child of `fork`, so a store that is opened there uses threads of its own.
+    /// A read inside a rayon task always uses the pool of that task. If no thread can be started,
+    /// or no thread of the pool has answered yet, the calling thread does the work. The threads of
+    /// a pool do not exist in a child of `fork`, so a store that is opened there uses threads of
+    /// its own.
     ///
-    /// A read waits for the threads of the pool. Do not read while you hold a lock that a task in the
-    /// same pool may need.
+    /// A read waits for the threads of the pool. Do not read while you hold a lock that a task in
+    /// the same pool may need.
     pub fn thread_pool(mut self, pool: Arc<rayon::ThreadPool>) -> Options {
         self.thread_pool = Some(LentPool::new(pool));
         self
@@ -187,7 +189,8 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// Those of [`SegmentLog::open`], and [`Invalid`](ErrorKind::Invalid) if an option is out of range.
+    /// Those of [`SegmentLog::open`], and [`Invalid`](ErrorKind::Invalid) if an option is out of
+    /// range.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<SegmentLog> {
         self.open_on(OsDisk, path)
     }
@@ -201,7 +204,8 @@ impl Options {
         self.open_read_only_on(OsDisk, path)
     }
 
-    /// Creates a store in the directory for temporary files, and removes it when the handle is dropped.
+    /// Creates a store in the directory for temporary files, and removes it when the handle is
+    /// dropped.
     ///
     /// # Errors
     ///
@@ -270,8 +274,8 @@ impl Options {
         self.segment_len_bytes.next_multiple_of(4096)
     }
 
-    /// Returns the bytes of a segment that are reserved for deletes and clears, so that space can be
-    /// freed on a full disk.
+    /// Returns the bytes of a segment that are reserved for deletes and clears, so that space can
+    /// be freed on a full disk.
     pub(crate) fn reserve(&self) -> u64 {
         (self.segment_len() / 64).min(64 << 10)
     }
@@ -281,8 +285,8 @@ impl Options {
         (self.segment_len() / 64).clamp(RESERVE_MIN_BYTES, 1 << 20).next_multiple_of(4096)
     }
 
-    /// Returns the length of the file that reserves disk space for a compaction output: a sixteenth of
-    /// the segments' disk space, up to one segment, so that any of them can be rewritten.
+    /// Returns the length of the file that reserves disk space for a compaction output: a sixteenth
+    /// of the segments' disk space, up to one segment, so that any of them can be rewritten.
     pub(crate) fn output_reserve_len(&self, disk_bytes: u64) -> u64 {
         let share = disk_bytes / 16;
         share.clamp(RESERVE_MIN_BYTES, self.segment_len()).next_multiple_of(4096)

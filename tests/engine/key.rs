@@ -8,8 +8,8 @@ use partd::{Key, TuplePart};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// What a key was made from. Of parts of different kinds, the empty string comes first, then integers, then
-/// tuples, then all other strings.
+/// What a key was made from. Of parts of different kinds, the empty string comes first, then
+/// integers, then tuples, then all other strings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Bytes(Vec<u8>),
@@ -330,7 +330,10 @@ fn what_refers_to_a_key_or_owns_one_is_that_key() {
 }
 
 #[test]
-fn slices_of_all_kinds_of_keys_can_be_asked_for() {
+fn slices_of_every_kind_of_key_can_be_read() {
+    use std::borrow::Cow;
+    use std::rc::Rc;
+
     use partd::{Dict, Partd};
 
     fn check<'a, K: 'a>(p: &Dict, keys: &'a [K])
@@ -353,6 +356,30 @@ fn slices_of_all_kinds_of_keys_can_be_asked_for() {
     check(&p, &[("a", 1), ("b", 2)]);
     check(&p, &[Key::from("a"), Key::from("b")]);
     check(&p, &[Box::<str>::from("a"), Box::<str>::from("b")]);
+    check(&p, &[Box::<[u8]>::from(*b"a"), Box::<[u8]>::from(*b"b")]);
+    check(&p, &[Rc::<str>::from("a"), Rc::<str>::from("b")]);
+    check(&p, &[Cow::Borrowed("a"), Cow::Owned("b".to_owned())]);
+    check(&p, &[Cow::Borrowed(&b"a"[..]), Cow::Owned(b"b".to_vec())]);
+    check(&p, &[10_u64, 11]);
+    check(&p, &[("a".to_owned(), 1_u8), ("b".to_owned(), 2)]);
     let borrowed: &[&str] = &["a", "b"];
     assert_eq!(p.pop(borrowed).unwrap(), [b"1", b"2"]);
+}
+
+#[test]
+fn the_keys_of_maps_and_sets_can_be_read_without_a_clone() {
+    use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+    use partd::{Dict, Partd};
+
+    let p = Dict::new();
+    let values = BTreeMap::from([("a".to_owned(), b"1".to_vec()), ("b".to_owned(), b"2".to_vec())]);
+    p.append(&values).unwrap();
+    assert_eq!(p.get_many(values.keys()).unwrap(), [b"1", b"2"]);
+    assert_eq!(p.get_many(&BTreeSet::from(["a", "b"])).unwrap(), [b"1", b"2"]);
+    let one = HashMap::from([(("a", 1_u64), "3")]);
+    p.append(&one).unwrap();
+    assert_eq!(p.pop(one.keys()).unwrap(), [b"3"]);
+    p.delete(&values.into_keys().collect::<Vec<String>>()).unwrap();
+    assert_eq!(p.keys().unwrap(), []);
 }

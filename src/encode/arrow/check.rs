@@ -113,7 +113,7 @@ fn batch(
         let (start, len) = (usize::try_from(buffer.offset())?, usize::try_from(buffer.length())?);
         if start.checked_add(len).is_none_or(|end| end > body.len()) {
             return Err(format!(
-                "a buffer of {len} bytes at byte {start} lies beyond the {} bytes of its message",
+                "a buffer of {len} bytes at byte {start} exceeds the {} bytes of its message",
                 body.len()
             )
             .into());
@@ -143,8 +143,8 @@ fn batch(
     Ok(values.map(|node| node.length().unsigned_abs()).fold(0, u64::saturating_add))
 }
 
-/// Appends, for each buffer of a column, the number that its length must be a multiple of: the width
-/// of its elements, or 1.
+/// Appends, for each buffer of a column, the number that its length must be a multiple of: the
+/// width of its elements, or 1.
 fn number_widths(
     of: &DataType,
     widths: &mut Vec<i64>,

@@ -1,11 +1,12 @@
-//! Compacts record batches before they are encoded: each array keeps only the bytes of its own rows.
+//! Compacts record batches before they are encoded: each array keeps only the bytes of its own
+//! rows.
 //!
-//! The IPC writer trims buffers of numbers, offsets and strings to the rows of a slice. But it writes
-//! the data buffers of views, the child of a list view and the values of a dictionary in full, even if
-//! the rows use few of them, so each of 200 slices of a batch would store the whole batch. This module
-//! reduces these, at any depth, to what valid rows refer to. Bytes that several rows share stay
-//! shared, so compaction never enlarges an array, unlike `GenericByteViewArray::gc`, which copies the
-//! bytes once for each view.
+//! The IPC writer trims buffers of numbers, offsets and strings to the rows of a slice. But it
+//! writes the data buffers of views, the child of a list view and the values of a dictionary in
+//! full, even if the rows use few of them, so each of 200 slices of a batch would store the whole
+//! batch. This module reduces these, at any depth, to what valid rows refer to. Bytes that several
+//! rows share stay shared, so compaction never enlarges an array, unlike
+//! `GenericByteViewArray::gc`, which copies the bytes once for each view.
 
 use std::sync::Arc;
 
@@ -103,8 +104,8 @@ fn hidden_lengths<O: ArrowNativeType>(
 
 /// A range of bytes in a data buffer of views, and its address in memory.
 ///
-/// Two buffers of an array may be the same memory or overlap, so only addresses show what is shared.
-/// Addresses are compared and never dereferenced.
+/// Two buffers of an array may be the same memory or overlap, so only addresses show what is
+/// shared. Addresses are compared and never dereferenced.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Used {
     address: usize,

@@ -1,7 +1,7 @@
 //! The element types of arrays, with their dtypes and their conversion to bytes.
 //!
-//! Elements are plain old data on a little-endian machine, so a contiguous array is written without a
-//! copy. As in numpy, a `bool` is true if its byte is not zero.
+//! Elements are plain old data on a little-endian machine, so a contiguous array is written without
+//! a copy. As in numpy, a `bool` is true if its byte is not zero.
 
 use std::borrow::Cow;
 

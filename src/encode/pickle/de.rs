@@ -1,7 +1,7 @@
 //! A serde deserializer for the values of a pickle.
 //!
-//! It walks the table of values that `machine` made. Their depth and expanded size are within limits,
-//! so its recursion and its output are too. Strings and bytes are borrowed from the pickle.
+//! It walks the table of values that `machine` made. Their depth and expanded size are within
+//! limits, so its recursion and its output are too. Strings and bytes are borrowed from the pickle.
 
 use serde::de::{
     self, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, Unexpected,

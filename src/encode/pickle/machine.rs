@@ -2,8 +2,8 @@
 //!
 //! Invariant: a container never changes once it is inside another one or was fetched from the memo.
 //! There are therefore no cycles, and the depth and expanded size of a value are known when it is
-//! stored. Both have limits, and so does the memory of the machine. Nothing here recurses, allocates
-//! by a declared length, calls anything or looks up a name.
+//! stored. Both have limits, and so does the memory of the machine. Nothing here recurses,
+//! allocates by a declared length, calls anything or looks up a name.
 
 use crate::encode::CodecError;
 use crate::encode::codec::too_large;
@@ -67,8 +67,8 @@ impl<'a> Pickle<'a> {
         self.top
     }
 
-    /// Returns the size of the value in bytes with every reference expanded. The size of a value that
-    /// is not a container does not matter: it is not a list, so deserialization refuses it.
+    /// Returns the size of the value in bytes with every reference expanded. The size of a value
+    /// that is not a container does not matter: it is not a list, so deserialization refuses it.
     pub(crate) fn expanded_bytes(&self) -> u64 {
         match self.top {
             Item::Container(id) => self.containers[id as usize].bytes,
@@ -111,8 +111,8 @@ struct Machine<'a> {
     bytes: &'a [u8],
     at: usize,
     max_bytes: usize,
-    /// The bytes of everything put on the stack, into the memo and into the tables. Values leave the
-    /// stack only for a container, so it never shrinks.
+    /// The bytes of everything put on the stack, into the memo and into the tables. Values leave
+    /// the stack only for a container, so the number never shrinks.
     held_bytes: u64,
     stack: Vec<Item<'a>>,
     /// The length of the stack at each mark.
@@ -451,8 +451,8 @@ impl<'a> Machine<'a> {
 
     fn put(&mut self, id: usize) -> Result<(), CodecError> {
         let start = self.top(1)?;
-        // Indexes are consecutive, with gaps where pickletools removed entries that are never fetched.
-        // A larger index than the bytes read so far would only serve to allocate memory.
+        // Indexes are consecutive, with gaps where pickletools removed entries that are never
+        // fetched. A larger index than the bytes read so far would only serve to allocate memory.
         if id > self.at {
             return Err(format!("the memo index {id} is out of order").into());
         }
