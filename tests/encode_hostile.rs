@@ -100,7 +100,7 @@ fn a_frame_length_beyond_the_value_is_an_error_in_every_layer() {
 }
 
 #[test]
-fn a_declared_size_that_is_too_large_is_refused_before_memory_is_taken() {
+fn a_declared_size_that_is_too_large_is_refused_before_allocation() {
     with_little_memory();
     // Snappy: a varint of 2³² - 1; LZ4: four bytes; zstd: eight.
     let snappy = compression_says("snappy", &frame(b"\xFF\xFF\xFF\xFF\x0Fabc"));
@@ -119,7 +119,7 @@ fn a_declared_size_that_is_too_large_is_refused_before_memory_is_taken() {
 }
 
 #[test]
-fn a_bomb_is_stopped_at_the_limit() {
+fn a_decompression_bomb_is_stopped_at_the_limit() {
     with_little_memory();
     let zeros = vec![0; 4 * LIMIT_BYTES];
     for name in compressions() {
@@ -130,7 +130,7 @@ fn a_bomb_is_stopped_at_the_limit() {
 }
 
 #[test]
-fn many_small_bombs_in_one_value_share_one_limit() {
+fn many_small_decompression_bombs_in_one_value_share_one_limit() {
     with_little_memory();
     let half = compressed("zlib", &vec![0; LIMIT_BYTES / 2]);
     for (frames, threads) in [(2, 1), (3, 1), (2, 2), (200, 2)] {
@@ -200,7 +200,7 @@ fn a_pickle_nested_a_hundred_thousand_deep_is_refused() {
 }
 
 #[test]
-fn a_pickle_nested_as_deep_as_it_may_be_is_read_on_a_small_stack() {
+fn a_pickle_at_the_nesting_limit_is_read_on_a_small_stack() {
     #[derive(serde::Deserialize, serde::Serialize)]
     struct Nested(Vec<Nested>);
     let pickle = [&b"]".repeat(128)[..], &b"a".repeat(127), b"."].concat();
@@ -231,7 +231,7 @@ fn a_memo_bomb_is_refused_by_its_expanded_size() {
 }
 
 #[test]
-fn a_pickle_that_holds_itself_or_takes_memory_by_its_memo_is_refused() {
+fn a_self_referential_pickle_and_one_that_grows_through_its_memo_are_refused() {
     with_little_memory();
     let itself = pickle_says(b"\x80\x04]\x94h\x00a.");
     assert!(itself.contains("itself"), "{itself}");
@@ -250,7 +250,7 @@ fn a_pickle_that_holds_itself_or_takes_memory_by_its_memo_is_refused() {
 }
 
 #[test]
-fn a_pickle_of_another_type_is_an_error_that_says_what_it_holds() {
+fn a_pickle_of_another_type_is_an_error_that_names_its_type() {
     let good = frame(b"\x80\x04].");
     let layer = Pickle::<String, _>::new(Dict::new());
     layer.append([("k", vec!["text".to_owned()])]).unwrap();
@@ -308,7 +308,7 @@ fn arrow_stream() -> Vec<u8> {
 }
 
 #[test]
-fn every_cut_of_an_arrow_stream_is_an_error() {
+fn every_truncation_of_an_arrow_stream_is_an_error() {
     with_little_memory();
     let stream = arrow_stream();
     let good = frame(&stream);
@@ -341,7 +341,7 @@ fn arrow_batches_of_another_schema_are_an_error_that_shows_both() {
 }
 
 #[test]
-fn numpy_bytes_that_are_no_array_of_the_layer_are_errors() {
+fn numpy_bytes_that_do_not_form_an_array_of_the_layer_are_errors() {
     let store = |dtype: &str, bytes: &[u8]| {
         let dict = Dict::new();
         dict.append([("k", bytes), ("k.dtype", dtype.as_bytes())]).unwrap();
@@ -363,7 +363,7 @@ fn numpy_bytes_that_are_no_array_of_the_layer_are_errors() {
 }
 
 #[test]
-fn no_single_changed_byte_and_no_cut_of_any_frame_panics() {
+fn no_single_changed_byte_and_no_truncation_of_any_frame_panics() {
     with_little_memory();
     let value: Vec<u8> = values::bytes()[2][..600].to_vec();
     let mut decoded = 0;
@@ -402,7 +402,7 @@ fn no_single_changed_byte_and_no_cut_of_any_frame_panics() {
 }
 
 #[test]
-fn layers_of_users_are_held_to_the_limit_too() {
+fn user_defined_layers_obey_the_limit_too() {
     let layer = Encode::from_fns(
         |value: &[u8]| Ok(value.to_vec()),
         |frame| Ok(frame.repeat(1000)),

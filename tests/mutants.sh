@@ -115,9 +115,9 @@ try() {
     printf '%s' "$text" >"$file"
 }
 
-crash=a_power_cut_at_any_operation_leaves_a_prefix_with_all_that_was_durable
-flips=every_flipped_bit_is_detected_or_harmless_or_ends_the_history_where_the_model_allows_it
-killed=a_process_killed_at_any_operation_loses_nothing_and_delays_nobody
+crash=a_power_cut_at_any_operation_leaves_a_prefix_with_every_durable_batch
+flips=every_flipped_bit_is_detected_harmless_or_ends_the_history_where_the_model_allows_it
+killed=a_process_killed_at_any_operation_loses_nothing_and_delays_no_one
 
 # What is read is held against its checks.
 mutant value-checksum src/log/segment/mod.rs I9 damage $flips \
@@ -152,7 +152,7 @@ mutant clean-stamp src/log/control.rs I9 damage $flips \
     '.load(Acquire) == self.clean_stamp()' \
     '.load(Acquire) != 0'
 mutant salt src/log/segment/mod.rs I4 damage \
-    bytes_of_an_earlier_life_of_the_disk_are_never_taken_for_batches \
+    stale_bytes_from_earlier_files_are_never_taken_for_batches \
     'let salt = Salt(u64::from_le_bytes(store.random()?));' \
     'let salt = Salt(u64::from_le_bytes(store.random()?) | u64::MAX);'
 
@@ -164,7 +164,7 @@ mutant help-state src/log/commit.rs 'live I1' kill_steps $killed \
     'if let Err(error) = words.mark_committed(position, open.sequence) {' \
     'if let (Err(error), _) = (Ok::<(), W::Error>(()), position) {'
 mutant take-over src/log/writer.rs 'live I1 I6' kill_steps \
-    whoever_takes_the_slot_of_the_dead_finishes_what_it_left \
+    the_next_owner_of_a_dead_writers_slot_finishes_its_open_commit \
     'commit::take_over(control, number)?;' \
     ''
 
@@ -202,23 +202,23 @@ mutant closed-control src/log/open.rs I6 crash $crash \
 
 # Pops and compactions.
 mutant pop-condition src/log/pop.rs I1 pops \
-    a_pop_beside_segments_that_come_at_any_of_its_operations_loses_no_byte \
+    a_pop_loses_no_bytes_when_segments_appear_at_any_of_its_operations \
     'version.knows_all_segments(control.directory_epoch());' \
     'control.directory_epoch() > 0;'
 mutant pins src/log/read/pins.rs live pins \
-    a_view_keeps_the_segments_that_it_shows_and_no_others \
+    a_view_keeps_only_the_segments_of_its_extents_open \
     'let mut last = None;' \
     'let mut last = None;
         pins.sparse.extend((0..).zip(segments.iter().cloned()));'
 mutant wake-up src/log/background/wakeup.rs live sleeping \
-    a_sleeper_ends_when_it_is_closed_and_no_reason_is_lost \
+    a_sleeper_ends_when_closed_and_no_wake_up_is_lost \
     'let mut state = self.state();
         state.is_closed = true;
         self.changed.notify_one();' \
     'self.changed.notify_one();
         self.state().is_closed = true;'
 mutant rebuild-bound src/log/version.rs live refreshing \
-    a_read_of_a_store_without_one_of_its_segments_is_an_error_though_others_make_segments \
+    a_read_without_one_segment_is_an_error_although_others_create_segments \
     'tries -= 1;' \
     ''
 mutant history-sync src/log/compaction.rs 'I1 I2' crash $crash \
@@ -228,16 +228,16 @@ mutant mark-too-early src/log/sync.rs I1 crash $crash \
     'if replaced.is_empty() {' \
     'if true {'
 mutant passed-leader src/log/sync.rs I1 failing_calls \
-    a_leader_that_was_passed_by_promises_nothing_after_a_sync_has_failed \
+    a_superseded_sync_leader_promises_nothing_after_a_failed_sync \
     'core.check_sync(control)?;
         if replaced' \
     'if replaced'
 mutant replaced-name src/log/recovery.rs 'I1 I2' killed_compactions \
-    a_power_cut_after_recovery_has_finished_a_killed_compaction_leaves_a_prefix \
+    a_power_cut_after_recovery_finished_a_killed_compaction_leaves_a_prefix \
     'match store.dir.sync() {' \
     'match Ok::<(), io::Error>(()) {'
 mutant predecessor-name src/log/compaction.rs 'I1 I2' killed_compactions \
-    a_power_cut_after_another_has_finished_a_killed_compaction_leaves_a_prefix \
+    a_power_cut_after_another_process_finished_a_killed_compaction_leaves_a_prefix \
     'self.sync_dir(control)?;
         let ids' \
     'let ids'
@@ -245,11 +245,11 @@ mutant torn-source src/log/recovery.rs I2 crash $crash \
     'self.unreadable_replaced = gone.map(|(id, _)| id).collect();' \
     'self.unreadable_replaced = gone.map(|(id, _)| id).filter(|_| false).collect();'
 mutant announced src/log/discovery.rs I1 publishing \
-    a_segment_that_comes_while_a_leader_looks_for_the_first_time_is_synced \
+    a_segment_published_during_a_sync_leaders_first_discovery_is_synced \
     'control.reserved_ids().collect();' \
     'BTreeSet::new();'
 mutant owner src/log/writer.rs I1 publishing \
-    a_segment_whose_number_a_dead_writer_wanted_stays_its_owners \
+    a_segment_whose_id_a_dead_writer_reserved_still_belongs_to_its_owner \
     'if segment.header().slot != u32::from(slot) {' \
     'if slot >= SLOTS {'
 mutant output-sync src/log/compaction.rs 'I1 I2 I3' crash $crash \
@@ -265,7 +265,7 @@ mutant unlinked-name src/log/store.rs live removed_files \
     'Ok(now) if now == id => self.unlink(name),' \
     'Ok(now) if now == id || now != id => self.unlink(name),'
 mutant outlived src/log/outputs.rs I5 removed_files \
-    a_segment_that_comes_back_after_it_was_compacted_away_brings_nothing_back \
+    a_segment_restored_after_it_was_compacted_away_resurrects_nothing \
     'id < self.id && !self.kept.contains(&id)' \
     'self.id == id && self.kept.contains(&id)'
 mutant original src/log/control.rs live removed_files \
@@ -277,7 +277,7 @@ mutant reserve src/log/writer.rs live removed_files \
     'if !is_full(&error) {' \
     'if is_full(&error) || !is_full(&error) {'
 mutant hard-link src/log/control.rs I1 shared_files \
-    a_store_at_rest_and_its_hard_linked_copy_go_on_apart_whichever_is_opened_first \
+    a_closed_store_and_its_hard_linked_copy_diverge_safely_whichever_opens_first \
     'Ok(self.is_original() && links == 1 && !self.is_present()?)' \
     'Ok(self.is_original() && links > 0)'
 mutant own-segment src/log/store.rs I1 shared_files \
@@ -289,7 +289,7 @@ mutant sync-identity src/log/sync.rs I1 shared_files \
     'is_in_place?;' \
     'drop(is_in_place);'
 mutant forked-view src/log/recycle.rs I4 threads \
-    a_view_in_a_child_of_fork_keeps_its_bytes_whatever_the_temporary_store_of_the_parent_writes \
+    a_view_in_a_forked_child_keeps_its_bytes_while_the_parent_writes_to_its_temporary_store \
     '&& self.recycler.forks == forks()' \
     '&& self.recycler.forks <= forks()'
 mutant output-name src/log/compaction.rs 'I1 I2' crash $crash \
@@ -300,7 +300,7 @@ mutant forgotten-delete src/log/compaction/plan.rs I5 crash $crash \
     '*removals = Removals::default();
         drop(needed);'
 mutant replaced src/log/version/discovery.rs 'live I5' kill_steps \
-    a_process_stopped_at_any_operation_delays_nobody_and_goes_on_later \
+    a_process_stopped_at_any_operation_delays_no_one_and_resumes_later \
     'if !self.replaced.contains(&segment.id()) {' \
     'if !self.replaced.contains(&segment.id()) || segment.id() > 0 {'
 

@@ -73,7 +73,7 @@ fn no_file_belongs_to_two_crates() {
 }
 
 #[test]
-fn every_file_opens_with_what_it_is() {
+fn every_file_begins_by_saying_what_it_is() {
     for (name, text) in rust_files(FOLDERS) {
         let opens = text.starts_with("//!")
             || text.starts_with("#![doc = include_str!")
@@ -83,7 +83,7 @@ fn every_file_opens_with_what_it_is() {
 }
 
 #[test]
-fn unsafe_code_lives_where_the_mappings_are_and_each_block_says_why() {
+fn unsafe_code_stays_in_its_modules_and_each_block_states_its_reason() {
     let allowed =
         |name: &str| name.starts_with("src/log/segment/") || name == "src/encode/blosc.rs";
     for (name, text) in rust_files(LIBRARIES) {
@@ -114,7 +114,7 @@ fn unsafe_code_lives_where_the_mappings_are_and_each_block_says_why() {
 }
 
 #[test]
-fn files_know_only_whom_they_may_know() {
+fn imports_point_only_to_lower_floors() {
     // (files, words that must not stand in their code)
     let rules: [(&str, &[&str]); 10] = [
         ("format/src", &["std::", "alloc::", "partd::", "use partd"]),
@@ -141,7 +141,7 @@ fn files_know_only_whom_they_may_know() {
 }
 
 #[test]
-fn the_engine_reaches_files_only_through_the_seam() {
+fn the_engine_reaches_files_only_through_the_disk_abstraction() {
     for (name, text) in rust_files(&["src/log"]) {
         if name.starts_with("src/log/disk") || name.starts_with("src/log/segment/mapping") {
             continue;
@@ -193,7 +193,7 @@ fn cited_tests(text: &str) -> Vec<(&str, &str)> {
 }
 
 #[test]
-fn the_page_of_the_tests_names_every_file_or_its_folder_and_no_test_that_is_not_there() {
+fn tests_readme_names_every_file_or_its_folder_and_only_existing_tests() {
     let page = fs::read_to_string(root().join("tests/README.md")).unwrap();
     for entry in fs::read_dir(root().join("tests")).unwrap() {
         let entry = entry.unwrap();
@@ -279,7 +279,7 @@ fn mutants(script: &str) -> Vec<(&str, BTreeSet<&str>, String)> {
 }
 
 #[test]
-fn the_tables_of_deliberate_defects_say_what_the_script_and_the_tests_expect() {
+fn the_tables_of_defects_agree_with_the_script_and_the_tests() {
     let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
     let (page, script) = (read("tests/README.md"), read("tests/mutants.sh"));
     let mut found = BTreeSet::new();
@@ -318,7 +318,7 @@ fn the_tables_of_deliberate_defects_say_what_the_script_and_the_tests_expect() {
 }
 
 #[test]
-fn both_licences_and_the_texts_a_reader_looks_for_are_there() {
+fn both_licences_and_the_expected_documents_exist() {
     for name in [
         "LICENSE-MIT",
         "LICENSE-APACHE",

@@ -198,7 +198,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn a_real_segment_comes_out_as_it_went_in() {
+    fn a_valid_segment_is_left_unchanged() {
         let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../format/golden/v1");
         let mut segments = 0;
         for file in fs::read_dir(golden).unwrap() {

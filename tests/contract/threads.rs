@@ -30,7 +30,7 @@ fn records(value: &[u8]) -> Vec<(u32, u32)> {
     whole.collect()
 }
 
-pub(crate) fn appends_of_threads_are_there_once_whole_and_in_order_and_readers_see_prefixes<
+pub(crate) fn appends_of_threads_arrive_once_whole_and_in_order_and_readers_see_prefixes<
     P: Partd,
 >(
     p: &P,
@@ -151,7 +151,7 @@ pub(crate) fn a_batch_is_seen_whole_or_not_at_all<P: Partd>(p: &P) {
     });
 }
 
-pub(crate) fn of_racing_sets_one_wins_for_good<P: Partd>(p: &P) {
+pub(crate) fn exactly_one_of_several_racing_sets_wins<P: Partd>(p: &P) {
     for round in 0..60 {
         let winners: Vec<Vec<u8>> = thread::scope(|scope| {
             let setters: Vec<_> = (0..WRITERS)

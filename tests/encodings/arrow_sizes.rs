@@ -210,7 +210,7 @@ fn check(name: &str, stored: usize, own: usize) {
 }
 
 #[test]
-fn slices_take_the_bytes_of_their_own_rows() {
+fn slices_store_only_the_bytes_of_their_own_rows() {
     let rows: Vec<usize> = (0..ROWS).collect();
     for (name, make) in TYPES {
         let whole = make(&rows);
@@ -225,7 +225,7 @@ fn slices_take_the_bytes_of_their_own_rows() {
 }
 
 #[test]
-fn filtered_and_taken_rows_take_their_own_bytes() {
+fn filtered_and_taken_rows_store_only_their_own_bytes() {
     let rows: Vec<usize> = (0..ROWS).collect();
     for (name, make) in TYPES {
         let whole = make(&rows);
@@ -251,7 +251,7 @@ fn a_shuffle_into_many_partitions_stores_about_the_bytes_of_the_batch() {
 }
 
 #[test]
-fn what_rows_share_is_stored_once() {
+fn values_shared_by_rows_are_stored_once() {
     // Ten texts of a kilobyte, each in a thousand rows.
     let few = (0..10).map(|i| Some(format!("{i}").repeat(1000))).collect::<StringViewArray>();
     let rows = UInt32Array::from_iter_values((0..ROWS as u32).map(|i| i * 7 % 10));

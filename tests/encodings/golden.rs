@@ -63,7 +63,7 @@ fn pickled_lists_of_python_are_read_in_every_protocol() {
 }
 
 #[test]
-fn a_value_that_python_shares_between_places_is_read_in_all_of_them() {
+fn a_value_that_python_shares_between_containers_is_read_in_all_of_them() {
     let layer = Pickle::<Vec<String>, _>::new(store("pickle/twice"));
     let shared = vec!["shared".to_owned(), "list".to_owned()];
     assert_eq!(layer.get("x").unwrap(), [shared.clone(), shared.clone(), shared]);

@@ -75,7 +75,7 @@ macro_rules! check {
 }
 
 #[test]
-fn what_is_nested_too_deep_to_be_read_is_refused_when_it_is_appended() {
+fn an_append_of_a_value_nested_too_deep_to_read_is_refused() {
     check!(Msgpack, lists, 1);
     check!(Msgpack, nodes, 1);
     check!(Msgpack, maps, 1);

@@ -75,7 +75,7 @@ fn write_all(dir: &Path) {
 }
 
 #[test]
-fn python_reads_every_value_that_was_written_here() {
+fn python_reads_every_value_written_by_rust() {
     let python = std::env::var("PARTD_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let packages = "import partd, snappy, blosc, cramjam, msgpack, numpy";
     let probe = Command::new(&python).args(["-c", packages]).output();

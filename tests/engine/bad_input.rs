@@ -59,7 +59,7 @@ fn is_whole(path: &Path) {
 }
 
 #[test]
-fn a_path_that_is_a_file() {
+fn opening_a_path_that_is_a_file_is_an_error() {
     let (_dir, path) = directory();
     fs::write(&path, "precious").unwrap();
     says(SegmentLog::open(&path), &path, &["this is a file", "give the path"]);
@@ -71,7 +71,7 @@ fn a_path_that_is_a_file() {
 }
 
 #[test]
-fn a_path_that_no_file_can_have() {
+fn opening_an_impossible_path_is_an_error() {
     for path in ["", "/proc/self/nothing here", "a\0b"] {
         says(SegmentLog::open(path), Path::new(path), &["cannot"]);
     }
@@ -80,7 +80,7 @@ fn a_path_that_no_file_can_have() {
 }
 
 #[test]
-fn a_directory_with_other_things_in_it() {
+fn opening_a_directory_with_foreign_files_is_an_error() {
     let (dir, _) = directory();
     fs::write(dir.path().join("precious"), "x").unwrap();
     fs::create_dir(dir.path().join("more")).unwrap();
@@ -105,7 +105,7 @@ const STRANGERS: [&str; 10] = [
 ];
 
 #[test]
-fn files_of_others_are_neither_taken_for_a_store_nor_removed_from_one() {
+fn foreign_files_are_neither_taken_for_a_store_nor_removed_from_one() {
     for name in STRANGERS {
         let (dir, path) = directory();
         fs::write(dir.path().join(name), "precious").unwrap();
@@ -123,7 +123,7 @@ fn files_of_others_are_neither_taken_for_a_store_nor_removed_from_one() {
 }
 
 #[test]
-fn a_file_called_control_that_belongs_to_somebody_else() {
+fn opening_a_directory_with_a_foreign_control_file_is_an_error() {
     let (_store_dir, path) = directory();
     // A store without a batch: the control file of another would tell of what is missing here.
     drop(SegmentLog::open(&path).unwrap());
@@ -148,7 +148,7 @@ fn a_file_called_control_that_belongs_to_somebody_else() {
 }
 
 #[test]
-fn a_directory_without_a_store_opened_for_reading() {
+fn opening_a_directory_without_a_store_for_reading_is_an_error() {
     let (dir, missing) = directory();
     for path in [dir.path(), &missing] {
         says(SegmentLog::open_read_only(path), path, &["no store", "`SegmentLog::open`"]);
@@ -171,7 +171,7 @@ fn make_newer(bytes: &mut [u8], checksum_at: usize) {
 }
 
 #[test]
-fn a_store_of_a_newer_format() {
+fn opening_a_store_of_a_newer_format_is_an_error() {
     let (_dir, path) = directory();
     store(&path);
     let segment = path.join("0000000000000001.seg");
@@ -195,7 +195,7 @@ fn a_store_of_a_newer_format() {
 }
 
 #[test]
-fn a_segment_of_another_store() {
+fn opening_a_store_with_a_segment_of_another_store_is_an_error() {
     let (dir, path) = directory();
     let other = dir.path().join("other");
     store(&path);
@@ -279,7 +279,7 @@ fn a_bad_control_file_after_every_process_was_killed() {
 }
 
 #[test]
-fn a_segment_size_out_of_range() {
+fn a_segment_size_out_of_range_is_an_error() {
     let (_dir, path) = directory();
     for len in [0, 1, SEGMENT_LEN_MIN - 1, SEGMENT_LEN_MAX + 1, u64::MAX] {
         let options = SegmentLog::options().segment_len_bytes(len);
@@ -300,7 +300,7 @@ fn a_segment_size_out_of_range() {
 }
 
 #[test]
-fn a_value_a_key_and_a_batch_beyond_what_the_format_holds() {
+fn values_keys_and_batches_beyond_the_limits_of_the_format_are_errors() {
     let mut layout = Layout::new();
     for (key, value) in [
         (KEY_LEN_MAX + 1, 0),
@@ -325,7 +325,7 @@ fn a_value_a_key_and_a_batch_beyond_what_the_format_holds() {
 }
 
 #[test]
-fn a_batch_of_more_than_the_format_holds_is_refused_before_anything_is_read_or_written() {
+fn a_batch_beyond_the_limit_of_the_format_is_refused_before_anything_is_read_or_written() {
     let (_dir, path) = directory();
     store(&path);
     let p = SegmentLog::open(&path).unwrap();
@@ -354,7 +354,7 @@ fn a_batch_of_more_than_the_format_holds_is_refused_before_anything_is_read_or_w
 }
 
 #[test]
-fn more_writers_than_slots() {
+fn more_writers_than_slots_are_an_error() {
     let (_dir, path) = directory();
     // Each handle has open files: its directory, the control file, a segment, three locks.
     const FILES: u64 = 1100 * 7;
@@ -400,7 +400,7 @@ fn more_writers_than_slots() {
 
 /// A control file that says that every number of a segment was used, as a closed store has it.
 #[test]
-fn a_control_file_without_a_next_segment_is_refused_and_made_again_when_it_is_gone() {
+fn a_control_file_without_a_next_segment_id_is_refused_and_recreated_after_removal() {
     use partd_format::control::{
         CLEAN_AT, COMMIT_AT, DURABLE_SEQ_AT, Fixed, NEXT_SEGMENT_AT, clean_stamp,
     };
@@ -432,7 +432,7 @@ fn a_control_file_without_a_next_segment_is_refused_and_made_again_when_it_is_go
 }
 
 #[test]
-fn a_segment_name_that_leads_nowhere_is_an_error_that_names_it() {
+fn a_segment_name_that_is_a_dangling_link_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     for value in ["1", "2"] {
@@ -450,7 +450,7 @@ fn a_segment_name_that_leads_nowhere_is_an_error_that_names_it() {
 }
 
 #[test]
-fn an_output_whose_entries_have_no_numbers_is_an_error_of_the_opening() {
+fn opening_an_output_whose_entries_have_no_sequence_numbers_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     fs::create_dir(&path).unwrap();

@@ -69,7 +69,7 @@ fn a_compaction_changes_nothing_that_can_be_read() {
 }
 
 #[test]
-fn a_view_outlives_the_compaction_of_what_it_shows() {
+fn a_view_outlives_the_compaction_of_its_segments() {
     let dir = tempfile::tempdir().unwrap();
     let p = options().open(dir.path().join("store")).unwrap();
     for i in 0..200_u32 {
@@ -86,7 +86,7 @@ fn a_view_outlives_the_compaction_of_what_it_shows() {
 }
 
 #[test]
-fn after_a_clear_a_compaction_gives_everything_back_and_copies_nothing() {
+fn after_a_clear_a_compaction_frees_all_space_and_copies_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let p = options().open(&path).unwrap();
@@ -125,7 +125,7 @@ fn a_handle_that_deletes_compacts_by_itself() {
 }
 
 #[test]
-fn deletes_are_kept_for_as_long_as_something_older_lies_elsewhere() {
+fn deletes_are_kept_while_older_data_exists_in_other_segments() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let p = options().open(&path).unwrap();
@@ -149,7 +149,7 @@ fn deletes_are_kept_for_as_long_as_something_older_lies_elsewhere() {
 }
 
 #[test]
-fn short_lived_writers_leave_what_their_data_needs_and_one_compaction_joins_it() {
+fn short_lived_writers_leave_only_the_space_of_their_data_and_one_compaction_joins_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let count = 200;
@@ -197,7 +197,7 @@ fn a_segment_whose_writer_has_closed_is_compacted_on_a_quiet_store() {
 }
 
 #[test]
-fn a_compaction_goes_on_under_pops_that_never_pause() {
+fn a_compaction_makes_progress_under_pops_that_never_pause() {
     use std::sync::atomic::{AtomicBool, Ordering};
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
@@ -227,7 +227,7 @@ fn a_compaction_goes_on_under_pops_that_never_pause() {
 }
 
 #[test]
-fn the_damaged_head_of_an_output_is_an_error_of_the_opening_for_writers_and_readers_alike() {
+fn a_damaged_head_in_an_output_fails_the_opening_for_writers_and_readers_alike() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let p = options().open(&path).unwrap();
@@ -260,7 +260,7 @@ fn the_damaged_head_of_an_output_is_an_error_of_the_opening_for_writers_and_read
 }
 
 #[test]
-fn damage_beside_an_output_and_in_it_can_be_read_around() {
+fn keys_away_from_damage_inside_and_outside_an_output_are_readable() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let beside = options().open(&path).unwrap();

@@ -34,7 +34,7 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
 }
 
 #[test]
-fn a_compaction_keeps_its_rate() {
+fn a_compaction_obeys_its_rate_limit() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     store_of(&path, 2000);
@@ -46,7 +46,7 @@ fn a_compaction_keeps_its_rate() {
 }
 
 #[test]
-fn a_handle_closes_at_once_in_the_middle_of_a_compaction_of_minutes() {
+fn a_handle_closes_at_once_in_the_middle_of_a_long_compaction() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     store_of(&path, 2000);
@@ -69,7 +69,7 @@ fn a_handle_closes_at_once_in_the_middle_of_a_compaction_of_minutes() {
 }
 
 #[test]
-fn a_compaction_needs_the_space_of_one_run_beside_the_store() {
+fn a_compaction_needs_extra_space_for_one_run_only() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     store_of(&path, 3000);

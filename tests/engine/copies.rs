@@ -101,7 +101,7 @@ fn says_what_it_is(error: &str, copy: &Path) {
 }
 
 #[test]
-fn copies_that_are_made_while_others_append_and_compact_open_as_a_prefix_or_say_what_they_are() {
+fn copies_made_during_appends_and_compactions_open_as_a_prefix_or_report_what_they_are() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let end = AtomicBool::new(false);
@@ -150,7 +150,7 @@ fn copies_that_are_made_while_others_append_and_compact_open_as_a_prefix_or_say_
 }
 
 #[test]
-fn a_copy_without_what_was_durable_says_what_it_is_and_the_call_that_it_names_reads_it() {
+fn a_copy_that_lacks_durable_batches_names_the_call_that_reads_it() {
     let dir = tempfile::tempdir().unwrap();
     let (path, copy) = (dir.path().join("store"), dir.path().join("copy"));
     let p = options().open(&path).unwrap();
@@ -169,7 +169,7 @@ fn a_copy_without_what_was_durable_says_what_it_is_and_the_call_that_it_names_re
 }
 
 #[test]
-fn segments_of_two_copies_that_went_their_own_ways_are_damage_and_no_history() {
+fn segments_of_two_diverged_copies_are_damage_and_not_one_history() {
     let dir = tempfile::tempdir().unwrap();
     let (path, copy) = (dir.path().join("store"), dir.path().join("copy"));
     options().open(&path).unwrap().append([("k", "1")]).unwrap();

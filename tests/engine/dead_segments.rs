@@ -47,7 +47,7 @@ fn bytes_on_disk(path: &Path) -> u64 {
 }
 
 #[test]
-fn segments_in_which_all_is_dead_are_removed_without_waiting_for_a_share() {
+fn wholly_dead_segments_are_removed_whatever_the_dead_share_of_the_store() {
     let dir = tempfile::tempdir().unwrap();
     // No share of the store is ever as large as that.
     let options = SegmentLog::options().segment_len_bytes(256 << 10).compaction_dead_share(1.0);
@@ -88,7 +88,7 @@ fn large(dir: &Path) -> SegmentLog {
 }
 
 #[test]
-fn a_large_temporary_store_has_no_name_left_when_its_handle_is_gone_and_soon_no_space() {
+fn a_dropped_large_temporary_store_loses_its_names_at_once_and_its_space_soon() {
     let dir = tempfile::tempdir().unwrap();
     let p = large(dir.path());
     let mapped = |what: &str| {

@@ -91,7 +91,7 @@ fn holds(p: &impl Partd, pieces: usize) {
 }
 
 #[test]
-fn a_full_file_system_is_an_error_and_space_that_comes_back_is_used() {
+fn a_full_file_system_is_an_error_and_freed_space_is_used_again() {
     let Some(small) = Small::mount() else { return };
     let store = small.path.join("store");
     let filler = small.path.join("filler");
@@ -145,7 +145,7 @@ fn a_full_file_system_is_an_error_and_space_that_comes_back_is_used() {
 }
 
 #[test]
-fn a_buffer_keeps_what_a_full_file_system_does_not_take() {
+fn a_buffer_keeps_what_a_full_file_system_rejects() {
     let Some(small) = Small::mount() else { return };
     let store = small.path.join("store");
     let filler = small.path.join("filler");
@@ -163,7 +163,7 @@ fn a_buffer_keeps_what_a_full_file_system_does_not_take() {
 }
 
 #[test]
-fn a_store_that_cannot_be_made_on_a_full_file_system_leaves_nothing_in_the_way() {
+fn a_store_that_cannot_be_created_on_a_full_file_system_leaves_no_obstacle() {
     let Some(small) = Small::mount() else { return };
     let store = small.path.join("store");
     let filler = small.path.join("filler");

@@ -80,7 +80,7 @@ fn a_handle_never_touches_another_store_at_its_path() {
 }
 
 #[test]
-fn a_temporary_store_whose_directory_was_replaced_leaves_the_other_one_alone() {
+fn a_temporary_store_whose_directory_was_replaced_leaves_the_replacement_alone() {
     let dir = tempfile::tempdir().unwrap();
     let temporary = options().temporary_in(dir.path()).unwrap();
     temporary.append([("k", "v")]).unwrap();
@@ -108,7 +108,7 @@ fn a_temporary_store_refuses_every_other_opener_and_says_why() {
 }
 
 #[test]
-fn a_copy_of_a_store_in_use_is_no_store_in_use() {
+fn a_copy_of_a_store_in_use_is_not_in_use() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let p = options().open(&path).unwrap();
@@ -129,7 +129,7 @@ fn a_copy_of_a_store_in_use_is_no_store_in_use() {
 }
 
 #[test]
-fn the_control_file_of_a_store_in_use_is_not_taken_from_elsewhere() {
+fn a_store_in_use_rejects_a_control_file_from_elsewhere() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let p = options().open(&path).unwrap();
@@ -196,7 +196,7 @@ fn with_limits(path: &Path) {
 }
 
 #[test]
-fn two_thousand_segments_are_used_with_64_descriptors() {
+fn two_thousand_segments_work_with_64_descriptors() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("many");
     for i in 0..2000_u64 {
@@ -208,7 +208,7 @@ fn two_thousand_segments_are_used_with_64_descriptors() {
 }
 
 #[test]
-fn a_limit_of_the_length_of_files_is_an_error_that_names_it() {
+fn a_file_size_limit_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
     let p = SegmentLog::options().segment_len_bytes(1 << 20).open(dir.path().join("live")).unwrap();
     p.append([("k", vec![1; 200 << 10])]).unwrap();

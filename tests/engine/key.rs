@@ -74,7 +74,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 5000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn tuples_and_their_keys_are_equal_together_and_sort_alike((a, b) in (tuple(), tuple())) {
+    fn tuples_and_their_keys_compare_and_sort_alike((a, b) in (tuple(), tuple())) {
         prop_assert_eq!(a.0.cmp(&b.0), a.1.cmp(&b.1), "{} and {}", a.1, b.1);
         prop_assert_eq!(a.0 == b.0, a.1 == b.1);
     }
@@ -110,7 +110,7 @@ proptest! {
     }
 
     #[test]
-    fn what_a_key_was_made_from_does_not_matter(text in "[a-z\\x00/]{0,20}") {
+    fn the_source_type_of_a_key_does_not_matter(text in "[a-z\\x00/]{0,20}") {
         let key = Key::from(&text[..]);
         prop_assert_eq!(&key, &Key::from(text.clone()));
         prop_assert_eq!(&key, &Key::from(text.as_bytes()));
@@ -127,7 +127,7 @@ fn a_key_is_shown_as_a_literal() {
 }
 
 #[test]
-fn what_refers_to_a_key_or_owns_one_is_that_key() {
+fn references_to_keys_and_owned_keys_convert_to_the_same_key() {
     use std::borrow::Cow;
     use std::rc::Rc;
     use std::sync::Arc;
@@ -178,7 +178,7 @@ fn what_refers_to_a_key_or_owns_one_is_that_key() {
 }
 
 #[test]
-fn slices_of_all_kinds_of_keys_can_be_asked_for() {
+fn get_many_accepts_slices_of_all_kinds_of_keys() {
     use partd::{Dict, Partd};
 
     fn check<'a, K: 'a>(p: &Dict, keys: &'a [K])

@@ -135,7 +135,7 @@ fn is_refused<T>(result: Result<T, Error>, path: &Path) {
 }
 
 #[test]
-fn a_network_file_system_is_refused_unless_it_is_allowed() {
+fn a_network_file_system_is_refused_unless_allowed() {
     let dir = tempfile::tempdir().unwrap();
     let path = &dir.path().join("store");
     let options = SegmentLog::options();
@@ -151,7 +151,7 @@ fn a_network_file_system_is_refused_unless_it_is_allowed() {
 }
 
 #[test]
-fn the_real_disk_knows_local_file_systems_and_refuses_the_others() {
+fn the_real_disk_accepts_local_file_systems_and_refuses_others() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(
         OsDisk.open_dir(dir.path()).unwrap().unfit().unwrap(),

@@ -87,7 +87,7 @@ fn the_empty_key_is_a_key() {
 }
 
 #[test]
-fn a_key_may_be_in_a_batch_as_often_as_one_likes_and_order_counts() {
+fn a_key_can_occur_in_a_batch_any_number_of_times_and_order_counts() {
     let write = |p: &SegmentLog| {
         p.append([("a", "1"), ("a", "2"), ("b", "x"), ("a", "3")]).unwrap();
         let mut batch = Batch::new();
@@ -114,7 +114,7 @@ fn a_key_may_be_in_a_batch_as_often_as_one_likes_and_order_counts() {
 }
 
 #[test]
-fn a_million_keys() {
+fn a_store_holds_a_million_keys() {
     const KEYS: u32 = 1_000_000;
     let value = |i: u32| i.wrapping_mul(2_654_435_761).to_le_bytes();
     let dir = tempfile::tempdir().unwrap();
@@ -135,7 +135,7 @@ fn a_million_keys() {
 }
 
 #[test]
-fn a_key_may_be_any_bytes() {
+fn a_key_can_be_any_bytes() {
     let keys: Vec<Vec<u8>> = (0..=255_u8)
         .flat_map(|a| [vec![a], vec![a, 0], vec![0, a], vec![a, 255], vec![b'.', b'/', a]])
         .chain([b"..".to_vec(), b"/etc/passwd".to_vec(), vec![0; 1000], vec![255; 1000]])
@@ -157,7 +157,7 @@ fn a_key_may_be_any_bytes() {
 }
 
 #[test]
-fn a_value_and_a_batch_may_be_larger_than_a_segment() {
+fn a_value_or_a_batch_can_be_larger_than_a_segment() {
     let segment = SEGMENT_LEN_BYTES as usize;
     // Around the length of a segment, and far beyond it.
     let lens = [segment - 400, segment - 8, segment, segment + 1, 2 * segment, 5_000_013];

@@ -186,12 +186,12 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn dict_is_the_model(steps in vec(step(), 0..60)) {
+    fn a_dict_behaves_like_the_model(steps in vec(step(), 0..60)) {
         run(&steps, Dict::new(), |store| store);
     }
 
     #[test]
-    fn a_buffer_of_any_size_is_the_model(
+    fn a_buffer_of_any_size_behaves_like_the_model(
         steps in vec(step(), 0..60),
         limit_bytes in prop_oneof![Just(0_u64), 20_000..60_000_u64, 60_000..1_000_000_u64],
     ) {
@@ -205,7 +205,7 @@ proptest! {
     }
 
     #[test]
-    fn a_buffer_over_a_buffer_is_the_model(
+    fn a_buffer_over_a_buffer_behaves_like_the_model(
         steps in vec(step(), 0..60),
         limits in (20_000..60_000_u64, 20_000..300_000_u64),
     ) {
@@ -214,7 +214,7 @@ proptest! {
     }
 
     #[test]
-    fn a_segment_log_is_the_model(steps in vec(step(), 0..60), small in any::<bool>()) {
+    fn a_segment_log_behaves_like_the_model(steps in vec(step(), 0..60), small in any::<bool>()) {
         let dir = tempfile::tempdir().unwrap();
         let segment_len_bytes = if small { 64 << 10 } else { 1 << 20 };
         let options = SegmentLog::options().segment_len_bytes(segment_len_bytes);
@@ -229,7 +229,7 @@ proptest! {
     }
 
     #[test]
-    fn a_buffer_over_a_segment_log_is_the_model(
+    fn a_buffer_over_a_segment_log_behaves_like_the_model(
         steps in vec(step(), 0..60),
         limit_bytes in prop_oneof![Just(0_u64), 20_000..300_000_u64],
     ) {

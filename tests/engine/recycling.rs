@@ -40,7 +40,7 @@ fn recycled(log: &SegmentLog) -> u64 {
 }
 
 #[test]
-fn a_temporary_store_fills_the_same_files_after_a_clear_and_a_compaction() {
+fn a_temporary_store_reuses_its_files_after_a_clear_and_a_compaction() {
     let log = options().temporary().expect("a new store");
     let mut files = BTreeSet::new();
     for round in 0..6_u8 {
@@ -91,7 +91,7 @@ fn a_shared_store_removes_dead_segments() {
 }
 
 #[test]
-fn hard_links_to_a_store_keep_their_bytes_whatever_the_store_does() {
+fn hard_links_to_segments_keep_their_bytes_whatever_the_store_does() {
     let dir = tempfile::tempdir().expect("a directory");
     let (store, backup) = (dir.path().join("store"), dir.path().join("backup"));
     fs::create_dir(&backup).expect("a directory");
@@ -113,7 +113,7 @@ fn hard_links_to_a_store_keep_their_bytes_whatever_the_store_does() {
 }
 
 #[test]
-fn there_are_no_more_recycled_segments_than_the_option_says() {
+fn the_number_of_recycled_segments_obeys_the_option() {
     for limit in [0, 2] {
         let log = options().recycled_segments(limit).temporary().expect("a new store");
         fill(&log, 1, 6);
@@ -125,7 +125,7 @@ fn there_are_no_more_recycled_segments_than_the_option_says() {
 }
 
 #[test]
-fn recycled_segments_count_against_the_limit_of_the_store_and_give_way() {
+fn recycled_segments_count_towards_the_size_limit_and_give_way_to_data() {
     let limit = 10 * SEGMENT_BYTES;
     let log = options().max_store_bytes(limit).temporary().expect("a new store");
     fill(&log, 1, 8);

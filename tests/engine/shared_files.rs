@@ -82,7 +82,7 @@ fn opening_a_hard_linked_copy_of_a_live_store_changes_nothing_in_the_original() 
 }
 
 #[test]
-fn a_store_at_rest_and_its_hard_linked_copy_go_on_apart_whichever_is_opened_first() {
+fn a_closed_store_and_its_hard_linked_copy_diverge_safely_whichever_opens_first() {
     for original_first in [true, false] {
         let dir = tempfile::tempdir().unwrap();
         let (path, backup) = (dir.path().join("store"), dir.path().join("backup"));
@@ -108,7 +108,7 @@ fn a_store_at_rest_and_its_hard_linked_copy_go_on_apart_whichever_is_opened_firs
 }
 
 #[test]
-fn a_control_file_that_was_moved_in_from_another_store_is_not_believed() {
+fn a_control_file_moved_in_from_another_store_is_not_trusted() {
     let dir = tempfile::tempdir().unwrap();
     let (path, other) = (dir.path().join("store"), dir.path().join("other"));
     for path in [&path, &other] {
@@ -152,7 +152,7 @@ fn a_writer_notices_that_its_segment_was_moved_away_or_replaced() {
 }
 
 #[test]
-fn verify_finds_damage_in_a_state_or_a_link_of_what_was_read_before() {
+fn verify_finds_damage_in_state_and_link_words_of_batches_read_before() {
     let dir = tempfile::tempdir().unwrap();
     for damaged_word in [0, 8] {
         let path = dir.path().join(format!("store {damaged_word}"));
@@ -179,7 +179,7 @@ fn verify_finds_damage_in_a_state_or_a_link_of_what_was_read_before() {
 }
 
 #[test]
-fn a_reserve_without_space_is_made_again() {
+fn a_reserve_without_allocated_space_is_recreated() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     fill(&options().open(&path).unwrap(), 0, 10);

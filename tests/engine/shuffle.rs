@@ -125,7 +125,7 @@ fn check(text: &str, shuffled: &Shuffled, repeat: usize) {
 }
 
 #[test]
-fn input_and_output_are_the_same_rows_in_input_order_with_one_thread() {
+fn with_one_thread_the_output_has_the_input_rows_in_order() {
     for (line_end, last_line_end) in [("\n", true), ("\n", false), ("\r\n", true), ("\r\n", false)]
     {
         let text = csv_text(20_000, line_end, last_line_end);
@@ -143,7 +143,7 @@ fn input_and_output_are_the_same_rows_in_input_order_with_one_thread() {
 }
 
 #[test]
-fn several_threads_and_any_memory_lose_and_double_no_row() {
+fn no_row_is_lost_or_doubled_with_several_threads_and_any_memory_limit() {
     let text = csv_text(20_000, "\n", false);
     for (memory_bytes, threads, repeat) in [(0, 3, 1), (300 << 10, 4, 3), (1 << 30, 2, 2)] {
         let shuffled = shuffle(&text, |job| {
@@ -154,7 +154,7 @@ fn several_threads_and_any_memory_lose_and_double_no_row() {
 }
 
 #[test]
-fn the_last_column_can_be_the_key_with_any_line_end() {
+fn the_last_column_can_be_the_key_whatever_the_line_ending() {
     let text = "a,key\r\n1,x\r\n\r\n2,y\r\n3,\"x\"\r\n4,x";
     let shuffled = shuffle(text, |job| job.partitions = 50);
     let with_x = shuffled.parts.iter().find(|part| part.iter().any(|row| &row[1] == "x")).unwrap();
@@ -165,7 +165,7 @@ fn the_last_column_can_be_the_key_with_any_line_end() {
 }
 
 #[test]
-fn a_file_of_nothing_but_a_header_makes_files_of_nothing_but_a_header() {
+fn a_file_with_only_a_header_produces_files_with_only_a_header() {
     for text in ["n,key", "n,key\n"] {
         let shuffled = shuffle(text, |_| {});
         assert!(shuffled.headers.iter().all(|header| header == "n|key"));
@@ -174,7 +174,7 @@ fn a_file_of_nothing_but_a_header_makes_files_of_nothing_but_a_header() {
 }
 
 #[test]
-fn what_cannot_be_done_is_said_in_a_sentence() {
+fn each_failure_is_reported_in_one_sentence() {
     let dir = tempfile::tempdir().unwrap();
     let fails = |change: &dyn Fn(&mut Job)| {
         let mut job = job(dir.path());

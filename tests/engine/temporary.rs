@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use partd::{Error, Partd, SegmentLog};
 
 #[test]
-fn a_temporary_store_is_gone_with_its_handle_also_after_a_panic() {
+fn a_temporary_store_is_removed_with_its_handle_even_after_a_panic() {
     let dir = tempfile::tempdir().unwrap();
     let p = SegmentLog::options().temporary_in(dir.path()).unwrap();
     p.append([("k", "v")]).unwrap();
@@ -33,7 +33,7 @@ fn child_with_a_temporary_store() {
 }
 
 #[test]
-fn a_sweep_removes_what_killed_processes_left_and_nothing_that_is_in_use() {
+fn a_sweep_removes_stores_of_killed_processes_and_no_store_in_use() {
     let dir = tempfile::tempdir().unwrap();
     let used = SegmentLog::options().temporary_in(dir.path()).unwrap();
     used.append([("k", "v")]).unwrap();
@@ -62,7 +62,7 @@ fn a_sweep_removes_what_killed_processes_left_and_nothing_that_is_in_use() {
 }
 
 #[test]
-fn an_append_beyond_the_limit_of_the_store_is_an_error_and_removing_makes_room() {
+fn an_append_beyond_the_size_limit_is_an_error_and_removing_keys_makes_room() {
     let dir = tempfile::tempdir().unwrap();
     let p = SegmentLog::options()
         .segment_len_bytes(64 << 10)
@@ -89,7 +89,7 @@ fn an_append_beyond_the_limit_of_the_store_is_an_error_and_removing_makes_room()
 }
 
 #[test]
-fn statistics_count_what_is_there() {
+fn stats_count_what_the_store_holds() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let options = SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None);
@@ -143,7 +143,7 @@ fn disk_bytes(path: &std::path::Path) -> u64 {
 }
 
 #[test]
-fn deletes_beyond_the_limit_take_no_more_than_they_need_and_make_no_room_for_appends() {
+fn deletes_beyond_the_size_limit_take_only_what_they_need_and_make_no_room_for_appends() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let options = SegmentLog::options()
@@ -163,7 +163,7 @@ fn deletes_beyond_the_limit_take_no_more_than_they_need_and_make_no_room_for_app
 }
 
 #[test]
-fn an_append_that_meets_the_limit_has_the_store_compacted() {
+fn an_append_that_meets_the_size_limit_compacts_the_store() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let options = SegmentLog::options().segment_len_bytes(64 << 10).max_store_bytes(512 << 10);
@@ -181,7 +181,7 @@ fn an_append_that_meets_the_limit_has_the_store_compacted() {
 }
 
 #[test]
-fn temporary_stores_are_made_while_sweeps_go_on_and_none_in_use_is_taken() {
+fn temporary_stores_created_during_sweeps_are_not_swept() {
     let dir = tempfile::tempdir().unwrap();
     let end = std::time::Instant::now() + std::time::Duration::from_secs(1);
     std::thread::scope(|scope| {

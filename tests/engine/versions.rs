@@ -66,7 +66,7 @@ fn a_newer_segment_under_a_clean_control_file_is_refused_at_open_and_before_the_
 }
 
 #[test]
-fn an_unfinished_file_of_which_a_power_cut_has_left_the_magic_alone_is_in_nobodys_way() {
+fn an_unfinished_file_reduced_to_its_magic_by_a_power_cut_is_harmless() {
     for name in ["tmp-control", "tmp-output", "tmp-writer-0000", "tmp-writer-0001"] {
         for made_from in ["control", "0000000000000001.seg"] {
             let dir = tempfile::tempdir().unwrap();

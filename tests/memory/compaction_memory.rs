@@ -26,7 +26,7 @@ fn peak(value_len: usize) -> usize {
 }
 
 #[test]
-fn twenty_times_the_bytes_take_the_same_memory() {
+fn compacting_twenty_times_the_bytes_takes_the_same_memory() {
     let _alone = alone();
     let (small, large) = (peak(1000), peak(20_000));
     println!("peak of 5 MB: {small} bytes, of 100 MB: {large} bytes");

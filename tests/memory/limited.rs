@@ -93,7 +93,7 @@ fn start(cgroup: &Cgroup, store: &Path, role: &str, acknowledged: u64) -> Child 
 }
 
 #[test]
-fn a_killed_writer_a_popper_and_a_compaction_get_by_with_a_third_of_the_data_in_memory() {
+fn a_killed_writer_a_popper_and_a_compaction_need_memory_for_only_a_third_of_the_data() {
     let cgroup = match Cgroup::new(LIMIT) {
         Ok(cgroup) => cgroup,
         Err(why) => return children::skip(&why),

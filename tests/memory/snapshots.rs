@@ -36,7 +36,7 @@ fn pinned() -> Pinned {
 }
 
 #[test]
-fn views_held_over_a_hundred_compactions_pin_what_they_show() {
+fn views_held_over_a_hundred_compactions_pin_only_their_own_segments() {
     let _alone = crate::alone();
     const SEGMENT: u64 = 1 << 20;
     let dir = tempfile::tempdir().expect("a directory");

@@ -37,7 +37,7 @@ struct Figures {
 }
 
 #[test]
-fn random_kills_and_stops_lose_nothing_that_was_acknowledged() {
+fn random_kills_and_stops_lose_no_acknowledged_write() {
     let seed = seed();
     let kills = from_env("PARTD_KILLS", ROUND);
     let mut random = Random(seed);

@@ -30,8 +30,7 @@ fn with_a_store_below(writes: bool) -> Option<Mounted> {
 }
 
 #[test]
-fn a_reader_that_came_before_the_first_writer_is_told_and_one_that_came_later_sees_what_is_written()
-{
+fn on_an_overlay_a_reader_older_than_the_first_writer_gets_an_error_and_a_newer_one_reads() {
     let Some(mounted) = with_a_store_below(true) else { return };
     let path = mounted.path().join("store");
     let early = options().open_read_only(&path).expect("it opens");
@@ -60,7 +59,7 @@ fn a_reader_that_came_before_the_first_writer_is_told_and_one_that_came_later_se
 }
 
 #[test]
-fn a_store_in_an_overlay_without_a_layer_to_write_to_is_read() {
+fn a_store_in_an_overlay_without_an_upper_layer_is_readable() {
     let Some(mounted) = with_a_store_below(false) else { return };
     let path = mounted.path().join("store");
     let reader = options().open_read_only(&path).expect("it opens");

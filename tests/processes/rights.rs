@@ -119,7 +119,7 @@ fn advises(said: &str, path: &Path, advice: &str) {
 const GIVE: &str = "give this user the right";
 
 #[test]
-fn a_directory_that_may_not_be_entered() {
+fn a_directory_without_search_permission_is_an_error() {
     let place = Place::new();
     place.fill();
     place.let_visitor(&place.store, 0);
@@ -130,7 +130,7 @@ fn a_directory_that_may_not_be_entered() {
 }
 
 #[test]
-fn files_that_may_not_be_read() {
+fn unreadable_files_are_an_error() {
     let place = Place::new();
     place.fill();
     place.let_visitor_files(0);
@@ -142,7 +142,7 @@ fn files_that_may_not_be_read() {
 }
 
 #[test]
-fn files_that_may_only_be_read_are_read_and_not_written() {
+fn read_only_files_are_read_and_not_written() {
     let place = Place::new();
     place.fill();
     place.let_visitor_files(0o4);
@@ -155,7 +155,7 @@ fn files_that_may_only_be_read_are_read_and_not_written() {
 }
 
 #[test]
-fn a_place_where_no_directory_may_be_made() {
+fn a_parent_without_write_permission_is_an_error() {
     let place = Place::new();
     place.let_visitor(place.dir.path(), 0o5);
     let told = place.visit();
@@ -166,7 +166,7 @@ fn a_place_where_no_directory_may_be_made() {
 }
 
 #[test]
-fn a_read_only_directory_opened_for_writing() {
+fn opening_a_read_only_directory_for_writing_is_an_error() {
     // One without a store.
     let place = Place::new();
     fs::create_dir(&place.store).unwrap();
@@ -194,7 +194,7 @@ fn a_read_only_directory_opened_for_writing() {
 }
 
 #[test]
-fn a_store_below_a_directory_that_may_be_entered_and_not_read_is_durable_all_the_same() {
+fn a_store_below_a_searchable_but_unreadable_directory_is_durable() {
     let place = Place::new();
     fs::create_dir(&place.store).unwrap();
     if let Some(user) = place.start.user {
@@ -209,7 +209,7 @@ fn a_store_below_a_directory_that_may_be_entered_and_not_read_is_durable_all_the
 }
 
 #[test]
-fn a_users_store_stays_the_users_when_root_writes_to_it() {
+fn a_users_store_still_belongs_to_the_user_after_root_writes_to_it() {
     let place = Place::new();
     if place.start.user.is_none() {
         skip("only root can write to another user's store");

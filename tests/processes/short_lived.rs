@@ -45,7 +45,7 @@ fn disk_bytes(path: &Path) -> u64 {
 }
 
 #[test]
-fn processes_that_append_a_little_leave_what_their_data_needs_in_few_files() {
+fn processes_that_append_a_little_leave_few_files_no_larger_than_their_data() {
     let count: u64 = std::env::var("PARTD_SHORT_LIVED").map_or(200, |count| count.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
@@ -95,7 +95,7 @@ fn processes_that_append_a_little_leave_what_their_data_needs_in_few_files() {
 }
 
 #[test]
-fn a_process_that_clears_and_exits_gives_the_space_back() {
+fn a_process_that_clears_and_exits_frees_the_space() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let p = SegmentLog::options()
@@ -115,7 +115,7 @@ fn a_process_that_clears_and_exits_gives_the_space_back() {
 }
 
 #[test]
-fn a_segment_takes_one_file_descriptor_and_no_more_when_it_is_synced_and_compacted() {
+fn a_segment_takes_one_descriptor_even_while_it_is_synced_and_compacted() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let options = SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None);

@@ -33,7 +33,7 @@ fn interleaved(path: &Path, keys: u32) {
 }
 
 #[test]
-fn a_full_disk_with_live_and_dead_values_side_by_side_is_compacted_segment_by_segment() {
+fn a_full_disk_with_live_and_dead_values_mixed_is_compacted_segment_by_segment() {
     let keys = 800;
     for kind in ["tmpfs", "ext4", "xfs", "btrfs", "overlay"] {
         let Some(mounted) = mounted(kind, &[]) else { continue };
@@ -65,7 +65,7 @@ fn a_full_disk_with_live_and_dead_values_side_by_side_is_compacted_segment_by_se
 }
 
 #[test]
-fn on_a_disk_without_an_inode_new_handles_remove_and_compact() {
+fn on_a_disk_without_free_inodes_new_handles_remove_and_compact() {
     // As few as ext4 makes; some are its own.
     let Some(mounted) = mounted("ext4", &["-N", "64"]) else { return };
     let path = mounted.path().join("store");

@@ -45,7 +45,7 @@ fn wander(dir: &Path) {
 }
 
 #[test]
-fn a_store_that_was_opened_by_a_relative_path_stays_where_it_is() {
+fn a_store_opened_by_a_relative_path_survives_a_change_of_directory() {
     let (dir, _) = directory();
     for place in ["here", "there"] {
         std::fs::create_dir(dir.path().join(place)).unwrap();
@@ -82,7 +82,7 @@ fn fork_with_a_lock(path: &Path) {
 }
 
 #[test]
-fn a_lock_is_that_of_the_process_which_took_it_whoever_has_inherited_its_file() {
+fn a_lock_belongs_to_the_process_that_took_it_although_a_child_inherits_the_file() {
     let (dir, _) = directory();
     assert_eq!(told("forks", dir.path()), ["free", "held"]);
 }

@@ -98,7 +98,7 @@ fn start_no_thread(path: &Path) {
 }
 
 #[test]
-fn everything_works_on_the_calling_thread_where_no_thread_can_be_started() {
+fn everything_works_on_the_calling_thread_if_no_thread_can_be_started() {
     let (_dir, path) = directory();
     assert!(told("starts no thread", &path).is_empty());
 }
@@ -190,13 +190,13 @@ fn fork_with_a_view(_: &Path) {
 }
 
 #[test]
-fn a_view_in_a_child_of_fork_keeps_its_bytes_whatever_the_temporary_store_of_the_parent_writes() {
+fn a_view_in_a_forked_child_keeps_its_bytes_while_the_parent_writes_to_its_temporary_store() {
     let (_dir, path) = directory();
     assert!(told("forks with a view", &path).is_empty());
 }
 
 #[test]
-fn a_child_of_fork_reads_verifies_pops_and_compacts_though_the_parent_had_warm_pools() {
+fn a_forked_child_reads_verifies_pops_and_compacts_although_its_parent_had_warm_pools() {
     let (_dir, path) = directory();
     assert!(told("forks with warm pools", &path).is_empty());
 }
@@ -238,7 +238,7 @@ fn fork_into_namespaces(path: &Path) {
 }
 
 #[test]
-fn a_handle_is_its_parents_though_parent_and_child_have_the_same_process_id() {
+fn a_handle_belongs_to_its_parent_although_the_child_has_the_same_process_id() {
     let (_dir, path) = directory();
     match &told("forks into namespaces", &path)[..] {
         [one] if one == "no namespaces" => skip("process namespaces need CAP_SYS_ADMIN"),

@@ -21,7 +21,7 @@ fn run_time() -> Duration {
 }
 
 #[test]
-fn what_four_writers_append_beside_two_readers_is_there_once_whole_and_in_order() {
+fn appends_of_four_writers_beside_two_readers_arrive_once_whole_and_in_order() {
     let (_dir, store) = directory();
     let manner = Manner { pause_us: 500, long_bytes: 64 << 10, fork_every: 0 };
     let mut arena = Arena::start(&store, 4, 2, manner, seed());
@@ -46,7 +46,7 @@ fn what_four_writers_append_beside_two_readers_is_there_once_whole_and_in_order(
 }
 
 #[test]
-fn writers_that_are_killed_stopped_and_survived_by_forked_children_lose_and_delay_nothing() {
+fn writers_killed_stopped_and_outlived_by_forked_children_lose_and_delay_nothing() {
     let (_dir, store) = directory();
     let seed = seed();
     let manner = Manner { pause_us: 1000, long_bytes: 128 << 10, fork_every: 3 };
@@ -78,7 +78,7 @@ fn writers_that_are_killed_stopped_and_survived_by_forked_children_lose_and_dela
 }
 
 #[test]
-fn a_forked_child_that_outlives_its_parent_delays_nobody_and_its_handle_gives_errors() {
+fn a_forked_child_that_outlives_its_parent_delays_no_one_and_its_handle_returns_errors() {
     let (_dir, store) = directory();
     let arguments = [store.display().to_string()];
     let (forker, reports) = start_with_channel(&Start::default(), "forker", &arguments);
@@ -126,7 +126,7 @@ fn a_forked_child_that_outlives_its_parent_delays_nobody_and_its_handle_gives_er
 }
 
 #[test]
-fn a_child_that_finds_something_wrong_fails_the_test_that_started_it() {
+fn a_failed_check_in_a_child_fails_the_test_that_started_it() {
     let (_dir, store) = directory();
     let p = SegmentLog::open(&store).unwrap();
     // No piece that a writer makes, so the reader must object.

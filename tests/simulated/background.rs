@@ -42,7 +42,7 @@ fn compacting_threads() -> usize {
 }
 
 #[test]
-fn appends_and_sets_start_no_thread_and_a_delete_does() {
+fn a_delete_starts_the_background_thread_and_appends_and_sets_do_not() {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let p = SegmentLog::open(dir.path().join("store")).unwrap();
@@ -62,7 +62,7 @@ fn appends_and_sets_start_no_thread_and_a_delete_does() {
 }
 
 #[test]
-fn dead_bytes_of_open_segments_start_no_compaction_and_errors_make_them_rare() {
+fn dead_bytes_in_open_segments_start_no_compaction_and_errors_make_compactions_rare() {
     let _alone = alone();
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let open = |options: &Options| options.open_on(disk.new_process(), STORE).unwrap();

@@ -14,7 +14,7 @@ fn blank() -> SimDisk {
 }
 
 #[test]
-fn a_reader_that_begins_at_any_operation_of_a_compaction_sees_all_of_the_store() {
+fn a_reader_that_opens_at_any_operation_of_a_compaction_sees_the_whole_store() {
     let mut operations = 0;
     for at in 1.. {
         let disk = blank();
@@ -50,7 +50,7 @@ fn a_reader_that_begins_at_any_operation_of_a_compaction_sees_all_of_the_store()
 }
 
 #[test]
-fn a_writer_that_helps_another_whose_segment_is_compacted_away_meanwhile_appends_all_the_same() {
+fn a_writer_appends_although_the_segment_it_helps_commit_is_compacted_away_meanwhile() {
     let mut helped = 0;
     for at in 1.. {
         let disk = blank();
@@ -97,7 +97,7 @@ fn a_writer_that_helps_another_whose_segment_is_compacted_away_meanwhile_appends
 }
 
 #[test]
-fn a_pop_and_a_compaction_stopped_at_any_operation_of_each_lose_no_byte() {
+fn pop_and_compaction_interleaved_at_every_step_lose_no_bytes() {
     let (mut pops, mut overtaken) = (0, 0);
     let mut compactions = 0;
     for at in 1.. {

@@ -49,7 +49,7 @@ fn the_segment_of_a_killed_writer_is_compacted_on_a_quiet_store() {
 }
 
 #[test]
-fn deletes_die_once_nothing_that_they_delete_is_left() {
+fn deletes_die_once_no_deleted_data_is_left() {
     let disk = blank();
     let options = options().compaction_run_bytes(200_000);
     let p = open(&disk, &options);
@@ -80,7 +80,7 @@ fn deletes_die_once_nothing_that_they_delete_is_left() {
 }
 
 #[test]
-fn a_clear_is_kept_for_what_lies_outside_and_dies_with_it() {
+fn a_clear_is_kept_while_older_data_exists_elsewhere_and_dies_with_it() {
     let disk = blank();
     let (p, q) = (open(&disk, &options()), open(&disk, &options()));
     p.append([("k", "old")]).expect("it is appended");
@@ -99,7 +99,7 @@ fn a_clear_is_kept_for_what_lies_outside_and_dies_with_it() {
 }
 
 #[test]
-fn an_output_that_can_gain_nothing_does_not_hide_the_segments_behind_it() {
+fn an_output_without_dead_bytes_does_not_hide_the_segments_after_it() {
     let disk = blank();
     let options = options().compaction_run_bytes(64 << 10);
     let p = open(&disk, &options);
@@ -119,7 +119,7 @@ fn an_output_that_can_gain_nothing_does_not_hide_the_segments_behind_it() {
 }
 
 #[test]
-fn on_a_full_disk_a_clear_and_a_compaction_give_everything_back() {
+fn on_a_full_disk_a_clear_and_a_compaction_free_all_space() {
     let disk = blank();
     let options = options().segment_len_bytes(1 << 20);
     let p = open(&disk, &options);
@@ -142,7 +142,7 @@ fn on_a_full_disk_a_clear_and_a_compaction_give_everything_back() {
 }
 
 #[test]
-fn on_a_full_disk_a_compaction_begins_with_what_frees_more_than_it_takes() {
+fn on_a_full_disk_a_compaction_starts_with_segments_that_free_more_than_they_need() {
     let disk = blank();
     let options = options().segment_len_bytes(1 << 20);
     let p = open(&disk, &options);
@@ -167,7 +167,7 @@ fn on_a_full_disk_a_compaction_begins_with_what_frees_more_than_it_takes() {
 }
 
 #[test]
-fn a_compaction_that_a_full_disk_does_not_let_run_leaves_the_store_as_it_was() {
+fn a_compaction_stopped_by_a_full_disk_leaves_the_store_unchanged() {
     let disk = blank();
     let options = options().segment_len_bytes(1 << 20);
     let p = open(&disk, &options);
@@ -191,7 +191,7 @@ fn a_compaction_that_a_full_disk_does_not_let_run_leaves_the_store_as_it_was() {
 }
 
 #[test]
-fn the_scar_of_a_power_cut_beside_the_sources_stops_no_compaction() {
+fn damage_from_a_power_cut_beside_the_inputs_stops_no_compaction() {
     let disk = blank();
     let (p, q) = (open(&disk, &options()), open(&disk, &options()));
     p.append([("k", "v")]).expect("it is appended");

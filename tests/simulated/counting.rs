@@ -7,7 +7,7 @@ use crate::sim::{STORE, options};
 use partd::Partd;
 
 #[test]
-fn no_more_is_counted_as_synced_than_the_history_has() {
+fn stats_report_no_more_synced_batches_than_the_history_has() {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let writer = open(&disk.new_process());
     writer.append([("k", "1")]).expect("it is appended");

@@ -94,7 +94,7 @@ fn table(tallies: &BTreeMap<&'static str, Tally>) -> String {
 }
 
 #[test]
-fn a_power_cut_at_any_operation_leaves_a_prefix_with_all_that_was_durable() {
+fn a_power_cut_at_any_operation_leaves_a_prefix_with_every_durable_batch() {
     let images = variable("PARTD_CRASH_IMAGES", IMAGES);
     let seed = variable("PARTD_CRASH_SEED", 1);
     let rounds = images.div_ceil(IMAGES_PER_ROUND);
@@ -117,7 +117,7 @@ fn a_power_cut_at_any_operation_leaves_a_prefix_with_all_that_was_durable() {
 }
 
 #[test]
-fn of_up_to_twelve_things_that_a_power_cut_may_lose_every_subset_is_lost() {
+fn every_subset_of_up_to_twelve_pending_changes_can_be_lost_in_a_power_cut() {
     let jobs = TINY.map(|workload| (workload, 1));
     let tallies = run_all(&jobs, Effort::EVERYTHING);
     let mut whole: BTreeMap<usize, u64> = BTreeMap::new();

@@ -7,9 +7,9 @@ use std::iter::once;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use crate::sim::corruption::{in_the_place_of_another, walk};
 use crate::sim::cuts::Mode;
 use crate::sim::disk::SimDisk;
-use crate::sim::corruption::{in_the_place_of_another, walk};
 use crate::sim::image::Image;
 use crate::sim::oracle::{Op, Oracle, batch};
 use crate::sim::power::in_parallel;
@@ -316,7 +316,7 @@ fn judge_all(
 }
 
 #[test]
-fn every_flipped_bit_is_detected_or_harmless_or_ends_the_history_where_the_model_allows_it() {
+fn every_flipped_bit_is_detected_harmless_or_ends_the_history_where_the_model_allows_it() {
     let stores = stores();
     let sums = judge_all(&stores, |path, image| {
         let (used, beyond) = places(path, image);
@@ -346,7 +346,7 @@ fn every_flipped_bit_is_detected_or_harmless_or_ends_the_history_where_the_model
 }
 
 #[test]
-fn a_file_cut_at_any_byte_is_detected_or_harmless_or_ends_the_history_where_the_model_allows_it() {
+fn a_file_cut_at_any_byte_is_detected_harmless_or_ends_the_history_where_the_model_allows_it() {
     let stores = stores();
     let sums = judge_all(&stores, |path, image| {
         let len = image.files[path].len;
@@ -374,14 +374,14 @@ fn a_file_cut_at_any_byte_is_detected_or_harmless_or_ends_the_history_where_the_
 }
 
 #[test]
-fn bytes_of_an_earlier_life_of_the_disk_are_never_taken_for_batches() {
+fn stale_bytes_from_earlier_files_are_never_taken_for_batches() {
     let (written, found) = in_the_place_of_another(None);
     let found = found.expect("it opens");
     assert_eq!(found, written, "I4 is violated: {written} batches were written, {found} are there");
 }
 
 #[test]
-fn a_segment_that_is_gone_is_an_error_where_it_held_what_was_synced() {
+fn a_missing_segment_is_an_error_if_it_held_synced_batches() {
     for store in stores() {
         for path in files(&store.image) {
             let mut image = store.image.clone();

@@ -3,9 +3,9 @@
 //!
 //! Defects of the code itself are planted by `tests/mutants.sh`; `tests/README.md` has the table.
 
+use crate::sim::corruption::in_the_place_of_another;
 use crate::sim::cuts::Mode;
 use crate::sim::disk::{Defect, SimDisk};
-use crate::sim::corruption::in_the_place_of_another;
 use crate::sim::image::Image;
 use crate::sim::power::{Effort, Failure, explore, shrink};
 use crate::sim::{Rng, STORE, options, workloads};
@@ -32,12 +32,12 @@ fn breaks(invariants: &[&str], name: &str, defect: Defect) {
 }
 
 #[test]
-fn a_sync_that_is_left_out_loses_durable_batches() {
+fn an_omitted_sync_loses_durable_batches() {
     breaks(&["I1"], "durable and plain", Defect::SyncLeftOut);
 }
 
 #[test]
-fn a_failure_shrinks_to_the_few_steps_that_violate_the_same_invariant() {
+fn a_failure_shrinks_to_a_few_steps_that_violate_the_same_invariant() {
     let defect = Some(Defect::SyncLeftOut);
     let failure = crash_test("durable and plain", Defect::SyncLeftOut, &Mode::ALL);
     let (invariant, seed, before) =
@@ -56,32 +56,32 @@ fn a_failure_shrinks_to_the_few_steps_that_violate_the_same_invariant() {
 }
 
 #[test]
-fn a_sync_of_one_file_of_two_loses_durable_batches() {
+fn syncing_only_every_second_file_loses_durable_batches() {
     breaks(&["I1"], "several writers", Defect::EverySecondSyncLeftOut);
 }
 
 #[test]
-fn a_sync_of_what_was_there_before_the_batch_loses_it() {
+fn a_sync_that_precedes_the_batch_loses_it() {
     breaks(&["I1"], "durable and plain", Defect::SyncTooEarly);
 }
 
 #[test]
-fn a_sync_of_the_directory_that_is_left_out_loses_durable_batches() {
+fn an_omitted_sync_of_the_directory_loses_durable_batches() {
     breaks(&["I1"], "one writer", Defect::SyncOfDirectoryLeftOut);
 }
 
 #[test]
-fn a_sync_of_the_parent_that_is_left_out_loses_the_store() {
+fn an_omitted_sync_of_the_parent_directory_loses_the_store() {
     breaks(&["I1"], "one writer", Defect::SyncOfParentLeftOut);
 }
 
 #[test]
-fn a_sync_in_recovery_that_is_left_out_brings_back_what_was_given_up() {
+fn an_omitted_sync_in_recovery_resurrects_discarded_batches() {
     breaks(&["I1", "I7", "I8"], "several writers", Defect::SyncInRecoveryLeftOut);
 }
 
 #[test]
-fn a_boot_id_that_stays_makes_the_store_trust_what_was_lost() {
+fn a_constant_boot_id_makes_the_store_trust_lost_data() {
     breaks(&["I1", "I2"], "one writer", Defect::BootIdStays);
 }
 
@@ -91,12 +91,12 @@ fn locks_that_exclude_nobody_give_two_writers_one_slot() {
 }
 
 #[test]
-fn a_write_that_is_short_is_seen_by_the_first_reader() {
+fn a_short_write_is_noticed_by_the_first_reader() {
     breaks(&["live", "I3"], "large values", Defect::WriteIsShort);
 }
 
 #[test]
-fn random_numbers_that_stay_the_same_let_bytes_of_an_earlier_life_in() {
+fn constant_random_numbers_let_stale_bytes_pass_as_batches() {
     // I4: three batches were written, and more are there.
     let (written, found) = in_the_place_of_another(Some(Defect::RandomStays));
     assert!(found.expect("it opens") > written);
@@ -114,7 +114,7 @@ fn fill(defect: Option<Defect>) -> (SimDisk, u64) {
 }
 
 #[test]
-fn a_full_disk_is_an_error_where_files_have_their_space_and_a_death_where_they_have_not() {
+fn a_full_disk_is_an_error_if_files_are_allocated_and_a_crash_if_they_are_not() {
     let (disk, appended) = fill(None);
     assert!(!disk.died_of_sigbus());
     assert!((40..70).contains(&appended), "{appended} appends fit");

@@ -485,7 +485,7 @@ fn assert_none(violations: &[String]) {
 }
 
 #[test]
-fn a_call_that_fails_in_an_operation_is_an_error_that_changes_nothing_more() {
+fn a_failed_call_in_an_operation_is_an_error_that_changes_nothing_else() {
     let mut violations = Vec::new();
     for operation in &OPERATIONS {
         for before in [Before::Nothing, Before::Writes, Before::FillsASegment] {
@@ -497,7 +497,7 @@ fn a_call_that_fails_in_an_operation_is_an_error_that_changes_nothing_more() {
 }
 
 #[test]
-fn a_segment_that_could_not_be_opened_when_it_came_is_synced_by_the_next_sync() {
+fn a_segment_that_failed_to_open_when_published_is_synced_by_the_next_sync() {
     let mut faults = 0;
     for at in 1.. {
         let Store { mut world, mine, other } = store(Before::Writes);
@@ -617,7 +617,7 @@ fn run_open(
 }
 
 #[test]
-fn a_call_that_fails_while_a_store_is_opened_leaves_it_to_the_next_who_opens_it() {
+fn a_failed_call_while_a_store_opens_leaves_it_usable_for_the_next_opener() {
     let mut violations = Vec::new();
     let states: [Made<fn() -> State>; 3] =
         [("in use", State::in_use), ("closed", State::closed), ("killed", State::killed)];
@@ -645,7 +645,7 @@ fn a_call_that_fails_while_a_store_is_opened_leaves_it_to_the_next_who_opens_it(
 }
 
 #[test]
-fn a_call_that_fails_while_a_handle_is_dropped_leaves_the_store_to_the_others() {
+fn a_failed_call_while_a_handle_drops_leaves_the_store_usable_for_others() {
     let mut violations = Vec::new();
     for alone in [false, true] {
         let run = |fails| {
@@ -670,7 +670,7 @@ fn a_call_that_fails_while_a_handle_is_dropped_leaves_the_store_to_the_others() 
 }
 
 #[test]
-fn a_call_that_fails_with_temporary_stores_leaves_nothing_that_a_sweep_does_not_find() {
+fn a_failed_call_with_temporary_stores_leaves_nothing_that_a_sweep_misses() {
     let mut violations = Vec::new();
     let run = |fails: Option<(usize, i32)>| {
         let disk = SimDisk::boot(&Image::blank(), 3, None);
@@ -707,7 +707,7 @@ fn a_call_that_fails_with_temporary_stores_leaves_nothing_that_a_sweep_does_not_
 }
 
 #[test]
-fn a_segment_whose_writing_to_the_disk_failed_after_it_was_full_is_not_promised() {
+fn a_full_segment_whose_writeback_failed_is_not_reported_durable() {
     let disk = SimDisk::boot(&Image::blank(), 3, None);
     let mut world = World::on(disk.clone());
     let writer = disk.new_process();
@@ -735,7 +735,7 @@ fn a_segment_whose_writing_to_the_disk_failed_after_it_was_full_is_not_promised(
 }
 
 #[test]
-fn a_leader_that_was_passed_by_promises_nothing_after_a_sync_has_failed() {
+fn a_superseded_sync_leader_promises_nothing_after_a_failed_sync() {
     for call in [Call::Sync, Call::SyncDir] {
         let mut failures = 0;
         for at in 1.. {
@@ -778,7 +778,7 @@ fn a_leader_that_was_passed_by_promises_nothing_after_a_sync_has_failed() {
 
 /// Another process opens the store and appends, in the middle of a read-only opening.
 #[test]
-fn a_writer_that_comes_while_a_reader_opens_the_store_is_followed_or_waits() {
+fn a_reader_that_opens_beside_a_new_writer_follows_it_or_makes_it_wait() {
     let torn = torn_stores();
     let states: [Made<&dyn Fn() -> State>; 4] = [
         ("in use", &State::in_use),
@@ -873,7 +873,7 @@ fn again(world: &World) -> World {
 }
 
 #[test]
-fn a_recovery_that_is_killed_leaves_its_successor_nothing_that_comes_back() {
+fn a_killed_recovery_leaves_nothing_that_the_next_recovery_resurrects() {
     let mut kills = 0;
     for torn in torn_stores().into_iter().step_by(3) {
         for at in 1.. {

@@ -73,7 +73,7 @@ fn append_refresh_and_get_cost_the_same_at_1_and_at_100_segments() {
 }
 
 #[test]
-fn an_append_costs_the_same_whatever_its_place_in_the_segment() {
+fn an_append_costs_the_same_anywhere_in_the_segment() {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let long = options().segment_len_bytes(4 << 20);
     let log = long.open_on(disk.clone(), STORE).expect("it opens");

@@ -79,7 +79,7 @@ fn other(byte: u8) -> Step {
 }
 
 #[test]
-fn a_process_killed_at_any_operation_loses_nothing_and_delays_nobody() {
+fn a_process_killed_at_any_operation_loses_nothing_and_delays_no_one() {
     let mut operations = 0;
     for (what, before, call) in victims() {
         // Another process that lives on; a third one in the dead one's slot; one that comes later.
@@ -108,7 +108,7 @@ fn a_process_killed_at_any_operation_loses_nothing_and_delays_nobody() {
 }
 
 #[test]
-fn whoever_takes_the_slot_of_the_dead_finishes_what_it_left() {
+fn the_next_owner_of_a_dead_writers_slot_finishes_its_open_commit() {
     for (_, before, call) in victims() {
         if matches!(call, Call::Open | Call::Compact | Call::Sync) {
             continue;
@@ -126,7 +126,7 @@ fn whoever_takes_the_slot_of_the_dead_finishes_what_it_left() {
 }
 
 #[test]
-fn a_store_whose_every_process_was_killed_at_any_operation_opens_with_all_that_was_acknowledged() {
+fn a_store_whose_processes_were_all_killed_at_any_operation_opens_with_every_acknowledged_write() {
     for (_, before, call) in victims() {
         let afterwards = [
             Step::Kill(1),
@@ -147,7 +147,7 @@ fn a_store_whose_every_process_was_killed_at_any_operation_opens_with_all_that_w
 }
 
 #[test]
-fn a_process_stopped_at_any_operation_delays_nobody_and_goes_on_later() {
+fn a_process_stopped_at_any_operation_delays_no_one_and_resumes_later() {
     for (_, before, call) in victims() {
         if matches!(call, Call::Open) {
             continue;

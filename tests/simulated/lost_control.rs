@@ -10,7 +10,7 @@ use crate::sim::image::Image;
 use crate::sim::{STORE, options};
 
 #[test]
-fn the_handle_goes_on_who_reads_reads_and_who_opens_to_write_is_told_what_to_do() {
+fn without_a_control_file_handles_and_readers_work_and_new_writers_get_an_error_with_advice() {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let open = || options().open_on(disk.new_process(), STORE);
     let read = || options().open_read_only_on(disk.new_process(), STORE).unwrap().get("b").unwrap();

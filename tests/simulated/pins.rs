@@ -6,7 +6,7 @@ use crate::sim::image::Image;
 use partd::Partd;
 
 #[test]
-fn a_view_keeps_the_segments_that_it_shows_and_no_others() {
+fn a_view_keeps_only_the_segments_of_its_extents_open() {
     let process = SimDisk::unlogged(&Image::blank(), 1).new_process();
     let p = open(&process);
     for i in 0..20 {
@@ -30,7 +30,7 @@ fn a_view_keeps_the_segments_that_it_shows_and_no_others() {
 }
 
 #[test]
-fn an_index_that_is_rebuilt_opens_only_what_it_has_not_open() {
+fn rebuilding_the_index_opens_only_segments_that_are_not_open() {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let (p, writers) = (open(&disk.new_process()), open(&disk.new_process()));
     for i in 0..20 {

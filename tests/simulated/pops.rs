@@ -108,7 +108,7 @@ fn check(what: &str, popped: Result<Vec<Vec<u8>>, partd::Error>, left: &[u8], va
 }
 
 #[test]
-fn a_pop_whose_calls_fail_once_or_for_good_has_removed_nothing() {
+fn a_pop_whose_calls_fail_once_or_permanently_removes_nothing() {
     let (mut failures, mut total) = (0, 0);
     for since in [Since::Nothing, Since::FilledItsSegment, Since::Segments, Since::Compaction] {
         let Scene { popper, mine, other: _other, value } = scene(since);
@@ -144,7 +144,7 @@ fn a_pop_whose_calls_fail_once_or_for_good_has_removed_nothing() {
 }
 
 #[test]
-fn a_pop_beside_segments_that_come_at_any_of_its_operations_loses_no_byte() {
+fn a_pop_loses_no_bytes_when_segments_appear_at_any_of_its_operations() {
     let (mut operations, mut failures) = (0, 0);
     for fails in [None, Some(libc::EMFILE), Some(libc::ENOMEM)] {
         for at in 1.. {
@@ -178,7 +178,7 @@ fn a_pop_beside_segments_that_come_at_any_of_its_operations_loses_no_byte() {
 }
 
 #[test]
-fn a_pop_without_checksums_returns_what_came_late_as_it_finds_it() {
+fn a_pop_without_checksums_returns_late_values_unverified() {
     let mut late = 0;
     for at in 1.. {
         let disk = SimDisk::unlogged(&Image::blank(), 1);

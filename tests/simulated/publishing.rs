@@ -80,7 +80,7 @@ fn beside_a_first_look(look: fn(&SegmentLog<Hooked>), check: fn(&SimDisk, &Segme
 }
 
 #[test]
-fn a_segment_that_comes_while_another_looks_for_the_first_time_is_read() {
+fn a_segment_published_during_a_first_discovery_is_read() {
     beside_a_first_look(
         |reader| assert_eq!(reader.get("o").expect("it is read"), b"old"),
         |_, reader| {
@@ -91,7 +91,7 @@ fn a_segment_that_comes_while_another_looks_for_the_first_time_is_read() {
 }
 
 #[test]
-fn a_segment_that_comes_while_a_leader_looks_for_the_first_time_is_synced() {
+fn a_segment_published_during_a_sync_leaders_first_discovery_is_synced() {
     beside_a_first_look(
         |reader| reader.sync().expect("it is synced"),
         |disk, reader| {
@@ -104,7 +104,7 @@ fn a_segment_that_comes_while_a_leader_looks_for_the_first_time_is_synced() {
 }
 
 #[test]
-fn an_output_that_comes_while_another_looks_for_the_first_time_is_compacted_once() {
+fn an_output_published_during_a_first_discovery_is_compacted_once() {
     let mut operations = 0;
     'all: for at in 1.. {
         for then in 1.. {
@@ -149,7 +149,7 @@ fn an_output_that_comes_while_another_looks_for_the_first_time_is_compacted_once
 }
 
 #[test]
-fn a_segment_whose_number_a_dead_writer_wanted_stays_its_owners() {
+fn a_segment_whose_id_a_dead_writer_reserved_still_belongs_to_its_owner() {
     let first_append = |log: &Log| log.append([("v", "1")]).expect("it is appended");
     let mut operations = 0;
     for at in 1.. {

@@ -46,7 +46,7 @@ fn busy(disk: &SimDisk) -> (SegmentLog<Hooked>, Arc<AtomicU32>) {
 }
 
 #[test]
-fn a_read_of_a_store_without_one_of_its_segments_is_an_error_though_others_make_segments() {
+fn a_read_without_one_segment_is_an_error_although_others_create_segments() {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let (reader, made) = busy(&disk);
     disk.remove_name(&Path::new(STORE).join("0000000000000003.seg")).expect("it is there");
@@ -59,7 +59,7 @@ fn a_read_of_a_store_without_one_of_its_segments_is_an_error_though_others_make_
 }
 
 #[test]
-fn a_read_beside_writers_that_make_segments_all_the_time_returns() {
+fn a_read_returns_beside_writers_that_constantly_create_segments() {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let (reader, made) = busy(&disk);
     for i in 0..10_u64 {
@@ -72,7 +72,7 @@ fn a_read_beside_writers_that_make_segments_all_the_time_returns() {
 }
 
 #[test]
-fn a_read_beside_compactions_that_never_pause_returns_or_says_so() {
+fn a_read_beside_compactions_that_never_pause_returns_or_reports_it() {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let writer = Mutex::new(open(&disk.new_process()));
     writer.lock().expect("no panic").append([("k", "v")]).expect("it is appended");
@@ -101,7 +101,7 @@ fn a_read_beside_compactions_that_never_pause_returns_or_says_so() {
 }
 
 #[test]
-fn a_handle_that_was_idle_lists_the_directory_instead_of_trying_what_has_come_and_gone() {
+fn an_idle_handle_lists_the_directory_instead_of_trying_segments_that_are_gone() {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let (idle, busy) = (open(&disk.new_process()), open(&disk.new_process()));
     idle.append([("k", "v")]).expect("it is appended");

@@ -222,7 +222,7 @@ fn a_file_of_another_store_under_the_name_of_a_dead_segment_is_never_removed() {
 }
 
 #[test]
-fn a_segment_that_comes_back_after_it_was_compacted_away_brings_nothing_back() {
+fn a_segment_restored_after_it_was_compacted_away_resurrects_nothing() {
     let (store, aside) = (Path::new(STORE), Path::new("/aside"));
     // What was compacted away comes back, the control file is there or not, and one handle stays open or none.
     for (returned, is_recovered, stays) in

@@ -34,7 +34,7 @@ fn find(disk: &SimDisk, path: &Path, bytes: &[u8]) -> u64 {
 type Place = fn(&SimDisk) -> u64;
 
 #[test]
-fn damage_in_a_header_in_a_dead_value_or_in_a_live_one_is_found_by_a_handle_that_is_up_to_date() {
+fn verify_on_an_open_handle_finds_damage_in_headers_dead_values_and_live_values() {
     let places: [(&str, Place); 4] = [
         ("the header", |_| 20),
         ("a dead value", |disk| find(disk, &segment(1), &[1; 300]) + 5),
@@ -59,7 +59,7 @@ fn damage_in_a_header_in_a_dead_value_or_in_a_live_one_is_found_by_a_handle_that
 }
 
 #[test]
-fn segments_that_a_compaction_has_replaced_are_not_counted() {
+fn segments_replaced_by_a_compaction_are_not_counted() {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let (p, q) = (open(&disk.new_process()), open(&disk.new_process()));
     for i in 0..5_u8 {

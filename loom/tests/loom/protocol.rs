@@ -30,14 +30,14 @@ fn die_at_each_step(scenario: Scenario, preemptions: usize) {
 }
 
 #[test]
-fn the_contract_holds_while_everybody_lives() {
+fn the_contract_holds_while_no_process_dies() {
     let again = explore::<0>(Scenario { again: true, ..Scenario::default() }, 2);
     let patient = explore::<1>(Scenario::default(), 2);
     println!("{} and {} executions", again.executions, patient.executions);
 }
 
 #[test]
-fn the_contract_holds_when_a_writer_dies_at_any_step_and_nobody_follows() {
+fn the_contract_holds_when_a_writer_dies_at_any_step_without_a_successor() {
     die_at_each_step(Scenario::default(), 2);
 }
 

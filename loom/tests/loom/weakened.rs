@@ -92,7 +92,7 @@ fn sites() -> Vec<Site> {
 }
 
 #[test]
-fn the_contract_breaks_without_any_one_of_the_orderings_that_are_needed() {
+fn the_contract_breaks_without_any_one_of_the_required_orderings() {
     let needed: Vec<Site> = sites().into_iter().filter(is_needed).collect();
     let found: Vec<_> = needed.iter().map(|site| (site.operation(), site.half)).collect();
     for entry in &NEEDED {
@@ -106,7 +106,7 @@ fn the_contract_breaks_without_any_one_of_the_orderings_that_are_needed() {
 }
 
 #[test]
-fn the_contract_holds_without_all_other_orderings() {
+fn the_contract_holds_without_the_other_orderings() {
     let others: Vec<Site> = sites().into_iter().filter(|site| !is_needed(site)).collect();
     println!("{others:#?}");
     assert!(others.len() > 10, "the sites were not found");
@@ -134,7 +134,7 @@ fn the_contract_breaks_when_the_new_owner_of_a_slot_does_not_take_over() {
 }
 
 #[test]
-fn the_contract_breaks_when_a_helper_does_not_look_at_the_commit_word_again() {
+fn the_contract_breaks_when_a_helper_does_not_recheck_the_commit_word() {
     let mut weakness = Weakness::default();
     weakness.no_second_look = true;
     let (_, broken) = break_with::<0>(weakness);
@@ -144,7 +144,7 @@ fn the_contract_breaks_when_a_helper_does_not_look_at_the_commit_word_again() {
 
 /// The model's reader and its `mark_committed` stand for these lines of the engine.
 #[test]
-fn the_model_has_the_orderings_of_the_engine() {
+fn the_model_uses_the_orderings_of_the_engine() {
     let control = include_str!("../../../src/log/control.rs");
     let segment = include_str!("../../../src/log/segment/mod.rs");
     for (source, line) in [

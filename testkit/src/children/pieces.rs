@@ -70,7 +70,7 @@ pub fn parse(value: &[u8]) -> Result<Vec<Tag>, String> {
 }
 
 #[test]
-fn a_piece_that_is_cut_flipped_or_mixed_with_another_does_not_parse() {
+fn a_truncated_flipped_or_mixed_record_does_not_parse() {
     let tag = |number| Tag { writer: 1, life: 2, number };
     let value = [piece(tag(1), 20), piece(tag(2), 0), piece(tag(3), 100)].concat();
     assert_eq!(parse(&value).unwrap(), [tag(1), tag(2), tag(3)]);

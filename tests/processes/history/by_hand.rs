@@ -134,7 +134,7 @@ fn a_resurrected_value_is_rejected() {
 }
 
 #[test]
-fn a_value_that_is_popped_twice_is_rejected() {
+fn a_value_popped_twice_is_rejected() {
     let written = append(1, 0, 10, &[(0, 1)]);
     accepts(&[written.clone(), pop(2, 20, 50, 0, &[1]), pop(3, 20, 50, 0, &[])]);
     accepts(&[written.clone(), pop(2, 20, 50, 0, &[]), pop(3, 20, 50, 0, &[1])]);
@@ -159,7 +159,7 @@ fn the_first_set_since_a_delete_wins_and_any_other_result_is_rejected() {
 }
 
 #[test]
-fn an_operation_whose_process_died_happens_whole_or_not_at_all_and_then_for_good() {
+fn an_operation_of_a_dead_process_happens_whole_or_never() {
     let died = never_ends(append(1, 10, 0, &[(0, 1), (1, 2)]));
     let (gone, there) = ([(0, &[][..]), (1, &[][..])], [(0, &[1][..]), (1, &[2][..])]);
     accepts(&[died.clone(), read(2, 20, 30, &gone), read(2, 40, 50, &gone)]);

@@ -163,7 +163,7 @@ fn rounds(mut round: impl FnMut(&mut Random, &Path, &Arc<Notes>)) -> Summary {
 }
 
 #[test]
-fn threads_on_one_handle_and_on_several_make_one_linear_history() {
+fn threads_on_one_handle_and_on_several_produce_a_linear_history() {
     rounds(|random, store, notes| {
         let options = SegmentLog::options().segment_len_bytes(64 << 10);
         let handles = [options.open(store).unwrap(), options.open(store).unwrap()];
@@ -210,7 +210,7 @@ fn start_compactor(store: &Path, runs: &Arc<AtomicU64>) -> Child {
 }
 
 #[test]
-fn processes_beside_one_that_compacts_make_one_linear_history() {
+fn processes_beside_a_compacting_one_produce_a_linear_history() {
     let runs = Arc::default();
     rounds(|random, store, notes| {
         let compactor = start_compactor(store, &runs);
@@ -224,7 +224,7 @@ fn processes_beside_one_that_compacts_make_one_linear_history() {
 }
 
 #[test]
-fn processes_that_are_killed_and_stopped_make_one_linear_history() {
+fn killed_and_stopped_processes_produce_a_linear_history() {
     let runs = Arc::default();
     let sum = rounds(|random, store, notes| {
         let mut compactor = start_compactor(store, &runs);
@@ -263,7 +263,7 @@ fn processes_that_are_killed_and_stopped_make_one_linear_history() {
 }
 
 #[test]
-fn a_line_says_all_of_an_operation() {
+fn a_line_round_trips_an_operation() {
     let (_dir, store) = directory();
     let p = SegmentLog::open(&store).unwrap();
     let mut client = Client { store: &p, number: 7, random: Random(3), pieces: 0 };

@@ -65,7 +65,7 @@ fn start(role: &str, base: &Path, number: u64, seed: u64) -> (Child, Arc<Mutex<H
 }
 
 #[test]
-fn hostile_hands_on_the_files_lead_to_right_bytes_or_clear_errors() {
+fn tampering_with_the_files_leads_to_right_bytes_or_clear_errors() {
     let seconds = from_env("PARTD_HOSTILE_SECONDS", 10);
     let seed = seed();
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
