@@ -1,31 +1,31 @@
-//! Decides whether a recorded history can have happened in one order.
+//! Decides whether a recorded history is linearizable.
 //!
-//! A history is linear if there is one order of its operations in which each lies between its own
-//! start and end, and each result is what the operations before it make it. Operations that never
-//! ended, because their process was killed, may be in that order or not, at any place after their
-//! start; results that were never seen say nothing.
+//! A history is linearizable if its operations have an order in which each one lies between its own
+//! start and end, and each result follows from the operations before it. An operation that never
+//! ended, because its process was killed, may be in that order or not, at any place after its
+//! start; a result that was never seen constrains nothing.
 //!
-//! **The method** is a search for that order (Wing and Gong, with the memory of Lowe): from the
-//! beginning on, take any operation that may be next, which is one that started before any other
-//! untaken one has ended, apply it, and go back when no operation fits. A configuration, which is
-//! the operations taken and the state they lead to, is never looked at twice. Clients are
-//! sequential, so the operations taken are one number for each client.
+//! **The method** is a search for that order (Wing and Gong, with Lowe's memoization): starting at
+//! the beginning, take any operation that can be next, which is one that started before any other
+//! remaining one ended; apply it; backtrack if no operation fits. A configuration is the set of
+//! operations taken and the state that they lead to. None is examined twice. Clients are
+//! sequential, so one number per client identifies the operations taken.
 //!
-//! That is exact, and exponential where many orders lead on. It is fast here because every appended
-//! piece is unique, which makes results telling:
+//! This is exact, and exponential if many orders remain possible. It is fast here because every
+//! appended piece is unique, so results carry much information:
 //!
-//! * A piece that is seen in a value was appended when the key held exactly the pieces in front of
-//!   it. If two results disagree about those, no order exists. Else a key whose last piece was ever
-//!   seen is in a state that this piece names, and an append is possible in one state only.
-//! * A key with a piece that nobody ever saw has one state, whatever else it holds: nobody can read
-//!   it before it is emptied.
-//! * An operation that empties a key is impossible while somebody still has to see what it holds.
-//! * What never ended need not have happened. So a configuration is not worth a look if one with the
-//!   same state, and the same operations that ended, was looked at that takes fewer of the others;
-//!   and an append that never ended and that nobody saw is left out.
+//! * A piece that is seen in a value was appended when the key held exactly the pieces before it.
+//!   If two results disagree about those, no order exists. Otherwise, a key whose last piece was
+//!   seen is in a state that this piece identifies, and the append is possible in one state only.
+//! * A key with a piece that no result contains has one state, whatever else it holds: no one can
+//!   read the key before it is emptied.
+//! * An operation cannot empty a key while another operation has yet to see its contents.
+//! * An operation that never ended need not have happened. So a configuration is skipped if another
+//!   one with the same state and the same ended operations, but fewer of the others, was examined;
+//!   and an append that never ended and that no result contains is left out.
 //!
-//! All of them rule out only what no linear order could contain, so nothing is rejected that has one.
-//! `brute.rs` holds the checker against a plain enumeration of orders on small histories.
+//! All of these exclude only what no valid order can contain, so no linearizable history is rejected.
+//! `brute.rs` compares the checker with a plain enumeration of orders on small histories.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
