@@ -1,4 +1,4 @@
-//! Batches of several operations: all in their order, as one step.
+//! Batches of several operations are applied in order and as one step.
 
 use partd::{Batch, Durability, Key, Partd};
 

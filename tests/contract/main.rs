@@ -1,7 +1,7 @@
 //! The contract of `Partd`: one suite that every store and layer runs.
 //!
-//! A store joins with one line at the end of this file: a name, and how to make an empty one. All of
-//! them are boxed, so that the suite is compiled once.
+//! To add a store, add one line at the end of this file: a name, and an expression that creates an
+//! empty one. All of them are boxed, so that the suite is compiled once.
 
 mod basics;
 mod batches;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use partd::Zlib;
 use partd::{Buffer, Dict, Encode, MemoryStore, Partd, SegmentLog};
 
-/// Runs the behaviours of the suite, each as a test of its own, on what `$make` returns.
+/// Runs each behaviour of the suite as a separate test on the value of `$make`.
 macro_rules! contract {
     ($($(#[$meta:meta])* $store:ident: $make:expr;)*) => {$(
         $(#[$meta])*
@@ -24,7 +24,7 @@ macro_rules! contract {
             contract!(@many_values $make);
         }
     )*};
-    // For a store to which each value is a lot of work.
+    // For a store that is slow per value.
     (@slow $($(#[$meta:meta])* $store:ident: $make:expr;)*) => {$(
         $(#[$meta])*
         mod $store {
@@ -89,7 +89,7 @@ macro_rules! contract {
     )*};
 }
 
-/// A buffer that keeps so much memory.
+/// A buffer with a memory limit.
 fn buffer(limit_bytes: u64) -> Buffer<Dict, Dict> {
     Buffer::new(Dict::new(), Dict::new(), limit_bytes)
 }
@@ -99,7 +99,7 @@ fn small_segments() -> SegmentLog {
     SegmentLog::options().segment_len_bytes(64 << 10).temporary().unwrap()
 }
 
-/// A buffer in front of a segment log, that is full soon.
+/// A small buffer in front of a segment log, so that it fills up quickly.
 #[cfg(any(
     feature = "zlib",
     feature = "snappy",
@@ -112,8 +112,8 @@ fn small_buffer() -> Buffer<Dict, SegmentLog> {
     Buffer::new(Dict::new(), small_segments(), 60 << 10)
 }
 
-/// A compressing layer, at the level that makes it quick where that counts: Bz2 takes megabytes for
-/// each value at its own.
+/// A compressing layer, at a fast level if that matters: at its default level, Bz2 takes megabytes
+/// for each value.
 #[cfg(any(
     feature = "zlib",
     feature = "snappy",
@@ -126,7 +126,7 @@ fn compressed(name: &str, below: impl Partd + 'static) -> Box<dyn Partd> {
     partd::compression(name, Box::new(below)).unwrap()
 }
 
-/// A layer of closures, which stores every byte inverted.
+/// A layer made of closures, which stores every byte inverted.
 fn inverting(below: impl Partd) -> impl Partd {
     let invert = |bytes: &[u8]| Ok(bytes.iter().map(|byte| !byte).collect());
     Encode::from_fns(invert, invert, |parts| Ok(parts.concat()), below)

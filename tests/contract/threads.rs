@@ -9,7 +9,7 @@ const WRITERS: u32 = 3;
 const ROUNDS: u32 = 600;
 const RECORD_LEN: usize = 20;
 
-/// A record that shows who wrote it, as which, and whether it is whole.
+/// A record that identifies its writer and number, and shows whether it is whole.
 fn record(writer: u32, number: u32) -> [u8; RECORD_LEN] {
     let mut record = [0; RECORD_LEN];
     record[..4].copy_from_slice(&writer.to_le_bytes());
@@ -18,7 +18,7 @@ fn record(writer: u32, number: u32) -> [u8; RECORD_LEN] {
     record
 }
 
-/// The (writer, number) of each record of a value; fails on a torn one.
+/// The (writer, number) of each record in a value; panics on a torn one.
 fn records(value: &[u8]) -> Vec<(u32, u32)> {
     assert_eq!(value.len() % RECORD_LEN, 0, "half a record at the end");
     let word = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().unwrap());
@@ -74,7 +74,7 @@ pub(crate) fn appends_of_threads_arrive_once_whole_and_in_order_and_readers_see_
             let numbers = records.iter().filter(|(w, _)| *w == writer).map(|(_, number)| *number);
             assert!(numbers.eq(0..ROUNDS), "writer {writer} is not in its order");
         }
-        assert!(value == &values[0], "batches stand in one order in every key");
+        assert!(value == &values[0], "batches are in the same order in every key");
     }
 }
 

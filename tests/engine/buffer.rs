@@ -1,16 +1,17 @@
-//! What `Buffer` promises beyond the contract: its limit, its order of moving, failures below it.
+//! The guarantees of `Buffer` beyond the contract: its limit, its flush order, failures of the slow
+//! store.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use partd::{Batch, Buffer, Dict, Durability, Error, Key, MemoryStore, Partd, Result, SegmentLog};
 
-/// A slow store that can be told to fail, and that remembers what was asked of it.
+/// A slow store that can be told to fail, and that records the calls it gets.
 #[derive(Default)]
 struct Probe {
     inner: Dict,
     fails: AtomicBool,
-    /// Writes that still succeed before every one fails; counts only while it is not 0.
+    /// The number of writes that still succeed before all fail; 0 means no limit.
     writes_left: AtomicU64,
     writes: AtomicU64,
     syncs: AtomicU64,
@@ -218,7 +219,7 @@ fn a_failed_flush_loses_nothing_and_undoes_the_append() {
     let mut expected = vec![Vec::new(); 50];
     let (mut errors, mut appended) = (0, 0);
     for i in 0..4000_u32 {
-        // Sometimes at once, sometimes in the middle of a flush of several batches.
+        // Some fail at once, some in the middle of a flush of several batches.
         match i % 100 {
             50 => p.slow().fails.store(true, Ordering::SeqCst),
             70 => p.slow().writes_left.store(2, Ordering::SeqCst),
@@ -268,7 +269,7 @@ fn a_failed_pop_delete_or_set_changes_nothing() {
     assert_eq!(values, [&b"1+"[..], b"2", b"3", b"4"]);
 }
 
-/// A rayon worker that waits takes on other tasks: with a lock held, it could meet itself there.
+/// A waiting rayon worker runs other tasks: if it held a lock, it could deadlock with itself.
 #[test]
 fn rayon_tasks_read_list_and_append_concurrently_without_a_deadlock() {
     let p = Buffer::new(Dict::new(), SegmentLog::temporary().unwrap(), 400 << 10);
@@ -292,7 +293,8 @@ fn rayon_tasks_read_list_and_append_concurrently_without_a_deadlock() {
     assert!(p.get_many(0..20).unwrap().iter().all(|value| value.len() == 300_000));
 }
 
-/// A pop holds the lock; the workers that its parallel part would need may all be waiting for it.
+/// A pop holds the lock; all workers that its parallel part would need may be waiting for that
+/// lock.
 #[test]
 fn a_pop_needs_no_rayon_worker_that_is_blocked_on_the_buffer() {
     let p = Buffer::new(Dict::new(), SegmentLog::temporary().unwrap(), 1 << 20);

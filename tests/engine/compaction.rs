@@ -1,4 +1,4 @@
-//! Compaction: what is live stays as it was, what is dead goes, whoever else is at work.
+//! A compaction leaves live data unchanged and removes dead data, beside any other activity.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ fn options() -> Options {
     SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None)
 }
 
-/// The bytes that the files of a directory take on disk.
+/// The disk usage of the files in a directory.
 fn disk_bytes(path: &Path) -> u64 {
     let entries = fs::read_dir(path).unwrap();
     entries.map(|entry| entry.unwrap().metadata().unwrap().blocks() * 512).sum()
@@ -159,7 +159,7 @@ fn short_lived_writers_leave_only_the_space_of_their_data_and_one_compaction_joi
     }
     let reserves = ["reserve", "reserve-output"].map(|name| fs::metadata(path.join(name)).unwrap());
     let reserved: u64 = reserves.iter().map(|metadata| metadata.blocks() * 512).sum();
-    // A sixteenth of one segment, and a sixty-fourth, with what the others take.
+    // A sixteenth of one segment, and a sixty-fourth, plus what the other files take.
     assert!(reserved <= 6 << 20, "{reserved} bytes of reserves");
     let used = disk_bytes(&path) - reserved;
     assert!(used < count * (1024 + 16 * 1024), "{used} bytes on disk");
@@ -236,7 +236,7 @@ fn a_damaged_head_in_an_output_fails_the_opening_for_writers_and_readers_alike()
     let p = options().open(&path).unwrap();
     assert_eq!(p.compact().unwrap().segments_replaced, 1);
     drop(p);
-    // What the control file says is lost, so that the segments are looked at.
+    // Without the control file, opening scans the segments.
     fs::remove_file(path.join("control")).unwrap();
     let is_segment = |path: &std::path::PathBuf| path.extension().is_some_and(|e| e == "seg");
     let files = || fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
@@ -244,7 +244,7 @@ fn a_damaged_head_in_an_output_fails_the_opening_for_writers_and_readers_alike()
     assert_eq!(files().filter(is_segment).count(), 1);
     let mut bytes = fs::read(&output).unwrap();
     let header = partd_format::SegmentHeader::decode(&bytes[..128], bytes.len() as u64).unwrap();
-    // Behind the words of link and state.
+    // After the link and state words.
     let head = header.data_start as usize + 16;
     bytes[head] ^= 1;
     fs::write(&output, &bytes).unwrap();

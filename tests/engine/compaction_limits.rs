@@ -1,5 +1,5 @@
-//! What a compaction may take: a rate, the space of one run beside the store, one compactor at a
-//! time on the whole machine, and no time of a handle that closes.
+//! The limits of a compaction: its rate, the extra space of one run, one compactor at a time on the
+//! whole machine, and no delay for a handle that closes.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ fn options() -> Options {
     SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None)
 }
 
-/// A closed store with so many values of 1,000 bytes, each of its own key.
+/// A closed store with `values` values of 1,000 bytes, each under its own key.
 fn store_of(path: &Path, values: u64) {
     let p = options().open(path).unwrap();
     for i in 0..values {
@@ -52,10 +52,10 @@ fn a_handle_closes_at_once_in_the_middle_of_a_long_compaction() {
     store_of(&path, 2000);
     let slow = options().compaction_dead_share(0.1).compaction_bytes_per_second(1000);
     let p = slow.open(&path).unwrap();
-    // Half of each segment, so that all are worth it and each has something to copy.
+    // Half of each segment, so that all are worth compacting and each has something to copy.
     p.delete((0..2000_u64).filter(|key| key % 2 == 1)).unwrap();
     wait_until("a compaction begins", || path.join("tmp-output").exists());
-    // It sleeps after the first piece that it has written.
+    // The compaction sleeps after writing its first piece.
     std::thread::sleep(Duration::from_millis(300));
     let since = Instant::now();
     drop(p);
@@ -103,7 +103,7 @@ fn a_compaction_needs_extra_space_for_one_run_only() {
     check(&p, 3000);
 }
 
-/// Run as a child: compacts so slowly that it never ends.
+/// Runs as a child: compacts so slowly that it never ends.
 #[test]
 fn child_that_compacts() {
     let Some(path) = std::env::var_os("PARTD_TEST_COMPACTS") else { return };

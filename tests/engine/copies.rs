@@ -1,5 +1,5 @@
-//! Copies of a store that is in use, as `cp -r` and `tar` make them: each opens as a prefix of the history, or with
-//! an error that says what it is and which call reads it; and that call does.
+//! Copies of a store in use, as `cp -r` and `tar` make them. Each opens as a prefix of the history,
+//! or with an error that says what it is and which call reads it; that call then works.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use partd::{Options, Partd, SegmentLog};
 use partd_testkit::children::pieces::{Tag, parse, piece};
 
-/// Where the header of a segment has its id.
+/// The offset of the id in a segment header.
 const ID_AT: usize = 32;
 
 fn options() -> Options {
@@ -20,7 +20,7 @@ fn tagged(number: u64) -> Vec<u8> {
     piece(Tag { writer: 1, life: 0, number }, 200 + (number % 7) as usize * 300)
 }
 
-/// The number of the last piece in a value that must hold all of them from the first on.
+/// The last number in a value, which must hold every number from the first on.
 #[track_caller]
 fn last_of_prefix(value: &[u8]) -> u64 {
     let tags = parse(value).expect("wrong bytes");
@@ -32,7 +32,7 @@ fn last_of_prefix(value: &[u8]) -> u64 {
 
 fn run(program: &str, arguments: &[&Path]) {
     let status = Command::new(program).args(arguments).output().unwrap();
-    // A file that goes while it is copied is told of; the copy is made all the same.
+    // A file that disappears during the copy is reported; the copy is made nevertheless.
     assert!(status.status.code().is_some(), "{program} was killed");
 }
 
@@ -63,7 +63,7 @@ fn copied_by(program: &str, store: &Path, to: &Path) -> PathBuf {
     to.join("store")
 }
 
-/// Opens a copy in every way; returns whether it was a prefix, and how long.
+/// Opens a copy in every way. If it is a prefix, returns its length.
 fn look_at(copy: &Path) -> Option<u64> {
     let read =
         options().open_read_only(copy).and_then(|p| p.get("k").map(|value| last_of_prefix(&value)));
@@ -132,7 +132,8 @@ fn copies_made_during_appends_and_compactions_open_as_a_prefix_or_report_what_th
             let program = ["cp", "tar"][round % 2];
             let copy = copied_by(program, path, &dir.path().join(format!("copy-{round}")));
             whole += u32::from(look_at(&copy).is_some());
-            // Without its control file it says less about what must be there, and wrong bytes are none either.
+            // Without the control file, opening reports less about what is missing, but must not
+            // return wrong bytes either.
             let bare = copied_by(program, path, &dir.path().join(format!("bare-{round}")));
             fs::remove_file(bare.join("control")).unwrap();
             match options().open(&bare).and_then(|p| p.get("k")) {
@@ -163,7 +164,7 @@ fn a_copy_that_lacks_durable_batches_names_the_call_that_reads_it() {
     assert_eq!(look_at(&copy), None, "it is not whole");
     let p = SegmentLog::options().ignore_damage(true).open_read_only(&copy).unwrap();
     assert_eq!(last_of_prefix(&p.get("k").unwrap()), 1);
-    // Its segments alone are an earlier state of the store.
+    // The segments alone are an earlier state of the store.
     fs::remove_file(copy.join("control")).unwrap();
     assert_eq!(look_at(&copy), Some(1));
 }

@@ -1,4 +1,4 @@
-//! Keys: different tuples are different keys, in the order of the tuples, whatever their bytes.
+//! Different tuples are different keys, and keys sort like their tuples, whatever their bytes.
 
 use std::cmp::Ordering;
 use std::collections::hash_map::DefaultHasher;
@@ -8,7 +8,8 @@ use partd::Key;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// What a key was made from. Of two parts, no bytes come before a tuple, and a tuple before bytes.
+/// The source of a key. Of two parts, empty bytes sort before a tuple, and a tuple before other
+/// bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Bytes(Vec<u8>),
@@ -33,7 +34,7 @@ impl PartialOrd for Part {
     }
 }
 
-/// Bytes that are likely to be confused with the escapes, and some that are not.
+/// Bytes that are likely to be confused with escapes, and some that are not.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         3 => vec(prop::sample::select(vec![0, 1, 2, 3, 4, 0xFE, 0xFF, b'a']), 0..5),
@@ -41,7 +42,7 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// Tuples of many shapes, each as parts and as the key made of it.
+/// Tuples of many shapes, each as parts and as the key made from it.
 fn tuple() -> impl Strategy<Value = (Part, Key)> {
     let parts = (bytes(), bytes(), bytes(), bytes());
     (0..12, parts).prop_map(|(shape, (a, b, c, d))| {
@@ -91,7 +92,7 @@ proptest! {
 
     #[test]
     fn a_key_is_the_same_inline_and_on_the_heap(bytes in vec(any::<u8>(), 0..40)) {
-        // One grows to its length through the other form, one is made at once.
+        // One grows from the inline to the heap form, the other is created at full length.
         let whole = Key::from(&bytes);
         let copy = whole.clone();
         let from_tuple = Key::from((bytes.clone(),));

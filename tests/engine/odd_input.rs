@@ -1,18 +1,18 @@
-//! Input at the edge of what makes sense, all of which works: nothing, emptiness, repetition,
-//! a million keys, any bytes, and more than a segment holds. Each is looked at through the handle
-//! that wrote it, through one that only reads, after opening again, and without a control file.
+//! Unusual input that works: nothing, empty values, repetition, a million keys, any bytes, and
+//! values larger than a segment. Each is checked through the handle that wrote it, through a
+//! read-only one, after reopening, and without a control file.
 //!
-//! What is refused is in `bad_input.rs`.
+//! Refused input is in `bad_input.rs`.
 
 use std::fs;
 use std::path::Path;
 
 use partd::{Batch, Durability, Key, Partd, SegmentLog};
 
-/// The smallest segments there are.
+/// The smallest segment size.
 const SEGMENT_LEN_BYTES: u64 = 64 << 10;
 
-/// Writes to a new store, and looks at it in every way that it can be opened.
+/// Writes to a new store, and checks it in every way in which it can be opened.
 fn in_every_way(write: impl Fn(&SegmentLog), look: impl Fn(&SegmentLog)) {
     let dir = tempfile::tempdir().unwrap();
     let path: &Path = &dir.path().join("store");
@@ -107,7 +107,7 @@ fn a_key_can_occur_in_a_batch_any_number_of_times_and_order_counts() {
         assert!(p.contains("e").unwrap() && !p.contains("f").unwrap());
         assert!(p.get("g").unwrap() == b"0123456789".repeat(10_000));
     });
-    // A pop gives what a key holds once, however often it is asked for.
+    // A pop returns the value of a key once, however often the key is given.
     let p = SegmentLog::temporary().unwrap();
     p.append([("a", "1")]).unwrap();
     assert!(p.pop(["a", "b", "a"]).unwrap() == [&b"1"[..], b"", b""]);
@@ -159,7 +159,7 @@ fn a_key_can_be_any_bytes() {
 #[test]
 fn a_value_or_a_batch_can_be_larger_than_a_segment() {
     let segment = SEGMENT_LEN_BYTES as usize;
-    // Around the length of a segment, and far beyond it.
+    // Around the length of a segment, and far above it.
     let lens = [segment - 400, segment - 8, segment, segment + 1, 2 * segment, 5_000_013];
     let many: Vec<(String, Vec<u8>)> =
         (0..100).map(|i| (format!("many {i}"), bytes(3000 + i, i as u8))).collect();

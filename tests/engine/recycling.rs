@@ -1,4 +1,4 @@
-//! A temporary store writes its dead segments again: never while a view can still see their earlier life.
+//! A temporary store recycles its dead segments, but never while a view can see their old contents.
 //! Other stores remove them.
 
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ fn options() -> Options {
     SegmentLog::options().segment_len_bytes(SEGMENT_BYTES).compaction_dead_share(None)
 }
 
-/// Appends to a key until the store has this many segments more than it began with.
+/// Appends to a key until the store has `segments` more segments than before.
 fn fill(log: &SegmentLog, byte: u8, segments: usize) -> Vec<u8> {
     let mut value = Vec::new();
     let begin = inodes(log.path(), ".seg").len();
@@ -26,7 +26,7 @@ fn fill(log: &SegmentLog, byte: u8, segments: usize) -> Vec<u8> {
     value
 }
 
-/// The files of a kind, whatever their names are.
+/// The inodes of the files whose names contain `what`.
 fn inodes(dir: &Path, what: &str) -> BTreeSet<u64> {
     let entries = fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry"));
     entries
@@ -132,7 +132,7 @@ fn recycled_segments_count_towards_the_size_limit_and_give_way_to_data() {
     log.clear().expect("cleared");
     log.compact().expect("compacted");
     assert!(recycled(&log) >= 6);
-    // It does not fit beside them, and none of them is long enough.
+    // The value does not fit beside the recycled segments, and is longer than each of them.
     let long = vec![3; 5 * SEGMENT_BYTES as usize];
     log.append([("long", &long)]).expect("they have made room");
     assert_eq!(log.get("long").expect("readable"), long);

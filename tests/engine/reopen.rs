@@ -1,4 +1,5 @@
-//! Closing and opening again: what was written is there, whatever became of the control file.
+//! After closing and reopening, everything written is present, whatever happened to the control
+//! file.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! Copies of a store that share files with it, and files that were moved between stores.
+//! Copies of a store that share files with it through hard links, and files that were moved between
+//! stores.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -13,7 +14,7 @@ fn options() -> Options {
     SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None)
 }
 
-/// Copies a store as `cp -al` does: every file of the copy is the original's under a second name.
+/// Copies a store like `cp -al`: every file of the copy is a second name of the original.
 fn hard_link(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -33,7 +34,7 @@ fn numbers(p: &SegmentLog) -> Vec<u32> {
     value.chunks(4).map(|number| u32::from_le_bytes(number.try_into().unwrap())).collect()
 }
 
-/// `tests/mutants.sh` looks for the words.
+/// `tests/mutants.sh` looks for this message.
 #[track_caller]
 fn assert_holds(p: &SegmentLog, expected: &[u32]) {
     let found = p.get("k").map(|value| value.len() / 4);
@@ -59,7 +60,7 @@ fn opening_a_hard_linked_copy_of_a_live_store_changes_nothing_in_the_original() 
         if !with_control {
             fs::remove_file(backup.join("control")).unwrap();
         }
-        // A joiner of the original is not put off by the second name of its control file.
+        // A second handle of the original accepts a control file that has two names.
         let joiner = options().open(&path).unwrap();
         let copy = options().open(&backup).unwrap();
         assert_holds(&copy, &max_seq(500));
@@ -136,7 +137,7 @@ fn a_writer_notices_that_its_segment_was_moved_away_or_replaced() {
         if inputs {
             fs::copy(dir.path().join("elsewhere"), &segment).unwrap();
         }
-        // At once where it has to be durable, and soon where not.
+        // A durable append fails at once, others soon.
         let refused = p.append_durable([("k", 1_u32.to_le_bytes())]);
         let error =
             refused.expect_err("I1 is violated: what is not in the store counts as durable");
@@ -186,7 +187,7 @@ fn a_reserve_without_allocated_space_is_recreated() {
     let reserve = path.join("reserve");
     let len = fs::metadata(&reserve).unwrap().len();
     for holes in [0, len] {
-        // As a process leaves it that was killed, and as a copy that makes holes of zeros.
+        // As left by a killed process, or by a copy that turns zeros into holes.
         let made = fs::File::create(&reserve).unwrap();
         made.set_len(holes).unwrap();
         fill(&options().open(&path).unwrap(), 10, 20);

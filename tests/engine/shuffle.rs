@@ -1,4 +1,5 @@
-//! The shuffle example: every row of the input is in one file, with all others of its key.
+//! The shuffle example: every row of the input is in one output file, together with all other rows
+//! of its key.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,7 +11,7 @@ use partd_shuffle::job::{self, Job, Report};
 /// The fields of a row.
 type Row = Vec<String>;
 
-/// Fields that are hard to cut.
+/// Fields that are hard to parse.
 const FIELDS: [&str; 12] = [
     "",
     "plain",
@@ -26,7 +27,7 @@ const FIELDS: [&str; 12] = [
     "\u{e4}\u{f6}\u{fc}",
 ];
 
-/// A CSV text with a header and so many rows of four columns: n, key, a, b.
+/// A CSV text with a header and `rows` rows of four columns: n, key, a, b.
 fn csv_text(rows: usize, line_end: &str, last_line_end: bool) -> String {
     let mut seed = 12_345_u64;
     let mut random = |below: usize| {
@@ -49,7 +50,7 @@ fn csv_text(rows: usize, line_end: &str, last_line_end: bool) -> String {
     text
 }
 
-/// The rows of a text, without its header, as the crate csv reads them.
+/// The rows of a text without its header, as the csv crate reads them.
 fn rows(text: &[u8]) -> Vec<Row> {
     let mut reader = csv::ReaderBuilder::new().from_reader(text);
     reader.records().map(|row| row.unwrap().iter().map(str::to_owned).collect()).collect()
@@ -103,7 +104,7 @@ fn shuffle(text: &str, change: impl FnOnce(&mut Job)) -> Shuffled {
     }
 }
 
-/// Fails unless the parts hold the rows of the text, `repeat` times, each key in one part.
+/// Checks that the parts hold the rows of the text, `repeat` times, each key in one part.
 fn check(text: &str, shuffled: &Shuffled, repeat: usize) {
     let input = rows(text.as_bytes());
     assert_eq!(shuffled.report.rows as usize, input.len() * repeat);

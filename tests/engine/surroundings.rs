@@ -1,5 +1,5 @@
-//! What surrounds a store: paths of every kind, a machine whose boot id cannot be read, and containers that see
-//! another one.
+//! The environment of a store: paths of every kind, a machine whose boot id cannot be read, and
+//! containers that see another boot id.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,7 +11,7 @@ use std::path::Path;
 use partd::log::disk::{Disk, OsDir, OsDisk, OsFile, OsLock};
 use partd::{Error, Options, Partd, SegmentLog};
 
-/// The disk of the operating system, seen from where the boot id is another one, or cannot be read.
+/// The disk of the operating system, with another boot id or an unreadable one.
 #[derive(Clone, Copy, Debug)]
 struct Elsewhere {
     boot_id: Option<[u8; 16]>,
@@ -113,10 +113,10 @@ fn a_store_can_have_any_path_that_a_directory_can_have() {
         drop(p);
         assert_eq!(options().open_read_only(&path).unwrap().get("k").unwrap(), name);
     }
-    // One character more is an error of the system, which names the path.
+    // With one more character the system returns an error, which names the path.
     let longer = dir.path().join("x".repeat(256));
     says(options().open(&longer), &[&longer.to_string_lossy()]);
-    // A link leads to the directory that it names, and one to nowhere is none.
+    // A link leads to its target directory; a dangling link is an error.
     fs::create_dir(dir.path().join("real")).unwrap();
     symlink("real", dir.path().join("link")).unwrap();
     options().open(dir.path().join("link")).unwrap().append([("k", "v")]).unwrap();
