@@ -135,7 +135,7 @@ fn imports_point_only_to_lower_floors() {
         for (files, words) in rules.iter().filter(|(files, _)| name.starts_with(files)) {
             for (number, line) in code(&text) {
                 let word = words.iter().find(|word| line.contains(**word));
-                assert!(word.is_none(), "{name}:{number}: {files} must not know {word:?}");
+                assert!(word.is_none(), "{name}:{number}: {files} must not use {word:?}");
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Batches whose types cannot hold all of their rows at once: merged where that helps, and readable
-//! and poppable one at a time where it does not.
+//! Batches whose types cannot hold all of their rows at once: they are merged if that helps;
+//! otherwise they can be read and popped one at a time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ fn batch(column: ArrayRef) -> RecordBatch {
     RecordBatch::try_from_iter_with_nullable([("c", column, true)]).unwrap()
 }
 
-/// `count` categories from `from` on, each in one row, with keys of 8 bits.
+/// `count` categories starting at `from`, each in one row, with 8-bit keys.
 fn categories(values: &dyn Fn(usize) -> ArrayRef, from: usize) -> ArrayRef {
     let values = values(from);
     let keys = UInt8Array::from_iter_values((0..values.len()).map(|i| i as u8));
@@ -43,7 +43,7 @@ fn numbers(from: usize) -> ArrayRef {
     Arc::new(Int64Array::from_iter_values(from as i64..from as i64 + 200))
 }
 
-/// The values of a dictionary, row by row, as bytes that say which they are.
+/// The values of a dictionary, row by row, as bytes that identify them.
 fn decoded(column: &dyn Array) -> ArrayRef {
     let dictionary = column.as_any_dictionary();
     let keys =
@@ -108,7 +108,7 @@ fn merged_dictionaries_keep_both_kinds_of_nulls_and_nested_values() {
     assert_eq!(flat(joined.column(0)), expected);
 }
 
-/// Batches of one key that cannot be joined, and what the error has to say of it.
+/// Batches of one key that cannot be joined, and the required text of the error.
 fn unjoinable() -> Vec<(&'static str, Vec<RecordBatch>, &'static str)> {
     let dictionaries = |values: &dyn Fn(usize) -> ArrayRef| {
         vec![batch(categories(values, 0)), batch(categories(values, 200))]
@@ -122,7 +122,7 @@ fn unjoinable() -> Vec<(&'static str, Vec<RecordBatch>, &'static str)> {
         Arc::new(RunArray::<Int16Type>::try_new(&ends, &texts(0).slice(0, 1)).unwrap())
     };
     let long_lists = || -> ArrayRef {
-        // The items have no bytes, only their number counts.
+        // The items have no bytes; only their number counts.
         let items: ArrayRef = Arc::new(NullArray::new(1_500_000_000));
         let field = Field::new("item", DataType::Null, true);
         let offsets = OffsetBuffer::from_lengths([1_500_000_000]);
@@ -211,8 +211,8 @@ fn a_damaged_batch_is_an_error_at_its_position_and_pop_then_removes_nothing() {
     assert_eq!(p.inner().get("cut").unwrap(), b"abc");
 }
 
-/// A store into which another writer appends something undecodable between the reading and the
-/// taking of a pop.
+/// A store in which another writer appends something undecodable between the read and the take of a
+/// pop.
 struct Interrupted {
     store: Dict,
     takes: AtomicUsize,
@@ -290,7 +290,7 @@ fn an_append_of_an_unreadable_batch_is_refused() {
 
 #[test]
 fn small_dictionaries_that_grow_over_many_batches_are_joined() {
-    // Eight-bit keys, as pandas makes them, with the same three categories in every partition.
+    // 8-bit keys, as pandas creates them, with the same three categories in every partition.
     let part = |i: usize| -> ArrayRef {
         let values = StringArray::from(vec![format!("{}", i % 5), "b".into(), "c".into()]);
         let keys = Int8Array::from(vec![Some(0), None, Some(2), Some(1)]);
@@ -308,8 +308,8 @@ fn small_dictionaries_that_grow_over_many_batches_are_joined() {
     }
 }
 
-/// More than 2 GiB of text with `PARTD_LARGE=1`, which takes some ten seconds and 5 GB; the short
-/// form has ten kilobytes.
+/// With `PARTD_LARGE=1`, more than 2 GiB of text, which takes about ten seconds and 5 GB; otherwise
+/// ten kilobytes.
 #[test]
 fn strings_of_more_than_two_gigabytes_are_read_batch_by_batch() {
     let piece_bytes = match std::env::var_os("PARTD_LARGE") {

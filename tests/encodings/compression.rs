@@ -1,5 +1,5 @@
-//! Compressing layers keep the contract of every store: what goes in comes out, whole batches or
-//! none, whatever the level, the store below and the number of threads.
+//! Compressing layers keep the contract of every store: values round-trip and batches are atomic,
+//! whatever the level, the store below and the number of threads.
 
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use partd::{
     Batch, Dict, Durability, Encode, Error, Key, MemoryStore, Op, Partd, Zlib, compression,
 };
 
-/// A small generator, so that the values are the same in every run.
+/// A small generator of random numbers with fixed seeds, so that the values are the same in every
+/// run.
 struct Random(u64);
 
 impl Random {
@@ -139,7 +140,7 @@ fn taking_an_undecodable_value_leaves_it_and_its_neighbours_in_the_store() {
     assert_eq!(layer.inner().get_many(["good", "bad"]).unwrap(), before);
 }
 
-/// A store into which somebody appends between a read and a take.
+/// A store in which another writer appends between a read and a take.
 struct Raced {
     dict: Dict,
     intruder: Vec<u8>,
@@ -242,7 +243,7 @@ fn every_option_of_a_layer_can_be_set_at_run_time() {
             p.append([("k", [1_u32, 2, 3, 4].map(u32::to_le_bytes).concat().repeat(500))]).unwrap();
             store.get("k").unwrap()
         };
-        // Of a frame's header, byte 2 names the inner codec and byte 3 the element size.
+        // In a frame's header, byte 2 names the inner codec and byte 3 the element size.
         let frame = stored("blosc:5:element_bytes=4:inner=zstd");
         assert_eq!((frame[8 + 2] >> 5, frame[8 + 3]), (4, 4));
         let frame = stored("blosc");
@@ -294,7 +295,7 @@ fn presence_and_stored_size_come_from_the_store_below_and_decode_nothing() {
     let batch = |layer: &dyn MemoryStore, limit_bytes| {
         layer.write_within(Batch::new().append("more", &[7; 100_000]), limit_bytes).unwrap()
     };
-    // A hundred thousand equal bytes take little as they are stored.
+    // A hundred thousand equal bytes compress to very little.
     assert!(!batch(&layer, 10) && batch(&layer, store.memory_bytes() + 5000));
     assert_eq!(store.calls(), ["write_within", "write_within"]);
     assert_eq!(layer.len_of("more").unwrap(), 100_000);

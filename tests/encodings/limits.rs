@@ -1,5 +1,5 @@
-//! The limit on decoded bytes holds for what a value really takes, over all its frames and on any
-//! number of threads; and an error names the frame that it is about, wherever the work was cut.
+//! The limit on decoded bytes applies to the memory that a value really takes, over all its frames
+//! and with any number of threads; and an error names its frame, however the work was split.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use partd::{Arrow, Dict, Encode, Error, Key, Msgpack, Partd, Pickle, Zlib};
 
 /// The limit on decoded bytes in these tests.
 const LIMIT_BYTES: usize = 1 << 20;
-/// Frames in a value that is cut into several runs, and the bytes of each.
+/// The number of frames in a value that is split into several runs, and the bytes of each.
 const FRAMES: usize = 40;
 const FRAME_BYTES: usize = 5000;
 
@@ -65,7 +65,7 @@ fn check_refused<T: std::fmt::Debug>(result: partd::Result<T>, fit: usize, frame
 
 #[test]
 fn pickles_that_expand_by_their_memo_share_one_limit_over_their_frames() {
-    // A list of twenty times the same thousand numbers: 640 kB when it is written out.
+    // A list that contains the same thousand numbers twenty times: 640 kB when expanded.
     let inner = [&b"](K\x01"[..], &b"K\x01".repeat(999), b"e\x94"].concat();
     let pickle = [&b"\x80\x04]("[..], &inner, &b"h\x00".repeat(19), b"e."].concat();
     let bomb = frame(&pickle);
@@ -111,7 +111,7 @@ fn pickles_are_limited_by_the_memory_needed_to_run_them() {
         let (_, _, reason) = place(p.with_max_decoded_bytes(LIMIT_BYTES).get("k"));
         assert!(reason.contains("left of the limit"), "{}: {reason}", opcodes.escape_ascii());
     }
-    // The number of a memo far behind the pickle's first bytes.
+    // A memo index that is far above the number of entries.
     let skip = [&b"\x80\x04B\x00\x00\x08\x00"[..], &[7; 0x8_0000], b"r\xFF\xFF\x07\x00."].concat();
     let p = Pickle::<i64, _>::new(store(&frame(&skip)));
     let (_, _, reason) = place(p.with_max_decoded_bytes(LIMIT_BYTES).get("k"));
@@ -176,7 +176,7 @@ fn the_frame_of_another_schema_is_named_however_the_work_was_split() {
     });
 }
 
-/// A layer whose join depends on how often it is called.
+/// A layer whose join result depends on the number of calls.
 fn bracketed() -> Encode<impl partd::Codec<In = [u8], Out = Vec<u8>>, Dict> {
     Encode::from_fns(
         |value: &[u8]| Ok(value.to_vec()),

@@ -1,5 +1,5 @@
 //! Typed layers keep the contract of every store with their own values: append, get, iset, delete,
-//! pop, clear, keys and sync, over every store below; and side keys belong to their keys.
+//! pop, clear, keys and sync, over every store below; and side keys follow their keys.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use partd::{
 
 use crate::values;
 
-/// What every typed layer does, with three values and a way to join them.
+/// The behaviour of every typed layer, with three values and a function that joins them.
 macro_rules! contract {
     ($test:ident, $new:expr, $a:expr, $b:expr, $empty:expr, $join:expr) => {
         #[test]
@@ -123,7 +123,7 @@ contract!(
     |a: &i64, b: &i64| a + b
 );
 
-/// Batches of the types that data frames have.
+/// Batches with the column types of data frames.
 fn rows(numbers: std::ops::Range<i64>) -> RecordBatch {
     let some: Vec<i64> = numbers.collect();
     let texts: Vec<String> = some.iter().map(|n| format!("text {n}")).collect();
@@ -155,8 +155,8 @@ fn rows(numbers: std::ops::Range<i64>) -> RecordBatch {
         .unwrap()
 }
 
-/// The stored bytes stay readable: the golden value was written by the first build that had the
-/// layer. `UPDATE_GOLDEN=1` writes it.
+/// The stored bytes stay readable: the golden value was written by the first build with this layer.
+/// `UPDATE_GOLDEN=1` rewrites it.
 #[test]
 fn arrow_frames_of_an_earlier_build_are_read() {
     let path = values::golden("arrow/rows");

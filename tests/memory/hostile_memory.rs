@@ -1,5 +1,5 @@
-//! What a store that was made to harm can make the engine allocate: no more than recovery and the
-//! index keep of the smallest batches and entries there are, times what a vector takes as it grows.
+//! The memory that a maliciously crafted store can make the engine allocate: no more than recovery
+//! and the index need for the smallest possible batches and entries, times the growth of a vector.
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +26,7 @@ fn full_of(items: impl Fn(u64) -> Vec<Item>) -> Segment {
     segment
 }
 
-/// The most bytes that are held beyond those before, by those of the file.
+/// The peak memory of `work` beyond the memory in use before, as a multiple of the file's length.
 fn times(what: &str, work: impl FnOnce()) -> f64 {
     let before = HELD.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
@@ -36,7 +36,7 @@ fn times(what: &str, work: impl FnOnce()) -> f64 {
     times
 }
 
-/// Opens a store in both ways and looks at its index.
+/// Opens a store for writing and for reading, and reads its index.
 fn measure(what: &str, segment: &Segment, limit: f64) {
     let dir = tempfile::tempdir().unwrap();
     let path: &Path = &dir.path().join("store");

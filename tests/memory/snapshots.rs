@@ -1,6 +1,6 @@
-//! What views pin while a hundred compactions pass: counted in the descriptors and mappings of this
-//! process, and in the disk space of files that have no name any more. It counts what its whole process has,
-//! so it runs alone.
+//! The resources that views pin during a hundred compactions, counted as descriptors and mappings
+//! of this process and as disk space of unlinked files. The counts are for the whole process, so
+//! the test runs alone.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -13,12 +13,12 @@ struct Pinned {
     unlinked_bytes: u64,
 }
 
-/// What this process has of segments.
+/// The resources of this process for segments.
 fn pinned() -> Pinned {
     let mut pinned = Pinned::default();
     for entry in std::fs::read_dir("/proc/self/fd").expect("Linux lists descriptors") {
         let link = entry.expect("it is listed").path();
-        // The descriptor of the listing itself is gone by now.
+        // The descriptor of the listing itself is closed by now.
         let Ok(target) = std::fs::read_link(&link) else { continue };
         pinned.descriptors += usize::from(target.to_string_lossy().contains(".seg"));
     }
@@ -56,10 +56,11 @@ fn views_held_over_a_hundred_compactions_pin_only_their_own_segments() {
         assert!(p.compact().expect("it compacts").runs > 0);
         assert_eq!(p.get("small").expect("it is read"), b"x");
         let (now, views) = (pinned(), views.len());
-        // Beside the views: the index's segments, and the few that are being written and synced.
+        // In addition to the views: the index's segments, and the few that are being written and
+        // synced.
         let most = views + 16;
         assert!(now.descriptors <= 2 * most && now.mappings <= 2 * most, "{views} views: {now:?}");
-        // All but the first view show the output of a compaction, of a page or two.
+        // All views but the first show the output of a compaction, of a page or two.
         let bytes = SEGMENT + views as u64 * (64 << 10);
         assert!(now.unlinked_bytes <= bytes, "{views} views: {now:?}");
         if round % 25 == 0 {

@@ -1,7 +1,8 @@
-//! A store in the image of a container, on overlayfs: whoever writes first copies its files up, and those who had
-//! them open before must not go on with what lies below.
+//! A store in a container image, on overlayfs: the first writer copies its files up, and handles
+//! that had them open before must not continue with the lower layer.
 //!
-//! It needs root and loop devices; where they are missing it is skipped, which is a failure with CI=true.
+//! The test needs root and loop devices; without them it is skipped, which is a failure with
+//! CI=true.
 
 use partd::{Options, Partd, SegmentLog};
 use partd_testkit::children::skip;
@@ -12,7 +13,7 @@ fn options() -> Options {
     SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None)
 }
 
-/// An overlay with a store in its lower layer, mounted.
+/// A mounted overlay with a store in its lower layer.
 fn with_a_store_below(writes: bool) -> Option<Mounted> {
     let mounted = match mount("overlay", &[]) {
         Ok(mounted) => mounted,
@@ -41,18 +42,18 @@ fn on_an_overlay_a_reader_older_than_the_first_writer_gets_an_error_and_a_newer_
         writer.append([("k", "+above")]).expect("it is appended");
         let right = format!("below{}", "+above".repeat(round));
         assert_eq!(writer.get("k").expect("it is read"), right.as_bytes());
-        // What lies below is not what the writer writes to.
+        // The early reader has the lower layer open, to which the writer does not write.
         let told = early.get("k").expect_err("it would not see what was written").to_string();
         assert!(told.contains("opened it for writing since; open it again"), "{told}");
         let late = late.get_or_insert_with(|| options().open_read_only(&path).expect("it opens"));
-        // The same, while the writer is there and after it is gone.
+        // The same, while the writer is open and after it is closed.
         assert_eq!(late.get("k").expect("it is read"), right.as_bytes(), "round {round}");
         writer.compact().expect("it compacts");
         drop(writer);
         assert_eq!(late.get("k").expect("it is read"), right.as_bytes(), "round {round}");
     }
     drop((early, late));
-    // What lies below was not touched.
+    // The lower layer is unchanged.
     mounted.unmount().expect("nobody uses it");
     let below = options().open_read_only(mounted.layer("low").join("store")).expect("it opens");
     assert_eq!(below.get("k").expect("it is read"), b"below");

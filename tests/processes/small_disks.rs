@@ -1,7 +1,9 @@
-//! Ways out of a disk on which nothing is left: no block, with live and dead values side by side in every segment;
-//! or no inode. A new handle removes, clears and compacts there, and then there is space again.
+//! Ways out of an exhausted disk: one without a free block, with live and dead values mixed in
+//! every segment, or one without a free inode. A new handle removes, clears and compacts there, and
+//! then there is space again.
 //!
-//! It needs root and loop devices; where they are missing it is skipped, which is a failure with CI=true.
+//! The tests need root and loop devices; without them they are skipped, which is a failure with
+//! CI=true.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -23,7 +25,7 @@ fn value(key: u32) -> Vec<u8> {
     vec![key as u8; 20_000]
 }
 
-/// A store of many segments, of whose values every other is dead.
+/// A store of many segments in which every other value is dead.
 fn interleaved(path: &Path, keys: u32) {
     let p = options().open(path).expect("it opens");
     for key in 0..keys {
@@ -49,7 +51,7 @@ fn a_full_disk_with_live_and_dead_values_mixed_is_compacted_segment_by_segment()
         assert!(report.runs > 1, "{kind}: one run would not have had the space: {report:?}");
         assert_eq!(report.skipped, None, "{kind}: {report:?}");
         assert!(after.dead_bytes < before.dead_bytes / 10, "{kind}: {before:?}, then {after:?}");
-        // What was freed is there for whoever comes next.
+        // The freed space is available to others.
         for key in 0..keys / 4 {
             p.append([(keys + key, value(key))])
                 .unwrap_or_else(|error| panic!("{kind}: append {key}: {error}"));
@@ -66,7 +68,7 @@ fn a_full_disk_with_live_and_dead_values_mixed_is_compacted_segment_by_segment()
 
 #[test]
 fn on_a_disk_without_free_inodes_new_handles_remove_and_compact() {
-    // As few as ext4 makes; some are its own.
+    // The minimum that ext4 accepts; it uses some itself.
     let Some(mounted) = mounted("ext4", &["-N", "64"]) else { return };
     let path = mounted.path().join("store");
     let options = || SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None);
@@ -80,7 +82,7 @@ fn on_a_disk_without_free_inodes_new_handles_remove_and_compact() {
         fs::create_dir(&fillers).expect("there is an inode");
         let taken = (0..).map_while(|i| File::create(fillers.join(format!("{i}"))).ok()).count();
         assert!(taken > 0, "no inode was left");
-        // A new handle removes, and its first segment needs a file.
+        // A new handle removes keys, and its first segment needs a file.
         let p = options().open(&path).expect("it opens");
         match ending {
             "deletes" => p.delete(1..100_u32).expect("it deletes"),
@@ -96,7 +98,7 @@ fn on_a_disk_without_free_inodes_new_handles_remove_and_compact() {
             }]
         );
         drop(p);
-        // So does the output of a compaction, whatever was removed before.
+        // The output of a compaction needs one too, whatever was removed before.
         let p = options().open(&path).expect("it opens");
         let report = p.compact().unwrap_or_else(|error| panic!("{ending}: {error}"));
         assert!(
@@ -105,7 +107,7 @@ fn on_a_disk_without_free_inodes_new_handles_remove_and_compact() {
         );
         let left = p.get(0_u32).expect("it is read");
         assert!(ending == "clears" || left == [0; 5000]);
-        // Files have gone, and their inodes can be had.
+        // Files were removed, and their inodes are free.
         p.append([("again", "x")]).unwrap_or_else(|error| panic!("{ending}: {error}"));
         assert_eq!(p.get("again").expect("it is read"), b"x");
         drop(p);

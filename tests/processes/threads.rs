@@ -1,5 +1,5 @@
-//! Parallel work where threads are short or missing: no thread can be started, or a `fork` has left
-//! the parent's behind; and the pools that do the work otherwise.
+//! Parallel work with few or no threads: no thread can be started, or a `fork` has left the
+//! parent's threads behind; and the pools that normally do the work.
 
 use std::io::Read;
 use std::path::Path;
@@ -8,11 +8,11 @@ use std::sync::Arc;
 use partd::{Buffer, Dict, Error, Options, Partd, SegmentLog, Snappy};
 use partd_testkit::children::{Start, directory, fork, report, skip, start_with_channel};
 
-/// Long enough for every operation to want several threads.
+/// Long enough for every operation to use several threads.
 const LONG: usize = 3 << 20;
 const MANY: u32 = 10_000;
 
-/// What the children of this file run.
+/// The entry point of the children of this file.
 pub(crate) fn play(arguments: &[String]) {
     let path = Path::new(&arguments[1]);
     match arguments[0].as_str() {
@@ -24,7 +24,7 @@ pub(crate) fn play(arguments: &[String]) {
     }
 }
 
-/// What the process of a role reports, with a path.
+/// The reports of a child in a role, with a path.
 fn told(role: &str, path: &Path) -> Vec<String> {
     let arguments = [role.to_owned(), path.display().to_string()];
     let (child, said) = start_with_channel(&Start::default(), "threads", &arguments);
@@ -41,7 +41,7 @@ fn value(seed: u8) -> Vec<u8> {
     (0..LONG).map(|i| seed ^ (i >> 3) as u8).collect()
 }
 
-/// Does all that is spread over threads where there are some.
+/// Performs every operation that uses several threads if there are any.
 fn use_all(path: &Path) {
     let p = options().open(path).expect("it opens");
     for seed in 1..4 {
@@ -55,7 +55,7 @@ fn use_all(path: &Path) {
     let many = p.get_many(0..MANY).expect("they are read");
     assert!(many.iter().all(|value| *value == [7; 100]));
     assert_eq!(p.view("long 2").expect("it is seen").len(), LONG as u64);
-    // And those that an earlier use has left dead.
+    // And the dead ones of an earlier call.
     assert!(p.verify().expect("it is whole").extents >= u64::from(MANY) + 3);
     assert_eq!(p.keys().expect("they are listed").len(), MANY as usize + 3);
     let popped = p.pop(["long 3", "long 2"]).expect("they are popped");
@@ -78,7 +78,8 @@ fn use_all(path: &Path) {
 
 fn start_no_thread(path: &Path) {
     use rustix::process::{Resource, Rlimit, getuid, setrlimit};
-    // The limit holds for users alone; another user's limit of processes includes no thread of ours.
+    // The limit does not apply to root; another user's process limit counts only that user's
+    // threads.
     if getuid().is_root() {
         let nobody = 65_534;
         std::fs::create_dir(path).expect("it is made");
@@ -92,7 +93,7 @@ fn start_no_thread(path: &Path) {
     let thread = std::thread::Builder::new().spawn(|| ());
     assert!(thread.is_err(), "a thread can be started");
     use_all(path);
-    // What was done for want of threads is not held against a later moment.
+    // A lack of threads must not have a lasting effect.
     use_all(path);
     report("done");
 }
@@ -103,7 +104,7 @@ fn everything_works_on_the_calling_thread_if_no_thread_can_be_started() {
     assert!(told("starts no thread", &path).is_empty());
 }
 
-/// Checks that a handle of the parent gives errors, and none of them hangs.
+/// Checks that the parent's handle returns errors, and that no call hangs.
 fn check_inherited(p: &SegmentLog) {
     let forked = |error: Option<Error>| matches!(error, Some(Error::Forked { .. }));
     assert!(forked(p.get("long").err()));
@@ -123,7 +124,7 @@ fn fork_with_warm_pools(path: &Path) {
     let p = with_pool.open(path).expect("it opens");
     p.append([("long", value(1))]).expect("it is appended");
     let q = options().open(path).expect("it opens");
-    // Rayon's own pool, the one that was lent, the one of the process, and that of a buffer.
+    // Rayon's global pool, the lent pool, the process's own pool, and that of a buffer.
     rayon::scope(|scope| scope.spawn(|_| ()));
     while p.get("long").expect("it is read") != value(1) {}
     assert!(q.get("long").expect("it is read") == value(1));
@@ -154,7 +155,7 @@ fn fork_with_warm_pools(path: &Path) {
     report("done");
 }
 
-/// The child keeps a view on a temporary store in which the parent goes on to write.
+/// The child keeps a view of a temporary store to which the parent continues to write.
 fn fork_with_a_view(_: &Path) {
     let options = SegmentLog::options().segment_len_bytes(4 << 20).compaction_dead_share(None);
     let p = options.temporary().expect("it is made");
@@ -173,7 +174,7 @@ fn fork_with_a_view(_: &Path) {
     let Some(pid) = fork::fork_beside_idle_threads() else {
         fork::end_after(|| {
             drop(write);
-            // Until the parent has let go of the other end.
+            // Until the parent closes the other end.
             assert_eq!(read.read(&mut [0]).expect("it is read"), 0);
             assert!(view.chunks().all(|chunk| chunk == value(1)), "other bytes");
         });
@@ -217,7 +218,7 @@ fn fork_into_namespaces(path: &Path) {
             assert!(fork::children_begin_a_pid_namespace());
             let Some(grandchild) = fork::fork_beside_idle_threads() else {
                 fork::end_after(|| {
-                    // The number of the process says that it is its own parent.
+                    // By its process id, the child is its own parent.
                     assert_eq!(std::process::id(), 1);
                     check_inherited(&p);
                     drop(p);
@@ -228,7 +229,8 @@ fn fork_into_namespaces(path: &Path) {
                 });
             };
             assert!(fork::wait_for_success(grandchild), "the grandchild has failed, or hangs");
-            // What the child has dropped was not its own: the store is still held open here.
+            // Dropping the inherited handle in the child released nothing: the store is still held
+            // open here.
             p.append([("long", "more")]).expect("it is appended");
             assert_eq!(p.len_of("long").expect("it is read"), LONG as u64 + 4);
         });
@@ -246,7 +248,7 @@ fn a_handle_belongs_to_its_parent_although_the_child_has_the_same_process_id() {
     }
 }
 
-/// The threads of this process whose names begin like this.
+/// The threads of this process whose names have a prefix.
 fn threads_named(prefix: &str) -> usize {
     let threads = std::fs::read_dir("/proc/self/task").expect("Linux lists threads");
     let name = |thread: std::io::Result<std::fs::DirEntry>| {

@@ -1,5 +1,6 @@
-//! A compaction at any of its operations, beside a reader that begins and a writer that helps: the
-//! moments at which a file is gone that somebody was about to open.
+//! A compaction, stopped at any of its operations, beside a reader that opens the store, a writer
+//! that helps another commit, and a pop: the moments at which a file disappears just before it is
+//! opened.
 
 use std::sync::{Arc, Mutex};
 
@@ -20,8 +21,8 @@ fn a_reader_that_opens_at_any_operation_of_a_compaction_sees_the_whole_store() {
         let disk = blank();
         let compactor = disk.new_process();
         let c = Arc::new(open(&compactor));
-        // An output, which says that another segment lay beside it; then both are to be replaced,
-        // that segment first, since it holds less.
+        // An output that retains another segment. Both are to be replaced, that segment first,
+        // since it is smaller.
         let beside = open(&disk.new_process());
         beside.append([("small", "s")]).expect("it is appended");
         open(&disk.new_process()).append([("large", "l".repeat(100))]).expect("it is appended");
@@ -68,7 +69,8 @@ fn a_writer_appends_although_the_segment_it_helps_commit_is_compacted_away_meanw
         if fate == Fate::Finished {
             break;
         }
-        // Right before the helper opens the segment, its owner goes on, ends and is compacted.
+        // Right before the helper opens the segment, its owner resumes, exits, and the segment is
+        // compacted away.
         let rest = Arc::new(Mutex::new(Some((process, thread))));
         let finish = {
             let rest = Arc::clone(&rest);
@@ -116,11 +118,11 @@ fn pop_and_compaction_interleaved_at_every_step_lose_no_bytes() {
             is_last = fate == Fate::Finished;
             let (fate, popping) = stopped(&popper, pop_at, move || {
                 let popped = q.pop(["k", "gone"]).expect("it is popped");
-                assert!(!q.contains("k").expect("it is looked up"));
+                assert!(!q.contains("k").expect("the lookup succeeds"));
                 popped
             });
             compactor.resume();
-            // It waits for no pop.
+            // The compaction does not wait for the pop.
             let report = compacting.join().expect("no panic");
             assert_eq!((report.runs, report.skipped), (1, None));
             overtaken += u32::from(fate == Fate::Stopped);

@@ -1,5 +1,5 @@
-//! Compaction gives space back whatever the disk and the sizes are: deletes that nothing needs go, no
-//! segment is passed over for ever, and a full disk can be emptied.
+//! Compaction frees space whatever the disk and the sizes are: deletes are dropped once they are no
+//! longer needed, no segment is skipped for ever, and a full disk can be emptied.
 
 use std::io::ErrorKind;
 
@@ -21,7 +21,7 @@ fn is_full(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == ErrorKind::StorageFull)
 }
 
-/// Appends until the disk is full; returns how often it went well.
+/// Appends until the disk is full; returns the number of successful appends.
 fn fill_up(p: &SegmentLog<SimDisk>, key: impl Fn(u64) -> u64, len: usize) -> u64 {
     (0..)
         .find(|&i| match p.append([(key(i), vec![i as u8; len])]) {
@@ -57,7 +57,7 @@ fn deletes_die_once_no_deleted_data_is_left() {
         open(&disk, &options).append([(i, vec![i as u8; 1000])]).expect("it is appended");
     }
     p.compact().expect("it compacts");
-    // Beside outputs that are too large to be joined, many keys come and go.
+    // Many keys come and go beside outputs that are too large to be joined.
     for round in 0..5_u64 {
         let q = open(&disk, &options);
         for i in 0..100 {
@@ -65,7 +65,8 @@ fn deletes_die_once_no_deleted_data_is_left() {
         }
         q.delete(1000..1100_u64).expect("they are deleted");
         if round == 2 {
-            // This one deletes what lies in an output, and is needed until that is rewritten.
+            // This delete applies to data in an output, and is needed until the output is
+            // rewritten.
             q.delete([17_u64]).expect("it is deleted");
         }
         drop(q);
@@ -75,7 +76,7 @@ fn deletes_die_once_no_deleted_data_is_left() {
         assert_eq!(stats.keys, 300 - u64::from(round >= 2));
     }
     let fresh = open(&disk, &options);
-    assert!(!fresh.contains(17_u64).expect("it is looked up"));
+    assert!(!fresh.contains(17_u64).expect("the lookup succeeds"));
     assert_eq!(fresh.get(18_u64).expect("it is read"), vec![18; 1000]);
 }
 
@@ -90,11 +91,11 @@ fn a_clear_is_kept_while_older_data_exists_elsewhere_and_dies_with_it() {
     drop(q);
     let q = open(&disk, &options());
     assert_eq!(q.compact().expect("it compacts").deletes_kept, 1, "for the key in an open segment");
-    assert!(!open(&disk, &options()).contains("k").expect("it is looked up"));
+    assert!(!open(&disk, &options()).contains("k").expect("the lookup succeeds"));
     drop(p);
     assert_eq!(q.compact().expect("it compacts").deletes_kept, 0);
     let fresh = open(&disk, &options());
-    assert!(!fresh.contains("k").expect("it is looked up"));
+    assert!(!fresh.contains("k").expect("the lookup succeeds"));
     assert_eq!(fresh.get("l").expect("it is read"), b"new");
 }
 
@@ -132,7 +133,7 @@ fn on_a_full_disk_a_clear_and_a_compaction_free_all_space() {
     assert!(report.segments_replaced >= 5, "{report:?}");
     assert_eq!(p.keys().expect("it is read"), []);
     let second = fill_up(&p, |i| i % 10, 5000);
-    // All but what the reserves have taken again, and what their shares cost in whole segments.
+    // Everything but the reserves, which are allocated again, and the rounding to whole segments.
     assert!(second >= first * 3 / 5, "{second} after {first}");
     assert!(!disk.died_of_sigbus());
     assert_eq!(
@@ -147,7 +148,7 @@ fn on_a_full_disk_a_compaction_starts_with_segments_that_free_more_than_they_nee
     let options = options().segment_len_bytes(1 << 20);
     let p = open(&disk, &options);
     disk.limit(8 << 20);
-    // The keys of each segment are others, so that some segments are dead and some half alive.
+    // Each segment has other keys, so that some segments are dead and some half live.
     let count = fill_up(&p, |i| i / 50, 5000);
     let keys = count.div_ceil(50);
     p.delete((0..keys).filter(|key| key % 4 != 0)).expect("they are deleted");
@@ -195,7 +196,7 @@ fn damage_from_a_power_cut_beside_the_inputs_stops_no_compaction() {
     let disk = blank();
     let (p, q) = (open(&disk, &options()), open(&disk, &options()));
     p.append([("k", "v")]).expect("it is appended");
-    // Behind the last batch of a segment, half of a word.
+    // After the last batch of a segment, half a word.
     let dir = disk.open_dir(std::path::Path::new(STORE)).expect("it opens");
     let file = dir.open("0000000000000001.seg", Access::Write).expect("it opens");
     let mut at = 256;

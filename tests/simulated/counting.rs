@@ -1,4 +1,4 @@
-//! What `stats` says fits together, though others write and sync while it counts.
+//! The figures in `stats` are consistent, even while others write and sync.
 
 use crate::hooked::{Hooked, open, set};
 use crate::sim::disk::SimDisk;

@@ -1,5 +1,5 @@
-//! The crash tests are tested: a disk on which a call of the seam does not do its work must be
-//! caught by them, each by the test that is named here, and for the invariant that it breaks.
+//! Tests of the crash tests: a disk on which one call has no effect must be caught, each by the
+//! test named here and for the invariant that it breaks.
 //!
 //! Defects of the code itself are planted by `tests/mutants.sh`; `tests/README.md` has the table.
 
@@ -13,7 +13,7 @@ use partd::Partd;
 
 const EFFORT: Effort = Effort { images: 20_000, from_percent: 0 };
 
-/// What the crash test finds in a workload on a disk with a defect.
+/// The failure that the crash test finds in a workload on a disk with a defect.
 fn crash_test(name: &str, defect: Defect, modes: &[Mode]) -> Failure {
     let workload = workloads::ALL.iter().find(|workload| workload.name == name).expect("a name");
     for seed in 1..=20 {
@@ -45,7 +45,7 @@ fn a_failure_shrinks_to_a_few_steps_that_violate_the_same_invariant() {
     let again = |steps: &[_]| explore(steps, seed, defect, EFFORT, &Mode::ALL).err();
     let short = shrink(failure, again, 200);
     println!("{before} steps before: {short}");
-    // What fails otherwise is another failure.
+    // A different violation does not count as the same failure.
     let mut other = crash_test("durable and plain", Defect::SyncLeftOut, &Mode::ALL);
     let unlike = other.clone();
     other.violation.invariant = "I2";
@@ -97,12 +97,12 @@ fn a_short_write_is_noticed_by_the_first_reader() {
 
 #[test]
 fn constant_random_numbers_let_stale_bytes_pass_as_batches() {
-    // I4: three batches were written, and more are there.
+    // I4: three batches were written, but more are found.
     let (written, found) = in_the_place_of_another(Some(Defect::RandomStays));
     assert!(found.expect("it opens") > written);
 }
 
-/// Fills a small disk; returns the number of appends that succeeded.
+/// Fills a small disk; returns the number of successful appends.
 fn fill(defect: Option<Defect>) -> (SimDisk, u64) {
     let disk = SimDisk::boot(&Image::blank(), 1, defect);
     let log = options().open_on(disk.clone(), STORE);

@@ -1,7 +1,7 @@
-//! Every call of the disk that can fail does so once, in turn, with each error that it can give, in
-//! every operation of the public face, on a store that another handle uses too. Nothing panics,
-//! nothing is acknowledged that is not there, an error names the path and has changed nothing, the
-//! handles go on, the store reopens, and a power cut leaves what was durable.
+//! Every disk call that can fail does so once, in turn, with each of its possible errors, in every
+//! operation of the public API, on a store that another handle uses too. Nothing panics; nothing is
+//! acknowledged that is not there; an error names the path and has changed nothing; both handles
+//! continue; the store reopens; and a power cut leaves everything durable.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,7 +22,7 @@ use partd_format::segment::HEADER_LEN;
 type Log = SegmentLog<SimDisk>;
 type Outcome = Result<(), String>;
 
-/// Images of a power cut that are looked at, at each moment.
+/// The number of images of a power cut to examine at each moment.
 const IMAGES: usize = 6;
 
 fn append(key: &str, len: usize) -> Op {
@@ -30,11 +30,11 @@ fn append(key: &str, len: usize) -> Op {
     Op::Append(key.to_owned(), bytes)
 }
 
-/// A disk, all that was ever written to its store, and whether it was acknowledged.
+/// A disk, everything ever written to its store, and whether it was acknowledged.
 struct World {
     disk: SimDisk,
     batches: Vec<Vec<Op>>,
-    /// The history that the disk began with.
+    /// The history with which the disk began.
     before: Vec<usize>,
 }
 
@@ -71,7 +71,7 @@ impl World {
         self.call(disk, Some(ops.clone()), durable, || log.write(&batch(&ops), durability))
     }
 
-    /// The batches of the history, by the commit word.
+    /// The batches of the history, according to the commit word.
     fn history(&self) -> Vec<usize> {
         let mut taken = self.before.clone();
         for event in self.disk.commits(0).0 {
@@ -94,12 +94,12 @@ impl World {
         self.history().contains(&number)
     }
 
-    /// Cuts the power at some moments of the log, and judges what is left.
+    /// Cuts the power at some moments of the log, and judges the result.
     fn cut_power(&self, moments: &[usize], seed: u64) -> Outcome {
         self.each_image(moments, seed, IMAGES, &mut |_, _| {})
     }
 
-    /// The same; `visit` gets each image and the history that it holds.
+    /// Like `cut_power`; `visit` receives each image and the history that it holds.
     fn each_image(
         &self,
         moments: &[usize],
@@ -144,12 +144,12 @@ impl World {
     }
 }
 
-/// Whether something that holds on one line does.
+/// Returns `what` as an error unless `holds`.
 fn must(holds: bool, what: &str) -> Outcome {
     if holds { Ok(()) } else { Err(what.to_owned()) }
 }
 
-/// Opens the store, and holds it against the history.
+/// Opens the store, and compares it with the history.
 fn reopen(world: &World, read_only: bool) -> Result<(SimDisk, Log), String> {
     let disk = world.disk.new_process();
     let opened = match read_only {
@@ -161,7 +161,7 @@ fn reopen(world: &World, read_only: bool) -> Result<(SimDisk, Log), String> {
     Ok((disk, log))
 }
 
-/// What the handle that meets the failing call has done before.
+/// The previous activity of the handle that meets the failing call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Before {
     Nothing,
@@ -176,7 +176,7 @@ fn batch_len(key: &str, len: u64) -> u64 {
     layout.batch_len()
 }
 
-/// A store that was written by a handle that is closed, one that is open, and the one to test.
+/// A store written by a closed handle, an open handle, and the handle under test.
 struct Store {
     world: World,
     mine: (SimDisk, Log),
@@ -205,7 +205,7 @@ fn store(before: Before) -> Store {
         Before::Nothing => {}
         Before::Writes => write(&mine, vec![append("mine", 5)]),
         Before::FillsASegment => {
-            // What a handle keeps for deletes, and the word that ends a segment.
+            // The space that a handle reserves for deletes, and the word that ends a segment.
             let mut room = (64 << 10) - HEADER_LEN - 1024 - 8;
             for len in [5, 59_000] {
                 write(&mine, vec![append("mine", len as usize)]);
@@ -217,10 +217,10 @@ fn store(before: Before) -> Store {
     Store { world, mine, other }
 }
 
-/// An operation of the public face.
+/// An operation of the public API.
 struct Operation {
     name: &'static str,
-    /// What it writes.
+    /// The operations of the batch that it writes.
     ops: fn() -> Option<Vec<Op>>,
     durable: bool,
     call: fn(&Log, &Content) -> Result<(), Error>,
@@ -391,7 +391,7 @@ const OPERATIONS: [Operation; 20] = [
     },
 ];
 
-/// Runs an operation whose call of a number fails; returns the calls that it has made.
+/// Runs an operation whose call of a given number fails; returns the calls that it has made.
 fn run(
     operation: &Operation,
     before: Before,
@@ -417,15 +417,15 @@ fn run(
         must(failed.is_some(), "it fails on a disk without faults")?;
         must(error.to_string().contains('/'), &format!("no path is named: {error}"))?;
     }
-    // A batch that was acknowledged is there; one with an error is not, but where the batch was
-    // committed before.
+    // An acknowledged batch is present. A batch that failed is not, unless it was committed before
+    // the error.
     let is_there = writes && world.is_written(number);
     must(done.is_err() || !writes || is_there, "it was acknowledged and is not there")?;
     must(done.is_ok() || !is_there || operation.durable, "it failed and has happened")?;
     for (who, (_, log)) in [("the handle", &mine), ("the other handle", &other)] {
         world.content().compare(log).map_err(|why| format!("{who}, after {done:?}: {why}"))?;
     }
-    // Both go on.
+    // Both handles continue.
     for (disk, log) in [&mine, &other] {
         world
             .write(disk, log, vec![append("after", 50)], false)
@@ -459,7 +459,7 @@ fn run(
     Ok(calls)
 }
 
-/// Calls `run` with every fault of the calls that it makes without one.
+/// Calls `run` with every fault of the calls that it makes in a run without faults.
 fn every_fault(
     name: &str,
     run: impl Fn(Option<(usize, i32)>) -> Result<Vec<Call>, String>,
@@ -507,7 +507,7 @@ fn a_segment_that_failed_to_open_when_published_is_synced_by_the_next_sync() {
             (disk, log)
         };
         mine.1.sync().expect("a disk without faults");
-        // Its first append makes a segment, and is stopped somewhere in it.
+        // Its first append creates a segment, and is stopped during that.
         let ops = vec![append("late", 100)];
         maker.begin(Some(world.batches.len()));
         world.batches.push(ops.clone());
@@ -519,7 +519,7 @@ fn a_segment_that_failed_to_open_when_published_is_synced_by_the_next_sync() {
             log
         });
         let is_stopped = maker.wait() == Fate::Stopped;
-        // Another one comes, so segments are looked for; that one may not be there yet.
+        // Another segment appears, which starts a discovery; the late one may not exist yet.
         world.write(&other.0, &other.1, vec![append("c", 70_000)], false).expect("no fault yet");
         world.write(&mine.0, &mine.1, vec![append("mine", 5)], true).expect("no fault yet");
         maker.resume();
@@ -530,7 +530,7 @@ fn a_segment_that_failed_to_open_when_published_is_synced_by_the_next_sync() {
         mine.0.fail_first(Call::Open, libc::EIO);
         let failed = world.call(&mine.0, None, true, || mine.1.sync());
         if !mine.0.watched().contains(&Call::Open) {
-            // It was opened already.
+            // The late segment was already open.
             continue;
         }
         failed.expect_err("the file could not be opened");
@@ -543,11 +543,11 @@ fn a_segment_that_failed_to_open_when_published_is_synced_by_the_next_sync() {
     assert!(faults > 5, "only {faults} syncs met a segment that they could not open");
 }
 
-/// A store in some state, and the handles that are open on it.
+/// A store in some state, with its open handles.
 struct State {
     world: World,
     handles: Vec<(SimDisk, Log)>,
-    /// Handles of processes that were killed.
+    /// Handles of killed processes.
     graves: Vec<(SimDisk, Log)>,
 }
 
@@ -572,10 +572,10 @@ impl State {
     }
 }
 
-/// The name of a state, and what makes it.
+/// The name of a state, and the function that creates it.
 type Made<F> = (&'static str, F);
 
-/// Opens a store with a call that fails, and goes on.
+/// Opens a store with a failing call, then continues.
 fn run_open(
     state: State,
     read_only: bool,
@@ -723,7 +723,7 @@ fn a_full_segment_whose_writeback_failed_is_not_reported_durable() {
     assert!(failed.contains("0000000000000001.seg"), "{failed}");
     assert!(matches!(log.sync(), Err(Error::SyncFailed { .. })));
     world.cut_power(&[world.disk.log().len()], 1).expect("nothing was promised");
-    // Once they are synced, full segments are let go.
+    // Once they are synced, full segments are closed.
     let disk = SimDisk::boot(&Image::blank(), 3, None);
     let log = options().open_on(disk.clone(), STORE).expect("a disk without faults");
     for _ in 0..4 {
@@ -740,7 +740,7 @@ fn a_superseded_sync_leader_promises_nothing_after_a_failed_sync() {
         let mut failures = 0;
         for at in 1.. {
             let Store { mine: (disk, log), other: (passer, other), .. } = store(Before::Writes);
-            // Stopped somewhere in its sync, it is passed by after a while.
+            // It is stopped during its sync and superseded after a while.
             disk.stop_at(at);
             let syncing = disk.clone();
             let thread = std::thread::spawn(move || {
@@ -764,7 +764,7 @@ fn a_superseded_sync_leader_promises_nothing_after_a_failed_sync() {
             let why = format!("stopped at {at}, passed by one whose {call:?} failed: {failed}");
             assert!(durable_seq.is_err(), "I1 is violated: {why}; and a sync is promised");
             assert!(matches!(other.sync(), Err(Error::SyncFailed { .. })), "{why}");
-            // Nor does a layer write what it could not promise.
+            // A layer must not write anything that it could not make durable either.
             let before = other.len_of("a").expect("reads go on");
             let buffer = Buffer::new(Dict::new(), other, 1 << 20);
             let appended = buffer.append_durable([("a", "again")]);
@@ -776,7 +776,7 @@ fn a_superseded_sync_leader_promises_nothing_after_a_failed_sync() {
     }
 }
 
-/// Another process opens the store and appends, in the middle of a read-only opening.
+/// Another process opens the store and appends in the middle of a read-only opening.
 #[test]
 fn a_reader_that_opens_beside_a_new_writer_follows_it_or_makes_it_wait() {
     let torn = torn_stores();
@@ -807,7 +807,7 @@ fn a_reader_that_opens_beside_a_new_writer_follows_it_or_makes_it_wait() {
                     let _ = has_come.send(());
                     send.send(log).expect("the test waits");
                 });
-                // It comes, or waits for who is here.
+                // The writer opens the store, or waits for the reader.
                 let _ = comes.recv_timeout(Duration::from_millis(100)).map(|()| {
                     CAME.with(|came| came.set(true));
                 });
@@ -827,7 +827,8 @@ fn a_reader_that_opens_beside_a_new_writer_follows_it_or_makes_it_wait() {
             let is_followed = now.compare(&log).is_ok();
             let found =
                 if came { now.compare(&log) } else { now.compare(&log).or(old.compare(&log)) };
-            // One that has worked out what recovery would leave is told that somebody has recovered.
+            // A reader that computed the result of a recovery gets an error if someone else has
+            // recovered the store meanwhile.
             if let Err(why) = found.map_err(|why| why.to_string()) {
                 let is_told = why.contains("somebody has opened it for writing since");
                 assert!(is_told, "{name}, before its call {at} (came: {came}): {why}");
@@ -845,7 +846,7 @@ thread_local! {
     static CAME: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Stores as a power cut leaves them whose recovery has something to give up.
+/// Stores after a power cut whose recovery has something to discard.
 fn torn_stores() -> Vec<World> {
     let Store { mut world, mine, other } = store(Before::Writes);
     for i in 0..6 {

@@ -1,5 +1,5 @@
-//! What an operation costs does not grow with the store: counted at the seam (what is read, what
-//! is stored, which calls are made), not in time.
+//! The cost of an operation does not grow with the store. The cost is counted at the simulated disk
+//! (bytes read, bytes stored, calls made) and not measured in time.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -18,13 +18,13 @@ fn cost(disk: &SimDisk, operation: impl FnOnce()) -> Cost {
     std::array::from_fn(|i| after[i] - before[i])
 }
 
-/// What a plain append, a durable one, a refresh with a get, a get alone, a length, an append that
-/// begins a segment and the refresh after it cost in a store of so many segments.
+/// The costs of a plain append, a durable one, a refresh with a get, a get alone, a length, an
+/// append that starts a segment, and the refresh after it, in a store of `segments` segments.
 fn costs(segments: u64) -> [Cost; 7] {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let open = || options().open_on(disk.new_process(), STORE).expect("it opens");
     let (writer, reader) = (open(), open());
-    // The last segment has room for what is measured.
+    // The last segment has room for the measured operations.
     for i in 1..segments {
         for _ in 0..6 {
             writer.append([(format!("k{i}"), vec![7; 10_630])]).expect("it is appended");
@@ -38,7 +38,7 @@ fn costs(segments: u64) -> [Cost; 7] {
     let refresh = cost(&disk, || assert_eq!(reader.get("k").expect("it is read"), b"value12"));
     let get = cost(&disk, || assert_eq!(reader.get("k").expect("it is read"), b"value12"));
     let len = cost(&disk, || assert_eq!(reader.len_of("k").expect("it is read"), 7));
-    // Fills the last segment up.
+    // Fill up the last segment.
     while reader.stats().expect("it is read").segments() == segments {
         writer.append([("fill", vec![7; 900])]).expect("it is appended");
     }
@@ -86,7 +86,7 @@ fn an_append_costs_the_same_anywhere_in_the_segment() {
 
 #[test]
 fn a_compaction_reads_and_writes_each_live_byte_once() {
-    // What it reads and writes beside the live bytes: headers, tables, words.
+    // Bytes loaded and stored in addition to the live ones: headers, tables, words.
     let beside = |value_len: usize| {
         let disk = SimDisk::unlogged(&Image::blank(), 1);
         let options = options().segment_len_bytes(1 << 20);
@@ -96,7 +96,8 @@ fn a_compaction_reads_and_writes_each_live_byte_once() {
             log.append(batch).expect("it is appended");
         }
         log.delete(1000_u64..1010).expect("they are deleted");
-        // So that what was appended is in sealed segments, all but the last few batches.
+        // Dropping the handle seals the segments, so everything but the last few batches can be
+        // compacted.
         drop(log);
         let log = options.open_on(disk.clone(), STORE).expect("it opens");
         let live = log.stats().expect("it is counted").live_bytes;
@@ -116,7 +117,7 @@ fn a_compaction_reads_and_writes_each_live_byte_once() {
     assert!(large.1 < small.1 + 1000 && large.0 < small.0 * 5 / 4, "{small:?}, {large:?}");
 }
 
-/// How many syncs a clear and a compaction of so many segments take, nobody having asked for one.
+/// The number of syncs in a clear and a compaction of `segments` segments if no sync was requested.
 fn syncs_of_a_compaction(segments: u64) -> u64 {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let options = options();

@@ -1,4 +1,4 @@
-//! Which segments a view keeps open: those that it shows.
+//! A view keeps only the segments of its extents open.
 
 use crate::hooked::open;
 use crate::sim::disk::SimDisk;
@@ -26,7 +26,7 @@ fn a_view_keeps_only_the_segments_of_its_extents_open() {
     drop(one);
     let none = process.open_files();
     let pinned = (both - with_one, with_one - none);
-    assert_eq!(pinned, (19, 1), "live is violated: so many segments are kept open by views");
+    assert_eq!(pinned, (19, 1), "live is violated: the views keep the wrong number of segments open");
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn rebuilding_the_index_opens_only_segments_that_are_not_open() {
         writers.append([(i, [i as u8; 40_000])]).expect("it is appended");
     }
     assert_eq!(p.keys().expect("they are listed").len(), 20);
-    // Two segments are worth it; the others stay, and their mappings with them.
+    // Two segments are worth compacting; the others stay, and their mappings with them.
     drop(open(&disk.new_process()).append([("a", "1")]));
     drop(open(&disk.new_process()).append([("b", "2")]));
     let compacting = crate::sim::options().compaction_run_bytes(1);

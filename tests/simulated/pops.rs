@@ -1,5 +1,5 @@
-//! A pop removes nothing that it cannot return: every call of the disk fails, once or for good, and
-//! other handles make segments at any of its operations.
+//! A pop removes nothing that it cannot return: every disk call fails, once or permanently, and
+//! other handles create segments at any of its operations.
 
 use std::io::IoSlice;
 use std::path::Path;
@@ -15,22 +15,22 @@ type Log = SegmentLog<SimDisk>;
 
 const ERRORS: [i32; 5] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOSPC, libc::EIO];
 
-/// More than half of a segment.
+/// More than half a segment.
 const LONG: usize = 40_000;
 
-/// What has happened to the store since the popper last looked at it.
+/// The changes to the store since the popping handle last refreshed.
 #[derive(Clone, Copy, Debug)]
 enum Since {
     Nothing,
     /// Its own segment has no room for the delete.
     FilledItsSegment,
-    /// Another has made segments.
+    /// Another handle has created segments.
     Segments,
-    /// Another has compacted, and made segments.
+    /// Another handle has compacted, and created segments.
     Compaction,
 }
 
-/// A popper, another handle, and what the key holds.
+/// The popping handle, another handle, and the contents of the key.
 struct Scene {
     popper: SimDisk,
     mine: Log,
@@ -58,7 +58,7 @@ fn scene(since: Since) -> Scene {
             while segments() == before {
                 mine.append([("f", [0; 900])]).expect("a disk without faults");
             }
-            // The new one is filled to where only a delete of one key more would make another.
+            // The new segment is filled until a delete of one more key would start another.
             let before = segments();
             let twin_deletes = deletes_until_a_segment_is_full();
             for _ in 0..twin_deletes {
@@ -77,7 +77,7 @@ fn scene(since: Since) -> Scene {
     Scene { popper, mine, other, value }
 }
 
-/// How many deletes fit into the second segment of a handle that has just begun it.
+/// The number of deletes that fit into the second segment of a handle that has just started it.
 fn deletes_until_a_segment_is_full() -> usize {
     let log = open(&SimDisk::unlogged(&Image::blank(), 1));
     let segments = || log.stats().expect("it is counted").segments();
@@ -93,7 +93,7 @@ fn deletes_until_a_segment_is_full() -> usize {
     deletes - 1
 }
 
-/// What the pop has returned and what is left make up the value, in one of two ways.
+/// Checks that the pop either returned the value or left it in place.
 fn check(what: &str, popped: Result<Vec<Vec<u8>>, partd::Error>, left: &[u8], value: &[u8]) {
     match popped {
         Ok(popped) => {
@@ -190,7 +190,7 @@ fn a_pop_without_checksums_returns_late_values_unverified() {
         assert_eq!(mine.len_of("k").expect("it is read"), 200);
         let (fate, thread) = stopped(&popper, at, move || mine.pop(["k"]));
         other.append([("k", [3; 5000])]).expect("it is appended");
-        // The value lies at the end of its batch, and is damaged there.
+        // The value is at the end of its batch, and is damaged there.
         let file = Path::new(STORE).join("0000000000000002.seg");
         let file = disk.open_path(&file).expect("it is there");
         let all: Vec<u8> = {

@@ -1,5 +1,5 @@
-//! A segment that is published between any two looks of somebody who begins: it is found by the next
-//! look, read, and synced, and nobody takes it for another's.
+//! A segment that is published between any two steps of a handle's first discovery is found by the
+//! next discovery, read, and synced; and no other process mistakes it for its own.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
@@ -12,13 +12,13 @@ use crate::sim::{STORE, options};
 use partd::{Partd, SegmentLog};
 
 type Log = SegmentLog<SimDisk>;
-/// Writes, and gives the handle back unless it has ended.
+/// Writes, and returns the handle unless it was closed.
 type Write = fn(Log) -> Option<Log>;
 
 /// Longer than a segment.
 const LONG: usize = 70_000;
 
-/// Writes that leave nothing in the words that announce a segment when they are done.
+/// Writes after which no reserved segment id is left in the control file.
 const WRITES: [(&str, Write); 2] = [
     ("a batch beyond a segment", |log| {
         log.append([("w", vec![7; LONG])]).expect("it is appended");
@@ -30,7 +30,7 @@ const WRITES: [(&str, Write); 2] = [
     }),
 ];
 
-/// What a power cut leaves that loses all that may be lost.
+/// The image of a power cut that loses everything pending.
 fn power_cut(disk: &SimDisk) -> Image {
     let records = disk.log();
     let mut timeline = Timeline::new(disk, &records, 4096, 0);
@@ -42,8 +42,8 @@ fn power_cut(disk: &SimDisk) -> Image {
     timeline.image(&units, &Choice { versions: vec![0; units.len()].into(), names })
 }
 
-/// Stops a writer after each of its operations, lets it go on while another looks for segments for
-/// the first time, right after that has listed the directory, and hands the disk to `check`.
+/// Stops a writer after each of its operations. Resumes it during another handle's first discovery,
+/// right after that has listed the directory, and passes the disk to `check`.
 fn beside_a_first_look(look: fn(&SegmentLog<Hooked>), check: fn(&SimDisk, &SegmentLog<Hooked>)) {
     for (what, write) in WRITES {
         let mut published = 0;
@@ -162,10 +162,10 @@ fn a_segment_whose_id_a_dead_writer_reserved_still_belongs_to_its_owner() {
             let append = || victim.append([("d", "dead")]).map(|()| victim);
             let _ = catch_unwind(AssertUnwindSafe(append));
         });
-        // While it is stopped, another takes the number that it was about to take.
+        // While it is stopped, another writer takes the segment id that it was about to take.
         first_append(&other);
         dead.kill();
-        // Somebody takes its slot, and ends what it has left.
+        // A new writer takes its slot, and seals what it has left.
         let heir = open(&disk.new_process());
         heir.append([("h", "heir")]).expect("it is appended");
         keeper.sync().expect("it is synced");

@@ -1,5 +1,5 @@
-//! A read beside busy writers ends, with the value or with an error; and what a handle that was idle
-//! looks at does not grow with what has come and gone.
+//! A read beside busy writers ends, with the value or with an error; and the work of an idle handle
+//! does not grow with the number of segments that came and went.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -11,10 +11,10 @@ use crate::sim::image::Image;
 use crate::sim::{STORE, options};
 use partd::{Error, Partd, SegmentLog};
 
-/// More than half of a segment: each append makes one.
+/// More than half a segment: each append starts a new one.
 const LONG: usize = 40_000;
 
-/// Lets something happen every time.
+/// Runs an event every time.
 fn always(hook: &Hook, happens: Arc<dyn Fn() + Send + Sync>) {
     let again = Arc::clone(hook);
     set(hook, move || {
@@ -23,8 +23,8 @@ fn always(hook: &Hook, happens: Arc<dyn Fn() + Send + Sync>) {
     });
 }
 
-/// A store of ten segments, a handle that makes another whenever the reader opens or lists, and the
-/// reader; how often it has is counted.
+/// A store of ten segments; a handle that creates another whenever the reader opens or lists; the
+/// reader; and a counter of the segments created.
 fn busy(disk: &SimDisk) -> (SegmentLog<Hooked>, Arc<AtomicU32>) {
     let writer = open(&disk.new_process());
     for i in 0..10_u64 {

@@ -1,5 +1,5 @@
-//! Files of a live store that are removed, replaced by a copy, or copied elsewhere, at any moment: an error at
-//! worst, and never two histories, wrong bytes, or a loss that nobody reports.
+//! Files of a live store are removed, replaced by a copy, or copied elsewhere at any moment. The
+//! result is an error at worst, and never two histories, wrong bytes, or an unreported loss.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::sim::{Rng, STORE, options};
 
 type Log = SegmentLog<SimDisk>;
 
-/// A call of a process, and what it has appended if it succeeds.
+/// A call of a process; an append with the number of its piece.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Append(u32),
@@ -25,7 +25,7 @@ enum Step {
     Read,
 }
 
-/// What a piece that was appended reads as.
+/// The bytes of an appended piece.
 fn piece(number: u32, len: usize) -> Vec<u8> {
     let mut piece = format!("<{number}:").into_bytes();
     piece.resize(len.max(piece.len() + 1) - 1, b'.');
@@ -33,7 +33,7 @@ fn piece(number: u32, len: usize) -> Vec<u8> {
     piece
 }
 
-/// The numbers of the pieces in a value, if it is made of whole pieces.
+/// The numbers of the pieces in a value, if it consists of whole pieces.
 fn pieces(value: &[u8]) -> Option<Vec<u32>> {
     let text = std::str::from_utf8(value).ok()?;
     let body = text.split_inclusive('>');
@@ -64,7 +64,7 @@ fn check_value(value: &[u8]) -> Vec<u32> {
     found
 }
 
-/// An error may be anything but two batches under one number.
+/// Accepts any error but the one that reports two batches under one number.
 #[track_caller]
 fn check_error(error: &Error) {
     let text = error.to_string();
@@ -72,8 +72,8 @@ fn check_error(error: &Error) {
     assert!(!twice, "live is violated: there are two histories: {text}");
 }
 
-/// Removes some files of the store, or puts copies in their place. Returns whether a segment and whether the
-/// control file was among them.
+/// Removes some files of the store, or replaces them with copies. Returns whether a segment and
+/// whether the control file was among them.
 fn vandalize(disk: &SimDisk, rng: &mut Rng) -> (bool, bool) {
     let (mut segment, mut control) = (false, false);
     for _ in 0..1 + rng.below(2) {
@@ -133,7 +133,7 @@ fn one_life(seed: u64) {
             lost_control |= control;
         }
         if fate == Fate::Stopped {
-            // The other goes on beside it.
+            // The other process continues beside it.
             let other = &processes[1 - by].1;
             if let Some(log) = other {
                 number += 1;
@@ -149,7 +149,7 @@ fn one_life(seed: u64) {
             Ok(appended) => acknowledged.extend(appended),
             Err(error) => check_error(&error),
         }
-        // Now and then a handle is closed.
+        // Close a handle now and then.
         if rng.below(6) > 0 {
             processes[by].1 = Some(log);
         }
@@ -161,8 +161,8 @@ fn one_life(seed: u64) {
         Ok(value) => {
             let found = check_value(&value);
             let lost: Vec<_> = acknowledged.iter().filter(|n| !found.contains(n)).collect();
-            // Where a segment is gone, and with it the file that knew of it, nothing is left to tell; those
-            // who wrote to it were told.
+            // If a segment is gone, and the control file that recorded it too, nothing is left to
+            // report the loss; the writers got errors.
             let is_told = lost_segment && lost_control;
             assert!(
                 lost.is_empty() || is_told,
@@ -174,10 +174,10 @@ fn one_life(seed: u64) {
 
 #[test]
 fn any_file_removed_or_replaced_at_any_moment_is_an_error_at_worst() {
-    // PARTD_REMOVALS=10000 is the long form.
+    // PARTD_REMOVALS=10000 is the long run.
     let lives = std::env::var("PARTD_REMOVALS").map_or(96, |n| n.parse().expect("a number"));
     let next = AtomicUsize::new(0);
-    // More threads than cores: whoever opens a store without its control file waits for two seconds.
+    // More threads than cores: opening a store without its control file waits for two seconds.
     std::thread::scope(|scope| {
         for _ in 0..16 {
             scope.spawn(|| {
@@ -210,7 +210,7 @@ fn a_file_of_another_store_under_the_name_of_a_dead_segment_is_never_removed() {
     log.clear().expect("it is cleared");
     let victim = Path::new(STORE).join("0000000000000001.seg");
     let (vandal, to) = (disk.clone(), victim.clone());
-    // While its output gets its name, a file of the other store gets that of one of its sources.
+    // While its output is being renamed, a file of another store replaces one of its inputs.
     set(&hooked.before_rename, move || {
         vandal.put_in_place(Path::new("/other/0000000000000001.seg"), &to);
     });
@@ -224,13 +224,14 @@ fn a_file_of_another_store_under_the_name_of_a_dead_segment_is_never_removed() {
 #[test]
 fn a_segment_restored_after_it_was_compacted_away_resurrects_nothing() {
     let (store, aside) = (Path::new(STORE), Path::new("/aside"));
-    // What was compacted away comes back, the control file is there or not, and one handle stays open or none.
+    // Restore a compacted segment, with and without the control file, with and without an open
+    // handle.
     for (returned, is_recovered, stays) in
         [(0, false, false), (1, false, false), (0, true, false), (1, true, false), (0, false, true)]
     {
         let disk = SimDisk::unlogged(&Image::blank(), 1);
         let open = || options().open_on(disk.new_process(), STORE).expect("it opens");
-        // A segment that is full of what will be deleted, and two generations of outputs.
+        // A segment full of data that will be deleted, and two generations of outputs.
         open().append([("dead", piece(1, 40_000)), ("k", piece(1, 20))]).expect("it is appended");
         disk.put_in_place(&store.join("0000000000000001.seg"), &aside.join("0"));
         let log = open();
@@ -265,7 +266,7 @@ fn a_segment_restored_after_it_was_compacted_away_resurrects_nothing() {
             check(&options().open_read_only_on(disk.new_process(), STORE).expect("it opens"));
             check(&open());
             kept.iter().for_each(check);
-            // It goes for good, and comes again.
+            // The segment is removed for good, and restored again.
             open().compact().expect("it compacts");
             assert!(!disk.names_in(store).contains(&victim), "a dead segment stays");
             disk.put_in_place(&from, &victim);
@@ -285,7 +286,7 @@ fn a_copy_of_a_live_store_opens_as_a_prefix_or_with_an_error() {
     }
     let paths: Vec<_> = states[6].files.keys().cloned().collect();
     let mut shorter = 0;
-    // Each file as it was at one moment or another, as `cp -r` reads them.
+    // Each file in the state of one moment or another, as `cp -r` reads them.
     for choice in 0..7_usize.pow(paths.len() as u32) {
         let mut image = Image { files: Default::default(), ..states[6].clone() };
         let mut rest = choice;
@@ -328,7 +329,7 @@ fn on_a_full_disk_a_new_process_deletes_clears_and_compacts() {
             }
             1 => log.clear().and_then(|()| log.keys()).map(|keys| assert!(keys.is_empty())),
             _ => log.clear().and_then(|()| log.compact()).and_then(|_| {
-                // There is space again.
+                // Space is free again.
                 log.append([("again", vec![2; 5000])])
             }),
         };

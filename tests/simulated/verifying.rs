@@ -1,4 +1,4 @@
-//! `verify` walks every segment of the store, and compares what nothing reads any more.
+//! `verify` walks every segment of the store, and checks values that no read reaches any more.
 
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ fn segment(id: u64) -> PathBuf {
     Path::new(STORE).join(format!("{id:016x}.seg"))
 }
 
-/// Changes a byte of a file, below its readers.
+/// Changes a byte of a file beneath its readers.
 fn flip(disk: &SimDisk, path: &Path, offset: u64) {
     let file = disk.open_path(path).expect("it is there");
     let mut byte = [0];
@@ -22,7 +22,7 @@ fn flip(disk: &SimDisk, path: &Path, offset: u64) {
     file.write_at(&mut [IoSlice::new(&[byte[0] ^ 1])], offset).expect("it is written");
 }
 
-/// Where some bytes lie in a file.
+/// The offset of some bytes in a file.
 fn find(disk: &SimDisk, path: &Path, bytes: &[u8]) -> u64 {
     let file = disk.open_path(path).expect("it is there");
     let mut all = vec![0; file.mapping().len() as usize];

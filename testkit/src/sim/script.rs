@@ -170,8 +170,7 @@ fn perform(
 }
 
 /// The longest that a call can take beside stopped or dead processes. A sync supersedes a stopped
-/// leader after half a second, and a compaction gives up on a pop after two; the rest is a margin
-/// for a busy machine.
+/// leader after half a second; the rest is a margin for a busy machine.
 const DELAY_MAX: Duration = Duration::from_secs(6);
 
 impl Run {

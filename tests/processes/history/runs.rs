@@ -1,5 +1,5 @@
 //! Recorded runs of the segment log: several threads, several processes, and processes that are
-//! killed and stopped meanwhile. Each round is a store and a history of its own.
+//! killed and stopped. Each round has its own store and history.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -12,7 +12,7 @@ use partd_testkit::children::{Child, Random, directory, from_env, report, seed};
 use partd_testkit::history::checker::{Call, Operation, check};
 use partd_testkit::history::record::{Client, from_line, last_look, to_line};
 
-/// Compacts until it is killed, and says how often there was something to do.
+/// Compacts until it is killed, and reports each run that did something.
 fn play_compactor(store: &Path) {
     let options = SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None);
     let p = options.open(store).expect("opens");
@@ -23,7 +23,7 @@ fn play_compactor(store: &Path) {
     }
 }
 
-/// Plays the clients of one process, or the one that compacts.
+/// Plays the clients of one process, or the compacting process.
 pub(crate) fn play(arguments: &[String]) {
     if let [what, store] = arguments
         && what == "compactor"
@@ -46,7 +46,7 @@ pub(crate) fn play(arguments: &[String]) {
                 for _ in 0..calls {
                     client.step(&mut |operation| report(&to_line(operation)));
                     client.compact_now_and_then();
-                    // So that a fast machine records no more than can be checked.
+                    // Pause, so that a fast machine records no more than the checker can handle.
                     if client.random.below(4) == 0 {
                         let pause = client.random.below(1000);
                         std::thread::sleep(Duration::from_micros(pause));
@@ -57,14 +57,14 @@ pub(crate) fn play(arguments: &[String]) {
     });
 }
 
-/// Calls of one client in one round.
+/// The number of calls of one client in one round.
 const CALLS: u64 = 400;
 
 fn run_time() -> Duration {
     Duration::from_secs(from_env("PARTD_SECONDS", 3))
 }
 
-/// What clients have noted: the last word on each call.
+/// The calls of all clients, in their latest state.
 #[derive(Debug, Default)]
 struct Notes(Mutex<Vec<Operation>>);
 
@@ -81,7 +81,7 @@ impl Notes {
         }
     }
 
-    /// Checks everything that was noted, and a last look at the store.
+    /// Checks all recorded calls, and a final read of the store.
     fn check(&self, store: &Path, seed: u64) -> Summary {
         let mut history = std::mem::take(&mut *self.0.lock().unwrap());
         history.push(last_look(store, u32::MAX));
@@ -98,14 +98,14 @@ impl Notes {
     }
 }
 
-/// What a history was like: one without meetings would prove nothing.
+/// Figures of a history: one without overlapping calls would prove nothing.
 #[derive(Clone, Copy, Debug, Default)]
 struct Summary {
     calls: usize,
     unended: usize,
-    /// Calls during which another one was under way.
+    /// Calls that overlap another call.
     overlapping: usize,
-    /// Reads and pops that saw something.
+    /// Reads and pops with a non-empty result.
     telling: usize,
     rounds: usize,
 }
@@ -184,7 +184,7 @@ fn threads_on_one_handle_and_on_several_produce_a_linear_history() {
     });
 }
 
-/// Starts a process with so many clients.
+/// Starts a process with several clients.
 fn start(
     random: &mut Random,
     store: &Path,
@@ -200,7 +200,7 @@ fn start(
     Child::start("client", &arguments, move |line| notes.record(&from_line(line)))
 }
 
-/// Starts a process that compacts; `runs` counts what it wrote.
+/// Starts a process that compacts; `runs` counts its compactions.
 fn start_compactor(store: &Path, runs: &Arc<AtomicU64>) -> Child {
     let arguments = ["compactor".to_owned(), store.display().to_string()];
     let runs = Arc::clone(runs);
@@ -250,7 +250,7 @@ fn killed_and_stopped_processes_produce_a_linear_history() {
                 killed.kill();
             }
             if random.below(4) == 0 {
-                // In the middle of a compaction, as often as not.
+                // About half the time in the middle of a compaction.
                 let killed = std::mem::replace(&mut compactor, start_compactor(store, &runs));
                 killed.kill();
             }

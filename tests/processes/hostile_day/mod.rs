@@ -1,14 +1,15 @@
-//! A hostile day: three processes append, read, pop and compact while a fourth removes, renames, copies and
-//! restores the files and directories of their stores at random. Each operation ends with the right bytes or with
-//! an error that names the store: no hang, no panic, no signal, no wrong byte.
+//! A hostile day: three processes append, read, pop and compact while a fourth randomly removes,
+//! renames, copies and restores the files and directories of their stores. Each operation ends with
+//! the right bytes or with an error that names the store: no hang, no panic, no signal, no wrong
+//! byte.
 //!
 //! | file | what it owns |
 //! |---|---|
-//! | `vandal` | what is done to files and directories |
-//! | `worker` | what is done with stores, and what a value may hold |
+//! | `vandal` | the tampering with files and directories |
+//! | `worker` | the use of the stores, and the checks of their values |
 //!
-//! `PARTD_HOSTILE_SECONDS=600 cargo test --release --test processes hostile_day:: -- --nocapture` is the long form.
-//! The seed that a run prints repeats the choices and not the timing.
+//! The long run is `PARTD_HOSTILE_SECONDS=600 cargo test --release --test processes hostile_day::
+//! -- --nocapture`. The printed seed repeats the choices but not the timing.
 
 pub(crate) mod vandal;
 pub(crate) mod worker;
@@ -25,15 +26,15 @@ use partd_testkit::children::{Child, from_env, seed};
 use self::worker::Worker;
 
 const WORKERS: u64 = 3;
-/// No operation takes longer: half a minute is how long an open waits for another one, on a machine that is busy
-/// with other things.
+/// The longest time for an operation: an open waits up to half a minute for another one, and the
+/// machine may be busy.
 const HANG: Duration = Duration::from_secs(120);
 
-/// What the parent has heard of a child.
+/// The reports of a child.
 #[derive(Debug)]
 struct Heard {
     last: Instant,
-    /// Counts by name, as the child tells them at its end.
+    /// Counters by name, which the child reports at its end.
     counts: BTreeMap<String, u64>,
 }
 
@@ -106,6 +107,6 @@ fn tampering_with_the_files_leads_to_right_bytes_or_clear_errors() {
     );
     assert!(sum(acts, "act ") > seconds, "nobody was hostile");
     assert!(sum(operations, "ok append") > seconds, "nothing was appended");
-    // Whoever comes afterwards reads what is right or is told.
+    // A later process reads the right bytes or gets an error.
     Worker::new(&base, WORKERS + 1, seed).look_around();
 }
