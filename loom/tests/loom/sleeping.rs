@@ -1,11 +1,11 @@
-//! Closing a handle wakes its background thread, in whatever part of its sleep that is.
+//! Closing a handle wakes its background thread, at any point of its sleep.
 
 use std::process::Command;
 use std::time::Duration;
 
 use partd_loom::sleeper::{Engine, FlagOutside, explore};
 
-/// Loom's clock stands still: this pause ends only with a close.
+/// Loom's clock does not advance: this pause ends only with a close.
 const FOREVER: Duration = Duration::from_secs(1 << 20);
 
 #[test]
@@ -18,7 +18,7 @@ fn a_sleeper_ends_when_closed_and_no_wake_up_is_lost() {
     }
 }
 
-/// A deadlock panics while loom's own destructors run, which ends the process.
+/// A deadlock panics while loom's own destructors run, which aborts the process.
 #[test]
 #[ignore = "the test below runs it in a process of its own, which it ends"]
 fn explore_a_flag_outside_the_mutex() {
