@@ -152,7 +152,10 @@ fn the_engine_reaches_files_only_through_the_disk_abstraction() {
             let word = words.iter().find(|word| {
                 line.contains(**word) && !line.contains("statfs::") && !line.contains("offs::")
             });
-            assert!(word.is_none(), "{name}:{number}: {word:?} belongs behind the disk abstraction");
+            assert!(
+                word.is_none(),
+                "{name}:{number}: {word:?} belongs behind the disk abstraction"
+            );
         }
     }
 }

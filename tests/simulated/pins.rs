@@ -26,7 +26,11 @@ fn a_view_keeps_only_the_segments_of_its_extents_open() {
     drop(one);
     let none = process.open_files();
     let pinned = (both - with_one, with_one - none);
-    assert_eq!(pinned, (19, 1), "live is violated: the views keep the wrong number of segments open");
+    assert_eq!(
+        pinned,
+        (19, 1),
+        "live is violated: the views keep the wrong number of segments open"
+    );
 }
 
 #[test]
