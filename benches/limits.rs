@@ -141,7 +141,7 @@ fn get<P: Partd>(p: &P, case: Case, pool: &[u8]) -> [Duration; 2] {
         for (key, value) in values.iter().enumerate() {
             let mut parts = value.chunks_exact(case.value);
             let right = |batch| parts.next() == Some(case.value_of(pool, batch, key));
-            assert!((0..case.batches).all(right), "key {key} does not hold what was appended");
+            assert!((0..case.batches).all(right), "key {key} has wrong bytes");
         }
         time
     })

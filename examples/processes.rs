@@ -146,9 +146,10 @@ fn read(store: &str, workers: &str, records: &str) -> Result<()> {
                 *next += 1;
             }
             if *next != number {
-                return Err(
-                    format!("key {key}: worker {worker} wrote {next}, here is {number}").into()
-                );
+                return Err(format!(
+                    "key {key}: expected record {next} of worker {worker}, found {number}"
+                )
+                .into());
             }
             *next += 1;
             found += 1;

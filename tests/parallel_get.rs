@@ -82,7 +82,7 @@ fn get_many_on_two_threads_is_at_least_one_and_a_half_times_as_fast_as_on_one() 
             let values = log.get_many(&keys).expect("readable");
             let right =
                 values.iter().all(|value| value.len() == len && value[..MIB] == huge[..MIB]);
-            assert!(right, "other bytes than were appended");
+            assert!(right, "wrong bytes");
         };
         // Other load on the machine can only slow down the second core.
         let reached = (0..TRIES).any(|_| {
@@ -98,6 +98,6 @@ fn get_many_on_two_threads_is_at_least_one_and_a_half_times_as_fast_as_on_one() 
             println!("{what}: two threads are {ratio:.2} x one; of plain copies, {limit:.2} x");
             ratio >= (0.85 * limit).min(1.5)
         });
-        assert!(reached, "{what}: two threads gain too little, in {TRIES} tries");
+        assert!(reached, "{what}: two threads gain too little in {TRIES} attempts");
     }
 }

@@ -270,7 +270,7 @@ fn mutants(script: &str) -> Vec<(&str, BTreeSet<&str>, String)> {
             let words: [&str; 5] = std::array::from_fn(|_| {
                 rest = rest.trim_start_matches([' ', '\\', '\n']);
                 let (word, behind) = match rest.strip_prefix('\'') {
-                    Some(quoted) => quoted.split_once('\'').expect("an end of what is quoted"),
+                    Some(quoted) => quoted.split_once('\'').expect("a closing quote"),
                     None => rest.split_at(rest.find([' ', '\n']).expect("more words")),
                 };
                 rest = behind;

@@ -37,7 +37,7 @@ impl Drop for ReadAhead {
     fn drop(&mut self) {
         drop(self.watcher.stdin.take());
         if let Err(error) = self.watcher.wait() {
-            let _ = writeln!(io::stderr(), "the read-ahead may not be what it was: {error}");
+            let _ = writeln!(io::stderr(), "the read-ahead may not be restored: {error}");
         }
     }
 }

@@ -101,7 +101,7 @@ pub(crate) fn rate(bytes: u64, time: Duration) -> f64 {
 }
 
 fn field(file: &str, name: &str) -> u64 {
-    let text = fs::read_to_string(file).expect("the kernel tells about this process");
+    let text = fs::read_to_string(file).expect("the kernel reports on this process");
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     let number = line.and_then(|rest| rest.trim_start_matches(':').split_whitespace().next());
     number.and_then(|number| number.parse().ok()).expect("a field of the kernel's")
@@ -113,7 +113,7 @@ fn read_bytes() -> u64 {
 }
 
 fn major_faults() -> u64 {
-    let stat = fs::read_to_string("/proc/self/stat").expect("the kernel tells about this process");
+    let stat = fs::read_to_string("/proc/self/stat").expect("the kernel reports on this process");
     // The fields after the name, which can contain anything.
     let fields = stat.rsplit_once(')').map(|(_, fields)| fields.split_whitespace().nth(9));
     fields.flatten().and_then(|faults| faults.parse().ok()).expect("the field majflt")

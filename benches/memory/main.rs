@@ -53,7 +53,7 @@ impl Asked {
                 "--times" => asked.times = numbers(&value)?,
                 "--only" => asked.only = value,
                 "--read-ahead" => asked.read_ahead = numbers(&value)?,
-                _ => return Err(format!("{argument} is not known")),
+                _ => return Err(format!("{argument} is unknown")),
             }
         }
         Ok(asked)

@@ -95,7 +95,7 @@ impl Case {
         assert_eq!(value.len(), self.value * self.batches, "key {key}");
         let mut parts = value.chunks_exact(self.value);
         let is_right = |batch| parts.next() == Some(self.value_of(pool, batch, key));
-        assert!((0..self.batches).all(is_right), "key {key} does not hold what was appended");
+        assert!((0..self.batches).all(is_right), "key {key} has wrong bytes");
     }
 }
 

@@ -218,7 +218,7 @@ fn fields(header: &[u8]) -> Vec<String> {
 fn empty_directory(path: &Path) -> Result<()> {
     let shown = path.display();
     fs::create_dir_all(path)
-        .map_err(|error| format!("cannot make the output directory {shown}: {error}"))?;
+        .map_err(|error| format!("cannot create the output directory {shown}: {error}"))?;
     let entries = fs::read_dir(path)
         .map_err(|error| format!("cannot list the output directory {shown}: {error}"))?;
     let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));

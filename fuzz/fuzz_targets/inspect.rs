@@ -39,7 +39,7 @@ fn listed(store: &Store) {
             assert!(entry.value_offset + entry.value_len <= segment.source.len());
             len += entry.value_len;
             let salt = segment.salt().expect("a segment with entries has a header");
-            value_checksum(&segment.source, salt, entry).expect("memory can be read");
+            value_checksum(&segment.source, salt, entry).expect("memory is readable");
         }
         assert_eq!(len, held.len);
     }

@@ -50,7 +50,7 @@ fn open(world: &Arc<World>, ignore_damage: bool) {
     if !ignore_damage {
         assert!(seen.is_some(), "a store that can be recovered cannot be read");
         let damaged = recovered.is_none() || seen == Some(None);
-        assert!(damaged || seen == Some(recovered), "recovery has changed what was read");
+        assert!(damaged || seen == Some(recovered), "recovery changed the contents");
     }
     let added = b"added".as_slice();
     let keys = [Key::from("k"), Key::from("new")];
@@ -87,7 +87,7 @@ fn read(log: &Log) -> Option<Contents> {
     assert!(verified.is_some() == values.is_some(), "verify and read do not agree");
     for (key, len) in keys.iter().zip(&lens) {
         let view = told(log.view(key));
-        assert!(values.is_none() || view.is_some(), "what can be read cannot be viewed");
+        assert!(values.is_none() || view.is_some(), "a readable value cannot be viewed");
         let Some(view) = view else { continue };
         let bytes: usize = view.chunks().map(<[u8]>::len).sum();
         assert!(Some(bytes as u64) == *len && view.len() == bytes as u64, "lengths");

@@ -29,7 +29,7 @@ pub fn with_limit_of<T>(bytes: usize, run: impl FnOnce() -> T) -> T {
         // All parallel work runs on this thread, so that each run is the same and waits for no
         // other thread.
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread();
-        pool.build_global().expect("nobody has used the threads yet");
+        pool.build_global().expect("the global pool is not in use yet");
         // Reporting a failure takes memory too.
         std::alloc::set_alloc_error_hook(|layout| {
             let _ = ALLOCATOR.set_limit(usize::MAX);

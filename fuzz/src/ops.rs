@@ -163,7 +163,7 @@ fn key(number: u8) -> Key {
 }
 
 fn apply(model: &Dict, changes: &[(Change, Vec<u8>)]) {
-    model.write(&batch(changes), Durability::Plain).expect("the model takes all");
+    model.write(&batch(changes), Durability::Plain).expect("the model accepts every batch");
 }
 
 fn batch(changes: &[(Change, Vec<u8>)]) -> Batch<'_> {
@@ -214,7 +214,7 @@ impl Run {
                 let durable_seq = dying(*fuse, || log.sync());
                 match durable_seq {
                     Some(durable_seq) => {
-                        durable_seq.expect("a sync of memory");
+                        durable_seq.expect("a sync in memory succeeds");
                         self.durable = self.history.len();
                     }
                     None => self.bury(*handle),
@@ -224,7 +224,7 @@ impl Run {
                 let log = self.log(*handle);
                 match dying(*fuse, || log.compact()) {
                     Some(done) => {
-                        done.expect("a compaction in memory");
+                        done.expect("a compaction in memory succeeds");
                         self.compare(*handle);
                     }
                     None => self.bury(*handle),
@@ -362,7 +362,7 @@ impl Run {
         let log = self.log(handle.wrapping_add(1));
         log.write(&batch(&nothing), Durability::Plain).expect("memory is not full");
         let batches = log.stats().expect("stats").sequence - before;
-        assert!(batches == 1 || batches == 2, "{batches} batches where one or two were written");
+        assert!(batches == 1 || batches == 2, "{batches} batches, but one or two were written");
         if batches == 2 {
             self.add(changes);
         }

@@ -101,7 +101,10 @@ fn read_batch(batch: &Batch<'_>, salt: Salt, reached: &mut Reached) {
 /// Panics if a decoded item does not encode to the same bytes: a defect of the format crate.
 pub fn control_and_words(bytes: &[u8]) {
     if let Ok(fixed) = Fixed::decode(bytes) {
-        assert!(fixed.encode()[..60] == bytes[..60], "the fixed fields change when they are re-encoded");
+        assert!(
+            fixed.encode()[..60] == bytes[..60],
+            "the fixed fields change when they are re-encoded"
+        );
     }
     let mut store = [0; 16];
     let store_len = bytes.len().min(16);

@@ -114,8 +114,8 @@ impl Scenario {
             })
         };
         let before = store.read();
-        let (first_lived, mut told) = first.join().expect("a death is no panic");
-        told.extend(other.join().expect("a death is no panic"));
+        let (first_lived, mut told) = first.join().expect("a death does not panic");
+        told.extend(other.join().expect("a death does not panic"));
         let between = store.read();
         // The leftovers of the dead do not block later writers.
         let last = Writer::<PATIENCE>::new(store, 0, None);
@@ -124,7 +124,7 @@ impl Scenario {
         let after = store.read();
         for earlier in [&before, &between, &told] {
             let kept = earlier.iter().all(|(number, batch)| after.get(number) == Some(batch));
-            assert!(kept, "what was read or acknowledged is not in the history");
+            assert!(kept, "a batch that was read or acknowledged is not in the history");
         }
         let once: BTreeSet<usize> = after.values().copied().collect();
         assert_eq!(once.len(), after.len(), "a batch has two numbers");

@@ -76,7 +76,7 @@ impl Sleep for FlagOutside {
     }
 
     fn wake(&self, reason: u8) {
-        *self.reason.lock().expect("no panic") = Some(reason);
+        *self.reason.lock().expect("the thread does not panic") = Some(reason);
         self.changed.notify_one();
     }
 
@@ -86,15 +86,15 @@ impl Sleep for FlagOutside {
     }
 
     fn sleep(&self, _pause: Duration) -> Option<u8> {
-        let mut reason = self.reason.lock().expect("no panic");
+        let mut reason = self.reason.lock().expect("the thread does not panic");
         while reason.is_none() && !self.is_closed.load(Ordering::SeqCst) {
-            reason = self.changed.wait(reason).expect("no panic");
+            reason = self.changed.wait(reason).expect("the thread does not panic");
         }
         if self.is_closed.load(Ordering::SeqCst) { None } else { reason.take() }
     }
 
     fn take(&self) -> Option<u8> {
-        self.reason.lock().expect("no panic").take()
+        self.reason.lock().expect("the thread does not panic").take()
     }
 }
 
@@ -123,9 +123,9 @@ pub fn explore<S: Sleep>(reasons: &'static [u8], pause: Duration) -> u64 {
             let sleep = Arc::clone(&sleep);
             thread::spawn(move || reasons.iter().for_each(|&reason| sleep.wake(reason)))
         };
-        waker.join().expect("it does not panic");
+        waker.join().expect("the thread does not panic");
         sleep.close();
-        let seen = sleeper.join().expect("it does not panic");
+        let seen = sleeper.join().expect("the thread does not panic");
         let left = sleep.take().unwrap_or(0);
         assert_eq!(seen.max(left), reasons.iter().copied().max().unwrap_or(0), "a reason is lost");
     });

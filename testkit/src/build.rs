@@ -117,7 +117,9 @@ impl Segment {
         let sequences = self.header.output.is_some();
         let mut layout = if sequences { Layout::with_sequences() } else { Layout::new() };
         for item in items {
-            layout.add(item.key.len() as u64, item.value.len() as u64).expect("it fits a batch");
+            layout
+                .add(item.key.len() as u64, item.value.len() as u64)
+                .expect("the batch is not too large");
         }
         let salt = self.salt();
         let entries = items.iter().map(|item| NewEntry {
@@ -135,7 +137,7 @@ impl Segment {
         let head = &mut self.bytes[start as usize..values as usize];
         layout
             .encode(salt, offset, durable_seq, entries, head)
-            .expect("the layout was made for them");
+            .expect("the layout matches the items");
         let mut at = values as usize;
         for item in items {
             self.bytes[at..at + item.value.len()].copy_from_slice(&item.value);

@@ -203,7 +203,7 @@ fn a_damaged_batch_is_an_error_at_its_position_and_pop_then_removes_nothing() {
     }
     check(p.pop_batches("k").unwrap_err());
     check(p.len_of("k").unwrap_err());
-    assert_eq!(p.batches("k").unwrap().count(), 3, "it stays where it is");
+    assert_eq!(p.batches("k").unwrap().count(), 3, "the value stays in the store");
 
     p.inner().append([("cut", b"abc")]).unwrap();
     assert!(p.batches("cut").unwrap_err().to_string().contains("it was cut"));

@@ -224,5 +224,5 @@ fn a_value_whose_parts_cannot_be_joined_is_an_error_that_names_no_frame() {
         "Encode: the 3 values of key \"k\" cannot be joined: three are too many"
     );
     assert_eq!(p.pop(["k"]).unwrap_err().to_string(), error.to_string());
-    assert_eq!(p.inner().len_of("k").unwrap(), 27, "it stays where it is");
+    assert_eq!(p.inner().len_of("k").unwrap(), 27, "the value stays in the store");
 }

@@ -87,7 +87,7 @@ fn opening_a_directory_with_foreign_files_is_an_error() {
     let before = contents(dir.path());
     says(SegmentLog::open(dir.path()), dir.path(), &["other files", "empty or a new directory"]);
     says(SegmentLog::open_read_only(dir.path()), dir.path(), &["no partd store"]);
-    assert!(contents(dir.path()) == before, "it was changed");
+    assert!(contents(dir.path()) == before, "something was changed");
 }
 
 /// Names similar to those of a store's files.
@@ -112,7 +112,7 @@ fn foreign_files_are_neither_taken_for_a_store_nor_removed_from_one() {
         let before = contents(dir.path());
         says(SegmentLog::open(dir.path()), dir.path(), &["other files", name]);
         says(SegmentLog::open_read_only(dir.path()), dir.path(), &["no partd store", name]);
-        assert!(contents(dir.path()) == before, "it was changed");
+        assert!(contents(dir.path()) == before, "something was changed");
         // In a store they are left alone, even by recovery.
         store(&path);
         fs::write(path.join(name), "precious").unwrap();
@@ -135,7 +135,7 @@ fn opening_a_directory_with_a_foreign_control_file_is_an_error() {
         let before = contents(dir.path());
         says(SegmentLog::open(dir.path()), dir.path(), &["other files", "control"]);
         says(SegmentLog::open_read_only(dir.path()), dir.path(), &["no partd store"]);
-        assert!(contents(dir.path()) == before, "it was changed");
+        assert!(contents(dir.path()) == before, "something was changed");
     }
     // A directory that a power cut may have left of a new store counts as one.
     let random = vec![0x5A; good.len()];
@@ -348,7 +348,7 @@ fn a_batch_beyond_the_limit_of_the_format_is_refused_before_anything_is_read_or_
             "{message}"
         );
     }
-    assert!(since.elapsed() < Duration::from_secs(20), "it has read the values");
+    assert!(since.elapsed() < Duration::from_secs(20), "the values were read");
     assert!(contents(&path) == before, "something was written");
     p.append([("b", "3")]).unwrap();
     assert_eq!(p.get("b").unwrap(), b"123");
@@ -365,7 +365,7 @@ fn more_writers_than_slots_are_an_error() {
         limit.current = limit.maximum;
         rustix::process::setrlimit(nofile, limit).unwrap();
         if limit.maximum.is_some_and(|maximum| maximum < FILES) {
-            children::skip(&format!("a process may open {:?} files alone", limit.maximum));
+            children::skip(&format!("a process can open only {:?} files", limit.maximum));
             return;
         }
     }

@@ -272,7 +272,7 @@ fn keys_away_from_damage_inside_and_outside_an_output_are_readable() {
     fs::remove_file(path.join("control")).unwrap();
     let around = |what: &str, expected: [&str; 3]| {
         let reading = options().open_read_only(&path);
-        assert!(reading.is_err(), "{what}: it is no damage");
+        assert!(reading.is_err(), "{what}: the damage goes unnoticed");
         let around = options().ignore_damage(true).open_read_only(&path);
         let around = around.unwrap_or_else(|error| panic!("{what}: {error}"));
         let values = around.get_many(["old", "beside", "later"]).unwrap();

@@ -28,7 +28,7 @@ fn check(p: &SegmentLog, values: u64) {
 fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let since = Instant::now();
     while !is_so() {
-        assert!(since.elapsed().as_secs() < 60, "{what}: not for a minute");
+        assert!(since.elapsed().as_secs() < 60, "{what}: not within a minute");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -60,7 +60,7 @@ fn a_handle_closes_at_once_in_the_middle_of_a_long_compaction() {
     let since = Instant::now();
     drop(p);
     assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
-    assert!(!path.join("tmp-output").exists(), "what was begun is gone");
+    assert!(!path.join("tmp-output").exists(), "the unfinished output is removed");
     let p = options().open(&path).unwrap();
     assert_eq!(p.keys().unwrap().len(), 1000);
     for key in (0..2000_u64).filter(|key| key % 2 == 0) {
@@ -130,6 +130,6 @@ fn one_process_compacts_at_a_time_and_the_next_takes_over_from_a_killed_one() {
     child.wait().unwrap();
     let report = p.compact().unwrap();
     assert_eq!((report.runs, report.bytes_rewritten), (1, 1_000_000), "{report:?}");
-    assert!(!path.join("tmp-output").exists(), "what the dead one left is gone");
+    assert!(!path.join("tmp-output").exists(), "the dead process's output is removed");
     check(&p, 1000);
 }

@@ -74,7 +74,7 @@ fn look_at(copy: &Path) -> Option<u64> {
     });
     match (read, written) {
         (Ok(read), Ok(written)) => {
-            assert_eq!(read, written, "whoever reads and whoever writes see different histories");
+            assert_eq!(read, written, "readers and writers see different histories");
             Some(read)
         }
         (Err(read), Err(written)) => {
@@ -82,9 +82,11 @@ fn look_at(copy: &Path) -> Option<u64> {
                 says_what_it_is(&error, copy);
             }
             // The call that the error names.
-            let p =
-                SegmentLog::options().ignore_damage(true).open_read_only(copy).expect("it opens");
-            let tags = parse(&p.get("k").expect("it is read")).expect("wrong bytes");
+            let p = SegmentLog::options()
+                .ignore_damage(true)
+                .open_read_only(copy)
+                .expect("the open succeeds");
+            let tags = parse(&p.get("k").expect("the read succeeds")).expect("wrong bytes");
             assert!(tags.is_sorted_by(|a, b| a.number < b.number), "out of order: {tags:?}");
             None
         }

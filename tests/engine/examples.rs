@@ -8,7 +8,7 @@ use std::process::Command;
 /// The path of an example's program, which cargo builds beside the tests.
 fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("this program has a path");
-    let profile = test.parent().and_then(Path::parent).expect("it lies in target/PROFILE/deps");
+    let profile = test.parent().and_then(Path::parent).expect("the test is in target/PROFILE/deps");
     let program = profile.join("examples").join(name);
     assert!(program.exists(), "{} is missing: `cargo build --examples`", program.display());
     program

@@ -61,7 +61,7 @@ fn a_handle_never_touches_another_store_at_its_path() {
         errors.extend(old.pop(["k"]).err());
         match fate {
             Fate::Removed => {
-                let error = errors.first().expect("what was removed cannot be appended to");
+                let error = errors.first().expect("a removed store rejects appends");
                 let text = errors.iter().map(Error::to_string).collect::<Vec<_>>().join("\n");
                 assert!(text.contains("removed while the store was open"), "{error}");
             }
@@ -143,7 +143,7 @@ fn a_store_in_use_rejects_a_control_file_from_elsewhere() {
     let error = options().open(&path).expect_err("it is not the one in use").to_string();
     assert!(error.contains("control file") && error.contains("removed or replaced"), "{error}");
     std::thread::sleep(std::time::Duration::from_millis(150));
-    let error = p.append([("k", "3")]).expect_err("the handle is told too").to_string();
+    let error = p.append([("k", "3")]).expect_err("the handle gets an error too").to_string();
     assert!(error.contains("removed or replaced"), "{error}");
     drop(p);
     assert_eq!(options().open(&path).unwrap().get("k").unwrap(), b"12");

@@ -156,7 +156,7 @@ fn the_real_disk_accepts_local_file_systems_and_refuses_others() {
     assert_eq!(
         OsDisk.open_dir(dir.path()).unwrap().unfit().unwrap(),
         None,
-        "the directory of the tests is fit"
+        "the directory of the tests is on a local file system"
     );
     for unknown in ["/proc", "/sys"] {
         let unfit = OsDisk.open_dir(Path::new(unknown)).unwrap().unfit().unwrap();

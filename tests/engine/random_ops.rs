@@ -63,7 +63,7 @@ fn key_of(number: u8) -> Key {
     match number {
         0 => Key::default(),
         1 => Key::from(("a", "b")),
-        2 => Key::from("a key that is too long to lie inline"),
+        2 => Key::from("a key that is too long to be inline"),
         number => Key::from(i32::from(number)),
     }
 }

@@ -71,7 +71,7 @@ fn a_segment_is_not_recycled_while_a_view_shows_its_bytes() {
     fill(&log, 2, 4);
     log.clear().expect("cleared");
     log.compact().expect("compacted");
-    assert!(recycled(&log) >= 3, "what no view shows is recycled");
+    assert!(recycled(&log) >= 3, "segments that no view shows are recycled");
     fill(&log, 3, 4);
     let seen: Vec<u8> = view.chunks().flat_map(|chunk| chunk.iter().copied()).collect();
     assert!(seen == value, "the view has changed");
@@ -108,7 +108,8 @@ fn hard_links_to_segments_keep_their_bytes_whatever_the_store_does() {
     log.compact().expect("compacted");
     fill(&log, 2, 8);
     drop(log);
-    let backup = options().open(&backup).expect("the backup is a store without its control file");
+    let backup =
+        options().open(&backup).expect("the backup is a store even without its control file");
     assert_eq!(backup.get("k").expect("readable"), value);
 }
 
@@ -134,7 +135,7 @@ fn recycled_segments_count_towards_the_size_limit_and_give_way_to_data() {
     assert!(recycled(&log) >= 6);
     // The value does not fit beside the recycled segments, and is longer than each of them.
     let long = vec![3; 5 * SEGMENT_BYTES as usize];
-    log.append([("long", &long)]).expect("they have made room");
+    log.append([("long", &long)]).expect("recycled segments made room");
     assert_eq!(log.get("long").expect("readable"), long);
     assert_eq!(recycled(&log), 0);
 }

@@ -140,13 +140,13 @@ fn a_writer_notices_that_its_segment_was_moved_away_or_replaced() {
         // A durable append fails at once, others soon.
         let refused = p.append_durable([("k", 1_u32.to_le_bytes())]);
         let error =
-            refused.expect_err("I1 is violated: what is not in the store counts as durable");
+            refused.expect_err("I1 is violated: an append outside the store counts as durable");
         assert_eq!(error.kind(), ErrorKind::Removed, "{error}");
         let refused = (0..100).find_map(|_| {
             std::thread::sleep(std::time::Duration::from_millis(10));
             p.append([("k", 2_u32.to_le_bytes())]).err()
         });
-        let error = refused.expect("what is appended now is not in the store");
+        let error = refused.expect("the append does not reach the store");
         assert_eq!(error.kind(), ErrorKind::Removed, "{error}");
         assert!(error.to_string().contains("0000000000000001.seg"), "{error}");
     }

@@ -84,7 +84,7 @@ fn shuffle(text: &str, change: impl FnOnce(&mut Job)) -> Shuffled {
         told.fetch_add(bytes, Ordering::Relaxed);
     })
     .unwrap();
-    assert_eq!(told.into_inner(), report.bytes * 2, "progress is told of every byte, in and out");
+    assert_eq!(told.into_inner(), report.bytes * 2, "progress counts every byte, in and out");
     assert!(!report.append_time.is_zero() && !report.get_time.is_zero());
     let mut paths: Vec<PathBuf> =
         fs::read_dir(&job.out).unwrap().map(|entry| entry.unwrap().path()).collect();

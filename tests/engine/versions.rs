@@ -62,7 +62,7 @@ fn a_newer_segment_under_a_clean_control_file_is_refused_at_open_and_before_the_
     let before = contents(&path);
     is_refused(options().open(&path), &segment);
     is_refused(options().open_read_only(&path).and_then(|p| p.get("k")), &segment);
-    assert!(contents(&path) == before, "it was changed");
+    assert!(contents(&path) == before, "something was changed");
 }
 
 #[test]

@@ -17,7 +17,7 @@ struct Pinned {
 fn pinned() -> Pinned {
     let mut pinned = Pinned::default();
     for entry in std::fs::read_dir("/proc/self/fd").expect("Linux lists descriptors") {
-        let link = entry.expect("it is listed").path();
+        let link = entry.expect("the listing succeeds").path();
         // The descriptor of the listing itself is closed by now.
         let Ok(target) = std::fs::read_link(&link) else { continue };
         pinned.descriptors += usize::from(target.to_string_lossy().contains(".seg"));
@@ -44,17 +44,17 @@ fn views_held_over_a_hundred_compactions_pin_only_their_own_segments() {
         .segment_len_bytes(SEGMENT)
         .compaction_dead_share(None)
         .open(dir.path().join("store"))
-        .expect("it opens");
-    p.append([("small", "x")]).expect("it is appended");
+        .expect("the open succeeds");
+    p.append([("small", "x")]).expect("the append succeeds");
     let mut views = Vec::new();
     for round in 1..=100 {
         for i in 0..8 {
-            p.append([(i, vec![round; 500_000])]).expect("it is appended");
+            p.append([(i, vec![round; 500_000])]).expect("the append succeeds");
         }
-        views.push(p.view("small").expect("it is seen"));
-        p.delete(0..8).expect("they are deleted");
-        assert!(p.compact().expect("it compacts").runs > 0);
-        assert_eq!(p.get("small").expect("it is read"), b"x");
+        views.push(p.view("small").expect("the view opens"));
+        p.delete(0..8).expect("the deletes succeed");
+        assert!(p.compact().expect("the compaction succeeds").runs > 0);
+        assert_eq!(p.get("small").expect("the read succeeds"), b"x");
         let (now, views) = (pinned(), views.len());
         // In addition to the views: the index's segments, and the few that are being written and
         // synced.

@@ -112,13 +112,13 @@ pub(crate) fn fill_up(arguments: &[String]) {
     let (mounted, how) = (Path::new(&arguments[0]), &*arguments[1]);
     let path = mounted.join("store");
     let options = SegmentLog::options().segment_len_bytes(1 << 20).compaction_dead_share(None);
-    let p = options.open(&path).expect("it opens");
+    let p = options.open(&path).expect("the open succeeds");
     let mut kept = 0_u64;
     for i in 0..500_u32 {
         p.append([(i % 10, vec![i as u8; 5000]), (1000, vec![1; 100])]).expect("there is space");
         kept += 100;
     }
-    p.sync().expect("it is synced");
+    p.sync().expect("the sync succeeds");
     let copy = mounted.join("copy");
     let (of, to) = (path.to_string_lossy(), copy.to_string_lossy());
     let shared = match how {
@@ -142,10 +142,10 @@ pub(crate) fn fill_up(arguments: &[String]) {
         }
     }
     let failed = failed.expect("a full disk is an error");
-    assert_eq!(p.len_of(1000_u32).expect("it is counted"), kept, "{failed}");
-    let value = p.get(1000_u32).expect("it is read");
+    assert_eq!(p.len_of(1000_u32).expect("the count succeeds"), kept, "{failed}");
+    let value = p.get(1000_u32).expect("the read succeeds");
     assert!(value.len() as u64 == kept && value.iter().all(|&byte| byte == 1));
-    p.verify().expect("it is whole");
+    p.verify().expect("the store is whole");
     // Each of these calls succeeds or returns an error.
     let _ = p.sync();
     let _ = p.delete([3_u32]);
@@ -154,19 +154,19 @@ pub(crate) fn fill_up(arguments: &[String]) {
     drop(p);
     // A new process on the full disk.
     if let Ok(p) = options.open(&path) {
-        assert_eq!(p.len_of(1000_u32).expect("it is counted"), kept);
+        assert_eq!(p.len_of(1000_u32).expect("the count succeeds"), kept);
         let _ = p.delete([4_u32]);
         let _ = p.compact();
     }
-    let reader = options.open_read_only(&path).expect("it is read");
-    assert_eq!(reader.get(1000_u32).expect("it is read").len() as u64, kept);
+    let reader = options.open_read_only(&path).expect("the read succeeds");
+    assert_eq!(reader.get(1000_u32).expect("the read succeeds").len() as u64, kept);
     drop(reader);
     // With free space, everything works again.
-    fs::remove_file(mounted.join("filler")).expect("it is removed");
+    fs::remove_file(mounted.join("filler")).expect("the removal succeeds");
     let _ = run("sync", &[]);
-    let p = options.open(&path).expect("it opens");
+    let p = options.open(&path).expect("the open succeeds");
     p.append_durable([("after", "x")]).expect("there is space");
-    assert_eq!(p.len_of(1000_u32).expect("it is counted"), kept);
+    assert_eq!(p.len_of(1000_u32).expect("the count succeeds"), kept);
     report("all is well");
 }
 

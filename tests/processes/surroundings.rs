@@ -34,13 +34,13 @@ fn wander(dir: &Path) {
     let options = SegmentLog::options().segment_len_bytes(64 << 10);
     let go = |place: &str| std::env::set_current_dir(dir.join(place)).expect("it is there");
     go("here");
-    let p = options.open("store").expect("it opens");
-    p.append([("k", [1; LONG])]).expect("it is appended");
+    let p = options.open("store").expect("the open succeeds");
+    p.append([("k", [1; LONG])]).expect("the append succeeds");
     go("there");
     for byte in 2..4 {
-        p.append_durable([("k", [byte; LONG])]).expect("it is appended");
+        p.append_durable([("k", [byte; LONG])]).expect("the append succeeds");
     }
-    assert_eq!(p.get("k").expect("it is read").len(), 3 * LONG);
+    assert_eq!(p.get("k").expect("the read succeeds").len(), 3 * LONG);
     report("done");
 }
 
@@ -62,14 +62,14 @@ fn a_store_opened_by_a_relative_path_survives_a_change_of_directory() {
 /// while its holder has it but a child has dropped its copy.
 fn fork_with_a_lock(path: &Path) {
     let dir = OsDisk.open_dir(path).expect("a directory");
-    let take = || dir.try_lock(true).expect("it can be asked for");
-    let lock = take().expect("nobody has it");
+    let take = || dir.try_lock(true).expect("the lock can be queried");
+    let lock = take().expect("the lock is free");
     if fork::fork().is_none() {
         fork::sleep_until_input_ends();
     }
     drop(lock);
     report(if take().is_some() { "free" } else { "held by the child" });
-    let lock = take().expect("nobody has it");
+    let lock = take().expect("the lock is free");
     match fork::fork() {
         None => {
             drop(lock);

@@ -41,7 +41,7 @@ fn appends_of_four_writers_beside_two_readers_arrive_once_whole_and_in_order() {
     }
     let log = arena.finish();
     let passed = judge(&SegmentLog::open(&store).unwrap(), &log);
-    assert_eq!(passed.unacknowledged, 0, "nobody died");
+    assert_eq!(passed.unacknowledged, 0, "no writer died");
     println!("{passed:?}");
 }
 
@@ -93,7 +93,7 @@ fn a_forked_child_that_outlives_its_parent_delays_no_one_and_its_handle_returns_
         } else if report == "forked done" {
             done = true;
         } else {
-            let said = report.strip_prefix("forked ").expect("nothing else is said");
+            let said = report.strip_prefix("forked ").expect("the child reports nothing else");
             let mut words = said.splitn(3, ' ');
             let (operation, forked, message) = (words.next(), words.next(), words.next());
             assert_eq!(forked, Some("true"), "{operation:?} gave {message:?}");
@@ -120,7 +120,7 @@ fn a_forked_child_that_outlives_its_parent_delays_no_one_and_its_handle_returns_
         assert!(p.get_many(keys).unwrap() == [&b"x"[..], b"x", b"x", b""]);
         p.verify().unwrap();
     }
-    assert!(state_of(pid).is_some(), "all of it happened while the forked child lived");
+    assert!(state_of(pid).is_some(), "the forked child lived throughout");
     drop(input);
     wait_for_state(pid, &[None, Some('Z')]);
 }

@@ -20,7 +20,7 @@ fn never() -> Options {
 fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let since = Instant::now();
     while !is_so() {
-        assert!(since.elapsed().as_secs() < 60, "{what}: not for a minute");
+        assert!(since.elapsed().as_secs() < 60, "{what}: not within a minute");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -10,14 +10,14 @@ use partd::Partd;
 fn stats_report_no_more_synced_batches_than_the_history_has() {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let writer = open(&disk.new_process());
-    writer.append([("k", "1")]).expect("it is appended");
+    writer.append([("k", "1")]).expect("the append succeeds");
     let hooked = Hooked::new(disk.new_process());
-    let reader = options().open_on(hooked.clone(), STORE).expect("it opens");
+    let reader = options().open_on(hooked.clone(), STORE).expect("the open succeeds");
     set(&hooked.after_list, move || {
-        writer.append_durable([("k", "2"), ("l", "3")]).expect("it is appended");
+        writer.append_durable([("k", "2"), ("l", "3")]).expect("the append succeeds");
     });
-    let stats = reader.stats().expect("it is counted");
+    let stats = reader.stats().expect("the count succeeds");
     assert_eq!((stats.sequence, stats.durable_seq, stats.keys), (1, 1, 1));
-    let stats = reader.stats().expect("it is counted");
+    let stats = reader.stats().expect("the count succeeds");
     assert_eq!((stats.sequence, stats.durable_seq, stats.keys), (2, 2, 2));
 }

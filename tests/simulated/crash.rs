@@ -121,7 +121,7 @@ fn every_subset_of_up_to_twelve_pending_changes_can_be_lost_in_a_power_cut() {
     let tallies = run_all(&jobs, Effort::EVERYTHING);
     let mut whole: BTreeMap<usize, u64> = BTreeMap::new();
     for tally in tallies.values() {
-        assert_eq!(tally.thinned, 0, "at some moments not every subset was looked at");
+        assert_eq!(tally.thinned, 0, "at some moments not every subset was examined");
         tally.whole.iter().for_each(|(&units, n)| *whole.entry(units).or_default() += n);
     }
     println!("moments by the number of units that could be lost: {whole:?}");

@@ -32,20 +32,20 @@ struct Store {
 /// another segment, with deletes that it had to keep, and later batches.
 fn compacted(what: &'static str, booted: bool) -> Store {
     let disk = SimDisk::boot(&Image::blank(), 6, None);
-    let open = || options().open_on(disk.new_process(), STORE).expect("it opens");
+    let open = || options().open_on(disk.new_process(), STORE).expect("the open succeeds");
     let mut oracle = Oracle::default();
     let mut write = |log: &SegmentLog<SimDisk>, number: u64| {
-        log.write(&batch(&ops(number)), partd::Durability::Plain).expect("it is written");
+        log.write(&batch(&ops(number)), partd::Durability::Plain).expect("the write succeeds");
         oracle.push(&ops(number));
     };
     let (first, second) = (open(), open());
     (0..3).for_each(|number| write(&first, number));
     (3..7).for_each(|number| write(&second, number));
     drop(second);
-    let report = first.compact().expect("it is compacted");
+    let report = first.compact().expect("the compaction succeeds");
     assert!(report.runs == 1 && report.deletes_kept > 0, "{report:?}");
     (7..BATCHES).for_each(|number| write(&first, number));
-    first.sync().expect("it is synced");
+    first.sync().expect("the sync succeeds");
     let mut image = disk.snapshot();
     image.boot += u64::from(booted);
     Store { what, image, oracle, floor: BATCHES, read_only: false }
@@ -70,15 +70,15 @@ const SYNCED: u64 = 6;
 /// handles are closed, `booted` that the machine was rebooted since.
 fn store(what: &'static str, durable_seq: u64, closed: bool, booted: bool) -> Store {
     let disk = SimDisk::boot(&Image::blank(), 5, None);
-    let open = || options().open_on(disk.new_process(), STORE).expect("it opens");
+    let open = || options().open_on(disk.new_process(), STORE).expect("the open succeeds");
     let handles = [open(), open(), open()];
     let mut oracle = Oracle::default();
     for number in 0..BATCHES {
         let handle = &handles[number as usize % 3];
-        handle.write(&batch(&ops(number)), partd::Durability::Plain).expect("it is written");
+        handle.write(&batch(&ops(number)), partd::Durability::Plain).expect("the write succeeds");
         oracle.push(&ops(number));
         if number + 1 == durable_seq {
-            handle.sync().expect("it is synced");
+            handle.sync().expect("the sync succeeds");
         }
     }
     let left_open = disk.snapshot();
@@ -167,9 +167,10 @@ fn names_the_place(error: &Error, damage: &Damage<'_>) -> Result<(), String> {
     };
     match damage.part.contains(&at) {
         true => Ok(()),
-        false => {
-            Err(format!("the damage is in {:?}, not where the error says: {text}", damage.part))
-        }
+        false => Err(format!(
+            "the damage is in {:?}, but the error points elsewhere: {text}",
+            damage.part
+        )),
     }
 }
 
@@ -378,7 +379,7 @@ fn a_file_cut_at_any_byte_is_detected_harmless_or_ends_the_history_where_the_mod
 #[test]
 fn stale_bytes_from_earlier_files_are_never_taken_for_batches() {
     let (written, found) = in_the_place_of_another(None);
-    let found = found.expect("it opens");
+    let found = found.expect("the open succeeds");
     assert_eq!(found, written, "I4 is violated: {written} batches were written, {found} are there");
 }
 

@@ -99,7 +99,7 @@ fn a_short_write_is_noticed_by_the_first_reader() {
 fn constant_random_numbers_let_stale_bytes_pass_as_batches() {
     // I4: three batches were written, but more are found.
     let (written, found) = in_the_place_of_another(Some(Defect::RandomStays));
-    assert!(found.expect("it opens") > written);
+    assert!(found.expect("the open succeeds") > written);
 }
 
 /// Fills a small disk; returns the number of successful appends.
@@ -110,7 +110,7 @@ fn fill(defect: Option<Defect>) -> (SimDisk, u64) {
     // Two segments, and two reserves.
     disk.limit(264 << 10);
     let full = (0..).find(|i: &u64| log.append([("k", [*i as u8; 3000])]).is_err());
-    (disk, full.expect("a disk has an end"))
+    (disk, full.expect("the disk fills up"))
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn a_full_disk_is_an_error_if_files_are_allocated_and_a_crash_if_they_are_not() 
     let log = log.expect("a new store");
     disk.limit(200 << 10);
     for i in 0..100_u8 {
-        log.append([("k", [i; 3000])]).expect("nothing tells it that the disk is full");
+        log.append([("k", [i; 3000])]).expect("the full disk goes unnoticed");
     }
     assert!(disk.died_of_sigbus());
 }

@@ -188,11 +188,11 @@ fn store(before: Before) -> Store {
     let mut world = World::on(disk.clone());
     let open = || {
         let disk = disk.new_process();
-        let log = options().open_on(disk.clone(), STORE).expect("a disk without faults");
+        let log = options().open_on(disk.clone(), STORE).expect("the disk has no faults");
         (disk, log)
     };
     let mut write = |(disk, log): &(SimDisk, Log), ops| {
-        world.write(disk, log, ops, false).expect("a disk without faults");
+        world.write(disk, log, ops, false).expect("the disk has no faults");
     };
     let closed = open();
     write(&closed, vec![append("a", 10), append("b", 2000), Op::Set("set".into(), b"1".to_vec())]);
@@ -231,7 +231,7 @@ fn appends(len: usize) -> Option<Vec<Op>> {
 }
 
 fn written(log: &Log, ops: Option<Vec<Op>>, durability: Durability) -> Result<(), Error> {
-    log.write(&batch(&ops.expect("it writes")), durability)
+    log.write(&batch(&ops.expect("the write succeeds")), durability)
 }
 
 const NONE: fn() -> Option<Vec<Op>> = || None;
@@ -414,14 +414,14 @@ fn run(
     let failed = fails.map(|(at, error)| (calls[at], error));
     let moment = world.disk.log().len();
     if let Err(error) = &done {
-        must(failed.is_some(), "it fails on a disk without faults")?;
+        must(failed.is_some(), "it fails although the disk has no faults")?;
         must(error.to_string().contains('/'), &format!("no path is named: {error}"))?;
     }
     // An acknowledged batch is present. A batch that failed is not, unless it was committed before
     // the error.
     let is_there = writes && world.is_written(number);
-    must(done.is_err() || !writes || is_there, "it was acknowledged and is not there")?;
-    must(done.is_ok() || !is_there || operation.durable, "it failed and has happened")?;
+    must(done.is_err() || !writes || is_there, "the batch was acknowledged but is missing")?;
+    must(done.is_ok() || !is_there || operation.durable, "the batch failed but was applied")?;
     for (who, (_, log)) in [("the handle", &mine), ("the other handle", &other)] {
         world.content().compare(log).map_err(|why| format!("{who}, after {done:?}: {why}"))?;
     }
@@ -429,8 +429,8 @@ fn run(
     for (disk, log) in [&mine, &other] {
         world
             .write(disk, log, vec![append("after", 50)], false)
-            .map_err(|error| format!("it does not go on: {error}"))?;
-        world.content().compare(log).map_err(|why| format!("going on: {why}"))?;
+            .map_err(|error| format!("the handle does not continue: {error}"))?;
+        world.content().compare(log).map_err(|why| format!("after continuing: {why}"))?;
     }
     let loses = failed.is_some_and(|(call, error)| call.loses(error));
     let is_of_sync = operation.durable || failed.is_some_and(|(call, _)| call == Call::SyncDir);
@@ -438,10 +438,10 @@ fn run(
         let number = world.batches.len();
         let appended = world.write(disk, log, vec![append("durable", 50)], true);
         match appended {
-            Ok(()) => must(!(loses && is_of_sync), "a sync has failed, and one is promised")?,
+            Ok(()) => must(!(loses && is_of_sync), "a sync failed, but a later one succeeded")?,
             Err(Error::SyncFailed { .. }) if loses => {
-                must(!world.is_written(number), "no sync can be, and the batch was written")?;
-                must(matches!(log.sync(), Err(Error::SyncFailed { .. })), "a sync is promised")?;
+                must(!world.is_written(number), "no sync is possible, but the batch was written")?;
+                must(matches!(log.sync(), Err(Error::SyncFailed { .. })), "a sync succeeded")?;
             }
             Err(error) => return Err(format!("a durable append: {error}")),
         }
@@ -503,10 +503,10 @@ fn a_segment_that_failed_to_open_when_published_is_synced_by_the_next_sync() {
         let Store { mut world, mine, other } = store(Before::Writes);
         let (maker, log) = {
             let disk = world.disk.new_process();
-            let log = options().open_on(disk.clone(), STORE).expect("a disk without faults");
+            let log = options().open_on(disk.clone(), STORE).expect("the disk has no faults");
             (disk, log)
         };
-        mine.1.sync().expect("a disk without faults");
+        mine.1.sync().expect("the disk has no faults");
         // Its first append creates a segment, and is stopped during that.
         let ops = vec![append("late", 100)];
         maker.begin(Some(world.batches.len()));
@@ -514,16 +514,20 @@ fn a_segment_that_failed_to_open_when_published_is_synced_by_the_next_sync() {
         maker.stop_at(at);
         let appending = maker.clone();
         let thread = std::thread::spawn(move || {
-            log.write(&batch(&ops), Durability::Plain).expect("a disk without faults");
+            log.write(&batch(&ops), Durability::Plain).expect("the disk has no faults");
             appending.finished();
             log
         });
         let is_stopped = maker.wait() == Fate::Stopped;
         // Another segment appears, which starts a discovery; the late one may not exist yet.
-        world.write(&other.0, &other.1, vec![append("c", 70_000)], false).expect("no fault yet");
-        world.write(&mine.0, &mine.1, vec![append("mine", 5)], true).expect("no fault yet");
+        world
+            .write(&other.0, &other.1, vec![append("c", 70_000)], false)
+            .expect("the disk has no faults yet");
+        world
+            .write(&mine.0, &mine.1, vec![append("mine", 5)], true)
+            .expect("the disk has no faults yet");
         maker.resume();
-        drop(thread.join().expect("it appends"));
+        drop(thread.join().expect("the append succeeds"));
         if !is_stopped {
             break;
         }
@@ -597,7 +601,7 @@ fn run_open(
         }
         Ok(log) => handles.push((disk, log)),
         Err(error) => {
-            must(fails.is_some(), &format!("it fails on a disk without faults: {error}"))?;
+            must(fails.is_some(), &format!("it fails although the disk has no faults: {error}"))?;
             must(error.to_string().contains(STORE), &format!("no path is named: {error}"))?;
         }
     }
@@ -605,7 +609,7 @@ fn run_open(
     for (disk, log) in &handles {
         world.content().compare(log).map_err(|why| why.to_string())?;
         let plain = world.write(disk, log, vec![append("after", 50)], false);
-        plain.map_err(|error| format!("it does not go on: {error}"))?;
+        plain.map_err(|error| format!("the handle does not continue: {error}"))?;
         match world.write(disk, log, vec![append("durable", 50)], true) {
             Err(Error::SyncFailed { .. }) if loses => {}
             durable => durable.map_err(|error| format!("a durable append: {error}"))?,
@@ -636,7 +640,7 @@ fn a_failed_call_while_a_store_opens_leaves_it_usable_for_the_next_opener() {
             let name = format!("open (read-only: {how}) of image {i} of a power cut");
             let open = |fails| run_open(State::of(again(torn)), how, fails);
             every_fault(&name, open, &mut violations);
-            let calls = open(None).expect("no fault");
+            let calls = open(None).expect("the disk has no faults");
             syncs += calls.iter().filter(|call| **call == Call::Sync).count();
         }
     }
@@ -692,7 +696,7 @@ fn a_failed_call_with_temporary_stores_leaves_nothing_that_a_sweep_misses() {
         let swept = Log::sweep_on(&disk, "/");
         let calls = disk.watched();
         for error in [made.err(), swept.err()].into_iter().flatten() {
-            must(fails.is_some(), "it fails on a disk without faults")?;
+            must(fails.is_some(), "it fails although the disk has no faults")?;
             must(error.to_string().contains("/"), &format!("no path is named: {error}"))?;
         }
         Log::sweep_on(&disk, "/").map_err(|error| error.to_string())?;
@@ -711,26 +715,28 @@ fn a_full_segment_whose_writeback_failed_is_not_reported_durable() {
     let disk = SimDisk::boot(&Image::blank(), 3, None);
     let mut world = World::on(disk.clone());
     let writer = disk.new_process();
-    let log = options().open_on(writer.clone(), STORE).expect("a disk without faults");
+    let log = options().open_on(writer.clone(), STORE).expect("the disk has no faults");
     for _ in 0..3 {
-        world.write(&writer, &log, vec![append("a", 40_000)], false).expect("no fault yet");
+        world
+            .write(&writer, &log, vec![append("a", 40_000)], false)
+            .expect("the disk has no faults yet");
     }
     let first = Path::new(STORE).join("0000000000000001.seg");
     disk.fail_writeback(&first);
     let syncer = disk.new_process();
-    let other = options().open_on(syncer.clone(), STORE).expect("no fault yet");
+    let other = options().open_on(syncer.clone(), STORE).expect("the disk has no faults yet");
     let failed = other.sync().expect_err("the first segment is lost").to_string();
     assert!(failed.contains("0000000000000001.seg"), "{failed}");
     assert!(matches!(log.sync(), Err(Error::SyncFailed { .. })));
     world.cut_power(&[world.disk.log().len()], 1).expect("nothing was promised");
     // Once they are synced, full segments are closed.
     let disk = SimDisk::boot(&Image::blank(), 3, None);
-    let log = options().open_on(disk.clone(), STORE).expect("a disk without faults");
+    let log = options().open_on(disk.clone(), STORE).expect("the disk has no faults");
     for _ in 0..4 {
-        log.append([("a", [7; 40_000])]).expect("a disk without faults");
-        log.sync().expect("a disk without faults");
+        log.append([("a", [7; 40_000])]).expect("the disk has no faults");
+        log.sync().expect("the disk has no faults");
     }
-    log.append([("a", [7; 40_000])]).expect("a disk without faults");
+    log.append([("a", [7; 40_000])]).expect("the disk has no faults");
     assert!(!disk.is_open(&first), "a segment that is synced stays open");
 }
 
@@ -757,20 +763,20 @@ fn a_superseded_sync_leader_promises_nothing_after_a_failed_sync() {
                 break;
             }
             let Err(failed) = failed else {
-                durable_seq.expect("the mark was moved, and nothing has failed");
+                durable_seq.expect("the durable sequence number advanced without a failure");
                 continue;
             };
             failures += 1;
-            let why = format!("stopped at {at}, passed by one whose {call:?} failed: {failed}");
-            assert!(durable_seq.is_err(), "I1 is violated: {why}; and a sync is promised");
+            let why = format!("stopped at {at}, superseded by one whose {call:?} failed: {failed}");
+            assert!(durable_seq.is_err(), "I1 is violated: {why}; but a sync succeeded");
             assert!(matches!(other.sync(), Err(Error::SyncFailed { .. })), "{why}");
             // A layer must not write anything that it could not make durable either.
-            let before = other.len_of("a").expect("reads go on");
+            let before = other.len_of("a").expect("reads continue");
             let buffer = Buffer::new(Dict::new(), other, 1 << 20);
             let appended = buffer.append_durable([("a", "again")]);
             assert!(matches!(appended, Err(Error::SyncFailed { .. })), "{why}: {appended:?}");
-            assert_eq!(buffer.len_of("a").expect("reads go on"), before);
-            buffer.append([("a", "plain")]).expect("plain appends go on");
+            assert_eq!(buffer.len_of("a").expect("reads continue"), before);
+            buffer.append([("a", "plain")]).expect("plain appends continue");
         }
         assert!(failures > 1, "{failures} times {call:?} failed");
     }
@@ -801,9 +807,10 @@ fn a_reader_that_opens_beside_a_new_writer_follows_it_or_makes_it_wait() {
             let disk = writer.clone();
             reader.interrupt(at, move || {
                 std::thread::spawn(move || {
-                    let log = options().open_on(disk.clone(), STORE).expect("no fault");
+                    let log =
+                        options().open_on(disk.clone(), STORE).expect("the disk has no faults");
                     disk.begin(Some(first));
-                    log.write(&batch(&ops), Durability::Plain).expect("no fault");
+                    log.write(&batch(&ops), Durability::Plain).expect("the disk has no faults");
                     let _ = has_come.send(());
                     send.send(log).expect("the test waits");
                 });
@@ -819,9 +826,9 @@ fn a_reader_that_opens_beside_a_new_writer_follows_it_or_makes_it_wait() {
             if !was_late {
                 break;
             }
-            let other = receive.recv().expect("it comes after all");
+            let other = receive.recv().expect("the writer arrives eventually");
             writer.begin(Some(first + 1));
-            other.write(&batch(&more), Durability::Plain).expect("no fault");
+            other.write(&batch(&more), Durability::Plain).expect("the disk has no faults");
             writer.end(false);
             let (now, came) = (world.content(), CAME.with(Cell::get));
             let is_followed = now.compare(&log).is_ok();
@@ -852,7 +859,7 @@ fn torn_stores() -> Vec<World> {
     for i in 0..6 {
         let (disk, log) = [&mine, &other][i % 2];
         let ops = vec![append("a", 200 * i), append("d", 700)];
-        world.write(disk, log, ops, i == 1).expect("a disk without faults");
+        world.write(disk, log, ops, i == 1).expect("the disk has no faults");
     }
     let (batches, now) = (world.batches.clone(), world.disk.log().len());
     let mut torn = Vec::new();
@@ -863,7 +870,7 @@ fn torn_stores() -> Vec<World> {
             torn.push(world);
         }
     });
-    found.expect("no fault yet");
+    found.expect("the disk has no faults yet");
     assert!(torn.len() > 8, "{} of 24 images have lost something", torn.len());
     torn
 }
@@ -890,7 +897,9 @@ fn a_killed_recovery_leaves_nothing_that_the_next_recovery_resurrects() {
             let is_killed = first.wait() == Fate::Stopped;
             first.kill();
             let (disk, log) = reopen(&world, false).unwrap_or_else(|why| panic!("{at}: {why}"));
-            world.write(&disk, &log, vec![append("again", 30)], true).expect("no fault");
+            world
+                .write(&disk, &log, vec![append("again", 30)], true)
+                .expect("the disk has no faults");
             let now = world.disk.log().len();
             let cut = world.cut_power(&[now], at);
             first.bury();

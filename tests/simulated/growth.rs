@@ -22,34 +22,35 @@ fn cost(disk: &SimDisk, operation: impl FnOnce()) -> Cost {
 /// append that starts a segment, and the refresh after it, in a store of `segments` segments.
 fn costs(segments: u64) -> [Cost; 7] {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
-    let open = || options().open_on(disk.new_process(), STORE).expect("it opens");
+    let open = || options().open_on(disk.new_process(), STORE).expect("the open succeeds");
     let (writer, reader) = (open(), open());
     // The last segment has room for the measured operations.
     for i in 1..segments {
         for _ in 0..6 {
-            writer.append([(format!("k{i}"), vec![7; 10_630])]).expect("it is appended");
+            writer.append([(format!("k{i}"), vec![7; 10_630])]).expect("the append succeeds");
         }
     }
-    writer.append_durable([("k", "value")]).expect("it is appended");
-    assert_eq!(reader.get("k").expect("it is read"), b"value");
-    assert_eq!(reader.stats().expect("it is read").segments(), segments);
-    let append = cost(&disk, || writer.append([("k", "1")]).expect("it is appended"));
-    let durable = cost(&disk, || writer.append_durable([("k", "2")]).expect("it is appended"));
-    let refresh = cost(&disk, || assert_eq!(reader.get("k").expect("it is read"), b"value12"));
-    let get = cost(&disk, || assert_eq!(reader.get("k").expect("it is read"), b"value12"));
-    let len = cost(&disk, || assert_eq!(reader.len_of("k").expect("it is read"), 7));
+    writer.append_durable([("k", "value")]).expect("the append succeeds");
+    assert_eq!(reader.get("k").expect("the read succeeds"), b"value");
+    assert_eq!(reader.stats().expect("the read succeeds").segments(), segments);
+    let append = cost(&disk, || writer.append([("k", "1")]).expect("the append succeeds"));
+    let durable = cost(&disk, || writer.append_durable([("k", "2")]).expect("the append succeeds"));
+    let refresh =
+        cost(&disk, || assert_eq!(reader.get("k").expect("the read succeeds"), b"value12"));
+    let get = cost(&disk, || assert_eq!(reader.get("k").expect("the read succeeds"), b"value12"));
+    let len = cost(&disk, || assert_eq!(reader.len_of("k").expect("the read succeeds"), 7));
     // Fill up the last segment.
-    while reader.stats().expect("it is read").segments() == segments {
-        writer.append([("fill", vec![7; 900])]).expect("it is appended");
+    while reader.stats().expect("the read succeeds").segments() == segments {
+        writer.append([("fill", vec![7; 900])]).expect("the append succeeds");
     }
     for _ in 0..5 {
-        writer.append([("fill", vec![7; 10_630])]).expect("it is appended");
+        writer.append([("fill", vec![7; 10_630])]).expect("the append succeeds");
     }
-    assert_eq!(reader.get("k").expect("it is read"), b"value12");
+    assert_eq!(reader.get("k").expect("the read succeeds"), b"value12");
     let next = vec![7; 10_630];
-    let begin = cost(&disk, || writer.append([("n", &next)]).expect("it is appended"));
-    let follow = cost(&disk, || assert_eq!(reader.get("n").expect("it is read"), next));
-    assert_eq!(reader.stats().expect("it is read").segments(), segments + 2);
+    let begin = cost(&disk, || writer.append([("n", &next)]).expect("the append succeeds"));
+    let follow = cost(&disk, || assert_eq!(reader.get("n").expect("the read succeeds"), next));
+    assert_eq!(reader.stats().expect("the read succeeds").segments(), segments + 2);
     [append, durable, refresh, get, len, begin, follow]
 }
 
@@ -65,9 +66,9 @@ fn append_refresh_and_get_cost_the_same_at_1_and_at_100_segments() {
     let [append, durable, refresh, get, len, begin, follow] = large;
     assert_eq!((append[1], append[3]), (8, 0), "an append reads one word of its own: {append:?}");
     assert!(durable[3] <= 2, "one lock and one sync: {durable:?}");
-    assert!(refresh[1] < 500 && refresh[3] == 0, "only what is new is walked: {refresh:?}");
+    assert!(refresh[1] < 500 && refresh[3] == 0, "a refresh walks only new batches: {refresh:?}");
     assert_eq!(get, [3, 7, 0, 0], "a get reads the three pieces of its value");
-    assert_eq!(len, [0; 4], "a length is known");
+    assert_eq!(len, [0; 4], "a length needs no disk call");
     assert!(begin[1] < 200 && begin[3] <= 5, "one file is made and named: {begin:?}");
     assert!(follow[1] < 12_000 && follow[3] <= 1, "one file is opened: {follow:?}");
 }
@@ -76,10 +77,10 @@ fn append_refresh_and_get_cost_the_same_at_1_and_at_100_segments() {
 fn an_append_costs_the_same_anywhere_in_the_segment() {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let long = options().segment_len_bytes(4 << 20);
-    let log = long.open_on(disk.clone(), STORE).expect("it opens");
-    log.append([("k", "v")]).expect("it is appended");
+    let log = long.open_on(disk.clone(), STORE).expect("the open succeeds");
+    log.append([("k", "v")]).expect("the append succeeds");
     let costs: Vec<Cost> = (0..10_000)
-        .map(|_| cost(&disk, || log.append([("k", "v")]).expect("it is appended")))
+        .map(|_| cost(&disk, || log.append([("k", "v")]).expect("the append succeeds")))
         .collect();
     assert!(costs.iter().all(|cost| *cost == costs[0]), "the first costs {:?}", costs[0]);
 }
@@ -90,21 +91,21 @@ fn a_compaction_reads_and_writes_each_live_byte_once() {
     let beside = |value_len: usize| {
         let disk = SimDisk::unlogged(&Image::blank(), 1);
         let options = options().segment_len_bytes(1 << 20);
-        let log = options.open_on(disk.clone(), STORE).expect("it opens");
+        let log = options.open_on(disk.clone(), STORE).expect("the open succeeds");
         for i in 0..2000_u64 {
             let batch = [(i % 100, vec![7; value_len]), (1000 + i % 10, vec![8; value_len])];
-            log.append(batch).expect("it is appended");
+            log.append(batch).expect("the append succeeds");
         }
-        log.delete(1000_u64..1010).expect("they are deleted");
+        log.delete(1000_u64..1010).expect("the deletes succeed");
         // Dropping the handle seals the segments, so everything but the last few batches can be
         // compacted.
         drop(log);
-        let log = options.open_on(disk.clone(), STORE).expect("it opens");
-        let live = log.stats().expect("it is counted").live_bytes;
+        let log = options.open_on(disk.clone(), STORE).expect("the open succeeds");
+        let live = log.stats().expect("the count succeeds").live_bytes;
         assert_eq!(live, 2000 * value_len as u64);
         let stored = || disk.counts().stored_bytes.load(Relaxed);
         let (loaded_before, stored_before) = (disk.counts().now()[1], stored());
-        let report = log.compact().expect("it compacts");
+        let report = log.compact().expect("the compaction succeeds");
         let loaded = disk.counts().now()[1] - loaded_before;
         let stored = stored() - stored_before;
         assert_eq!((report.bytes_rewritten, report.extents_after), (live, 100), "{report:?}");
@@ -121,15 +122,15 @@ fn a_compaction_reads_and_writes_each_live_byte_once() {
 fn syncs_of_a_compaction(segments: u64) -> u64 {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let options = options();
-    let p = options.open_on(disk.new_process(), STORE).expect("it opens");
-    while p.stats().expect("it is counted").segments() < segments {
-        p.append([("k", vec![7; 10_630])]).expect("it is appended");
+    let p = options.open_on(disk.new_process(), STORE).expect("the open succeeds");
+    while p.stats().expect("the count succeeds").segments() < segments {
+        p.append([("k", vec![7; 10_630])]).expect("the append succeeds");
     }
-    p.clear().expect("it is cleared");
+    p.clear().expect("the clear succeeds");
     let before = disk.counts().syncs.load(Relaxed);
-    let report = p.compact().expect("it compacts");
-    assert_eq!(report.segments_replaced, segments - 1, "the last one goes on");
-    let stats = p.stats().expect("it is counted");
+    let report = p.compact().expect("the compaction succeeds");
+    assert_eq!(report.segments_replaced, segments - 1, "the last segment stays");
+    let stats = p.stats().expect("the count succeeds");
     assert_eq!(stats.durable_seq, stats.sequence, "with the output, all of it is durable");
     disk.counts().syncs.load(Relaxed) - before
 }

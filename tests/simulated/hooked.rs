@@ -37,7 +37,7 @@ impl Hooked {
 
 /// Sets the event of a hook.
 pub(crate) fn set(hook: &Hook, meanwhile: impl FnOnce() + Send + 'static) {
-    *hook.lock().expect("no panic") = Some(Box::new(meanwhile));
+    *hook.lock().expect("the thread does not panic") = Some(Box::new(meanwhile));
 }
 
 impl std::fmt::Debug for Hooked {
@@ -48,7 +48,7 @@ impl std::fmt::Debug for Hooked {
 
 /// Runs the event of a hook, once.
 fn fire(hook: &Hook) {
-    let meanwhile = hook.lock().expect("no panic").take();
+    let meanwhile = hook.lock().expect("the thread does not panic").take();
     if let Some(meanwhile) = meanwhile {
         meanwhile();
     }
@@ -152,7 +152,7 @@ impl Dir for HookedDir {
 }
 
 pub(crate) fn open(disk: &SimDisk) -> SegmentLog<SimDisk> {
-    options().open_on(disk.clone(), STORE).expect("it opens")
+    options().open_on(disk.clone(), STORE).expect("the open succeeds")
 }
 
 /// Runs a call of a process up to the operation with this number. The fate is `Finished` if the

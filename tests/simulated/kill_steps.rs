@@ -71,7 +71,7 @@ fn at_each_operation(
         }
         check(&steps, at);
     }
-    unreachable!("a call has an end")
+    unreachable!("every call ends")
 }
 
 fn other(byte: u8) -> Step {
@@ -105,7 +105,7 @@ fn a_process_killed_at_any_operation_loses_nothing_and_delays_no_one() {
         println!("{what}: killed after each of {count} operations");
         operations += count;
     }
-    assert!(operations > 150, "only {operations} operations were looked at");
+    assert!(operations > 150, "only {operations} operations were examined");
 }
 
 #[test]

@@ -110,7 +110,7 @@ fn at_each_operation(afterwards: &[Step]) -> (u64, usize) {
             return (at - 1, images);
         }
     }
-    unreachable!("a compaction has an end")
+    unreachable!("every compaction ends")
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn check_value(value: &[u8]) -> Vec<u32> {
         panic!("live is violated: {} bytes are not whole pieces", value.len());
     };
     let distinct: BTreeSet<u32> = found.iter().copied().collect();
-    assert_eq!(distinct.len(), found.len(), "live is violated: a piece is there twice: {found:?}");
+    assert_eq!(distinct.len(), found.len(), "live is violated: a piece occurs twice: {found:?}");
     found
 }
 
@@ -166,7 +166,7 @@ fn one_life(seed: u64) {
             let is_told = lost_segment && lost_control;
             assert!(
                 lost.is_empty() || is_told,
-                "live is violated: {lost:?} were acknowledged and are not there"
+                "live is violated: {lost:?} were acknowledged but are missing"
             );
         }
     }
@@ -200,14 +200,14 @@ fn any_file_removed_or_replaced_at_any_moment_is_an_error_at_worst() {
 #[test]
 fn a_file_of_another_store_under_the_name_of_a_dead_segment_is_never_removed() {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
-    let other = options().open_on(disk.new_process(), "/other").expect("it opens");
-    other.append([("o", "theirs")]).expect("it is appended");
+    let other = options().open_on(disk.new_process(), "/other").expect("the open succeeds");
+    other.append([("o", "theirs")]).expect("the append succeeds");
     for _ in 0..3 {
-        open(&disk.new_process()).append([("k", vec![7; 40_000])]).expect("it is appended");
+        open(&disk.new_process()).append([("k", vec![7; 40_000])]).expect("the append succeeds");
     }
     let hooked = Hooked::new(disk.new_process());
-    let log = options().open_on(hooked.clone(), STORE).expect("it opens");
-    log.clear().expect("it is cleared");
+    let log = options().open_on(hooked.clone(), STORE).expect("the open succeeds");
+    log.clear().expect("the clear succeeds");
     let victim = Path::new(STORE).join("0000000000000001.seg");
     let (vandal, to) = (disk.clone(), victim.clone());
     // While its output is being renamed, a file of another store replaces one of its inputs.
@@ -218,7 +218,7 @@ fn a_file_of_another_store_under_the_name_of_a_dead_segment_is_never_removed() {
     drop(log);
     let is_there = disk.names_in(Path::new(STORE)).contains(&victim);
     assert!(is_there, "live is violated: a file of another store was removed");
-    assert_eq!(other.get("o").expect("it is read"), b"theirs");
+    assert_eq!(other.get("o").expect("the read succeeds"), b"theirs");
 }
 
 #[test]
@@ -230,21 +230,23 @@ fn a_segment_restored_after_it_was_compacted_away_resurrects_nothing() {
         [(0, false, false), (1, false, false), (0, true, false), (1, true, false), (0, false, true)]
     {
         let disk = SimDisk::unlogged(&Image::blank(), 1);
-        let open = || options().open_on(disk.new_process(), STORE).expect("it opens");
+        let open = || options().open_on(disk.new_process(), STORE).expect("the open succeeds");
         // A segment full of data that will be deleted, and two generations of outputs.
-        open().append([("dead", piece(1, 40_000)), ("k", piece(1, 20))]).expect("it is appended");
+        open()
+            .append([("dead", piece(1, 40_000)), ("k", piece(1, 20))])
+            .expect("the append succeeds");
         disk.put_in_place(&store.join("0000000000000001.seg"), &aside.join("0"));
         let log = open();
-        log.compact().expect("it compacts");
+        log.compact().expect("the compaction succeeds");
         let names = disk.names_in(store);
         let output = names.iter().rfind(|name| name.extension().is_some()).expect("an output");
         disk.put_in_place(output, &aside.join("1"));
-        log.delete(["dead"]).expect("it is deleted");
-        log.append([("k", piece(2, 20))]).expect("it is appended");
+        log.delete(["dead"]).expect("the delete succeeds");
+        log.append([("k", piece(2, 20))]).expect("the append succeeds");
         drop(log);
         let log = open();
-        log.compact().expect("it compacts");
-        log.append([("k", piece(3, 20))]).expect("it is appended");
+        log.compact().expect("the compaction succeeds");
+        log.append([("k", piece(3, 20))]).expect("the append succeeds");
         assert!(!disk.names_in(store).contains(output), "it was replaced");
         let (victim, from) = match returned {
             0 => (store.join("0000000000000001.seg"), aside.join("0")),
@@ -258,16 +260,18 @@ fn a_segment_restored_after_it_was_compacted_away_resurrects_nothing() {
         let right = [piece(1, 20), piece(2, 20), piece(3, 20)].concat();
         for round in 0..3 {
             let check = |log: &Log| {
-                let dead = log.get("dead").expect("it is read");
-                assert!(dead.is_empty(), "I5 is violated: what was deleted is back, round {round}");
-                let live = log.get("k").expect("it is read");
+                let dead = log.get("dead").expect("the read succeeds");
+                assert!(dead.is_empty(), "I5 is violated: deleted data is back, round {round}");
+                let live = log.get("k").expect("the read succeeds");
                 assert!(live == right, "I5 is violated: round {round}");
             };
-            check(&options().open_read_only_on(disk.new_process(), STORE).expect("it opens"));
+            check(
+                &options().open_read_only_on(disk.new_process(), STORE).expect("the open succeeds"),
+            );
             check(&open());
             kept.iter().for_each(check);
             // The segment is removed for good, and restored again.
-            open().compact().expect("it compacts");
+            open().compact().expect("the compaction succeeds");
             assert!(!disk.names_in(store).contains(&victim), "a dead segment stays");
             disk.put_in_place(&from, &victim);
         }
@@ -281,7 +285,7 @@ fn a_copy_of_a_live_store_opens_as_a_prefix_or_with_an_error() {
     let mut states = vec![disk.snapshot()];
     for number in 1..=6 {
         let log = if number % 2 == 0 { &p } else { &q };
-        log.append([("k", piece(number, 20))]).expect("it is appended");
+        log.append([("k", piece(number, 20))]).expect("the append succeeds");
         states.push(disk.snapshot());
     }
     let paths: Vec<_> = states[6].files.keys().cloned().collect();

@@ -109,7 +109,7 @@ fn the_contract_breaks_without_any_one_of_the_required_orderings() {
 fn the_contract_holds_without_the_other_orderings() {
     let others: Vec<Site> = sites().into_iter().filter(|site| !is_needed(site)).collect();
     println!("{others:#?}");
-    assert!(others.len() > 10, "the sites were not found");
+    assert!(others.len() > 10, "too few sites were found");
     let (weakness, broken) = break_with::<0>(Weakness::without(others.clone()));
     assert_eq!(broken, None, "one of {others:?} is needed");
     let unknown: Vec<Site> =

@@ -143,7 +143,7 @@ impl Arena {
             let writers = self.writers.iter_mut().filter_map(|writer| writer.child.as_mut());
             let readers = self.readers.iter_mut().filter_map(|reader| reader.child.as_mut());
             for child in writers.chain(readers) {
-                assert!(!child.has_ended(), "a child has ended; what it said is above");
+                assert!(!child.has_ended(), "a child has ended; see its output above");
             }
             std::thread::sleep(Duration::from_micros(50));
         }

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal};
 pub fn fork() -> Option<u32> {
     let own = std::process::id();
     let threads = std::fs::read_dir("/proc/self/task").expect("Linux lists threads").count();
-    assert!(threads <= 2, "a process with threads must not go on after a fork");
+    assert!(threads <= 2, "a process with threads must not continue after a fork");
     // Wait for the harness thread to sleep, unless this is the only thread.
     while threads == 2 && super::state_of(own) != Some('S') {
         std::thread::yield_now();
@@ -46,7 +46,7 @@ pub fn fork_beside_idle_threads() -> Option<u32> {
 fn others_sleep() -> bool {
     let own = std::fs::read_link("/proc/thread-self").expect("Linux names threads");
     let threads = std::fs::read_dir("/proc/self/task").expect("Linux lists threads");
-    threads.map(|thread| thread.expect("it is listed")).all(|thread| {
+    threads.map(|thread| thread.expect("the listing succeeds")).all(|thread| {
         // A thread without a `stat` file has ended.
         let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
         let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());

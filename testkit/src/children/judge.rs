@@ -180,14 +180,14 @@ impl Watch {
     /// seen earlier is still present and unchanged.
     pub fn look(&mut self, p: &SegmentLog, log: &Log) {
         let appended = log.appended();
-        let value = p.get(ALL).expect("reads");
+        let value = p.get(ALL).expect("the read succeeds");
         assert!(value.starts_with(&self.value), "the value of all writers has shrunk or changed");
         for tag in parse(&value[self.value.len()..]).expect("the value of all writers is whole") {
-            assert!(self.seen.insert(tag), "{tag:?} is there twice");
+            assert!(self.seen.insert(tag), "{tag:?} occurs twice");
         }
         self.value = value;
         for tag in appended.iter().flatten() {
-            assert!(self.seen.contains(tag), "{tag:?} was acknowledged and is not there");
+            assert!(self.seen.contains(tag), "{tag:?} was acknowledged but is missing");
         }
     }
 }
@@ -207,33 +207,36 @@ pub fn judge(p: &SegmentLog, log: &Log) -> Passed {
     p.verify().expect("every checksum is right");
     let mut of_life: BTreeMap<(u32, u32), Vec<Tag>> = BTreeMap::new();
     let mut seen = BTreeSet::new();
-    for tag in parse(&p.get(ALL).expect("reads")).expect("the value of all writers is whole") {
-        assert!(seen.insert(tag), "{tag:?} is there twice");
+    for tag in
+        parse(&p.get(ALL).expect("the read succeeds")).expect("the value of all writers is whole")
+    {
+        assert!(seen.insert(tag), "{tag:?} occurs twice");
         of_life.entry((tag.writer, tag.life)).or_default().push(tag);
     }
     let appended = log.appended();
     for tag in appended.iter().flatten() {
-        assert!(seen.contains(tag), "{tag:?} was acknowledged and is not there");
+        assert!(seen.contains(tag), "{tag:?} was acknowledged but is missing");
     }
     let begun = log.begun_appends();
     for tag in &seen {
-        assert!(begun.contains(tag), "{tag:?} is there and nobody wrote it");
+        assert!(begun.contains(tag), "{tag:?} is present although no writer wrote it");
     }
     let mut last: BTreeMap<u32, Tag> = BTreeMap::new();
-    for tag in parse(&p.get(ALL).expect("reads")).expect("whole") {
+    for tag in parse(&p.get(ALL).expect("the read succeeds")).expect("whole") {
         let before = last.insert(tag.writer, tag);
-        assert!(before.is_none_or(|before| before < tag), "{tag:?} is behind {before:?}");
+        assert!(before.is_none_or(|before| before < tag), "{tag:?} follows {before:?}");
     }
     let mut keys = BTreeSet::from([partd::Key::from(ALL)]);
     for (&(writer, life), tags) in &of_life {
         let key = partd::Key::from(life_key(writer, life));
-        let found = parse(&p.get(&key).expect("reads")).expect("the value of a life is whole");
+        let found =
+            parse(&p.get(&key).expect("the read succeeds")).expect("the value of a life is whole");
         assert!(found == *tags, "a batch of writer {writer} in life {life} is torn");
         keys.insert(key);
     }
     for writer in 0..log.writers.len() as u32 {
         let key = partd::Key::from(own_key(writer));
-        let found = parse(&p.get(&key).expect("reads")).expect("an own key is whole");
+        let found = parse(&p.get(&key).expect("the read succeeds")).expect("an own key is whole");
         let states = log.own_states(writer);
         assert!(
             states.iter().any(|own| own.tags == found),
@@ -243,7 +246,7 @@ pub fn judge(p: &SegmentLog, log: &Log) -> Passed {
             keys.insert(key);
         }
     }
-    let found: BTreeSet<partd::Key> = p.keys().expect("reads").into_iter().collect();
+    let found: BTreeSet<partd::Key> = p.keys().expect("the read succeeds").into_iter().collect();
     assert!(found == keys, "there are other keys than those with values");
     let acknowledged = appended.iter().map(|tags| tags.len() as u64).sum();
     Passed { acknowledged, unacknowledged: seen.len() as u64 - acknowledged }

@@ -87,7 +87,7 @@ impl Child {
             }
         };
         let stdin = process.stdin.take();
-        let stdout = process.stdout.take().expect("it was asked for");
+        let stdout = process.stdout.take().expect("the pipe was requested");
         let reader = thread::spawn(move || {
             let mut stdout = BufReader::new(stdout);
             let mut line = String::new();
@@ -118,7 +118,7 @@ impl Child {
 
     /// Sends a line to the child.
     pub fn say(&mut self, line: &str) {
-        let stdin = self.stdin.as_mut().expect("it was asked for");
+        let stdin = self.stdin.as_mut().expect("the pipe was requested");
         // A dead child cannot be written to; the next wait for it notices the death.
         let _ = stdin.write_all(line.as_bytes()).and_then(|()| stdin.write_all(b"\n"));
     }
@@ -149,7 +149,7 @@ impl Child {
     pub fn finish(mut self) {
         drop(self.stdin.take());
         let status = self.wait();
-        assert!(status.success(), "a child ended with {status}; what it said is above");
+        assert!(status.success(), "a child ended with {status}; see its output above");
     }
 
     /// Waits until the child has ended by itself.
@@ -172,7 +172,7 @@ impl Child {
 
     fn join(&mut self) {
         if let Some(reader) = self.reader.take() {
-            reader.join().expect("what was reported can be taken in");
+            reader.join().expect("the reports are handled");
         }
     }
 }
@@ -209,7 +209,7 @@ pub fn state_of(pid: u32) -> Option<char> {
 pub fn wait_for_state(pid: u32, states: &[Option<char>]) {
     let since = Instant::now();
     while !states.contains(&state_of(pid)) {
-        assert!(since.elapsed() < PATIENCE, "process {pid} is {:?} for ever", state_of(pid));
+        assert!(since.elapsed() < PATIENCE, "process {pid} stays {:?}", state_of(pid));
         thread::sleep(Duration::from_micros(200));
     }
 }
@@ -231,8 +231,7 @@ fn own_role() -> Option<(String, Vec<String>)> {
 
 /// In a child: ask the kernel to kill this process when the thread that started it dies.
 fn die_with_parent() {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .expect("Linux can be asked for it");
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).expect("prctl succeeds");
 }
 
 /// A number from an environment variable, or `ordinary` if the variable is unset.

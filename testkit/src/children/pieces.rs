@@ -57,7 +57,7 @@ pub fn parse(value: &[u8]) -> Result<Vec<Tag>, String> {
         let tag = Tag { writer: half(0), life: half(4), number };
         let filler = half(16) as usize;
         if rest.len() < HEADER_LEN + filler {
-            return Err(format!("piece {tag:?} at byte {at} is cut"));
+            return Err(format!("piece {tag:?} at byte {at} is truncated"));
         }
         let mut right = vec![0; filler];
         fill(tag, &mut right);

@@ -148,7 +148,7 @@ struct Writer {
 fn open(store: &Path) -> SegmentLog {
     // No background compaction, so that the process has no thread of its own when it forks.
     let options = SegmentLog::options().segment_len_bytes(SEGMENT_LEN_BYTES);
-    options.compaction_dead_share(None).open(store).expect("opens")
+    options.compaction_dead_share(None).open(store).expect("the open succeeds")
 }
 
 fn show(tags: &[Tag]) -> String {
@@ -163,14 +163,14 @@ fn write(store: &Path, me: &Writer) {
     let mut random = Random(me.seed);
     if me.forks {
         // Acquire the slot and create the segment, so that the child inherits their files too.
-        p.delete(["nothing"]).expect("deletes");
+        p.delete(["nothing"]).expect("the delete succeeds");
         match fork::fork() {
             Some(pid) => report(&format!("f {pid}")),
             None => fork::sleep_until_input_ends(),
         }
     }
     let asked = listen();
-    let tags = parse(&p.get(&own).expect("reads")).expect("its own key is whole");
+    let tags = parse(&p.get(&own).expect("the read succeeds")).expect("its own key is whole");
     report(&format!("o {}", show(&tags)));
     for number in 0.. {
         if asked.end.load(Ordering::Relaxed) {
@@ -194,28 +194,28 @@ fn write(store: &Path, me: &Writer) {
                     (life_key(me.writer, me.life), &long),
                 ];
                 if random.below(64) == 0 {
-                    p.append_durable(batch).expect("appends");
+                    p.append_durable(batch).expect("the append succeeds");
                 } else {
-                    p.append(batch).expect("appends");
+                    p.append(batch).expect("the append succeeds");
                 }
                 report(&format!("a {number}"));
             }
             Deed::Pop => {
-                let popped = p.pop([&own]).expect("pops").remove(0);
-                let tags = parse(&popped).expect("what was popped is whole");
+                let popped = p.pop([&own]).expect("the pop succeeds").remove(0);
+                let tags = parse(&popped).expect("the popped value is whole");
                 report(&format!("a {number} {}", show(&tags)));
             }
             Deed::Delete => {
-                p.delete([&own]).expect("deletes");
+                p.delete([&own]).expect("the delete succeeds");
                 report(&format!("a {number}"));
             }
             Deed::Set => {
-                p.iset(&own, piece(tag, 8)).expect("sets");
+                p.iset(&own, piece(tag, 8)).expect("the set succeeds");
                 report(&format!("a {number}"));
             }
         }
         if random.below(200) == 0 {
-            p.compact().expect("compacts");
+            p.compact().expect("the compaction succeeds");
         }
         let pause = random.below(me.pause.as_micros() as u64 + 1);
         std::thread::sleep(Duration::from_micros(pause));
@@ -225,7 +225,7 @@ fn write(store: &Path, me: &Writer) {
 fn read(store: &Path, seed: u64, writable: bool) {
     let options = SegmentLog::options();
     let p = if writable { options.open(store) } else { options.open_read_only(store) };
-    let p = p.expect("opens");
+    let p = p.expect("the open succeeds");
     let asked = listen();
     let mut random = Random(seed);
     let mut value = Vec::new();
@@ -241,10 +241,10 @@ fn read(store: &Path, seed: u64, writable: bool) {
             _ => Some(lives[random.below(lives.len() as u64) as usize]),
         };
         let key = pick.map_or_else(String::new, |(writer, life)| life_key(writer, life));
-        let mut both = p.get_many([ALL, &key]).expect("reads");
+        let mut both = p.get_many([ALL, &key]).expect("the read succeeds");
         let (of_life, all) = (both.remove(1), both.remove(0));
         assert!(all.starts_with(&value), "a value has shrunk or changed");
-        let new = parse(&all[value.len()..]).expect("what others append is whole");
+        let new = parse(&all[value.len()..]).expect("the appends of others are whole");
         value = all;
         for tag in &new {
             if known.insert((tag.writer, tag.life)) {
@@ -258,7 +258,7 @@ fn read(store: &Path, seed: u64, writable: bool) {
             {
                 assert!(of_life.starts_with(bytes), "a long value has shrunk or changed");
             }
-            let found = parse(&of_life).expect("what others append is whole");
+            let found = parse(&of_life).expect("the appends of others are whole");
             let right = tags.iter().filter(|tag| (tag.writer, tag.life) == (writer, life));
             assert!(found.iter().eq(right), "a batch is seen in one key and not in the other");
             long = Some(((writer, life), of_life));
@@ -272,15 +272,15 @@ fn read(store: &Path, seed: u64, writable: bool) {
 /// killed by the test; the child reports `forked` and the result of each operation.
 fn fork_with_a_handle(store: &Path) {
     let p = open(store);
-    p.append([("before the fork", "x")]).expect("appends");
+    p.append([("before the fork", "x")]).expect("the append succeeds");
     let q = open(store);
-    q.append([("second", "x")]).expect("appends");
+    q.append([("second", "x")]).expect("the append succeeds");
     let buffer = Buffer::new(Dict::new(), open(store), 1 << 20);
-    buffer.append([("buffered", "x")]).expect("appends");
+    buffer.append([("buffered", "x")]).expect("the append succeeds");
     match fork::fork() {
         Some(pid) => {
             report(&format!("f {pid}"));
-            p.append([("after the fork", "x")]).expect("the parent's handle goes on");
+            p.append([("after the fork", "x")]).expect("the parent's handle still works");
             report("a");
             let since = Instant::now();
             // Until the test kills it.
@@ -315,12 +315,9 @@ fn fork_with_a_handle(store: &Path) {
             // Dropping a handle in the child must not release what belongs to the parent.
             drop(q);
             assert!(slot_is_locked(store, 1), "the parent's lock is held");
-            let own = SegmentLog::open(store).expect("a handle of its own serves the child");
-            own.append([("by the child", "x")]).expect("appends");
-            assert!(
-                p.get("k").is_err(),
-                "the child's own handle does not make the parent's its own"
-            );
+            let own = SegmentLog::open(store).expect("the child can open its own handle");
+            own.append([("by the child", "x")]).expect("the append succeeds");
+            assert!(p.get("k").is_err(), "the parent's handle still fails in the child");
             report("forked done");
             fork::sleep_until_input_ends();
         }
@@ -333,5 +330,5 @@ pub fn slot_is_locked(store: &Path, slot: u16) -> bool {
     let dir = OsDisk.open_dir(store).expect("the directory opens");
     let id = dir.id_of("control").expect("there is a control file");
     let at = partd_format::control::slot_lock_at(slot);
-    dir.is_byte_locked("control", id, at).expect("locks can be asked for")
+    dir.is_byte_locked("control", id, at).expect("locks can be queried")
 }

@@ -101,7 +101,7 @@ impl fmt::Display for Violation {
             }
             Violation::Disagree { key, piece, one, other } => write!(
                 f,
-                "piece {piece:#x} of key {key} was seen behind {one:x?} and behind {other:x?}"
+                "piece {piece:#x} of key {key} was seen after {one:x?} and after {other:x?}"
             ),
             Violation::NoOrder { taken, next } => {
                 write!(f, "no order fits; with {taken} operations taken, none of these is next:")?;

@@ -91,8 +91,10 @@ impl Client<'_> {
                 self.store.write(&batch, Durability::Plain).expect("writes");
                 Vec::new()
             }
-            Call::Read(keys) => self.store.get_many(keys.iter().copied()).expect("reads"),
-            Call::Pop(keys) => self.store.pop(keys.iter().copied()).expect("pops"),
+            Call::Read(keys) => {
+                self.store.get_many(keys.iter().copied()).expect("the read succeeds")
+            }
+            Call::Pop(keys) => self.store.pop(keys.iter().copied()).expect("the pop succeeds"),
         };
         operation.end = Some(now());
         operation.seen = values.iter().map(|value| pieces_of(value)).collect();
@@ -103,7 +105,7 @@ impl Client<'_> {
     /// recorded.
     pub fn compact_now_and_then(&mut self) {
         if self.random.below(50) == 0 {
-            self.store.compact().expect("compacts");
+            self.store.compact().expect("the compaction succeeds");
         }
     }
 
@@ -123,10 +125,10 @@ fn pieces_of(value: &[u8]) -> Vec<Piece> {
 
 /// Reads every key once more, after all clients have finished.
 pub fn last_look(store: &Path, number: u32) -> Operation {
-    let p = SegmentLog::open(store).expect("opens");
+    let p = SegmentLog::open(store).expect("the open succeeds");
     let keys: Vec<KeyId> = (0..KEYS as KeyId).collect();
     let start = now();
-    let values = p.get_many(keys.iter().copied()).expect("reads");
+    let values = p.get_many(keys.iter().copied()).expect("the read succeeds");
     let seen = values.iter().map(|value| pieces_of(value)).collect();
     Operation { client: number, start, end: Some(now()), call: Call::Read(keys), seen }
 }

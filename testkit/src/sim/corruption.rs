@@ -156,7 +156,7 @@ impl Search<'_> {
             };
             match whole {
                 Ok(sequence) if sequence != found => {
-                    return violation(format!("{sequence} batches are there, of {found}"));
+                    return violation(format!("{sequence} of {found} batches are present"));
                 }
                 Ok(_) => {}
                 Err(_) => continue,
@@ -182,8 +182,8 @@ pub fn in_the_place_of_another(defect: Option<Defect>) -> (u64, partd::Result<u6
     let store = |seed, batches: u8| {
         let disk = SimDisk::boot(&Image::blank(), seed, defect);
         let log = options().open_on(disk.clone(), STORE).expect("a new store");
-        (0..batches).for_each(|i| log.append([("k", [i; 40])]).expect("it is written"));
-        log.sync().expect("it is synced");
+        (0..batches).for_each(|i| log.append([("k", [i; 40])]).expect("the write succeeds"));
+        log.sync().expect("the sync succeeds");
         // The handle is never closed.
         disk.snapshot()
     };

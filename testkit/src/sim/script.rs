@@ -66,7 +66,7 @@ impl fmt::Debug for Step {
             Step::Stop(by, at, call) => {
                 write!(f, "{by}: stopped at its operation {at} of {call:?}")
             }
-            Step::Resume(by) => write!(f, "{by}: goes on"),
+            Step::Resume(by) => write!(f, "{by}: resumes"),
             Step::Kill(by) => write!(f, "{by}: killed"),
         }
     }

@@ -15,9 +15,9 @@ use partd_testkit::history::record::{Client, from_line, last_look, to_line};
 /// Compacts until it is killed, and reports each run that did something.
 fn play_compactor(store: &Path) {
     let options = SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None);
-    let p = options.open(store).expect("opens");
+    let p = options.open(store).expect("the open succeeds");
     loop {
-        let runs = p.compact().expect("compacts").runs;
+        let runs = p.compact().expect("the compaction succeeds").runs;
         report(&runs.to_string());
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -33,7 +33,10 @@ pub(crate) fn play(arguments: &[String]) {
     let number = |i: usize| arguments[i].parse::<u64>().expect("a number");
     let store = Path::new(&arguments[0]);
     let options = SegmentLog::options().segment_len_bytes(64 << 10);
-    let (one, other) = (options.open(store).expect("opens"), options.open(store).expect("opens"));
+    let (one, other) = (
+        options.open(store).expect("the open succeeds"),
+        options.open(store).expect("the open succeeds"),
+    );
     let (first, threads, calls, seed) = (number(1), number(2), number(3), number(4));
     std::thread::scope(|scope| {
         for thread in 0..threads {
@@ -73,7 +76,8 @@ impl Notes {
         let mut notes = self.0.lock().unwrap();
         if operation.end.is_some() {
             let of_client = |noted: &&mut Operation| noted.client == operation.client;
-            let begun = notes.iter_mut().rev().find(of_client).expect("it was noted before");
+            let begun =
+                notes.iter_mut().rev().find(of_client).expect("the call was recorded before");
             assert_eq!((begun.start, begun.end), (operation.start, None));
             *begun = operation.clone();
         } else {
@@ -91,7 +95,7 @@ impl Notes {
         if let Err(violation) = checked {
             let path = std::env::temp_dir().join(format!("partd-history-{seed}"));
             let lines: Vec<String> = history.iter().map(to_line).collect();
-            std::fs::write(&path, lines.join("\n")).expect("the history can be kept");
+            std::fs::write(&path, lines.join("\n")).expect("the history file can be written");
             panic!("seed {seed}, the history is in {}: {violation}", path.display());
         }
         Summary::of(&history)
@@ -141,8 +145,8 @@ impl Summary {
 
     fn is_worth_something(&self) {
         println!("{self:?}");
-        assert!(self.overlapping * 20 > self.calls, "hardly any calls met: {self:?}");
-        assert!(self.telling * 10 > self.calls, "hardly any results say anything: {self:?}");
+        assert!(self.overlapping * 20 > self.calls, "hardly any calls overlap: {self:?}");
+        assert!(self.telling * 10 > self.calls, "hardly any results are non-empty: {self:?}");
     }
 }
 
@@ -258,7 +262,7 @@ fn killed_and_stopped_processes_produce_a_linear_history() {
         drop(compactor.kill());
         children.into_iter().for_each(|child| drop(child.kill()));
     });
-    assert!(sum.unended > 0, "no kill has met a call under way: {sum:?}");
+    assert!(sum.unended > 0, "no kill interrupted a call: {sum:?}");
     assert!(runs.load(Relaxed) > 0, "nothing was compacted");
 }
 

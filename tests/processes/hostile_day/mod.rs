@@ -77,15 +77,15 @@ fn tampering_with_the_files_leads_to_right_bytes_or_clear_errors() {
     while since.elapsed() < Duration::from_secs(seconds) {
         std::thread::sleep(Duration::from_millis(100));
         for (number, (child, heard)) in children.iter_mut().enumerate() {
-            assert!(!child.has_ended(), "process {number} has failed; what it said is above");
-            let quiet = heard.lock().expect("nobody panics").last.elapsed();
+            assert!(!child.has_ended(), "process {number} has failed; see its output above");
+            let quiet = heard.lock().expect("no thread panics").last.elapsed();
             assert!(quiet < HANG, "process {number} hangs: it was silent for {quiet:?}");
         }
     }
     let mut totals = [BTreeMap::new(), BTreeMap::new()];
     for (number, (child, heard)) in children.into_iter().enumerate() {
         child.finish();
-        for (name, count) in &heard.lock().expect("nobody panics").counts {
+        for (name, count) in &heard.lock().expect("no thread panics").counts {
             let total: &mut BTreeMap<String, u64> = &mut totals[number.min(1)];
             let sum = total.entry(name.clone()).or_default();
             let is_longest = name.starts_with("ms ");
@@ -105,7 +105,7 @@ fn tampering_with_the_files_leads_to_right_bytes_or_clear_errors() {
         sum(operations, "ok "),
         sum(operations, "error ")
     );
-    assert!(sum(acts, "act ") > seconds, "nobody was hostile");
+    assert!(sum(acts, "act ") > seconds, "there were no hostile acts");
     assert!(sum(operations, "ok append") > seconds, "nothing was appended");
     // A later process reads the right bytes or gets an error.
     Worker::new(&base, WORKERS + 1, seed).look_around();

@@ -68,7 +68,9 @@ pub(crate) fn play(arguments: &[String]) {
     let seed = arguments[2].parse::<u64>().expect("a number");
     fs::create_dir(base.join("aside")).expect("it is new");
     let other = SegmentLog::options().segment_len_bytes(64 << 10).open(base.join("aside/other"));
-    other.and_then(|other| other.append_durable([("all", "theirs")])).expect("nobody touches it");
+    other
+        .and_then(|other| other.append_durable([("all", "theirs")]))
+        .expect("no process tampers with it");
     let (backups, directories) = (Vec::new(), Vec::new());
     let mut vandal = Vandal { random: Random(seed), base, backups, directories, made: 0 };
     let (mut counts, mut said) = (BTreeMap::<&str, u64>::new(), Instant::now());
@@ -92,8 +94,8 @@ pub(crate) fn play(arguments: &[String]) {
     }
     counts.iter().for_each(|(name, count)| report(&format!("{count} act {name}")));
     let other = SegmentLog::open_read_only(vandal.base.join("aside/other"));
-    let theirs = other.and_then(|other| other.get("all")).expect("nobody has touched it");
-    assert_eq!(theirs, b"theirs", "a store that nobody has touched");
+    let theirs = other.and_then(|other| other.get("all")).expect("no process tampers with it");
+    assert_eq!(theirs, b"theirs", "the store without tampering is unchanged");
 }
 
 /// Removes a directory in which others create files meanwhile.

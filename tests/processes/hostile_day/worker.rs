@@ -69,7 +69,7 @@ fn check(key: &str, value: &[u8]) -> Vec<Tag> {
     let mut seen: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
     for tag in &tags {
         let (first, last) = seen.entry(tag.writer).or_insert((tag.number, 0));
-        assert!(*last < tag.number, "{key}: {tag:?} stands behind number {last}: {tags:?}");
+        assert!(*last < tag.number, "{key}: {tag:?} follows number {last}: {tags:?}");
         let floor = u64::from(tag.life);
         assert!(floor < *first, "{key}: number {first} was deleted before {tag:?}: {tags:?}");
         *last = tag.number;
@@ -92,7 +92,7 @@ impl Handle {
         let last = found.last();
         assert_eq!(
             lost, 0,
-            "{}: {lost} pieces are lost behind {last:?}: {:?}",
+            "{}: {lost} pieces are lost after {last:?}: {:?}",
             self.own, self.pieces
         );
     }
@@ -297,7 +297,7 @@ impl Worker {
 fn look_at_all(log: &SegmentLog) -> Result<(), Error> {
     for key in log.keys()? {
         let name = String::from_utf8_lossy(key.as_bytes()).into_owned();
-        assert!(name == ALL || name.starts_with("own "), "a key that nobody wrote: {name}");
+        assert!(name == ALL || name.starts_with("own "), "a key that no process wrote: {name}");
         check(&name, &log.get(key)?);
     }
     Ok(())
