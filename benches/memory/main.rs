@@ -6,7 +6,10 @@
 //! sides alternate, round by round, with a device read-ahead of 128 KiB and of 8 MiB; the output is
 //! medians. The benchmark needs root, and reports if it lacks it.
 //!
-//! `cargo bench --bench memory -- [--rounds N] [--limit-mib N] [--times 2,8,32] [--only TEXT] [--read-ahead KIB]`
+//! ```text
+//! cargo bench --bench memory -- [--rounds N] [--limit-mib N] [--times 2,8,32]
+//!     [--only TEXT] [--read-ahead KIB]
+//! ```
 
 mod device;
 mod figures;

@@ -4,7 +4,6 @@
 //!
 //! No input may cause a panic, an endless loop or an allocation out of proportion to its size;
 //! everything listed must be within the files.
-//! the files.
 #![no_main]
 
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! Shared code of the fuzz targets. The targets themselves are in `fuzz_targets`, one file each.
 //!
-//! | module | what it owns |
+//! | module | contents |
 //! |---|---|
 //! | `limit` | the limit on a target's allocations |
 //! | `scan` | every read through `partd-format`, and its invariants |

@@ -6,8 +6,7 @@
 //! | `cgroup` | a memory limit for child processes |
 //! | `children` | child processes, their roles, and the judge of their acknowledged writes |
 //! | `counted` | a store that counts the calls a layer makes |
-//! | `history` | recorded client histories, and the checker that decides whether one is
-//! linearizable |
+//! | `history` | recorded client histories, and the checker that tests for linearizability |
 //! | `sim` | the simulated disk, its power cuts, and the invariants of the crash model |
 //! | `values` | the values that the Rust and Python tests exchange |
 

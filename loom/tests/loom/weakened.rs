@@ -1,9 +1,9 @@
 //! The weakened protocol: loom finds an execution that breaks the contract without any one of the
 //! orderings in [`NEEDED`], without helping, without `take_over`, and without the second look.
 //!
-//! All other orderings can be removed *at once* and the contract still holds: the release that marks
-//! the commit word done and the acquire that loads it carry everything else. The code keeps them for
-//! these reasons:
+//! All other orderings can be removed *at once* and the contract still holds: the release that
+//! marks the commit word done and the acquire that loads it carry everything else. The code keeps
+//! them for these reasons:
 //!
 //! - The acquire of the exchange that opens a commit: its value was loaded with acquire before. It
 //!   costs nothing on x86-64, and avoids a proof that no value of the word occurs twice.
@@ -13,8 +13,8 @@
 //!   with acquire cannot see an older commit word afterwards (coherence), and the lock of a slot
 //!   orders its owners. Both are rare.
 //! - Link and state words, stored with release and loaded with acquire: a process that got a number
-//!   from the commit word sees the state, link and bytes of every batch up to it. A process that walks
-//!   a segment without the commit word (recovery, an inspector, a new owner that seals its
+//!   from the commit word sees the state, link and bytes of every batch up to it. A process that
+//!   walks a segment without the commit word (recovery, an inspector, a new owner that seals its
 //!   predecessor's segment) relies on the words alone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -27,7 +27,7 @@ pub struct Manner {
     pub pause_us: u64,
     /// The filler of a long piece, in bytes.
     pub long_bytes: u64,
-    /// A writer forks a child that outlives it once in this many lives; 0 for never.
+    /// Once in this many lives, a writer forks a child that outlives it; 0 for never.
     pub fork_every: u32,
 }
 

@@ -24,7 +24,7 @@
 //!   one with the same state and the same ended operations, but fewer of the others, was examined;
 //!   and an append that never ended and that no result contains is left out.
 //!
-//! All of these exclude only what no valid order can contain, so no linearizable history is rejected.
+//! All of these exclude only what no valid order contains, so no linearizable history is rejected.
 //! `brute.rs` compares the checker with a plain enumeration of orders on small histories.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -35,7 +35,7 @@ pub type KeyId = u8;
 /// A piece of a value. Each is appended or set once in a history, to one key.
 pub type Piece = u64;
 
-/// What an operation of a client does.
+/// An operation of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
     /// One batch.
@@ -59,7 +59,7 @@ pub enum Change {
     Clear,
 }
 
-/// An operation as it was recorded.
+/// A recorded operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
     /// The calling client. A client has one operation in progress at a time.

@@ -1,7 +1,7 @@
 //! Recorded histories of the clients of one store, and the checker that tests them against the
 //! contract.
 //!
-//! | file | what it owns |
+//! | file | contents |
 //! |---|---|
 //! | `checker` | decides whether a history is linearizable |
 //! | `record` | a client that performs random operations and records what it saw, and when |

@@ -384,7 +384,7 @@ impl SimDisk {
         lock(&self.shared.state).stored_in_hole
     }
 
-    /// Declares that the store is being opened, for defects of recovery.
+    /// Sets whether the store is being opened, for defects of recovery.
     pub fn set_opening(&self, opening: bool) {
         self.shared.opening.store(opening, Relaxed);
     }

@@ -5,7 +5,6 @@
 //! (`retry` in `src/log/disk/linux.rs`; its unit test for writes is
 //! `a_write_that_is_short_or_interrupted_goes_on_where_it_was`), the standard library retries
 //! `open` and `fsync`, a try-lock does not wait, and a local file system interrupts nothing else.
-//! nothing else.
 
 use std::{fmt, io};
 

@@ -2,10 +2,9 @@
 //! judge of what the store must have kept. It implements the crash model: dirty pages, sectors and
 //! words, the lengths of files, and the names in directories can each be lost or kept.
 //!
-//! | file | what it owns |
+//! | file | contents |
 //! |---|---|
-//! | `disk` | the disk: files, names, locks, a log of every operation; processes that stop and die
-//! |
+//! | `disk` | the disk: files, names, locks, a log of every operation; stops and deaths |
 //! | `faults` | injected failures of disk calls |
 //! | `memory` | the memory of its files |
 //! | `image` | the state of a disk after a power cut |

@@ -2,7 +2,7 @@
 //! linearizable history of batches for all observers. The checker and the clients are in the
 //! testkit.
 //!
-//! | file | what it owns |
+//! | file | contents |
 //! |---|---|
 //! | `brute` | the plain enumeration that the checker is compared with |
 //! | `by_hand` | hand-written histories, good and bad, one for each kind of error |

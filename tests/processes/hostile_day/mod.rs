@@ -3,7 +3,7 @@
 //! the right bytes or with an error that names the store: no hang, no panic, no signal, no wrong
 //! byte.
 //!
-//! | file | what it owns |
+//! | file | contents |
 //! |---|---|
 //! | `vandal` | the tampering with files and directories |
 //! | `worker` | the use of the stores, and the checks of their values |
