@@ -45,7 +45,7 @@ pub struct Report {
     pub rows: u64,
     /// Bytes of those rows.
     pub bytes: u64,
-    /// The number of batches; each append has one row.
+    /// The number of batches; a batch has one append per row.
     pub batches: u64,
     /// Bytes that went through the segment log; the others never left memory.
     pub log_bytes: u64,

@@ -104,7 +104,7 @@ impl World {
         let state = self.state();
         let mut random = seed;
         let mut draw = |of: u64| if seed == 0 { 0 } else { next_random(&mut random) % of };
-        // Changes of names are lost from the last one backwards.
+        // A prefix of the changes of names survives.
         let names = &state.names[draw(state.names.len() as u64) as usize];
         let mut left = |contents: &Contents| {
             let mut bytes = contents.live();

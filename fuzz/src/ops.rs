@@ -22,7 +22,7 @@ const TIMES: u8 = 16;
 /// The number of handles.
 const HANDLES: usize = 3;
 const STORE: &str = "/store";
-/// A key that is deleted only to write a batch; it never has a value.
+/// A key that is deleted only to write a batch, whatever it holds.
 const NO_KEY: u8 = u8::MAX;
 
 /// A value, described so that long ones take few bytes of input.

@@ -28,7 +28,7 @@ pub(crate) fn a_delete_and_an_append_in_one_batch_replace_the_value<P: Partd>(p:
     }
 }
 
-pub(crate) fn a_clear_in_a_batch_spares_what_follows<P: Partd>(p: &P) {
+pub(crate) fn a_clear_in_a_batch_leaves_later_operations_in_effect<P: Partd>(p: &P) {
     p.append([("a", "old"), ("b", "old")]).unwrap();
     p.iset("s", "old").unwrap();
     let mut batch = Batch::new();

@@ -149,7 +149,7 @@ fn deletes_are_kept_while_older_data_exists_in_other_segments() {
 }
 
 #[test]
-fn short_lived_writers_leave_only_the_space_of_their_data_and_one_compaction_joins_it() {
+fn short_lived_writers_take_little_space_and_one_compaction_joins_their_segments() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let count = 200;
@@ -159,7 +159,7 @@ fn short_lived_writers_leave_only_the_space_of_their_data_and_one_compaction_joi
     }
     let reserves = ["reserve", "reserve-output"].map(|name| fs::metadata(path.join(name)).unwrap());
     let reserved: u64 = reserves.iter().map(|metadata| metadata.blocks() * 512).sum();
-    // A sixteenth of one segment, and a sixty-fourth, plus what the other files take.
+    // The reserves are a sixteenth and a sixty-fourth of a segment, plus some slack.
     assert!(reserved <= 6 << 20, "{reserved} bytes of reserves");
     let used = disk_bytes(&path) - reserved;
     assert!(used < count * (1024 + 16 * 1024), "{used} bytes on disk");
@@ -260,7 +260,7 @@ fn a_damaged_head_in_an_output_fails_the_opening_for_writers_and_readers_alike()
 }
 
 #[test]
-fn keys_away_from_damage_inside_and_outside_an_output_are_readable() {
+fn damage_inside_or_beside_an_output_leaves_other_keys_readable() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let beside = options().open(&path).unwrap();

@@ -126,8 +126,8 @@ fn a_full_file_system_is_an_error_and_freed_space_is_used_again() {
     says_full(&error, &store);
     assert!(second > full + 800, "only {} more fit", second - full);
     drop((p, other));
-    // No state is only in the handles: the store opens while the disk is full, for writing too, and
-    // is complete.
+    // The handles hold no state of their own: the store opens while the disk is full, for writing
+    // too, and is complete.
     let p = options().open(&store).unwrap();
     let first: Vec<u8> = (0..second).step_by(4).flat_map(piece).collect();
     assert!(p.get(key(0)).unwrap() == first);

@@ -1,8 +1,8 @@
 //! Tests of the engine on real files, and of the layers that need nothing else; one behaviour per
 //! file.
 //!
-//! They share one test binary, since each binary links the engine again. To run a part: `cargo test
-//! --test engine buffer::`
+//! They share one test binary, since each binary links the engine again. To run a part:
+//! `cargo test --test engine buffer::`
 
 mod bad_input;
 mod buffer;

@@ -126,7 +126,7 @@ fn stats_count_what_the_store_holds() {
     assert_eq!((stats.segments_open, stats.segments_sealed, stats.segments_compacted), (0, 0, 1));
     assert_eq!(stats.disk_bytes, disk_bytes(&path));
     assert!(stats.disk_bytes >= 100_005 && stats.segment_bytes < 110_000, "{stats:?}");
-    // The space that closing frees counts as free: a page remains, and the file's length.
+    // A closed handle frees its unused space; a page and the file's length remain.
     options.open(&path).unwrap().append([("t", "x")]).unwrap();
     let now = p.stats().unwrap();
     assert_eq!((now.batches, now.segments_open, now.segments_sealed), (2, 0, 1));

@@ -50,7 +50,7 @@ fn a_newer_segment_under_a_clean_control_file_is_refused_at_open_and_before_the_
     busy.append([("k", "w")]).unwrap();
     make_newer(&segment);
     is_refused(options().open(&path), &segment);
-    // Long enough for the handle to look again.
+    // Long enough for the handle to check for changes again.
     std::thread::sleep(Duration::from_millis(150));
     is_refused(idle.append([("k", "x")]), &segment);
     is_refused(idle.append_durable([("k", "x")]), &segment);

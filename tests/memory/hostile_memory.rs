@@ -55,20 +55,20 @@ fn measure(what: &str, segment: &Segment, limit: f64) {
 }
 
 #[test]
-fn opening_a_file_of_empty_batches_takes_a_few_times_its_length() {
+fn opening_a_file_of_empty_batches_takes_memory_of_a_few_times_its_length() {
     let _alone = alone();
     measure("empty batches", &full_of(|_| Vec::new()), 10.0);
 }
 
 #[test]
-fn opening_a_file_of_empty_entries_of_one_key_takes_a_few_times_its_length() {
+fn opening_a_file_of_empty_entries_of_one_key_takes_memory_of_a_few_times_its_length() {
     let _alone = alone();
     let items = |_| vec![Item::append("", ""); 4096];
     measure("empty entries", &full_of(items), 5.0);
 }
 
 #[test]
-fn opening_a_file_of_short_keys_takes_a_few_times_its_length() {
+fn opening_a_file_of_short_keys_takes_memory_of_a_few_times_its_length() {
     let _alone = alone();
     let key = |number: u64| Item::append(&number.to_be_bytes()[5..], "");
     let items = |sequence| (0..4096).map(|i| key(sequence * 4096 + i)).collect();

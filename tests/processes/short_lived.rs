@@ -46,7 +46,7 @@ fn disk_bytes(path: &Path) -> u64 {
 }
 
 #[test]
-fn processes_that_append_a_little_leave_few_files_no_larger_than_their_data() {
+fn processes_that_append_a_little_leave_few_small_files() {
     let count: u64 = std::env::var("PARTD_SHORT_LIVED").map_or(200, |count| count.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");

@@ -1,5 +1,5 @@
 //! Damage: every bit of the used bytes of a small store is flipped in turn, and every file is
-//! truncated at every byte. Each damage is an error that names the file and the damaged part; or
+//! truncated at every byte. Each change is an error that names the file and the damaged part; or
 //! harmless, for later appends too; or, after a crash and above the durable sequence number, the
 //! end of the history. No read returns wrong bytes.
 
@@ -126,8 +126,8 @@ enum Outcome {
     DeadValue,
 }
 
-/// A damage of a file, and the damaged part: the header with its lists, a batch, or the bytes after
-/// the last batch.
+/// A damaged file, and its damaged part: the header with its lists, a batch, or the bytes after the
+/// last batch.
 struct Damage<'a> {
     what: String,
     path: &'a Path,
@@ -284,7 +284,7 @@ fn files(image: &Image) -> Vec<PathBuf> {
     image.files.iter().filter(|(_, file)| file.len > 0).map(|(path, _)| path.clone()).collect()
 }
 
-/// Judges each damage of each store; returns the number of each outcome.
+/// Judges each damaged image of each store; returns the number of each outcome.
 fn judge_all(
     stores: &[Store],
     damage: impl for<'a> Fn(&'a Path, &Image) -> Vec<Damage<'a>> + Sync,
@@ -331,8 +331,8 @@ fn every_flipped_bit_is_detected_harmless_or_ends_the_history_where_the_model_al
             let mut image = image.clone();
             image.files.get_mut(path).expect("a file").flip(at, 1 << bit);
             let part = parts.iter().find(|part| part.contains(&at)).expect("a part").clone();
-            // Of batches, one bit of each byte; of the header, every bit, since it is read again by
-            // an append.
+            // Append to the damaged store for every bit of the header, which an append reads again,
+            // and for one bit per byte of a batch.
             let goes_on = part.start == 0 || (at + bit).is_multiple_of(8);
             Damage { what: format!("bit {bit} at {at}"), path, part, goes_on, image }
         };

@@ -1,6 +1,6 @@
 //! Every disk call that can fail does so once, in turn, with each of its possible errors, in every
-//! operation of the public API, on a store that another handle uses too. Nothing panics; nothing is
-//! acknowledged that is not there; an error names the path and has changed nothing; both handles
+//! operation of the public API, on a store that another handle uses too. Nothing panics; no
+//! acknowledged batch is missing; an error names the path and has changed nothing; both handles
 //! continue; the store reopens; and a power cut leaves everything durable.
 
 use std::cell::Cell;

@@ -171,7 +171,8 @@ fn a_power_cut_while_a_writer_is_stopped_at_any_operation_leaves_a_prefix() {
         if matches!(call, Call::Open) {
             continue;
         }
-        // The other process syncs only when a stopped sync cannot hold the sync lock.
+        // The other process syncs only before the stop and after the kill, when the stopped process
+        // cannot hold the sync lock.
         let durable = Call::Write { ops: vec![append("c", 8, 11)], durable: true };
         let afterwards = [other(20), Step::Kill(0), Step::Call(1, durable), other(21)];
         let prelude = [other(10), Step::Call(1, Call::Sync), other(11)];

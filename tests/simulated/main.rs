@@ -2,8 +2,7 @@
 //! and the costs of operations, counted in disk calls.
 //!
 //! One test binary, since each binary instantiates the engine again; one file per behaviour. To run
-//! a part:
-//! `cargo test --test simulated crash::`
+//! a part: `cargo test --test simulated crash::`
 
 mod background;
 mod compaction_races;

@@ -112,7 +112,7 @@ macro_rules! contract {
                 the_same_key_twice_in_a_batch_is_in_order
                 a_mixed_batch_is_applied_in_order
                 a_delete_and_an_append_in_one_batch_replace_the_value
-                a_clear_in_a_batch_spares_what_follows
+                a_clear_in_a_batch_leaves_later_operations_in_effect
                 sets_in_a_batch_are_applied_in_order
                 a_batch_can_have_very_many_operations
             );

@@ -8,8 +8,9 @@
 //! | `by_hand` | hand-written histories, good and bad, one for each kind of error |
 //! | `runs` | recorded runs of threads, of processes, and of killed processes |
 //!
-//! An ordinary run records for a few seconds; `PARTD_SECONDS=60 cargo test --test processes
-//! history` for longer. A run prints its seed, which repeats the choices but not the timing.
+//! An ordinary run records for a few seconds; the long run is
+//! `PARTD_SECONDS=60 cargo test --test processes history`. A run prints its seed, which repeats the
+//! choices but not the timing.
 
 mod brute;
 mod by_hand;

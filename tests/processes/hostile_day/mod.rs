@@ -8,8 +8,9 @@
 //! | `vandal` | the tampering with files and directories |
 //! | `worker` | the use of the stores, and the checks of their values |
 //!
-//! The long run is `PARTD_HOSTILE_SECONDS=600 cargo test --release --test processes hostile_day::
-//! -- --nocapture`. The printed seed repeats the choices but not the timing.
+//! The long run is
+//! `PARTD_HOSTILE_SECONDS=600 cargo test --release --test processes hostile_day:: -- --nocapture`.
+//! The printed seed repeats the choices but not the timing.
 
 pub(crate) mod vandal;
 pub(crate) mod worker;
