@@ -86,7 +86,7 @@ fn a_constant_boot_id_makes_the_store_trust_lost_data() {
 }
 
 #[test]
-fn locks_that_exclude_nobody_give_two_writers_one_slot() {
+fn locks_without_effect_give_two_writers_one_slot() {
     breaks(&["live", "I1", "I4", "I6"], "several writers", Defect::LocksLeftOut);
 }
 
