@@ -1,7 +1,7 @@
-//! Append and get, one batch or one read at a time, for watching a change.
+//! Append and get, one batch or one read at a time, for comparing two versions.
 //!
 //! `cargo bench --bench append_get`. For claims about speed use `limits`, which measures both sides
-//! in one run. Every case checks at its end that the store holds what was moved.
+//! in one run. Every case ends with a check that the store holds the expected data.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use partd::{Buffer, Dict, Partd, SegmentLog};
@@ -13,7 +13,7 @@ fn pairs(value: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     (0..KEYS).map(move |key| (key, value))
 }
 
-/// Clears the store whenever it holds this much, so that a run fits on the disk.
+/// Clears the store whenever it reaches this size, so that a run fits on the disk.
 const FULL_BYTES: usize = 1 << 30;
 
 fn append<P: Partd>(criterion: &mut Criterion, name: &str, make: impl Fn() -> P) {

@@ -1,24 +1,25 @@
-//! What the encoding layers cost beside the libraries they stand on, on the flights of the shuffle
-//! example: append and get rates and ratio, on one thread and on two.
+//! The cost of the encoding layers compared with the libraries that they use, on the flights of the
+//! shuffle example: append and get rates and compression ratio, on one thread and on two.
 //!
 //! ```text
 //! cargo bench --features full --bench encode              criterion, the compressions
 //! cargo bench --features full --bench encode -- --table   the table of the README
 //! ```
 //!
-//! The table takes the median of many rounds, in which library and layer alternate, so that a
-//! machine with other work to do treats both alike. Before, all that the layer reads is compared with
-//! what was appended. Rates are of the bytes of the lines of which the values were made, of which the
-//! typed layers keep seven columns, or of the elements of `Numpy`.
+//! The table shows medians of many rounds in which library and layer alternate, so that other load
+//! on the machine affects both alike. First, everything that the layer reads is compared with the
+//! appended data. Rates refer to the bytes of the lines from which the values were made, of which
+//! the typed layers keep seven columns, or of the elements of `Numpy`.
 //!
-//! The layer is held against two things: the library alone, whose output is kept in a vector; and the
-//! same by hand, that is the library and the same store without the layer. A conversion that is little
-//! more than a copy takes no longer than the store itself. All run on the threads of one pool, since
-//! how long memory takes depends on the thread that asks for it. Layer and stores are made once, and each
-//! round of appends begins with a clear, as in an engine that shuffles again and again.
+//! The layer is compared with two things: the library alone, whose output goes into a vector; and
+//! the same by hand, which is the library with the same store but without the layer. A conversion
+//! that is little more than a copy takes no longer than the store itself. All run on the threads of
+//! one pool, since the time for memory depends on the thread that allocates it. Layer and stores
+//! are created once, and each round of appends begins with a clear, as in an engine that shuffles
+//! repeatedly.
 //!
-//! The library is what a program would call by hand, but for Blosc: the C library is unsafe to
-//! call, so its row shows the layer beside its own codec.
+//! The library is called as a program would call it, except for Blosc: its C library is unsafe to
+//! call, so its row compares the layer with its own codec.
 
 use std::hint::black_box;
 use std::io::{Read, Write};
@@ -32,19 +33,20 @@ use ndarray::Array1;
 use partd::{Codec, Dict, Encode, Partd, Typed};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// Bytes of each appended value, about: a producer's buffer for one key.
+/// The approximate size of each appended value: a producer's buffer for one key.
 const VALUE_BYTES: usize = 64 << 10;
-/// Times that the flights are appended, so that a round takes long enough to be timed.
+/// The number of times that the flights are appended, so that a round takes long enough to be
+/// timed.
 const COPIES: usize = 4;
-/// Values that are appended to one key.
+/// The number of values appended to one key.
 const VALUES_PER_KEY: usize = 4;
-/// The least time that a measurement goes on, and the least number of rounds.
+/// The minimum duration of a measurement, and the minimum number of rounds.
 const MIN_TIME: Duration = Duration::from_millis(1500);
 const MIN_ROUNDS: usize = 7;
 
 type Flight = (i64, i64, Option<i64>, String, String, String, i64);
 
-/// The lines of the flights, cut into values.
+/// The lines of the flights, split into values.
 fn flights() -> Vec<Vec<u8>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/flights.csv");
     let text = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -60,7 +62,7 @@ fn flights() -> Vec<Vec<u8>> {
     values
 }
 
-/// The same as rows of numbers and texts.
+/// The same as rows of numbers and strings.
 fn rows(values: &[Vec<u8>]) -> Vec<Vec<Flight>> {
     let row = |line: &str| -> Flight {
         let fields: Vec<&str> = line.split(',').collect();
@@ -81,7 +83,7 @@ fn rows(values: &[Vec<u8>]) -> Vec<Vec<Flight>> {
         .collect()
 }
 
-/// A library as it is used by hand: values to bytes and back.
+/// A library as called by hand: values to bytes and back.
 trait Library: Send {
     type Value: Clone + PartialEq;
     fn encode(&mut self, value: &Self::Value) -> Vec<u8>;
@@ -112,13 +114,13 @@ type Get<V> = Box<dyn Fn(usize) -> Vec<V> + Send + Sync>;
 struct Case<V> {
     name: &'static str,
     library: Box<dyn Library<Value = V>>,
-    /// Whether each value is stored as a frame; if not, what is stored joined is read as one.
+    /// Whether each value is stored as a frame; otherwise the stored values are read as one.
     has_frames: bool,
     /// The store below the layer.
     store: Arc<Dict>,
     /// Appends the values under their keys.
     append: Append<V>,
-    /// Reads so many keys, joined.
+    /// Reads `n` keys, joined.
     get: Get<V>,
     /// Joins values, as reading a key does.
     join: fn(Vec<V>) -> V,
@@ -227,7 +229,8 @@ fn compressions() -> Vec<Case<Vec<u8>>> {
                 value
             },
         ),
-        // The C library by hand would be unsafe code: the layer's codec stands in.
+        // Calling the C library by hand would need unsafe code, so the layer's codec takes its
+        // place.
         bytes_case(
             "Blosc (9, blosclz)",
             partd::Blosc::new(Arc::default()),
@@ -354,7 +357,7 @@ fn pool(threads: usize) -> ThreadPool {
     ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
 }
 
-/// The median times of several pieces of work that take turns.
+/// The median times of several pieces of work that alternate.
 fn medians<const N: usize>(mut work: [&mut dyn FnMut(); N]) -> [Duration; N] {
     let mut times = [const { Vec::new() }; N];
     let start = Instant::now();

@@ -1,9 +1,9 @@
-//! The rates of `SegmentLog` and `Buffer` beside the limits of the machine, as ratios.
+//! The rates of `SegmentLog` and `Buffer` as fractions of the machine's limits.
 //!
-//! Both sides run in the same process, one after the other, round by round; what is printed is the
-//! median of each and the ratio of the medians. The limit of an append is the checksum of every
-//! value and a plain copy into freshly mapped, allocated files of a segment's size; of a get, a copy
-//! of the same extents with a checksum. Every byte that is read back is compared.
+//! Both sides run in the same process and alternate round by round; the output is the median of
+//! each and the ratio of the medians. The limit of an append is the checksum of every value and a
+//! plain copy into freshly mapped, allocated files of a segment's size. The limit of a get is a
+//! copy of the same extents with a checksum. Every byte that is read back is compared.
 //!
 //! `cargo bench --bench limits -- [ROUNDS]`
 
@@ -51,13 +51,13 @@ fn fresh_mapping(path: &Path) -> MmapMut {
         OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path).unwrap();
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, SEGMENT as u64).unwrap();
     #[expect(unsafe_code, reason = "the limit to compare with is a plain copy into a mapping")]
-    // SAFETY: the file is this function's own, under a name that nobody else uses.
+    // SAFETY: the file belongs to this function; no one else uses its name.
     unsafe {
         MmapOptions::new().len(SEGMENT).map_mut(&file).unwrap()
     }
 }
 
-/// Checksum and copy into fresh mapped segments.
+/// Checksum and copy into freshly mapped segments.
 fn limit_mapped(dir: &Path, case: Case, pool: &[u8]) -> Duration {
     let start = Instant::now();
     let (mut maps, mut at) = (Vec::new(), SEGMENT);
@@ -132,7 +132,7 @@ fn append<P: Partd>(p: &P, case: Case, pool: &[u8]) -> Duration {
     start.elapsed()
 }
 
-/// Reads every key twice: with mappings that nobody has touched and no index, and again.
+/// Reads every key twice: first with untouched mappings and no index, then again.
 fn get<P: Partd>(p: &P, case: Case, pool: &[u8]) -> [Duration; 2] {
     [(); 2].map(|()| {
         let start = Instant::now();
@@ -141,14 +141,14 @@ fn get<P: Partd>(p: &P, case: Case, pool: &[u8]) -> [Duration; 2] {
         for (key, value) in values.iter().enumerate() {
             let mut parts = value.chunks_exact(case.value);
             let right = |batch| parts.next() == Some(case.value_of(pool, batch, key));
-            assert!((0..case.batches).all(right), "key {key} does not hold what was appended");
+            assert!((0..case.batches).all(right), "key {key} has wrong bytes");
         }
         time
     })
 }
 
-/// The limit of a get: the same extents, copied out of the mapping one after the other, in the
-/// order of the keys, with a checksum.
+/// The limit of a get: the same extents, copied from the mapping one after the other in key order,
+/// with a checksum.
 fn limit_copied(log: &SegmentLog, case: Case) -> Duration {
     let views: Vec<_> =
         (0..case.keys).map(|key| log.view(partd::Key::from(("part", key))).unwrap()).collect();
@@ -169,8 +169,8 @@ fn limit_copied(log: &SegmentLog, case: Case) -> Duration {
     time
 }
 
-/// Fills a store, clears and compacts it, and fills it again: the second time the segments are files
-/// that were there before.
+/// Fills a store, clears and compacts it, and fills it again; the second time its segments are
+/// recycled files.
 fn fill_twice(dir: &Path, case: Case, pool: &[u8]) -> [Duration; 2] {
     let options = SegmentLog::options().recycled_segments(usize::MAX).compaction_dead_share(None);
     let log = options.temporary_in(dir).unwrap();
@@ -183,8 +183,8 @@ fn fill_twice(dir: &Path, case: Case, pool: &[u8]) -> [Duration; 2] {
     [first, second]
 }
 
-/// A key that had many small extents, after a compaction, beside one file of the same bytes: read
-/// into a fresh vector of its exact size, and then checksummed.
+/// Reads a key of many small extents after a compaction, compared with a single file of the same
+/// bytes: read into a fresh vector of the exact size, and then checksummed.
 fn compacted(dir: &Path, rounds: usize, pool: &[u8]) {
     const PIECES: usize = 100_000;
     let path = dir.join("compacted");
@@ -192,7 +192,7 @@ fn compacted(dir: &Path, rounds: usize, pool: &[u8]) {
     let p = options.open(&path).unwrap();
     let piece = |i: usize| &pool[i * 64 % (pool.len() - 1024)..][..1024];
     for i in 0..PIECES {
-        // Something of another key between any two.
+        // A value of another key between any two.
         p.append([("key", piece(i)), ("other", &[7; 100])]).unwrap();
     }
     drop(p);

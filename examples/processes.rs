@@ -1,7 +1,8 @@
 //! Several processes append to one store at once; a last one reads every key and checks it.
 //!
-//! What an engine with worker processes does: each worker opens the directory by its path, nobody
-//! coordinates them, and the reader sees each worker's records whole and in that worker's order.
+//! This is the pattern of an engine with worker processes: each worker opens the directory by its
+//! path, no one coordinates them, and the reader sees each worker's records whole and in that
+//! worker's order.
 //!
 //! ```text
 //! cargo run --release --example processes -- [WORKERS] [RECORDS PER WORKER]
@@ -18,7 +19,7 @@ use partd::{Batch, Buffer, Dict, Durability, Partd, SegmentLog};
 const PARTITIONS: u64 = 64;
 const RECORDS_PER_BATCH: u64 = 512;
 const RECORD_LEN: usize = 100;
-/// The memory in which a worker collects its records before they go to the store.
+/// The memory in which a worker collects its records before it writes them to the store.
 const WORKER_MEMORY_BYTES: u64 = 4 << 20;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -26,7 +27,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    // The children are this program again, told what to be.
+    // The children are this same program, with a role as their first argument.
     let result = match arguments[..] {
         ["--worker", store, worker, records] => work(store, worker, records),
         ["--reader", store, workers, records] => read(store, workers, records),
@@ -48,7 +49,7 @@ fn number(text: &str) -> Result<u64> {
     text.parse().map_err(|_| format!("{text:?} is not a whole number").into())
 }
 
-/// Starts the workers, waits for them, and lets a reader check what they left.
+/// Starts the workers, waits for them, and starts a reader that checks the result.
 fn lead(workers: u64, records: u64) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let store = dir.path().join("store");
@@ -84,7 +85,7 @@ fn finish(mut child: Child, who: &str) -> Result<()> {
     if status.success() { Ok(()) } else { Err(format!("{who} failed: {status}").into()) }
 }
 
-/// A record that says who wrote it and as which; the rest can be told from that.
+/// A record that identifies its writer and number; the rest is derived from these.
 fn record(worker: u64, number: u64) -> [u8; RECORD_LEN] {
     let mut record = [(worker ^ number) as u8; RECORD_LEN];
     record[..8].copy_from_slice(&worker.to_le_bytes());
@@ -92,12 +93,12 @@ fn record(worker: u64, number: u64) -> [u8; RECORD_LEN] {
     record
 }
 
-/// The partition of a record: scattered, and the same for whoever asks.
+/// The partition of a record: pseudo-random, and the same in every process.
 fn partition(number: u64) -> u64 {
     number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - PARTITIONS.trailing_zeros())
 }
 
-/// What a worker process does.
+/// The work of a worker process.
 fn work(store: &str, worker: &str, records: &str) -> Result<()> {
     let (worker, records) = (number(worker)?, number(records)?);
     let store = Buffer::new(Dict::new(), SegmentLog::open(store)?, WORKER_MEMORY_BYTES);
@@ -110,12 +111,13 @@ fn work(store: &str, worker: &str, records: &str) -> Result<()> {
         }
         store.write(&batch, Durability::Plain)?;
     }
-    // Dropping the buffer would flush it too, but could not tell of an error.
+    // Dropping the buffer would flush it too, but could not report an error.
     store.flush()?;
     Ok(())
 }
 
-/// What the reader process does: every record once, whole, in its worker's order.
+/// The work of the reader process: checks that every record is there once, whole, in its worker's
+/// order.
 fn read(store: &str, workers: &str, records: &str) -> Result<()> {
     let (workers, records) = (number(workers)?, number(records)?);
     let started = Instant::now();
@@ -136,17 +138,18 @@ fn read(store: &str, workers: &str, records: &str) -> Result<()> {
             let [worker, number] = [&row[..8], &row[8..16]].map(word);
             let part = partition(number);
             if worker >= workers || row != record(worker, number) || *key != part.into() {
-                return Err(format!("key {key} holds a record that nobody wrote").into());
+                return Err(format!("key {key} holds a record that no worker wrote").into());
             }
-            // Each worker's records of this partition are to come in their order, all of them.
+            // Each worker's records of this partition must come in order and completely.
             let next = &mut next[part as usize][worker as usize];
             while *next < number && partition(*next) != part {
                 *next += 1;
             }
             if *next != number {
-                return Err(
-                    format!("key {key}: worker {worker} wrote {next}, here is {number}").into()
-                );
+                return Err(format!(
+                    "key {key}: expected record {next} of worker {worker}, found {number}"
+                )
+                .into());
             }
             *next += 1;
             found += 1;

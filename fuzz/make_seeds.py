@@ -1,5 +1,5 @@
-"""Writes fuzz/seeds: small seed corpora, from the golden files of the format and the encodings; and
-a few made by hand for the targets that take structures.
+"""Writes fuzz/seeds: small seed corpora made from the golden files of the format and the encodings,
+and a few hand-made ones for the targets with structured inputs.
 
     python3 fuzz/make_seeds.py
 """
@@ -11,14 +11,14 @@ root = pathlib.Path(__file__).parent
 
 
 def seeds_of(target):
-    """The empty folder of a target's seeds."""
+    """Creates the empty seed folder of a target."""
     seeds = root / "seeds" / target
     shutil.rmtree(seeds, ignore_errors=True)
     seeds.mkdir(parents=True)
     return seeds
 
 
-# The encodings. The first byte is 1 before a stored value, 0 before the body of a frame.
+# The encodings. The first byte is 1 for a stored value and 0 for the body of a frame.
 golden = root.parent / "tests" / "golden" / "encode"
 MAX_BYTES = 3000
 
@@ -42,7 +42,7 @@ for layer in ["zlib", "snappy", "lz4", "bz2", "blosc", "zstd", "pickle", "msgpac
             if len(body) < MAX_BYTES and not (i > 1 and "protocol" in path.name):
                 (seeds / f"{path.name}-{i}").write_bytes(b"\x00" + body)
 
-# The format: whole files, of the control file what is looked at.
+# The format: whole segments, and the part of the control file that is parsed.
 golden = root.parent / "format" / "golden" / "v1"
 segments = {path.stem: path.read_bytes() for path in sorted(golden.glob("*.seg"))}
 control = (golden / "control").read_bytes()
@@ -54,7 +54,7 @@ for target in ["format_scan", "format_scan_fixed"]:
         (seeds / "control").write_bytes(control[:256])
 
 # Whole stores, see src/hostile.rs: the bits of the first byte, the words of the control file (up to
-# the second slot), segments of one length.
+# the second slot), and segments of equal length.
 MENDED, CONTROL, SAME_BOOT, OPEN = 1, 2, 16, 32
 words = control[: 1024 + 128]
 stores = {name: [segment] for name, segment in segments.items()}
@@ -78,8 +78,8 @@ for target in ["inspect", "open_hostile"]:
     (seeds / "raw").write_bytes(bytes([CONTROL | 1 << 2]) + words + segments["kinds"])
 
 
-# What `arbitrary` reads: a byte says whether a list goes on or an option is there; a variant is
-# chosen by the top of a number of 32 bits.
+# The encoding that `arbitrary` reads: a byte says whether a list continues or an option is present;
+# the top of a 32-bit number selects a variant.
 def a_list(items):
     return b"".join(b"\1" + item for item in items) + b"\0"
 
@@ -186,8 +186,8 @@ for name, (number, parts) in shapes.items():
     other = variant(number, 9, *map(some_bytes, parts[::-1]))
     (seeds / name).write_bytes(one + other + some_bytes(b"plain"))
 
-# The server's protocols, see server/WIRE.md. For the decoders, behind the length of a piece; for a
-# session, behind what stands before the bytes, and the length of a piece.
+# The server's protocols, see server/WIRE.md. For the decoders, the bytes follow the length of a
+# piece; for a session, they follow the prefix of the session and the length of a piece.
 def message(*frames):
     out = b""
     for i, frame in enumerate(frames):

@@ -1,7 +1,7 @@
-//! No bytes in a store, however made, panic a layer, overflow the stack or take more memory than
-//! the limit: they are errors that name the key, the frame and its offset.
+//! No bytes in a store make a layer panic, overflow the stack or take more memory than the limit.
+//! They are errors that name the key, the frame and its offset.
 //!
-//! The whole process runs with little address space, so that an allocation by a declared size
+//! The whole process runs with a small address space, so that an allocation by a declared size
 //! would end it, and on the small stacks of test threads.
 
 use std::sync::{Arc, Once};
@@ -15,7 +15,7 @@ use partd::{
 use partd_testkit::values;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-/// Address space for this process: what the test runner, its threads and the limits below need.
+/// The address space of this process: enough for the test runner, its threads and the limits below.
 const ADDRESS_SPACE_BYTES: u64 = 3 << 30;
 /// The limit on decoded bytes in these tests.
 const LIMIT_BYTES: usize = 1 << 20;
@@ -32,14 +32,14 @@ fn frame(body: &[u8]) -> Vec<u8> {
     [&(body.len() as u64).to_le_bytes()[..], body].concat()
 }
 
-/// A good frame, and then the given bytes, under one key.
+/// A store with a valid frame followed by the given bytes, under one key.
 fn behind(good: &[u8], bad: &[u8]) -> Dict {
     let dict = Dict::new();
     dict.append([("k", [good, bad].concat())]).unwrap();
     dict
 }
 
-/// Checks that an error says where the second frame is, and returns its reason.
+/// Checks that an error locates the second frame, and returns its reason.
 #[track_caller]
 fn reason_of_second<T: std::fmt::Debug>(result: partd::Result<T>, good: &[u8]) -> String {
     match result {
@@ -52,7 +52,7 @@ fn reason_of_second<T: std::fmt::Debug>(result: partd::Result<T>, good: &[u8]) -
     }
 }
 
-/// Puts bytes behind a good frame of each compression, and gives back what is said of them.
+/// Puts bytes after a valid frame of a codec, and returns the reason of the error.
 fn compression_says(name: &str, bad: &[u8]) -> String {
     let store = Arc::new(Dict::new());
     compression(name, Box::new(store.clone())).unwrap().append([("k", "good")]).unwrap();
@@ -77,7 +77,7 @@ fn compression_says(name: &str, bad: &[u8]) -> String {
     reason
 }
 
-/// A frame that some value becomes.
+/// The frame of a value.
 fn compressed(name: &str, value: &[u8]) -> Vec<u8> {
     let store = Arc::new(Dict::new());
     compression(name, Box::new(store.clone())).unwrap().append([("k", value)]).unwrap();
@@ -100,7 +100,7 @@ fn a_frame_length_beyond_the_value_is_an_error_in_every_layer() {
 }
 
 #[test]
-fn a_declared_size_that_is_too_large_is_refused_before_memory_is_taken() {
+fn a_declared_size_that_is_too_large_is_refused_before_allocation() {
     with_little_memory();
     // Snappy: a varint of 2³² - 1; LZ4: four bytes; zstd: eight.
     let snappy = compression_says("snappy", &frame(b"\xFF\xFF\xFF\xFF\x0Fabc"));
@@ -119,7 +119,7 @@ fn a_declared_size_that_is_too_large_is_refused_before_memory_is_taken() {
 }
 
 #[test]
-fn a_bomb_is_stopped_at_the_limit() {
+fn a_decompression_bomb_is_stopped_at_the_limit() {
     with_little_memory();
     let zeros = vec![0; 4 * LIMIT_BYTES];
     for name in compressions() {
@@ -130,7 +130,7 @@ fn a_bomb_is_stopped_at_the_limit() {
 }
 
 #[test]
-fn many_small_bombs_in_one_value_share_one_limit() {
+fn many_small_decompression_bombs_in_one_value_share_one_limit() {
     with_little_memory();
     let half = compressed("zlib", &vec![0; LIMIT_BYTES / 2]);
     for (frames, threads) in [(2, 1), (3, 1), (2, 2), (200, 2)] {
@@ -193,14 +193,14 @@ fn a_pickle_nested_a_hundred_thousand_deep_is_refused() {
         .flatten()
         .collect();
     for pickle in [lists, tuples, marks, by_memo] {
-        // With room for what is on the stack before anything is nested.
+        // The limit leaves room for what is on the stack before the nesting starts.
         let reason = pickle_says_within(16 * LIMIT_BYTES, &pickle);
         assert!(reason.contains("nested more than 128 deep"), "{reason}");
     }
 }
 
 #[test]
-fn a_pickle_nested_as_deep_as_it_may_be_is_read_on_a_small_stack() {
+fn a_pickle_at_the_nesting_limit_is_read_on_a_small_stack() {
     #[derive(serde::Deserialize, serde::Serialize)]
     struct Nested(Vec<Nested>);
     let pickle = [&b"]".repeat(128)[..], &b"a".repeat(127), b"."].concat();
@@ -217,21 +217,21 @@ fn a_pickle_nested_as_deep_as_it_may_be_is_read_on_a_small_stack() {
 #[test]
 fn a_memo_bomb_is_refused_by_its_expanded_size() {
     with_little_memory();
-    // Each list holds the one before it ten times.
+    // Each list contains the previous one ten times.
     let mut pickle = b"\x80\x04](K\x01K\x02e\x94".to_vec();
     for i in 0..60_u8 {
         pickle.extend(b"](");
         pickle.extend([b'h', i].repeat(10));
         pickle.extend(b"e\x94");
     }
-    // All lists but the last are still on the stack: put them into one.
+    // All lists but the last are still on the stack: collect them into one.
     let pickle = [&b"\x80\x04("[..], &pickle[2..], b"l."].concat();
     let reason = pickle_says(&pickle);
     assert!(reason.contains("bytes left of the limit"), "{reason}");
 }
 
 #[test]
-fn a_pickle_that_holds_itself_or_takes_memory_by_its_memo_is_refused() {
+fn a_self_referential_pickle_and_one_that_grows_through_its_memo_are_refused() {
     with_little_memory();
     let itself = pickle_says(b"\x80\x04]\x94h\x00a.");
     assert!(itself.contains("itself"), "{itself}");
@@ -250,7 +250,7 @@ fn a_pickle_that_holds_itself_or_takes_memory_by_its_memo_is_refused() {
 }
 
 #[test]
-fn a_pickle_of_another_type_is_an_error_that_says_what_it_holds() {
+fn a_pickle_of_another_type_is_an_error_that_names_its_type() {
     let good = frame(b"\x80\x04].");
     let layer = Pickle::<String, _>::new(Dict::new());
     layer.append([("k", vec!["text".to_owned()])]).unwrap();
@@ -291,7 +291,7 @@ fn hostile_msgpack_is_refused() {
     }
     assert!(msgpack_says(b"\x91\x01\x02").contains("1 bytes follow"));
     assert!(msgpack_says(b"\x91\xC1").contains("not MessagePack"));
-    // A lone empty map is no list, and not a pickle either.
+    // A lone empty map is not a list, and not a pickle either.
     assert!(!msgpack_says(b"\x80").contains("pickle"));
 }
 
@@ -308,7 +308,7 @@ fn arrow_stream() -> Vec<u8> {
 }
 
 #[test]
-fn every_cut_of_an_arrow_stream_is_an_error() {
+fn every_truncation_of_an_arrow_stream_is_an_error() {
     with_little_memory();
     let stream = arrow_stream();
     let good = frame(&stream);
@@ -341,7 +341,7 @@ fn arrow_batches_of_another_schema_are_an_error_that_shows_both() {
 }
 
 #[test]
-fn numpy_bytes_that_are_no_array_of_the_layer_are_errors() {
+fn numpy_bytes_that_do_not_form_an_array_of_the_layer_are_errors() {
     let store = |dtype: &str, bytes: &[u8]| {
         let dict = Dict::new();
         dict.append([("k", bytes), ("k.dtype", dtype.as_bytes())]).unwrap();
@@ -356,14 +356,14 @@ fn numpy_bytes_that_are_no_array_of_the_layer_are_errors() {
     assert!(say(&"<i8".repeat(100_000), &[0; 8]).len() < 500);
     let limit = store("<i8", &[0; 24]).with_max_decoded_bytes(16).get("k").unwrap_err();
     assert!(limit.to_string().contains("16 bytes left of the limit"), "{limit}");
-    // Nothing of this is taken.
+    // None of this is taken.
     let layer = store("<i8", &[0; 19]);
     layer.pop(["k"]).unwrap_err();
     assert_eq!(layer.inner().keys().unwrap().len(), 2);
 }
 
 #[test]
-fn no_single_changed_byte_and_no_cut_of_any_frame_panics() {
+fn no_single_changed_byte_and_no_truncation_of_any_frame_panics() {
     with_little_memory();
     let value: Vec<u8> = values::bytes()[2][..600].to_vec();
     let mut decoded = 0;
@@ -397,12 +397,12 @@ fn no_single_changed_byte_and_no_cut_of_any_frame_panics() {
     let messages = values::read_golden("msgpack/rows");
     let first = 8 + usize::from(messages[0]);
     check(&messages[..first], &|dict| Msgpack::<values::Row, _>::new(dict).get("k").is_ok());
-    // Some changes leave something that decodes; that they did not panic is what counts.
+    // Some mutations still decode; the point is that none panics.
     assert!(decoded > 0);
 }
 
 #[test]
-fn layers_of_users_are_held_to_the_limit_too() {
+fn user_defined_layers_obey_the_limit_too() {
     let layer = Encode::from_fns(
         |value: &[u8]| Ok(value.to_vec()),
         |frame| Ok(frame.repeat(1000)),

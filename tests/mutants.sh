@@ -1,24 +1,25 @@
 #!/usr/bin/env bash
-# The tests are tested: a defect is planted in a copy of the code, and the test that is named beside
-# it must fail. The defects of the disk, which are switched on at run time, are in tests/simulated/defects.rs.
+# Tests the tests: plants a defect in a copy of the code, and checks that the test named beside it
+# fails. The defects of the disk, which are switched on at run time, are in
+# tests/simulated/defects.rs.
 #
-#   tests/mutants.sh            all of them, some minutes
-#   tests/mutants.sh NAME...    these
-#   tests/mutants.sh --texts    plants none, but looks whether the code has the texts; part of .ci/run
+#   tests/mutants.sh            all mutants; takes several minutes
+#   tests/mutants.sh NAME...    only these
+#   tests/mutants.sh --texts    only checks that the code has the texts to replace; part of .ci/run
 #
-# The copy is made in a temporary directory and is removed; the checkout is not touched. All mutants
-# share one target directory: $PARTD_MUTANTS_TARGET, or one beside the copy.
+# The copy is in a temporary directory, which is removed afterwards; the checkout is not changed. All
+# mutants share one target directory: $PARTD_MUTANTS_TARGET, or one beside the copy.
 #
-# A mutant is caught if its test fails and says which invariant is violated, one of those named.
-# It is an error if the text that it replaces is not there exactly once, if it does not compile, if
-# no test runs, if the test does not end, or fails without such a word. Each test runs once before
-# the first mutant is planted, and must pass. tests/README.md has the table.
+# A mutant is caught if its test fails and reports the violation of one of the listed invariants. It
+# is an error if the text to replace does not occur exactly once, if the mutant does not compile, if
+# no test runs, if the test does not end, or if it fails without naming an invariant. Each test runs
+# once before the first mutant is planted, and must pass. tests/README.md has the table.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d "${TMPDIR:-/tmp}/partd-mutants.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 export CARGO_TARGET_DIR=${PARTD_MUTANTS_TARGET:-$work/target} CARGO_TERM_COLOR=never RUST_BACKTRACE=0
-# Two rounds of the crash simulation are enough, and nobody reads the short workload.
+# Two rounds of the crash simulation are enough, and no shortened workload is needed.
 export PARTD_CRASH_IMAGES=2500 PARTD_CRASH_SHRINK=0
 minutes=10
 texts_only=
@@ -32,20 +33,20 @@ names=() files=() invariants=() tests=() olds=() news=()
 copy=$work/partd
 log=$work/log
 mkdir "$copy"
-# With new times: an older run may have left its mutant in the target directory, built later than
-# what the checkout has.
+# Touch the files: an earlier run may have left a mutant in the target directory whose build is newer
+# than the files of the checkout.
 (cd "$root" && git ls-files -z --cached --others --exclude-standard) |
     (cd "$root" && tar --null --files-from=- --create --ignore-failed-read 2>/dev/null) |
     tar --extract --touch --directory "$copy"
 
-# mutant NAME FILE INVARIANTS MODULE TEST OLD NEW; the tests are in tests/simulated/, and where
-# `program` says so in other binaries.
+# mutant NAME FILE INVARIANTS MODULE TEST OLD NEW; the tests are in tests/simulated/, unless
+# `program` lists another binary.
 mutant() {
     [[ $wanted == "  " || $wanted == *" $1 "* ]] || return 0
     names+=("$1") files+=("$2") invariants+=("$3") tests+=("$4::$5") olds+=("$6") news+=("$7")
 }
 
-# The arguments of cargo for the program that has a test.
+# The cargo arguments that select the binary of a test.
 program() {
     case $1 in
     sleeping::*) echo --release --manifest-path loom/Cargo.toml --test loom ;;
@@ -60,27 +61,27 @@ compiles() {
     (cd "$copy" && cargo test --quiet $(program "$1") --no-run) >"$log" 2>&1
 }
 
-# Runs one test on the copy as it is; says what came of it in $result.
+# Runs one test on the current copy; stores the outcome in $result.
 run() {
     local code=0
     # shellcheck disable=SC2046 # several words
     (cd "$copy" && timeout $((60 * minutes)) cargo test --quiet $(program "$1") -- --exact "$1") \
         >"$log" 2>&1 || code=$?
     if [ "$code" = 124 ]; then
-        result="ERROR: it does not end in $minutes minutes"
+        result="ERROR: it does not end within $minutes minutes"
     elif ! grep -q '^running [1-9]' "$log"; then
         result="ERROR: no test ran"
     elif [ "$code" = 0 ]; then
         result=passes
     else
         result=$(grep -m 1 -oE '(I[1-9]|live) is violated|^deadlock' "$log" | cut -d ' ' -f 1 || true)
-        # As loom says it.
+        # Loom reports a deadlock in its own words.
         result=${result/deadlock/live}
         result=${result:-"ERROR: it fails, but no invariant is named"}
     fi
 }
 
-# How often a file of the copy has a text.
+# Counts the occurrences of a text in a file of the copy.
 times() {
     local text without
     text=$(cat "$copy/$1")
@@ -88,7 +89,7 @@ times() {
     echo $(((${#text} - ${#without}) / ${#2}))
 }
 
-# Plants the mutant of a number, runs its test, and takes it out again.
+# Plants a mutant by its index, runs its test, and restores the file.
 try() {
     local i=$1 text
     local file=$copy/${files[i]}
@@ -115,11 +116,11 @@ try() {
     printf '%s' "$text" >"$file"
 }
 
-crash=a_power_cut_at_any_operation_leaves_a_prefix_with_all_that_was_durable
-flips=every_flipped_bit_is_detected_or_harmless_or_ends_the_history_where_the_model_allows_it
-killed=a_process_killed_at_any_operation_loses_nothing_and_delays_nobody
+crash=a_power_cut_at_any_operation_leaves_a_prefix_with_every_durable_batch
+flips=every_flipped_bit_is_detected_harmless_or_ends_the_history_where_the_model_allows_it
+killed=a_process_killed_at_any_operation_loses_nothing_and_delays_no_one
 
-# What is read is held against its checks.
+# Checks of the bytes that are read.
 mutant value-checksum src/log/segment/mod.rs I9 damage $flips \
     'if computed == extent.checksum() {' \
     'if computed == extent.checksum() || extent.len() > 0 {'
@@ -142,7 +143,7 @@ mutant header-checksum format/src/segment.rs I9 damage $flips \
 mutant lists-checksum format/src/segment.rs I9 damage $flips \
     'if output.lists_checksum != right {' \
     'if output.lists_checksum != right && right == 0 {'
-mutant note-check format/src/word.rs I9 damage $flips \
+mutant watermark-check format/src/word.rs I9 damage $flips \
     'let end = salt.unpack(b'\''N'\'', "durable watermark", at, word, LINK_CHECK_BITS)? * 8;' \
     'let end = (word >> LINK_CHECK_BITS) * 8;'
 mutant control-checksum format/src/control.rs I9 damage $flips \
@@ -152,11 +153,11 @@ mutant clean-stamp src/log/control.rs I9 damage $flips \
     '.load(Acquire) == self.clean_stamp()' \
     '.load(Acquire) != 0'
 mutant salt src/log/segment/mod.rs I4 damage \
-    bytes_of_an_earlier_life_of_the_disk_are_never_taken_for_batches \
+    stale_bytes_from_earlier_files_are_never_taken_for_batches \
     'let salt = Salt(u64::from_le_bytes(store.random()?));' \
     'let salt = Salt(u64::from_le_bytes(store.random()?) | u64::MAX);'
 
-# The commit protocol beside the dead.
+# The commit protocol in the presence of dead processes.
 mutant help src/log/commit.rs 'live I1' kill_steps $killed \
     'help(words, seen).map_err(CommitError::Help)?;' \
     'return Err(CommitError::HistoryFull);'
@@ -164,7 +165,7 @@ mutant help-state src/log/commit.rs 'live I1' kill_steps $killed \
     'if let Err(error) = words.mark_committed(position, open.sequence) {' \
     'if let (Err(error), _) = (Ok::<(), W::Error>(()), position) {'
 mutant take-over src/log/writer.rs 'live I1 I6' kill_steps \
-    whoever_takes_the_slot_of_the_dead_finishes_what_it_left \
+    the_next_owner_of_a_dead_writers_slot_finishes_its_open_commit \
     'commit::take_over(control, number)?;' \
     ''
 
@@ -172,7 +173,7 @@ mutant take-over src/log/writer.rs 'live I1 I6' kill_steps \
 mutant void src/log/recovery.rs I8 crash $crash \
     'given_up.iter().try_for_each(|found| segment.force_void(found.offset))?;' \
     ''
-mutant void-again src/log/recovery.rs I7 crash $crash \
+mutant void-repeated src/log/recovery.rs I7 crash $crash \
     'Ok(State::Void) => mode == RecoveryMode::Disk,' \
     'Ok(State::Void) => false,'
 mutant recovered-values src/log/recovery.rs I3 crash $crash \
@@ -184,13 +185,13 @@ mutant holes src/log/recovery.rs 'I2' crash $crash \
                     Some(_) => Ok(()),
                     None => break,
                 },'
-mutant mark src/log/recovery.rs I9 crash $crash \
+mutant durable-seq src/log/recovery.rs I9 crash $crash \
     'RecoveryMode::Disk => self.durable_seq,' \
     'RecoveryMode::Disk => 0,'
-mutant note src/log/recovery.rs I9 crash $crash \
+mutant segment-watermark src/log/recovery.rs I9 crash $crash \
     'surveyed.must_reach(surveyed.segment.durable_end())' \
     'surveyed.must_reach(0)'
-mutant mark-in-header src/log/writer.rs I9 damage $flips \
+mutant durable-seq-in-head src/log/writer.rs I9 damage $flips \
     'fill(&mut prepared.claim, batch, &layout, control.durable_seq())' \
     'fill(&mut prepared.claim, batch, &layout, 0)'
 mutant boot src/log/open.rs 'I1 I2 I6' crash $crash \
@@ -202,60 +203,60 @@ mutant closed-control src/log/open.rs I6 crash $crash \
 
 # Pops and compactions.
 mutant pop-condition src/log/pop.rs I1 pops \
-    a_pop_beside_segments_that_come_at_any_of_its_operations_loses_no_byte \
+    a_pop_loses_no_bytes_when_segments_appear_at_any_of_its_operations \
     'version.knows_all_segments(control.directory_epoch());' \
     'control.directory_epoch() > 0;'
 mutant pins src/log/read/pins.rs live pins \
-    a_view_keeps_the_segments_that_it_shows_and_no_others \
+    a_view_keeps_only_the_segments_of_its_extents_open \
     'let mut last = None;' \
     'let mut last = None;
         pins.sparse.extend((0..).zip(segments.iter().cloned()));'
 mutant wake-up src/log/background/wakeup.rs live sleeping \
-    a_sleeper_ends_when_it_is_closed_and_no_reason_is_lost \
+    a_sleeper_ends_when_closed_and_no_wake_up_is_lost \
     'let mut state = self.state();
         state.is_closed = true;
         self.changed.notify_one();' \
     'self.changed.notify_one();
         self.state().is_closed = true;'
 mutant rebuild-bound src/log/version.rs live refreshing \
-    a_read_of_a_store_without_one_of_its_segments_is_an_error_though_others_make_segments \
+    a_read_without_one_segment_is_an_error_although_others_create_segments \
     'tries -= 1;' \
     ''
 mutant history-sync src/log/compaction.rs 'I1 I2' crash $crash \
     'self.syncer.sync_beside(self, base.max_seq, &base.input_ids())?;' \
     ''
-mutant mark-too-early src/log/sync.rs I1 crash $crash \
+mutant durable-seq-too-early src/log/sync.rs I1 crash $crash \
     'if replaced.is_empty() {' \
     'if true {'
-mutant passed-leader src/log/sync.rs I1 failing_calls \
-    a_leader_that_was_passed_by_promises_nothing_after_a_sync_has_failed \
+mutant superseded-leader src/log/sync.rs I1 failing_calls \
+    a_superseded_sync_leader_promises_nothing_after_a_failed_sync \
     'core.check_sync(control)?;
         if replaced' \
     'if replaced'
 mutant replaced-name src/log/recovery.rs 'I1 I2' killed_compactions \
-    a_power_cut_after_recovery_has_finished_a_killed_compaction_leaves_a_prefix \
+    a_power_cut_after_recovery_finished_a_killed_compaction_leaves_a_prefix \
     'match store.dir.sync() {' \
     'match Ok::<(), io::Error>(()) {'
 mutant predecessor-name src/log/compaction.rs 'I1 I2' killed_compactions \
-    a_power_cut_after_another_has_finished_a_killed_compaction_leaves_a_prefix \
+    a_power_cut_after_another_process_finished_a_killed_compaction_leaves_a_prefix \
     'self.sync_dir(control)?;
         let ids' \
     'let ids'
-mutant torn-source src/log/recovery.rs I2 crash $crash \
+mutant torn-input src/log/recovery.rs I2 crash $crash \
     'self.unreadable_replaced = gone.map(|(id, _)| id).collect();' \
     'self.unreadable_replaced = gone.map(|(id, _)| id).filter(|_| false).collect();'
-mutant announced src/log/discovery.rs I1 publishing \
-    a_segment_that_comes_while_a_leader_looks_for_the_first_time_is_synced \
+mutant reserved-ids src/log/discovery.rs I1 publishing \
+    a_segment_published_during_a_sync_leaders_first_discovery_is_synced \
     'control.reserved_ids().collect();' \
     'BTreeSet::new();'
 mutant owner src/log/writer.rs I1 publishing \
-    a_segment_whose_number_a_dead_writer_wanted_stays_its_owners \
+    a_segment_whose_id_a_dead_writer_reserved_still_belongs_to_its_owner \
     'if segment.header().slot != u32::from(slot) {' \
     'if slot >= SLOTS {'
 mutant output-sync src/log/compaction.rs 'I1 I2 I3' crash $crash \
     'segment.file().sync().map_err(|error| control.sync_error(segment.path(), error))?;' \
     ''
-# What trusts a name instead of a file.
+# Trust in a name instead of a file.
 mutant presence src/log/open.rs live removed_files \
     any_file_removed_or_replaced_at_any_moment_is_an_error_at_worst \
     'if !control.is_original() || !control.is_present()? {' \
@@ -264,8 +265,8 @@ mutant unlinked-name src/log/store.rs live removed_files \
     a_file_of_another_store_under_the_name_of_a_dead_segment_is_never_removed \
     'Ok(now) if now == id => self.unlink(name),' \
     'Ok(now) if now == id || now != id => self.unlink(name),'
-mutant outlived src/log/outputs.rs I5 removed_files \
-    a_segment_that_comes_back_after_it_was_compacted_away_brings_nothing_back \
+mutant restored-segment src/log/outputs.rs I5 removed_files \
+    a_segment_restored_after_it_was_compacted_away_resurrects_nothing \
     'id < self.id && !self.kept.contains(&id)' \
     'self.id == id && self.kept.contains(&id)'
 mutant original src/log/control.rs live removed_files \
@@ -277,7 +278,7 @@ mutant reserve src/log/writer.rs live removed_files \
     'if !is_full(&error) {' \
     'if is_full(&error) || !is_full(&error) {'
 mutant hard-link src/log/control.rs I1 shared_files \
-    a_store_at_rest_and_its_hard_linked_copy_go_on_apart_whichever_is_opened_first \
+    a_closed_store_and_its_hard_linked_copy_diverge_safely_whichever_opens_first \
     'Ok(self.is_original() && links == 1 && !self.is_present()?)' \
     'Ok(self.is_original() && links > 0)'
 mutant own-segment src/log/store.rs I1 shared_files \
@@ -289,7 +290,7 @@ mutant sync-identity src/log/sync.rs I1 shared_files \
     'is_in_place?;' \
     'drop(is_in_place);'
 mutant forked-view src/log/recycle.rs I4 threads \
-    a_view_in_a_child_of_fork_keeps_its_bytes_whatever_the_temporary_store_of_the_parent_writes \
+    a_view_in_a_forked_child_keeps_its_bytes_while_the_parent_writes_to_its_temporary_store \
     '&& self.recycler.forks == forks()' \
     '&& self.recycler.forks <= forks()'
 mutant output-name src/log/compaction.rs 'I1 I2' crash $crash \
@@ -300,7 +301,7 @@ mutant forgotten-delete src/log/compaction/plan.rs I5 crash $crash \
     '*removals = Removals::default();
         drop(needed);'
 mutant replaced src/log/version/discovery.rs 'live I5' kill_steps \
-    a_process_stopped_at_any_operation_delays_nobody_and_goes_on_later \
+    a_process_stopped_at_any_operation_delays_no_one_and_resumes_later \
     'if !self.replaced.contains(&segment.id()) {' \
     'if !self.replaced.contains(&segment.id()) || segment.id() > 0 {'
 
@@ -311,7 +312,7 @@ if [ -z "$texts_only" ]; then
     for test in $(printf '%s\n' "${tests[@]}" | sort -u); do
         compiles "$test" || { cat "$log"; exit 1; }
         run "$test"
-        [ "$result" = passes ] || { cat "$log"; echo "without a mutant, $test: $result"; exit 1; }
+        [ "$result" = passes ] || { cat "$log"; echo "without any mutant, $test: $result"; exit 1; }
     done
 fi
 missed=()
@@ -319,7 +320,7 @@ for i in "${!names[@]}"; do
     start=$SECONDS
     found=$(times "${files[i]}" "${olds[i]}")
     if [ "$found" != 1 ]; then
-        result="ERROR: the text is there $found times in ${files[i]}"
+        result="ERROR: the text occurs $found times in ${files[i]}"
     elif [ -n "$texts_only" ]; then
         continue
     else
@@ -330,11 +331,11 @@ for i in "${!names[@]}"; do
         "$result" $((SECONDS - start))
 done
 if [ ${#missed[@]} -gt 0 ]; then
-    echo "${#missed[@]} of ${#names[@]} are not caught: ${missed[*]}"
+    echo "${#missed[@]} of ${#names[@]} mutants are not caught: ${missed[*]}"
     exit 1
 fi
 if [ -n "$texts_only" ]; then
-    echo "the code has the texts of all ${#names[@]}"
+    echo "the code has the texts of all ${#names[@]} mutants"
     exit
 fi
-echo "all ${#names[@]} are caught, $SECONDS s"
+echo "all ${#names[@]} mutants are caught, $SECONDS s"

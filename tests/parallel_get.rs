@@ -1,8 +1,9 @@
-//! `get_many` uses two threads: one huge key is split as well as many small ones are spread.
+//! `get_many` uses two threads: a huge key is split, and many small ones are distributed.
 //!
-//! Its own file, so that nothing runs beside it. What the machine allows is measured in the same
-//! rounds, by plain copies into vectors of the same lengths: two cores may not copy twice as much as
-//! one, and glibc gives freed memory back to the kernel in one run and keeps it in another.
+//! It has its own test binary, so that nothing runs beside it. The capability of the machine is
+//! measured in the same rounds, by plain copies into vectors of the same lengths: two cores may not
+//! copy twice as fast as one, and glibc sometimes returns freed memory to the kernel and sometimes
+//! keeps it.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use partd::{Key, Partd, SegmentLog};
 use rayon::prelude::*;
 
 const ROUNDS: usize = 5;
-/// It must be reached in one of so many tries.
+/// The ratio must be reached in one of this many attempts.
 const TRIES: usize = 6;
 const MIB: usize = 1 << 20;
 
@@ -30,10 +31,11 @@ fn timed(work: impl FnOnce()) -> Duration {
     start.elapsed()
 }
 
-/// Copies values of so many bytes into vectors of their own and checksums them, as plainly as can be.
+/// Copies values of `len` bytes into vectors of their own and checksums them, as simply as
+/// possible.
 ///
-/// What the allocator and the kernel do for the vectors, on the threads of the same pool, is most of
-/// the time where they are many.
+/// With many vectors, most of the time is spent by the allocator and the kernel, on the threads of
+/// the same pool.
 fn plain_copies(bytes: &[u8], len: usize) {
     let values: Vec<Vec<u8>> = match bytes.len() == len {
         true => {
@@ -58,7 +60,7 @@ fn plain_copies(bytes: &[u8], len: usize) {
 }
 
 #[test]
-fn get_many_on_two_threads_is_one_and_a_half_times_one_thread() {
+fn get_many_on_two_threads_is_at_least_one_and_a_half_times_as_fast_as_on_one() {
     if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
         println!("skipped: this machine has one core");
         return;
@@ -80,9 +82,9 @@ fn get_many_on_two_threads_is_one_and_a_half_times_one_thread() {
             let values = log.get_many(&keys).expect("readable");
             let right =
                 values.iter().all(|value| value.len() == len && value[..MIB] == huge[..MIB]);
-            assert!(right, "other bytes than were appended");
+            assert!(right, "wrong bytes");
         };
-        // Whatever else the machine does only takes away from the second core.
+        // Other load on the machine can only slow down the second core.
         let reached = (0..TRIES).any(|_| {
             let mut times: [Vec<Duration>; 4] = Default::default();
             for _ in 0..ROUNDS {
@@ -96,6 +98,6 @@ fn get_many_on_two_threads_is_one_and_a_half_times_one_thread() {
             println!("{what}: two threads are {ratio:.2} x one; of plain copies, {limit:.2} x");
             ratio >= (0.85 * limit).min(1.5)
         });
-        assert!(reached, "{what}: two threads gain too little, in {TRIES} tries");
+        assert!(reached, "{what}: two threads gain too little in {TRIES} attempts");
     }
 }

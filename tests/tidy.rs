@@ -1,4 +1,5 @@
-//! Style as a test: file headers, import rules, the unsafe rule, and texts that must stay true.
+//! Style as a test: file headers, import rules, the rule for unsafe code, and texts that must stay
+//! true.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -40,7 +41,7 @@ fn rust_files(folders: &[&str]) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The lines of code: without comments, and without what stands behind `#[cfg(test)]`.
+/// The lines of code, without comments and without anything after `#[cfg(test)]`.
 fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.lines()
         .enumerate()
@@ -49,41 +50,41 @@ fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
         .map(|(i, line)| (i + 1, line))
 }
 
-/// Where the Rust files are.
+/// The folders with Rust files.
 const FOLDERS: &[&str] =
     &["src", "format", "inspect", "testkit", "tests", "benches", "examples", "fuzz", "loom"];
 
-/// Where the files of the libraries and the tool are.
+/// The source folders of the libraries and the tool.
 const LIBRARIES: &[&str] = &["src", "format/src", "inspect/src"];
 
 #[test]
 fn no_file_belongs_to_two_crates() {
     for (name, text) in rust_files(FOLDERS) {
-        // Loom's mutex must take the place of the standard one in that very file.
+        // Loom's mutex must replace the standard one in this file.
         if name == "loom/src/sleeper.rs" {
             continue;
         }
         for (number, line) in code(&text) {
             assert!(
                 !line.trim_start().starts_with("#[path"),
-                "{name}:{number}: an include by path"
+                "{name}:{number}: a `#[path]` include"
             );
         }
     }
 }
 
 #[test]
-fn every_file_opens_with_what_it_is() {
+fn every_file_begins_by_saying_what_it_is() {
     for (name, text) in rust_files(FOLDERS) {
         let opens = text.starts_with("//!")
             || text.starts_with("#![doc = include_str!")
             || text.starts_with("#![") && text.lines().take(6).any(|line| line.starts_with("//!"));
-        assert!(opens, "{name} does not open with a `//!` header");
+        assert!(opens, "{name} does not begin with a `//!` header");
     }
 }
 
 #[test]
-fn unsafe_code_lives_where_the_mappings_are_and_each_block_says_why() {
+fn unsafe_code_stays_in_its_modules_and_each_block_states_its_reason() {
     let allowed =
         |name: &str| name.starts_with("src/log/segment/") || name == "src/encode/blosc.rs";
     for (name, text) in rust_files(LIBRARIES) {
@@ -93,7 +94,7 @@ fn unsafe_code_lives_where_the_mappings_are_and_each_block_says_why() {
             if !is_unsafe.iter().any(|word| line.contains(word)) {
                 continue;
             }
-            assert!(allowed(&name), "{name}:{number}: unsafe code outside of its files");
+            assert!(allowed(&name), "{name}:{number}: unsafe code outside the allowed files");
             if line.contains("unsafe fn") {
                 let doc = lines[..number - 1].iter().rev().take_while(|l| {
                     let l = l.trim_start();
@@ -114,8 +115,8 @@ fn unsafe_code_lives_where_the_mappings_are_and_each_block_says_why() {
 }
 
 #[test]
-fn files_know_only_whom_they_may_know() {
-    // (files, words that must not stand in their code)
+fn imports_point_only_to_lower_floors() {
+    // (files, words that must not occur in their code)
     let rules: [(&str, &[&str]); 10] = [
         ("format/src", &["std::", "alloc::", "partd::", "use partd"]),
         ("src/dict.rs", &["crate::log", "crate::encode", "crate::buffer", "SegmentLog"]),
@@ -124,7 +125,7 @@ fn files_know_only_whom_they_may_know() {
         ("src/key.rs", &["crate::"]),
         ("src/error.rs", &["crate::log", "crate::encode", "crate::buffer", "crate::dict"]),
         ("src/partd.rs", &["crate::log", "crate::encode", "crate::buffer", "crate::dict"]),
-        // Its one look into the log is at the mark that a fork wipes.
+        // Its only dependency on the log is the mark that a fork wipes.
         ("src/threads.rs", &["crate::encode", "crate::buffer", "crate::dict", "SegmentLog"]),
         ("src/encode", &["crate::log", "crate::dict", "crate::buffer", "SegmentLog"]),
         ("inspect/src", &["SegmentLog", "partd::", "partd_testkit"]),
@@ -134,14 +135,14 @@ fn files_know_only_whom_they_may_know() {
         for (files, words) in rules.iter().filter(|(files, _)| name.starts_with(files)) {
             for (number, line) in code(&text) {
                 let word = words.iter().find(|word| line.contains(**word));
-                assert!(word.is_none(), "{name}:{number}: {files} must not know {word:?}");
+                assert!(word.is_none(), "{name}:{number}: {files} must not use {word:?}");
             }
         }
     }
 }
 
 #[test]
-fn the_engine_reaches_files_only_through_the_seam() {
+fn the_engine_reaches_files_only_through_the_disk_abstraction() {
     for (name, text) in rust_files(&["src/log"]) {
         if name.starts_with("src/log/disk") || name.starts_with("src/log/segment/mapping") {
             continue;
@@ -151,7 +152,10 @@ fn the_engine_reaches_files_only_through_the_seam() {
             let word = words.iter().find(|word| {
                 line.contains(**word) && !line.contains("statfs::") && !line.contains("offs::")
             });
-            assert!(word.is_none(), "{name}:{number}: {word:?} belongs behind the seam");
+            assert!(
+                word.is_none(),
+                "{name}:{number}: {word:?} belongs behind the disk abstraction"
+            );
         }
     }
 }
@@ -182,7 +186,7 @@ fn every_member_of_the_workspace_inherits_the_lints() {
     }
 }
 
-/// Every `file::test` in the code spans of a text, for files of tests/.
+/// Every `file::test` in the code spans of a text that names a file of tests/.
 fn cited_tests(text: &str) -> Vec<(&str, &str)> {
     let spans = text.split('`').skip(1).step_by(2);
     let is_name = |name: &str| name.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric());
@@ -193,7 +197,7 @@ fn cited_tests(text: &str) -> Vec<(&str, &str)> {
 }
 
 #[test]
-fn the_page_of_the_tests_names_every_file_or_its_folder_and_no_test_that_is_not_there() {
+fn tests_readme_names_every_file_or_its_folder_and_only_existing_tests() {
     let page = fs::read_to_string(root().join("tests/README.md")).unwrap();
     for entry in fs::read_dir(root().join("tests")).unwrap() {
         let entry = entry.unwrap();
@@ -207,7 +211,7 @@ fn the_page_of_the_tests_names_every_file_or_its_folder_and_no_test_that_is_not_
             let row = name.replacen("tests/", "| `", 1) + "` |";
             let of_folder = row.rsplit_once('/').unwrap().0.to_owned() + "/` |";
             let is_main = name.ends_with("/main.rs");
-            // A row for a folder below is one for all that is in it.
+            // A row for a nested folder covers everything in it.
             let is_below = name.matches('/').count() > 2 && page.contains(&of_folder);
             assert!(is_main || is_below || page.contains(&row), "tests/README.md has no {row}");
         }
@@ -233,11 +237,11 @@ struct Row<'t> {
     test: String,
 }
 
-/// The row of a defect: its name first, its invariants and its test last.
+/// The row of a defect: its name comes first, its invariants and its test last.
 fn row<'t>(page: &'t str, name: &str) -> Row<'t> {
     let mut rows = page.lines().filter(|line| line.starts_with(&format!("| `{name}` |")));
     let row = rows.next();
-    let row = row.unwrap_or_else(|| panic!("tests/README.md does not know the defect {name}"));
+    let row = row.unwrap_or_else(|| panic!("tests/README.md has no row for the defect {name}"));
     assert!(rows.next().is_none(), "tests/README.md has two rows for {name}");
     let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
     let [.., invariants, _] = cells[..] else {
@@ -248,8 +252,8 @@ fn row<'t>(page: &'t str, name: &str) -> Row<'t> {
     Row { invariants: invariants.split(", ").collect(), test: format!("{file}::{test}") }
 }
 
-/// Of each `mutant NAME FILE INVARIANTS MODULE TEST …` of the script: the name, the invariants and
-/// the test. A word may be quoted, or a variable; a call may go over several lines.
+/// The name, the invariants and the test of each `mutant NAME FILE INVARIANTS MODULE TEST …` in the
+/// script. A word can be quoted or a variable; a call can span several lines.
 fn mutants(script: &str) -> Vec<(&str, BTreeSet<&str>, String)> {
     let value = |word: &str| match word.strip_prefix('$') {
         None => word.to_owned(),
@@ -266,7 +270,7 @@ fn mutants(script: &str) -> Vec<(&str, BTreeSet<&str>, String)> {
             let words: [&str; 5] = std::array::from_fn(|_| {
                 rest = rest.trim_start_matches([' ', '\\', '\n']);
                 let (word, behind) = match rest.strip_prefix('\'') {
-                    Some(quoted) => quoted.split_once('\'').expect("an end of what is quoted"),
+                    Some(quoted) => quoted.split_once('\'').expect("a closing quote"),
                     None => rest.split_at(rest.find([' ', '\n']).expect("more words")),
                 };
                 rest = behind;
@@ -279,7 +283,7 @@ fn mutants(script: &str) -> Vec<(&str, BTreeSet<&str>, String)> {
 }
 
 #[test]
-fn the_tables_of_deliberate_defects_say_what_the_script_and_the_tests_expect() {
+fn the_tables_of_defects_agree_with_the_script_and_the_tests() {
     let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
     let (page, script) = (read("tests/README.md"), read("tests/mutants.sh"));
     let mut found = BTreeSet::new();
@@ -318,7 +322,7 @@ fn the_tables_of_deliberate_defects_say_what_the_script_and_the_tests_expect() {
 }
 
 #[test]
-fn both_licences_and_the_texts_a_reader_looks_for_are_there() {
+fn both_licences_and_the_expected_documents_exist() {
     for name in [
         "LICENSE-MIT",
         "LICENSE-APACHE",

@@ -1,4 +1,4 @@
-//! The read-ahead of the device that a directory is on, set for a while.
+//! The read-ahead of a directory's device, set temporarily.
 
 use std::fs;
 use std::io::{self, Write};
@@ -7,8 +7,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// A read-ahead that goes back to what it was with this value, and also if this process is interrupted or killed:
-/// a shell in a process group of its own waits for the end of a pipe, and writes back what was there.
+/// A changed read-ahead that is restored when this value is dropped, and also if this process is
+/// interrupted or killed: a shell in its own process group waits for the end of a pipe and then
+/// restores it.
 pub(crate) struct ReadAhead {
     watcher: Child,
 }
@@ -36,17 +37,17 @@ impl Drop for ReadAhead {
     fn drop(&mut self) {
         drop(self.watcher.stdin.take());
         if let Err(error) = self.watcher.wait() {
-            let _ = writeln!(io::stderr(), "the read-ahead may not be what it was: {error}");
+            let _ = writeln!(io::stderr(), "the read-ahead may not be restored: {error}");
         }
     }
 }
 
-/// Where the read-ahead of a directory's device is set.
+/// The file that sets the read-ahead of a directory's device.
 fn file_of(dir: &Path) -> io::Result<PathBuf> {
     let device = fs::metadata(dir)?.dev();
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
     let device = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}"))?;
-    // A partition has none of its own.
+    // A partition does not have its own.
     let own = device.join("queue/read_ahead_kb");
     Ok(if own.exists() { own } else { device.join("../queue/read_ahead_kb") })
 }

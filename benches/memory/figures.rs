@@ -1,4 +1,4 @@
-//! The figures that a process measures of itself: times, bytes read, faults, memory.
+//! The figures that a process measures about itself: times, bytes read, faults, memory.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -10,11 +10,11 @@ pub(crate) struct Figures {
     pub(crate) append: f64,
     /// GiB/s.
     pub(crate) get: f64,
-    /// Bytes that the get has read from disk, for each byte that it returned.
+    /// Bytes that the get has read from disk per byte returned.
     pub(crate) amplification: f64,
     /// Major faults while reading.
     pub(crate) faults: f64,
-    /// The most memory that it had, in MiB: of its own, and of files that it had mapped.
+    /// The peak memory in MiB: the process's own, and that of mapped files.
     pub(crate) own_mib: f64,
     pub(crate) mapped_mib: f64,
 }
@@ -32,19 +32,19 @@ impl Figures {
         Figures { append, get, amplification, faults, own_mib, mapped_mib }
     }
 
-    /// The figures as a child prints them.
+    /// Prints the figures of a child.
     pub(crate) fn print(&self) {
         println!("{}", self.fields().map(|field| field.to_string()).join(" "));
     }
 
-    /// Reads what [`print`](Figures::print) has printed.
+    /// Parses the output of [`print`](Figures::print).
     pub(crate) fn parse(text: &str) -> Option<Figures> {
         let fields: Vec<f64> =
             text.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
         Some(Figures::of_fields(fields.try_into().ok()?))
     }
 
-    /// Field by field.
+    /// The median of each field.
     pub(crate) fn median(all: &[Figures]) -> Figures {
         let mut fields = [0.0; FIELDS];
         for (i, field) in fields.iter_mut().enumerate() {
@@ -55,7 +55,7 @@ impl Figures {
         Figures::of_fields(fields)
     }
 
-    /// For people, with the ratios to a rival, and to what the disk itself gives.
+    /// A line for people, with the ratios to a rival and to the raw disk.
     pub(crate) fn line(&self, rival: Option<&Figures>, raw: Option<&Figures>) -> String {
         let ratio = |ours: f64, theirs: Option<f64>| match theirs {
             Some(theirs) => format!(" ({:.2})", ours / theirs),
@@ -89,7 +89,7 @@ impl Meter {
         Meter { read: read_bytes(), faults: major_faults(), start: Instant::now() }
     }
 
-    /// The time, the bytes read from disk and the major faults since it was started.
+    /// The time, the bytes read from disk and the major faults since the start.
     pub(crate) fn stop(self) -> (Duration, u64, u64) {
         let time = self.start.elapsed();
         (time, read_bytes() - self.read, major_faults() - self.faults)
@@ -101,25 +101,25 @@ pub(crate) fn rate(bytes: u64, time: Duration) -> f64 {
 }
 
 fn field(file: &str, name: &str) -> u64 {
-    let text = fs::read_to_string(file).expect("the kernel tells about this process");
+    let text = fs::read_to_string(file).expect("the kernel reports on this process");
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     let number = line.and_then(|rest| rest.trim_start_matches(':').split_whitespace().next());
     number.and_then(|number| number.parse().ok()).expect("a field of the kernel's")
 }
 
-/// Bytes that this process made the disk read.
+/// The number of bytes that this process has read from disk.
 fn read_bytes() -> u64 {
     field("/proc/self/io", "read_bytes")
 }
 
 fn major_faults() -> u64 {
-    let stat = fs::read_to_string("/proc/self/stat").expect("the kernel tells about this process");
-    // The fields behind the name, which may hold anything.
+    let stat = fs::read_to_string("/proc/self/stat").expect("the kernel reports on this process");
+    // The fields after the name, which can contain anything.
     let fields = stat.rsplit_once(')').map(|(_, fields)| fields.split_whitespace().nth(9));
     fields.flatten().and_then(|faults| faults.parse().ok()).expect("the field majflt")
 }
 
-/// Memory of its own and of files that it has mapped, now, in MiB.
+/// The current memory in MiB: the process's own, and that of mapped files.
 pub(crate) fn memory_mib() -> (f64, f64) {
     let kib = |name| field("/proc/self/status", name) as f64 / 1024.0;
     (kib("RssAnon"), kib("RssFile"))

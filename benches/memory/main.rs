@@ -1,11 +1,15 @@
-//! Stores that hold more than memory: rates, bytes read from disk and memory under a limit.
+//! Stores larger than memory: rates, bytes read from disk, and memory under a limit.
 //!
-//! Every figure is that of a process of its own in a memory cgroup, which appends, reads every key back once,
-//! compares every byte and drops it. The rival is *ranges*, what query engines write themselves: a vector for each
-//! key, all spilled to one file, read back by exact ranges. The sides alternate, round by round, at the device's
-//! read-ahead of 128 KiB and of 8 MiB; medians are printed. It needs root, and says so where it lacks it.
+//! Each figure comes from a separate process in a memory cgroup, which appends, reads every key
+//! back once, compares every byte and drops it. The rival is *ranges*, as query engines write it
+//! themselves: a vector for each key, all spilled to one file and read back by exact ranges. The
+//! sides alternate, round by round, with a device read-ahead of 128 KiB and of 8 MiB; the output is
+//! medians. The benchmark needs root, and reports if it lacks it.
 //!
-//! `cargo bench --bench memory -- [--rounds N] [--limit-mib N] [--times 2,8,32] [--only TEXT] [--read-ahead KIB]`
+//! ```text
+//! cargo bench --bench memory -- [--rounds N] [--limit-mib N] [--times 2,8,32]
+//!     [--only TEXT] [--read-ahead KIB]
+//! ```
 
 mod device;
 mod figures;
@@ -52,7 +56,7 @@ impl Asked {
                 "--times" => asked.times = numbers(&value)?,
                 "--only" => asked.only = value,
                 "--read-ahead" => asked.read_ahead = numbers(&value)?,
-                _ => return Err(format!("{argument} is not known")),
+                _ => return Err(format!("{argument} is unknown")),
             }
         }
         Ok(asked)

@@ -1,4 +1,4 @@
-//! The rival: a vector for each key, all spilled to one file when they hold much, and byte ranges.
+//! The rival: a vector for each key, all spilled to one file when they get large, and byte ranges.
 
 use std::fs::{File, OpenOptions};
 use std::io::{IoSlice, Write};
@@ -7,10 +7,10 @@ use std::path::Path;
 
 use rustix::fs::Advice;
 
-/// Buffers that one call writes.
+/// The maximum number of buffers per write call.
 const BUFFERS: usize = 1024;
 
-/// The spill file that a query engine writes by hand: unchecked, and lost in a crash.
+/// The spill file that a query engine writes by hand: without checksums, and lost in a crash.
 pub(crate) struct Ranges {
     file: File,
     end: u64,
@@ -23,7 +23,7 @@ pub(crate) struct Ranges {
 impl Ranges {
     pub(crate) fn new(path: &Path, keys: usize, limit: usize) -> Ranges {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path).unwrap();
-        // Read by exact ranges: without it, each brings in as much as the device's read-ahead is.
+        // Read exact ranges: without this advice, each read also loads the device's read-ahead.
         rustix::fs::fadvise(&file, 0, None, Advice::Random).unwrap();
         let (buffers, ranges) = (vec![Vec::new(); keys], vec![Vec::new(); keys]);
         Ranges { file, end: 0, limit, held: 0, buffers, ranges }

@@ -1,4 +1,5 @@
-//! The random-read rate of the disk: extents of one size at random places, at several queue depths.
+//! The random-read rate of the disk: extents of one size at random offsets, at several queue
+//! depths.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -9,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
-/// How long each depth is measured.
+/// The duration of the measurement at each depth.
 const TIME: Duration = Duration::from_millis(400);
 const DEPTHS: [usize; 4] = [1, 8, 32, 64];
 
-/// Writes a file and returns how fast extents of it are read past the page cache, at the best depth, in bytes
-/// per second.
+/// Writes a file and measures how fast its extents are read past the page cache, at the best depth,
+/// in bytes per second.
 pub(crate) fn random_reads(path: &Path, file_len: u64, extent: u64, pool: &[u8]) -> f64 {
     let mut file = File::create_new(path).unwrap();
     for at in (0..file_len).step_by(pool.len()) {
@@ -33,7 +34,7 @@ fn at_depth(file: &File, file_len: u64, extent: u64, depth: usize) -> f64 {
         for thread in 0..depth as u64 {
             let read = &read;
             scope.spawn(move || {
-                // Direct reads need memory that begins at a block.
+                // Direct reads need memory that is aligned to a block.
                 let mut memory = vec![0; extent as usize + 4096];
                 let skip = memory.as_ptr().align_offset(4096);
                 let buffer = &mut memory[skip..skip + extent as usize];

@@ -12,15 +12,15 @@ use super::figures::{Figures, Meter, memory_mib, rate};
 use super::ranges::Ranges;
 use super::raw;
 
-/// The first argument of a process that is measured.
+/// The first argument of a measured process.
 pub(crate) const CHILD: &str = "measured-child";
-/// The memory that a side may hold values in.
+/// The memory in which a side can buffer values.
 const BUFFER_BYTES: u64 = 64 << 20;
 
-/// Through what a workload goes.
+/// The store or method that runs a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
-    /// The disk itself, for extents of the size that a get of [`Side::Log`] reads.
+    /// The disk itself, with extents of the size that a get of [`Side::Log`] reads.
     Raw,
     Ranges,
     Buffer,
@@ -40,7 +40,7 @@ impl fmt::Display for Side {
     }
 }
 
-/// Values of one size, for some keys, as many as make up some times the memory.
+/// Values of one size, for some keys, adding up to a multiple of the memory limit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Case {
     value: usize,
@@ -57,7 +57,7 @@ impl fmt::Display for Case {
 }
 
 impl Case {
-    /// Every workload, at each of the multiples of the memory.
+    /// Every workload, at each multiple of the memory limit.
     pub(crate) fn all(limit: u64, times: &[u64]) -> Vec<Case> {
         let shapes = [(4096, 256), (4096, 1024), (64 << 10, 64), (16, 64), (16, 1024)];
         let case = |times: u64, (value, keys): (usize, usize)| {
@@ -67,7 +67,8 @@ impl Case {
         shapes.iter().flat_map(|shape| times.iter().map(|times| case(*times, *shape))).collect()
     }
 
-    /// The sides that have a use for it: a record of 16 bytes is smaller than its entry in an index.
+    /// The sides for which the workload makes sense: a record of 16 bytes is smaller than its index
+    /// entry.
     pub(crate) fn sides(&self) -> impl Iterator<Item = Side> + use<> {
         let is_large = self.value >= 1024;
         SIDES
@@ -75,7 +76,7 @@ impl Case {
             .filter(move |side| is_large || matches!(side, Side::Ranges | Side::Buffer))
     }
 
-    /// Whether the command line asks for it.
+    /// Whether the command line selects the case.
     pub(crate) fn is_wanted(&self, side: Side, only: &str) -> bool {
         format!("{self} {side}").contains(only)
     }
@@ -94,11 +95,11 @@ impl Case {
         assert_eq!(value.len(), self.value * self.batches, "key {key}");
         let mut parts = value.chunks_exact(self.value);
         let is_right = |batch| parts.next() == Some(self.value_of(pool, batch, key));
-        assert!((0..self.batches).all(is_right), "key {key} does not hold what was appended");
+        assert!((0..self.batches).all(is_right), "key {key} has wrong bytes");
     }
 }
 
-/// Measures a side in a process of its own, inside the cgroup.
+/// Measures a side in a separate process inside the cgroup.
 pub(crate) fn run(cgroup: &Cgroup, dir: &Path, case: &Case, side: Side) -> Result<Figures, String> {
     let this = std::env::current_exe().map_err(|error| error.to_string())?;
     let side_number = SIDES.iter().position(|other| *other == side).unwrap_or_default();
@@ -118,7 +119,7 @@ pub(crate) fn run(cgroup: &Cgroup, dir: &Path, case: &Case, side: Side) -> Resul
         .ok_or_else(|| format!("{case}, {side}: {} ({text})", child.status))
 }
 
-/// The process that is measured.
+/// The measured process.
 pub(crate) fn child(mut arguments: impl Iterator<Item = String>) {
     let (cgroup, dir) = (arguments.next().unwrap(), arguments.next().unwrap());
     let numbers: Vec<usize> = arguments.map(|number| number.parse().unwrap()).collect();

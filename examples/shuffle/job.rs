@@ -1,8 +1,10 @@
-//! The shuffle itself: rows go to the partition of their key's hash, then into one file each.
+//! The shuffle itself: each row goes to the partition of its key's hash, and each partition into
+//! one file.
 //!
-//! First half: reader threads take blocks of records and append each row, as it stands, to the
-//! value of its partition in a `Buffer` over a `SegmentLog`. Second half: each partition is read back
-//! with one `get` and written as a CSV file. Every row of the input is in exactly one file.
+//! In the first half, reader threads take blocks of records and append each row, unchanged, to the
+//! value of its partition in a `Buffer` over a `SegmentLog`. In the second half, each partition is
+//! read back with one `get` and written as a CSV file. Every row of the input is in exactly one
+//! file.
 
 use std::fs;
 use std::hash::Hasher;
@@ -17,33 +19,33 @@ use partd::{Batch, Buffer, Dict, Durability, Partd, SegmentLog};
 
 use crate::records::Records;
 
-/// What is to be shuffled, and how.
+/// The parameters of a shuffle.
 #[derive(Debug)]
 pub struct Job {
     /// The CSV file, with a header.
     pub input: PathBuf,
-    /// The column whose values decide the partition.
+    /// The column whose values determine the partition.
     pub by: String,
     /// The number of partitions, and of output files.
     pub partitions: usize,
     /// The directory for the output: new or empty.
     pub out: PathBuf,
-    /// The memory of the buffer.
+    /// The memory limit of the buffer.
     pub memory_bytes: u64,
     /// The number of threads in each half.
     pub threads: usize,
-    /// How often the input is read.
+    /// The number of times that the input is read.
     pub repeat: usize,
 }
 
-/// What a shuffle has done.
+/// The result of a shuffle.
 #[derive(Debug, Default)]
 pub struct Report {
     /// Rows of input.
     pub rows: u64,
     /// Bytes of those rows.
     pub bytes: u64,
-    /// Batches in which they were appended, one append per row.
+    /// The number of batches; a batch has one append per row.
     pub batches: u64,
     /// Bytes that went through the segment log; the others never left memory.
     pub log_bytes: u64,
@@ -53,13 +55,14 @@ pub struct Report {
     pub get_time: Duration,
 }
 
-/// The file by which the command line knows a directory that it made itself.
+/// A marker file in the directories that the command line created itself.
 pub const MARK: &str = ".made-by-the-partd-shuffle-example";
 
-/// A sentence for the person who started the job.
+/// The error is a sentence for the user.
 pub type Result<T> = std::result::Result<T, String>;
 
-/// Runs a shuffle; `progress` is told of the bytes that are done, first of the one half, then the other.
+/// Runs a shuffle. `progress` receives the number of bytes done, for the first half and then for
+/// the second.
 pub fn run(job: &Job, progress: &(dyn Fn(u64) + Sync)) -> Result<Report> {
     let block_len = (job.memory_bytes / 16).clamp(16 << 10, 1 << 20) as usize;
     let shown = job.input.display();
@@ -141,7 +144,7 @@ pub fn run(job: &Job, progress: &(dyn Fn(u64) + Sync)) -> Result<Report> {
     Ok(report)
 }
 
-/// Appends the rows of a block, each to its partition, as one batch; says how many bytes.
+/// Appends the rows of a block, each to its partition, as one batch; returns the number of bytes.
 fn append(
     block: &[u8],
     column: usize,
@@ -182,7 +185,7 @@ fn append(
     Ok(batch.value_bytes())
 }
 
-/// The record, without empty lines before it, which are no rows.
+/// The record without the empty lines before it, which are not rows.
 fn without_blank_lines(mut record: &[u8]) -> &[u8] {
     while let Some(rest) = record.strip_prefix(b"\n").or(record.strip_prefix(b"\r\n")) {
         record = rest;
@@ -192,7 +195,7 @@ fn without_blank_lines(mut record: &[u8]) -> &[u8] {
 
 /// The partition of a value: its hash, which is the same in every run.
 fn partition(value: &[u8], partitions: usize) -> usize {
-    // The last field of a row may carry the first half of its CR LF.
+    // The last field of a row may end with the CR of its CR LF.
     let mut hasher = std::hash::DefaultHasher::new();
     hasher.write(value.strip_suffix(b"\r").unwrap_or(value));
     (hasher.finish() % partitions as u64) as usize
@@ -211,11 +214,11 @@ fn fields(header: &[u8]) -> Vec<String> {
     record.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
 }
 
-/// Makes the directory, or finds it empty.
+/// Creates the directory, or checks that it is empty.
 fn empty_directory(path: &Path) -> Result<()> {
     let shown = path.display();
     fs::create_dir_all(path)
-        .map_err(|error| format!("cannot make the output directory {shown}: {error}"))?;
+        .map_err(|error| format!("cannot create the output directory {shown}: {error}"))?;
     let entries = fs::read_dir(path)
         .map_err(|error| format!("cannot list the output directory {shown}: {error}"))?;
     let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
@@ -225,13 +228,13 @@ fn empty_directory(path: &Path) -> Result<()> {
     }
 }
 
-/// Runs the work in so many threads; what they return, or the first error.
+/// Runs the work in `threads` threads; returns all results, or the first error.
 fn in_threads<T: Send>(threads: usize, work: impl Fn() -> Result<T> + Sync) -> Result<Vec<T>> {
     thread::scope(|scope| {
         let handles: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(&work)).collect();
         let results = handles.into_iter().map(|handle| match handle.join() {
             Ok(result) => result,
-            Err(_) => Err("a thread panicked; its message stands above".to_owned()),
+            Err(_) => Err("a thread panicked; see its message above".to_owned()),
         });
         results.collect::<Vec<_>>().into_iter().collect()
     })

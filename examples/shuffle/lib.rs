@@ -1,4 +1,4 @@
-//! The shuffle of the example, apart from its command line, so that tests run it too.
+//! The shuffle example without its command line, so that tests can run it too.
 
 pub mod job;
 mod records;

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Without arguments it shuffles the flights in `examples/data` into `shuffle-out`, with so little
-//! memory that most of the bytes go through the segment log. This file is the command line: what
-//! it takes, what it shows.
+//! memory that most of the bytes go through the segment log. This file is the command line: its
+//! arguments and its output.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ struct Arguments {
     /// The CSV file, with a header [default: the flights that come with this example]
     #[arg(value_name = "FILE.csv", requires = "by")]
     input: Option<PathBuf>,
-    /// The column whose values decide the partition [default for the flights: dest]
+    /// The column whose values determine the partition [default for the flights: dest]
     #[arg(long, value_name = "COLUMN")]
     by: Option<String>,
     /// The number of partitions, and of output files
@@ -34,18 +34,18 @@ struct Arguments {
     /// The output directory, new or empty [default: shuffle-out, which is replaced]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Memory of the buffer in bytes, or with K, M or G [default: 256M; for the flights 256K]
+    /// Memory limit of the buffer in bytes, or with K, M or G [default: 256M; for the flights 256K]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     memory: Option<u64>,
     /// The number of threads [default: one for each core]
     #[arg(long, value_parser = positive)]
     threads: Option<usize>,
-    /// Feeds the input so many times: much data from a small file
+    /// Read the input this many times, to get much data from a small file
     #[arg(long, default_value = "1", value_parser = positive)]
     repeat: usize,
 }
 
-/// A number from 1.
+/// A positive number.
 fn positive(text: &str) -> Result<usize> {
     match text.parse() {
         Ok(0) | Err(_) => Err("not a whole number from 1".to_owned()),
@@ -53,7 +53,7 @@ fn positive(text: &str) -> Result<usize> {
     }
 }
 
-/// A number of bytes, with a unit or without.
+/// A number of bytes, with or without a unit.
 fn bytes(text: &str) -> Result<u64> {
     let (digits, shift) = match text.as_bytes().last().map(u8::to_ascii_uppercase) {
         Some(b'K') => (&text[..text.len() - 1], 10),
@@ -103,7 +103,8 @@ fn shuffle(arguments: Arguments) -> Result<()> {
         HumanBytes(job.memory_bytes),
         job.threads,
     );
-    // Hidden by itself where the output is not a terminal. Each byte goes in and comes out.
+    // The bar hides itself if the output is not a terminal. Each byte is read once and written
+    // once.
     let bar = ProgressBar::new(input_bytes * 2);
     if let Ok(style) =
         ProgressStyle::with_template("{bar:40} {percent:>3} %  {binary_bytes_per_sec}")
@@ -117,7 +118,7 @@ fn shuffle(arguments: Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Makes the directory for runs without `--out`; if an earlier run made it, removes its parts.
+/// Creates the directory for runs without `--out`; if an earlier run created it, removes its parts.
 fn own_directory(out: &Path) -> std::io::Result<()> {
     if out.join(MARK).is_file() {
         for entry in fs::read_dir(out)? {
@@ -158,7 +159,7 @@ fn print_summary(job: &Job, report: &Report) {
     println!("  written to        {}", job.out.join("part-*.csv").display());
 }
 
-/// The most memory that the process has had, as Linux counts it.
+/// The peak memory of the process, as counted by Linux.
 fn peak_memory_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;

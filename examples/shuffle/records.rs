@@ -1,7 +1,7 @@
-//! Cuts a CSV file into blocks of whole records, one after the other, for several readers.
+//! Splits a CSV file into blocks of whole records, one after the other, for several readers.
 //!
-//! A record ends at a line feed that is not inside quotes. One pass over the bytes, which keeps
-//! the state of the quotes, finds the ends; the fields are left to whoever takes the block.
+//! A record ends at a line feed that is not inside quotes. A single pass over the bytes, which
+//! tracks the quotes, finds the ends; the receiver of a block parses the fields.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -12,27 +12,27 @@ pub(crate) struct Records {
     file: File,
     header: Vec<u8>,
     header_len: u64,
-    /// Bytes that were read behind the end of the last block; their quotes are in `quotes`.
+    /// Bytes that were read after the end of the last block; `quotes` is their state.
     rest: Vec<u8>,
     quotes: Quotes,
     block_len: usize,
     rounds_left: usize,
 }
 
-/// Where a scan stands with regard to quotes.
+/// The state of a scan with regard to quotes.
 ///
-/// As in the crate csv, a quote opens only at the start of a field.
+/// As in the csv crate, a quote opens only at the start of a field.
 #[derive(Clone, Copy, PartialEq)]
 enum Quotes {
     FieldStart,
     Unquoted,
     Quoted,
-    /// Behind a quote inside quotes: the end of the field, or the first of two.
+    /// After a quote inside quotes: the end of the field, or the first of two quotes.
     MaybeClosed,
 }
 
 impl Quotes {
-    /// Goes over the bytes; where the last record in them ends, if one does.
+    /// Scans the bytes; returns the end of the last complete record, if there is one.
     fn last_end(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut end = None;
         for (i, byte) in bytes.iter().enumerate() {
@@ -53,7 +53,7 @@ impl Quotes {
 }
 
 impl Records {
-    /// Opens a file that starts with a header; its records will be handed out `repeat` times.
+    /// Opens a file that starts with a header; its records are read `repeat` times.
     pub(crate) fn open(path: &Path, block_len: usize, repeat: usize) -> io::Result<Records> {
         let mut records = Records {
             file: File::open(path)?,
@@ -64,7 +64,7 @@ impl Records {
             block_len,
             rounds_left: repeat,
         };
-        // The first record is the header: byte for byte, since the file is at its start.
+        // The first record is the header; it is read byte by byte, since the file is at its start.
         let mut start = Vec::new();
         loop {
             let read = (&records.file).take(4096).read_to_end(&mut start)?;
@@ -81,7 +81,7 @@ impl Records {
         }
         records.file.seek(SeekFrom::Start(start.len() as u64))?;
         records.header_len = start.len() as u64;
-        // A file of nothing but a header may lack the end of its line.
+        // In a file with only a header, the line may lack its end.
         if !start.ends_with(b"\n") {
             start.push(b'\n');
         }
@@ -89,12 +89,12 @@ impl Records {
         Ok(records)
     }
 
-    /// The header, with the end of its line.
+    /// The header, including the end of its line.
     pub(crate) fn header(&self) -> &[u8] {
         &self.header
     }
 
-    /// Replaces `block` by the next whole records; `false` when there are none left.
+    /// Replaces `block` by the next whole records; `false` if there are none left.
     pub(crate) fn next_block(&mut self, block: &mut Vec<u8>) -> io::Result<bool> {
         block.clear();
         block.append(&mut self.rest);

@@ -1,5 +1,5 @@
-//! `Arrow` over hostile bytes: no panic while a stream is read, joined with itself or shown, and
-//! no more memory than the limit.
+//! `Arrow` over hostile bytes: no panic while a stream is read, joined with itself or formatted,
+//! and no more memory than the limit.
 #![no_main]
 
 mod encode;

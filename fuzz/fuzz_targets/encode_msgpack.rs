@@ -1,5 +1,5 @@
-//! `Msgpack` over hostile bytes, as several types: no panic, no deep recursion, no bomb; what was
-//! read is read again when it is written.
+//! `Msgpack` over hostile bytes, as several types: no panic, no deep recursion, no memory bomb; a
+//! value that is read can be written and read again.
 #![no_main]
 
 mod encode;
@@ -11,7 +11,7 @@ use partd::{Dict, Msgpack};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// A type that takes whatever a message holds, as deep as it is.
+/// A type that accepts any message, however deep.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Any {

@@ -9,7 +9,7 @@ use partd::{Dict, Numpy, Partd};
 fuzz_target!(|input: &[u8]| -> Corpus { encode::limited(input, || read(input)) });
 
 fn read(input: &[u8]) -> Corpus {
-    // The dtype, up to a newline, then the elements.
+    // The dtype, up to a newline, followed by the elements.
     let Some(end) = input.iter().position(|&byte| byte == b'\n') else { return Corpus::Reject };
     let (dtype, elements) = (&input[..end], &input[end + 1..]);
     let store = || {

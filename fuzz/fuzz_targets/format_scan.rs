@@ -1,4 +1,5 @@
-//! Raw bytes as a segment, as a control file, as words: no input panics or allocates.
+//! Raw bytes as a segment, as a control file, and as words: no input causes a panic or an
+//! allocation.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Bytes as a segment whose checks hold: what lies behind the first check is reached.
+//! Bytes as a segment whose checks hold, so that the code after the first check is reached.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

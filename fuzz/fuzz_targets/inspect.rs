@@ -1,9 +1,9 @@
 //! The reading path of `partd-inspect` on hostile stores: a control file and up to three segments
-//! out of the input, as they are or with their checks made right after the mutation, so that the
-//! fuzzer comes past the first of them.
+//! from the input, either raw or with their checks corrected after the mutation, so that the fuzzer
+//! gets past the first check.
 //!
-//! Nothing may panic, loop or take memory because the input says so; what is listed must lie within
-//! the files.
+//! No input may cause a panic, an endless loop or an allocation out of proportion to its size;
+//! everything listed must be within the files.
 #![no_main]
 
 use std::path::Path;
@@ -21,11 +21,11 @@ use partd_inspect::source::Source;
 use partd_inspect::store::Store;
 use partd_inspect::walk::Segment;
 
-/// More is kept of the smallest entries and batches than the bytes that these have in a segment; an
-/// input as long as the seeds has few of them.
+/// The smallest entries and batches take more memory than their bytes in a segment; an input as
+/// long as the seeds has few of them.
 const CAP_BYTES: usize = 1 << 20;
 
-/// Lists all values; they lie within their files.
+/// Lists all values, which must be within their files.
 fn listed(store: &Store) {
     let index = Index::build(&store.segments, &store.history, &store.history.beyond);
     for (key, held) in index.sorted() {
@@ -38,7 +38,7 @@ fn listed(store: &Store) {
             assert!(entry.value_offset + entry.value_len <= segment.source.len());
             len += entry.value_len;
             let salt = segment.salt().expect("a segment with entries has a header");
-            value_checksum(&segment.source, salt, entry).expect("memory can be read");
+            value_checksum(&segment.source, salt, entry).expect("memory is readable");
         }
         assert_eq!(len, held.len);
     }
@@ -66,7 +66,7 @@ fn inspect(hostile: Hostile) {
     }
     let last = store.history.last;
     assert!(store.history.batches.iter().all(|place| place.sequence <= last));
-    // What salvage reads beside it.
+    // The other files that salvage reads.
     let lens: Vec<u64> = store.segments.iter().map(|segment| segment.source.len()).collect();
     let rescue = store.rescue();
     listed(&store);

@@ -1,4 +1,4 @@
-//! Tuples as keys: the mapping can be undone, so it is injective; and keys sort as their tuples do.
+//! Tuples as keys: the mapping is reversible, so it is injective; and keys sort like their tuples.
 #![no_main]
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -8,7 +8,7 @@ use partd_fuzz::limit::with_limit;
 
 type B = Vec<u8>;
 
-/// Tuples in the shapes that are tried; Rust's tuples have fixed types.
+/// The tested shapes of tuples; Rust's tuples have fixed types.
 #[derive(Arbitrary, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Tuple {
     Two(B, B),
@@ -22,7 +22,7 @@ enum Tuple {
     Number(i64, B),
 }
 
-/// What a key says that it was made from.
+/// The source of a key, as decoded from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Node {
     Bytes(B),
@@ -65,7 +65,7 @@ impl Tuple {
         }
     }
 
-    /// Whether two tuples are of one shape, so that their order is that of their parts.
+    /// Whether two tuples have the same shape, so that they sort by their parts.
     fn has_shape_of(&self, other: &Tuple) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other)
     }
@@ -83,7 +83,7 @@ impl Tuple {
     }
 }
 
-/// Reads a key back, by the tables of `partd_format::tuple` and nothing else.
+/// Decodes a key, using only the tables of `partd_format::tuple`.
 fn decode(bytes: &mut std::slice::Iter<'_, u8>, nested: bool) -> Option<Vec<Node>> {
     let mut parts = Vec::new();
     let mut part = Node::Bytes(Vec::new());
@@ -141,14 +141,14 @@ fuzz_target!(|input: &[u8]| {
         return;
     };
     let (one, other, bytes) = &tuples;
-    // A byte of a part takes two of the input: what is here are the keys, and what is read back.
+    // A byte of a part takes two bytes of input; the limit covers the keys and the decoded parts.
     with_limit(input.len(), 1 << 14, || {
         let (key, other_key) = (one.key(), other.key());
         let read = decode(&mut key.as_bytes().iter(), false);
-        assert!(read == Some(one.nodes()), "a key is not that of its tuple alone");
-        assert!(key.parts().map(nodes) == Some(one.nodes()), "a key is not read as its tuple");
+        assert!(read == Some(one.nodes()), "the key does not decode to its tuple");
+        assert!(key.parts().map(nodes) == Some(one.nodes()), "Key::parts does not return the tuple");
         if one.has_shape_of(other) {
-            assert!(key.cmp(&other_key) == one.cmp(other), "keys sort otherwise than tuples");
+            assert!(key.cmp(&other_key) == one.cmp(other), "keys and tuples sort differently");
         } else if one.is_flat() && other.is_flat() {
             assert!(key.cmp(&other_key) == one.flat().cmp(&other.flat()), "keys sort otherwise");
         }

@@ -1,8 +1,8 @@
-//! The engine on hostile stores: a control file and up to three segments out of the input, on a disk
-//! in memory, as they are or with their checks made right after the mutation.
+//! The engine on hostile stores: a control file and up to three segments from the input, on a disk
+//! in memory, either raw or with their checks corrected after the mutation.
 //!
-//! Every operation works or says why not; none panics or takes memory because the input says so.
-//! Opened for reading alone, a store reads as it does when it is recovered; what is added is there,
+//! Every operation succeeds or returns an error; none panics or allocates out of proportion to the
+//! input. A store opened read-only shows the same data as after recovery; appended data is present,
 //! and a compaction and a close change no value.
 #![no_main]
 
@@ -16,9 +16,9 @@ use partd_fuzz::hostile::Hostile;
 use partd_fuzz::limit::with_limit;
 
 const DIR: &str = "/store";
-/// New segments and control files, the threads that read in parallel, and what recovery and the index
-/// keep of the smallest batches and entries beyond the bytes that these have in a segment: eight
-/// times those of an input as long as the seeds at most, which is little.
+/// New segments and control files, the threads that read in parallel, and the memory that recovery
+/// and the index need for the smallest batches and entries: at most eight times the bytes of an
+/// input as long as the seeds, which is little.
 const CAP_BYTES: usize = 2 << 20;
 
 type Log = SegmentLog<MemDisk>;
@@ -27,14 +27,14 @@ type Contents = Vec<(Key, Vec<u8>)>;
 fuzz_target!(|data: &[u8]| {
     let Some(hostile) = Hostile::new(data) else { return };
     if hostile.control.is_none() && hostile.segments.is_empty() {
-        // No store; one would be made.
+        // Opening would create a store.
         return;
     }
     let world = hostile.world(Path::new(DIR));
     with_limit(hostile.len(), CAP_BYTES, || open(&world, hostile.other));
 });
 
-/// What was asked for; or nothing, if there is a reason that a person can read.
+/// The result; or `None` for an error, which must name the path.
 fn told<T>(result: Result<T>) -> Option<T> {
     result.inspect_err(|error| assert!(error.to_string().contains(DIR), "no path: {error}")).ok()
 }
@@ -50,7 +50,7 @@ fn open(world: &Arc<World>, ignore_damage: bool) {
     if !ignore_damage {
         assert!(seen.is_some(), "a store that can be recovered cannot be read");
         let damaged = recovered.is_none() || seen == Some(None);
-        assert!(damaged || seen == Some(recovered), "recovery has changed what was read");
+        assert!(damaged || seen == Some(recovered), "recovery changed the contents");
     }
     let added = b"added".as_slice();
     let keys = [Key::from("k"), Key::from("new")];
@@ -58,7 +58,7 @@ fn open(world: &Arc<World>, ignore_damage: bool) {
     if told(log.append([("k", added), ("new", added)])).is_some()
         && let (Some(before), Some(after)) = (before, told(log.get("k")))
     {
-        assert!(after == [&before, added].concat(), "what is added does not come last");
+        assert!(after == [&before, added].concat(), "the appended value is not at the end");
     }
     told(log.iset("set", "once"));
     told(log.take(&keys[1..]));
@@ -69,13 +69,13 @@ fn open(world: &Arc<World>, ignore_damage: bool) {
     drop(log);
     if let Some(kept) = kept {
         let again = open(world).and_then(|log| read(&log));
-        assert!(again == Some(kept), "closed and opened, the store is another");
+        assert!(again == Some(kept), "the store has changed after closing and reopening");
     }
-    // Damage that was there before may now look like a torn tail, so this may be less.
+    // Earlier damage can look like a torn tail now, so the store may have less.
     open(&world.after_power_cut(0)).map(|log| read(&log));
 }
 
-/// Everything in a store, if all of it is whole.
+/// The contents of a store, if everything in it is whole.
 fn read(log: &Log) -> Option<Contents> {
     let keys = told(log.keys())?;
     let lens = told(log.lens(&keys))?;
@@ -87,7 +87,7 @@ fn read(log: &Log) -> Option<Contents> {
     assert!(verified.is_some() == values.is_some(), "verify and read do not agree");
     for (key, len) in keys.iter().zip(&lens) {
         let view = told(log.view(key));
-        assert!(values.is_none() || view.is_some(), "what can be read cannot be viewed");
+        assert!(values.is_none() || view.is_some(), "a readable value cannot be viewed");
         let Some(view) = view else { continue };
         let bytes: usize = view.chunks().map(<[u8]>::len).sum();
         assert!(Some(bytes as u64) == *len && view.len() == bytes as u64, "lengths");

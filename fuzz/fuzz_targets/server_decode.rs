@@ -1,4 +1,4 @@
-//! Frames of the server's protocols, as either side takes them, in every decoder.
+//! Frames of the server's protocols, as the server and the client receive them, in every decoder.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -8,6 +8,7 @@ use partd_fuzz::limit::with_limit;
 const CAP_BYTES: usize = 2 << 20;
 
 fuzz_target!(|input: &[u8]| {
-    // A few bytes of operations are some hundred in memory: for each, a key and where its value is.
+    // An operation of a few bytes takes some hundred in memory: a key and the position of its
+    // value.
     with_limit(64 * input.len(), CAP_BYTES, || partd_server::fuzzing::decode(input));
 });

@@ -1,14 +1,16 @@
-//! Operations on a store, with processes that die at any step and with power cuts, against `Dict`.
+//! Operations on a store, with processes that die at any step and with power cuts, compared with
+//! `Dict`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use partd_fuzz::limit::with_limit_of;
 use partd_fuzz::ops::{Op, described_bytes, run};
 
-/// Copies of the values: in the model and in a new one after a power cut, in vectors that grow, in
-/// what is compared, in the history, and in the synced halves of two disks, compacted or not.
+/// The number of copies of the values: in the model and in a new model after a power cut, in
+/// growing vectors, in compared values, in the history, and in the durable halves of two disks,
+/// compacted or not.
 const COPIES: usize = 20;
-/// The synced halves of segments that hold little.
+/// The durable halves of segments that hold little.
 const CAP_BYTES: usize = 16 << 20;
 
 fuzz_target!(|ops: Vec<Op>| {

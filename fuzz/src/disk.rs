@@ -1,11 +1,11 @@
 //! A disk in memory, shared by simulated processes: any of them can die, all of them can be killed
 //! at once, and the power can fail.
 //!
-//! A [`MemDisk`] is one process on a [`World`]. It dies by unwinding out of a call of the seam or
-//! a store to a mapping; from then on its calls do nothing and its locks are free. A power cut
-//! makes a new world, in which some of the last changes of names did not happen, each file that was
-//! never synced may be empty, and each page is as it was last synced or as it was last stored. (The
-//! simulated disk of the crash tests enumerates far more; this one is for speed.)
+//! A [`MemDisk`] is one process on a [`World`]. It dies by unwinding out of a disk call or a store
+//! to a mapping; from then on its calls do nothing and its locks are free. A power cut creates a
+//! new world: some of the last changes of names are lost, each file that was never synced may be
+//! empty, and each page has its last synced or its last stored contents. (The simulated disk of the
+//! crash tests enumerates far more; this one is built for speed.)
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -20,20 +20,20 @@ use partd::log::disk::{Access, Dir, Disk, DiskFile, FileId, Mapping};
 const PAGE: usize = 4096;
 
 thread_local! {
-    /// Steps until the process that works on this thread dies; none while it shall live.
+    /// The number of steps until the current thread's process dies; `None` if it does not.
     static FUSE: Cell<Option<u32>> = const { Cell::new(None) };
 }
 
-/// What a process leaves its stack with when it dies.
+/// The payload with which a dying process unwinds.
 #[derive(Debug)]
 pub struct Death;
 
-/// Lets the process that works on this thread die before its next step but `steps`.
+/// Makes the current thread's process die after `steps` steps; `None` lets it live.
 pub fn light_fuse(steps: Option<u32>) {
     FUSE.set(steps);
 }
 
-/// Files and locks that outlive processes.
+/// Files and locks, which outlive processes.
 #[derive(Debug)]
 pub struct World {
     state: Mutex<State>,
@@ -45,7 +45,7 @@ type Files = BTreeMap<PathBuf, Arc<Contents>>;
 #[derive(Debug, Default)]
 struct State {
     files: Files,
-    /// The names when they were last synced, and as they were after each change since.
+    /// The names at the last sync, and after each change since.
     names: Vec<Files>,
     locks: BTreeMap<PathBuf, Vec<Held>>,
     next_lock: u64,
@@ -60,10 +60,10 @@ struct Held {
 
 #[derive(Debug)]
 struct Contents {
-    /// The same in every world; 0 for the files that a world begins with.
+    /// The same in every world; 0 for the initial files of a world.
     inode: u64,
     mapping: Mapping,
-    /// What was synced last; before the first time there may be no byte in the file.
+    /// The contents at the last sync; before the first one, the file may be empty.
     durable_seq: Mutex<Option<Vec<u8>>>,
 }
 
@@ -91,7 +91,7 @@ impl World {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is left when every process is killed: all that was stored, and no lock.
+    /// The world after every process is killed: everything that was stored, and no locks.
     pub fn after_kill(&self) -> Arc<World> {
         let state = self.state();
         let kept = |contents: &Contents| Contents::durable_seq(&contents.live(), contents.inode);
@@ -99,12 +99,12 @@ impl World {
         World::of(self.boot, files.collect(), state.random)
     }
 
-    /// What is left when the power fails. A seed of 0 loses all that it can.
+    /// The world after a power cut. A seed of 0 loses everything that can be lost.
     pub fn after_power_cut(&self, seed: u64) -> Arc<World> {
         let state = self.state();
         let mut random = seed;
         let mut draw = |of: u64| if seed == 0 { 0 } else { next_random(&mut random) % of };
-        // The changes of names come in order.
+        // A prefix of the changes of names survives.
         let names = &state.names[draw(state.names.len() as u64) as usize];
         let mut left = |contents: &Contents| {
             let mut bytes = contents.live();
@@ -127,7 +127,7 @@ impl World {
         World::of(self.boot.wrapping_add(1), files.collect(), state.random)
     }
 
-    /// Changes a file's bytes while no process lives; nothing if there is no such file.
+    /// Changes a file's bytes while no process is alive; does nothing if the file does not exist.
     pub fn change(&self, path: &Path, change: impl FnOnce(&mut [u8])) {
         if let Some(contents) = self.state().files.get(path) {
             let mut bytes = contents.live();
@@ -136,7 +136,7 @@ impl World {
         }
     }
 
-    /// Removes a file while no process lives.
+    /// Removes a file while no process is alive.
     pub fn remove(&self, path: &Path) {
         let mut state = self.state();
         state.files.remove(path);
@@ -144,7 +144,7 @@ impl World {
     }
 }
 
-/// A number that no other file has.
+/// An unused inode number.
 fn new_inode() -> u64 {
     static INODES: AtomicU64 = AtomicU64::new(1);
     INODES.fetch_add(1, Relaxed)
@@ -157,7 +157,7 @@ fn next_random(state: &mut u64) -> u64 {
 }
 
 impl State {
-    /// Notes that names have changed.
+    /// Records a change of names.
     fn renamed(&mut self) {
         let now = self.files.clone();
         self.names.push(now);
@@ -184,7 +184,8 @@ impl Contents {
         bytes
     }
 
-    /// Stores bytes, through whole words: nobody else stores near them, as the engine promises.
+    /// Stores bytes as whole words: the engine guarantees that no one else stores to the same
+    /// words.
     fn store(&self, offset: u64, bytes: &[u8]) {
         let (mut offset, mut rest) = (offset, bytes);
         while !rest.is_empty() {
@@ -220,7 +221,7 @@ impl MemDisk {
         }
     }
 
-    /// Kills the process: its locks are free, and its calls do nothing.
+    /// Kills the process: its locks are released, and its calls do nothing.
     pub fn kill(&self) {
         self.is_dead.store(true, Relaxed);
         let held = std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner));
@@ -239,7 +240,7 @@ impl MemDisk {
     }
 }
 
-/// One step; dies if the fuse has burnt down.
+/// Counts one step; dies if it was the last.
 fn burn(is_dead: &AtomicBool) {
     match FUSE.get() {
         Some(0) => {
@@ -350,7 +351,7 @@ impl Disk for MemDisk {
     }
 }
 
-/// An open directory; every directory is there.
+/// An open directory; every directory exists.
 #[derive(Clone, Debug)]
 pub struct MemDir {
     disk: MemDisk,
@@ -369,7 +370,7 @@ impl MemDir {
         MemFile { contents, is_dead, world }
     }
 
-    /// Takes a lock that has a name of its own.
+    /// Takes a lock that has its own name.
     fn lock(&self, lock: PathBuf, exclusive: bool) -> Option<MemLock> {
         let mut state = self.disk.world.state();
         state.next_lock += 1;
@@ -385,7 +386,7 @@ impl MemDir {
         Some(MemLock { world: Arc::clone(&self.disk.world), path: lock, id })
     }
 
-    /// The name of the lock on a byte of a file, if it is still the one that is meant.
+    /// The name of the lock on a byte of a file, if the name still refers to the same file.
     fn byte_lock(&self, name: &str, id: FileId, at: u64) -> io::Result<PathBuf> {
         match self.contents(name)?.inode == id.inode {
             true => Ok(self.path.join(format!("{name} at {at}"))),

@@ -1,8 +1,8 @@
-//! A whole store out of an input: a control file and up to three segments.
+//! Builds a whole store from an input: a control file and up to three segments.
 //!
-//! The first byte of the input chooses what there is, and whether the checks are made to hold after
-//! the mutation, so that the fuzzer comes past the first of them. Behind it are the words of the
-//! control file, if there is one, and the segments, one behind the other in equal parts.
+//! The first byte of the input selects which files exist, and whether the checks are corrected
+//! after the mutation, so that the fuzzer gets past the first check. It is followed by the words of
+//! the control file, if there is one, and by the segments, in equal parts.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,40 +17,40 @@ use crate::mend;
 
 /// The id of the store.
 pub const STORE: [u8; 16] = [7; 16];
-/// The boot that a mended control file is of.
+/// The boot id of a mended control file.
 pub const BOOT: u8 = 9;
 
 const MENDED: u8 = 1;
 const HAS_CONTROL: u8 = 2;
 const SEGMENTS_SHIFT: u8 = 2;
-/// The machine runs under the boot of the control file.
+/// The machine has the boot id of the control file.
 const SAME_BOOT: u8 = 16;
-/// The control file says that somebody has the store open.
+/// The control file says that a process has the store open.
 const OPEN: u8 = 32;
-/// For the target.
+/// For the target's own use.
 const OTHER: u8 = 64;
 
-/// The bytes of an input that are words of a control file: all of them up to the slots, and the
-/// first two slots.
+/// The number of input bytes that become words of a control file: everything before the slots, and
+/// the first two slots.
 const CONTROL_BYTES: usize = control::SLOTS_AT as usize + 128;
 
-/// What an input stands for.
+/// The store that an input describes.
 #[derive(Debug)]
 pub struct Hostile {
     /// The control file.
     pub control: Option<Vec<u8>>,
     /// The segments, by id.
     pub segments: Vec<(u64, Vec<u8>)>,
-    /// Whether the machine runs under the boot of the control file.
+    /// Whether the machine has the boot id of the control file.
     pub same_boot: bool,
-    /// Whether the store is to be looked at as one that is open.
+    /// Whether the store is to be treated as open.
     pub is_open: bool,
-    /// Whatever the target makes of it.
+    /// For the target's own use.
     pub other: bool,
 }
 
 impl Hostile {
-    /// Makes a store; none of an empty input.
+    /// Builds a store; `None` for an empty input.
     pub fn new(input: &[u8]) -> Option<Hostile> {
         let (&mode, input) = input.split_first()?;
         let has = |bit| mode & bit != 0;
@@ -72,12 +72,12 @@ impl Hostile {
         Some(Hostile { control, segments, same_boot, is_open, other: has(OTHER) })
     }
 
-    /// The bytes of all segments; a control file has one length.
+    /// The total length of the segments; the control file has a fixed length.
     pub fn len(&self) -> usize {
         self.segments.iter().map(|(_, bytes)| bytes.len()).sum()
     }
 
-    /// Whether there is no byte in it.
+    /// Whether there are no segment bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -92,8 +92,8 @@ impl Hostile {
     }
 }
 
-/// A control file whose words are the input's. Mended, it is one of this store, its numbers are
-/// small, and it was closed by its last handle or is open.
+/// A control file with the words of the input. A mended one belongs to this store, has small
+/// numbers, and is either open or cleanly closed.
 fn control_file(words: &[u8], mended: bool, is_open: bool) -> Vec<u8> {
     let mut bytes = vec![0; control::FILE_LEN as usize];
     bytes[..words.len()].copy_from_slice(words);
@@ -110,7 +110,7 @@ fn control_file(words: &[u8], mended: bool, is_open: bool) -> Vec<u8> {
         temporary: false,
     };
     bytes[..control::FIXED_LEN].copy_from_slice(&fixed.encode());
-    // Above 63 there is nothing new, but for the last number of all.
+    // Numbers above 63 test nothing new, except the largest one.
     let small = |n: u64| if n % 64 == 63 { SEQUENCE_MAX } else { n % 64 };
     let mut commit = control::Commit::decode(word(&bytes, control::COMMIT_AT));
     commit.sequence = small(commit.sequence);
@@ -118,7 +118,7 @@ fn control_file(words: &[u8], mended: bool, is_open: bool) -> Vec<u8> {
         control::encode_durable_seq(&STORE, small(word(&bytes, control::DURABLE_SEQ_AT) >> 17));
     Le::write_u64(&mut bytes[control::COMMIT_AT as usize..], commit.encode());
     Le::write_u64(&mut bytes[control::DURABLE_SEQ_AT as usize..], durable_seq);
-    // One of many numbers takes long to look for.
+    // Small, because a search up to a large id takes long.
     let next_segment = word(&bytes, control::NEXT_SEGMENT_AT) % 64;
     Le::write_u64(&mut bytes[control::NEXT_SEGMENT_AT as usize..], next_segment);
     let clean = control::clean_stamp(&STORE, commit.encode(), next_segment, durable_seq);

@@ -1,13 +1,13 @@
-//! What the fuzz targets share. The targets themselves are in `fuzz_targets`, one file each.
+//! Shared code of the fuzz targets. The targets themselves are in `fuzz_targets`, one file each.
 //!
-//! | module | what it owns |
+//! | module | contents |
 //! |---|---|
-//! | `limit` | the limit on what a target may allocate |
-//! | `scan` | everything that `partd-format` reads, and what must hold of it |
-//! | `mend` | segments whose checks are made to hold after a mutation |
-//! | `hostile` | a whole store out of an input |
-//! | `disk` | a disk in memory, whose processes die and whose power fails |
-//! | `ops` | operations on a store, with the model that they are held against |
+//! | `limit` | the limit on a target's allocations |
+//! | `scan` | every read through `partd-format`, and its invariants |
+//! | `mend` | segments whose checks are corrected after a mutation |
+//! | `hostile` | a whole store built from an input |
+//! | `disk` | a disk in memory with processes that die and power that fails |
+//! | `ops` | operations on a store, and the model that they are compared with |
 #![feature(alloc_error_hook)]
 
 pub mod disk;

@@ -1,21 +1,20 @@
-//! Segments whose checks are made to hold after a mutation, so that what is behind them is reached.
+//! Corrects the checks of a segment after a mutation, so that the code after them is reached.
 //!
-//! The mended bytes stay the fuzzer's wherever no check covers them. Each word that is mended is
-//! first read as a wish: what the link or state should say. The top byte of a state word chooses
-//! which rules of the batch are left broken; in the words of a real segment it is 0, so a seed
-//! comes out as it went in.
+//! Bytes that no check covers keep the fuzzer's values. Each corrected word is first read as a
+//! wish: what the link or state should say. The top byte of a state word selects which rules of the
+//! batch stay broken; in the words of a valid segment it is 0, so a valid seed is left unchanged.
 
 use partd_format::batch::{ENTRY_LEN, FLAG_SEQUENCES, HEAD_LEN, SEQUENCE_LEN};
 use partd_format::segment::{HEADER_LEN, MAGIC, SegmentHeader, lists_checksum};
 use partd_format::{Link, SEQUENCE_MAX, Salt, State, align};
 
-/// In the plan of a batch: entries and keys may claim more than there is.
+/// In the plan of a batch: entries and keys can claim more than there is.
 const ANY_COUNT: u64 = 1;
-/// Entries may say anything.
+/// Entries can have any contents.
 const ANY_TABLE: u64 = 2;
-/// Values need not match.
+/// Values need not match their checksums.
 const ANY_VALUES: u64 = 4;
-/// The header need not match.
+/// The head need not match its checksum.
 const ANY_HEAD: u64 = 8;
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -30,8 +29,8 @@ fn put(bytes: &mut [u8], at: usize, value: u64) {
     bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
 }
 
-/// Mends a segment in place, as long as it is; what is too short for a header gets one. With an
-/// identity, it becomes a segment of that store and with that id.
+/// Corrects a segment in place, keeping its length; a segment that is too short for a header is
+/// extended. With an identity, it becomes a segment of that store with that id.
 pub fn segment(bytes: &mut Vec<u8>, identity: Option<([u8; 16], u64)>) {
     if bytes.len() < HEADER_LEN as usize {
         bytes.resize(HEADER_LEN as usize, 0);
@@ -46,7 +45,7 @@ pub fn segment(bytes: &mut Vec<u8>, identity: Option<([u8; 16], u64)>) {
     while offset + 8 <= bytes.len() {
         let room = (bytes.len() - offset) as u64;
         let wish = u64_at(bytes, offset);
-        // The length stands above the 24 bits of the check.
+        // The length is above the 24 bits of the check.
         let link = match (wish >> 24) * 8 {
             _ if wish == 0 => Link::End,
             0 | 8 => Link::Sealed,
@@ -99,7 +98,7 @@ fn mend_header(bytes: &mut [u8]) -> SegmentHeader {
 fn mend_batch(batch: &mut [u8], salt: Salt, offset: u64) {
     let wish = u64_at(batch, 8);
     let plan = wish >> 56;
-    // The number stands above the 17 bits of the check.
+    // The sequence number is above the 17 bits of the check.
     let state = match (wish >> 17) & ((1 << 39) - 1) {
         _ if wish == 0 => State::Pending,
         _ if wish >> 17 == SEQUENCE_MAX + 1 => State::Void,
@@ -128,7 +127,7 @@ fn mend_batch(batch: &mut [u8], salt: Salt, offset: u64) {
     }
 }
 
-/// Makes the lengths fill the keys and the values, the last entry taking what is left.
+/// Makes the lengths add up to the keys and the values; the last entry takes the remainder.
 fn mend_table(batch: &mut [u8], entries: u64, row: u64, keys: u64, salt: Salt, values: bool) {
     let keys_start = HEAD_LEN + entries * row;
     let mut value_at = (keys_start + keys) as usize;
@@ -143,7 +142,7 @@ fn mend_table(batch: &mut [u8], entries: u64, row: u64, keys: u64, salt: Salt, v
         };
         let is_last = i + 1 == entries;
         let value_room = (end - value_at) as u64;
-        // The last one has to be able to take what is left over.
+        // The last entry must be able to take the remainder.
         let fits = wanted == keys_left && value_room < 8;
         let kind = if is_last && kind > 2 && !fits { 1 } else { kind };
         let key_len = match kind {
@@ -154,7 +153,7 @@ fn mend_table(batch: &mut [u8], entries: u64, row: u64, keys: u64, salt: Salt, v
         keys_left -= key_len;
         let value_len = match kind {
             3 | 4 => 0,
-            // Up to seven bytes behind the last value are filling.
+            // Up to seven bytes after the last value are padding.
             _ if is_last && (word >> 8) + 7 >= value_room => (word >> 8).min(value_room),
             _ if is_last => value_room,
             _ => (word >> 8).min(value_room),
@@ -181,7 +180,7 @@ fn mend_table(batch: &mut [u8], entries: u64, row: u64, keys: u64, salt: Salt, v
     }
 }
 
-/// Mends the checksum of the header, over as much as it covers.
+/// Corrects the checksum of the head, over the bytes that it covers.
 fn mend_head(batch: &mut [u8], row: u64, salt: Salt, offset: u64) {
     let entries = u64::from(u32_at(batch, 32));
     let end = (HEAD_LEN + entries * row).checked_add(u64_at(batch, 40));
@@ -198,7 +197,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn a_real_segment_comes_out_as_it_went_in() {
+    fn a_valid_segment_is_left_unchanged() {
         let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../format/golden/v1");
         let mut segments = 0;
         for file in fs::read_dir(golden).unwrap() {

@@ -1,8 +1,8 @@
-//! Operations on a store from arbitrary bytes, and the model that every answer is held against.
+//! Operations on a store from arbitrary bytes, and the model that every answer is compared with.
 //!
-//! The model is a [`Dict`] and the list of all batches, in order. A process that dies inside an
-//! operation may or may not have done it: the next look at the store decides. After a power cut
-//! the store is the model after some number of batches, at or beyond the last durable one.
+//! The model is a [`Dict`] and the list of all batches, in order. An operation of a process that
+//! dies in it may or may not have happened: the next read of the store decides. After a power cut
+//! the store equals the model after some number of batches, at or after the last durable one.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
@@ -13,19 +13,19 @@ use partd::{Batch, Dict, Durability, Key, Op as BatchOp, Partd, SegmentLog};
 
 use crate::disk::{Death, MemDisk, World, light_fuse};
 
-/// Operations in one run.
+/// The maximum number of operations in one run.
 const OPERATIONS_MAX: usize = 48;
-/// Changes in one batch.
+/// The maximum number of changes in one batch.
 const CHANGES_MAX: usize = 6;
 /// A batch is repeated fewer times than this.
 const TIMES: u8 = 16;
-/// Handles at one time.
+/// The number of handles.
 const HANDLES: usize = 3;
 const STORE: &str = "/store";
-/// The key that is deleted to have a batch, whatever it holds.
+/// A key that is deleted only to write a batch, whatever it holds.
 const NO_KEY: u8 = u8::MAX;
 
-/// A value, described so that long ones cost few bytes of input.
+/// A value, described so that long ones take few bytes of input.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub struct Value {
     len: u16,
@@ -46,7 +46,7 @@ impl Value {
     }
 }
 
-/// A change of one key; keys are few, so that they meet.
+/// A change of one key; there are few keys, so that changes interact.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub enum Change {
     /// Adds to the end.
@@ -62,56 +62,57 @@ pub enum Change {
 /// One operation.
 #[derive(Arbitrary, Clone, Debug)]
 pub enum Op {
-    /// A batch through a handle; `fuse` lets the process die at a step of it.
+    /// A batch through a handle; with `fuse` the process dies after this many steps.
     Write { handle: u8, changes: Vec<Change>, durable: bool, fuse: Option<u8> },
-    /// A batch of small appends, many times over.
+    /// A batch of small appends, repeated.
     Repeat { handle: u8, key: u8, value: Value, times: u8 },
     /// A pop of two keys.
     Pop { handle: u8, keys: [u8; 2], fuse: Option<u8> },
     /// Values, lengths and views of some keys.
     Read { handle: u8, keys: Vec<u8> },
-    /// Everything, checksums compared.
+    /// Reads everything and verifies the checksums.
     Verify { handle: u8 },
     /// A sync.
     Sync { handle: u8, fuse: Option<u8> },
-    /// A compaction; `fuse` lets the process die at a step of it.
+    /// A compaction; with `fuse` the process dies after this many steps.
     Compact { handle: u8, fuse: Option<u16> },
-    /// Closes a handle and opens another in its place; `fuse` lets the process die of it.
+    /// Closes a handle and opens another in its place; with `fuse` the process dies after this many
+    /// steps.
     Reopen { handle: u8, fuse: Option<u8> },
     /// Kills the process of a handle.
     Kill { handle: u8 },
-    /// Opens a handle for reading, looks at everything, and closes it.
+    /// Opens a read-only handle, reads everything, and closes it.
     ReadOnly,
     /// Kills all processes.
     KillAll,
     /// Cuts the power.
     PowerCut { seed: u8 },
-    /// Kills all processes and spoils the control file: removes, zeroes or flips bytes of it.
+    /// Kills all processes and damages the control file: removes it, zeroes it or flips bytes.
     SpoilControl { how: u8, at: u16 },
 }
 
-/// A handle and the process that it lives in.
+/// A handle and its process.
 #[derive(Debug)]
 struct Process {
     disk: MemDisk,
     log: SegmentLog<MemDisk>,
 }
 
-/// A run: the store, who has it open, and the model.
+/// A run: the store, the open handles, and the model.
 #[derive(Debug)]
 struct Run {
     world: Arc<World>,
     live: [Option<Process>; HANDLES],
-    /// Handles of dead processes: dropped at the end, as what they hold must not be given back.
+    /// Handles of dead processes: dropped at the end, since a dead process releases nothing.
     dead: Vec<Process>,
     model: Dict,
     history: Vec<Vec<(Change, Vec<u8>)>>,
-    /// Batches of the history that a sync has acknowledged.
+    /// The number of batches that an acknowledged sync made durable.
     durable: usize,
     tag: u8,
 }
 
-/// The bytes of all values that operations write.
+/// The total bytes of all values that the operations write.
 pub fn described_bytes(ops: &[Op]) -> usize {
     let of_change = |change: &Change| match change {
         Change::Append(_, value) | Change::Set(_, value) => value.len(),
@@ -125,10 +126,10 @@ pub fn described_bytes(ops: &[Op]) -> usize {
     ops.iter().take(OPERATIONS_MAX).map(of_op).sum()
 }
 
-/// Runs operations against the model.
+/// Runs operations on a store and on the model.
 ///
 /// # Panics
-/// When the store answers otherwise than the model: a defect of the engine.
+/// Panics if the store's answer differs from the model's: a defect of the engine.
 pub fn run(ops: &[Op]) {
     let mut run = Run {
         world: World::new(),
@@ -162,7 +163,7 @@ fn key(number: u8) -> Key {
 }
 
 fn apply(model: &Dict, changes: &[(Change, Vec<u8>)]) {
-    model.write(&batch(changes), Durability::Plain).expect("the model takes all");
+    model.write(&batch(changes), Durability::Plain).expect("the model accepts every batch");
 }
 
 fn batch(changes: &[(Change, Vec<u8>)]) -> Batch<'_> {
@@ -178,7 +179,7 @@ fn batch(changes: &[(Change, Vec<u8>)]) -> Batch<'_> {
     batch
 }
 
-/// Everything in a store, for a comparison.
+/// The contents of a store, for a comparison.
 fn contents<P: Partd>(store: &P) -> Vec<(Key, Vec<u8>)> {
     let keys = store.keys().expect("keys");
     let values = store.read(&keys).expect("values");
@@ -213,7 +214,7 @@ impl Run {
                 let durable_seq = dying(*fuse, || log.sync());
                 match durable_seq {
                     Some(durable_seq) => {
-                        durable_seq.expect("a sync of memory");
+                        durable_seq.expect("a sync in memory succeeds");
                         self.durable = self.history.len();
                     }
                     None => self.bury(*handle),
@@ -223,7 +224,7 @@ impl Run {
                 let log = self.log(*handle);
                 match dying(*fuse, || log.compact()) {
                     Some(done) => {
-                        done.expect("a compaction in memory");
+                        done.expect("a compaction in memory succeeds");
                         self.compare(*handle);
                     }
                     None => self.bury(*handle),
@@ -232,7 +233,7 @@ impl Run {
             Op::Reopen { handle, fuse } => {
                 let place = usize::from(*handle) % HANDLES;
                 if let Some(process) = self.live[place].take() {
-                    // The log is dropped inside, whether or not its process dies of it.
+                    // The log is dropped inside the call, whether or not its process dies.
                     let disk = process.disk.clone();
                     if dying(*fuse, move || drop(process)).is_none() {
                         disk.kill();
@@ -261,8 +262,9 @@ impl Run {
                     0 => self.world.remove(&control),
                     1 => self.world.change(&control, |bytes| bytes.fill(0)),
                     2 => self.world.change(&control, |bytes| bytes[..64].fill(*how)),
-                    // The fixed fields have a checksum, and a lost word is worth what a boot is. A
-                    // newer version would be one that this engine has to leave alone.
+                    // The fixed fields have a checksum; a store whose control file is damaged opens
+                    // as after a reboot. The version is left alone: the engine must refuse a newer
+                    // one.
                     _ => self.world.change(&control, |bytes| {
                         let at = usize::from(*at) % 60;
                         bytes[if (8..12).contains(&at) { at + 8 } else { at }] ^= 1;
@@ -285,7 +287,7 @@ impl Run {
         valued.collect()
     }
 
-    /// The handle, opened if it is not.
+    /// The handle; opens it if necessary.
     fn log(&mut self, handle: u8) -> &SegmentLog<MemDisk> {
         let place = usize::from(handle) % HANDLES;
         if self.live[place].is_none() {
@@ -294,10 +296,10 @@ impl Run {
         &self.live[place].as_ref().expect("it was opened").log
     }
 
-    /// Opens a handle; with a fuse the process may die of it, and then there is none.
+    /// Opens a handle; with a fuse the process may die, and then there is no handle.
     fn open(&mut self, place: usize, fuse: Option<u8>) {
         let disk = MemDisk::new(&self.world);
-        // A compaction comes when an operation says so, or runs would differ.
+        // Compactions run only as operations; otherwise runs would not be reproducible.
         let options = SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None);
         let opened = dying(fuse, || options.open_on(disk.clone(), Path::new(STORE)));
         match opened {
@@ -316,14 +318,14 @@ impl Run {
         }
     }
 
-    /// Begins again in another world, with nobody alive.
+    /// Continues in another world, with no process alive.
     fn restart(&mut self, world: Arc<World>) {
         self.live = [const { None }; HANDLES];
         self.dead.clear();
         self.world = world;
     }
 
-    /// Writes a batch; false if the process died of it.
+    /// Writes a batch; false if the process died.
     fn change(
         &mut self,
         handle: u8,
@@ -343,7 +345,7 @@ impl Run {
         written.is_some()
     }
 
-    /// Adds a batch to the model. One without operations takes no number.
+    /// Adds a batch to the model. One without operations takes no sequence number.
     fn add(&mut self, changes: Vec<(Change, Vec<u8>)>) {
         if !changes.is_empty() {
             apply(&self.model, &changes);
@@ -351,8 +353,8 @@ impl Run {
         }
     }
 
-    /// Finds out whether the batch of a writer that died is in the store. It may be committed and
-    /// not be visible yet: the next commit of anyone makes it so.
+    /// Determines whether the batch of a dead writer is in the store. It may be committed but not
+    /// visible yet: the next commit of any writer makes it visible.
     fn settle(&mut self, handle: u8, changes: Vec<(Change, Vec<u8>)>) {
         self.bury(handle);
         let before = self.history.len() as u64;
@@ -360,7 +362,7 @@ impl Run {
         let log = self.log(handle.wrapping_add(1));
         log.write(&batch(&nothing), Durability::Plain).expect("memory is not full");
         let batches = log.stats().expect("stats").sequence - before;
-        assert!(batches == 1 || batches == 2, "{batches} batches where one or two were written");
+        assert!(batches == 1 || batches == 2, "{batches} batches, but one or two were written");
         if batches == 2 {
             self.add(changes);
         }
@@ -417,7 +419,7 @@ impl Run {
         assert!(stats.sequence >= stats.durable_seq && stats.sequence == batches, "sequence");
     }
 
-    /// After a power cut: the number of batches that are left, by comparison with each prefix.
+    /// After a power cut: finds the number of remaining batches by comparing with each prefix.
     fn find_prefix(&mut self) {
         let sequence = self.log(0).stats().expect("stats").sequence as usize;
         let now = contents(self.log(0));
@@ -430,7 +432,7 @@ impl Run {
     }
 }
 
-/// Runs with a fuse; none if the process died of it.
+/// Runs `work` with a fuse; `None` if the process died.
 fn dying<T>(fuse: Option<impl Into<u32>>, work: impl FnOnce() -> T) -> Option<T> {
     light_fuse(fuse.map(Into::into));
     let result = catch_unwind(AssertUnwindSafe(work));

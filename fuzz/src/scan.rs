@@ -1,29 +1,29 @@
-//! Everything that `partd-format` reads from bytes, and what must hold of it whatever they are.
+//! Every read through `partd-format`, and the invariants that hold whatever the bytes are.
 //!
-//! Nothing here allocates: the format's parsers need no allocator, and the limit shows it.
+//! Nothing here allocates: the format's parsers need no allocator, and the limit proves it.
 
 use partd_format::control::{Commit, FIXED_LEN, Fixed, decode_durable_seq};
 use partd_format::segment::{DURABLE_END_AT, HEADER_LEN, file_name, id_of_file_name};
 use partd_format::word::durable_end;
 use partd_format::{Batch, Ending, Link, SEQUENCE_MAX, Salt, Scanner, State};
 
-/// What a scan has come upon, so that targets and tests can tell that they reach it.
+/// What a scan has reached, so that targets and tests can check their coverage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reached {
-    /// Whether the header was whole.
+    /// Whether the header was valid.
     pub header: bool,
-    /// Batches that are committed and parse.
+    /// Committed batches that parse.
     pub batches: u64,
     /// Their entries.
     pub entries: u64,
-    /// Batches whose values all match.
+    /// Batches whose values all match their checksums.
     pub whole: u64,
 }
 
 /// Reads bytes as a whole segment file.
 ///
 /// # Panics
-/// When what is read contradicts itself or leaves the bytes: a defect of the format crate.
+/// Panics if the result contradicts itself or lies outside the bytes: a defect of the format crate.
 pub fn segment(bytes: &[u8]) -> Reached {
     let mut reached = Reached::default();
     let mut scanner = match Scanner::new(bytes) {
@@ -40,7 +40,7 @@ pub fn segment(bytes: &[u8]) -> Reached {
     let written = header.encode();
     assert!(
         written[..DURABLE_END_AT as usize] == bytes[..DURABLE_END_AT as usize],
-        "a header changes on writing"
+        "a header changes when it is re-encoded"
     );
     if let Ok((inputs, retained)) = header.lists(bytes) {
         let output = header.output.map_or((0, 0), |o| (o.inputs as usize, o.retained as usize));
@@ -50,7 +50,7 @@ pub fn segment(bytes: &[u8]) -> Reached {
     for found in scanner.by_ref() {
         assert!(found.offset == next && found.len >= 48 && found.len.is_multiple_of(8));
         next += found.len;
-        assert!(next <= len, "a batch leaves the segment");
+        assert!(next <= len, "a batch extends beyond the segment");
         let committed = matches!(found.state, Ok(State::Committed(_)));
         assert!(committed == found.batch.is_some());
         if let Ok(State::Committed(sequence)) = found.state {
@@ -62,7 +62,7 @@ pub fn segment(bytes: &[u8]) -> Reached {
             assert!(batch.offset() == found.offset && batch.batch_len() == found.len);
         }
     }
-    assert!(scanner.next().is_none(), "a scan goes on behind its end");
+    assert!(scanner.next().is_none(), "a scan continues after its end");
     assert!(scanner.offset() == next);
     match scanner.ending().expect("a scan ends") {
         Ending::Open | Ending::Sealed => {}
@@ -81,7 +81,7 @@ fn read_batch(batch: &Batch<'_>, salt: Salt, reached: &mut Reached) {
         entries += 1;
         assert!(entry.value_offset == next, "values do not follow each other");
         next += entry.value_len;
-        assert!(next <= end, "a value leaves its batch");
+        assert!(next <= end, "a value extends beyond its batch");
         let value = batch.value(&entry);
         assert!(value.len() as u64 == entry.value_len, "a value is cut");
         assert!(entry.kind.has_value() || value.is_empty());
@@ -98,10 +98,13 @@ fn read_batch(batch: &Batch<'_>, salt: Salt, reached: &mut Reached) {
 /// Reads bytes as a control file, as words of every kind, and as a file name.
 ///
 /// # Panics
-/// When what is read does not come back on writing: a defect of the format crate.
+/// Panics if a decoded item does not encode to the same bytes: a defect of the format crate.
 pub fn control_and_words(bytes: &[u8]) {
     if let Ok(fixed) = Fixed::decode(bytes) {
-        assert!(fixed.encode()[..60] == bytes[..60], "the fixed fields change on writing");
+        assert!(
+            fixed.encode()[..60] == bytes[..60],
+            "the fixed fields change when they are re-encoded"
+        );
     }
     let mut store = [0; 16];
     let store_len = bytes.len().min(16);
@@ -114,19 +117,19 @@ pub fn control_and_words(bytes: &[u8]) {
         assert!(Commit::decode(word).encode() == word);
         assert!(decode_durable_seq(&store, word).is_ok_and(|n| n <= SEQUENCE_MAX) || word != 0);
         if let Ok(state) = State::decode(salt, at, word) {
-            assert!(state.encode(salt, at) == word, "a state word changes on writing");
+            assert!(state.encode(salt, at) == word, "a state word changes when it is re-encoded");
         }
         if let Ok(link) = Link::decode(salt, at, word, u64::MAX) {
-            assert!(link.encode(salt, at) == word, "a link word changes on writing");
+            assert!(link.encode(salt, at) == word, "a link word changes when it is re-encoded");
         }
         if let Ok(end) = durable_end::decode(salt, word) {
             assert!(
                 end == 0 || durable_end::encode(salt, end) == word,
-                "a note changes on writing"
+                "a durable watermark changes when it is re-encoded"
             );
         }
     }
     if let Some(id) = id_of_file_name(&bytes[..bytes.len().min(20)]) {
-        assert!(file_name(id)[..] == bytes[..20], "a name changes on writing");
+        assert!(file_name(id)[..] == bytes[..20], "a name changes when it is re-encoded");
     }
 }

@@ -1,6 +1,6 @@
-//! Two writers and a reader in each scenario, and what must hold of what they leave behind.
+//! Scenarios of two writers and a reader, and the checks of what they leave behind.
 //!
-//! The thread of the model is the reader. Writer 0 may die, and then has a successor or none.
+//! The model's own thread is the reader. Writer 0 may die, with or without a successor.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,33 +12,34 @@ use loom::thread;
 use crate::weaken::Weakness;
 use crate::world::{History, Store, Writer};
 
-/// Segments of writer 0, of writer 1, and of whoever comes later.
+/// The segments of writer 0, of writer 1, and of later writers.
 const FIRST: usize = 1;
 const OTHER: usize = 2;
 const SECOND: usize = 3;
 const LAST: usize = 0;
 
-/// What the writers do.
+/// The actions of the writers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scenario {
-    /// Whether writer 0 appends once more, alive; it then uses its slot for another position.
+    /// Whether writer 0 appends once more, if alive; it then uses its slot for another position.
     pub again: bool,
     /// The step before which writer 0 dies.
     pub dies_at: Option<u32>,
-    /// Whether a new process takes the slot of the dead and appends, beside the others.
+    /// Whether a new process takes the dead writer's slot and appends, concurrently with the
+    /// others.
     pub succeeded: bool,
     /// The step before which writer 1 dies.
     pub other_dies_at: Option<u32>,
 }
 
-/// What an exploration has come to.
+/// The figures of an exploration.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Explored {
-    /// How many executions there are.
+    /// The number of executions.
     pub executions: u64,
-    /// In how many of them writer 0 died.
+    /// The number of executions in which writer 0 died.
     pub died: u64,
-    /// In how many of them writer 1 died.
+    /// The number of executions in which writer 1 died.
     pub other_died: u64,
 }
 
@@ -50,10 +51,10 @@ struct Counts {
 }
 
 impl Scenario {
-    /// Explores every execution with at most so many preemptions.
+    /// Explores every execution with at most `preemptions` preemptions.
     ///
     /// # Panics
-    /// When the contract is broken, or an execution does not end.
+    /// Panics if the contract is broken, or if an execution does not end.
     pub fn explore<const PATIENCE: u32>(
         self,
         preemptions: usize,
@@ -90,7 +91,7 @@ impl Scenario {
                     counts.died.fetch_add(1, Relaxed);
                 }
                 if !lived && self.succeeded {
-                    // The lock of the slot orders the two owners, as one thread does here.
+                    // The slot's lock orders the two owners, as one thread does here.
                     let successor = Writer::<PATIENCE>::new(&store, 0, None);
                     successor.succeed(FIRST);
                     told.insert(successor.append(SECOND), SECOND);
@@ -113,17 +114,17 @@ impl Scenario {
             })
         };
         let before = store.read();
-        let (first_lived, mut told) = first.join().expect("a death is no panic");
-        told.extend(other.join().expect("a death is no panic"));
+        let (first_lived, mut told) = first.join().expect("a death does not panic");
+        told.extend(other.join().expect("a death does not panic"));
         let between = store.read();
-        // What the dead have left is no obstacle to those who come later.
+        // The leftovers of the dead do not block later writers.
         let last = Writer::<PATIENCE>::new(store, 0, None);
         last.succeed(if first_lived || self.succeeded { SECOND } else { FIRST });
         told.insert(last.append(LAST), LAST);
         let after = store.read();
         for earlier in [&before, &between, &told] {
             let kept = earlier.iter().all(|(number, batch)| after.get(number) == Some(batch));
-            assert!(kept, "what was read or acknowledged is not in the history");
+            assert!(kept, "a batch that was read or acknowledged is not in the history");
         }
         let once: BTreeSet<usize> = after.values().copied().collect();
         assert_eq!(once.len(), after.len(), "a batch has two numbers");

@@ -1,5 +1,5 @@
 //! The sleep of the background thread under loom: the source of `src/log/background/wakeup.rs`, and
-//! the same with its flag outside of the mutex.
+//! a variant whose flag is outside the mutex.
 
 mod blocking {
     pub(super) use loom::sync::{Condvar, Mutex, MutexGuard};
@@ -18,17 +18,17 @@ use loom::thread;
 
 use self::wakeup::Wakeup;
 
-/// What wakes a thread and ends its sleep.
+/// A sleep that can be woken and ended.
 pub trait Sleep: Send + Sync + 'static {
-    /// One that nobody has woken.
+    /// A sleep without any reason to wake up.
     fn new() -> Self;
-    /// Wakes it for a reason.
+    /// Wakes the sleeper for a reason.
     fn wake(&self, reason: u8);
-    /// Ends the sleep for good.
+    /// Ends the sleep permanently.
     fn close(&self);
     /// Sleeps until there is a reason and a pause is over; `None` once it is closed.
     fn sleep(&self, pause: Duration) -> Option<u8>;
-    /// The reason that nobody has acted on.
+    /// Takes the pending reason, if any.
     fn take(&self) -> Option<u8>;
 }
 
@@ -58,7 +58,7 @@ impl Sleep for Engine {
     }
 }
 
-/// One whose end is a flag beside the mutex, as the engine's once was.
+/// A variant whose end is a flag beside the mutex, as in an earlier version of the engine.
 #[derive(Debug)]
 pub struct FlagOutside {
     reason: loom::sync::Mutex<Option<u8>>,
@@ -76,7 +76,7 @@ impl Sleep for FlagOutside {
     }
 
     fn wake(&self, reason: u8) {
-        *self.reason.lock().expect("no panic") = Some(reason);
+        *self.reason.lock().expect("the thread does not panic") = Some(reason);
         self.changed.notify_one();
     }
 
@@ -86,23 +86,23 @@ impl Sleep for FlagOutside {
     }
 
     fn sleep(&self, _pause: Duration) -> Option<u8> {
-        let mut reason = self.reason.lock().expect("no panic");
+        let mut reason = self.reason.lock().expect("the thread does not panic");
         while reason.is_none() && !self.is_closed.load(Ordering::SeqCst) {
-            reason = self.changed.wait(reason).expect("no panic");
+            reason = self.changed.wait(reason).expect("the thread does not panic");
         }
         if self.is_closed.load(Ordering::SeqCst) { None } else { reason.take() }
     }
 
     fn take(&self) -> Option<u8> {
-        self.reason.lock().expect("no panic").take()
+        self.reason.lock().expect("the thread does not panic").take()
     }
 }
 
-/// Explores every execution of a thread that sleeps until it is closed, while others wake it for the
-/// given reasons and close it; returns how many there are.
+/// Explores every execution of a thread that sleeps until it is closed, while others wake it for
+/// the given reasons and close it. Returns the number of executions.
 ///
 /// # Panics
-/// When a reason is lost, or an execution does not end.
+/// Panics if a reason is lost, or if an execution does not end.
 pub fn explore<S: Sleep>(reasons: &'static [u8], pause: Duration) -> u64 {
     let executions = std::sync::Arc::new(AtomicU64::new(0));
     let counted = std::sync::Arc::clone(&executions);
@@ -123,9 +123,9 @@ pub fn explore<S: Sleep>(reasons: &'static [u8], pause: Duration) -> u64 {
             let sleep = Arc::clone(&sleep);
             thread::spawn(move || reasons.iter().for_each(|&reason| sleep.wake(reason)))
         };
-        waker.join().expect("it does not panic");
+        waker.join().expect("the thread does not panic");
         sleep.close();
-        let seen = sleeper.join().expect("it does not panic");
+        let seen = sleeper.join().expect("the thread does not panic");
         let left = sleep.take().unwrap_or(0);
         assert_eq!(seen.max(left), reasons.iter().copied().max().unwrap_or(0), "a reason is lost");
     });

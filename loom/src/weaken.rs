@@ -1,8 +1,8 @@
-//! Sites and weakenings: each atomic operation is known by its place in the source, and either half
-//! of its ordering can be taken away.
+//! Sites and weakenings: each atomic operation is identified by its location in the source, and
+//! either half of its ordering can be removed.
 //!
-//! Sites are collected while a scenario runs, so an operation that is added to the protocol is
-//! weakened by the tests without being listed anywhere.
+//! Sites are collected while a scenario runs, so the tests also weaken operations that are added to
+//! the protocol later, without any list.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,7 +14,7 @@ use loom::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release};
 const COMMIT_RS: &str = include_str!("../../src/log/commit.rs");
 const WORLD_RS: &str = include_str!("world.rs");
 
-/// What of an ordering is taken away.
+/// The half of an ordering that is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Half {
     /// The acquire of a load or of a successful exchange.
@@ -31,7 +31,7 @@ pub struct Site {
     file: &'static str,
     line: u32,
     column: u32,
-    /// What of the ordering is meant.
+    /// The half of the ordering.
     pub half: Half,
 }
 
@@ -40,17 +40,17 @@ impl Site {
         Site { file: at.file(), line: at.line(), column: at.column(), half }
     }
 
-    /// The operation as it stands in the source, from the name of the method to the end of the line.
+    /// The operation's source text, from the name of the method to the end of the line.
     pub fn operation(&self) -> &'static str {
         let text = if self.is_engine() { COMMIT_RS } else { WORLD_RS };
         let line = text.lines().nth(self.line as usize - 1).unwrap_or("");
-        // A call is located at the name of its method; the word that it is called on comes before.
+        // A call's location is the name of its method; the word that it is called on precedes it.
         let method = (self.column as usize - 1).min(line.len());
         let begin = line[..method].rfind([' ', '(']).map_or(0, |at| at + 1);
         &line[begin..]
     }
 
-    /// Whether the operation is one of the engine's own, not of the model around it.
+    /// Whether the operation belongs to the engine rather than to the model around it.
     pub fn is_engine(&self) -> bool {
         self.file.ends_with("commit.rs")
     }
@@ -63,25 +63,25 @@ impl fmt::Debug for Site {
     }
 }
 
-/// What is wrong with the protocol in a run, and which sites the run has come by.
+/// The defects of the protocol in a run, and the sites that the run has executed.
 #[derive(Debug, Default)]
 pub struct Weakness {
-    /// The halves of orderings that are missing.
+    /// The removed halves of orderings.
     pub missing: BTreeSet<Site>,
-    /// Whether the new owner of a slot leaves out `take_over`.
+    /// Whether the new owner of a slot omits `take_over`.
     pub no_take_over: bool,
-    /// Whether a helper does not look at the commit word again.
+    /// Whether a helper does not recheck the commit word.
     pub no_second_look: bool,
     seen: Mutex<BTreeSet<Site>>,
 }
 
 impl Weakness {
-    /// These halves of orderings are missing.
+    /// A weakness without these halves of orderings.
     pub fn without(sites: impl IntoIterator<Item = Site>) -> Weakness {
         Weakness { missing: sites.into_iter().collect(), ..Weakness::default() }
     }
 
-    /// The sites that were come by.
+    /// The sites that were executed.
     pub fn seen(&self) -> Vec<Site> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }

@@ -1,8 +1,7 @@
 //! A store on loom's atomics: the words of the control file and of the segments, and the bytes.
 //!
-//! Bytes are relaxed atomics, so that a reader who was not made to see them sees old ones. An
-//! operation of a writer is a step; a writer dies before the step that is chosen, by unwinding out
-//! of whatever it was doing.
+//! Bytes are relaxed atomics, so that an unsynchronized reader can see old ones. Each operation of
+//! a writer is a step; a writer dies before the chosen step by unwinding.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -15,27 +14,27 @@ use partd::log::commit::{Commit, Position, Word, Words, commit, take_over};
 
 use crate::weaken::Weakness;
 
-/// The state word of a batch that was given up.
+/// The state word of a void batch.
 const VOID: u64 = u64::MAX;
-/// The words of bytes in a batch.
+/// The number of words of bytes in a batch.
 const BYTES: usize = 2;
-/// The segments of the store.
+/// The number of segments in the store.
 const SEGMENTS: usize = 4;
 
 /// A store.
 #[derive(Debug)]
 pub struct Store {
     commit: AtomicU64,
-    /// Segment and offset of the batch that a slot is committing.
+    /// The segment and the offset of the batch that a slot is committing.
     slots: [[AtomicU64; 2]; 2],
     segments: [Segment; SEGMENTS],
-    /// The last number that the owner of a slot was told, stored behind everything else.
+    /// The last number acknowledged to the owner of a slot, stored after everything else.
     acknowledged: [AtomicU64; 2],
     weakness: Arc<Weakness>,
 }
 
-/// A segment with room for one batch. Its number tells where that lies, so that the halves of two
-/// positions, mixed, name free space.
+/// A segment with room for one batch. The offset of the batch depends on the segment's number, so
+/// that a mixture of two positions points to free space.
 #[derive(Debug)]
 struct Segment {
     link: AtomicU64,
@@ -43,7 +42,7 @@ struct Segment {
     bytes: [AtomicU64; BYTES],
 }
 
-/// Where the only batch of a segment lies.
+/// The position of the only batch of a segment.
 fn position(segment: usize) -> Position {
     Position { segment: segment as u64, offset: 16 * segment as u64 + 8 }
 }
@@ -52,7 +51,7 @@ fn bytes_of(segment: usize, i: usize) -> u64 {
     (segment as u64 + 1) << 8 | (i as u64 + 1)
 }
 
-/// Which batch has which number.
+/// The batches by their sequence numbers.
 pub type History = BTreeMap<u64, usize>;
 
 impl Store {
@@ -78,13 +77,13 @@ impl Store {
         word.load(self.weakness.order(Location::caller(), order))
     }
 
-    /// Reads the store as a reader does, and holds it against the contract.
+    /// Reads the store as a reader does, and checks it against the contract.
     ///
     /// # Panics
-    /// When the contract is broken.
+    /// Panics if the contract is broken.
     pub fn read(&self) -> History {
-        // What was acknowledged before the read began must be in it. How the reader came to know
-        // is not the protocol's matter, so these loads are never weakened.
+        // Everything acknowledged before the read began must be in it. How the reader learned of it
+        // is not part of the protocol, so these loads are never weakened.
         let acknowledged = self.acknowledged.each_ref().map(|word| word.load(Acquire));
         let commit = self.load(&self.commit, Acquire);
         let visible = Commit::decode(commit).visible();
@@ -115,18 +114,18 @@ impl Store {
     }
 }
 
-/// A process that writes. `PATIENCE` is how long it waits for others before it helps.
+/// A writing process. `PATIENCE` is how long it waits for others before it helps.
 #[derive(Debug)]
 pub struct Writer<'s, const PATIENCE: u32> {
     store: &'s Store,
     slot: u16,
-    /// Steps until it dies.
+    /// The number of steps until it dies.
     left: Cell<Option<u32>>,
-    /// The commit word as it was last loaded.
+    /// The commit word as last loaded.
     commit_seen: Cell<u64>,
 }
 
-/// What a dead writer leaves its stack with.
+/// The payload with which a dying writer unwinds.
 struct Death;
 
 impl<'s, const PATIENCE: u32> Writer<'s, PATIENCE> {
@@ -135,7 +134,7 @@ impl<'s, const PATIENCE: u32> Writer<'s, PATIENCE> {
         Writer { store, slot, left: Cell::new(dies_at), commit_seen: Cell::new(0) }
     }
 
-    /// Lets the writer work; false if it died of it.
+    /// Runs the writer's work; false if it died.
     pub fn live(&self, work: impl FnOnce(&Self)) -> bool {
         match catch_unwind(AssertUnwindSafe(|| work(self))) {
             Ok(()) => true,
@@ -155,7 +154,7 @@ impl<'s, const PATIENCE: u32> Writer<'s, PATIENCE> {
         WriterWord { writer: self, role, atomic }
     }
 
-    /// Claims the batch of a segment, copies, commits, and acknowledges the number it returns.
+    /// Claims the batch of a segment, copies, commits, and acknowledges the number that it returns.
     pub fn append(&self, segment: usize) -> u64 {
         let batch = &self.store.segments[segment];
         let link = self.word(Role::Other, &batch.link);
@@ -170,7 +169,7 @@ impl<'s, const PATIENCE: u32> Writer<'s, PATIENCE> {
         sequence
     }
 
-    /// Begins as the next owner of the slot; its predecessor died with `segment`.
+    /// Starts as the next owner of the slot; its predecessor died with `segment`.
     pub fn succeed(&self, segment: usize) {
         if !self.store.weakness.no_take_over {
             take_over(self, self.slot).expect("helping reaches all");
@@ -236,7 +235,7 @@ impl<const PATIENCE: u32> Word for WriterWord<'_, PATIENCE> {
     }
 }
 
-/// Whether a load is the one in `help` that holds the commit word against what was seen before.
+/// Whether a load is the one in `help` that compares the commit word with its earlier value.
 fn is_second_look(at: &'static Location<'static>) -> bool {
     let mut lines = include_str!("../../src/log/commit.rs").lines();
     at.file().ends_with("commit.rs")

@@ -1,8 +1,8 @@
-//! Builds the bytes of segments and control files by hand, for tests: deterministic, and free to
-//! be wrong where a test wants damage.
+//! Builds the bytes of segments and control files by hand, for tests. The output is deterministic,
+//! and a test may damage it as it likes.
 //!
-//! It uses the encoders of `partd-format` and nothing of the engine. It is not a writer: it works
-//! on bytes in memory, one batch after the other.
+//! It uses the encoders of `partd-format` and nothing of the engine, and works on bytes in memory,
+//! one batch after the other.
 
 use byteorder::{ByteOrder, LittleEndian as Le};
 use partd_format::batch::{HEAD_LEN, Layout, NewEntry, WORDS_LEN};
@@ -10,7 +10,7 @@ use partd_format::segment::{self, DURABLE_END_AT, HEADER_LEN, Output, Retained};
 use partd_format::word::{STATE_AT, durable_end};
 use partd_format::{Error, Evidence, Kind, Link, Salt, SegmentHeader, State, control};
 
-/// The store that everything belongs to where a test does not say otherwise.
+/// The store id that tests use by default.
 pub const STORE: [u8; 16] = *b"\x10\x32\x54\x76\x98\xba\xdc\xfe\x01\x23\x45\x67\x89\xab\xcd\xef";
 
 /// An entry to be built.
@@ -40,7 +40,7 @@ impl Item {
         Item { kind: Kind::Clear, ..Item::append("", "") }
     }
 
-    /// The same with a number of its own, for an output.
+    /// The same entry with its own sequence number, for an output.
     pub fn at(self, sequence: u64) -> Item {
         Item { sequence, ..self }
     }
@@ -56,7 +56,8 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// An empty segment of a writer, `len` bytes long. Its salt depends on store and id alone.
+    /// An empty segment of a writer, `len` bytes long. Its salt depends only on the store and the
+    /// id.
     pub fn new(store: [u8; 16], id: u64, len: u64) -> Segment {
         Segment::with(store, id, len, None, &[])
     }
@@ -110,13 +111,15 @@ impl Segment {
         Le::write_u64(&mut self.bytes[offset as usize..], word);
     }
 
-    /// Claims a batch and writes all of it, its state word as given. Returns its offset.
+    /// Claims a batch and writes all of it with the given state word. Returns its offset.
     pub fn batch(&mut self, state: State, durable_seq: u64, items: &[Item]) -> u64 {
         let offset = self.offset;
         let sequences = self.header.output.is_some();
         let mut layout = if sequences { Layout::with_sequences() } else { Layout::new() };
         for item in items {
-            layout.add(item.key.len() as u64, item.value.len() as u64).expect("it fits a batch");
+            layout
+                .add(item.key.len() as u64, item.value.len() as u64)
+                .expect("the batch is not too large");
         }
         let salt = self.salt();
         let entries = items.iter().map(|item| NewEntry {
@@ -134,7 +137,7 @@ impl Segment {
         let head = &mut self.bytes[start as usize..values as usize];
         layout
             .encode(salt, offset, durable_seq, entries, head)
-            .expect("the layout was made for them");
+            .expect("the layout matches the items");
         let mut at = values as usize;
         for item in items {
             self.bytes[at..at + item.value.len()].copy_from_slice(&item.value);
@@ -145,12 +148,12 @@ impl Segment {
         offset
     }
 
-    /// The same, committed under a number, nothing known to be synced.
+    /// Writes a batch committed under `sequence`, with a `durable_seq` of 0.
     pub fn commit(&mut self, sequence: u64, items: &[Item]) -> u64 {
         self.batch(State::Committed(sequence), 0, items)
     }
 
-    /// Claims `len` bytes and leaves them as they are: pending.
+    /// Claims `len` bytes and leaves them pending.
     pub fn claim(&mut self, len: u64) -> u64 {
         assert!(len >= HEAD_LEN && len.is_multiple_of(8));
         let offset = self.offset;
@@ -166,13 +169,13 @@ impl Segment {
         self.put(offset + STATE_AT, word);
     }
 
-    /// Seals the segment where it stands.
+    /// Seals the segment at the current offset.
     pub fn seal(&mut self) {
         let link = Link::Sealed.encode(self.salt(), self.offset);
         self.put(self.offset, link);
     }
 
-    /// Notes that the chain before `end` is durable.
+    /// Records that the chain before `end` is durable.
     pub fn set_durable_end(&mut self, end: u64) {
         let word = durable_end::encode(self.salt(), end);
         self.put(DURABLE_END_AT, word);
@@ -183,20 +186,20 @@ impl Segment {
         self.bytes[offset as usize] ^= 1 << bit;
     }
 
-    /// The name of its file.
+    /// The segment's file name.
     pub fn name(&self) -> String {
         String::from_utf8(segment::file_name(self.header.id).to_vec()).expect("digits")
     }
 }
 
-/// A salt that is the same in every run, and different for every segment.
+/// A salt that is the same in every run and different for every segment.
 pub fn salt_of(store: [u8; 16], id: u64) -> Salt {
     let seed = Le::read_u64(&store) ^ id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let mixed = (seed ^ seed >> 31).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     Salt(mixed ^ mixed >> 29)
 }
 
-/// What a control file says.
+/// The contents of a control file.
 #[derive(Clone, Copy, Debug)]
 pub struct Control {
     pub store: [u8; 16],
@@ -212,7 +215,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// The control file of an open store that has committed up to `sequence`.
+    /// The control file of an open store whose history ends at `sequence`.
     pub fn open(store: [u8; 16], boot: [u8; 16], sequence: u64) -> Control {
         let commit = control::Commit { sequence, slot: 0, done: true };
         Control {
@@ -228,7 +231,7 @@ impl Control {
         }
     }
 
-    /// Its bytes.
+    /// Encodes the file.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![0; control::FILE_LEN as usize];
         let fixed = control::Fixed {
@@ -263,7 +266,7 @@ impl Control {
     }
 }
 
-/// Whether an error says that it found what it expected.
+/// Whether an error reports a found value that satisfies its own expectation.
 pub fn is_contradiction(error: &Error) -> bool {
     match (error.expected, error.found) {
         (Evidence::AtMost(limit), Evidence::Number(found)) => found <= limit,

@@ -1,4 +1,5 @@
-//! A limit of memory for processes of a test or a benchmark, page cache included: a memory cgroup, of version 1 or 2.
+//! A memory limit for test and benchmark processes, page cache included: a memory cgroup, version 1
+//! or 2.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -6,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A memory cgroup that is removed with this value, and also if this process is interrupted or killed: a shell in a
-/// process group of its own waits for the end of a pipe, and removes it.
+/// A memory cgroup that is removed when this value is dropped, and also if this process is
+/// interrupted or killed: a shell in its own process group waits for the end of a pipe and then
+/// removes it.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
@@ -15,15 +17,16 @@ pub struct Cgroup {
     watcher: Child,
 }
 
-/// It can only be removed once the kernel has let go of its last process.
+/// `rmdir` fails until the kernel has released the last process, so the shell retries.
 const REMOVE: &str =
     "cat > /dev/null; for i in $(seq 100); do rmdir \"$1\" && exit; sleep 0.05; done";
 
 impl Cgroup {
-    /// Makes a cgroup whose processes together may have `limit` bytes of memory, page cache included.
+    /// Creates a cgroup whose processes together can use `limit` bytes of memory, page cache
+    /// included.
     ///
     /// # Errors
-    /// A sentence that says what stands in the way: mostly that the process is not root's.
+    /// A sentence that names the obstacle: usually that the process does not run as root.
     pub fn new(limit: u64) -> Result<Cgroup, String> {
         let mounts = fs::read_to_string("/proc/mounts").map_err(|error| error.to_string())?;
         static MADE: AtomicU32 = AtomicU32::new(0);
@@ -41,7 +44,7 @@ impl Cgroup {
                 Err(error) => why = error,
             }
         }
-        Err(format!("{why}; run it as root, where memory cgroups may be made"))
+        Err(format!("{why}; run it as root, where memory cgroups can be created"))
     }
 
     fn make(mount: &Path, name: &str, is_v2: bool, limit: u64) -> Result<Cgroup, String> {
@@ -69,12 +72,12 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    /// Which version of cgroups it is of.
+    /// The cgroup version.
     pub fn kind(&self) -> &'static str {
         if self.is_v2 { "cgroup v2" } else { "cgroup v1" }
     }
 
-    /// Where it is, for [`join`].
+    /// The cgroup's directory, for [`join`].
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -90,7 +93,7 @@ impl Drop for Cgroup {
 /// Moves this process into a cgroup.
 ///
 /// # Panics
-/// Where the cgroup is gone.
+/// Panics if the cgroup is gone.
 pub fn join(path: &Path) {
-    fs::write(path.join("cgroup.procs"), "0").expect("the cgroup takes this process");
+    fs::write(path.join("cgroup.procs"), "0").expect("the cgroup accepts this process");
 }

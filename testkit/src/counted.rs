@@ -1,4 +1,4 @@
-//! A store in memory that notes each call it gets, to prove how a layer goes about its work.
+//! An in-memory store that records each call, to check how a layer uses the store below it.
 
 use std::sync::Mutex;
 
@@ -16,7 +16,7 @@ impl Counted {
         &self.dict
     }
 
-    /// The calls since the last time that this was asked.
+    /// Returns the calls since the previous `calls`.
     pub fn calls(&self) -> Vec<&'static str> {
         std::mem::take(&mut self.calls.lock().unwrap())
     }

@@ -1,17 +1,16 @@
-//! What the tests of partd share. It is not published, and nothing that is published depends on it
-//! outside its tests.
+//! Shared test support for partd. It is unpublished; published crates use it only in their tests.
 //!
-//! | module | what it owns |
+//! | module | contents |
 //! |---|---|
-//! | `build` | the bytes of segments and control files, built by hand |
-//! | `cgroup` | a limit of memory for child processes |
-//! | `children` | child processes, what they do, and the judge of what they acknowledged |
-//! | `counted` | a store that counts the calls that a layer makes |
-//! | `history` | recorded histories of clients, and the checker that decides whether one is linear |
+//! | `build` | bytes of segments and control files, built by hand |
+//! | `cgroup` | a memory limit for child processes |
+//! | `children` | child processes, their roles, and the judge of their acknowledged writes |
+//! | `counted` | a store that counts the calls a layer makes |
+//! | `history` | recorded client histories, and the checker that tests for linearizability |
 //! | `sim` | the simulated disk, its power cuts, and the invariants of the crash model |
-//! | `values` | the values that Rust and Python give each other |
+//! | `values` | the values that the Rust and Python tests exchange |
 
-#![allow(missing_docs, missing_debug_implementations, reason = "nothing but tests uses it")]
+#![allow(missing_docs, missing_debug_implementations, reason = "only tests use it")]
 #![allow(
     clippy::len_without_is_empty,
     clippy::new_without_default,

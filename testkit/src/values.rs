@@ -1,11 +1,11 @@
-//! The values that Rust and Python give each other: the same stand in tests/python/values.py.
+//! The values that the Rust and Python tests exchange; tests/python/values.py has the same ones.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// The values that are appended to the key of each compressing layer.
+/// The values appended to the key of each compressing layer.
 pub fn bytes() -> Vec<Vec<u8>> {
     let text: String = (0..500).map(|i| format!("{i},{},EWR\n", i * i % 97)).collect();
     let binary = (0..3000_u32).map(|i| ((i * i * 31 + i / 7) % 256) as u8).collect();
@@ -72,7 +72,7 @@ pub fn nested() -> Vec<Vec<Vec<i64>>> {
     vec![vec![vec![1, 2], vec![], vec![3]], vec![vec![4]]]
 }
 
-/// A byte string, which serde otherwise takes for a list of numbers.
+/// A byte string; serde would treat a plain `Vec<u8>` as a list of numbers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Blob(pub Vec<u8>);
 
@@ -110,7 +110,7 @@ pub fn sets() -> Vec<Vec<BTreeSet<i64>>> {
     vec![vec![BTreeSet::from([1, 2, 3])], vec![BTreeSet::from([4]), BTreeSet::new()]]
 }
 
-/// Runs `$case!` for each kind of list, by its name and its values.
+/// Runs `$case!` for each kind of list, with its name and its values.
 #[macro_export]
 macro_rules! for_each_list {
     ($case:ident) => {
@@ -127,8 +127,8 @@ macro_rules! for_each_list {
     };
 }
 
-/// Runs `$case!` for each kind of array, by its name, its layer and its elements; what is stored
-/// are these and then the same backwards.
+/// Runs `$case!` for each kind of array, with its name, its layer and its elements. The stored
+/// value is the elements, followed by the elements in reverse.
 #[macro_export]
 macro_rules! for_each_array {
     ($case:ident) => {
@@ -156,12 +156,12 @@ macro_rules! for_each_array {
     };
 }
 
-/// Where the golden values are.
+/// The path of a golden value.
 pub fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/encode").join(name)
 }
 
-/// A golden value.
+/// Reads a golden value.
 pub fn read_golden(name: &str) -> Vec<u8> {
     let path = golden(name);
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))

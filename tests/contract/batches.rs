@@ -1,4 +1,4 @@
-//! Batches of several operations: all in their order, as one step.
+//! Batches of several operations are applied in order and as one step.
 
 use partd::{Batch, Durability, Key, Partd};
 
@@ -8,7 +8,7 @@ pub(crate) fn the_same_key_twice_in_a_batch_is_in_order<P: Partd>(p: &P) {
     assert_eq!(p.get("k").unwrap(), b"12345");
 }
 
-pub(crate) fn a_mixed_batch_happens_in_its_order<P: Partd>(p: &P) {
+pub(crate) fn a_mixed_batch_is_applied_in_order<P: Partd>(p: &P) {
     p.append([("a", "old"), ("b", "old"), ("c", "old")]).unwrap();
     let mut batch = Batch::new();
     batch.append("a", b"1").delete("a").append("a", b"2").set("b", b"3").append("b", b"4");
@@ -28,7 +28,7 @@ pub(crate) fn a_delete_and_an_append_in_one_batch_replace_the_value<P: Partd>(p:
     }
 }
 
-pub(crate) fn a_clear_in_a_batch_spares_what_follows<P: Partd>(p: &P) {
+pub(crate) fn a_clear_in_a_batch_leaves_later_operations_in_effect<P: Partd>(p: &P) {
     p.append([("a", "old"), ("b", "old")]).unwrap();
     p.iset("s", "old").unwrap();
     let mut batch = Batch::new();
@@ -39,7 +39,7 @@ pub(crate) fn a_clear_in_a_batch_spares_what_follows<P: Partd>(p: &P) {
     assert_eq!(p.get_many(["a", "b", "s"]).unwrap(), [&b"2"[..], b"3", b"new"]);
 }
 
-pub(crate) fn sets_in_a_batch_follow_its_order<P: Partd>(p: &P) {
+pub(crate) fn sets_in_a_batch_are_applied_in_order<P: Partd>(p: &P) {
     let mut batch = Batch::new();
     batch.append("a", b"gone").set("a", b"1").append("a", b"2").set("a", b"void");
     batch.set("b", b"3").set("b", b"void").append("b", b"4");
@@ -52,7 +52,7 @@ pub(crate) fn sets_in_a_batch_follow_its_order<P: Partd>(p: &P) {
     assert_eq!(p.get_many(["a", "d"]).unwrap(), [b"12+", &b"67"[..]]);
 }
 
-pub(crate) fn a_batch_of_very_many_operations_works<P: Partd>(p: &P) {
+pub(crate) fn a_batch_can_have_very_many_operations<P: Partd>(p: &P) {
     let values: Vec<[u8; 4]> = (0..20_000_u32).map(u32::to_le_bytes).collect();
     let mut batch = Batch::new();
     for (i, value) in values.iter().enumerate() {

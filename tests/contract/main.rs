@@ -1,7 +1,7 @@
 //! The contract of `Partd`: one suite that every store and layer runs.
 //!
-//! A store joins with one line at the end of this file: a name, and how to make an empty one. All of
-//! them are boxed, so that the suite is compiled once.
+//! To add a store, add one line at the end of this file: a name, and an expression that creates an
+//! empty one. All of them are boxed, so that the suite is compiled once.
 
 mod basics;
 mod batches;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use partd::Zlib;
 use partd::{Buffer, Dict, Encode, MemoryStore, Partd, SegmentLog};
 
-/// Runs the behaviours of the suite, each as a test of its own, on what `$make` returns.
+/// Runs each behaviour of the suite as a separate test on the value of `$make`.
 macro_rules! contract {
     ($($(#[$meta:meta])* $store:ident: $make:expr;)*) => {$(
         $(#[$meta])*
@@ -24,7 +24,7 @@ macro_rules! contract {
             contract!(@many_values $make);
         }
     )*};
-    // For a store to which each value is a lot of work.
+    // For a store that is slow per value.
     (@slow $($(#[$meta:meta])* $store:ident: $make:expr;)*) => {$(
         $(#[$meta])*
         mod $store {
@@ -34,20 +34,20 @@ macro_rules! contract {
     )*};
     (@few_values $make:expr) => {
         contract!(@tests $make; basics:
-            a_value_is_what_was_appended_in_order
-            a_missing_key_is_empty_and_not_there
+            a_value_is_its_appends_in_order
+            a_missing_key_reads_as_empty_and_is_not_contained
             an_empty_batch_does_nothing
             an_empty_value_makes_the_key_exist
             the_empty_key_is_a_key
-            a_key_is_any_bytes
-            keys_come_sorted_and_once
-            get_many_keeps_the_order_of_the_question_and_its_repetitions
+            any_bytes_can_be_a_key
+            keys_are_sorted_and_unique
+            get_many_keeps_the_order_and_the_duplicates_of_its_keys
             a_deleted_key_is_gone_and_can_come_back
             pop_returns_and_removes
             pop_of_a_key_twice_in_one_call_returns_it_once
             clear_removes_every_key_and_the_store_stays_usable
-            large_values_come_back_whole
-            durable_appends_and_syncs_are_seen_like_plain_ones
+            large_values_round_trip
+            durable_appends_are_visible_like_plain_ones
             visit_lends_the_values_once
         );
         contract!(@tests $make; sets:
@@ -60,25 +60,25 @@ macro_rules! contract {
         );
         contract!(@tests $make; batches:
             the_same_key_twice_in_a_batch_is_in_order
-            a_mixed_batch_happens_in_its_order
+            a_mixed_batch_is_applied_in_order
             a_delete_and_an_append_in_one_batch_replace_the_value
-            a_clear_in_a_batch_spares_what_follows
-            sets_in_a_batch_follow_its_order
+            a_clear_in_a_batch_leaves_later_operations_in_effect
+            sets_in_a_batch_are_applied_in_order
         );
         contract!(@tests $make; threads:
-            appends_of_threads_are_there_once_whole_and_in_order_and_readers_see_prefixes
+            appends_of_threads_arrive_once_whole_and_in_order_and_readers_see_prefixes
             pops_racing_with_appends_lose_and_double_nothing
             a_batch_is_seen_whole_or_not_at_all
-            of_racing_sets_one_wins_for_good
+            exactly_one_of_several_racing_sets_wins
         );
     };
     (@many_values $make:expr) => {
         contract!(@tests $make; basics:
             len_of_is_the_length_of_the_value
-            twenty_thousand_keys_come_back
+            twenty_thousand_keys_round_trip
         );
         contract!(@tests $make; sets: a_set_before_every_append_counts_once);
-        contract!(@tests $make; batches: a_batch_of_very_many_operations_works);
+        contract!(@tests $make; batches: a_batch_can_have_very_many_operations);
     };
     (@tests $make:expr; $behaviours:ident: $($behaviour:ident)*) => {$(
         #[test]
@@ -89,7 +89,7 @@ macro_rules! contract {
     )*};
 }
 
-/// A buffer that keeps so much memory.
+/// A buffer with a memory limit.
 fn buffer(limit_bytes: u64) -> Buffer<Dict, Dict> {
     Buffer::new(Dict::new(), Dict::new(), limit_bytes)
 }
@@ -99,7 +99,7 @@ fn small_segments() -> SegmentLog {
     SegmentLog::options().segment_len_bytes(64 << 10).temporary().unwrap()
 }
 
-/// A buffer in front of a segment log, that is full soon.
+/// A small buffer in front of a segment log, so that it fills up quickly.
 #[cfg(any(
     feature = "zlib",
     feature = "snappy",
@@ -112,8 +112,8 @@ fn small_buffer() -> Buffer<Dict, SegmentLog> {
     Buffer::new(Dict::new(), small_segments(), 60 << 10)
 }
 
-/// A compressing layer, at the level that makes it quick where that counts: Bz2 takes megabytes for
-/// each value at its own.
+/// A compressing layer, at a fast level if that matters: at its default level, Bz2 takes megabytes
+/// for each value.
 #[cfg(any(
     feature = "zlib",
     feature = "snappy",
@@ -126,7 +126,7 @@ fn compressed(name: &str, below: impl Partd + 'static) -> Box<dyn Partd> {
     partd::compression(name, Box::new(below)).unwrap()
 }
 
-/// A layer of closures, which stores every byte inverted.
+/// A layer made of closures, which stores every byte inverted.
 fn inverting(below: impl Partd) -> impl Partd {
     let invert = |bytes: &[u8]| Ok(bytes.iter().map(|byte| !byte).collect());
     Encode::from_fns(invert, invert, |parts| Ok(parts.concat()), below)

@@ -1,4 +1,4 @@
-//! The idempotent set: the first since the last delete wins and replaces earlier appends.
+//! The idempotent set: the first one since the last delete wins and replaces earlier appends.
 
 use partd::{Batch, Durability, Partd};
 
@@ -70,7 +70,7 @@ pub(crate) fn an_empty_set_counts<P: Partd>(p: &P) {
     assert_eq!(p.lens(&["l".into()]).unwrap(), [Some(0)]);
 }
 
-/// What a typed layer does: it files the type with every append.
+/// The way a typed layer uses sets: it stores the type with every append.
 pub(crate) fn a_set_before_every_append_counts_once<P: Partd>(p: &P) {
     for i in 0..500 {
         let mut batch = Batch::new();

@@ -9,7 +9,7 @@ const WRITERS: u32 = 3;
 const ROUNDS: u32 = 600;
 const RECORD_LEN: usize = 20;
 
-/// A record that shows who wrote it, as which, and whether it is whole.
+/// A record that identifies its writer and number, and shows whether it is whole.
 fn record(writer: u32, number: u32) -> [u8; RECORD_LEN] {
     let mut record = [0; RECORD_LEN];
     record[..4].copy_from_slice(&writer.to_le_bytes());
@@ -18,7 +18,7 @@ fn record(writer: u32, number: u32) -> [u8; RECORD_LEN] {
     record
 }
 
-/// The (writer, number) of each record of a value; fails on a torn one.
+/// The (writer, number) of each record in a value; panics on a torn one.
 fn records(value: &[u8]) -> Vec<(u32, u32)> {
     assert_eq!(value.len() % RECORD_LEN, 0, "half a record at the end");
     let word = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().unwrap());
@@ -30,7 +30,7 @@ fn records(value: &[u8]) -> Vec<(u32, u32)> {
     whole.collect()
 }
 
-pub(crate) fn appends_of_threads_are_there_once_whole_and_in_order_and_readers_see_prefixes<
+pub(crate) fn appends_of_threads_arrive_once_whole_and_in_order_and_readers_see_prefixes<
     P: Partd,
 >(
     p: &P,
@@ -74,7 +74,7 @@ pub(crate) fn appends_of_threads_are_there_once_whole_and_in_order_and_readers_s
             let numbers = records.iter().filter(|(w, _)| *w == writer).map(|(_, number)| *number);
             assert!(numbers.eq(0..ROUNDS), "writer {writer} is not in its order");
         }
-        assert!(value == &values[0], "batches stand in one order in every key");
+        assert!(value == &values[0], "batches are in the same order in every key");
     }
 }
 
@@ -151,7 +151,7 @@ pub(crate) fn a_batch_is_seen_whole_or_not_at_all<P: Partd>(p: &P) {
     });
 }
 
-pub(crate) fn of_racing_sets_one_wins_for_good<P: Partd>(p: &P) {
+pub(crate) fn exactly_one_of_several_racing_sets_wins<P: Partd>(p: &P) {
     for round in 0..60 {
         let winners: Vec<Vec<u8>> = thread::scope(|scope| {
             let setters: Vec<_> = (0..WRITERS)

@@ -1,5 +1,5 @@
-//! Batches whose types cannot hold all of their rows at once: merged where that helps, and readable
-//! and poppable one at a time where it does not.
+//! Batches whose types cannot hold all of their rows at once: they are merged if that helps;
+//! otherwise they can be read and popped one at a time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ fn batch(column: ArrayRef) -> RecordBatch {
     RecordBatch::try_from_iter_with_nullable([("c", column, true)]).unwrap()
 }
 
-/// `count` categories from `from` on, each in one row, with keys of 8 bits.
+/// `count` categories starting at `from`, each in one row, with 8-bit keys.
 fn categories(values: &dyn Fn(usize) -> ArrayRef, from: usize) -> ArrayRef {
     let values = values(from);
     let keys = UInt8Array::from_iter_values((0..values.len()).map(|i| i as u8));
@@ -43,7 +43,7 @@ fn numbers(from: usize) -> ArrayRef {
     Arc::new(Int64Array::from_iter_values(from as i64..from as i64 + 200))
 }
 
-/// The values of a dictionary, row by row, as bytes that say which they are.
+/// The values of a dictionary, row by row, as bytes that identify them.
 fn decoded(column: &dyn Array) -> ArrayRef {
     let dictionary = column.as_any_dictionary();
     let keys =
@@ -52,7 +52,7 @@ fn decoded(column: &dyn Array) -> ArrayRef {
 }
 
 #[test]
-fn dictionaries_of_the_same_values_are_merged_where_their_keys_would_overflow() {
+fn dictionaries_with_equal_values_are_merged_if_their_keys_would_overflow() {
     let types: [&dyn Fn(usize) -> ArrayRef; 4] = [&texts, &views, &fixed, &numbers];
     for values in types {
         let p = Arrow::new(Dict::new());
@@ -71,7 +71,7 @@ fn dictionaries_of_the_same_values_are_merged_where_their_keys_would_overflow() 
 }
 
 #[test]
-fn merged_dictionaries_keep_nulls_of_both_kinds_and_what_is_inside_lists_and_structs() {
+fn merged_dictionaries_keep_both_kinds_of_nulls_and_nested_values() {
     let part = |from: i32| -> ArrayRef {
         let values = (from..from + 100).map(|i| (i % 10 != 3).then(|| format!("{i}")));
         let keys = (0..100_i8).map(|i| (i % 7 != 2).then_some(i));
@@ -108,7 +108,7 @@ fn merged_dictionaries_keep_nulls_of_both_kinds_and_what_is_inside_lists_and_str
     assert_eq!(flat(joined.column(0)), expected);
 }
 
-/// Batches of one key that cannot be joined, and what the error has to say of it.
+/// Batches of one key that cannot be joined, and the required text of the error.
 fn unjoinable() -> Vec<(&'static str, Vec<RecordBatch>, &'static str)> {
     let dictionaries = |values: &dyn Fn(usize) -> ArrayRef| {
         vec![batch(categories(values, 0)), batch(categories(values, 200))]
@@ -122,7 +122,7 @@ fn unjoinable() -> Vec<(&'static str, Vec<RecordBatch>, &'static str)> {
         Arc::new(RunArray::<Int16Type>::try_new(&ends, &texts(0).slice(0, 1)).unwrap())
     };
     let long_lists = || -> ArrayRef {
-        // The items have no bytes, only their number counts.
+        // The items have no bytes; only their number counts.
         let items: ArrayRef = Arc::new(NullArray::new(1_500_000_000));
         let field = Field::new("item", DataType::Null, true);
         let offsets = OffsetBuffer::from_lengths([1_500_000_000]);
@@ -142,7 +142,7 @@ fn unjoinable() -> Vec<(&'static str, Vec<RecordBatch>, &'static str)> {
 }
 
 #[test]
-fn what_cannot_be_joined_is_read_and_popped_batch_by_batch_and_the_error_says_so() {
+fn batches_that_cannot_be_joined_are_read_and_popped_one_by_one_as_the_error_says() {
     for (name, parts, reason) in unjoinable() {
         let p = Arrow::new(Dict::new());
         p.append(parts.iter().map(|part| ("k", part))).unwrap();
@@ -172,7 +172,7 @@ fn what_cannot_be_joined_is_read_and_popped_batch_by_batch_and_the_error_says_so
 }
 
 #[test]
-fn a_key_that_is_not_there_has_no_batches() {
+fn a_missing_key_has_no_batches() {
     let p = Arrow::new(Dict::new());
     assert!(p.batches("none").unwrap().next().is_none());
     assert!(p.pop_batches("none").unwrap().next().is_none());
@@ -180,7 +180,7 @@ fn a_key_that_is_not_there_has_no_batches() {
 }
 
 #[test]
-fn a_damaged_batch_is_an_error_in_its_place_and_keeps_pop_from_removing_anything() {
+fn a_damaged_batch_is_an_error_at_its_position_and_pop_then_removes_nothing() {
     let good = batch(numbers(0));
     let p = Arrow::new(Dict::new());
     p.append([("k", &good)]).unwrap();
@@ -203,7 +203,7 @@ fn a_damaged_batch_is_an_error_in_its_place_and_keeps_pop_from_removing_anything
     }
     check(p.pop_batches("k").unwrap_err());
     check(p.len_of("k").unwrap_err());
-    assert_eq!(p.batches("k").unwrap().count(), 3, "it stays where it is");
+    assert_eq!(p.batches("k").unwrap().count(), 3, "the value stays in the store");
 
     p.inner().append([("cut", b"abc")]).unwrap();
     assert!(p.batches("cut").unwrap_err().to_string().contains("it was cut"));
@@ -211,8 +211,8 @@ fn a_damaged_batch_is_an_error_in_its_place_and_keeps_pop_from_removing_anything
     assert_eq!(p.inner().get("cut").unwrap(), b"abc");
 }
 
-/// A store into which another writer appends something undecodable between the reading and the
-/// taking of a pop.
+/// A store in which another writer appends something undecodable between the read and the take of a
+/// pop.
 struct Interrupted {
     store: Dict,
     takes: AtomicUsize,
@@ -243,7 +243,7 @@ impl Partd for Interrupted {
 }
 
 #[test]
-fn what_a_pop_of_batches_took_and_cannot_decode_is_written_back() {
+fn a_pop_of_batches_writes_back_batches_it_cannot_decode() {
     let p = Arrow::new(Interrupted { store: Dict::new(), takes: AtomicUsize::new(0) });
     let good = batch(numbers(7));
     p.append([("k", &good)]).unwrap();
@@ -255,7 +255,7 @@ fn what_a_pop_of_batches_took_and_cannot_decode_is_written_back() {
 }
 
 #[test]
-fn the_limit_on_decoded_bytes_is_for_each_batch_by_itself() {
+fn the_limit_on_decoded_bytes_applies_to_each_batch_separately() {
     let p = Arrow::new(Dict::new());
     p.append((0..20).map(|_| ("k", batch(numbers(0))))).unwrap();
     let bytes = p.inner().len_of("k").unwrap() as usize;
@@ -267,7 +267,7 @@ fn the_limit_on_decoded_bytes_is_for_each_batch_by_itself() {
 }
 
 #[test]
-fn what_could_not_be_read_at_all_is_refused_when_it_is_appended() {
+fn an_append_of_an_unreadable_batch_is_refused() {
     let schema = Schema::empty().into();
     let options = RecordBatchOptions::new().with_row_count(Some(1 << 33));
     let rows = RecordBatch::try_new_with_options(schema, vec![], &options).unwrap();
@@ -290,7 +290,7 @@ fn what_could_not_be_read_at_all_is_refused_when_it_is_appended() {
 
 #[test]
 fn small_dictionaries_that_grow_over_many_batches_are_joined() {
-    // Eight-bit keys, as pandas makes them, with the same three categories in every partition.
+    // 8-bit keys, as pandas creates them, with the same three categories in every partition.
     let part = |i: usize| -> ArrayRef {
         let values = StringArray::from(vec![format!("{}", i % 5), "b".into(), "c".into()]);
         let keys = Int8Array::from(vec![Some(0), None, Some(2), Some(1)]);
@@ -308,10 +308,10 @@ fn small_dictionaries_that_grow_over_many_batches_are_joined() {
     }
 }
 
-/// More than 2 GiB of text with `PARTD_LARGE=1`, which takes some ten seconds and 5 GB; the short
-/// form has ten kilobytes.
+/// With `PARTD_LARGE=1`, more than 2 GiB of text, which takes about ten seconds and 5 GB; otherwise
+/// ten kilobytes.
 #[test]
-fn texts_of_more_than_two_gigabytes_are_read_batch_by_batch() {
+fn strings_of_more_than_two_gigabytes_are_read_batch_by_batch() {
     let piece_bytes = match std::env::var_os("PARTD_LARGE") {
         Some(_) => 230 << 20,
         None => 1 << 10,

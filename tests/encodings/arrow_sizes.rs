@@ -1,5 +1,5 @@
-//! What a batch takes in a store: the bytes of its own rows, whatever arrays it was cut from, and
-//! what its rows share only once.
+//! The stored size of a batch: the bytes of its own rows, whatever arrays it is a slice of, with
+//! shared values stored once.
 
 use std::sync::Arc;
 
@@ -18,17 +18,18 @@ use arrow_select::filter::filter;
 use arrow_select::take::take;
 use partd::{Arrow, Dict, Partd};
 
-/// Rows of the arrays that slices are cut from, and of one slice.
+/// The number of rows of the sliced arrays, and of one slice.
 const ROWS: usize = 10_000;
 const SLICE_ROWS: usize = 500;
-/// Stored bytes for each hundred bytes of rows.
+/// The maximum of stored bytes per hundred bytes of rows.
 const MAX_PERCENT: usize = 130;
 
 fn text(i: usize) -> String {
     format!("a string that is longer than twelve bytes, number {i:08}")
 }
 
-/// The text of a row; every eleventh is null, every seventh short enough to stand in its view.
+/// The text of a row; every eleventh is null, and every seventh is short enough to be inline in its
+/// view.
 fn value(i: usize) -> Option<String> {
     match i {
         _ if i.is_multiple_of(11) => None,
@@ -62,13 +63,13 @@ fn dictionary_of_views(rows: &[usize]) -> ArrayRef {
     keyed_by_row(rows, views(rows))
 }
 
-/// A dictionary with a value for each row; some keys are null, and their values are unused.
+/// A dictionary with a value for each row; some keys are null, so their values are unused.
 fn keyed_by_row(rows: &[usize], values: ArrayRef) -> ArrayRef {
     let keys = rows.iter().enumerate().map(|(at, i)| (i % 13 != 5).then_some(at as i32));
     Arc::new(DictionaryArray::<Int32Type>::try_new(keys.collect(), values).unwrap())
 }
 
-/// Lists of a row: none, one or two texts each, every eleventh null.
+/// The list of a row: zero, one or two texts; every eleventh is null.
 fn items(i: usize) -> Option<Vec<String>> {
     (!i.is_multiple_of(11)).then(|| (0..i % 3).map(|k| text(10 * i + k)).collect())
 }
@@ -139,7 +140,7 @@ fn structs(rows: &[usize]) -> ArrayRef {
     Arc::new(StructArray::from(columns))
 }
 
-/// Runs of one row each, but where a row follows another.
+/// Runs of one row each, except where consecutive rows follow each other.
 fn runs(rows: &[usize]) -> ArrayRef {
     let ends = Int32Array::from_iter_values(1..=rows.len() as i32);
     Arc::new(RunArray::<Int32Type>::try_new(&ends, &views(rows)).unwrap())
@@ -175,7 +176,7 @@ pub(crate) const TYPES: [(&str, Make); 16] = [
     ("Dictionary of ListView", dictionary_of_lists),
 ];
 
-/// The bytes of an array that was made for its rows alone.
+/// The size of an array that was built for its rows alone.
 fn own_bytes(array: &dyn Array) -> usize {
     fn of(data: &arrow_data::ArrayData) -> usize {
         let buffers: usize = data.buffers().iter().map(arrow_buffer::Buffer::len).sum();
@@ -189,13 +190,13 @@ pub(crate) fn batch(column: ArrayRef) -> RecordBatch {
     RecordBatch::try_from_iter_with_nullable([("column", column, true)]).unwrap()
 }
 
-/// Appends a column, checks that it comes back, and says how many bytes it takes.
+/// Appends a column, checks that it round-trips, and returns its stored size.
 fn stored_bytes(column: ArrayRef) -> usize {
     let p = Arrow::new(Dict::new());
     let batch = batch(column);
     p.append([("k", &batch)]).unwrap();
     assert_eq!(p.get("k").unwrap(), batch);
-    // Joined to itself, too.
+    // Joined with itself, too.
     p.append([("k", &batch)]).unwrap();
     let twice = p.get("k").unwrap();
     assert_eq!(twice.slice(0, batch.num_rows()), batch);
@@ -210,7 +211,7 @@ fn check(name: &str, stored: usize, own: usize) {
 }
 
 #[test]
-fn slices_take_the_bytes_of_their_own_rows() {
+fn slices_store_only_the_bytes_of_their_own_rows() {
     let rows: Vec<usize> = (0..ROWS).collect();
     for (name, make) in TYPES {
         let whole = make(&rows);
@@ -225,7 +226,7 @@ fn slices_take_the_bytes_of_their_own_rows() {
 }
 
 #[test]
-fn filtered_and_taken_rows_take_their_own_bytes() {
+fn filtered_and_taken_rows_store_only_their_own_bytes() {
     let rows: Vec<usize> = (0..ROWS).collect();
     for (name, make) in TYPES {
         let whole = make(&rows);
@@ -251,7 +252,7 @@ fn a_shuffle_into_many_partitions_stores_about_the_bytes_of_the_batch() {
 }
 
 #[test]
-fn what_rows_share_is_stored_once() {
+fn values_shared_by_rows_are_stored_once() {
     // Ten texts of a kilobyte, each in a thousand rows.
     let few = (0..10).map(|i| Some(format!("{i}").repeat(1000))).collect::<StringViewArray>();
     let rows = UInt32Array::from_iter_values((0..ROWS as u32).map(|i| i * 7 % 10));
@@ -259,12 +260,12 @@ fn what_rows_share_is_stored_once() {
     check("shared views", stored_bytes(shared.clone()), 10_000 + 16 * ROWS);
     check("a slice of them", stored_bytes(shared.slice(5, 1000)), 10_000 + 16 * 1000);
 
-    // All rows of five texts, out of thousands.
+    // All rows share five of thousands of texts.
     let many = views(&(0..ROWS).collect::<Vec<_>>());
     let rows = UInt32Array::from_iter_values((0..ROWS as u32).map(|i| 5000 + i % 5));
     check("five of many", stored_bytes(take(&many, &rows, None).unwrap()), 300 + 16 * ROWS);
 
-    // The windows of a text, which overlap.
+    // Overlapping windows of a text.
     let mut builder = StringViewBuilder::new();
     let long = "0123456789".repeat(1000);
     let block = builder.append_block(long.as_bytes().into());
@@ -307,7 +308,8 @@ fn bytes_under_null_rows_are_not_stored() {
     let valid = BooleanArray::from_iter(rows.iter().map(|i| Some(!i.is_multiple_of(100))));
     for (name, make) in TYPES {
         if name.starts_with("Run") || name.starts_with("Struct") || name.starts_with("Fixed") {
-            // Runs have no nulls of their own; fields and fixed lists have a place in null rows.
+            // Runs have no nulls of their own; struct fields and fixed-size lists store a value
+            // under a null row.
             continue;
         }
         let nulled = arrow_select::nullif::nullif(&make(&rows), &valid).unwrap();

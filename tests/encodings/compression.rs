@@ -1,5 +1,5 @@
-//! Compressing layers keep the contract of every store: what goes in comes out, whole batches or
-//! none, whatever the level, the store below and the number of threads.
+//! Compressing layers keep the contract of every store: values round-trip and batches are atomic,
+//! whatever the level, the store below and the number of threads.
 
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use partd::{
     Batch, Dict, Durability, Encode, Error, Key, MemoryStore, Op, Partd, Zlib, compression,
 };
 
-/// A small generator, so that the values are the same in every run.
+/// A small generator of random numbers with fixed seeds, so that the values are the same in every
+/// run.
 struct Random(u64);
 
 impl Random {
@@ -37,7 +38,7 @@ fn with_threads(test: impl Fn() + Send + Sync) {
 }
 
 #[test]
-fn every_compression_does_to_random_batches_what_a_plain_store_does() {
+fn every_compression_layer_treats_random_batches_as_a_plain_store_does() {
     with_threads(|| {
         for (name, layer) in layers() {
             let mut random = Random(17);
@@ -76,7 +77,7 @@ fn every_compression_does_to_random_batches_what_a_plain_store_does() {
 }
 
 #[test]
-fn layers_nest_and_a_boxed_store_below_serves_as_well() {
+fn layers_nest_and_work_over_a_boxed_store() {
     let inner: Box<dyn Partd> = Box::new(Dict::new());
     let mut layer = inner;
     for name in compressions() {
@@ -92,7 +93,7 @@ fn layers_nest_and_a_boxed_store_below_serves_as_well() {
 }
 
 #[test]
-fn each_appended_value_is_one_frame_of_its_length_and_the_encoded_bytes() {
+fn each_appended_value_is_one_frame_with_its_length_and_the_encoded_bytes() {
     let layer = Encode::from_fns(
         |value: &[u8]| Ok([value, b"!"].concat()),
         |frame| Ok(frame[..frame.len() - 1].to_vec()),
@@ -107,7 +108,7 @@ fn each_appended_value_is_one_frame_of_its_length_and_the_encoded_bytes() {
 }
 
 #[test]
-fn a_batch_of_which_one_value_cannot_be_encoded_leaves_the_store_as_it_was() {
+fn a_batch_with_an_unencodable_value_changes_nothing() {
     with_threads(|| {
         let layer = Encode::from_fns(
             |value: &[u8]| match value {
@@ -139,7 +140,7 @@ fn taking_an_undecodable_value_leaves_it_and_its_neighbours_in_the_store() {
     assert_eq!(layer.inner().get_many(["good", "bad"]).unwrap(), before);
 }
 
-/// A store into which somebody appends between a read and a take.
+/// A store in which another writer appends between a read and a take.
 struct Raced {
     dict: Dict,
     intruder: Vec<u8>,
@@ -168,7 +169,7 @@ impl Partd for Raced {
 }
 
 #[test]
-fn what_is_appended_between_the_look_and_the_take_is_taken_too_or_put_back() {
+fn appends_between_the_check_and_the_take_are_taken_too_or_put_back() {
     let other = Zlib::new(Dict::new());
     other.append([("k", "world!")]).unwrap();
     let intruder = other.inner().get("k").unwrap();
@@ -187,7 +188,7 @@ fn what_is_appended_between_the_look_and_the_take_is_taken_too_or_put_back() {
 }
 
 #[test]
-fn an_unknown_name_a_missing_feature_and_an_impossible_level_say_what_is_possible() {
+fn errors_for_an_unknown_codec_a_missing_feature_or_a_bad_level_list_the_choices() {
     let refuse = |name: &str| {
         let error = compression(name, Box::new(Dict::new())).err().unwrap();
         assert!(matches!(error, Error::Invalid(_)), "{error}");
@@ -218,7 +219,7 @@ fn an_unknown_name_a_missing_feature_and_an_impossible_level_say_what_is_possibl
 }
 
 #[test]
-fn what_a_layer_can_be_told_can_be_told_at_run_time() {
+fn every_option_of_a_layer_can_be_set_at_run_time() {
     let open = |text: &str| compression(text, Box::new(Dict::new()));
     let refuse = |text: &str| open(text).err().unwrap().to_string();
     for name in compressions() {
@@ -242,7 +243,7 @@ fn what_a_layer_can_be_told_can_be_told_at_run_time() {
             p.append([("k", [1_u32, 2, 3, 4].map(u32::to_le_bytes).concat().repeat(500))]).unwrap();
             store.get("k").unwrap()
         };
-        // Of a frame's header, byte 2 names the inner codec and byte 3 the element size.
+        // In a frame's header, byte 2 names the inner codec and byte 3 the element size.
         let frame = stored("blosc:5:element_bytes=4:inner=zstd");
         assert_eq!((frame[8 + 2] >> 5, frame[8 + 3]), (4, 4));
         let frame = stored("blosc");
@@ -253,7 +254,7 @@ fn what_a_layer_can_be_told_can_be_told_at_run_time() {
 }
 
 #[test]
-fn every_level_gives_the_value_back() {
+fn every_level_round_trips_the_value() {
     let value = Random(3).bytes(10_000);
     let ranges = [("zlib", 0..=9), ("bz2", 1..=9), ("blosc", 0..=9), ("zstd", -7..=22)];
     for (name, levels) in ranges {
@@ -269,7 +270,7 @@ fn every_level_gives_the_value_back() {
 }
 
 #[test]
-fn clear_and_delete_inside_a_batch_keep_their_place_among_the_frames() {
+fn clear_and_delete_keep_their_place_among_the_frames_of_a_batch() {
     for (name, layer) in layers() {
         let mut batch = Batch::new();
         batch.append("a", b"gone").clear().append("a", b"1").append("b", b"2").delete("b");
@@ -281,7 +282,7 @@ fn clear_and_delete_inside_a_batch_keep_their_place_among_the_frames() {
 }
 
 #[test]
-fn presence_and_weight_are_asked_of_the_store_below_and_decode_nothing() {
+fn presence_and_stored_size_come_from_the_store_below_and_decode_nothing() {
     let store = Arc::new(Counted::default());
     let layer = Zlib::new(store.clone());
     layer.append([("heavy", vec![7; 5000]), ("light", vec![7; 10])]).unwrap();
@@ -294,14 +295,14 @@ fn presence_and_weight_are_asked_of_the_store_below_and_decode_nothing() {
     let batch = |layer: &dyn MemoryStore, limit_bytes| {
         layer.write_within(Batch::new().append("more", &[7; 100_000]), limit_bytes).unwrap()
     };
-    // A hundred thousand equal bytes take little as they are stored.
+    // A hundred thousand equal bytes compress to very little.
     assert!(!batch(&layer, 10) && batch(&layer, store.memory_bytes() + 5000));
     assert_eq!(store.calls(), ["write_within", "write_within"]);
     assert_eq!(layer.len_of("more").unwrap(), 100_000);
 }
 
 #[test]
-fn a_buffer_of_a_compressing_layer_reads_a_key_only_to_move_it() {
+fn a_buffer_over_a_compressing_layer_reads_a_key_only_to_flush_it() {
     let store = Arc::new(Counted::default());
     let p = partd::Buffer::new(Zlib::new(store.clone()), Dict::new(), 20 << 10);
     let mut random = Random(5);

@@ -1,5 +1,5 @@
-//! What the Python partd wrote is read here to the last byte; versions.txt beside the golden
-//! values says which Python and which packages wrote them.
+//! Values written by the Python partd are read completely. versions.txt beside the golden values
+//! lists the versions of Python and of the packages that wrote them.
 
 use ndarray::array;
 use num_complex::Complex;
@@ -9,7 +9,7 @@ use partd_testkit::{for_each_array, for_each_list};
 
 use crate::values;
 
-/// A store that holds a golden value, and its side key's if there is one.
+/// A store with a golden value and, if there is one, its side key.
 fn store(name: &str) -> Dict {
     let dict = Dict::new();
     dict.append([("x", values::read_golden(name))]).unwrap();
@@ -63,7 +63,7 @@ fn pickled_lists_of_python_are_read_in_every_protocol() {
 }
 
 #[test]
-fn a_value_that_python_shares_between_places_is_read_in_all_of_them() {
+fn a_value_that_python_shares_between_containers_is_read_in_all_of_them() {
     let layer = Pickle::<Vec<String>, _>::new(store("pickle/twice"));
     let shared = vec!["shared".to_owned(), "list".to_owned()];
     assert_eq!(layer.get("x").unwrap(), [shared.clone(), shared.clone(), shared]);

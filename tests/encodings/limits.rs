@@ -1,5 +1,5 @@
-//! The limit on decoded bytes holds for what a value really takes, over all its frames and on any
-//! number of threads; and an error names the frame that it is about, wherever the work was cut.
+//! The limit on decoded bytes applies to the memory that a value really takes, over all its frames
+//! and with any number of threads; and an error names its frame, however the work was split.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use partd::{Arrow, Dict, Encode, Error, Key, Msgpack, Partd, Pickle, Zlib};
 
 /// The limit on decoded bytes in these tests.
 const LIMIT_BYTES: usize = 1 << 20;
-/// Frames in a value that is cut into several runs, and the bytes of each.
+/// The number of frames in a value that is split into several runs, and the bytes of each.
 const FRAMES: usize = 40;
 const FRAME_BYTES: usize = 5000;
 
@@ -65,7 +65,7 @@ fn check_refused<T: std::fmt::Debug>(result: partd::Result<T>, fit: usize, frame
 
 #[test]
 fn pickles_that_expand_by_their_memo_share_one_limit_over_their_frames() {
-    // A list of twenty times the same thousand numbers: 640 kB when it is written out.
+    // A list that contains the same thousand numbers twenty times: 640 kB when expanded.
     let inner = [&b"](K\x01"[..], &b"K\x01".repeat(999), b"e\x94"].concat();
     let pickle = [&b"\x80\x04]("[..], &inner, &b"h\x00".repeat(19), b"e."].concat();
     let bomb = frame(&pickle);
@@ -82,7 +82,7 @@ fn pickles_that_expand_by_their_memo_share_one_limit_over_their_frames() {
 }
 
 #[test]
-fn messages_of_long_texts_share_one_limit_over_their_frames() {
+fn messages_of_long_strings_share_one_limit_over_their_frames() {
     // One text of 300,000 bytes.
     let text = [&b"\x91\xDB\x00\x04\x93\xE0"[..], &b"x".repeat(300_000)].concat();
     let frame = frame(&text);
@@ -95,7 +95,7 @@ fn messages_of_long_texts_share_one_limit_over_their_frames() {
 }
 
 #[test]
-fn messages_of_many_small_values_are_charged_what_the_values_take() {
+fn messages_of_many_small_values_are_charged_the_memory_of_the_values() {
     // A hundred thousand empty lists, of one byte each.
     let lists = [&b"\xDD\x00\x01\x86\xA0"[..], &b"\x90".repeat(100_000)].concat();
     let p = Msgpack::<Vec<i64>, _>::new(store(&frame(&lists)));
@@ -103,7 +103,7 @@ fn messages_of_many_small_values_are_charged_what_the_values_take() {
 }
 
 #[test]
-fn pickles_are_held_to_the_limit_by_what_it_takes_to_run_them() {
+fn pickles_are_limited_by_the_memory_needed_to_run_them() {
     for opcodes in [&b"N"[..], b"]", b"]\x94", b"h\x00", b"V\n", b"Vab\n"] {
         let start = b"\x80\x04N\x94".to_vec();
         let pickle = [start, opcodes.repeat((1 << 20) / opcodes.len()), b".".to_vec()].concat();
@@ -111,7 +111,7 @@ fn pickles_are_held_to_the_limit_by_what_it_takes_to_run_them() {
         let (_, _, reason) = place(p.with_max_decoded_bytes(LIMIT_BYTES).get("k"));
         assert!(reason.contains("left of the limit"), "{}: {reason}", opcodes.escape_ascii());
     }
-    // The number of a memo far behind the pickle's first bytes.
+    // A memo index that is far above the number of entries.
     let skip = [&b"\x80\x04B\x00\x00\x08\x00"[..], &[7; 0x8_0000], b"r\xFF\xFF\x07\x00."].concat();
     let p = Pickle::<i64, _>::new(store(&frame(&skip)));
     let (_, _, reason) = place(p.with_max_decoded_bytes(LIMIT_BYTES).get("k"));
@@ -138,7 +138,7 @@ fn an_arrow_stream_of_many_columns_counts_its_bytes_once() {
 }
 
 #[test]
-fn the_frame_that_passes_the_limit_is_named_wherever_the_work_was_cut() {
+fn the_frame_that_exceeds_the_limit_is_named_however_the_work_was_split() {
     let p = Zlib::new(Dict::new());
     p.append((0..FRAMES).map(|i| ("k", noise(i, FRAME_BYTES)))).unwrap();
     let stored = p.into_inner().get("k").unwrap();
@@ -157,7 +157,7 @@ fn the_frame_that_passes_the_limit_is_named_wherever_the_work_was_cut() {
 }
 
 #[test]
-fn the_frame_of_another_schema_is_named_wherever_the_work_was_cut() {
+fn the_frame_of_another_schema_is_named_however_the_work_was_split() {
     let rows = |name: &str| {
         let column: ArrayRef = Arc::new(Int64Array::from(vec![7; 500]));
         RecordBatch::try_from_iter([(name, column)]).unwrap()
@@ -176,7 +176,7 @@ fn the_frame_of_another_schema_is_named_wherever_the_work_was_cut() {
     });
 }
 
-/// A layer whose join depends on how often it is called.
+/// A layer whose join result depends on the number of calls.
 fn bracketed() -> Encode<impl partd::Codec<In = [u8], Out = Vec<u8>>, Dict> {
     Encode::from_fns(
         |value: &[u8]| Ok(value.to_vec()),
@@ -187,7 +187,7 @@ fn bracketed() -> Encode<impl partd::Codec<In = [u8], Out = Vec<u8>>, Dict> {
 }
 
 #[test]
-fn join_is_called_once_for_each_value_as_in_python_and_lengths_are_those_of_what_it_gives() {
+fn join_is_called_once_per_value_as_in_python_and_its_result_determines_the_length() {
     with_threads(|| {
         let p = bracketed();
         let long = vec![b'x'; FRAME_BYTES];
@@ -205,7 +205,7 @@ fn join_is_called_once_for_each_value_as_in_python_and_lengths_are_those_of_what
 }
 
 #[test]
-fn a_value_whose_parts_cannot_be_joined_is_an_error_that_blames_no_frame() {
+fn a_value_whose_parts_cannot_be_joined_is_an_error_that_names_no_frame() {
     let p = Encode::from_fns(
         |value: &[u8]| Ok(value.to_vec()),
         |frame| Ok(frame.to_vec()),
@@ -224,5 +224,5 @@ fn a_value_whose_parts_cannot_be_joined_is_an_error_that_blames_no_frame() {
         "Encode: the 3 values of key \"k\" cannot be joined: three are too many"
     );
     assert_eq!(p.pop(["k"]).unwrap_err().to_string(), error.to_string());
-    assert_eq!(p.inner().len_of("k").unwrap(), 27, "it stays where it is");
+    assert_eq!(p.inner().len_of("k").unwrap(), 27, "the value stays in the store");
 }

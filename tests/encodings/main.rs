@@ -1,6 +1,6 @@
-//! The encoding layers beside what Python writes and reads, their limits, and values of their own.
+//! The encoding layers: compatibility with Python, limits, and typed values.
 //!
-//! One test binary, since each links the same libraries anew; a file for each behaviour.
+//! One test binary, since each binary links the same libraries again; one file per behaviour.
 
 #[cfg(feature = "full")]
 mod arrow_joins;

@@ -1,6 +1,6 @@
-//! Random changes of the golden values, a fuzzer's poor relation that runs with every test: no
-//! layer panics, and none decodes more than its limit. The seed is fixed; `PARTD_MUTATIONS` sets
-//! how many changes are tried of each golden value, and `PARTD_SEED` another seed.
+//! Random mutations of the golden values, as a small fuzzer that runs with every test: no layer
+//! panics, and none decodes more than its limit. The seed is fixed; `PARTD_MUTATIONS` sets the
+//! number of mutations per golden value, and `PARTD_SEED` another seed.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ impl Random {
         (self.0 % end.max(1) as u64) as usize
     }
 
-    /// Some bytes changed, taken out, put in or moved.
+    /// Changes, removes, inserts or moves some bytes.
     fn mutate(&mut self, bytes: &mut Vec<u8>) {
         for _ in 0..1 + self.below(4) {
             let at = self.below(bytes.len());
@@ -51,7 +51,7 @@ impl Random {
     }
 }
 
-/// Files of a folder of golden values, by name.
+/// The files in a folder of golden values, by name.
 fn golden(folder: &str) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = std::fs::read_dir(values::golden(folder))
         .unwrap()
@@ -68,12 +68,12 @@ fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
 }
 
-/// Tries changes of each first frame of a folder of golden values.
+/// Tries mutations of the first frame of each golden value in a folder.
 fn try_changes(folder: &str, read: impl Fn(Dict) -> Result<(), Error>) {
     try_changes_of(folder, golden(folder), read);
 }
 
-/// Tries changes of the first frame of each value.
+/// Tries mutations of the first frame of each value.
 fn try_changes_of(
     folder: &str,
     values: Vec<(String, Vec<u8>)>,
@@ -153,7 +153,7 @@ fn changed_arrow_streams_are_read_joined_and_shown_or_refused() {
     });
 }
 
-/// Streams of every type of column that is not plain.
+/// Streams of every column type that is not plain.
 #[test]
 fn changed_arrow_streams_of_all_types_are_read_joined_and_appended_again_or_refused() {
     let rows: Vec<usize> = (0..12).collect();
@@ -170,7 +170,7 @@ fn changed_arrow_streams_of_all_types_are_read_joined_and_appended_again_or_refu
         for batch in p.batches("k")? {
             let batch = batch?;
             assert!(format!("{batch:?}").len() > 2);
-            // What is read can be compacted, and is the same then.
+            // A value that is read can be rewritten without change.
             let again = Arrow::new(Dict::new());
             again.append([("k", &batch), ("k", &batch.slice(0, batch.num_rows() / 2))]).unwrap();
             assert_eq!(again.batches("k").unwrap().next().unwrap().unwrap(), batch);

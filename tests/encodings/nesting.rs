@@ -1,15 +1,15 @@
-//! What is appended can be read again, however it is nested: a value that would be refused when it is
-//! read is refused when it is appended, and none exhausts the stack.
+//! Everything that is appended can be read again, however it is nested: an append of a value that
+//! could not be read is refused, and no value exhausts the stack.
 
 use std::collections::BTreeMap;
 
 use partd::{Dict, Error, Msgpack, Pickle};
 use serde::{Deserialize, Serialize};
 
-/// How deep a frame may be nested, the list of the frame included.
+/// The maximum nesting depth of a frame, including the frame's own list.
 const MAX_DEPTH: usize = 128;
 
-/// Something that may be nested as deep as one likes.
+/// A type that can be nested to any depth.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Lists(Vec<Lists>);
 
@@ -75,7 +75,7 @@ macro_rules! check {
 }
 
 #[test]
-fn what_is_nested_too_deep_to_be_read_is_refused_when_it_is_appended() {
+fn an_append_of_a_value_nested_too_deep_to_read_is_refused() {
     check!(Msgpack, lists, 1);
     check!(Msgpack, nodes, 1);
     check!(Msgpack, maps, 1);

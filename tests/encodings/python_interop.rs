@@ -1,8 +1,8 @@
-//! Python reads what was written here.
+//! Python reads values written by Rust.
 //!
-//! Runs `tests/python/read_back.py` by the Python that the environment variable `PARTD_PYTHON`
-//! names, or by `python3`, if it has the packages (tests/python/venv.sh makes one that does).
-//! Where there is none the test says so and does nothing, but with `CI=true` that is a failure.
+//! The test runs `tests/python/read_back.py` with the Python named by the environment variable
+//! `PARTD_PYTHON`, or with `python3` if it has the packages (tests/python/venv.sh creates one that
+//! has). Without one the test reports that it is skipped, which is a failure with `CI=true`.
 
 use std::io::Write;
 use std::path::Path;
@@ -16,7 +16,7 @@ use partd_testkit::{for_each_array, for_each_list};
 
 use crate::values;
 
-/// Writes what a store holds under the key `x`, and under its side keys, to files.
+/// Writes the values of a store under the key `x` and its side keys to files.
 fn save(dir: &Path, name: &str, store: &dyn Partd) {
     for key in store.keys().unwrap() {
         let side = key.to_string();
@@ -66,7 +66,7 @@ fn write_all(dir: &Path) {
             let layer = $new(Dict::new());
             let array: Array1<_> = $array;
             layer.append([("x", &array)]).unwrap();
-            // Backwards, so not in one piece.
+            // Reversed, so not contiguous.
             layer.append([("x", array.slice(ndarray::s![..;-1]))]).unwrap();
             save(dir, concat!("numpy/", $name), layer.inner());
         };
@@ -75,7 +75,7 @@ fn write_all(dir: &Path) {
 }
 
 #[test]
-fn python_reads_every_value_that_was_written_here() {
+fn python_reads_every_value_written_by_rust() {
     let python = std::env::var("PARTD_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let packages = "import partd, snappy, blosc, cramjam, msgpack, numpy";
     let probe = Command::new(&python).args(["-c", packages]).output();
@@ -89,7 +89,7 @@ fn python_reads_every_value_that_was_written_here() {
              set PARTD_PYTHON=\"$(tests/python/venv.sh)\""
         );
         assert!(std::env::var("CI").as_deref() != Ok("true"), "{skip}");
-        // Not `eprintln!`: what a passing test prints is not shown.
+        // Not `eprintln!`: the harness hides what a passing test prints.
         writeln!(std::io::stderr(), "{skip}").unwrap();
         return;
     }

@@ -1,5 +1,5 @@
 //! Typed layers keep the contract of every store with their own values: append, get, iset, delete,
-//! pop, clear, keys and sync, over every store below; and side keys belong to their keys.
+//! pop, clear, keys and sync, over every store below; and side keys follow their keys.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use partd::{
 
 use crate::values;
 
-/// What every typed layer does, with three values and a way to join them.
+/// The behaviour of every typed layer, with three values and a function that joins them.
 macro_rules! contract {
     ($test:ident, $new:expr, $a:expr, $b:expr, $empty:expr, $join:expr) => {
         #[test]
@@ -123,7 +123,7 @@ contract!(
     |a: &i64, b: &i64| a + b
 );
 
-/// Batches of the types that data frames have.
+/// Batches with the column types of data frames.
 fn rows(numbers: std::ops::Range<i64>) -> RecordBatch {
     let some: Vec<i64> = numbers.collect();
     let texts: Vec<String> = some.iter().map(|n| format!("text {n}")).collect();
@@ -155,8 +155,8 @@ fn rows(numbers: std::ops::Range<i64>) -> RecordBatch {
         .unwrap()
 }
 
-/// The stored bytes stay readable: the golden value was written by the first build that had the
-/// layer. `UPDATE_GOLDEN=1` writes it.
+/// The stored bytes stay readable: the golden value was written by the first build with this layer.
+/// `UPDATE_GOLDEN=1` rewrites it.
 #[test]
 fn arrow_frames_of_an_earlier_build_are_read() {
     let path = values::golden("arrow/rows");
@@ -174,7 +174,7 @@ fn arrow_frames_of_an_earlier_build_are_read() {
 }
 
 #[test]
-fn layers_nest_over_a_store_on_disk_as_the_readme_says_and_at_run_time() {
+fn layers_nest_over_a_store_on_disk_statically_and_at_run_time() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let p = Pickle::<i64, _>::new(Bz2::new(SegmentLog::open(&path).unwrap()));
@@ -207,7 +207,7 @@ fn many_values_in_parallel_come_back_in_order() {
 }
 
 #[test]
-fn side_keys_are_hidden_and_go_with_their_keys_in_one_batch() {
+fn side_keys_are_hidden_and_removed_with_their_keys_in_one_batch() {
     let p = Numpy::<i32, _>::new(Dict::new());
     p.append([("x", &[1, 2]), ("y", &[3, 4])]).unwrap();
     let all: Vec<Key> = ["x", "x.dtype", "y", "y.dtype"].map(Key::from).to_vec();
@@ -221,7 +221,7 @@ fn side_keys_are_hidden_and_go_with_their_keys_in_one_batch() {
 }
 
 #[test]
-fn data_and_dtypes_are_written_deleted_and_taken_in_one_call_of_the_store_below() {
+fn data_and_dtypes_are_written_deleted_and_taken_in_one_call_to_the_store_below() {
     let store = Arc::new(Counted::default());
     let p = Numpy::<i32, _>::new(store.clone());
     let changes = |store: &Counted| {
@@ -244,7 +244,7 @@ fn data_and_dtypes_are_written_deleted_and_taken_in_one_call_of_the_store_below(
 }
 
 #[test]
-fn the_length_of_a_typed_value_is_that_of_the_list_the_array_or_the_batch() {
+fn the_length_of_a_typed_value_counts_list_items_array_elements_or_rows() {
     let p = Pickle::<i64, _>::new(Zlib::new(Dict::new()));
     p.append([("x", vec![1, 2]), ("x", vec![3]), ("empty", vec![])]).unwrap();
     let lens = ["x", "empty", "none"].map(|key| p.len_of(key).unwrap());
@@ -288,7 +288,7 @@ fn many_large_arrays_are_copied_on_several_threads_and_come_back_in_order() {
 }
 
 #[test]
-fn a_key_that_ends_as_side_keys_do_is_refused_everywhere() {
+fn a_key_with_the_suffix_of_a_side_key_is_refused_everywhere() {
     let p = Numpy::<i32, _>::new(Dict::new());
     let bad = || Key::from("x.dtype");
     let refused = |result: partd::Result<()>| {
@@ -308,7 +308,7 @@ fn a_key_that_ends_as_side_keys_do_is_refused_everywhere() {
 }
 
 #[test]
-fn another_dtype_is_refused_on_append_and_on_get_and_shows_both() {
+fn a_different_dtype_is_refused_on_append_and_on_get_and_the_error_shows_both() {
     let store = Arc::new(Dict::new());
     let ints = Numpy::<i32, _>::new(store.clone());
     let floats = Numpy::<f64, _>::new(store.clone());
@@ -344,7 +344,7 @@ fn bytes_without_a_dtype_do_not_become_part_of_an_array() {
 }
 
 #[test]
-fn an_unknown_unit_of_time_is_an_error_that_lists_the_units() {
+fn an_unknown_time_unit_is_an_error_that_lists_the_units() {
     for unit in ["", "sec", "0s", "01s", "1s", "99999999999s", "s5", "ns]"] {
         let error = Numpy::datetime64(Dict::new(), unit).unwrap_err().to_string();
         assert!(error.contains("choose from Y, M, W, D"), "{error}");
@@ -366,7 +366,7 @@ fn empty_lists_and_arrays_make_their_keys_exist() {
 }
 
 #[test]
-fn columns_that_arrow_cannot_keep_are_refused_when_they_are_appended() {
+fn an_append_of_columns_that_arrow_cannot_store_is_refused() {
     let children: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![1]))];
     let fields =
         [(0, Arc::new(arrow_schema::Field::new("a", children[0].data_type().clone(), true)))];

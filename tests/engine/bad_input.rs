@@ -1,8 +1,8 @@
-//! Bad input, and what it gets: an error that names the path and says what to do, with nothing lost
-//! and nothing changed.
+//! Bad input is refused with an error that names the path and says what to do. Nothing is lost and
+//! nothing is changed.
 //!
-//! What is odd and works is in `odd_input.rs`; a handle used after `fork`, and missing
-//! rights and read-only directories, in `tests/processes`; network file systems in `network.rs`.
+//! Unusual input that works is in `odd_input.rs`; handles used after `fork`, missing rights and
+//! read-only directories are in `tests/processes`; network file systems are in `network.rs`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,7 +34,7 @@ fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
-/// The message of an error, which must name a path and say some words.
+/// Returns the message of an error, which must name `path` and contain `words`.
 #[track_caller]
 fn says<T>(result: Result<T, Error>, path: &Path, words: &[&str]) {
     let error = result.err().expect("it is refused");
@@ -45,7 +45,7 @@ fn says<T>(result: Result<T, Error>, path: &Path, words: &[&str]) {
     }
 }
 
-/// A store with a few values, closed.
+/// Creates a store with a few values and closes it.
 fn store(path: &Path) {
     let p = SegmentLog::options().segment_len_bytes(64 << 10).open(path).unwrap();
     p.append([("a", vec![7; 100_000]), ("b", b"1".to_vec())]).unwrap();
@@ -59,7 +59,7 @@ fn is_whole(path: &Path) {
 }
 
 #[test]
-fn a_path_that_is_a_file() {
+fn opening_a_path_that_is_a_file_is_an_error() {
     let (_dir, path) = directory();
     fs::write(&path, "precious").unwrap();
     says(SegmentLog::open(&path), &path, &["this is a file", "give the path"]);
@@ -71,7 +71,7 @@ fn a_path_that_is_a_file() {
 }
 
 #[test]
-fn a_path_that_no_file_can_have() {
+fn opening_an_impossible_path_is_an_error() {
     for path in ["", "/proc/self/nothing here", "a\0b"] {
         says(SegmentLog::open(path), Path::new(path), &["cannot"]);
     }
@@ -80,17 +80,17 @@ fn a_path_that_no_file_can_have() {
 }
 
 #[test]
-fn a_directory_with_other_things_in_it() {
+fn opening_a_directory_with_foreign_files_is_an_error() {
     let (dir, _) = directory();
     fs::write(dir.path().join("precious"), "x").unwrap();
     fs::create_dir(dir.path().join("more")).unwrap();
     let before = contents(dir.path());
     says(SegmentLog::open(dir.path()), dir.path(), &["other files", "empty or a new directory"]);
     says(SegmentLog::open_read_only(dir.path()), dir.path(), &["no partd store"]);
-    assert!(contents(dir.path()) == before, "it was changed");
+    assert!(contents(dir.path()) == before, "something was changed");
 }
 
-/// Names that come close to those of a store's files.
+/// Names similar to those of a store's files.
 const STRANGERS: [&str; 10] = [
     "tmp-x",
     "tmp-writer-12",
@@ -105,15 +105,15 @@ const STRANGERS: [&str; 10] = [
 ];
 
 #[test]
-fn files_of_others_are_neither_taken_for_a_store_nor_removed_from_one() {
+fn foreign_files_are_neither_taken_for_a_store_nor_removed_from_one() {
     for name in STRANGERS {
         let (dir, path) = directory();
         fs::write(dir.path().join(name), "precious").unwrap();
         let before = contents(dir.path());
         says(SegmentLog::open(dir.path()), dir.path(), &["other files", name]);
         says(SegmentLog::open_read_only(dir.path()), dir.path(), &["no partd store", name]);
-        assert!(contents(dir.path()) == before, "it was changed");
-        // In a store they lie undisturbed, also when it is recovered.
+        assert!(contents(dir.path()) == before, "something was changed");
+        // In a store they are left alone, even by recovery.
         store(&path);
         fs::write(path.join(name), "precious").unwrap();
         fs::remove_file(path.join("control")).unwrap();
@@ -123,9 +123,10 @@ fn files_of_others_are_neither_taken_for_a_store_nor_removed_from_one() {
 }
 
 #[test]
-fn a_file_called_control_that_belongs_to_somebody_else() {
+fn opening_a_directory_with_a_foreign_control_file_is_an_error() {
     let (_store_dir, path) = directory();
-    // A store without a batch: the control file of another would tell of what is missing here.
+    // A store without batches, because a foreign control file could otherwise claim batches that
+    // are missing here.
     drop(SegmentLog::open(&path).unwrap());
     let good = fs::read(path.join("control")).unwrap();
     for bytes in [&b"precious"[..], &good[..100], &[0; 100]] {
@@ -134,9 +135,9 @@ fn a_file_called_control_that_belongs_to_somebody_else() {
         let before = contents(dir.path());
         says(SegmentLog::open(dir.path()), dir.path(), &["other files", "control"]);
         says(SegmentLog::open_read_only(dir.path()), dir.path(), &["no partd store"]);
-        assert!(contents(dir.path()) == before, "it was changed");
+        assert!(contents(dir.path()) == before, "something was changed");
     }
-    // What a power cut may have left of a new store is one.
+    // A directory that a power cut may have left of a new store counts as one.
     let random = vec![0x5A; good.len()];
     for bytes in [&b""[..], &vec![0; good.len()], &random, &good] {
         let (dir, _) = directory();
@@ -148,7 +149,7 @@ fn a_file_called_control_that_belongs_to_somebody_else() {
 }
 
 #[test]
-fn a_directory_without_a_store_opened_for_reading() {
+fn opening_a_directory_without_a_store_for_reading_is_an_error() {
     let (dir, missing) = directory();
     for path in [dir.path(), &missing] {
         says(SegmentLog::open_read_only(path), path, &["no store", "`SegmentLog::open`"]);
@@ -156,14 +157,14 @@ fn a_directory_without_a_store_opened_for_reading() {
     assert!(contents(dir.path()).is_empty());
 }
 
-/// Changes the bytes of a file in place.
+/// Modifies the bytes of a file in place.
 fn patch(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(path).unwrap();
     change(&mut bytes);
     fs::write(path, bytes).unwrap();
 }
 
-/// Makes a header one of the next version of the format, with its checksum right.
+/// Changes a header to the next version of the format and corrects its checksum.
 fn make_newer(bytes: &mut [u8], checksum_at: usize) {
     bytes[8..12].copy_from_slice(&(partd_format::VERSION + 1).to_le_bytes());
     let checksum = crc32fast::hash(&bytes[..checksum_at]);
@@ -171,7 +172,7 @@ fn make_newer(bytes: &mut [u8], checksum_at: usize) {
 }
 
 #[test]
-fn a_store_of_a_newer_format() {
+fn opening_a_store_of_a_newer_format_is_an_error() {
     let (_dir, path) = directory();
     store(&path);
     let segment = path.join("0000000000000001.seg");
@@ -181,7 +182,7 @@ fn a_store_of_a_newer_format() {
     patch(&control, |bytes| make_newer(bytes, 56));
     says(SegmentLog::open(&path), &control, words);
     says(SegmentLog::open_read_only(&path), &control, words);
-    // In a segment alone it is found when the segment is read, with the control file or without.
+    // A segment alone is rejected when it is read, with and without the control file.
     fs::write(&control, &whole[0]).unwrap();
     patch(&segment, |bytes| make_newer(bytes, 124));
     says(SegmentLog::open(&path).and_then(|p| p.get("a")), &segment, words);
@@ -189,27 +190,27 @@ fn a_store_of_a_newer_format() {
     fs::remove_file(&control).unwrap();
     says(SegmentLog::open(&path), &segment, words);
     says(SegmentLog::open_read_only(&path), &segment, words);
-    // Nothing was changed: the segment as it was gives everything back.
+    // Nothing was changed: with the original segment, everything is readable.
     fs::write(&segment, &whole[1]).unwrap();
     is_whole(&path);
 }
 
 #[test]
-fn a_segment_of_another_store() {
+fn opening_a_store_with_a_segment_of_another_store_is_an_error() {
     let (dir, path) = directory();
     let other = dir.path().join("other");
     store(&path);
     store(&other);
     let foreign = other.join("0000000000000001.seg");
     let words = &["belongs to another store", "left alone"];
-    // Beside the store's own, above their ids.
+    // Beside the store's own segments, with a higher id.
     let stray = path.join("00000000000000ff.seg");
     fs::copy(&foreign, &stray).unwrap();
     says(SegmentLog::open(&path), &stray, words);
     says(SegmentLog::open_read_only(&path), &stray, words);
     fs::remove_file(&stray).unwrap();
     is_whole(&path);
-    // In the place of one.
+    // In place of one of its segments.
     let own = path.join("0000000000000001.seg");
     let bytes = fs::read(&own).unwrap();
     fs::copy(&foreign, &own).unwrap();
@@ -217,14 +218,14 @@ fn a_segment_of_another_store() {
     says(SegmentLog::open_read_only(&path).and_then(|p| p.get("a")), &own, words);
     fs::write(&own, bytes).unwrap();
     is_whole(&path);
-    // One of its own under another name.
+    // One of its own segments under another name.
     fs::copy(&own, &stray).unwrap();
     says(SegmentLog::open(&path), &stray, &["segment 0x1", "under another name"]);
     fs::remove_file(&stray).unwrap();
     is_whole(&path);
 }
 
-/// The bad control files: missing, empty, short, zeroed, random, random words behind good fields.
+/// Bad control files: missing, empty, short, zeroed, random, and random words after valid fields.
 fn bad_controls(good: &[u8], random: &mut Random) -> Vec<(&'static str, Option<Vec<u8>>)> {
     let mut noise = |from: usize| {
         let mut bytes = good.to_vec();
@@ -247,7 +248,7 @@ fn a_bad_control_file_after_every_process_was_killed() {
     let seed = seed();
     let manner = Manner { pause_us: 300, long_bytes: 8 << 10, fork_every: 0 };
     let mut arena = Arena::start(&path, 3, 0, manner, seed);
-    // Valid, of this store, and far behind.
+    // Valid, of this store, and long outdated.
     let stale = fs::read(path.join("control")).unwrap();
     for writer in 0..3 {
         arena.wait_for("appends", |arena| arena.log.acked(writer) > 100);
@@ -258,7 +259,7 @@ fn a_bad_control_file_after_every_process_was_killed() {
     bad.extend([("stale", Some(stale)), ("as it was left", Some(good))]);
     let mut passed = None;
     for (i, (what, control)) in bad.into_iter().enumerate() {
-        // A copy of the store, so that every bad file meets what the kills left.
+        // Copy the store, so that every bad file meets the state that the kills left.
         let copy = dir.path().join(format!("copy {i}"));
         fs::create_dir(&copy).unwrap();
         for entry in fs::read_dir(&path).unwrap() {
@@ -279,7 +280,7 @@ fn a_bad_control_file_after_every_process_was_killed() {
 }
 
 #[test]
-fn a_segment_size_out_of_range() {
+fn a_segment_size_out_of_range_is_an_error() {
     let (_dir, path) = directory();
     for len in [0, 1, SEGMENT_LEN_MIN - 1, SEGMENT_LEN_MAX + 1, u64::MAX] {
         let options = SegmentLog::options().segment_len_bytes(len);
@@ -300,7 +301,7 @@ fn a_segment_size_out_of_range() {
 }
 
 #[test]
-fn a_value_a_key_and_a_batch_beyond_what_the_format_holds() {
+fn values_keys_and_batches_beyond_the_limits_of_the_format_are_errors() {
     let mut layout = Layout::new();
     for (key, value) in [
         (KEY_LEN_MAX + 1, 0),
@@ -313,7 +314,7 @@ fn a_value_a_key_and_a_batch_beyond_what_the_format_holds() {
         assert!(layout.add(key, value).is_err(), "{key} {value}");
         assert_eq!(layout, Layout::new(), "a failed entry leaves the layout as it was");
     }
-    // The longest there is: 48 bytes before the table, 16 in it.
+    // The longest possible one: 48 bytes before the table, 16 in it.
     layout.add(0, BATCH_LEN_MAX - 64).unwrap();
     assert_eq!(layout.batch_len(), BATCH_LEN_MAX);
     assert!(layout.add(0, 0).is_err());
@@ -325,12 +326,12 @@ fn a_value_a_key_and_a_batch_beyond_what_the_format_holds() {
 }
 
 #[test]
-fn a_batch_of_more_than_the_format_holds_is_refused_before_anything_is_read_or_written() {
+fn a_batch_beyond_the_limit_of_the_format_is_refused_before_anything_is_read_or_written() {
     let (_dir, path) = directory();
     store(&path);
     let p = SegmentLog::open(&path).unwrap();
     let before = contents(&path);
-    // Zeroed memory that is never touched, named so often that it makes 8 TiB.
+    // Zeroed memory that is never touched, used in so many entries that they add up to 8 TiB.
     let gibibyte = vec![0; 1 << 30];
     let mut batch = Batch::new();
     for _ in 0..(8 << 10) {
@@ -347,16 +348,16 @@ fn a_batch_of_more_than_the_format_holds_is_refused_before_anything_is_read_or_w
             "{message}"
         );
     }
-    assert!(since.elapsed() < Duration::from_secs(20), "it has read the values");
+    assert!(since.elapsed() < Duration::from_secs(20), "the values were read");
     assert!(contents(&path) == before, "something was written");
     p.append([("b", "3")]).unwrap();
     assert_eq!(p.get("b").unwrap(), b"123");
 }
 
 #[test]
-fn more_writers_than_slots() {
+fn more_writers_than_slots_are_an_error() {
     let (_dir, path) = directory();
-    // Each handle has open files: its directory, the control file, a segment, three locks.
+    // Each handle opens seven files: its directory, the control file, a segment, and locks.
     const FILES: u64 = 1100 * 7;
     let nofile = rustix::process::Resource::Nofile;
     let mut limit = rustix::process::getrlimit(nofile);
@@ -364,7 +365,7 @@ fn more_writers_than_slots() {
         limit.current = limit.maximum;
         rustix::process::setrlimit(nofile, limit).unwrap();
         if limit.maximum.is_some_and(|maximum| maximum < FILES) {
-            children::skip(&format!("a process may open {:?} files alone", limit.maximum));
+            children::skip(&format!("a process can open only {:?} files", limit.maximum));
             return;
         }
     }
@@ -379,7 +380,7 @@ fn more_writers_than_slots() {
     let taken = since.elapsed();
     println!("1,024 writers in {taken:.1?}");
     assert!(taken < Duration::from_secs(60), "{taken:?}");
-    // The next one is told so, and can still read; and so it goes when it asks again.
+    // One more writer gets an error, on a second attempt too, and can still read.
     let p = options.open(&path).unwrap();
     let right: Vec<u8> = (0..1024_u32).flat_map(u32::to_le_bytes).collect();
     for _ in 0..2 {
@@ -387,7 +388,7 @@ fn more_writers_than_slots() {
         assert!(p.get("k").unwrap() == right);
     }
     says(p.pop(["k"]), &path, &["close some"]);
-    // One that is closed makes room.
+    // Closing a handle makes room.
     drop(handles.swap_remove(512));
     p.append([("k", "x")]).unwrap();
     for p in [&handles[0], &handles[1000], &p] {
@@ -398,9 +399,9 @@ fn more_writers_than_slots() {
     assert_eq!(SegmentLog::open(&path).unwrap().len_of("k").unwrap(), 4097);
 }
 
-/// A control file that says that every number of a segment was used, as a closed store has it.
+/// A control file of a closed store whose segment ids are all used up.
 #[test]
-fn a_control_file_without_a_next_segment_is_refused_and_made_again_when_it_is_gone() {
+fn a_control_file_without_a_next_segment_id_is_refused_and_recreated_after_removal() {
     use partd_format::control::{
         CLEAN_AT, COMMIT_AT, DURABLE_SEQ_AT, Fixed, NEXT_SEGMENT_AT, clean_stamp,
     };
@@ -432,13 +433,13 @@ fn a_control_file_without_a_next_segment_is_refused_and_made_again_when_it_is_go
 }
 
 #[test]
-fn a_segment_name_that_leads_nowhere_is_an_error_that_names_it() {
+fn a_segment_name_that_is_a_dangling_link_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     for value in ["1", "2"] {
         SegmentLog::open(&path).unwrap().append([("k", value)]).unwrap();
     }
-    // As where a segment was moved to a disk that is not there now.
+    // A dangling link, as if the segment had been moved to a disk that is not mounted.
     let segment = path.join("0000000000000001.seg");
     let elsewhere = dir.path().join("elsewhere");
     fs::rename(&segment, &elsewhere).unwrap();
@@ -450,12 +451,12 @@ fn a_segment_name_that_leads_nowhere_is_an_error_that_names_it() {
 }
 
 #[test]
-fn an_output_whose_entries_have_no_numbers_is_an_error_of_the_opening() {
+fn opening_an_output_whose_entries_have_no_sequence_numbers_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     fs::create_dir(&path).unwrap();
     let mut output = build::Segment::output(build::STORE, 2, 64 << 10, 1, &[1], &[]);
-    // Its batch is one of a writer.
+    // An output whose batch is that of a writer.
     output.header.output = None;
     let batch = output.commit(1, &[build::Item::append("k", "v")]);
     let file = path.join("0000000000000002.seg");

@@ -1,16 +1,17 @@
-//! What `Buffer` promises beyond the contract: its limit, its order of moving, failures below it.
+//! The guarantees of `Buffer` beyond the contract: its limit, its flush order, failures of the slow
+//! store.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use partd::{Batch, Buffer, Dict, Durability, Error, Key, MemoryStore, Partd, Result, SegmentLog};
 
-/// A slow store that can be told to fail, and that remembers what was asked of it.
+/// A slow store that can be told to fail, and that records the calls it gets.
 #[derive(Default)]
 struct Probe {
     inner: Dict,
     fails: AtomicBool,
-    /// Writes that still succeed before every one fails; counts only while it is not 0.
+    /// The number of writes that still succeed before all fail; 0 means no limit.
     writes_left: AtomicU64,
     writes: AtomicU64,
     syncs: AtomicU64,
@@ -70,7 +71,7 @@ fn buffer(limit_bytes: u64) -> Buffer<Dict, Probe> {
 }
 
 #[test]
-fn what_fits_stays_in_memory_and_reaches_the_slow_store_on_flush_sync_and_drop() {
+fn values_that_fit_stay_in_memory_and_reach_the_slow_store_on_flush_sync_and_drop() {
     let slow = Dict::new();
     let p = Buffer::new(Dict::new(), &slow, 2 << 30);
     assert_eq!(p.limit_bytes(), 2 << 30);
@@ -91,7 +92,7 @@ fn what_fits_stays_in_memory_and_reaches_the_slow_store_on_flush_sync_and_drop()
 }
 
 #[test]
-fn a_durable_append_brings_down_what_came_before_and_syncs_once() {
+fn a_durable_append_flushes_everything_before_it_and_syncs_once() {
     let p = buffer(1 << 20);
     p.append([("a", "1"), ("b", "2")]).unwrap();
     p.append_durable([("a", "3")]).unwrap();
@@ -135,7 +136,7 @@ fn memory_stays_within_the_limit_under_many_threads() {
 }
 
 #[test]
-fn flushes_move_the_largest_keys_and_leave_the_small_ones() {
+fn flushes_move_the_largest_keys_and_keep_the_small_ones() {
     let p = buffer(1 << 20);
     for _ in 0..40 {
         p.append((0..100).map(|i| (i, [0; 20]))).unwrap();
@@ -158,7 +159,7 @@ fn flushes_are_few_and_their_batches_large() {
 }
 
 #[test]
-fn a_batch_above_the_limit_goes_down_at_once_with_what_is_buffered_of_its_keys() {
+fn a_batch_above_the_limit_is_flushed_at_once_with_the_buffered_values_of_its_keys() {
     let p = buffer(100 << 10);
     p.append([("a", "1"), ("b", "2"), ("other", "stays")]).unwrap();
     p.iset("c", "3").unwrap();
@@ -172,7 +173,7 @@ fn a_batch_above_the_limit_goes_down_at_once_with_what_is_buffered_of_its_keys()
 }
 
 #[test]
-fn sets_that_come_with_every_append_stay_buffered() {
+fn sets_that_accompany_every_append_stay_buffered() {
     let p = buffer(1 << 20);
     for _ in 0..1000 {
         let mut batch = Batch::new();
@@ -187,7 +188,7 @@ fn sets_that_come_with_every_append_stay_buffered() {
 }
 
 #[test]
-fn the_slow_store_decides_whether_a_pending_set_counts() {
+fn the_slow_store_decides_whether_a_deferred_set_counts() {
     let p = buffer(1 << 20);
     p.slow().inner.iset("set", "first").unwrap();
     p.slow().inner.append([("appended", "gone")]).unwrap();
@@ -201,7 +202,7 @@ fn the_slow_store_decides_whether_a_pending_set_counts() {
 }
 
 #[test]
-fn very_many_pending_sets_are_within_the_limit_too() {
+fn very_many_deferred_sets_stay_within_the_limit_too() {
     let p = buffer(200 << 10);
     for i in 0..20_000 {
         p.iset(i, "value").unwrap();
@@ -213,12 +214,12 @@ fn very_many_pending_sets_are_within_the_limit_too() {
 }
 
 #[test]
-fn a_failed_flush_loses_nothing_and_the_append_has_not_happened() {
+fn a_failed_flush_loses_nothing_and_undoes_the_append() {
     let p = buffer(100 << 10);
     let mut expected = vec![Vec::new(); 50];
     let (mut errors, mut appended) = (0, 0);
     for i in 0..4000_u32 {
-        // Sometimes at once, sometimes in the middle of a flush of several batches.
+        // Some fail at once, some in the middle of a flush of several batches.
         match i % 100 {
             50 => p.slow().fails.store(true, Ordering::SeqCst),
             70 => p.slow().writes_left.store(2, Ordering::SeqCst),
@@ -268,9 +269,9 @@ fn a_failed_pop_delete_or_set_changes_nothing() {
     assert_eq!(values, [&b"1+"[..], b"2", b"3", b"4"]);
 }
 
-/// A rayon worker that waits takes on other tasks: with a lock held, it could meet itself there.
+/// A waiting rayon worker runs other tasks: if it held a lock, it could deadlock with itself.
 #[test]
-fn rayon_tasks_may_read_list_and_append_at_once_without_a_deadlock() {
+fn rayon_tasks_read_list_and_append_concurrently_without_a_deadlock() {
     let p = Buffer::new(Dict::new(), SegmentLog::temporary().unwrap(), 400 << 10);
     rayon::scope(|scope| {
         for task in 0..100_usize {
@@ -292,9 +293,10 @@ fn rayon_tasks_may_read_list_and_append_at_once_without_a_deadlock() {
     assert!(p.get_many(0..20).unwrap().iter().all(|value| value.len() == 300_000));
 }
 
-/// A pop holds the lock; the workers that its parallel part would need may all be waiting for it.
+/// A pop holds the lock; all workers that its parallel part would need may be waiting for that
+/// lock.
 #[test]
-fn a_pop_needs_no_rayon_worker_that_waits_for_the_buffer() {
+fn a_pop_needs_no_rayon_worker_that_is_blocked_on_the_buffer() {
     let p = Buffer::new(Dict::new(), SegmentLog::temporary().unwrap(), 1 << 20);
     let done = AtomicBool::new(false);
     thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! Compaction: what is live stays as it was, what is dead goes, whoever else is at work.
+//! A compaction leaves live data unchanged and removes dead data, beside any other activity.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ fn options() -> Options {
     SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None)
 }
 
-/// The bytes that the files of a directory take on disk.
+/// The disk usage of the files in a directory.
 fn disk_bytes(path: &Path) -> u64 {
     let entries = fs::read_dir(path).unwrap();
     entries.map(|entry| entry.unwrap().metadata().unwrap().blocks() * 512).sum()
@@ -69,7 +69,7 @@ fn a_compaction_changes_nothing_that_can_be_read() {
 }
 
 #[test]
-fn a_view_outlives_the_compaction_of_what_it_shows() {
+fn a_view_outlives_the_compaction_of_its_segments() {
     let dir = tempfile::tempdir().unwrap();
     let p = options().open(dir.path().join("store")).unwrap();
     for i in 0..200_u32 {
@@ -86,7 +86,7 @@ fn a_view_outlives_the_compaction_of_what_it_shows() {
 }
 
 #[test]
-fn after_a_clear_a_compaction_gives_everything_back_and_copies_nothing() {
+fn after_a_clear_a_compaction_frees_all_space_and_copies_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let p = options().open(&path).unwrap();
@@ -125,7 +125,7 @@ fn a_handle_that_deletes_compacts_by_itself() {
 }
 
 #[test]
-fn deletes_are_kept_for_as_long_as_something_older_lies_elsewhere() {
+fn deletes_are_kept_while_older_data_exists_in_other_segments() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let p = options().open(&path).unwrap();
@@ -149,7 +149,7 @@ fn deletes_are_kept_for_as_long_as_something_older_lies_elsewhere() {
 }
 
 #[test]
-fn short_lived_writers_leave_what_their_data_needs_and_one_compaction_joins_it() {
+fn short_lived_writers_take_little_space_and_one_compaction_joins_their_segments() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let count = 200;
@@ -159,7 +159,7 @@ fn short_lived_writers_leave_what_their_data_needs_and_one_compaction_joins_it()
     }
     let reserves = ["reserve", "reserve-output"].map(|name| fs::metadata(path.join(name)).unwrap());
     let reserved: u64 = reserves.iter().map(|metadata| metadata.blocks() * 512).sum();
-    // A sixteenth of one segment, and a sixty-fourth, with what the others take.
+    // The reserves are a sixteenth and a sixty-fourth of a segment, plus some slack.
     assert!(reserved <= 6 << 20, "{reserved} bytes of reserves");
     let used = disk_bytes(&path) - reserved;
     assert!(used < count * (1024 + 16 * 1024), "{used} bytes on disk");
@@ -197,7 +197,7 @@ fn a_segment_whose_writer_has_closed_is_compacted_on_a_quiet_store() {
 }
 
 #[test]
-fn a_compaction_goes_on_under_pops_that_never_pause() {
+fn a_compaction_makes_progress_under_pops_that_never_pause() {
     use std::sync::atomic::{AtomicBool, Ordering};
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
@@ -227,7 +227,7 @@ fn a_compaction_goes_on_under_pops_that_never_pause() {
 }
 
 #[test]
-fn the_damaged_head_of_an_output_is_an_error_of_the_opening_for_writers_and_readers_alike() {
+fn a_damaged_head_in_an_output_fails_the_opening_for_writers_and_readers_alike() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let p = options().open(&path).unwrap();
@@ -236,7 +236,7 @@ fn the_damaged_head_of_an_output_is_an_error_of_the_opening_for_writers_and_read
     let p = options().open(&path).unwrap();
     assert_eq!(p.compact().unwrap().segments_replaced, 1);
     drop(p);
-    // What the control file says is lost, so that the segments are looked at.
+    // Without the control file, opening scans the segments.
     fs::remove_file(path.join("control")).unwrap();
     let is_segment = |path: &std::path::PathBuf| path.extension().is_some_and(|e| e == "seg");
     let files = || fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
@@ -244,7 +244,7 @@ fn the_damaged_head_of_an_output_is_an_error_of_the_opening_for_writers_and_read
     assert_eq!(files().filter(is_segment).count(), 1);
     let mut bytes = fs::read(&output).unwrap();
     let header = partd_format::SegmentHeader::decode(&bytes[..128], bytes.len() as u64).unwrap();
-    // Behind the words of link and state.
+    // After the link and state words.
     let head = header.data_start as usize + 16;
     bytes[head] ^= 1;
     fs::write(&output, &bytes).unwrap();
@@ -260,7 +260,7 @@ fn the_damaged_head_of_an_output_is_an_error_of_the_opening_for_writers_and_read
 }
 
 #[test]
-fn damage_beside_an_output_and_in_it_can_be_read_around() {
+fn damage_inside_or_beside_an_output_leaves_other_keys_readable() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let beside = options().open(&path).unwrap();
@@ -272,7 +272,7 @@ fn damage_beside_an_output_and_in_it_can_be_read_around() {
     fs::remove_file(path.join("control")).unwrap();
     let around = |what: &str, expected: [&str; 3]| {
         let reading = options().open_read_only(&path);
-        assert!(reading.is_err(), "{what}: it is no damage");
+        assert!(reading.is_err(), "{what}: the damage goes unnoticed");
         let around = options().ignore_damage(true).open_read_only(&path);
         let around = around.unwrap_or_else(|error| panic!("{what}: {error}"));
         let values = around.get_many(["old", "beside", "later"]).unwrap();

@@ -1,5 +1,5 @@
-//! What a compaction may take: a rate, the space of one run beside the store, one compactor at a
-//! time on the whole machine, and no time of a handle that closes.
+//! The limits of a compaction: its rate, the extra space of one run, one compactor at a time on the
+//! whole machine, and no delay for a handle that closes.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ fn options() -> Options {
     SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None)
 }
 
-/// A closed store with so many values of 1,000 bytes, each of its own key.
+/// A closed store with `values` values of 1,000 bytes, each under its own key.
 fn store_of(path: &Path, values: u64) {
     let p = options().open(path).unwrap();
     for i in 0..values {
@@ -28,13 +28,13 @@ fn check(p: &SegmentLog, values: u64) {
 fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let since = Instant::now();
     while !is_so() {
-        assert!(since.elapsed().as_secs() < 60, "{what}: not for a minute");
+        assert!(since.elapsed().as_secs() < 60, "{what}: not within a minute");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
 #[test]
-fn a_compaction_keeps_its_rate() {
+fn a_compaction_obeys_its_rate_limit() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     store_of(&path, 2000);
@@ -46,21 +46,21 @@ fn a_compaction_keeps_its_rate() {
 }
 
 #[test]
-fn a_handle_closes_at_once_in_the_middle_of_a_compaction_of_minutes() {
+fn a_handle_closes_at_once_in_the_middle_of_a_long_compaction() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     store_of(&path, 2000);
     let slow = options().compaction_dead_share(0.1).compaction_bytes_per_second(1000);
     let p = slow.open(&path).unwrap();
-    // Half of each segment, so that all are worth it and each has something to copy.
+    // Half of each segment, so that all are worth compacting and each has something to copy.
     p.delete((0..2000_u64).filter(|key| key % 2 == 1)).unwrap();
     wait_until("a compaction begins", || path.join("tmp-output").exists());
-    // It sleeps after the first piece that it has written.
+    // The compaction sleeps after writing its first piece.
     std::thread::sleep(Duration::from_millis(300));
     let since = Instant::now();
     drop(p);
     assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
-    assert!(!path.join("tmp-output").exists(), "what was begun is gone");
+    assert!(!path.join("tmp-output").exists(), "the unfinished output is removed");
     let p = options().open(&path).unwrap();
     assert_eq!(p.keys().unwrap().len(), 1000);
     for key in (0..2000_u64).filter(|key| key % 2 == 0) {
@@ -69,7 +69,7 @@ fn a_handle_closes_at_once_in_the_middle_of_a_compaction_of_minutes() {
 }
 
 #[test]
-fn a_compaction_needs_the_space_of_one_run_beside_the_store() {
+fn a_compaction_needs_extra_space_for_one_run_only() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     store_of(&path, 3000);
@@ -103,7 +103,7 @@ fn a_compaction_needs_the_space_of_one_run_beside_the_store() {
     check(&p, 3000);
 }
 
-/// Run as a child: compacts so slowly that it never ends.
+/// Runs as a child: compacts so slowly that it never ends.
 #[test]
 fn child_that_compacts() {
     let Some(path) = std::env::var_os("PARTD_TEST_COMPACTS") else { return };
@@ -130,6 +130,6 @@ fn one_process_compacts_at_a_time_and_the_next_takes_over_from_a_killed_one() {
     child.wait().unwrap();
     let report = p.compact().unwrap();
     assert_eq!((report.runs, report.bytes_rewritten), (1, 1_000_000), "{report:?}");
-    assert!(!path.join("tmp-output").exists(), "what the dead one left is gone");
+    assert!(!path.join("tmp-output").exists(), "the dead process's output is removed");
     check(&p, 1000);
 }

@@ -1,5 +1,5 @@
-//! Copies of a store that is in use, as `cp -r` and `tar` make them: each opens as a prefix of the history, or with
-//! an error that says what it is and which call reads it; and that call does.
+//! Copies of a store in use, as `cp -r` and `tar` make them. Each opens as a prefix of the history,
+//! or with an error that says what it is and which call reads it; that call then works.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use partd::{Options, Partd, SegmentLog};
 use partd_testkit::children::pieces::{Tag, parse, piece};
 
-/// Where the header of a segment has its id.
+/// The offset of the id in a segment header.
 const ID_AT: usize = 32;
 
 fn options() -> Options {
@@ -20,7 +20,7 @@ fn tagged(number: u64) -> Vec<u8> {
     piece(Tag { writer: 1, life: 0, number }, 200 + (number % 7) as usize * 300)
 }
 
-/// The number of the last piece in a value that must hold all of them from the first on.
+/// The last number in a value, which must hold every number from the first on.
 #[track_caller]
 fn last_of_prefix(value: &[u8]) -> u64 {
     let tags = parse(value).expect("wrong bytes");
@@ -32,7 +32,7 @@ fn last_of_prefix(value: &[u8]) -> u64 {
 
 fn run(program: &str, arguments: &[&Path]) {
     let status = Command::new(program).args(arguments).output().unwrap();
-    // A file that goes while it is copied is told of; the copy is made all the same.
+    // A file that disappears during the copy is reported; the copy is made nevertheless.
     assert!(status.status.code().is_some(), "{program} was killed");
 }
 
@@ -63,7 +63,7 @@ fn copied_by(program: &str, store: &Path, to: &Path) -> PathBuf {
     to.join("store")
 }
 
-/// Opens a copy in every way; returns whether it was a prefix, and how long.
+/// Opens a copy in every way. If it is a prefix, returns its length.
 fn look_at(copy: &Path) -> Option<u64> {
     let read =
         options().open_read_only(copy).and_then(|p| p.get("k").map(|value| last_of_prefix(&value)));
@@ -74,7 +74,7 @@ fn look_at(copy: &Path) -> Option<u64> {
     });
     match (read, written) {
         (Ok(read), Ok(written)) => {
-            assert_eq!(read, written, "whoever reads and whoever writes see different histories");
+            assert_eq!(read, written, "readers and writers see different histories");
             Some(read)
         }
         (Err(read), Err(written)) => {
@@ -82,9 +82,11 @@ fn look_at(copy: &Path) -> Option<u64> {
                 says_what_it_is(&error, copy);
             }
             // The call that the error names.
-            let p =
-                SegmentLog::options().ignore_damage(true).open_read_only(copy).expect("it opens");
-            let tags = parse(&p.get("k").expect("it is read")).expect("wrong bytes");
+            let p = SegmentLog::options()
+                .ignore_damage(true)
+                .open_read_only(copy)
+                .expect("the open succeeds");
+            let tags = parse(&p.get("k").expect("the read succeeds")).expect("wrong bytes");
             assert!(tags.is_sorted_by(|a, b| a.number < b.number), "out of order: {tags:?}");
             None
         }
@@ -101,7 +103,7 @@ fn says_what_it_is(error: &str, copy: &Path) {
 }
 
 #[test]
-fn copies_that_are_made_while_others_append_and_compact_open_as_a_prefix_or_say_what_they_are() {
+fn copies_made_during_appends_and_compactions_open_as_a_prefix_or_report_what_they_are() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let end = AtomicBool::new(false);
@@ -132,7 +134,8 @@ fn copies_that_are_made_while_others_append_and_compact_open_as_a_prefix_or_say_
             let program = ["cp", "tar"][round % 2];
             let copy = copied_by(program, path, &dir.path().join(format!("copy-{round}")));
             whole += u32::from(look_at(&copy).is_some());
-            // Without its control file it says less about what must be there, and wrong bytes are none either.
+            // Without the control file, opening reports less about what is missing, but must not
+            // return wrong bytes either.
             let bare = copied_by(program, path, &dir.path().join(format!("bare-{round}")));
             fs::remove_file(bare.join("control")).unwrap();
             match options().open(&bare).and_then(|p| p.get("k")) {
@@ -150,7 +153,7 @@ fn copies_that_are_made_while_others_append_and_compact_open_as_a_prefix_or_say_
 }
 
 #[test]
-fn a_copy_without_what_was_durable_says_what_it_is_and_the_call_that_it_names_reads_it() {
+fn a_copy_that_lacks_durable_batches_names_the_call_that_reads_it() {
     let dir = tempfile::tempdir().unwrap();
     let (path, copy) = (dir.path().join("store"), dir.path().join("copy"));
     let p = options().open(&path).unwrap();
@@ -163,13 +166,13 @@ fn a_copy_without_what_was_durable_says_what_it_is_and_the_call_that_it_names_re
     assert_eq!(look_at(&copy), None, "it is not whole");
     let p = SegmentLog::options().ignore_damage(true).open_read_only(&copy).unwrap();
     assert_eq!(last_of_prefix(&p.get("k").unwrap()), 1);
-    // Its segments alone are an earlier state of the store.
+    // The segments alone are an earlier state of the store.
     fs::remove_file(copy.join("control")).unwrap();
     assert_eq!(look_at(&copy), Some(1));
 }
 
 #[test]
-fn segments_of_two_copies_that_went_their_own_ways_are_damage_and_no_history() {
+fn segments_of_two_diverged_copies_are_damage_and_not_one_history() {
     let dir = tempfile::tempdir().unwrap();
     let (path, copy) = (dir.path().join("store"), dir.path().join("copy"));
     options().open(&path).unwrap().append([("k", "1")]).unwrap();

@@ -1,11 +1,11 @@
-//! What is dead as a whole goes at once, and a store of any size goes quickly.
+//! Wholly dead segments are removed at once, and stores of any size are removed quickly.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use partd::{Error, Partd, SegmentLog};
 
-/// Appends until the store is full; returns how often it could.
+/// Appends until the store is full; returns the number of appends.
 fn fill(p: &SegmentLog) -> usize {
     let value = vec![7; 10_000];
     for number in 0.. {
@@ -47,9 +47,9 @@ fn bytes_on_disk(path: &Path) -> u64 {
 }
 
 #[test]
-fn segments_in_which_all_is_dead_are_removed_without_waiting_for_a_share() {
+fn wholly_dead_segments_are_removed_whatever_the_dead_share_of_the_store() {
     let dir = tempfile::tempdir().unwrap();
-    // No share of the store is ever as large as that.
+    // The dead share of the store never reaches 100%.
     let options = SegmentLog::options().segment_len_bytes(256 << 10).compaction_dead_share(1.0);
     let p = options.open(dir.path().join("store")).unwrap();
     let value = vec![7; 50_000];
@@ -75,7 +75,7 @@ fn segments_in_which_all_is_dead_are_removed_without_waiting_for_a_share() {
     assert_eq!(p.keys().unwrap().len(), 2);
 }
 
-/// A temporary store of 320 MiB; with `PARTD_TEST_TEMPORARY_MIB`, of as many.
+/// A temporary store of 320 MiB, or of `PARTD_TEST_TEMPORARY_MIB`.
 fn large(dir: &Path) -> SegmentLog {
     let p = SegmentLog::options().temporary_in(dir).unwrap();
     let asked = std::env::var("PARTD_TEST_TEMPORARY_MIB").ok();
@@ -88,7 +88,7 @@ fn large(dir: &Path) -> SegmentLog {
 }
 
 #[test]
-fn a_large_temporary_store_has_no_name_left_when_its_handle_is_gone_and_soon_no_space() {
+fn a_dropped_large_temporary_store_loses_its_names_at_once_and_its_space_soon() {
     let dir = tempfile::tempdir().unwrap();
     let p = large(dir.path());
     let mapped = |what: &str| {
@@ -102,7 +102,7 @@ fn a_large_temporary_store_has_no_name_left_when_its_handle_is_gone_and_soon_no_
     drop(p);
     println!("dropped in {:.3} s", start.elapsed().as_secs_f64());
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-    // A mapping of a removed file is what keeps its space.
+    // The mapping of a removed file holds its space.
     let since = Instant::now();
     while mapped(&name) > 0 {
         assert!(since.elapsed() < Duration::from_secs(30), "it is still mapped");

@@ -1,13 +1,14 @@
-//! The examples, run as a user runs them: the first command of the README, and several processes.
+//! The examples, run as a user runs them: the first command of the README, and the one with several
+//! processes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The program of an example, which cargo builds beside the tests.
+/// The path of an example's program, which cargo builds beside the tests.
 fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("this program has a path");
-    let profile = test.parent().and_then(Path::parent).expect("it lies in target/PROFILE/deps");
+    let profile = test.parent().and_then(Path::parent).expect("the test is in target/PROFILE/deps");
     let program = profile.join("examples").join(name);
     assert!(program.exists(), "{} is missing: `cargo build --examples`", program.display());
     program
@@ -30,7 +31,8 @@ fn the_shuffle_without_arguments_takes_three_quarters_of_the_flights_through_the
     let percent = line.and_then(|line| line.rsplit_once('(')?.1.split_once(" %"));
     let percent: u32 = percent.and_then(|(number, _)| number.parse().ok()).expect(&text);
     assert!((75..=100).contains(&percent), "{text}");
-    // Every row of the input is in one output file, and each destination is in one file.
+    // Every row of the input is in one output file, and all rows of a destination are in the same
+    // file.
     let input = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/flights.csv");
     let lines = |path: &Path| -> Vec<String> {
         let text = fs::read_to_string(path).expect("a CSV file");
@@ -43,7 +45,7 @@ fn the_shuffle_without_arguments_takes_three_quarters_of_the_flights_through_the
     for entry in fs::read_dir(dir.path().join("shuffle-out")).expect("the output") {
         let path = entry.expect("an entry").path();
         if path.extension().is_none_or(|extension| extension != "csv") {
-            // The mark that the directory is the example's own.
+            // The marker file of the example's own output directories.
             continue;
         }
         let mut rows = lines(&path);

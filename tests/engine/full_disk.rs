@@ -1,7 +1,7 @@
-//! A file system that is really full: an append is an error and not a SIGBUS, what is stored can be
-//! read and deleted, and appending goes on once there is space.
+//! A file system that is really full: an append is an error and not a SIGBUS, stored data can be
+//! read and deleted, and appends succeed again once there is space.
 //!
-//! A small file system in memory is mounted for it, which only root may.
+//! The tests mount a small in-memory file system, which requires root.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,14 +13,14 @@ use partd_testkit::children;
 /// The size of the file system.
 const SIZE_BYTES: u64 = 8 << 20;
 
-/// A small file system of its own, unmounted with the value.
+/// A small file system, unmounted when the value is dropped.
 struct Small {
     _dir: tempfile::TempDir,
     path: PathBuf,
 }
 
 impl Small {
-    /// Mounts it; none, with the reason told, where that is not allowed.
+    /// Mounts it; reports why and returns `None` if mounting is not allowed.
     fn mount() -> Option<Small> {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
         let path = dir.path().to_owned();
@@ -46,7 +46,7 @@ impl Small {
 
 impl Drop for Small {
     fn drop(&mut self) {
-        // Also when a handle is still open, in a test that has failed.
+        // Lazily: in a failed test, a handle may still be open.
         let unmounted = Command::new("umount").arg("--lazy").arg(&self.path).status();
         assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking());
     }
@@ -64,7 +64,7 @@ fn key(number: usize) -> String {
     format!("key {}", number % 4)
 }
 
-/// Appends until it fails; returns how many pieces the store holds, `from` before.
+/// Appends until it fails; returns the number of pieces in the store, which held `from` before.
 fn fill(p: &impl Partd, from: usize) -> (usize, Error) {
     for number in from.. {
         if let Err(error) = p.append([(key(number), piece(number))]) {
@@ -82,7 +82,7 @@ fn says_full(error: &Error, store: &Path) {
     assert!(message.contains("free some space"), "{message}");
 }
 
-/// The store holds pieces up to a number, byte by byte.
+/// Checks that the store holds exactly `pieces` pieces, byte by byte.
 fn holds(p: &impl Partd, pieces: usize) {
     for first in 0..4 {
         let right: Vec<u8> = (first..pieces).step_by(4).flat_map(piece).collect();
@@ -91,7 +91,7 @@ fn holds(p: &impl Partd, pieces: usize) {
 }
 
 #[test]
-fn a_full_file_system_is_an_error_and_space_that_comes_back_is_used() {
+fn a_full_file_system_is_an_error_and_freed_space_is_used_again() {
     let Some(small) = Small::mount() else { return };
     let store = small.path.join("store");
     let filler = small.path.join("filler");
@@ -102,36 +102,38 @@ fn a_full_file_system_is_an_error_and_space_that_comes_back_is_used() {
     let (full, error) = fill(&p, 0);
     says_full(&error, &store);
     assert!(full > 1000, "only {full} pieces fit");
-    // It stays full, for each kind of write that needs space, and nothing is half there.
+    // The disk stays full for each kind of write that needs space, and no write is half done.
     for _ in 0..3 {
         says_full(&p.append([("more", vec![7; 100_000])]).unwrap_err(), &store);
         says_full(&p.append_durable([("more", vec![7; 5_000_000])]).unwrap_err(), &store);
         says_full(&p.iset("more", vec![7; 100_000]).unwrap_err(), &store);
     }
     assert!(!p.contains("more").unwrap());
-    // Reading goes on for every handle and for who comes now, and so does the durable promise.
+    // Reads work for every handle and for new ones, and so does the durability guarantee.
     p.sync().unwrap();
     for p in [&p, &other, &options().open(&store).unwrap()] {
         holds(p, full);
         p.verify().unwrap();
     }
     holds(&options().open_read_only(&store).unwrap(), full);
-    // Deleting goes on.
+    // Deletes work.
     p.delete(["other", "nothing"]).unwrap();
     assert_eq!(p.pop([key(3)]).unwrap()[0].len(), (3..full).step_by(4).count() * 3000);
     assert_eq!(other.keys().unwrap().len(), 3);
-    // Space comes back, and the same handle goes on.
+    // Once space is freed, the same handle continues.
     fs::remove_file(&filler).unwrap();
     let (second, error) = fill(&p, full);
     says_full(&error, &store);
     assert!(second > full + 800, "only {} more fit", second - full);
     drop((p, other));
-    // Nothing of it was in the handles: the full store opens, also to write, and is whole.
+    // The handles hold no state of their own: the store opens while the disk is full, for writing
+    // too, and is complete.
     let p = options().open(&store).unwrap();
     let first: Vec<u8> = (0..second).step_by(4).flat_map(piece).collect();
     assert!(p.get(key(0)).unwrap() == first);
     p.verify().unwrap();
-    // What is small fits into what a handle may still take, or it does not; no third thing.
+    // A small append either fits into the space that the handle still has, or fails with the same
+    // error.
     match p.append([("small", "fits or not")]) {
         Ok(()) => assert_eq!(p.get("small").unwrap(), b"fits or not"),
         Err(error) => {
@@ -145,7 +147,7 @@ fn a_full_file_system_is_an_error_and_space_that_comes_back_is_used() {
 }
 
 #[test]
-fn a_buffer_keeps_what_a_full_file_system_does_not_take() {
+fn a_buffer_keeps_what_a_full_file_system_rejects() {
     let Some(small) = Small::mount() else { return };
     let store = small.path.join("store");
     let filler = small.path.join("filler");
@@ -163,7 +165,7 @@ fn a_buffer_keeps_what_a_full_file_system_does_not_take() {
 }
 
 #[test]
-fn a_store_that_cannot_be_made_on_a_full_file_system_leaves_nothing_in_the_way() {
+fn a_store_that_cannot_be_created_on_a_full_file_system_leaves_no_obstacle() {
     let Some(small) = Small::mount() else { return };
     let store = small.path.join("store");
     let filler = small.path.join("filler");

@@ -1,5 +1,5 @@
-//! A handle stays with the directory that it opened, whatever becomes of the path; and what the limits of a
-//! process mean for it.
+//! A handle stays with the directory that it opened, whatever happens to the path; and the effects
+//! of a process's resource limits.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -13,7 +13,7 @@ fn options() -> Options {
     SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None)
 }
 
-/// What becomes of the directory of an open store.
+/// What happens to the directory of an open store.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
     Removed,
@@ -21,7 +21,8 @@ enum Fate {
     LinkTurned,
 }
 
-/// A store whose handle is open while its directory meets its fate, and another store is made at the path.
+/// Opens a store, applies `fate` to its directory, and creates another store at the path. Returns
+/// both handles.
 fn replaced(dir: &Path, fate: Fate) -> (SegmentLog, SegmentLog) {
     let path = dir.join("store");
     if fate == Fate::LinkTurned {
@@ -60,7 +61,7 @@ fn a_handle_never_touches_another_store_at_its_path() {
         errors.extend(old.pop(["k"]).err());
         match fate {
             Fate::Removed => {
-                let error = errors.first().expect("what was removed cannot be appended to");
+                let error = errors.first().expect("a removed store rejects appends");
                 let text = errors.iter().map(Error::to_string).collect::<Vec<_>>().join("\n");
                 assert!(text.contains("removed while the store was open"), "{error}");
             }
@@ -80,7 +81,7 @@ fn a_handle_never_touches_another_store_at_its_path() {
 }
 
 #[test]
-fn a_temporary_store_whose_directory_was_replaced_leaves_the_other_one_alone() {
+fn a_temporary_store_whose_directory_was_replaced_leaves_the_replacement_alone() {
     let dir = tempfile::tempdir().unwrap();
     let temporary = options().temporary_in(dir.path()).unwrap();
     temporary.append([("k", "v")]).unwrap();
@@ -108,7 +109,7 @@ fn a_temporary_store_refuses_every_other_opener_and_says_why() {
 }
 
 #[test]
-fn a_copy_of_a_store_in_use_is_no_store_in_use() {
+fn a_copy_of_a_store_in_use_is_not_in_use() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let p = options().open(&path).unwrap();
@@ -122,33 +123,33 @@ fn a_copy_of_a_store_in_use_is_no_store_in_use() {
     }
     let q = options().open(&copy).unwrap();
     assert_eq!(q.get("k").unwrap(), p.get("k").unwrap());
-    // Each goes its own way.
+    // The two diverge.
     q.append([("q", "x")]).unwrap();
     p.append([("p", "y")]).unwrap();
     assert!(!p.contains("q").unwrap() && !q.contains("p").unwrap());
 }
 
 #[test]
-fn the_control_file_of_a_store_in_use_is_not_taken_from_elsewhere() {
+fn a_store_in_use_rejects_a_control_file_from_elsewhere() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let p = options().open(&path).unwrap();
     p.append([("k", "1")]).unwrap();
     let old = fs::read(path.join("control")).unwrap();
     p.append([("k", "2")]).unwrap();
-    // Restored from a backup, under the feet of a living handle.
+    // Restored from a backup beneath a live handle.
     fs::write(path.join("restored"), old).unwrap();
     fs::rename(path.join("restored"), path.join("control")).unwrap();
     let error = options().open(&path).expect_err("it is not the one in use").to_string();
     assert!(error.contains("control file") && error.contains("removed or replaced"), "{error}");
     std::thread::sleep(std::time::Duration::from_millis(150));
-    let error = p.append([("k", "3")]).expect_err("the handle is told too").to_string();
+    let error = p.append([("k", "3")]).expect_err("the handle gets an error too").to_string();
     assert!(error.contains("removed or replaced"), "{error}");
     drop(p);
     assert_eq!(options().open(&path).unwrap().get("k").unwrap(), b"12");
 }
 
-/// Run as a child, with few descriptors or short files.
+/// Runs as a child, with few descriptors or a small file size limit.
 #[test]
 fn child_with_limits() {
     let Some(path) = std::env::var_os("PARTD_TEST_LIMITS") else { return };
@@ -174,7 +175,7 @@ fn child_with_limits() {
         let left: Vec<_> =
             fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert!(left.iter().all(|name| !name.to_string_lossy().starts_with("tmp-")), "{left:?}");
-        // Recovery writes into a file that is longer already, and may not.
+        // Recovery would write into a file that already exceeds the limit.
         let unclosed = path.with_file_name("unclosed");
         let error = options().open(&unclosed).expect_err("it cannot be sealed").to_string();
         assert!(error.contains("ulimit -f"), "{error}");
@@ -196,11 +197,11 @@ fn with_limits(path: &Path) {
 }
 
 #[test]
-fn two_thousand_segments_are_used_with_64_descriptors() {
+fn two_thousand_segments_work_with_64_descriptors() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("many");
     for i in 0..2000_u64 {
-        // Each handle has a segment of its own.
+        // Each handle has its own segment.
         let p = options().open(&path).unwrap();
         p.append([("k", i.to_le_bytes()), ("other", i.to_le_bytes())]).unwrap();
     }
@@ -208,11 +209,11 @@ fn two_thousand_segments_are_used_with_64_descriptors() {
 }
 
 #[test]
-fn a_limit_of_the_length_of_files_is_an_error_that_names_it() {
+fn a_file_size_limit_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
     let p = SegmentLog::options().segment_len_bytes(1 << 20).open(dir.path().join("live")).unwrap();
     p.append([("k", vec![1; 200 << 10])]).unwrap();
-    // The copy of a store in use has to be recovered.
+    // The copy of a store in use needs recovery.
     fs::create_dir(dir.path().join("unclosed")).unwrap();
     for entry in fs::read_dir(p.path()).unwrap().map(|entry| entry.unwrap()) {
         fs::copy(entry.path(), dir.path().join("unclosed").join(entry.file_name())).unwrap();

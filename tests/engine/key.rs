@@ -1,4 +1,4 @@
-//! Keys: different tuples are different keys, in the order of the tuples, whatever their bytes.
+//! Different tuples are different keys, and keys sort like their tuples, whatever their bytes.
 
 use std::cmp::Ordering;
 use std::collections::hash_map::DefaultHasher;
@@ -8,7 +8,7 @@ use partd::{Key, TuplePart};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// What a key was made from. Of parts of different kinds, the empty string comes first, then
+/// The source of a key. Of parts of different kinds, the empty string comes first, then
 /// integers, then tuples, then all other strings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
@@ -56,7 +56,7 @@ impl PartialOrd for Part {
     }
 }
 
-/// Bytes that are likely to be confused with the escapes, and some that are not.
+/// Bytes that are likely to be confused with escapes, and some that are not.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         3 => vec(prop::sample::select(vec![0, 1, 2, 3, 4, 0xFE, 0xFF, b'a']), 0..5),
@@ -174,7 +174,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 5000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn tuples_and_their_keys_are_equal_together_and_sort_alike((a, b) in (tuple(), tuple())) {
+    fn tuples_and_their_keys_compare_and_sort_alike((a, b) in (tuple(), tuple())) {
         prop_assert_eq!(a.0.cmp(&b.0), a.1.cmp(&b.1), "{} and {}", a.1, b.1);
         prop_assert_eq!(a.0 == b.0, a.1 == b.1);
     }
@@ -206,7 +206,7 @@ proptest! {
 
     #[test]
     fn a_key_is_the_same_inline_and_on_the_heap(bytes in vec(any::<u8>(), 0..40)) {
-        // One grows to its length through the other form, one is made at once.
+        // One grows from the inline to the heap form, the other is created at full length.
         let whole = Key::from(&bytes);
         let copy = whole.clone();
         let from_tuple = Key::from((bytes.clone(),));
@@ -235,7 +235,7 @@ proptest! {
     }
 
     #[test]
-    fn what_a_key_was_made_from_does_not_matter(text in "[a-z\\x00/]{0,20}") {
+    fn the_source_type_of_a_key_does_not_matter(text in "[a-z\\x00/]{0,20}") {
         let key = Key::from(&text[..]);
         prop_assert_eq!(&key, &Key::from(text.clone()));
         prop_assert_eq!(&key, &Key::from(text.as_bytes()));
@@ -279,7 +279,7 @@ fn a_key_is_shown_as_rust_writes_it() {
 }
 
 #[test]
-fn what_refers_to_a_key_or_owns_one_is_that_key() {
+fn references_to_keys_and_owned_keys_convert_to_the_same_key() {
     use std::borrow::Cow;
     use std::rc::Rc;
     use std::sync::Arc;
@@ -330,7 +330,7 @@ fn what_refers_to_a_key_or_owns_one_is_that_key() {
 }
 
 #[test]
-fn slices_of_every_kind_of_key_can_be_read() {
+fn get_many_accepts_slices_of_all_kinds_of_keys() {
     use std::borrow::Cow;
     use std::rc::Rc;
 

@@ -1,6 +1,8 @@
-//! The engine on real files, and the layers above it that need nothing else: one behaviour per file.
+//! Tests of the engine on real files, and of the layers that need nothing else; one behaviour per
+//! file.
 //!
-//! One test binary, since each links the engine anew. A part alone: `cargo test --test engine buffer::`
+//! They share one test binary, since each binary links the engine again. To run a part:
+//! `cargo test --test engine buffer::`
 
 mod bad_input;
 mod budget;
@@ -24,7 +26,7 @@ mod surroundings;
 mod temporary;
 mod versions;
 
-/// What the children run; see `partd_testkit::children`.
+/// The entry point of the children; see `partd_testkit::children`.
 #[test]
 #[ignore = "the children of the other tests run it"]
 fn child() {

@@ -1,8 +1,8 @@
-//! Network and unknown file systems are refused with a sentence that says why, unless an option
+//! Network and unknown file systems are refused with an error that says why, unless an option
 //! allows them.
 //!
-//! No test can mount NFS everywhere, so the real disk is put behind one that says it is on NFS; what
-//! the real one says of file systems is asked of it directly.
+//! NFS cannot be mounted everywhere, so the real disk is wrapped by one that claims to be on NFS.
+//! The real disk's own classification of file systems is tested directly.
 
 use std::ffi::OsString;
 use std::io;
@@ -11,7 +11,7 @@ use std::path::Path;
 use partd::log::disk::{Access, Dir, Disk, FileId, OsDir, OsDisk, OsFile, OsLock};
 use partd::{Error, Partd, SegmentLog};
 
-/// The disk of the operating system, if it were on NFS.
+/// The disk of the operating system, claiming to be on NFS.
 #[derive(Clone, Debug)]
 struct NetworkDisk;
 
@@ -41,7 +41,7 @@ impl Disk for NetworkDisk {
     }
 }
 
-/// A directory of it.
+/// A directory on that disk.
 #[derive(Clone, Debug)]
 struct NetworkDir(OsDir);
 
@@ -135,12 +135,12 @@ fn is_refused<T>(result: Result<T, Error>, path: &Path) {
 }
 
 #[test]
-fn a_network_file_system_is_refused_unless_it_is_allowed() {
+fn a_network_file_system_is_refused_unless_allowed() {
     let dir = tempfile::tempdir().unwrap();
     let path = &dir.path().join("store");
     let options = SegmentLog::options();
     is_refused(options.open_on(NetworkDisk, path), path);
-    // Nothing of a store was made, so a second try says the same.
+    // No part of a store was created, so a second attempt fails the same way.
     is_refused(options.open_on(NetworkDisk, path), path);
     let any = SegmentLog::options().any_file_system(true);
     let p = any.open_on(NetworkDisk, path).unwrap();
@@ -151,18 +151,18 @@ fn a_network_file_system_is_refused_unless_it_is_allowed() {
 }
 
 #[test]
-fn the_real_disk_knows_local_file_systems_and_refuses_the_others() {
+fn the_real_disk_accepts_local_file_systems_and_refuses_others() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(
         OsDisk.open_dir(dir.path()).unwrap().unfit().unwrap(),
         None,
-        "the directory of the tests is fit"
+        "the directory of the tests is on a local file system"
     );
     for unknown in ["/proc", "/sys"] {
         let unfit = OsDisk.open_dir(Path::new(unknown)).unwrap().unfit().unwrap();
         assert!(unfit.is_some_and(|why| why.contains("an unknown kind (type 0x")), "{unknown}");
     }
-    // A directory that is there, on such a file system: it is refused as it is.
+    // An existing directory on such a file system is refused too.
     let error = SegmentLog::open("/proc/self/fdinfo").unwrap_err().to_string();
     assert!(error.contains("/proc/self/fdinfo"), "{error}");
 }

@@ -1,18 +1,18 @@
-//! Input at the edge of what makes sense, all of which works: nothing, emptiness, repetition,
-//! a million keys, any bytes, and more than a segment holds. Each is looked at through the handle
-//! that wrote it, through one that only reads, after opening again, and without a control file.
+//! Unusual input that works: nothing, empty values, repetition, a million keys, any bytes, and
+//! values larger than a segment. Each is checked through the handle that wrote it, through a
+//! read-only one, after reopening, and without a control file.
 //!
-//! What is refused is in `bad_input.rs`.
+//! Refused input is in `bad_input.rs`.
 
 use std::fs;
 use std::path::Path;
 
 use partd::{Batch, Durability, Key, Partd, SegmentLog};
 
-/// The smallest segments there are.
+/// The smallest segment size.
 const SEGMENT_LEN_BYTES: u64 = 64 << 10;
 
-/// Writes to a new store, and looks at it in every way that it can be opened.
+/// Writes to a new store, and checks it in every way in which it can be opened.
 fn in_every_way(write: impl Fn(&SegmentLog), look: impl Fn(&SegmentLog)) {
     let dir = tempfile::tempdir().unwrap();
     let path: &Path = &dir.path().join("store");
@@ -87,7 +87,7 @@ fn the_empty_key_is_a_key() {
 }
 
 #[test]
-fn a_key_may_be_in_a_batch_as_often_as_one_likes_and_order_counts() {
+fn a_key_can_occur_in_a_batch_any_number_of_times_and_order_counts() {
     let write = |p: &SegmentLog| {
         p.append([("a", "1"), ("a", "2"), ("b", "x"), ("a", "3")]).unwrap();
         let mut batch = Batch::new();
@@ -107,14 +107,14 @@ fn a_key_may_be_in_a_batch_as_often_as_one_likes_and_order_counts() {
         assert!(p.contains("e").unwrap() && !p.contains("f").unwrap());
         assert!(p.get("g").unwrap() == b"0123456789".repeat(10_000));
     });
-    // A pop gives what a key holds once, however often it is asked for.
+    // A pop returns the value of a key once, however often the key is given.
     let p = SegmentLog::temporary().unwrap();
     p.append([("a", "1")]).unwrap();
     assert!(p.pop(["a", "b", "a"]).unwrap() == [&b"1"[..], b"", b""]);
 }
 
 #[test]
-fn a_million_keys() {
+fn a_store_holds_a_million_keys() {
     const KEYS: u32 = 1_000_000;
     let value = |i: u32| i.wrapping_mul(2_654_435_761).to_le_bytes();
     let dir = tempfile::tempdir().unwrap();
@@ -135,7 +135,7 @@ fn a_million_keys() {
 }
 
 #[test]
-fn a_key_may_be_any_bytes() {
+fn a_key_can_be_any_bytes() {
     let keys: Vec<Vec<u8>> = (0..=255_u8)
         .flat_map(|a| [vec![a], vec![a, 0], vec![0, a], vec![a, 255], vec![b'.', b'/', a]])
         .chain([b"..".to_vec(), b"/etc/passwd".to_vec(), vec![0; 1000], vec![255; 1000]])
@@ -157,9 +157,9 @@ fn a_key_may_be_any_bytes() {
 }
 
 #[test]
-fn a_value_and_a_batch_may_be_larger_than_a_segment() {
+fn a_value_or_a_batch_can_be_larger_than_a_segment() {
     let segment = SEGMENT_LEN_BYTES as usize;
-    // Around the length of a segment, and far beyond it.
+    // Around the length of a segment, and far above it.
     let lens = [segment - 400, segment - 8, segment, segment + 1, 2 * segment, 5_000_013];
     let many: Vec<(String, Vec<u8>)> =
         (0..100).map(|i| (format!("many {i}"), bytes(3000 + i, i as u8))).collect();

@@ -1,6 +1,6 @@
-//! Random operations on a store and on a naive model of it, step by step the same.
+//! Random operations on a store and on a naive model have the same results at every step.
 //!
-//! A store that lasts is reopened in between. What fails is shrunk and printed by proptest.
+//! A persistent store is reopened in between. proptest shrinks and prints a failure.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use partd::{Batch, Buffer, Dict, Durability, Key, Partd, SegmentLog};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// One operation of a batch; the key is one of a few, the value so many bytes.
+/// One operation of a batch, with the number of a key and the length of a value.
 #[derive(Clone, Debug)]
 enum Op {
     Append(u8, usize),
@@ -58,17 +58,17 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Keys of several shapes: none, inline, on the heap, with zero bytes.
+/// Keys of several shapes: empty, inline, on the heap, with zero bytes.
 fn key_of(number: u8) -> Key {
     match number {
         0 => Key::default(),
         1 => Key::from(("a", "b")),
-        2 => Key::from("a key that is too long to lie inline"),
+        2 => Key::from("a key that is too long to be inline"),
         number => Key::from(i32::from(number)),
     }
 }
 
-/// The contract, as plainly as it can be written: the value and whether the key was set.
+/// A minimal implementation of the contract: the value, and whether the key was set.
 #[derive(Default)]
 struct Model(BTreeMap<Vec<u8>, (Vec<u8>, bool)>);
 
@@ -101,17 +101,17 @@ impl Model {
     }
 }
 
-/// Bytes that show from which operation of the run they come.
+/// Bytes that identify the operation that wrote them.
 fn bytes_of(number: usize, len: usize) -> Vec<u8> {
     (0..len).map(|i| (number * 7 + i / 3) as u8).collect()
 }
 
-/// Runs the steps on the model and on a store; `reopen` closes a store and opens it again.
+/// Runs the steps on the model and on a store; `reopen` closes the store and opens it again.
 fn run<P: Partd>(steps: &[Step], store: P, reopen: impl FnMut(P) -> P) {
     run_compacting(steps, store, reopen, |_| {});
 }
 
-/// The same on a store that can be compacted.
+/// The same for a store that can be compacted.
 fn run_compacting<P: Partd>(
     steps: &[Step],
     store: P,
@@ -186,16 +186,17 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn dict_is_the_model(steps in vec(step(), 0..60)) {
+    fn a_dict_behaves_like_the_model(steps in vec(step(), 0..60)) {
         run(&steps, Dict::new(), |store| store);
     }
 
     #[test]
-    fn a_buffer_of_any_size_is_the_model(
+    fn a_buffer_of_any_size_behaves_like_the_model(
         steps in vec(step(), 0..60),
         limit_bytes in prop_oneof![Just(0_u64), 20_000..60_000_u64, 60_000..1_000_000_u64],
     ) {
-        // What is reopened keeps only its slow half: dropping the buffer must have filled it.
+        // Reopening keeps only the slow store: dropping the buffer must have flushed everything to
+        // it.
         let slow = Dict::new();
         let open = || Buffer::new(Dict::new(), &slow, limit_bytes);
         run(&steps, open(), |store| {
@@ -205,7 +206,7 @@ proptest! {
     }
 
     #[test]
-    fn a_buffer_over_a_buffer_is_the_model(
+    fn a_buffer_over_a_buffer_behaves_like_the_model(
         steps in vec(step(), 0..60),
         limits in (20_000..60_000_u64, 20_000..300_000_u64),
     ) {
@@ -214,7 +215,7 @@ proptest! {
     }
 
     #[test]
-    fn a_segment_log_is_the_model(steps in vec(step(), 0..60), small in any::<bool>()) {
+    fn a_segment_log_behaves_like_the_model(steps in vec(step(), 0..60), small in any::<bool>()) {
         let dir = tempfile::tempdir().unwrap();
         let segment_len_bytes = if small { 64 << 10 } else { 1 << 20 };
         let options = SegmentLog::options().segment_len_bytes(segment_len_bytes);
@@ -229,7 +230,7 @@ proptest! {
     }
 
     #[test]
-    fn a_buffer_over_a_segment_log_is_the_model(
+    fn a_buffer_over_a_segment_log_behaves_like_the_model(
         steps in vec(step(), 0..60),
         limit_bytes in prop_oneof![Just(0_u64), 20_000..300_000_u64],
     ) {

@@ -1,4 +1,4 @@
-//! A temporary store writes its dead segments again: never while a view can still see their earlier life.
+//! A temporary store recycles its dead segments, but never while a view can see their old contents.
 //! Other stores remove them.
 
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ fn options() -> Options {
     SegmentLog::options().segment_len_bytes(SEGMENT_BYTES).compaction_dead_share(None)
 }
 
-/// Appends to a key until the store has this many segments more than it began with.
+/// Appends to a key until the store has `segments` more segments than before.
 fn fill(log: &SegmentLog, byte: u8, segments: usize) -> Vec<u8> {
     let mut value = Vec::new();
     let begin = inodes(log.path(), ".seg").len();
@@ -26,7 +26,7 @@ fn fill(log: &SegmentLog, byte: u8, segments: usize) -> Vec<u8> {
     value
 }
 
-/// The files of a kind, whatever their names are.
+/// The inodes of the files whose names contain `what`.
 fn inodes(dir: &Path, what: &str) -> BTreeSet<u64> {
     let entries = fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry"));
     entries
@@ -40,7 +40,7 @@ fn recycled(log: &SegmentLog) -> u64 {
 }
 
 #[test]
-fn a_temporary_store_fills_the_same_files_after_a_clear_and_a_compaction() {
+fn a_temporary_store_reuses_its_files_after_a_clear_and_a_compaction() {
     let log = options().temporary().expect("a new store");
     let mut files = BTreeSet::new();
     for round in 0..6_u8 {
@@ -71,7 +71,7 @@ fn a_segment_is_not_recycled_while_a_view_shows_its_bytes() {
     fill(&log, 2, 4);
     log.clear().expect("cleared");
     log.compact().expect("compacted");
-    assert!(recycled(&log) >= 3, "what no view shows is recycled");
+    assert!(recycled(&log) >= 3, "segments that no view shows are recycled");
     fill(&log, 3, 4);
     let seen: Vec<u8> = view.chunks().flat_map(|chunk| chunk.iter().copied()).collect();
     assert!(seen == value, "the view has changed");
@@ -91,7 +91,7 @@ fn a_shared_store_removes_dead_segments() {
 }
 
 #[test]
-fn hard_links_to_a_store_keep_their_bytes_whatever_the_store_does() {
+fn hard_links_to_segments_keep_their_bytes_whatever_the_store_does() {
     let dir = tempfile::tempdir().expect("a directory");
     let (store, backup) = (dir.path().join("store"), dir.path().join("backup"));
     fs::create_dir(&backup).expect("a directory");
@@ -108,12 +108,13 @@ fn hard_links_to_a_store_keep_their_bytes_whatever_the_store_does() {
     log.compact().expect("compacted");
     fill(&log, 2, 8);
     drop(log);
-    let backup = options().open(&backup).expect("the backup is a store without its control file");
+    let backup =
+        options().open(&backup).expect("the backup is a store even without its control file");
     assert_eq!(backup.get("k").expect("readable"), value);
 }
 
 #[test]
-fn there_are_no_more_recycled_segments_than_the_option_says() {
+fn the_number_of_recycled_segments_obeys_the_option() {
     for limit in [0, 2] {
         let log = options().recycled_segments(limit).temporary().expect("a new store");
         fill(&log, 1, 6);
@@ -125,16 +126,16 @@ fn there_are_no_more_recycled_segments_than_the_option_says() {
 }
 
 #[test]
-fn recycled_segments_count_against_the_limit_of_the_store_and_give_way() {
+fn recycled_segments_count_towards_the_size_limit_and_give_way_to_data() {
     let limit = 10 * SEGMENT_BYTES;
     let log = options().max_store_bytes(limit).temporary().expect("a new store");
     fill(&log, 1, 8);
     log.clear().expect("cleared");
     log.compact().expect("compacted");
     assert!(recycled(&log) >= 6);
-    // It does not fit beside them, and none of them is long enough.
+    // The value does not fit beside the recycled segments, and is longer than each of them.
     let long = vec![3; 5 * SEGMENT_BYTES as usize];
-    log.append([("long", &long)]).expect("they have made room");
+    log.append([("long", &long)]).expect("recycled segments made room");
     assert_eq!(log.get("long").expect("readable"), long);
     assert_eq!(recycled(&log), 0);
 }

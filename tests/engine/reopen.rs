@@ -1,4 +1,5 @@
-//! Closing and opening again: what was written is there, whatever became of the control file.
+//! After closing and reopening, everything written is present, whatever happened to the control
+//! file.
 
 use std::fs;
 use std::path::Path;
@@ -27,7 +28,7 @@ fn check(p: &SegmentLog) {
 }
 
 #[test]
-fn a_store_that_was_closed_holds_what_was_written() {
+fn a_reopened_store_holds_everything_written() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     check(&fill(&path));
@@ -59,7 +60,7 @@ fn handles_of_one_process_see_each_others_writes() {
 }
 
 #[test]
-fn a_control_file_that_is_missing_zeroed_stale_or_random_costs_nothing() {
+fn a_missing_zeroed_stale_or_random_control_file_costs_no_data() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let control = path.join("control");

@@ -1,4 +1,5 @@
-//! Copies of a store that share files with it, and files that were moved between stores.
+//! Copies of a store that share files with it through hard links, and files that were moved between
+//! stores.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -13,7 +14,7 @@ fn options() -> Options {
     SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None)
 }
 
-/// Copies a store as `cp -al` does: every file of the copy is the original's under a second name.
+/// Copies a store like `cp -al`: every file of the copy is a second name of the original.
 fn hard_link(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -33,7 +34,7 @@ fn numbers(p: &SegmentLog) -> Vec<u32> {
     value.chunks(4).map(|number| u32::from_le_bytes(number.try_into().unwrap())).collect()
 }
 
-/// `tests/mutants.sh` looks for the words.
+/// `tests/mutants.sh` looks for this message.
 #[track_caller]
 fn assert_holds(p: &SegmentLog, expected: &[u32]) {
     let found = p.get("k").map(|value| value.len() / 4);
@@ -59,7 +60,7 @@ fn opening_a_hard_linked_copy_of_a_live_store_changes_nothing_in_the_original() 
         if !with_control {
             fs::remove_file(backup.join("control")).unwrap();
         }
-        // A joiner of the original is not put off by the second name of its control file.
+        // A second handle of the original accepts a control file that has two names.
         let joiner = options().open(&path).unwrap();
         let copy = options().open(&backup).unwrap();
         assert_holds(&copy, &max_seq(500));
@@ -82,7 +83,7 @@ fn opening_a_hard_linked_copy_of_a_live_store_changes_nothing_in_the_original() 
 }
 
 #[test]
-fn a_store_at_rest_and_its_hard_linked_copy_go_on_apart_whichever_is_opened_first() {
+fn a_closed_store_and_its_hard_linked_copy_diverge_safely_whichever_opens_first() {
     for original_first in [true, false] {
         let dir = tempfile::tempdir().unwrap();
         let (path, backup) = (dir.path().join("store"), dir.path().join("backup"));
@@ -108,7 +109,7 @@ fn a_store_at_rest_and_its_hard_linked_copy_go_on_apart_whichever_is_opened_firs
 }
 
 #[test]
-fn a_control_file_that_was_moved_in_from_another_store_is_not_believed() {
+fn a_control_file_moved_in_from_another_store_is_not_trusted() {
     let dir = tempfile::tempdir().unwrap();
     let (path, other) = (dir.path().join("store"), dir.path().join("other"));
     for path in [&path, &other] {
@@ -136,23 +137,23 @@ fn a_writer_notices_that_its_segment_was_moved_away_or_replaced() {
         if inputs {
             fs::copy(dir.path().join("elsewhere"), &segment).unwrap();
         }
-        // At once where it has to be durable, and soon where not.
+        // A durable append fails at once, others soon.
         let refused = p.append_durable([("k", 1_u32.to_le_bytes())]);
         let error =
-            refused.expect_err("I1 is violated: what is not in the store counts as durable");
+            refused.expect_err("I1 is violated: an append outside the store counts as durable");
         assert_eq!(error.kind(), ErrorKind::Removed, "{error}");
         let refused = (0..100).find_map(|_| {
             std::thread::sleep(std::time::Duration::from_millis(10));
             p.append([("k", 2_u32.to_le_bytes())]).err()
         });
-        let error = refused.expect("what is appended now is not in the store");
+        let error = refused.expect("the append does not reach the store");
         assert_eq!(error.kind(), ErrorKind::Removed, "{error}");
         assert!(error.to_string().contains("0000000000000001.seg"), "{error}");
     }
 }
 
 #[test]
-fn verify_finds_damage_in_a_state_or_a_link_of_what_was_read_before() {
+fn verify_finds_damage_in_state_and_link_words_of_batches_read_before() {
     let dir = tempfile::tempdir().unwrap();
     for damaged_word in [0, 8] {
         let path = dir.path().join(format!("store {damaged_word}"));
@@ -179,14 +180,14 @@ fn verify_finds_damage_in_a_state_or_a_link_of_what_was_read_before() {
 }
 
 #[test]
-fn a_reserve_without_space_is_made_again() {
+fn a_reserve_without_allocated_space_is_recreated() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     fill(&options().open(&path).unwrap(), 0, 10);
     let reserve = path.join("reserve");
     let len = fs::metadata(&reserve).unwrap().len();
     for holes in [0, len] {
-        // As a process leaves it that was killed, and as a copy that makes holes of zeros.
+        // As left by a killed process, or by a copy that turns zeros into holes.
         let made = fs::File::create(&reserve).unwrap();
         made.set_len(holes).unwrap();
         fill(&options().open(&path).unwrap(), 10, 20);

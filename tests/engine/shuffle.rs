@@ -1,4 +1,5 @@
-//! The shuffle example: every row of the input is in one file, with all others of its key.
+//! The shuffle example: every row of the input is in one output file, together with all other rows
+//! of its key.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,7 +11,7 @@ use partd_shuffle::job::{self, Job, Report};
 /// The fields of a row.
 type Row = Vec<String>;
 
-/// Fields that are hard to cut.
+/// Fields that are hard to parse.
 const FIELDS: [&str; 12] = [
     "",
     "plain",
@@ -26,7 +27,7 @@ const FIELDS: [&str; 12] = [
     "\u{e4}\u{f6}\u{fc}",
 ];
 
-/// A CSV text with a header and so many rows of four columns: n, key, a, b.
+/// A CSV text with a header and `rows` rows of four columns: n, key, a, b.
 fn csv_text(rows: usize, line_end: &str, last_line_end: bool) -> String {
     let mut seed = 12_345_u64;
     let mut random = |below: usize| {
@@ -49,7 +50,7 @@ fn csv_text(rows: usize, line_end: &str, last_line_end: bool) -> String {
     text
 }
 
-/// The rows of a text, without its header, as the crate csv reads them.
+/// The rows of a text without its header, as the csv crate reads them.
 fn rows(text: &[u8]) -> Vec<Row> {
     let mut reader = csv::ReaderBuilder::new().from_reader(text);
     reader.records().map(|row| row.unwrap().iter().map(str::to_owned).collect()).collect()
@@ -83,7 +84,7 @@ fn shuffle(text: &str, change: impl FnOnce(&mut Job)) -> Shuffled {
         told.fetch_add(bytes, Ordering::Relaxed);
     })
     .unwrap();
-    assert_eq!(told.into_inner(), report.bytes * 2, "progress is told of every byte, in and out");
+    assert_eq!(told.into_inner(), report.bytes * 2, "progress counts every byte, in and out");
     assert!(!report.append_time.is_zero() && !report.get_time.is_zero());
     let mut paths: Vec<PathBuf> =
         fs::read_dir(&job.out).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -103,7 +104,7 @@ fn shuffle(text: &str, change: impl FnOnce(&mut Job)) -> Shuffled {
     }
 }
 
-/// Fails unless the parts hold the rows of the text, `repeat` times, each key in one part.
+/// Checks that the parts hold the rows of the text, `repeat` times, each key in one part.
 fn check(text: &str, shuffled: &Shuffled, repeat: usize) {
     let input = rows(text.as_bytes());
     assert_eq!(shuffled.report.rows as usize, input.len() * repeat);
@@ -125,7 +126,7 @@ fn check(text: &str, shuffled: &Shuffled, repeat: usize) {
 }
 
 #[test]
-fn input_and_output_are_the_same_rows_in_input_order_with_one_thread() {
+fn with_one_thread_the_output_has_the_input_rows_in_order() {
     for (line_end, last_line_end) in [("\n", true), ("\n", false), ("\r\n", true), ("\r\n", false)]
     {
         let text = csv_text(20_000, line_end, last_line_end);
@@ -143,7 +144,7 @@ fn input_and_output_are_the_same_rows_in_input_order_with_one_thread() {
 }
 
 #[test]
-fn several_threads_and_any_memory_lose_and_double_no_row() {
+fn no_row_is_lost_or_doubled_with_several_threads_and_any_memory_limit() {
     let text = csv_text(20_000, "\n", false);
     for (memory_bytes, threads, repeat) in [(0, 3, 1), (300 << 10, 4, 3), (1 << 30, 2, 2)] {
         let shuffled = shuffle(&text, |job| {
@@ -154,7 +155,7 @@ fn several_threads_and_any_memory_lose_and_double_no_row() {
 }
 
 #[test]
-fn the_last_column_can_be_the_key_with_any_line_end() {
+fn the_last_column_can_be_the_key_whatever_the_line_ending() {
     let text = "a,key\r\n1,x\r\n\r\n2,y\r\n3,\"x\"\r\n4,x";
     let shuffled = shuffle(text, |job| job.partitions = 50);
     let with_x = shuffled.parts.iter().find(|part| part.iter().any(|row| &row[1] == "x")).unwrap();
@@ -165,7 +166,7 @@ fn the_last_column_can_be_the_key_with_any_line_end() {
 }
 
 #[test]
-fn a_file_of_nothing_but_a_header_makes_files_of_nothing_but_a_header() {
+fn a_file_with_only_a_header_produces_files_with_only_a_header() {
     for text in ["n,key", "n,key\n"] {
         let shuffled = shuffle(text, |_| {});
         assert!(shuffled.headers.iter().all(|header| header == "n|key"));
@@ -174,7 +175,7 @@ fn a_file_of_nothing_but_a_header_makes_files_of_nothing_but_a_header() {
 }
 
 #[test]
-fn what_cannot_be_done_is_said_in_a_sentence() {
+fn each_failure_is_reported_in_one_sentence() {
     let dir = tempfile::tempdir().unwrap();
     let fails = |change: &dyn Fn(&mut Job)| {
         let mut job = job(dir.path());

@@ -1,5 +1,5 @@
-//! What surrounds a store: paths of every kind, a machine whose boot id cannot be read, and containers that see
-//! another one.
+//! The environment of a store: paths of every kind, a machine whose boot id cannot be read, and
+//! containers that see another boot id.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,7 +11,7 @@ use std::path::Path;
 use partd::log::disk::{Disk, OsDir, OsDisk, OsFile, OsLock};
 use partd::{Error, Options, Partd, SegmentLog};
 
-/// The disk of the operating system, seen from where the boot id is another one, or cannot be read.
+/// The disk of the operating system, with another boot id or an unreadable one.
 #[derive(Clone, Copy, Debug)]
 struct Elsewhere {
     boot_id: Option<[u8; 16]>,
@@ -56,7 +56,7 @@ fn says<T>(result: Result<T, Error>, words: &[&str]) {
 }
 
 #[test]
-fn a_store_in_use_is_refused_where_another_boot_id_is_seen_and_opens_there_once_it_is_closed() {
+fn a_store_in_use_is_refused_under_another_boot_id_and_opens_there_once_closed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let container = Elsewhere { boot_id: Some([7; 16]) };
@@ -74,7 +74,7 @@ fn a_store_in_use_is_refused_where_another_boot_id_is_seen_and_opens_there_once_
 }
 
 #[test]
-fn a_boot_id_that_cannot_be_read_is_named() {
+fn an_unreadable_boot_id_is_an_error_that_names_its_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     options().open(&path).unwrap().append([("k", "v")]).unwrap();
@@ -86,7 +86,7 @@ fn a_boot_id_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn a_store_may_have_any_path_that_a_directory_can_have() {
+fn a_store_can_have_any_path_that_a_directory_can_have() {
     let dir = tempfile::tempdir().unwrap();
     let long = "x".repeat(255);
     let names: [&[u8]; 12] = [
@@ -113,10 +113,10 @@ fn a_store_may_have_any_path_that_a_directory_can_have() {
         drop(p);
         assert_eq!(options().open_read_only(&path).unwrap().get("k").unwrap(), name);
     }
-    // One character more is an error of the system, which names the path.
+    // With one more character the system returns an error, which names the path.
     let longer = dir.path().join("x".repeat(256));
     says(options().open(&longer), &[&longer.to_string_lossy()]);
-    // A link leads to the directory that it names, and one to nowhere is none.
+    // A link leads to its target directory; a dangling link is an error.
     fs::create_dir(dir.path().join("real")).unwrap();
     symlink("real", dir.path().join("link")).unwrap();
     options().open(dir.path().join("link")).unwrap().append([("k", "v")]).unwrap();
@@ -126,7 +126,7 @@ fn a_store_may_have_any_path_that_a_directory_can_have() {
 }
 
 #[test]
-fn a_temporary_store_says_where_it_could_not_be_made() {
+fn the_error_names_the_place_where_a_temporary_store_could_not_be_created() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, "x").unwrap();

@@ -1,11 +1,11 @@
-//! Temporary stores, limits of space, and what is counted.
+//! Temporary stores, size limits, and statistics.
 
 use std::process::{Command, Stdio};
 
 use partd::{Error, Partd, SegmentLog};
 
 #[test]
-fn a_temporary_store_is_gone_with_its_handle_also_after_a_panic() {
+fn a_temporary_store_is_removed_with_its_handle_even_after_a_panic() {
     let dir = tempfile::tempdir().unwrap();
     let p = SegmentLog::options().temporary_in(dir.path()).unwrap();
     p.append([("k", "v")]).unwrap();
@@ -22,7 +22,7 @@ fn a_temporary_store_is_gone_with_its_handle_also_after_a_panic() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
-/// Run as a child: makes a temporary store and waits to be killed.
+/// Runs as a child: creates a temporary store and waits to be killed.
 #[test]
 fn child_with_a_temporary_store() {
     let Some(dir) = std::env::var_os("PARTD_TEST_TEMPORARY_IN") else { return };
@@ -33,13 +33,13 @@ fn child_with_a_temporary_store() {
 }
 
 #[test]
-fn a_sweep_removes_what_killed_processes_left_and_nothing_that_is_in_use() {
+fn a_sweep_removes_stores_of_killed_processes_and_no_store_in_use() {
     let dir = tempfile::tempdir().unwrap();
     let used = SegmentLog::options().temporary_in(dir.path()).unwrap();
     used.append([("k", "v")]).unwrap();
     std::fs::create_dir(dir.path().join("partd-tmp-not-a-store")).unwrap();
     std::fs::write(dir.path().join("partd-tmp-not-a-store/precious"), "x").unwrap();
-    // A store of somebody's own, under a name that no temporary store has.
+    // A user's store under a name that is not that of a temporary store.
     let own = dir.path().join("partd-tmp-mine");
     SegmentLog::open(&own).unwrap().append([("k", "mine")]).unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap())
@@ -62,7 +62,7 @@ fn a_sweep_removes_what_killed_processes_left_and_nothing_that_is_in_use() {
 }
 
 #[test]
-fn an_append_beyond_the_limit_of_the_store_is_an_error_and_removing_makes_room() {
+fn an_append_beyond_the_size_limit_is_an_error_and_removing_keys_makes_room() {
     let dir = tempfile::tempdir().unwrap();
     let p = SegmentLog::options()
         .segment_len_bytes(64 << 10)
@@ -89,7 +89,7 @@ fn an_append_beyond_the_limit_of_the_store_is_an_error_and_removing_makes_room()
 }
 
 #[test]
-fn statistics_count_what_is_there() {
+fn stats_count_what_the_store_holds() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let options = SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None);
@@ -109,13 +109,13 @@ fn statistics_count_what_is_there() {
     assert_eq!(stats.segment_bytes, 2 * (64 << 10));
     assert!(stats.index_bytes > 101 * 24 && stats.index_bytes < 20_000, "{stats:?}");
     assert_eq!(stats.disk_bytes, disk_bytes(&path));
-    // Another handle seals nothing of the first.
+    // Another handle seals none of the first handle's segments.
     options.open(&path).unwrap().compact().unwrap();
     let stats = p.stats().unwrap();
     assert_eq!((stats.segments_open, stats.segments_sealed, stats.segments_compacted), (1, 0, 1));
     assert_eq!((stats.compactions, stats.live_bytes), (1, 100_005));
     assert_eq!((stats.sequence, stats.keys), (103, 2));
-    // All is sealed, and one batch holds what lives: two keys, of which one was set.
+    // All segments are sealed, and one batch holds the live data: two keys, one of them set.
     drop(p);
     let p = options.open(&path).unwrap();
     let report = p.compact().unwrap();
@@ -126,7 +126,7 @@ fn statistics_count_what_is_there() {
     assert_eq!((stats.segments_open, stats.segments_sealed, stats.segments_compacted), (0, 0, 1));
     assert_eq!(stats.disk_bytes, disk_bytes(&path));
     assert!(stats.disk_bytes >= 100_005 && stats.segment_bytes < 110_000, "{stats:?}");
-    // What a closed handle gives back is counted as gone: a page is left, and the file's length.
+    // A closed handle frees its unused space; a page and the file's length remain.
     options.open(&path).unwrap().append([("t", "x")]).unwrap();
     let now = p.stats().unwrap();
     assert_eq!((now.batches, now.segments_open, now.segments_sealed), (2, 0, 1));
@@ -134,7 +134,7 @@ fn statistics_count_what_is_there() {
     assert!(now.disk_bytes - stats.disk_bytes <= 8192, "{now:?}");
 }
 
-/// The disk space of the segments in a directory.
+/// The disk usage of the segments in a directory.
 fn disk_bytes(path: &std::path::Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
@@ -143,7 +143,7 @@ fn disk_bytes(path: &std::path::Path) -> u64 {
 }
 
 #[test]
-fn deletes_beyond_the_limit_take_no_more_than_they_need_and_make_no_room_for_appends() {
+fn deletes_beyond_the_size_limit_take_only_what_they_need_and_make_no_room_for_appends() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let options = SegmentLog::options()
@@ -153,7 +153,7 @@ fn deletes_beyond_the_limit_take_no_more_than_they_need_and_make_no_room_for_app
     let p = options.open(&path).unwrap();
     while p.append([("k", vec![7; 5000])]).is_ok() {}
     let full = disk_bytes(&path);
-    // Another handle has no segment yet, and none would fit.
+    // Another handle has no segment yet, and has no room for one.
     let q = options.open(&path).unwrap();
     for i in 0..10_u32 {
         q.delete([i]).unwrap();
@@ -163,7 +163,7 @@ fn deletes_beyond_the_limit_take_no_more_than_they_need_and_make_no_room_for_app
 }
 
 #[test]
-fn an_append_that_meets_the_limit_has_the_store_compacted() {
+fn an_append_that_meets_the_size_limit_compacts_the_store() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let options = SegmentLog::options().segment_len_bytes(64 << 10).max_store_bytes(512 << 10);
@@ -181,7 +181,7 @@ fn an_append_that_meets_the_limit_has_the_store_compacted() {
 }
 
 #[test]
-fn temporary_stores_are_made_while_sweeps_go_on_and_none_in_use_is_taken() {
+fn temporary_stores_created_during_sweeps_are_not_swept() {
     let dir = tempfile::tempdir().unwrap();
     let end = std::time::Instant::now() + std::time::Duration::from_secs(1);
     std::thread::scope(|scope| {
@@ -202,7 +202,7 @@ fn temporary_stores_are_made_while_sweeps_go_on_and_none_in_use_is_taken() {
             });
         }
     });
-    // What a sweep and its owner both began to remove is for the next one.
+    // If a sweep and the owner removed a store at the same time, the next sweep removes the rest.
     SegmentLog::sweep(dir.path()).unwrap();
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }

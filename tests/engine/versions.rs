@@ -1,5 +1,5 @@
-//! Files of a newer format are refused before anything is written beside them; what a power cut has left without
-//! a version stands in nobody's way.
+//! Files of a newer format are refused before anything is written beside them. An unfinished file
+//! that a power cut left without a version is harmless.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ fn options() -> Options {
     SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None)
 }
 
-/// Puts a segment of the next version of the format in place of one, with its checksum right.
+/// Changes a segment to the next version of the format and corrects its checksum.
 fn make_newer(path: &Path) {
     let mut bytes = fs::read(path).unwrap();
     bytes[8..12].copy_from_slice(&(partd_format::VERSION + 1).to_le_bytes());
@@ -45,12 +45,12 @@ fn a_newer_segment_under_a_clean_control_file_is_refused_at_open_and_before_the_
     let path = dir.path().join("store");
     let segment = path.join("0000000000000001.seg");
     options().open(&path).unwrap().append_durable([("k", "v")]).unwrap();
-    // One handle is open, and has not written yet; another has.
+    // One open handle has not written yet; the other has.
     let (idle, busy) = (options().open(&path).unwrap(), options().open(&path).unwrap());
     busy.append([("k", "w")]).unwrap();
     make_newer(&segment);
     is_refused(options().open(&path), &segment);
-    // Long enough that it looks again.
+    // Long enough for the handle to check for changes again.
     std::thread::sleep(Duration::from_millis(150));
     is_refused(idle.append([("k", "x")]), &segment);
     is_refused(idle.append_durable([("k", "x")]), &segment);
@@ -58,21 +58,21 @@ fn a_newer_segment_under_a_clean_control_file_is_refused_at_open_and_before_the_
     is_refused(idle.pop(["k"]), &segment);
     is_refused(idle.clear(), &segment);
     drop((idle, busy));
-    // Closed by everyone, under a control file that says so.
+    // All handles are closed, and the control file says so.
     let before = contents(&path);
     is_refused(options().open(&path), &segment);
     is_refused(options().open_read_only(&path).and_then(|p| p.get("k")), &segment);
-    assert!(contents(&path) == before, "it was changed");
+    assert!(contents(&path) == before, "something was changed");
 }
 
 #[test]
-fn an_unfinished_file_of_which_a_power_cut_has_left_the_magic_alone_is_in_nobodys_way() {
+fn an_unfinished_file_reduced_to_its_magic_by_a_power_cut_is_harmless() {
     for name in ["tmp-control", "tmp-output", "tmp-writer-0000", "tmp-writer-0001"] {
         for made_from in ["control", "0000000000000001.seg"] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("store");
             options().open(&path).unwrap().append_durable([("k", "v")]).unwrap();
-            // The first eight bytes came to the disk; the version behind them did not.
+            // The first eight bytes reached the disk; the version after them did not.
             let mut torn = vec![0; FILE_LEN as usize];
             torn[..8].copy_from_slice(&fs::read(path.join(made_from)).unwrap()[..8]);
             fs::write(path.join(name), &torn).unwrap();
@@ -86,7 +86,8 @@ fn an_unfinished_file_of_which_a_power_cut_has_left_the_magic_alone_is_in_nobody
             assert_eq!(p.get("k").unwrap(), b"vw", "{name} made from {made_from}");
             drop(p);
             assert!(!path.join(name).exists(), "{name} made from {made_from} stays");
-            // A store that is closed well has no need to remove it, and uses the name when it comes to it.
+            // A cleanly closed store does not need to remove the file; it replaces it when it next
+            // uses the name.
             fs::write(path.join(name), &torn).unwrap();
             let p = options().open(&path).unwrap();
             p.append_durable([("k", "x")]).unwrap();

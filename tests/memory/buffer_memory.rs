@@ -9,7 +9,7 @@ use partd::{Batch, Buffer, Dict, Durability, Key, Partd, Result, SegmentLog};
 
 use crate::{HELD, PEAK, alone};
 
-/// A store that takes everything and keeps nothing, so that only the buffer is measured.
+/// A store that accepts everything and keeps nothing, so that only the buffer is measured.
 #[derive(Default)]
 struct Sink {
     bytes: AtomicUsize,
@@ -39,7 +39,8 @@ impl Partd for Sink {
 
 const VALUES: u64 = 1_000_000;
 
-/// Appends, or sets, a million eight-byte values to so many keys; the peak as a share of the limit.
+/// Appends or sets a million eight-byte values under `keys` keys; returns the peak as a fraction of
+/// the limit.
 fn peak_share(sets: bool, keys: u64, batch_len: u64, limit_bytes: u64) -> f64 {
     let p = Buffer::new(Dict::new(), Sink::default(), limit_bytes);
     let share = peak_of(&p, sets, keys, batch_len, 0..VALUES, limit_bytes);
@@ -47,7 +48,7 @@ fn peak_share(sets: bool, keys: u64, batch_len: u64, limit_bytes: u64) -> f64 {
     share
 }
 
-/// The same of any buffer and a part of the values.
+/// The same for any buffer and some of the values.
 fn peak_of<S: Partd>(
     p: &Buffer<Dict, S>,
     sets: bool,
@@ -98,7 +99,7 @@ fn the_peak_allocation_stays_within_one_and_a_half_times_the_limit() {
             too_much.push(line);
         }
     }
-    // Over the log, and from four threads at once.
+    // Over the segment log, from four threads at once.
     let limit_bytes = 8 << 20;
     let log = SegmentLog::temporary().unwrap();
     let p = Buffer::new(Dict::new(), log, limit_bytes);

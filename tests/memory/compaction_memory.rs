@@ -6,7 +6,7 @@ use partd::{Partd, SegmentLog};
 
 use crate::{HELD, PEAK, alone};
 
-/// The bytes that a compaction of so many values of a length holds at its peak.
+/// The peak memory of a compaction of values with this length.
 fn peak(value_len: usize) -> usize {
     let dir = tempfile::tempdir().unwrap();
     let options = SegmentLog::options().segment_len_bytes(1 << 20).compaction_dead_share(None);
@@ -26,11 +26,11 @@ fn peak(value_len: usize) -> usize {
 }
 
 #[test]
-fn twenty_times_the_bytes_take_the_same_memory() {
+fn compacting_twenty_times_the_bytes_takes_the_same_memory() {
     let _alone = alone();
     let (small, large) = (peak(1000), peak(20_000));
     println!("peak of 5 MB: {small} bytes, of 100 MB: {large} bytes");
-    // The segments are more, and each is known by its file and header.
+    // There are more segments, each with an open file and a header in memory.
     assert!(large < small + 200_000, "{small} and {large} bytes");
     assert!(large < 2_000_000, "{large} bytes");
 }

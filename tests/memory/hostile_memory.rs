@@ -1,5 +1,5 @@
-//! What a store that was made to harm can make the engine allocate: no more than recovery and the
-//! index keep of the smallest batches and entries there are, times what a vector takes as it grows.
+//! The memory that a maliciously crafted store can make the engine allocate: no more than recovery
+//! and the index need for the smallest possible batches and entries, times the growth of a vector.
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +26,7 @@ fn full_of(items: impl Fn(u64) -> Vec<Item>) -> Segment {
     segment
 }
 
-/// The most bytes that are held beyond those before, by those of the file.
+/// The peak memory of `work` beyond the memory in use before, as a multiple of the file's length.
 fn times(what: &str, work: impl FnOnce()) -> f64 {
     let before = HELD.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
@@ -36,7 +36,7 @@ fn times(what: &str, work: impl FnOnce()) -> f64 {
     times
 }
 
-/// Opens a store in both ways and looks at its index.
+/// Opens a store for writing and for reading, and reads its index.
 fn measure(what: &str, segment: &Segment, limit: f64) {
     let dir = tempfile::tempdir().unwrap();
     let path: &Path = &dir.path().join("store");
@@ -55,20 +55,20 @@ fn measure(what: &str, segment: &Segment, limit: f64) {
 }
 
 #[test]
-fn a_file_of_empty_batches_is_opened_in_a_few_times_its_length() {
+fn opening_a_file_of_empty_batches_takes_memory_of_a_few_times_its_length() {
     let _alone = alone();
     measure("empty batches", &full_of(|_| Vec::new()), 10.0);
 }
 
 #[test]
-fn a_file_of_empty_entries_of_one_key_is_opened_in_a_few_times_its_length() {
+fn opening_a_file_of_empty_entries_of_one_key_takes_memory_of_a_few_times_its_length() {
     let _alone = alone();
     let items = |_| vec![Item::append("", ""); 4096];
     measure("empty entries", &full_of(items), 5.0);
 }
 
 #[test]
-fn a_file_of_nothing_but_short_keys_is_opened_in_some_times_its_length() {
+fn opening_a_file_of_short_keys_takes_memory_of_a_few_times_its_length() {
     let _alone = alone();
     let key = |number: u64| Item::append(&number.to_be_bytes()[5..], "");
     let items = |sequence| (0..4096).map(|i| key(sequence * 4096 + i)).collect();

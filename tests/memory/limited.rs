@@ -1,5 +1,6 @@
-//! Processes in a memory cgroup that holds a part of what they store: killed while they append, then read, popped
-//! and compacted, and none of them ended by the system for want of memory.
+//! Processes in a memory cgroup that holds a part of their data: one is killed while it appends,
+//! then the data is read, popped and compacted, and the system kills none of them for lack of
+//! memory.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -13,7 +14,7 @@ use partd_testkit::children;
 const LIMIT: u64 = 48 << 20;
 const KEYS: u64 = 16;
 const VALUE: usize = 40_000;
-/// Batches after which the appending process is killed: three times the limit.
+/// The number of batches before the appending process is killed: three times the limit.
 const BATCHES: u64 = 3 * LIMIT / (KEYS * VALUE as u64);
 
 fn options() -> partd::Options {
@@ -24,7 +25,7 @@ fn value(batch: u64, key: u64) -> Vec<u8> {
     vec![(batch * 3 + key * 5) as u8; VALUE]
 }
 
-/// Run as a child, in a cgroup: appends until it is killed, or looks after what a killed one has left.
+/// Runs as a child in a cgroup: appends until it is killed, or works on what a killed one has left.
 #[test]
 fn child_under_a_limit() {
     let Some(cgroup) = std::env::var_os("PARTD_TEST_CGROUP") else { return };
@@ -39,7 +40,7 @@ fn child_under_a_limit() {
 
 fn append(path: &Path) {
     let p = options().open(path).unwrap();
-    // A little more than is waited for, however late the signal is.
+    // A few more than the parent waits for, in case the signal is late.
     for batch in 0..BATCHES + 20 {
         let values: Vec<_> = (0..KEYS).map(|key| (key, value(batch, key))).collect();
         p.append(values.iter().map(|(key, value)| (*key, value))).unwrap();
@@ -56,7 +57,7 @@ fn use_up(path: &Path) {
     let too_many = p.pop(0..KEYS);
     assert!(matches!(too_many, Err(Error::ReadTooLarge { .. })));
     p.verify().unwrap();
-    // Half of the keys go, and the rest moves together.
+    // Half of the keys are deleted, and the rest is compacted.
     for key in 0..KEYS / 2 {
         check(&p.pop([key]).unwrap()[0], key, acknowledged);
     }
@@ -70,7 +71,7 @@ fn use_up(path: &Path) {
     println!("all is there");
 }
 
-/// Compares a value with what was appended: all that was acknowledged, and perhaps one more.
+/// Checks that a value is every acknowledged append, and perhaps one more.
 fn check(found: &[u8], key: u64, acknowledged: u64) {
     let batches = (found.len() / VALUE) as u64;
     assert!((acknowledged..=acknowledged + 1).contains(&batches), "{batches} of {acknowledged}");
@@ -85,7 +86,7 @@ fn start(cgroup: &Cgroup, store: &Path, role: &str, acknowledged: u64) -> Child 
         .env("PARTD_TEST_STORE", store)
         .env("PARTD_TEST_ROLE", role)
         .env("PARTD_TEST_ACKNOWLEDGED", acknowledged.to_string())
-        // The names of a backtrace take more memory than there is.
+        // Symbolizing a backtrace takes more memory than the limit.
         .env("RUST_BACKTRACE", "0")
         .stdout(Stdio::piped())
         .spawn()
@@ -93,7 +94,7 @@ fn start(cgroup: &Cgroup, store: &Path, role: &str, acknowledged: u64) -> Child 
 }
 
 #[test]
-fn a_killed_writer_a_popper_and_a_compaction_get_by_with_a_third_of_the_data_in_memory() {
+fn a_killed_writer_a_popper_and_a_compaction_need_memory_for_only_a_third_of_the_data() {
     let cgroup = match Cgroup::new(LIMIT) {
         Ok(cgroup) => cgroup,
         Err(why) => return children::skip(&why),
@@ -111,7 +112,7 @@ fn a_killed_writer_a_popper_and_a_compaction_get_by_with_a_third_of_the_data_in_
     }
     writer.kill().unwrap();
     writer.wait().unwrap();
-    // What it said before it was killed.
+    // Reports from before the kill.
     for line in lines.map_while(Result::ok) {
         if let Some(number) = line.strip_prefix("acknowledged ") {
             acknowledged = number.parse().unwrap_or(acknowledged);

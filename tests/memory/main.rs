@@ -1,5 +1,5 @@
-//! What the library allocates, measured at the allocator. It counts for the whole process, so one
-//! test runs at a time, whatever the number of test threads.
+//! The library's allocations, measured at the allocator. The counts are for the whole process, so
+//! the tests run one at a time, whatever the number of test threads.
 
 mod buffer_memory;
 mod compaction_memory;
@@ -22,13 +22,13 @@ fn grow(bytes: usize) {
     PEAK.fetch_max(held, Ordering::Relaxed);
 }
 
-// A global allocator cannot be written otherwise; `realloc` goes through the two.
+// A global allocator requires unsafe code; `realloc` goes through these two functions.
 #[allow(unsafe_code)]
-// SAFETY: every call is handed to the system's allocator as it came.
+// SAFETY: every call is passed unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         grow(layout.size());
-        // SAFETY: the caller keeps the contract of `alloc`.
+        // SAFETY: the caller upholds the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
@@ -41,7 +41,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Waits until no other test runs, and keeps the others waiting.
+/// Waits until no other test runs, and blocks the others.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,6 +1,6 @@
-//! What views pin while a hundred compactions pass: counted in the descriptors and mappings of this
-//! process, and in the disk space of files that have no name any more. It counts what its whole process has,
-//! so it runs alone.
+//! The resources that views pin during a hundred compactions, counted as descriptors and mappings
+//! of this process and as disk space of unlinked files. The counts are for the whole process, so
+//! the test runs alone.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -13,12 +13,12 @@ struct Pinned {
     unlinked_bytes: u64,
 }
 
-/// What this process has of segments.
+/// The resources of this process for segments.
 fn pinned() -> Pinned {
     let mut pinned = Pinned::default();
     for entry in std::fs::read_dir("/proc/self/fd").expect("Linux lists descriptors") {
-        let link = entry.expect("it is listed").path();
-        // The descriptor of the listing itself is gone by now.
+        let link = entry.expect("the listing succeeds").path();
+        // The descriptor of the listing itself is closed by now.
         let Ok(target) = std::fs::read_link(&link) else { continue };
         pinned.descriptors += usize::from(target.to_string_lossy().contains(".seg"));
     }
@@ -36,7 +36,7 @@ fn pinned() -> Pinned {
 }
 
 #[test]
-fn views_held_over_a_hundred_compactions_pin_what_they_show() {
+fn views_held_over_a_hundred_compactions_pin_only_their_own_segments() {
     let _alone = crate::alone();
     const SEGMENT: u64 = 1 << 20;
     let dir = tempfile::tempdir().expect("a directory");
@@ -44,22 +44,23 @@ fn views_held_over_a_hundred_compactions_pin_what_they_show() {
         .segment_len_bytes(SEGMENT)
         .compaction_dead_share(None)
         .open(dir.path().join("store"))
-        .expect("it opens");
-    p.append([("small", "x")]).expect("it is appended");
+        .expect("the open succeeds");
+    p.append([("small", "x")]).expect("the append succeeds");
     let mut views = Vec::new();
     for round in 1..=100 {
         for i in 0..8 {
-            p.append([(i, vec![round; 500_000])]).expect("it is appended");
+            p.append([(i, vec![round; 500_000])]).expect("the append succeeds");
         }
-        views.push(p.view("small").expect("it is seen"));
-        p.delete(0..8).expect("they are deleted");
-        assert!(p.compact().expect("it compacts").runs > 0);
-        assert_eq!(p.get("small").expect("it is read"), b"x");
+        views.push(p.view("small").expect("the view opens"));
+        p.delete(0..8).expect("the deletes succeed");
+        assert!(p.compact().expect("the compaction succeeds").runs > 0);
+        assert_eq!(p.get("small").expect("the read succeeds"), b"x");
         let (now, views) = (pinned(), views.len());
-        // Beside the views: the index's segments, and the few that are being written and synced.
+        // In addition to the views: the index's segments, and the few that are being written and
+        // synced.
         let most = views + 16;
         assert!(now.descriptors <= 2 * most && now.mappings <= 2 * most, "{views} views: {now:?}");
-        // All but the first view show the output of a compaction, of a page or two.
+        // All views but the first show the output of a compaction, of a page or two.
         let bytes = SEGMENT + views as u64 * (64 << 10);
         assert!(now.unlinked_bytes <= bytes, "{views} views: {now:?}");
         if round % 25 == 0 {

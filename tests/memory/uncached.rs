@@ -1,6 +1,7 @@
-//! What is read from disk where nothing is in memory: the bytes of what was asked for, and nothing around them.
+//! The disk reads of a store that is not in memory: the requested bytes, without their neighbours.
 //!
-//! The kernel counts it (`/proc/self/io`), so the device's read-ahead, which would bring in the neighbours, shows.
+//! The kernel counts the reads (`/proc/self/io`), so the counts include the device's read-ahead,
+//! which would load the neighbours.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -14,11 +15,11 @@ use crate::alone;
 
 const KEYS: usize = 64;
 const BATCHES: usize = 40;
-/// What a count may be off: other threads of the process, and blocks of the file system itself.
+/// The tolerance of a count: other threads of the process, and the file system's own blocks.
 const SLACK: u64 = 96 << 10;
 const PAGE: u64 = 4096;
 
-/// Bytes that this process made the disk read so far.
+/// The number of bytes that this process has read from disk so far.
 fn read_bytes() -> u64 {
     let io = fs::read_to_string("/proc/self/io").unwrap();
     let field = io.lines().find_map(|line| line.strip_prefix("read_bytes: "));
@@ -30,7 +31,7 @@ fn value(len: usize, batch: usize, key: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 31 + batch * 7 + key * 13) as u8).collect()
 }
 
-/// A store with values of a length for each of the keys, one after the other in each batch; closed.
+/// A closed store with values of this length for each key, one after the other in each batch.
 fn filled(path: &Path, len: usize) {
     let p = SegmentLog::options().segment_len_bytes(16 << 20).open(path).unwrap();
     for number in 0..BATCHES {
@@ -44,9 +45,9 @@ fn filled(path: &Path, len: usize) {
     p.sync().unwrap();
 }
 
-/// Drops the pages of every file in a directory.
+/// Drops the cached pages of every file in a directory.
 fn drop_pages(path: &Path) {
-    // A page that another processor has just handled stays until that has let go of it.
+    // A page that another processor has just handled stays until that processor releases it.
     for _ in 0..20 {
         for entry in fs::read_dir(path).unwrap() {
             let file = File::open(entry.unwrap().path()).unwrap();
@@ -57,7 +58,7 @@ fn drop_pages(path: &Path) {
     }
 }
 
-/// Whether files of a directory are on a disk.
+/// Whether the files of a directory are on a disk.
 fn is_on_disk(path: &Path) -> bool {
     const TMPFS: i64 = 0x0102_1994;
     let on_disk = rustix::fs::statfs(path).unwrap().f_type != TMPFS;
@@ -67,7 +68,7 @@ fn is_on_disk(path: &Path) -> bool {
     on_disk
 }
 
-/// Reads key 7 in some way, of a store that is not in memory, and holds what was read against what was needed.
+/// Reads key 7 of an uncached store, and compares the bytes read from disk with those needed.
 fn one_key(len: usize, read: impl Fn(&SegmentLog, Key) -> Vec<u8>) {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -81,8 +82,8 @@ fn one_key(len: usize, read: impl Fn(&SegmentLog, Key) -> Vec<u8>) {
     let before = read_bytes();
     assert_eq!(p.len_of(7_u64).unwrap(), (len * BATCHES) as u64);
     let indexing = read_bytes() - before;
-    // A head: 48 bytes, 16 for each entry, the keys; it begins anywhere in a page. As much may be guessed in vain
-    // where a segment ends.
+    // The head of a batch: 48 bytes, 16 for each entry, and the keys; it starts anywhere in a page.
+    // The same amount can be prefetched in vain at the end of a segment.
     let head_pages = (48 + 16 * KEYS as u64 + 2 * KEYS as u64).div_ceil(PAGE) + 1;
     let most = (BATCHES as u64 + 2 * 16) * head_pages * PAGE + SLACK;
     assert!(indexing <= most, "indexing has read {indexing} bytes, {most} would do");

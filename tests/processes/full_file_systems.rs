@@ -1,9 +1,10 @@
-//! Full disks of every kind that a store is made for: ext4, xfs, btrfs, tmpfs and overlayfs, each mounted for the
-//! test and filled while a store on it is open, with a copy or a snapshot that shares its blocks or without. An append is an error, and no
-//! call ends the process with a signal.
+//! Full disks on every supported file system: ext4, xfs, btrfs, tmpfs and overlayfs. Each is
+//! mounted for the test and filled while a store on it is open, with and without a copy or snapshot
+//! that shares the store's blocks. An append is an error, and no call ends the process with a
+//! signal.
 //!
-//! It needs root, loop devices, and the programs that make the file systems; where they are missing it is skipped,
-//! which is a failure with CI=true.
+//! The test needs root, loop devices and the mkfs programs; without them it is skipped, which is a
+//! failure with CI=true.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -13,14 +14,15 @@ use std::process::Command;
 use partd::{Partd, SegmentLog};
 use partd_testkit::children::{Start, report, skip, start_with_channel};
 
-/// A file system in a file, mounted.
+/// A mounted file system in a file.
 pub(crate) struct Mounted {
     dir: tempfile::TempDir,
 }
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // An overlay before what it lies on; what was never mounted is told of, and nobody listens.
+        // Unmount an overlay before the file system below it; errors for unmounted ones do not
+        // matter.
         for name in ["mounted", "lower"] {
             let _ = Command::new("umount").arg("-l").arg(self.dir.path().join(name)).output();
         }
@@ -32,19 +34,19 @@ impl Mounted {
         self.dir.path().join("mounted")
     }
 
-    /// A directory of an overlay: the file system that it lies on holds its layers.
+    /// A directory of an overlay: the underlying file system holds its layers.
     pub(crate) fn layer(&self, name: &str) -> PathBuf {
         self.dir.path().join("lower").join(name)
     }
 
-    /// Mounts the overlay again, with a layer to write to or without.
+    /// Mounts the overlay again, with or without an upper layer.
     pub(crate) fn lay_over(&self, writes: bool) -> Result<(), String> {
         let layer = |name| self.layer(name).to_string_lossy().into_owned();
         let mut layers = format!("lowerdir={}", layer("low"));
         if writes {
             layers += &format!(",upperdir={},workdir={}", layer("upper"), layer("work"));
         } else {
-            // A read-only overlay has two layers at least.
+            // A read-only overlay needs at least two layers.
             layers += &format!(":{}", layer("upper"));
         }
         let at = self.path().to_string_lossy().into_owned();
@@ -63,7 +65,7 @@ fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(format!("{program}: {said}")) }
 }
 
-/// Mounts a new file system, or says why that cannot be done; `more` are arguments for the program that makes it.
+/// Mounts a new file system, or reports why that is impossible; `more` are arguments for mkfs.
 pub(crate) fn mount(kind: &str, more: &[&str]) -> Result<Mounted, String> {
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
     let mounted = Mounted { dir };
@@ -95,7 +97,7 @@ pub(crate) fn mount(kind: &str, more: &[&str]) -> Result<Mounted, String> {
     Ok(mounted)
 }
 
-/// Fills all that is left, down to the last block.
+/// Fills the remaining space, down to the last block.
 pub(crate) fn fill(path: &Path) {
     let mut file = File::create(path).expect("a file");
     for len in [1 << 20, 64 << 10, 4096, 512] {
@@ -105,18 +107,18 @@ pub(crate) fn fill(path: &Path) {
     let _ = file.sync_all();
 }
 
-/// What the child does on a file system: whatever it meets is an error or a success.
+/// The child's work on a file system: every call must succeed or return an error.
 pub(crate) fn fill_up(arguments: &[String]) {
     let (mounted, how) = (Path::new(&arguments[0]), &*arguments[1]);
     let path = mounted.join("store");
     let options = SegmentLog::options().segment_len_bytes(1 << 20).compaction_dead_share(None);
-    let p = options.open(&path).expect("it opens");
+    let p = options.open(&path).expect("the open succeeds");
     let mut kept = 0_u64;
     for i in 0..500_u32 {
         p.append([(i % 10, vec![i as u8; 5000]), (1000, vec![1; 100])]).expect("there is space");
         kept += 100;
     }
-    p.sync().expect("it is synced");
+    p.sync().expect("the sync succeeds");
     let copy = mounted.join("copy");
     let (of, to) = (path.to_string_lossy(), copy.to_string_lossy());
     let shared = match how {
@@ -140,11 +142,11 @@ pub(crate) fn fill_up(arguments: &[String]) {
         }
     }
     let failed = failed.expect("a full disk is an error");
-    assert_eq!(p.len_of(1000_u32).expect("it is counted"), kept, "{failed}");
-    let value = p.get(1000_u32).expect("it is read");
+    assert_eq!(p.len_of(1000_u32).expect("the count succeeds"), kept, "{failed}");
+    let value = p.get(1000_u32).expect("the read succeeds");
     assert!(value.len() as u64 == kept && value.iter().all(|&byte| byte == 1));
-    p.verify().expect("it is whole");
-    // Each of these succeeds or says why not.
+    p.verify().expect("the store is whole");
+    // Each of these calls succeeds or returns an error.
     let _ = p.sync();
     let _ = p.delete([3_u32]);
     let _ = p.compact();
@@ -152,19 +154,19 @@ pub(crate) fn fill_up(arguments: &[String]) {
     drop(p);
     // A new process on the full disk.
     if let Ok(p) = options.open(&path) {
-        assert_eq!(p.len_of(1000_u32).expect("it is counted"), kept);
+        assert_eq!(p.len_of(1000_u32).expect("the count succeeds"), kept);
         let _ = p.delete([4_u32]);
         let _ = p.compact();
     }
-    let reader = options.open_read_only(&path).expect("it is read");
-    assert_eq!(reader.get(1000_u32).expect("it is read").len() as u64, kept);
+    let reader = options.open_read_only(&path).expect("the read succeeds");
+    assert_eq!(reader.get(1000_u32).expect("the read succeeds").len() as u64, kept);
     drop(reader);
-    // With space again, everything goes on.
-    fs::remove_file(mounted.join("filler")).expect("it is removed");
+    // With free space, everything works again.
+    fs::remove_file(mounted.join("filler")).expect("the removal succeeds");
     let _ = run("sync", &[]);
-    let p = options.open(&path).expect("it opens");
+    let p = options.open(&path).expect("the open succeeds");
     p.append_durable([("after", "x")]).expect("there is space");
-    assert_eq!(p.len_of(1000_u32).expect("it is counted"), kept);
+    assert_eq!(p.len_of(1000_u32).expect("the count succeeds"), kept);
     report("all is well");
 }
 
@@ -175,7 +177,7 @@ fn a_full_disk_is_an_error_on_every_file_system_and_never_a_signal() {
         ("tmpfs", &["alone", "copied"][..]),
         ("ext4", &["alone", "copied"]),
         ("xfs", &["alone", "reflinked"]),
-        // Files that are not copied on write cannot be cloned.
+        // Files without copy-on-write cannot be cloned.
         ("btrfs", &["alone", "copied", "in a snapshot"]),
         ("overlay", &["alone", "copied"]),
     ] {
@@ -189,7 +191,7 @@ fn a_full_disk_is_an_error_on_every_file_system_and_never_a_signal() {
             };
             let arguments = [mounted.path().to_string_lossy().into_owned(), (*how).to_owned()];
             let (child, said) = start_with_channel(&Start::default(), "fills up", &arguments);
-            // It ends with its process, whatever ends that.
+            // The reports end when the process does, whatever ends it.
             let said: Vec<String> = said.iter().collect();
             assert_eq!(said, ["all is well"], "{kind}, {how}: the process has ended");
             drop(child);

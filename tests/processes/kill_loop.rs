@@ -1,13 +1,14 @@
 //! The kill loop: four writers and two readers on the real disk, killed and stopped at random.
 //!
-//! The judge is the log of acknowledgements that the parent keeps, outside of the store. After
-//! every death all that was acknowledged until then must be there; at the end of a round everything
-//! must be there once and whole, before and after the store is opened again, with its control file
-//! and without. At least a tenth of the kills must leave a batch that was claimed and never
-//! committed: the loop counts them in the segments, and fails if it has not been cruel enough.
+//! The parent keeps a log of acknowledgements outside the store. After every death, everything
+//! acknowledged so far must be present; at the end of a round everything must be present once and
+//! whole, before and after the store is reopened, with and without its control file. At least a
+//! tenth of the kills must leave a batch that was claimed and never committed: the loop counts such
+//! batches in the segments, and fails if there are too few.
 //!
-//! 200 kills in the ordinary run. `PARTD_KILLS=2000 cargo test --test processes kill_loop::` kills more, in
-//! rounds of 200 on a store each; `PARTD_SEED` repeats the choices, though not the moments.
+//! An ordinary run makes 200 kills. `PARTD_KILLS=2000 cargo test --test processes kill_loop::`
+//! makes more, in rounds of 200 on a store each; `PARTD_SEED` repeats the choices, but not the
+//! moments.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -23,11 +24,11 @@ const ROUND: u64 = 200;
 #[derive(Clone, Copy, Debug, Default)]
 struct Figures {
     kills: u64,
-    /// Kills of writers, of those stopped before, of readers.
+    /// Kills of writers, of previously stopped writers, and of readers.
     writers: u64,
     stopped: u64,
     readers: u64,
-    /// Stops that were not deaths.
+    /// Stops without a kill.
     stops: u64,
     /// Kills that left a claimed batch uncommitted.
     left_pending: u64,
@@ -37,7 +38,7 @@ struct Figures {
 }
 
 #[test]
-fn random_kills_and_stops_lose_nothing_that_was_acknowledged() {
+fn random_kills_and_stops_lose_no_acknowledged_write() {
     let seed = seed();
     let kills = from_env("PARTD_KILLS", ROUND);
     let mut random = Random(seed);
@@ -89,7 +90,7 @@ fn round(random: &mut Random, until: u64, figures: &mut Figures) {
         watch.look(&p, &arena.log);
         std::thread::sleep(Duration::from_millis(random.below(30)));
     }
-    // The last of them die together, with nobody left to help.
+    // The last ones die together, so none is left to help.
     let log = arena.kill_all();
     watch.look(&p, &log);
     drop(p);

@@ -1,7 +1,7 @@
-//! Several processes at once, that are killed, stopped, forked, and come and go: one behaviour per
+//! Several processes at once, which are killed, stopped, forked, and come and go; one behaviour per
 //! file.
 //!
-//! One test binary, since each links the engine anew. A part alone:
+//! One test binary, since each binary links the engine again. To run a part:
 //! `cargo test --test processes kill_loop::`
 
 mod full_file_systems;
@@ -18,7 +18,7 @@ mod surroundings;
 mod threads;
 mod writers_and_readers;
 
-/// What the children run; see `partd_testkit::children`.
+/// The entry point of the children; see `partd_testkit::children`.
 #[test]
 #[ignore = "the children of the other tests run it"]
 fn child() {

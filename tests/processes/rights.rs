@@ -1,8 +1,8 @@
-//! Missing rights: an error that names the path and says what to do, and nothing changed.
+//! Missing rights are an error that names the path and says what to do, and nothing is changed.
 //!
-//! A child process asks for what it has no right to. Where the tests run as root, whom no right is
-//! missing, the child runs as another user; else it runs as this one, and the modes of the files are
-//! set against their owner.
+//! A child process attempts operations for which it lacks the rights. If the tests run as root,
+//! which lacks none, the child runs as another user; otherwise it runs as the same user, and the
+//! modes of the files restrict their owner.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -14,7 +14,7 @@ use partd_testkit::children::{Start, directory, report, skip, start_with_channel
 /// The user `nobody`.
 const NOBODY: u32 = 65534;
 
-/// Tries everything on a path, and reports what it gave.
+/// Tries every operation on a path, and reports the results.
 pub(crate) fn visit(arguments: &[String]) {
     let path = Path::new(&arguments[0]);
     let said = |result: Result<Vec<u8>, partd::Error>| match result {
@@ -36,14 +36,14 @@ pub(crate) fn visit(arguments: &[String]) {
     report(&said(SegmentLog::open_read_only(path).and_then(|p| p.get("k"))));
 }
 
-/// A place for a store, and a visitor who may do there what the modes say.
+/// A place for a store, and a visitor whose rights are given by file modes.
 struct Place {
     dir: tempfile::TempDir,
     store: PathBuf,
     start: Start,
 }
 
-/// What the visitor was told when it appended, read, synced, and when it opened for reading alone.
+/// The visitor's results of an append, a read, a sync, and a read-only opening.
 struct Told {
     append: String,
     read: String,
@@ -57,7 +57,7 @@ impl Place {
         let is_root = rustix::process::geteuid().is_root();
         let mut place = Place { dir, store, start: Start::default() };
         if is_root {
-            // The program may lie where another user cannot reach it.
+            // Another user may not be able to reach the original program.
             let program = place.dir.path().join("visitor");
             fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
             mode(&program, 0o755);
@@ -67,13 +67,13 @@ impl Place {
         place
     }
 
-    /// Makes a store with one value.
+    /// Creates a store with one value.
     fn fill(&self) {
         let p = SegmentLog::options().segment_len_bytes(64 << 10).open(&self.store).unwrap();
         p.append([("k", "kept ")]).unwrap();
     }
 
-    /// Gives the visitor these rights (`rwx` as in a mode) to a file or directory of this user.
+    /// Gives the visitor these rights (`rwx` as in a mode) on a file or directory of this user.
     fn let_visitor(&self, path: &Path, rights: u32) {
         mode(path, if self.start.user.is_some() { 0o700 | rights } else { rights << 6 });
     }
@@ -92,7 +92,7 @@ impl Place {
         Told { append: next(), read: next(), sync: next(), read_only: next() }
     }
 
-    /// With all rights again, the store holds what it held.
+    /// Checks, with all rights restored, that the store is unchanged.
     fn is_as_before(&self) {
         mode(&self.store, 0o700);
         for entry in fs::read_dir(&self.store).unwrap() {
@@ -108,7 +108,7 @@ fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
-/// An error that names the path and says what to do.
+/// Checks that an error names the path and says what to do.
 #[track_caller]
 fn advises(said: &str, path: &Path, advice: &str) {
     assert!(said.starts_with("error "), "{said}");
@@ -119,7 +119,7 @@ fn advises(said: &str, path: &Path, advice: &str) {
 const GIVE: &str = "give this user the right";
 
 #[test]
-fn a_directory_that_may_not_be_entered() {
+fn a_directory_without_search_permission_is_an_error() {
     let place = Place::new();
     place.fill();
     place.let_visitor(&place.store, 0);
@@ -130,7 +130,7 @@ fn a_directory_that_may_not_be_entered() {
 }
 
 #[test]
-fn files_that_may_not_be_read() {
+fn unreadable_files_are_an_error() {
     let place = Place::new();
     place.fill();
     place.let_visitor_files(0);
@@ -142,7 +142,7 @@ fn files_that_may_not_be_read() {
 }
 
 #[test]
-fn files_that_may_only_be_read_are_read_and_not_written() {
+fn read_only_files_are_read_and_not_written() {
     let place = Place::new();
     place.fill();
     place.let_visitor_files(0o4);
@@ -155,7 +155,7 @@ fn files_that_may_only_be_read_are_read_and_not_written() {
 }
 
 #[test]
-fn a_place_where_no_directory_may_be_made() {
+fn a_parent_without_write_permission_is_an_error() {
     let place = Place::new();
     place.let_visitor(place.dir.path(), 0o5);
     let told = place.visit();
@@ -166,8 +166,8 @@ fn a_place_where_no_directory_may_be_made() {
 }
 
 #[test]
-fn a_read_only_directory_opened_for_writing() {
-    // One without a store.
+fn opening_a_read_only_directory_for_writing_is_an_error() {
+    // A directory without a store.
     let place = Place::new();
     fs::create_dir(&place.store).unwrap();
     place.let_visitor(&place.store, 0o5);
@@ -176,7 +176,8 @@ fn a_read_only_directory_opened_for_writing() {
     advises(&told.read_only, &place.store, "there is no store");
     mode(&place.store, 0o700);
     assert_eq!(fs::read_dir(&place.store).unwrap().count(), 0);
-    // A store whose files may be written, and none be made: it can be read, and tells why no more.
+    // A store whose files are writable but whose directory is not: it can be read, and the error
+    // explains why it cannot be written.
     let place = Place::new();
     place.fill();
     if let Some(user) = place.start.user {
@@ -194,7 +195,7 @@ fn a_read_only_directory_opened_for_writing() {
 }
 
 #[test]
-fn a_store_below_a_directory_that_may_be_entered_and_not_read_is_durable_all_the_same() {
+fn a_store_below_a_searchable_but_unreadable_directory_is_durable() {
     let place = Place::new();
     fs::create_dir(&place.store).unwrap();
     if let Some(user) = place.start.user {
@@ -209,7 +210,7 @@ fn a_store_below_a_directory_that_may_be_entered_and_not_read_is_durable_all_the
 }
 
 #[test]
-fn a_users_store_stays_the_users_when_root_writes_to_it() {
+fn a_users_store_still_belongs_to_the_user_after_root_writes_to_it() {
     let place = Place::new();
     if place.start.user.is_none() {
         skip("only root can write to another user's store");

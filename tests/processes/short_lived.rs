@@ -1,6 +1,7 @@
-//! Many processes that live for a moment: each opens the store, appends a little and exits.
+//! Many short-lived processes: each opens the store, appends a little and exits.
 //!
-//! `PARTD_SHORT_LIVED=1000 cargo test --test processes short_lived:: -- --nocapture` runs a thousand.
+//! `PARTD_SHORT_LIVED=1000 cargo test --test processes short_lived:: -- --nocapture` runs a
+//! thousand.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -9,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use partd::{Partd, SegmentLog};
 
-/// As many processes at a time.
+/// The number of concurrent processes.
 const AT_ONCE: usize = 4;
 
-/// Run as a child: appends 1 KiB to one of ten keys.
+/// Runs as a child: appends 1 KiB to one of ten keys.
 #[test]
 fn child_that_appends_once() {
     let Some(path) = std::env::var_os("PARTD_TEST_APPENDS") else { return };
@@ -21,7 +22,7 @@ fn child_that_appends_once() {
     p.append([(number % 10, [number as u8; 1024])]).unwrap();
 }
 
-/// Run as a child: removes everything and exits.
+/// Runs as a child: removes everything and exits.
 #[test]
 fn child_that_clears() {
     let Some(path) = std::env::var_os("PARTD_TEST_CLEARS") else { return };
@@ -45,7 +46,7 @@ fn disk_bytes(path: &Path) -> u64 {
 }
 
 #[test]
-fn processes_that_append_a_little_leave_what_their_data_needs_in_few_files() {
+fn processes_that_append_a_little_leave_few_small_files() {
     let count: u64 = std::env::var("PARTD_SHORT_LIVED").map_or(200, |count| count.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
@@ -87,7 +88,7 @@ fn processes_that_append_a_little_leave_what_their_data_needs_in_few_files() {
         let mut value = p.get(key).unwrap();
         let mut expected: Vec<u8> =
             (0..count).filter(|n| n % 10 == key).flat_map(|n| [n as u8; 1024]).collect();
-        // They ran side by side, so their order is any.
+        // They ran concurrently, so their order is arbitrary.
         value.sort_unstable();
         expected.sort_unstable();
         assert!(value == expected, "key {key}");
@@ -95,7 +96,7 @@ fn processes_that_append_a_little_leave_what_their_data_needs_in_few_files() {
 }
 
 #[test]
-fn a_process_that_clears_and_exits_gives_the_space_back() {
+fn a_process_that_clears_and_exits_frees_the_space() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let p = SegmentLog::options()
@@ -115,7 +116,7 @@ fn a_process_that_clears_and_exits_gives_the_space_back() {
 }
 
 #[test]
-fn a_segment_takes_one_file_descriptor_and_no_more_when_it_is_synced_and_compacted() {
+fn a_segment_takes_one_descriptor_even_while_it_is_synced_and_compacted() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let options = SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None);
@@ -129,7 +130,7 @@ fn a_segment_takes_one_file_descriptor_and_no_more_when_it_is_synced_and_compact
     assert_eq!(p.stats().unwrap().segments(), 400);
     p.append_durable([(3_u64, [7; 10])]).unwrap();
     assert_eq!(p.get(3_u64).unwrap(), [7; 410]);
-    // The other tests of this file open some, too.
+    // The other tests of this file open some files, too.
     assert!(files() < before + 500, "{before} files, then {}", files());
     assert!(p.compact().unwrap().segments_replaced == 400);
     assert_eq!(p.stats().unwrap().segments(), 2);

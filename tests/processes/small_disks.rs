@@ -1,7 +1,9 @@
-//! Ways out of a disk on which nothing is left: no block, with live and dead values side by side in every segment;
-//! or no inode. A new handle removes, clears and compacts there, and then there is space again.
+//! Ways out of an exhausted disk: one without a free block, with live and dead values mixed in
+//! every segment, or one without a free inode. A new handle removes, clears and compacts there, and
+//! then there is space again.
 //!
-//! It needs root and loop devices; where they are missing it is skipped, which is a failure with CI=true.
+//! The tests need root and loop devices; without them they are skipped, which is a failure with
+//! CI=true.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -23,17 +25,17 @@ fn value(key: u32) -> Vec<u8> {
     vec![key as u8; 20_000]
 }
 
-/// A store of many segments, of whose values every other is dead.
+/// A store of many segments in which every other value is dead.
 fn interleaved(path: &Path, keys: u32) {
-    let p = options().open(path).expect("it opens");
+    let p = options().open(path).expect("the open succeeds");
     for key in 0..keys {
         p.append([(key, value(key))]).expect("there is space");
     }
-    p.delete((0..keys).step_by(2)).expect("they are deleted");
+    p.delete((0..keys).step_by(2)).expect("the deletes succeed");
 }
 
 #[test]
-fn a_full_disk_with_live_and_dead_values_side_by_side_is_compacted_segment_by_segment() {
+fn a_full_disk_with_live_and_dead_values_mixed_is_compacted_segment_by_segment() {
     let keys = 800;
     for kind in ["tmpfs", "ext4", "xfs", "btrfs", "overlay"] {
         let Some(mounted) = mounted(kind, &[]) else { continue };
@@ -41,37 +43,37 @@ fn a_full_disk_with_live_and_dead_values_side_by_side_is_compacted_segment_by_se
         interleaved(&path, keys);
         fill(&mounted.path().join("filler"));
         let p = options().open(&path).expect("it opens on a full disk");
-        let before = p.stats().expect("it is counted");
+        let before = p.stats().expect("the count succeeds");
         assert!(before.dead_bytes > before.live_bytes * 9 / 10, "{before:?}");
         let report = p.compact().unwrap_or_else(|error| panic!("{kind}: {error}"));
-        let after = p.stats().expect("it is counted");
+        let after = p.stats().expect("the count succeeds");
         println!("{kind}: {report:?}");
         assert!(report.runs > 1, "{kind}: one run would not have had the space: {report:?}");
         assert_eq!(report.skipped, None, "{kind}: {report:?}");
         assert!(after.dead_bytes < before.dead_bytes / 10, "{kind}: {before:?}, then {after:?}");
-        // What was freed is there for whoever comes next.
+        // The freed space is available to others.
         for key in 0..keys / 4 {
             p.append([(keys + key, value(key))])
                 .unwrap_or_else(|error| panic!("{kind}: append {key}: {error}"));
         }
         drop(p);
-        let p = options().open(&path).expect("it opens");
-        p.verify().expect("it is whole");
+        let p = options().open(&path).expect("the open succeeds");
+        p.verify().expect("the store is whole");
         for key in 0..keys {
             let right = if key % 2 == 0 { Vec::new() } else { value(key) };
-            assert!(p.get(key).expect("it is read") == right, "{kind}: key {key}");
+            assert!(p.get(key).expect("the read succeeds") == right, "{kind}: key {key}");
         }
     }
 }
 
 #[test]
-fn on_a_disk_without_an_inode_new_handles_remove_and_compact() {
-    // As few as ext4 makes; some are its own.
+fn on_a_disk_without_free_inodes_new_handles_remove_and_compact() {
+    // The minimum that ext4 accepts; it uses some itself.
     let Some(mounted) = mounted("ext4", &["-N", "64"]) else { return };
     let path = mounted.path().join("store");
     let options = || SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None);
     for ending in ["deletes", "clears", "compacts"] {
-        let p = options().open(&path).expect("it opens");
+        let p = options().open(&path).expect("the open succeeds");
         for key in 0..100_u32 {
             p.append([(key, vec![key as u8; 5000])]).expect("there are inodes");
         }
@@ -80,15 +82,15 @@ fn on_a_disk_without_an_inode_new_handles_remove_and_compact() {
         fs::create_dir(&fillers).expect("there is an inode");
         let taken = (0..).map_while(|i| File::create(fillers.join(format!("{i}"))).ok()).count();
         assert!(taken > 0, "no inode was left");
-        // A new handle removes, and its first segment needs a file.
-        let p = options().open(&path).expect("it opens");
+        // A new handle removes keys, and its first segment needs a file.
+        let p = options().open(&path).expect("the open succeeds");
         match ending {
-            "deletes" => p.delete(1..100_u32).expect("it deletes"),
-            "clears" => p.clear().expect("it clears"),
+            "deletes" => p.delete(1..100_u32).expect("the delete succeeds"),
+            "clears" => p.clear().expect("the clear succeeds"),
             _ => {}
         }
         assert_eq!(
-            p.keys().expect("they are listed").len(),
+            p.keys().expect("the listing succeeds").len(),
             [100, 1, 0][match ending {
                 "deletes" => 1,
                 "clears" => 2,
@@ -96,23 +98,23 @@ fn on_a_disk_without_an_inode_new_handles_remove_and_compact() {
             }]
         );
         drop(p);
-        // So does the output of a compaction, whatever was removed before.
-        let p = options().open(&path).expect("it opens");
+        // The output of a compaction needs one too, whatever was removed before.
+        let p = options().open(&path).expect("the open succeeds");
         let report = p.compact().unwrap_or_else(|error| panic!("{ending}: {error}"));
         assert!(
             report.runs > 0 && report.skipped != Some(Skipped::NoSpace),
             "{ending}: {report:?}"
         );
-        let left = p.get(0_u32).expect("it is read");
+        let left = p.get(0_u32).expect("the read succeeds");
         assert!(ending == "clears" || left == [0; 5000]);
-        // Files have gone, and their inodes can be had.
+        // Files were removed, and their inodes are free.
         p.append([("again", "x")]).unwrap_or_else(|error| panic!("{ending}: {error}"));
-        assert_eq!(p.get("again").expect("it is read"), b"x");
+        assert_eq!(p.get("again").expect("the read succeeds"), b"x");
         drop(p);
-        let p = options().open(&path).expect("it opens");
-        p.verify().expect("it is whole");
+        let p = options().open(&path).expect("the open succeeds");
+        p.verify().expect("the store is whole");
         drop(p);
-        fs::remove_dir_all(&fillers).expect("they are removed");
-        fs::remove_dir_all(&path).expect("it is removed");
+        fs::remove_dir_all(&fillers).expect("the removals succeed");
+        fs::remove_dir_all(&path).expect("the removal succeeds");
     }
 }

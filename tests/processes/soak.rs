@@ -1,11 +1,12 @@
-//! A soak: several processes append, delete, clear, reopen, die and come again for a while, and
+//! A soak test: several processes append, delete, clear, reopen, die and restart for a while, and
 //! nothing grows.
 //!
-//! Each process owns some keys and knows what they must hold, so every get is checked. A clear is
-//! of all processes' keys: it happens while nobody else is at work, and is counted in a file, so
-//! that each process knows. The parent kills a process now and then and starts it again, samples
-//! the disk space of the store, and what the processes say of their files and mappings.
-//! `PARTD_SOAK_SECONDS=300 cargo test --release --test processes soak:: -- --nocapture` runs it for longer.
+//! Each process owns some keys and tracks their contents, so every get is checked. A clear removes
+//! the keys of all processes: it happens while no one else is at work, and is counted in a file
+//! that all processes read. The parent kills a process now and then and restarts it, and samples
+//! the disk usage of the store and the numbers of files and mappings that the processes report.
+//! `PARTD_SOAK_SECONDS=300 cargo test --release --test processes soak:: -- --nocapture` is the long
+//! run.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -19,7 +20,7 @@ use partd::{Options, Partd, SegmentLog};
 
 const PROCESSES: u64 = 3;
 const SEGMENT: u64 = 256 << 10;
-/// The bytes that a process keeps alive, about.
+/// The approximate number of bytes that a process keeps alive.
 const LIVE: usize = 2 << 20;
 
 fn options() -> Options {
@@ -35,15 +36,15 @@ impl Random {
     }
 }
 
-/// Open files and mappings of this process.
+/// The open files and mappings of this process.
 fn handles() -> (usize, usize) {
     let files = std::fs::read_dir("/proc/self/fd").unwrap().count();
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     (files, maps.lines().filter(|line| line.ends_with(".seg") || line.contains(".seg ")).count())
 }
 
-/// Whether the store was cleared, for all processes: how often, in a file that is locked. A clear
-/// leaves a byte before and one after, so that one whose process was killed in it can be seen.
+/// The number of clears, shared by all processes in a locked file. A clear writes a byte before and
+/// one after, which shows whether a process was killed in the middle of one.
 struct Clears(std::fs::File);
 
 impl Clears {
@@ -58,7 +59,7 @@ impl Clears {
         self.0.metadata().unwrap().len()
     }
 
-    /// Waits until nobody clears, and ends the clear of a process that was killed in it.
+    /// Waits until no clear is in progress, and completes the clear of a killed process.
     fn enter(&mut self, p: &SegmentLog) {
         fs2::FileExt::lock_shared(&self.0).unwrap();
         while !self.count().is_multiple_of(2) {
@@ -72,7 +73,7 @@ impl Clears {
         }
     }
 
-    /// Clears the store, of which nobody else makes use meanwhile.
+    /// Clears the store while no one else uses it.
     fn clear(&mut self, p: &SegmentLog) {
         if self.count().is_multiple_of(2) {
             self.0.write_all(&[1]).unwrap();
@@ -82,13 +83,13 @@ impl Clears {
         self.0.write_all(&[1]).unwrap();
     }
 
-    /// Lets others clear for a moment.
+    /// Allows others to clear for a moment.
     fn leave(&self) {
         fs2::FileExt::unlock(&self.0).unwrap();
     }
 }
 
-/// Fails with what tells two values apart.
+/// Fails with the difference between two values.
 fn assert_same(what: &str, found: &[u8], expected: &[u8]) {
     if found == expected {
         return;
@@ -101,7 +102,7 @@ fn assert_same(what: &str, found: &[u8], expected: &[u8]) {
     );
 }
 
-/// Run as a child: works on its own keys until the deadline, and prints its figures.
+/// Runs as a child: works on its own keys until the deadline, and prints its figures.
 #[test]
 fn child_that_soaks() {
     let Some(path) = std::env::var_os("PARTD_SOAK_STORE") else { return };
@@ -113,7 +114,7 @@ fn child_that_soaks() {
     let mut p = options().open(&path).unwrap();
     clears.enter(&p);
     let mut cleared = clears.count();
-    // What a killed predecessor has left.
+    // The leftovers of a killed predecessor.
     p.delete((0..40).map(|key| format!("{process}/{key}"))).unwrap();
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut said = Instant::now() - Duration::from_secs(1);
@@ -142,7 +143,7 @@ fn child_that_soaks() {
                 assert_same(&what, &p.get(&key).unwrap(), &expected);
             }
             _ => {
-                // Reopening, and everything that is this process's is gone, or everybody's.
+                // Reopen the store, or delete this process's keys or all keys.
                 if random.below(4) == 0 {
                     drop(p);
                     p = options().open(&path).unwrap();
@@ -165,7 +166,7 @@ fn child_that_soaks() {
             p.delete([&key]).unwrap();
         }
         if ops.is_multiple_of(16) {
-            // Room for whoever waits to clear.
+            // Give way to processes that wait to clear.
             clears.leave();
             std::thread::sleep(Duration::from_millis(2));
             clears.enter(&p);
@@ -191,11 +192,12 @@ fn child_that_soaks() {
 
 fn disk_bytes(path: &Path) -> u64 {
     let entries = std::fs::read_dir(path).unwrap();
-    // A file may be gone by now.
+    // The file may have been removed.
     entries.map(|entry| entry.unwrap().metadata().map_or(0, |m| m.blocks() * 512)).sum()
 }
 
-/// What a process has said last: its live bytes; and the most files and mappings, by when.
+/// The latest report of a process: its live bytes, and the maximum numbers of files and mappings
+/// over time.
 #[derive(Debug, Default)]
 struct Said {
     live: u64,
@@ -207,7 +209,7 @@ struct Said {
 
 type Soaking = (Child, std::thread::JoinHandle<()>);
 
-/// Starts a process; what it says goes to `said`.
+/// Starts a process; its reports go to `said`.
 fn start(
     path: &Path,
     process: u64,
@@ -259,7 +261,7 @@ fn space_files_and_mappings_stay_bounded_while_processes_come_and_go() {
     let mut children: Vec<Soaking> = (0..PROCESSES)
         .map(|process| start(&path, process, process, seconds, since, &said[process as usize]))
         .collect();
-    // Live bytes and disk space, side by side.
+    // Live bytes and disk usage, at the same moments.
     let mut samples: Vec<(u64, u64)> = Vec::new();
     let mut next_kill = Duration::from_secs(1);
     while since.elapsed() < Duration::from_secs(seconds) {
@@ -287,7 +289,7 @@ fn space_files_and_mappings_stay_bounded_while_processes_come_and_go() {
         assert!(child.wait().unwrap().success(), "a child failed");
         reader.join().unwrap();
     }
-    // What was alive a moment ago has still to be compacted, on a machine that may be busy.
+    // Recently live data may not be compacted yet on a busy machine.
     let (moment, mut beyond) = (50, 0);
     for (i, (_, size)) in samples.iter().enumerate() {
         let live = samples[i.saturating_sub(moment)..=i].iter().map(|(live, _)| *live).max();
@@ -295,7 +297,7 @@ fn space_files_and_mappings_stay_bounded_while_processes_come_and_go() {
         beyond += usize::from(*size > bound);
         assert!(*size <= 2 * bound, "sample {i}: {size} bytes on disk, more than twice {bound}");
     }
-    // Nothing holds the appends back while the thread that compacts gets no processor.
+    // Nothing throttles the appends while the compacting thread gets no processor time.
     assert!(beyond * 50 <= samples.len(), "{beyond} of {} samples", samples.len());
     let said: Vec<Said> =
         said.iter().map(|said| std::mem::take(&mut *said.lock().unwrap())).collect();
@@ -332,7 +334,7 @@ fn space_files_and_mappings_stay_bounded_while_processes_come_and_go() {
     );
     assert!(stats.compactions > 0, "nothing was compacted: {stats:?}");
     p.verify().unwrap();
-    // In the end everything is deleted, and all but what is open goes.
+    // In the end everything is deleted, and all files but the open ones are removed.
     p.delete(p.keys().unwrap()).unwrap();
     p.compact().unwrap();
     let stats = p.stats().unwrap();

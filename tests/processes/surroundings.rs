@@ -1,5 +1,5 @@
-//! What a process does around an open store: it changes its directory, and it has children that live
-//! on with what they inherited.
+//! A store in a process that changes its directory, and in one whose children live on with what
+//! they inherited.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use partd_testkit::children::{self, Start, directory, fork, report, start_with_c
 /// More than half of the smallest segment.
 const LONG: usize = 40_000;
 
-/// What the process of a role does.
+/// The entry point of the children of this file.
 pub(crate) fn live(arguments: &[String]) {
     let path = Path::new(&arguments[1]);
     match arguments[0].as_str() {
@@ -20,7 +20,7 @@ pub(crate) fn live(arguments: &[String]) {
     }
 }
 
-/// What the process of a role reports, with a path.
+/// The reports of a child in a role, with a path.
 fn told(role: &str, path: &Path) -> Vec<String> {
     let arguments = [role.to_owned(), path.display().to_string()];
     let (child, said) = start_with_channel(&Start::default(), "process", &arguments);
@@ -29,23 +29,23 @@ fn told(role: &str, path: &Path) -> Vec<String> {
     said
 }
 
-/// Opens one of two stores of one name by it alone, and goes to the other's place.
+/// Opens one of two stores with the same relative path, and changes to the directory of the other.
 fn wander(dir: &Path) {
     let options = SegmentLog::options().segment_len_bytes(64 << 10);
     let go = |place: &str| std::env::set_current_dir(dir.join(place)).expect("it is there");
     go("here");
-    let p = options.open("store").expect("it opens");
-    p.append([("k", [1; LONG])]).expect("it is appended");
+    let p = options.open("store").expect("the open succeeds");
+    p.append([("k", [1; LONG])]).expect("the append succeeds");
     go("there");
     for byte in 2..4 {
-        p.append_durable([("k", [byte; LONG])]).expect("it is appended");
+        p.append_durable([("k", [byte; LONG])]).expect("the append succeeds");
     }
-    assert_eq!(p.get("k").expect("it is read").len(), 3 * LONG);
+    assert_eq!(p.get("k").expect("the read succeeds").len(), 3 * LONG);
     report("done");
 }
 
 #[test]
-fn a_store_that_was_opened_by_a_relative_path_stays_where_it_is() {
+fn a_store_opened_by_a_relative_path_survives_a_change_of_directory() {
     let (dir, _) = directory();
     for place in ["here", "there"] {
         std::fs::create_dir(dir.path().join(place)).unwrap();
@@ -58,18 +58,18 @@ fn a_store_that_was_opened_by_a_relative_path_stays_where_it_is() {
     assert_eq!(here.get("k").unwrap().len(), 3 * LONG);
 }
 
-/// Tells who has a lock once its holder has dropped it, with a child that has its file open; and
-/// while its holder holds it, with a child that has dropped it.
+/// Reports who holds a lock after its holder has dropped it while a child has the file open; and
+/// while its holder has it but a child has dropped its copy.
 fn fork_with_a_lock(path: &Path) {
     let dir = OsDisk.open_dir(path).expect("a directory");
-    let take = || dir.try_lock(true).expect("it can be asked for");
-    let lock = take().expect("nobody has it");
+    let take = || dir.try_lock(true).expect("the lock can be queried");
+    let lock = take().expect("the lock is free");
     if fork::fork().is_none() {
         fork::sleep_until_input_ends();
     }
     drop(lock);
     report(if take().is_some() { "free" } else { "held by the child" });
-    let lock = take().expect("nobody has it");
+    let lock = take().expect("the lock is free");
     match fork::fork() {
         None => {
             drop(lock);
@@ -82,7 +82,7 @@ fn fork_with_a_lock(path: &Path) {
 }
 
 #[test]
-fn a_lock_is_that_of_the_process_which_took_it_whoever_has_inherited_its_file() {
+fn a_lock_belongs_to_the_process_that_took_it_although_a_child_inherits_the_file() {
     let (dir, _) = directory();
     assert_eq!(told("forks", dir.path()), ["free", "held"]);
 }

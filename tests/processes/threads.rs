@@ -1,5 +1,5 @@
-//! Parallel work where threads are short or missing: no thread can be started, or a `fork` has left
-//! the parent's behind; and the pools that do the work otherwise.
+//! Parallel work with few or no threads: no thread can be started, or a `fork` has left the
+//! parent's threads behind; and the pools that normally do the work.
 
 use std::io::Read;
 use std::path::Path;
@@ -8,11 +8,11 @@ use std::sync::Arc;
 use partd::{Buffer, Dict, Error, Options, Partd, SegmentLog, Snappy};
 use partd_testkit::children::{Start, directory, fork, report, skip, start_with_channel};
 
-/// Long enough for every operation to want several threads.
+/// Long enough for every operation to use several threads.
 const LONG: usize = 3 << 20;
 const MANY: u32 = 10_000;
 
-/// What the children of this file run.
+/// The entry point of the children of this file.
 pub(crate) fn play(arguments: &[String]) {
     let path = Path::new(&arguments[1]);
     match arguments[0].as_str() {
@@ -24,7 +24,7 @@ pub(crate) fn play(arguments: &[String]) {
     }
 }
 
-/// What the process of a role reports, with a path.
+/// The reports of a child in a role, with a path.
 fn told(role: &str, path: &Path) -> Vec<String> {
     let arguments = [role.to_owned(), path.display().to_string()];
     let (child, said) = start_with_channel(&Start::default(), "threads", &arguments);
@@ -41,47 +41,50 @@ fn value(seed: u8) -> Vec<u8> {
     (0..LONG).map(|i| seed ^ (i >> 3) as u8).collect()
 }
 
-/// Does all that is spread over threads where there are some.
+/// Performs every operation that uses several threads if there are any.
 fn use_all(path: &Path) {
-    let p = options().open(path).expect("it opens");
+    let p = options().open(path).expect("the open succeeds");
     for seed in 1..4 {
-        p.append([(format!("long {seed}"), value(seed))]).expect("it is appended");
+        p.append([(format!("long {seed}"), value(seed))]).expect("the append succeeds");
     }
     let short: Vec<_> = (0..MANY).map(|i| (i, [7_u8; 100])).collect();
-    p.append(short).expect("they are appended");
-    assert!(p.get("long 1").expect("it is read") == value(1));
-    let many = p.get_many(["long 1", "long 2"]).expect("they are read");
+    p.append(short).expect("the appends succeed");
+    assert!(p.get("long 1").expect("the read succeeds") == value(1));
+    let many = p.get_many(["long 1", "long 2"]).expect("the reads succeed");
     assert!(many == [value(1), value(2)]);
-    let many = p.get_many(0..MANY).expect("they are read");
+    let many = p.get_many(0..MANY).expect("the reads succeed");
     assert!(many.iter().all(|value| *value == [7; 100]));
-    assert_eq!(p.view("long 2").expect("it is seen").len(), LONG as u64);
-    // And those that an earlier use has left dead.
-    assert!(p.verify().expect("it is whole").extents >= u64::from(MANY) + 3);
-    assert_eq!(p.keys().expect("they are listed").len(), MANY as usize + 3);
-    let popped = p.pop(["long 3", "long 2"]).expect("they are popped");
+    assert_eq!(p.view("long 2").expect("the view opens").len(), LONG as u64);
+    // And the dead ones of an earlier call.
+    assert!(p.verify().expect("the store is whole").extents >= u64::from(MANY) + 3);
+    assert_eq!(p.keys().expect("the listing succeeds").len(), MANY as usize + 3);
+    let popped = p.pop(["long 3", "long 2"]).expect("the pops succeed");
     assert!(popped == [value(3), value(2)]);
-    assert!(p.compact().expect("it compacts").runs > 0);
-    assert!(p.get("long 1").expect("it is read") == value(1));
+    assert!(p.compact().expect("the compaction succeeds").runs > 0);
+    assert!(p.get("long 1").expect("the read succeeds") == value(1));
     let encoded = Snappy::new(p);
-    encoded.append([("e", value(4)), ("e", value(5)), ("f", value(6))]).expect("it is appended");
-    let many = encoded.get_many(["e", "f"]).expect("they are read");
+    encoded
+        .append([("e", value(4)), ("e", value(5)), ("f", value(6))])
+        .expect("the append succeeds");
+    let many = encoded.get_many(["e", "f"]).expect("the reads succeed");
     assert!(many == [[value(4), value(5)].concat(), value(6)]);
-    assert!(encoded.pop(["f"]).expect("it is popped") == [value(6)]);
+    assert!(encoded.pop(["f"]).expect("the pop succeeds") == [value(6)]);
     let buffer = Buffer::new(Dict::new(), encoded, 16 << 20);
-    buffer.append([("e", value(6)), ("b", value(7))]).expect("it is buffered");
-    buffer.flush().expect("it is flushed");
-    assert!(buffer.get("b").expect("it is read") == value(7));
-    assert!(buffer.pop(["b"]).expect("it is popped") == [value(7)]);
-    buffer.delete(["e"]).expect("it is deleted");
-    buffer.slow().inner().clear().expect("it is cleared");
+    buffer.append([("e", value(6)), ("b", value(7))]).expect("the buffer accepts it");
+    buffer.flush().expect("the flush succeeds");
+    assert!(buffer.get("b").expect("the read succeeds") == value(7));
+    assert!(buffer.pop(["b"]).expect("the pop succeeds") == [value(7)]);
+    buffer.delete(["e"]).expect("the delete succeeds");
+    buffer.slow().inner().clear().expect("the clear succeeds");
 }
 
 fn start_no_thread(path: &Path) {
     use rustix::process::{Resource, Rlimit, getuid, setrlimit};
-    // The limit holds for users alone; another user's limit of processes includes no thread of ours.
+    // The limit does not apply to root; another user's process limit counts only that user's
+    // threads.
     if getuid().is_root() {
         let nobody = 65_534;
-        std::fs::create_dir(path).expect("it is made");
+        std::fs::create_dir(path).expect("the creation succeeds");
         std::os::unix::fs::chown(path, Some(nobody), Some(nobody)).expect("it is root's");
         std::os::unix::fs::chown(path.parent().expect("it has one"), Some(nobody), None)
             .expect("it is root's");
@@ -92,18 +95,18 @@ fn start_no_thread(path: &Path) {
     let thread = std::thread::Builder::new().spawn(|| ());
     assert!(thread.is_err(), "a thread can be started");
     use_all(path);
-    // What was done for want of threads is not held against a later moment.
+    // A lack of threads must not have a lasting effect.
     use_all(path);
     report("done");
 }
 
 #[test]
-fn everything_works_on_the_calling_thread_where_no_thread_can_be_started() {
+fn everything_works_on_the_calling_thread_if_no_thread_can_be_started() {
     let (_dir, path) = directory();
     assert!(told("starts no thread", &path).is_empty());
 }
 
-/// Checks that a handle of the parent gives errors, and none of them hangs.
+/// Checks that the parent's handle returns errors, and that no call hangs.
 fn check_inherited(p: &SegmentLog) {
     let forked = |error: Option<Error>| matches!(error, Some(Error::Forked { .. }));
     assert!(forked(p.get("long").err()));
@@ -118,85 +121,85 @@ fn check_inherited(p: &SegmentLog) {
 }
 
 fn fork_with_warm_pools(path: &Path) {
-    let lent = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("it is built");
+    let lent = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("the pool is built");
     let with_pool = options().thread_pool(Arc::new(lent));
-    let p = with_pool.open(path).expect("it opens");
-    p.append([("long", value(1))]).expect("it is appended");
-    let q = options().open(path).expect("it opens");
-    // Rayon's own pool, the one that was lent, the one of the process, and that of a buffer.
+    let p = with_pool.open(path).expect("the open succeeds");
+    p.append([("long", value(1))]).expect("the append succeeds");
+    let q = options().open(path).expect("the open succeeds");
+    // Rayon's global pool, the lent pool, the process's own pool, and that of a buffer.
     rayon::scope(|scope| scope.spawn(|_| ()));
-    while p.get("long").expect("it is read") != value(1) {}
-    assert!(q.get("long").expect("it is read") == value(1));
-    let view = p.view("long").expect("it is seen");
+    while p.get("long").expect("the read succeeds") != value(1) {}
+    assert!(q.get("long").expect("the read succeeds") == value(1));
+    let view = p.view("long").expect("the view opens");
     let buffer = Buffer::new(Dict::new(), Dict::new(), 16 << 20);
-    buffer.append([("b", value(2))]).expect("it is buffered");
-    buffer.flush().expect("it is flushed");
+    buffer.append([("b", value(2))]).expect("the buffer accepts it");
+    buffer.flush().expect("the flush succeeds");
     let other = path.with_file_name("other");
     let Some(pid) = fork::fork_beside_idle_threads() else {
         fork::end_after(|| {
             check_inherited(&p);
             check_inherited(&q);
             assert!(view.chunks().collect::<Vec<_>>().concat() == value(1));
-            let mine = with_pool.open(path).expect("it opens");
-            assert!(mine.get("long").expect("it is read") == value(1));
+            let mine = with_pool.open(path).expect("the open succeeds");
+            assert!(mine.get("long").expect("the read succeeds") == value(1));
             drop((p, q, view, mine));
             use_all(&other);
-            assert!(buffer.get("b").expect("it is read") == value(2));
-            buffer.append([("b", value(3))]).expect("it is buffered");
-            buffer.flush().expect("it is flushed");
+            assert!(buffer.get("b").expect("the read succeeds") == value(2));
+            buffer.append([("b", value(3))]).expect("the buffer accepts it");
+            buffer.flush().expect("the flush succeeds");
             let both = [value(2), value(3)].concat();
-            assert!(buffer.pop(["b"]).expect("it is popped") == [both]);
+            assert!(buffer.pop(["b"]).expect("the pop succeeds") == [both]);
             drop((buffer, with_pool));
         });
     };
-    assert!(fork::wait_for_success(pid), "the child has failed, or hangs");
-    assert!(p.pop(["long"]).expect("it is popped") == [value(1)]);
+    assert!(fork::wait_for_success(pid), "the child failed or hangs");
+    assert!(p.pop(["long"]).expect("the pop succeeds") == [value(1)]);
     report("done");
 }
 
-/// The child keeps a view on a temporary store in which the parent goes on to write.
+/// The child keeps a view of a temporary store to which the parent continues to write.
 fn fork_with_a_view(_: &Path) {
     let options = SegmentLog::options().segment_len_bytes(4 << 20).compaction_dead_share(None);
-    let p = options.temporary().expect("it is made");
+    let p = options.temporary().expect("the creation succeeds");
     let fill = |seed| {
         for _ in 0..3 {
-            p.append([("long", value(seed))]).expect("it is appended");
+            p.append([("long", value(seed))]).expect("the append succeeds");
         }
     };
     fill(0);
-    p.clear().expect("it is cleared");
-    p.compact().expect("it is compacted");
+    p.clear().expect("the clear succeeds");
+    p.compact().expect("the compaction succeeds");
     assert!(p.stats().expect("there are").segments_recycled > 0);
     fill(1);
-    let view = p.view("long").expect("it is seen");
+    let view = p.view("long").expect("the view opens");
     let (mut read, write) = std::io::pipe().expect("there is a pipe");
     let Some(pid) = fork::fork_beside_idle_threads() else {
         fork::end_after(|| {
             drop(write);
-            // Until the parent has let go of the other end.
-            assert_eq!(read.read(&mut [0]).expect("it is read"), 0);
+            // Until the parent closes the other end.
+            assert_eq!(read.read(&mut [0]).expect("the read succeeds"), 0);
             assert!(view.chunks().all(|chunk| chunk == value(1)), "other bytes");
         });
     };
     drop(view);
     for seed in 2..6 {
-        p.clear().expect("it is cleared");
-        p.compact().expect("it is compacted");
+        p.clear().expect("the clear succeeds");
+        p.compact().expect("the compaction succeeds");
         fill(seed);
     }
     drop(write);
-    assert!(fork::wait_for_success(pid), "I4 is violated: the child has seen other bytes");
+    assert!(fork::wait_for_success(pid), "I4 is violated: the child saw other bytes");
     report("done");
 }
 
 #[test]
-fn a_view_in_a_child_of_fork_keeps_its_bytes_whatever_the_temporary_store_of_the_parent_writes() {
+fn a_view_in_a_forked_child_keeps_its_bytes_while_the_parent_writes_to_its_temporary_store() {
     let (_dir, path) = directory();
     assert!(told("forks with a view", &path).is_empty());
 }
 
 #[test]
-fn a_child_of_fork_reads_verifies_pops_and_compacts_though_the_parent_had_warm_pools() {
+fn a_forked_child_reads_verifies_pops_and_compacts_although_its_parent_had_warm_pools() {
     let (_dir, path) = directory();
     assert!(told("forks with warm pools", &path).is_empty());
 }
@@ -211,26 +214,27 @@ fn fork_into_namespaces(path: &Path) {
     let Some(pid) = child else {
         fork::end_after(|| {
             assert_eq!(std::process::id(), 1);
-            let p = options().open(path).expect("it opens");
-            p.append([("long", value(1))]).expect("it is appended");
-            assert!(p.get("long").expect("it is read") == value(1));
+            let p = options().open(path).expect("the open succeeds");
+            p.append([("long", value(1))]).expect("the append succeeds");
+            assert!(p.get("long").expect("the read succeeds") == value(1));
             assert!(fork::children_begin_a_pid_namespace());
             let Some(grandchild) = fork::fork_beside_idle_threads() else {
                 fork::end_after(|| {
-                    // The number of the process says that it is its own parent.
+                    // By its process id, the child is its own parent.
                     assert_eq!(std::process::id(), 1);
                     check_inherited(&p);
                     drop(p);
-                    let own = options().open(path).expect("it opens");
-                    assert!(own.get("long").expect("it is read") == value(1));
+                    let own = options().open(path).expect("the open succeeds");
+                    assert!(own.get("long").expect("the read succeeds") == value(1));
                     drop(own);
                     use_all(&path.with_file_name("other"));
                 });
             };
-            assert!(fork::wait_for_success(grandchild), "the grandchild has failed, or hangs");
-            // What the child has dropped was not its own: the store is still held open here.
-            p.append([("long", "more")]).expect("it is appended");
-            assert_eq!(p.len_of("long").expect("it is read"), LONG as u64 + 4);
+            assert!(fork::wait_for_success(grandchild), "the grandchild failed or hangs");
+            // Dropping the inherited handle in the child released nothing: the store is still held
+            // open here.
+            p.append([("long", "more")]).expect("the append succeeds");
+            assert_eq!(p.len_of("long").expect("the read succeeds"), LONG as u64 + 4);
         });
     };
     report(if fork::wait_for_success(pid) { "it went well" } else { "it failed" });
@@ -238,7 +242,7 @@ fn fork_into_namespaces(path: &Path) {
 }
 
 #[test]
-fn a_handle_is_its_parents_though_parent_and_child_have_the_same_process_id() {
+fn a_handle_belongs_to_its_parent_although_the_child_has_the_same_process_id() {
     let (_dir, path) = directory();
     match &told("forks into namespaces", &path)[..] {
         [one] if one == "no namespaces" => skip("process namespaces need CAP_SYS_ADMIN"),
@@ -246,11 +250,11 @@ fn a_handle_is_its_parents_though_parent_and_child_have_the_same_process_id() {
     }
 }
 
-/// The threads of this process whose names begin like this.
+/// The threads of this process whose names have a prefix.
 fn threads_named(prefix: &str) -> usize {
     let threads = std::fs::read_dir("/proc/self/task").expect("Linux lists threads");
     let name = |thread: std::io::Result<std::fs::DirEntry>| {
-        std::fs::read_to_string(thread.expect("it is listed").path().join("comm"))
+        std::fs::read_to_string(thread.expect("the listing succeeds").path().join("comm"))
             .unwrap_or_default()
     };
     threads.map(name).filter(|name| name.starts_with(prefix)).count()
@@ -259,7 +263,7 @@ fn threads_named(prefix: &str) -> usize {
 #[test]
 fn a_buffer_called_from_rayon_tasks_builds_one_pool_and_keeps_it() {
     let buffer = Buffer::new(Dict::new(), Dict::new(), 16 << 20);
-    let tasks = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("it is built");
+    let tasks = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("the pool is built");
     let mut seen = Vec::new();
     for round in 0..20 {
         let (flushed, popped) = tasks.install(|| {
@@ -268,11 +272,11 @@ fn a_buffer_called_from_rayon_tasks_builds_one_pool_and_keeps_it() {
                 || buffer.get("a").and_then(|_| buffer.pop(["b"])),
             )
         });
-        flushed.expect("it is flushed");
-        assert!(popped.expect("it is popped") == [b""]);
+        flushed.expect("the flush succeeds");
+        assert!(popped.expect("the pop succeeds") == [b""]);
         seen.push(threads_named("partd-buffer"));
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     assert!(seen.iter().all(|&threads| threads == cores.min(4)), "{seen:?}");
-    assert_eq!(buffer.len_of("a").expect("it is read"), 20 * LONG as u64);
+    assert_eq!(buffer.len_of("a").expect("the read succeeds"), 20 * LONG as u64);
 }

@@ -1,9 +1,9 @@
-//! Several processes on one directory: writers and readers at once, killed, stopped and forked.
+//! Several processes on one directory: concurrent writers and readers, killed, stopped and forked.
 //!
-//! Afterwards every acknowledged append is there once, whole, in its writer's order, and no reader
-//! has seen a value shrink or change. `PARTD_SECONDS=60 cargo test --test processes writers` makes each run
-//! longer; the seed of a run is printed and can be given as `PARTD_SEED`. Random deaths by the
-//! hundred are in `kill_loop.rs`.
+//! Afterwards every acknowledged append is present once, whole, in its writer's order, and no
+//! reader has seen a value shrink or change. `PARTD_SECONDS=60 cargo test --test processes writers`
+//! makes each run longer; the seed of a run is printed and can be given as `PARTD_SEED`.
+//! `kill_loop.rs` makes hundreds of random kills.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ fn run_time() -> Duration {
 }
 
 #[test]
-fn what_four_writers_append_beside_two_readers_is_there_once_whole_and_in_order() {
+fn appends_of_four_writers_beside_two_readers_arrive_once_whole_and_in_order() {
     let (_dir, store) = directory();
     let manner = Manner { pause_us: 500, long_bytes: 64 << 10, fork_every: 0 };
     let mut arena = Arena::start(&store, 4, 2, manner, seed());
@@ -32,7 +32,7 @@ fn what_four_writers_append_beside_two_readers_is_there_once_whole_and_in_order(
         watch.look(&p, &arena.log);
         std::thread::sleep(Duration::from_millis(50));
     }
-    // However slow the machine was, everybody has done something.
+    // However slow the machine is, every process has done something.
     for writer in 0..4 {
         arena.wait_for("its append", |arena| arena.log.acked(writer) >= 32);
     }
@@ -41,12 +41,12 @@ fn what_four_writers_append_beside_two_readers_is_there_once_whole_and_in_order(
     }
     let log = arena.finish();
     let passed = judge(&SegmentLog::open(&store).unwrap(), &log);
-    assert_eq!(passed.unacknowledged, 0, "nobody died");
+    assert_eq!(passed.unacknowledged, 0, "no writer died");
     println!("{passed:?}");
 }
 
 #[test]
-fn writers_that_are_killed_stopped_and_survived_by_forked_children_lose_and_delay_nothing() {
+fn writers_killed_stopped_and_outlived_by_forked_children_lose_and_delay_nothing() {
     let (_dir, store) = directory();
     let seed = seed();
     let manner = Manner { pause_us: 1000, long_bytes: 128 << 10, fork_every: 3 };
@@ -78,7 +78,7 @@ fn writers_that_are_killed_stopped_and_survived_by_forked_children_lose_and_dela
 }
 
 #[test]
-fn a_forked_child_that_outlives_its_parent_delays_nobody_and_its_handle_gives_errors() {
+fn a_forked_child_that_outlives_its_parent_delays_no_one_and_its_handle_returns_errors() {
     let (_dir, store) = directory();
     let arguments = [store.display().to_string()];
     let (forker, reports) = start_with_channel(&Start::default(), "forker", &arguments);
@@ -93,7 +93,7 @@ fn a_forked_child_that_outlives_its_parent_delays_nobody_and_its_handle_gives_er
         } else if report == "forked done" {
             done = true;
         } else {
-            let said = report.strip_prefix("forked ").expect("nothing else is said");
+            let said = report.strip_prefix("forked ").expect("the child reports nothing else");
             let mut words = said.splitn(3, ' ');
             let (operation, forked, message) = (words.next(), words.next(), words.next());
             assert_eq!(forked, Some("true"), "{operation:?} gave {message:?}");
@@ -106,11 +106,11 @@ fn a_forked_child_that_outlives_its_parent_delays_nobody_and_its_handle_gives_er
     assert_eq!(operations, 15);
     let pid = pid.unwrap();
     let input = forker.kill();
-    // It reads, and nothing comes.
+    // The child waits for input that never comes.
     wait_for_state(pid, &[Some('S')]);
-    // The premise: the dead parent's slot is still locked, by what its child has inherited.
+    // The premise: the dead parent's slot is still locked, through what its child has inherited.
     assert!(slot_is_locked(&store, 0), "the lock is not held");
-    // Nobody waits for it: not the next handle, nor its writes, syncs and reads.
+    // No one waits for it: not the next handle, nor its writes, syncs and reads.
     for i in 0..3_u64 {
         let p = SegmentLog::open(&store).unwrap();
         p.append([("later", "x")]).unwrap();
@@ -120,16 +120,16 @@ fn a_forked_child_that_outlives_its_parent_delays_nobody_and_its_handle_gives_er
         assert!(p.get_many(keys).unwrap() == [&b"x"[..], b"x", b"x", b""]);
         p.verify().unwrap();
     }
-    assert!(state_of(pid).is_some(), "all of it happened while the forked child lived");
+    assert!(state_of(pid).is_some(), "the forked child lived throughout");
     drop(input);
     wait_for_state(pid, &[None, Some('Z')]);
 }
 
 #[test]
-fn a_child_that_finds_something_wrong_fails_the_test_that_started_it() {
+fn a_failed_check_in_a_child_fails_the_test_that_started_it() {
     let (_dir, store) = directory();
     let p = SegmentLog::open(&store).unwrap();
-    // No piece that a writer makes, so the reader must object.
+    // No writer creates this piece, so the reader must object.
     p.append([("all", "rubbish")]).unwrap();
     let arguments = [store.display().to_string(), "1".to_owned(), "0".to_owned()];
     let mut reader = Child::start("reader", &arguments, |_| {});

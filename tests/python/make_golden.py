@@ -1,9 +1,9 @@
-"""Writes tests/golden/encode: what the Python partd stores, for tests/encodings/golden.rs to read.
+"""Writes tests/golden/encode: values stored by the Python partd, for tests/encodings/golden.rs.
 
     "$(tests/python/venv.sh target/python)" tests/python/make_golden.py
 
-Each file is the stored value of one key, byte for byte. versions.txt says what wrote them. The
-values in arrow/ are not from here: tests/encodings/typed.rs writes them.
+Each file is the stored value of one key, byte for byte. versions.txt lists the versions that wrote
+them. The values in arrow/ are written by tests/encodings/typed.rs instead.
 """
 import pathlib
 import pickle
@@ -19,7 +19,7 @@ from partd.utils import frame
 
 from values import ARRAYS, BYTES, LISTS, SETS, TWICE
 
-# It calls a method that partd.Dict does not have.
+# The destructor calls a method that partd.Dict does not have.
 del partd.Numpy.__del__
 
 out = pathlib.Path(__file__).parent.parent / "golden" / "encode"
@@ -34,7 +34,7 @@ def save(name, data):
 
 
 def stored(layer, values, key="x"):
-    """What a partd layer stores when values are appended one by one."""
+    """The bytes that a partd layer stores for values that are appended one by one."""
     store = partd.Dict()
     p = layer(store)
     for value in values:
@@ -56,7 +56,7 @@ for cname in ["blosclz", "lz4", "lz4hc", "zlib", "zstd"]:
         frames = [blosc.compress(v, typesize=4, shuffle=shuffle, cname=cname) for v in BYTES]
         save(f"blosc/{cname}-{how}-shuffle", b"".join(map(frame, frames)))
 
-# Not in the Python partd; by cramjam, which python-snappy stands on.
+# The Python partd lacks these codecs; cramjam, which python-snappy uses, has them.
 save("lz4/bytes", b"".join(frame(bytes(cramjam.lz4.compress_block(v, store_size=True))) for v in BYTES))
 save("zstd/bytes", b"".join(frame(bytes(cramjam.zstd.compress(v))) for v in BYTES))
 
@@ -64,7 +64,7 @@ for name, lists in LISTS.items():
     save(f"pickle/{name}", stored(partd.Pickle, lists))
     save(f"msgpack/{name}", stored(partd.Python, lists))
     for protocol in range(6):
-        # Bytes are calls of functions in protocols 0 to 2, which are not read.
+        # Protocols 0 to 2 pickle bytes as function calls, which the layer refuses.
         if name != "bytes" or protocol >= 3:
             frames = [pickle.dumps(v, protocol=protocol) for v in lists]
             save(f"pickle/{name}-protocol-{protocol}", b"".join(map(frame, frames)))

@@ -1,7 +1,7 @@
-"""Reads with the Python partd what Rust wrote: tests/encodings/python_interop.rs runs it.
+"""Reads values written by Rust with the Python partd; tests/encodings/python_interop.rs runs it.
 
-The directory given has a file per layer and key, as make_golden.py writes them. Prints how many
-values were read; fails at the first one that is not what it should be.
+The given directory has one file per layer and key, as make_golden.py writes them. Prints the number
+of values read; fails at the first wrong one.
 """
 import pathlib
 import sys
@@ -14,7 +14,7 @@ from partd.utils import framesplit
 
 from values import ARRAYS, BYTES, LISTS, SETS
 
-# It calls a method that partd.Dict does not have.
+# The destructor calls a method that partd.Dict does not have.
 del partd.Numpy.__del__
 
 dir = pathlib.Path(sys.argv[1])
@@ -52,7 +52,7 @@ check("zstd", zstd, BYTES)
 
 
 def plain(value):
-    """Tuples are arrays in MessagePack."""
+    """Converts tuples to lists: MessagePack has only arrays."""
     return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -60,7 +60,7 @@ for name, lists in LISTS.items():
     expected = sum(lists, [])
     check(f"pickle/{name}", read(partd.Pickle, f"pickle/{name}"), expected)
     check(f"msgpack/{name}", read(partd.Python, f"msgpack/{name}"), plain(expected))
-# Rust's sets are lists in a pickle.
+# Rust pickles sets as lists.
 check("pickle/sets", list(map(set, read(partd.Pickle, "pickle/sets"))), sum(SETS, []))
 
 for name, array in ARRAYS.items():

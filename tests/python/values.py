@@ -1,6 +1,6 @@
-"""The values that Rust and Python give each other: see make_golden.py and read_back.py.
+"""The values that the Rust and Python tests exchange: see make_golden.py and read_back.py.
 
-The same values stand in testkit/src/values.rs.
+testkit/src/values.rs has the same values.
 """
 import numpy as np
 

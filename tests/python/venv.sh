@@ -1,11 +1,11 @@
 #!/bin/sh
-# Makes the virtual environment that tests/encodings/python_interop.rs and make_golden.py run in, and says
-# where it is. Used by hand and by CI:
+# Creates the virtual environment for tests/encodings/python_interop.rs and make_golden.py, and prints
+# the path of its interpreter. For use by hand and in CI:
 #
 #     export PARTD_PYTHON="$(tests/python/venv.sh target/python)"
 #
-# What it does goes to stderr; stdout is the path of the interpreter. A finished environment of
-# the same requirements is used again.
+# Progress goes to stderr; only the path goes to stdout. A complete environment with the same
+# requirements is reused.
 set -eu
 
 dir=${1:-target/python}
@@ -13,9 +13,9 @@ here=$(dirname "$0")
 python=${PYTHON:-python3}
 
 if [ -x "$dir/bin/python" ] && cmp -s "$here/requirements.txt" "$dir/requirements.txt"; then
-    echo "using $dir, made before from the same requirements" >&2
+    echo "using $dir, which has the same requirements" >&2
 else
-    echo "making a virtual environment in $dir with $("$python" --version)" >&2
+    echo "creating a virtual environment in $dir with $("$python" --version)" >&2
     rm -rf "$dir"
     "$python" -m venv "$dir" >&2
     echo "installing $(grep -c == "$here/requirements.txt") pinned packages" >&2

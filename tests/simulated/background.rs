@@ -1,4 +1,4 @@
-//! When a handle compacts by itself, and when it leaves it alone.
+//! When a handle compacts by itself, and when it does not.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,29 +20,29 @@ fn never() -> Options {
 fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let since = Instant::now();
     while !is_so() {
-        assert!(since.elapsed().as_secs() < 60, "{what}: not for a minute");
+        assert!(since.elapsed().as_secs() < 60, "{what}: not within a minute");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// The tests of this file share a process, and look at its threads: one at a time.
+/// The tests of this file share a process and count its threads, so they run one at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The threads of this process that compact for a handle.
+/// The number of threads of this process that compact for a handle.
 fn compacting_threads() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     let names =
         tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
-    // The kernel keeps 15 bytes of a name.
+    // The kernel keeps 15 bytes of a thread name.
     names.filter(|name| "partd-compaction".starts_with(name.trim_end()) && name.len() > 10).count()
 }
 
 #[test]
-fn appends_and_sets_start_no_thread_and_a_delete_does() {
+fn a_delete_starts_the_background_thread_and_appends_and_sets_do_not() {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let p = SegmentLog::open(dir.path().join("store")).unwrap();
@@ -62,12 +62,12 @@ fn appends_and_sets_start_no_thread_and_a_delete_does() {
 }
 
 #[test]
-fn dead_bytes_of_open_segments_start_no_compaction_and_errors_make_them_rare() {
+fn dead_bytes_in_open_segments_start_no_compaction_and_errors_make_compactions_rare() {
     let _alone = alone();
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let open = |options: &Options| options.open_on(disk.new_process(), STORE).unwrap();
     let counts = disk.counts();
-    // Dead bytes that cannot go, since the segment is open.
+    // Dead bytes that cannot be freed, since their segment is open.
     let q = open(&never().segment_len_bytes(4 << 20));
     for i in 0..1000_u64 {
         q.append([(i, [7; 1000])]).unwrap();
@@ -84,7 +84,7 @@ fn dead_bytes_of_open_segments_start_no_compaction_and_errors_make_them_rare() {
     nudge(Duration::from_millis(900));
     assert_eq!(compacting_threads(), 1);
     assert_eq!(counts.syncs.load(Relaxed), syncs, "a compaction would have begun with a sync");
-    // Dead bytes that a full disk has no room to free: it tries less and less often.
+    // Dead bytes that a full disk has no room to free: attempts become rarer.
     for i in 0..1000_u64 {
         q.append([(1000 + i, [7; 1000])]).unwrap();
     }
@@ -115,7 +115,7 @@ fn a_handle_that_only_appends_joins_small_segments() {
     };
     assert_eq!(files(), 80);
     let p = options.open(&path).unwrap();
-    // It looks when it begins its second segment.
+    // The handle considers a compaction when it starts its second segment.
     wait_until("they are joined", || {
         p.append([("long", vec![7; 20_000])]).unwrap();
         files() < 40

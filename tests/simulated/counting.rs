@@ -1,4 +1,4 @@
-//! What `stats` says fits together, though others write and sync while it counts.
+//! The figures in `stats` are consistent, even while others write and sync.
 
 use crate::hooked::{Hooked, open, set};
 use crate::sim::disk::SimDisk;
@@ -7,17 +7,17 @@ use crate::sim::{STORE, options};
 use partd::Partd;
 
 #[test]
-fn no_more_is_counted_as_synced_than_the_history_has() {
+fn stats_report_no_more_synced_batches_than_the_history_has() {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let writer = open(&disk.new_process());
-    writer.append([("k", "1")]).expect("it is appended");
+    writer.append([("k", "1")]).expect("the append succeeds");
     let hooked = Hooked::new(disk.new_process());
-    let reader = options().open_on(hooked.clone(), STORE).expect("it opens");
+    let reader = options().open_on(hooked.clone(), STORE).expect("the open succeeds");
     set(&hooked.after_list, move || {
-        writer.append_durable([("k", "2"), ("l", "3")]).expect("it is appended");
+        writer.append_durable([("k", "2"), ("l", "3")]).expect("the append succeeds");
     });
-    let stats = reader.stats().expect("it is counted");
+    let stats = reader.stats().expect("the count succeeds");
     assert_eq!((stats.sequence, stats.durable_seq, stats.keys), (1, 1, 1));
-    let stats = reader.stats().expect("it is counted");
+    let stats = reader.stats().expect("the count succeeds");
     assert_eq!((stats.sequence, stats.durable_seq, stats.keys), (2, 2, 2));
 }

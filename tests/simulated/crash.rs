@@ -1,9 +1,9 @@
 //! The simulated disk loses its power after every operation of every workload, in every way that
-//! the crash model knows; the store must come back as a prefix of its history.
+//! the crash model allows; the store must recover to a prefix of its history.
 //!
-//! `PARTD_CRASH_IMAGES=N` sets about how many images are looked at in each workload and mode,
-//! `PARTD_CRASH_SEED=N` the seed of the first round, `PARTD_CRASH_WORKLOAD=NAME` leaves out all other
-//! workloads, and `PARTD_CRASH_SHRINK=N` says how often a failing workload is tried shorter:
+//! `PARTD_CRASH_IMAGES=N` sets the approximate number of images per workload and mode,
+//! `PARTD_CRASH_SEED=N` the seed of the first round; `PARTD_CRASH_WORKLOAD=NAME` selects one
+//! workload, and `PARTD_CRASH_SHRINK=N` sets the number of attempts to shorten a failing workload:
 //! `PARTD_CRASH_IMAGES=40000 cargo test --release --test simulated crash:: -- --nocapture`
 
 use std::collections::BTreeMap;
@@ -15,13 +15,13 @@ use crate::sim::cuts::{ALL_SUBSETS_MAX_UNITS, Mode};
 use crate::sim::power::{Effort, Tally, explore, in_parallel, shrink};
 use crate::sim::workloads::{ALL, TINY, Workload};
 
-/// First images in each workload and mode, of the ordinary run.
+/// Images per workload and mode in an ordinary run.
 const IMAGES: u64 = 2_400;
-/// Distinct images of power cuts in the ordinary run: of all workloads, and of the tiny ones, of which
-/// every subset is looked at; 200,000 and more together.
+/// The minimum number of distinct images of power cuts in an ordinary run: of all workloads, and of
+/// the tiny ones, whose subsets are all examined; more than 200,000 together.
 const CUTS_MIN: u64 = 110_000;
 const CUTS_MIN_TINY: u64 = 60_000;
-/// About so many images are looked at in one round; then the next one has another seed.
+/// One round examines about this many images; the next round has another seed.
 const IMAGES_PER_ROUND: u64 = 1_200;
 
 fn variable(name: &str, or: u64) -> u64 {
@@ -31,9 +31,8 @@ fn variable(name: &str, or: u64) -> u64 {
     std::env::var_os(name).map_or(or, |text| number(text.to_string_lossy().into_owned()))
 }
 
-/// Runs rounds of workloads; returns what was looked at in each, or fails with a short workload: of
-/// the first round that fails, so that the same one is reported each time. No round behind it is
-/// begun.
+/// Runs rounds of workloads and returns the counts of each. If a round fails, shortens and reports
+/// the first failing one, so that the report is always the same; later rounds are not started.
 fn run_all(jobs: &[(Workload, u64)], effort: Effort) -> BTreeMap<&'static str, Tally> {
     let since = Instant::now();
     let first_failed = AtomicUsize::new(usize::MAX);
@@ -74,7 +73,7 @@ fn run_all(jobs: &[(Workload, u64)], effort: Effort) -> BTreeMap<&'static str, T
     tallies
 }
 
-/// What was looked at, as a table.
+/// The counts, as a table.
 fn table(tallies: &BTreeMap<&'static str, Tally>) -> String {
     let mut table = format!(
         "{:27} moments recoveries   pages sectors   words  after control flipped     all\n",
@@ -94,7 +93,7 @@ fn table(tallies: &BTreeMap<&'static str, Tally>) -> String {
 }
 
 #[test]
-fn a_power_cut_at_any_operation_leaves_a_prefix_with_all_that_was_durable() {
+fn a_power_cut_at_any_operation_leaves_a_prefix_with_every_durable_batch() {
     let images = variable("PARTD_CRASH_IMAGES", IMAGES);
     let seed = variable("PARTD_CRASH_SEED", 1);
     let rounds = images.div_ceil(IMAGES_PER_ROUND);
@@ -117,18 +116,18 @@ fn a_power_cut_at_any_operation_leaves_a_prefix_with_all_that_was_durable() {
 }
 
 #[test]
-fn of_up_to_twelve_things_that_a_power_cut_may_lose_every_subset_is_lost() {
+fn every_subset_of_up_to_twelve_pending_changes_can_be_lost_in_a_power_cut() {
     let jobs = TINY.map(|workload| (workload, 1));
     let tallies = run_all(&jobs, Effort::EVERYTHING);
     let mut whole: BTreeMap<usize, u64> = BTreeMap::new();
     for tally in tallies.values() {
-        assert_eq!(tally.thinned, 0, "at some moments not every subset was looked at");
+        assert_eq!(tally.thinned, 0, "at some moments not every subset was examined");
         tally.whole.iter().for_each(|(&units, n)| *whole.entry(units).or_default() += n);
     }
     println!("moments by the number of units that could be lost: {whole:?}");
     let sum: u64 = tallies.values().map(Tally::cuts).sum();
     assert!(sum >= CUTS_MIN_TINY, "only {sum} distinct images of power cuts");
-    // Locks leave no names, so that no moment of these workloads has eleven units or twelve.
+    // Locks leave no names, so no moment of these workloads has eleven or twelve units.
     for units in 1..=ALL_SUBSETS_MAX_UNITS - 2 {
         assert!(whole.contains_key(&units), "no moment with {units} units");
     }

@@ -1,7 +1,7 @@
-//! Damage: every bit of the used bytes of a small store flipped in turn, and every file cut at
-//! every byte. Each is an error that names the file and the part that is damaged, or harmless, also
-//! for who appends, or, above what was synced and after a crash, the end of the history. No read
-//! gives wrong bytes.
+//! Damage: every bit of the used bytes of a small store is flipped in turn, and every file is
+//! truncated at every byte. Each change is an error that names the file and the damaged part; or
+//! harmless, for later appends too; or, after a crash and above the durable sequence number, the
+//! end of the history. No read returns wrong bytes.
 
 use std::iter::once;
 use std::ops::Range;
@@ -18,34 +18,34 @@ use crate::sim::{Rng, STORE, options};
 use partd::{Error, Partd, SegmentLog};
 use partd_format::control::{SLOT_LEN, SLOTS_AT};
 
-/// A small store of three segments, at rest.
+/// A small store of three segments, closed or abandoned.
 struct Store {
     what: &'static str,
     image: Image,
     oracle: Oracle,
-    /// The number of batches that must be there, or an error.
+    /// The number of batches that must be present, unless there is an error.
     floor: u64,
     read_only: bool,
 }
 
-/// What a process leaves behind that writes, compacts and dies: an output that keeps a segment
-/// beside it, with deletes that it could not forget, and batches above it.
+/// The store that a process leaves when it writes, compacts and dies: an output that retains
+/// another segment, with deletes that it had to keep, and later batches.
 fn compacted(what: &'static str, booted: bool) -> Store {
     let disk = SimDisk::boot(&Image::blank(), 6, None);
-    let open = || options().open_on(disk.new_process(), STORE).expect("it opens");
+    let open = || options().open_on(disk.new_process(), STORE).expect("the open succeeds");
     let mut oracle = Oracle::default();
     let mut write = |log: &SegmentLog<SimDisk>, number: u64| {
-        log.write(&batch(&ops(number)), partd::Durability::Plain).expect("it is written");
+        log.write(&batch(&ops(number)), partd::Durability::Plain).expect("the write succeeds");
         oracle.push(&ops(number));
     };
     let (first, second) = (open(), open());
     (0..3).for_each(|number| write(&first, number));
     (3..7).for_each(|number| write(&second, number));
     drop(second);
-    let report = first.compact().expect("it is compacted");
+    let report = first.compact().expect("the compaction succeeds");
     assert!(report.runs == 1 && report.deletes_kept > 0, "{report:?}");
     (7..BATCHES).for_each(|number| write(&first, number));
-    first.sync().expect("it is synced");
+    first.sync().expect("the sync succeeds");
     let mut image = disk.snapshot();
     image.boot += u64::from(booted);
     Store { what, image, oracle, floor: BATCHES, read_only: false }
@@ -66,26 +66,26 @@ fn ops(number: u64) -> Vec<Op> {
 const BATCHES: u64 = 10;
 const SYNCED: u64 = 6;
 
-/// Makes a store with three writers. `durable_seq` is how many batches are synced, `closed` whether the
-/// handles are closed, `booted` whether the machine was booted since.
+/// Creates a store with three writers. `durable_seq` batches are synced; `closed` means that the
+/// handles are closed, `booted` that the machine was rebooted since.
 fn store(what: &'static str, durable_seq: u64, closed: bool, booted: bool) -> Store {
     let disk = SimDisk::boot(&Image::blank(), 5, None);
-    let open = || options().open_on(disk.new_process(), STORE).expect("it opens");
+    let open = || options().open_on(disk.new_process(), STORE).expect("the open succeeds");
     let handles = [open(), open(), open()];
     let mut oracle = Oracle::default();
     for number in 0..BATCHES {
         let handle = &handles[number as usize % 3];
-        handle.write(&batch(&ops(number)), partd::Durability::Plain).expect("it is written");
+        handle.write(&batch(&ops(number)), partd::Durability::Plain).expect("the write succeeds");
         oracle.push(&ops(number));
         if number + 1 == durable_seq {
-            handle.sync().expect("it is synced");
+            handle.sync().expect("the sync succeeds");
         }
     }
     let left_open = disk.snapshot();
     drop(handles);
     let mut image = if closed { disk.snapshot() } else { left_open };
     image.boot += u64::from(booted);
-    // Closed and not booted since, the control file knows where the history ends.
+    // Closed and not rebooted, the control file records the end of the history.
     let floor = if closed && !booted { BATCHES } else { durable_seq };
     Store { what, image, oracle, floor, read_only: false }
 }
@@ -106,7 +106,7 @@ fn stores() -> Vec<Store> {
     let read_only = |store: Store| Store { read_only: true, ..store };
     stores.push(read_only(store("synced, closed, read-only", BATCHES, true, false)));
     stores.push(read_only(store("partly synced, booted, read-only", SYNCED, false, true)));
-    // Without the control file, the mark is the one that the batches repeat.
+    // Without the control file, the durable sequence number comes from the heads of the batches.
     let mut lost = store("partly synced, control file lost, booted", SYNCED, false, true);
     lost.image.files.remove(&Path::new(STORE).join("control"));
     stores.push(lost);
@@ -117,27 +117,27 @@ fn stores() -> Vec<Store> {
 enum Outcome {
     /// An error of the whole store.
     Detected,
-    /// An error of one key; the others read as they should.
+    /// An error of one key; the other keys read correctly.
     OneKey,
     Harmless,
     /// The history ends earlier.
     Prefix,
-    /// An error of `verify` alone: of a value that was deleted and lies there still.
+    /// An error of `verify` only: the damaged value is deleted but still in the file.
     DeadValue,
 }
 
-/// What was done to a file, and the part of it in which that is: its header with the lists behind
-/// it, a batch, or what is behind the last one.
+/// A damaged file, and its damaged part: the header with its lists, a batch, or the bytes after the
+/// last batch.
 struct Damage<'a> {
     what: String,
     path: &'a Path,
     part: Range<u64>,
-    /// Whether the store is gone on with, if it opens.
+    /// Whether to append to the store if it opens.
     goes_on: bool,
     image: Image,
 }
 
-/// The parts of a file that is whole.
+/// The parts of an undamaged file.
 fn parts(path: &Path, image: &Image) -> Vec<Range<u64>> {
     let file = &image.files[path];
     let whole = 0..file.len;
@@ -149,7 +149,7 @@ fn parts(path: &Path, image: &Image) -> Vec<Range<u64>> {
     parts
 }
 
-/// Whether an error says where the damage is: its file, and an offset in the part that is damaged.
+/// Checks that an error locates the damage: its file, and an offset in the damaged part.
 fn names_the_place(error: &Error, damage: &Damage<'_>) -> Result<(), String> {
     let text = error.to_string();
     let name = damage.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -160,20 +160,21 @@ fn names_the_place(error: &Error, damage: &Damage<'_>) -> Result<(), String> {
     let digits = at.find(|c: char| !c.is_ascii_digit()).unwrap_or(at.len());
     let at = match at[..digits].parse() {
         Ok(at) => at,
-        // A segment that seems to be of a newer version is refused with its version, which has its
-        // place in the header.
+        // A segment that appears to have a newer version is refused because of that version, which
+        // is in the header.
         Err(_) if text.contains("has format version") => 8,
         Err(_) => return Err(format!("the error names no offset: {text}")),
     };
     match damage.part.contains(&at) {
         true => Ok(()),
-        false => {
-            Err(format!("the damage is in {:?}, not where the error says: {text}", damage.part))
-        }
+        false => Err(format!(
+            "the damage is in {:?}, but the error points elsewhere: {text}",
+            damage.part
+        )),
     }
 }
 
-/// Opens a damaged image and looks at all that is in it.
+/// Opens a damaged image and checks everything in it.
 fn judge(store: &Store, damage: &Damage<'_>) -> Result<Outcome, String> {
     let goes_on_later = damage.goes_on && !store.read_only;
     let disk = match goes_on_later {
@@ -228,9 +229,10 @@ fn judge(store: &Store, damage: &Damage<'_>) -> Result<Outcome, String> {
     }
 }
 
-/// Appends durably to a store that seems to have its history: that is there for who opens it next,
-/// and after a power cut that loses all that may be lost but the control file, which has the mark:
-/// without it, what is damaged above the newest mark that is found is the end of the history.
+/// Appends durably to a store that appears to have its history. The batch must be there at the next
+/// opening, and after a power cut that loses everything pending except the control file. The
+/// control file holds the durable sequence number; without it, damage above the newest recorded one
+/// would be the end of the history.
 fn goes_on(oracle: &Oracle, disk: &SimDisk, log: SegmentLog<SimDisk>) -> Result<(), String> {
     let ops = [Op::Append("after".into(), vec![7; 20])];
     let durable = partd::Durability::Durable;
@@ -246,7 +248,7 @@ fn goes_on(oracle: &Oracle, disk: &SimDisk, log: SegmentLog<SimDisk>) -> Result<
     drop(log);
     is_there("closed and opened", disk.new_process())?;
     let mut timeline = Timeline::new(disk, &records, Mode::Pages.unit_len(), 0);
-    // Of its moments only the last is looked at, and what the store has promised is known.
+    // Only the last moment matters, and the promises of the store are known.
     while timeline.pass().is_some() {}
     let units = timeline.units();
     let control = disk.base().files.keys().position(|path| path.ends_with("control"));
@@ -260,14 +262,14 @@ fn goes_on(oracle: &Oracle, disk: &SimDisk, log: SegmentLog<SimDisk>) -> Result<
     is_there("after a power cut", SimDisk::unlogged(&image, 10)).map(drop)
 }
 
-/// The bytes of a file that mean something, and some that do not.
+/// The bytes of a file that carry information, and some that do not.
 fn places(path: &Path, image: &Image) -> (Vec<u64>, Vec<u64>) {
     let bytes = image.files[path].bytes();
     let last = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |at| at as u64 + 1);
     let used = last.next_multiple_of(8) + 16;
     let mut rng = Rng(last);
     let beyond = (0..64).map(|_| used + rng.below(bytes.len() as u64 - used)).collect();
-    // Of the control file, the fixed fields and the words that mean something, each in its line.
+    // Of the control file, the fixed fields and the words in use, each on its cache line.
     let is_word = |at: &u64| match *at {
         at if at < SLOTS_AT => at < 64 || at % 64 < 8,
         at => at < SLOTS_AT + 3 * SLOT_LEN && at % SLOT_LEN < 40,
@@ -277,12 +279,12 @@ fn places(path: &Path, image: &Image) -> (Vec<u64>, Vec<u64>) {
     (used, beyond)
 }
 
-/// The files that hold something: not the locks.
+/// The files with contents, without the locks.
 fn files(image: &Image) -> Vec<PathBuf> {
     image.files.iter().filter(|(_, file)| file.len > 0).map(|(path, _)| path.clone()).collect()
 }
 
-/// Judges each damage of each store; returns how many of each outcome there were.
+/// Judges each damaged image of each store; returns the number of each outcome.
 fn judge_all(
     stores: &[Store],
     damage: impl for<'a> Fn(&'a Path, &Image) -> Vec<Damage<'a>> + Sync,
@@ -316,7 +318,7 @@ fn judge_all(
 }
 
 #[test]
-fn every_flipped_bit_is_detected_or_harmless_or_ends_the_history_where_the_model_allows_it() {
+fn every_flipped_bit_is_detected_harmless_or_ends_the_history_where_the_model_allows_it() {
     let stores = stores();
     let sums = judge_all(&stores, |path, image| {
         let (used, beyond) = places(path, image);
@@ -329,7 +331,8 @@ fn every_flipped_bit_is_detected_or_harmless_or_ends_the_history_where_the_model
             let mut image = image.clone();
             image.files.get_mut(path).expect("a file").flip(at, 1 << bit);
             let part = parts.iter().find(|part| part.contains(&at)).expect("a part").clone();
-            // Of batches one bit of each byte; all of what is read again to go on.
+            // Append to the damaged store for every bit of the header, which an append reads again,
+            // and for one bit per byte of a batch.
             let goes_on = part.start == 0 || (at + bit).is_multiple_of(8);
             Damage { what: format!("bit {bit} at {at}"), path, part, goes_on, image }
         };
@@ -346,7 +349,7 @@ fn every_flipped_bit_is_detected_or_harmless_or_ends_the_history_where_the_model
 }
 
 #[test]
-fn a_file_cut_at_any_byte_is_detected_or_harmless_or_ends_the_history_where_the_model_allows_it() {
+fn a_file_cut_at_any_byte_is_detected_harmless_or_ends_the_history_where_the_model_allows_it() {
     let stores = stores();
     let sums = judge_all(&stores, |path, image| {
         let len = image.files[path].len;
@@ -355,33 +358,33 @@ fn a_file_cut_at_any_byte_is_detected_or_harmless_or_ends_the_history_where_the_
         let cut = |at: u64| {
             let mut image = image.clone();
             image.files.get_mut(path).expect("a file").truncate(at);
-            // The header says how long the file must be.
+            // The header records how long the file must be.
             let goes_on = at.is_multiple_of(8);
             Damage { what: format!("a cut at {at}"), path, part: 0..128, goes_on, image }
         };
         used.into_iter().chain(pages).map(cut).collect()
     });
     for (store, [detected, one_key, _, prefixes, dead]) in stores.iter().zip(sums) {
-        // A segment knows its length, and one that is shorter is not taken for one.
+        // A segment's header records its length, and a shorter file is rejected.
         assert!(detected > 0 || store.floor == 0, "{}: nothing was detected", store.what);
         assert_eq!((one_key, dead), (0, 0), "{}: a part of a file was read", store.what);
         assert!(prefixes == 0 || store.floor < BATCHES, "{}: synced bytes were cut", store.what);
-        // In memory everything is there that was stored, and each segment has something synced, or
-        // none has: what is missing is missed, or the end of what nobody had asked to be kept.
+        // Without a reboot, memory holds everything that was stored, and either every segment has a
+        // synced part or none has. So missing data is noticed, or it was never meant to be durable.
         let may_end_earlier = store.floor == 0 && store.what.contains("booted");
         assert!(prefixes > 0 || !may_end_earlier, "{}: no history was cut", store.what);
     }
 }
 
 #[test]
-fn bytes_of_an_earlier_life_of_the_disk_are_never_taken_for_batches() {
+fn stale_bytes_from_earlier_files_are_never_taken_for_batches() {
     let (written, found) = in_the_place_of_another(None);
-    let found = found.expect("it opens");
+    let found = found.expect("the open succeeds");
     assert_eq!(found, written, "I4 is violated: {written} batches were written, {found} are there");
 }
 
 #[test]
-fn a_segment_that_is_gone_is_an_error_where_it_held_what_was_synced() {
+fn a_missing_segment_is_an_error_if_it_held_synced_batches() {
     for store in stores() {
         for path in files(&store.image) {
             let mut image = store.image.clone();
@@ -398,7 +401,7 @@ fn a_segment_that_is_gone_is_an_error_where_it_held_what_was_synced() {
                     content.compare(&log).expect("its bytes");
                 }
                 Err(Error::Missing { .. }) => assert!(store.floor > 0, "{}", store.what),
-                // The output of a compaction asks for what it found beside it.
+                // The output of a compaction requires the segments that it retains.
                 Err(Error::Damage { path: named, .. }) if store.what.starts_with("compacted") => {
                     assert_eq!(named, path, "{}", store.what);
                 }

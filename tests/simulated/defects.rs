@@ -1,5 +1,5 @@
-//! The crash tests are tested: a disk on which a call of the seam does not do its work must be
-//! caught by them, each by the test that is named here, and for the invariant that it breaks.
+//! Tests of the crash tests: a disk on which one call has no effect must be caught, each by the
+//! test named here and for the invariant that it breaks.
 //!
 //! Defects of the code itself are planted by `tests/mutants.sh`; `tests/README.md` has the table.
 
@@ -13,7 +13,7 @@ use partd::Partd;
 
 const EFFORT: Effort = Effort { images: 20_000, from_percent: 0 };
 
-/// What the crash test finds in a workload on a disk with a defect.
+/// The failure that the crash test finds in a workload on a disk with a defect.
 fn crash_test(name: &str, defect: Defect, modes: &[Mode]) -> Failure {
     let workload = workloads::ALL.iter().find(|workload| workload.name == name).expect("a name");
     for seed in 1..=20 {
@@ -32,12 +32,12 @@ fn breaks(invariants: &[&str], name: &str, defect: Defect) {
 }
 
 #[test]
-fn a_sync_that_is_left_out_loses_durable_batches() {
+fn an_omitted_sync_loses_durable_batches() {
     breaks(&["I1"], "durable and plain", Defect::SyncLeftOut);
 }
 
 #[test]
-fn a_failure_shrinks_to_the_few_steps_that_violate_the_same_invariant() {
+fn a_failure_shrinks_to_a_few_steps_that_violate_the_same_invariant() {
     let defect = Some(Defect::SyncLeftOut);
     let failure = crash_test("durable and plain", Defect::SyncLeftOut, &Mode::ALL);
     let (invariant, seed, before) =
@@ -45,7 +45,7 @@ fn a_failure_shrinks_to_the_few_steps_that_violate_the_same_invariant() {
     let again = |steps: &[_]| explore(steps, seed, defect, EFFORT, &Mode::ALL).err();
     let short = shrink(failure, again, 200);
     println!("{before} steps before: {short}");
-    // What fails otherwise is another failure.
+    // A different violation does not count as the same failure.
     let mut other = crash_test("durable and plain", Defect::SyncLeftOut, &Mode::ALL);
     let unlike = other.clone();
     other.violation.invariant = "I2";
@@ -56,53 +56,53 @@ fn a_failure_shrinks_to_the_few_steps_that_violate_the_same_invariant() {
 }
 
 #[test]
-fn a_sync_of_one_file_of_two_loses_durable_batches() {
+fn syncing_only_every_second_file_loses_durable_batches() {
     breaks(&["I1"], "several writers", Defect::EverySecondSyncLeftOut);
 }
 
 #[test]
-fn a_sync_of_what_was_there_before_the_batch_loses_it() {
+fn a_sync_that_precedes_the_batch_loses_it() {
     breaks(&["I1"], "durable and plain", Defect::SyncTooEarly);
 }
 
 #[test]
-fn a_sync_of_the_directory_that_is_left_out_loses_durable_batches() {
+fn an_omitted_sync_of_the_directory_loses_durable_batches() {
     breaks(&["I1"], "one writer", Defect::SyncOfDirectoryLeftOut);
 }
 
 #[test]
-fn a_sync_of_the_parent_that_is_left_out_loses_the_store() {
+fn an_omitted_sync_of_the_parent_directory_loses_the_store() {
     breaks(&["I1"], "one writer", Defect::SyncOfParentLeftOut);
 }
 
 #[test]
-fn a_sync_in_recovery_that_is_left_out_brings_back_what_was_given_up() {
+fn an_omitted_sync_in_recovery_resurrects_discarded_batches() {
     breaks(&["I1", "I7", "I8"], "several writers", Defect::SyncInRecoveryLeftOut);
 }
 
 #[test]
-fn a_boot_id_that_stays_makes_the_store_trust_what_was_lost() {
+fn a_constant_boot_id_makes_the_store_trust_lost_data() {
     breaks(&["I1", "I2"], "one writer", Defect::BootIdStays);
 }
 
 #[test]
-fn locks_that_exclude_nobody_give_two_writers_one_slot() {
+fn locks_without_effect_give_two_writers_one_slot() {
     breaks(&["live", "I1", "I4", "I6"], "several writers", Defect::LocksLeftOut);
 }
 
 #[test]
-fn a_write_that_is_short_is_seen_by_the_first_reader() {
+fn a_short_write_is_noticed_by_the_first_reader() {
     breaks(&["live", "I3"], "large values", Defect::WriteIsShort);
 }
 
 #[test]
-fn random_numbers_that_stay_the_same_let_bytes_of_an_earlier_life_in() {
-    // I4: three batches were written, and more are there.
+fn constant_random_numbers_let_stale_bytes_pass_as_batches() {
+    // I4: three batches were written, but more are found.
     let (written, found) = in_the_place_of_another(Some(Defect::RandomStays));
-    assert!(found.expect("it opens") > written);
+    assert!(found.expect("the open succeeds") > written);
 }
 
-/// Fills a small disk; returns the number of appends that succeeded.
+/// Fills a small disk; returns the number of successful appends.
 fn fill(defect: Option<Defect>) -> (SimDisk, u64) {
     let disk = SimDisk::boot(&Image::blank(), 1, defect);
     let log = options().open_on(disk.clone(), STORE);
@@ -110,11 +110,11 @@ fn fill(defect: Option<Defect>) -> (SimDisk, u64) {
     // Two segments, and two reserves.
     disk.limit(264 << 10);
     let full = (0..).find(|i: &u64| log.append([("k", [*i as u8; 3000])]).is_err());
-    (disk, full.expect("a disk has an end"))
+    (disk, full.expect("the disk fills up"))
 }
 
 #[test]
-fn a_full_disk_is_an_error_where_files_have_their_space_and_a_death_where_they_have_not() {
+fn a_full_disk_is_an_error_if_files_are_allocated_and_a_crash_if_they_are_not() {
     let (disk, appended) = fill(None);
     assert!(!disk.died_of_sigbus());
     assert!((40..70).contains(&appended), "{appended} appends fit");
@@ -123,7 +123,7 @@ fn a_full_disk_is_an_error_where_files_have_their_space_and_a_death_where_they_h
     let log = log.expect("a new store");
     disk.limit(200 << 10);
     for i in 0..100_u8 {
-        log.append([("k", [i; 3000])]).expect("nothing tells it that the disk is full");
+        log.append([("k", [i; 3000])]).expect("the full disk goes unnoticed");
     }
     assert!(disk.died_of_sigbus());
 }

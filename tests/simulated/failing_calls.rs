@@ -1,7 +1,7 @@
-//! Every call of the disk that can fail does so once, in turn, with each error that it can give, in
-//! every operation of the public face, on a store that another handle uses too. Nothing panics,
-//! nothing is acknowledged that is not there, an error names the path and has changed nothing, the
-//! handles go on, the store reopens, and a power cut leaves what was durable.
+//! Every disk call that can fail does so once, in turn, with each of its possible errors, in every
+//! operation of the public API, on a store that another handle uses too. Nothing panics; no
+//! acknowledged batch is missing; an error names the path and has changed nothing; both handles
+//! continue; the store reopens; and a power cut leaves everything durable.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,7 +22,7 @@ use partd_format::segment::HEADER_LEN;
 type Log = SegmentLog<SimDisk>;
 type Outcome = Result<(), String>;
 
-/// Images of a power cut that are looked at, at each moment.
+/// The number of images of a power cut to examine at each moment.
 const IMAGES: usize = 6;
 
 fn append(key: &str, len: usize) -> Op {
@@ -30,11 +30,11 @@ fn append(key: &str, len: usize) -> Op {
     Op::Append(key.to_owned(), bytes)
 }
 
-/// A disk, all that was ever written to its store, and whether it was acknowledged.
+/// A disk, everything ever written to its store, and whether it was acknowledged.
 struct World {
     disk: SimDisk,
     batches: Vec<Vec<Op>>,
-    /// The history that the disk began with.
+    /// The history with which the disk began.
     before: Vec<usize>,
 }
 
@@ -71,7 +71,7 @@ impl World {
         self.call(disk, Some(ops.clone()), durable, || log.write(&batch(&ops), durability))
     }
 
-    /// The batches of the history, by the commit word.
+    /// The batches of the history, according to the commit word.
     fn history(&self) -> Vec<usize> {
         let mut taken = self.before.clone();
         for event in self.disk.commits(0).0 {
@@ -94,12 +94,12 @@ impl World {
         self.history().contains(&number)
     }
 
-    /// Cuts the power at some moments of the log, and judges what is left.
+    /// Cuts the power at some moments of the log, and judges the result.
     fn cut_power(&self, moments: &[usize], seed: u64) -> Outcome {
         self.each_image(moments, seed, IMAGES, &mut |_, _| {})
     }
 
-    /// The same; `visit` gets each image and the history that it holds.
+    /// Like `cut_power`; `visit` receives each image and the history that it holds.
     fn each_image(
         &self,
         moments: &[usize],
@@ -144,12 +144,12 @@ impl World {
     }
 }
 
-/// Whether something that holds on one line does.
+/// Returns `what` as an error unless `holds`.
 fn must(holds: bool, what: &str) -> Outcome {
     if holds { Ok(()) } else { Err(what.to_owned()) }
 }
 
-/// Opens the store, and holds it against the history.
+/// Opens the store, and compares it with the history.
 fn reopen(world: &World, read_only: bool) -> Result<(SimDisk, Log), String> {
     let disk = world.disk.new_process();
     let opened = match read_only {
@@ -161,7 +161,7 @@ fn reopen(world: &World, read_only: bool) -> Result<(SimDisk, Log), String> {
     Ok((disk, log))
 }
 
-/// What the handle that meets the failing call has done before.
+/// The previous activity of the handle that meets the failing call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Before {
     Nothing,
@@ -176,7 +176,7 @@ fn batch_len(key: &str, len: u64) -> u64 {
     layout.batch_len()
 }
 
-/// A store that was written by a handle that is closed, one that is open, and the one to test.
+/// A store written by a closed handle, an open handle, and the handle under test.
 struct Store {
     world: World,
     mine: (SimDisk, Log),
@@ -188,11 +188,11 @@ fn store(before: Before) -> Store {
     let mut world = World::on(disk.clone());
     let open = || {
         let disk = disk.new_process();
-        let log = options().open_on(disk.clone(), STORE).expect("a disk without faults");
+        let log = options().open_on(disk.clone(), STORE).expect("the disk has no faults");
         (disk, log)
     };
     let mut write = |(disk, log): &(SimDisk, Log), ops| {
-        world.write(disk, log, ops, false).expect("a disk without faults");
+        world.write(disk, log, ops, false).expect("the disk has no faults");
     };
     let closed = open();
     write(&closed, vec![append("a", 10), append("b", 2000), Op::Set("set".into(), b"1".to_vec())]);
@@ -205,7 +205,7 @@ fn store(before: Before) -> Store {
         Before::Nothing => {}
         Before::Writes => write(&mine, vec![append("mine", 5)]),
         Before::FillsASegment => {
-            // What a handle keeps for deletes, and the word that ends a segment.
+            // The space that a handle reserves for deletes, and the word that ends a segment.
             let mut room = (64 << 10) - HEADER_LEN - 1024 - 8;
             for len in [5, 59_000] {
                 write(&mine, vec![append("mine", len as usize)]);
@@ -217,10 +217,10 @@ fn store(before: Before) -> Store {
     Store { world, mine, other }
 }
 
-/// An operation of the public face.
+/// An operation of the public API.
 struct Operation {
     name: &'static str,
-    /// What it writes.
+    /// The operations of the batch that it writes.
     ops: fn() -> Option<Vec<Op>>,
     durable: bool,
     call: fn(&Log, &Content) -> Result<(), Error>,
@@ -231,7 +231,7 @@ fn appends(len: usize) -> Option<Vec<Op>> {
 }
 
 fn written(log: &Log, ops: Option<Vec<Op>>, durability: Durability) -> Result<(), Error> {
-    log.write(&batch(&ops.expect("it writes")), durability)
+    log.write(&batch(&ops.expect("the write succeeds")), durability)
 }
 
 const NONE: fn() -> Option<Vec<Op>> = || None;
@@ -391,7 +391,7 @@ const OPERATIONS: [Operation; 20] = [
     },
 ];
 
-/// Runs an operation whose call of a number fails; returns the calls that it has made.
+/// Runs an operation whose call of a given number fails; returns the calls that it has made.
 fn run(
     operation: &Operation,
     before: Before,
@@ -414,23 +414,23 @@ fn run(
     let failed = fails.map(|(at, error)| (calls[at], error));
     let moment = world.disk.log().len();
     if let Err(error) = &done {
-        must(failed.is_some(), "it fails on a disk without faults")?;
+        must(failed.is_some(), "it fails although the disk has no faults")?;
         must(error.to_string().contains('/'), &format!("no path is named: {error}"))?;
     }
-    // A batch that was acknowledged is there; one with an error is not, but where the batch was
-    // committed before.
+    // An acknowledged batch is present. A batch that failed is not, unless it was committed before
+    // the error.
     let is_there = writes && world.is_written(number);
-    must(done.is_err() || !writes || is_there, "it was acknowledged and is not there")?;
-    must(done.is_ok() || !is_there || operation.durable, "it failed and has happened")?;
+    must(done.is_err() || !writes || is_there, "the batch was acknowledged but is missing")?;
+    must(done.is_ok() || !is_there || operation.durable, "the batch failed but was applied")?;
     for (who, (_, log)) in [("the handle", &mine), ("the other handle", &other)] {
         world.content().compare(log).map_err(|why| format!("{who}, after {done:?}: {why}"))?;
     }
-    // Both go on.
+    // Both handles continue.
     for (disk, log) in [&mine, &other] {
         world
             .write(disk, log, vec![append("after", 50)], false)
-            .map_err(|error| format!("it does not go on: {error}"))?;
-        world.content().compare(log).map_err(|why| format!("going on: {why}"))?;
+            .map_err(|error| format!("the handle does not continue: {error}"))?;
+        world.content().compare(log).map_err(|why| format!("after continuing: {why}"))?;
     }
     let loses = failed.is_some_and(|(call, error)| call.loses(error));
     let is_of_sync = operation.durable || failed.is_some_and(|(call, _)| call == Call::SyncDir);
@@ -438,10 +438,10 @@ fn run(
         let number = world.batches.len();
         let appended = world.write(disk, log, vec![append("durable", 50)], true);
         match appended {
-            Ok(()) => must(!(loses && is_of_sync), "a sync has failed, and one is promised")?,
+            Ok(()) => must(!(loses && is_of_sync), "a sync failed, but a later one succeeded")?,
             Err(Error::SyncFailed { .. }) if loses => {
-                must(!world.is_written(number), "no sync can be, and the batch was written")?;
-                must(matches!(log.sync(), Err(Error::SyncFailed { .. })), "a sync is promised")?;
+                must(!world.is_written(number), "no sync is possible, but the batch was written")?;
+                must(matches!(log.sync(), Err(Error::SyncFailed { .. })), "a sync succeeded")?;
             }
             Err(error) => return Err(format!("a durable append: {error}")),
         }
@@ -459,7 +459,7 @@ fn run(
     Ok(calls)
 }
 
-/// Calls `run` with every fault of the calls that it makes without one.
+/// Calls `run` with every fault of the calls that it makes in a run without faults.
 fn every_fault(
     name: &str,
     run: impl Fn(Option<(usize, i32)>) -> Result<Vec<Call>, String>,
@@ -485,7 +485,7 @@ fn assert_none(violations: &[String]) {
 }
 
 #[test]
-fn a_call_that_fails_in_an_operation_is_an_error_that_changes_nothing_more() {
+fn a_failed_call_in_an_operation_is_an_error_that_changes_nothing_else() {
     let mut violations = Vec::new();
     for operation in &OPERATIONS {
         for before in [Before::Nothing, Before::Writes, Before::FillsASegment] {
@@ -497,40 +497,44 @@ fn a_call_that_fails_in_an_operation_is_an_error_that_changes_nothing_more() {
 }
 
 #[test]
-fn a_segment_that_could_not_be_opened_when_it_came_is_synced_by_the_next_sync() {
+fn a_segment_that_failed_to_open_when_published_is_synced_by_the_next_sync() {
     let mut faults = 0;
     for at in 1.. {
         let Store { mut world, mine, other } = store(Before::Writes);
         let (maker, log) = {
             let disk = world.disk.new_process();
-            let log = options().open_on(disk.clone(), STORE).expect("a disk without faults");
+            let log = options().open_on(disk.clone(), STORE).expect("the disk has no faults");
             (disk, log)
         };
-        mine.1.sync().expect("a disk without faults");
-        // Its first append makes a segment, and is stopped somewhere in it.
+        mine.1.sync().expect("the disk has no faults");
+        // Its first append creates a segment, and is stopped during that.
         let ops = vec![append("late", 100)];
         maker.begin(Some(world.batches.len()));
         world.batches.push(ops.clone());
         maker.stop_at(at);
         let appending = maker.clone();
         let thread = std::thread::spawn(move || {
-            log.write(&batch(&ops), Durability::Plain).expect("a disk without faults");
+            log.write(&batch(&ops), Durability::Plain).expect("the disk has no faults");
             appending.finished();
             log
         });
         let is_stopped = maker.wait() == Fate::Stopped;
-        // Another one comes, so segments are looked for; that one may not be there yet.
-        world.write(&other.0, &other.1, vec![append("c", 70_000)], false).expect("no fault yet");
-        world.write(&mine.0, &mine.1, vec![append("mine", 5)], true).expect("no fault yet");
+        // Another segment appears, which starts a discovery; the late one may not exist yet.
+        world
+            .write(&other.0, &other.1, vec![append("c", 70_000)], false)
+            .expect("the disk has no faults yet");
+        world
+            .write(&mine.0, &mine.1, vec![append("mine", 5)], true)
+            .expect("the disk has no faults yet");
         maker.resume();
-        drop(thread.join().expect("it appends"));
+        drop(thread.join().expect("the append succeeds"));
         if !is_stopped {
             break;
         }
         mine.0.fail_first(Call::Open, libc::EIO);
         let failed = world.call(&mine.0, None, true, || mine.1.sync());
         if !mine.0.watched().contains(&Call::Open) {
-            // It was opened already.
+            // The late segment was already open.
             continue;
         }
         failed.expect_err("the file could not be opened");
@@ -543,11 +547,11 @@ fn a_segment_that_could_not_be_opened_when_it_came_is_synced_by_the_next_sync() 
     assert!(faults > 5, "only {faults} syncs met a segment that they could not open");
 }
 
-/// A store in some state, and the handles that are open on it.
+/// A store in some state, with its open handles.
 struct State {
     world: World,
     handles: Vec<(SimDisk, Log)>,
-    /// Handles of processes that were killed.
+    /// Handles of killed processes.
     graves: Vec<(SimDisk, Log)>,
 }
 
@@ -572,10 +576,10 @@ impl State {
     }
 }
 
-/// The name of a state, and what makes it.
+/// The name of a state, and the function that creates it.
 type Made<F> = (&'static str, F);
 
-/// Opens a store with a call that fails, and goes on.
+/// Opens a store with a failing call, then continues.
 fn run_open(
     state: State,
     read_only: bool,
@@ -597,7 +601,7 @@ fn run_open(
         }
         Ok(log) => handles.push((disk, log)),
         Err(error) => {
-            must(fails.is_some(), &format!("it fails on a disk without faults: {error}"))?;
+            must(fails.is_some(), &format!("it fails although the disk has no faults: {error}"))?;
             must(error.to_string().contains(STORE), &format!("no path is named: {error}"))?;
         }
     }
@@ -605,7 +609,7 @@ fn run_open(
     for (disk, log) in &handles {
         world.content().compare(log).map_err(|why| why.to_string())?;
         let plain = world.write(disk, log, vec![append("after", 50)], false);
-        plain.map_err(|error| format!("it does not go on: {error}"))?;
+        plain.map_err(|error| format!("the handle does not continue: {error}"))?;
         match world.write(disk, log, vec![append("durable", 50)], true) {
             Err(Error::SyncFailed { .. }) if loses => {}
             durable => durable.map_err(|error| format!("a durable append: {error}"))?,
@@ -617,7 +621,7 @@ fn run_open(
 }
 
 #[test]
-fn a_call_that_fails_while_a_store_is_opened_leaves_it_to_the_next_who_opens_it() {
+fn a_failed_call_while_a_store_opens_leaves_it_usable_for_the_next_opener() {
     let mut violations = Vec::new();
     let states: [Made<fn() -> State>; 3] =
         [("in use", State::in_use), ("closed", State::closed), ("killed", State::killed)];
@@ -636,7 +640,7 @@ fn a_call_that_fails_while_a_store_is_opened_leaves_it_to_the_next_who_opens_it(
             let name = format!("open (read-only: {how}) of image {i} of a power cut");
             let open = |fails| run_open(State::of(again(torn)), how, fails);
             every_fault(&name, open, &mut violations);
-            let calls = open(None).expect("no fault");
+            let calls = open(None).expect("the disk has no faults");
             syncs += calls.iter().filter(|call| **call == Call::Sync).count();
         }
     }
@@ -645,7 +649,7 @@ fn a_call_that_fails_while_a_store_is_opened_leaves_it_to_the_next_who_opens_it(
 }
 
 #[test]
-fn a_call_that_fails_while_a_handle_is_dropped_leaves_the_store_to_the_others() {
+fn a_failed_call_while_a_handle_drops_leaves_the_store_usable_for_others() {
     let mut violations = Vec::new();
     for alone in [false, true] {
         let run = |fails| {
@@ -670,7 +674,7 @@ fn a_call_that_fails_while_a_handle_is_dropped_leaves_the_store_to_the_others() 
 }
 
 #[test]
-fn a_call_that_fails_with_temporary_stores_leaves_nothing_that_a_sweep_does_not_find() {
+fn a_failed_call_with_temporary_stores_leaves_nothing_that_a_sweep_misses() {
     let mut violations = Vec::new();
     let run = |fails: Option<(usize, i32)>| {
         let disk = SimDisk::boot(&Image::blank(), 3, None);
@@ -692,7 +696,7 @@ fn a_call_that_fails_with_temporary_stores_leaves_nothing_that_a_sweep_does_not_
         let swept = Log::sweep_on(&disk, "/");
         let calls = disk.watched();
         for error in [made.err(), swept.err()].into_iter().flatten() {
-            must(fails.is_some(), "it fails on a disk without faults")?;
+            must(fails.is_some(), "it fails although the disk has no faults")?;
             must(error.to_string().contains("/"), &format!("no path is named: {error}"))?;
         }
         Log::sweep_on(&disk, "/").map_err(|error| error.to_string())?;
@@ -707,40 +711,42 @@ fn a_call_that_fails_with_temporary_stores_leaves_nothing_that_a_sweep_does_not_
 }
 
 #[test]
-fn a_segment_whose_writing_to_the_disk_failed_after_it_was_full_is_not_promised() {
+fn a_full_segment_whose_writeback_failed_is_not_reported_durable() {
     let disk = SimDisk::boot(&Image::blank(), 3, None);
     let mut world = World::on(disk.clone());
     let writer = disk.new_process();
-    let log = options().open_on(writer.clone(), STORE).expect("a disk without faults");
+    let log = options().open_on(writer.clone(), STORE).expect("the disk has no faults");
     for _ in 0..3 {
-        world.write(&writer, &log, vec![append("a", 40_000)], false).expect("no fault yet");
+        world
+            .write(&writer, &log, vec![append("a", 40_000)], false)
+            .expect("the disk has no faults yet");
     }
     let first = Path::new(STORE).join("0000000000000001.seg");
     disk.fail_writeback(&first);
     let syncer = disk.new_process();
-    let other = options().open_on(syncer.clone(), STORE).expect("no fault yet");
+    let other = options().open_on(syncer.clone(), STORE).expect("the disk has no faults yet");
     let failed = other.sync().expect_err("the first segment is lost").to_string();
     assert!(failed.contains("0000000000000001.seg"), "{failed}");
     assert!(matches!(log.sync(), Err(Error::SyncFailed { .. })));
     world.cut_power(&[world.disk.log().len()], 1).expect("nothing was promised");
-    // Once they are synced, full segments are let go.
+    // Once they are synced, full segments are closed.
     let disk = SimDisk::boot(&Image::blank(), 3, None);
-    let log = options().open_on(disk.clone(), STORE).expect("a disk without faults");
+    let log = options().open_on(disk.clone(), STORE).expect("the disk has no faults");
     for _ in 0..4 {
-        log.append([("a", [7; 40_000])]).expect("a disk without faults");
-        log.sync().expect("a disk without faults");
+        log.append([("a", [7; 40_000])]).expect("the disk has no faults");
+        log.sync().expect("the disk has no faults");
     }
-    log.append([("a", [7; 40_000])]).expect("a disk without faults");
+    log.append([("a", [7; 40_000])]).expect("the disk has no faults");
     assert!(!disk.is_open(&first), "a segment that is synced stays open");
 }
 
 #[test]
-fn a_leader_that_was_passed_by_promises_nothing_after_a_sync_has_failed() {
+fn a_superseded_sync_leader_promises_nothing_after_a_failed_sync() {
     for call in [Call::Sync, Call::SyncDir] {
         let mut failures = 0;
         for at in 1.. {
             let Store { mine: (disk, log), other: (passer, other), .. } = store(Before::Writes);
-            // Stopped somewhere in its sync, it is passed by after a while.
+            // It is stopped during its sync and superseded after a while.
             disk.stop_at(at);
             let syncing = disk.clone();
             let thread = std::thread::spawn(move || {
@@ -757,28 +763,28 @@ fn a_leader_that_was_passed_by_promises_nothing_after_a_sync_has_failed() {
                 break;
             }
             let Err(failed) = failed else {
-                durable_seq.expect("the mark was moved, and nothing has failed");
+                durable_seq.expect("the durable sequence number advanced without a failure");
                 continue;
             };
             failures += 1;
-            let why = format!("stopped at {at}, passed by one whose {call:?} failed: {failed}");
-            assert!(durable_seq.is_err(), "I1 is violated: {why}; and a sync is promised");
+            let why = format!("stopped at {at}, superseded by one whose {call:?} failed: {failed}");
+            assert!(durable_seq.is_err(), "I1 is violated: {why}; but a sync succeeded");
             assert!(matches!(other.sync(), Err(Error::SyncFailed { .. })), "{why}");
-            // Nor does a layer write what it could not promise.
-            let before = other.len_of("a").expect("reads go on");
+            // A layer must not write anything that it could not make durable either.
+            let before = other.len_of("a").expect("reads continue");
             let buffer = Buffer::new(Dict::new(), other, 1 << 20);
             let appended = buffer.append_durable([("a", "again")]);
             assert!(matches!(appended, Err(Error::SyncFailed { .. })), "{why}: {appended:?}");
-            assert_eq!(buffer.len_of("a").expect("reads go on"), before);
-            buffer.append([("a", "plain")]).expect("plain appends go on");
+            assert_eq!(buffer.len_of("a").expect("reads continue"), before);
+            buffer.append([("a", "plain")]).expect("plain appends continue");
         }
         assert!(failures > 1, "{failures} times {call:?} failed");
     }
 }
 
-/// Another process opens the store and appends, in the middle of a read-only opening.
+/// Another process opens the store and appends in the middle of a read-only opening.
 #[test]
-fn a_writer_that_comes_while_a_reader_opens_the_store_is_followed_or_waits() {
+fn a_reader_that_opens_beside_a_new_writer_follows_it_or_makes_it_wait() {
     let torn = torn_stores();
     let states: [Made<&dyn Fn() -> State>; 4] = [
         ("in use", &State::in_use),
@@ -801,13 +807,14 @@ fn a_writer_that_comes_while_a_reader_opens_the_store_is_followed_or_waits() {
             let disk = writer.clone();
             reader.interrupt(at, move || {
                 std::thread::spawn(move || {
-                    let log = options().open_on(disk.clone(), STORE).expect("no fault");
+                    let log =
+                        options().open_on(disk.clone(), STORE).expect("the disk has no faults");
                     disk.begin(Some(first));
-                    log.write(&batch(&ops), Durability::Plain).expect("no fault");
+                    log.write(&batch(&ops), Durability::Plain).expect("the disk has no faults");
                     let _ = has_come.send(());
                     send.send(log).expect("the test waits");
                 });
-                // It comes, or waits for who is here.
+                // The writer opens the store, or waits for the reader.
                 let _ = comes.recv_timeout(Duration::from_millis(100)).map(|()| {
                     CAME.with(|came| came.set(true));
                 });
@@ -819,15 +826,16 @@ fn a_writer_that_comes_while_a_reader_opens_the_store_is_followed_or_waits() {
             if !was_late {
                 break;
             }
-            let other = receive.recv().expect("it comes after all");
+            let other = receive.recv().expect("the writer arrives eventually");
             writer.begin(Some(first + 1));
-            other.write(&batch(&more), Durability::Plain).expect("no fault");
+            other.write(&batch(&more), Durability::Plain).expect("the disk has no faults");
             writer.end(false);
             let (now, came) = (world.content(), CAME.with(Cell::get));
             let is_followed = now.compare(&log).is_ok();
             let found =
                 if came { now.compare(&log) } else { now.compare(&log).or(old.compare(&log)) };
-            // One that has worked out what recovery would leave is told that somebody has recovered.
+            // A reader that computed the result of a recovery gets an error if someone else has
+            // recovered the store meanwhile.
             if let Err(why) = found.map_err(|why| why.to_string()) {
                 let is_told = why.contains("somebody has opened it for writing since");
                 assert!(is_told, "{name}, before its call {at} (came: {came}): {why}");
@@ -845,13 +853,13 @@ thread_local! {
     static CAME: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Stores as a power cut leaves them whose recovery has something to give up.
+/// Stores after a power cut whose recovery has something to discard.
 fn torn_stores() -> Vec<World> {
     let Store { mut world, mine, other } = store(Before::Writes);
     for i in 0..6 {
         let (disk, log) = [&mine, &other][i % 2];
         let ops = vec![append("a", 200 * i), append("d", 700)];
-        world.write(disk, log, ops, i == 1).expect("a disk without faults");
+        world.write(disk, log, ops, i == 1).expect("the disk has no faults");
     }
     let (batches, now) = (world.batches.clone(), world.disk.log().len());
     let mut torn = Vec::new();
@@ -862,7 +870,7 @@ fn torn_stores() -> Vec<World> {
             torn.push(world);
         }
     });
-    found.expect("no fault yet");
+    found.expect("the disk has no faults yet");
     assert!(torn.len() > 8, "{} of 24 images have lost something", torn.len());
     torn
 }
@@ -873,7 +881,7 @@ fn again(world: &World) -> World {
 }
 
 #[test]
-fn a_recovery_that_is_killed_leaves_its_successor_nothing_that_comes_back() {
+fn a_killed_recovery_leaves_nothing_that_the_next_recovery_resurrects() {
     let mut kills = 0;
     for torn in torn_stores().into_iter().step_by(3) {
         for at in 1.. {
@@ -889,7 +897,9 @@ fn a_recovery_that_is_killed_leaves_its_successor_nothing_that_comes_back() {
             let is_killed = first.wait() == Fate::Stopped;
             first.kill();
             let (disk, log) = reopen(&world, false).unwrap_or_else(|why| panic!("{at}: {why}"));
-            world.write(&disk, &log, vec![append("again", 30)], true).expect("no fault");
+            world
+                .write(&disk, &log, vec![append("again", 30)], true)
+                .expect("the disk has no faults");
             let now = world.disk.log().len();
             let cut = world.cut_power(&[now], at);
             first.bury();

@@ -1,5 +1,5 @@
-//! What an operation costs does not grow with the store: counted at the seam (what is read, what
-//! is stored, which calls are made), not in time.
+//! The cost of an operation does not grow with the store. The cost is counted at the simulated disk
+//! (bytes read, bytes stored, calls made) and not measured in time.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -18,38 +18,39 @@ fn cost(disk: &SimDisk, operation: impl FnOnce()) -> Cost {
     std::array::from_fn(|i| after[i] - before[i])
 }
 
-/// What a plain append, a durable one, a refresh with a get, a get alone, a length, an append that
-/// begins a segment and the refresh after it cost in a store of so many segments.
+/// The costs of a plain append, a durable one, a refresh with a get, a get alone, a length, an
+/// append that starts a segment, and the refresh after it, in a store of `segments` segments.
 fn costs(segments: u64) -> [Cost; 7] {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
-    let open = || options().open_on(disk.new_process(), STORE).expect("it opens");
+    let open = || options().open_on(disk.new_process(), STORE).expect("the open succeeds");
     let (writer, reader) = (open(), open());
-    // The last segment has room for what is measured.
+    // The last segment has room for the measured operations.
     for i in 1..segments {
         for _ in 0..6 {
-            writer.append([(format!("k{i}"), vec![7; 10_630])]).expect("it is appended");
+            writer.append([(format!("k{i}"), vec![7; 10_630])]).expect("the append succeeds");
         }
     }
-    writer.append_durable([("k", "value")]).expect("it is appended");
-    assert_eq!(reader.get("k").expect("it is read"), b"value");
-    assert_eq!(reader.stats().expect("it is read").segments(), segments);
-    let append = cost(&disk, || writer.append([("k", "1")]).expect("it is appended"));
-    let durable = cost(&disk, || writer.append_durable([("k", "2")]).expect("it is appended"));
-    let refresh = cost(&disk, || assert_eq!(reader.get("k").expect("it is read"), b"value12"));
-    let get = cost(&disk, || assert_eq!(reader.get("k").expect("it is read"), b"value12"));
-    let len = cost(&disk, || assert_eq!(reader.len_of("k").expect("it is read"), 7));
-    // Fills the last segment up.
-    while reader.stats().expect("it is read").segments() == segments {
-        writer.append([("fill", vec![7; 900])]).expect("it is appended");
+    writer.append_durable([("k", "value")]).expect("the append succeeds");
+    assert_eq!(reader.get("k").expect("the read succeeds"), b"value");
+    assert_eq!(reader.stats().expect("the read succeeds").segments(), segments);
+    let append = cost(&disk, || writer.append([("k", "1")]).expect("the append succeeds"));
+    let durable = cost(&disk, || writer.append_durable([("k", "2")]).expect("the append succeeds"));
+    let refresh =
+        cost(&disk, || assert_eq!(reader.get("k").expect("the read succeeds"), b"value12"));
+    let get = cost(&disk, || assert_eq!(reader.get("k").expect("the read succeeds"), b"value12"));
+    let len = cost(&disk, || assert_eq!(reader.len_of("k").expect("the read succeeds"), 7));
+    // Fill up the last segment.
+    while reader.stats().expect("the read succeeds").segments() == segments {
+        writer.append([("fill", vec![7; 900])]).expect("the append succeeds");
     }
     for _ in 0..5 {
-        writer.append([("fill", vec![7; 10_630])]).expect("it is appended");
+        writer.append([("fill", vec![7; 10_630])]).expect("the append succeeds");
     }
-    assert_eq!(reader.get("k").expect("it is read"), b"value12");
+    assert_eq!(reader.get("k").expect("the read succeeds"), b"value12");
     let next = vec![7; 10_630];
-    let begin = cost(&disk, || writer.append([("n", &next)]).expect("it is appended"));
-    let follow = cost(&disk, || assert_eq!(reader.get("n").expect("it is read"), next));
-    assert_eq!(reader.stats().expect("it is read").segments(), segments + 2);
+    let begin = cost(&disk, || writer.append([("n", &next)]).expect("the append succeeds"));
+    let follow = cost(&disk, || assert_eq!(reader.get("n").expect("the read succeeds"), next));
+    assert_eq!(reader.stats().expect("the read succeeds").segments(), segments + 2);
     [append, durable, refresh, get, len, begin, follow]
 }
 
@@ -65,45 +66,46 @@ fn append_refresh_and_get_cost_the_same_at_1_and_at_100_segments() {
     let [append, durable, refresh, get, len, begin, follow] = large;
     assert_eq!((append[1], append[3]), (8, 0), "an append reads one word of its own: {append:?}");
     assert!(durable[3] <= 2, "one lock and one sync: {durable:?}");
-    assert!(refresh[1] < 500 && refresh[3] == 0, "only what is new is walked: {refresh:?}");
+    assert!(refresh[1] < 500 && refresh[3] == 0, "a refresh walks only new batches: {refresh:?}");
     assert_eq!(get, [3, 7, 0, 0], "a get reads the three pieces of its value");
-    assert_eq!(len, [0; 4], "a length is known");
+    assert_eq!(len, [0; 4], "a length needs no disk call");
     assert!(begin[1] < 200 && begin[3] <= 5, "one file is made and named: {begin:?}");
     assert!(follow[1] < 12_000 && follow[3] <= 1, "one file is opened: {follow:?}");
 }
 
 #[test]
-fn an_append_costs_the_same_whatever_its_place_in_the_segment() {
+fn an_append_costs_the_same_anywhere_in_the_segment() {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let long = options().segment_len_bytes(4 << 20);
-    let log = long.open_on(disk.clone(), STORE).expect("it opens");
-    log.append([("k", "v")]).expect("it is appended");
+    let log = long.open_on(disk.clone(), STORE).expect("the open succeeds");
+    log.append([("k", "v")]).expect("the append succeeds");
     let costs: Vec<Cost> = (0..10_000)
-        .map(|_| cost(&disk, || log.append([("k", "v")]).expect("it is appended")))
+        .map(|_| cost(&disk, || log.append([("k", "v")]).expect("the append succeeds")))
         .collect();
     assert!(costs.iter().all(|cost| *cost == costs[0]), "the first costs {:?}", costs[0]);
 }
 
 #[test]
 fn a_compaction_reads_and_writes_each_live_byte_once() {
-    // What it reads and writes beside the live bytes: headers, tables, words.
+    // Bytes loaded and stored in addition to the live ones: headers, tables, words.
     let beside = |value_len: usize| {
         let disk = SimDisk::unlogged(&Image::blank(), 1);
         let options = options().segment_len_bytes(1 << 20);
-        let log = options.open_on(disk.clone(), STORE).expect("it opens");
+        let log = options.open_on(disk.clone(), STORE).expect("the open succeeds");
         for i in 0..2000_u64 {
             let batch = [(i % 100, vec![7; value_len]), (1000 + i % 10, vec![8; value_len])];
-            log.append(batch).expect("it is appended");
+            log.append(batch).expect("the append succeeds");
         }
-        log.delete(1000_u64..1010).expect("they are deleted");
-        // So that what was appended is in sealed segments, all but the last few batches.
+        log.delete(1000_u64..1010).expect("the deletes succeed");
+        // Dropping the handle seals the segments, so everything but the last few batches can be
+        // compacted.
         drop(log);
-        let log = options.open_on(disk.clone(), STORE).expect("it opens");
-        let live = log.stats().expect("it is counted").live_bytes;
+        let log = options.open_on(disk.clone(), STORE).expect("the open succeeds");
+        let live = log.stats().expect("the count succeeds").live_bytes;
         assert_eq!(live, 2000 * value_len as u64);
         let stored = || disk.counts().stored_bytes.load(Relaxed);
         let (loaded_before, stored_before) = (disk.counts().now()[1], stored());
-        let report = log.compact().expect("it compacts");
+        let report = log.compact().expect("the compaction succeeds");
         let loaded = disk.counts().now()[1] - loaded_before;
         let stored = stored() - stored_before;
         assert_eq!((report.bytes_rewritten, report.extents_after), (live, 100), "{report:?}");
@@ -116,19 +118,19 @@ fn a_compaction_reads_and_writes_each_live_byte_once() {
     assert!(large.1 < small.1 + 1000 && large.0 < small.0 * 5 / 4, "{small:?}, {large:?}");
 }
 
-/// How many syncs a clear and a compaction of so many segments take, nobody having asked for one.
+/// The number of syncs in a clear and a compaction of `segments` segments if no sync was requested.
 fn syncs_of_a_compaction(segments: u64) -> u64 {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let options = options();
-    let p = options.open_on(disk.new_process(), STORE).expect("it opens");
-    while p.stats().expect("it is counted").segments() < segments {
-        p.append([("k", vec![7; 10_630])]).expect("it is appended");
+    let p = options.open_on(disk.new_process(), STORE).expect("the open succeeds");
+    while p.stats().expect("the count succeeds").segments() < segments {
+        p.append([("k", vec![7; 10_630])]).expect("the append succeeds");
     }
-    p.clear().expect("it is cleared");
+    p.clear().expect("the clear succeeds");
     let before = disk.counts().syncs.load(Relaxed);
-    let report = p.compact().expect("it compacts");
-    assert_eq!(report.segments_replaced, segments - 1, "the last one goes on");
-    let stats = p.stats().expect("it is counted");
+    let report = p.compact().expect("the compaction succeeds");
+    assert_eq!(report.segments_replaced, segments - 1, "the last segment stays");
+    let stats = p.stats().expect("the count succeeds");
     assert_eq!(stats.durable_seq, stats.sequence, "with the output, all of it is durable");
     disk.counts().syncs.load(Relaxed) - before
 }

@@ -1,5 +1,5 @@
-//! A simulated disk on which something happens at one moment of a process, and processes that are
-//! stopped at an operation.
+//! A simulated disk that runs a hook at a certain moment, and processes that are stopped at an
+//! operation.
 
 use std::ffi::OsString;
 use std::io;
@@ -14,11 +14,11 @@ use partd::log::disk::{Access, Dir, Disk, FileId};
 
 pub(crate) type Meanwhile = Box<dyn FnOnce() + Send>;
 
-/// What is to happen once, at a moment.
+/// An event to run once, at a certain moment.
 pub(crate) type Hook = Arc<Mutex<Option<Meanwhile>>>;
 
-/// A simulated disk on which something happens right before a file is opened or renamed, and right
-/// before or after a directory is listed.
+/// A simulated disk with hooks right before a file is opened or renamed, and right before or after
+/// a directory is listed.
 #[derive(Clone)]
 pub(crate) struct Hooked {
     disk: SimDisk,
@@ -35,9 +35,9 @@ impl Hooked {
     }
 }
 
-/// Says what is to happen.
+/// Sets the event of a hook.
 pub(crate) fn set(hook: &Hook, meanwhile: impl FnOnce() + Send + 'static) {
-    *hook.lock().expect("no panic") = Some(Box::new(meanwhile));
+    *hook.lock().expect("the thread does not panic") = Some(Box::new(meanwhile));
 }
 
 impl std::fmt::Debug for Hooked {
@@ -46,9 +46,9 @@ impl std::fmt::Debug for Hooked {
     }
 }
 
-/// Lets happen what was to happen once.
+/// Runs the event of a hook, once.
 fn fire(hook: &Hook) {
-    let meanwhile = hook.lock().expect("no panic").take();
+    let meanwhile = hook.lock().expect("the thread does not panic").take();
     if let Some(meanwhile) = meanwhile {
         meanwhile();
     }
@@ -76,7 +76,7 @@ impl Disk for Hooked {
     }
 }
 
-/// A directory of it.
+/// A directory on the hooked disk.
 #[derive(Clone, Debug)]
 pub(crate) struct HookedDir {
     hooks: Hooked,
@@ -152,10 +152,11 @@ impl Dir for HookedDir {
 }
 
 pub(crate) fn open(disk: &SimDisk) -> SegmentLog<SimDisk> {
-    options().open_on(disk.clone(), STORE).expect("it opens")
+    options().open_on(disk.clone(), STORE).expect("the open succeeds")
 }
 
-/// Runs a call of a process until its operation of this number; `None` if it has fewer.
+/// Runs a call of a process up to the operation with this number. The fate is `Finished` if the
+/// call has fewer.
 pub(crate) fn stopped<T: Send + 'static>(
     process: &SimDisk,
     at: u64,

@@ -1,6 +1,6 @@
-//! A process is stopped, or killed as by `kill -9`, right after each of its operations on the disk
-//! in turn: each store to a mapping, each file made or renamed. Every other process goes on at
-//! once, nothing that was acknowledged is lost, and what was not is there whole or not at all.
+//! A process is stopped or killed (`kill -9`) right after each of its disk operations in turn: each
+//! store to a mapping, each file created or renamed. Every other process continues at once, no
+//! acknowledged batch is lost, and an unacknowledged one is present whole or not at all.
 
 use crate::sim::cuts::Mode;
 use crate::sim::oracle::Op;
@@ -15,7 +15,7 @@ fn write(ops: Vec<Op>) -> Call {
     Call::Write { ops, durable: false }
 }
 
-/// A store with an output, and behind it a delete of what lies in it, a set and an append.
+/// A store with an output, followed by a delete of data in it, a set and an append.
 fn worn() -> Vec<Call> {
     let set = |key: &str, byte| Op::Set(key.to_owned(), vec![byte; 12]);
     vec![
@@ -28,7 +28,7 @@ fn worn() -> Vec<Call> {
     ]
 }
 
-/// The calls in which a process is stopped, with what it has done before.
+/// The calls in which a process is stopped, each with the calls before it.
 fn victims() -> Vec<(&'static str, Vec<Call>, Call)> {
     let two = || vec![append("a", 1, 20), append("b", 2, 30)];
     let before = || vec![write(vec![append("a", 3, 9)])];
@@ -49,8 +49,8 @@ fn victims() -> Vec<(&'static str, Vec<Call>, Call)> {
     ]
 }
 
-/// Runs a workload around a process that is stopped after each of its operations in turn; returns
-/// how many operations the call has.
+/// Runs a workload around a process that is stopped after each of its operations in turn. Returns
+/// the number of operations of the call.
 fn at_each_operation(
     before: &[Call],
     call: &Call,
@@ -71,7 +71,7 @@ fn at_each_operation(
         }
         check(&steps, at);
     }
-    unreachable!("a call has an end")
+    unreachable!("every call ends")
 }
 
 fn other(byte: u8) -> Step {
@@ -79,10 +79,11 @@ fn other(byte: u8) -> Step {
 }
 
 #[test]
-fn a_process_killed_at_any_operation_loses_nothing_and_delays_nobody() {
+fn a_process_killed_at_any_operation_loses_nothing_and_delays_no_one() {
     let mut operations = 0;
     for (what, before, call) in victims() {
-        // Another process that lives on; a third one in the dead one's slot; one that comes later.
+        // Another process continues, a third takes the dead one's slot, and a fourth opens the
+        // store later.
         let durable = Call::Write { ops: vec![append("c", 8, 11)], durable: true };
         let afterwards = [
             other(20),
@@ -95,7 +96,7 @@ fn a_process_killed_at_any_operation_loses_nothing_and_delays_nobody() {
             Step::Call(0, Call::Pop { keys: vec!["a".to_owned()] }),
             other(22),
         ];
-        // Whoever opens is alone with the store until it has settled it.
+        // The opener is alone with the store until recovery is complete.
         let (prelude, afterwards) = match call {
             Call::Open => (vec![], &afterwards[1..]),
             _ => (vec![other(10), other(11)], &afterwards[..]),
@@ -104,16 +105,16 @@ fn a_process_killed_at_any_operation_loses_nothing_and_delays_nobody() {
         println!("{what}: killed after each of {count} operations");
         operations += count;
     }
-    assert!(operations > 150, "only {operations} operations were looked at");
+    assert!(operations > 150, "only {operations} operations were examined");
 }
 
 #[test]
-fn whoever_takes_the_slot_of_the_dead_finishes_what_it_left() {
+fn the_next_owner_of_a_dead_writers_slot_finishes_its_open_commit() {
     for (_, before, call) in victims() {
         if matches!(call, Call::Open | Call::Compact | Call::Sync) {
             continue;
         }
-        // Nobody else writes in between, and the store stays open.
+        // No other process writes in between, and the store stays open.
         let prelude = [Step::Call(1, Call::Open)];
         let afterwards = [
             Step::Kill(0),
@@ -126,7 +127,7 @@ fn whoever_takes_the_slot_of_the_dead_finishes_what_it_left() {
 }
 
 #[test]
-fn a_store_whose_every_process_was_killed_at_any_operation_opens_with_all_that_was_acknowledged() {
+fn a_store_whose_processes_were_all_killed_at_any_operation_opens_with_every_acknowledged_write() {
     for (_, before, call) in victims() {
         let afterwards = [
             Step::Kill(1),
@@ -147,12 +148,12 @@ fn a_store_whose_every_process_was_killed_at_any_operation_opens_with_all_that_w
 }
 
 #[test]
-fn a_process_stopped_at_any_operation_delays_nobody_and_goes_on_later() {
+fn a_process_stopped_at_any_operation_delays_no_one_and_resumes_later() {
     for (_, before, call) in victims() {
         if matches!(call, Call::Open) {
             continue;
         }
-        // Something is there to be compacted: it waits for a pop, and leaves it its bytes.
+        // A pop also runs beside a compaction, which must not remove its bytes.
         let compaction = matches!(call, Call::Pop { .. }).then_some(Step::Call(1, Call::Compact));
         let mut afterwards = vec![other(20), other(21)];
         afterwards.extend(compaction);
@@ -170,7 +171,8 @@ fn a_power_cut_while_a_writer_is_stopped_at_any_operation_leaves_a_prefix() {
         if matches!(call, Call::Open) {
             continue;
         }
-        // The other's syncs come when the lock of a sync cannot be in the way.
+        // The other process syncs only before the stop and after the kill, when the stopped process
+        // cannot hold the sync lock.
         let durable = Call::Write { ops: vec![append("c", 8, 11)], durable: true };
         let afterwards = [other(20), Step::Kill(0), Step::Call(1, durable), other(21)];
         let prelude = [other(10), Step::Call(1, Call::Sync), other(11)];

@@ -1,6 +1,6 @@
-//! A compaction is killed after each of its operations in turn; another process finishes it, or
-//! recovery where all were killed. The power is cut all along, and any of the changes of names may
-//! be lost: a file that replaces others is only as good as its name.
+//! A compaction is killed after each of its operations in turn. Another process finishes it, or
+//! recovery does if all processes were killed. The power is cut throughout, and any of the changes
+//! of names may be lost: a file that replaces others is only as durable as its name.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ fn write(by: u8, ops: Vec<Op>, durable: bool) -> Step {
     Step::Call(by, Call::Write { ops, durable })
 }
 
-/// Segments to compact, with a delete that an output may forget and one that it may not.
+/// Segments to compact, with a delete that an output may drop and one that it may not.
 fn before() -> Vec<Step> {
     vec![
         write(3, vec![append("kept", 1), append("deleted later", 2)], false),
@@ -32,7 +32,7 @@ fn before() -> Vec<Step> {
     ]
 }
 
-/// What comes after the kill: others finish the compaction, with another one and a delete.
+/// The steps after the kill: others finish the compaction, then run another one and a delete.
 fn finished_by_another() -> Vec<Step> {
     vec![
         Step::Kill(2),
@@ -55,8 +55,8 @@ fn recovered() -> Vec<Step> {
     ]
 }
 
-/// Cuts the power whenever names have changed, with all the bytes of files there, or all lost that
-/// may be; returns how many images there were.
+/// Cuts the power whenever names have changed, with all pending bytes of files kept or all lost.
+/// Returns the number of images.
 fn cut_all_along(recording: &Recording, seed: u64) -> Result<usize, Violation> {
     let mut timeline = Timeline::new(&recording.disk, &recording.log, 4096, 0);
     let mut rng = Rng(seed);
@@ -92,7 +92,7 @@ fn cut_all_along(recording: &Recording, seed: u64) -> Result<usize, Violation> {
     Ok(seen.len())
 }
 
-/// Kills the compaction after each of its operations, and goes on with `afterwards`.
+/// Kills the compaction after each of its operations, and continues with `afterwards`.
 fn at_each_operation(afterwards: &[Step]) -> (u64, usize) {
     let mut images = 0;
     for at in 1.. {
@@ -110,18 +110,18 @@ fn at_each_operation(afterwards: &[Step]) -> (u64, usize) {
             return (at - 1, images);
         }
     }
-    unreachable!("a compaction has an end")
+    unreachable!("every compaction ends")
 }
 
 #[test]
-fn a_power_cut_after_another_has_finished_a_killed_compaction_leaves_a_prefix() {
+fn a_power_cut_after_another_process_finished_a_killed_compaction_leaves_a_prefix() {
     let (operations, images) = at_each_operation(&finished_by_another());
     println!("{operations} operations, {images} images");
     assert!(operations > 20 && images > 1000, "{operations} operations, {images} images");
 }
 
 #[test]
-fn a_power_cut_after_recovery_has_finished_a_killed_compaction_leaves_a_prefix() {
+fn a_power_cut_after_recovery_finished_a_killed_compaction_leaves_a_prefix() {
     let (operations, images) = at_each_operation(&recovered());
     println!("{operations} operations, {images} images");
     assert!(operations > 20 && images > 1000, "{operations} operations, {images} images");

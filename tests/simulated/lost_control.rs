@@ -1,5 +1,5 @@
-//! A control file that is removed under a live handle. It is tested here, beside what takes longer,
-//! because an opener waits for two seconds before it gives up.
+//! A control file that is removed beneath a live handle. The test is in this binary, beside slower
+//! ones, because an opener waits for two seconds before it gives up.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::sim::image::Image;
 use crate::sim::{STORE, options};
 
 #[test]
-fn the_handle_goes_on_who_reads_reads_and_who_opens_to_write_is_told_what_to_do() {
+fn without_a_control_file_handles_and_readers_work_and_new_writers_get_an_error_with_advice() {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let open = || options().open_on(disk.new_process(), STORE);
     let read = || options().open_read_only_on(disk.new_process(), STORE).unwrap().get("b").unwrap();
@@ -20,7 +20,7 @@ fn the_handle_goes_on_who_reads_reads_and_who_opens_to_write_is_told_what_to_do(
     p.append([("b", "3")]).unwrap();
     assert_eq!(p.get("b").unwrap(), b"123");
     assert_eq!(read(), b"123");
-    // Another would have to make the words anew that this one still uses.
+    // A new writer would have to recreate the words that the open handle still uses.
     let error = open().unwrap_err().to_string();
     for words in [STORE, "none of them uses its control file", "Close the store"] {
         assert!(error.contains(words), "{words:?} is not in {error:?}");

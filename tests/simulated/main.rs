@@ -1,8 +1,8 @@
-//! The engine on the simulated disk: power cuts, kills at every operation, calls that fail, damage,
-//! and what operations cost, counted at the seam.
+//! The engine on the simulated disk: power cuts, kills at every operation, failing calls, damage,
+//! and the costs of operations, counted in disk calls.
 //!
-//! One test binary, since each instantiates the engine anew; a file for each behaviour. A part alone:
-//! `cargo test --test simulated crash::`
+//! One test binary, since each binary instantiates the engine again; one file per behaviour. To run
+//! a part: `cargo test --test simulated crash::`
 
 mod background;
 mod compaction_races;

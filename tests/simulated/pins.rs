@@ -1,4 +1,4 @@
-//! Which segments a view keeps open: those that it shows.
+//! A view keeps only the segments of its extents open.
 
 use crate::hooked::open;
 use crate::sim::disk::SimDisk;
@@ -6,18 +6,19 @@ use crate::sim::image::Image;
 use partd::Partd;
 
 #[test]
-fn a_view_keeps_the_segments_that_it_shows_and_no_others() {
+fn a_view_keeps_only_the_segments_of_its_extents_open() {
     let process = SimDisk::unlogged(&Image::blank(), 1).new_process();
     let p = open(&process);
     for i in 0..20 {
         p.append([(format!("{i}"), [i; 40_000]), ("small".into(), [i; 40_000])]).expect("written");
     }
-    let (one, many) = (p.view("7").expect("it is seen"), p.view("small").expect("it is seen"));
-    p.delete((0..20).map(|i| i.to_string())).expect("they are deleted");
-    p.delete(["small"]).expect("it is deleted");
-    p.append([("left", "1")]).expect("it is appended");
-    assert!(p.compact().expect("it compacts").segments_replaced >= 20);
-    assert_eq!(p.get("left").expect("it is read"), b"1");
+    let (one, many) =
+        (p.view("7").expect("the view opens"), p.view("small").expect("the view opens"));
+    p.delete((0..20).map(|i| i.to_string())).expect("the deletes succeed");
+    p.delete(["small"]).expect("the delete succeeds");
+    p.append([("left", "1")]).expect("the append succeeds");
+    assert!(p.compact().expect("the compaction succeeds").segments_replaced >= 20);
+    assert_eq!(p.get("left").expect("the read succeeds"), b"1");
     assert!(one.chunks().eq([&[7; 40_000][..]]));
     assert_eq!(many.len(), 20 * 40_000);
     let both = process.open_files();
@@ -26,32 +27,36 @@ fn a_view_keeps_the_segments_that_it_shows_and_no_others() {
     drop(one);
     let none = process.open_files();
     let pinned = (both - with_one, with_one - none);
-    assert_eq!(pinned, (19, 1), "live is violated: so many segments are kept open by views");
+    assert_eq!(
+        pinned,
+        (19, 1),
+        "live is violated: the views keep the wrong number of segments open"
+    );
 }
 
 #[test]
-fn an_index_that_is_rebuilt_opens_only_what_it_has_not_open() {
+fn rebuilding_the_index_opens_only_segments_that_are_not_open() {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let (p, writers) = (open(&disk.new_process()), open(&disk.new_process()));
     for i in 0..20 {
-        writers.append([(i, [i as u8; 40_000])]).expect("it is appended");
+        writers.append([(i, [i as u8; 40_000])]).expect("the append succeeds");
     }
-    assert_eq!(p.keys().expect("they are listed").len(), 20);
-    // Two segments are worth it; the others stay, and their mappings with them.
+    assert_eq!(p.keys().expect("the listing succeeds").len(), 20);
+    // Two segments are worth compacting; the others stay, and their mappings with them.
     drop(open(&disk.new_process()).append([("a", "1")]));
     drop(open(&disk.new_process()).append([("b", "2")]));
     let compacting = crate::sim::options().compaction_run_bytes(1);
-    let q = compacting.open_on(disk.new_process(), crate::sim::STORE).expect("it opens");
-    assert_eq!(p.get("a").expect("it is read"), b"1");
-    let runs = q.compact().expect("it compacts").runs;
+    let q = compacting.open_on(disk.new_process(), crate::sim::STORE).expect("the open succeeds");
+    assert_eq!(p.get("a").expect("the read succeeds"), b"1");
+    let runs = q.compact().expect("the compaction succeeds").runs;
     assert!(runs > 0);
     let opens = || disk.counts().opens.load(std::sync::atomic::Ordering::Relaxed);
     let before = opens();
-    assert_eq!(p.get("b").expect("it is read"), b"2");
+    assert_eq!(p.get("b").expect("the read succeeds"), b"2");
     let opened = opens() - before;
     println!("{runs} runs, {opened} files opened");
     assert!(opened <= runs + 2, "{opened} files were opened for {runs} outputs");
     for i in 0..20 {
-        assert!(p.get(i).expect("it is read") == [i as u8; 40_000]);
+        assert!(p.get(i).expect("the read succeeds") == [i as u8; 40_000]);
     }
 }

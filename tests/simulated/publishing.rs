@@ -1,5 +1,5 @@
-//! A segment that is published between any two looks of somebody who begins: it is found by the next
-//! look, read, and synced, and nobody takes it for another's.
+//! A segment that is published between any two steps of a handle's first discovery is found by the
+//! next discovery, read, and synced; and no other process mistakes it for its own.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
@@ -12,25 +12,25 @@ use crate::sim::{STORE, options};
 use partd::{Partd, SegmentLog};
 
 type Log = SegmentLog<SimDisk>;
-/// Writes, and gives the handle back unless it has ended.
+/// Writes, and returns the handle unless it was closed.
 type Write = fn(Log) -> Option<Log>;
 
 /// Longer than a segment.
 const LONG: usize = 70_000;
 
-/// Writes that leave nothing in the words that announce a segment when they are done.
+/// Writes after which no reserved segment id is left in the control file.
 const WRITES: [(&str, Write); 2] = [
     ("a batch beyond a segment", |log| {
-        log.append([("w", vec![7; LONG])]).expect("it is appended");
+        log.append([("w", vec![7; LONG])]).expect("the append succeeds");
         Some(log)
     }),
     ("an append and the end of its handle", |log| {
-        log.append([("w", vec![7; LONG / 2])]).expect("it is appended");
+        log.append([("w", vec![7; LONG / 2])]).expect("the append succeeds");
         None
     }),
 ];
 
-/// What a power cut leaves that loses all that may be lost.
+/// The image of a power cut that loses everything pending.
 fn power_cut(disk: &SimDisk) -> Image {
     let records = disk.log();
     let mut timeline = Timeline::new(disk, &records, 4096, 0);
@@ -42,8 +42,8 @@ fn power_cut(disk: &SimDisk) -> Image {
     timeline.image(&units, &Choice { versions: vec![0; units.len()].into(), names })
 }
 
-/// Stops a writer after each of its operations, lets it go on while another looks for segments for
-/// the first time, right after that has listed the directory, and hands the disk to `check`.
+/// Stops a writer after each of its operations. Resumes it during another handle's first discovery,
+/// right after that has listed the directory, and passes the disk to `check`.
 fn beside_a_first_look(look: fn(&SegmentLog<Hooked>), check: fn(&SimDisk, &SegmentLog<Hooked>)) {
     for (what, write) in WRITES {
         let mut published = 0;
@@ -51,26 +51,26 @@ fn beside_a_first_look(look: fn(&SegmentLog<Hooked>), check: fn(&SimDisk, &Segme
             let disk = SimDisk::boot(&Image::blank(), at, None);
             let process = disk.new_process();
             let keeper = open(&disk.new_process());
-            keeper.append([("o", "old")]).expect("it is appended");
+            keeper.append([("o", "old")]).expect("the append succeeds");
             let hooked = Hooked::new(disk.new_process());
-            let reader = options().open_on(hooked.clone(), STORE).expect("it opens");
+            let reader = options().open_on(hooked.clone(), STORE).expect("the open succeeds");
             let writer = open(&process);
             let (fate, thread) = stopped(&process, at, move || write(writer));
             let mut rest = Some(thread);
             if fate == Fate::Stopped {
-                let (process, thread) = (process.clone(), rest.take().expect("it runs"));
+                let (process, thread) = (process.clone(), rest.take().expect("the call succeeds"));
                 set(&hooked.after_list, move || {
                     process.resume();
-                    drop(thread.join().expect("no panic"));
+                    drop(thread.join().expect("the thread does not panic"));
                 });
             }
             println!("{what}, operation {at}");
             look(&reader);
             check(&disk, &reader);
-            let hook = hooked.after_list.lock().expect("no panic").take();
+            let hook = hooked.after_list.lock().expect("the thread does not panic").take();
             assert!(hook.is_none(), "nothing was listed");
             if let Some(thread) = rest {
-                drop(thread.join().expect("no panic"));
+                drop(thread.join().expect("the thread does not panic"));
                 break;
             }
             published += 1;
@@ -80,31 +80,31 @@ fn beside_a_first_look(look: fn(&SegmentLog<Hooked>), check: fn(&SimDisk, &Segme
 }
 
 #[test]
-fn a_segment_that_comes_while_another_looks_for_the_first_time_is_read() {
+fn a_segment_published_during_a_first_discovery_is_read() {
     beside_a_first_look(
-        |reader| assert_eq!(reader.get("o").expect("it is read"), b"old"),
+        |reader| assert_eq!(reader.get("o").expect("the read succeeds"), b"old"),
         |_, reader| {
-            let len = reader.get("w").expect("it is read").len();
+            let len = reader.get("w").expect("the read succeeds").len();
             assert!(len == LONG || len == LONG / 2, "live is violated: {len} bytes");
         },
     );
 }
 
 #[test]
-fn a_segment_that_comes_while_a_leader_looks_for_the_first_time_is_synced() {
+fn a_segment_published_during_a_sync_leaders_first_discovery_is_synced() {
     beside_a_first_look(
-        |reader| reader.sync().expect("it is synced"),
+        |reader| reader.sync().expect("the sync succeeds"),
         |disk, reader| {
-            reader.sync().expect("it is synced");
+            reader.sync().expect("the sync succeeds");
             let after = SimDisk::boot(&power_cut(disk), 5, None);
-            let len = open(&after).get("w").expect("it is read").len();
+            let len = open(&after).get("w").expect("the read succeeds").len();
             assert!(len == LONG || len == LONG / 2, "I1 is violated: {len} bytes");
         },
     );
 }
 
 #[test]
-fn an_output_that_comes_while_another_looks_for_the_first_time_is_compacted_once() {
+fn an_output_published_during_a_first_discovery_is_compacted_once() {
     let mut operations = 0;
     'all: for at in 1.. {
         for then in 1.. {
@@ -113,10 +113,10 @@ fn an_output_that_comes_while_another_looks_for_the_first_time_is_compacted_once
             let first = open(&compactor);
             let keeper = open(&disk.new_process());
             for value in ["1", "2"] {
-                open(&disk.new_process()).append([("k", value)]).expect("it is appended");
+                open(&disk.new_process()).append([("k", value)]).expect("the append succeeds");
             }
             let hooked = Hooked::new(disk.new_process());
-            let reader = options().open_on(hooked.clone(), STORE).expect("it opens");
+            let reader = options().open_on(hooked.clone(), STORE).expect("the open succeeds");
             let (fate, thread) = stopped(&compactor, at, move || {
                 let _ = catch_unwind(AssertUnwindSafe(|| first.compact().map(|_| first)));
             });
@@ -125,14 +125,14 @@ fn an_output_that_comes_while_another_looks_for_the_first_time_is_compacted_once
                 let (process, last) = (compactor.clone(), Arc::clone(&last));
                 set(&hooked.after_list, move || {
                     process.go_on_until(then);
-                    *last.lock().expect("no panic") = process.wait();
+                    *last.lock().expect("the thread does not panic") = process.wait();
                 });
             }
-            assert_eq!(reader.get("k").expect("it is read"), b"12", "operation {at}");
+            assert_eq!(reader.get("k").expect("the read succeeds"), b"12", "operation {at}");
             compactor.kill();
-            reader.compact().expect("it compacts");
+            reader.compact().expect("the compaction succeeds");
             for value in [reader.get("k"), keeper.get("k"), open(&disk.new_process()).get("k")] {
-                assert_eq!(value.expect("it is read"), b"12", "operations {at} and {then}");
+                assert_eq!(value.expect("the read succeeds"), b"12", "operations {at} and {then}");
             }
             compactor.bury();
             drop(thread.join());
@@ -140,7 +140,7 @@ fn an_output_that_comes_while_another_looks_for_the_first_time_is_compacted_once
                 break 'all;
             }
             operations += 1;
-            if *last.lock().expect("no panic") == Fate::Finished {
+            if *last.lock().expect("the thread does not panic") == Fate::Finished {
                 break;
             }
         }
@@ -149,39 +149,43 @@ fn an_output_that_comes_while_another_looks_for_the_first_time_is_compacted_once
 }
 
 #[test]
-fn a_segment_whose_number_a_dead_writer_wanted_stays_its_owners() {
-    let first_append = |log: &Log| log.append([("v", "1")]).expect("it is appended");
+fn a_segment_whose_id_a_dead_writer_reserved_still_belongs_to_its_owner() {
+    let first_append = |log: &Log| log.append([("v", "1")]).expect("the append succeeds");
     let mut operations = 0;
     for at in 1.. {
         let disk = SimDisk::boot(&Image::blank(), at, None);
         let keeper = open(&disk.new_process());
-        keeper.append([("o", "old")]).expect("it is appended");
+        keeper.append([("o", "old")]).expect("the append succeeds");
         let (dead, other) = (disk.new_process(), open(&disk.new_process()));
         let victim = open(&dead);
         let (fate, thread) = stopped(&dead, at, move || {
             let append = || victim.append([("d", "dead")]).map(|()| victim);
             let _ = catch_unwind(AssertUnwindSafe(append));
         });
-        // While it is stopped, another takes the number that it was about to take.
+        // While it is stopped, another writer takes the segment id that it was about to take.
         first_append(&other);
         dead.kill();
-        // Somebody takes its slot, and ends what it has left.
+        // A new writer takes its slot, and seals what it has left.
         let heir = open(&disk.new_process());
-        heir.append([("h", "heir")]).expect("it is appended");
-        keeper.sync().expect("it is synced");
-        other.append([("v", "2")]).expect("it is appended");
-        keeper.sync().expect("it is synced");
-        assert_eq!(keeper.get("v").expect("it is read"), b"12", "I1 is violated at operation {at}");
-        let after = SimDisk::boot(&power_cut(&disk), 5, None);
+        heir.append([("h", "heir")]).expect("the append succeeds");
+        keeper.sync().expect("the sync succeeds");
+        other.append([("v", "2")]).expect("the append succeeds");
+        keeper.sync().expect("the sync succeeds");
         assert_eq!(
-            open(&after).get("v").expect("it is read"),
+            keeper.get("v").expect("the read succeeds"),
             b"12",
             "I1 is violated at operation {at}"
         );
-        keeper.compact().expect("it compacts");
-        other.append([("v", "3")]).expect("it is appended");
-        assert_eq!(keeper.get("v").expect("it is read"), b"123", "operation {at}");
-        assert_eq!(open(&disk.new_process()).get("v").expect("it is read"), b"123");
+        let after = SimDisk::boot(&power_cut(&disk), 5, None);
+        assert_eq!(
+            open(&after).get("v").expect("the read succeeds"),
+            b"12",
+            "I1 is violated at operation {at}"
+        );
+        keeper.compact().expect("the compaction succeeds");
+        other.append([("v", "3")]).expect("the append succeeds");
+        assert_eq!(keeper.get("v").expect("the read succeeds"), b"123", "operation {at}");
+        assert_eq!(open(&disk.new_process()).get("v").expect("the read succeeds"), b"123");
         dead.bury();
         drop(thread.join());
         if fate == Fate::Finished {

@@ -1,5 +1,5 @@
-//! A read beside busy writers ends, with the value or with an error; and what a handle that was idle
-//! looks at does not grow with what has come and gone.
+//! A read beside busy writers ends, with the value or with an error; and the work of an idle handle
+//! does not grow with the number of segments that came and went.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -11,10 +11,10 @@ use crate::sim::image::Image;
 use crate::sim::{STORE, options};
 use partd::{Error, Partd, SegmentLog};
 
-/// More than half of a segment: each append makes one.
+/// More than half a segment: each append starts a new one.
 const LONG: usize = 40_000;
 
-/// Lets something happen every time.
+/// Runs an event every time.
 fn always(hook: &Hook, happens: Arc<dyn Fn() + Send + Sync>) {
     let again = Arc::clone(hook);
     set(hook, move || {
@@ -23,21 +23,21 @@ fn always(hook: &Hook, happens: Arc<dyn Fn() + Send + Sync>) {
     });
 }
 
-/// A store of ten segments, a handle that makes another whenever the reader opens or lists, and the
-/// reader; how often it has is counted.
+/// A store of ten segments; a handle that creates another whenever the reader opens or lists; the
+/// reader; and a counter of the segments created.
 fn busy(disk: &SimDisk) -> (SegmentLog<Hooked>, Arc<AtomicU32>) {
     let writer = open(&disk.new_process());
     for i in 0..10_u64 {
-        writer.append([(i, [i as u8; LONG])]).expect("it is appended");
+        writer.append([(i, [i as u8; LONG])]).expect("the append succeeds");
     }
     let hooked = Hooked::new(disk.new_process());
-    let reader = options().open_on(hooked.clone(), STORE).expect("it opens");
+    let reader = options().open_on(hooked.clone(), STORE).expect("the open succeeds");
     let made = Arc::new(AtomicU32::new(0));
     let (counted, writer) = (Arc::clone(&made), Mutex::new(writer));
     let make = Arc::new(move || {
-        let writer = writer.lock().expect("no panic");
+        let writer = writer.lock().expect("the thread does not panic");
         if counted.fetch_add(1, Relaxed) < 10_000 {
-            writer.append([("w", [7; LONG])]).expect("it is appended");
+            writer.append([("w", [7; LONG])]).expect("the append succeeds");
         }
     });
     always(&hooked.before_open, make.clone());
@@ -46,7 +46,7 @@ fn busy(disk: &SimDisk) -> (SegmentLog<Hooked>, Arc<AtomicU32>) {
 }
 
 #[test]
-fn a_read_of_a_store_without_one_of_its_segments_is_an_error_though_others_make_segments() {
+fn a_read_without_one_segment_is_an_error_although_others_create_segments() {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let (reader, made) = busy(&disk);
     disk.remove_name(&Path::new(STORE).join("0000000000000003.seg")).expect("it is there");
@@ -59,12 +59,12 @@ fn a_read_of_a_store_without_one_of_its_segments_is_an_error_though_others_make_
 }
 
 #[test]
-fn a_read_beside_writers_that_make_segments_all_the_time_returns() {
+fn a_read_returns_beside_writers_that_constantly_create_segments() {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let (reader, made) = busy(&disk);
     for i in 0..10_u64 {
-        assert!(reader.get(i).expect("it is read") == [i as u8; LONG]);
-        assert!(reader.len_of("w").expect("it is read").is_multiple_of(LONG as u64));
+        assert!(reader.get(i).expect("the read succeeds") == [i as u8; LONG]);
+        assert!(reader.len_of("w").expect("the read succeeds").is_multiple_of(LONG as u64));
     }
     let made = made.load(Relaxed);
     println!("{made} segments were made meanwhile");
@@ -72,21 +72,25 @@ fn a_read_beside_writers_that_make_segments_all_the_time_returns() {
 }
 
 #[test]
-fn a_read_beside_compactions_that_never_pause_returns_or_says_so() {
+fn a_read_beside_compactions_that_never_pause_returns_or_reports_it() {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let writer = Mutex::new(open(&disk.new_process()));
-    writer.lock().expect("no panic").append([("k", "v")]).expect("it is appended");
+    writer
+        .lock()
+        .expect("the thread does not panic")
+        .append([("k", "v")])
+        .expect("the append succeeds");
     let hooked = Hooked::new(disk.new_process());
-    let reader = options().open_on(hooked.clone(), STORE).expect("it opens");
+    let reader = options().open_on(hooked.clone(), STORE).expect("the open succeeds");
     let compactions = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&compactions);
     let compact = Arc::new(move || {
         if counted.fetch_add(1, Relaxed) < 2000 {
-            let writer = writer.lock().expect("no panic");
+            let writer = writer.lock().expect("the thread does not panic");
             for _ in 0..2 {
-                writer.append([("w", [7; LONG])]).expect("it is appended");
+                writer.append([("w", [7; LONG])]).expect("the append succeeds");
             }
-            assert!(writer.compact().expect("it compacts").runs > 0);
+            assert!(writer.compact().expect("the compaction succeeds").runs > 0);
         }
     });
     always(&hooked.after_list, compact);
@@ -101,20 +105,20 @@ fn a_read_beside_compactions_that_never_pause_returns_or_says_so() {
 }
 
 #[test]
-fn a_handle_that_was_idle_lists_the_directory_instead_of_trying_what_has_come_and_gone() {
+fn an_idle_handle_lists_the_directory_instead_of_trying_segments_that_are_gone() {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
     let (idle, busy) = (open(&disk.new_process()), open(&disk.new_process()));
-    idle.append([("k", "v")]).expect("it is appended");
-    idle.sync().expect("it is synced");
-    assert_eq!(idle.get("k").expect("it is read"), b"v");
+    idle.append([("k", "v")]).expect("the append succeeds");
+    idle.sync().expect("the sync succeeds");
+    assert_eq!(idle.get("k").expect("the read succeeds"), b"v");
     for _ in 0..20 {
         for _ in 0..50 {
-            busy.append([("w", [7; LONG])]).expect("it is appended");
+            busy.append([("w", [7; LONG])]).expect("the append succeeds");
         }
-        busy.delete(["w"]).expect("it is deleted");
-        assert!(busy.compact().expect("it compacts").runs > 0);
+        busy.delete(["w"]).expect("the delete succeeds");
+        assert!(busy.compact().expect("the compaction succeeds").runs > 0);
     }
-    busy.append([("k", "w")]).expect("it is appended");
+    busy.append([("k", "w")]).expect("the append succeeds");
     let counts = || {
         let counts = disk.counts();
         (counts.opens.load(Relaxed), counts.lists.load(Relaxed))
@@ -122,9 +126,10 @@ fn a_handle_that_was_idle_lists_the_directory_instead_of_trying_what_has_come_an
     for (what, call) in [
         (
             "a read",
-            Box::new(|| assert_eq!(idle.get("k").expect("it is read"), b"vw")) as Box<dyn Fn()>,
+            Box::new(|| assert_eq!(idle.get("k").expect("the read succeeds"), b"vw"))
+                as Box<dyn Fn()>,
         ),
-        ("a sync", Box::new(|| idle.sync().expect("it is synced"))),
+        ("a sync", Box::new(|| idle.sync().expect("the sync succeeds"))),
     ] {
         let before = counts();
         call();

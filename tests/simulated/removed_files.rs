@@ -1,5 +1,5 @@
-//! Files of a live store that are removed, replaced by a copy, or copied elsewhere, at any moment: an error at
-//! worst, and never two histories, wrong bytes, or a loss that nobody reports.
+//! Files of a live store are removed, replaced by a copy, or copied elsewhere at any moment. The
+//! result is an error at worst, and never two histories, wrong bytes, or an unreported loss.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::sim::{Rng, STORE, options};
 
 type Log = SegmentLog<SimDisk>;
 
-/// A call of a process, and what it has appended if it succeeds.
+/// A call of a process; an append with the number of its piece.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Append(u32),
@@ -25,7 +25,7 @@ enum Step {
     Read,
 }
 
-/// What a piece that was appended reads as.
+/// The bytes of an appended piece.
 fn piece(number: u32, len: usize) -> Vec<u8> {
     let mut piece = format!("<{number}:").into_bytes();
     piece.resize(len.max(piece.len() + 1) - 1, b'.');
@@ -33,7 +33,7 @@ fn piece(number: u32, len: usize) -> Vec<u8> {
     piece
 }
 
-/// The numbers of the pieces in a value, if it is made of whole pieces.
+/// The numbers of the pieces in a value, if it consists of whole pieces.
 fn pieces(value: &[u8]) -> Option<Vec<u32>> {
     let text = std::str::from_utf8(value).ok()?;
     let body = text.split_inclusive('>');
@@ -60,11 +60,11 @@ fn check_value(value: &[u8]) -> Vec<u32> {
         panic!("live is violated: {} bytes are not whole pieces", value.len());
     };
     let distinct: BTreeSet<u32> = found.iter().copied().collect();
-    assert_eq!(distinct.len(), found.len(), "live is violated: a piece is there twice: {found:?}");
+    assert_eq!(distinct.len(), found.len(), "live is violated: a piece occurs twice: {found:?}");
     found
 }
 
-/// An error may be anything but two batches under one number.
+/// Accepts any error but the one that reports two batches under one number.
 #[track_caller]
 fn check_error(error: &Error) {
     let text = error.to_string();
@@ -72,8 +72,8 @@ fn check_error(error: &Error) {
     assert!(!twice, "live is violated: there are two histories: {text}");
 }
 
-/// Removes some files of the store, or puts copies in their place. Returns whether a segment and whether the
-/// control file was among them.
+/// Removes some files of the store, or replaces them with copies. Returns whether a segment and
+/// whether the control file was among them.
 fn vandalize(disk: &SimDisk, rng: &mut Rng) -> (bool, bool) {
     let (mut segment, mut control) = (false, false);
     for _ in 0..1 + rng.below(2) {
@@ -133,7 +133,7 @@ fn one_life(seed: u64) {
             lost_control |= control;
         }
         if fate == Fate::Stopped {
-            // The other goes on beside it.
+            // The other process continues beside it.
             let other = &processes[1 - by].1;
             if let Some(log) = other {
                 number += 1;
@@ -149,7 +149,7 @@ fn one_life(seed: u64) {
             Ok(appended) => acknowledged.extend(appended),
             Err(error) => check_error(&error),
         }
-        // Now and then a handle is closed.
+        // Close a handle now and then.
         if rng.below(6) > 0 {
             processes[by].1 = Some(log);
         }
@@ -161,12 +161,12 @@ fn one_life(seed: u64) {
         Ok(value) => {
             let found = check_value(&value);
             let lost: Vec<_> = acknowledged.iter().filter(|n| !found.contains(n)).collect();
-            // Where a segment is gone, and with it the file that knew of it, nothing is left to tell; those
-            // who wrote to it were told.
+            // If a segment is gone, and the control file that recorded it too, nothing is left to
+            // report the loss; the writers got errors.
             let is_told = lost_segment && lost_control;
             assert!(
                 lost.is_empty() || is_told,
-                "live is violated: {lost:?} were acknowledged and are not there"
+                "live is violated: {lost:?} were acknowledged but are missing"
             );
         }
     }
@@ -174,10 +174,10 @@ fn one_life(seed: u64) {
 
 #[test]
 fn any_file_removed_or_replaced_at_any_moment_is_an_error_at_worst() {
-    // PARTD_REMOVALS=10000 is the long form.
+    // PARTD_REMOVALS=10000 is the long run.
     let lives = std::env::var("PARTD_REMOVALS").map_or(96, |n| n.parse().expect("a number"));
     let next = AtomicUsize::new(0);
-    // More threads than cores: whoever opens a store without its control file waits for two seconds.
+    // More threads than cores: opening a store without its control file waits for two seconds.
     std::thread::scope(|scope| {
         for _ in 0..16 {
             scope.spawn(|| {
@@ -200,17 +200,17 @@ fn any_file_removed_or_replaced_at_any_moment_is_an_error_at_worst() {
 #[test]
 fn a_file_of_another_store_under_the_name_of_a_dead_segment_is_never_removed() {
     let disk = SimDisk::unlogged(&Image::blank(), 1);
-    let other = options().open_on(disk.new_process(), "/other").expect("it opens");
-    other.append([("o", "theirs")]).expect("it is appended");
+    let other = options().open_on(disk.new_process(), "/other").expect("the open succeeds");
+    other.append([("o", "theirs")]).expect("the append succeeds");
     for _ in 0..3 {
-        open(&disk.new_process()).append([("k", vec![7; 40_000])]).expect("it is appended");
+        open(&disk.new_process()).append([("k", vec![7; 40_000])]).expect("the append succeeds");
     }
     let hooked = Hooked::new(disk.new_process());
-    let log = options().open_on(hooked.clone(), STORE).expect("it opens");
-    log.clear().expect("it is cleared");
+    let log = options().open_on(hooked.clone(), STORE).expect("the open succeeds");
+    log.clear().expect("the clear succeeds");
     let victim = Path::new(STORE).join("0000000000000001.seg");
     let (vandal, to) = (disk.clone(), victim.clone());
-    // While its output gets its name, a file of the other store gets that of one of its sources.
+    // While its output is being renamed, a file of another store replaces one of its inputs.
     set(&hooked.before_rename, move || {
         vandal.put_in_place(Path::new("/other/0000000000000001.seg"), &to);
     });
@@ -218,32 +218,35 @@ fn a_file_of_another_store_under_the_name_of_a_dead_segment_is_never_removed() {
     drop(log);
     let is_there = disk.names_in(Path::new(STORE)).contains(&victim);
     assert!(is_there, "live is violated: a file of another store was removed");
-    assert_eq!(other.get("o").expect("it is read"), b"theirs");
+    assert_eq!(other.get("o").expect("the read succeeds"), b"theirs");
 }
 
 #[test]
-fn a_segment_that_comes_back_after_it_was_compacted_away_brings_nothing_back() {
+fn a_segment_restored_after_it_was_compacted_away_resurrects_nothing() {
     let (store, aside) = (Path::new(STORE), Path::new("/aside"));
-    // What was compacted away comes back, the control file is there or not, and one handle stays open or none.
+    // Restore a compacted segment, with and without the control file, with and without an open
+    // handle.
     for (returned, is_recovered, stays) in
         [(0, false, false), (1, false, false), (0, true, false), (1, true, false), (0, false, true)]
     {
         let disk = SimDisk::unlogged(&Image::blank(), 1);
-        let open = || options().open_on(disk.new_process(), STORE).expect("it opens");
-        // A segment that is full of what will be deleted, and two generations of outputs.
-        open().append([("dead", piece(1, 40_000)), ("k", piece(1, 20))]).expect("it is appended");
+        let open = || options().open_on(disk.new_process(), STORE).expect("the open succeeds");
+        // A segment full of data that will be deleted, and two generations of outputs.
+        open()
+            .append([("dead", piece(1, 40_000)), ("k", piece(1, 20))])
+            .expect("the append succeeds");
         disk.put_in_place(&store.join("0000000000000001.seg"), &aside.join("0"));
         let log = open();
-        log.compact().expect("it compacts");
+        log.compact().expect("the compaction succeeds");
         let names = disk.names_in(store);
         let output = names.iter().rfind(|name| name.extension().is_some()).expect("an output");
         disk.put_in_place(output, &aside.join("1"));
-        log.delete(["dead"]).expect("it is deleted");
-        log.append([("k", piece(2, 20))]).expect("it is appended");
+        log.delete(["dead"]).expect("the delete succeeds");
+        log.append([("k", piece(2, 20))]).expect("the append succeeds");
         drop(log);
         let log = open();
-        log.compact().expect("it compacts");
-        log.append([("k", piece(3, 20))]).expect("it is appended");
+        log.compact().expect("the compaction succeeds");
+        log.append([("k", piece(3, 20))]).expect("the append succeeds");
         assert!(!disk.names_in(store).contains(output), "it was replaced");
         let (victim, from) = match returned {
             0 => (store.join("0000000000000001.seg"), aside.join("0")),
@@ -257,16 +260,18 @@ fn a_segment_that_comes_back_after_it_was_compacted_away_brings_nothing_back() {
         let right = [piece(1, 20), piece(2, 20), piece(3, 20)].concat();
         for round in 0..3 {
             let check = |log: &Log| {
-                let dead = log.get("dead").expect("it is read");
-                assert!(dead.is_empty(), "I5 is violated: what was deleted is back, round {round}");
-                let live = log.get("k").expect("it is read");
+                let dead = log.get("dead").expect("the read succeeds");
+                assert!(dead.is_empty(), "I5 is violated: deleted data is back, round {round}");
+                let live = log.get("k").expect("the read succeeds");
                 assert!(live == right, "I5 is violated: round {round}");
             };
-            check(&options().open_read_only_on(disk.new_process(), STORE).expect("it opens"));
+            check(
+                &options().open_read_only_on(disk.new_process(), STORE).expect("the open succeeds"),
+            );
             check(&open());
             kept.iter().for_each(check);
-            // It goes for good, and comes again.
-            open().compact().expect("it compacts");
+            // The segment is removed for good, and restored again.
+            open().compact().expect("the compaction succeeds");
             assert!(!disk.names_in(store).contains(&victim), "a dead segment stays");
             disk.put_in_place(&from, &victim);
         }
@@ -280,12 +285,12 @@ fn a_copy_of_a_live_store_opens_as_a_prefix_or_with_an_error() {
     let mut states = vec![disk.snapshot()];
     for number in 1..=6 {
         let log = if number % 2 == 0 { &p } else { &q };
-        log.append([("k", piece(number, 20))]).expect("it is appended");
+        log.append([("k", piece(number, 20))]).expect("the append succeeds");
         states.push(disk.snapshot());
     }
     let paths: Vec<_> = states[6].files.keys().cloned().collect();
     let mut shorter = 0;
-    // Each file as it was at one moment or another, as `cp -r` reads them.
+    // Each file in the state of one moment or another, as `cp -r` reads them.
     for choice in 0..7_usize.pow(paths.len() as u32) {
         let mut image = Image { files: Default::default(), ..states[6].clone() };
         let mut rest = choice;
@@ -328,7 +333,7 @@ fn on_a_full_disk_a_new_process_deletes_clears_and_compacts() {
             }
             1 => log.clear().and_then(|()| log.keys()).map(|keys| assert!(keys.is_empty())),
             _ => log.clear().and_then(|()| log.compact()).and_then(|_| {
-                // There is space again.
+                // Space is free again.
                 log.append([("again", vec![2; 5000])])
             }),
         };

@@ -1,6 +1,6 @@
-//! What the targets of the encoding layers share.
+//! Shared code of the targets for the encoding layers.
 //!
-//! The first byte of an input chooses whether the rest is a stored value, frames and all, or the
+//! The first byte of an input selects whether the rest is a stored value with its frames or the
 //! body of one frame, so that a mutation need not get the length right.
 
 #![allow(dead_code, reason = "each target uses some")]
@@ -9,18 +9,18 @@ use libfuzzer_sys::Corpus;
 use partd::{Dict, Error, Key, Partd};
 use partd_fuzz::limit::with_limit;
 
-/// The limit on decoded bytes: small, so that a bomb is told from what may be decoded.
+/// The limit on decoded bytes; small, so that a decompression bomb exceeds it clearly.
 pub const LIMIT_BYTES: usize = 1 << 20;
-/// What a decoded value may take beside the input, as it is decoded, joined and written again, and
-/// the tables of a compressor.
+/// The memory that a decoded value can take in addition to the input while it is decoded, joined
+/// and re-encoded, plus the tables of a compressor.
 const CAP_BYTES: usize = 16 << 20;
 
-/// Runs a target within the limit on what it may allocate.
+/// Runs a target within the limit on its allocations.
 pub fn limited(input: &[u8], run: impl FnOnce() -> Corpus) -> Corpus {
     with_limit(input.len(), CAP_BYTES, run)
 }
 
-/// A store that holds what an input makes under the key `k`.
+/// A store with the value that the input describes, under the key `k`.
 pub fn store(input: &[u8]) -> Option<Dict> {
     let (mode, rest) = input.split_first()?;
     let dict = Dict::new();
@@ -31,7 +31,7 @@ pub fn store(input: &[u8]) -> Option<Dict> {
     Some(dict)
 }
 
-/// Checks that an error says where it is.
+/// Checks that an error locates the damage.
 pub fn check<T>(result: partd::Result<T>, stored_bytes: usize) -> Option<T> {
     match result {
         Ok(value) => Some(value),
@@ -48,7 +48,7 @@ pub fn check<T>(result: partd::Result<T>, stored_bytes: usize) -> Option<T> {
     }
 }
 
-/// A compressing layer over hostile bytes, and over a value that it compressed itself.
+/// Runs a compressing layer on hostile bytes, and on a value that it compressed itself.
 pub fn compression<P: Partd>(input: &[u8], open: impl Fn(Dict) -> P) -> Corpus {
     limited(input, || compressed(input, open))
 }

@@ -1,4 +1,4 @@
-//! The protocol as it is, and made weaker: one binary, so that the two halves run side by side.
+//! The protocol as it is, and weakened: one binary, so that both halves run in parallel.
 
 mod protocol;
 mod sleeping;

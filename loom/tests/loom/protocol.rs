@@ -1,6 +1,7 @@
-//! The protocol as it is: no execution breaks the contract, whoever dies at whatever step.
+//! The protocol as it is: no execution breaks the contract, whichever process dies at whatever
+//! step.
 //!
-//! `LOOM_DEEPER=1` allows one preemption more everywhere: some minutes instead of seconds.
+//! `LOOM_DEEPER=1` allows one more preemption everywhere: minutes instead of seconds.
 
 use std::sync::Arc;
 
@@ -22,22 +23,22 @@ fn die_at_each_step(scenario: Scenario, preemptions: usize) {
         if explored.died == 0 {
             println!("{executions} executions, deaths at {step} steps, {scenario:?}");
             // Link, bytes, two words of the position, load, exchange, link and state of the batch,
-            // exchange, acknowledgement: more steps only for who helps or tries again.
-            assert!(step > 11, "a writer has more steps than {step}");
+            // exchange, acknowledgement. A writer takes more steps only if it helps or retries.
+            assert!(step > 11, "a writer takes at least 11 steps, not {step}");
             return;
         }
     }
 }
 
 #[test]
-fn the_contract_holds_while_everybody_lives() {
+fn the_contract_holds_while_no_process_dies() {
     let again = explore::<0>(Scenario { again: true, ..Scenario::default() }, 2);
     let patient = explore::<1>(Scenario::default(), 2);
     println!("{} and {} executions", again.executions, patient.executions);
 }
 
 #[test]
-fn the_contract_holds_when_a_writer_dies_at_any_step_and_nobody_follows() {
+fn the_contract_holds_when_a_writer_dies_at_any_step_without_a_successor() {
     die_at_each_step(Scenario::default(), 2);
 }
 

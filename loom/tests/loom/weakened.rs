@@ -1,20 +1,20 @@
-//! The protocol made weaker: loom finds an execution that breaks the contract without any one of
-//! the orderings in [`NEEDED`], without helping, without `take_over`, and without the second look.
+//! The weakened protocol: loom finds an execution that breaks the contract without any one of the
+//! orderings in [`NEEDED`], without helping, without `take_over`, and without the second look.
 //!
-//! All other orderings can be taken away *at once* and the contract still holds: the release that
-//! marks the commit word done and the acquire with which it is loaded carry everything else. The
-//! code keeps them, for these reasons:
+//! All other orderings can be removed *at once* and the contract still holds: the release that
+//! marks the commit word done and the acquire that loads it carry everything else. The code keeps
+//! them for these reasons:
 //!
-//! - the acquire of the exchange that opens a commit: its value was loaded with acquire before. It
-//!   costs nothing on x86-64, and spares the proof that no value of the word comes twice.
-//! - the acquire of the exchanges that mark it done, and of every exchange that fails: nobody
-//!   uses what they return. A failed exchange is rare and costs more than its ordering.
-//! - the acquire of the second look in `help`, and of `take_over`: who loads a position with
-//!   acquire cannot see an older commit word afterwards (coherence), and the lock of a slot orders
-//!   its owners. Both are rare.
-//! - link and state words, stored with release and loaded with acquire: who got a number from the
-//!   commit word sees the state, link and bytes of every batch up to it. Whoever walks a segment
-//!   without the commit word (recovery, an inspector, a new owner that retires its
+//! - The acquire of the exchange that opens a commit: its value was loaded with acquire before. It
+//!   costs nothing on x86-64, and avoids a proof that no value of the word occurs twice.
+//! - The acquire of the exchanges that mark it done, and of every failed exchange: their results
+//!   are not used. A failed exchange is rare and costs more than its ordering.
+//! - The acquire of the second look in `help`, and of `take_over`: a process that loads a position
+//!   with acquire cannot see an older commit word afterwards (coherence), and the lock of a slot
+//!   orders its owners. Both are rare.
+//! - Link and state words, stored with release and loaded with acquire: a process that got a number
+//!   from the commit word sees the state, link and bytes of every batch up to it. A process that
+//!   walks a segment without the commit word (recovery, an inspector, a new owner that seals its
 //!   predecessor's segment) relies on the words alone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,13 +25,13 @@ use partd_loom::weaken::{Half, Site, Weakness};
 
 /// Operations whose ordering carries the protocol, in the order of the source.
 const NEEDED: [(&str, Half); 9] = [
-    // A helper must not see the new position of a slot beside the old commit word …
+    // A helper must not see the new position of a slot together with the old commit word …
     ("segment.store(position.segment, Release);", Half::Release),
     ("offset.store(position.offset, Release);", Half::Release),
-    // … and must see the position that belongs to the commit that it found open.
+    // … and must see the position that belongs to the open commit that it found.
     ("word.load(Acquire);", Half::Acquire),
     ("word.compare_exchange(seen, mine.encode(), AcqRel, Acquire).is_err() {", Half::Release),
-    // Who sees a commit done must see the state of its batch.
+    // A process that sees a commit done must see the state of its batch.
     ("word.compare_exchange(mine.encode(), done.encode(), AcqRel, Acquire);", Half::Release),
     ("segment.load(Acquire), offset: offset.load(Acquire) };", Half::Acquire),
     ("offset.load(Acquire) };", Half::Acquire),
@@ -47,7 +47,7 @@ fn is_needed(site: &Site) -> bool {
 const ALIVE: Scenario =
     Scenario { again: false, dies_at: None, succeeded: false, other_dies_at: None };
 
-/// Explores until something breaks; what broke, if anything did.
+/// Explores until something breaks; returns what broke, if anything.
 fn break_with<const PATIENCE: u32>(weakness: Weakness) -> (Arc<Weakness>, Option<String>) {
     static QUIET: Once = Once::new();
     QUIET.call_once(|| {
@@ -70,7 +70,7 @@ fn break_with<const PATIENCE: u32>(weakness: Weakness) -> (Arc<Weakness>, Option
         }
         Scenario { again: true, ..ALIVE }.explore::<PATIENCE>(2, &weakness);
     };
-    // A thread of its own: what loom leaves behind in it goes with it.
+    // Use a separate thread, so that loom's leftovers disappear with it.
     let thread = std::thread::Builder::new().name("breaks".into()).spawn(move || {
         let Err(reason) = catch_unwind(AssertUnwindSafe(explore)) else { return None };
         let text = reason.downcast_ref::<String>().cloned();
@@ -80,7 +80,7 @@ fn break_with<const PATIENCE: u32>(weakness: Weakness) -> (Arc<Weakness>, Option
     (shared, thread.expect("a thread").join().expect("every panic is caught"))
 }
 
-/// Every site that the scenarios come by.
+/// Every site that the scenarios execute.
 fn sites() -> Vec<Site> {
     let weakness = Arc::new(Weakness::default());
     for dies_at in [None, Some(8), Some(10)] {
@@ -92,7 +92,7 @@ fn sites() -> Vec<Site> {
 }
 
 #[test]
-fn the_contract_breaks_without_any_one_of_the_orderings_that_are_needed() {
+fn the_contract_breaks_without_any_one_of_the_required_orderings() {
     let needed: Vec<Site> = sites().into_iter().filter(is_needed).collect();
     let found: Vec<_> = needed.iter().map(|site| (site.operation(), site.half)).collect();
     for entry in &NEEDED {
@@ -106,10 +106,10 @@ fn the_contract_breaks_without_any_one_of_the_orderings_that_are_needed() {
 }
 
 #[test]
-fn the_contract_holds_without_all_other_orderings() {
+fn the_contract_holds_without_the_other_orderings() {
     let others: Vec<Site> = sites().into_iter().filter(|site| !is_needed(site)).collect();
     println!("{others:#?}");
-    assert!(others.len() > 10, "the sites were not found");
+    assert!(others.len() > 10, "too few sites were found");
     let (weakness, broken) = break_with::<0>(Weakness::without(others.clone()));
     assert_eq!(broken, None, "one of {others:?} is needed");
     let unknown: Vec<Site> =
@@ -134,7 +134,7 @@ fn the_contract_breaks_when_the_new_owner_of_a_slot_does_not_take_over() {
 }
 
 #[test]
-fn the_contract_breaks_when_a_helper_does_not_look_at_the_commit_word_again() {
+fn the_contract_breaks_when_a_helper_does_not_recheck_the_commit_word() {
     let mut weakness = Weakness::default();
     weakness.no_second_look = true;
     let (_, broken) = break_with::<0>(weakness);
@@ -142,9 +142,9 @@ fn the_contract_breaks_when_a_helper_does_not_look_at_the_commit_word_again() {
     assert!(broken.is_some(), "the contract holds without the second look");
 }
 
-/// The model's reader and its `mark_committed` stand for these lines of the engine.
+/// The model's reader and its `mark_committed` correspond to these lines of the engine.
 #[test]
-fn the_model_has_the_orderings_of_the_engine() {
+fn the_model_uses_the_orderings_of_the_engine() {
     let control = include_str!("../../../src/log/control.rs");
     let segment = include_str!("../../../src/log/segment/mod.rs");
     for (source, line) in [

@@ -81,23 +81,23 @@ macro_rules! contract {
         mod $store {
             use super::*;
             contract!(@tests $make; basics:
-                a_value_is_what_was_appended_in_order
-                a_missing_key_is_empty_and_not_there
+                a_value_is_its_appends_in_order
+                a_missing_key_reads_as_empty_and_is_not_contained
                 an_empty_batch_does_nothing
                 an_empty_value_makes_the_key_exist
                 the_empty_key_is_a_key
-                a_key_is_any_bytes
-                keys_come_sorted_and_once
-                get_many_keeps_the_order_of_the_question_and_its_repetitions
+                any_bytes_can_be_a_key
+                keys_are_sorted_and_unique
+                get_many_keeps_the_order_and_the_duplicates_of_its_keys
                 a_deleted_key_is_gone_and_can_come_back
                 pop_returns_and_removes
                 pop_of_a_key_twice_in_one_call_returns_it_once
                 clear_removes_every_key_and_the_store_stays_usable
-                large_values_come_back_whole
-                durable_appends_and_syncs_are_seen_like_plain_ones
+                large_values_round_trip
+                durable_appends_are_visible_like_plain_ones
                 visit_lends_the_values_once
                 len_of_is_the_length_of_the_value
-                twenty_thousand_keys_come_back
+                twenty_thousand_keys_round_trip
             );
             contract!(@tests $make; sets:
                 the_first_set_wins_and_later_ones_do_nothing
@@ -110,17 +110,17 @@ macro_rules! contract {
             );
             contract!(@tests $make; batches:
                 the_same_key_twice_in_a_batch_is_in_order
-                a_mixed_batch_happens_in_its_order
+                a_mixed_batch_is_applied_in_order
                 a_delete_and_an_append_in_one_batch_replace_the_value
-                a_clear_in_a_batch_spares_what_follows
-                sets_in_a_batch_follow_its_order
-                a_batch_of_very_many_operations_works
+                a_clear_in_a_batch_leaves_later_operations_in_effect
+                sets_in_a_batch_are_applied_in_order
+                a_batch_can_have_very_many_operations
             );
             contract!(@tests $make; threads:
-                appends_of_threads_are_there_once_whole_and_in_order_and_readers_see_prefixes
+                appends_of_threads_arrive_once_whole_and_in_order_and_readers_see_prefixes
                 pops_racing_with_appends_lose_and_double_nothing
                 a_batch_is_seen_whole_or_not_at_all
-                of_racing_sets_one_wins_for_good
+                exactly_one_of_several_racing_sets_wins
             );
         }
     )*};

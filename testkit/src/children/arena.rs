@@ -1,7 +1,7 @@
-//! Writers and readers on one directory, and the hand that kills and stops them.
+//! Starts writers and readers on one directory, kills and stops them, logs what they acknowledge,
+//! and counts the batches that dead writers leave pending.
 //!
-//! Starts the children, keeps the log of what they acknowledge, and counts what the dead leave
-//! behind. Which deaths happen when is the test's affair.
+//! The test decides who dies and when.
 
 use std::collections::HashMap;
 use std::fs;
@@ -16,7 +16,8 @@ use partd_format::{Scanner, SegmentHeader, State};
 use super::judge::Log;
 use super::{Child, PATIENCE, Random, state_of, wait_for_state};
 
-/// How often a writer is asked for a long append before it is killed wherever it is.
+/// How often a writer is asked for a long append before it is killed at whatever point it has
+/// reached.
 const TRIES: u32 = 6;
 
 /// How the writers of an arena behave.
@@ -26,25 +27,26 @@ pub struct Manner {
     pub pause_us: u64,
     /// The filler of a long piece, in bytes.
     pub long_bytes: u64,
-    /// Every so many lives, a writer leaves a forked child behind; 0 for never.
+    /// Once in this many lives, a writer forks a child that outlives it; 0 for never.
     pub fork_every: u32,
 }
 
-/// Four writers and two readers, unless said otherwise, on one directory.
+/// Writers and readers on one directory.
 #[derive(Debug)]
 pub struct Arena {
     store: PathBuf,
     manner: Manner,
-    /// What was acknowledged.
+    /// The acknowledged operations.
     pub log: Arc<Log>,
     writers: Vec<Writer>,
     readers: Vec<Reader>,
     random: Random,
-    /// The forked children of dead writers, and what keeps them alive.
+    /// The forked children of dead writers, and the pipe ends that keep them alive.
     left_behind: Vec<(u32, ChildStdin)>,
-    /// The process that made each segment.
+    /// The process that created each segment.
     makers: HashMap<PathBuf, u32>,
-    /// How long after the beginning of an append to kill in its middle, in microseconds.
+    /// The delay from the start of a long append to the kill that should hit its middle, in
+    /// microseconds.
     aim_us: u64,
 }
 
@@ -79,7 +81,7 @@ impl Arena {
             let (child, forked) = arena.new_writer(writer, 0);
             arena.writers.push(Writer { child: Some(child), life: 0, forked });
         }
-        // A reader that may only read finds a store to open.
+        // Wait for the first appends: a read-only reader needs an existing store.
         for writer in 0..writers {
             arena.wait_for("its first append", |arena| arena.log.acked(writer) > 0);
         }
@@ -123,32 +125,32 @@ impl Arena {
         (child, reads)
     }
 
-    /// How often a reader has read since it was started last.
+    /// The number of reads by a reader since its last start.
     pub fn reads(&self, reader: u32) -> u64 {
         self.readers[reader as usize].reads.load(Ordering::Acquire)
     }
 
-    /// The number of writers, and of readers.
+    /// The number of writers and of readers.
     pub fn sizes(&self) -> (u32, u32) {
         (self.writers.len() as u32, self.readers.len() as u32)
     }
 
-    /// Waits until something is true that must come true.
+    /// Waits until `is_true` holds. Panics if it takes too long.
     pub fn wait_for(&mut self, what: &str, is_true: impl Fn(&Arena) -> bool) {
         let since = Instant::now();
         while !is_true(self) {
-            assert!(since.elapsed() < PATIENCE, "a child waits for ever for {what}");
+            assert!(since.elapsed() < PATIENCE, "timed out waiting for {what}");
             let writers = self.writers.iter_mut().filter_map(|writer| writer.child.as_mut());
             let readers = self.readers.iter_mut().filter_map(|reader| reader.child.as_mut());
             for child in writers.chain(readers) {
-                assert!(!child.has_ended(), "a child has ended; what it said is above");
+                assert!(!child.has_ended(), "a child has ended; see its output above");
             }
             std::thread::sleep(Duration::from_micros(50));
         }
     }
 
-    /// Kills a writer, counts the batches that it leaves claimed and not committed, and starts it
-    /// again. With `in_append`, it is killed soon after it has begun a long append, and best in it.
+    /// Kills a writer, counts the batches that it leaves claimed but uncommitted, and restarts it.
+    /// With `in_append`, the kill comes soon after the start of a long append, ideally during it.
     pub fn kill_writer(&mut self, writer: u32, in_append: bool) -> usize {
         let i = writer as usize;
         if in_append {
@@ -169,8 +171,7 @@ impl Arena {
         pending
     }
 
-    /// Stops a writer in a long append; on a busy machine that takes some tries, and may not come
-    /// about at all.
+    /// Stops a writer in a long append. On a busy machine this takes several tries, and can fail.
     fn stop_in_append(&mut self, writer: u32) {
         for _ in 0..TRIES {
             let long = self.log.long(writer);
@@ -184,14 +185,14 @@ impl Arena {
             if self.pending_batches(pid) > 0 {
                 return;
             }
-            // Too late or too early: the machine tells how long to wait.
+            // Too late or too early: adjust the delay.
             let late = self.log.last_is_acked(writer);
             self.aim_us = if late { self.aim_us * 3 / 4 } else { self.aim_us * 4 / 3 + 10 };
             self.child(writer).go_on();
         }
     }
 
-    /// Kills a reader and starts it again.
+    /// Kills a reader and restarts it.
     pub fn kill_reader(&mut self, reader: u32) {
         let child = self.readers[reader as usize].child.take().expect("every reader has a child");
         child.kill();
@@ -199,8 +200,8 @@ impl Arena {
         self.readers[reader as usize] = Reader { child: Some(child), reads };
     }
 
-    /// Stops a writer, waits until every other child gets on, and lets it go on; or kills it as it
-    /// stands. Returns what [`kill_writer`](Arena::kill_writer) does.
+    /// Stops a writer, waits until every other child makes progress, then resumes it or kills it.
+    /// Returns the same as [`kill_writer`](Arena::kill_writer).
     pub fn stop_writer(&mut self, writer: u32, then_kill: bool) -> usize {
         self.child(writer).stop();
         let (writers, readers) = self.sizes();
@@ -222,7 +223,7 @@ impl Arena {
         self.writers[writer as usize].child.as_ref().expect("every writer has a child")
     }
 
-    /// The batches in the segments of a dead process that are claimed and not committed.
+    /// Counts the claimed but uncommitted batches in the segments of a dead process.
     fn pending_batches(&mut self, pid: u32) -> usize {
         let mut pending = 0;
         for entry in fs::read_dir(&self.store).expect("the store can be listed") {
@@ -248,7 +249,7 @@ impl Arena {
         pending
     }
 
-    /// Asks every child to end, and expects that none has found anything wrong.
+    /// Asks every child to end, and checks that none reported a failure.
     pub fn finish(mut self) -> Arc<Log> {
         let (writers, readers) = (self.writers.drain(..), self.readers.drain(..));
         let children: Vec<Child> = writers
@@ -270,7 +271,7 @@ impl Arena {
         self.end()
     }
 
-    /// How many forked children of dead writers hold their locks.
+    /// The number of forked children of dead writers that hold their parent's locks.
     pub fn left_behind(&self) -> usize {
         self.left_behind.len()
     }
@@ -292,7 +293,7 @@ fn read(path: &Path) -> Option<Vec<u8>> {
     }
 }
 
-/// The process that made a segment.
+/// The process that created a segment.
 fn maker_of(bytes: &[u8]) -> Option<u32> {
     let header = SegmentHeader::decode(bytes, bytes.len() as u64);
     Some(header.expect("a published segment has a header").pid)

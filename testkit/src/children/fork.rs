@@ -1,20 +1,21 @@
-//! The one place in the tests that forks: std can start programs, but not copy this one.
+//! The only file of the tests that forks. The standard library can start programs but cannot copy
+//! the current process.
 //!
-//! [`fork`] refuses where the process has threads beside this one and that of the test harness, which
-//! sleeps until this one ends. That is what makes it safe to go on after the fork: no lock is held
-//! by a thread that the child does not have.
+//! [`fork`] refuses if the process has threads other than the caller and the test harness, which
+//! sleeps until the test ends. That makes it safe to continue after the fork: no lock is held by a
+//! thread that is missing in the child.
 
-#![expect(unsafe_code, reason = "fork is unsafe wherever it is offered")]
+#![expect(unsafe_code, reason = "every binding of fork is unsafe")]
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal};
 
-/// Forks: the child's process id in the parent, `None` in the child.
+/// Forks. Returns the child's process id in the parent and `None` in the child.
 pub fn fork() -> Option<u32> {
     let own = std::process::id();
     let threads = std::fs::read_dir("/proc/self/task").expect("Linux lists threads").count();
-    assert!(threads <= 2, "a process with threads must not go on after a fork");
-    // The first thread, if it is not this one.
+    assert!(threads <= 2, "a process with threads must not continue after a fork");
+    // Wait for the harness thread to sleep, unless this is the only thread.
     while threads == 2 && super::state_of(own) != Some('S') {
         std::thread::yield_now();
     }
@@ -25,12 +26,12 @@ pub fn fork() -> Option<u32> {
     (pid > 0).then_some(pid as u32)
 }
 
-/// Forks a process that has other threads, once all of them sleep: the idle workers of pools.
+/// Forks a process with other threads once all of them sleep, such as the idle workers of pools.
 ///
 /// A thread that waits for work holds no lock, so this is as safe as [`fork`].
 pub fn fork_beside_idle_threads() -> Option<u32> {
     let since = std::time::Instant::now();
-    // Twice: one that was seen asleep may have woken another.
+    // Check twice: a thread that was seen asleep may have woken another one.
     while !(others_sleep() && others_sleep()) {
         assert!(since.elapsed() < super::PATIENCE, "the other threads do not come to rest");
         std::thread::sleep(std::time::Duration::from_millis(5));
@@ -45,25 +46,25 @@ pub fn fork_beside_idle_threads() -> Option<u32> {
 fn others_sleep() -> bool {
     let own = std::fs::read_link("/proc/thread-self").expect("Linux names threads");
     let threads = std::fs::read_dir("/proc/self/task").expect("Linux lists threads");
-    threads.map(|thread| thread.expect("it is listed")).all(|thread| {
-        // One that has ended meanwhile does nothing any more.
+    threads.map(|thread| thread.expect("the listing succeeds")).all(|thread| {
+        // A thread without a `stat` file has ended.
         let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
         let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
         own.file_name() == Some(&thread.file_name()) || matches!(state, Some('S') | None)
     })
 }
 
-/// Lets the children that this process forks from now on begin a process namespace: each of the
-/// first is process 1 of its own. False where this process may not do that.
+/// Makes each child that this process forks from now on start a process namespace. The next child
+/// is process 1 of the new namespace. Returns false if this process lacks the right.
 pub fn children_begin_a_pid_namespace() -> bool {
-    // SAFETY: it changes where later children are counted, and nothing of this process.
+    // SAFETY: it affects only children that are created later, and nothing in this process.
     unsafe { libc::unshare(libc::CLONE_NEWPID) == 0 }
 }
 
-/// Waits until a child of this process has ended; whether it ended by itself with success.
+/// Waits until a child has ended. Returns whether it exited by itself with success.
 pub fn wait_for_success(pid: u32) -> bool {
     let since = std::time::Instant::now();
-    let pid = Pid::from_raw(pid as i32).expect("a process has a number");
+    let pid = Pid::from_raw(pid as i32).expect("a process id is positive");
     loop {
         let options = rustix::process::WaitOptions::NOHANG;
         match rustix::process::waitpid(Some(pid), options).expect("a child can be waited for") {
@@ -77,21 +78,21 @@ pub fn wait_for_success(pid: u32) -> bool {
     }
 }
 
-/// In a child of a fork: ends the process, with success if `play` came to its end without a panic.
+/// In a forked child: runs `play`, then ends the process, with success if `play` did not panic.
 pub fn end_after(play: impl FnOnce()) -> ! {
     let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(play));
-    // SAFETY: it ends the process without running anything of the parent's.
+    // SAFETY: `_exit` ends the process without running any of the parent's destructors or handlers.
     unsafe { libc::_exit(i32::from(played.is_err())) }
 }
 
-/// In a child of [`fork`]: lives on until the standard input that it has inherited ends, holding
-/// every file that the parent had open; then is gone without running anything else.
+/// In a child of [`fork`]: keeps every inherited file open until the inherited standard input ends,
+/// then ends the process without running anything else.
 pub fn sleep_until_input_ends() -> ! {
     let nowhere = std::fs::File::options().write(true).open("/dev/null").expect("it is there");
-    // Else the reader of the parent's output would wait for this process.
+    // Otherwise whoever reads the parent's output would wait for this process.
     rustix::stdio::dup2_stdout(&nowhere).expect("the output can be redirected");
     let input = std::io::stdin();
-    // Waits for the other end to be closed; what comes is for the parent and is left to it.
+    // Poll only for the hang-up; any input is meant for the parent and is left for it.
     let mut watched = [PollFd::new(&input, PollFlags::empty())];
     while let Ok(0) | Err(rustix::io::Errno::INTR) = poll(&mut watched, None) {}
     vanish()

@@ -1,9 +1,9 @@
-//! The judge: what the parent heard of its writers, and whether the store agrees.
+//! Compares what the parent heard from its writers with what the store holds.
 //!
-//! The log lies in the parent's memory, outside of the store. What was acknowledged must be there
-//! once, whole, in its writer's order; what was begun and not acknowledged may be there or not, but
-//! not in part; nothing else may be there. The own key of a writer is followed through appends,
-//! sets, deletes and pops, in every state that it can have after a death.
+//! The log is kept in the parent's memory, outside the store. An acknowledged batch must be present
+//! once, whole, in its writer's order. A batch that was begun but not acknowledged may be present
+//! or absent, but not in part. Nothing else may be present. The judge follows each writer's own key
+//! through appends, sets, deletes and pops, in every state that the key can have after a death.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -13,33 +13,33 @@ use partd::{Partd, SegmentLog};
 use super::pieces::{Tag, parse};
 use super::roles::{ALL, Deed, deed, life_key, own_key};
 
-/// What was heard of all writers.
+/// The reports of all writers.
 #[derive(Debug)]
 pub struct Log {
     writers: Vec<Mutex<Heard>>,
 }
 
-/// What was heard of one writer.
+/// The reports of one writer.
 #[derive(Debug, Default)]
 struct Heard {
     events: Vec<Event>,
-    /// How many long appends were begun because the parent had asked.
+    /// The number of long appends begun at the parent's request.
     long: u64,
     acked: u64,
-    /// The appends among the acknowledged, in order.
+    /// The acknowledged appends, in order.
     appended: Vec<Tag>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Event {
-    /// A new life has found this in its own key.
+    /// The contents of the writer's own key at the start of a life.
     Found(Vec<Tag>),
     Begun(Tag),
-    /// Acknowledged, with what was popped.
+    /// An acknowledged operation, with the popped tags.
     Acked(Tag, Vec<Tag>),
 }
 
-/// A state that the own key of a writer can have.
+/// A possible state of a writer's own key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Own {
     tags: Vec<Tag>,
@@ -59,12 +59,12 @@ impl Own {
 }
 
 impl Log {
-    /// A log of so many writers.
+    /// A log for `writers` writers.
     pub fn new(writers: u32) -> Log {
         Log { writers: (0..writers).map(|_| Mutex::default()).collect() }
     }
 
-    /// Takes in a report of a writer in one of its lives.
+    /// Records a report from one life of a writer.
     pub fn hear(&self, writer: u32, life: u32, report: &str) {
         let mut words = report.split(' ');
         let what = words.next().unwrap_or_default();
@@ -100,17 +100,17 @@ impl Log {
         heard.events.push(event);
     }
 
-    /// How many long appends a writer has begun because it was asked to.
+    /// The number of long appends that a writer has begun at the parent's request.
     pub fn long(&self, writer: u32) -> u64 {
         self.writers[writer as usize].lock().unwrap().long
     }
 
-    /// How many operations of a writer were acknowledged.
+    /// The number of acknowledged operations of a writer.
     pub fn acked(&self, writer: u32) -> u64 {
         self.writers[writer as usize].lock().unwrap().acked
     }
 
-    /// Whether the last operation that a writer has begun was acknowledged.
+    /// Whether the last operation that a writer began was acknowledged.
     pub fn last_is_acked(&self, writer: u32) -> bool {
         let heard = self.writers[writer as usize].lock().unwrap();
         matches!(heard.events.last(), Some(Event::Acked(..)))
@@ -121,7 +121,7 @@ impl Log {
         self.writers.iter().map(|heard| heard.lock().unwrap().appended.clone()).collect()
     }
 
-    /// Every tag that an append was begun with.
+    /// The tags of all appends that were begun.
     fn begun_appends(&self) -> BTreeSet<Tag> {
         let mut begun = BTreeSet::new();
         for heard in &self.writers {
@@ -136,7 +136,7 @@ impl Log {
         begun
     }
 
-    /// What the own key of a writer can hold now; panics where its reports cannot be true.
+    /// The possible states of a writer's own key now. Panics if its reports contradict each other.
     fn own_states(&self, writer: u32) -> Vec<Own> {
         let heard = self.writers[writer as usize].lock().unwrap();
         let mut states = vec![Own::default()];
@@ -156,7 +156,7 @@ impl Log {
                 Event::Begun(tag) => {
                     let acked = matches!(heard.events.get(i + 1), Some(Event::Acked(..)));
                     if !acked {
-                        // Its writer died: it has happened, or it never will.
+                        // The writer died: its open operation either happened or never will.
                         let happened: Vec<Own> =
                             states.iter().map(|own| own.clone().after(*tag)).collect();
                         states.extend(happened);
@@ -168,7 +168,7 @@ impl Log {
     }
 }
 
-/// Looks at a store now and again, and holds it against the log.
+/// Compares a store with the log repeatedly while writers are at work.
 #[derive(Debug, Default)]
 pub struct Watch {
     value: Vec<u8>,
@@ -176,63 +176,67 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Everything that was acknowledged before the call must be there, and what was there before
-    /// must be there still, as it was.
+    /// Checks that every operation acknowledged before the call is present, and that everything
+    /// seen earlier is still present and unchanged.
     pub fn look(&mut self, p: &SegmentLog, log: &Log) {
         let appended = log.appended();
-        let value = p.get(ALL).expect("reads");
+        let value = p.get(ALL).expect("the read succeeds");
         assert!(value.starts_with(&self.value), "the value of all writers has shrunk or changed");
         for tag in parse(&value[self.value.len()..]).expect("the value of all writers is whole") {
-            assert!(self.seen.insert(tag), "{tag:?} is there twice");
+            assert!(self.seen.insert(tag), "{tag:?} occurs twice");
         }
         self.value = value;
         for tag in appended.iter().flatten() {
-            assert!(self.seen.contains(tag), "{tag:?} was acknowledged and is not there");
+            assert!(self.seen.contains(tag), "{tag:?} was acknowledged but is missing");
         }
     }
 }
 
-/// What a store that has passed holds.
+/// The contents of a store that has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Passed {
-    /// Appends that were acknowledged.
+    /// The number of acknowledged appends.
     pub acknowledged: u64,
-    /// Appends that are there although their writer died before it could say so.
+    /// The number of appends that are present although their writer died before it could
+    /// acknowledge them.
     pub unacknowledged: u64,
 }
 
-/// Holds a store that nobody writes to against the log.
+/// Compares an idle store with the log.
 pub fn judge(p: &SegmentLog, log: &Log) -> Passed {
     p.verify().expect("every checksum is right");
     let mut of_life: BTreeMap<(u32, u32), Vec<Tag>> = BTreeMap::new();
     let mut seen = BTreeSet::new();
-    for tag in parse(&p.get(ALL).expect("reads")).expect("the value of all writers is whole") {
-        assert!(seen.insert(tag), "{tag:?} is there twice");
+    for tag in
+        parse(&p.get(ALL).expect("the read succeeds")).expect("the value of all writers is whole")
+    {
+        assert!(seen.insert(tag), "{tag:?} occurs twice");
         of_life.entry((tag.writer, tag.life)).or_default().push(tag);
     }
     let appended = log.appended();
     for tag in appended.iter().flatten() {
-        assert!(seen.contains(tag), "{tag:?} was acknowledged and is not there");
+        assert!(seen.contains(tag), "{tag:?} was acknowledged but is missing");
     }
     let begun = log.begun_appends();
     for tag in &seen {
-        assert!(begun.contains(tag), "{tag:?} is there and nobody wrote it");
+        assert!(begun.contains(tag), "{tag:?} is present although no writer wrote it");
     }
     let mut last: BTreeMap<u32, Tag> = BTreeMap::new();
-    for tag in parse(&p.get(ALL).expect("reads")).expect("whole") {
+    for tag in parse(&p.get(ALL).expect("the read succeeds")).expect("whole") {
         let before = last.insert(tag.writer, tag);
-        assert!(before.is_none_or(|before| before < tag), "{tag:?} is behind {before:?}");
+        assert!(before.is_none_or(|before| before < tag), "{tag:?} follows {before:?}");
     }
     let mut keys = BTreeSet::from([partd::Key::from(ALL)]);
     for (&(writer, life), tags) in &of_life {
         let key = partd::Key::from(life_key(writer, life));
-        let found = parse(&p.get(&key).expect("reads")).expect("the value of a life is whole");
+        let found =
+            parse(&p.get(&key).expect("the read succeeds")).expect("the value of a life is whole");
         assert!(found == *tags, "a batch of writer {writer} in life {life} is torn");
         keys.insert(key);
     }
     for writer in 0..log.writers.len() as u32 {
         let key = partd::Key::from(own_key(writer));
-        let found = parse(&p.get(&key).expect("reads")).expect("an own key is whole");
+        let found = parse(&p.get(&key).expect("the read succeeds")).expect("an own key is whole");
         let states = log.own_states(writer);
         assert!(
             states.iter().any(|own| own.tags == found),
@@ -242,7 +246,7 @@ pub fn judge(p: &SegmentLog, log: &Log) -> Passed {
             keys.insert(key);
         }
     }
-    let found: BTreeSet<partd::Key> = p.keys().expect("reads").into_iter().collect();
+    let found: BTreeSet<partd::Key> = p.keys().expect("the read succeeds").into_iter().collect();
     assert!(found == keys, "there are other keys than those with values");
     let acknowledged = appended.iter().map(|tags| tags.len() as u64).sum();
     Passed { acknowledged, unacknowledged: seen.len() as u64 - acknowledged }

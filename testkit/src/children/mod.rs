@@ -1,12 +1,13 @@
-//! Child processes of a test: the test program started again in a role, with a line each way.
+//! Child processes of a test: the test program started again in a role, with a pipe in each
+//! direction.
 //!
-//! A test file that uses it has an ignored test `child` that calls [`roles::play`]; the parent
-//! starts its own program with that one test. What a child reports are lines on its standard output
-//! that begin with `@`; it ends when its standard input does, and dies with the thread that started
-//! it. What was reported before a `kill -9` is in the pipe and is read; a report that the death has
-//! cut is not.
+//! A test binary that uses them has an ignored test `child` that calls [`roles::play`]. The parent
+//! starts its own program with that one test. A child reports by writing lines that begin with `@`
+//! to its standard output. It ends when its standard input ends, and dies with the thread that
+//! started it. Reports written before a `kill -9` are in the pipe and are read; a line cut short by
+//! the death is ignored.
 //!
-//! It knows nothing of what the children do: that is in [`roles`]; nor of what is right: [`judge`].
+//! This file does not depend on what the children do ([`roles`]) or on what is correct ([`judge`]).
 
 pub mod arena;
 pub mod fork;
@@ -24,19 +25,19 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long anything that must happen may take on a machine that is busy with other things.
+/// The timeout for anything that must happen, on a machine that may be busy with other work.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The variable that names the role of a child, and those that hold its arguments.
+/// The environment variable that names the role of a child. Its arguments are in further variables.
 const ROLE: &str = "PARTD_TEST_ROLE";
 const ARGUMENTS: &str = "PARTD_TEST_ARGUMENTS";
 
-/// How a child is started.
+/// How to start a child.
 #[derive(Clone, Debug, Default)]
 pub struct Start {
-    /// The program; this one unless set.
+    /// The program; the current one if unset.
     pub program: Option<PathBuf>,
-    /// The user and group to run as; those of the test unless set.
+    /// The user and group to run as; those of the test if unset.
     pub user: Option<u32>,
 }
 
@@ -49,7 +50,7 @@ pub struct Child {
 }
 
 impl Child {
-    /// Starts a child in a role; `heard` gets what it reports, line by line, until it has ended.
+    /// Starts a child in a role. `heard` receives its reports, line by line, until it ends.
     pub fn start(
         role: &str,
         arguments: &[String],
@@ -58,7 +59,7 @@ impl Child {
         Child::start_as(&Start::default(), role, arguments, heard)
     }
 
-    /// The same, of another program or as another user.
+    /// Like [`start`](Child::start), with another program or another user.
     pub fn start_as(
         start: &Start,
         role: &str,
@@ -79,20 +80,20 @@ impl Child {
         }
         let mut process = loop {
             match command.spawn() {
-                // It was copied a moment ago, and a child that another thread has just forked still
-                // has the copy open for writing, until it becomes what it is to run.
+                // The program file is a fresh copy. A child that another thread has just forked
+                // still has it open for writing, until that child calls exec.
                 Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => thread::yield_now(),
                 spawned => break spawned.expect("the test program can be started again"),
             }
         };
         let stdin = process.stdin.take();
-        let stdout = process.stdout.take().expect("it was asked for");
+        let stdout = process.stdout.take().expect("the pipe was requested");
         let reader = thread::spawn(move || {
             let mut stdout = BufReader::new(stdout);
             let mut line = String::new();
             while stdout.read_line(&mut line).is_ok_and(|len| len > 0) {
-                // What is not a report is the test harness of the child talking; what does not end
-                // was cut by its death.
+                // Lines that are not reports come from the child's test harness. A line without an
+                // end was cut short by its death.
                 if let Some((_, report)) = line.split_once('@')
                     && let Some(report) = report.strip_suffix('\n')
                 {
@@ -111,30 +112,31 @@ impl Child {
 
     fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.process);
-        // It is not reaped yet, so the number is still its own.
+        // The child is not reaped yet, so the process id is still its own.
         kill_process(pid, signal).expect("a child can be sent a signal");
     }
 
-    /// Tells it something.
+    /// Sends a line to the child.
     pub fn say(&mut self, line: &str) {
-        let stdin = self.stdin.as_mut().expect("it was asked for");
-        // One that has died hears nothing; whoever waits for what it does finds out.
+        let stdin = self.stdin.as_mut().expect("the pipe was requested");
+        // A dead child cannot be written to; the next wait for it notices the death.
         let _ = stdin.write_all(line.as_bytes()).and_then(|()| stdin.write_all(b"\n"));
     }
 
-    /// Stops it where it is; returns when it stands.
+    /// Stops the child; returns once it is stopped.
     pub fn stop(&self) {
         self.signal(Signal::STOP);
         wait_for_state(self.pid(), &[Some('T'), Some('Z')]);
     }
 
-    /// Lets it go on.
+    /// Resumes the child.
     pub fn go_on(&self) {
         self.signal(Signal::CONT);
     }
 
-    /// Kills it at whatever instruction it is; returns when it is dead and all it reported was
-    /// heard. What is returned keeps the standard input of its own children open.
+    /// Kills the child at an arbitrary instruction; returns when it is dead and all its reports
+    /// were handled. The returned pipe end keeps the standard input of the child's own children
+    /// open.
     pub fn kill(mut self) -> Option<ChildStdin> {
         self.signal(Signal::KILL);
         let status = self.process.wait().expect("a child can be waited for");
@@ -143,14 +145,14 @@ impl Child {
         self.stdin.take()
     }
 
-    /// Asks it to end, waits until it has, and expects that it found nothing wrong.
+    /// Asks the child to end, waits for it, and checks that it reported no failure.
     pub fn finish(mut self) {
         drop(self.stdin.take());
         let status = self.wait();
-        assert!(status.success(), "a child ended with {status}; what it said is above");
+        assert!(status.success(), "a child ended with {status}; see its output above");
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the child has ended by itself.
     pub fn wait(&mut self) -> ExitStatus {
         let since = Instant::now();
         loop {
@@ -163,76 +165,76 @@ impl Child {
         }
     }
 
-    /// Whether it has ended by itself.
+    /// Whether the child has ended by itself.
     pub fn has_ended(&mut self) -> bool {
         self.process.try_wait().expect("a child can be waited for").is_some()
     }
 
     fn join(&mut self) {
         if let Some(reader) = self.reader.take() {
-            reader.join().expect("what was reported can be taken in");
+            reader.join().expect("the reports are handled");
         }
     }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // A test that fails leaves nothing running; both do nothing to a child that has ended.
+        // A failing test leaves no process running. Both calls do nothing to a child that has
+        // ended.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// Starts a child whose reports come through a channel.
+/// Starts a child whose reports arrive through a channel.
 pub fn start_with_channel(
     start: &Start,
     role: &str,
     arguments: &[String],
 ) -> (Child, mpsc::Receiver<String>) {
     let (sender, receiver) = mpsc::channel();
-    // A test that has stopped listening is about to end.
+    // If the receiver is gone, the test is about to end.
     let heard = move |report: &str| drop(sender.send(report.to_owned()));
     (Child::start_as(start, role, arguments, heard), receiver)
 }
 
-/// The state letter of a process in /proc; `None` when it is gone.
+/// The state letter of a process in /proc; `None` if the process is gone.
 pub fn state_of(pid: u32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in front may hold anything, also a parenthesis.
+    // The name before it can contain anything, even a parenthesis.
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
-/// Waits until a process is in one of some states; `None` stands for gone.
+/// Waits until a process is in one of the given states; `None` means that it is gone.
 pub fn wait_for_state(pid: u32, states: &[Option<char>]) {
     let since = Instant::now();
     while !states.contains(&state_of(pid)) {
-        assert!(since.elapsed() < PATIENCE, "process {pid} is {:?} for ever", state_of(pid));
+        assert!(since.elapsed() < PATIENCE, "process {pid} stays {:?}", state_of(pid));
         thread::sleep(Duration::from_micros(200));
     }
 }
 
-/// In a child: says something to the parent.
+/// In a child: sends a report to the parent.
 pub fn report(report: &str) {
     let mut out = std::io::stdout().lock();
     let line = format!("@{report}\n");
-    // A parent that is gone hears nothing.
+    // The parent may be gone.
     let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
 }
 
-/// In a child: its role and its arguments; `None` if this is no child.
+/// In a child: its role and its arguments; `None` if this process is not a child.
 fn own_role() -> Option<(String, Vec<String>)> {
     let role = std::env::var(ROLE).ok()?;
     let arguments = std::env::var(ARGUMENTS).unwrap_or_default();
     Some((role, arguments.split('\n').map(str::to_owned).collect()))
 }
 
-/// In a child: dies when the thread that started it does.
+/// In a child: ask the kernel to kill this process when the thread that started it dies.
 fn die_with_parent() {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .expect("Linux can be asked for it");
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).expect("prctl succeeds");
 }
 
-/// A number from a variable of the environment, or the one for the ordinary run.
+/// A number from an environment variable, or `ordinary` if the variable is unset.
 pub fn from_env(name: &str, ordinary: u64) -> u64 {
     match std::env::var(name) {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")),
@@ -240,7 +242,7 @@ pub fn from_env(name: &str, ordinary: u64) -> u64 {
     }
 }
 
-/// The seed of a run: the one in `PARTD_SEED`, or a new one. It is printed.
+/// The seed of a run: `PARTD_SEED`, or a new one. It is printed.
 pub fn seed() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let new = now.map_or(1, |now| now.as_nanos() as u64);
@@ -269,14 +271,14 @@ impl Random {
     }
 }
 
-/// Says that a test cannot be run here, and why. In CI everything can be run.
+/// Reports that a test cannot run here, and why. Panics in CI, where every test must run.
 pub fn skip(reason: &str) {
     assert!(std::env::var("CI").as_deref() != Ok("true"), "skipped in CI: {reason}");
-    // Not `println!`: what a passing test prints is not shown.
+    // Not `println!`: the harness hides what a passing test prints.
     let _ = writeln!(std::io::stderr(), "skipped: {reason}");
 }
 
-/// A directory for a store, removed with the value; on the disk, not in memory.
+/// A directory for a store, removed when the value is dropped; on disk, not in memory.
 pub fn directory() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
     let path: &Path = dir.path();

@@ -1,17 +1,17 @@
-//! Pieces of values that say where they come from: who wrote them, in which life, as which number.
+//! Pieces of values that record their origin: the writer, its life, and a number.
 //!
-//! A piece is a header and a filler that follows from it, so a piece that is torn, mixed with
-//! another, or invented does not parse. Knows nothing of stores.
+//! A piece is a header and a filler derived from it, so a torn, mixed or invented piece does not
+//! parse. This file does not depend on stores.
 
-/// The bytes of a piece without filler.
+/// The length of a piece without filler, in bytes.
 pub const HEADER_LEN: usize = 24;
 
-/// Where a piece comes from. Their order is that in which a writer makes them.
+/// The origin of a piece. Tags sort in the order in which a writer creates them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tag {
     /// The writer.
     pub writer: u32,
-    /// How often the writer was started before.
+    /// How many times the writer was started before.
     pub life: u32,
     /// Its number in that life.
     pub number: u64,
@@ -39,7 +39,8 @@ fn fill(tag: Tag, filler: &mut [u8]) {
     }
 }
 
-/// Takes a value apart into its pieces; what is wrong, and at which byte, if it is not whole.
+/// Splits a value into its pieces. If it is not whole, the error says what is wrong and at which
+/// byte.
 pub fn parse(value: &[u8]) -> Result<Vec<Tag>, String> {
     let mut tags = Vec::new();
     let mut at = 0;
@@ -56,7 +57,7 @@ pub fn parse(value: &[u8]) -> Result<Vec<Tag>, String> {
         let tag = Tag { writer: half(0), life: half(4), number };
         let filler = half(16) as usize;
         if rest.len() < HEADER_LEN + filler {
-            return Err(format!("piece {tag:?} at byte {at} is cut"));
+            return Err(format!("piece {tag:?} at byte {at} is truncated"));
         }
         let mut right = vec![0; filler];
         fill(tag, &mut right);
@@ -70,7 +71,7 @@ pub fn parse(value: &[u8]) -> Result<Vec<Tag>, String> {
 }
 
 #[test]
-fn a_piece_that_is_cut_flipped_or_mixed_with_another_does_not_parse() {
+fn a_truncated_flipped_or_mixed_record_does_not_parse() {
     let tag = |number| Tag { writer: 1, life: 2, number };
     let value = [piece(tag(1), 20), piece(tag(2), 0), piece(tag(3), 100)].concat();
     assert_eq!(parse(&value).unwrap(), [tag(1), tag(2), tag(3)]);

@@ -1,10 +1,12 @@
-//! What the children do: write tagged pieces, read them and check what they see, fork.
+//! The roles of the child processes: writers that write tagged pieces, readers that check what they
+//! see, and one that forks.
 //!
-//! A writer says `b N` before its operation N and `a N` after it, so the parent knows of every
-//! acknowledged one, and of the one that was under way when the writer was killed; and it makes an
-//! append long when it is asked to, so that it can be killed in the middle. Now and then it compacts. A reader checks
-//! for itself, and panics, what one reader can see: nothing shrinks, nothing changes, a batch is
-//! there whole or not at all. What only the parent can know, [`judge`](super::judge) checks.
+//! A writer reports `b N` before its operation N and `a N` after it, so the parent has a record of
+//! every acknowledged operation and of the one in progress when the writer was killed. On request
+//! it makes a long append, so that the parent can kill it in the middle. It compacts now and then.
+//! A reader checks what a single reader can check, and panics on a failure: nothing shrinks,
+//! nothing changes, a batch is seen whole or not at all. [`judge`](super::judge) checks the rest in
+//! the parent.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -19,23 +21,24 @@ use super::{Random, fork, report};
 
 /// The key that every writer appends to.
 pub const ALL: &str = "all";
-/// The length of the segments, small so that there are many.
+/// The length of the segments; small, so that there are many.
 pub const SEGMENT_LEN_BYTES: u64 = 2 << 20;
 
-/// The key that one writer appends to, sets, deletes and pops, and nobody else touches.
+/// The key of one writer: no other process appends to it, sets, deletes or pops it.
 pub fn own_key(writer: u32) -> String {
     format!("own {writer}")
 }
 
-/// The key of one life of a writer: it gets the long pieces.
+/// The key for the long pieces of one life of a writer.
 pub fn life_key(writer: u32, life: u32) -> String {
     format!("life {writer} {life}")
 }
 
-/// What a writer does as its operation of this number.
+/// A kind of operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deed {
-    /// One batch: a piece to the key of all, to its own, and to that of its life.
+    /// One batch: a piece for the key `all`, one for the writer's own key and one for the key of
+    /// its life.
     Append,
     /// Pops its own key.
     Pop,
@@ -45,7 +48,7 @@ pub enum Deed {
     Set,
 }
 
-/// The deed of a number, the same for every writer.
+/// The kind of the operation with this number, the same for every writer.
 pub fn deed(number: u64) -> Deed {
     match number % 16 {
         5 => Deed::Pop,
@@ -55,7 +58,7 @@ pub fn deed(number: u64) -> Deed {
     }
 }
 
-/// Plays a role that is not one of those here.
+/// Plays a role that the caller defines.
 fn play_with(name: &str, play: impl FnOnce(&[String])) {
     if let Some((role, arguments)) = super::own_role() {
         super::die_with_parent();
@@ -64,10 +67,10 @@ fn play_with(name: &str, play: impl FnOnce(&[String])) {
     }
 }
 
-/// What a child does in a role, with its arguments.
+/// The body of a role; it receives the child's arguments.
 pub type Play = fn(&[String]);
 
-/// Plays the role that this process was started for: one of some, or one of those here.
+/// Plays this process's role: one of `roles`, or one defined in this file.
 pub fn play_among(roles: &[(&str, Play)]) {
     let role = super::own_role().map(|(role, _)| role);
     match roles.iter().find(|(name, _)| role.as_deref() == Some(name)) {
@@ -76,10 +79,10 @@ pub fn play_among(roles: &[(&str, Play)]) {
     }
 }
 
-/// Plays the role that this process was started for, which is one of those here.
+/// Plays this process's role, which must be one defined in this file.
 pub fn play() {
     let Some((role, arguments)) = super::own_role() else {
-        // Somebody runs the ignored tests by hand: there is nobody to report to.
+        // Someone runs the ignored tests by hand: there is no parent.
         return;
     };
     super::die_with_parent();
@@ -103,16 +106,16 @@ pub fn play() {
     }
 }
 
-/// What the parent asks of a child.
+/// Requests of the parent.
 #[derive(Debug, Default)]
 struct Asked {
-    /// To end: its input has ended.
+    /// End: the input has ended.
     end: AtomicBool,
-    /// To make its next append a long one, and to say so just before.
+    /// Make the next append a long one, and report it just before.
     long: AtomicBool,
 }
 
-/// Listens to the parent.
+/// Reads requests from the parent in a thread.
 fn listen() -> Arc<Asked> {
     let asked = Arc::new(Asked::default());
     let set = Arc::clone(&asked);
@@ -120,7 +123,7 @@ fn listen() -> Arc<Asked> {
         for line in std::io::stdin().lines() {
             match line.as_deref() {
                 Ok("long") => set.long.store(true, Ordering::Relaxed),
-                // An error ends it as well.
+                // End of input; an error counts as one.
                 _ => break,
             }
         }
@@ -134,18 +137,18 @@ struct Writer {
     writer: u32,
     life: u32,
     seed: u64,
-    /// Between two operations, at most.
+    /// The longest pause between two operations.
     pause: Duration,
-    /// The filler of a long piece; that of others is shorter.
+    /// The filler of a long piece; other pieces have less.
     long: u64,
-    /// Whether it leaves a child behind that has all its files open.
+    /// Whether to fork a child that keeps all its files open.
     forks: bool,
 }
 
 fn open(store: &Path) -> SegmentLog {
-    // Compactions are asked for, so that a process has no thread of its own when it forks.
+    // No background compaction, so that the process has no thread of its own when it forks.
     let options = SegmentLog::options().segment_len_bytes(SEGMENT_LEN_BYTES);
-    options.compaction_dead_share(None).open(store).expect("opens")
+    options.compaction_dead_share(None).open(store).expect("the open succeeds")
 }
 
 fn show(tags: &[Tag]) -> String {
@@ -159,15 +162,15 @@ fn write(store: &Path, me: &Writer) {
     let own = own_key(me.writer);
     let mut random = Random(me.seed);
     if me.forks {
-        // Takes the slot and makes the segment, so that the child inherits their files, too.
-        p.delete(["nothing"]).expect("deletes");
+        // Acquire the slot and create the segment, so that the child inherits their files too.
+        p.delete(["nothing"]).expect("the delete succeeds");
         match fork::fork() {
             Some(pid) => report(&format!("f {pid}")),
             None => fork::sleep_until_input_ends(),
         }
     }
     let asked = listen();
-    let tags = parse(&p.get(&own).expect("reads")).expect("its own key is whole");
+    let tags = parse(&p.get(&own).expect("the read succeeds")).expect("its own key is whole");
     report(&format!("o {}", show(&tags)));
     for number in 0.. {
         if asked.end.load(Ordering::Relaxed) {
@@ -191,28 +194,28 @@ fn write(store: &Path, me: &Writer) {
                     (life_key(me.writer, me.life), &long),
                 ];
                 if random.below(64) == 0 {
-                    p.append_durable(batch).expect("appends");
+                    p.append_durable(batch).expect("the append succeeds");
                 } else {
-                    p.append(batch).expect("appends");
+                    p.append(batch).expect("the append succeeds");
                 }
                 report(&format!("a {number}"));
             }
             Deed::Pop => {
-                let popped = p.pop([&own]).expect("pops").remove(0);
-                let tags = parse(&popped).expect("what was popped is whole");
+                let popped = p.pop([&own]).expect("the pop succeeds").remove(0);
+                let tags = parse(&popped).expect("the popped value is whole");
                 report(&format!("a {number} {}", show(&tags)));
             }
             Deed::Delete => {
-                p.delete([&own]).expect("deletes");
+                p.delete([&own]).expect("the delete succeeds");
                 report(&format!("a {number}"));
             }
             Deed::Set => {
-                p.iset(&own, piece(tag, 8)).expect("sets");
+                p.iset(&own, piece(tag, 8)).expect("the set succeeds");
                 report(&format!("a {number}"));
             }
         }
         if random.below(200) == 0 {
-            p.compact().expect("compacts");
+            p.compact().expect("the compaction succeeds");
         }
         let pause = random.below(me.pause.as_micros() as u64 + 1);
         std::thread::sleep(Duration::from_micros(pause));
@@ -222,7 +225,7 @@ fn write(store: &Path, me: &Writer) {
 fn read(store: &Path, seed: u64, writable: bool) {
     let options = SegmentLog::options();
     let p = if writable { options.open(store) } else { options.open_read_only(store) };
-    let p = p.expect("opens");
+    let p = p.expect("the open succeeds");
     let asked = listen();
     let mut random = Random(seed);
     let mut value = Vec::new();
@@ -231,17 +234,17 @@ fn read(store: &Path, seed: u64, writable: bool) {
     let mut known: BTreeSet<(u32, u32)> = BTreeSet::new();
     let mut long: Option<((u32, u32), Vec<u8>)> = None;
     while !asked.end.load(Ordering::Relaxed) {
-        // Mostly the life that was read before, to see that it only grows.
+        // Usually the life that was read before, to check that it only grows.
         let pick = match &long {
             Some((life, _)) if random.below(4) > 0 => Some(*life),
             _ if lives.is_empty() => None,
             _ => Some(lives[random.below(lives.len() as u64) as usize]),
         };
         let key = pick.map_or_else(String::new, |(writer, life)| life_key(writer, life));
-        let mut both = p.get_many([ALL, &key]).expect("reads");
+        let mut both = p.get_many([ALL, &key]).expect("the read succeeds");
         let (of_life, all) = (both.remove(1), both.remove(0));
         assert!(all.starts_with(&value), "a value has shrunk or changed");
-        let new = parse(&all[value.len()..]).expect("what others append is whole");
+        let new = parse(&all[value.len()..]).expect("the appends of others are whole");
         value = all;
         for tag in &new {
             if known.insert((tag.writer, tag.life)) {
@@ -255,7 +258,7 @@ fn read(store: &Path, seed: u64, writable: bool) {
             {
                 assert!(of_life.starts_with(bytes), "a long value has shrunk or changed");
             }
-            let found = parse(&of_life).expect("what others append is whole");
+            let found = parse(&of_life).expect("the appends of others are whole");
             let right = tags.iter().filter(|tag| (tag.writer, tag.life) == (writer, life));
             assert!(found.iter().eq(right), "a batch is seen in one key and not in the other");
             long = Some(((writer, life), of_life));
@@ -265,22 +268,22 @@ fn read(store: &Path, seed: u64, writable: bool) {
     }
 }
 
-/// Uses a handle on both sides of a fork. The parent says `a` for what it appended and is then
-/// killed by the test; the child says `forked` and what each operation gave.
+/// Uses a handle on both sides of a fork. The parent reports `a` after its append and is then
+/// killed by the test; the child reports `forked` and the result of each operation.
 fn fork_with_a_handle(store: &Path) {
     let p = open(store);
-    p.append([("before the fork", "x")]).expect("appends");
+    p.append([("before the fork", "x")]).expect("the append succeeds");
     let q = open(store);
-    q.append([("second", "x")]).expect("appends");
+    q.append([("second", "x")]).expect("the append succeeds");
     let buffer = Buffer::new(Dict::new(), open(store), 1 << 20);
-    buffer.append([("buffered", "x")]).expect("appends");
+    buffer.append([("buffered", "x")]).expect("the append succeeds");
     match fork::fork() {
         Some(pid) => {
             report(&format!("f {pid}"));
-            p.append([("after the fork", "x")]).expect("the parent's handle goes on");
+            p.append([("after the fork", "x")]).expect("the parent's handle still works");
             report("a");
             let since = Instant::now();
-            // Until it is killed.
+            // Until the test kills it.
             while since.elapsed() < super::PATIENCE {
                 std::thread::sleep(Duration::from_millis(10));
             }
@@ -300,7 +303,7 @@ fn fork_with_a_handle(store: &Path) {
                 ("view", p.view("before the fork").err()),
                 ("stats", p.stats().err()),
                 ("verify", p.verify().err()),
-                // What it took would be lost.
+                // The child would lose anything that the buffer accepted.
                 ("buffered_append", buffer.append([("k", "v")]).err()),
                 ("buffered_iset", buffer.iset("k", "v").err()),
             ];
@@ -309,26 +312,23 @@ fn fork_with_a_handle(store: &Path) {
                 let message = error.map_or_else(|| "no error".to_owned(), |e| e.to_string());
                 report(&format!("forked {operation} {forked} {message}"));
             }
-            // Dropped in the child, a handle must not free what belongs to the parent.
+            // Dropping a handle in the child must not release what belongs to the parent.
             drop(q);
             assert!(slot_is_locked(store, 1), "the parent's lock is held");
-            let own = SegmentLog::open(store).expect("a handle of its own serves the child");
-            own.append([("by the child", "x")]).expect("appends");
-            assert!(
-                p.get("k").is_err(),
-                "the child's own handle does not make the parent's its own"
-            );
+            let own = SegmentLog::open(store).expect("the child can open its own handle");
+            own.append([("by the child", "x")]).expect("the append succeeds");
+            assert!(p.get("k").is_err(), "the parent's handle still fails in the child");
             report("forked done");
             fork::sleep_until_input_ends();
         }
     }
 }
 
-/// Whether anybody holds the lock of a writer slot.
+/// Whether any process holds the lock of a writer slot.
 pub fn slot_is_locked(store: &Path, slot: u16) -> bool {
     use partd::log::disk::{Dir, Disk, OsDisk};
     let dir = OsDisk.open_dir(store).expect("the directory opens");
     let id = dir.id_of("control").expect("there is a control file");
     let at = partd_format::control::slot_lock_at(slot);
-    dir.is_byte_locked("control", id, at).expect("locks can be asked for")
+    dir.is_byte_locked("control", id, at).expect("locks can be queried")
 }

@@ -1,31 +1,31 @@
-//! Decides whether a recorded history can have happened in one order.
+//! Decides whether a recorded history is linearizable.
 //!
-//! A history is linear if there is one order of its operations in which each lies between its own
-//! start and end, and each result is what the operations before it make it. Operations that never
-//! ended, because their process was killed, may be in that order or not, at any place after their
-//! start; results that were never seen say nothing.
+//! A history is linearizable if its operations have an order in which each one lies between its own
+//! start and end, and each result follows from the operations before it. An operation that never
+//! ended, because its process was killed, may be in that order or not, at any place after its
+//! start; a result that was never seen constrains nothing.
 //!
-//! **The method** is a search for that order (Wing and Gong, with the memory of Lowe): from the
-//! beginning on, take any operation that may be next, which is one that started before any other
-//! untaken one has ended, apply it, and go back when no operation fits. A configuration, which is
-//! the operations taken and the state they lead to, is never looked at twice. Clients are
-//! sequential, so the operations taken are one number for each client.
+//! **The method** is a search for that order (Wing and Gong, with Lowe's memoization): starting at
+//! the beginning, take any operation that can be next, which is one that started before any other
+//! remaining one ended; apply it; backtrack if no operation fits. A configuration is the set of
+//! operations taken and the state that they lead to. None is examined twice. Clients are
+//! sequential, so one number per client identifies the operations taken.
 //!
-//! That is exact, and exponential where many orders lead on. It is fast here because every appended
-//! piece is unique, which makes results telling:
+//! This is exact, and exponential if many orders remain possible. It is fast here because every
+//! appended piece is unique, so results carry much information:
 //!
-//! * A piece that is seen in a value was appended when the key held exactly the pieces in front of
-//!   it. If two results disagree about those, no order exists. Else a key whose last piece was ever
-//!   seen is in a state that this piece names, and an append is possible in one state only.
-//! * A key with a piece that nobody ever saw has one state, whatever else it holds: nobody can read
-//!   it before it is emptied.
-//! * An operation that empties a key is impossible while somebody still has to see what it holds.
-//! * What never ended need not have happened. So a configuration is not worth a look if one with the
-//!   same state, and the same operations that ended, was looked at that takes fewer of the others;
-//!   and an append that never ended and that nobody saw is left out.
+//! * A piece that is seen in a value was appended when the key held exactly the pieces before it.
+//!   If two results disagree about those, no order exists. Otherwise, a key whose last piece was
+//!   seen is in a state that this piece identifies, and the append is possible in one state only.
+//! * A key with a piece that no result contains has one state, whatever else it holds: no one can
+//!   read the key before it is emptied.
+//! * An operation cannot empty a key while another operation has yet to see its contents.
+//! * An operation that never ended need not have happened. So a configuration is skipped if another
+//!   one with the same state and the same ended operations, but fewer of the others, was examined;
+//!   and an append that never ended and that no result contains is left out.
 //!
-//! All of them rule out only what no linear order could contain, so nothing is rejected that has one.
-//! `brute.rs` holds the checker against a plain enumeration of orders on small histories.
+//! All of these exclude only what no valid order contains, so no linearizable history is rejected.
+//! `brute.rs` compares the checker with a plain enumeration of orders on small histories.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -35,7 +35,7 @@ pub type KeyId = u8;
 /// A piece of a value. Each is appended or set once in a history, to one key.
 pub type Piece = u64;
 
-/// What an operation of a client does.
+/// An operation of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
     /// One batch.
@@ -59,34 +59,34 @@ pub enum Change {
     Clear,
 }
 
-/// An operation as it was recorded.
+/// A recorded operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
-    /// Who called. A client has one operation under way at a time.
+    /// The calling client. A client has one operation in progress at a time.
     pub client: u32,
-    /// When it was called.
+    /// The time of the call.
     pub start: u64,
-    /// When it returned; `None` if it never did.
+    /// The time of the return; `None` if it never returned.
     pub end: Option<u64>,
-    /// What was called.
+    /// The operation.
     pub call: Call,
-    /// What a read or a pop that has ended returned: the pieces of each key.
+    /// The result of a read or a pop that has ended: the pieces of each key.
     pub seen: Vec<Vec<Piece>>,
 }
 
-/// Why a history is not linear.
+/// The reason why a history is not linearizable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Violation {
-    /// A result holds a piece that was never written to that key.
+    /// A result contains a piece that was never written to that key.
     Invented { key: KeyId, piece: Piece },
-    /// A result holds a piece twice.
+    /// A result contains a piece twice.
     Twice { key: KeyId, piece: Piece },
-    /// Two results disagree about what stands in front of a piece.
+    /// Two results disagree about the piece before a piece.
     Disagree { key: KeyId, piece: Piece, one: Option<Piece>, other: Option<Piece> },
-    /// No order fits. The search got furthest with so many operations taken; the next of each
-    /// client do not fit.
+    /// No order fits. `taken` is the largest number of operations that the search could order;
+    /// `next` are the next operations of each client there, none of which fits.
     NoOrder { taken: usize, next: Vec<Operation> },
-    /// The search was given up: too many orders lead on. Nothing is known.
+    /// The search was abandoned because too many orders remained possible. The result is unknown.
     Undecided,
 }
 
@@ -101,25 +101,25 @@ impl fmt::Display for Violation {
             }
             Violation::Disagree { key, piece, one, other } => write!(
                 f,
-                "piece {piece:#x} of key {key} was seen behind {one:x?} and behind {other:x?}"
+                "piece {piece:#x} of key {key} was seen after {one:x?} and after {other:x?}"
             ),
             Violation::NoOrder { taken, next } => {
                 write!(f, "no order fits; with {taken} operations taken, none of these is next:")?;
                 next.iter().try_for_each(|operation| write!(f, "\n  {operation:x?}"))
             }
-            Violation::Undecided => f.write_str("too many orders lead on to look at them all"),
+            Violation::Undecided => f.write_str("too many orders to examine them all"),
         }
     }
 }
 
-/// What a key holds, as far as anybody can ever tell.
+/// The contents of a key, as far as any result can tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 enum Holds {
     #[default]
     Nothing,
-    /// A value that ends with this piece and was seen up to it.
+    /// A value that ends with this piece, which a result contains.
     UpTo(Piece),
-    /// Something that nobody has seen.
+    /// Contents that no result shows.
     Unseen,
 }
 
@@ -129,7 +129,7 @@ struct KeyState {
     is_set: bool,
 }
 
-/// What was done and what it has led to.
+/// The operations taken so far and the state that they lead to.
 #[derive(Clone, Debug)]
 struct Configuration {
     main: Main,
@@ -139,12 +139,12 @@ struct Configuration {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Main {
-    /// How many operations of each client were taken, of those that ended.
+    /// For each client, the number of its ended operations that were taken.
     taken: Box<[u32]>,
     keys: Box<[KeyState]>,
 }
 
-/// The configurations that were looked at: of each, what was taken beside.
+/// The configurations that were examined, each with the unended operations taken.
 #[derive(Default)]
 struct Known {
     extras: HashMap<Main, Vec<Vec<u32>>>,
@@ -152,7 +152,7 @@ struct Known {
 }
 
 impl Known {
-    /// Notes a configuration; false if it leads to nothing that a known one does not lead to.
+    /// Adds a configuration; false if a known one leads to everything that it leads to.
     fn add(&mut self, new: &Configuration) -> bool {
         let extras = self.extras.entry(new.main.clone()).or_default();
         let covers = |old: &Vec<u32>| old.iter().all(|client| new.extra.contains(client));
@@ -165,12 +165,12 @@ impl Known {
     }
 }
 
-/// What is known of a piece that was seen.
+/// What the results say about a piece.
 #[derive(Clone, Debug)]
 struct Sight {
-    /// The piece in front of it.
+    /// The piece before it.
     behind: Option<Piece>,
-    /// For each client that saw it, the number of the last operation that did.
+    /// For each client that saw the piece, the number of its last operation that did.
     last: Vec<(u32, u32)>,
 }
 
@@ -181,12 +181,12 @@ struct Checker<'h> {
     keys: usize,
 }
 
-/// As many configurations are looked at before the search gives up.
+/// The search is abandoned after this many configurations.
 const CONFIGURATIONS_MAX: usize = 10_000_000;
 
-/// Accepts a history that has one linear order, and returns such an order.
+/// Checks a history. Returns an order of its operations that makes it linearizable.
 ///
-/// All keys are empty at its beginning.
+/// All keys are empty at the start.
 pub fn check(history: &[Operation]) -> Result<Vec<&Operation>, Violation> {
     Checker::new(history)?.search()
 }
@@ -221,7 +221,7 @@ impl<'h> Checker<'h> {
             client.sort_by_key(|operation| operation.start);
             for pair in client.windows(2) {
                 let ended = pair[0].end.is_some_and(|end| end <= pair[1].start);
-                assert!(ended, "a client has two operations under way: {pair:?}");
+                assert!(ended, "a client has two operations in progress: {pair:?}");
             }
         }
         let mut checker = Checker { clients, sights: BTreeMap::new(), keys };
@@ -229,7 +229,7 @@ impl<'h> Checker<'h> {
         Ok(checker)
     }
 
-    /// What the results say by themselves, whatever the order.
+    /// Checks the results alone, independently of any order.
     fn look_at_results(&mut self, written: &BTreeMap<Piece, KeyId>) -> Result<(), Violation> {
         for (client, operations) in self.clients.iter().enumerate() {
             for (number, operation) in operations.iter().enumerate() {
@@ -267,7 +267,7 @@ impl<'h> Checker<'h> {
         Ok(())
     }
 
-    /// Looks for an order, depth first.
+    /// Searches for an order, depth first.
     fn search(&self) -> Result<Vec<&'h Operation>, Violation> {
         let main = Main {
             taken: vec![0; self.clients.len()].into(),
@@ -277,7 +277,7 @@ impl<'h> Checker<'h> {
         let mut best = (0, start.clone());
         let mut known = Known::default();
         known.add(&start);
-        // Each with the clients that may be next and were not tried; the best guess is last.
+        // Each with the untried clients that can be next; the most likely one is last.
         let mut path = vec![(start.clone(), self.candidates(&start))];
         let mut order: Vec<&Operation> = Vec::new();
         while let Some((here, candidates)) = path.last_mut() {
@@ -330,14 +330,14 @@ impl<'h> Checker<'h> {
         self.apply(operation, &mut here.main).then_some(operation)
     }
 
-    /// Whether all is done but what never ended.
+    /// Whether every operation that ended was taken.
     fn is_complete(&self, here: &Configuration) -> bool {
         (0..self.clients.len())
             .all(|client| self.next(here, client).is_none_or(|next| next.end.is_none()))
     }
 
-    /// The clients whose next operation started before any other untaken one has ended. What never
-    /// ended is tried last, since it need not have happened.
+    /// The clients whose next operation started before any other remaining one ended. Operations
+    /// that never ended are tried last, since they need not have happened.
     fn candidates(&self, here: &Configuration) -> Vec<usize> {
         let nexts = |client| self.next(here, client).map(|next| (client, next));
         let first_end = (0..self.clients.len())
@@ -372,7 +372,7 @@ impl<'h> Checker<'h> {
                 Change::Set(key, piece) => {
                     let is_set = here.keys[usize::from(key)].is_set;
                     if is_set {
-                        // It does nothing, so nobody can have seen it.
+                        // The set does nothing, so no result can contain its piece.
                         return !self.sights.contains_key(&piece);
                     }
                     let done = self.empty(here, key) && self.append(here, key, piece);
@@ -401,7 +401,7 @@ impl<'h> Checker<'h> {
         let held = std::mem::take(state).holds;
         let Holds::UpTo(piece) = held else { return true };
         let sight = self.sights.get(&piece);
-        // An operation that saw it and is not taken yet would have to come later.
+        // A remaining operation that saw the piece would have to come later.
         sight.is_none_or(|sight| {
             sight.last.iter().all(|&(client, number)| here.taken[client as usize] > number)
         })
@@ -409,7 +409,7 @@ impl<'h> Checker<'h> {
 }
 
 impl Operation {
-    /// Whether it does nothing but append pieces that all are of some kind.
+    /// Whether the operation only appends pieces of a certain kind.
     fn is_only_appends(&self, is_of_kind: impl Fn(Piece) -> bool) -> bool {
         let Call::Write(changes) = &self.call else { return false };
         changes
@@ -417,7 +417,7 @@ impl Operation {
             .all(|change| matches!(*change, Change::Append(_, piece) if is_of_kind(piece)))
     }
 
-    /// The keys that were read, with what was seen in them.
+    /// The keys that were read, with their results.
     fn results(&self) -> impl Iterator<Item = (KeyId, &[Piece])> {
         let keys = match &self.call {
             Call::Read(keys) | Call::Pop(keys) => &keys[..],

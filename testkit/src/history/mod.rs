@@ -1,9 +1,10 @@
-//! Recorded histories of clients of one store, and the checker that holds them against the contract.
+//! Recorded histories of the clients of one store, and the checker that tests them against the
+//! contract.
 //!
-//! | file | what it owns |
+//! | file | contents |
 //! |---|---|
-//! | `checker` | decides whether a history is linear |
-//! | `record` | a client that does random things and notes what it saw, and when |
+//! | `checker` | decides whether a history is linearizable |
+//! | `record` | a client that performs random operations and records what it saw, and when |
 
 pub mod checker;
 pub mod record;

@@ -1,7 +1,7 @@
-//! A client that does random things to a store and notes each call: when it began, when it ended,
-//! what it returned. The clock is `CLOCK_MONOTONIC`, which is one for all processes.
+//! A client that performs random operations on a store and records for each call when it began,
+//! when it ended and what it returned. The clock is `CLOCK_MONOTONIC`, which all processes share.
 //!
-//! A call is noted before it is made, so the calls of a client that is killed are all known.
+//! A call is recorded before it is made, so every call of a killed client is in the record.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use super::checker::{Call, Change, KeyId, Operation, Piece};
 use crate::children::Random;
 use crate::children::pieces::{Tag, parse, piece};
 
-/// The keys that clients use: few, so that they meet.
+/// The keys that clients use; few, so that clients contend for them.
 const KEYS: u64 = 4;
 
 /// The time in nanoseconds.
@@ -35,7 +35,7 @@ impl Client<'_> {
         u64::from(self.number) << 32 | u64::from(self.pieces)
     }
 
-    /// What to do next. Keys are emptied often enough that values stay short.
+    /// Chooses the next call. Keys are emptied often enough to keep values short.
     fn choose(&mut self) -> Call {
         let key = self.random.below(KEYS) as KeyId;
         let other = (key + 1 + self.random.below(KEYS - 1) as KeyId) % KEYS as KeyId;
@@ -65,12 +65,12 @@ impl Client<'_> {
         }
     }
 
-    /// Makes one call; `note` is told of it before and after.
+    /// Makes one call; passes it to `note` before and after.
     pub fn step(&mut self, note: &mut dyn FnMut(&Operation)) {
         let call = self.choose();
         let mut operation =
             Operation { client: self.number, start: 0, end: None, call, seen: Vec::new() };
-        // What a piece is in bytes is worked out before the clock is read.
+        // Build the bytes before reading the clock.
         let bytes: Vec<Vec<u8>> = match &operation.call {
             Call::Write(changes) => changes.iter().map(|change| self.bytes(*change)).collect(),
             _ => Vec::new(),
@@ -91,18 +91,21 @@ impl Client<'_> {
                 self.store.write(&batch, Durability::Plain).expect("writes");
                 Vec::new()
             }
-            Call::Read(keys) => self.store.get_many(keys.iter().copied()).expect("reads"),
-            Call::Pop(keys) => self.store.pop(keys.iter().copied()).expect("pops"),
+            Call::Read(keys) => {
+                self.store.get_many(keys.iter().copied()).expect("the read succeeds")
+            }
+            Call::Pop(keys) => self.store.pop(keys.iter().copied()).expect("the pop succeeds"),
         };
         operation.end = Some(now());
         operation.seen = values.iter().map(|value| pieces_of(value)).collect();
         note(&operation);
     }
 
-    /// A compaction changes nothing that a client can see, so there is nothing to note.
+    /// Compacts now and then. A compaction changes nothing that a client can see, so it is not
+    /// recorded.
     pub fn compact_now_and_then(&mut self) {
         if self.random.below(50) == 0 {
-            self.store.compact().expect("compacts");
+            self.store.compact().expect("the compaction succeeds");
         }
     }
 
@@ -120,17 +123,17 @@ fn pieces_of(value: &[u8]) -> Vec<Piece> {
     tags.iter().map(|tag| tag.number).collect()
 }
 
-/// Reads every key once more, when nobody else is at work.
+/// Reads every key once more, after all clients have finished.
 pub fn last_look(store: &Path, number: u32) -> Operation {
-    let p = SegmentLog::open(store).expect("opens");
+    let p = SegmentLog::open(store).expect("the open succeeds");
     let keys: Vec<KeyId> = (0..KEYS as KeyId).collect();
     let start = now();
-    let values = p.get_many(keys.iter().copied()).expect("reads");
+    let values = p.get_many(keys.iter().copied()).expect("the read succeeds");
     let seen = values.iter().map(|value| pieces_of(value)).collect();
     Operation { client: number, start, end: Some(now()), call: Call::Read(keys), seen }
 }
 
-/// An operation as one line.
+/// Formats an operation as one line.
 pub fn to_line(operation: &Operation) -> String {
     let change = |change: &Change| match change {
         Change::Append(key, piece) => format!("a{key}:{piece}"),
@@ -153,7 +156,7 @@ pub fn to_line(operation: &Operation) -> String {
     format!("{client} {start} {} {call} {seen}", end.unwrap_or(0))
 }
 
-/// The operation in a line of [`to_line`].
+/// Parses a line of [`to_line`].
 pub fn from_line(line: &str) -> Operation {
     let words: Vec<&str> = line.split(' ').collect();
     let [client, start, end, kind, call, seen] = words[..] else {

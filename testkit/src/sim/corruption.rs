@@ -1,5 +1,6 @@
-//! Stores that were harmed beyond a crash: with another control file they are the same (I6), and
-//! damage below the synced mark is an error, never a shorter history or wrong bytes (I9).
+//! Stores that are corrupted beyond a crash: with another control file they are unchanged (I6), and
+//! damage at or below the durable sequence number is an error, never a shorter history or wrong
+//! bytes (I9).
 
 use std::path::{Path, PathBuf};
 
@@ -17,18 +18,18 @@ use super::repeated_recovery::append;
 use super::timeline::{Choice, Timeline, Unit};
 use super::{Rng, STORE, Violation, options};
 
-/// Every image is looked at with one other control file and with one flipped bit; one of so many with
-/// all kinds of control files, and one with several bits, one at a time.
+/// Every image is checked with one other control file and with one flipped bit. One in this many is
+/// checked with all kinds of control files, and one with several bits, flipped one at a time.
 const MORE_ONE_OF: u64 = 30;
 const FLIPS: usize = 4;
-/// Control files of so many earlier moments are remembered.
+/// The number of earlier control files that are kept.
 const CONTROLS_MAX: usize = 32;
 
-/// Says whether a store is what it must be, and how many batches it has.
+/// Checks a store and returns its number of batches.
 type Judge<'a> = dyn Fn(&SegmentLog<SimDisk>, &Oracle) -> Result<u64, Violation> + 'a;
 
 impl Search<'_> {
-    /// Boots an image, which holds `found` batches, in worse states.
+    /// Boots an image that holds `found` batches in corrupted states.
     pub fn check_corruption(
         &mut self,
         image: &Image,
@@ -43,7 +44,8 @@ impl Search<'_> {
         self.flipped(image, found, flips, &mut rng)
     }
 
-    /// Kills every process at this moment; the control file is then as it was, or another one.
+    /// Kills every process at this moment and checks the store with its control file and with
+    /// others.
     pub fn killed(
         &mut self,
         timeline: &Timeline<'_>,
@@ -53,7 +55,7 @@ impl Search<'_> {
         let names = vec![true; timeline.pending_names()].into();
         let versions = units.iter().map(|unit| unit.versions).collect();
         let mut image = timeline.image(units, &Choice { versions, names });
-        // The machine goes on.
+        // The machine does not reboot.
         image.boot -= 1;
         let (visible, ceiling) = (timeline.visible(), timeline.ceiling());
         let is_found = |log: &_, oracle: &Oracle| oracle.judge(log, visible, ceiling);
@@ -67,8 +69,8 @@ impl Search<'_> {
         checked
     }
 
-    /// Boots an image with its control file zeroed, of random bytes, or an old one, or with `all` of
-    /// these and as it is. What is appended then gets a number that no other batch has.
+    /// Boots an image with its control file zeroed, random or outdated; with `all`, with each of
+    /// these and unchanged. A batch appended afterwards must get an unused sequence number.
     fn other_controls(
         &mut self,
         image: &Image,
@@ -106,7 +108,7 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Boots an image and appends a batch; `again`, what is there then is booted once more.
+    /// Boots an image and appends a batch; with `again`, boots the result once more.
     fn with_control(
         &self,
         image: &Image,
@@ -129,7 +131,7 @@ impl Search<'_> {
         oracle.judge(&log, found + 1, found + 1).map(drop)
     }
 
-    /// Flips bits that must be missed.
+    /// Flips bits whose damage must be detected.
     fn flipped(
         &mut self,
         image: &Image,
@@ -154,7 +156,7 @@ impl Search<'_> {
             };
             match whole {
                 Ok(sequence) if sequence != found => {
-                    return violation(format!("{sequence} batches are there, of {found}"));
+                    return violation(format!("{sequence} of {found} batches are present"));
                 }
                 Ok(_) => {}
                 Err(_) => continue,
@@ -174,15 +176,15 @@ impl Search<'_> {
     }
 }
 
-/// A store whose files lie where those of another store lay, so that behind its batches the bytes
-/// of the other are still there. Returns how many batches it has, and as how many it opens.
+/// Creates a store whose files reuse the space of another store's files, so that the other store's
+/// bytes follow its batches. Returns its number of batches, and the number with which it opens.
 pub fn in_the_place_of_another(defect: Option<Defect>) -> (u64, partd::Result<u64>) {
     let store = |seed, batches: u8| {
         let disk = SimDisk::boot(&Image::blank(), seed, defect);
         let log = options().open_on(disk.clone(), STORE).expect("a new store");
-        (0..batches).for_each(|i| log.append([("k", [i; 40])]).expect("it is written"));
-        log.sync().expect("it is synced");
-        // Its handle never closes it.
+        (0..batches).for_each(|i| log.append([("k", [i; 40])]).expect("the write succeeds"));
+        log.sync().expect("the sync succeeds");
+        // The handle is never closed.
         disk.snapshot()
     };
     let (old, mut new) = (store(1, 6), store(2, 3));
@@ -197,17 +199,18 @@ pub fn in_the_place_of_another(defect: Option<Defect>) -> (u64, partd::Result<u6
     (3, log.and_then(|log| Ok(log.stats()?.sequence)))
 }
 
-/// A segment of an image, read by the format alone.
+/// A segment of an image, read with `partd-format` alone.
 pub struct Walked {
     path: PathBuf,
     pub header: SegmentHeader,
     inputs: Vec<u64>,
     durable_end: u64,
-    /// Of each committed batch: where it begins and ends, its number, and the mark it repeats.
+    /// For each committed batch: its start, its end, its sequence number, and the `durable_seq` in
+    /// its head.
     pub batches: Vec<(u64, u64, u64, u64)>,
 }
 
-/// Reads a segment; none where it is none.
+/// Reads a segment; `None` if the file is not one.
 pub fn walk(path: &Path, bytes: &[u8]) -> Option<Walked> {
     let name = path.file_name()?.as_encoded_bytes();
     id_of_file_name(name)?;
@@ -233,8 +236,9 @@ pub fn walk(path: &Path, bytes: &[u8]) -> Option<Walked> {
     Some(Walked { path: path.to_owned(), header, inputs, durable_end, batches })
 }
 
-/// The bytes whose damage must not go unnoticed: batches up to the newest synced mark that is found
-/// elsewhere than behind them, and the links of those before the `durable_end` of their segment.
+/// The byte ranges whose damage must be detected: the batches up to the newest `durable_seq` that
+/// is recorded outside of them, and the links of the batches before the `durable_end` of their
+/// segment.
 fn below_the_mark(image: &Image) -> Vec<(PathBuf, u64, u64)> {
     let files = image.files.iter();
     let segments: Vec<Walked> =

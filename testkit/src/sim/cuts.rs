@@ -1,24 +1,24 @@
-//! Which of the things that a power cut may lose are lost: all subsets where they are few, and
-//! otherwise those that find mistakes: nothing, everything, each one alone, prefixes and suffixes
-//! in the order of writing, the control file alone or all but it, and random ones.
+//! Chooses which of the pending changes a power cut loses: all subsets if there are few, otherwise
+//! those that tend to expose mistakes: none, all, each one alone, prefixes and suffixes in write
+//! order, the control file alone or everything else, and random ones.
 
 use std::sync::Arc;
 
 use super::Rng;
 use super::timeline::{Choice, Timeline, Unit};
 
-/// Up to so many units, every subset is tried.
+/// Up to this many units, every subset is tried.
 pub const ALL_SUBSETS_MAX_UNITS: usize = 12;
-/// Beyond that, so many random ones.
+/// Beyond that, this many random subsets.
 const RANDOM_SUBSETS: usize = 64;
-/// Beyond that, so many that are lost or kept alone, or begin or end what is kept.
+/// Beyond that, at most this many units are lost or kept alone, or end a prefix or begin a suffix.
 const SINGLE_UNITS_MAX: u64 = 48;
-/// So many choices of units and of names are combined each with each.
+/// Up to this many combinations, every choice of units is combined with every choice of names.
 const PRODUCT_MAX: usize = 1 << 13;
-/// The most changes of names of which every subset is tried.
+/// Up to this many changes of names, every subset is tried.
 const ALL_NAMES_MAX: usize = 5;
 
-/// How the disk keeps what it keeps.
+/// The granularity at which the disk persists changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Whole pages; a prefix of the changes of names.
@@ -41,7 +41,8 @@ impl Mode {
     }
 }
 
-/// The choices for a power cut at this moment, the first two being: everything kept, and all lost.
+/// The choices for a power cut at this moment. The first two are: keep everything, and lose
+/// everything.
 pub fn choices(timeline: &Timeline<'_>, units: &[Unit], mode: Mode, rng: &mut Rng) -> Vec<Choice> {
     let names = names(timeline.pending_names(), mode, rng);
     let versions = versions(timeline, units, rng);
@@ -54,7 +55,8 @@ pub fn choices(timeline: &Timeline<'_>, units: &[Unit], mode: Mode, rng: &mut Rn
             );
         }
     } else {
-        // All the versions under one choice of names each, all the names under two of versions.
+        // Each choice of versions with one choice of names, and each choice of names with two of
+        // versions.
         for (i, versions) in versions.iter().enumerate() {
             let drawn = if i < 2 { i } else { rng.below(2 * names.len() as u64) as usize };
             let names = names.get(drawn).unwrap_or(&names[0]);
@@ -69,8 +71,8 @@ pub fn choices(timeline: &Timeline<'_>, units: &[Unit], mode: Mode, rng: &mut Rn
     choices
 }
 
-/// What is looked at whenever a batch has got its number: its head torn at each unit, so inside
-/// each of its lengths and checksums, and each unit of the head lost alone.
+/// The choices to examine whenever a batch has received its number: its head torn at each unit, so
+/// inside each of its lengths and checksums, and each unit of the head lost alone.
 pub fn tears(timeline: &Timeline<'_>, units: &[Unit]) -> Vec<Choice> {
     let head = timeline.just_settled(units);
     let names: Arc<[bool]> = vec![true; timeline.pending_names()].into();
@@ -82,7 +84,7 @@ pub fn tears(timeline: &Timeline<'_>, units: &[Unit]) -> Vec<Choice> {
     torn.chain(head.iter().map(|one| without(&[*one]))).collect()
 }
 
-/// Which changes of names happened: all kept first, then none.
+/// The choices of name changes: keep all first, then none.
 pub fn names(pending: usize, mode: Mode, rng: &mut Rng) -> Vec<Arc<[bool]>> {
     let mut names: Vec<Arc<[bool]>> =
         (0..=pending).rev().map(|kept| (0..pending).map(|i| i < kept).collect()).collect();
@@ -102,7 +104,7 @@ pub fn names(pending: usize, mode: Mode, rng: &mut Rng) -> Vec<Arc<[bool]>> {
     names
 }
 
-/// All kept first, then none.
+/// The choices of versions: keep all first, then none.
 fn versions(timeline: &Timeline<'_>, units: &[Unit], rng: &mut Rng) -> Vec<Arc<[usize]>> {
     let count = units.len();
     let pick = |kept: &dyn Fn(usize) -> bool| -> Arc<[usize]> {
@@ -113,7 +115,7 @@ fn versions(timeline: &Timeline<'_>, units: &[Unit], rng: &mut Rng) -> Vec<Arc<[
         sets.extend(
             (1..(1_u32 << count).saturating_sub(1)).map(|set| pick(&|i| set >> i & 1 == 1)),
         );
-        // And versions in between.
+        // Intermediate versions.
         let has_versions = units.iter().any(|unit| unit.versions > 1);
         for _ in 0..if has_versions { 8 } else { 0 } {
             sets.push(units.iter().map(|u| rng.below(u.versions as u64 + 1) as usize).collect());
@@ -132,7 +134,7 @@ fn versions(timeline: &Timeline<'_>, units: &[Unit], rng: &mut Rng) -> Vec<Arc<[
     sets.push(pick(&|i| timeline.is_control(&units[i])));
     sets.push(pick(&|i| !timeline.is_control(&units[i])));
     for i in 0..RANDOM_SUBSETS {
-        // Half of them with a few units lost or kept, since those come closest to a whole store.
+        // Half of them lose or keep only a few units, since these come closest to an intact store.
         let kept = [2, 8, 14][i % 3];
         let any_version = i % 2 == 0;
         let mut draw = |unit: &Unit| match rng.below(16) < kept {

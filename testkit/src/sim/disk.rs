@@ -1,9 +1,10 @@
-//! The simulated disk: files in anonymous memory, names, locks, and a log of everything
-//! that was stored, synced, made, renamed and removed, in one order.
+//! The simulated disk: files in anonymous memory, names, locks, and a log of everything that was
+//! stored, synced, created, renamed and removed, in one order.
 //!
 //! A [`SimDisk`] is one process's view of the disk. A process can be stopped after any of its
-//! operations, and then go on or die there: it does nothing any more, and its locks are gone.
-//! It loses nothing by itself; what a power cut leaves is worked out from the log (`timeline`).
+//! operations, and then resume or die there; a dead process does nothing more, and its locks are
+//! released. The disk itself loses nothing; `timeline` computes from the log what a power cut
+//! leaves behind.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -21,7 +22,7 @@ use super::image::{FileImage, Image};
 use super::memory::Memory;
 use super::{Rng, STORE};
 
-/// One operation on the disk, and who did it.
+/// One operation on the disk, and the process that made it.
 #[derive(Clone, Debug)]
 pub struct Record {
     pub process: u32,
@@ -37,23 +38,23 @@ pub enum Event {
     },
     Sync {
         inode: u32,
-        /// Only the pages up to here, if not all.
+        /// Only the pages up to here, if set.
         len: Option<u64>,
     },
-    /// Disk space was given back; the bytes read as zeros.
+    /// Disk space was freed; the bytes read as zeros.
     Punch {
         inode: u32,
         offset: u64,
         len: u64,
     },
-    /// What was not durable by now may never be: its pages count as clean.
+    /// Data that is not durable yet may never become so: its pages count as clean.
     SyncFailed {
         inode: u32,
     },
     Create {
         path: PathBuf,
         inode: u32,
-        /// What `stat` reports.
+        /// The inode number that `stat` reports.
         identity: u64,
         len: u64,
     },
@@ -72,57 +73,57 @@ pub enum Event {
     SyncDir {
         path: PathBuf,
     },
-    /// No later sync of the directory proves anything.
+    /// Later syncs of the directory prove nothing.
     SyncDirFailed {
         path: PathBuf,
     },
-    /// The commit word was changed; a number that was taken is for `batch` of the workload.
+    /// The commit word changed; a sequence number taken now belongs to `batch` of the workload.
     Commit {
         word: Commit,
         batch: Option<usize>,
     },
-    /// A new control file is in its place: the history has so many batches.
+    /// A new control file is in place, for a history of this many batches.
     Recovered {
         sequence: u64,
     },
-    /// A call of the store's face begins, which writes `batch` if it writes.
+    /// A call of the store's public API begins; it writes `batch`, if any.
     Begin {
         batch: Option<usize>,
     },
-    /// It has returned without an error.
+    /// The call has returned without an error.
     End {
         durable: bool,
     },
 }
 
-/// What the disk does wrong, on purpose: a call of the seam that the engine seems to leave out.
+/// A deliberate defect of the disk: a call that has no effect, as if the engine had omitted it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Defect {
-    /// No file is synced by `sync` and durable appends.
+    /// `sync` and durable appends sync no file.
     SyncLeftOut,
-    /// Only one of two files is.
+    /// They sync only every second file.
     EverySecondSyncLeftOut,
-    /// What is synced is what was there when the call of the store's face began.
+    /// A sync covers only what was stored before the API call began.
     SyncTooEarly,
-    /// No file is synced by recovery.
+    /// Recovery syncs no file.
     SyncInRecoveryLeftOut,
     /// The directory of the store is never synced.
     SyncOfDirectoryLeftOut,
-    /// The directory in which the store was made is never synced.
+    /// The directory that contains the store is never synced.
     SyncOfParentLeftOut,
-    /// Files are made without their space.
+    /// Files are created without allocating their space.
     AllocationLeftOut,
-    /// Locks exclude nobody.
+    /// Locks exclude no one.
     LocksLeftOut,
-    /// The boot id stays the same when the power was lost.
+    /// The boot id stays the same after a power cut.
     BootIdStays,
-    /// Every random number is the same, so that segments share one salt.
+    /// Every random number is the same, so all segments share one salt.
     RandomStays,
-    /// A write through the file leaves its last byte out.
+    /// A write through the file omits its last byte.
     WriteIsShort,
 }
 
-/// Calls of the seam, counted.
+/// Counts of the calls to the disk.
 #[derive(Debug, Default)]
 pub struct Counts {
     pub loads: AtomicU64,
@@ -157,7 +158,7 @@ struct Shared {
     state: Mutex<State>,
     boot: u64,
     defect: Option<Defect>,
-    /// Whether operations are logged; else they are only counted.
+    /// Whether operations are logged; otherwise they are only counted.
     records: bool,
     /// Whether the store is being opened.
     opening: AtomicBool,
@@ -167,14 +168,14 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The directories, each with its number.
+    /// The directories, each with its inode number.
     dirs: BTreeMap<PathBuf, u64>,
-    /// The last number that `stat` has reported for a new file or directory.
+    /// The last inode number that was assigned.
     identities: u64,
     names: BTreeMap<PathBuf, Arc<Inode>>,
     /// Milliseconds since 1970.
     now_unix_ms: u64,
-    /// The inodes of the files that are open, each with its process.
+    /// The inodes of the open files, each with its process.
     open: Vec<(u32, u32)>,
     locks: Vec<Held>,
     log: Vec<Record>,
@@ -183,26 +184,26 @@ struct State {
     tickets: u64,
     syncs: u64,
     random: u64,
-    /// Pages of free space, where the disk has an end.
+    /// Pages of free space, if the disk is limited.
     free_pages: Option<u64>,
-    /// A store to a page that the disk had no space for: SIGBUS.
+    /// A process stored to a page that the disk had no space for: SIGBUS.
     died_of_sigbus: bool,
-    /// A store to space that was given back, where a full disk would have none.
+    /// A process stored to space that had been freed, which a full disk could not provide.
     stored_in_hole: bool,
 }
 
 #[derive(Debug)]
 struct Inode {
     number: u32,
-    /// What `stat` reports: the same after a process has died, and after a boot.
+    /// The inode number that `stat` reports: unchanged by a death and by a reboot.
     identity: u64,
     mapping: Memory,
-    /// Pages of which the disk space was given back.
+    /// Pages whose disk space was freed.
     holes: Mutex<BTreeSet<u64>>,
-    /// Without allocation: the pages that have their space.
+    /// Without allocation: the pages that have space.
     backed: Option<Mutex<BTreeSet<u64>>>,
-    /// Writes to stable storage that have failed. Each open file is told once; who opens the file
-    /// later is told of the last one if nobody was told, and the file was open all along.
+    /// Failed writebacks. Each open file reports a failure once; a file opened later reports the
+    /// last failure if no one has seen it and the inode stayed open.
     failures: Mutex<Failures>,
 }
 
@@ -212,7 +213,7 @@ struct Failures {
     was_told: bool,
 }
 
-/// What is locked: by what it is, not by its name.
+/// The locked object: identified by what it is, not by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Locked {
     Dir(u64),
@@ -250,23 +251,23 @@ struct Gate {
     fate: Fate,
 }
 
-/// What has become of a process that was told to stop.
+/// The state of a process that was asked to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     Running,
     Stopped,
     Dead,
-    /// The call that was to be stopped has returned.
+    /// The call in which it was to stop has returned.
     Finished,
 }
 
-/// Identities from here on are those of files that were put together by hand.
+/// Inode numbers from here on belong to files that were built by hand.
 const PUT_TOGETHER: u64 = 1 << 48;
 
-/// When every simulated machine is booted.
+/// The time at which every simulated machine boots.
 const START_UNIX_MS: u64 = 1_700_000_000_000;
 
-/// The payload with which a dead process's thread is unwound, once nobody looks any more.
+/// The payload that unwinds a dead process's thread at the end.
 #[derive(Debug)]
 pub struct Killed;
 
@@ -275,12 +276,12 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl SimDisk {
-    /// A machine that starts with what `image` holds.
+    /// Boots a machine whose disk holds `image`.
     pub fn boot(image: &Image, seed: u64, defect: Option<Defect>) -> SimDisk {
         SimDisk::with(image, seed, defect, true)
     }
 
-    /// The same without a log, for tests that only count or read.
+    /// Boots a machine without a log, for tests that only count or read.
     pub fn unlogged(image: &Image, seed: u64) -> SimDisk {
         SimDisk::with(image, seed, None, false)
     }
@@ -295,10 +296,11 @@ impl SimDisk {
             for (&page, bytes) in &file.pages {
                 let at = u64::from(page) * 4096;
                 let room = file.len.saturating_sub(at).min(4096) as usize;
-                // Words are stored; of a file that ends in half of one, that half stays zero.
+                // Memory is stored in words of 8 bytes; the last word of a file that ends inside it
+                // stays zero.
                 poke(&mapping, at, &bytes.bytes()[..room & !7]);
             }
-            // An image that somebody has put together does not say it.
+            // An image that was built by hand has no inode numbers.
             let identity = file.identity.unwrap_or(PUT_TOGETHER + u64::from(state.inodes));
             if identity < PUT_TOGETHER {
                 state.identities = state.identities.max(identity);
@@ -328,7 +330,7 @@ impl SimDisk {
         SimDisk { shared: Arc::clone(&self.shared), process }
     }
 
-    /// All that the disk holds now, as if every file and name had been synced.
+    /// The current contents of the disk, as if every file and name had been synced.
     pub fn snapshot(&self) -> Image {
         let state = lock(&self.shared.state);
         let file = |inode: &Arc<Inode>| {
@@ -340,7 +342,7 @@ impl SimDisk {
         Image { boot: self.shared.boot, dirs: state.dirs.keys().cloned().collect(), files }
     }
 
-    /// What the disk held when the machine was booted.
+    /// The contents of the disk at boot.
     pub fn base(&self) -> &Image {
         &self.shared.base
     }
@@ -354,7 +356,7 @@ impl SimDisk {
         lock(&self.shared.state).log.clone()
     }
 
-    /// The changes of the history from a place in the log on, and where the log ends.
+    /// The commit events from position `from` of the log on, and the end of the log.
     pub fn commits(&self, from: usize) -> (Vec<Event>, usize) {
         let state = lock(&self.shared.state);
         let is_of_history =
@@ -367,33 +369,33 @@ impl SimDisk {
         &self.shared.counts
     }
 
-    /// Gives the disk an end: so many bytes more.
+    /// Limits the free space of the disk to `bytes`.
     pub fn limit(&self, bytes: u64) {
         lock(&self.shared.state).free_pages = Some(bytes / 4096);
     }
 
-    /// Whether a process died because a page it stored to had no space.
+    /// Whether a process died because it stored to a page without space.
     pub fn died_of_sigbus(&self) -> bool {
         lock(&self.shared.state).died_of_sigbus
     }
 
-    /// Whether a process stored to space that it or another had given back.
+    /// Whether a process stored to space that had been freed.
     pub fn stored_in_hole(&self) -> bool {
         lock(&self.shared.state).stored_in_hole
     }
 
-    /// Says whether the store is being opened, for defects of recovery.
+    /// Sets whether the store is being opened, for defects of recovery.
     pub fn set_opening(&self, opening: bool) {
         self.shared.opening.store(opening, Relaxed);
     }
 
-    /// Says that a call of the store's face begins.
+    /// Records that an API call begins.
     pub fn begin(&self, batch: Option<usize>) {
         *lock(&self.process.batch) = batch;
         self.record(Event::Begin { batch });
     }
 
-    /// Says that it has returned.
+    /// Records that the API call has returned.
     pub fn end(&self, durable: bool) {
         self.record(Event::End { durable });
     }
@@ -404,7 +406,7 @@ impl SimDisk {
         *gate = Gate { steps: 0, stop_at: Some(at), fate: Fate::Running };
     }
 
-    /// Says that the call that was to be stopped has returned.
+    /// Records that the call that was to be stopped has returned.
     pub fn finished(&self) {
         let mut gate = lock(&self.process.gate);
         gate.stop_at = None;
@@ -421,7 +423,7 @@ impl SimDisk {
         gate.fate
     }
 
-    /// Lets a stopped process go on.
+    /// Resumes a stopped process.
     pub fn resume(&self) {
         let mut gate = lock(&self.process.gate);
         if gate.fate == Fate::Stopped {
@@ -431,48 +433,48 @@ impl SimDisk {
         }
     }
 
-    /// Lets a stopped process go on until its `at`th operation from now on.
+    /// Resumes a stopped process until its `at`th operation from now on.
     pub fn go_on_until(&self, at: u64) {
         self.stop_at(at);
         self.process.moved.notify_all();
     }
 
-    /// Takes the locks of a process that was killed; it is stopped for good.
+    /// Releases the locks of a killed process, which never resumes.
     pub fn kill(&self) {
         let mut state = lock(&self.shared.state);
         state.locks.retain(|held| held.process != self.process.number);
         state.open.retain(|(_, process)| *process != self.process.number);
     }
 
-    /// Watches the calls of this process that can fail from now on; one of them does.
+    /// Records the fallible calls of this process from now on, and fails one of them if asked to.
     pub fn watch(&self, fails: Option<(usize, i32)>) {
         *lock(&self.process.faults) = Some(Faults { fails, ..Faults::default() });
     }
 
-    /// Watches them, and lets all fail from the one of a number on.
+    /// Records the calls, and fails all from number `at` on.
     pub fn fail_for_good(&self, at: usize, error: i32) {
         let for_good = Some((at, error));
         *lock(&self.process.faults) = Some(Faults { for_good, ..Faults::default() });
     }
 
-    /// Watches them, and lets the first of a kind fail.
+    /// Records the calls, and fails the first of a kind.
     pub fn fail_first(&self, call: Call, error: i32) {
         let first = Some((call, error));
         *lock(&self.process.faults) = Some(Faults { first, ..Faults::default() });
     }
 
-    /// Watches them, and lets something happen before one of them.
+    /// Records the calls, and runs `meanwhile` before one of them.
     pub fn interrupt(&self, at: usize, meanwhile: impl FnOnce() + Send + 'static) {
         let late = Some((at, Meanwhile(Box::new(meanwhile))));
         *lock(&self.process.faults) = Some(Faults { late, ..Faults::default() });
     }
 
-    /// The calls since they were watched; they are not any more.
+    /// Stops recording, and returns the recorded calls.
     pub fn watched(&self) -> Vec<Call> {
         lock(&self.process.faults).take().map_or_else(Vec::new, |faults| faults.made)
     }
 
-    /// The system fails to write a file to stable storage, unasked.
+    /// Fails a writeback by the kernel, outside of any sync.
     pub fn fail_writeback(&self, path: &Path) {
         let inode = lock(&self.shared.state).names.get(path).cloned().expect("a file");
         let mut failures = lock(&inode.failures);
@@ -481,18 +483,18 @@ impl SimDisk {
         self.record(Event::SyncFailed { inode: inode.number });
     }
 
-    /// Whether a process has a file open.
+    /// Whether any process has a file open.
     pub fn is_open(&self, path: &Path) -> bool {
         lock(&self.shared.state).names.get(path).is_some_and(|inode| Arc::strong_count(inode) > 1)
     }
 
-    /// The files that this process has open, each as often as it has.
+    /// The number of open files of this process, counting repeated opens.
     pub fn open_files(&self) -> usize {
         let state = lock(&self.shared.state);
         state.open.iter().filter(|(_, process)| *process == self.process.number).count()
     }
 
-    /// A call that can fail.
+    /// Runs a call that can fail.
     fn fallible(&self, call: Call) -> io::Result<()> {
         let meanwhile = lock(&self.process.faults).as_mut().and_then(Faults::meanwhile);
         if let Some(Meanwhile(happens)) = meanwhile {
@@ -501,8 +503,8 @@ impl SimDisk {
         lock(&self.process.faults).as_mut().map_or(Ok(()), |faults| faults.pass(call))
     }
 
-    /// Ends the thread of a killed process. What it does while it unwinds reaches the mappings, so
-    /// this is for when nobody looks any more.
+    /// Ends the thread of a killed process. Its unwinding still stores to mappings, so call this
+    /// only after the last check of the disk.
     pub fn bury(&self) {
         let mut gate = lock(&self.process.gate);
         gate.fate = Fate::Dead;
@@ -515,7 +517,7 @@ impl SimDisk {
         }
     }
 
-    /// The end of an operation: where a process can be stopped.
+    /// Ends an operation; a process can be stopped here.
     fn step(&self) {
         let mut gate = lock(&self.process.gate);
         gate.steps += 1;
@@ -539,7 +541,7 @@ impl SimDisk {
     fn file(&self, inode: Arc<Inode>) -> SimFile {
         lock(&self.shared.state).open.push((inode.number, self.process.number));
         let Failures { count, was_told } = *lock(&inode.failures);
-        // The directory and this call know the file; whoever else does has it open.
+        // The directory and this call hold two references; any other one is an open file.
         let is_open = Arc::strong_count(&inode) > 2;
         let told = if is_open && !was_told { count.saturating_sub(1) } else { count };
         SimFile { disk: self.clone(), inode, told: AtomicU64::new(told) }
@@ -620,7 +622,7 @@ impl Process {
 }
 
 impl Inode {
-    /// The pages that the file takes on the disk.
+    /// The number of pages that the file takes on disk.
     fn pages(&self) -> u64 {
         self.mapping.len().div_ceil(4096) - lock(&self.holes).len() as u64
     }
@@ -730,7 +732,7 @@ impl Disk for SimDisk {
 }
 
 impl SimDir {
-    /// The path of an entry, if the directory is still there.
+    /// The path of an entry, if the directory still exists.
     fn at(&self, name: &str) -> io::Result<PathBuf> {
         match lock(&self.disk.shared.state).dirs.get(&self.path) {
             Some(number) if *number == self.number => Ok(self.path.join(name)),
@@ -758,7 +760,7 @@ impl SimDir {
         Some(SimLock { disk: disk.clone(), ticket })
     }
 
-    /// The inode of a file of which a byte is to be locked, if it is still the one that is meant.
+    /// The inode of the file in which a byte is to be locked, if the name still refers to it.
     fn inode_to_lock(&self, name: &str, id: FileId) -> io::Result<Arc<Inode>> {
         self.disk.fallible(Call::LockByte)?;
         self.disk.count(|counts| &counts.locks);
@@ -916,7 +918,7 @@ impl Dir for SimDir {
 }
 
 impl SimDisk {
-    /// Removes a file, whoever has it open.
+    /// Removes a file, even if it is open.
     pub fn remove_name(&self, path: &Path) -> io::Result<()> {
         self.count(|counts| &counts.names);
         let mut state = lock(&self.shared.state);
@@ -936,7 +938,7 @@ impl SimDisk {
         Ok(self.file(inode.ok_or(io::ErrorKind::NotFound)?))
     }
 
-    /// Puts another file with the same bytes in the place of one.
+    /// Replaces a file with a copy that has the same bytes.
     pub fn replace_with_copy(&self, path: &Path) {
         let mut state = lock(&self.shared.state);
         let Some(old) = state.names.get(path).cloned() else { return };
@@ -950,7 +952,7 @@ impl SimDisk {
         state.names.insert(path.to_owned(), Arc::new(Inode::new(number, identity, copy)));
     }
 
-    /// Gives a file another name as well, in place of the file that has it.
+    /// Gives a file a second name, replacing the file that has it.
     pub fn put_in_place(&self, from: &Path, to: &Path) {
         let mut state = lock(&self.shared.state);
         if let Some(inode) = state.names.get(from).cloned() {
@@ -964,7 +966,7 @@ impl SimDisk {
         state.names.keys().filter(|path| path.parent() == Some(dir)).cloned().collect()
     }
 
-    /// Lets time pass.
+    /// Advances the clock.
     pub fn pass(&self, ms: u64) {
         lock(&self.shared.state).now_unix_ms += ms;
     }
@@ -996,12 +998,13 @@ impl SimDisk {
 pub struct SimFile {
     disk: SimDisk,
     inode: Arc<Inode>,
-    /// The failures that it was told of.
+    /// The number of failures that this file has reported.
     told: AtomicU64,
 }
 
 impl SimFile {
-    /// Fails where a sync is to fail, or where one has of which this file was not told.
+    /// Fails if a failure is injected, or if a writeback has failed that this file has not
+    /// reported.
     fn write_back(&self) -> io::Result<()> {
         let mut failures = lock(&self.inode.failures);
         let failed = self.disk.fallible(Call::Sync);
@@ -1014,7 +1017,7 @@ impl SimFile {
         Ok(())
     }
 
-    /// Gives pages their space at the first store, where they had none.
+    /// Allocates pages at their first store, if they have no space.
     fn back(&self, offset: u64, len: u64) {
         let Some(backed) = &self.inode.backed else { return };
         let mut backed = lock(backed);
@@ -1039,7 +1042,7 @@ impl DiskFile for SimFile {
         FileId { device: 1, inode: self.inode.identity }
     }
 
-    /// One file of two, so that both ways of writing into a file that was there before are taken.
+    /// True for every second file, so that both ways of writing into an existing file are used.
     fn is_cached(&self, _: u64) -> bool {
         self.inode.number.is_multiple_of(2)
     }
@@ -1087,7 +1090,7 @@ impl DiskFile for SimFile {
         }
         let failed = self.disk.fallible(Call::WriteAt);
         if failed.is_err() {
-            // Some of it was written.
+            // A part was written.
             bytes.truncate(bytes.len() / 2);
         }
         poke(&self.inode.mapping, offset, &bytes);
@@ -1122,7 +1125,7 @@ impl DiskFile for SimFile {
         let end = end.ok_or(io::ErrorKind::InvalidInput)?;
         let mapping: &Mapping = &self.inode.mapping;
         let mut word = offset;
-        // Many words, and most of them zero already.
+        // The range has many words, most of them already zero.
         while word < end {
             if mapping.load(word, Relaxed) != 0 {
                 mapping.store(word, 0, Relaxed);
@@ -1147,7 +1150,7 @@ impl Drop for SimFile {
     fn drop(&mut self) {
         let mut state = lock(&self.disk.shared.state);
         let this = (self.inode.number, self.disk.process.number);
-        // None is left where the process was killed.
+        // The entry is gone if the process was killed.
         if let Some(place) = state.open.iter().position(|open| *open == this) {
             state.open.swap_remove(place);
         }

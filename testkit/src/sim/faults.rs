@@ -1,15 +1,14 @@
-//! Calls of the disk that fail once or for good, on purpose: which can, with which errors, and which
-//! one does; or that come late, when something else has happened before.
+//! Injected failures of disk calls: which calls can fail, with which errors, once or permanently;
+//! and events that are injected before a call.
 //!
-//! EINTR is not among the errors. The seam of the real disk makes an interrupted `pwritev` or
-//! `fallocate` again (`retry` in `src/log/disk/linux.rs`; its unit test for writes is
-//! `a_write_that_is_short_or_interrupted_goes_on_where_it_was`), the standard library does that
-//! with `open` and `fsync`, a lock that is tried does not wait, and a local file system interrupts
-//! nothing else.
+//! EINTR is not among the errors. The real disk retries an interrupted `pwritev` or `fallocate`
+//! (`retry` in `src/log/disk/linux.rs`; its unit test for writes is
+//! `a_write_that_is_short_or_interrupted_goes_on_where_it_was`), the standard library retries
+//! `open` and `fsync`, a try-lock does not wait, and a local file system interrupts nothing else.
 
 use std::{fmt, io};
 
-/// A call of the seam that can fail.
+/// A disk call that can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Call {
     Create,
@@ -33,7 +32,7 @@ pub enum Call {
 }
 
 impl Call {
-    /// The errors that the system has for the call. The first is the one that says the least.
+    /// The errors that the system can return for the call. The first is the least specific.
     pub fn errors(self) -> &'static [i32] {
         use libc::{
             EACCES, EDQUOT, EIO, EMFILE, ENFILE, ENOLCK, ENOMEM, ENOSPC, EOPNOTSUPP, EROFS,
@@ -56,14 +55,14 @@ impl Call {
         }
     }
 
-    /// Whether the error says that something was not brought to stable storage. Else it was not
-    /// even tried: no file could be opened for it.
+    /// Whether the error means that data may not have reached stable storage. Otherwise the sync
+    /// was not even tried: no file could be opened for it.
     pub fn loses(self, error: i32) -> bool {
         matches!(self, Call::Sync | Call::SyncDir) && ![libc::EMFILE, libc::ENFILE].contains(&error)
     }
 }
 
-/// Something that happens while a call waits.
+/// An event that happens before a call.
 pub struct Meanwhile(pub Box<dyn FnOnce() + Send>);
 
 impl fmt::Debug for Meanwhile {
@@ -72,22 +71,22 @@ impl fmt::Debug for Meanwhile {
     }
 }
 
-/// The calls of a process since it was watched, and the one that fails.
+/// The calls of a process since recording began, and the injected failure.
 #[derive(Debug, Default)]
 pub struct Faults {
     pub made: Vec<Call>,
-    /// The call, counted from 0, and its error.
+    /// The call to fail, counted from 0, and its error.
     pub fails: Option<(usize, i32)>,
     /// The call, counted from 0, from which on all fail, and their error.
     pub for_good: Option<(usize, i32)>,
-    /// The first call of its kind, and its error.
+    /// The kind of call of which the first fails, and its error.
     pub first: Option<(Call, i32)>,
-    /// The call, counted from 0, before which something happens.
+    /// The call, counted from 0, before which the event happens.
     pub late: Option<(usize, Meanwhile)>,
 }
 
 impl Faults {
-    /// What happens before the next call.
+    /// The event to run before the next call.
     pub fn meanwhile(&mut self) -> Option<Meanwhile> {
         let next = self.made.len();
         self.late.take_if(|(at, _)| *at == next).map(|(_, meanwhile)| meanwhile)

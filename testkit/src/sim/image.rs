@@ -1,5 +1,5 @@
-//! What a power cut leaves behind: names, and files as sparse pages. Cheap to copy, since images
-//! share the pages in which they do not differ; compared by a hash of everything that is in them.
+//! The state of a disk after a power cut: names, and files as sparse pages. Images are cheap to
+//! copy, since they share equal pages, and are compared by a hash of their contents.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
@@ -23,21 +23,21 @@ pub type Pages = BTreeMap<u32, Arc<Page>>;
 pub struct FileImage {
     pub len: u64,
     pub pages: Pages,
-    /// What `stat` reports for it; nothing where the file was put together by hand.
+    /// The inode number that `stat` reports; `None` if the file was built by hand.
     pub identity: Option<u64>,
 }
 
 /// A disk at rest.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// Numbers the boots of the machine; the next one that starts from the image has this number.
+    /// The number of the next boot from this image.
     pub boot: u64,
     pub dirs: BTreeSet<PathBuf>,
     pub files: BTreeMap<PathBuf, FileImage>,
 }
 
 impl Page {
-    /// The page, unless it is all zeros, which is what a missing page reads as.
+    /// Creates a page; `None` if it is all zeros, as a missing page reads.
     pub fn new(bytes: &[u8]) -> Option<Arc<Page>> {
         assert_eq!(bytes.len(), 4096);
         (bytes != ZEROS).then(|| {
@@ -51,7 +51,7 @@ impl Page {
     }
 }
 
-/// Puts a page in its place, where there is one.
+/// Sets a page, or removes it if it is all zeros.
 pub fn put(pages: &mut Pages, number: u32, bytes: &[u8]) {
     match Page::new(bytes) {
         Some(page) => pages.insert(number, page),
@@ -60,7 +60,7 @@ pub fn put(pages: &mut Pages, number: u32, bytes: &[u8]) {
 }
 
 impl Image {
-    /// A disk with nothing but its root directory.
+    /// A disk with only a root directory.
     pub fn blank() -> Image {
         let dirs = BTreeSet::from([PathBuf::from("/")]);
         Image { boot: 1, dirs, files: BTreeMap::new() }
@@ -91,7 +91,7 @@ impl FileImage {
         bytes
     }
 
-    /// A file of these bytes.
+    /// A file with these bytes.
     pub fn of(bytes: &[u8]) -> FileImage {
         let mut file = FileImage { len: bytes.len() as u64, ..FileImage::default() };
         for (number, chunk) in bytes.chunks(4096).enumerate() {
@@ -102,7 +102,7 @@ impl FileImage {
         file
     }
 
-    /// One byte, changed by `xor`.
+    /// Changes one byte by `xor`.
     pub fn flip(&mut self, offset: u64, xor: u8) {
         let number = (offset / 4096) as u32;
         let mut page = self.pages.get(&number).map_or(vec![0; 4096], |p| p.bytes().to_vec());
@@ -110,7 +110,7 @@ impl FileImage {
         put(&mut self.pages, number, &page);
     }
 
-    /// The file cut to `len` bytes.
+    /// Truncates the file to `len` bytes.
     pub fn truncate(&mut self, len: u64) {
         let mut bytes = self.bytes();
         bytes.truncate(len as usize);

@@ -1,5 +1,6 @@
-//! The memory of simulated files. A crash test boots hundred thousands of disks; mapping and unmapping
-//! the memory of each would take longer than what is tested, so it is cleared and used again.
+//! The memory of simulated files. A crash test boots hundreds of thousands of disks; mapping and
+//! unmapping memory for each would take longer than the tests themselves, so memory is cleared and
+//! reused.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -9,7 +10,7 @@ use partd::log::disk::Mapping;
 
 use super::disk::lock;
 
-/// Zeroed memory that nobody uses, by its length.
+/// Zeroed memory that is not in use, by length.
 static SPARE: LazyLock<Mutex<HashMap<u64, Vec<Mapping>>>> = LazyLock::new(Mutex::default);
 
 /// The memory of one file.
@@ -17,7 +18,7 @@ static SPARE: LazyLock<Mutex<HashMap<u64, Vec<Mapping>>>> = LazyLock::new(Mutex:
 pub struct Memory(Option<Mapping>);
 
 impl Memory {
-    /// So many bytes, all zero.
+    /// Returns `len` bytes, all zero.
     pub fn zeroed(len: u64) -> Memory {
         let spare = lock(&SPARE).get_mut(&len).and_then(Vec::pop);
         Memory(Some(spare.unwrap_or_else(|| Mapping::anonymous(len).expect("memory"))))

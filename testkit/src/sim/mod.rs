@@ -1,20 +1,20 @@
-//! A disk in memory under the engine's seam, that can lose its power, and the judge of what it
-//! must have kept. What it models is the crash model: dirty pages, sectors and words, the lengths
-//! of files, and the names in directories, each lost or kept.
+//! A disk in memory below the engine's file-system abstraction that can lose its power, and the
+//! judge of what the store must have kept. It implements the crash model: dirty pages, sectors and
+//! words, the lengths of files, and the names in directories can each be lost or kept.
 //!
-//! | file | what it owns |
+//! | file | contents |
 //! |---|---|
-//! | `disk` | the disk: files, names, locks, a log of every operation; processes that stop and die |
-//! | `faults` | calls that fail once |
+//! | `disk` | the disk: files, names, locks, a log of every operation; stops and deaths |
+//! | `faults` | injected failures of disk calls |
 //! | `memory` | the memory of its files |
-//! | `image` | what a power cut leaves behind: a disk at rest |
+//! | `image` | the state of a disk after a power cut |
 //! | `timeline` | the log up to a moment: what is durable by then, and what may be lost |
-//! | `cuts` | which of the things that may be lost are lost: the enumeration |
+//! | `cuts` | enumerates which of the pending changes are lost |
 //! | `oracle` | what the store must hold after each batch of the history |
-//! | `script` | workloads as data, and their run on a disk |
-//! | `power` | power cuts all along a workload, and the invariants I1 to I5 on each image |
-//! | `harm` | other control files and flipped bits: I6 and I9 |
-//! | `again` | recovery cut and killed, what is appended to a recovered store: I7 and I8 |
+//! | `script` | workloads as data, and how they run on a disk |
+//! | `power` | power cuts throughout a workload, and the invariants I1 to I5 on each image |
+//! | `corruption` | other control files and flipped bits: I6 and I9 |
+//! | `repeated_recovery` | interrupted recoveries, and appends to a recovered store: I7 and I8 |
 //! | `workloads` | the workloads |
 
 pub mod corruption;
@@ -32,10 +32,10 @@ pub mod workloads;
 
 use partd::{Options, SegmentLog};
 
-/// Where the store of every simulated test lies.
+/// The path of the store in every simulated test.
 pub const STORE: &str = "/store";
 
-/// How every simulated test opens the store: small segments, and no compaction but when asked.
+/// The options of every simulated test: small segments, and no background compaction.
 pub fn options() -> Options {
     SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None)
 }
@@ -54,7 +54,7 @@ impl Violation {
     }
 }
 
-/// Random numbers that a seed fixes (splitmix64).
+/// A seeded generator of random numbers (splitmix64).
 #[derive(Clone, Debug)]
 pub struct Rng(pub u64);
 
@@ -67,7 +67,7 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// A number below `limit`, which is not 0.
+    /// A number below `limit`, which must not be 0.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }

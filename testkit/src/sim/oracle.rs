@@ -1,4 +1,4 @@
-//! What the store must hold after each batch of the history: the naive model.
+//! The naive model: the contents of the store after each batch of the history.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -48,7 +48,7 @@ struct Value {
     is_set: bool,
 }
 
-/// What the store holds at one moment.
+/// The contents of a store at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Content {
     values: BTreeMap<String, Value>,
@@ -83,7 +83,7 @@ impl Content {
         self.values.keys().map(String::as_str)
     }
 
-    /// Holds a store against the content, byte by byte.
+    /// Compares a store with the contents, byte by byte.
     pub fn compare<D: Disk>(&self, log: &SegmentLog<D>) -> Result<(), Difference> {
         let error = |what, error| Difference::Error(format!("{what}: {error}"));
         let keys = log.keys().map_err(|e| error("keys", e))?;
@@ -112,12 +112,12 @@ impl Content {
     }
 }
 
-/// How a store differs from a content.
+/// A difference between a store and the expected contents.
 #[derive(Clone, Debug)]
 pub enum Difference {
-    /// It gives an error.
+    /// The store returned an error.
     Error(String),
-    /// Of a key there is more than there should be.
+    /// A key has more than it should.
     More(String, String),
     /// Something is missing or wrong.
     Less(String),
@@ -138,7 +138,7 @@ fn list(keys: &BTreeSet<&[u8]>) -> String {
     format!("[{}]", keys.join(" "))
 }
 
-/// The content after each batch of one history, from the empty store on.
+/// The contents after each batch of one history, starting from the empty store.
 #[derive(Clone, Debug)]
 pub struct Oracle {
     contents: Vec<Content>,
@@ -162,7 +162,7 @@ impl Oracle {
         &self.contents[self.contents.len() - 1]
     }
 
-    /// The content after so many batches; none where the history has fewer.
+    /// The contents after `batches` batches; `None` if the history has fewer.
     pub fn after(&self, batches: u64) -> Option<&Content> {
         self.contents.get(usize::try_from(batches).ok()?)
     }
@@ -172,17 +172,18 @@ impl Oracle {
         self.contents.len() as u64 - 1
     }
 
-    /// The history up to so many batches.
+    /// The history up to `batches` batches.
     pub fn cut(&self, batches: u64) -> Oracle {
         Oracle { contents: self.contents[..=batches as usize].to_vec() }
     }
 
-    /// Which invariant a store of so many batches violates that differs from the history.
+    /// The invariant that a store of `found` batches violates if it differs from the history.
     fn invariant(&self, why: &Difference, found: u64) -> &'static str {
         match why {
             Difference::Error(_) => "I3",
             Difference::Less(_) => "I2",
-            // It was there before: a removal was forgotten, or something came twice.
+            // The extra data existed before: a removal was forgotten, or something was applied
+            // twice.
             Difference::More(key, _) => {
                 let before = &self.contents[..=found as usize];
                 let was_there = before.iter().any(|content| content.values.contains_key(key));
@@ -191,8 +192,8 @@ impl Oracle {
         }
     }
 
-    /// Holds an open store against the history: it must be the content after some number of
-    /// batches from `floor` to `ceiling`, which is returned.
+    /// Checks an open store against the history: its contents must be those after some number of
+    /// batches from `floor` to `ceiling`. Returns that number.
     pub fn judge<D: Disk>(
         &self,
         log: &SegmentLog<D>,

@@ -1,7 +1,7 @@
-//! Power cuts all along a workload. After each operation, each image that the model allows is
-//! booted: the store must open as a prefix of the history with all that was durable (I1 to I5). It
-//! is booted with another control file and with damage (`harm`: I6, I9), and gone on with, through
-//! cuts and kills of its recovery (`again`: I7, I8).
+//! Cuts the power throughout a workload. After each operation, every image that the crash model
+//! allows is booted: the store must open as a prefix of the history with every durable batch (I1 to
+//! I5). The image is also booted with another control file and with damage (`corruption`: I6, I9),
+//! and with interrupted recoveries and further appends (`repeated_recovery`: I7, I8).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -19,23 +19,24 @@ use super::script::{Recording, Step, run};
 use super::timeline::{Choice, Timeline};
 use super::{Rng, STORE, Violation, options};
 
-/// Of so many moments, one is looked at as a kill of every process, with any control file.
+/// At one in this many moments, all processes are killed and the store is checked with every kind
+/// of control file.
 const KILL_AT_ONE_OF: u64 = 48;
 
-/// What an image was.
+/// The kind of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Of a power cut, in a mode.
+    /// A power cut, in a mode.
     Cut(Mode),
-    /// Of a cut or a kill in recovery, or after more was appended.
+    /// A power cut or kill during recovery, or after further appends.
     Afterwards,
     /// With another control file.
     Control,
-    /// With a bit flipped below the synced mark.
+    /// With a flipped bit at or below the durable sequence number.
     Flipped,
 }
 
-/// What was looked at.
+/// Counts of what was examined.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     images: HashMap<u64, Kind>,
@@ -43,8 +44,8 @@ pub struct Tally {
     pub moments: u64,
     /// Recoveries that were killed and cut after each of their operations.
     pub recoveries: u64,
-    /// If every choice was to be looked at: the moments with so many units at which all the subsets
-    /// of them were, and those at which not.
+    /// Only with [`Effort::EVERYTHING`]: the number of moments at which all subsets were examined,
+    /// by their number of units; and the number of moments at which they were not.
     pub whole: BTreeMap<usize, u64>,
     pub thinned: u64,
 }
@@ -55,12 +56,13 @@ impl Tally {
         self.images.len() as u64
     }
 
-    /// The number of distinct images of power cuts: not those with other control files and damage.
+    /// The number of distinct images of power cuts, without those with other control files or
+    /// damage.
     pub fn cuts(&self) -> u64 {
         self.columns()[..4].iter().sum()
     }
 
-    /// Distinct images by pages, sectors, words, afterwards, with other control files, and damaged.
+    /// Distinct images: pages, sectors, words, afterwards, with other control files, and damaged.
     pub fn columns(&self) -> [u64; 6] {
         let kinds = Mode::ALL.map(Kind::Cut).into_iter();
         let kinds = kinds.chain([Kind::Afterwards, Kind::Control, Kind::Flipped]);
@@ -71,7 +73,7 @@ impl Tally {
         columns
     }
 
-    /// Counts an image, once.
+    /// Counts an image unless it was counted before.
     pub fn count(&mut self, hash: u64, kind: Kind) {
         self.images.entry(hash).or_insert(kind);
     }
@@ -85,13 +87,13 @@ impl Tally {
     }
 }
 
-/// A violation, with all that is needed to see it again.
+/// A violation, with everything needed to reproduce it.
 #[derive(Clone, Debug)]
 pub struct Failure {
     pub violation: Violation,
     pub mode: Mode,
     pub seed: u64,
-    /// How many operations the disk had done, and what was lost of them.
+    /// The number of operations that the disk had performed, and what was lost of them.
     pub at: usize,
     pub lost: String,
     pub steps: Vec<Step>,
@@ -110,12 +112,12 @@ impl fmt::Display for Failure {
     }
 }
 
-/// How much of a workload is looked at.
+/// How much of a workload to examine.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
-    /// About so many images in each mode.
+    /// About this many images in each mode.
     pub images: u64,
-    /// The first moment, as a share of the log in percent.
+    /// The first moment, as a percentage of the log.
     pub from_percent: usize,
 }
 
@@ -130,7 +132,7 @@ pub struct Search<'r> {
     pub seed: u64,
     pub defect: Option<Defect>,
     pub oracle: Oracle,
-    /// How many batches each image was found to hold.
+    /// The number of batches that each image was found to hold.
     seen: HashMap<u64, u64>,
     pub seen_afterwards: HashMap<u64, u64>,
     /// Control files of earlier moments.
@@ -138,7 +140,7 @@ pub struct Search<'r> {
     pub tally: Tally,
 }
 
-/// Runs a workload and cuts the power all along, in all modes.
+/// Runs a workload and cuts the power throughout, in all modes.
 pub fn explore(
     steps: &[Step],
     seed: u64,
@@ -179,7 +181,7 @@ impl Search<'_> {
         Rng(self.seed ^ (at as u64) << 20 ^ mode.unit_len() << 44)
     }
 
-    /// The share of the choices that are to be looked at, in parts of 2^32.
+    /// The share of the choices to examine, in units of 2^-32.
     fn share(&self, mode: Mode, images: u64) -> u64 {
         let mut timeline = self.timeline(mode);
         let (mut passed, mut sum) = (0_u64, 0_u64);
@@ -190,7 +192,7 @@ impl Search<'_> {
                 sum += 8 * choices(&timeline, &timeline.units(), mode, &mut rng).len() as u64;
             }
         }
-        // About a third of the choices are images that were seen before.
+        // About a third of the choices produce images that were seen before.
         let share = (u128::from(images) * 3 / 2) << 32;
         u64::try_from(share / u128::from(sum.max(1))).unwrap_or(u64::MAX).min(1 << 32)
     }
@@ -257,7 +259,7 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Boots an image and judges what is there.
+    /// Boots an image and checks its contents.
     fn boot(
         &mut self,
         image: &Image,
@@ -267,7 +269,7 @@ impl Search<'_> {
     ) -> Result<(), Violation> {
         let hash = image.hash();
         if let Some(&found) = self.seen.get(&hash) {
-            // The same bytes give the same store; only what was promised may have grown.
+            // Equal bytes give an equal store; only the required minimum may have grown.
             return too_few(found, floor);
         }
         let disk = SimDisk::boot(image, hash ^ self.seed, self.defect);
@@ -287,22 +289,23 @@ pub fn too_few(found: u64, floor: u64) -> Result<(), Violation> {
     Err(Violation::new("I1", format!("{floor} batches were durable, {found} are there")))
 }
 
-/// Opens the store of a disk.
+/// Opens the store on a disk.
 pub fn open(disk: &SimDisk) -> Result<SegmentLog<SimDisk>, Violation> {
     disk.set_opening(true);
     let log = options().open_on(disk.clone(), STORE);
     disk.set_opening(false);
     log.map_err(|error| {
         let text = format!("the store cannot be opened: {error}");
-        // Two batches have one number; all else is a loss of what was there.
+        // Two batches share a number; any other error is a loss of data.
         Violation::new(if text.contains("one that no other batch has") { "I6" } else { "I1" }, text)
     })
 }
 
-/// A search that meets the engine's own patience at each try would take half an hour.
+/// Limits the time for shrinking: a failure that runs into the engine's own timeouts at each try
+/// would take half an hour.
 const SHRINKING_MAX: Duration = Duration::from_secs(60);
 
-/// Makes a workload that fails shorter, as long as the same invariant is violated.
+/// Shortens a failing workload while it violates the same invariant.
 pub fn shrink(
     failure: Failure,
     mut fails: impl FnMut(&[Step]) -> Option<Box<Failure>>,
@@ -328,7 +331,7 @@ pub fn shrink(
     best
 }
 
-/// Does jobs on as many threads as the machine has cores; the results are in the order of the jobs.
+/// Runs jobs on one thread per core. The results are in the order of the jobs.
 pub fn in_parallel<J: Sync, R: Send>(jobs: &[J], job: impl Fn(&J) -> R + Sync) -> Vec<R> {
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::with_capacity(jobs.len()));

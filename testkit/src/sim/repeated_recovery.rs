@@ -1,6 +1,6 @@
-//! What comes after a power cut: recovery is cut or killed itself, batches are appended to what it
-//! has left, and the power fails again. What was recovered once stays (I7), and what was given up
-//! never comes back (I8).
+//! Continues after a power cut: recovery itself is cut or killed, batches are appended to the
+//! recovered store, and the power fails again. A recovered batch stays (I7), and a discarded batch
+//! never returns (I8).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -15,15 +15,15 @@ use super::power::{Kind, Search, open, too_few};
 use super::timeline::{Choice, Timeline};
 use super::{Rng, Violation};
 
-/// Every image is gone on with: its recovery is cut, or what is appended to it, at one moment and in
-/// one way. Of one of so many that is done at more moments, and in several ways each.
+/// Every image is continued: its recovery, or an append after it, is cut at one moment in one way.
+/// For one in this many, at more moments and in several ways each.
 const MORE_ONE_OF: u64 = 30;
 const MOMENTS_AFTERWARDS: usize = 5;
-/// Of so many images of which recovery makes something void, the recovery of one is cut and killed
-/// after each of its operations.
+/// For one in this many images whose recovery voids batches, recovery is cut and killed after each
+/// of its operations.
 const EVERY_MOMENT_OF_ONE_OF: u64 = 320;
 
-/// A value that no other batch holds.
+/// A unique value.
 fn value(rng: &mut Rng) -> Vec<u8> {
     rng.next().to_le_bytes().repeat(1 + rng.below(3) as usize)
 }
@@ -74,8 +74,8 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Kills recovery right after each of its operations in turn (`kill -9`); the next process
-    /// opens the store on the same machine and goes on, and then the power fails.
+    /// Kills recovery right after each of its operations in turn (`kill -9`). The next process
+    /// opens the store on the same machine and continues, and then the power fails.
     fn killed_at_each_operation(
         &mut self,
         image: &Image,
@@ -90,7 +90,7 @@ impl Search<'_> {
             victim.stop_at(at);
             let its = victim.clone();
             let thread = std::thread::spawn(move || {
-                // A killed process ends by a panic that is of no interest.
+                // A killed process ends with a panic that can be ignored.
                 let _ = catch_unwind(AssertUnwindSafe(|| open(&its).map(drop)));
                 its.finished();
             });
@@ -131,8 +131,8 @@ impl Search<'_> {
         self.cut_again(&timeline, &oracle, found, true, None, &mut rng)
     }
 
-    /// Cuts the power at a moment, in several ways or in one of them. If a mode is given, more is
-    /// appended to what is left, durably, and then the power fails once more.
+    /// Cuts the power at a moment, in several ways or in one. If a mode is given, durably appends
+    /// more to the result and then cuts the power once more.
     fn cut_again(
         &mut self,
         timeline: &Timeline<'_>,
@@ -174,7 +174,7 @@ impl Search<'_> {
             return too_few(found, timeline.floor);
         }
         let disk = SimDisk::boot(image, hash ^ self.seed, self.defect);
-        // A store that was recovered to so many batches never has fewer, nor others.
+        // A store that was recovered to `recovered` batches never has fewer, and never others.
         let label = if timeline.ceiling() == recovered { "I7" } else { "I8" };
         let repeated = |v: Violation| {
             let text = format!("{} (booted a second time, after {recovered} batches)", v.text);
@@ -197,7 +197,7 @@ impl Search<'_> {
     }
 }
 
-/// Appends batches, each durably or not, and returns the history with them.
+/// Appends batches, each durably or not. Returns the history with them.
 pub fn append(
     disk: &SimDisk,
     log: &SegmentLog<SimDisk>,

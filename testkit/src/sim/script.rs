@@ -1,6 +1,6 @@
-//! Workloads as data, and their run: several processes on one disk, in one order, any of which may
-//! be stopped or killed after any of its operations. After each step every process that runs must
-//! see the one history.
+//! Workloads as data, and how they run: several processes on one disk, in one order, any of which
+//! can be stopped or killed after any of its operations. After each step, every running process
+//! must see the same history.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,7 +16,7 @@ use super::image::Image;
 use super::oracle::{Op, Oracle, batch};
 use super::{STORE, Violation, options};
 
-/// A call of the store's face.
+/// An API call.
 #[derive(Clone)]
 pub enum Call {
     Open,
@@ -29,19 +29,19 @@ pub enum Call {
     },
     Sync,
     Compact,
-    /// Closes the handle; the next call of the process opens another.
+    /// Closes the handle; the process's next call opens another.
     Close,
 }
 
-/// A step of a workload, by a process.
+/// A step of a workload, by one process.
 #[derive(Clone)]
 pub enum Step {
     Call(u8, Call),
-    /// The process is stopped in a call, right after its operation of this number.
+    /// Stops the process in a call, right after the operation of this number.
     Stop(u8, u64, Call),
-    /// A stopped process goes on to the end of its call.
+    /// Resumes a stopped process until the end of its call.
     Resume(u8),
-    /// The process dies where it is; the next call of its number is another process's.
+    /// Kills the process; the next call under its number is made by a new process.
     Kill(u8),
 }
 
@@ -66,18 +66,18 @@ impl fmt::Debug for Step {
             Step::Stop(by, at, call) => {
                 write!(f, "{by}: stopped at its operation {at} of {call:?}")
             }
-            Step::Resume(by) => write!(f, "{by}: goes on"),
+            Step::Resume(by) => write!(f, "{by}: resumes"),
             Step::Kill(by) => write!(f, "{by}: killed"),
         }
     }
 }
 
-/// A workload that has run.
+/// A finished run of a workload.
 #[derive(Debug)]
 pub struct Recording {
     pub disk: SimDisk,
     pub log: Vec<Record>,
-    /// What each batch of the workload does.
+    /// The operations of each batch of the workload.
     pub batches: Vec<Vec<Op>>,
     /// Whether every call that was to be stopped was.
     pub stopped: bool,
@@ -90,7 +90,7 @@ type Outcome = Result<(Log, Vec<Vec<u8>>), Error>;
 struct Client {
     disk: SimDisk,
     log: Option<Log>,
-    /// The thread of a call in which it is stopped, and the batch that the call writes.
+    /// The thread of the call in which the process is stopped, and the batch that the call writes.
     stopped: Option<(JoinHandle<Option<Outcome>>, Call, Option<usize>)>,
 }
 
@@ -102,7 +102,7 @@ struct Run {
     oracle: Oracle,
     taken: Vec<Option<usize>>,
     visible: u64,
-    /// The number of the last batch that was acknowledged.
+    /// The sequence number of the last acknowledged batch.
     acknowledged: u64,
     log_at: usize,
     stopped: bool,
@@ -135,7 +135,7 @@ pub fn run(steps: &[Step], seed: u64, defect: Option<Defect>) -> Result<Recordin
     Ok(Recording { disk, log, batches: run.batches, stopped: run.stopped })
 }
 
-/// Makes a call on a process's own thread or on that of the test.
+/// Makes a call, on the process's own thread or on the thread of the test.
 fn perform(
     disk: &SimDisk,
     log: Option<Log>,
@@ -169,9 +169,8 @@ fn perform(
     Ok((log, popped))
 }
 
-/// The longest that a call may take beside processes that are stopped or dead: a sync passes a stopped
-/// leader by after half a second, and a compaction gives up on a pop after two; the rest is for a
-/// machine that has other things to do.
+/// The longest that a call can take beside stopped or dead processes. A sync supersedes a stopped
+/// leader after half a second; the rest is a margin for a busy machine.
 const DELAY_MAX: Duration = Duration::from_secs(6);
 
 impl Run {
@@ -199,7 +198,7 @@ impl Run {
 
     fn step(&mut self, step: &Step) -> Result<(), Violation> {
         match step {
-            // A step that makes no sense any more, in a workload that was made shorter, is none.
+            // In a shortened workload, a step that no longer makes sense does nothing.
             Step::Call(by, _) | Step::Stop(by, ..) if self.client(*by).stopped.is_some() => Ok(()),
             Step::Call(by, Call::Close) => {
                 if let Some(client) = self.clients.remove(by) {
@@ -213,7 +212,7 @@ impl Run {
                 let client = self.client(*by);
                 let since = Instant::now();
                 let outcome = perform(&client.disk, client.log.clone(), call, own);
-                // Whoever opens may rightly wait for another that does.
+                // An opener can legitimately wait for another one.
                 if since.elapsed() > DELAY_MAX && !matches!(call, Call::Open) {
                     let text = format!("{call:?} took {:?}", since.elapsed());
                     return Err(Violation::new("live", text));
@@ -243,8 +242,8 @@ impl Run {
     fn stop(&mut self, by: u8, at: u64, call: &Call) -> Result<(), Violation> {
         let nobody_is_there = self.clients.values().all(|client| client.log.is_none());
         if nobody_is_there && !matches!(call, Call::Open) {
-            // Whoever opens alone holds the store until it has settled it; others rightly wait for
-            // that, so a process that is to be stopped in a later call is past it.
+            // The first opener holds the store until recovery is complete, and others wait for it.
+            // So a process that is to be stopped in a later call opens the store first.
             self.step(&Step::Call(by, Call::Open))?;
         }
         let own = self.batch_of(call);
@@ -269,7 +268,7 @@ impl Run {
         }
     }
 
-    /// Takes in what a call has returned.
+    /// Processes the result of a call.
     fn returned(
         &mut self,
         by: u8,
@@ -305,7 +304,7 @@ impl Run {
         Ok(())
     }
 
-    /// Follows the history by the commit word.
+    /// Follows the history through the commit word.
     fn follow(&mut self) -> Result<(), Violation> {
         let (commits, end) = self.disk.commits(self.log_at);
         self.log_at = end;
@@ -317,7 +316,7 @@ impl Run {
                         let text = format!("{} visible, {sequence} recovered", self.visible);
                         return Err(Violation::new("I1", text));
                     }
-                    // A number that was taken, and whose batch did not get it, is free again.
+                    // A number that was taken but not given to its batch is free again.
                     self.taken.truncate(sequence as usize);
                     self.oracle = self.oracle.cut(sequence);
                     self.visible = sequence;
@@ -342,7 +341,7 @@ impl Run {
         Ok(())
     }
 
-    /// Every process that runs sees the history, and all that was acknowledged.
+    /// Checks that every running process sees the history and every acknowledged batch.
     fn judge(&mut self) -> Result<(), Violation> {
         self.follow()?;
         if self.disk.stored_in_hole() {
@@ -363,13 +362,13 @@ impl Run {
         Ok(())
     }
 
-    /// Ends the threads of all that are stopped.
+    /// Ends the threads of all stopped processes.
     fn bury(&mut self) {
         let clients = std::mem::take(&mut self.clients).into_values();
         for mut client in clients.chain(self.graves.drain(..)) {
             if let Some((thread, ..)) = client.stopped.take() {
                 client.disk.bury();
-                // It ends by a panic that is of no interest.
+                // The thread ends with a panic that can be ignored.
                 let _ = thread.join();
             }
         }

@@ -1,8 +1,9 @@
 //! The log of a disk up to a moment: what is durable by then, what may be lost, and what the store
-//! has promised. Walks the log once, one record at a time.
+//! has promised. It walks the log once, one record at a time.
 //!
-//! What may be lost is kept in units: pages, sectors or words of files, each with the versions it
-//! had since it was last durable; and the lengths of files. Names are kept beside them, in order.
+//! Changes that may be lost are kept in units: pages, sectors or words of files, each with its
+//! versions since it was last durable; and the lengths of files. Changes of names are kept
+//! separately, in order.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use super::Violation;
 use super::disk::{Defect, Event, Record, SimDisk};
 use super::image::{FileImage, Image, Pages, put};
 
-/// The directories and the files that have names.
+/// The directories, and the files that have names.
 #[derive(Clone, Debug, Default)]
 struct Names {
     dirs: BTreeSet<PathBuf>,
@@ -31,7 +32,7 @@ enum Change {
 }
 
 impl Change {
-    /// The directory that must be synced for it.
+    /// The directory whose sync makes the change durable.
     fn dir(&self) -> Option<&Path> {
         match self {
             Change::Create(path, _)
@@ -66,43 +67,44 @@ impl Names {
     }
 }
 
-/// A part of a file that is not durable in its last version.
+/// A part of a file whose last version is not durable.
 #[derive(Debug)]
 struct Dirty {
     unit: u64,
-    /// Each with the place in the log where it was stored.
+    /// Each version with its position in the log.
     versions: Vec<(usize, Box<[u8]>)>,
 }
 
 #[derive(Debug, Default)]
 struct File {
-    /// What `stat` reports.
+    /// The inode number that `stat` reports.
     identity: Option<u64>,
     len: u64,
-    /// Where in the log the length came, unless it is durable.
+    /// The position in the log of the last change of length, unless it is durable.
     len_stamp: Option<usize>,
     durable: Pages,
     live: BTreeMap<u32, Box<[u8]>>,
     dirty: Vec<Dirty>,
     by_unit: HashMap<u64, usize>,
-    /// Pages that a failed sync has left clean and not durable: a later one passes them over.
+    /// Pages that a failed sync has marked clean although they are not durable; later syncs skip
+    /// them.
     passed_over: BTreeSet<u32>,
 }
 
-/// Something that a power cut may lose.
+/// A change that a power cut may lose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unit {
     pub inode: u32,
-    /// The unit of the file, or none for its length.
+    /// The index of the unit in the file; `None` for the file's length.
     place: Option<usize>,
-    /// The versions that it had since it was durable.
+    /// The number of versions since the unit was durable.
     pub versions: usize,
-    /// Where in the log it was first stored to.
+    /// The position in the log of the first store to the unit.
     stamp: usize,
 }
 
-/// What is lost: for each unit the version that is kept (0 for the durable one), and for each
-/// change of names whether it happened.
+/// The outcome of a power cut: for each unit the version that is kept (0 for the durable one), and
+/// for each change of names whether it happened.
 #[derive(Clone, Debug)]
 pub struct Choice {
     pub versions: Arc<[usize]>,
@@ -123,7 +125,7 @@ pub struct Timeline<'a> {
     control: Option<u32>,
     /// Directories of which a sync has failed.
     failed_dirs: BTreeSet<PathBuf>,
-    /// The batches of the history beyond `before`, in order.
+    /// The batches of the history after the first `before`, in order.
     pub taken: Vec<Option<usize>>,
     before: u64,
     visible: u64,
@@ -140,8 +142,8 @@ struct Begun {
 }
 
 impl<'a> Timeline<'a> {
-    /// The beginning of a disk's log. The image that it was booted from holds `before` batches, all
-    /// of them durable.
+    /// The start of a disk's log. The image that it was booted from holds `before` batches, all
+    /// durable.
     pub fn new(disk: &SimDisk, log: &'a [Record], unit_len: u64, before: u64) -> Timeline<'a> {
         let base = disk.base();
         let mut names = Names { dirs: base.dirs.clone(), files: BTreeMap::new() };
@@ -172,18 +174,18 @@ impl<'a> Timeline<'a> {
         }
     }
 
-    /// How much of the log has passed.
+    /// The number of records passed.
     pub fn at(&self) -> usize {
         self.next
     }
 
-    /// The number of batches that the history has.
+    /// The number of batches in the history.
     pub fn ceiling(&self) -> u64 {
         self.before + self.taken.len() as u64
     }
 
-    /// Passes the next record; returns whether it changed what a power cut may leave behind.
-    /// `None` at the end of the log.
+    /// Passes the next record; returns whether it changed what a power cut may leave behind. `None`
+    /// at the end of the log.
     pub fn pass(&mut self) -> Option<Result<bool, Violation>> {
         let record = self.log.get(self.next)?;
         let stamp = self.next;
@@ -252,7 +254,7 @@ impl<'a> Timeline<'a> {
                 return Some(Ok(false));
             }
             Event::Recovered { sequence } => {
-                // A number that was taken, and whose batch did not get it, is free again.
+                // A number that was taken but not given to its batch is free again.
                 if !(self.visible..=self.ceiling()).contains(sequence) {
                     let visible = self.visible;
                     let text = format!("{sequence} batches recovered, {visible} were visible");
@@ -304,11 +306,11 @@ impl<'a> Timeline<'a> {
         }
     }
 
-    /// Gives back the space of whole pages, each of which a power cut may leave as it was.
+    /// Frees the space of whole pages; a power cut may leave each as it was.
     fn punch(&mut self, inode: u32, offset: u64, len: u64, stamp: usize) {
         let Some(file) = self.files.get(&inode) else { return };
         let pages = (offset / 4096) as u32..((offset + len) / 4096) as u32;
-        // What reads as zero anyway does not change.
+        // Pages that read as zeros do not change.
         let held = file.live.range(pages).filter(|(_, bytes)| bytes.iter().any(|&b| b != 0));
         let pages: Vec<u32> = held.map(|(page, _)| *page).collect();
         for page in pages {
@@ -316,7 +318,8 @@ impl<'a> Timeline<'a> {
         }
     }
 
-    /// Makes durable what was stored to the pages of the first `len` bytes before `max_seq` in the log.
+    /// Makes durable what was stored to the pages of the first `len` bytes before `max_seq` in the
+    /// log.
     fn sync(&mut self, inode: u32, len: u64, max_seq: usize) {
         let unit_len = self.unit_len;
         let Some(file) = self.files.get_mut(&inode) else { return };
@@ -350,7 +353,7 @@ impl<'a> Timeline<'a> {
         file.dirty = rest;
     }
 
-    /// What a power cut now may lose, in the order in which it was first stored to.
+    /// The changes that a power cut now may lose, in the order of their first stores.
     pub fn units(&self) -> Vec<Unit> {
         let mut units = Vec::new();
         for (&inode, file) in &self.files {
@@ -376,7 +379,7 @@ impl<'a> Timeline<'a> {
         self.visible
     }
 
-    /// The control file as it is in memory; none before there is one.
+    /// The control file as it is in memory; `None` if it does not exist yet.
     pub fn live_control(&self) -> Option<FileImage> {
         let file = self.files.get(&self.control?)?;
         let mut control = FileImage { len: file.len, ..FileImage::default() };
@@ -384,9 +387,9 @@ impl<'a> Timeline<'a> {
         Some(control)
     }
 
-    /// Of the batch whose state word was the last thing stored, the units of its link, state,
-    /// header, table and keys, in the order of the file; and, where it is the first of its segment,
-    /// those of the segment's header. Places in `units`.
+    /// If the last store was a state word, the units of that batch's link, state, header, table and
+    /// keys, in file order, and for the first batch of a segment also the units of the segment's
+    /// header. The results are indexes into `units`.
     pub fn just_settled(&self, units: &[Unit]) -> Vec<usize> {
         self.head_of_last_store().map_or_else(Vec::new, |(inode, start, end)| {
             let file = &self.files[&inode];
@@ -402,7 +405,7 @@ impl<'a> Timeline<'a> {
         })
     }
 
-    /// The file of the batch whose state was stored last, and the bytes that say what it holds.
+    /// The file of the batch whose state was stored last, and the byte range of its head.
     fn head_of_last_store(&self) -> Option<(u32, u64, u64)> {
         let Event::Store { inode, offset, bytes } = &self.log[self.next.checked_sub(1)?].event
         else {
@@ -430,7 +433,7 @@ impl<'a> Timeline<'a> {
         self.control == Some(unit.inode)
     }
 
-    /// What a power cut now leaves behind, if it loses what `choice` says of `units`.
+    /// The image that a power cut now leaves if `choice` decides about `units`.
     pub fn image(&self, units: &[Unit], choice: &Choice) -> Image {
         let mut names = self.durable.clone();
         for (change, _) in self.pending.iter().zip(choice.names.iter()).filter(|(_, kept)| **kept) {
@@ -478,7 +481,7 @@ impl<'a> Timeline<'a> {
     }
 }
 
-/// The page of a unit, and where in it the unit begins.
+/// The page of a unit, and the offset of the unit in it.
 fn place(unit: u64, unit_len: u64) -> (u32, usize) {
     ((unit * unit_len / 4096) as u32, (unit * unit_len % 4096) as usize)
 }

@@ -24,7 +24,7 @@ pub const ALL: [Workload; 10] = [
     Workload { name: "filled and cleared", make: filled_and_cleared },
 ];
 
-/// So small that every subset of what a power cut may lose can be looked at.
+/// So small that every subset of the pending changes can be examined.
 pub const TINY: [Workload; 3] = [
     Workload { name: "tiny: appends", make: tiny_appends },
     Workload { name: "tiny: a removal", make: tiny_removal },
@@ -98,7 +98,7 @@ fn several_writers(rng: &mut Rng) -> Vec<Step> {
         .collect()
 }
 
-/// A process is stopped somewhere in its append; the others go on, and then it does or is killed.
+/// A process is stopped during an append; others continue; then it resumes or is killed.
 fn stopped_writers(rng: &mut Rng) -> Vec<Step> {
     let mut steps = vec![write(0, small(rng), false), write(1, small(rng), false)];
     for round in 0..4_u64 {
@@ -108,7 +108,7 @@ fn stopped_writers(rng: &mut Rng) -> Vec<Step> {
         for _ in 0..2 {
             steps.push(write(1, small(rng), false));
         }
-        // Whoever syncs while another is stopped in its sync waits for half a second.
+        // A process that syncs while another is stopped in its sync waits for half a second.
         let end = if round % 2 == 0 { Step::Resume(0) } else { Step::Kill(0) };
         steps.push(end);
         steps.push(write(1, small(rng), rng.below(3) == 0));
@@ -192,10 +192,10 @@ fn several_opens(rng: &mut Rng) -> Vec<Step> {
     steps
 }
 
-/// Compactions between appends and removals; who has appended closes or dies, so that there are
-/// segments to compact.
+/// Compactions between appends and removals. The appending processes close or die, so that there
+/// are segments to compact.
 fn compaction(rng: &mut Rng) -> Vec<Step> {
-    // A delete that is compacted while what it deletes lies where nothing is compacted yet.
+    // A delete is compacted while the deleted data is still in a segment that cannot be compacted.
     let deleted = key(rng);
     let mut steps = vec![
         write(0, vec![Op::Append(deleted.clone(), bytes(rng, 20))], true),
@@ -224,12 +224,12 @@ fn compaction(rng: &mut Rng) -> Vec<Step> {
         }
         if round % 2 == 1 {
             steps.push(match rng.below(3) {
-                // Killed in its middle; the next compaction finishes it.
+                // Killed in the middle; the next compaction finishes it.
                 0 => Step::Stop(2, 1 + rng.below(60), Call::Compact),
                 _ => Step::Call(2, Call::Compact),
             });
             steps.push(write(by, small(rng), false));
-            // One that was stopped dies there, or goes on beside what has come meanwhile.
+            // The stopped process dies, or resumes beside what has changed meanwhile.
             steps.push(if rng.below(2) == 0 { Step::Kill(2) } else { Step::Resume(2) });
         }
     }
@@ -239,7 +239,7 @@ fn compaction(rng: &mut Rng) -> Vec<Step> {
     steps
 }
 
-/// A store is filled, cleared and compacted by one process; another one writes meanwhile.
+/// One process fills, clears and compacts a store while another writes.
 fn filled_and_cleared(rng: &mut Rng) -> Vec<Step> {
     let mut steps = Vec::new();
     for round in 0..3_u64 {

@@ -1,8 +1,7 @@
-//! The checker against a plain enumeration of all orders, on thousands of small histories.
+//! Compares the checker with a plain enumeration of all orders, on thousands of small histories.
 //!
-//! The enumeration keeps whole values and knows no shortcut; it is what the checker's rules must
-//! agree with, on histories that have an order and on those that were spoiled so that many have
-//! none.
+//! The enumeration keeps whole values and takes no shortcuts. The checker must agree with it on
+//! linearizable histories and on ones that were modified so that many are not.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +11,7 @@ use partd_testkit::history::checker::{Call, Change, KeyId, Operation, Piece, Vio
 /// All keys with their values, and whether they were set.
 type Store = BTreeMap<KeyId, (Vec<Piece>, bool)>;
 
-/// Applies a call; what it returns.
+/// Applies a call; returns its result.
 fn apply(store: &mut Store, call: &Call) -> Vec<Vec<Piece>> {
     let value = |store: &Store, key: &KeyId| store.get(key).map_or(Vec::new(), |v| v.0.clone());
     match call {
@@ -41,7 +40,8 @@ fn apply(store: &mut Store, call: &Call) -> Vec<Vec<Piece>> {
     }
 }
 
-/// Whether some order of `left`, and of what never ended or without it, gives every result.
+/// Whether some order of `left` gives every result, with or without the operations that never
+/// ended.
 fn has_order(left: &[&Operation], store: &Store) -> bool {
     if left.iter().all(|operation| operation.end.is_none()) {
         return true;
@@ -59,14 +59,14 @@ fn has_order(left: &[&Operation], store: &Store) -> bool {
     })
 }
 
-/// A history of three clients that has an order, unless it is spoiled.
+/// A linearizable history of three clients, before any modification.
 fn history(random: &mut Random) -> Vec<Operation> {
     let mut piece = 0;
     let mut free = [0_u64; 3];
     let mut store = Store::new();
     let mut history: Vec<Operation> = Vec::new();
     for point in 1..=random.below(8) + 2 {
-        // Each operation happens at its point in time and spreads to both sides of it.
+        // Each operation takes effect at its point in time, and its interval extends to both sides.
         let point = point * 10;
         let client = random.below(3) as usize;
         let start = free[client].max(point.saturating_sub(random.below(20)));
@@ -100,7 +100,7 @@ fn history(random: &mut Random) -> Vec<Operation> {
     history
 }
 
-/// Changes one result, or when one operation happened.
+/// Changes one result, or the time of one operation.
 fn spoil(random: &mut Random, history: &mut [Operation]) {
     let i = random.below(history.len() as u64) as usize;
     let written: Vec<Piece> = (1..=8).collect();
@@ -117,7 +117,7 @@ fn spoil(random: &mut Random, history: &mut [Operation]) {
         }
         None => match spoiled.seen.first_mut() {
             Some(pieces) => pieces.push(written[random.below(8) as usize]),
-            // Its end comes sooner, so that others come later than it.
+            // End the operation sooner, so that others come after it.
             None => spoiled.end = spoiled.end.map(|_| spoiled.start),
         },
     }

@@ -1,5 +1,5 @@
-//! Histories made by hand: one bad one for each way in which a store can be wrong, with the good
-//! one that it differs from in one thing; so it is that thing that the checker rejects.
+//! Hand-written histories: one bad history for each way in which a store can be wrong, with a good
+//! one that differs in a single point, which must therefore be the reason for the rejection.
 
 use partd_testkit::history::checker::{Call, Change, KeyId, Operation, Piece, Violation, check};
 
@@ -38,7 +38,7 @@ fn accepts(history: &[Operation]) {
     }
 }
 
-/// Rejects, because no order fits.
+/// Checks that a history is rejected because no order fits.
 fn has_no_order(history: &[Operation]) {
     match check(history) {
         Err(Violation::NoOrder { .. }) => {}
@@ -53,7 +53,7 @@ fn a_lost_append_is_rejected() {
     accepts(&[written.clone(), other.clone(), read(3, 40, 50, &[(0, &[1, 2])])]);
     has_no_order(&[written.clone(), other, read(3, 40, 50, &[(0, &[2])])]);
     has_no_order(&[written.clone(), read(3, 40, 50, &[(0, &[])])]);
-    // Lost by a pop: it took nothing, and afterwards nothing is left.
+    // Lost by a pop: it returned nothing, and afterwards nothing is left.
     accepts(&[written.clone(), pop(2, 20, 30, 0, &[1]), read(3, 40, 50, &[(0, &[])])]);
     has_no_order(&[written, pop(2, 20, 30, 0, &[]), read(3, 40, 50, &[(0, &[])])]);
 }
@@ -75,7 +75,7 @@ fn a_torn_batch_is_rejected() {
     accepts(&[batch.clone(), read(2, 20, 30, &[(0, &[1]), (1, &[2])])]);
     has_no_order(&[batch.clone(), read(2, 20, 30, &[(0, &[1]), (1, &[])])]);
     has_no_order(&[batch.clone(), read(2, 20, 30, &[(0, &[]), (1, &[2])])]);
-    // The same in two reads that come one after the other, and for one who died meanwhile.
+    // The same with two consecutive reads, and with a client that died meanwhile.
     let halves = [read(2, 20, 30, &[(0, &[1])]), read(2, 40, 50, &[(1, &[])])];
     has_no_order(&[std::slice::from_ref(&batch), &halves[..]].concat());
     has_no_order(&[&[never_ends(batch)], &halves[..]].concat());
@@ -86,13 +86,13 @@ fn appends_of_two_processes_in_the_wrong_order_are_rejected() {
     let (first, second) = (append(1, 0, 10, &[(0, 1)]), append(2, 20, 30, &[(0, 2)]));
     accepts(&[first.clone(), second.clone(), read(3, 40, 50, &[(0, &[1, 2])])]);
     has_no_order(&[first.clone(), second, read(3, 40, 50, &[(0, &[2, 1])])]);
-    // Both at once: either order, but one for everybody.
+    // Concurrent appends can happen in either order, but all readers must agree on it.
     let second = append(2, 5, 30, &[(0, 2)]);
     accepts(&[first.clone(), second.clone(), read(3, 40, 50, &[(0, &[2, 1])])]);
     let two = [read(3, 40, 50, &[(0, &[2, 1])]), read(4, 40, 50, &[(0, &[1, 2])])];
     let disagree = check(&[&[first, second][..], &two[..]].concat()).unwrap_err();
     assert!(matches!(disagree, Violation::Disagree { key: 0, .. }), "{disagree}");
-    // One order for all keys: 1 before 2 in key 0 and 4 before 3 in key 1 is none.
+    // One order for all keys: 1 before 2 in key 0 and 4 before 3 in key 1 cannot both hold.
     let (first, second) =
         (append(1, 0, 30, &[(0, 1), (1, 3)]), append(2, 0, 30, &[(0, 2), (1, 4)]));
     let both = [first, second];
@@ -106,7 +106,7 @@ fn a_stale_read_is_rejected() {
     let later = read(2, 60, 70, &[(0, &[1])]);
     accepts(&[written.clone(), read(2, 5, 50, &[(0, &[])]), later.clone()]);
     has_no_order(&[written.clone(), read(2, 11, 50, &[(0, &[])]), later]);
-    // While the append is under way, what one reader has seen the next one sees.
+    // While the append is in progress, a piece that one reader has seen is seen by the next.
     let long = append(1, 0, 100, &[(0, 1)]);
     let (old, new) = (read(2, 10, 20, &[(0, &[])]), read(3, 30, 40, &[(0, &[1])]));
     accepts(&[long.clone(), old, new]);
@@ -125,7 +125,8 @@ fn a_resurrected_value_is_rejected() {
         let before = [&before[..], &[after]].concat();
         accepts(&[&before[..], &[read(3, 40, 50, &[(0, &[2])])]].concat());
         has_no_order(&[&before[..], &[read(3, 40, 50, &[(0, &[1, 2])])]].concat());
-        // Gone for one reader, and back for the next, while the delete is under way.
+        // While the delete is in progress, the value cannot be gone for one reader and back for the
+        // next.
         let long = [append(1, 0, 10, &[(0, 1)]), write(2, 20, 90, emptied)];
         let (gone, there) = ([(0, &[][..])], [(0, &[1][..])]);
         accepts(&[&long[..], &[read(3, 40, 50, &there), read(3, 60, 70, &gone)]].concat());
@@ -134,13 +135,13 @@ fn a_resurrected_value_is_rejected() {
 }
 
 #[test]
-fn a_value_that_is_popped_twice_is_rejected() {
+fn a_value_popped_twice_is_rejected() {
     let written = append(1, 0, 10, &[(0, 1)]);
     accepts(&[written.clone(), pop(2, 20, 50, 0, &[1]), pop(3, 20, 50, 0, &[])]);
     accepts(&[written.clone(), pop(2, 20, 50, 0, &[]), pop(3, 20, 50, 0, &[1])]);
     has_no_order(&[written.clone(), pop(2, 20, 50, 0, &[1]), pop(3, 20, 50, 0, &[1])]);
     has_no_order(&[written.clone(), pop(2, 20, 50, 0, &[]), pop(3, 20, 50, 0, &[])]);
-    // Popped and deleted: whoever came first.
+    // Popped and deleted concurrently: either can come first.
     accepts(&[written.clone(), pop(2, 20, 50, 0, &[]), write(3, 20, 50, Change::Delete(0))]);
     has_no_order(&[written, pop(2, 40, 50, 0, &[1]), write(3, 20, 30, Change::Delete(0))]);
 }
@@ -159,7 +160,7 @@ fn the_first_set_since_a_delete_wins_and_any_other_result_is_rejected() {
 }
 
 #[test]
-fn an_operation_whose_process_died_happens_whole_or_not_at_all_and_then_for_good() {
+fn an_operation_of_a_dead_process_happens_whole_or_never() {
     let died = never_ends(append(1, 10, 0, &[(0, 1), (1, 2)]));
     let (gone, there) = ([(0, &[][..]), (1, &[][..])], [(0, &[1][..]), (1, &[2][..])]);
     accepts(&[died.clone(), read(2, 20, 30, &gone), read(2, 40, 50, &gone)]);

@@ -1,14 +1,16 @@
-//! Recorded histories of several threads and processes, held against the contract: one linear
-//! history of batches, whoever looks. The checker and the clients are in the testkit.
+//! Recorded histories of several threads and processes, checked against the contract: a
+//! linearizable history of batches for all observers. The checker and the clients are in the
+//! testkit.
 //!
-//! | file | what it owns |
+//! | file | contents |
 //! |---|---|
-//! | `brute` | the plain enumeration that the checker is held against |
-//! | `by_hand` | histories made by hand, good and bad, one for each way to be wrong |
-//! | `runs` | recorded runs of threads, of processes, and of processes that are killed |
+//! | `brute` | the plain enumeration that the checker is compared with |
+//! | `by_hand` | hand-written histories, good and bad, one for each kind of error |
+//! | `runs` | recorded runs of threads, of processes, and of killed processes |
 //!
-//! The ordinary run records for some seconds; `PARTD_SECONDS=60 cargo test --test processes history` does so
-//! for longer. A run prints its seed, which repeats the choices and not the timing.
+//! An ordinary run records for a few seconds; the long run is
+//! `PARTD_SECONDS=60 cargo test --test processes history`. A run prints its seed, which repeats the
+//! choices but not the timing.
 
 mod brute;
 mod by_hand;

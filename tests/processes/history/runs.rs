@@ -1,5 +1,5 @@
 //! Recorded runs of the segment log: several threads, several processes, and processes that are
-//! killed and stopped meanwhile. Each round is a store and a history of its own.
+//! killed and stopped. Each round has its own store and history.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -12,18 +12,18 @@ use partd_testkit::children::{Child, Random, directory, from_env, report, seed};
 use partd_testkit::history::checker::{Call, Operation, check};
 use partd_testkit::history::record::{Client, from_line, last_look, to_line};
 
-/// Compacts until it is killed, and says how often there was something to do.
+/// Compacts until it is killed, and reports each run that did something.
 fn play_compactor(store: &Path) {
     let options = SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None);
-    let p = options.open(store).expect("opens");
+    let p = options.open(store).expect("the open succeeds");
     loop {
-        let runs = p.compact().expect("compacts").runs;
+        let runs = p.compact().expect("the compaction succeeds").runs;
         report(&runs.to_string());
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// Plays the clients of one process, or the one that compacts.
+/// Plays the clients of one process, or the compacting process.
 pub(crate) fn play(arguments: &[String]) {
     if let [what, store] = arguments
         && what == "compactor"
@@ -33,7 +33,10 @@ pub(crate) fn play(arguments: &[String]) {
     let number = |i: usize| arguments[i].parse::<u64>().expect("a number");
     let store = Path::new(&arguments[0]);
     let options = SegmentLog::options().segment_len_bytes(64 << 10);
-    let (one, other) = (options.open(store).expect("opens"), options.open(store).expect("opens"));
+    let (one, other) = (
+        options.open(store).expect("the open succeeds"),
+        options.open(store).expect("the open succeeds"),
+    );
     let (first, threads, calls, seed) = (number(1), number(2), number(3), number(4));
     std::thread::scope(|scope| {
         for thread in 0..threads {
@@ -46,7 +49,7 @@ pub(crate) fn play(arguments: &[String]) {
                 for _ in 0..calls {
                     client.step(&mut |operation| report(&to_line(operation)));
                     client.compact_now_and_then();
-                    // So that a fast machine records no more than can be checked.
+                    // Pause, so that a fast machine records no more than the checker can handle.
                     if client.random.below(4) == 0 {
                         let pause = client.random.below(1000);
                         std::thread::sleep(Duration::from_micros(pause));
@@ -57,14 +60,14 @@ pub(crate) fn play(arguments: &[String]) {
     });
 }
 
-/// Calls of one client in one round.
+/// The number of calls of one client in one round.
 const CALLS: u64 = 400;
 
 fn run_time() -> Duration {
     Duration::from_secs(from_env("PARTD_SECONDS", 3))
 }
 
-/// What clients have noted: the last word on each call.
+/// The calls of all clients, in their latest state.
 #[derive(Debug, Default)]
 struct Notes(Mutex<Vec<Operation>>);
 
@@ -73,7 +76,8 @@ impl Notes {
         let mut notes = self.0.lock().unwrap();
         if operation.end.is_some() {
             let of_client = |noted: &&mut Operation| noted.client == operation.client;
-            let begun = notes.iter_mut().rev().find(of_client).expect("it was noted before");
+            let begun =
+                notes.iter_mut().rev().find(of_client).expect("the call was recorded before");
             assert_eq!((begun.start, begun.end), (operation.start, None));
             *begun = operation.clone();
         } else {
@@ -81,7 +85,7 @@ impl Notes {
         }
     }
 
-    /// Checks everything that was noted, and a last look at the store.
+    /// Checks all recorded calls, and a final read of the store.
     fn check(&self, store: &Path, seed: u64) -> Summary {
         let mut history = std::mem::take(&mut *self.0.lock().unwrap());
         history.push(last_look(store, u32::MAX));
@@ -91,21 +95,21 @@ impl Notes {
         if let Err(violation) = checked {
             let path = std::env::temp_dir().join(format!("partd-history-{seed}"));
             let lines: Vec<String> = history.iter().map(to_line).collect();
-            std::fs::write(&path, lines.join("\n")).expect("the history can be kept");
+            std::fs::write(&path, lines.join("\n")).expect("the history file can be written");
             panic!("seed {seed}, the history is in {}: {violation}", path.display());
         }
         Summary::of(&history)
     }
 }
 
-/// What a history was like: one without meetings would prove nothing.
+/// Figures of a history: one without overlapping calls would prove nothing.
 #[derive(Clone, Copy, Debug, Default)]
 struct Summary {
     calls: usize,
     unended: usize,
-    /// Calls during which another one was under way.
+    /// Calls that overlap another call.
     overlapping: usize,
-    /// Reads and pops that saw something.
+    /// Reads and pops with a non-empty result.
     telling: usize,
     rounds: usize,
 }
@@ -141,8 +145,8 @@ impl Summary {
 
     fn is_worth_something(&self) {
         println!("{self:?}");
-        assert!(self.overlapping * 20 > self.calls, "hardly any calls met: {self:?}");
-        assert!(self.telling * 10 > self.calls, "hardly any results say anything: {self:?}");
+        assert!(self.overlapping * 20 > self.calls, "hardly any calls overlap: {self:?}");
+        assert!(self.telling * 10 > self.calls, "hardly any results are non-empty: {self:?}");
     }
 }
 
@@ -163,7 +167,7 @@ fn rounds(mut round: impl FnMut(&mut Random, &Path, &Arc<Notes>)) -> Summary {
 }
 
 #[test]
-fn threads_on_one_handle_and_on_several_make_one_linear_history() {
+fn threads_on_one_handle_and_on_several_produce_a_linear_history() {
     rounds(|random, store, notes| {
         let options = SegmentLog::options().segment_len_bytes(64 << 10);
         let handles = [options.open(store).unwrap(), options.open(store).unwrap()];
@@ -184,7 +188,7 @@ fn threads_on_one_handle_and_on_several_make_one_linear_history() {
     });
 }
 
-/// Starts a process with so many clients.
+/// Starts a process with several clients.
 fn start(
     random: &mut Random,
     store: &Path,
@@ -200,7 +204,7 @@ fn start(
     Child::start("client", &arguments, move |line| notes.record(&from_line(line)))
 }
 
-/// Starts a process that compacts; `runs` counts what it wrote.
+/// Starts a process that compacts; `runs` counts its compactions.
 fn start_compactor(store: &Path, runs: &Arc<AtomicU64>) -> Child {
     let arguments = ["compactor".to_owned(), store.display().to_string()];
     let runs = Arc::clone(runs);
@@ -210,7 +214,7 @@ fn start_compactor(store: &Path, runs: &Arc<AtomicU64>) -> Child {
 }
 
 #[test]
-fn processes_beside_one_that_compacts_make_one_linear_history() {
+fn processes_beside_a_compacting_one_produce_a_linear_history() {
     let runs = Arc::default();
     rounds(|random, store, notes| {
         let compactor = start_compactor(store, &runs);
@@ -224,7 +228,7 @@ fn processes_beside_one_that_compacts_make_one_linear_history() {
 }
 
 #[test]
-fn processes_that_are_killed_and_stopped_make_one_linear_history() {
+fn killed_and_stopped_processes_produce_a_linear_history() {
     let runs = Arc::default();
     let sum = rounds(|random, store, notes| {
         let mut compactor = start_compactor(store, &runs);
@@ -250,7 +254,7 @@ fn processes_that_are_killed_and_stopped_make_one_linear_history() {
                 killed.kill();
             }
             if random.below(4) == 0 {
-                // In the middle of a compaction, as often as not.
+                // About half the time in the middle of a compaction.
                 let killed = std::mem::replace(&mut compactor, start_compactor(store, &runs));
                 killed.kill();
             }
@@ -258,12 +262,12 @@ fn processes_that_are_killed_and_stopped_make_one_linear_history() {
         drop(compactor.kill());
         children.into_iter().for_each(|child| drop(child.kill()));
     });
-    assert!(sum.unended > 0, "no kill has met a call under way: {sum:?}");
+    assert!(sum.unended > 0, "no kill interrupted a call: {sum:?}");
     assert!(runs.load(Relaxed) > 0, "nothing was compacted");
 }
 
 #[test]
-fn a_line_says_all_of_an_operation() {
+fn a_line_round_trips_an_operation() {
     let (_dir, store) = directory();
     let p = SegmentLog::open(&store).unwrap();
     let mut client = Client { store: &p, number: 7, random: Random(3), pieces: 0 };

@@ -1,14 +1,16 @@
-//! A hostile day: three processes append, read, pop and compact while a fourth removes, renames, copies and
-//! restores the files and directories of their stores at random. Each operation ends with the right bytes or with
-//! an error that names the store: no hang, no panic, no signal, no wrong byte.
+//! A hostile day: three processes append, read, pop and compact while a fourth randomly removes,
+//! renames, copies and restores the files and directories of their stores. Each operation ends with
+//! the right bytes or with an error that names the store: no hang, no panic, no signal, no wrong
+//! byte.
 //!
-//! | file | what it owns |
+//! | file | contents |
 //! |---|---|
-//! | `vandal` | what is done to files and directories |
-//! | `worker` | what is done with stores, and what a value may hold |
+//! | `vandal` | the tampering with files and directories |
+//! | `worker` | the use of the stores, and the checks of their values |
 //!
-//! `PARTD_HOSTILE_SECONDS=600 cargo test --release --test processes hostile_day:: -- --nocapture` is the long form.
-//! The seed that a run prints repeats the choices and not the timing.
+//! The long run is
+//! `PARTD_HOSTILE_SECONDS=600 cargo test --release --test processes hostile_day:: -- --nocapture`.
+//! The printed seed repeats the choices but not the timing.
 
 pub(crate) mod vandal;
 pub(crate) mod worker;
@@ -25,15 +27,15 @@ use partd_testkit::children::{Child, from_env, seed};
 use self::worker::Worker;
 
 const WORKERS: u64 = 3;
-/// No operation takes longer: half a minute is how long an open waits for another one, on a machine that is busy
-/// with other things.
+/// The longest time for an operation: an open waits up to half a minute for another one, and the
+/// machine may be busy.
 const HANG: Duration = Duration::from_secs(120);
 
-/// What the parent has heard of a child.
+/// The reports of a child.
 #[derive(Debug)]
 struct Heard {
     last: Instant,
-    /// Counts by name, as the child tells them at its end.
+    /// Counters by name, which the child reports at its end.
     counts: BTreeMap<String, u64>,
 }
 
@@ -65,7 +67,7 @@ fn start(role: &str, base: &Path, number: u64, seed: u64) -> (Child, Arc<Mutex<H
 }
 
 #[test]
-fn hostile_hands_on_the_files_lead_to_right_bytes_or_clear_errors() {
+fn tampering_with_the_files_leads_to_right_bytes_or_clear_errors() {
     let seconds = from_env("PARTD_HOSTILE_SECONDS", 10);
     let seed = seed();
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
@@ -76,15 +78,15 @@ fn hostile_hands_on_the_files_lead_to_right_bytes_or_clear_errors() {
     while since.elapsed() < Duration::from_secs(seconds) {
         std::thread::sleep(Duration::from_millis(100));
         for (number, (child, heard)) in children.iter_mut().enumerate() {
-            assert!(!child.has_ended(), "process {number} has failed; what it said is above");
-            let quiet = heard.lock().expect("nobody panics").last.elapsed();
+            assert!(!child.has_ended(), "process {number} has failed; see its output above");
+            let quiet = heard.lock().expect("no thread panics").last.elapsed();
             assert!(quiet < HANG, "process {number} hangs: it was silent for {quiet:?}");
         }
     }
     let mut totals = [BTreeMap::new(), BTreeMap::new()];
     for (number, (child, heard)) in children.into_iter().enumerate() {
         child.finish();
-        for (name, count) in &heard.lock().expect("nobody panics").counts {
+        for (name, count) in &heard.lock().expect("no thread panics").counts {
             let total: &mut BTreeMap<String, u64> = &mut totals[number.min(1)];
             let sum = total.entry(name.clone()).or_default();
             let is_longest = name.starts_with("ms ");
@@ -104,8 +106,8 @@ fn hostile_hands_on_the_files_lead_to_right_bytes_or_clear_errors() {
         sum(operations, "ok "),
         sum(operations, "error ")
     );
-    assert!(sum(acts, "act ") > seconds, "nobody was hostile");
+    assert!(sum(acts, "act ") > seconds, "there were no hostile acts");
     assert!(sum(operations, "ok append") > seconds, "nothing was appended");
-    // Whoever comes afterwards reads what is right or is told.
+    // A later process reads the right bytes or gets an error.
     Worker::new(&base, WORKERS + 1, seed).look_around();
 }

@@ -1,7 +1,8 @@
-//! The hostile process: one random act after the other on the files of a store, and on its directory.
+//! The hostile process: it performs random acts on the files of a store and on its directory.
 //!
-//! It does all that a careless operator does with `rm`, `mv`, `cp`, `ln`, `mkdir` and a restored backup. It never
-//! writes into a file that is there, and never cuts one: nothing that maps files can withstand that.
+//! It does what a careless operator does with `rm`, `mv`, `cp`, `ln`, `mkdir` and a restored
+//! backup. It never writes into an existing file and never truncates one, because no program that
+//! maps files can withstand that.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -17,16 +18,16 @@ use rustix::fs::{CWD, FileType, Mode, RenameFlags, mknodat, renameat_with};
 
 use super::asked_to_end;
 
-/// Names that mean something to a store.
+/// File names that a store uses.
 const NAMES: [&str; 6] =
     ["control", "reserve", "reserve-output", "tmp-control", "tmp-output", "tmp-writer-0000"];
-/// Backups and moved directories that are kept at one time.
+/// The maximum number of backups and of moved directories.
 const KEPT: usize = 6;
 
-/// An act by its name; an error means that somebody else was quicker.
+/// An act with its name. It returns an error if another process was quicker.
 type Act = (&'static str, fn(&mut Vandal) -> io::Result<()>);
 
-/// Those on files stand twice, since they are what a store meets most.
+/// The acts on files are listed twice, since they are the most likely ones in practice.
 const ACTS: [Act; 19] = [
     ("a file removed", Vandal::remove_file),
     ("a file moved away", Vandal::move_file),
@@ -53,21 +54,23 @@ const ACTS: [Act; 19] = [
 struct Vandal {
     random: Random,
     base: PathBuf,
-    /// Files that were put aside, each with the name that it had.
+    /// Files that were put aside, each with its former path.
     backups: Vec<(PathBuf, PathBuf)>,
     /// Directories that were moved or copied.
     directories: Vec<PathBuf>,
     made: u64,
 }
 
-/// The role of the process: hostile until it is asked to end.
+/// The role of the process: tampers until it is asked to end.
 pub(crate) fn play(arguments: &[String]) {
     let end = asked_to_end();
     let base = PathBuf::from(&arguments[0]);
     let seed = arguments[2].parse::<u64>().expect("a number");
     fs::create_dir(base.join("aside")).expect("it is new");
     let other = SegmentLog::options().segment_len_bytes(64 << 10).open(base.join("aside/other"));
-    other.and_then(|other| other.append_durable([("all", "theirs")])).expect("nobody touches it");
+    other
+        .and_then(|other| other.append_durable([("all", "theirs")]))
+        .expect("no process tampers with it");
     let (backups, directories) = (Vec::new(), Vec::new());
     let mut vandal = Vandal { random: Random(seed), base, backups, directories, made: 0 };
     let (mut counts, mut said) = (BTreeMap::<&str, u64>::new(), Instant::now());
@@ -76,7 +79,7 @@ pub(crate) fn play(arguments: &[String]) {
         if act(&mut vandal).is_ok() {
             *counts.entry(name).or_default() += 1;
         }
-        // A store that is whole again now and then, or nothing would succeed any more.
+        // Restore a complete store now and then; otherwise no call would succeed any more.
         if vandal.random.below(10) == 0 {
             remove_all(&vandal.store());
             *counts.entry("the store removed").or_default() += 1;
@@ -91,11 +94,11 @@ pub(crate) fn play(arguments: &[String]) {
     }
     counts.iter().for_each(|(name, count)| report(&format!("{count} act {name}")));
     let other = SegmentLog::open_read_only(vandal.base.join("aside/other"));
-    let theirs = other.and_then(|other| other.get("all")).expect("nobody has touched it");
-    assert_eq!(theirs, b"theirs", "a store that nobody has touched");
+    let theirs = other.and_then(|other| other.get("all")).expect("no process tampers with it");
+    assert_eq!(theirs, b"theirs", "the store without tampering is unchanged");
 }
 
-/// Removes a directory in which others make files meanwhile.
+/// Removes a directory in which others create files meanwhile.
 fn remove_all(path: &Path) {
     for _ in 0..50 {
         let removed = match fs::symlink_metadata(path) {
@@ -118,7 +121,7 @@ impl Vandal {
         self.base.join("store")
     }
 
-    /// A path that nothing has.
+    /// An unused path.
     fn fresh(&mut self, kind: &str) -> PathBuf {
         self.made += 1;
         self.base.join("aside").join(format!("{kind}-{}", self.made))
@@ -129,7 +132,7 @@ impl Vandal {
         all.get(chosen).cloned().ok_or_else(nothing)
     }
 
-    /// The directory of a store: mostly the one that all use, or a temporary one, or one that was moved.
+    /// The directory of a store: usually the shared one, otherwise a temporary one or a moved one.
     fn any_store(&mut self) -> io::Result<PathBuf> {
         if self.random.below(4) > 0 {
             return Ok(self.store());
@@ -192,7 +195,7 @@ impl Vandal {
         Ok(())
     }
 
-    /// A file that was put aside, and where it was.
+    /// A file that was put aside, and its former path.
     fn any_backup(&mut self) -> io::Result<(PathBuf, PathBuf)> {
         let all = self.backups.clone();
         self.one_of(&all)
@@ -201,7 +204,7 @@ impl Vandal {
     fn restore_by_rename(&mut self) -> io::Result<()> {
         let (aside, file) = self.any_backup()?;
         let restored = self.fresh("restored");
-        // The backup stays, for another time.
+        // The backup stays for another time.
         match self.random.below(2) {
             0 => fs::hard_link(&aside, &restored)?,
             _ if aside.is_file() => drop(fs::copy(&aside, &restored)?),
@@ -216,7 +219,7 @@ impl Vandal {
         fs::hard_link(aside, file)
     }
 
-    /// Restores a file under its name byte by byte, so that others see parts of it.
+    /// Restores a file under its name in steps, so that others see parts of it.
     fn restore_by_copy(&mut self) -> io::Result<()> {
         let (aside, file) = self.any_backup()?;
         let bytes = if aside.is_file() { fs::read(&aside)? } else { return Err(nothing()) };

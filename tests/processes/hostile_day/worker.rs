@@ -1,10 +1,10 @@
-//! A process that uses stores while another one is hostile to them, and holds everything that it reads against
-//! what it wrote.
+//! A process that uses stores while another one tampers with them, and compares everything that it
+//! reads with what it wrote.
 //!
-//! Every value is made of pieces that say who wrote them as which number, and which numbers of that writer were
-//! deleted before. So whoever reads a value sees whether a piece is torn, doubled, out of order, or was brought back
-//! from the dead. A handle also has a key that nobody else writes to: there, each get must give exactly what the
-//! handle wrote, or an error.
+//! Every value consists of pieces that record their writer, their number, and which numbers of that
+//! writer were deleted before. So any reader can tell whether a piece is torn, doubled, out of
+//! order, or resurrected. Each handle also has a key that no one else writes to: a get of that key
+//! must return exactly what the handle wrote, or an error.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,24 +17,25 @@ use partd_testkit::children::{Random, report};
 
 use super::asked_to_end;
 
-/// The key that all write to.
+/// The key that all processes write to.
 const ALL: &str = "all";
-/// Handles that a process has open at one time.
+/// The number of handles that a process keeps open.
 const HANDLES: usize = 2;
 
-/// An open store, and what is known of it.
+/// An open store, and what the process has recorded about it.
 #[derive(Debug)]
 struct Handle {
     log: SegmentLog,
-    /// The key that it alone writes to, and what it holds.
+    /// The key that only this handle writes to, and its contents.
     own: String,
     own_floor: u64,
     pieces: Vec<(u64, IsSure)>,
-    /// This process has deleted all of its pieces up to this number from the key of all.
+    /// This process has deleted all of its pieces up to this number from the shared key.
     all_floor: u64,
 }
 
-/// Whether a piece must be there, since the call that wrote it has succeeded and none that deletes it has failed.
+/// Whether a piece must be present, because the call that wrote it succeeded and no failed call
+/// could have deleted it.
 type IsSure = bool;
 
 /// A process that uses stores.
@@ -60,15 +61,15 @@ pub(crate) fn play(arguments: &[String]) {
     worker.counts.iter().for_each(|(name, count)| report(&format!("{count} {name}")));
 }
 
-/// Takes a value apart and checks each piece against the others.
+/// Parses a value and checks each piece against the others.
 #[track_caller]
 fn check(key: &str, value: &[u8]) -> Vec<Tag> {
     let tags = parse(value).unwrap_or_else(|why| panic!("wrong bytes under {key}: {why}"));
-    // Of each writer, the first and the last number so far.
+    // The first and the last number of each writer so far.
     let mut seen: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
     for tag in &tags {
         let (first, last) = seen.entry(tag.writer).or_insert((tag.number, 0));
-        assert!(*last < tag.number, "{key}: {tag:?} stands behind number {last}: {tags:?}");
+        assert!(*last < tag.number, "{key}: {tag:?} follows number {last}: {tags:?}");
         let floor = u64::from(tag.life);
         assert!(floor < *first, "{key}: number {first} was deleted before {tag:?}: {tags:?}");
         *last = tag.number;
@@ -77,7 +78,7 @@ fn check(key: &str, value: &[u8]) -> Vec<Tag> {
 }
 
 impl Handle {
-    /// Checks that its own key holds what it wrote.
+    /// Checks that the handle's own key holds what it wrote.
     #[track_caller]
     fn check_own(&self, value: &[u8]) {
         let found = check(&self.own, value);
@@ -91,7 +92,7 @@ impl Handle {
         let last = found.last();
         assert_eq!(
             lost, 0,
-            "{}: {lost} pieces are lost behind {last:?}: {:?}",
+            "{}: {lost} pieces are lost after {last:?}: {:?}",
             self.own, self.pieces
         );
     }
@@ -101,7 +102,7 @@ impl Handle {
         self.own_floor = up_to;
     }
 
-    /// A call that deletes has failed: its pieces may be there or not.
+    /// A deleting call has failed: the pieces may be present or not.
     fn may_have_deleted_own(&mut self) {
         self.pieces.iter_mut().for_each(|(_, is_sure)| *is_sure = false);
     }
@@ -124,7 +125,7 @@ impl Worker {
         *self.counts.entry(name).or_default() += 1;
     }
 
-    /// Notes how an operation has ended.
+    /// Counts the outcome of an operation.
     #[track_caller]
     fn note<T>(&mut self, operation: &str, since: Instant, result: &Result<T, Error>) {
         let longest = self.counts.entry(format!("ms of the longest {operation}")).or_default();
@@ -160,7 +161,7 @@ impl Worker {
         format!("{kind}: {text}")
     }
 
-    /// Does one thing, and checks what comes of it.
+    /// Performs one operation and checks the result.
     fn work(&mut self) {
         if self.handles.is_empty() || self.handles.len() < HANDLES && self.random.below(40) == 0 {
             return self.open();
@@ -170,7 +171,7 @@ impl Worker {
         let since = Instant::now();
         let (operation, result) = self.operate(&mut handle);
         self.note(operation, since, &result);
-        // Some go on with a handle that gives errors.
+        // Sometimes continue with a handle that returns errors.
         let closes = if result.is_err() { 4 } else { 200 };
         if self.random.below(closes) > 0 {
             self.handles.push(handle);
@@ -281,7 +282,7 @@ impl Worker {
         }
     }
 
-    /// Opens the store in each way, and reads all that is there.
+    /// Opens the store in each way, and reads everything in it.
     pub(crate) fn look_around(&mut self) {
         let options = SegmentLog::options().segment_len_bytes(64 << 10);
         let store = self.base.join("store");
@@ -296,7 +297,7 @@ impl Worker {
 fn look_at_all(log: &SegmentLog) -> Result<(), Error> {
     for key in log.keys()? {
         let name = String::from_utf8_lossy(key.as_bytes()).into_owned();
-        assert!(name == ALL || name.starts_with("own "), "a key that nobody wrote: {name}");
+        assert!(name == ALL || name.starts_with("own "), "a key that no process wrote: {name}");
         check(&name, &log.get(key)?);
     }
     Ok(())
