@@ -19,52 +19,42 @@
 //! | `open`, `recovery` | opening, alone or not, after a crash or not |
 //! | `temporary` | stores that are removed with their handle |
 
-mod background;
-pub mod commit;
-mod compaction;
-mod control;
-mod discovery;
-pub mod disk;
-mod index;
+pub mod fs;
+mod maintain;
 mod open;
 mod options;
-mod outputs;
 mod pop;
 mod read;
-mod recovery;
-mod recycle;
-pub(crate) mod segment;
-mod store;
-mod sync;
-mod temporary;
+mod segment;
+pub mod shared;
 mod verify;
-mod version;
-mod writer;
+mod write;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-pub use self::compaction::{Compaction, Skipped};
+pub use self::maintain::compaction::{Compaction, Skipped};
 pub use self::options::Options;
-pub use self::read::View;
+pub use self::read::view::View;
 pub use self::verify::Verified;
 
-use self::background::Background;
-use self::compaction::{Aim, Stop};
-use self::control::Control;
-use self::disk::{Dir, Disk, DiskFile, FileId, OsDisk};
-use self::read::Snapshot;
-use self::recycle::Recycler;
+use self::fs::mapping::ForkMark;
+use self::fs::{Dir, Disk, DiskFile, FileId, OsDisk};
+use self::maintain::background::Background;
+use self::maintain::compaction::{Aim, Stop};
+use self::maintain::sync::Syncer;
+use self::read::snapshot::Snapshot;
+use self::read::version::Version;
 use self::segment::Segment;
-use self::segment::mapping::ForkMark;
-use self::store::CONTROL;
-use self::store::{Store, segment_name};
-use self::sync::Syncer;
-use self::version::Version;
-use self::writer::Writer;
+use self::segment::recycle::Recycler;
+use self::shared::control::Control;
+use self::write::Writer;
 use crate::Key;
 use crate::error::{Error, ErrorKind, Result};
+use crate::log::fs::directory::Directory;
+use crate::log::fs::names::CONTROL;
+use crate::log::fs::names::segment_name;
 use crate::partd::{Batch, Chunks, Durability, Op, Partd};
 use crate::threads::{self, LentPool};
 
@@ -104,7 +94,7 @@ pub struct SegmentLog<D: Disk = OsDisk> {
 /// What a handle is made of.
 #[derive(Debug)]
 pub(crate) struct Core<D: Disk> {
-    store: Store<D>,
+    store: Directory<D>,
     options: Options,
     uuid: [u8; 16],
     /// None where a store that nobody has open is read as it lies.
@@ -209,7 +199,7 @@ impl SegmentLog {
     /// Removes the temporary stores in a directory whose handles are gone: those of processes that
     /// were killed. Returns what was removed; one that is in use is left alone.
     pub fn sweep(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
-        temporary::sweep(&OsDisk, dir.as_ref())
+        open::temporary::sweep(&OsDisk, dir.as_ref())
     }
 
     /// The options to open a store with.
@@ -222,7 +212,7 @@ impl<D: Disk> SegmentLog<D> {
     /// [`sweep`](SegmentLog::sweep) on a disk other than that of the operating system.
     #[doc(hidden)]
     pub fn sweep_on(disk: &D, dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
-        temporary::sweep(disk, dir.as_ref())
+        open::temporary::sweep(disk, dir.as_ref())
     }
 
     /// The directory of the store.
@@ -523,11 +513,11 @@ impl<D: Disk> Drop for Core<D> {
             self.writer.close(control);
             if self.is_temporary {
                 // Nobody is left to tell; what stays behind can be swept later.
-                if let Ok(Some(files)) = temporary::remove(&self.store, None) {
+                if let Ok(Some(files)) = open::temporary::remove(&self.store, None) {
                     let version = std::mem::take(&mut self.version);
                     let recycler = std::mem::replace(&mut self.recycler, Recycler::new());
                     let writer = std::mem::replace(&mut self.writer, Writer::new(0));
-                    temporary::give_back(files, (version, recycler, writer));
+                    open::temporary::give_back(files, (version, recycler, writer));
                 }
                 return;
             }

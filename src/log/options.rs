@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use partd_format::segment::{SEGMENT_LEN_MAX, SEGMENT_LEN_MIN};
 
-use super::disk::{Disk, OsDisk};
-use super::store::RESERVE_MIN_BYTES;
-use super::{SegmentLog, open, temporary};
 use crate::error::{Error, ErrorKind, Result};
+use crate::log::SegmentLog;
+use crate::log::fs::names::RESERVE_MIN_BYTES;
+use crate::log::fs::{Disk, OsDisk};
+use crate::log::open::{self, temporary};
 use crate::threads::LentPool;
 
 /// How a [`SegmentLog`] is opened.

@@ -7,10 +7,11 @@
 
 use std::sync::PoisonError;
 
-use super::disk::Disk;
-use super::read::Snapshot;
-use super::{Core, Key};
+use crate::Key;
 use crate::error::{Error, ErrorKind, Result};
+use crate::log::Core;
+use crate::log::fs::Disk;
+use crate::log::read::snapshot::Snapshot;
 use crate::partd::Batch;
 
 /// What was appended while the values were read is read without the picture's lock while it is more
@@ -26,7 +27,7 @@ impl<D: Disk> Core<D> {
     /// A handle that dies after the delete was committed takes the bytes with it. Of an error that
     /// is returned after it, the one reason is damage: of bytes that another handle committed
     /// microseconds before.
-    pub(super) fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
+    pub(crate) fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
         let control = self.control()?;
         let mut distinct: Vec<Key> = keys.to_vec();
         distinct.sort_unstable();

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use partd_format::segment::DURABLE_END_AT;
 use partd_format::{Evidence, Link, SegmentHeader, State};
 
-use super::Core;
-use super::disk::{Disk, DiskFile};
-use super::segment::ahead::{Ahead, ChainAhead, Span};
-use super::segment::{Extent, Segment};
 use crate::error::Result;
+use crate::log::Core;
+use crate::log::fs::{Disk, DiskFile};
+use crate::log::segment::ahead::{Ahead, ChainAhead, Span};
+use crate::log::segment::{Extent, Segment};
 use crate::threads;
 
 /// What [`SegmentLog::verify`](crate::SegmentLog::verify) has looked at, all of it whole.
@@ -26,7 +26,7 @@ pub struct Verified {
     pub bytes: u64,
 }
 
-pub(super) fn verify<D: Disk>(core: &Core<D>) -> Result<Verified> {
+pub(crate) fn verify<D: Disk>(core: &Core<D>) -> Result<Verified> {
     let (segments, applied_bytes, sequence) = core.with_version(|version| {
         (Arc::clone(&version.segments), version.batch_bytes.clone(), version.sequence)
     })?;

@@ -145,7 +145,7 @@ fn the_contract_breaks_when_a_helper_does_not_look_at_the_commit_word_again() {
 /// The model's reader and its `mark_committed` stand for these lines of the engine.
 #[test]
 fn the_model_has_the_orderings_of_the_engine() {
-    let control = include_str!("../../../src/log/control.rs");
+    let control = include_str!("../../../src/log/shared/control.rs");
     let segment = include_str!("../../../src/log/segment/mod.rs");
     for (source, line) in [
         (control, "Commit::decode(self.word(layout::COMMIT_AT).load(Acquire))"),

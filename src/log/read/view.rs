@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Snapshot, total};
 use crate::error::Result;
-use crate::log::disk::{Disk, DiskFile, OsDisk};
+use crate::log::fs::{Disk, DiskFile, OsDisk};
+use crate::log::read::snapshot::{Snapshot, total};
 use crate::log::segment::Extent;
 use crate::log::segment::ahead::{Ahead, Span};
 use crate::threads::LentPool;

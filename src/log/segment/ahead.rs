@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::Segment;
-use crate::log::disk::DiskFile;
+use crate::log::fs::DiskFile;
+use crate::log::segment::Segment;
 
 /// Bytes that a read asks for before it touches them.
 pub(crate) const AHEAD_BYTES: u64 = 8 << 20;

@@ -7,7 +7,8 @@
 #![expect(unsafe_code, reason = "published and claimed ranges are told apart here")]
 
 pub(crate) mod ahead;
-pub(crate) mod mapping;
+pub(crate) mod outputs;
+pub(crate) mod recycle;
 
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -19,10 +20,11 @@ use partd_format::segment::{DURABLE_END_AT, HEADER_LEN, Retained, lists_checksum
 use partd_format::word::{STATE_AT, durable_end};
 use partd_format::{Batch, Entry, Link, Salt, SegmentHeader, State};
 
-use self::ahead::{Ahead, Span};
-use super::disk::{Access, Dir, Disk, DiskFile, FileId};
-use super::store::{Store, segment_name};
 use crate::error::{Error, ErrorKind, Result, damage};
+use crate::log::fs::directory::Directory;
+use crate::log::fs::names::segment_name;
+use crate::log::fs::{Access, Dir, Disk, DiskFile, FileId};
+use crate::log::segment::ahead::{Ahead, Span};
 
 /// The unit in which disk space is given back.
 const PAGE: u64 = 4096;
@@ -121,7 +123,7 @@ pub(crate) struct NewSegment<'a> {
 /// A segment under a temporary name, not yet part of the store.
 #[derive(Debug)]
 pub(crate) struct Unpublished<'s, D: Disk> {
-    store: &'s Store<D>,
+    directory: &'s Directory<D>,
     temporary: Option<String>,
     file: Option<D::File>,
     id: FileId,
@@ -132,25 +134,25 @@ pub(crate) struct Unpublished<'s, D: Disk> {
 impl<'s, D: Disk> Unpublished<'s, D> {
     /// Makes and allocates a file of that name. What a dead maker of the name has left behind goes.
     pub(crate) fn create(
-        store: &'s Store<D>,
+        directory: &'s Directory<D>,
         name: &str,
         len: u64,
         uuid: &[u8; 16],
     ) -> Result<Unpublished<'s, D>> {
-        let file = store.create_anew(name, len, Some(uuid))?;
-        Unpublished::of_file(store, name.to_owned(), file, false)
+        let file = directory.create_anew(name, len, Some(uuid))?;
+        Unpublished::of_file(directory, name.to_owned(), file, false)
     }
 
     /// Takes a file that this process alone knows: the reserve of the store, or a recycled segment.
     pub(crate) fn of_file(
-        store: &'s Store<D>,
+        directory: &'s Directory<D>,
         name: String,
         file: D::File,
         is_recycled: bool,
     ) -> Result<Unpublished<'s, D>> {
-        let salt = Salt(u64::from_le_bytes(store.random()?));
+        let salt = Salt(u64::from_le_bytes(directory.random()?));
         let (id, temporary, file) = (file.id(), Some(name), Some(file));
-        Ok(Unpublished { store, temporary, file, id, salt, is_recycled })
+        Ok(Unpublished { directory, temporary, file, id, salt, is_recycled })
     }
 
     /// Writes the header, and returns the space behind it; nobody else knows of it yet.
@@ -182,12 +184,12 @@ impl<'s, D: Disk> Unpublished<'s, D> {
                 lists_checksum: lists_checksum(self.salt, &lists),
             }),
             data_start: HEADER_LEN + lists.len() as u64,
-            created_unix_ms: self.store.disk.now_unix_ms(),
+            created_unix_ms: self.directory.disk.now_unix_ms(),
             pid: std::process::id(),
             slot: new.slot.into(),
         };
         let offset = header.data_start;
-        let segment = Segment { file, dir: Arc::clone(self.store.path()), header };
+        let segment = Segment { file, dir: Arc::clone(self.directory.path()), header };
         segment.reserve(0, offset)?;
         segment.put(0, &header.encode());
         segment.put(HEADER_LEN, &lists);
@@ -204,9 +206,9 @@ impl<'s, D: Disk> Unpublished<'s, D> {
     pub(crate) fn publish(mut self, id: u64) -> Result<()> {
         if let Some(temporary) = self.temporary.take() {
             let name = segment_name(id);
-            self.store.dir.rename(&temporary, &name).map_err(|source| {
+            self.directory.dir.rename(&temporary, &name).map_err(|source| {
                 self.temporary = Some(temporary);
-                self.store.error("publish the segment", &name, source)
+                self.directory.error("publish the segment", &name, source)
             })?;
         }
         Ok(())
@@ -217,7 +219,7 @@ impl<D: Disk> Drop for Unpublished<'_, D> {
     fn drop(&mut self) {
         if let Some(temporary) = &self.temporary {
             // Left behind, it would be removed by the next recovery.
-            let _ = self.store.unlink_mapped(temporary, self.id);
+            let _ = self.directory.unlink_mapped(temporary, self.id);
         }
     }
 }
@@ -225,21 +227,23 @@ impl<D: Disk> Drop for Unpublished<'_, D> {
 impl<F: DiskFile> Segment<F> {
     /// Opens a segment and checks its header, and that it is of the store if one is given.
     pub(crate) fn open<D: Disk<File = F>>(
-        store: &Store<D>,
+        directory: &Directory<D>,
         id: u64,
         uuid: Option<&[u8; 16]>,
         access: Access,
     ) -> Result<Segment<F>> {
         let name = segment_name(id);
-        let file =
-            store.dir.open(&name, access).map_err(|source| store.error("open", &name, source))?;
+        let file = directory
+            .dir
+            .open(&name, access)
+            .map_err(|source| directory.error("open", &name, source))?;
         let mut bytes = [0; DURABLE_END_AT as usize];
         let len = file.mapping().len();
         if len >= DURABLE_END_AT {
             file.loaded(0, DURABLE_END_AT);
             file.mapping().copy_out(0, &mut bytes);
         }
-        let path = || store.path_of(&name);
+        let path = || directory.path_of(&name);
         let header = SegmentHeader::decode(&bytes, len).map_err(|error| damage(path(), error))?;
         if uuid.is_some_and(|uuid| header.store != *uuid) {
             let why = "this segment belongs to another store: files of two stores are in one directory. This one \
@@ -251,7 +255,7 @@ impl<F: DiskFile> Segment<F> {
             let why = format!("this file is segment {found:#x} of the store under another name");
             return Err(Error::refused(ErrorKind::Corrupt, path(), why));
         }
-        Ok(Segment { file, dir: Arc::clone(store.path()), header })
+        Ok(Segment { file, dir: Arc::clone(directory.path()), header })
     }
 
     pub(crate) fn id(&self) -> u64 {

@@ -9,14 +9,14 @@ use partd_format::batch::Layout;
 use partd_format::segment::Retained;
 use partd_format::{Evidence, Kind, Link, State};
 
-use super::{Aim, Base};
 use crate::Key;
 use crate::error::{Error, Result};
-use crate::log::disk::DiskFile;
-use crate::log::index::Extents;
+use crate::log::fs::DiskFile;
+use crate::log::maintain::compaction::{Aim, Base};
+use crate::log::read::index::Extents;
+use crate::log::read::version::{AtRest, chain};
 use crate::log::segment::ahead::{ChainAhead, HeadsAhead, Span};
 use crate::log::segment::{Extent, Segment};
-use crate::log::version::{AtRest, chain};
 
 /// Entries in one batch of an output.
 const BATCH_ENTRIES: usize = 4096;
@@ -25,24 +25,24 @@ const BATCH_BYTES: u64 = 32 << 20;
 
 /// What an output holds.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     /// In key order.
-    pub(super) entries: Vec<Planned>,
+    pub(crate) entries: Vec<Planned>,
     /// How many extents they are made of.
-    pub(super) extents: u64,
+    pub(crate) extents: u64,
     /// How far the chains beside the sources reach.
-    pub(super) retained: Vec<Retained>,
+    pub(crate) retained: Vec<Retained>,
 }
 
 /// An entry of the output.
 #[derive(Debug)]
-pub(super) struct Planned {
-    pub(super) key: Key,
-    pub(super) kind: Kind,
-    pub(super) sequence: u64,
+pub(crate) struct Planned {
+    pub(crate) key: Key,
+    pub(crate) kind: Kind,
+    pub(crate) sequence: u64,
     /// Which of the key's extents it is made of.
-    pub(super) extents: Option<(Extents, Range<usize>)>,
-    pub(super) len: u64,
+    pub(crate) extents: Option<(Extents, Range<usize>)>,
+    pub(crate) len: u64,
 }
 
 /// The newest clear and the newest delete of each key.
@@ -53,7 +53,7 @@ struct Removals {
 }
 
 /// The segments to rewrite, and whether some are left for another run.
-pub(super) fn choose(
+pub(crate) fn choose(
     at_rest: Vec<AtRest>,
     aim: Aim,
     segment_len: u64,
@@ -92,23 +92,23 @@ pub(super) fn choose(
 }
 
 impl<F: DiskFile> Base<F> {
-    pub(super) fn segment(&self, number: u32) -> &Arc<Segment<F>> {
+    pub(crate) fn segment(&self, number: u32) -> &Arc<Segment<F>> {
         &self.segments[number as usize]
     }
 
     /// The segments that were rewritten, once nothing else of it is needed.
-    pub(super) fn into_inputs(self) -> Vec<Arc<Segment<F>>> {
+    pub(crate) fn into_inputs(self) -> Vec<Arc<Segment<F>>> {
         let numbers = self.inputs.iter().map(|source| source.number);
         numbers.map(|number| Arc::clone(self.segment(number))).collect()
     }
 
     /// The ids of the sources.
-    pub(super) fn input_ids(&self) -> Vec<u64> {
+    pub(crate) fn input_ids(&self) -> Vec<u64> {
         self.inputs.iter().map(|source| source.id).collect()
     }
 
     /// The entries of the output, and what it says of the segments beside it.
-    pub(super) fn plan(&self) -> Result<Plan> {
+    pub(crate) fn plan(&self) -> Result<Plan> {
         let mut is_input = vec![false; self.segments.len()];
         self.inputs.iter().for_each(|source| is_input[source.number as usize] = true);
         let mut removals = self.removals()?;
@@ -281,7 +281,7 @@ impl<F: DiskFile> Base<F> {
 }
 
 /// Cuts the entries into batches.
-pub(super) fn split(planned: &[Planned]) -> Result<Vec<(&[Planned], Layout)>> {
+pub(crate) fn split(planned: &[Planned]) -> Result<Vec<(&[Planned], Layout)>> {
     let mut batches = Vec::new();
     let mut rest = planned;
     while !rest.is_empty() {

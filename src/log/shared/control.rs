@@ -10,16 +10,17 @@ use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release};
 
 use partd_format::control::{self as layout, Commit, Fixed};
 
-use super::commit::{Position, Word, Words};
-use super::disk::{Access, Dir, Disk, DiskFile, was_not_tried};
-use super::segment::Segment;
-use super::store::{CONTROL, Store, UNFINISHED_CONTROL};
 use crate::error::{Error, ErrorKind, Result};
+use crate::log::fs::directory::Directory;
+use crate::log::fs::names::{CONTROL, UNFINISHED_CONTROL};
+use crate::log::fs::{Access, Dir, Disk, DiskFile, was_not_tried};
+use crate::log::segment::Segment;
+use crate::log::shared::commit::{Position, Word, Words};
 
 /// The mapped control file of an open store.
 #[derive(Debug)]
 pub(crate) struct Control<D: Disk> {
-    store: Store<D>,
+    directory: Directory<D>,
     file: D::File,
     pub(crate) fixed: Fixed,
     /// Whether a sync of this handle has failed.
@@ -131,11 +132,11 @@ impl<F: DiskFile> Word for ControlWord<'_, F> {
 impl<D: Disk> Control<D> {
     /// Opens the control file; an error of the format if it cannot be one of this store.
     pub(crate) fn open(
-        store: &Store<D>,
+        directory: &Directory<D>,
         access: Access,
     ) -> Result<Result<Control<D>, partd_format::Error>> {
-        let opened = store.dir.open(CONTROL, access);
-        let file = opened.map_err(|error| store.error("open", CONTROL, error))?;
+        let opened = directory.dir.open(CONTROL, access);
+        let file = opened.map_err(|error| directory.error("open", CONTROL, error))?;
         let len = file.mapping().len();
         if len != layout::FILE_LEN {
             return Ok(Err(partd_format::Error {
@@ -149,7 +150,7 @@ impl<D: Disk> Control<D> {
         file.mapping().copy_out(0, &mut bytes);
         let sync_failed = AtomicBool::new(false);
         Ok(Fixed::decode(&bytes).map(|fixed| Control {
-            store: store.clone(),
+            directory: directory.clone(),
             file,
             fixed,
             sync_failed,
@@ -159,25 +160,26 @@ impl<D: Disk> Control<D> {
     /// Makes the control file anew, in place of the one that is there. The caller is alone.
     ///
     /// Where the disk has no space for another file, the one that is there is written over: nobody maps it.
-    pub(crate) fn create(store: &Store<D>, start: &Start) -> Result<()> {
+    pub(crate) fn create(directory: &Directory<D>, start: &Start) -> Result<()> {
         let uuid = Some(&start.fixed.store);
-        let made = store.create_anew(UNFINISHED_CONTROL, layout::FILE_LEN, uuid).and_then(|file| {
-            let written = start.write(&file, layout::SLOTS_AT);
-            written.map_err(|error| store.error("write", UNFINISHED_CONTROL, error))?;
-            let renamed = store.dir.replace(UNFINISHED_CONTROL, CONTROL);
-            renamed.map_err(|error| store.error("make the control file", CONTROL, error))
-        });
+        let made =
+            directory.create_anew(UNFINISHED_CONTROL, layout::FILE_LEN, uuid).and_then(|file| {
+                let written = start.write(&file, layout::SLOTS_AT);
+                written.map_err(|error| directory.error("write", UNFINISHED_CONTROL, error))?;
+                let renamed = directory.dir.replace(UNFINISHED_CONTROL, CONTROL);
+                renamed.map_err(|error| directory.error("make the control file", CONTROL, error))
+            });
         let Err(error) = made else { return Ok(()) };
         // Half a control file is of no use to anyone; the error that counts is the first.
-        let _ = store.unlink_unfinished(UNFINISHED_CONTROL, uuid);
+        let _ = directory.unlink_unfinished(UNFINISHED_CONTROL, uuid);
         let is_full = matches!(&error, Error::Io { source, .. } if matches!(
             source.kind(),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
         ));
-        match store.dir.open(CONTROL, Access::Write) {
+        match directory.dir.open(CONTROL, Access::Write) {
             Ok(file) if is_full && file.mapping().len() == layout::FILE_LEN => {
                 let written = start.write(&file, layout::FILE_LEN);
-                written.map_err(|error| store.error("write", CONTROL, error))
+                written.map_err(|error| directory.error("write", CONTROL, error))
             }
             _ => Err(error),
         }
@@ -187,8 +189,8 @@ impl<D: Disk> Control<D> {
     /// nobody else: it is no copy, no other directory has a name for it, and nobody uses it through that name.
     /// Asked by an opener that is alone in the directory.
     pub(crate) fn is_own(&self) -> Result<bool> {
-        let links = self.store.dir.links(CONTROL);
-        let links = links.map_err(|error| self.store.error("look at", CONTROL, error))?;
+        let links = self.directory.dir.links(CONTROL);
+        let links = links.map_err(|error| self.directory.error("look at", CONTROL, error))?;
         Ok(self.is_original() && links == 1 && !self.is_present()?)
     }
 
@@ -200,20 +202,22 @@ impl<D: Disk> Control<D> {
 
     /// Whether the name of the control file still leads to this one.
     pub(crate) fn is_in_place(&self) -> Result<bool> {
-        match self.store.dir.id_of(CONTROL) {
+        match self.directory.dir.id_of(CONTROL) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            id => Ok(id.map_err(|e| self.store.error("look at", CONTROL, e))? == self.file.id()),
+            id => {
+                Ok(id.map_err(|e| self.directory.error("look at", CONTROL, e))? == self.file.id())
+            }
         }
     }
 
     /// The error of a handle under which the control file was removed or replaced.
     pub(crate) fn replaced(&self) -> Error {
-        if self.store.dir.is_removed().unwrap_or(false) {
-            return self.store.removed();
+        if self.directory.dir.is_removed().unwrap_or(false) {
+            return self.directory.removed();
         }
         Error::refused(
             ErrorKind::Removed,
-            self.store.path_of(CONTROL),
+            self.directory.path_of(CONTROL),
             "this file was removed or replaced while the store was open, and with it the locks on it; what was \
              acknowledged is in the segments. Close every handle on the store and open it again: it is then \
              recovered from them",
@@ -223,7 +227,7 @@ impl<D: Disk> Control<D> {
     /// Locks a byte of the control file; `None` if somebody holds it in the way.
     pub(crate) fn try_lock(&self, at: u64, exclusive: bool) -> Result<Option<D::Lock>> {
         let (id, byte) = (self.file.id(), &mut std::iter::once(at));
-        let locked = self.store.dir.try_lock_byte(CONTROL, id, byte, exclusive);
+        let locked = self.directory.dir.try_lock_byte(CONTROL, id, byte, exclusive);
         Ok(locked.map_err(|error| self.lock_error(error))?.map(|(_, lock)| lock))
     }
 
@@ -236,7 +240,7 @@ impl<D: Disk> Control<D> {
     /// not the one in use.
     pub(crate) fn is_present(&self) -> Result<bool> {
         let at = layout::PRESENCE_LOCK_AT;
-        let locked = self.store.dir.is_byte_locked(CONTROL, self.file.id(), at);
+        let locked = self.directory.dir.is_byte_locked(CONTROL, self.file.id(), at);
         locked.map_err(|error| self.lock_error(error))
     }
 
@@ -248,7 +252,7 @@ impl<D: Disk> Control<D> {
     /// Takes the first free slot; `None` if all are taken.
     pub(crate) fn lock_free_slot(&self) -> Result<Option<(u16, D::Lock)>> {
         let mut bytes = (0..layout::SLOTS).map(layout::slot_lock_at);
-        let locked = self.store.dir.try_lock_byte(CONTROL, self.file.id(), &mut bytes, true);
+        let locked = self.directory.dir.try_lock_byte(CONTROL, self.file.id(), &mut bytes, true);
         let locked = locked.map_err(|error| self.lock_error(error))?;
         let slot_of = |at: u64| (at - layout::SLOTS_AT) / layout::SLOT_LEN;
         Ok(locked.map(|(at, lock)| (slot_of(at) as u16, lock)))
@@ -257,7 +261,7 @@ impl<D: Disk> Control<D> {
     fn lock_error(&self, error: io::Error) -> Error {
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::StaleNetworkFileHandle => self.replaced(),
-            _ => self.store.error("lock", CONTROL, error),
+            _ => self.directory.error("lock", CONTROL, error),
         }
     }
 
@@ -265,7 +269,7 @@ impl<D: Disk> Control<D> {
     #[inline]
     pub(crate) fn reserve(&self) -> Result<()> {
         let reserved = self.file.reserve(0, layout::FILE_LEN);
-        reserved.map_err(|error| self.store.error("store to", CONTROL, error))
+        reserved.map_err(|error| self.directory.error("store to", CONTROL, error))
     }
 
     /// Whether words may be stored.
@@ -341,7 +345,7 @@ impl<D: Disk> Control<D> {
                            copy the store into a new one";
                 return Err(Error::refused(
                     ErrorKind::LimitReached,
-                    self.store.path_of(CONTROL),
+                    self.directory.path_of(CONTROL),
                     why,
                 ));
             };
@@ -527,7 +531,7 @@ impl<D: Disk> Words for Control<D> {
     fn mark_committed(&self, position: Position, sequence: u64) -> Result<()> {
         // Rare: somebody was stopped or died between two stores. No cache is worth having.
         let uuid = Some(&self.fixed.store);
-        let segment = Segment::open(&self.store, position.segment, uuid, Access::Write)?;
+        let segment = Segment::open(&self.directory, position.segment, uuid, Access::Write)?;
         segment
             .file()
             .reserve(position.offset, 16)

@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 
 use partd_format::segment::id_of_file_name;
 
-use super::SegmentLog;
-use super::control::{Control, Start};
-use super::disk::{Access, Dir, Disk, DiskFile};
-use super::open::{Parts, check_file_system, finish};
-use super::options::Options;
-use super::segment::Segment;
-use super::store::{CONTROL, Content, Store, TEMPORARY_PREFIX, is_known};
 use crate::error::{Error, ErrorKind, Result, damage};
+use crate::log::SegmentLog;
+use crate::log::fs::directory::{Content, Directory};
+use crate::log::fs::names::{CONTROL, TEMPORARY_PREFIX, is_known};
+use crate::log::fs::{Access, Dir, Disk, DiskFile};
+use crate::log::open::{Parts, check_file_system, finish};
+use crate::log::options::Options;
+use crate::log::segment::Segment;
+use crate::log::shared::control::{Control, Start};
 
 /// How often to begin again when a sweep has taken the directory away before it was locked.
 const TRIES: u32 = 16;
@@ -63,36 +64,37 @@ fn make<D: Disk>(disk: D, path: &Path, options: &Options) -> Result<Option<Segme
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         dir => dir.map_err(|e| Error::io("open the directory", path, e))?,
     };
-    let store = Store::new(disk, dir, path);
-    let made = check_file_system(&store, options).and_then(|()| fill(&store));
+    let directory = Directory::new(disk, dir, path);
+    let made = check_file_system(&directory, options).and_then(|()| fill(&directory));
     match made {
         Ok(Some((control, lock))) => {
             let parts =
                 Parts { control: Some(control), locks: vec![lock], scan: None, is_temporary: true };
-            finish(store, options, parts).map(Some)
+            finish(directory, options, parts).map(Some)
         }
         Ok(None) => Ok(None),
         Err(error) => {
-            let _ = remove(&store, None);
+            let _ = remove(&directory, None);
             Err(error)
         }
     }
 }
 
 /// Locks a new directory for good and makes its control file; `None` where a sweep was faster.
-fn fill<D: Disk>(store: &Store<D>) -> Result<Option<(Control<D>, D::Lock)>> {
-    let lock = store.dir.try_lock(true).map_err(|e| store.dir_error("lock the directory", e))?;
+fn fill<D: Disk>(directory: &Directory<D>) -> Result<Option<(Control<D>, D::Lock)>> {
+    let lock =
+        directory.dir.try_lock(true).map_err(|e| directory.dir_error("lock the directory", e))?;
     let Some(lock) = lock else { return Ok(None) };
     // A sweep holds the lock until the directory is gone.
-    if store.dir.is_removed().map_err(|e| store.dir_error("look at", e))? {
+    if directory.dir.is_removed().map_err(|e| directory.dir_error("look at", e))? {
         return Ok(None);
     }
-    let boot = store.disk.boot_id().unwrap_or_default();
-    let start = Start::of_new_store(store.random()?, boot, store.disk.now_unix_ms(), true);
-    Control::create(store, &start)?;
-    match Control::open(store, Access::Write)? {
+    let boot = directory.disk.boot_id().unwrap_or_default();
+    let start = Start::of_new_store(directory.random()?, boot, directory.disk.now_unix_ms(), true);
+    Control::create(directory, &start)?;
+    match Control::open(directory, Access::Write)? {
         Ok(control) => Ok(Some((control, lock))),
-        Err(error) => Err(damage(store.path_of(CONTROL), error)),
+        Err(error) => Err(damage(directory.path_of(CONTROL), error)),
     }
 }
 
@@ -106,10 +108,10 @@ pub(crate) fn sweep<D: Disk>(disk: &D, path: &Path) -> Result<Vec<PathBuf>> {
             continue;
         };
         let Ok(dir) = parent.open_dir(name) else { continue };
-        let store = Store::new(disk.clone(), dir, &path.join(name));
+        let directory = Directory::new(disk.clone(), dir, &path.join(name));
         // Where no lock can be had, it is in use, another user's, or its owner has just removed it.
-        let Ok(Some(_alone)) = store.dir.try_lock(true) else { continue };
-        match remove(&store, Some(&parent)) {
+        let Ok(Some(_alone)) = directory.dir.try_lock(true) else { continue };
+        match remove(&directory, Some(&parent)) {
             Ok(Some(_)) => swept.push(path.join(name)),
             Ok(None) => {}
             Err(error) => failed = failed.or(Some(error)),
@@ -129,28 +131,28 @@ pub(crate) fn sweep<D: Disk>(disk: &D, path: &Path) -> Result<Vec<PathBuf>> {
 ///
 /// Without a parent, the one at its path is used.
 pub(crate) fn remove<D: Disk>(
-    store: &Store<D>,
+    directory: &Directory<D>,
     parent: Option<&D::Dir>,
 ) -> Result<Option<Vec<D::File>>> {
     let opened;
-    let parent = match (parent, store.path().parent()) {
+    let parent = match (parent, directory.path().parent()) {
         (Some(parent), _) => parent,
         (None, Some(path)) => {
-            opened = store.disk.open_dir(path).map_err(|e| Error::io("open", path, e))?;
+            opened = directory.disk.open_dir(path).map_err(|e| Error::io("open", path, e))?;
             &opened
         }
         (None, None) => return Ok(None),
     };
-    let names = match store.dir.list() {
+    let names = match directory.dir.list() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        names => names.map_err(|e| store.dir_error("list", e))?,
+        names => names.map_err(|e| directory.dir_error("list", e))?,
     };
     if !names.iter().all(|name| is_known(name)) {
         return Ok(None);
     }
     // All files must be of one store. The control file says which, or the first segment where a power cut has
     // taken the control file.
-    let mut uuid = match Control::open(store, Access::Read) {
+    let mut uuid = match Control::open(directory, Access::Read) {
         Ok(Ok(control)) if control.fixed.temporary => Some(control.fixed.store),
         Ok(Ok(_)) => return Ok(None),
         _ => None,
@@ -159,24 +161,24 @@ pub(crate) fn remove<D: Disk>(
     for name in names.iter().filter_map(|name| name.to_str()) {
         if uuid.is_none()
             && let Some(id) = id_of_file_name(name.as_bytes())
-            && let Ok(segment) = Segment::open(store, id, None, Access::Read)
+            && let Ok(segment) = Segment::open(directory, id, None, Access::Read)
         {
             uuid = Some(segment.header().store);
         }
-        if matches!(store.content(name, uuid.as_ref()), Ok(Content::Foreign)) {
+        if matches!(directory.content(name, uuid.as_ref()), Ok(Content::Foreign)) {
             return Ok(None);
         }
         if files.len() < OPEN_MAX {
-            files.extend(store.dir.open(name, Access::Read));
+            files.extend(directory.dir.open(name, Access::Read));
         }
     }
     for name in names.iter().filter_map(|name| name.to_str()).filter(|name| *name != CONTROL) {
-        store.unlink(name)?;
+        directory.unlink(name)?;
     }
     // Last, so that a sweep that was cut finds what to compare with.
-    store.unlink(CONTROL)?;
-    let Some(name) = store.path().file_name().and_then(OsStr::to_str) else { return Ok(None) };
-    match parent.remove_dir(name, &store.dir) {
+    directory.unlink(CONTROL)?;
+    let Some(name) = directory.path().file_name().and_then(OsStr::to_str) else { return Ok(None) };
+    match parent.remove_dir(name, &directory.dir) {
         Ok(()) => Ok(Some(files)),
         // Renamed, replaced, or removed by somebody else.
         Err(error)
@@ -189,7 +191,7 @@ pub(crate) fn remove<D: Disk>(
         {
             Ok(None)
         }
-        Err(error) => Err(Error::io("remove", &**store.path(), error)),
+        Err(error) => Err(Error::io("remove", &**directory.path(), error)),
     }
 }
 

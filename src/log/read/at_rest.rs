@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::Version;
-use crate::log::disk::Disk;
+use crate::log::fs::Disk;
+use crate::log::read::version::Version;
 
 /// What a segment holds that will not change any more.
 #[derive(Clone, Copy, Debug)]

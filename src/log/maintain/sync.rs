@@ -13,12 +13,12 @@ use partd_format::control::SYNC_LOCK_AT;
 use partd_format::segment::HEADER_LEN;
 use partd_format::{Link, State};
 
-use super::Core;
-use super::control::Control;
-use super::discovery::SegmentDiscovery;
-use super::disk::{Access, Dir, Disk, DiskFile};
-use super::segment::Segment;
 use crate::error::{Error, Result};
+use crate::log::Core;
+use crate::log::fs::{Access, Dir, Disk, DiskFile};
+use crate::log::read::discovery::SegmentDiscovery;
+use crate::log::segment::Segment;
+use crate::log::shared::control::Control;
 
 /// How long to wait for a leader in another process that does not get on.
 const PATIENCE: Duration = Duration::from_millis(500);

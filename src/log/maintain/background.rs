@@ -5,25 +5,18 @@
 //! A handle that only appends keeps no index. Such a one counts small files, and builds an index for
 //! the time of a compaction, once there are many.
 
-mod wakeup;
-
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use self::wakeup::Wakeup;
-use super::Core;
-use super::compaction::{Aim, Skipped, Stop};
-use super::disk::{Dir, Disk};
-use super::store::segment_name;
-use super::version::AtRest;
 use crate::error::Result;
-
-/// What the thread blocks on; the model of [`wakeup`] has loom's.
-mod blocking {
-    pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
-}
+use crate::log::Core;
+use crate::log::fs::names::segment_name;
+use crate::log::fs::{Dir, Disk};
+use crate::log::maintain::compaction::{Aim, Skipped, Stop};
+use crate::log::maintain::wakeup::Wakeup;
+use crate::log::read::version::AtRest;
 
 /// The thread looks at most this often; after each error in a row, half as often.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -180,7 +173,7 @@ impl<D: Disk> Core<D> {
 
     /// Removes the segments in which all is dead, that in which this handle writes among them. Returns whether
     /// there may be room now.
-    pub(super) fn drop_gone(&self) -> Result<bool> {
+    pub(crate) fn drop_gone(&self) -> Result<bool> {
         if self.options.compaction_dead_share.is_none() {
             return Ok(false);
         }

@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use partd_format::segment::Retained;
 
-use super::compacted::Compacted;
-use super::{Advance, Cursor, Version, chain};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::Core;
-use crate::log::disk::Disk;
-use crate::log::outputs::NewestOutput;
+use crate::log::fs::Disk;
+use crate::log::read::compacted::Compacted;
+use crate::log::read::version::{Advance, Cursor, Version, chain};
 use crate::log::segment::ahead::{HeadsAhead, Span};
+use crate::log::segment::outputs::NewestOutput;
 use crate::log::segment::{SEGMENT_NUMBERS, Segment};
 
 /// What came of looking for segments.
-pub(super) enum Discovered {
+pub(crate) enum Discovered {
     /// They were taken in; these are what the newest output among them found beside it.
     Segments(Vec<Retained>),
     /// They cannot be taken into this picture.
@@ -26,7 +26,7 @@ impl<D: Disk> Version<D> {
     /// Opens the segments that are new, and takes them in. The outputs of compactions can only be
     /// taken in by a picture that is begun: what they replace is then never looked at, and their
     /// entries are laid out for each key.
-    pub(super) fn discover(
+    pub(crate) fn discover(
         &mut self,
         core: &Core<D>,
         is_first: bool,

@@ -9,15 +9,18 @@
 //! power. Reads go through the mapping itself, and [`DiskFile::loaded`] reports them; stores to a mapping
 //! are reported after they happened.
 
+pub(crate) mod directory;
 mod linux;
+pub(crate) mod mapping;
+pub(crate) mod names;
 
 use std::ffi::OsString;
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
 use std::path::Path;
 
-pub use self::linux::{OsDir, OsDisk, OsFile, OsLock};
-pub use crate::log::segment::mapping::Mapping;
+pub use crate::log::fs::linux::{OsDir, OsDisk, OsFile, OsLock};
+pub use crate::log::fs::mapping::Mapping;
 
 /// A machine: its directories, its clock and its random numbers.
 pub trait Disk: Clone + Debug + Send + Sync + 'static {

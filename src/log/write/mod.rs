@@ -15,13 +15,13 @@ use partd_format::control::SLOTS;
 use partd_format::segment::HEADER_LEN;
 use partd_format::{Kind, Link, State};
 
-use super::Core;
-use super::commit::{self, CommitError, Position};
-use super::control::{Control, OwnWords, ReservedFor};
-use super::disk::{Access, Dir, Disk, DiskFile};
-use super::segment::{ActiveSegment, Claim, NewSegment, SEAL_LEN, Segment, Unpublished};
-use super::store::{OUTPUT_RESERVE, RESERVE, segment_name, unfinished_of_writer};
 use crate::error::{Error, ErrorKind, Result};
+use crate::log::Core;
+use crate::log::fs::names::{OUTPUT_RESERVE, RESERVE, segment_name, unfinished_of_writer};
+use crate::log::fs::{Access, Dir, Disk, DiskFile};
+use crate::log::segment::{ActiveSegment, Claim, NewSegment, SEAL_LEN, Segment, Unpublished};
+use crate::log::shared::commit::{self, CommitError, Position};
+use crate::log::shared::control::{Control, OwnWords, ReservedFor};
 use crate::partd::{Batch, Op};
 
 /// Values of this length on average go through the file, not through the mapping: a write into

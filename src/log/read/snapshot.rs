@@ -4,18 +4,13 @@
 //! Every value is held against its checksum, unless an option says otherwise, by the thread that
 //! copies it and while it is in the cache.
 
-mod gather;
-mod pins;
-mod view;
-
-use self::pins::Pins;
-pub use self::view::View;
-use super::disk::{Disk, DiskFile};
-use super::index::Extents;
-use super::segment::ahead::{self, Ahead};
-use super::segment::{Extent, Segment};
-use super::version::Version;
 use crate::error::Result;
+use crate::log::fs::{Disk, DiskFile};
+use crate::log::read::index::Extents;
+use crate::log::read::pins::Pins;
+use crate::log::read::version::Version;
+use crate::log::segment::ahead::{self, Ahead};
+use crate::log::segment::{Extent, Segment};
 use crate::threads::{self, LentPool, Team};
 
 /// Below this many bytes in all, one thread is faster than several.
@@ -25,18 +20,18 @@ const SMALL_EXTENT_BYTES: u64 = 2048;
 /// How much of the log is read before the next key's turn comes again: it stays in the cache.
 const WINDOW_BYTES: u64 = 256 << 10;
 /// A value longer than this is copied in pieces of about this length.
-const PIECE_BYTES: u64 = 1 << 20;
+pub(super) const PIECE_BYTES: u64 = 1 << 20;
 
 /// What some keys held at one moment. It stays readable whatever happens to the store.
 #[derive(Debug)]
 pub(crate) struct Snapshot<F> {
     pins: Pins<F>,
-    extents: Vec<Option<Extents>>,
+    pub(super) extents: Vec<Option<Extents>>,
     /// Which picture's numbers the extents have.
     rebuilds: u64,
     verify: bool,
     /// Whether pages leave memory once they were read.
-    release: bool,
+    pub(super) release: bool,
 }
 
 impl<F: DiskFile> Snapshot<F> {
@@ -64,7 +59,7 @@ impl<F: DiskFile> Snapshot<F> {
     }
 
     #[inline]
-    fn segment(&self, extent: &Extent) -> &Segment<F> {
+    pub(super) fn segment(&self, extent: &Extent) -> &Segment<F> {
         self.pins.segment(extent)
     }
 
@@ -162,7 +157,7 @@ impl<F: DiskFile> Snapshot<F> {
         Ok(())
     }
 
-    fn copy_extent(
+    pub(super) fn copy_extent(
         &self,
         team: Team,
         segment: &Segment<F>,
@@ -224,7 +219,7 @@ impl<F: DiskFile> Snapshot<F> {
     }
 
     /// Compares the checksums of all values, if they are to be compared.
-    fn check(&self, pool: Option<&LentPool>) -> Result<()> {
+    pub(super) fn check(&self, pool: Option<&LentPool>) -> Result<()> {
         if !self.verify {
             return Ok(());
         }
@@ -273,6 +268,6 @@ impl<F: DiskFile> Snapshot<F> {
     }
 }
 
-fn total(extents: &[Extent]) -> u64 {
+pub(super) fn total(extents: &[Extent]) -> u64 {
     extents.iter().map(Extent::len).sum()
 }

@@ -5,32 +5,27 @@
 //! order. It costs nothing while the commit word stands still, and otherwise as much as was added:
 //! a segment that was walked to its seal is not looked at again.
 
-mod at_rest;
-mod compacted;
-mod cursor;
-mod discovery;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use partd_format::segment::Retained;
 use partd_format::{Entry, Kind, Link};
 
-pub(crate) use self::at_rest::AtRest;
-use self::compacted::Compacted;
-pub(crate) use self::cursor::Cursor;
-use self::cursor::Unit;
-use self::discovery::Discovered;
-use super::Core;
-use super::discovery::SegmentDiscovery;
-use super::disk::{Disk, DiskFile};
-use super::index::{Extents, Index};
-use super::outputs::kept_is_missing;
-use super::segment::ahead::{ChainAhead, HeadsAhead, Span};
-use super::segment::{Extent, Segment};
-use super::store::segment_name;
 use crate::Key;
 use crate::error::{Error, ErrorKind, Result};
+use crate::log::Core;
+use crate::log::fs::names::segment_name;
+use crate::log::fs::{Disk, DiskFile};
+pub(crate) use crate::log::read::at_rest::AtRest;
+use crate::log::read::compacted::Compacted;
+pub(crate) use crate::log::read::cursor::Cursor;
+use crate::log::read::cursor::Unit;
+use crate::log::read::discovery::SegmentDiscovery;
+use crate::log::read::index::{Extents, Index};
+use crate::log::read::take_in::Discovered;
+use crate::log::segment::ahead::{ChainAhead, HeadsAhead, Span};
+use crate::log::segment::outputs::kept_is_missing;
+use crate::log::segment::{Extent, Segment};
 
 /// How often a refresh looks for segments that have what is missing, while others come.
 const DISCOVERIES_MAX: u32 = 16;
@@ -46,17 +41,17 @@ pub(crate) struct Version<D: Disk> {
     /// The last sequence number that was applied.
     pub(crate) sequence: u64,
     /// None before the first look.
-    directory_epoch: Option<u64>,
-    discovery: SegmentDiscovery,
+    pub(super) directory_epoch: Option<u64>,
+    pub(super) discovery: SegmentDiscovery,
     pub(crate) segments: Segments<D::File>,
     /// Mappings of an earlier picture that this one may still need, by id.
-    known: BTreeMap<u64, Arc<Segment<D::File>>>,
+    pub(super) known: BTreeMap<u64, Arc<Segment<D::File>>>,
     /// The segments in which more may come.
     pub(crate) open: Vec<Cursor>,
     /// Segments whose contents an output of a compaction holds; they are not among `segments`.
-    replaced: BTreeSet<u64>,
+    pub(super) replaced: BTreeSet<u64>,
     /// Numbers up to this one may be missing: a compaction has dropped them.
-    max_seq: u64,
+    pub(super) max_seq: u64,
     pub(crate) index: Index,
     /// What was applied.
     pub(crate) applied: Applied,
@@ -78,7 +73,7 @@ pub(crate) struct Applied {
 }
 
 impl Applied {
-    fn count(&mut self, entry: &Entry<'_>) {
+    pub(super) fn count(&mut self, entry: &Entry<'_>) {
         self.entries += 1;
         self.removals += u64::from(!entry.kind.has_value());
     }
@@ -379,7 +374,7 @@ impl<D: Disk> Version<D> {
 }
 
 /// What a step of a refresh has led to.
-pub(super) enum Advance {
+pub(crate) enum Advance {
     Done,
     /// An output of a compaction has come: the picture must be begun anew.
     Rebuild,

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use partd_format::segment::Retained;
 use partd_format::{Evidence, Link, State};
 
-use super::disk::{Disk, DiskFile};
-use super::segment::Segment;
-use super::store::{Store, segment_name};
 use crate::error::{Error, Result, damage as damage_of};
+use crate::log::fs::directory::Directory;
+use crate::log::fs::names::segment_name;
+use crate::log::fs::{Disk, DiskFile};
+use crate::log::segment::Segment;
 
 /// The newest output of a compaction: of all outputs, only its list of what it found beside it counts.
 #[derive(Debug, Default)]
@@ -48,14 +49,14 @@ impl NewestOutput {
 }
 
 /// The error for a segment that an output found beside it, and of which there is no file.
-pub(crate) fn kept_is_missing<D: Disk>(store: &Store<D>, keep: &Retained) -> Error {
+pub(crate) fn kept_is_missing<D: Disk>(directory: &Directory<D>, keep: &Retained) -> Error {
     let damage = partd_format::Error {
         offset: keep.end,
         what: "chain of batches",
         expected: Evidence::AtLeast(keep.end),
         found: Evidence::Text("no such file, and no compaction has replaced it"),
     };
-    damage_of(store.path_of(&segment_name(keep.id)), damage)
+    damage_of(directory.path_of(&segment_name(keep.id)), damage)
 }
 
 /// Whether a batch in the segment of a writer has a number up to `max_seq`.

@@ -20,20 +20,20 @@ use partd_format::batch::{Layout, NewEntry, WORDS_LEN};
 use partd_format::control::{COMPACTION_LOCK_AT, SLOTS};
 use partd_format::segment::HEADER_LEN;
 
-use self::plan::{Plan, Planned, choose, split};
-use super::Core;
-use super::commit;
-use super::control::{Control, ReservedFor};
-use super::disk::{Access, Disk, DiskFile};
-use super::index::Extents;
-use super::outputs::NewestOutput;
-use super::segment::ahead::Ahead;
-use super::segment::{ActiveSegment, Claim, NewSegment, SEAL_LEN, Segment, Unpublished};
-use super::store::{OUTPUT_RESERVE, RESERVE, UNFINISHED_OUTPUT, segment_name};
-use super::version::{AtRest, Segments};
-use super::writer::{GROUP_BUFFERS, GROUP_BYTES, is_full, new_file, seal_orphan};
 use crate::Key;
 use crate::error::{Error, Result};
+use crate::log::Core;
+use crate::log::fs::names::{OUTPUT_RESERVE, RESERVE, UNFINISHED_OUTPUT, segment_name};
+use crate::log::fs::{Access, Disk, DiskFile};
+use crate::log::maintain::compaction::plan::{Plan, Planned, choose, split};
+use crate::log::read::index::Extents;
+use crate::log::read::version::{AtRest, Segments};
+use crate::log::segment::ahead::Ahead;
+use crate::log::segment::outputs::NewestOutput;
+use crate::log::segment::{ActiveSegment, Claim, NewSegment, SEAL_LEN, Segment, Unpublished};
+use crate::log::shared::commit;
+use crate::log::shared::control::{Control, ReservedFor};
+use crate::log::write::{GROUP_BUFFERS, GROUP_BYTES, is_full, new_file, seal_orphan};
 
 /// How long a compaction that keeps a rate sleeps before it looks whether it is to stop.
 const PACE_SLICE: Duration = Duration::from_millis(20);

@@ -20,8 +20,8 @@ use rustix::fs::{AtFlags, FallocateFlags, IFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Resource, Uid};
 
-use super::{Access, Dir, Disk, DiskFile, FileId, Mapping};
-use crate::log::segment::mapping::ForkMark;
+use crate::log::fs::mapping::{ForkMark, Mapping};
+use crate::log::fs::{Access, Dir, Disk, DiskFile, FileId};
 
 /// The permissions of every file of a store.
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);

@@ -142,7 +142,7 @@ impl Mapping {
 
     /// Makes the pages of a range ready to be stored to, in one call instead of a fault for each
     /// (`MADV_POPULATE_WRITE`). A hint: what the system cannot make ready, the stores do.
-    pub(super) fn populate(&self, offset: u64, len: u64) {
+    pub(crate) fn populate(&self, offset: u64, len: u64) {
         let _ = self.populate_write(offset, len);
     }
 
@@ -162,7 +162,7 @@ impl Mapping {
     ///
     /// In calls of 128 KiB: of a longer one the system leaves out what exceeds the larger of the device's read-ahead
     /// and its largest request.
-    pub(super) fn fetch(&self, offset: u64, len: u64) {
+    pub(crate) fn fetch(&self, offset: u64, len: u64) {
         const CALL_BYTES: u64 = 128 << 10;
         let (mut offset, end) = (offset & !(PAGE_BYTES - 1), (offset + len).min(self.len()));
         while offset < end {
@@ -174,7 +174,7 @@ impl Mapping {
 
     /// Lets go of the pages that lie wholly in a range: they leave this mapping, and memory too if nobody else uses
     /// them (`MADV_PAGEOUT`). Their bytes stay what they are. Pages at the edges hold what neighbours need. A hint.
-    pub(super) fn release(&self, offset: u64, len: u64) {
+    pub(crate) fn release(&self, offset: u64, len: u64) {
         let end = (offset + len).min(self.len()) & !(PAGE_BYTES - 1);
         let start = offset.next_multiple_of(PAGE_BYTES);
         if start < end {
@@ -194,7 +194,7 @@ impl Mapping {
     }
 
     /// Whether the page at an offset is in memory; false where the system does not tell.
-    pub(super) fn is_resident(&self, offset: u64) -> bool {
+    pub(crate) fn is_resident(&self, offset: u64) -> bool {
         if self.private || !self.tells {
             return self.private;
         }
@@ -232,7 +232,7 @@ impl Mapping {
     /// The bytes in `range` are published: nobody stores to them while the slice lives, and no
     /// word that changes lies among them.
     #[inline]
-    pub(super) unsafe fn bytes(&self, range: Range<u64>) -> &[u8] {
+    pub(crate) unsafe fn bytes(&self, range: Range<u64>) -> &[u8] {
         let len = range.end.saturating_sub(range.start);
         let start = self.at(range.start, len);
         // SAFETY: `at` has checked the range; the caller vouches that the bytes are published, and
@@ -245,7 +245,7 @@ impl Mapping {
     /// # Safety
     /// The caller alone has claimed the range, and nobody holds a slice of it.
     #[inline]
-    pub(super) unsafe fn copy_in(&self, offset: u64, bytes: &[u8]) {
+    pub(crate) unsafe fn copy_in(&self, offset: u64, bytes: &[u8]) {
         assert!(self.writable, "the mapping is read-only");
         let to = self.at(offset, bytes.len() as u64);
         // SAFETY: `at` has checked the range; it is the caller's alone, so it does not overlap

@@ -9,12 +9,12 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Core;
-use super::disk::{Access, Dir, Disk, DiskFile};
-use super::segment::Segment;
-use super::segment::mapping::forks;
-use super::store::{recycled_name, segment_name};
 use crate::error::Result;
+use crate::log::Core;
+use crate::log::fs::mapping::forks;
+use crate::log::fs::names::{recycled_name, segment_name};
+use crate::log::fs::{Access, Dir, Disk, DiskFile};
+use crate::log::segment::Segment;
 
 /// The dead segments of a temporary store, ready to be written.
 #[derive(Debug)]

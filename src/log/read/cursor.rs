@@ -2,36 +2,36 @@
 
 use partd_format::{Link, State};
 
-use crate::log::disk::DiskFile;
+use crate::log::fs::DiskFile;
 use crate::log::segment::Segment;
 use crate::log::segment::ahead::ChainAhead;
 
 /// A committed batch that is to be applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Unit {
-    pub(super) sequence: u64,
-    pub(super) segment: u32,
-    pub(super) offset: u64,
-    pub(super) len: u64,
+pub(crate) struct Unit {
+    pub(crate) sequence: u64,
+    pub(crate) segment: u32,
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
 }
 
 /// How far a segment was walked.
 #[derive(Debug)]
 pub(crate) struct Cursor {
     pub(crate) segment: u32,
-    pub(super) next: u64,
+    pub(crate) next: u64,
     /// Batches behind which the walk went on, and whose state was not final.
-    pub(super) pending: Vec<(u64, u64)>,
+    pub(crate) pending: Vec<(u64, u64)>,
     /// Whether no more batches come.
-    pub(super) sealed: bool,
+    pub(crate) sealed: bool,
     /// Where the chain was seen to be broken.
-    pub(super) broken: Option<partd_format::Error>,
+    pub(crate) broken: Option<partd_format::Error>,
 }
 
 impl Cursor {
     /// Walks on to the end of what is there, or to a link that is not in memory, which is asked for. Returns whether
     /// it came to the end.
-    pub(super) fn walk<F: DiskFile>(
+    pub(crate) fn walk<F: DiskFile>(
         &mut self,
         segment: &Segment<F>,
         visible: u64,
@@ -64,7 +64,7 @@ impl Cursor {
     }
 
     /// Takes a batch in if it is committed and visible; returns whether its state may still change.
-    pub(super) fn look<F: DiskFile>(
+    pub(crate) fn look<F: DiskFile>(
         &mut self,
         segment: &Segment<F>,
         visible: u64,

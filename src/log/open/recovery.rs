@@ -13,13 +13,14 @@ use std::io;
 use partd_format::control::{self as layout};
 use partd_format::{Link, State};
 
-use super::control::{Control, Start};
-use super::disk::{Access, Dir, Disk, DiskFile, was_not_tried};
-use super::outputs::{NewestOutput, kept_is_missing};
-use super::segment::Segment;
-use super::segment::ahead::{Ahead, ChainAhead, HeadsAhead, Span};
-use super::store::{Content, Store, is_unfinished, segment_name, torn_names};
 use crate::error::{Error, Result, damage};
+use crate::log::fs::directory::{Content, Directory};
+use crate::log::fs::names::{is_unfinished, segment_name, torn_names};
+use crate::log::fs::{Access, Dir, Disk, DiskFile, was_not_tried};
+use crate::log::segment::Segment;
+use crate::log::segment::ahead::{Ahead, ChainAhead, HeadsAhead, Span};
+use crate::log::segment::outputs::{NewestOutput, kept_is_missing};
+use crate::log::shared::control::{Control, Start};
 
 /// How much is to be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +95,7 @@ impl<F: DiskFile> RecoveryScan<F> {
     ///
     /// With `ignore_damage`, the history ends before what is missing or damaged, wherever it is.
     pub(crate) fn new<D: Disk<File = F>>(
-        store: &Store<D>,
+        directory: &Directory<D>,
         known: Known,
         mode: RecoveryMode,
         ignore_damage: bool,
@@ -110,9 +111,9 @@ impl<F: DiskFile> RecoveryScan<F> {
             last: known.last,
             next_segment: 1,
         };
-        for id in store.segment_ids()? {
+        for id in directory.segment_ids()? {
             scan.next_segment = scan.next_segment.max(id.saturating_add(1));
-            scan.add(store, id)?;
+            scan.add(directory, id)?;
         }
         if let Some((uuid, durable_seq)) = known.mark
             && durable_seq > 0
@@ -120,13 +121,13 @@ impl<F: DiskFile> RecoveryScan<F> {
         {
             scan.durable_seq = durable_seq;
         }
-        let max_seq = scan.take_outputs(store, ignore_damage)?;
-        scan.find_end(store, max_seq, ignore_damage)?;
+        let max_seq = scan.take_outputs(directory, ignore_damage)?;
+        scan.find_end(directory, max_seq, ignore_damage)?;
         Ok(scan)
     }
 
-    fn add<D: Disk<File = F>>(&mut self, store: &Store<D>, id: u64) -> Result<()> {
-        let segment = match Segment::open(store, id, self.uuid.as_ref(), Access::Read) {
+    fn add<D: Disk<File = F>>(&mut self, directory: &Directory<D>, id: u64) -> Result<()> {
+        let segment = match Segment::open(directory, id, self.uuid.as_ref(), Access::Read) {
             Ok(segment) => segment,
             Err(error @ Error::Damage { .. }) => {
                 self.unreadable.push((id, error));
@@ -153,7 +154,11 @@ impl<F: DiskFile> RecoveryScan<F> {
     }
 
     /// Marks what outputs of compactions replace; returns the number up to which others may miss.
-    fn take_outputs<D: Disk>(&mut self, store: &Store<D>, ignore_damage: bool) -> Result<u64> {
+    fn take_outputs<D: Disk>(
+        &mut self,
+        directory: &Directory<D>,
+        ignore_damage: bool,
+    ) -> Result<u64> {
         let mut newest = NewestOutput::default();
         let mut replaced = Vec::new();
         for surveyed in &self.segments {
@@ -181,7 +186,7 @@ impl<F: DiskFile> RecoveryScan<F> {
                     if let Some(unreadable) = unreadable {
                         return Err(self.unreadable.swap_remove(unreadable).1);
                     }
-                    return Err(kept_is_missing(store, keep));
+                    return Err(kept_is_missing(directory, keep));
                 }
             }
         }
@@ -198,7 +203,7 @@ impl<F: DiskFile> RecoveryScan<F> {
     /// Finds the last number of the history.
     fn find_end<D: Disk>(
         &mut self,
-        store: &Store<D>,
+        directory: &Directory<D>,
         max_seq: u64,
         ignore_damage: bool,
     ) -> Result<()> {
@@ -267,7 +272,7 @@ impl<F: DiskFile> RecoveryScan<F> {
                     })
                 }
                 None if next > must => break,
-                None => Err(self.missing(store, next, must, &numbers)),
+                None => Err(self.missing(directory, next, must, &numbers)),
             };
             match whole {
                 Ok(()) => end = next,
@@ -290,7 +295,7 @@ impl<F: DiskFile> RecoveryScan<F> {
     /// The error for a number that must be there and is not.
     fn missing<D: Disk>(
         &self,
-        store: &Store<D>,
+        directory: &Directory<D>,
         first: u64,
         must: u64,
         numbers: &BTreeMap<u64, (usize, ScannedBatch)>,
@@ -305,14 +310,14 @@ impl<F: DiskFile> RecoveryScan<F> {
         });
         let broken = broken.as_ref().or(self.unreadable.first().map(|(_, error)| error));
         let hint = broken.map(ToString::to_string);
-        Error::Missing { path: store.path().to_path_buf(), first, last, hint }
+        Error::Missing { path: directory.path().to_path_buf(), first, last, hint }
     }
 
     /// Makes void what is not in the history, durably; removes what is replaced or was never
     /// published; and writes a control file for the boot that is given.
     pub(crate) fn apply<D: Disk<File = F>>(
         &self,
-        store: &Store<D>,
+        directory: &Directory<D>,
         old: Option<&Control<D>>,
         new: &NewControl,
     ) -> Result<()> {
@@ -324,7 +329,7 @@ impl<F: DiskFile> RecoveryScan<F> {
         };
         for surveyed in self.segments.iter().filter(|surveyed| !surveyed.is_replaced) {
             if surveyed.segment.header().output.is_none() {
-                surveyed.revoke_beyond(store, self.sequence, self.mode, same_boot)?;
+                surveyed.revoke_beyond(directory, self.sequence, self.mode, same_boot)?;
             }
         }
         let mut sync_failed = same_boot.is_some_and(Control::has_sync_failed);
@@ -333,34 +338,34 @@ impl<F: DiskFile> RecoveryScan<F> {
         if any && !sync_failed {
             // What replaces them must have its name for good. If that cannot be had they stay,
             // which costs their space, and nothing can be promised any more.
-            match store.dir.sync() {
+            match directory.dir.sync() {
                 Err(error) if was_not_tried(&error) => {
-                    return Err(Error::io("sync", &**store.path(), error));
+                    return Err(Error::io("sync", &**directory.path(), error));
                 }
                 durable_seq => sync_failed = durable_seq.is_err(),
             }
         }
         for surveyed in replaced.into_iter().filter(|_| !sync_failed) {
             let (id, file) = (surveyed.segment.id(), surveyed.segment.file().id());
-            store.unlink_mapped(&segment_name(id), file)?;
+            directory.unlink_mapped(&segment_name(id), file)?;
         }
         for &id in &self.unreadable_replaced {
             // A header that never came to the disk leaves zeros; what is neither may be anything.
-            let blank = store.content(&segment_name(id), Some(&new.uuid));
+            let blank = directory.content(&segment_name(id), Some(&new.uuid));
             match blank {
-                Ok(Content::Blank) if !sync_failed => store.unlink(&segment_name(id))?,
-                _ => set_aside(store, id)?,
+                Ok(Content::Blank) if !sync_failed => directory.unlink(&segment_name(id))?,
+                _ => set_aside(directory, id)?,
             }
         }
         for (id, _) in &self.unreadable {
-            set_aside(store, *id)?;
+            set_aside(directory, *id)?;
         }
-        for name in store.dir.list().map_err(|e| store.dir_error("list", e))? {
+        for name in directory.dir.list().map_err(|e| directory.dir_error("list", e))? {
             if is_unfinished(&name)
                 && let Some(name) = name.to_str()
             {
                 // Where nothing says which store it is, all that was never finished goes.
-                store.unlink_unfinished(name, self.uuid.as_ref())?;
+                directory.unlink_unfinished(name, self.uuid.as_ref())?;
             }
         }
         let start = Start {
@@ -368,7 +373,7 @@ impl<F: DiskFile> RecoveryScan<F> {
                 store: new.uuid,
                 boot: new.boot,
                 created_unix_ms: old
-                    .map_or_else(|| store.disk.now_unix_ms(), |o| o.fixed.created_unix_ms),
+                    .map_or_else(|| directory.disk.now_unix_ms(), |o| o.fixed.created_unix_ms),
                 // Of the file that is made.
                 device: 0,
                 inode: 0,
@@ -383,7 +388,7 @@ impl<F: DiskFile> RecoveryScan<F> {
             durable_seq: self.durable_seq.min(self.sequence),
             sync_failed,
         };
-        Control::<D>::create(store, &start)
+        Control::<D>::create(directory, &start)
     }
 }
 
@@ -397,7 +402,7 @@ impl<F: DiskFile> Surveyed<F> {
     /// Makes void every batch that is not in the history up to `end`, durably, and seals the chain.
     fn revoke_beyond<D: Disk<File = F>>(
         &self,
-        store: &Store<D>,
+        directory: &Directory<D>,
         end: u64,
         mode: RecoveryMode,
         control: Option<&Control<D>>,
@@ -414,8 +419,9 @@ impl<F: DiskFile> Surveyed<F> {
             return Ok(());
         }
         let id = self.segment.id();
-        store.own_segment(id)?;
-        let segment = Segment::open(store, id, Some(&self.segment.header().store), Access::Write)?;
+        directory.own_segment(id)?;
+        let segment =
+            Segment::open(directory, id, Some(&self.segment.header().store), Access::Write)?;
         given_up.iter().try_for_each(|found| segment.force_void(found.offset))?;
         if is_open {
             // Its writer is gone. Not worth a sync: an open end says the same.
@@ -463,13 +469,13 @@ impl<F: DiskFile> Surveyed<F> {
 
 /// Gives a file without a readable header another name. Nothing of the history is in it, but a person may want
 /// to look.
-fn set_aside<D: Disk>(store: &Store<D>, id: u64) -> Result<()> {
+fn set_aside<D: Disk>(directory: &Directory<D>, id: u64) -> Result<()> {
     let name = segment_name(id);
     for torn in torn_names(id) {
-        match store.dir.rename(&name, &torn) {
+        match directory.dir.rename(&name, &torn) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            done => return done.map_err(|error| store.error("set aside", &name, error)),
+            done => return done.map_err(|error| directory.error("set aside", &name, error)),
         }
     }
     Ok(())

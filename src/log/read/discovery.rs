@@ -9,11 +9,11 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
-use super::Core;
-use super::control::Control;
-use super::disk::{Access, Disk};
-use super::segment::Segment;
 use crate::error::{Error, Result};
+use crate::log::Core;
+use crate::log::fs::{Access, Disk};
+use crate::log::segment::Segment;
+use crate::log::shared::control::Control;
 
 /// More new ids than this are not tried one by one: of most of them nothing may be left.
 const TRIED_MAX: u64 = 64;

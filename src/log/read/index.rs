@@ -12,8 +12,8 @@ use hashbrown::HashTable;
 use partd_format::Kind;
 use smallvec::{SmallVec, smallvec};
 
-use super::segment::Extent;
 use crate::Key;
+use crate::log::segment::Extent;
 
 /// The extents of one key's value. Shared with the reads that use them; a single one, as a short key
 /// often has, lies in the same allocation.

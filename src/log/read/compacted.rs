@@ -6,19 +6,19 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use partd_format::{Entry, Kind};
 
 use crate::Key;
-use crate::log::index::Index;
+use crate::log::read::index::Index;
 use crate::log::segment::Extent;
 
 /// What the outputs of compactions hold and the index does not have yet.
 #[derive(Debug, Default)]
-pub(super) struct Compacted {
+pub(crate) struct Compacted {
     keys: HashMap<Key, VecDeque<(Kind, Extent)>>,
     clears: BTreeSet<u64>,
 }
 
 impl Compacted {
     /// Takes in an entry of an output; `segment` is the picture's number for it.
-    pub(super) fn add(&mut self, entry: &Entry<'_>, segment: u32) {
+    pub(crate) fn add(&mut self, entry: &Entry<'_>, segment: u32) {
         // Every batch of an output has numbers: that was checked.
         let sequence = entry.sequence.unwrap_or(0);
         if entry.kind == Kind::Clear {
@@ -30,7 +30,7 @@ impl Compacted {
     }
 
     /// Brings the entries of each key into the order of the history, once all are there.
-    pub(super) fn sort(&mut self) {
+    pub(crate) fn sort(&mut self) {
         for entries in self.keys.values_mut() {
             // Stable: entries of one batch stay in their order.
             entries.make_contiguous().sort_by_key(|(_, extent)| extent.sequence());
@@ -38,21 +38,21 @@ impl Compacted {
     }
 
     /// Applies the entries of a key that come before number `sequence`.
-    pub(super) fn catch_up(&mut self, index: &mut Index, key: &[u8], sequence: u64) {
+    pub(crate) fn catch_up(&mut self, index: &mut Index, key: &[u8], sequence: u64) {
         if let Some(entries) = self.keys.get_mut(key) {
             apply(index, key, entries, sequence);
         }
     }
 
     /// Applies the entries of every key that come before number `sequence`.
-    pub(super) fn catch_up_all(&mut self, index: &mut Index, sequence: u64) {
+    pub(crate) fn catch_up_all(&mut self, index: &mut Index, sequence: u64) {
         for (key, entries) in &mut self.keys {
             apply(index, key.as_bytes(), entries, sequence);
         }
     }
 
     /// Applies the clears that come before number `sequence`, each after what it clears.
-    pub(super) fn catch_up_clears(&mut self, index: &mut Index, sequence: u64) {
+    pub(crate) fn catch_up_clears(&mut self, index: &mut Index, sequence: u64) {
         while let Some(clear) = self.clears.first().copied().filter(|clear| *clear < sequence) {
             self.clears.pop_first();
             self.catch_up_all(index, clear);
