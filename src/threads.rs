@@ -18,7 +18,7 @@ use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::Result;
-use crate::log::fs::mapping::ForkMark;
+use crate::log::fs::fork::ForkMark;
 
 /// How often to look again for a pool that another thread is building.
 const LOOKS: usize = 100;

@@ -151,7 +151,7 @@ mutant control-checksum format/src/control.rs I9 damage $flips \
 mutant clean-stamp src/log/shared/control.rs I9 damage $flips \
     '.load(Acquire) == self.clean_stamp()' \
     '.load(Acquire) != 0'
-mutant salt src/log/segment/mod.rs I4 damage \
+mutant salt src/log/segment/unpublished.rs I4 damage \
     bytes_of_an_earlier_life_of_the_disk_are_never_taken_for_batches \
     'let salt = Salt(u64::from_le_bytes(directory.random()?));' \
     'let salt = Salt(u64::from_le_bytes(directory.random()?) | u64::MAX);'
@@ -165,7 +165,7 @@ mutant help-state src/log/shared/commit.rs 'live I1' kill_steps $killed \
     'if let (Err(error), _) = (Ok::<(), W::Error>(()), position) {'
 mutant take-over src/log/write/mod.rs 'live I1 I6' kill_steps \
     whoever_takes_the_slot_of_the_dead_finishes_what_it_left \
-    'commit::take_over(control, number)?;' \
+    'commit::take_over(control, slot)?;' \
     ''
 
 # Recovery.
@@ -191,12 +191,12 @@ mutant note src/log/open/recovery.rs I9 crash $crash \
     'surveyed.must_reach(surveyed.segment.durable_end())' \
     'surveyed.must_reach(0)'
 mutant mark-in-header src/log/write/mod.rs I9 damage $flips \
-    'fill(&mut prepared.claim, batch, &layout, control.durable_seq())' \
-    'fill(&mut prepared.claim, batch, &layout, 0)'
-mutant boot src/log/open/mod.rs 'I1 I2 I6' crash $crash \
+    'fill(&mut prepared.claim, batch, &shape.layout, control.durable_seq())' \
+    'fill(&mut prepared.claim, batch, &shape.layout, 0)'
+mutant boot src/log/open/trust.rs 'I1 I2 I6' crash $crash \
     'let is_usable = control.fixed.boot == boot' \
     'let is_usable = (control.fixed.boot == boot || boot.len() > 0)'
-mutant closed-control src/log/open/mod.rs I6 crash $crash \
+mutant closed-control src/log/open/trust.rs I6 crash $crash \
     'Ok(control.is_clean() && directory.segment_ids()?.last().is_none_or(is_last))' \
     'Ok(control.is_clean() && (true || directory.segment_ids()?.last().is_none_or(is_last)))'
 
@@ -217,29 +217,29 @@ mutant wake-up src/log/maintain/wakeup.rs live sleeping \
         self.changed.notify_one();' \
     'self.changed.notify_one();
         self.state().is_closed = true;'
-mutant rebuild-bound src/log/read/version.rs live refreshing \
+mutant rebuild-bound src/log/read/replay.rs live refreshing \
     a_read_of_a_store_without_one_of_its_segments_is_an_error_though_others_make_segments \
     'tries -= 1;' \
     ''
-mutant history-sync src/log/maintain/compaction/mod.rs 'I1 I2' crash $crash \
-    'self.syncer.sync_beside(self, base.max_seq, &base.input_ids())?;' \
+mutant history-sync src/log/maintain/compaction/run.rs 'I1 I2' crash $crash \
+    'syncer.sync_beside(store, base.max_seq, &base.input_ids())?;' \
     ''
 mutant mark-too-early src/log/maintain/sync.rs I1 crash $crash \
     'if replaced.is_empty() {' \
     'if true {'
 mutant passed-leader src/log/maintain/sync.rs I1 failing_calls \
     a_leader_that_was_passed_by_promises_nothing_after_a_sync_has_failed \
-    'core.check_sync(control)?;
+    'store.check_sync(control)?;
         if replaced' \
     'if replaced'
 mutant replaced-name src/log/open/recovery.rs 'I1 I2' killed_compactions \
     a_power_cut_after_recovery_has_finished_a_killed_compaction_leaves_a_prefix \
     'match directory.dir.sync() {' \
     'match Ok::<(), io::Error>(()) {'
-mutant predecessor-name src/log/maintain/compaction/mod.rs 'I1 I2' killed_compactions \
+mutant predecessor-name src/log/maintain/compaction/run.rs 'I1 I2' killed_compactions \
     a_power_cut_after_another_has_finished_a_killed_compaction_leaves_a_prefix \
-    'self.sync_dir(control)?;
-        let ids' \
+    'store.sync_dir(control)?;
+    let ids' \
     'let ids'
 mutant torn-source src/log/open/recovery.rs I2 crash $crash \
     'self.unreadable_replaced = gone.map(|(id, _)| id).collect();' \
@@ -248,15 +248,15 @@ mutant announced src/log/read/discovery.rs I1 publishing \
     a_segment_that_comes_while_a_leader_looks_for_the_first_time_is_synced \
     'control.reserved_ids().collect();' \
     'BTreeSet::new();'
-mutant owner src/log/write/mod.rs I1 publishing \
+mutant owner src/log/write/orphan.rs I1 publishing \
     a_segment_whose_number_a_dead_writer_wanted_stays_its_owners \
     'if segment.header().slot != u32::from(slot) {' \
-    'if slot >= SLOTS {'
-mutant output-sync src/log/maintain/compaction/mod.rs 'I1 I2 I3' crash $crash \
+    'if slot == u16::MAX {'
+mutant output-sync src/log/maintain/compaction/output.rs 'I1 I2 I3' crash $crash \
     'segment.file().sync().map_err(|error| control.sync_error(segment.path(), error))?;' \
     ''
 # What trusts a name instead of a file.
-mutant presence src/log/open/mod.rs live removed_files \
+mutant presence src/log/open/join.rs live removed_files \
     any_file_removed_or_replaced_at_any_moment_is_an_error_at_worst \
     'if !control.is_original() || !control.is_present()? {' \
     'if false {'
@@ -272,7 +272,7 @@ mutant original src/log/shared/control.rs live removed_files \
     a_copy_of_a_live_store_opens_as_a_prefix_or_with_an_error \
     '(self.fixed.device, self.fixed.inode) == (id.device, id.inode)' \
     '(self.fixed.device, self.fixed.inode) == (id.device, id.inode) || id.inode > 0'
-mutant reserve src/log/write/mod.rs live removed_files \
+mutant reserve src/log/write/new_segment.rs live removed_files \
     on_a_full_disk_a_new_process_deletes_clears_and_compacts \
     'if !is_full(&error) {' \
     'if is_full(&error) || !is_full(&error) {'
@@ -290,10 +290,10 @@ mutant sync-identity src/log/maintain/sync.rs I1 shared_files \
     'drop(is_in_place);'
 mutant forked-view src/log/segment/recycle.rs I4 threads \
     a_view_in_a_child_of_fork_keeps_its_bytes_whatever_the_temporary_store_of_the_parent_writes \
-    '&& self.recycler.forks == forks()' \
-    '&& self.recycler.forks <= forks()'
-mutant output-name src/log/maintain/compaction/mod.rs 'I1 I2' crash $crash \
-    'then(|| self.sync_dir(control));' \
+    '&& self.forks == forks()' \
+    '&& self.forks <= forks()'
+mutant output-name src/log/maintain/compaction/output.rs 'I1 I2' crash $crash \
+    'then(|| store.sync_dir(control));' \
     'then(|| Ok(()));'
 mutant forgotten-delete src/log/maintain/compaction/plan.rs I5 crash $crash \
     '*removals = needed;' \

@@ -6,13 +6,10 @@ use std::sync::Arc;
 use partd_format::segment::{SEGMENT_LEN_MAX, SEGMENT_LEN_MIN};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::SegmentLog;
 use crate::log::fs::names::RESERVE_MIN_BYTES;
-use crate::log::fs::{Disk, OsDisk};
-use crate::log::open::{self, temporary};
 use crate::threads::LentPool;
 
-/// How a [`SegmentLog`] is opened.
+/// How a [`SegmentLog`](crate::SegmentLog) is opened.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -180,61 +177,8 @@ impl Options {
         self
     }
 
-    /// Opens a store for reading and writing, and makes it if it is missing.
-    ///
-    /// # Errors
-    /// See [`SegmentLog::open`].
-    pub fn open(&self, path: impl AsRef<Path>) -> Result<SegmentLog> {
-        self.open_on(OsDisk, path)
-    }
-
-    /// Opens a store for reading alone; nothing in it is changed. See
-    /// [`SegmentLog::open_read_only`].
-    pub fn open_read_only(&self, path: impl AsRef<Path>) -> Result<SegmentLog> {
-        self.open_read_only_on(OsDisk, path)
-    }
-
-    /// Makes a store that is removed with its handle, in the directory for temporary files.
-    pub fn temporary(&self) -> Result<SegmentLog> {
-        self.temporary_in(std::env::temp_dir())
-    }
-
-    /// Makes a store that is removed with its handle, in a directory of your choice.
-    pub fn temporary_in(&self, dir: impl AsRef<Path>) -> Result<SegmentLog> {
-        self.temporary_in_on(OsDisk, dir)
-    }
-
-    /// [`temporary_in`](Options::temporary_in) on a disk other than that of the operating system.
-    #[doc(hidden)]
-    pub fn temporary_in_on<D: Disk>(
-        &self,
-        disk: D,
-        dir: impl AsRef<Path>,
-    ) -> Result<SegmentLog<D>> {
-        self.check(dir.as_ref())?;
-        temporary::temporary(disk, dir.as_ref(), self)
-    }
-
-    /// [`open`](Options::open) on a disk other than that of the operating system.
-    #[doc(hidden)]
-    pub fn open_on<D: Disk>(&self, disk: D, path: impl AsRef<Path>) -> Result<SegmentLog<D>> {
-        self.check(path.as_ref())?;
-        open::open(disk, path.as_ref(), self)
-    }
-
-    /// [`open_read_only`](Options::open_read_only) on a disk other than that of the operating
-    /// system.
-    #[doc(hidden)]
-    pub fn open_read_only_on<D: Disk>(
-        &self,
-        disk: D,
-        path: impl AsRef<Path>,
-    ) -> Result<SegmentLog<D>> {
-        open::open_read_only(disk, path.as_ref(), self)
-    }
-
     /// Checks the options for a store at `path`.
-    fn check(&self, path: &Path) -> Result<()> {
+    pub(crate) fn check(&self, path: &Path) -> Result<()> {
         let len = self.segment_len_bytes;
         if !(SEGMENT_LEN_MIN..=SEGMENT_LEN_MAX).contains(&len) {
             let why = format!(

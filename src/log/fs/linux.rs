@@ -20,7 +20,8 @@ use rustix::fs::{AtFlags, FallocateFlags, IFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Resource, Uid};
 
-use crate::log::fs::mapping::{ForkMark, Mapping};
+use crate::log::fs::fork::ForkMark;
+use crate::log::fs::mapping::Mapping;
 use crate::log::fs::{Access, Dir, Disk, DiskFile, FileId};
 
 /// The permissions of every file of a store.

@@ -10,6 +10,7 @@
 //! are reported after they happened.
 
 pub(crate) mod directory;
+pub(crate) mod fork;
 mod linux;
 pub(crate) mod mapping;
 pub(crate) mod names;
@@ -18,6 +19,8 @@ use std::ffi::OsString;
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
 use std::path::Path;
+
+use crate::error::Error;
 
 pub use crate::log::fs::linux::{OsDir, OsDisk, OsFile, OsLock};
 pub use crate::log::fs::mapping::Mapping;
@@ -161,6 +164,17 @@ pub trait DiskFile: Debug + Send + Sync + 'static {
     fn sync(&self) -> io::Result<()>;
     /// Gives back the disk space of whole pages; they read as zeros.
     fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
+}
+
+/// Whether an error says that the disk is full, or the store as large as it may be.
+pub(crate) fn is_full(error: &Error) -> bool {
+    match error {
+        Error::Io { source, .. } => {
+            matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        }
+        Error::StoreFull { .. } => true,
+        _ => false,
+    }
 }
 
 /// Whether a sync was not tried at all, because what was to be synced could not be opened.

@@ -11,12 +11,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
-use crate::log::Core;
-use crate::log::fs::names::segment_name;
-use crate::log::fs::{Dir, Disk};
-use crate::log::maintain::compaction::{Aim, Skipped, Stop};
+use crate::log::fs::Disk;
+use crate::log::maintain::compaction::{Aim, Skipped, Stop, compact};
+use crate::log::maintain::engine::Engine;
 use crate::log::maintain::wakeup::Wakeup;
-use crate::log::read::version::AtRest;
+use crate::log::read::at_rest::AtRest;
+use crate::log::segment::space::for_each_segment;
+use crate::log::store::Store;
 
 /// The thread looks at most this often; after each error in a row, half as often.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -65,36 +66,36 @@ impl Background {
     }
 
     /// Looks soon, since something was removed, or no room was left.
-    pub(crate) fn removed<D: Disk>(&self, core: &Arc<Core<D>>) {
-        self.nudge(core, Reason::Dead);
+    pub(crate) fn removed<D: Disk>(&self, engine: &Arc<Engine<D>>) {
+        self.nudge(engine, Reason::Dead);
     }
 
     /// Looks soon if the handle has made another segment. The first is none: a process that lives
     /// for a moment pays for no thread.
     #[inline]
-    pub(crate) fn wrote<D: Disk>(&self, core: &Arc<Core<D>>) {
-        let newest = core.writer.newest();
+    pub(crate) fn wrote<D: Disk>(&self, engine: &Arc<Engine<D>>) {
+        let newest = engine.writer.newest();
         if newest != self.newest.load(Ordering::Relaxed)
             && self.newest.swap(newest, Ordering::Relaxed) != 0
         {
-            self.nudge(core, Reason::Files);
+            self.nudge(engine, Reason::Files);
         }
     }
 
-    fn nudge<D: Disk>(&self, core: &Arc<Core<D>>, why: Reason) {
-        let Some(share) = core.options.compaction_dead_share else { return };
+    fn nudge<D: Disk>(&self, engine: &Arc<Engine<D>>, why: Reason) {
+        let Some(share) = engine.store.options.compaction_dead_share else { return };
         if !self.shared.wakeup.wake(why) {
             return;
         }
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
-            let (core, shared) = (Arc::downgrade(core), Arc::clone(&self.shared));
+            let (engine, shared) = (Arc::downgrade(engine), Arc::clone(&self.shared));
             let work = move || {
                 let mut errors = 0;
                 while let Some(why) = shared.wakeup.sleep(PAUSE * 2_u32.pow(errors)) {
-                    let Some(core) = core.upgrade() else { return };
+                    let Some(engine) = engine.upgrade() else { return };
                     // Nobody to tell: the next call of `compact` meets the same error.
-                    errors = match core.run_once(why, share, &shared.stop) {
+                    errors = match run_once(&engine, why, share, &shared.stop) {
                         Ok(()) => 0,
                         Err(_) => (errors + 1).min(ERRORS_MAX),
                     };
@@ -110,7 +111,7 @@ impl Background {
     }
 
     /// Stops the thread and waits for it; then looks for a moment at what it had no time for.
-    pub(crate) fn close<D: Disk>(&self, core: &Core<D>) {
+    pub(crate) fn close<D: Disk>(&self, engine: &Engine<D>) {
         self.shared.stop.ask();
         self.shared.wakeup.close();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -118,105 +119,102 @@ impl Background {
             // A panic in there has been printed; the store is as whole as after a kill.
             let _ = thread.join();
         }
-        let Some(share) = core.options.compaction_dead_share else { return };
-        if core.is_read_only || core.is_temporary || std::thread::panicking() {
+        let Some(share) = engine.store.options.compaction_dead_share else { return };
+        if engine.store.is_read_only || engine.store.is_temporary || std::thread::panicking() {
             return;
         }
         let why = match self.shared.wakeup.take() {
             Some(why) => why,
             // One in many handles that live for a moment looks, for all of them.
-            None if core.writer.newest() != 0 && core.writer.newest().is_multiple_of(SMALL_MAX) => {
+            None if engine.writer.newest() != 0
+                && engine.writer.newest().is_multiple_of(SMALL_MAX) =>
+            {
                 Reason::Files
             }
             None => return,
         };
         // Nobody to tell, and nothing is worse than before.
-        let _ = core.run_once(why, share, &Stop::after(CLOSING));
+        let _ = run_once(engine, why, share, &Stop::after(CLOSING));
     }
 }
 
-impl<D: Disk> Core<D> {
-    /// Compacts if it is worth it.
-    fn run_once(&self, why: Reason, share: f64, stop: &Stop) -> Result<()> {
-        if self.version().is_built() {
-            return self.compact_if_worth(share, stop);
-        }
-        let files = self.files()?;
-        let is_worth = files.small >= SMALL_MAX
-            || why == Reason::Dead && files.bytes >= 2 * self.options.segment_len();
-        if is_worth {
-            let done = self.compact_if_worth(share, stop);
-            // The handle has had no use for an index so far.
-            self.forget_picture();
-            return done;
-        }
-        Ok(())
+/// Compacts if it is worth it.
+fn run_once<D: Disk>(engine: &Engine<D>, why: Reason, share: f64, stop: &Stop) -> Result<()> {
+    let Engine { store, reader, .. } = engine;
+    if reader.is_built() {
+        return compact_if_worth(engine, share, stop);
     }
+    let files = files(store)?;
+    let is_worth = files.small >= SMALL_MAX
+        || why == Reason::Dead && files.bytes >= 2 * store.options.segment_len();
+    if is_worth {
+        let done = compact_if_worth(engine, share, stop);
+        // The handle has had no use for an index so far.
+        reader.forget();
+        return done;
+    }
+    Ok(())
+}
 
-    /// Compacts if more than a share of the store would go, and more than two segments' worth; or
-    /// if there are many small segments. What open segments hold does not count: it cannot go.
-    /// Otherwise removes the segments in which all is dead, if any of them is more than a small one.
-    fn compact_if_worth(&self, share: f64, stop: &Stop) -> Result<()> {
-        let (at_rest, all) =
-            self.with_walked_version(|version| (version.at_rest(), version.all_batch_bytes()))?;
-        let segment_len = self.options.segment_len();
-        let gain: u64 = at_rest.iter().map(AtRest::gain).sum();
-        let small = at_rest.iter().filter(|segment| segment.is_small(segment_len)).count();
-        if gain >= 2 * segment_len && gain as f64 >= share * all as f64 || small as u64 >= SMALL_MAX
-        {
-            self.compact(Aim::Dead(share), stop)?;
-        } else if at_rest.iter().any(|s| s.is_gone() && !s.is_small(segment_len)) {
-            self.compact(Aim::Gone, stop)?;
-        }
-        Ok(())
+/// Compacts if more than a share of the store would go, and more than two segments' worth; or
+/// if there are many small segments. What open segments hold does not count: it cannot go.
+/// Otherwise removes the segments in which all is dead, if any of them is more than a small one.
+fn compact_if_worth<D: Disk>(engine: &Engine<D>, share: f64, stop: &Stop) -> Result<()> {
+    let Engine { store, reader, .. } = engine;
+    let (at_rest, all) = reader
+        .with_walked_version(store, |version| (version.at_rest(), version.all_batch_bytes()))?;
+    let segment_len = store.options.segment_len();
+    let gain: u64 = at_rest.iter().map(AtRest::gain).sum();
+    let small = at_rest.iter().filter(|segment| segment.is_small(segment_len)).count();
+    if gain >= 2 * segment_len && gain as f64 >= share * all as f64 || small as u64 >= SMALL_MAX {
+        compact(engine, Aim::Dead(share), stop)?;
+    } else if at_rest.iter().any(|s| s.is_gone() && !s.is_small(segment_len)) {
+        compact(engine, Aim::Gone, stop)?;
     }
+    Ok(())
+}
 
-    /// Removes the segments in which all is dead, that in which this handle writes among them. Returns whether
-    /// there may be room now.
-    pub(crate) fn drop_gone(&self) -> Result<bool> {
-        if self.options.compaction_dead_share.is_none() {
-            return Ok(false);
-        }
-        let control = self.control()?;
-        let own = self.writer.newest();
-        let (live, gone) = self.with_walked_version(|version| {
-            let is_own = |number: &u32| version.segments[*number as usize].id() == own;
-            let live_in = |number| version.index.live_bytes_in(number);
-            let live = version.current().find(is_own).map_or(0, live_in);
-            (live, version.at_rest().iter().any(AtRest::is_gone))
-        })?;
-        if !gone && live > 0 {
-            return Ok(false);
-        }
-        if live == 0 {
-            // What was to be written does not fit it, and so it would be ended anyway.
-            self.writer.give_up_active(control, 0);
-        }
-        // Another compaction, perhaps that of this handle's own thread, may be removing them just now.
-        let since = Instant::now();
-        loop {
-            let report = self.compact(Aim::Gone, &Stop::default())?;
-            if report.skipped != Some(Skipped::OtherCompaction) || since.elapsed() > GONE_PATIENCE {
-                return Ok(true);
-            }
-            std::thread::sleep(GONE_PAUSE);
-        }
+/// Removes the segments in which all is dead, that in which this handle writes among them. Returns whether
+/// there may be room now.
+pub(crate) fn drop_gone<D: Disk>(engine: &Engine<D>) -> Result<bool> {
+    let Engine { store, writer, reader, .. } = engine;
+    if store.options.compaction_dead_share.is_none() {
+        return Ok(false);
     }
+    let control = store.control()?;
+    let own = writer.newest();
+    let (live, gone) = reader.with_walked_version(store, |version| {
+        let is_own = |number: &u32| version.segments[*number as usize].id() == own;
+        let live_in = |number| version.index.live_bytes_in(number);
+        let live = version.current().find(is_own).map_or(0, live_in);
+        (live, version.at_rest().iter().any(AtRest::is_gone))
+    })?;
+    if !gone && live > 0 {
+        return Ok(false);
+    }
+    if live == 0 {
+        // What was to be written does not fit it, and so it would be ended anyway.
+        writer.give_up_active(control, 0);
+    }
+    // Another compaction, perhaps that of this handle's own thread, may be removing them just now.
+    let since = Instant::now();
+    loop {
+        let report = compact(engine, Aim::Gone, &Stop::default())?;
+        if report.skipped != Some(Skipped::OtherCompaction) || since.elapsed() > GONE_PATIENCE {
+            return Ok(true);
+        }
+        std::thread::sleep(GONE_PAUSE);
+    }
+}
 
-    /// What the segment files take, without a look into them.
-    fn files(&self) -> Result<Files> {
-        let mut files = Files::default();
-        for name in self.store.segment_ids()?.into_iter().map(segment_name) {
-            let bytes = match self.store.dir.disk_bytes(&name) {
-                // A compaction was quicker.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                bytes => bytes.map_err(|error| self.store.error("measure", &name, error))?,
-            };
-            files.bytes += bytes;
-            files.small += u64::from(bytes < self.options.segment_len() / 4);
-        }
-        Ok(files)
-    }
+/// What the segment files take, without a look into them.
+fn files<D: Disk>(store: &Store<D>) -> Result<Files> {
+    let mut files = Files::default();
+    for_each_segment(store, |bytes| {
+        files.bytes += bytes;
+        files.small += u64::from(bytes < store.options.segment_len() / 4);
+    })?;
+    Ok(files)
 }
 
 #[derive(Clone, Copy, Debug, Default)]

@@ -2,6 +2,7 @@
 
 pub(crate) mod background;
 pub(crate) mod compaction;
+pub(crate) mod engine;
 pub(crate) mod sync;
 mod wakeup;
 

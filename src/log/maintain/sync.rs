@@ -14,11 +14,10 @@ use partd_format::segment::HEADER_LEN;
 use partd_format::{Link, State};
 
 use crate::error::{Error, Result};
-use crate::log::Core;
 use crate::log::fs::{Access, Dir, Disk, DiskFile};
 use crate::log::read::discovery::SegmentDiscovery;
 use crate::log::segment::Segment;
-use crate::log::shared::control::Control;
+use crate::log::store::Store;
 
 /// How long to wait for a leader in another process that does not get on.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -76,25 +75,25 @@ impl<D: Disk> Syncer<D> {
     }
 
     /// Returns when the history up to `sequence` is on stable storage.
-    pub(crate) fn sync_to(&self, core: &Core<D>, sequence: u64) -> Result<()> {
-        self.sync_beside(core, sequence, &[])
+    pub(crate) fn sync_to(&self, store: &Store<D>, sequence: u64) -> Result<()> {
+        self.sync_beside(store, sequence, &[])
     }
 
     /// The same but for the batches of some segments, which an output is about to replace. Unless
     /// there are none of these, the mark is for the caller to raise, when they are replaced.
     pub(crate) fn sync_beside(
         &self,
-        core: &Core<D>,
+        store: &Store<D>,
         sequence: u64,
         replaced: &[u64],
     ) -> Result<()> {
-        let control = core.control()?;
+        let control = store.control()?;
         let is_synced = || control.durable_seq() >= sequence;
-        core.check_sync(control)?;
+        store.check_sync(control)?;
         if is_synced() {
             return Ok(());
         }
-        if core.is_temporary {
+        if store.is_temporary {
             // Nobody opens it again, after a power cut or otherwise.
             control.raise_durable_seq(control.visible());
             return Ok(());
@@ -105,7 +104,7 @@ impl<D: Disk> Syncer<D> {
         let mut pause = Duration::from_micros(20);
         let _lock = loop {
             let lock = control.try_lock(SYNC_LOCK_AT, true)?;
-            core.check_sync(control)?;
+            store.check_sync(control)?;
             if is_synced() {
                 return Ok(());
             }
@@ -121,38 +120,20 @@ impl<D: Disk> Syncer<D> {
             std::thread::sleep(pause);
             pause = (pause * 2).min(PAUSE_MAX);
         };
-        lead.sync(core, replaced)
-    }
-}
-
-impl<D: Disk> Core<D> {
-    /// Whether a sync can still prove anything.
-    pub(crate) fn check_sync(&self, control: &Control<D>) -> Result<()> {
-        if control.has_sync_failed() {
-            return Err(Error::SyncFailed { path: self.store.path().to_path_buf() });
-        }
-        Ok(())
-    }
-
-    /// Brings the names in the directory to stable storage.
-    pub(crate) fn sync_dir(&self, control: &Control<D>) -> Result<()> {
-        if self.is_temporary {
-            return Ok(());
-        }
-        self.store.dir.sync().map_err(|error| control.sync_error(self.store.path(), error))
+        lead.sync(store, replaced)
     }
 }
 
 impl<D: Disk> Lead<D> {
-    fn sync(&mut self, core: &Core<D>, replaced: &[u64]) -> Result<()> {
-        let control = core.control()?;
+    fn sync(&mut self, store: &Store<D>, replaced: &[u64]) -> Result<()> {
+        let control = store.control()?;
         control.reserve()?;
         let target = control.visible();
         let directory_epoch = control.directory_epoch();
         let durable_seq = control.durable_seq();
         if directory_epoch != self.directory_epoch {
             let open = &mut self.open;
-            self.discovery.find(core, &mut |_| None, &mut |segment| {
+            self.discovery.find(store, &mut |_| None, &mut |segment| {
                 let end = segment.durable_end().max(segment.header().data_start);
                 let progress = Progress { segment, writable: None, end };
                 let scan = progress.scan(durable_seq, target);
@@ -172,7 +153,7 @@ impl<D: Disk> Lead<D> {
             }
             let mut scan = progress.scan(durable_seq, target);
             if scan.is_dirty {
-                let is_in_place = progress.check_in_place(core);
+                let is_in_place = progress.check_in_place(store);
                 // A compaction has replaced it meanwhile, and has moved the mark before.
                 if is_in_place.is_err() && !progress.scan(control.durable_seq(), target).is_dirty {
                     scan.is_dirty = false;
@@ -182,7 +163,7 @@ impl<D: Disk> Lead<D> {
                 is_in_place?;
                 let new = match progress.writable {
                     Some(_) => None,
-                    None => match progress.open(core) {
+                    None => match progress.open(store) {
                         // A compaction has replaced it meanwhile, and has moved the mark before.
                         Err(Error::Io { source, .. })
                             if source.kind() == io::ErrorKind::NotFound
@@ -207,16 +188,16 @@ impl<D: Disk> Lead<D> {
         }
         if control.durable_directory_epoch() < directory_epoch {
             if control.durable_directory_epoch() == 0 {
-                let done = core.store.dir.sync_name();
-                done.map_err(|error| control.sync_error(core.store.path(), error))?;
+                let done = store.directory.dir.sync_name();
+                done.map_err(|error| control.sync_error(store.directory.path(), error))?;
             }
-            core.sync_dir(control)?;
+            store.sync_dir(control)?;
             // What was reserved before a sync may need space again after it.
             control.reserve()?;
             control.set_durable_directory_epoch(directory_epoch);
         }
         // Writeback errors are reported once per open file; a superseded leader may have consumed ours.
-        core.check_sync(control)?;
+        store.check_sync(control)?;
         if replaced.is_empty() {
             control.reserve()?;
             control.raise_durable_seq(target);
@@ -225,7 +206,7 @@ impl<D: Disk> Lead<D> {
         self.open.retain_mut(|progress| {
             let Some(scan) = scans.next().flatten() else { return true };
             if scan.is_dirty {
-                progress.raise_durable_end(core, scan.end);
+                progress.raise_durable_end(store, scan.end);
             }
             progress.end = scan.end;
             !scan.is_finished
@@ -236,28 +217,28 @@ impl<D: Disk> Lead<D> {
 
 impl<F: DiskFile> Progress<F> {
     /// An error if the segment's name leads to another file, or to none: syncing it would prove nothing.
-    fn check_in_place<D: Disk<File = F>>(&self, core: &Core<D>) -> Result<()> {
-        core.store.check_in_place(self.segment.id(), self.segment.file().id())
+    fn check_in_place<D: Disk<File = F>>(&self, store: &Store<D>) -> Result<()> {
+        store.directory.check_in_place(self.segment.id(), self.segment.file().id())
     }
 
     /// The segment, opened to be synced.
-    fn open<D: Disk<File = F>>(&self, core: &Core<D>) -> Result<Segment<F>> {
+    fn open<D: Disk<File = F>>(&self, store: &Store<D>) -> Result<Segment<F>> {
         let opened =
-            Segment::open(&core.store, self.segment.id(), Some(&core.uuid), Access::Write)?;
+            Segment::open(&store.directory, self.segment.id(), Some(&store.uuid), Access::Write)?;
         match opened.file().id() == self.segment.file().id() {
             true => Ok(opened),
-            false => Err(core.store.moved(self.segment.id())),
+            false => Err(store.directory.moved(self.segment.id())),
         }
     }
 
     /// Notes in the header how far the chain is on stable storage. Only a hint for those who check the store
     /// later, so that an error is passed over.
-    fn raise_durable_end<D: Disk<File = F>>(&self, core: &Core<D>, end: u64) {
+    fn raise_durable_end<D: Disk<File = F>>(&self, store: &Store<D>, end: u64) {
         let new;
         let segment = match &self.writable {
             Some(segment) => segment,
             None => {
-                let Ok(opened) = self.open(core) else { return };
+                let Ok(opened) = self.open(store) else { return };
                 new = opened;
                 &new
             }
@@ -270,30 +251,22 @@ impl<F: DiskFile> Progress<F> {
     fn scan(&self, durable_seq: u64, target: u64) -> Scan {
         let segment = &self.segment;
         let mut scan = Scan { is_dirty: false, end: self.end, is_finished: false };
-        let mut at = self.end;
         let mut settled = true;
-        loop {
-            match segment.link(at) {
-                Ok(Link::Batch(len)) => {
-                    match segment.state(at) {
-                        Ok(State::Committed(sequence)) if sequence <= target => {
-                            scan.is_dirty |= sequence > durable_seq;
-                        }
-                        Ok(State::Void) => {}
-                        _ => settled = false,
-                    }
-                    at += len;
-                    if settled {
-                        scan.end = at;
-                    }
+        let mut chain = segment.chain(self.end);
+        for batch in &mut chain {
+            match segment.state(batch.offset) {
+                Ok(State::Committed(sequence)) if sequence <= target => {
+                    scan.is_dirty |= sequence > durable_seq;
                 }
-                // A broken chain is for those who read to report: nothing behind it is reached.
-                Ok(Link::Sealed) | Err(_) => {
-                    scan.is_finished = settled;
-                    return scan;
-                }
-                Ok(Link::End) => return scan,
+                Ok(State::Void) => {}
+                _ => settled = false,
+            }
+            if settled {
+                scan.end = batch.end();
             }
         }
+        // A broken chain is for those who read to report: nothing behind it is reached.
+        scan.is_finished = settled && chain.ending() != Ok(Link::End);
+        scan
     }
 }

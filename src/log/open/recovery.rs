@@ -18,9 +18,11 @@ use crate::log::fs::directory::{Content, Directory};
 use crate::log::fs::names::{is_unfinished, segment_name, torn_names};
 use crate::log::fs::{Access, Dir, Disk, DiskFile, was_not_tried};
 use crate::log::segment::Segment;
-use crate::log::segment::ahead::{Ahead, ChainAhead, HeadsAhead, Span};
+use crate::log::segment::ahead::{Ahead, HeadsAhead, Span};
+use crate::log::segment::chain::BatchRange;
 use crate::log::segment::outputs::{NewestOutput, kept_is_missing};
-use crate::log::shared::control::{Control, Start};
+use crate::log::shared::control::Control;
+use crate::log::shared::start::Start;
 
 /// How much is to be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,18 +139,11 @@ impl<F: DiskFile> RecoveryScan<F> {
         };
         self.uuid.get_or_insert(segment.header().store);
         let mut batches = Vec::new();
-        let mut end = segment.header().data_start;
-        let mut ahead = ChainAhead::default();
-        let ending = loop {
-            ahead.step(&segment, end);
-            match segment.link(end) {
-                Ok(Link::Batch(len)) => {
-                    batches.push(ScannedBatch { offset: end, len, state: segment.state(end) });
-                    end += len;
-                }
-                ending => break ending,
-            }
-        };
+        let mut chain = segment.chain(segment.header().data_start).ahead();
+        for BatchRange { offset, len } in &mut chain {
+            batches.push(ScannedBatch { offset, len, state: segment.state(offset) });
+        }
+        let (end, ending) = (chain.at(), chain.ending());
         self.segments.push(Surveyed { segment, batches, end, ending, is_replaced: false });
         Ok(())
     }
@@ -388,7 +383,7 @@ impl<F: DiskFile> RecoveryScan<F> {
             durable_seq: self.durable_seq.min(self.sequence),
             sync_failed,
         };
-        Control::<D>::create(directory, &start)
+        start.create(directory)
     }
 }
 

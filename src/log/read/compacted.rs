@@ -7,7 +7,7 @@ use partd_format::{Entry, Kind};
 
 use crate::Key;
 use crate::log::read::index::Index;
-use crate::log::segment::Extent;
+use crate::log::segment::extent::Extent;
 
 /// What the outputs of compactions hold and the index does not have yet.
 #[derive(Debug, Default)]

@@ -4,7 +4,7 @@ use partd_format::{Link, State};
 
 use crate::log::fs::DiskFile;
 use crate::log::segment::Segment;
-use crate::log::segment::ahead::ChainAhead;
+use crate::log::segment::chain::{BatchRange, Chain, Step};
 
 /// A committed batch that is to be applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,7 +21,7 @@ pub(crate) struct Cursor {
     pub(crate) segment: u32,
     pub(crate) next: u64,
     /// Batches behind which the walk went on, and whose state was not final.
-    pub(crate) pending: Vec<(u64, u64)>,
+    pub(crate) pending: Vec<BatchRange>,
     /// Whether no more batches come.
     pub(crate) sealed: bool,
     /// Where the chain was seen to be broken.
@@ -30,33 +30,29 @@ pub(crate) struct Cursor {
 
 impl Cursor {
     /// Walks on to the end of what is there, or to a link that is not in memory, which is asked for. Returns whether
-    /// it came to the end.
+    /// it came to the end. `chain` begins where the cursor is.
     pub(crate) fn walk<F: DiskFile>(
         &mut self,
         segment: &Segment<F>,
         visible: u64,
-        ahead: &mut ChainAhead,
+        chain: &mut Chain<'_, F>,
         units: &mut Vec<Unit>,
     ) -> bool {
         loop {
-            let next = self.next;
-            if ahead.step(segment, next) {
-                return false;
-            }
-            match segment.link(next) {
-                Ok(Link::Batch(len)) => {
-                    if self.look(segment, visible, (next, len), units) {
-                        self.pending.push((next, len));
+            match chain.step() {
+                Step::Batch(batch) => {
+                    if self.look(segment, visible, batch, units) {
+                        self.pending.push(batch);
                     }
-                    self.next += len;
+                    self.next = batch.end();
                 }
-                Ok(Link::Sealed) => {
-                    self.sealed = true;
-                    return true;
-                }
-                Ok(Link::End) => return true,
-                Err(error) => {
-                    self.broken = Some(error);
+                Step::Waits => return false,
+                Step::End => {
+                    match chain.ending() {
+                        Ok(Link::Sealed) => self.sealed = true,
+                        Ok(_) => {}
+                        Err(error) => self.broken = Some(error),
+                    }
                     return true;
                 }
             }
@@ -68,9 +64,10 @@ impl Cursor {
         &mut self,
         segment: &Segment<F>,
         visible: u64,
-        (offset, len): (u64, u64),
+        batch: BatchRange,
         units: &mut Vec<Unit>,
     ) -> bool {
+        let BatchRange { offset, len } = batch;
         match segment.state(offset) {
             Ok(State::Committed(sequence)) if sequence <= visible => {
                 units.push(Unit { sequence, segment: self.segment, offset, len });

@@ -10,10 +10,10 @@ use std::io;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::log::Core;
 use crate::log::fs::{Access, Disk};
 use crate::log::segment::Segment;
 use crate::log::shared::control::Control;
+use crate::log::store::Store;
 
 /// More new ids than this are not tried one by one: of most of them nothing may be left.
 const TRIED_MAX: u64 = 64;
@@ -43,12 +43,12 @@ impl SegmentDiscovery {
     /// has gone meanwhile: then a compaction has published an output that may not be among them.
     pub(crate) fn find<D: Disk>(
         &mut self,
-        core: &Core<D>,
+        store: &Store<D>,
         known: &mut dyn FnMut(u64) -> Option<Arc<Segment<D::File>>>,
         found: &mut dyn FnMut(Arc<Segment<D::File>>),
     ) -> Result<Option<u64>> {
-        let Some(control) = &core.control else {
-            return self.find_all(core, found);
+        let Some(control) = store.shared() else {
+            return self.find_all(store, found);
         };
         let next = control.next_segment();
         let mut listed = BTreeSet::new();
@@ -59,7 +59,7 @@ impl SegmentDiscovery {
             // The directory tells which of many ids are worth a try. The announcements come before
             // it: a maker that is no longer among them has published by then, or never will.
             let reserved_ids: BTreeSet<u64> = control.reserved_ids().collect();
-            listed = core.store.segment_ids()?;
+            listed = store.directory.segment_ids()?;
             let is_new = |id: &&u64| (self.next..next).contains(*id);
             ids.extend(reserved_ids.union(&listed).filter(is_new));
         }
@@ -73,7 +73,7 @@ impl SegmentDiscovery {
                 opened.push(segment);
                 continue;
             }
-            match probe(core, control, id)? {
+            match probe(store, control, id)? {
                 Probe::Opened(segment) => opened.push(Arc::new(segment)),
                 Probe::Reserved => drop(awaited.insert(id)),
                 Probe::Gone if self.listed => {}
@@ -91,14 +91,14 @@ impl SegmentDiscovery {
     /// For a store that nobody else has open.
     fn find_all<D: Disk>(
         &mut self,
-        core: &Core<D>,
+        store: &Store<D>,
         found: &mut dyn FnMut(Arc<Segment<D::File>>),
     ) -> Result<Option<u64>> {
         if self.listed {
             return Ok(None);
         }
-        for id in core.store.segment_ids()? {
-            match Segment::open(&core.store, id, Some(&core.uuid), Access::Read) {
+        for id in store.directory.segment_ids()? {
+            match Segment::open(&store.directory, id, Some(&store.uuid), Access::Read) {
                 Ok(segment) => found(Arc::new(segment)),
                 // Recovery has looked at it, in memory, and done without.
                 Err(Error::Damage { .. }) => {}
@@ -118,10 +118,10 @@ enum Probe<F> {
     Gone,
 }
 
-fn probe<D: Disk>(core: &Core<D>, control: &Control<D>, id: u64) -> Result<Probe<D::File>> {
+fn probe<D: Disk>(store: &Store<D>, control: &Control<D>, id: u64) -> Result<Probe<D::File>> {
     // Twice: it may be published between a failed try and the look at the announcements.
     for _ in 0..2 {
-        match Segment::open(&core.store, id, Some(&control.fixed.store), Access::Read) {
+        match Segment::open(&store.directory, id, Some(&control.fixed.store), Access::Read) {
             Ok(segment) => return Ok(Probe::Opened(segment)),
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),

@@ -7,8 +7,9 @@
 use crate::error::Result;
 use crate::log::fs::DiskFile;
 use crate::log::read::snapshot::{PIECE_BYTES, Snapshot, total};
+use crate::log::segment::Segment;
 use crate::log::segment::ahead::{self, Ahead, Span};
-use crate::log::segment::{Extent, Segment};
+use crate::log::segment::extent::Extent;
 use crate::threads::Team;
 
 /// Extents that are brought into order at a time: more take memory beside the values.

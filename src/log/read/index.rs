@@ -13,7 +13,7 @@ use partd_format::Kind;
 use smallvec::{SmallVec, smallvec};
 
 use crate::Key;
-use crate::log::segment::Extent;
+use crate::log::segment::extent::Extent;
 
 /// The extents of one key's value. Shared with the reads that use them; a single one, as a short key
 /// often has, lies in the same allocation.

@@ -7,6 +7,8 @@ pub(crate) mod discovery;
 mod gather;
 pub(crate) mod index;
 mod pins;
+pub(crate) mod reader;
+mod replay;
 pub(crate) mod snapshot;
 mod take_in;
 pub(crate) mod version;

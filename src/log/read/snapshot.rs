@@ -4,13 +4,17 @@
 //! Every value is held against its checksum, unless an option says otherwise, by the thread that
 //! copies it and while it is in the cache.
 
-use crate::error::Result;
+use crate::Key;
+use crate::error::{Error, Result};
 use crate::log::fs::{Disk, DiskFile};
+use crate::log::options::Options;
 use crate::log::read::index::Extents;
 use crate::log::read::pins::Pins;
 use crate::log::read::version::Version;
+use crate::log::segment::Segment;
 use crate::log::segment::ahead::{self, Ahead};
-use crate::log::segment::{Extent, Segment};
+use crate::log::segment::extent::Extent;
+use crate::log::store::Store;
 use crate::threads::{self, LentPool, Team};
 
 /// Below this many bytes in all, one thread is faster than several.
@@ -45,6 +49,30 @@ impl<F: DiskFile> Snapshot<F> {
         let all = extents.iter().flatten().flat_map(|list| list.iter());
         let pins = Pins::new(&version.segments, all);
         Snapshot { pins, extents, rebuilds: version.rebuilds, verify, release }
+    }
+
+    /// What some keys hold in a version.
+    pub(crate) fn of_keys<D: Disk<File = F>>(
+        store: &Store<D>,
+        version: &Version<D>,
+        keys: &[Key],
+    ) -> Snapshot<F> {
+        let extents =
+            |key: &Key| version.index.get(key.as_bytes()).map(|slot| slot.extents.clone());
+        let Options { verify_on_read, release_after_read, .. } = store.options;
+        let extents = keys.iter().map(extents).collect();
+        Snapshot::new(version, extents, verify_on_read, release_after_read)
+    }
+
+    /// An error if a read of it would return more than a read may.
+    pub(crate) fn check_read<D: Disk<File = F>>(&self, store: &Store<D>) -> Result<()> {
+        match store.options.max_read_bytes {
+            Some(max) if self.bytes() > max => {
+                let path = store.directory.path().to_path_buf();
+                Err(Error::ReadTooLarge { path, bytes: self.bytes(), max })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The same, for bytes that nobody will read again: their pages leave memory if they were not in it.

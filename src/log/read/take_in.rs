@@ -6,13 +6,25 @@ use std::sync::Arc;
 use partd_format::segment::Retained;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::Core;
 use crate::log::fs::Disk;
 use crate::log::read::compacted::Compacted;
-use crate::log::read::version::{Advance, Cursor, Version, chain};
-use crate::log::segment::ahead::{HeadsAhead, Span};
+use crate::log::read::cursor::Cursor;
+use crate::log::read::version::Version;
+use crate::log::segment::Segment;
+use crate::log::segment::ahead::HeadsAhead;
+use crate::log::segment::chain::BatchRange;
+use crate::log::segment::extent::SEGMENT_NUMBERS;
 use crate::log::segment::outputs::NewestOutput;
-use crate::log::segment::{SEGMENT_NUMBERS, Segment};
+use crate::log::store::Store;
+
+/// What a step of a refresh has led to.
+pub(crate) enum Advance {
+    Done,
+    /// An output of a compaction has come: the picture must be begun anew.
+    Rebuild,
+    /// A segment with this id was listed, and cannot be opened: so one is about to come.
+    Vanished(u64),
+}
 
 /// What came of looking for segments.
 pub(crate) enum Discovered {
@@ -28,12 +40,12 @@ impl<D: Disk> Version<D> {
     /// entries are laid out for each key.
     pub(crate) fn discover(
         &mut self,
-        core: &Core<D>,
+        store: &Store<D>,
         is_first: bool,
         compacted: &mut Compacted,
     ) -> Result<Discovered> {
         let (mut found, known) = (Vec::new(), &mut self.known);
-        let vanished = self.discovery.find(core, &mut |id| known.remove(&id), &mut |segment| {
+        let vanished = self.discovery.find(store, &mut |id| known.remove(&id), &mut |segment| {
             found.push(segment);
         })?;
         if let Some(id) = vanished {
@@ -48,7 +60,7 @@ impl<D: Disk> Version<D> {
         for segment in found {
             // A segment that was replaced would only keep its disk space.
             if !self.replaced.contains(&segment.id()) {
-                self.add(core, segment, compacted)?;
+                self.add(store, segment, compacted)?;
             }
         }
         compacted.sort();
@@ -70,13 +82,13 @@ impl<D: Disk> Version<D> {
     /// Gives a segment its number; takes in what it holds if it is an output.
     fn add(
         &mut self,
-        core: &Core<D>,
+        store: &Store<D>,
         segment: Arc<Segment<D::File>>,
         compacted: &mut Compacted,
     ) -> Result<()> {
         if self.segments.len() >= SEGMENT_NUMBERS {
             let why = format!("the store has more than {SEGMENT_NUMBERS} segments; compact it");
-            return Err(Error::refused(ErrorKind::LimitReached, &**core.store.path(), why));
+            return Err(Error::refused(ErrorKind::LimitReached, &**store.directory.path(), why));
         }
         let number = self.segments.len() as u32;
         Arc::make_mut(&mut self.segments).push(Arc::clone(&segment));
@@ -88,16 +100,13 @@ impl<D: Disk> Version<D> {
             self.open.push(Cursor { segment: number, next, pending, sealed: false, broken: None });
             return Ok(());
         }
-        let batches = chain(&segment, core.ignores_damage())?;
+        let batches = segment.all_batches(store.ignores_damage())?;
         let mut heads = HeadsAhead::default();
-        let span = |i: usize| {
-            let (offset, len) = batches[i];
-            Span { segment: &*segment, offset, len }
-        };
-        for (i, &(offset, len)) in batches.iter().enumerate() {
+        let span = |i: usize| batches[i].span(&segment);
+        for (i, &BatchRange { offset, len }) in batches.iter().enumerate() {
             heads.begin(i, batches.len(), span);
             let batch = match segment.batch(offset, len) {
-                Err(_) if core.ignores_damage() => continue,
+                Err(_) if store.ignores_damage() => continue,
                 batch => batch?,
             };
             heads.record(batch.head_len());

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use partd_format::segment::Retained;
-use partd_format::{Evidence, Link, State};
+use partd_format::{Evidence, State};
 
 use crate::error::{Error, Result, damage as damage_of};
 use crate::log::fs::directory::Directory;
@@ -61,12 +61,7 @@ pub(crate) fn kept_is_missing<D: Disk>(directory: &Directory<D>, keep: &Retained
 
 /// Whether a batch in the segment of a writer has a number up to `max_seq`.
 fn has_number_up_to<F: DiskFile>(segment: &Segment<F>, max_seq: u64) -> bool {
-    let mut offset = segment.header().data_start;
-    while let Ok(Link::Batch(len)) = segment.link(offset) {
-        if matches!(segment.state(offset), Ok(State::Committed(sequence)) if sequence <= max_seq) {
-            return true;
-        }
-        offset += len;
-    }
-    false
+    segment.chain(segment.header().data_start).any(|batch| {
+        matches!(segment.state(batch.offset), Ok(State::Committed(sequence)) if sequence <= max_seq)
+    })
 }

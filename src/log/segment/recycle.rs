@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Result;
-use crate::log::Core;
-use crate::log::fs::mapping::forks;
+use crate::log::fs::fork::forks;
 use crate::log::fs::names::{recycled_name, segment_name};
 use crate::log::fs::{Access, Dir, Disk, DiskFile};
 use crate::log::segment::Segment;
+use crate::log::store::Store;
 
 /// The dead segments of a temporary store, ready to be written.
 #[derive(Debug)]
@@ -54,52 +54,61 @@ impl<F> Recycler<F> {
     }
 }
 
-impl<D: Disk> Core<D> {
+impl<F: DiskFile> Recycler<F> {
     /// Takes a recycled segment of `len` bytes, if there is one.
-    pub(crate) fn take_recycled(&self, len: u64) -> Option<(String, D::File)> {
-        (len == self.options.segment_len()).then(|| self.recycler.take())?
+    pub(crate) fn take_of_len<D: Disk<File = F>>(
+        &self,
+        store: &Store<D>,
+        len: u64,
+    ) -> Option<(String, F)> {
+        (len == store.options.segment_len()).then(|| self.take())?
     }
 
     /// Removes a dead segment, or keeps it to be written again. `segment` is the last reference of this handle
     /// if no view holds another.
-    pub(crate) fn recycle_or_unlink(&self, segment: Arc<Segment<D::File>>) -> Result<()> {
+    pub(crate) fn recycle_or_unlink<D: Disk<File = F>>(
+        &self,
+        store: &Store<D>,
+        segment: Arc<Segment<F>>,
+    ) -> Result<()> {
+        let directory = &store.directory;
         let (id, file_id) = (segment.id(), segment.file().id());
         let name = segment_name(id);
-        let is_wanted = self.is_temporary
-            && segment.header().len == self.options.segment_len()
-            && self.recycler.len() < self.options.recycled_segments as u64;
+        let is_wanted = store.is_temporary
+            && segment.header().len == store.options.segment_len()
+            && self.len() < store.options.recycled_segments as u64;
         // Nobody may see other bytes under a view.
         let is_free = is_wanted
-            && self.recycler.forks.is_some()
-            && self.recycler.forks == forks()
+            && self.forks.is_some()
+            && self.forks == forks()
             && Arc::into_inner(segment).is_some();
         let recycled = recycled_name(id);
         if is_free
-            && self.store.dir.id_of(&name).is_ok_and(|now| now == file_id)
-            && self.store.dir.rename(&name, &recycled).is_ok()
+            && directory.dir.id_of(&name).is_ok_and(|now| now == file_id)
+            && directory.dir.rename(&name, &recycled).is_ok()
         {
-            match self.store.dir.open(&recycled, Access::Write) {
-                Ok(file) if file.id() == file_id => self.recycler.put(recycled, file),
-                _ => self.store.unlink_mapped(&recycled, file_id)?,
+            match directory.dir.open(&recycled, Access::Write) {
+                Ok(file) if file.id() == file_id => self.put(recycled, file),
+                _ => directory.unlink_mapped(&recycled, file_id)?,
             }
             return Ok(());
         }
-        self.store.unlink_mapped(&name, file_id)
+        directory.unlink_mapped(&name, file_id)
     }
 
     /// Removes the segments that wait to be recycled, to give back their space. Returns whether there were any.
-    pub(crate) fn drop_recycled(&self) -> Result<bool> {
+    pub(crate) fn drop_all<D: Disk<File = F>>(&self, store: &Store<D>) -> Result<bool> {
         let mut any = false;
-        while let Some((name, file)) = self.recycler.take() {
-            self.store.unlink_mapped(&name, file.id())?;
+        while let Some((name, file)) = self.take() {
+            store.directory.unlink_mapped(&name, file.id())?;
             any = true;
         }
         Ok(any)
     }
 
     /// The disk space of the segments that wait to be recycled, in bytes.
-    pub(crate) fn recycled_bytes(&self) -> u64 {
-        let files = self.recycler.files();
-        files.iter().map(|(name, _)| self.store.dir.disk_bytes(name).unwrap_or(0)).sum()
+    pub(crate) fn disk_bytes<D: Disk<File = F>>(&self, store: &Store<D>) -> u64 {
+        let files = self.files();
+        files.iter().map(|(name, _)| store.directory.dir.disk_bytes(name).unwrap_or(0)).sum()
     }
 }

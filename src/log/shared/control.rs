@@ -1,9 +1,8 @@
 //! The control file: the words that the processes on a store share.
 //!
-//! A cache of the segments, with one exception: the commit word, while processes live. It is made
-//! under a temporary name and renamed, so that nobody ever maps half of one.
+//! A cache of the segments, with one exception: the commit word, while processes live.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release};
@@ -12,85 +11,18 @@ use partd_format::control::{self as layout, Commit, Fixed};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::fs::directory::Directory;
-use crate::log::fs::names::{CONTROL, UNFINISHED_CONTROL};
+use crate::log::fs::names::CONTROL;
 use crate::log::fs::{Access, Dir, Disk, DiskFile, was_not_tried};
-use crate::log::segment::Segment;
-use crate::log::shared::commit::{Position, Word, Words};
+use crate::log::shared::commit::Word;
 
 /// The mapped control file of an open store.
 #[derive(Debug)]
 pub(crate) struct Control<D: Disk> {
-    directory: Directory<D>,
+    pub(crate) directory: Directory<D>,
     file: D::File,
     pub(crate) fixed: Fixed,
     /// Whether a sync of this handle has failed.
     sync_failed: AtomicBool,
-}
-
-/// What a new control file begins with.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Start {
-    pub(crate) fixed: Fixed,
-    pub(crate) sequence: u64,
-    pub(crate) next_segment: u64,
-    pub(crate) directory_epoch: u64,
-    pub(crate) durable_seq: u64,
-    pub(crate) sync_failed: bool,
-}
-
-impl Start {
-    /// The control file of a store without a history.
-    pub(crate) fn of_new_store(
-        uuid: [u8; 16],
-        boot: [u8; 16],
-        now_unix_ms: u64,
-        temporary: bool,
-    ) -> Start {
-        let fixed = Fixed {
-            store: uuid,
-            boot,
-            created_unix_ms: now_unix_ms,
-            // Of the file that is made.
-            device: 0,
-            inode: 0,
-            temporary,
-        };
-        Start {
-            fixed,
-            sequence: 0,
-            next_segment: 1,
-            directory_epoch: 1,
-            durable_seq: 0,
-            sync_failed: false,
-        }
-    }
-
-    /// Writes the first `len` bytes of a control file, whatever is in them. What lies behind must be zeros.
-    fn write<F: DiskFile>(&self, file: &F, len: u64) -> io::Result<()> {
-        let id = file.id();
-        let fixed = Fixed { device: id.device, inode: id.inode, ..self.fixed };
-        let mut bytes = vec![0; len as usize];
-        bytes[..layout::FIXED_LEN].copy_from_slice(&fixed.encode());
-        let commit = Commit { sequence: self.sequence, slot: 0, done: true };
-        for (offset, word) in [
-            (layout::COMMIT_AT, commit.encode()),
-            (layout::NEXT_SEGMENT_AT, self.next_segment),
-            (layout::DIRECTORY_EPOCH_AT, self.directory_epoch),
-            (
-                layout::DURABLE_SEQ_AT,
-                layout::encode_durable_seq(&self.fixed.store, self.durable_seq),
-            ),
-            (layout::SYNC_FAILED_AT, if self.sync_failed { layout::SYNC_FAILED } else { 0 }),
-        ] {
-            bytes[offset as usize..offset as usize + 8].copy_from_slice(&word.to_le_bytes());
-        }
-        // Through the file: a store into a hole of a copied file is a SIGBUS on a full disk. The fixed fields
-        // come last, so that a file that was half written over does not count.
-        let (fixed, words) = bytes.split_at(layout::FIXED_LEN);
-        file.write_at(&mut [IoSlice::new(&[0; layout::FIXED_LEN])], 0)?;
-        file.write_at(&mut [IoSlice::new(words)], layout::FIXED_LEN as u64)?;
-        file.write_at(&mut [IoSlice::new(fixed)], 0)
-    }
 }
 
 /// One word of the control file.
@@ -157,34 +89,6 @@ impl<D: Disk> Control<D> {
         }))
     }
 
-    /// Makes the control file anew, in place of the one that is there. The caller is alone.
-    ///
-    /// Where the disk has no space for another file, the one that is there is written over: nobody maps it.
-    pub(crate) fn create(directory: &Directory<D>, start: &Start) -> Result<()> {
-        let uuid = Some(&start.fixed.store);
-        let made =
-            directory.create_anew(UNFINISHED_CONTROL, layout::FILE_LEN, uuid).and_then(|file| {
-                let written = start.write(&file, layout::SLOTS_AT);
-                written.map_err(|error| directory.error("write", UNFINISHED_CONTROL, error))?;
-                let renamed = directory.dir.replace(UNFINISHED_CONTROL, CONTROL);
-                renamed.map_err(|error| directory.error("make the control file", CONTROL, error))
-            });
-        let Err(error) = made else { return Ok(()) };
-        // Half a control file is of no use to anyone; the error that counts is the first.
-        let _ = directory.unlink_unfinished(UNFINISHED_CONTROL, uuid);
-        let is_full = matches!(&error, Error::Io { source, .. } if matches!(
-            source.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-        ));
-        match directory.dir.open(CONTROL, Access::Write) {
-            Ok(file) if is_full && file.mapping().len() == layout::FILE_LEN => {
-                let written = start.write(&file, layout::FILE_LEN);
-                written.map_err(|error| directory.error("write", CONTROL, error))
-            }
-            _ => Err(error),
-        }
-    }
-
     /// Whether the words of this file were stored by those who used this directory, on this machine, and by
     /// nobody else: it is no copy, no other directory has a name for it, and nobody uses it through that name.
     /// Asked by an opener that is alone in the directory.
@@ -244,18 +148,13 @@ impl<D: Disk> Control<D> {
         locked.map_err(|error| self.lock_error(error))
     }
 
-    /// Whether the owner of a slot is gone; the lock keeps others from taking the slot.
-    pub(crate) fn lock_slot(&self, slot: u16) -> Result<Option<D::Lock>> {
-        self.try_lock(layout::slot_lock_at(slot), true)
-    }
-
-    /// Takes the first free slot; `None` if all are taken.
-    pub(crate) fn lock_free_slot(&self) -> Result<Option<(u16, D::Lock)>> {
-        let mut bytes = (0..layout::SLOTS).map(layout::slot_lock_at);
-        let locked = self.directory.dir.try_lock_byte(CONTROL, self.file.id(), &mut bytes, true);
-        let locked = locked.map_err(|error| self.lock_error(error))?;
-        let slot_of = |at: u64| (at - layout::SLOTS_AT) / layout::SLOT_LEN;
-        Ok(locked.map(|(at, lock)| (slot_of(at) as u16, lock)))
+    /// Locks the first of some bytes that nobody holds; `None` if all are held. Returns the byte too.
+    pub(crate) fn try_lock_first(
+        &self,
+        bytes: &mut dyn Iterator<Item = u64>,
+    ) -> Result<Option<(u64, D::Lock)>> {
+        let locked = self.directory.dir.try_lock_byte(CONTROL, self.file.id(), bytes, true);
+        locked.map_err(|error| self.lock_error(error))
     }
 
     fn lock_error(&self, error: io::Error) -> Error {
@@ -278,12 +177,12 @@ impl<D: Disk> Control<D> {
     }
 
     #[inline]
-    fn word(&self, offset: u64) -> ControlWord<'_, D::File> {
+    pub(crate) fn word(&self, offset: u64) -> ControlWord<'_, D::File> {
         ControlWord { file: &self.file, offset }
     }
 
     #[inline]
-    fn slot_word(&self, slot: u16, field: u64) -> ControlWord<'_, D::File> {
+    pub(crate) fn slot_word(&self, slot: u16, field: u64) -> ControlWord<'_, D::File> {
         self.word(layout::slot_at(slot) + field)
     }
 
@@ -372,12 +271,6 @@ impl<D: Disk> Control<D> {
     /// The segment in which the owner of a slot claims its batches; 0 for none.
     pub(crate) fn active_segment(&self, slot: u16) -> u64 {
         self.slot_word(slot, layout::SLOT_ACTIVE_AT).load(Acquire)
-    }
-
-    /// Notes who holds a slot.
-    pub(crate) fn set_holder(&self, slot: u16, pid: u32) {
-        self.slot_word(slot, layout::SLOT_PID_AT).store(pid.into(), Relaxed);
-        self.slot_word(slot, layout::SLOT_FIRST_AT).store(self.next_segment(), Release);
     }
 
     /// Notes in which segment the owner of a slot claims its batches.
@@ -509,66 +402,4 @@ pub(crate) enum ReservedFor {
     Writer(u16),
     /// In the word of the one compaction.
     Output,
-}
-
-impl<D: Disk> Words for Control<D> {
-    type Word<'a> = ControlWord<'a, D::File>;
-    type Error = Error;
-
-    #[inline]
-    fn commit(&self) -> ControlWord<'_, D::File> {
-        self.word(layout::COMMIT_AT)
-    }
-
-    #[inline]
-    fn position(&self, slot: u16) -> (ControlWord<'_, D::File>, ControlWord<'_, D::File>) {
-        (
-            self.slot_word(slot, layout::SLOT_SEGMENT_AT),
-            self.slot_word(slot, layout::SLOT_OFFSET_AT),
-        )
-    }
-
-    fn mark_committed(&self, position: Position, sequence: u64) -> Result<()> {
-        // Rare: somebody was stopped or died between two stores. No cache is worth having.
-        let uuid = Some(&self.fixed.store);
-        let segment = Segment::open(&self.directory, position.segment, uuid, Access::Write)?;
-        segment
-            .file()
-            .reserve(position.offset, 16)
-            .map_err(|error| Error::io("store to the segment", segment.path(), error))?;
-        segment.mark_committed(position.offset, sequence)
-    }
-}
-
-/// The words seen by one writer, which reaches its own segment without opening it.
-#[derive(Debug)]
-pub(crate) struct OwnWords<'a, D: Disk> {
-    pub(crate) control: &'a Control<D>,
-    pub(crate) own: &'a Segment<D::File>,
-}
-
-impl<D: Disk> Words for OwnWords<'_, D> {
-    type Word<'a>
-        = ControlWord<'a, D::File>
-    where
-        Self: 'a;
-    type Error = Error;
-
-    #[inline]
-    fn commit(&self) -> ControlWord<'_, D::File> {
-        self.control.commit()
-    }
-
-    #[inline]
-    fn position(&self, slot: u16) -> (ControlWord<'_, D::File>, ControlWord<'_, D::File>) {
-        self.control.position(slot)
-    }
-
-    fn mark_committed(&self, position: Position, sequence: u64) -> Result<()> {
-        if position.segment == self.own.id() {
-            self.own.mark_committed(position.offset, sequence)
-        } else {
-            self.control.mark_committed(position, sequence)
-        }
-    }
 }

@@ -2,3 +2,5 @@
 
 pub mod commit;
 pub(crate) mod control;
+pub(crate) mod lease;
+pub(crate) mod start;

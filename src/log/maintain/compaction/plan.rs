@@ -7,16 +7,18 @@ use std::sync::Arc;
 
 use partd_format::batch::Layout;
 use partd_format::segment::Retained;
-use partd_format::{Evidence, Kind, Link, State};
+use partd_format::{Evidence, Kind, State};
 
 use crate::Key;
 use crate::error::{Error, Result};
 use crate::log::fs::DiskFile;
-use crate::log::maintain::compaction::{Aim, Base};
+use crate::log::maintain::compaction::base::Base;
 use crate::log::read::index::Extents;
-use crate::log::read::version::{AtRest, chain};
-use crate::log::segment::ahead::{ChainAhead, HeadsAhead, Span};
-use crate::log::segment::{Extent, Segment};
+
+use crate::log::segment::Segment;
+use crate::log::segment::ahead::HeadsAhead;
+use crate::log::segment::chain::BatchRange;
+use crate::log::segment::extent::Extent;
 
 /// Entries in one batch of an output.
 const BATCH_ENTRIES: usize = 4096;
@@ -52,61 +54,7 @@ struct Removals {
     deletes: BTreeMap<Key, u64>,
 }
 
-/// The segments to rewrite, and whether some are left for another run.
-pub(crate) fn choose(
-    at_rest: Vec<AtRest>,
-    aim: Aim,
-    segment_len: u64,
-    run_bytes: u64,
-) -> (Vec<AtRest>, bool) {
-    let mut eligible = at_rest;
-    eligible.retain(|segment| match aim {
-        Aim::Everything => true,
-        // A small segment is worth joining to others: it holds little and costs a file.
-        Aim::Dead(share) => {
-            segment.dead_bytes() as f64 >= share * segment.value_bytes as f64
-                || segment.is_small(segment_len)
-        }
-        // And the removals that an earlier run had to keep, so that their outputs do not become many.
-        Aim::Gone => segment.is_gone() || segment.is_output && segment.value_bytes == 0,
-    });
-    if aim == Aim::Gone && !eligible.iter().any(AtRest::is_gone) {
-        eligible.clear();
-    }
-    // Those with the least to copy first: they free the most for the least space.
-    eligible.sort_by_key(|segment| (segment.live_bytes, segment.id));
-    let mut rest = &eligible[..];
-    loop {
-        let mut bytes = 0;
-        let fitting = rest.iter().take_while(|segment| {
-            bytes += segment.live_bytes;
-            bytes <= run_bytes
-        });
-        let count = fitting.count().max(1).min(rest.len());
-        match &rest[..count] {
-            // One output alone, with nothing dead in it, is as good as it gets.
-            [only] if only.is_output && only.dead_bytes() == 0 => rest = &rest[1..],
-            inputs => return (inputs.to_vec(), count < rest.len()),
-        }
-    }
-}
-
 impl<F: DiskFile> Base<F> {
-    pub(crate) fn segment(&self, number: u32) -> &Arc<Segment<F>> {
-        &self.segments[number as usize]
-    }
-
-    /// The segments that were rewritten, once nothing else of it is needed.
-    pub(crate) fn into_inputs(self) -> Vec<Arc<Segment<F>>> {
-        let numbers = self.inputs.iter().map(|source| source.number);
-        numbers.map(|number| Arc::clone(self.segment(number))).collect()
-    }
-
-    /// The ids of the sources.
-    pub(crate) fn input_ids(&self) -> Vec<u64> {
-        self.inputs.iter().map(|source| source.id).collect()
-    }
-
     /// The entries of the output, and what it says of the segments beside it.
     pub(crate) fn plan(&self) -> Result<Plan> {
         let mut is_input = vec![false; self.segments.len()];
@@ -138,16 +86,8 @@ impl<F: DiskFile> Base<F> {
     /// The batches of a segment up to `max_seq`, each with its number. A chain may end in the scar of
     /// a power cut: what lies behind it was never part of the history.
     fn taken<'a>(&'a self, segment: &'a Segment<F>) -> impl Iterator<Item = (u64, u64, u64)> + 'a {
-        let mut next = segment.header().data_start;
-        let mut ahead = ChainAhead::default();
-        let chain = std::iter::from_fn(move || {
-            ahead.step(segment, next);
-            let Ok(Link::Batch(len)) = segment.link(next) else { return None };
-            let offset = next;
-            next += len;
-            Some((offset, len))
-        });
-        chain.filter_map(|(offset, len)| match segment.state(offset) {
+        let chain = segment.chain(segment.header().data_start).ahead();
+        chain.filter_map(|BatchRange { offset, len }| match segment.state(offset) {
             Ok(State::Committed(sequence)) if sequence <= self.max_seq => {
                 Some((offset, len, sequence))
             }
@@ -203,13 +143,10 @@ impl<F: DiskFile> Base<F> {
         for source in &self.inputs {
             let segment = self.segment(source.number);
             let mut seen = 0;
-            let batches = chain(segment, false)?;
+            let batches = segment.all_batches(false)?;
             let mut heads = HeadsAhead::default();
-            let span = |i: usize| {
-                let (offset, len) = batches[i];
-                Span { segment: &**segment, offset, len }
-            };
-            for (i, &(offset, len)) in batches.iter().enumerate() {
+            let span = |i: usize| batches[i].span(segment);
+            for (i, &BatchRange { offset, len }) in batches.iter().enumerate() {
                 heads.begin(i, batches.len(), span);
                 let of_batch = match segment.state(offset) {
                     Ok(State::Committed(sequence)) => sequence,
