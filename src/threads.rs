@@ -18,7 +18,7 @@ use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::Result;
-use crate::log::segment::mapping::ForkMark;
+use crate::log::fs::fork::ForkMark;
 
 /// The number of attempts to get a pool that another thread is building.
 const LOOKS: usize = 100;

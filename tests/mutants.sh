@@ -149,57 +149,57 @@ mutant watermark-check format/src/word.rs I9 damage $flips \
 mutant control-checksum format/src/control.rs I9 damage $flips \
     'let right = crc32fast::hash(&bytes[..CHECKSUM_AT]);' \
     'let right = Le::read_u32(&bytes[CHECKSUM_AT..]);'
-mutant clean-stamp src/log/control.rs I9 damage $flips \
+mutant clean-stamp src/log/shared/control.rs I9 damage $flips \
     '.load(Acquire) == self.clean_stamp()' \
     '.load(Acquire) != 0'
-mutant salt src/log/segment/mod.rs I4 damage \
+mutant salt src/log/segment/unpublished.rs I4 damage \
     stale_bytes_from_earlier_files_are_never_taken_for_batches \
-    'let salt = Salt(u64::from_le_bytes(store.random()?));' \
-    'let salt = Salt(u64::from_le_bytes(store.random()?) | u64::MAX);'
+    'let salt = Salt(u64::from_le_bytes(directory.random()?));' \
+    'let salt = Salt(u64::from_le_bytes(directory.random()?) | u64::MAX);'
 
 # The commit protocol in the presence of dead processes.
-mutant help src/log/commit.rs 'live I1' kill_steps $killed \
+mutant help src/log/shared/commit.rs 'live I1' kill_steps $killed \
     'help(words, seen).map_err(CommitError::Help)?;' \
     'return Err(CommitError::HistoryFull);'
-mutant help-state src/log/commit.rs 'live I1' kill_steps $killed \
+mutant help-state src/log/shared/commit.rs 'live I1' kill_steps $killed \
     'if let Err(error) = words.mark_committed(position, open.sequence) {' \
     'if let (Err(error), _) = (Ok::<(), W::Error>(()), position) {'
-mutant take-over src/log/writer.rs 'live I1 I6' kill_steps \
+mutant take-over src/log/write/mod.rs 'live I1 I6' kill_steps \
     the_next_owner_of_a_dead_writers_slot_finishes_its_open_commit \
-    'commit::take_over(control, number)?;' \
+    'commit::take_over(control, slot)?;' \
     ''
 
 # Recovery.
-mutant void src/log/recovery.rs I8 crash $crash \
+mutant void src/log/open/recovery.rs I8 crash $crash \
     'given_up.iter().try_for_each(|found| segment.force_void(found.offset))?;' \
     ''
-mutant void-repeated src/log/recovery.rs I7 crash $crash \
+mutant void-repeated src/log/open/recovery.rs I7 crash $crash \
     'Ok(State::Void) => mode == RecoveryMode::Disk,' \
     'Ok(State::Void) => false,'
-mutant recovered-values src/log/recovery.rs I3 crash $crash \
+mutant recovered-values src/log/open/recovery.rs I3 crash $crash \
     'let values = mode == RecoveryMode::Disk && next > self.durable_seq;' \
     'let values = false;'
-mutant holes src/log/recovery.rs 'I2' crash $crash \
+mutant holes src/log/open/recovery.rs 'I2' crash $crash \
     'None if next > must => break,' \
     'None if next > must => match numbers.range(next..).next() {
                     Some(_) => Ok(()),
                     None => break,
                 },'
-mutant durable-seq src/log/recovery.rs I9 crash $crash \
+mutant durable-seq src/log/open/recovery.rs I9 crash $crash \
     'RecoveryMode::Disk => self.durable_seq,' \
     'RecoveryMode::Disk => 0,'
-mutant segment-watermark src/log/recovery.rs I9 crash $crash \
+mutant segment-watermark src/log/open/recovery.rs I9 crash $crash \
     'surveyed.must_reach(surveyed.segment.durable_end())' \
     'surveyed.must_reach(0)'
-mutant durable-seq-in-head src/log/writer.rs I9 damage $flips \
-    'fill(&mut prepared.claim, batch, &layout, control.durable_seq())' \
-    'fill(&mut prepared.claim, batch, &layout, 0)'
-mutant boot src/log/open.rs 'I1 I2 I6' crash $crash \
+mutant durable-seq-in-head src/log/write/mod.rs I9 damage $flips \
+    'fill(&mut prepared.claim, batch, &shape.layout, control.durable_seq())' \
+    'fill(&mut prepared.claim, batch, &shape.layout, 0)'
+mutant boot src/log/open/trust.rs 'I1 I2 I6' crash $crash \
     'let is_usable = control.fixed.boot == boot' \
     'let is_usable = (control.fixed.boot == boot || boot.len() > 0)'
-mutant closed-control src/log/open.rs I6 crash $crash \
-    'Ok(control.is_clean() && store.segment_ids()?.last().is_none_or(is_last))' \
-    'Ok(control.is_clean() && (true || store.segment_ids()?.last().is_none_or(is_last)))'
+mutant closed-control src/log/open/trust.rs I6 crash $crash \
+    'Ok(control.is_clean() && directory.segment_ids()?.last().is_none_or(is_last))' \
+    'Ok(control.is_clean() && (true || directory.segment_ids()?.last().is_none_or(is_last)))'
 
 # Pops and compactions.
 mutant pop-condition src/log/pop.rs I1 pops \
@@ -211,96 +211,96 @@ mutant pins src/log/read/pins.rs live pins \
     'let mut last = None;' \
     'let mut last = None;
         pins.sparse.extend((0..).zip(segments.iter().cloned()));'
-mutant wake-up src/log/background/wakeup.rs live sleeping \
+mutant wake-up src/log/maintain/wakeup.rs live sleeping \
     a_sleeper_ends_when_closed_and_no_wake_up_is_lost \
     'let mut state = self.state();
         state.is_closed = true;
         self.changed.notify_one();' \
     'self.changed.notify_one();
         self.state().is_closed = true;'
-mutant rebuild-bound src/log/version.rs live refreshing \
+mutant rebuild-bound src/log/read/replay.rs live refreshing \
     a_read_without_one_segment_is_an_error_although_others_create_segments \
     'tries -= 1;' \
     ''
-mutant history-sync src/log/compaction.rs 'I1 I2' crash $crash \
-    'self.syncer.sync_beside(self, base.max_seq, &base.input_ids())?;' \
+mutant history-sync src/log/maintain/compaction/run.rs 'I1 I2' crash $crash \
+    'syncer.sync_beside(store, base.max_seq, &base.input_ids())?;' \
     ''
-mutant durable-seq-too-early src/log/sync.rs I1 crash $crash \
+mutant durable-seq-too-early src/log/maintain/sync.rs I1 crash $crash \
     'if replaced.is_empty() {' \
     'if true {'
-mutant superseded-leader src/log/sync.rs I1 failing_calls \
+mutant superseded-leader src/log/maintain/sync.rs I1 failing_calls \
     a_superseded_sync_leader_promises_nothing_after_a_failed_sync \
-    'core.check_sync(control)?;
+    'store.check_sync(control)?;
         if replaced' \
     'if replaced'
-mutant replaced-name src/log/recovery.rs 'I1 I2' killed_compactions \
+mutant replaced-name src/log/open/recovery.rs 'I1 I2' killed_compactions \
     a_power_cut_after_recovery_finished_a_killed_compaction_leaves_a_prefix \
-    'match store.dir.sync() {' \
+    'match directory.dir.sync() {' \
     'match Ok::<(), io::Error>(()) {'
-mutant predecessor-name src/log/compaction.rs 'I1 I2' killed_compactions \
+mutant predecessor-name src/log/maintain/compaction/run.rs 'I1 I2' killed_compactions \
     a_power_cut_after_another_process_finished_a_killed_compaction_leaves_a_prefix \
-    'self.sync_dir(control)?;
-        let ids' \
+    'store.sync_dir(control)?;
+    let ids' \
     'let ids'
-mutant torn-input src/log/recovery.rs I2 crash $crash \
+mutant torn-input src/log/open/recovery.rs I2 crash $crash \
     'self.unreadable_replaced = gone.map(|(id, _)| id).collect();' \
     'self.unreadable_replaced = gone.map(|(id, _)| id).filter(|_| false).collect();'
-mutant reserved-ids src/log/discovery.rs I1 publishing \
+mutant reserved-ids src/log/read/discovery.rs I1 publishing \
     a_segment_published_during_a_sync_leaders_first_discovery_is_synced \
     'control.reserved_ids().collect();' \
     'BTreeSet::new();'
-mutant owner src/log/writer.rs I1 publishing \
+mutant owner src/log/write/orphan.rs I1 publishing \
     a_segment_whose_id_a_dead_writer_reserved_still_belongs_to_its_owner \
     'if segment.header().slot != u32::from(slot) {' \
-    'if slot >= SLOTS {'
-mutant output-sync src/log/compaction.rs 'I1 I2 I3' crash $crash \
+    'if slot == u16::MAX {'
+mutant output-sync src/log/maintain/compaction/output.rs 'I1 I2 I3' crash $crash \
     'segment.file().sync().map_err(|error| control.sync_error(segment.path(), error))?;' \
     ''
 # Trust in a name instead of a file.
-mutant presence src/log/open.rs live removed_files \
+mutant presence src/log/open/join.rs live removed_files \
     any_file_removed_or_replaced_at_any_moment_is_an_error_at_worst \
     'if !control.is_original() || !control.is_present()? {' \
     'if false {'
-mutant unlinked-name src/log/store.rs live removed_files \
+mutant unlinked-name src/log/fs/directory.rs live removed_files \
     a_file_of_another_store_under_the_name_of_a_dead_segment_is_never_removed \
     'Ok(now) if now == id => self.unlink(name),' \
     'Ok(now) if now == id || now != id => self.unlink(name),'
-mutant restored-segment src/log/outputs.rs I5 removed_files \
+mutant restored-segment src/log/segment/outputs.rs I5 removed_files \
     a_segment_restored_after_it_was_compacted_away_resurrects_nothing \
     'id < self.id && !self.kept.contains(&id)' \
     'self.id == id && self.kept.contains(&id)'
-mutant original src/log/control.rs live removed_files \
+mutant original src/log/shared/control.rs live removed_files \
     a_copy_of_a_live_store_opens_as_a_prefix_or_with_an_error \
     '(self.fixed.device, self.fixed.inode) == (id.device, id.inode)' \
     '(self.fixed.device, self.fixed.inode) == (id.device, id.inode) || id.inode > 0'
-mutant reserve src/log/writer.rs live removed_files \
+mutant reserve src/log/write/new_segment.rs live removed_files \
     on_a_full_disk_a_new_process_deletes_clears_and_compacts \
     'if !is_full(&error) {' \
     'if is_full(&error) || !is_full(&error) {'
-mutant hard-link src/log/control.rs I1 shared_files \
+mutant hard-link src/log/shared/control.rs I1 shared_files \
     a_closed_store_and_its_hard_linked_copy_diverge_safely_whichever_opens_first \
     'Ok(self.is_original() && links == 1 && !self.is_present()?)' \
     'Ok(self.is_original() && links > 0)'
-mutant own-segment src/log/store.rs I1 shared_files \
+mutant own-segment src/log/fs/directory.rs I1 shared_files \
     opening_a_hard_linked_copy_of_a_live_store_changes_nothing_in_the_original \
     'if links == 1 {' \
     'if links > 0 {'
-mutant sync-identity src/log/sync.rs I1 shared_files \
+mutant sync-identity src/log/maintain/sync.rs I1 shared_files \
     a_writer_notices_that_its_segment_was_moved_away_or_replaced \
     'is_in_place?;' \
     'drop(is_in_place);'
-mutant forked-view src/log/recycle.rs I4 threads \
+mutant forked-view src/log/segment/recycle.rs I4 threads \
     a_view_in_a_forked_child_keeps_its_bytes_while_the_parent_writes_to_its_temporary_store \
-    '&& self.recycler.forks == forks()' \
-    '&& self.recycler.forks <= forks()'
-mutant output-name src/log/compaction.rs 'I1 I2' crash $crash \
-    'then(|| self.sync_dir(control));' \
+    '&& self.forks == forks()' \
+    '&& self.forks <= forks()'
+mutant output-name src/log/maintain/compaction/output.rs 'I1 I2' crash $crash \
+    'then(|| store.sync_dir(control));' \
     'then(|| Ok(()));'
-mutant forgotten-delete src/log/compaction/plan.rs I5 crash $crash \
+mutant forgotten-delete src/log/maintain/compaction/plan.rs I5 crash $crash \
     '*removals = needed;' \
     '*removals = Removals::default();
         drop(needed);'
-mutant replaced src/log/version/discovery.rs 'live I5' kill_steps \
+mutant replaced src/log/read/take_in.rs 'live I5' kill_steps \
     a_process_stopped_at_any_operation_delays_no_one_and_resumes_later \
     'if !self.replaced.contains(&segment.id()) {' \
     'if !self.replaced.contains(&segment.id()) || segment.id() > 0 {'

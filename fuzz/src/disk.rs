@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use partd::log::disk::{Access, Dir, Disk, DiskFile, FileId, Mapping};
+use partd::log::fs::{Access, Dir, Disk, DiskFile, FileId, Mapping};
 
 const PAGE: usize = 4096;
 

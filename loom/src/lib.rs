@@ -1,4 +1,4 @@
-//! The commit protocol of partd under loom: the code of `src/log/commit.rs` on loom's atomics; and
+//! The commit protocol of partd under loom: the code of `src/log/shared/commit.rs` on loom's atomics; and
 //! the sleep of its background thread, in [`sleeper`].
 //!
 //! [`world`] models a store: the commit word, the slots, and segments with link words, state words

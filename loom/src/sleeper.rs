@@ -1,11 +1,11 @@
-//! The sleep of the background thread under loom: the source of `src/log/background/wakeup.rs`, and
+//! The sleep of the background thread under loom: the source of `src/log/maintain/wakeup.rs`, and
 //! a variant whose flag is outside the mutex.
 
 mod blocking {
     pub(super) use loom::sync::{Condvar, Mutex, MutexGuard};
 }
 
-#[path = "../../src/log/background/wakeup.rs"]
+#[path = "../../src/log/maintain/wakeup.rs"]
 mod wakeup;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

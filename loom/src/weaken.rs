@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use loom::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release};
 
-const COMMIT_RS: &str = include_str!("../../src/log/commit.rs");
+const COMMIT_RS: &str = include_str!("../../src/log/shared/commit.rs");
 const WORLD_RS: &str = include_str!("world.rs");
 
 /// The half of an ordering that is removed.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use loom::sync::atomic::AtomicU64;
 use loom::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release};
-use partd::log::commit::{Commit, Position, Word, Words, commit, take_over};
+use partd::log::shared::commit::{Commit, Position, Word, Words, commit, take_over};
 
 use crate::weaken::Weakness;
 
@@ -237,7 +237,7 @@ impl<const PATIENCE: u32> Word for WriterWord<'_, PATIENCE> {
 
 /// Whether a load is the one in `help` that compares the commit word with its earlier value.
 fn is_second_look(at: &'static Location<'static>) -> bool {
-    let mut lines = include_str!("../../src/log/commit.rs").lines();
+    let mut lines = include_str!("../../src/log/shared/commit.rs").lines();
     at.file().ends_with("commit.rs")
         && lines.nth(at.line() as usize - 1).is_some_and(|line| line.contains("!= seen"))
 }

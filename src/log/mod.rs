@@ -1,72 +1,53 @@
 //! The segment log: a store in fixed-size mapped files that many threads and processes append to.
 //!
-//! | file | what it owns |
+//! Its files lie on floors. What stands on one knows those below it and nobody above; `tests/tidy.rs` checks it.
+//!
+//! | floor | what it owns |
 //! |---|---|
-//! | `store` | the directory of a store, which everything else stands on |
-//! | `disk` | the file-system abstraction, and the file system of Linux behind it |
-//! | `segment` | one segment file, and who may touch which of its bytes |
-//! | `control` | the words that processes share |
-//! | `commit` | the protocol that gives batches their numbers |
-//! | `writer` | claim, copy, commit |
-//! | `discovery`, `version`, `index` | what a reader knows, and how it keeps up |
-//! | `read` | values out of extents |
+//! | [`fs`] | the file-system abstraction, the file system of Linux behind it, mappings, and the open directory of a store |
+//! | [`shared`] | the words that processes share, and the protocol that gives batches their numbers |
+//! | `store`, `options` | what is open, and how: every floor above borrows it |
+//! | `segment` | one segment file: who may touch which of its bytes, the walker of its batches, and space for new ones |
+//! | `write` | claim, copy, commit |
+//! | `read` | what a reader knows, how it keeps up, and values out of extents |
 //! | `pop` | a read and a removal as one step |
-//! | `verify` | every checksum of every segment |
-//! | `sync` | stable storage, one sync for all who wait |
-//! | `compaction` | space: live entries move together, the rest goes |
-//! | `recycle` | dead segments that a temporary store writes again |
-//! | `background` | when a handle compacts by itself |
-//! | `open`, `recovery` | opening, alone or not, after a crash or not |
-//! | `temporary` | stores that are removed with their handle |
+//! | `open` | opening, alone or not, after a crash or not; stores that are removed with their handle |
+//! | `verify`, `stats` | every checksum of every segment; counts |
+//! | `maintain` | stable storage, compaction, and the thread that compacts by itself |
 
-mod background;
-pub mod commit;
-mod compaction;
-mod control;
-mod discovery;
-pub mod disk;
-mod index;
+pub mod fs;
+mod maintain;
 mod open;
 mod options;
-mod outputs;
 mod pop;
 mod read;
-mod recovery;
-mod recycle;
-pub(crate) mod segment;
+mod segment;
+pub mod shared;
+mod stats;
 mod store;
-mod sync;
-mod temporary;
 mod verify;
-mod version;
-mod writer;
+mod write;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 
-pub use self::compaction::{Compaction, Skipped};
+pub use self::maintain::compaction::{Compaction, Skipped};
 pub use self::options::Options;
-pub use self::read::View;
+pub use self::read::view::View;
+pub use self::stats::Stats;
 pub use self::verify::Verified;
 
-use self::background::Background;
-use self::compaction::{Aim, Stop};
-use self::control::Control;
-use self::disk::{Dir, Disk, DiskFile, FileId, OsDisk};
-use self::read::Snapshot;
-use self::recycle::Recycler;
-use self::segment::Segment;
-use self::segment::mapping::ForkMark;
-use self::store::CONTROL;
-use self::store::{Store, segment_name};
-use self::sync::Syncer;
-use self::version::Version;
-use self::writer::Writer;
+use self::fs::{Disk, OsDisk};
+use self::maintain::background::{Background, drop_gone};
+use self::maintain::compaction::{Aim, Stop, compact};
+use self::maintain::engine::Engine;
+use self::open::Opened;
+use self::open::sweep::sweep;
 use crate::Key;
-use crate::error::{Error, ErrorKind, Result};
-use crate::partd::{Batch, Chunks, Durability, Op, Partd};
-use crate::threads::{self, LentPool};
+use crate::error::{Error, Result};
+use crate::partd::{Batch, Chunks, Durability, Partd};
+use crate::threads;
 
 /// A store on disk: a log of memory-mapped segment files in a directory.
 ///
@@ -98,92 +79,8 @@ use crate::threads::{self, LentPool};
 /// After a `fork`, a handle works only in the parent; in the child it returns an error. A disk that
 /// fails under a mapping can end the process with SIGBUS, as with every mapped file.
 pub struct SegmentLog<D: Disk = OsDisk> {
-    core: Arc<Core<D>>,
+    engine: Arc<Engine<D>>,
     background: Background,
-}
-
-/// What a handle is made of.
-#[derive(Debug)]
-pub(crate) struct Core<D: Disk> {
-    store: Store<D>,
-    options: Options,
-    uuid: [u8; 16],
-    /// None where a store that nobody has open is read as it lies.
-    control: Option<Control<D>>,
-    /// In place of a control file, where the store is read as recovery would leave it.
-    frozen: Option<Frozen>,
-    /// In the order in which they are given back.
-    locks: Vec<D::Lock>,
-    mark: ForkMark,
-    is_read_only: bool,
-    is_temporary: bool,
-    writer: Writer<D>,
-    version: RwLock<Version<D>>,
-    syncer: Syncer<D>,
-    recycler: Recycler<D::File>,
-}
-
-/// A store as recovery would leave it.
-#[derive(Clone, Copy, Debug)]
-struct Frozen {
-    /// The last number of the history.
-    sequence: u64,
-    /// The control file that was there.
-    control: Option<FileId>,
-}
-
-/// The counters that [`SegmentLog::stats`] returns.
-///
-/// They describe one moment, except `disk_bytes`, `segments_recycled` and `compactions`, which are
-/// taken slightly later.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// The sequence number of the last batch.
-    pub sequence: u64,
-    /// The sequence number up to which everything is on stable storage.
-    pub durable_seq: u64,
-    /// The number of keys.
-    pub keys: u64,
-    /// The number of extents that hold the values of all keys.
-    pub extents: u64,
-    /// The total length of the values of all keys, in bytes.
-    pub live_bytes: u64,
-    /// The bytes of values in the segments that no longer belong to a key.
-    pub dead_bytes: u64,
-    /// The batches in the segments, compaction outputs included.
-    pub batches: u64,
-    /// The deletes and clears in the segments.
-    pub removals: u64,
-    /// The segments that may still get batches.
-    pub segments_open: u64,
-    /// The segments of writers that get no more batches.
-    pub segments_sealed: u64,
-    /// The compaction outputs.
-    pub segments_compacted: u64,
-    /// The total length of all segment files, in bytes.
-    pub segment_bytes: u64,
-    /// The dead segments that a temporary store keeps for recycling.
-    pub segments_recycled: u64,
-    /// The disk space of all segments, in bytes. It is less than their length if closed handles
-    /// have freed unused space.
-    pub disk_bytes: u64,
-    /// The compactions since the control file was created.
-    pub compactions: u64,
-    /// The memory of this handle's index, in bytes.
-    pub index_bytes: u64,
-    /// The bytes of segment files that the handle has mapped for reading. This is address space:
-    /// only pages that were used recently are in memory, and the system can reclaim them at any
-    /// time.
-    pub mapped_bytes: u64,
-}
-
-impl Stats {
-    /// Returns the number of segment files.
-    #[must_use]
-    pub fn segments(&self) -> u64 {
-        self.segments_open + self.segments_sealed + self.segments_compacted
-    }
 }
 
 impl SegmentLog {
@@ -240,7 +137,7 @@ impl SegmentLog {
     ///
     /// [`Io`](ErrorKind::Io) if the directory cannot be read, or a store cannot be removed.
     pub fn sweep(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
-        temporary::sweep(&OsDisk, dir.as_ref())
+        sweep(&OsDisk, dir.as_ref())
     }
 
     /// Returns the default options, to change them and open a store.
@@ -250,16 +147,21 @@ impl SegmentLog {
 }
 
 impl<D: Disk> SegmentLog<D> {
+    fn of(opened: Opened<D>) -> SegmentLog<D> {
+        let engine = Engine::new(opened.store, opened.reader);
+        SegmentLog { engine: Arc::new(engine), background: Background::new() }
+    }
+
     /// [`sweep`](SegmentLog::sweep) on a disk other than that of the operating system.
     #[doc(hidden)]
     pub fn sweep_on(disk: &D, dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
-        temporary::sweep(disk, dir.as_ref())
+        sweep(disk, dir.as_ref())
     }
 
     /// Returns the path at which the store was opened.
     #[must_use]
     pub fn path(&self) -> &Path {
-        self.core.store.path()
+        self.engine.store.directory.path()
     }
 
     /// Returns the key's value as chunks that borrow the mapped segments, without a copy.
@@ -278,7 +180,8 @@ impl<D: Disk> SegmentLog<D> {
     ///
     /// Those of [`read`](Partd::read), except that a view has no limit on its length.
     pub fn view(&self, key: impl Into<Key>) -> Result<View<D>> {
-        View::new(self.core.snapshot(&[key.into()])?, self.core.pool())
+        let Engine { store, reader, .. } = &*self.engine;
+        View::new(reader.snapshot(store, &[key.into()])?, store.pool())
     }
 
     /// Rewrites the live values of all sealed segments, with each key's value in one piece, and
@@ -294,8 +197,8 @@ impl<D: Disk> SegmentLog<D> {
     /// [`DiskFull`](ErrorKind::DiskFull) if not even one segment can be rewritten. The store is
     /// then unchanged. If the disk has room for a part of the work, that part is done.
     pub fn compact(&self) -> Result<Compaction> {
-        self.core.check_writable()?;
-        self.core.compact(Aim::Everything, &Stop::default())
+        self.engine.store.check_writable()?;
+        compact(&self.engine, Aim::Everything, &Stop::default())
     }
 
     /// Counts what the store holds.
@@ -305,41 +208,8 @@ impl<D: Disk> SegmentLog<D> {
     /// [`Corrupt`](ErrorKind::Corrupt) on damage, [`Io`](ErrorKind::Io) if a segment cannot be
     /// opened, and [`Forked`](ErrorKind::Forked) in a child of `fork`.
     pub fn stats(&self) -> Result<Stats> {
-        let core = &*self.core;
-        let control = core.control.as_ref();
-        let (mut stats, names) = core.with_walked_version(|version| {
-            let current = || version.current().map(|number| &version.segments[number as usize]);
-            let is_output = |segment: &&Arc<Segment<_>>| segment.header().output.is_some();
-            let segments = current().count() as u64;
-            let compacted = current().filter(is_output).count() as u64;
-            let open = version.open.len() as u64;
-            let values: u64 = version.value_bytes.iter().sum();
-            let stats = Stats {
-                sequence: version.sequence,
-                // A sync may have moved the mark on since.
-                durable_seq: control.map_or(0, Control::durable_seq).min(version.sequence),
-                keys: version.index.len() as u64,
-                extents: version.index.extents(),
-                live_bytes: version.index.live_bytes(),
-                dead_bytes: values - version.index.live_bytes(),
-                batches: version.applied.batches,
-                removals: version.applied.removals,
-                segments_open: open,
-                segments_sealed: segments - compacted - open,
-                segments_compacted: compacted,
-                segment_bytes: current().map(|segment| segment.header().len).sum(),
-                segments_recycled: core.recycler.len(),
-                disk_bytes: 0,
-                compactions: control.map_or(0, Control::compactions),
-                index_bytes: version.index.memory_bytes(),
-                mapped_bytes: version.segments.iter().map(|s| s.file().mapping().len()).sum(),
-            };
-            (stats, current().map(|segment| segment_name(segment.id())).collect::<Vec<_>>())
-        })?;
-        // One that a compaction has taken away since takes nothing.
-        stats.disk_bytes =
-            names.iter().map(|name| core.store.dir.disk_bytes(name).unwrap_or(0)).sum();
-        Ok(stats)
+        let Engine { store, reader, writer, .. } = &*self.engine;
+        stats::count(store, reader, &writer.space)
     }
 
     /// Checks every checksum in every segment of the store: of headers, links, states, batches and
@@ -352,14 +222,20 @@ impl<D: Disk> SegmentLog<D> {
     /// [`Corrupt`](ErrorKind::Corrupt) with the file and offset of the first damage found, and
     /// [`Io`](ErrorKind::Io) if a segment cannot be opened.
     pub fn verify(&self) -> Result<Verified> {
-        verify::verify(&self.core)
+        verify::verify(&self.engine.store, &self.engine.reader)
     }
 }
 
 impl<D: Disk> Drop for SegmentLog<D> {
     fn drop(&mut self) {
-        if !self.core.mark.is_forked() {
-            self.background.close(&self.core);
+        if self.engine.store.is_forked() {
+            // The locks and the slot are the parent's; closing our copies of them changes nothing.
+            return;
+        }
+        self.background.close(&self.engine);
+        // The thread has ended, so that nobody else has it.
+        if let Some(engine) = Arc::get_mut(&mut self.engine) {
+            engine.close();
         }
     }
 }
@@ -372,71 +248,80 @@ impl<D: Disk> fmt::Debug for SegmentLog<D> {
 
 impl<D: Disk> Partd for SegmentLog<D> {
     fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()> {
-        let core = &*self.core;
+        let Engine { store, writer, syncer, .. } = &*self.engine;
         self.check(durability)?;
-        let sequence = match batch.is_empty() {
-            true => core.visible(),
-            false => match core.writer.write(core, batch) {
+        let (sequence, removes) = if batch.is_empty() {
+            (store.visible(), false)
+        } else {
+            let written = match writer.write(store, batch) {
                 // What is dead as a whole makes room at once, without a copy.
-                Err(Error::StoreFull { .. }) if core.drop_gone()? => core.writer.write(core, batch),
-                written => written,
-            }
-            .inspect_err(|error| {
-                if matches!(error, Error::StoreFull { .. }) {
-                    self.background.removed(&self.core);
+                Err(Error::StoreFull { .. }) if drop_gone(&self.engine)? => {
+                    writer.write(store, batch)
                 }
-            })?,
+                written => written,
+            };
+            let written = written.inspect_err(|error| {
+                if matches!(error, Error::StoreFull { .. }) {
+                    self.background.removed(&self.engine);
+                }
+            })?;
+            (written.sequence, written.removes)
         };
-        self.background.wrote(&self.core);
-        if batch.ops().iter().any(|op| matches!(op, Op::Delete(_) | Op::Clear)) {
-            self.background.removed(&self.core);
+        self.background.wrote(&self.engine);
+        if removes {
+            self.background.removed(&self.engine);
         }
         match durability {
             Durability::Plain => Ok(()),
-            Durability::Durable => core.syncer.sync_to(core, sequence),
+            Durability::Durable => syncer.sync_to(store, sequence),
         }
     }
 
     fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
-        let snapshot = self.core.snapshot(keys)?;
-        self.core.check_read(&snapshot)?;
-        snapshot.values(self.core.pool())
+        let Engine { store, reader, .. } = &*self.engine;
+        let snapshot = reader.snapshot(store, keys)?;
+        snapshot.check_read(store)?;
+        snapshot.values(store.pool())
     }
 
     fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
-        self.core.check_writable()?;
-        let values = self.core.take(keys)?;
-        self.background.removed(&self.core);
+        let Engine { store, reader, writer, .. } = &*self.engine;
+        store.check_writable()?;
+        let values = pop::take(store, reader, writer, keys)?;
+        self.background.removed(&self.engine);
         Ok(values)
     }
 
     fn lens(&self, keys: &[Key]) -> Result<Vec<Option<u64>>> {
-        self.core.with_version(|version| {
+        let Engine { store, reader, .. } = &*self.engine;
+        reader.with_version(store, |version| {
             keys.iter().map(|key| version.index.get(key.as_bytes()).map(|slot| slot.len)).collect()
         })
     }
 
     fn keys(&self) -> Result<Vec<Key>> {
-        let mut keys: Vec<Key> = self
-            .core
-            .with_version(|version| version.index.keys().map(|slot| slot.key.clone()).collect())?;
-        threads::sort(self.core.pool(), &mut keys);
+        let Engine { store, reader, .. } = &*self.engine;
+        let mut keys: Vec<Key> = reader.with_version(store, |version| {
+            version.index.keys().map(|slot| slot.key.clone()).collect()
+        })?;
+        threads::sort(store.pool(), &mut keys);
         Ok(keys)
     }
 
     fn sync(&self) -> Result<()> {
-        let core = &*self.core;
-        core.check_writable()?;
-        core.syncer.sync_to(core, core.visible())
+        let Engine { store, syncer, .. } = &*self.engine;
+        store.check_writable()?;
+        syncer.sync_to(store, store.visible())
     }
 
     #[inline]
     fn check(&self, durability: Durability) -> Result<()> {
-        self.core.check_writable()?;
+        let store = &self.engine.store;
+        store.check_writable()?;
         match durability {
             Durability::Plain => Ok(()),
             // Nothing is written that could not be promised.
-            Durability::Durable => self.core.check_sync(self.core.control()?),
+            Durability::Durable => store.check_sync(store.control()?),
         }
     }
 
@@ -445,156 +330,78 @@ impl<D: Disk> Partd for SegmentLog<D> {
         keys: &[Key],
         visit: &mut dyn FnMut(&[Chunks<'_>]) -> Result<()>,
     ) -> Result<()> {
-        let snapshot = self.core.snapshot(keys)?;
-        visit(&snapshot.chunks(self.core.pool())?)
+        let Engine { store, reader, .. } = &*self.engine;
+        let snapshot = reader.snapshot(store, keys)?;
+        visit(&snapshot.chunks(store.pool())?)
     }
 }
 
-impl<D: Disk> Core<D> {
-    fn control(&self) -> Result<&Control<D>> {
-        self.control
-            .as_ref()
-            .ok_or_else(|| Error::ReadOnly { path: self.store.path().to_path_buf() })
+impl Options {
+    /// Opens a store for reading and writing, and creates it if there is none and
+    /// [`create`](Options::create) is true.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentLog::open`], and [`Invalid`](ErrorKind::Invalid) if an option is out of
+    /// range.
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<SegmentLog> {
+        self.open_on(OsDisk, path)
     }
 
-    /// The last sequence number that is visible now.
-    #[inline]
-    fn visible(&self) -> u64 {
-        let frozen = || self.frozen.map_or(0, |frozen| frozen.sequence);
-        self.control.as_ref().map_or_else(frozen, Control::visible)
+    /// Opens a store for reading, and changes no file in it. See [`SegmentLog::open_read_only`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentLog::open_read_only`].
+    pub fn open_read_only(&self, path: impl AsRef<Path>) -> Result<SegmentLog> {
+        self.open_read_only_on(OsDisk, path)
     }
 
-    /// An error if a read would return more than it may.
-    fn check_read(&self, snapshot: &Snapshot<D::File>) -> Result<()> {
-        match self.options.max_read_bytes {
-            Some(max) if snapshot.bytes() > max => {
-                let path = self.store.path().to_path_buf();
-                Err(Error::ReadTooLarge { path, bytes: snapshot.bytes(), max })
-            }
-            _ => Ok(()),
-        }
+    /// Creates a store in the directory for temporary files, and removes it when the handle is
+    /// dropped.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Options::open).
+    pub fn temporary(&self) -> Result<SegmentLog> {
+        self.temporary_in(std::env::temp_dir())
     }
 
-    /// The pool that the handle was lent.
-    fn pool(&self) -> Option<&LentPool> {
-        self.options.thread_pool.as_ref()
+    /// Creates a store inside `dir`, and removes it when the handle is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Options::open).
+    pub fn temporary_in(&self, dir: impl AsRef<Path>) -> Result<SegmentLog> {
+        self.temporary_in_on(OsDisk, dir)
     }
 
-    /// Whether damage is read around; only where nobody else has the store open.
-    fn ignores_damage(&self) -> bool {
-        self.options.ignore_damage && self.control.is_none()
+    /// [`temporary_in`](Options::temporary_in) on a disk other than that of the operating system.
+    #[doc(hidden)]
+    pub fn temporary_in_on<D: Disk>(
+        &self,
+        disk: D,
+        dir: impl AsRef<Path>,
+    ) -> Result<SegmentLog<D>> {
+        self.check(dir.as_ref())?;
+        open::temporary::temporary(disk, dir.as_ref(), self).map(SegmentLog::of)
     }
 
-    #[inline]
-    fn directory_epoch(&self) -> u64 {
-        self.control.as_ref().map_or(1, Control::directory_epoch)
+    /// [`open`](Options::open) on a disk other than that of the operating system.
+    #[doc(hidden)]
+    pub fn open_on<D: Disk>(&self, disk: D, path: impl AsRef<Path>) -> Result<SegmentLog<D>> {
+        self.check(path.as_ref())?;
+        open::open(disk, path.as_ref(), self).map(SegmentLog::of)
     }
 
-    #[inline]
-    fn check_process(&self) -> Result<()> {
-        if self.mark.is_forked() {
-            return Err(Error::Forked { path: self.store.path().to_path_buf() });
-        }
-        Ok(())
-    }
-
-    /// Fails if the store was recovered since this handle has worked out how: others then write to
-    /// it, and this handle would not see it.
-    fn check_frozen(&self) -> Result<()> {
-        let Some(frozen) = self.frozen.filter(|_| !self.options.ignore_damage) else {
-            return Ok(());
-        };
-        match self.store.dir.id_of(CONTROL) {
-            Ok(now) if Some(now) != frozen.control => {
-                let why = "the store needed recovery when this handle was opened for reading, and somebody has \
-                           opened it for writing since; open it again to see what was written";
-                Err(Error::refused(ErrorKind::Busy, &**self.store.path(), why))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    #[inline]
-    fn check_writable(&self) -> Result<()> {
-        self.check_process()?;
-        if self.is_read_only {
-            return Err(Error::ReadOnly { path: self.store.path().to_path_buf() });
-        }
-        Ok(())
-    }
-
-    /// Looks at the picture as of now.
-    fn with_version<T>(&self, look: impl FnOnce(&Version<D>) -> T) -> Result<T> {
-        self.check_process()?;
-        self.check_frozen()?;
-        let version = self.version();
-        if version.is_current(self) {
-            return Ok(look(&version));
-        }
-        drop(version);
-        let mut version = self.version.write().unwrap_or_else(PoisonError::into_inner);
-        version.refresh(self, false)?;
-        Ok(look(&version))
-    }
-
-    fn version(&self) -> RwLockReadGuard<'_, Version<D>> {
-        self.version.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Gives back the memory of the picture.
-    fn forget_picture(&self) {
-        self.version.write().unwrap_or_else(PoisonError::into_inner).reset();
-    }
-
-    /// Looks at the picture as of now, also at which segments were sealed since the last batch.
-    fn with_walked_version<T>(&self, look: impl FnOnce(&Version<D>) -> T) -> Result<T> {
-        self.check_process()?;
-        self.check_frozen()?;
-        let mut version = self.version.write().unwrap_or_else(PoisonError::into_inner);
-        version.refresh(self, true)?;
-        Ok(look(&version))
-    }
-
-    /// What some keys hold now.
-    fn snapshot(&self, keys: &[Key]) -> Result<Snapshot<D::File>> {
-        self.with_version(|version| self.snapshot_of(version, keys))
-    }
-
-    fn snapshot_of(&self, version: &Version<D>, keys: &[Key]) -> Snapshot<D::File> {
-        let extents =
-            |key: &Key| version.index.get(key.as_bytes()).map(|slot| slot.extents.clone());
-        let Options { verify_on_read, release_after_read, .. } = self.options;
-        let extents = keys.iter().map(extents).collect();
-        Snapshot::new(version, extents, verify_on_read, release_after_read)
-    }
-}
-
-impl<D: Disk> Drop for Core<D> {
-    fn drop(&mut self) {
-        if self.mark.is_forked() {
-            // The locks and the slot are the parent's; closing our copies of them changes nothing.
-            return;
-        }
-        if let Some(control) = self.control.as_ref().filter(|_| !self.is_read_only) {
-            self.writer.close(control);
-            if self.is_temporary {
-                // Nobody is left to tell; what stays behind can be swept later.
-                if let Ok(Some(files)) = temporary::remove(&self.store, None) {
-                    let version = std::mem::take(&mut self.version);
-                    let recycler = std::mem::replace(&mut self.recycler, Recycler::new());
-                    let writer = std::mem::replace(&mut self.writer, Writer::new(0));
-                    temporary::give_back(files, (version, recycler, writer));
-                }
-                return;
-            }
-            self.locks.clear();
-            // Only the last handle gets the lock, and only then nothing more will happen.
-            if let Ok(Some(_alone)) = self.store.dir.try_lock(true)
-                && control.is_in_place().unwrap_or(false)
-                && control.reserve().is_ok()
-            {
-                control.set_clean();
-            }
-        }
+    /// [`open_read_only`](Options::open_read_only) on a disk other than that of the operating
+    /// system.
+    #[doc(hidden)]
+    pub fn open_read_only_on<D: Disk>(
+        &self,
+        disk: D,
+        path: impl AsRef<Path>,
+    ) -> Result<SegmentLog<D>> {
+        open::read_only::open_read_only(disk, path.as_ref(), self).map(SegmentLog::of)
     }
 }

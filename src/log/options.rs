@@ -5,13 +5,11 @@ use std::sync::Arc;
 
 use partd_format::segment::{SEGMENT_LEN_MAX, SEGMENT_LEN_MIN};
 
-use super::disk::{Disk, OsDisk};
-use super::store::RESERVE_MIN_BYTES;
-use super::{SegmentLog, open, temporary};
 use crate::error::{Error, ErrorKind, Result};
+use crate::log::fs::names::RESERVE_MIN_BYTES;
 use crate::threads::LentPool;
 
-/// Options for opening a [`SegmentLog`].
+/// Options for opening a [`SegmentLog`](crate::SegmentLog).
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -184,76 +182,8 @@ impl Options {
         self
     }
 
-    /// Opens a store for reading and writing, and creates it if there is none and
-    /// [`create`](Options::create) is true.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`SegmentLog::open`], and [`Invalid`](ErrorKind::Invalid) if an option is out of
-    /// range.
-    pub fn open(&self, path: impl AsRef<Path>) -> Result<SegmentLog> {
-        self.open_on(OsDisk, path)
-    }
-
-    /// Opens a store for reading, and changes no file in it. See [`SegmentLog::open_read_only`].
-    ///
-    /// # Errors
-    ///
-    /// Those of [`SegmentLog::open_read_only`].
-    pub fn open_read_only(&self, path: impl AsRef<Path>) -> Result<SegmentLog> {
-        self.open_read_only_on(OsDisk, path)
-    }
-
-    /// Creates a store in the directory for temporary files, and removes it when the handle is
-    /// dropped.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`open`](Options::open).
-    pub fn temporary(&self) -> Result<SegmentLog> {
-        self.temporary_in(std::env::temp_dir())
-    }
-
-    /// Creates a store inside `dir`, and removes it when the handle is dropped.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`open`](Options::open).
-    pub fn temporary_in(&self, dir: impl AsRef<Path>) -> Result<SegmentLog> {
-        self.temporary_in_on(OsDisk, dir)
-    }
-
-    /// [`temporary_in`](Options::temporary_in) on a disk other than that of the operating system.
-    #[doc(hidden)]
-    pub fn temporary_in_on<D: Disk>(
-        &self,
-        disk: D,
-        dir: impl AsRef<Path>,
-    ) -> Result<SegmentLog<D>> {
-        self.check(dir.as_ref())?;
-        temporary::temporary(disk, dir.as_ref(), self)
-    }
-
-    /// [`open`](Options::open) on a disk other than that of the operating system.
-    #[doc(hidden)]
-    pub fn open_on<D: Disk>(&self, disk: D, path: impl AsRef<Path>) -> Result<SegmentLog<D>> {
-        self.check(path.as_ref())?;
-        open::open(disk, path.as_ref(), self)
-    }
-
-    /// [`open_read_only`](Options::open_read_only) on a disk other than that of the operating
-    /// system.
-    #[doc(hidden)]
-    pub fn open_read_only_on<D: Disk>(
-        &self,
-        disk: D,
-        path: impl AsRef<Path>,
-    ) -> Result<SegmentLog<D>> {
-        open::open_read_only(disk, path.as_ref(), self)
-    }
-
-    /// Checks that the options are in range.
-    fn check(&self, path: &Path) -> Result<()> {
+    /// Checks that the options are in range, for a store at `path`.
+    pub(crate) fn check(&self, path: &Path) -> Result<()> {
         let len = self.segment_len_bytes;
         if !(SEGMENT_LEN_MIN..=SEGMENT_LEN_MAX).contains(&len) {
             let why = format!(

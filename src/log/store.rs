@@ -1,415 +1,166 @@
-//! The directory of a store: the floor that everything else in the engine stands on.
-//!
-//! A [`Store`] is bound to the directory that it opened, by descriptor and not by path: a store that was
-//! renamed goes on, and a directory that appears at the old path is never touched. The path is kept for
-//! messages only. A file is removed or renamed only if it is known to be a file of this store: by the
-//! identity of a file that this handle has mapped, or by the header in it.
+//! An open store, as far as everything above it needs to know: its directory, its options, who it is, and
+//! the words that processes share. It knows nobody above; every floor borrows it.
 
-use std::ffi::OsStr;
-use std::io::{self, IoSlice};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use crate::error::{Error, ErrorKind, Result};
+use crate::log::fs::directory::Directory;
+use crate::log::fs::fork::ForkMark;
+use crate::log::fs::names::CONTROL;
+use crate::log::fs::{Dir, Disk, FileId};
+use crate::log::options::Options;
+use crate::log::shared::control::Control;
+use crate::threads::LentPool;
 
-use partd_format::control::Fixed;
-use partd_format::segment::{DURABLE_END_AT, HEADER_LEN, file_name, id_of_file_name};
-use partd_format::{SegmentHeader, control};
-
-use super::disk::{Access, Dir, Disk, DiskFile, FileId};
-use crate::error::{Error, ErrorKind, Result, damage};
-
-/// The name of the control file.
-pub(crate) const CONTROL: &str = "control";
-/// The name of the file that keeps disk space for a removal on a full disk.
-pub(crate) const RESERVE: &str = "reserve";
-/// The name of the file that keeps disk space for the output of a compaction on a full disk. No removal takes it, so
-/// that there is a way to free space, and files, whatever was removed before.
-pub(crate) const OUTPUT_RESERVE: &str = "reserve-output";
-/// A reserve is at least so long.
-pub(crate) const RESERVE_MIN_BYTES: u64 = 64 << 10;
-/// What the name of a temporary store begins with.
-pub(crate) const TEMPORARY_PREFIX: &str = "partd-tmp-";
-
-/// An open directory of a store.
+/// What a handle has opened.
 #[derive(Debug)]
 pub(crate) struct Store<D: Disk> {
-    pub(crate) disk: D,
-    pub(crate) dir: D::Dir,
-    path: Arc<Path>,
+    pub(crate) directory: Directory<D>,
+    pub(crate) options: Options,
+    pub(crate) uuid: [u8; 16],
+    pub(crate) is_read_only: bool,
+    /// Whether the store belongs to this handle alone and is removed with it.
+    pub(crate) is_temporary: bool,
+    history: History<D>,
+    /// In the order in which they are given back.
+    locks: Vec<D::Lock>,
+    mark: ForkMark,
 }
 
-impl<D: Disk> Clone for Store<D> {
-    fn clone(&self) -> Store<D> {
-        Store { disk: self.disk.clone(), dir: self.dir.clone(), path: Arc::clone(&self.path) }
-    }
+/// Where a handle learns how far the history goes.
+#[derive(Debug)]
+pub(crate) enum History<D: Disk> {
+    /// From the control file, which all who have the store open share.
+    Shared(Control<D>),
+    /// From its own look at a store that needs recovery: the history as recovery would leave it.
+    Frozen(Frozen),
 }
 
-/// What a file of a store's directory is, by its first bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Content {
-    /// Nothing that was ever stored: all zeros.
-    Blank,
-    /// A segment of this store with this id.
-    Segment(u64),
-    /// A control file, of whatever store: it holds nothing that the segments do not.
-    Control,
-    /// A file of another store.
-    Foreign,
-    /// Something else: what a power cut has torn, or what somebody has put there.
-    Unknown,
+/// A store as recovery would leave it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Frozen {
+    /// The uuid of the store, where anything says it.
+    pub(crate) uuid: Option<[u8; 16]>,
+    /// The last number of the history.
+    pub(crate) sequence: u64,
+    /// The control file that was there.
+    pub(crate) control: Option<FileId>,
 }
 
 impl<D: Disk> Store<D> {
-    pub(crate) fn new(disk: D, dir: D::Dir, path: &Path) -> Store<D> {
-        Store { disk, dir, path: path.into() }
+    /// An opened store; `locks` are held until it is closed, and given back in their order.
+    pub(crate) fn new(
+        directory: Directory<D>,
+        options: Options,
+        history: History<D>,
+        locks: Vec<D::Lock>,
+        is_temporary: bool,
+    ) -> Result<Store<D>> {
+        let mark = ForkMark::new().map_err(|e| directory.dir_error("map a page for", e))?;
+        let (uuid, is_read_only) = match &history {
+            History::Shared(control) => (control.fixed.store, !control.is_writable()),
+            History::Frozen(frozen) => (frozen.uuid.unwrap_or_default(), true),
+        };
+        Ok(Store { directory, options, uuid, is_read_only, is_temporary, history, locks, mark })
     }
 
-    /// The path at which the directory was opened.
-    pub(crate) fn path(&self) -> &Arc<Path> {
-        &self.path
+    /// The words that processes share; an error where the store is read as recovery would leave it.
+    pub(crate) fn control(&self) -> Result<&Control<D>> {
+        self.shared().ok_or_else(|| Error::ReadOnly { path: self.directory.path().to_path_buf() })
     }
 
-    /// The path of a file, for errors.
-    pub(crate) fn path_of(&self, name: &str) -> PathBuf {
-        self.path.join(name)
-    }
-
-    /// An error of the operating system about a file of the store. Where the directory itself was removed,
-    /// that is what the error says.
-    pub(crate) fn error(&self, doing: &'static str, name: &str, source: io::Error) -> Error {
-        if source.kind() == io::ErrorKind::NotFound && self.dir.is_removed().unwrap_or(false) {
-            return self.removed();
+    /// The words that processes share, if the handle follows them.
+    #[inline]
+    pub(crate) fn shared(&self) -> Option<&Control<D>> {
+        match &self.history {
+            History::Shared(control) => Some(control),
+            History::Frozen(_) => None,
         }
-        Error::io(doing, self.path_of(name), source)
     }
 
-    /// An error of the operating system about the directory.
-    pub(crate) fn dir_error(&self, doing: &'static str, source: io::Error) -> Error {
-        if source.kind() == io::ErrorKind::NotFound && self.dir.is_removed().unwrap_or(false) {
-            return self.removed();
+    /// The last sequence number that is visible now.
+    #[inline]
+    pub(crate) fn visible(&self) -> u64 {
+        match &self.history {
+            History::Shared(control) => control.visible(),
+            History::Frozen(frozen) => frozen.sequence,
         }
-        Error::io(doing, &*self.path, source)
     }
 
-    /// The error of a handle whose directory was removed.
-    pub(crate) fn removed(&self) -> Error {
-        Error::refused(
-            ErrorKind::Removed,
-            &*self.path,
-            "the directory of this store was removed while the store was open; what was not read before is \
-             gone. Another store may be at this path by now: this handle leaves it alone",
-        )
+    /// How many publishing renames there were.
+    #[inline]
+    pub(crate) fn directory_epoch(&self) -> u64 {
+        self.shared().map_or(1, Control::directory_epoch)
     }
 
-    /// Draws random bytes.
-    pub(crate) fn random<const N: usize>(&self) -> Result<[u8; N]> {
-        let mut bytes = [0; N];
-        self.disk.random(&mut bytes).map_err(|e| self.dir_error("draw random bytes for", e))?;
-        Ok(bytes)
+    /// The pool that the handle was lent.
+    pub(crate) fn pool(&self) -> Option<&LentPool> {
+        self.options.thread_pool.as_ref()
     }
 
-    /// The ids of the segment files, in order.
-    pub(crate) fn segment_ids(&self) -> Result<std::collections::BTreeSet<u64>> {
-        let listed = self.dir.list().map_err(|e| self.dir_error("list", e))?;
-        Ok(listed.iter().filter_map(|name| id_of_file_name(name.as_encoded_bytes())).collect())
+    /// Whether damage is read around; only where nobody else has the store open.
+    pub(crate) fn ignores_damage(&self) -> bool {
+        self.options.ignore_damage && self.shared().is_none()
     }
 
-    /// The header of a segment, read without mapping it.
-    pub(crate) fn header(&self, id: u64) -> Result<SegmentHeader> {
-        let name = segment_name(id);
-        let mut bytes = [0; DURABLE_END_AT as usize];
-        let len = self.dir.read_start(&name, &mut bytes);
-        let len = len.map_err(|error| self.error("read", &name, error))?;
-        SegmentHeader::decode(&bytes, len).map_err(|error| damage(self.path_of(&name), error))
+    /// Whether this is a child that was forked after the store was opened.
+    #[inline]
+    pub(crate) fn is_forked(&self) -> bool {
+        self.mark.is_forked()
     }
 
-    /// Fails if a segment is of a newer format: nothing may be appended beside it.
-    pub(crate) fn check_versions(&self) -> Result<()> {
-        for id in self.segment_ids()? {
-            match self.header(id) {
-                Err(error) if error.kind() == ErrorKind::NewerVersion => return Err(error),
-                // Whoever reads the segment reports whatever else is wrong with it.
-                _ => {}
-            }
+    /// Fails in a child that was forked after the store was opened.
+    #[inline]
+    pub(crate) fn check_process(&self) -> Result<()> {
+        if self.is_forked() {
+            return Err(Error::Forked { path: self.directory.path().to_path_buf() });
         }
         Ok(())
     }
 
-    /// What a file is, by its first bytes. `uuid` is that of this store; without it, that of any store will do.
-    pub(crate) fn content(&self, name: &str, uuid: Option<&[u8; 16]>) -> io::Result<Content> {
-        let mut bytes = [0; HEADER_LEN as usize];
-        let len = self.dir.read_start(name, &mut bytes)?;
-        Ok(Store::<D>::content_of(&bytes, len, uuid))
+    /// Fails where nothing may be written through this handle.
+    #[inline]
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        self.check_process()?;
+        if self.is_read_only {
+            return Err(Error::ReadOnly { path: self.directory.path().to_path_buf() });
+        }
+        Ok(())
     }
 
-    /// The same for the first bytes of a file of `len` bytes.
-    fn content_of(bytes: &[u8; HEADER_LEN as usize], len: u64, uuid: Option<&[u8; 16]>) -> Content {
-        if bytes.iter().all(|&byte| byte == 0) {
-            return Content::Blank;
-        }
-        let is_ours = |found: [u8; 16]| uuid.is_none_or(|uuid| *uuid == found);
-        match SegmentHeader::decode(&bytes[..DURABLE_END_AT as usize], len) {
-            Ok(header) if is_ours(header.store) => return Content::Segment(header.id),
-            Ok(_) => return Content::Foreign,
-            Err(error) if is_newer(&error) => return Content::Foreign,
-            Err(_) => {}
-        }
-        match Fixed::decode(&bytes[..control::FIXED_LEN]) {
-            Ok(_) => Content::Control,
-            // A newer version of the format may belong to anybody.
-            Err(error) if is_newer(&error) => Content::Foreign,
-            Err(_) => Content::Unknown,
-        }
-    }
-
-    /// An error unless the name of a segment still leads to the file that this handle uses.
-    pub(crate) fn check_in_place(&self, id: u64, file: FileId) -> Result<()> {
-        let name = segment_name(id);
-        match self.dir.id_of(&name) {
-            Ok(now) if now == file => return Ok(()),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(self.error("look at", &name, error));
-            }
-            _ => {}
-        }
-        Err(self.moved(id))
-    }
-
-    /// The error of a handle under which a segment was removed or replaced.
-    pub(crate) fn moved(&self, id: u64) -> Error {
-        if self.dir.is_removed().unwrap_or(false) {
-            return self.removed();
-        }
-        Error::refused(
-            ErrorKind::Removed,
-            self.path_of(&segment_name(id)),
-            "this segment was removed, moved away or replaced while the store was open, and what was appended \
-             to it is no longer in the store",
-        )
-    }
-
-    /// Removes the file of a segment that this handle has mapped; nothing happens if its name leads to another
-    /// file by now, or to none.
-    pub(crate) fn unlink_mapped(&self, name: &str, id: FileId) -> Result<()> {
-        match self.dir.id_of(name) {
-            Ok(now) if now == id => self.unlink(name),
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(self.error("look at", name, error)),
-        }
-    }
-
-    /// Removes the file of segment `id` if its header says that it is that segment of this store. Returns
-    /// whether the name is free.
-    pub(crate) fn unlink_segment(&self, id: u64, uuid: &[u8; 16]) -> Result<bool> {
-        let name = segment_name(id);
-        match self.content(&name, Some(uuid)) {
-            Ok(Content::Segment(found)) if found == id => self.unlink(&name).map(|()| true),
-            Ok(Content::Blank) => self.unlink(&name).map(|()| true),
-            Ok(_) => Ok(false),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(false),
-            Err(error) => Err(self.error("open", &name, error)),
-        }
-    }
-
-    /// Removes a file that was never finished, if it is not of another store.
-    pub(crate) fn unlink_unfinished(&self, name: &str, uuid: Option<&[u8; 16]>) -> Result<()> {
-        match self.content(name, uuid) {
-            Ok(Content::Foreign) => Ok(()),
-            // A file that a dead maker has left half written may hold anything.
-            Ok(_) => self.unlink(name),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::InvalidInput
-                ) =>
-            {
-                Ok(())
-            }
-            Err(error) => Err(self.error("open", name, error)),
-        }
-    }
-
-    /// Removes a name that is known to be one of this store; it may be gone already.
-    pub(crate) fn unlink(&self, name: &str) -> Result<()> {
-        match self.dir.unlink(name) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            done => done.map_err(|error| self.error("remove", name, error)),
-        }
-    }
-
-    /// Gives this store a file of its own for a segment of which other directories have names too, as in a
-    /// copy made with `cp -al`: what is stored to it then does not reach those. The caller is alone.
-    pub(crate) fn own_segment(&self, id: u64) -> Result<()> {
-        const PIECE_BYTES: u64 = 1 << 20;
-        let name = segment_name(id);
-        let links = self.dir.links(&name).map_err(|error| self.error("look at", &name, error))?;
-        if links == 1 {
+    /// Fails if the store was recovered since this handle has worked out how: others then write to it, and this
+    /// handle would not see it.
+    pub(crate) fn check_frozen(&self) -> Result<()> {
+        let History::Frozen(frozen) = &self.history else { return Ok(()) };
+        if self.options.ignore_damage {
             return Ok(());
         }
-        let copied = || {
-            let shared = self.dir.open(&name, Access::Read)?;
-            let len = shared.mapping().len();
-            let own = self.dir.create(UNFINISHED_OUTPUT, len)?;
-            let mut piece = vec![0; len.min(PIECE_BYTES) as usize];
-            for offset in (0..len).step_by(piece.len().max(1)) {
-                let piece = &mut piece[..(len - offset).min(PIECE_BYTES) as usize];
-                shared.loaded(offset, piece.len() as u64);
-                shared.mapping().copy_out(offset, piece);
-                own.write_at(&mut [IoSlice::new(piece)], offset)?;
+        match self.directory.dir.id_of(CONTROL) {
+            Ok(now) if Some(now) != frozen.control => {
+                let why = "the store needed recovery when this handle was opened for reading, and somebody has \
+                           opened it for writing since; open it again to see what was written";
+                Err(Error::refused(ErrorKind::Busy, &**self.directory.path(), why))
             }
-            own.sync()?;
-            self.dir.replace(UNFINISHED_OUTPUT, &name)
-        };
-        self.unlink_unfinished(UNFINISHED_OUTPUT, None)?;
-        copied().map_err(|error| self.error("make a copy of its own of", &name, error))
-    }
-
-    /// Makes a file in place of one of the same name that was never finished.
-    pub(crate) fn create_anew(
-        &self,
-        name: &str,
-        len: u64,
-        uuid: Option<&[u8; 16]>,
-    ) -> Result<D::File> {
-        let made = match self.dir.create(name, len) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.unlink_unfinished(name, uuid)?;
-                self.dir.create(name, len)
-            }
-            made => made,
-        };
-        made.map_err(|error| self.error("allocate", name, error))
-    }
-
-    /// Takes a reserve under another name, if it has `len` bytes at least. What it holds is zeros.
-    pub(crate) fn take_reserve(
-        &self,
-        reserve: &str,
-        name: &str,
-        len: u64,
-        uuid: &[u8; 16],
-    ) -> Result<Option<D::File>> {
-        self.unlink_unfinished(name, Some(uuid))?;
-        match self.dir.rename(reserve, name) {
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists
-                ) =>
-            {
-                return Ok(None);
-            }
-            renamed => renamed.map_err(|error| self.error("rename", reserve, error))?,
-        }
-        let file =
-            self.dir.open(name, Access::Write).map_err(|error| self.error("open", name, error))?;
-        let is_blank = self.content(name, Some(uuid)).is_ok_and(|found| found == Content::Blank);
-        // A copy may have holes where the original had space, and a store into a hole needs space.
-        let is_allocated =
-            self.dir.disk_bytes(name).is_ok_and(|bytes| bytes >= file.mapping().len());
-        if is_blank && is_allocated && file.mapping().len() >= len {
-            return Ok(Some(file));
-        }
-        // Too short for this: the next one may find it long enough.
-        let _ = self.dir.rename(name, reserve);
-        Ok(None)
-    }
-
-    /// Makes a reserve of `len` bytes, or of as many as there are, if there is none, and in place of one that is
-    /// shorter or more than twice as long. Without one, only a full disk is harder to get out of. `unfinished` is
-    /// a name that the caller alone uses.
-    pub(crate) fn keep_reserve(&self, name: &str, len: u64, unfinished: &str, uuid: &[u8; 16]) {
-        let old = match self.dir.disk_bytes(name) {
-            Ok(old) => old,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let halves = std::iter::successors(Some(len), |len| Some(len / 2));
-                let mut lens = halves.take_while(|&len| len >= RESERVE_MIN_BYTES);
-                lens.find(|len| self.dir.create(name, len.next_multiple_of(4096)).is_ok());
-                return;
-            }
-            Err(_) => return,
-        };
-        let is_blank = || self.content(name, Some(uuid)).is_ok_and(|it| it == Content::Blank);
-        if (len..=len * 2).contains(&old) || !is_blank() {
-            return;
-        }
-        // The new one first: a disk that is nearly full keeps the old one.
-        if self.create_anew(unfinished, len, Some(uuid)).is_ok() {
-            let _ = self.dir.replace(unfinished, name);
+            _ => Ok(()),
         }
     }
-}
 
-/// Whether a file is of a newer version of the format. Version 0 is what a power cut leaves where the magic came
-/// to the disk and the rest did not: taken for another's file, it would stand in the way of every open.
-fn is_newer(error: &partd_format::Error) -> bool {
-    let partd_format::Evidence::Number(found) = error.found else { return false };
-    error.what == "format version" && found > partd_format::VERSION.into()
-}
+    /// Whether a sync can still prove anything.
+    pub(crate) fn check_sync(&self, control: &Control<D>) -> Result<()> {
+        if control.has_sync_failed() {
+            return Err(Error::SyncFailed { path: self.directory.path().to_path_buf() });
+        }
+        Ok(())
+    }
 
-/// The name of a segment.
-pub(crate) fn segment_name(id: u64) -> String {
-    String::from_utf8_lossy(&file_name(id)).into_owned()
-}
+    /// Brings the names in the directory to stable storage.
+    pub(crate) fn sync_dir(&self, control: &Control<D>) -> Result<()> {
+        if self.is_temporary {
+            return Ok(());
+        }
+        self.directory.dir.sync().map_err(|error| control.sync_error(self.directory.path(), error))
+    }
 
-/// The name of a file that a writer has not finished.
-pub(crate) fn unfinished_of_writer(slot: u16) -> String {
-    format!("tmp-writer-{slot:04}")
-}
-
-/// The name of an output that a compaction has not finished.
-pub(crate) const UNFINISHED_OUTPUT: &str = "tmp-output";
-/// The name of a control file that is not finished.
-pub(crate) const UNFINISHED_CONTROL: &str = "tmp-control";
-
-/// The name of a dead segment of a temporary store that will be recycled.
-pub(crate) fn recycled_name(id: u64) -> String {
-    format!("tmp-recycled-{id:016x}")
-}
-
-/// The names under which recovery sets a segment without a readable header aside, the first to be tried first.
-pub(crate) fn torn_names(id: u64) -> impl Iterator<Item = String> {
-    let first = format!("{id:016x}.torn");
-    std::iter::once(first).chain((2..).map(move |n| format!("{id:016x}.torn-{n}")))
-}
-
-/// Whether a file of this name was never finished, or is about to be recycled.
-pub(crate) fn is_unfinished(name: &OsStr) -> bool {
-    let Some(maker) = name.as_encoded_bytes().strip_prefix(b"tmp-") else { return false };
-    let recycled = maker.strip_prefix(b"recycled-").map(|id| [id, b".seg"].concat());
-    matches!(maker, b"control" | b"output")
-        || is_writer(maker)
-        || recycled.is_some_and(|name| id_of_file_name(&name).is_some())
-}
-
-/// Whether a file of this name makes a directory a store.
-pub(crate) fn is_of_store(name: &OsStr) -> bool {
-    id_of_file_name(name.as_encoded_bytes()).is_some()
-}
-
-/// Whether a file of this name is one that a store may have.
-pub(crate) fn is_known(name: &OsStr) -> bool {
-    let bytes = name.as_encoded_bytes();
-    let torn = bytes.split_at_checked(16).filter(|(_, kind)| is_torn(kind));
-    name == CONTROL
-        || name == RESERVE
-        || name == OUTPUT_RESERVE
-        || is_of_store(name)
-        || is_unfinished(name)
-        || torn.is_some_and(|(id, _)| id_of_file_name(&[id, b".seg"].concat()).is_some())
-}
-
-fn is_torn(kind: &[u8]) -> bool {
-    let number = kind.strip_prefix(b".torn");
-    number.is_some_and(|number| match number.strip_prefix(b"-") {
-        Some(digits) => !digits.is_empty() && digits.iter().all(u8::is_ascii_digit),
-        None => number.is_empty(),
-    })
-}
-
-/// Whether something is named after a writer's slot.
-fn is_writer(name: &[u8]) -> bool {
-    let digits = name.strip_prefix(b"writer-");
-    digits.is_some_and(|digits| digits.len() == 4 && digits.iter().all(u8::is_ascii_digit))
+    /// Gives back the locks, in their order.
+    pub(crate) fn unlock(&mut self) {
+        self.locks.clear();
+    }
 }

@@ -3,13 +3,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use partd_format::segment::DURABLE_END_AT;
-use partd_format::{Evidence, Link, SegmentHeader, State};
+use partd_format::{Evidence, SegmentHeader, State};
 
-use super::Core;
-use super::disk::{Disk, DiskFile};
-use super::segment::ahead::{Ahead, ChainAhead, Span};
-use super::segment::{Extent, Segment};
 use crate::error::Result;
+use crate::log::fs::{Disk, DiskFile};
+use crate::log::read::reader::Reader;
+use crate::log::segment::Segment;
+use crate::log::segment::ahead::{Ahead, Span};
+use crate::log::segment::chain::BatchRange;
+use crate::log::segment::extent::Extent;
+use crate::log::store::Store;
 use crate::threads;
 
 /// What [`SegmentLog::verify`](crate::SegmentLog::verify) has looked at, all of it whole.
@@ -26,11 +29,11 @@ pub struct Verified {
     pub bytes: u64,
 }
 
-pub(super) fn verify<D: Disk>(core: &Core<D>) -> Result<Verified> {
-    let (segments, applied_bytes, sequence) = core.with_version(|version| {
+pub(crate) fn verify<D: Disk>(store: &Store<D>, reader: &Reader<D>) -> Result<Verified> {
+    let (segments, applied_bytes, sequence) = reader.with_version(store, |version| {
         (Arc::clone(&version.segments), version.batch_bytes.clone(), version.sequence)
     })?;
-    threads::spread(core.pool(), |team| {
+    threads::spread(store.pool(), |team| {
         let to_walk = segments.iter().zip(applied_bytes).collect();
         let walked =
             team.try_map(to_walk, |(segment, applied)| walk(segment, applied, sequence))?;
@@ -96,15 +99,14 @@ fn walk<F: DiskFile>(
     let durable_end = segment.durable_end();
     let mut found = Vec::new();
     let mut found_bytes = 0;
-    let mut offset = segment.header().data_start;
-    let mut ahead = ChainAhead::default();
+    let mut chain = segment.chain(segment.header().data_start).ahead();
     loop {
-        let must_be_whole = offset < durable_end || found_bytes < applied_bytes;
-        ahead.step(segment, offset);
-        let len = match segment.link(offset) {
-            Ok(Link::Batch(len)) => len,
-            Err(error) if must_be_whole => return Err(segment.damage(error)),
-            Ok(Link::Sealed | Link::End) | Err(_) => break,
+        let must_be_whole = chain.at() < durable_end || found_bytes < applied_bytes;
+        let Some(BatchRange { offset, len }) = chain.next() else {
+            match chain.ending() {
+                Err(error) if must_be_whole => return Err(segment.damage(error)),
+                _ => break,
+            }
         };
         match segment.state(offset) {
             Ok(State::Committed(sequence)) if sequence <= visible => {
@@ -114,7 +116,6 @@ fn walk<F: DiskFile>(
             Err(error) if must_be_whole => return Err(segment.damage(error)),
             Ok(_) | Err(_) => {}
         }
-        offset += len;
     }
     match found_bytes == applied_bytes {
         true => Ok(found),

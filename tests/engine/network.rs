@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 
-use partd::log::disk::{Access, Dir, Disk, FileId, OsDir, OsDisk, OsFile, OsLock};
+use partd::log::fs::{Access, Dir, Disk, FileId, OsDir, OsDisk, OsFile, OsLock};
 use partd::{Error, Partd, SegmentLog};
 
 /// The disk of the operating system, claiming to be on NFS.

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use partd::log::disk::{Disk, OsDir, OsDisk, OsFile, OsLock};
+use partd::log::fs::{Disk, OsDir, OsDisk, OsFile, OsLock};
 use partd::{Error, Options, Partd, SegmentLog};
 
 /// The disk of the operating system, with another boot id or an unreadable one.

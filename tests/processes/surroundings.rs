@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use partd::log::disk::{Dir, Disk, OsDisk};
+use partd::log::fs::{Dir, Disk, OsDisk};
 use partd::{Partd, SegmentLog};
 use partd_testkit::children::{self, Start, directory, fork, report, start_with_channel};
 

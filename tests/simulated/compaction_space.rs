@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use crate::sim::disk::SimDisk;
 use crate::sim::image::Image;
 use crate::sim::{STORE, options};
-use partd::log::disk::{Access, Dir, Disk, DiskFile};
+use partd::log::fs::{Access, Dir, Disk, DiskFile};
 use partd::{Error, Options, Partd, SegmentLog};
 
 fn blank() -> SimDisk {

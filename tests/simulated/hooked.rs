@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use crate::sim::disk::{Fate, SimDir, SimDisk, SimFile, SimLock};
 use crate::sim::{STORE, options};
 use partd::SegmentLog;
-use partd::log::disk::{Access, Dir, Disk, FileId};
+use partd::log::fs::{Access, Dir, Disk, FileId};
 
 pub(crate) type Meanwhile = Box<dyn FnOnce() + Send>;
 

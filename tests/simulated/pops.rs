@@ -8,7 +8,7 @@ use crate::hooked::{open, stopped};
 use crate::sim::disk::{Fate, SimDisk};
 use crate::sim::image::Image;
 use crate::sim::{STORE, options};
-use partd::log::disk::DiskFile;
+use partd::log::fs::DiskFile;
 use partd::{Partd, SegmentLog};
 
 type Log = SegmentLog<SimDisk>;

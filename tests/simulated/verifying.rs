@@ -7,7 +7,7 @@ use crate::hooked::open;
 use crate::sim::STORE;
 use crate::sim::disk::SimDisk;
 use crate::sim::image::Image;
-use partd::log::disk::DiskFile;
+use partd::log::fs::DiskFile;
 use partd::{Error, Partd};
 
 fn segment(id: u64) -> PathBuf {

@@ -145,14 +145,15 @@ fn the_contract_breaks_when_a_helper_does_not_recheck_the_commit_word() {
 /// The model's reader and its `mark_committed` correspond to these lines of the engine.
 #[test]
 fn the_model_uses_the_orderings_of_the_engine() {
-    let control = include_str!("../../../src/log/control.rs");
+    let control = include_str!("../../../src/log/shared/control.rs");
     let segment = include_str!("../../../src/log/segment/mod.rs");
+    let claim = include_str!("../../../src/log/segment/claim.rs");
     for (source, line) in [
         (control, "Commit::decode(self.word(layout::COMMIT_AT).load(Acquire))"),
         (segment, "compare_exchange(offset + 8, 0, word, AcqRel, Acquire)"),
         (segment, "mapping().load(offset + 8, Acquire)"),
         (segment, "mapping().load(offset, Acquire)"),
-        (segment, "mapping().store(offset, word, Release)"),
+        (claim, "mapping().store(offset, word, Release)"),
     ] {
         assert!(source.contains(line), "the engine has no `{line}`; bring world.rs up to date");
     }

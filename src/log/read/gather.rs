@@ -4,11 +4,12 @@
 //! The order of the log is the order of the disk, whatever keys the extents belong to: many keys together are read
 //! forward, with a queue as deep as the window.
 
-use super::{PIECE_BYTES, Snapshot, total};
 use crate::error::Result;
-use crate::log::disk::DiskFile;
+use crate::log::fs::DiskFile;
+use crate::log::read::snapshot::{PIECE_BYTES, Snapshot, total};
+use crate::log::segment::Segment;
 use crate::log::segment::ahead::{self, Ahead, Span};
-use crate::log::segment::{Extent, Segment};
+use crate::log::segment::extent::Extent;
 use crate::threads::Team;
 
 /// Extents that are brought into order at a time: more take memory beside the values.
@@ -25,7 +26,7 @@ struct Part<'s, 'v, F> {
 
 impl<F: DiskFile> Snapshot<F> {
     /// Whether some of what a read of the keys needs is not in memory, by a few samples.
-    pub(super) fn is_missing(&self, keys: &[&[Extent]], bytes: u64, count: u64) -> bool {
+    pub(crate) fn is_missing(&self, keys: &[&[Extent]], bytes: u64, count: u64) -> bool {
         let Some(first) = keys.iter().find_map(|list| list.first()) else { return false };
         let lists = keys.len() as u64;
         ahead::is_missing(count as usize, bytes, |i| {
@@ -38,12 +39,12 @@ impl<F: DiskFile> Snapshot<F> {
 
     /// Where an extent lies.
     #[inline]
-    pub(super) fn span(&self, extent: &Extent) -> Span<'_, F> {
+    pub(crate) fn span(&self, extent: &Extent) -> Span<'_, F> {
         self.segment(extent).span(extent)
     }
 
     /// The values of some keys.
-    pub(super) fn gather(&self, team: Team, keys: &[&[Extent]]) -> Result<Vec<Vec<u8>>> {
+    pub(crate) fn gather(&self, team: Team, keys: &[&[Extent]]) -> Result<Vec<Vec<u8>>> {
         // Fresh zeroed memory: its pages are not touched before the copy does.
         let mut values: Vec<Vec<u8>> =
             keys.iter().map(|list| vec![0; total(list) as usize]).collect();
@@ -70,7 +71,7 @@ impl<F: DiskFile> Snapshot<F> {
     }
 
     /// Compares the checksums of some extents.
-    pub(super) fn check_ahead(&self, team: Team, extents: &[&Extent]) -> Result<()> {
+    pub(crate) fn check_ahead(&self, team: Team, extents: &[&Extent]) -> Result<()> {
         for extents in extents.chunks(PARTS_MAX) {
             let part = |extent| Part { segment: self.segment(extent), extent, to: None };
             self.read_parts(team, extents.iter().copied().map(part).collect())?;
@@ -79,7 +80,7 @@ impl<F: DiskFile> Snapshot<F> {
     }
 
     /// Asks for some extents of a key, if any of them is not in memory.
-    pub(super) fn fetch_missing(&self, extents: &[Extent]) {
+    pub(crate) fn fetch_missing(&self, extents: &[Extent]) {
         if ahead::is_missing(extents.len(), total(extents), |i| self.span(&extents[i])) {
             let mut spans: Vec<_> = extents.iter().map(|extent| self.span(extent)).collect();
             ahead::fetch(&mut spans);
@@ -88,7 +89,7 @@ impl<F: DiskFile> Snapshot<F> {
 
     /// The same for `step` extents of each key, from the one at `first` on; a look at one of the keys says if any is
     /// not in memory.
-    pub(super) fn fetch_missing_rows(&self, keys: &[&[Extent]], first: usize, step: usize) {
+    pub(crate) fn fetch_missing_rows(&self, keys: &[&[Extent]], first: usize, step: usize) {
         let looked_at = keys.get(first / step % keys.len().max(1));
         let some = looked_at.map_or(&[][..], |list| rows(list, first, step));
         if ahead::is_missing(some.len(), total(some), |i| self.span(&some[i])) {

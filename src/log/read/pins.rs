@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::log::segment::{Extent, Segment};
+use crate::log::segment::Segment;
+use crate::log::segment::extent::Extent;
 
 /// Up to so many numbers behind the first are looked up by position, which is quicker; the few
 /// snapshots whose extents are further apart search for the rest.

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Snapshot, total};
 use crate::error::Result;
-use crate::log::disk::{Disk, DiskFile, OsDisk};
-use crate::log::segment::Extent;
+use crate::log::fs::{Disk, DiskFile, OsDisk};
+use crate::log::read::snapshot::{Snapshot, total};
 use crate::log::segment::ahead::{Ahead, Span};
+use crate::log::segment::extent::Extent;
 use crate::threads::LentPool;
 
 /// A key's value as it lies in the mapped segments: chunks without a copy.

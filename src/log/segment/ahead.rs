@@ -9,8 +9,10 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::Segment;
-use crate::log::disk::DiskFile;
+use crate::error::Result;
+use crate::log::fs::DiskFile;
+use crate::log::segment::Segment;
+use crate::log::segment::extent::Extent;
 
 /// Bytes that a read asks for before it touches them.
 pub(crate) const AHEAD_BYTES: u64 = 8 << 20;
@@ -25,6 +27,8 @@ const STEP_BYTES: u64 = 1 << 20;
 const SURE_STEPS: u32 = 8;
 /// How far behind the reading pages are let go: another thread may still be at them.
 const RELEASE_BEHIND_BYTES: u64 = 4 << 20;
+/// A long value is read in pieces of so many bytes.
+const LONG_PIECE_BYTES: usize = 1 << 20;
 const PAGE: u64 = 4096;
 
 /// A part of a segment that is about to be read.
@@ -57,6 +61,31 @@ impl<F: DiskFile> Span<'_, F> {
     /// Whether it lies in one page, which a fault brings in as well.
     fn is_one_page(&self) -> bool {
         self.len == 0 || self.offset / PAGE == (self.offset + self.len - 1) / PAGE
+    }
+}
+
+impl<F: DiskFile> Segment<F> {
+    /// The bytes of an extent whose checksum holds.
+    pub(crate) fn checked_value(&self, extent: &Extent) -> Result<&[u8]> {
+        let bytes = self.value(extent);
+        let mut hasher = self.salt().value_hasher();
+        if extent.len() <= 2 * LONG_PIECE_BYTES as u64 {
+            hasher.update(bytes);
+        } else {
+            let ahead = Ahead::new([self.span(extent)], false);
+            for piece in bytes.chunks(LONG_PIECE_BYTES) {
+                ahead.begin(piece.len() as u64);
+                hasher.update(piece);
+            }
+        }
+        self.compare(extent, hasher.finalize())?;
+        Ok(bytes)
+    }
+
+    /// Where an extent lies.
+    #[inline]
+    pub(crate) fn span(&self, extent: &Extent) -> Span<'_, F> {
+        Span { segment: self, offset: extent.offset(), len: extent.len() }
     }
 }
 

@@ -326,7 +326,7 @@ fn fork_with_a_handle(store: &Path) {
 
 /// Whether any process holds the lock of a writer slot.
 pub fn slot_is_locked(store: &Path, slot: u16) -> bool {
-    use partd::log::disk::{Dir, Disk, OsDisk};
+    use partd::log::fs::{Dir, Disk, OsDisk};
     let dir = OsDisk.open_dir(store).expect("the directory opens");
     let id = dir.id_of("control").expect("there is a control file");
     let at = partd_format::control::slot_lock_at(slot);

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use partd::log::disk::{Access, Dir, Disk, DiskFile, FileId, Mapping};
+use partd::log::fs::{Access, Dir, Disk, DiskFile, FileId, Mapping};
 use partd_format::control::{COMMIT_AT, Commit};
 
 use super::faults::{Call, Faults, Meanwhile};

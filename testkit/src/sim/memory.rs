@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::{LazyLock, Mutex};
 
-use partd::log::disk::Mapping;
+use partd::log::fs::Mapping;
 
 use super::disk::lock;
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use partd::log::disk::Disk;
+use partd::log::fs::Disk;
 use partd::{Batch, Key, Partd, SegmentLog};
 
 use super::Violation;

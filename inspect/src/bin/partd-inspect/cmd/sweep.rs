@@ -1,7 +1,7 @@
 //! Orphaned temporary stores: what `SegmentLog::temporary` made and a killed process left behind.
 //!
 //! The handle of a temporary store holds an exclusive `flock` on its directory. Listing takes no lock. Removing
-//! holds that lock, as the engine's own sweep does (`src/log/temporary.rs`), and removes a directory only if all
+//! holds that lock, as the engine's own sweep does (`src/log/open/temporary.rs`), and removes a directory only if all
 //! files in it are those of one temporary store, by their names and by what they hold.
 
 use std::ffi::{OsStr, OsString};

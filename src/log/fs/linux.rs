@@ -1,0 +1,587 @@
+//! The file system of Linux behind the traits of [`super`].
+//!
+//! Every file is reached by `openat`, `renameat2` and `unlinkat` from the descriptor of the directory.
+//! The lock on a directory is an `flock` on a descriptor of its own; a lock on a byte of a file is an
+//! open-file-description lock (`F_OFD_SETLK`). Neither needs a lock file, so neither can be lost with one.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc::{F_RDLCK, F_UNLCK, F_WRLCK, SEEK_SET, c_int, c_short, flock};
+use rustix::fs::{AtFlags, FallocateFlags, IFlags, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+use rustix::process::{Gid, Resource, Uid};
+
+use crate::log::fs::fork::ForkMark;
+use crate::log::fs::mapping::Mapping;
+use crate::log::fs::{Access, Dir, Disk, DiskFile, FileId};
+
+/// The permissions of every file of a store.
+const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+/// Buffers that one call may write (`IOV_MAX`).
+const BUFFERS_MAX: usize = 1024;
+
+const EXT: u64 = 0xEF53;
+const XFS: u64 = 0x5846_5342;
+const BTRFS: u64 = 0x9123_683E;
+const TMPFS: u64 = 0x0102_1994;
+const F2FS: u64 = 0xF2F5_2010;
+const BCACHEFS: u64 = 0xCA45_1A4E;
+const OVERLAYFS: u64 = 0x794C_7630;
+/// File systems on which shared mappings are coherent with writes, and locks are local.
+const LOCAL: [u64; 7] = [EXT, XFS, BTRFS, TMPFS, F2FS, BCACHEFS, OVERLAYFS];
+/// Those on which allocated space can always be stored to. On the others a page that was written back, or is
+/// shared with a copy, may need space again.
+const OVERWRITES_IN_PLACE: [u64; 2] = [EXT, TMPFS];
+
+/// The machine that the process runs on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OsDisk;
+
+/// An open directory of the operating system.
+#[derive(Clone, Debug)]
+pub struct OsDir {
+    file: Arc<File>,
+    file_system: u64,
+}
+
+/// A file of the operating system.
+#[derive(Debug)]
+pub struct OsFile {
+    /// `None` where the file is only read: a mapping needs no descriptor.
+    file: Option<File>,
+    mapping: Mapping,
+    id: FileId,
+    /// Whether a store into allocated space may need space.
+    needs_space: bool,
+}
+
+/// A lock of the operating system.
+#[derive(Debug)]
+pub struct OsLock {
+    file: File,
+    kind: LockKind,
+    mark: ForkMark,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum LockKind {
+    Whole,
+    Byte(u64),
+}
+
+impl Drop for OsLock {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a forked child has it open too. What the child drops still
+        // belongs to its parent.
+        if self.mark.is_forked() {
+            return;
+        }
+        let _ = match self.kind {
+            LockKind::Whole => fs2::FileExt::unlock(&self.file),
+            LockKind::Byte(at) => set_byte_lock(&self.file, at, F_UNLCK).map(drop),
+        };
+    }
+}
+
+impl Disk for OsDisk {
+    type Dir = OsDir;
+    type File = OsFile;
+    type Lock = OsLock;
+
+    fn open_dir(&self, path: &Path) -> io::Result<OsDir> {
+        OsDir::of(rustix::fs::open(path, DIRECTORY, Mode::empty())?)
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() && !parent.exists() => {
+                self.create_dir(parent)?;
+                // The name of the store itself is synced with the store; those above it, here.
+                self.open_dir(parent)?.sync_name()?;
+            }
+            _ => {}
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(path)
+    }
+
+    fn boot_id(&self) -> io::Result<[u8; 16]> {
+        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        let mut id = [0; 16];
+        let mut digits = text.bytes().filter_map(|byte| char::from(byte).to_digit(16));
+        for byte in &mut id {
+            let (Some(high), Some(low)) = (digits.next(), digits.next()) else {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "boot_id is too short"));
+            };
+            *byte = (high << 4 | low) as u8;
+        }
+        Ok(id)
+    }
+
+    fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        getrandom::fill(bytes).map_err(io::Error::from)
+    }
+
+    fn now_unix_ms(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    }
+}
+
+const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);
+
+impl OsDir {
+    fn of(fd: OwnedFd) -> io::Result<OsDir> {
+        let file_system = rustix::fs::fstatfs(&fd)?.f_type as u64 & 0xFFFF_FFFF;
+        Ok(OsDir { file: Arc::new(File::from(fd)), file_system })
+    }
+
+    fn open_file(&self, name: &str, flags: OFlags) -> io::Result<File> {
+        // Opening a pipe must not wait for its other end.
+        let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        Ok(File::from(rustix::fs::openat(&self.file, name, flags, FILE_MODE)?))
+    }
+
+    fn mapped(&self, file: File, access: Access) -> io::Result<OsFile> {
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        let is_writable = access == Access::Write;
+        let mapping = Mapping::of_file(&file, metadata.len(), is_writable)?;
+        Ok(OsFile {
+            file: is_writable.then_some(file),
+            mapping,
+            id: FileId { device: metadata.dev(), inode: metadata.ino() },
+            needs_space: self.needs_space(),
+        })
+    }
+
+    fn needs_space(&self) -> bool {
+        !OVERWRITES_IN_PLACE.contains(&self.file_system)
+    }
+
+    fn prepare(&self, file: &File, len: u64) -> io::Result<()> {
+        if self.file_system == BTRFS {
+            // Overwritten in place, a page needs no space of its own; set before the first byte, or never.
+            let flags = rustix::fs::ioctl_getflags(file).unwrap_or(IFlags::empty());
+            let _ = rustix::fs::ioctl_setflags(file, flags | IFlags::NOCOW);
+        }
+        if rustix::process::geteuid().is_root() {
+            // A store keeps its owner when root appends to it.
+            let owner = self.file.metadata()?;
+            if owner.uid() != 0 {
+                let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
+                match rustix::fs::fchown(file, Some(uid), Some(gid)) {
+                    // A root without the capability, or without that user in its namespace: the file is its own.
+                    Ok(()) | Err(Errno::PERM | Errno::INVAL) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        allocate(file, len)
+    }
+
+    /// Opens a file of which a byte is to be locked, if it is still the one that is meant.
+    fn open_to_lock(&self, name: &str, id: FileId, flags: OFlags) -> io::Result<File> {
+        let file = self.open_file(name, flags)?;
+        let metadata = file.metadata()?;
+        if (metadata.dev(), metadata.ino()) != (id.device, id.inode) {
+            return Err(io::Error::from_raw_os_error(Errno::STALE.raw_os_error()));
+        }
+        Ok(file)
+    }
+}
+
+impl Dir for OsDir {
+    type File = OsFile;
+    type Lock = OsLock;
+
+    fn create(&self, name: &str, len: u64) -> io::Result<OsFile> {
+        check_size_limit(len)?;
+        let file = self.open_file(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)?;
+        let made = self.prepare(&file, len);
+        let metadata = file.metadata()?;
+        let id = FileId { device: metadata.dev(), inode: metadata.ino() };
+        match made.and_then(|()| self.mapped(file, Access::Write)) {
+            Err(error) => {
+                // Half a file is of no use to anyone; the error that counts is the first.
+                if self.id_of(name).is_ok_and(|now| now == id) {
+                    let _ = self.unlink(name);
+                }
+                Err(error)
+            }
+            mapped => mapped,
+        }
+    }
+
+    fn open(&self, name: &str, access: Access) -> io::Result<OsFile> {
+        let flags = match access {
+            Access::Write => OFlags::RDWR,
+            Access::Follow if self.file_system == OVERLAYFS => OFlags::RDWR,
+            Access::Read | Access::Follow => OFlags::RDONLY,
+        };
+        let file = match self.open_file(name, flags) {
+            // Nobody can write through a mount that is read-only, so nothing is copied up.
+            Err(error)
+                if access == Access::Follow
+                    && error.kind() == io::ErrorKind::ReadOnlyFilesystem =>
+            {
+                self.open_file(name, OFlags::RDONLY)?
+            }
+            opened => opened?,
+        };
+        self.mapped(file, access)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let dir = &*self.file;
+        match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
+            // Some file systems cannot; ids of segments are never used twice anyway.
+            Err(Errno::INVAL) => match self.id_of(to) {
+                Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => self.replace(from, to),
+                Err(error) => Err(error),
+            },
+            done => Ok(done?),
+        }
+    }
+
+    fn replace(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&*self.file, from, &*self.file, to)?)
+    }
+
+    fn unlink(&self, name: &str) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&*self.file, name, AtFlags::empty())?)
+    }
+
+    fn list(&self) -> io::Result<Vec<OsString>> {
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&*self.file)? {
+            let name = entry?.file_name().to_bytes().to_vec();
+            if name != b"." && name != b".." {
+                names.push(OsString::from_vec(name));
+            }
+        }
+        Ok(names)
+    }
+
+    fn id_of(&self, name: &str) -> io::Result<FileId> {
+        let stat = rustix::fs::statat(&*self.file, name, AtFlags::empty())?;
+        Ok(FileId { device: stat.st_dev, inode: stat.st_ino })
+    }
+
+    fn links(&self, name: &str) -> io::Result<u64> {
+        Ok(rustix::fs::statat(&*self.file, name, AtFlags::empty())?.st_nlink)
+    }
+
+    fn read_start(&self, name: &str, start: &mut [u8]) -> io::Result<u64> {
+        let file = self.open_file(name, OFlags::RDONLY)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        let mut read = 0;
+        while read < start.len() {
+            match file.read_at(&mut start[read..], read as u64) {
+                Ok(0) => break,
+                Ok(some) => read += some,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        start[read..].fill(0);
+        Ok(metadata.len())
+    }
+
+    fn disk_bytes(&self, name: &str) -> io::Result<u64> {
+        let stat = rustix::fs::statat(&*self.file, name, AtFlags::empty())?;
+        Ok(stat.st_blocks.unsigned_abs() * 512)
+    }
+
+    fn is_removed(&self) -> io::Result<bool> {
+        Ok(self.file.metadata()?.nlink() == 0)
+    }
+
+    fn open_dir(&self, name: &str) -> io::Result<OsDir> {
+        OsDir::of(rustix::fs::openat(
+            &*self.file,
+            name,
+            DIRECTORY | OFlags::NOFOLLOW,
+            Mode::empty(),
+        )?)
+    }
+
+    fn remove_dir(&self, name: &str, dir: &OsDir) -> io::Result<()> {
+        let metadata = dir.file.metadata()?;
+        let id = FileId { device: metadata.dev(), inode: metadata.ino() };
+        if self.id_of(name)? != id {
+            return Err(io::Error::from_raw_os_error(Errno::STALE.raw_os_error()));
+        }
+        Ok(rustix::fs::unlinkat(&*self.file, name, AtFlags::REMOVEDIR)?)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+
+    fn sync_name(&self) -> io::Result<()> {
+        match rustix::fs::openat(&*self.file, "..", DIRECTORY, Mode::empty()) {
+            // It may be entered, but not read: then the whole file system is synced.
+            Err(Errno::ACCESS) => Ok(rustix::fs::syncfs(&*self.file)?),
+            parent => File::from(parent?).sync_all(),
+        }
+    }
+
+    fn try_lock(&self, exclusive: bool) -> io::Result<Option<OsLock>> {
+        // A descriptor of its own, so that locks of one process compete too.
+        let file = File::from(rustix::fs::openat(&*self.file, ".", DIRECTORY, Mode::empty())?);
+        let locked = if exclusive {
+            fs2::FileExt::try_lock_exclusive(&file)
+        } else {
+            fs2::FileExt::try_lock_shared(&file)
+        };
+        match locked {
+            Ok(()) => Ok(Some(OsLock { file, kind: LockKind::Whole, mark: ForkMark::new()? })),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn try_lock_byte(
+        &self,
+        name: &str,
+        id: FileId,
+        bytes: &mut dyn Iterator<Item = u64>,
+        exclusive: bool,
+    ) -> io::Result<Option<(u64, OsLock)>> {
+        let (flags, kind) =
+            if exclusive { (OFlags::RDWR, F_WRLCK) } else { (OFlags::RDONLY, F_RDLCK) };
+        let mark = ForkMark::new()?;
+        let file = self.open_to_lock(name, id, flags)?;
+        for at in bytes {
+            if set_byte_lock(&file, at, kind)? {
+                return Ok(Some((at, OsLock { file, kind: LockKind::Byte(at), mark })));
+            }
+        }
+        Ok(None)
+    }
+
+    fn is_byte_locked(&self, name: &str, id: FileId, at: u64) -> io::Result<bool> {
+        let file = self.open_to_lock(name, id, OFlags::RDONLY)?;
+        let mut lock = byte_lock(at, F_WRLCK);
+        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+        Ok(lock.l_type != F_UNLCK as c_short)
+    }
+
+    fn unfit(&self) -> io::Result<Option<String>> {
+        let kind = self.file_system;
+        Ok((!LOCAL.contains(&kind)).then(|| {
+            let name = match kind {
+                0x6969 => "NFS",
+                0xFF53_4D42 | 0xFE53_4D42 | 0x517B => "SMB",
+                0x6573_5546 => "FUSE",
+                0x0102_1997 => "9p",
+                0x00C3_6400 => "Ceph",
+                _ => "an unknown kind",
+            };
+            format!("the file system is {name} (type {kind:#x})")
+        }))
+    }
+}
+
+fn byte_lock(at: u64, kind: c_int) -> flock {
+    flock {
+        l_type: kind as c_short,
+        l_whence: SEEK_SET as c_short,
+        l_start: at.cast_signed(),
+        l_len: 1,
+        l_pid: 0,
+    }
+}
+
+/// Takes or gives back a lock on a byte; false if somebody holds it in the way.
+fn set_byte_lock(file: &File, at: u64, kind: c_int) -> io::Result<bool> {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&byte_lock(at, kind))) {
+        Ok(_) => Ok(true),
+        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Allocates all of a file, holes included: a store into a hole on a full disk is a SIGBUS.
+fn allocate(file: &File, len: u64) -> io::Result<()> {
+    Ok(retry(|| rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len))?)
+}
+
+/// Fails where a file of `len` bytes is longer than the process may make. The system would send SIGXFSZ, also
+/// for a write inside a file that is longer already.
+fn check_size_limit(len: u64) -> io::Result<()> {
+    match rustix::process::getrlimit(Resource::Fsize).current {
+        Some(limit) if len > limit => {
+            let why = format!(
+                "it needs a file of {len} bytes, and this process may only write files of {limit} bytes \
+                 (RLIMIT_FSIZE, `ulimit -f`)"
+            );
+            Err(io::Error::new(io::ErrorKind::FileTooLarge, why))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Calls again while a signal interrupts.
+fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            done => return done,
+        }
+    }
+}
+
+/// Writes all the buffers with as many calls of `write` as it takes.
+fn write_all(
+    mut buffers: &mut [IoSlice<'_>],
+    mut offset: u64,
+    mut write: impl FnMut(&[IoSlice<'_>], u64) -> rustix::io::Result<usize>,
+) -> io::Result<()> {
+    IoSlice::advance_slices(&mut buffers, 0);
+    while !buffers.is_empty() {
+        let some = &buffers[..buffers.len().min(BUFFERS_MAX)];
+        let written = retry(|| write(some, offset))?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        IoSlice::advance_slices(&mut buffers, written);
+        offset += written as u64;
+    }
+    Ok(())
+}
+
+impl OsFile {
+    fn file(&self) -> io::Result<&File> {
+        let read_only = || io::Error::new(io::ErrorKind::PermissionDenied, "opened to be read");
+        self.file.as_ref().ok_or_else(read_only)
+    }
+}
+
+impl DiskFile for OsFile {
+    #[inline]
+    fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    fn id(&self) -> FileId {
+        self.id
+    }
+
+    #[inline]
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        if self.needs_space { self.mapping.reserve(offset, len) } else { Ok(()) }
+    }
+
+    fn is_cached(&self, offset: u64) -> bool {
+        // Fails where it would have to wait for the disk.
+        let Ok(file) = self.file() else { return false };
+        let (mut byte, flags) = ([0], rustix::io::ReadWriteFlags::NOWAIT);
+        rustix::io::preadv2(file, &mut [IoSliceMut::new(&mut byte)], offset, flags) == Ok(1)
+    }
+
+    fn write_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let len: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        check_size_limit(offset + len as u64)?;
+        let file = self.file()?.as_fd();
+        write_all(buffers, offset, |some, at| rustix::io::pwritev(file, some, at))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file()?.sync_data()
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let file = self.file()?;
+        Ok(retry(|| rustix::fs::fallocate(file, flags, offset, len))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    /// Writes some buffers with calls that do as `calls` says, then as they are asked; returns what
+    /// was written, from offset 100 on.
+    fn write(lens: &[usize], calls: &[rustix::io::Result<usize>]) -> io::Result<Vec<u8>> {
+        let bytes: Vec<u8> = (0..lens.iter().sum::<usize>()).map(|i| i as u8).collect();
+        let mut rest = &bytes[..];
+        let mut buffers = Vec::new();
+        for &len in lens {
+            let (buffer, behind) = rest.split_at(len);
+            buffers.push(IoSlice::new(buffer));
+            rest = behind;
+        }
+        let (mut calls, mut file) = (calls.iter(), Vec::new());
+        write_all(&mut buffers, 100, |some, at| {
+            assert_eq!(at, 100 + file.len() as u64);
+            assert!(!some.is_empty() && some.len() <= BUFFERS_MAX && !some[0].is_empty());
+            let all: usize = some.iter().map(|buffer| buffer.len()).sum();
+            let written = calls.next().map_or(Ok(all), |call| *call)?;
+            let asked: Vec<u8> = some.iter().flat_map(|buffer| buffer.iter().copied()).collect();
+            file.extend(&asked[..written]);
+            Ok(written)
+        })?;
+        assert!(file == bytes, "other bytes");
+        Ok(file)
+    }
+
+    #[test]
+    fn a_write_that_is_short_or_interrupted_goes_on_where_it_was() {
+        for lens in [&[10, 20, 30][..], &[0, 60, 0], &[1; 60]] {
+            for short in 1..60 {
+                write(lens, &[Ok(short)]).unwrap();
+                write(lens, &[Err(Errno::INTR), Ok(short), Err(Errno::INTR)]).unwrap();
+            }
+        }
+        write(&[3; 2 * BUFFERS_MAX + 1], &[Ok(4), Err(Errno::INTR), Ok(1)]).unwrap();
+        write(&[], &[]).unwrap();
+    }
+
+    #[test]
+    fn a_write_that_fails_or_does_not_get_on_is_an_error() {
+        let after = |last| write(&[10, 20], &[Ok(7), Err(Errno::INTR), last]).unwrap_err();
+        assert_eq!(after(Err(Errno::NOSPC)).kind(), io::ErrorKind::StorageFull);
+        assert_eq!(after(Err(Errno::IO)).raw_os_error(), Some(Errno::IO.raw_os_error()));
+        assert_eq!(after(Ok(0)).kind(), io::ErrorKind::WriteZero);
+    }
+
+    #[test]
+    fn a_file_is_cached_until_the_system_has_dropped_it() {
+        let path = tempfile::tempdir().unwrap();
+        let dir = OsDisk.open_dir(path.path()).unwrap();
+        let file = dir.create("file", 1 << 20).unwrap();
+        file.write_at(&mut [IoSlice::new(&[7; 8192])], 0).unwrap();
+        assert!(file.is_cached(0) && file.is_cached(8191));
+        file.sync().unwrap();
+        // A page that another processor has just handled stays until that has let go of it.
+        let is_dropped = || {
+            let file = file.file().unwrap();
+            rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            true
+        };
+        if dir.file_system == TMPFS {
+            println!("not seen: what is dropped, since {} lives in memory", path.path().display());
+        } else {
+            let dropped = (0..500).any(|_| is_dropped() && !file.is_cached(0));
+            assert!(dropped, "it stays in memory");
+        }
+    }
+}

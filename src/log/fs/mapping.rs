@@ -1,0 +1,268 @@
+//! Memory that is a file: the one place that turns offsets into pointers.
+//!
+//! **The safety sentence**, which every `SAFETY` comment below cites: *published bytes never
+//! change, and a file that may be mapped never shrinks.* Words that do change (links, states,
+//! notes, everything in the control file) are only ever touched as atomics; no slice covers them.
+//! Every offset is held against the length of the mapping first.
+
+#![expect(unsafe_code, reason = "a mapping is reached through pointers")]
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use memmap2::{MmapMut, MmapOptions, MmapRaw};
+use nix::libc;
+use rustix::mm::Advice;
+
+/// The page of almost every machine that this runs on; on others, what it is used for is only slower.
+const PAGE_BYTES: u64 = 4096;
+
+/// A range of memory shared with a file, or with nobody.
+#[derive(Debug)]
+pub struct Mapping {
+    raw: MmapRaw,
+    writable: bool,
+    /// Whether it is memory of this process alone, and no file.
+    private: bool,
+    /// Whether the system says which of its pages are in memory: to those who could write the file.
+    tells: bool,
+}
+
+impl Mapping {
+    /// Maps the first `len` bytes of a file, which must be that long.
+    pub fn of_file(file: &File, len: u64, writable: bool) -> io::Result<Mapping> {
+        let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let mut options = MmapOptions::new();
+        options.len(len);
+        let raw = if writable { options.map_raw(file) } else { options.map_raw_read_only(file) }?;
+        let tells = writable || {
+            let user = rustix::process::geteuid();
+            user.is_root() || user.as_raw() == file.metadata()?.uid()
+        };
+        let mapping = Mapping { raw, writable, private: false, tells };
+        // Fresh pages that are stored to are made faster without the hint.
+        if !writable {
+            mapping.expect_random_reads();
+        }
+        Ok(mapping)
+    }
+
+    /// From now on a fault brings in its own page, and not as many around it as the device's read-ahead is. A
+    /// system that does not take the hint only reads more.
+    pub(crate) fn expect_random_reads(&self) {
+        self.advise(0, self.len(), Advice::Random);
+    }
+
+    /// Zeroed memory without a file, for disks that tests simulate.
+    pub fn anonymous(len: u64) -> io::Result<Mapping> {
+        let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let raw = MmapMut::map_anon(len)?.into();
+        Ok(Mapping { raw, writable: true, private: true, tells: false })
+    }
+
+    /// Zeroes memory that is no file, for its next use.
+    ///
+    /// # Panics
+    /// When it is a file.
+    pub fn clear(&mut self) {
+        assert!(self.private, "a file is not cleared");
+        let start = self.at(0, self.len());
+        // SAFETY: `at` has checked the range; no other process has this memory, and in this one
+        // `&mut self` says that nobody has a reference into it.
+        unsafe { std::ptr::write_bytes(start, 0, self.raw.len()) }
+    }
+
+    /// Has the kernel clear the memory in every child of `fork`. Only memory of this process alone, without a file.
+    pub(crate) fn wipe_in_children(&self) -> io::Result<()> {
+        assert!(self.private, "a file is not cleared");
+        let start = self.at(0, self.len()).cast();
+        // SAFETY: the range is one whole private mapping. Nobody gets a slice of it here, and words in it are
+        // atomics, which may change under others.
+        unsafe { rustix::mm::madvise(start, self.raw.len(), Advice::LinuxWipeOnFork) }?;
+        Ok(())
+    }
+
+    /// The length in bytes.
+    #[inline]
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.raw.len() as u64
+    }
+
+    /// Whether the mapping has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether words and bytes may be stored.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// The address of `len` bytes at `offset`.
+    ///
+    /// # Panics
+    /// When they are not all inside the mapping: a bug of the caller, not a matter of input.
+    #[inline]
+    fn at(&self, offset: u64, len: u64) -> *mut u8 {
+        let end = offset.checked_add(len);
+        assert!(end.is_some_and(|end| end <= self.len()), "outside of the mapping");
+        // In range, so the address is inside the mapping and cannot wrap.
+        self.raw.as_mut_ptr().wrapping_add(offset as usize)
+    }
+
+    #[inline]
+    fn word(&self, offset: u64) -> &AtomicU64 {
+        assert!(offset.is_multiple_of(8), "words are aligned");
+        let word = self.at(offset, 8).cast::<AtomicU64>();
+        // SAFETY: `at` has checked the range, the mapping begins at a page, and lives as long as
+        // `self`; a file that may be mapped never shrinks. An atomic may change under others.
+        unsafe { &*word }
+    }
+
+    /// Loads the word at `offset`, a multiple of 8.
+    #[inline]
+    #[must_use]
+    pub fn load(&self, offset: u64, order: Ordering) -> u64 {
+        self.word(offset).load(order)
+    }
+
+    /// Stores the word at `offset`, a multiple of 8.
+    #[inline]
+    pub fn store(&self, offset: u64, value: u64, order: Ordering) {
+        assert!(self.writable, "the mapping is read-only");
+        self.word(offset).store(value, order);
+    }
+
+    /// Replaces the word at `offset` if it is `current`; returns what was there.
+    #[inline]
+    pub fn compare_exchange(
+        &self,
+        offset: u64,
+        current: u64,
+        new: u64,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u64, u64> {
+        assert!(self.writable, "the mapping is read-only");
+        self.word(offset).compare_exchange(current, new, success, failure)
+    }
+
+    /// Makes the pages of a range ready to be stored to, in one call instead of a fault for each
+    /// (`MADV_POPULATE_WRITE`). A hint: what the system cannot make ready, the stores do.
+    pub(crate) fn populate(&self, offset: u64, len: u64) {
+        let _ = self.populate_write(offset, len);
+    }
+
+    /// The same, where a store to one of the pages may need disk space: the error is that of a full disk,
+    /// which the store would turn into SIGBUS.
+    pub(crate) fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        use rustix::io::Errno;
+        match self.populate_write(offset, len) {
+            Err(Errno::FAULT) => Err(io::ErrorKind::StorageFull.into()),
+            Err(Errno::HWPOISON) => Err(io::Error::from_raw_os_error(Errno::IO.raw_os_error())),
+            // What an older kernel does not know, it cannot be asked for.
+            _ => Ok(()),
+        }
+    }
+
+    /// Has the pages of a range brought into memory, and does not wait for them (`MADV_WILLNEED`). A hint.
+    ///
+    /// In calls of 128 KiB: of a longer one the system leaves out what exceeds the larger of the device's read-ahead
+    /// and its largest request.
+    pub(crate) fn fetch(&self, offset: u64, len: u64) {
+        const CALL_BYTES: u64 = 128 << 10;
+        let (mut offset, end) = (offset & !(PAGE_BYTES - 1), (offset + len).min(self.len()));
+        while offset < end {
+            let len = (end - offset).min(CALL_BYTES);
+            self.advise(offset, len, Advice::WillNeed);
+            offset += len;
+        }
+    }
+
+    /// Lets go of the pages that lie wholly in a range: they leave this mapping, and memory too if nobody else uses
+    /// them (`MADV_PAGEOUT`). Their bytes stay what they are. Pages at the edges hold what neighbours need. A hint.
+    pub(crate) fn release(&self, offset: u64, len: u64) {
+        let end = (offset + len).min(self.len()) & !(PAGE_BYTES - 1);
+        let start = offset.next_multiple_of(PAGE_BYTES);
+        if start < end {
+            self.advise(start, end - start, Advice::LinuxPageOut);
+        }
+    }
+
+    /// A hint about a range that begins at a page.
+    fn advise(&self, offset: u64, len: u64, advice: Advice) {
+        if self.private || len == 0 {
+            return;
+        }
+        let address = self.at(offset, len).cast();
+        // SAFETY: `at` has checked the range. None of the advice that is given here changes a byte of a mapping
+        // that is shared with a file.
+        let _ = unsafe { rustix::mm::madvise(address, len as usize, advice) };
+    }
+
+    /// Whether the page at an offset is in memory; false where the system does not tell.
+    pub(crate) fn is_resident(&self, offset: u64) -> bool {
+        if self.private || !self.tells {
+            return self.private;
+        }
+        let address = self.at(offset & !(PAGE_BYTES - 1), 1).cast();
+        let mut page = 1;
+        // SAFETY: `at` has checked the range, which begins at a page and lies in one; so one byte is written.
+        let asked = unsafe { libc::mincore(address, 1, &raw mut page) };
+        asked != 0 || page & 1 == 1
+    }
+
+    fn populate_write(&self, offset: u64, len: u64) -> rustix::io::Result<()> {
+        let start = offset & !(PAGE_BYTES - 1);
+        let len = (offset + len).min(self.len()).saturating_sub(start);
+        let address = self.at(start, len).cast();
+        // SAFETY: `at` has checked the range; no byte of it changes.
+        unsafe { rustix::mm::madvise(address, len as usize, Advice::LinuxPopulateWrite) }
+    }
+
+    /// Copies bytes out, word by word, whatever they are and whoever changes them meanwhile.
+    pub fn copy_out(&self, offset: u64, out: &mut [u8]) {
+        let (mut offset, mut out) = (offset, out);
+        while !out.is_empty() {
+            let word = self.load(offset & !7, Ordering::Relaxed).to_le_bytes();
+            let skip = (offset & 7) as usize;
+            let (part, rest) = out.split_at_mut(out.len().min(8 - skip));
+            part.copy_from_slice(&word[skip..skip + part.len()]);
+            offset += part.len() as u64;
+            out = rest;
+        }
+    }
+
+    /// Published bytes.
+    ///
+    /// # Safety
+    /// The bytes in `range` are published: nobody stores to them while the slice lives, and no
+    /// word that changes lies among them.
+    #[inline]
+    pub(crate) unsafe fn bytes(&self, range: Range<u64>) -> &[u8] {
+        let len = range.end.saturating_sub(range.start);
+        let start = self.at(range.start, len);
+        // SAFETY: `at` has checked the range; the caller vouches that the bytes are published, and
+        // published bytes never change, and a file that may be mapped never shrinks.
+        unsafe { std::slice::from_raw_parts(start, len as usize) }
+    }
+
+    /// Copies bytes into space that is not published yet.
+    ///
+    /// # Safety
+    /// The caller alone has claimed the range, and nobody holds a slice of it.
+    #[inline]
+    pub(crate) unsafe fn copy_in(&self, offset: u64, bytes: &[u8]) {
+        assert!(self.writable, "the mapping is read-only");
+        let to = self.at(offset, bytes.len() as u64);
+        // SAFETY: `at` has checked the range; it is the caller's alone, so it does not overlap
+        // `bytes`, which are borrowed; a file that may be mapped never shrinks.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
+    }
+}

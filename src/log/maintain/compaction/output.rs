@@ -1,0 +1,171 @@
+//! The output of a run: written, synced and published.
+
+use std::sync::Arc;
+
+use partd_format::batch::{Layout, NewEntry};
+use partd_format::segment::HEADER_LEN;
+
+use crate::error::{Error, Result};
+use crate::log::fs::names::{OUTPUT_RESERVE, RESERVE, UNFINISHED_OUTPUT};
+use crate::log::fs::{Disk, DiskFile, is_full};
+use crate::log::maintain::compaction::base::Base;
+use crate::log::maintain::compaction::plan::{Plan, Planned, split};
+use crate::log::maintain::compaction::stop::{Pace, Stop};
+use crate::log::maintain::engine::Engine;
+use crate::log::segment::SEAL_LEN;
+use crate::log::segment::ahead::Ahead;
+use crate::log::segment::batch_writer::{BatchWriter, GROUP_BYTES, Through};
+use crate::log::segment::claim::{ActiveSegment, Claim};
+use crate::log::segment::space::Space;
+use crate::log::segment::unpublished::{NewSegment, Unpublished};
+use crate::log::shared::control::{Control, ReservedFor};
+use crate::log::store::Store;
+
+/// Writes, syncs and publishes the output; returns its length, or `None` if it was stopped.
+///
+/// There is one also where nothing is left to write: it says which numbers may miss.
+pub(super) fn write_output<D: Disk>(
+    engine: &Engine<D>,
+    control: &Control<D>,
+    base: &Base<D::File>,
+    plan: &Plan,
+    stop: &Stop,
+) -> Result<Option<u64>> {
+    let Engine { store, writer, .. } = engine;
+    let inputs = base.input_ids();
+    let batches = split(&plan.entries)?;
+    let lists_len = inputs.len() as u64 * 8 + plan.retained.len() as u64 * 16;
+    let data_len: u64 = batches.iter().map(|(_, layout)| layout.batch_len()).sum();
+    let len = (HEADER_LEN + lists_len + data_len + SEAL_LEN).next_multiple_of(4096);
+    let mut new = match new_output(store, &writer.space, len) {
+        // The last resort, where it is sure to help: the free end of this handle's own segment.
+        Err(error)
+            if is_full(&error)
+                && base.inputs.iter().map(|source| source.len).sum::<u64>() >= 2 * len
+                && base.inputs.len() == 1
+                && writer.give_up_active(control, len) =>
+        {
+            new_output(store, &writer.space, len)?
+        }
+        created => created?,
+    };
+    let id = control.reserve_segment_id(ReservedFor::Output)?;
+    let output = Some((base.max_seq, &inputs[..], &plan.retained[..]));
+    let segment = NewSegment { store: store.uuid, slot: 0, output };
+    let written = new
+        .begin(id, &segment)
+        .and_then(|active| write_batches(store, control, base, active, batches, stop));
+    let published = match written {
+        Ok(true) => new.publish(id).map(|()| true),
+        stopped => stopped,
+    };
+    let durable_seq = matches!(published, Ok(true)).then(|| store.sync_dir(control));
+    // Behind the sync, after which the words may need space again. If there is none, the output is there and
+    // nobody was told: the next compaction tells.
+    control.reserve()?;
+    if let Some(durable_seq) = durable_seq {
+        control.raise_directory_epoch();
+        control.clear_output();
+        return durable_seq.map(|()| Some(len));
+    }
+    // Nobody need look for it any more.
+    control.clear_output();
+    published.map(|_| None)
+}
+
+/// A file for an output; on a full disk, a reserve that is long enough.
+fn new_output<'s, D: Disk>(
+    store: &'s Store<D>,
+    space: &Space<D>,
+    len: u64,
+) -> Result<Unpublished<'s, D>> {
+    let error = match space.new_file(store, UNFINISHED_OUTPUT, len) {
+        Err(error) if is_full(&error) => error,
+        created => return created,
+    };
+    for reserve in [OUTPUT_RESERVE, RESERVE] {
+        if let Some(new) = space.take_reserve(store, reserve, UNFINISHED_OUTPUT, len)? {
+            return Ok(new);
+        }
+    }
+    Err(error)
+}
+
+/// Writes the batches of an output and syncs it. Returns whether it came to the end.
+fn write_batches<D: Disk>(
+    store: &Store<D>,
+    control: &Control<D>,
+    base: &Base<D::File>,
+    mut active: ActiveSegment<D::File>,
+    batches: Vec<(&[Planned], Layout)>,
+    stop: &Stop,
+) -> Result<bool> {
+    let segment = Arc::clone(active.segment());
+    let mut pace = Pace::new(store.options.compaction_bytes_per_second);
+    for (entries, layout) in batches {
+        let mut claim = active
+            .claim(layout.batch_len())?
+            .ok_or_else(|| Error::Invalid("the output of a compaction is too short".into()))?;
+        if !copy(base, &mut claim, entries, &layout, &mut pace, stop)? {
+            return Ok(false);
+        }
+        segment.mark_committed(claim.offset(), base.max_seq)?;
+    }
+    active.close();
+    if !store.is_temporary {
+        segment.file().sync().map_err(|error| control.sync_error(segment.path(), error))?;
+    }
+    Ok(true)
+}
+
+/// Copies entries into a batch of the output, each byte verified and checksummed anew on the way.
+/// Returns whether it came to the end before it was stopped.
+fn copy<F: DiskFile>(
+    base: &Base<F>,
+    claim: &mut Claim<F>,
+    entries: &[Planned],
+    layout: &Layout,
+    pace: &mut Pace,
+    stop: &Stop,
+) -> Result<bool> {
+    let path = claim.segment().path();
+    let error = |error| Error::io("write to the segment", &path, error);
+    let mut writer = BatchWriter::new(claim, layout, Through::File);
+    let mut checksums = Vec::with_capacity(entries.len());
+    let spans = entries.iter().filter_map(|entry| entry.extents.as_ref());
+    let spans = spans.flat_map(|(extents, range)| &extents[range.clone()]);
+    // The inputs are about to go: nobody need keep their pages.
+    let ahead = Ahead::new(spans.map(|extent| base.segment(extent.segment()).span(extent)), true);
+    for entry in entries {
+        let Some((extents, range)) = &entry.extents else {
+            checksums.push(0);
+            continue;
+        };
+        for extent in &extents[range.clone()] {
+            let segment = base.segment(extent.segment());
+            let mut check = segment.salt().value_hasher();
+            for piece in segment.value(extent).chunks(GROUP_BYTES) {
+                ahead.begin(piece.len() as u64);
+                check.update(piece);
+                if writer.push(piece) {
+                    if stop.is_due() {
+                        return Ok(false);
+                    }
+                    pace.keep(writer.flush().map_err(error)?, stop);
+                }
+            }
+            segment.compare(extent, check.finalize())?;
+        }
+        checksums.push(writer.end_value());
+    }
+    pace.keep(writer.flush().map_err(error)?, stop);
+    let new = entries.iter().zip(checksums).map(|(entry, value_checksum)| NewEntry {
+        kind: entry.kind,
+        key: entry.key.as_bytes(),
+        value_len: entry.len,
+        value_checksum,
+        sequence: entry.sequence,
+    });
+    writer.finish(layout, 0, new, &mut Vec::new()).map_err(error)?;
+    Ok(true)
+}

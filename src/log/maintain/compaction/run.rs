@@ -1,0 +1,227 @@
+//! The runs of a compaction: each writes one output, and then its inputs go.
+
+use std::sync::Arc;
+
+use partd_format::control::{COMPACTION_LOCK_AT, SLOTS};
+
+use crate::error::{Error, Result};
+use crate::log::fs::names::{UNFINISHED_OUTPUT, segment_name};
+use crate::log::fs::{Access, Disk, DiskFile, is_full};
+use crate::log::maintain::compaction::base::{Aim, Base};
+use crate::log::maintain::compaction::output::write_output;
+use crate::log::maintain::compaction::stop::Stop;
+use crate::log::maintain::engine::Engine;
+use crate::log::segment::Segment;
+use crate::log::segment::outputs::NewestOutput;
+use crate::log::shared::commit;
+use crate::log::shared::control::Control;
+use crate::log::shared::lease::WriterLease;
+use crate::log::store::Store;
+use crate::log::write::orphan::seal_orphan;
+
+/// What [`SegmentLog::compact`](crate::SegmentLog::compact) has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Compaction {
+    /// The outputs that were written: 0 where there was nothing to do, or nothing could be done.
+    /// Each makes every handle build its index anew.
+    pub runs: u64,
+    /// Why something is left to compact that could have been; `None` where nothing is.
+    pub skipped: Option<Skipped>,
+    /// The segments that were replaced.
+    pub segments_replaced: u64,
+    /// The bytes of live values that were copied.
+    pub bytes_rewritten: u64,
+    /// The length of the segments that were replaced, less that of the outputs, in bytes.
+    pub bytes_freed: u64,
+    /// The pieces in which the copied values lay before.
+    pub extents_before: u64,
+    /// The pieces in which they lie now.
+    pub extents_after: u64,
+    /// Deletes that had to be kept, since something older than they are is still there.
+    pub deletes_kept: u64,
+}
+
+/// Why a compaction has left something for a later one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Skipped {
+    /// Another compaction of the store is under way, in this process or in another.
+    OtherCompaction,
+    /// The disk has no space for the output of another run. What was done so far has freed some.
+    NoSpace,
+    /// It was asked to end: the handle is being closed.
+    Closing,
+}
+
+/// Runs compactions until there is nothing more to gain.
+pub(crate) fn compact<D: Disk>(engine: &Engine<D>, aim: Aim, stop: &Stop) -> Result<Compaction> {
+    let control = engine.store.control()?;
+    let mut report = Compaction::default();
+    control.reserve()?;
+    let Some(_lock) = control.try_lock(COMPACTION_LOCK_AT, true)? else {
+        report.skipped = Some(Skipped::OtherCompaction);
+        return Ok(report);
+    };
+    finish_predecessor(&engine.store, control)?;
+    let first_new = control.next_segment();
+    loop {
+        match run(engine, control, aim, first_new, stop, &mut report) {
+            Ok(true) => {}
+            Ok(false) => return Ok(report),
+            // What was freed is free; the rest needs more than that.
+            Err(error) if is_full(&error) && report.runs > 0 => {
+                report.skipped = Some(Skipped::NoSpace);
+                return Ok(report);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Unlinks what outputs have replaced, and makes it durable that it is gone.
+fn finish_predecessor<D: Disk>(store: &Store<D>, control: &Control<D>) -> Result<()> {
+    // After a failed sync nobody knows whether an output has its bytes and its name for good.
+    store.check_sync(control)?;
+    store.sync_dir(control)?;
+    let ids = store.directory.segment_ids()?;
+    let mut newest = NewestOutput::default();
+    let mut dead = Vec::new();
+    for &id in &ids {
+        if let Some(segment) = open_if_there(store, id)? {
+            dead.extend(newest.see(&segment)?.into_iter().filter(|id| ids.contains(id)));
+        }
+    }
+    for &id in ids.iter().filter(|&&id| newest.may_have_outlived(id)) {
+        let segment = open_if_there(store, id)?;
+        if segment.is_some_and(|segment| newest.has_outlived(&segment)) {
+            dead.push(id);
+        }
+    }
+    if dead.is_empty() {
+        return Ok(());
+    }
+    control.reserve()?;
+    // Whoever renamed the output may have died before it said so: a picture that knows the sources
+    // alone, this handle's among them, must not go on with them.
+    control.raise_directory_epoch();
+    let mut gone = false;
+    for id in dead {
+        // Where the name leads to a file of another store by now, that file stays.
+        gone |= store.directory.unlink_segment(id, &store.uuid)?;
+    }
+    if gone {
+        store.sync_dir(control)?;
+    }
+    Ok(())
+}
+
+fn open_if_there<D: Disk>(store: &Store<D>, id: u64) -> Result<Option<Segment<D::File>>> {
+    match Segment::open(&store.directory, id, Some(&store.uuid), Access::Read) {
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
+/// One run. Returns whether another may find something to do.
+fn run<D: Disk>(
+    engine: &Engine<D>,
+    control: &Control<D>,
+    aim: Aim,
+    first_new: u64,
+    stop: &Stop,
+    report: &mut Compaction,
+) -> Result<bool> {
+    let Engine { store, writer, reader, syncer } = engine;
+    if stop.is_due() {
+        report.skipped = Some(Skipped::Closing);
+        return Ok(false);
+    }
+    seal_orphans(engine, control)?;
+    let Some(mut base) = Base::of(engine, aim, first_new)? else { return Ok(false) };
+    let (plan, output_len) = loop {
+        syncer.sync_beside(store, base.max_seq, &base.input_ids())?;
+        let plan = base.plan()?;
+        match write_output(engine, control, &base, &plan, stop) {
+            Ok(Some(len)) => break (plan, len),
+            Ok(None) => {
+                report.skipped = Some(Skipped::Closing);
+                return Ok(false);
+            }
+            // On a full disk, fewer at a time, down to the one that needs the least.
+            Err(error) if is_full(&error) && base.inputs.len() > 1 => {
+                base.inputs.truncate(base.inputs.len() / 2);
+                base.has_more = true;
+            }
+            Err(error) => return Err(error),
+        }
+    };
+    let source_len: u64 = base.inputs.iter().map(|source| source.len).sum();
+    store.check_sync(control)?;
+    control.reserve()?;
+    control.raise_durable_seq(base.max_seq);
+    unlink_inputs(store, &base)?;
+    control.count_compaction();
+    let entries = &plan.entries;
+    report.runs += 1;
+    report.segments_replaced += base.inputs.len() as u64;
+    report.bytes_rewritten += entries.iter().map(|entry| entry.len).sum::<u64>();
+    report.bytes_freed += source_len.saturating_sub(output_len);
+    report.extents_before += plan.extents;
+    report.extents_after += entries.iter().filter(|e| e.kind.has_value()).count() as u64;
+    report.deletes_kept += entries.iter().filter(|e| !e.kind.has_value()).count() as u64;
+    if !store.is_temporary {
+        // Makes it durable that the sources are gone, before a later run forgets a delete.
+        finish_predecessor(store, control)?;
+    }
+    let has_more = base.has_more;
+    let inputs = base.into_inputs();
+    drop(plan);
+    let ids: Vec<u64> = inputs.iter().map(|segment| segment.id()).collect();
+    syncer.forget(&ids);
+    writer.forget(&ids);
+    reader.with_version(store, |_| ())?;
+    if store.is_temporary {
+        let recycler = &writer.space.recycler;
+        inputs.into_iter().try_for_each(|segment| recycler.recycle_or_unlink(store, segment))?;
+    }
+    writer.space.keep_reserves(store, UNFINISHED_OUTPUT);
+    Ok(has_more)
+}
+
+/// Removes the sources of an output. Those of a temporary store stay until no view of this handle needs
+/// them, since they may be recycled.
+fn unlink_inputs<D: Disk>(store: &Store<D>, base: &Base<D::File>) -> Result<()> {
+    if store.is_temporary {
+        return Ok(());
+    }
+    base.inputs.iter().try_for_each(|source| {
+        let segment = base.segment(source.number);
+        store.directory.unlink_mapped(&segment_name(source.id), segment.file().id())
+    })
+}
+
+/// Seals the segments of writers that are gone, so that they can be compacted.
+fn seal_orphans<D: Disk>(engine: &Engine<D>, control: &Control<D>) -> Result<()> {
+    let Engine { store, reader, .. } = engine;
+    let open: Vec<_> = reader.with_walked_version(store, |version| {
+        let segment = |number: u32| Arc::clone(&version.segments[number as usize]);
+        version.open.iter().map(|cursor| segment(cursor.segment)).collect()
+    })?;
+    for segment in open {
+        let Ok(slot) = u16::try_from(segment.header().slot) else { continue };
+        if slot >= SLOTS {
+            continue;
+        }
+        let lease = WriterLease::take(control, slot)?;
+        if lease.is_some() {
+            // Nobody holds the slot: whoever made the segment in it is gone.
+            commit::take_over(control, slot)?;
+            seal_orphan(store, control, slot, segment.id())?;
+        } else if segment.id() < control.first_segment(slot) {
+            // The holder came later, and has taken over what was open.
+            seal_orphan(store, control, slot, segment.id())?;
+        }
+    }
+    Ok(())
+}

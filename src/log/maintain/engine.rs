@@ -1,0 +1,52 @@
+//! What an open handle is made of. The handle and its background thread share it; what it can do is in the files of
+//! the floors.
+
+use crate::log::fs::{Dir, Disk};
+use crate::log::maintain::sync::Syncer;
+use crate::log::open::sweep::{give_back, remove};
+use crate::log::read::reader::Reader;
+use crate::log::store::Store;
+use crate::log::write::Writer;
+
+/// The parts of a handle, the lowest first.
+#[derive(Debug)]
+pub(crate) struct Engine<D: Disk> {
+    pub(crate) store: Store<D>,
+    pub(crate) writer: Writer<D>,
+    pub(crate) reader: Reader<D>,
+    pub(crate) syncer: Syncer<D>,
+}
+
+impl<D: Disk> Engine<D> {
+    pub(crate) fn new(store: Store<D>, reader: Reader<D>) -> Engine<D> {
+        let writer = Writer::new(store.directory.disk.now_unix_ms());
+        Engine { store, writer, reader, syncer: Syncer::new() }
+    }
+
+    /// Ends what the handle writes; says that the store was closed if this is the last handle on it, and removes it
+    /// if it is a temporary one.
+    pub(crate) fn close(&mut self) {
+        let Some(control) = self.store.shared().filter(|_| !self.store.is_read_only) else {
+            return;
+        };
+        self.writer.close(control);
+        if self.store.is_temporary {
+            // Nobody is left to tell; what stays behind can be swept later.
+            if let Ok(Some(files)) = remove(&self.store.directory, None) {
+                let reader = std::mem::replace(&mut self.reader, Reader::new());
+                let writer = std::mem::replace(&mut self.writer, Writer::new(0));
+                give_back(files, (reader, writer));
+            }
+            return;
+        }
+        self.store.unlock();
+        let Some(control) = self.store.shared() else { return };
+        // Only the last handle gets the lock, and only then nothing more will happen.
+        if let Ok(Some(_alone)) = self.store.directory.dir.try_lock(true)
+            && control.is_in_place().unwrap_or(false)
+            && control.reserve().is_ok()
+        {
+            control.set_clean();
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The path of a store: whether there is a store at it, or may be one.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+
+use partd_format::control as layout;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::log::fs::directory::Directory;
+use crate::log::fs::names::{CONTROL, is_known, is_of_store};
+use crate::log::fs::{Access, Dir, Disk, DiskFile};
+use crate::log::options::Options;
+
+/// Checks the path, opens its directory, and makes it if it may.
+pub(super) fn prepare<D: Disk>(
+    disk: D,
+    path: &Path,
+    options: &Options,
+    make: bool,
+) -> Result<Directory<D>> {
+    // For messages: the process may change its directory while the store is open.
+    let path = &std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let opened = match disk.open_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && make => {
+            disk.create_dir(path).map_err(|e| Error::io("make the directory", path, e))?;
+            disk.open_dir(path)
+        }
+        opened => opened,
+    };
+    let dir = match opened {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !make => {
+            let why = "there is no store here; `SegmentLog::open` would make one";
+            return Err(Error::refused(ErrorKind::NotAStore, path, why));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            let why = "this is a file; a store is a directory, give the path of one or of nothing";
+            return Err(Error::refused(ErrorKind::NotAStore, path, why));
+        }
+        opened => opened.map_err(|e| Error::io("read the directory", path, e))?,
+    };
+    let directory = Directory::new(disk, dir, path);
+    let listed = directory.dir.list().map_err(|e| directory.dir_error("read the directory", e))?;
+    let is_store = listed.iter().any(|name| is_of_store(name)) || is_control(&directory, &listed)?;
+    let is_strange = |name: &&OsString| !is_known(name) || *name == CONTROL;
+    let stranger = listed.iter().find(is_strange);
+    if let Some(stranger) = stranger.filter(|_| !is_store) {
+        let why = format!(
+            "this is no partd store, and it holds other files ({}{}); give an empty or a new \
+             directory",
+            stranger.to_string_lossy(),
+            if listed.len() > 1 { ", …" } else { "" }
+        );
+        return Err(Error::refused(ErrorKind::NotAStore, path, why));
+    }
+    if !make && !is_store {
+        let why = "there is no store in this directory; `SegmentLog::open` would make one";
+        return Err(Error::refused(ErrorKind::NotAStore, path, why));
+    }
+    check_file_system(&directory, options)?;
+    Ok(directory)
+}
+
+/// Refuses file systems on which the store cannot keep its promises.
+pub(crate) fn check_file_system<D: Disk>(
+    directory: &Directory<D>,
+    options: &Options,
+) -> Result<()> {
+    if options.any_file_system {
+        return Ok(());
+    }
+    let unfit =
+        directory.dir.unfit().map_err(|e| directory.dir_error("look at the file system of", e))?;
+    let Some(unfit) = unfit else { return Ok(()) };
+    let why = format!(
+        "{unfit}, where mappings and locks may not do what the store relies on; use a local \
+         disk, or the option `any_file_system` if only this machine uses the directory and no \
+         promise need hold after a crash"
+    );
+    Err(Error::refused(ErrorKind::UnsupportedFileSystem, &**directory.path(), why))
+}
+
+/// Whether a file called `control`, where nothing else tells of a store, can be what a power cut has
+/// left of one: empty, or of its length, whatever it holds.
+pub(super) fn is_control<D: Disk>(directory: &Directory<D>, listed: &[OsString]) -> Result<bool> {
+    if !listed.iter().any(|name| name == CONTROL) {
+        return Ok(false);
+    }
+    let file = match directory.dir.open(CONTROL, Access::Read) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(false),
+        opened => opened.map_err(|error| directory.error("open", CONTROL, error))?,
+    };
+    let len = file.mapping().len();
+    Ok(len == 0 || len == layout::FILE_LEN)
+}

@@ -1,0 +1,477 @@
+//! Recovery: what the segments say the history is, when the control file cannot say.
+//!
+//! `kill -9` needs none of it; it is for a power cut, a lost control file, and a store whose last
+//! handle did not close it. Everything up to the synced mark must be there. Above it, the history
+//! ends before the first number that is missing or not whole, and what lies beyond is made void,
+//! durably, before anyone appends. It may be cut at any point, or end in an error, and the next one
+//! does the same again: it stores each void word once more, also one that it finds, for it may be
+//! the work of a recovery that died, or whose sync failed, and a sync writes only what is dirty.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use partd_format::control::{self as layout};
+use partd_format::{Link, State};
+
+use crate::error::{Error, Result, damage};
+use crate::log::fs::directory::{Content, Directory};
+use crate::log::fs::names::{is_unfinished, segment_name, torn_names};
+use crate::log::fs::{Access, Dir, Disk, DiskFile, was_not_tried};
+use crate::log::segment::Segment;
+use crate::log::segment::ahead::{Ahead, HeadsAhead, Span};
+use crate::log::segment::chain::BatchRange;
+use crate::log::segment::outputs::{NewestOutput, kept_is_missing};
+use crate::log::shared::control::Control;
+use crate::log::shared::start::Start;
+
+/// How much is to be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RecoveryMode {
+    /// The machine has not been booted since, so all that was stored is there.
+    Memory,
+    /// Nothing but what the checksums say.
+    Disk,
+}
+
+/// What a control file says, as far as it can be trusted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Known {
+    /// The uuid of the store; not known where the file may be a copy of another store's.
+    pub(crate) uuid: Option<[u8; 16]>,
+    /// The mark, and the uuid of the store that it is of.
+    pub(crate) mark: Option<([u8; 16], u64)>,
+    /// The last commit that processes of this boot have seen: its number and its segment.
+    pub(crate) last: Option<(u64, u64)>,
+}
+
+/// What a new control file is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewControl {
+    pub(crate) uuid: [u8; 16],
+    pub(crate) boot: [u8; 16],
+    pub(crate) temporary: bool,
+}
+
+/// What the segments hold.
+#[derive(Debug)]
+pub(crate) struct RecoveryScan<F> {
+    segments: Vec<Surveyed<F>>,
+    /// Files that have the name of a segment and no readable header, and may have been more.
+    unreadable: Vec<(u64, Error)>,
+    /// The others like them, which outputs of compactions replace: what was dead before anyone asked
+    /// for a sync may never have come to the disk.
+    unreadable_replaced: Vec<u64>,
+    mode: RecoveryMode,
+    /// The uuid of the store, where anything says it.
+    pub(crate) uuid: Option<[u8; 16]>,
+    /// The last number of the history.
+    pub(crate) sequence: u64,
+    /// The newest synced mark that was found.
+    pub(crate) durable_seq: u64,
+    /// The last commit that processes of this boot have seen, if the control file can say: its number and its
+    /// segment.
+    last: Option<(u64, u64)>,
+    /// Above every id that was seen.
+    pub(crate) next_segment: u64,
+}
+
+#[derive(Debug)]
+struct Surveyed<F> {
+    segment: Segment<F>,
+    batches: Vec<ScannedBatch>,
+    /// Where the chain ends.
+    end: u64,
+    ending: Result<Link, partd_format::Error>,
+    is_replaced: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct ScannedBatch {
+    offset: u64,
+    len: u64,
+    state: Result<State, partd_format::Error>,
+}
+
+impl<F: DiskFile> RecoveryScan<F> {
+    /// Looks at every segment, with what the control file knows.
+    ///
+    /// With `ignore_damage`, the history ends before what is missing or damaged, wherever it is.
+    pub(crate) fn new<D: Disk<File = F>>(
+        directory: &Directory<D>,
+        known: Known,
+        mode: RecoveryMode,
+        ignore_damage: bool,
+    ) -> Result<RecoveryScan<F>> {
+        let mut scan = RecoveryScan {
+            segments: Vec::new(),
+            unreadable: Vec::new(),
+            unreadable_replaced: Vec::new(),
+            mode,
+            uuid: known.uuid,
+            sequence: 0,
+            durable_seq: 0,
+            last: known.last,
+            next_segment: 1,
+        };
+        for id in directory.segment_ids()? {
+            scan.next_segment = scan.next_segment.max(id.saturating_add(1));
+            scan.add(directory, id)?;
+        }
+        if let Some((uuid, durable_seq)) = known.mark
+            && durable_seq > 0
+            && *scan.uuid.get_or_insert(uuid) == uuid
+        {
+            scan.durable_seq = durable_seq;
+        }
+        let max_seq = scan.take_outputs(directory, ignore_damage)?;
+        scan.find_end(directory, max_seq, ignore_damage)?;
+        Ok(scan)
+    }
+
+    fn add<D: Disk<File = F>>(&mut self, directory: &Directory<D>, id: u64) -> Result<()> {
+        let segment = match Segment::open(directory, id, self.uuid.as_ref(), Access::Read) {
+            Ok(segment) => segment,
+            Err(error @ Error::Damage { .. }) => {
+                self.unreadable.push((id, error));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        self.uuid.get_or_insert(segment.header().store);
+        let mut batches = Vec::new();
+        let mut chain = segment.chain(segment.header().data_start).ahead();
+        for BatchRange { offset, len } in &mut chain {
+            batches.push(ScannedBatch { offset, len, state: segment.state(offset) });
+        }
+        let (end, ending) = (chain.at(), chain.ending());
+        self.segments.push(Surveyed { segment, batches, end, ending, is_replaced: false });
+        Ok(())
+    }
+
+    /// Marks what outputs of compactions replace; returns the number up to which others may miss.
+    fn take_outputs<D: Disk>(
+        &mut self,
+        directory: &Directory<D>,
+        ignore_damage: bool,
+    ) -> Result<u64> {
+        let mut newest = NewestOutput::default();
+        let mut replaced = Vec::new();
+        for surveyed in &self.segments {
+            replaced.extend(newest.see(&surveyed.segment)?);
+        }
+        for surveyed in &mut self.segments {
+            let segment = &surveyed.segment;
+            surveyed.is_replaced = replaced.contains(&segment.id()) || newest.has_outlived(segment);
+        }
+        let gone = self.unreadable.extract_if(.., |(id, _)| replaced.contains(id));
+        self.unreadable_replaced = gone.map(|(id, _)| id).collect();
+        if !ignore_damage {
+            self.check_notes()?;
+        }
+        let NewestOutput { max_seq, retained, .. } = newest;
+        if ignore_damage {
+            return Ok(max_seq);
+        }
+        for keep in retained.iter().filter(|keep| !replaced.contains(&keep.id)) {
+            let kept = self.segments.iter().find(|surveyed| surveyed.segment.id() == keep.id);
+            match kept {
+                Some(kept) => kept.must_reach(keep.end)?,
+                None => {
+                    let unreadable = self.unreadable.iter().position(|(id, _)| *id == keep.id);
+                    if let Some(unreadable) = unreadable {
+                        return Err(self.unreadable.swap_remove(unreadable).1);
+                    }
+                    return Err(kept_is_missing(directory, keep));
+                }
+            }
+        }
+        Ok(max_seq)
+    }
+
+    /// Checks that each chain reaches as far as it is noted to be on stable storage: the mark may
+    /// be lost with the batches that repeat it.
+    fn check_notes(&self) -> Result<()> {
+        let mut present = self.segments.iter().filter(|surveyed| !surveyed.is_replaced);
+        present.try_for_each(|surveyed| surveyed.must_reach(surveyed.segment.durable_end()))
+    }
+
+    /// Finds the last number of the history.
+    fn find_end<D: Disk>(
+        &mut self,
+        directory: &Directory<D>,
+        max_seq: u64,
+        ignore_damage: bool,
+    ) -> Result<()> {
+        let mode = self.mode;
+        let mut numbers: BTreeMap<u64, (usize, ScannedBatch)> = BTreeMap::new();
+        for (i, surveyed) in self.segments.iter().enumerate() {
+            if surveyed.is_replaced {
+                continue;
+            }
+            if surveyed.segment.header().output.is_some() {
+                if !ignore_damage {
+                    surveyed.must_parse()?;
+                }
+                continue;
+            }
+            let mut heads = HeadsAhead::default();
+            for (at, &found) in surveyed.batches.iter().enumerate() {
+                heads.begin(at, surveyed.batches.len(), |at| surveyed.span(at));
+                let Ok(State::Committed(sequence)) = found.state else { continue };
+                // A header that does not parse says nothing about the mark.
+                if let Ok(batch) = surveyed.segment.batch(found.offset, found.len) {
+                    heads.record(batch.head_len());
+                    self.durable_seq = self.durable_seq.max(batch.durable_seq());
+                }
+                if numbers.insert(sequence, (i, found)).is_some() {
+                    return Err(surveyed.segment.number_used_twice(found.offset, sequence));
+                }
+            }
+        }
+        let must = match mode {
+            _ if ignore_damage => 0,
+            RecoveryMode::Disk => self.durable_seq,
+            // A number is only ever given when the one before it is in place.
+            RecoveryMode::Memory => {
+                let last = numbers.last_key_value().map_or(0, |(last, _)| *last);
+                last.max(self.durable_seq).max(self.lost())
+            }
+        };
+        let mut end = max_seq;
+        // What a compaction may have dropped can be missing; what is there must be readable.
+        for (_, (i, found)) in numbers.range(..=max_seq) {
+            let parsed = self.segments[*i].segment.batch(found.offset, found.len);
+            if let Err(error) = parsed
+                && !ignore_damage
+            {
+                return Err(error);
+            }
+        }
+        let unsynced =
+            numbers.range(self.durable_seq.max(end).saturating_add(1)..).map(|(_, (i, found))| {
+                Span { segment: &self.segments[*i].segment, offset: found.offset, len: found.len }
+            });
+        let ahead = Ahead::new(unsynced, false);
+        loop {
+            let next = end + 1;
+            let whole = match numbers.get(&next) {
+                Some((i, found)) => {
+                    let segment = &self.segments[*i].segment;
+                    let values = mode == RecoveryMode::Disk && next > self.durable_seq;
+                    segment.batch(found.offset, found.len).and_then(|batch| {
+                        if values {
+                            ahead.begin(found.len);
+                            batch.check_values(segment.salt()).map_err(|e| segment.damage(e))?;
+                        }
+                        Ok(())
+                    })
+                }
+                None if next > must => break,
+                None => Err(self.missing(directory, next, must, &numbers)),
+            };
+            match whole {
+                Ok(()) => end = next,
+                Err(_) if next > must => break,
+                Err(error) => return Err(error),
+            }
+        }
+        self.sequence = end;
+        Ok(())
+    }
+
+    /// The last number that was committed, if its segment is gone: somebody has removed the file. While the
+    /// segment is there it says itself what it holds, and the control file, which may be wrong, is not asked.
+    fn lost(&self) -> u64 {
+        let Some((sequence, segment)) = self.last else { return 0 };
+        let mut ids = self.segments.iter().map(|surveyed| surveyed.segment.id());
+        if ids.any(|id| id == segment) { 0 } else { sequence }
+    }
+
+    /// The error for a number that must be there and is not.
+    fn missing<D: Disk>(
+        &self,
+        directory: &Directory<D>,
+        first: u64,
+        must: u64,
+        numbers: &BTreeMap<u64, (usize, ScannedBatch)>,
+    ) -> Error {
+        let next = numbers.range(first..).next().map(|(sequence, _)| *sequence);
+        let last = next.map_or(must, |next| next - 1).min(must);
+        let mut present = self.segments.iter().filter(|surveyed| !surveyed.is_replaced);
+        let broken = present.find_map(|surveyed| {
+            let state = surveyed.batches.iter().find_map(|found| found.state.err());
+            let error = state.or(surveyed.ending.err())?;
+            Some(damage(surveyed.segment.path(), error))
+        });
+        let broken = broken.as_ref().or(self.unreadable.first().map(|(_, error)| error));
+        let hint = broken.map(ToString::to_string);
+        Error::Missing { path: directory.path().to_path_buf(), first, last, hint }
+    }
+
+    /// Makes void what is not in the history, durably; removes what is replaced or was never
+    /// published; and writes a control file for the boot that is given.
+    pub(crate) fn apply<D: Disk<File = F>>(
+        &self,
+        directory: &Directory<D>,
+        old: Option<&Control<D>>,
+        new: &NewControl,
+    ) -> Result<()> {
+        let same_boot = match old {
+            Some(old) if old.fixed.boot == new.boot && old.fixed.store == new.uuid => {
+                old.is_own()?.then_some(old)
+            }
+            _ => None,
+        };
+        for surveyed in self.segments.iter().filter(|surveyed| !surveyed.is_replaced) {
+            if surveyed.segment.header().output.is_none() {
+                surveyed.revoke_beyond(directory, self.sequence, self.mode, same_boot)?;
+            }
+        }
+        let mut sync_failed = same_boot.is_some_and(Control::has_sync_failed);
+        let replaced: Vec<_> = self.segments.iter().filter(|s| s.is_replaced).collect();
+        let any = !replaced.is_empty() || !self.unreadable_replaced.is_empty();
+        if any && !sync_failed {
+            // What replaces them must have its name for good. If that cannot be had they stay,
+            // which costs their space, and nothing can be promised any more.
+            match directory.dir.sync() {
+                Err(error) if was_not_tried(&error) => {
+                    return Err(Error::io("sync", &**directory.path(), error));
+                }
+                durable_seq => sync_failed = durable_seq.is_err(),
+            }
+        }
+        for surveyed in replaced.into_iter().filter(|_| !sync_failed) {
+            let (id, file) = (surveyed.segment.id(), surveyed.segment.file().id());
+            directory.unlink_mapped(&segment_name(id), file)?;
+        }
+        for &id in &self.unreadable_replaced {
+            // A header that never came to the disk leaves zeros; what is neither may be anything.
+            let blank = directory.content(&segment_name(id), Some(&new.uuid));
+            match blank {
+                Ok(Content::Blank) if !sync_failed => directory.unlink(&segment_name(id))?,
+                _ => set_aside(directory, id)?,
+            }
+        }
+        for (id, _) in &self.unreadable {
+            set_aside(directory, *id)?;
+        }
+        for name in directory.dir.list().map_err(|e| directory.dir_error("list", e))? {
+            if is_unfinished(&name)
+                && let Some(name) = name.to_str()
+            {
+                // Where nothing says which store it is, all that was never finished goes.
+                directory.unlink_unfinished(name, self.uuid.as_ref())?;
+            }
+        }
+        let start = Start {
+            fixed: layout::Fixed {
+                store: new.uuid,
+                boot: new.boot,
+                created_unix_ms: old
+                    .map_or_else(|| directory.disk.now_unix_ms(), |o| o.fixed.created_unix_ms),
+                // Of the file that is made.
+                device: 0,
+                inode: 0,
+                temporary: new.temporary,
+            },
+            sequence: self.sequence,
+            next_segment: self.next_segment.max(same_boot.map_or(1, |old| {
+                // A random word would use up the ids.
+                old.next_segment().min(self.next_segment.saturating_add(1 << 20))
+            })),
+            directory_epoch: 1,
+            durable_seq: self.durable_seq.min(self.sequence),
+            sync_failed,
+        };
+        start.create(directory)
+    }
+}
+
+impl<F: DiskFile> Surveyed<F> {
+    /// Where a batch lies.
+    fn span(&self, batch: usize) -> Span<'_, F> {
+        let ScannedBatch { offset, len, .. } = self.batches[batch];
+        Span { segment: &self.segment, offset, len }
+    }
+
+    /// Makes void every batch that is not in the history up to `end`, durably, and seals the chain.
+    fn revoke_beyond<D: Disk<File = F>>(
+        &self,
+        directory: &Directory<D>,
+        end: u64,
+        mode: RecoveryMode,
+        control: Option<&Control<D>>,
+    ) -> Result<()> {
+        let is_given_up = |found: &&ScannedBatch| match found.state {
+            // In memory it was never anything else.
+            Ok(State::Void) => mode == RecoveryMode::Disk,
+            Ok(State::Committed(sequence)) => sequence > end,
+            _ => true,
+        };
+        let given_up: Vec<&ScannedBatch> = self.batches.iter().filter(is_given_up).collect();
+        let is_open = self.ending != Ok(Link::Sealed);
+        if given_up.is_empty() && !is_open {
+            return Ok(());
+        }
+        let id = self.segment.id();
+        directory.own_segment(id)?;
+        let segment =
+            Segment::open(directory, id, Some(&self.segment.header().store), Access::Write)?;
+        given_up.iter().try_for_each(|found| segment.force_void(found.offset))?;
+        if is_open {
+            // Its writer is gone. Not worth a sync: an open end says the same.
+            segment.seal_alone(self.end)?;
+            segment.punch_behind(self.end);
+        }
+        if !given_up.is_empty() {
+            segment.file().sync().map_err(|error| match control {
+                Some(control) => control.sync_error(segment.path(), error),
+                None => Error::io("sync", segment.path(), error),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Checks that the head of every batch can be read: of an output, all of them are history.
+    fn must_parse(&self) -> Result<()> {
+        let mut batches = self.batches.iter();
+        batches.try_for_each(|found| self.segment.batch(found.offset, found.len).map(drop))
+    }
+
+    /// Checks that the chain reaches `end`, and that what lies before it is in the history or not,
+    /// but nothing that cannot be told.
+    fn must_reach(&self, end: u64) -> Result<()> {
+        if self.end < end {
+            return Err(self.broken_at_end());
+        }
+        let mut before = self.batches.iter().take_while(|found| found.offset < end);
+        match before.find_map(|found| found.state.err()) {
+            Some(error) => Err(self.segment.damage(error)),
+            None => Ok(()),
+        }
+    }
+
+    fn broken_at_end(&self) -> Error {
+        let error = self.ending.err().unwrap_or(partd_format::Error {
+            offset: self.end,
+            what: "link word",
+            expected: partd_format::Evidence::Text("a batch"),
+            found: partd_format::Evidence::Text("the end of the chain"),
+        });
+        self.segment.damage(error)
+    }
+}
+
+/// Gives a file without a readable header another name. Nothing of the history is in it, but a person may want
+/// to look.
+fn set_aside<D: Disk>(directory: &Directory<D>, id: u64) -> Result<()> {
+    let name = segment_name(id);
+    for torn in torn_names(id) {
+        match directory.dir.rename(&name, &torn) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            done => return done.map_err(|error| directory.error("set aside", &name, error)),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! The end of temporary stores: removed with their handle, or swept when it was killed.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use partd_format::segment::id_of_file_name;
+
+use crate::error::{Error, Result};
+use crate::log::fs::directory::{Content, Directory};
+use crate::log::fs::names::{CONTROL, TEMPORARY_PREFIX, is_known};
+use crate::log::fs::{Access, Dir, Disk, DiskFile};
+use crate::log::segment::Segment;
+use crate::log::shared::control::Control;
+
+/// Files that a removal keeps open, each with a memory map; the space of those beyond is given back one by one.
+const OPEN_MAX: usize = 8192;
+/// Where so many bytes are to be given back, another thread does it.
+const THREAD_MIN_BYTES: u64 = 256 << 20;
+
+/// Gives back the space of files that have no names any more, together with what else may hold them open.
+///
+/// A thread does it if it is much: the store is gone by now, and nobody need wait. If the process ends before, the
+/// system lets go of the files for it.
+pub(crate) fn give_back<F: DiskFile>(files: Vec<F>, others: impl Send + 'static) {
+    let bytes: u64 = files.iter().map(|file| file.mapping().len()).sum();
+    let work = move || drop((files, others));
+    if bytes < THREAD_MIN_BYTES {
+        return work();
+    }
+    // Where no thread can be had, what it was to do is done here: the closure is dropped.
+    drop(std::thread::Builder::new().name("partd-removal".into()).spawn(work));
+}
+
+/// Removes the temporary stores in a directory whose handles are gone.
+pub(crate) fn sweep<D: Disk>(disk: &D, path: &Path) -> Result<Vec<PathBuf>> {
+    let parent = disk.open_dir(path).map_err(|e| Error::io("list", path, e))?;
+    // One that cannot be removed does not keep the others.
+    let (mut swept, mut failed) = (Vec::new(), None);
+    for name in parent.list().map_err(|e| Error::io("list", path, e))? {
+        let Some(name) = name.to_str().filter(|name| is_temporary_store(OsStr::new(name))) else {
+            continue;
+        };
+        let Ok(dir) = parent.open_dir(name) else { continue };
+        let directory = Directory::new(disk.clone(), dir, &path.join(name));
+        // Where no lock can be had, it is in use, another user's, or its owner has just removed it.
+        let Ok(Some(_alone)) = directory.dir.try_lock(true) else { continue };
+        match remove(&directory, Some(&parent)) {
+            Ok(Some(_)) => swept.push(path.join(name)),
+            Ok(None) => {}
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(swept),
+    }
+}
+
+/// Removes a temporary store of which the caller holds the lock; `None` if anything in it is not of that store,
+/// or its name leads elsewhere by now: then all of it stays.
+///
+/// The files are returned open, without names: the system takes back a file's pages and blocks when the last of its
+/// users lets go of it, which takes far longer than to remove a name.
+///
+/// Without a parent, the one at its path is used.
+pub(crate) fn remove<D: Disk>(
+    directory: &Directory<D>,
+    parent: Option<&D::Dir>,
+) -> Result<Option<Vec<D::File>>> {
+    let opened;
+    let parent = match (parent, directory.path().parent()) {
+        (Some(parent), _) => parent,
+        (None, Some(path)) => {
+            opened = directory.disk.open_dir(path).map_err(|e| Error::io("open", path, e))?;
+            &opened
+        }
+        (None, None) => return Ok(None),
+    };
+    let names = match directory.dir.list() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        names => names.map_err(|e| directory.dir_error("list", e))?,
+    };
+    if !names.iter().all(|name| is_known(name)) {
+        return Ok(None);
+    }
+    // All files must be of one store. The control file says which, or the first segment where a power cut has
+    // taken the control file.
+    let mut uuid = match Control::open(directory, Access::Read) {
+        Ok(Ok(control)) if control.fixed.temporary => Some(control.fixed.store),
+        Ok(Ok(_)) => return Ok(None),
+        _ => None,
+    };
+    let mut files = Vec::new();
+    for name in names.iter().filter_map(|name| name.to_str()) {
+        if uuid.is_none()
+            && let Some(id) = id_of_file_name(name.as_bytes())
+            && let Ok(segment) = Segment::open(directory, id, None, Access::Read)
+        {
+            uuid = Some(segment.header().store);
+        }
+        if matches!(directory.content(name, uuid.as_ref()), Ok(Content::Foreign)) {
+            return Ok(None);
+        }
+        if files.len() < OPEN_MAX {
+            files.extend(directory.dir.open(name, Access::Read));
+        }
+    }
+    for name in names.iter().filter_map(|name| name.to_str()).filter(|name| *name != CONTROL) {
+        directory.unlink(name)?;
+    }
+    // Last, so that a sweep that was cut finds what to compare with.
+    directory.unlink(CONTROL)?;
+    let Some(name) = directory.path().file_name().and_then(OsStr::to_str) else { return Ok(None) };
+    match parent.remove_dir(name, &directory.dir) {
+        Ok(()) => Ok(Some(files)),
+        // Renamed, replaced, or removed by somebody else.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::StaleNetworkFileHandle
+                    | io::ErrorKind::DirectoryNotEmpty
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(Error::io("remove", &**directory.path(), error)),
+    }
+}
+
+/// Whether a directory has the name of a temporary store.
+fn is_temporary_store(name: &OsStr) -> bool {
+    let random = name.as_encoded_bytes().strip_prefix(TEMPORARY_PREFIX.as_bytes());
+    random.is_some_and(|digits| digits.len() == 16 && digits.iter().all(u8::is_ascii_hexdigit))
+}

@@ -1,0 +1,161 @@
+//! Whether the control file can be trusted; else it is built again from the segments.
+
+use std::io;
+
+use crate::error::{Error, ErrorKind, Result, newer_version};
+use crate::log::fs::directory::Directory;
+use crate::log::fs::names::CONTROL;
+use crate::log::fs::{Access, Disk};
+use crate::log::open::recovery::{Known, NewControl, RecoveryMode, RecoveryScan};
+use crate::log::shared::control::Control;
+
+/// The control file, if it is this store's own, of this boot, and its words can be used as they are. The caller
+/// is alone.
+pub(super) fn usable<D: Disk>(
+    directory: &Directory<D>,
+    boot: [u8; 16],
+    access: Access,
+) -> Result<Option<Control<D>>> {
+    let control = control(directory, access)?;
+    if control.as_ref().is_some_and(|control| control.fixed.temporary) {
+        return Err(is_temporary(directory));
+    }
+    let Some(control) = control else { return Ok(None) };
+    let is_usable = control.fixed.boot == boot
+        && (control.is_open() || control.is_clean())
+        && control.is_own()?;
+    Ok(is_usable.then_some(control))
+}
+
+/// How many segments are of the store of a control file, and how many of others.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Owners {
+    pub(super) same: u64,
+    pub(super) others: u64,
+}
+
+/// Counts whose the segments are. A segment of a newer format is an error: before anything is appended beside it.
+pub(super) fn owners<D: Disk>(directory: &Directory<D>, control: &Control<D>) -> Result<Owners> {
+    let mut owners = Owners::default();
+    for id in directory.segment_ids()? {
+        match directory.header(id) {
+            Ok(header) if header.store == control.fixed.store => owners.same += 1,
+            Ok(_) => owners.others += 1,
+            Err(error @ Error::Refused { kind: ErrorKind::NewerVersion, .. }) => return Err(error),
+            // Whoever reads the segment reports whatever else is wrong with it.
+            Err(_) => {}
+        }
+    }
+    Ok(owners)
+}
+
+/// Whether the last handle closed the store and this is the control file that it left. Whatever
+/// was written since is in a segment with a later id, since each handle makes its own.
+pub(super) fn was_closed<D: Disk>(directory: &Directory<D>, control: &Control<D>) -> Result<bool> {
+    let is_last = |last: &u64| *last < control.next_segment();
+    Ok(control.is_clean() && directory.segment_ids()?.last().is_none_or(is_last))
+}
+
+/// The control file, if there is one and it is whole.
+pub(super) fn control<D: Disk>(
+    directory: &Directory<D>,
+    access: Access,
+) -> Result<Option<Control<D>>> {
+    match Control::open(directory, access) {
+        Ok(Ok(control)) => Ok(Some(control)),
+        Ok(Err(error)) => match newer_version(directory.path_of(CONTROL), &error) {
+            Some(newer) => Err(newer),
+            None => Ok(None),
+        },
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if access == Access::Write => Err(no_access(directory, error)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Decides whether the control file tells the truth, and builds it again if not. The caller is alone.
+pub(super) fn settle_alone<D: Disk>(directory: &Directory<D>, boot: [u8; 16]) -> Result<()> {
+    if let Some(control) = usable(directory, boot, Access::Write)?
+        && was_closed(directory, &control)?
+        && owners(directory, &control)?.others == 0
+    {
+        control.reserve()?;
+        control.reopen();
+        return Ok(());
+    }
+    let (scan, old) = scan(directory, boot, Access::Write, false)?;
+    let uuid = match scan.uuid {
+        Some(uuid) => uuid,
+        None => directory.random()?,
+    };
+    let new = NewControl { uuid, boot, temporary: false };
+    scan.apply(directory, old.as_ref(), &new).map_err(|error| no_access(directory, error))
+}
+
+pub(super) type Surveyed<D> = (RecoveryScan<<D as Disk>::File>, Option<Control<D>>);
+
+pub(super) fn scan<D: Disk>(
+    directory: &Directory<D>,
+    boot: [u8; 16],
+    access: Access,
+    ignore_damage: bool,
+) -> Result<Surveyed<D>> {
+    let old = control(directory, access)?;
+    let old = match old {
+        Some(old) => match owners(directory, &old)? {
+            // It was moved here from another store, and says nothing about this one.
+            Owners { same: 0, others: 1.. } => None,
+            _ => Some(old),
+        },
+        None => None,
+    };
+    let own = match &old {
+        Some(old) if old.is_own()? => Some(old),
+        _ => None,
+    };
+    let of_this_boot = own.filter(|own| own.fixed.boot == boot);
+    let mode = if of_this_boot.is_some() { RecoveryMode::Memory } else { RecoveryMode::Disk };
+    let known = Known {
+        uuid: own.map(|own| own.fixed.store),
+        mark: old.as_ref().map(|old| (old.fixed.store, old.durable_seq())),
+        last: of_this_boot
+            .filter(|own| own.is_open() || own.is_clean())
+            .and_then(Control::last_position),
+    };
+    let is_copy = own.is_none() && old.is_some();
+    match RecoveryScan::new(directory, known, mode, ignore_damage) {
+        Err(error) if is_copy && error.kind() == ErrorKind::Corrupt => {
+            let why = format!(
+                "this is a copy of a store, or its disk has another device number by now, and it is not whole: \
+                 {error}. If it was copied while it was in use, copy it again, closed; \
+                 `SegmentLog::options().ignore_damage(true).open_read_only(path)` reads its history as far as it \
+                 is whole"
+            );
+            Err(Error::refused(ErrorKind::Corrupt, &**directory.path(), why))
+        }
+        scan => Ok((scan?, old)),
+    }
+}
+
+/// The error for a store that cannot be opened for writing, if that is what stands in the way.
+pub(super) fn no_access<D: Disk>(directory: &Directory<D>, error: Error) -> Error {
+    let Error::Io { source, .. } = &error else { return error };
+    let is_no_access = matches!(
+        source.kind(),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+    );
+    if !is_no_access {
+        return error;
+    }
+    let why = format!(
+        "cannot be opened for writing ({source}); use `SegmentLog::open_read_only`, or give \
+         this user the right to write there"
+    );
+    Error::refused(ErrorKind::ReadOnly, &**directory.path(), why)
+}
+
+pub(super) fn is_temporary<D: Disk>(directory: &Directory<D>) -> Error {
+    let why = "this is a temporary store, which belongs to the one handle that made it; `SegmentLog::sweep` \
+               removes those whose process is gone, and `partd-inspect` shows what they hold";
+    Error::refused(ErrorKind::Busy, &**directory.path(), why)
+}

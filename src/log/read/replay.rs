@@ -1,0 +1,278 @@
+//! Replay: how a version catches up with the history.
+//!
+//! A refresh loads the commit word, walks the batches that were added since, checks that no sequence number is
+//! missing, and applies them in order. It costs nothing while the commit word stands still, and otherwise as much as
+//! was added: a segment that was walked to its seal is not looked at again.
+
+use std::sync::Arc;
+
+use partd_format::Kind;
+use partd_format::segment::Retained;
+
+use crate::Key;
+use crate::error::{Error, ErrorKind, Result};
+use crate::log::fs::Disk;
+use crate::log::fs::names::segment_name;
+use crate::log::read::compacted::Compacted;
+use crate::log::read::cursor::Unit;
+use crate::log::read::index::Extents;
+use crate::log::read::take_in::{Advance, Discovered};
+use crate::log::read::version::Version;
+use crate::log::segment::ahead::{HeadsAhead, Span};
+use crate::log::segment::extent::Extent;
+use crate::log::segment::outputs::kept_is_missing;
+use crate::log::store::Store;
+
+/// How often a refresh looks for segments that have what is missing, while others come.
+const DISCOVERIES_MAX: u32 = 16;
+/// How often a refresh begins the picture anew because a compaction replaced segments.
+const REBUILDS_MAX: u32 = 32;
+
+impl<D: Disk> Version<D> {
+    /// Brings the picture up to now. After an error it is begun anew by the next call.
+    ///
+    /// With `seals`, also where the history stands still: so it is seen which segments are sealed.
+    pub(crate) fn refresh(&mut self, store: &Store<D>, seals: bool) -> Result<()> {
+        let refreshed = self.try_refresh(store, seals);
+        match refreshed {
+            Ok(()) => self.known.clear(),
+            Err(_) => self.reset(),
+        }
+        refreshed
+    }
+
+    fn try_refresh(&mut self, store: &Store<D>, seals: bool) -> Result<()> {
+        let mut gone = None;
+        for _ in 0..REBUILDS_MAX {
+            match self.advance(store, seals)? {
+                Advance::Done => return Ok(()),
+                Advance::Rebuild => {}
+                // An id is never used twice: what is listed once more has not gone.
+                Advance::Vanished(id) if gone == Some(id) => {
+                    let why = "this name is listed and leads to no regular file";
+                    return Err(Error::refused(
+                        ErrorKind::Corrupt,
+                        store.directory.path_of(&segment_name(id)),
+                        why,
+                    ));
+                }
+                Advance::Vanished(id) => gone = Some(id),
+            }
+            self.begin_anew();
+        }
+        let why = format!(
+            "compactions replaced segments {REBUILDS_MAX} times while this handle read which there \
+             are; compact less often, or try again"
+        );
+        Err(Error::refused(ErrorKind::Busy, &**store.directory.path(), why))
+    }
+
+    fn advance(&mut self, store: &Store<D>, seals: bool) -> Result<Advance> {
+        // The commit word before everything else: what it counts can then be found.
+        let visible = store.visible();
+        let mut directory_epoch = store.directory_epoch();
+        let is_first = self.directory_epoch.is_none();
+        let stands_still = visible <= self.sequence && self.knows_all_segments(directory_epoch);
+        if !is_first && !seals && stands_still {
+            return Ok(Advance::Done);
+        }
+        let (mut compacted, mut retained, mut units) =
+            (Compacted::default(), Vec::new(), Vec::new());
+        let mut tries = DISCOVERIES_MAX;
+        loop {
+            if !self.knows_all_segments(directory_epoch) {
+                let is_first = self.directory_epoch.is_none();
+                match self.discover(store, is_first, &mut compacted)? {
+                    Discovered::Segments(found) => retained.extend(found),
+                    Discovered::Changed(advance) => return Ok(advance),
+                }
+                self.directory_epoch = Some(directory_epoch);
+            }
+            units.extend(self.walk(visible));
+            let checked = self.check(store, visible, &retained, &mut units);
+            directory_epoch = store.directory_epoch();
+            tries -= 1;
+            match checked {
+                Ok(()) => break,
+                Err(error) if tries == 0 || self.knows_all_segments(directory_epoch) => {
+                    return Err(error);
+                }
+                // Segments have come since. If one of them is the output of a compaction, it has
+                // what is missing, and the picture is begun anew; the others are few.
+                Err(_) => {}
+            }
+        }
+        self.apply(store, &units, compacted)?;
+        self.sequence = visible.max(self.sequence);
+        Ok(Advance::Done)
+    }
+
+    /// Applies what was committed up to number `at`, a delete that this handle has just committed,
+    /// and returns what its keys held before. Nothing is opened for it: the caller knows that it all
+    /// lies in segments that are known. After an error the picture is begun anew.
+    pub(crate) fn catch_up(
+        &mut self,
+        store: &Store<D>,
+        at: u64,
+        keys: &[Key],
+    ) -> Result<Vec<Option<Extents>>> {
+        let caught_up = self.try_catch_up(store, at, keys);
+        if caught_up.is_err() {
+            self.reset();
+        }
+        caught_up
+    }
+
+    fn try_catch_up(
+        &mut self,
+        store: &Store<D>,
+        at: u64,
+        keys: &[Key],
+    ) -> Result<Vec<Option<Extents>>> {
+        let mut units = self.walk(at);
+        self.check(store, at, &[], &mut units)?;
+        let (before, delete) = units.split_at(units.len().saturating_sub(1));
+        self.apply(store, before, Compacted::default())?;
+        let extents = |key: &Key| self.index.get(key.as_bytes()).map(|slot| slot.extents.clone());
+        let extents = keys.iter().map(extents).collect();
+        self.apply(store, delete, Compacted::default())?;
+        self.sequence = at;
+        Ok(extents)
+    }
+
+    /// Brings the batches that were found into their order, and checks that none is missing, nor
+    /// anything that a compaction found beside its output.
+    fn check(
+        &self,
+        store: &Store<D>,
+        visible: u64,
+        retained: &[Retained],
+        units: &mut [Unit],
+    ) -> Result<()> {
+        if !store.ignores_damage() {
+            self.check_keeps(store, retained)?;
+        }
+        units.sort_unstable();
+        for pair in units.windows(2) {
+            if pair[0].sequence == pair[1].sequence {
+                let segment = &self.segments[pair[1].segment as usize];
+                return Err(segment.number_used_twice(pair[1].offset, pair[1].sequence));
+            }
+        }
+        let mut expected = self.sequence.max(self.max_seq) + 1;
+        let first_new = units.partition_point(|unit| unit.sequence < expected);
+        for unit in &units[first_new..] {
+            if unit.sequence != expected {
+                break;
+            }
+            expected += 1;
+        }
+        if expected > visible {
+            return Ok(());
+        }
+        let last = units.iter().map(|unit| unit.sequence).find(|s| *s >= expected);
+        let last = last.map_or(visible, |sequence| sequence - 1);
+        let hint = self.open.iter().find_map(|cursor| {
+            let path = self.segments[cursor.segment as usize].path();
+            cursor.broken.map(|error| format!("{}: {error}", path.display()))
+        });
+        let path = store.directory.path().to_path_buf();
+        Err(Error::Missing { path, first: expected, last, hint })
+    }
+
+    /// Checks that what a compaction found beside its output is still there.
+    fn check_keeps(&self, store: &Store<D>, retained: &[Retained]) -> Result<()> {
+        for keep in retained {
+            if self.replaced.contains(&keep.id) {
+                continue;
+            }
+            let number = self.segments.iter().position(|segment| segment.id() == keep.id);
+            let Some(number) = number else {
+                return Err(kept_is_missing(&store.directory, keep));
+            };
+            let cursor = self.open.iter().find(|cursor| cursor.segment as usize == number);
+            let Some(cursor) = cursor else { continue };
+            let segment = &self.segments[number];
+            let before = cursor.pending.iter().filter(|batch| batch.offset < keep.end);
+            // No number would be missed: below `max_seq` any may be gone.
+            if let Some(error) = before.filter_map(|batch| segment.state(batch.offset).err()).next()
+            {
+                return Err(segment.damage(error));
+            }
+            if cursor.next < keep.end {
+                return Err(segment.damage(partd_format::Error {
+                    offset: cursor.next,
+                    what: "chain of batches",
+                    expected: partd_format::Evidence::AtLeast(keep.end),
+                    found: partd_format::Evidence::Text("its end"),
+                }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Walks on in every segment that may have more; returns what was committed up to `visible`.
+    ///
+    /// A chain only says where its next batch is, so where it is not in memory the disk would be asked for one page
+    /// at a time. Therefore all chains are walked side by side, each until it has to wait.
+    fn walk(&mut self, visible: u64) -> Vec<Unit> {
+        let mut units = Vec::new();
+        let segments = &self.segments;
+        let segment = |number: u32| &*segments[number as usize];
+        for cursor in &mut self.open {
+            let mut pending = std::mem::take(&mut cursor.pending);
+            let segment = segment(cursor.segment);
+            pending.retain(|&batch| cursor.look(segment, visible, batch, &mut units));
+            cursor.pending = pending;
+        }
+        let walking = self.open.iter_mut().map(|cursor| {
+            let chain = segment(cursor.segment).chain(cursor.next).ahead();
+            (cursor, chain)
+        });
+        let mut walking: Vec<_> = walking.collect();
+        while !walking.is_empty() {
+            walking.retain_mut(|(cursor, chain)| {
+                let segment = segment(cursor.segment);
+                !cursor.walk(segment, visible, chain, &mut units)
+            });
+        }
+        units
+    }
+
+    /// Applies batches in order, with the entries of compactions in between where they belong.
+    fn apply(&mut self, store: &Store<D>, units: &[Unit], mut compacted: Compacted) -> Result<()> {
+        self.open.retain(|cursor| !(cursor.sealed && cursor.pending.is_empty()));
+        let (segments, mut heads) = (Arc::clone(&self.segments), HeadsAhead::default());
+        let span = |i: usize| {
+            let Unit { segment, offset, len, .. } = units[i];
+            Span { segment: &*segments[segment as usize], offset, len }
+        };
+        for (i, unit) in units.iter().enumerate() {
+            compacted.catch_up_clears(&mut self.index, unit.sequence);
+            heads.begin(i, units.len(), span);
+            let segment = &segments[unit.segment as usize];
+            let batch = match segment.batch(unit.offset, unit.len) {
+                // Below what an output reaches; above it, the history ends before such a batch.
+                Err(_) if store.ignores_damage() => continue,
+                batch => batch?,
+            };
+            heads.record(batch.head_len());
+            self.applied.batches += 1;
+            self.batch_bytes[unit.segment as usize] += unit.len;
+            for entry in batch.entries() {
+                self.applied.count(&entry);
+                self.value_bytes[unit.segment as usize] += entry.value_len;
+                if entry.kind == Kind::Clear {
+                    compacted.catch_up_all(&mut self.index, unit.sequence);
+                } else {
+                    compacted.catch_up(&mut self.index, entry.key, unit.sequence);
+                }
+                let extent = Extent::of(&entry, unit.segment, unit.sequence);
+                self.index.apply(entry.kind, entry.key, extent);
+            }
+        }
+        compacted.catch_up_clears(&mut self.index, u64::MAX);
+        compacted.catch_up_all(&mut self.index, u64::MAX);
+        Ok(())
+    }
+}

@@ -1,0 +1,301 @@
+//! Reading values back: gathered into vectors, many keys and long ones in parallel; or lent as
+//! chunks of the mapping.
+//!
+//! Every value is held against its checksum, unless an option says otherwise, by the thread that
+//! copies it and while it is in the cache.
+
+use crate::Key;
+use crate::error::{Error, Result};
+use crate::log::fs::{Disk, DiskFile};
+use crate::log::options::Options;
+use crate::log::read::index::Extents;
+use crate::log::read::pins::Pins;
+use crate::log::read::version::Version;
+use crate::log::segment::Segment;
+use crate::log::segment::ahead::{self, Ahead};
+use crate::log::segment::extent::Extent;
+use crate::log::store::Store;
+use crate::threads::{self, LentPool, Team};
+
+/// Below this many bytes in all, one thread is faster than several.
+const PARALLEL_MIN_BYTES: u64 = 256 << 10;
+/// Below this many bytes on average, extents of several keys are read in the order of the log.
+const SMALL_EXTENT_BYTES: u64 = 2048;
+/// How much of the log is read before the next key's turn comes again: it stays in the cache.
+const WINDOW_BYTES: u64 = 256 << 10;
+/// A value longer than this is copied in pieces of about this length.
+pub(super) const PIECE_BYTES: u64 = 1 << 20;
+
+/// What some keys held at one moment. It stays readable whatever happens to the store.
+#[derive(Debug)]
+pub(crate) struct Snapshot<F> {
+    pins: Pins<F>,
+    pub(super) extents: Vec<Option<Extents>>,
+    /// Which picture's numbers the extents have.
+    rebuilds: u64,
+    verify: bool,
+    /// Whether pages leave memory once they were read.
+    pub(super) release: bool,
+}
+
+impl<F: DiskFile> Snapshot<F> {
+    /// What a picture holds at some extents.
+    pub(crate) fn new<D: Disk<File = F>>(
+        version: &Version<D>,
+        extents: Vec<Option<Extents>>,
+        verify: bool,
+        release: bool,
+    ) -> Snapshot<F> {
+        let all = extents.iter().flatten().flat_map(|list| list.iter());
+        let pins = Pins::new(&version.segments, all);
+        Snapshot { pins, extents, rebuilds: version.rebuilds, verify, release }
+    }
+
+    /// What some keys hold in a version.
+    pub(crate) fn of_keys<D: Disk<File = F>>(
+        store: &Store<D>,
+        version: &Version<D>,
+        keys: &[Key],
+    ) -> Snapshot<F> {
+        let extents =
+            |key: &Key| version.index.get(key.as_bytes()).map(|slot| slot.extents.clone());
+        let Options { verify_on_read, release_after_read, .. } = store.options;
+        let extents = keys.iter().map(extents).collect();
+        Snapshot::new(version, extents, verify_on_read, release_after_read)
+    }
+
+    /// An error if a read of it would return more than a read may.
+    pub(crate) fn check_read<D: Disk<File = F>>(&self, store: &Store<D>) -> Result<()> {
+        match store.options.max_read_bytes {
+            Some(max) if self.bytes() > max => {
+                let path = store.directory.path().to_path_buf();
+                Err(Error::ReadTooLarge { path, bytes: self.bytes(), max })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The same, for bytes that nobody will read again: their pages leave memory if they were not in it.
+    pub(crate) fn releasing(mut self) -> Snapshot<F> {
+        self.release = true;
+        self
+    }
+
+    /// The bytes of all values.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.extents.iter().flatten().map(|list| total(list)).sum()
+    }
+
+    #[inline]
+    pub(super) fn segment(&self, extent: &Extent) -> &Segment<F> {
+        self.pins.segment(extent)
+    }
+
+    /// The value of each key, as a vector of exactly its length.
+    pub(crate) fn values(&self, pool: Option<&LentPool>) -> Result<Vec<Vec<u8>>> {
+        let extents: Vec<&[Extent]> =
+            self.extents.iter().map(|key| key.as_deref().map_or(&[][..], |list| list)).collect();
+        let bytes: u64 = extents.iter().map(|list| total(list)).sum();
+        let count: u64 = extents.iter().map(|list| list.len() as u64).sum();
+        if self.is_missing(&extents, bytes, count) {
+            return threads::spread_if(bytes >= PARALLEL_MIN_BYTES, pool, |team| {
+                self.gather(team, &extents)
+            });
+        }
+        if bytes < PARALLEL_MIN_BYTES {
+            return self.side_by_side(&extents);
+        }
+        threads::spread(pool, |team| {
+            if extents.len() > 1 && bytes < count * SMALL_EXTENT_BYTES {
+                let group = extents.len().div_ceil(team.threads());
+                let groups = extents.chunks(group).collect();
+                let groups = team.try_map(groups, |keys| self.side_by_side(keys))?;
+                return Ok(groups.into_iter().flatten().collect());
+            }
+            team.try_map(extents, |list| self.value(team, list))
+        })
+    }
+
+    fn value(&self, team: Team, extents: &[Extent]) -> Result<Vec<u8>> {
+        let len = total(extents);
+        if len > PIECE_BYTES {
+            return self.long_value(team, extents, len);
+        }
+        self.fetch_missing(extents);
+        let mut value = Vec::with_capacity(len as usize);
+        extents.iter().try_for_each(|extent| self.append(extent, &mut value))?;
+        Ok(value)
+    }
+
+    /// The values of some keys, a few extents of each in turn: what is small and lies side by side
+    /// in the log is then read while it is near, and the log is read forward.
+    fn side_by_side(&self, keys: &[&[Extent]]) -> Result<Vec<Vec<u8>>> {
+        let mut values: Vec<_> =
+            keys.iter().map(|list| Vec::with_capacity(total(list) as usize)).collect();
+        let row: u64 = keys.iter().map(|list| total(list) / list.len().max(1) as u64).sum();
+        let step = (WINDOW_BYTES / row.max(1)).max(1) as usize;
+        let rows = keys.iter().map(|list| list.len()).max().unwrap_or(0);
+        for first in (0..rows).step_by(step) {
+            self.fetch_missing_rows(keys, first, step);
+            for (list, value) in keys.iter().zip(&mut values) {
+                for extent in list.iter().skip(first).take(step) {
+                    self.append(extent, value)?;
+                }
+            }
+        }
+        Ok(values)
+    }
+
+    #[inline]
+    fn append(&self, extent: &Extent, value: &mut Vec<u8>) -> Result<()> {
+        let segment = self.segment(extent);
+        value.extend_from_slice(segment.value(extent));
+        if self.verify {
+            let copied = &value[value.len() - extent.len() as usize..];
+            segment.compare(extent, segment.salt().value_checksum(copied))?;
+        }
+        Ok(())
+    }
+
+    /// A value in pieces that are copied side by side.
+    fn long_value(&self, team: Team, extents: &[Extent], len: u64) -> Result<Vec<u8>> {
+        // Fresh zeroed memory: its pages are not touched before the copy does.
+        let mut value = vec![0; len as usize];
+        let mut pieces = Vec::new();
+        let (mut rest, mut first, mut piece_len) = (&mut value[..], 0, 0);
+        for (i, extent) in extents.iter().enumerate() {
+            piece_len += extent.len();
+            if piece_len >= PIECE_BYTES || i + 1 == extents.len() {
+                let (piece, behind) = rest.split_at_mut(piece_len as usize);
+                pieces.push((&extents[first..=i], piece));
+                (rest, first, piece_len) = (behind, i + 1, 0);
+            }
+        }
+        team.try_map(pieces, |(extents, piece)| self.copy(team, extents, piece))?;
+        Ok(value)
+    }
+
+    fn copy(&self, team: Team, extents: &[Extent], mut to: &mut [u8]) -> Result<()> {
+        self.fetch_missing(extents);
+        for extent in extents {
+            let (part, behind) = to.split_at_mut(extent.len() as usize);
+            to = behind;
+            self.copy_extent(team, self.segment(extent), extent, part)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn copy_extent(
+        &self,
+        team: Team,
+        segment: &Segment<F>,
+        extent: &Extent,
+        to: &mut [u8],
+    ) -> Result<()> {
+        let computed = if extent.len() >= 2 * PIECE_BYTES {
+            self.copy_long(team, segment, extent, to)?
+        } else {
+            to.copy_from_slice(segment.value(extent));
+            self.verify.then(|| segment.salt().value_checksum(to))
+        };
+        match computed {
+            Some(computed) => segment.compare(extent, computed),
+            None => Ok(()),
+        }
+    }
+
+    /// Copies one long extent in pieces, and puts its checksum together from theirs.
+    fn copy_long(
+        &self,
+        team: Team,
+        segment: &Segment<F>,
+        extent: &Extent,
+        to: &mut [u8],
+    ) -> Result<Option<u32>> {
+        let (from, piece) = (segment.value(extent), PIECE_BYTES as usize);
+        let count = from.len().div_ceil(piece);
+        // Only the first piece begins at the salt; the others are appended to it.
+        let mut hashers = vec![crc32fast::Hasher::new(); count];
+        if let Some(first) = hashers.first_mut() {
+            *first = segment.salt().value_hasher();
+        }
+        let pieces = to.chunks_mut(piece).zip(from.chunks(piece)).zip(&mut hashers).collect();
+        let ahead = Ahead::new([self.span(extent)], self.release);
+        team.in_order(pieces, |_, ((to, from), hasher): ((&mut [u8], &[u8]), &mut _)| {
+            ahead.begin(from.len() as u64);
+            to.copy_from_slice(from);
+            if self.verify {
+                crc32fast::Hasher::update(hasher, to);
+            }
+            Ok(())
+        })?;
+        let whole = hashers.into_iter().reduce(|mut whole, next| {
+            whole.combine(&next);
+            whole
+        });
+        Ok(whole.filter(|_| self.verify).map(crc32fast::Hasher::finalize))
+    }
+
+    /// The pieces of each key's value, in the mapping, their checksums compared.
+    pub(crate) fn chunks(&self, pool: Option<&LentPool>) -> Result<Vec<Vec<&[u8]>>> {
+        self.check(pool)?;
+        let value = |extent: &Extent| self.segment(extent).value(extent);
+        let chunks_of = |key: &Option<Extents>| {
+            key.as_deref().map_or(&[][..], |list| list).iter().map(value).collect()
+        };
+        Ok(self.extents.iter().map(chunks_of).collect())
+    }
+
+    /// Compares the checksums of all values, if they are to be compared.
+    pub(super) fn check(&self, pool: Option<&LentPool>) -> Result<()> {
+        if !self.verify {
+            return Ok(());
+        }
+        let all: Vec<&Extent> =
+            self.extents.iter().flatten().flat_map(|list| list.iter()).collect();
+        let bytes: u64 = all.iter().map(|extent| extent.len()).sum();
+        let is_missing = ahead::is_missing(all.len(), bytes, |i| self.span(all[i]));
+        threads::spread_if(bytes >= PARALLEL_MIN_BYTES, pool, |team| {
+            if is_missing {
+                return self.check_ahead(team, &all);
+            }
+            let check = |extent: &Extent| self.segment(extent).checked_value(extent).map(drop);
+            team.try_map(all, check).map(drop)
+        })
+    }
+
+    /// Brings values from what they were in an earlier snapshot of the same keys to what they are in
+    /// this one; of a value that only grew, what is new is read.
+    pub(crate) fn bring_up(&self, before: &Snapshot<F>, values: &mut [Vec<u8>]) -> Result<()> {
+        for (key, value) in values.iter_mut().enumerate() {
+            let (new, is_all) = self.since(before, key);
+            if is_all {
+                value.clear();
+            }
+            value.reserve_exact(total(new) as usize);
+            self.fetch_missing(new);
+            new.iter().try_for_each(|extent| self.append(extent, value))?;
+        }
+        Ok(())
+    }
+
+    /// The bytes that [`bring_up`](Snapshot::bring_up) would read, at most.
+    pub(crate) fn new_bytes(&self, before: &Snapshot<F>) -> u64 {
+        (0..self.extents.len()).map(|key| total(self.since(before, key).0)).sum()
+    }
+
+    /// The extents of a key that an earlier snapshot does not have; or all of them, if it is not so
+    /// that the value only grew.
+    fn since<'s>(&'s self, before: &Snapshot<F>, key: usize) -> (&'s [Extent], bool) {
+        let now = self.extents[key].as_deref().map_or(&[][..], |list| &list[..]);
+        let then = before.extents[key].as_deref().map_or(&[][..], |list| &list[..]);
+        match self.rebuilds == before.rebuilds && now.starts_with(then) {
+            true => (&now[then.len()..], false),
+            false => (now, true),
+        }
+    }
+}
+
+pub(super) fn total(extents: &[Extent]) -> u64 {
+    extents.iter().map(Extent::len).sum()
+}

@@ -1,0 +1,110 @@
+//! The one writer of batches: values with their checksums first, then the head in front of them. Link and state are
+//! for the claim and for the commit.
+
+use std::io::{self, IoSlice};
+
+use partd_format::batch::{Layout, NewEntry, WORDS_LEN};
+
+use crate::log::fs::DiskFile;
+use crate::log::segment::claim::Claim;
+
+/// Bytes that are checksummed and then written in one call, while they are in the cache.
+pub(crate) const GROUP_BYTES: usize = 256 << 10;
+/// Buffers in one call.
+const GROUP_BUFFERS: usize = 256;
+
+/// How the bytes of a batch get into its segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Through {
+    /// Stored to the mapping: for pages that are in memory, and for few bytes.
+    Mapping,
+    /// Written to the file, many buffers in one call: for fresh pages, which a mapping would first fill with zeros.
+    File,
+}
+
+/// A batch that is being written.
+#[derive(Debug)]
+pub(crate) struct BatchWriter<'c, 'v, F> {
+    claim: &'c mut Claim<F>,
+    through: Through,
+    /// Where the next bytes go, counted from the link word.
+    at: u64,
+    /// Bytes that were taken and are not written yet.
+    group: Vec<IoSlice<'v>>,
+    group_len: usize,
+    /// Of the value that was begun.
+    hasher: crc32fast::Hasher,
+}
+
+impl<'c, 'v, F: DiskFile> BatchWriter<'c, 'v, F> {
+    pub(crate) fn new(
+        claim: &'c mut Claim<F>,
+        layout: &Layout,
+        through: Through,
+    ) -> BatchWriter<'c, 'v, F> {
+        let group = match through {
+            Through::Mapping => Vec::new(),
+            Through::File => Vec::with_capacity(GROUP_BUFFERS),
+        };
+        let hasher = claim.segment().salt().value_hasher();
+        BatchWriter { claim, through, at: layout.values_start(), group, group_len: 0, hasher }
+    }
+
+    /// Takes the next bytes of a value, [`GROUP_BYTES`] at most. Returns whether it is time to
+    /// [`flush`](Self::flush).
+    #[inline]
+    pub(crate) fn push(&mut self, piece: &'v [u8]) -> bool {
+        self.hasher.update(piece);
+        match self.through {
+            Through::Mapping => {
+                self.claim.put(self.at, piece);
+                self.at += piece.len() as u64;
+                false
+            }
+            Through::File => {
+                self.group.push(IoSlice::new(piece));
+                self.group_len += piece.len();
+                self.group_len >= GROUP_BYTES || self.group.len() == GROUP_BUFFERS
+            }
+        }
+    }
+
+    /// Ends a value; returns its checksum.
+    #[inline]
+    pub(crate) fn end_value(&mut self) -> u32 {
+        let next = self.claim.segment().salt().value_hasher();
+        std::mem::replace(&mut self.hasher, next).finalize()
+    }
+
+    /// Writes what was taken; returns how many bytes that were.
+    pub(crate) fn flush(&mut self) -> io::Result<u64> {
+        let len = std::mem::take(&mut self.group_len) as u64;
+        if len > 0 {
+            self.claim.write(self.at, &mut self.group)?;
+            self.at += len;
+        }
+        self.group.clear();
+        Ok(len)
+    }
+
+    /// Writes the head, once all values are written. `head` is scratch.
+    pub(crate) fn finish<'e>(
+        self,
+        layout: &Layout,
+        durable_seq: u64,
+        entries: impl Iterator<Item = NewEntry<'e>>,
+        head: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        head.resize((layout.values_start() - WORDS_LEN) as usize, 0);
+        let salt = self.claim.segment().salt();
+        layout
+            .encode(salt, self.claim.offset(), durable_seq, entries, head)
+            .map_err(io::Error::other)?;
+        match self.through {
+            Through::Mapping => self.claim.put(WORDS_LEN, head),
+            // A page that is first stored to through the mapping would bring in those around it.
+            Through::File => self.claim.write(WORDS_LEN, &mut [IoSlice::new(head)])?,
+        }
+        Ok(())
+    }
+}

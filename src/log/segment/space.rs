@@ -1,0 +1,147 @@
+//! The disk space of new segments: within the limit of the store, out of recycled segments where there are any, and
+//! on a full disk out of the reserves that the store keeps for it.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crate::error::{Error, Result};
+use crate::log::fs::names::{OUTPUT_RESERVE, RESERVE, segment_name};
+use crate::log::fs::{Dir, Disk, is_full};
+use crate::log::segment::recycle::Recycler;
+use crate::log::segment::unpublished::Unpublished;
+use crate::log::store::Store;
+
+/// No reserve is longer for more segments than these.
+const RESERVED_FOR_MAX: usize = 16;
+
+/// What a handle knows of the disk space for its segments.
+#[derive(Debug)]
+pub(crate) struct Space<D: Disk> {
+    pub(crate) recycler: Recycler<D::File>,
+    /// Whether the store is known to have its reserves.
+    has_reserves: AtomicBool,
+    /// How many segments the handle has made.
+    made: AtomicUsize,
+}
+
+impl<D: Disk> Space<D> {
+    pub(crate) fn new() -> Space<D> {
+        let has_reserves = AtomicBool::new(false);
+        Space { recycler: Recycler::new(), has_reserves, made: AtomicUsize::new(0) }
+    }
+
+    /// The length of a new segment that stays within the limit of the store: `len`, or what is left of the limit
+    /// where that is not much shorter and `least` at least. So the output of a compaction, a few KiB, costs no whole
+    /// segment.
+    pub(crate) fn room_for(&self, store: &Store<D>, len: u64, least: u64) -> Result<u64> {
+        match self.check(store, len) {
+            Err(Error::StoreFull { used, max, .. })
+                if max.saturating_sub(used) >= least.max(len / 4) =>
+            {
+                Ok((max - used) & !4095)
+            }
+            checked => checked.map(|()| len),
+        }
+    }
+
+    /// Whether a new segment of `len` bytes stays within the limit of the store.
+    pub(crate) fn check(&self, store: &Store<D>, len: u64) -> Result<()> {
+        let Some(max) = store.options.max_store_bytes else { return Ok(()) };
+        let used = || -> Result<u64> {
+            let mut used = self.recycler.disk_bytes(store);
+            for_each_segment(store, |bytes| used += bytes)?;
+            Ok(used)
+        };
+        // A recycled segment of that length takes no more than it has; one that is not may make room.
+        if self.recycler.len() > 0 && len == store.options.segment_len()
+            || used()? + len <= max
+            || self.recycler.drop_all(store)? && used()? + len <= max
+        {
+            return Ok(());
+        }
+        let path = store.directory.path().to_path_buf();
+        Err(Error::StoreFull { path, used: used()?, needed: len, max })
+    }
+
+    /// A file for a segment of a writer: a recycled one, or a new one.
+    pub(crate) fn recycled_or_new<'s>(
+        &self,
+        store: &'s Store<D>,
+        name: &str,
+        len: u64,
+    ) -> Result<Unpublished<'s, D>> {
+        match self.recycler.take_of_len(store, len) {
+            Some((name, file)) => Unpublished::of_file(&store.directory, name, file, true),
+            None => self.new_file(store, name, len),
+        }
+    }
+
+    /// Makes a file for a segment; on a full disk, those that wait to be recycled give it their space.
+    pub(crate) fn new_file<'s>(
+        &self,
+        store: &'s Store<D>,
+        name: &str,
+        len: u64,
+    ) -> Result<Unpublished<'s, D>> {
+        let create = || Unpublished::create(&store.directory, name, len, &store.uuid);
+        match create() {
+            Err(error) if is_full(&error) && self.recycler.drop_all(store)? => create(),
+            created => created,
+        }
+    }
+
+    /// Takes a reserve of the store, of `len` bytes at least. There is another once there is space again.
+    pub(crate) fn take_reserve<'s>(
+        &self,
+        store: &'s Store<D>,
+        reserve: &str,
+        name: &str,
+        len: u64,
+    ) -> Result<Option<Unpublished<'s, D>>> {
+        let directory = &store.directory;
+        let Some(file) = directory.take_reserve(reserve, name, len, &store.uuid)? else {
+            return Ok(None);
+        };
+        self.has_reserves.store(false, Ordering::Relaxed);
+        Unpublished::of_file(directory, name.to_owned(), file, false).map(Some)
+    }
+
+    /// Counts a segment that the handle has made, and keeps reserves: they are there to be found on a full disk, and
+    /// grow with what this handle makes. `unfinished` is a name that the caller alone uses.
+    pub(crate) fn made_one(&self, store: &Store<D>, unfinished: &str) {
+        let made = self.made.fetch_add(1, Ordering::Relaxed) + 1;
+        let grows = made.is_power_of_two() && made <= RESERVED_FOR_MAX;
+        if grows || !self.has_reserves.load(Ordering::Relaxed) {
+            self.keep_reserves(store, unfinished);
+        }
+    }
+
+    /// Keeps reserves that do for the segments that there are. `unfinished` is a name that the caller alone uses.
+    pub(crate) fn keep_reserves(&self, store: &Store<D>, unfinished: &str) {
+        if store.is_temporary {
+            return;
+        }
+        let (directory, options, uuid) = (&store.directory, &store.options, &store.uuid);
+        let Ok(ids) = directory.segment_ids() else { return };
+        let disk_bytes = |id: u64| directory.dir.disk_bytes(&segment_name(id)).unwrap_or(0);
+        let used = ids.into_iter().map(disk_bytes).sum();
+        let lens = [options.reserve_file_len(), options.output_reserve_len(used)];
+        for (name, len) in [RESERVE, OUTPUT_RESERVE].into_iter().zip(lens) {
+            directory.keep_reserve(name, len, unfinished, uuid);
+        }
+        self.has_reserves.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The disk space of each segment file, without a look into it.
+pub(crate) fn for_each_segment<D: Disk>(store: &Store<D>, mut each: impl FnMut(u64)) -> Result<()> {
+    let directory = &store.directory;
+    for name in directory.segment_ids()?.into_iter().map(segment_name) {
+        match directory.dir.disk_bytes(&name) {
+            // A compaction was quicker.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            bytes => each(bytes.map_err(|error| directory.error("measure", &name, error))?),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,6 @@
+//! What the processes on a store share: the words of its control file, and the protocol on them.
+
+pub mod commit;
+pub(crate) mod control;
+pub(crate) mod lease;
+pub(crate) mod start;

@@ -1,0 +1,108 @@
+//! What a store holds, counted.
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::log::fs::names::segment_name;
+use crate::log::fs::{Dir, Disk, DiskFile};
+use crate::log::read::reader::Reader;
+use crate::log::segment::Segment;
+use crate::log::segment::space::Space;
+use crate::log::shared::control::Control;
+use crate::log::store::Store;
+
+/// The counters that [`SegmentLog::stats`](crate::SegmentLog::stats) returns.
+///
+/// They describe one moment, except `disk_bytes`, `segments_recycled` and `compactions`, which are
+/// taken slightly later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// The sequence number of the last batch.
+    pub sequence: u64,
+    /// The sequence number up to which everything is on stable storage.
+    pub durable_seq: u64,
+    /// The number of keys.
+    pub keys: u64,
+    /// The number of extents that hold the values of all keys.
+    pub extents: u64,
+    /// The total length of the values of all keys, in bytes.
+    pub live_bytes: u64,
+    /// The bytes of values in the segments that no longer belong to a key.
+    pub dead_bytes: u64,
+    /// The batches in the segments, compaction outputs included.
+    pub batches: u64,
+    /// The deletes and clears in the segments.
+    pub removals: u64,
+    /// The segments that may still get batches.
+    pub segments_open: u64,
+    /// The segments of writers that get no more batches.
+    pub segments_sealed: u64,
+    /// The compaction outputs.
+    pub segments_compacted: u64,
+    /// The total length of all segment files, in bytes.
+    pub segment_bytes: u64,
+    /// The dead segments that a temporary store keeps for recycling.
+    pub segments_recycled: u64,
+    /// The disk space of all segments, in bytes. It is less than their length if closed handles
+    /// have freed unused space.
+    pub disk_bytes: u64,
+    /// The compactions since the control file was created.
+    pub compactions: u64,
+    /// The memory of this handle's index, in bytes.
+    pub index_bytes: u64,
+    /// The bytes of segment files that the handle has mapped for reading. This is address space:
+    /// only pages that were used recently are in memory, and the system can reclaim them at any
+    /// time.
+    pub mapped_bytes: u64,
+}
+
+impl Stats {
+    /// Returns the number of segment files.
+    #[must_use]
+    pub fn segments(&self) -> u64 {
+        self.segments_open + self.segments_sealed + self.segments_compacted
+    }
+}
+
+/// Counts what the store holds.
+pub(crate) fn count<D: Disk>(
+    store: &Store<D>,
+    reader: &Reader<D>,
+    space: &Space<D>,
+) -> Result<Stats> {
+    let control = store.shared();
+    let (mut stats, names) = reader.with_walked_version(store, |version| {
+        let current = || version.current().map(|number| &version.segments[number as usize]);
+        let is_output = |segment: &&Arc<Segment<_>>| segment.header().output.is_some();
+        let segments = current().count() as u64;
+        let compacted = current().filter(is_output).count() as u64;
+        let open = version.open.len() as u64;
+        let values: u64 = version.value_bytes.iter().sum();
+        let stats = Stats {
+            sequence: version.sequence,
+            // A sync may have moved the mark on since.
+            durable_seq: control.map_or(0, Control::durable_seq).min(version.sequence),
+            keys: version.index.len() as u64,
+            extents: version.index.extents(),
+            live_bytes: version.index.live_bytes(),
+            dead_bytes: values - version.index.live_bytes(),
+            batches: version.applied.batches,
+            removals: version.applied.removals,
+            segments_open: open,
+            segments_sealed: segments - compacted - open,
+            segments_compacted: compacted,
+            segment_bytes: current().map(|segment| segment.header().len).sum(),
+            segments_recycled: space.recycler.len(),
+            disk_bytes: 0,
+            compactions: control.map_or(0, Control::compactions),
+            index_bytes: version.index.memory_bytes(),
+            mapped_bytes: version.segments.iter().map(|s| s.file().mapping().len()).sum(),
+        };
+        (stats, current().map(|segment| segment_name(segment.id())).collect::<Vec<_>>())
+    })?;
+    // One that a compaction has taken away since takes nothing.
+    let dir = &store.directory.dir;
+    stats.disk_bytes = names.iter().map(|name| dir.disk_bytes(name).unwrap_or(0)).sum();
+    Ok(stats)
+}

@@ -1,0 +1,111 @@
+//! The bytes of a batch: its layout, its values with their checksums, and the head in front of them.
+
+use std::cell::RefCell;
+use std::io;
+
+use partd_format::Kind;
+use partd_format::batch::{Layout, NewEntry};
+
+use crate::error::{Error, Result};
+use crate::log::fs::{Disk, DiskFile};
+use crate::log::segment::batch_writer::{BatchWriter, GROUP_BYTES, Through};
+use crate::log::segment::claim::Claim;
+use crate::log::store::Store;
+use crate::partd::{Batch, Op};
+
+/// Values of this length on average go through the file, not through the mapping: a write into
+/// fresh pages spares the kernel from filling them with zeros first, but has a cost of its own.
+/// Pages that are there already are better mapped.
+const FILE_WRITE_MIN_BYTES: u64 = 1024;
+
+thread_local! {
+    /// The checksums of a batch's values, and its encoded head: reused from batch to batch.
+    static SCRATCH: RefCell<(Vec<u32>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
+
+/// What must be known of a batch before there is space for it.
+#[derive(Debug)]
+pub(crate) struct Shape {
+    pub(crate) layout: Layout,
+    /// Whether it has deletes or clears.
+    pub(crate) removes: bool,
+    /// Whether it has nothing else.
+    pub(crate) only_removes: bool,
+}
+
+impl Shape {
+    /// The shape of a batch, or why the format cannot hold it.
+    pub(crate) fn of<D: Disk>(store: &Store<D>, batch: &Batch<'_>) -> Result<Shape> {
+        let mut shape = Shape { layout: Layout::new(), removes: false, only_removes: true };
+        for op in batch.ops() {
+            match kind_of(op).has_value() {
+                true => shape.only_removes = false,
+                false => shape.removes = true,
+            }
+            let key_len = op.key().map_or(0, |key| key.len() as u64);
+            shape.layout.add(key_len, op.value().len() as u64).map_err(|error| {
+                let key = op.key().cloned().unwrap_or_default();
+                Error::Invalid(format!(
+                    "{}: the batch is more than the format can hold, at key {key}: {} may be {}, not {}",
+                    store.directory.path().display(),
+                    error.what,
+                    error.expected,
+                    error.found
+                ))
+            })?;
+        }
+        Ok(shape)
+    }
+}
+
+/// Writes everything of a batch but its link and state words.
+pub(crate) fn fill<F: DiskFile>(
+    claim: &mut Claim<F>,
+    batch: &Batch<'_>,
+    layout: &Layout,
+    durable_seq: u64,
+) -> io::Result<()> {
+    SCRATCH.with_borrow_mut(|(checksums, head)| {
+        checksums.clear();
+        let is_large = layout.values_len() >= layout.entries() * FILE_WRITE_MIN_BYTES;
+        let through = if is_large && !claim.has_pages() { Through::File } else { Through::Mapping };
+        if through == Through::Mapping {
+            claim.populate()?;
+        }
+        let mut writer = BatchWriter::new(claim, layout, through);
+        for op in batch.ops() {
+            if !kind_of(op).has_value() {
+                checksums.push(0);
+                continue;
+            }
+            for piece in op.value().chunks(GROUP_BYTES) {
+                if writer.push(piece) {
+                    writer.flush()?;
+                }
+            }
+            checksums.push(writer.end_value());
+        }
+        writer.flush()?;
+        let entries = batch.ops().iter().zip(&*checksums).map(|(op, &value_checksum)| NewEntry {
+            kind: kind_of(op),
+            key: op.key().map_or(&[], |key| key.as_bytes()),
+            value_len: op.value().len() as u64,
+            value_checksum,
+            sequence: 0,
+        });
+        writer.finish(layout, durable_seq, entries, head)?;
+        // Scratch of a rare huge batch is not kept.
+        head.shrink_to(1 << 20);
+        checksums.shrink_to(1 << 18);
+        Ok(())
+    })
+}
+
+fn kind_of(op: &Op<'_>) -> Kind {
+    match op {
+        Op::Append(..) => Kind::Append,
+        Op::Set(..) => Kind::Set,
+        Op::Delete(_) => Kind::Delete,
+        Op::Clear => Kind::Clear,
+    }
+}
