@@ -92,7 +92,7 @@ impl Key {
         for token in Tokens::new(&self.0) {
             match token.ok()? {
                 Token::Bytes(bytes) => {
-                    parts.push(TuplePart::Bytes(bytes.runs().flatten().copied().collect()))
+                    parts.push(TuplePart::Bytes(bytes.runs().flatten().copied().collect()));
                 }
                 Token::Integer(integer) => parts.push(TuplePart::Integer(integer)),
                 Token::Open => outer.push(std::mem::take(&mut parts)),

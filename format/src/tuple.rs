@@ -46,6 +46,7 @@ pub struct Integer {
 
 impl Integer {
     /// The encoding, as a part of a tuple: an array and how much of it is used, in bytes.
+    #[must_use]
     pub fn encode(self) -> ([u8; INTEGER_LEN_MAX], usize) {
         let len = 16 - self.magnitude.leading_zeros() as usize / 8;
         let mut bytes = [0; INTEGER_LEN_MAX];
@@ -80,6 +81,7 @@ impl Integer {
 
 macro_rules! from_unsigned {
     ($($type:ty),*) => {$(
+        #[allow(clippy::cast_lossless, reason = "`usize` and `isize` do not convert by `From`")]
         impl From<$type> for Integer {
             fn from(number: $type) -> Integer {
                 Integer { is_negative: false, magnitude: number as u128 }
@@ -90,6 +92,7 @@ macro_rules! from_unsigned {
 
 macro_rules! from_signed {
     ($($type:ty),*) => {$(
+        #[allow(clippy::cast_lossless, reason = "`usize` and `isize` do not convert by `From`")]
         impl From<$type> for Integer {
             fn from(number: $type) -> Integer {
                 Integer { is_negative: number < 0, magnitude: number.unsigned_abs() as u128 }
@@ -227,6 +230,7 @@ enum Next {
 
 impl<'k> Tokens<'k> {
     /// The tokens of a key's bytes.
+    #[must_use]
     pub fn new(key: &'k [u8]) -> Tokens<'k> {
         Tokens { rest: key, depth: 0, next: Next::Part }
     }
