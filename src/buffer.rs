@@ -332,9 +332,13 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
     }
 
     fn keys(&self) -> Result<Vec<Key>> {
-        let (mut keys, state) = self.read_slow(&[], Slow::keys)?;
-        keys.extend(self.fast.keys()?);
-        keys.extend(state.deferred.keys());
+        self.keys_with(&Key::default())
+    }
+
+    fn keys_with(&self, prefix: &Key) -> Result<Vec<Key>> {
+        let (mut keys, state) = self.read_slow(&[], |slow| slow.keys_with(prefix))?;
+        keys.extend(self.fast.keys_with(prefix)?);
+        keys.extend(state.deferred.keys_with(prefix));
         drop(state);
         keys.sort();
         keys.dedup();

@@ -106,6 +106,12 @@ impl Partd for Dict {
         Ok(keys)
     }
 
+    fn keys_with(&self, prefix: &Key) -> Result<Vec<Key>> {
+        let mut keys = self.map().keys_with(prefix);
+        keys.sort_unstable();
+        Ok(keys)
+    }
+
     fn sync(&self) -> Result<()> {
         Ok(())
     }
@@ -179,6 +185,13 @@ impl Map {
 
     fn memory_bytes(&self) -> usize {
         self.heap_bytes + self.table_bytes
+    }
+
+    /// The keys that begin with a prefix, in no order.
+    fn keys_with(&self, prefix: &Key) -> Vec<Key> {
+        let slots = self.shards.iter().flatten();
+        let found = slots.filter(|slot| slot.key.as_bytes().starts_with(prefix.as_bytes()));
+        found.map(|slot| slot.key.clone()).collect()
     }
 
     /// Returns the shard of a key, and the key's hash.
@@ -325,6 +338,11 @@ impl Map {
             }
             Op::Delete(key) => drop(self.remove(key)),
             Op::Clear => *self = Map::default(),
+            Op::DeletePrefix(prefix) => {
+                for key in self.keys_with(prefix) {
+                    self.remove(&key);
+                }
+            }
         }
     }
 }

@@ -105,6 +105,31 @@ impl Key {
         Some(parts)
     }
 
+    /// Returns the prefix of all tuple keys that begin with the parts of `tuple` and have more.
+    ///
+    /// The bytes of a tuple alone would not do: `("job", "a")` is also a prefix of `("job", "ab")`.
+    ///
+    /// ```
+    /// use partd::Key;
+    /// let begins = |key: Key, prefix: &Key| key.as_bytes().starts_with(prefix.as_bytes());
+    /// let prefix = Key::tuple_prefix(("job", "a"));
+    /// assert!(begins(Key::from(("job", "a", 1)), &prefix));
+    /// assert!(!begins(Key::from(("job", "ab", 1)), &prefix));
+    /// ```
+    #[must_use]
+    pub fn tuple_prefix(tuple: impl Into<Key>) -> Key {
+        let mut prefix = tuple.into();
+        prefix.0.extend_from_slice(&NEXT_PART);
+        prefix
+    }
+
+    /// Returns the key with the bytes of both.
+    pub(crate) fn concat(prefix: &Key, rest: &Key) -> Key {
+        let mut key = prefix.clone();
+        key.0.extend_from_slice(&rest.0);
+        key
+    }
+
     /// Returns the heap memory that the key owns, in bytes.
     pub(crate) fn heap_bytes(&self) -> usize {
         if self.0.spilled() { self.0.capacity() } else { 0 }

@@ -117,6 +117,7 @@ mod key;
 #[doc(hidden)]
 pub mod log;
 mod partd;
+mod scoped;
 mod threads;
 
 pub use crate::buffer::{Buffer, BufferStats, FixedBudget, MemoryBudget};
@@ -146,6 +147,7 @@ pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::key::{Key, KeyPart, TupleInteger, TuplePart};
 pub use crate::log::{Compaction, Options, SegmentLog, Skipped, Stats, Verified, View};
 pub use crate::partd::{Batch, Chunks, Durability, MemoryStore, Op, Partd};
+pub use crate::scoped::Scoped;
 
 /// Compiles and runs the examples in the README.
 #[cfg(doctest)]

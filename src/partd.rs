@@ -18,15 +18,17 @@ pub enum Op<'a> {
     Delete(Key),
     /// Removes every key.
     Clear,
+    /// Removes every key that begins with the prefix; the empty prefix removes all of them.
+    DeletePrefix(Key),
 }
 
 impl Op<'_> {
-    /// Returns the key that the operation applies to, or `None` for [`Op::Clear`].
+    /// Returns the key that the operation applies to, or `None` if it may apply to many keys.
     #[must_use]
     pub fn key(&self) -> Option<&Key> {
         match self {
             Op::Append(key, _) | Op::Set(key, _) | Op::Delete(key) => Some(key),
-            Op::Clear => None,
+            Op::Clear | Op::DeletePrefix(_) => None,
         }
     }
 
@@ -35,7 +37,7 @@ impl Op<'_> {
     pub fn value(&self) -> &[u8] {
         match self {
             Op::Append(_, value) | Op::Set(_, value) => value,
-            Op::Delete(_) | Op::Clear => &[],
+            Op::Delete(_) | Op::Clear | Op::DeletePrefix(_) => &[],
         }
     }
 }
@@ -89,6 +91,11 @@ impl<'a> Batch<'a> {
     /// Adds the removal of every key.
     pub fn clear(&mut self) -> &mut Batch<'a> {
         self.push(Op::Clear)
+    }
+
+    /// Adds the removal of every key that begins with `prefix`, byte by byte.
+    pub fn delete_prefix(&mut self, prefix: impl Into<Key>) -> &mut Batch<'a> {
+        self.push(Op::DeletePrefix(prefix.into()))
     }
 
     /// Adds an operation.
@@ -201,6 +208,17 @@ pub trait Partd: Send + Sync {
     ///
     /// Those of the store.
     fn keys(&self) -> Result<Vec<Key>>;
+
+    /// Returns the keys that begin with `prefix`, in key order.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    fn keys_with(&self, prefix: &Key) -> Result<Vec<Key>> {
+        let mut keys = self.keys()?;
+        keys.retain(|key| key.as_bytes().starts_with(prefix.as_bytes()));
+        Ok(keys)
+    }
 
     /// Brings everything written before the call, by any handle, to stable storage.
     ///
@@ -361,6 +379,45 @@ pub trait Partd: Send + Sync {
         Ok(self.lens(&[key.into()])?.first().copied().flatten().unwrap_or(0))
     }
 
+    /// Returns the keys that begin with `prefix`, byte by byte, in key order.
+    ///
+    /// For the tuple keys that begin with certain parts, see [`Key::tuple_prefix`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`keys_with`](Partd::keys_with).
+    fn keys_with_prefix(&self, prefix: impl Into<Key>) -> Result<Vec<Key>>
+    where
+        Self: Sized,
+    {
+        self.keys_with(&prefix.into())
+    }
+
+    /// Removes every key that begins with `prefix`, in one step of the history.
+    ///
+    /// A [`SegmentLog`](crate::SegmentLog) writes one small entry, however many keys there are. An
+    /// append that follows begins a new value. For a part of the keys with an owner of its own, such
+    /// as a job, see [`Scoped`](crate::Scoped).
+    ///
+    /// ```
+    /// use partd::{Dict, Key, Partd};
+    /// let p = Dict::new();
+    /// p.append([(("job", 1, "a"), "x"), (("job", 1, "b"), "y"), (("job", 10, "a"), "z")])?;
+    /// p.delete_prefix(Key::tuple_prefix(("job", 1)))?;
+    /// assert_eq!(p.keys()?, [("job", 10, "a").into()]);
+    /// # Ok::<(), partd::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`write`](Partd::write).
+    fn delete_prefix(&self, prefix: impl Into<Key>) -> Result<()>
+    where
+        Self: Sized,
+    {
+        self.write(Batch::new().delete_prefix(prefix), Durability::Plain)
+    }
+
     /// Removes every key in one step. The store stays usable. Python's partd calls this `drop`.
     ///
     /// # Errors
@@ -461,6 +518,9 @@ macro_rules! partd_by_reference {
             }
             fn keys(&self) -> Result<Vec<Key>> {
                 (**self).keys()
+            }
+            fn keys_with(&self, prefix: &Key) -> Result<Vec<Key>> {
+                (**self).keys_with(prefix)
             }
             fn sync(&self) -> Result<()> {
                 (**self).sync()

@@ -45,6 +45,8 @@ pub enum Kind {
     Delete,
     /// Every key is gone. The entry has no key.
     Clear,
+    /// Every key that begins with the entry's key, a prefix, is gone.
+    DeletePrefix,
 }
 
 impl Kind {
@@ -54,6 +56,7 @@ impl Kind {
             2 => Kind::Set,
             3 => Kind::Delete,
             4 => Kind::Clear,
+            5 => Kind::DeletePrefix,
             _ => return None,
         })
     }
@@ -64,6 +67,7 @@ impl Kind {
             Kind::Set => 2,
             Kind::Delete => 3,
             Kind::Clear => 4,
+            Kind::DeletePrefix => 5,
         }
     }
 
@@ -390,7 +394,7 @@ impl<'a> Batch<'a> {
             let at = self.offset + HEAD_LEN + i as u64 * ENTRY_LEN;
             let word = Le::read_u64(row);
             let Some(kind) = Kind::decode(word as u8) else {
-                return Err(Error::between(at, "kind of entry", (1, 4), word & 0xFF));
+                return Err(Error::between(at, "kind of entry", (1, 5), word & 0xFF));
             };
             let key_len = u64::from(Le::read_u32(&row[8..]));
             if kind == Kind::Clear && key_len != 0 {

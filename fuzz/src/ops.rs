@@ -57,6 +57,8 @@ pub enum Change {
     Delete(u8),
     /// Removes all.
     Clear,
+    /// Removes those with a prefix.
+    DeletePrefix(u8),
 }
 
 /// One operation.
@@ -116,7 +118,7 @@ struct Run {
 pub fn described_bytes(ops: &[Op]) -> usize {
     let of_change = |change: &Change| match change {
         Change::Append(_, value) | Change::Set(_, value) => value.len(),
-        Change::Delete(_) | Change::Clear => 0,
+        Change::Delete(_) | Change::Clear | Change::DeletePrefix(_) => 0,
     };
     let of_op = |op: &Op| match op {
         Op::Write { changes, .. } => changes.iter().take(CHANGES_MAX).map(of_change).sum(),
@@ -162,6 +164,13 @@ fn key(number: u8) -> Key {
     }
 }
 
+/// A prefix of one key, of many, or of none.
+fn prefix(number: u8) -> Key {
+    let key = key(number);
+    let len = usize::from(number / 16) % 4;
+    Key::from(&key.as_bytes()[..len.min(key.len())])
+}
+
 fn apply(model: &Dict, changes: &[(Change, Vec<u8>)]) {
     model.write(&batch(changes), Durability::Plain).expect("the model accepts every batch");
 }
@@ -174,6 +183,7 @@ fn batch(changes: &[(Change, Vec<u8>)]) -> Batch<'_> {
             Change::Set(number, _) => BatchOp::Set(key(*number), value),
             Change::Delete(number) => BatchOp::Delete(key(*number)),
             Change::Clear => BatchOp::Clear,
+            Change::DeletePrefix(number) => BatchOp::DeletePrefix(prefix(*number)),
         });
     }
     batch
@@ -281,7 +291,9 @@ impl Run {
                 Change::Append(_, value) | Change::Set(_, value) => {
                     (*change, value.bytes(self.tag))
                 }
-                Change::Delete(_) | Change::Clear => (*change, Vec::new()),
+                Change::Delete(_) | Change::Clear | Change::DeletePrefix(_) => {
+                    (*change, Vec::new())
+                },
             }
         });
         valued.collect()

@@ -86,6 +86,7 @@ impl<'s> Index<'s> {
     fn apply(&mut self, key: &'s [u8], info: &EntryInfo, at: EntryRef) {
         match info.kind {
             Kind::Clear => self.keys.clear(),
+            Kind::DeletePrefix => self.keys.retain(|held, _| !held.starts_with(key)),
             Kind::Delete => {
                 self.keys.remove(key);
             }

@@ -32,7 +32,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
                 Op::Append(..) => {}
                 Op::Set(key, _) if state.deferred.has(key) => void_sets += 1,
                 Op::Set(..) => return Ok(Fit::NotShared),
-                Op::Delete(_) | Op::Clear => return Ok(Fit::Never),
+                Op::Delete(_) | Op::Clear | Op::DeletePrefix(_) => return Ok(Fit::Never),
             }
         }
         let limit_bytes = self.memory.allowed_bytes().saturating_sub(state.deferred.memory_bytes());
@@ -110,7 +110,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
                     Some(true) => {}
                     Some(false) => return Ok(None),
                 },
-                Op::Delete(_) | Op::Clear => return Ok(None),
+                Op::Delete(_) | Op::Clear | Op::DeletePrefix(_) => return Ok(None),
             }
         }
         let keys: Vec<Key> = new.iter().map(|(key, _)| Key::clone(key)).collect();

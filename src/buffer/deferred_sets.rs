@@ -32,6 +32,11 @@ impl DeferredSets {
         self.sets.keys().cloned()
     }
 
+    /// The keys that begin with a prefix.
+    pub(super) fn keys_with(&self, prefix: &Key) -> impl Iterator<Item = Key> {
+        self.keys().filter(|key| key.as_bytes().starts_with(prefix.as_bytes()))
+    }
+
     pub(super) fn insert(&mut self, key: &Key, value: &[u8]) {
         let key = key.clone();
         self.heap_bytes += key.heap_bytes() + value.len();

@@ -108,10 +108,16 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
             return self.fast.write(Batch::new().clear(), Durability::Plain);
         }
         // The buffered bytes of a key whose first operation is a delete need not be moved.
-        let mut seen = HashSet::<&Key, RandomState>::default();
+        let mut seen = HashSet::<Key, RandomState>::default();
         let (mut carried, mut deleted) = (Vec::new(), Vec::new());
         for op in batch.ops() {
-            let Some(key) = op.key().filter(|key| seen.insert(key)) else { continue };
+            if let Op::DeletePrefix(prefix) = op {
+                let mut keys = self.fast.keys_with(prefix)?;
+                keys.extend(state.deferred.keys_with(prefix));
+                keys.retain(|key| seen.insert(key.clone()));
+                deleted.extend(keys);
+            }
+            let Some(key) = op.key().filter(|key| seen.insert(Key::clone(key))) else { continue };
             let keys = if matches!(op, Op::Delete(_)) { &mut deleted } else { &mut carried };
             keys.push(key.clone());
         }

@@ -243,6 +243,10 @@ where
         self.inner.keys()
     }
 
+    fn keys_with(&self, prefix: &Key) -> Result<Vec<Key>> {
+        self.inner.keys_with(prefix)
+    }
+
     fn sync(&self) -> Result<()> {
         self.inner.sync()
     }
@@ -277,6 +281,7 @@ fn steps_of<'a>(batch: &'a Batch<'_>) -> Vec<Step<'a, [u8]>> {
         Op::Set(key, value) => Step::Set(key, *value),
         Op::Delete(key) => Step::Delete(key),
         Op::Clear => Step::Clear,
+        Op::DeletePrefix(prefix) => Step::DeletePrefix(prefix),
     };
     batch.ops().iter().map(step).collect()
 }

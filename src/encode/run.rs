@@ -35,13 +35,14 @@ pub(crate) enum Step<'a, In: ?Sized> {
     Set(&'a Key, &'a In),
     Delete(&'a Key),
     Clear,
+    DeletePrefix(&'a Key),
 }
 
 impl<'a, In: ?Sized> Step<'a, In> {
     fn key_and_value(&self) -> Option<(&'a Key, &'a In)> {
         match *self {
             Step::Append(key, value) | Step::Set(key, value) => Some((key, value)),
-            Step::Delete(_) | Step::Clear => None,
+            Step::Delete(_) | Step::Clear | Step::DeletePrefix(_) => None,
         }
     }
 }
@@ -95,6 +96,7 @@ impl<C: Codec, P: Partd> Encode<C, P> {
                 Step::Set(key, _) => Op::Set(key.clone(), frame),
                 Step::Delete(key) => Op::Delete(key.clone()),
                 Step::Clear => Op::Clear,
+                Step::DeletePrefix(prefix) => Op::DeletePrefix(prefix.clone()),
             });
         }
         drop(frames);

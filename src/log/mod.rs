@@ -300,9 +300,14 @@ impl<D: Disk> Partd for SegmentLog<D> {
     }
 
     fn keys(&self) -> Result<Vec<Key>> {
+        self.keys_with(&Key::default())
+    }
+
+    fn keys_with(&self, prefix: &Key) -> Result<Vec<Key>> {
         let Engine { store, reader, .. } = &*self.engine;
         let mut keys: Vec<Key> = reader.with_version(store, |version| {
-            version.index.keys().map(|slot| slot.key.clone()).collect()
+            let keys = version.index.keys().map(|slot| &slot.key);
+            keys.filter(|key| key.as_bytes().starts_with(prefix.as_bytes())).cloned().collect()
         })?;
         threads::sort(store.pool(), &mut keys);
         Ok(keys)

@@ -69,3 +69,36 @@ pub(crate) fn a_batch_can_have_very_many_operations<P: Partd>(p: &P) {
         assert_eq!(p.get((key, "set")).unwrap(), set);
     }
 }
+
+pub(crate) fn a_prefix_delete_removes_the_keys_with_the_prefix_and_no_other<P: Partd>(p: &P) {
+    let keys = [("a", 1), ("a", 2), ("aa", 1), ("b", 1)].map(Key::from);
+    let fill = || p.append(keys.iter().map(|key| (key, "x"))).unwrap();
+    fill();
+    p.append([("a", "y"), ("c", "z"), ("", "empty")]).unwrap();
+    assert_eq!(p.keys_with_prefix("nothing").unwrap(), []);
+    assert_eq!(p.keys_with_prefix(Key::tuple_prefix("a")).unwrap(), keys[..2]);
+    p.delete_prefix("nothing").unwrap();
+    assert_eq!(p.keys().unwrap().len(), 7);
+    p.delete_prefix(Key::tuple_prefix("a")).unwrap();
+    let left = [Key::from(""), "a".into(), keys[2].clone(), keys[3].clone(), "c".into()];
+    assert_eq!(p.keys().unwrap(), left);
+    assert_eq!(p.get("a").unwrap(), b"y");
+    // Values begin anew, and a set counts again.
+    p.iset(("a", 1), "set").unwrap();
+    p.delete_prefix("a").unwrap();
+    p.iset(("a", 1), "set again").unwrap();
+    fill();
+    assert_eq!(p.get_many(&keys).unwrap(), [&b"set againx"[..], b"x", b"x", b"xx"]);
+    p.delete_prefix("").unwrap();
+    assert_eq!(p.keys().unwrap(), []);
+}
+
+pub(crate) fn a_prefix_delete_in_a_batch_takes_its_place_among_the_operations<P: Partd>(p: &P) {
+    p.append([("ab", "old"), ("b", "old")]).unwrap();
+    let mut batch = Batch::new();
+    batch.append("ab", b"1").append("ac", b"1").delete_prefix("a").append("ab", b"2");
+    batch.delete_prefix("ac").set("ad", b"3").append("b", b"+").delete_prefix("ad");
+    p.write(&batch, Durability::Plain).unwrap();
+    assert_eq!(p.keys().unwrap(), ["ab", "b"].map(Key::from));
+    assert_eq!(p.get_many(["ab", "b"]).unwrap(), [&b"2"[..], b"old+"]);
+}

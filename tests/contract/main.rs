@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 #[cfg(feature = "zlib")]
 use partd::Zlib;
-use partd::{Buffer, Dict, Encode, MemoryStore, Partd, SegmentLog};
+use partd::{Buffer, Dict, Encode, MemoryStore, Partd, Scoped, SegmentLog};
 
 /// Runs each behaviour of the suite as a separate test on the value of `$make`.
 macro_rules! contract {
@@ -63,6 +63,8 @@ macro_rules! contract {
             a_mixed_batch_is_applied_in_order
             a_delete_and_an_append_in_one_batch_replace_the_value
             a_clear_in_a_batch_leaves_later_operations_in_effect
+            a_prefix_delete_removes_the_keys_with_the_prefix_and_no_other
+            a_prefix_delete_in_a_batch_takes_its_place_among_the_operations
             sets_in_a_batch_are_applied_in_order
         );
         contract!(@tests $make; threads:
@@ -139,6 +141,9 @@ contract! {
     dict: Dict::new();
     boxed_dyn: Box::new(Dict::new()) as Box<dyn Partd>;
     arc: Arc::new(Dict::new());
+    scoped: Scoped::new(Dict::new(), ("job", 7));
+    scoped_segment_log: Scoped::new(small_segments(), "scope");
+    buffer_over_scoped: Buffer::new(Dict::new(), Scoped::new(Dict::new(), 1), 60 << 10);
     buffer_without_memory: buffer(0);
     buffer_of_40_kib: buffer(40 << 10);
     buffer_of_200_kib: buffer(200 << 10);

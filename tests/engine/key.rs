@@ -376,10 +376,10 @@ fn the_keys_of_maps_and_sets_can_be_read_without_a_clone() {
     let values = BTreeMap::from([("a".to_owned(), b"1".to_vec()), ("b".to_owned(), b"2".to_vec())]);
     p.append(&values).unwrap();
     assert_eq!(p.get_many(values.keys()).unwrap(), [b"1", b"2"]);
-    assert_eq!(p.get_many(&BTreeSet::from(["a", "b"])).unwrap(), [b"1", b"2"]);
+    assert_eq!(p.get_many(BTreeSet::from(["a", "b"])).unwrap(), [b"1", b"2"]);
     let one = HashMap::from([(("a", 1_u64), "3")]);
     p.append(&one).unwrap();
     assert_eq!(p.pop(one.keys()).unwrap(), [b"3"]);
-    p.delete(&values.into_keys().collect::<Vec<String>>()).unwrap();
+    p.delete(values.into_keys().collect::<Vec<String>>()).unwrap();
     assert_eq!(p.keys().unwrap(), []);
 }

@@ -17,6 +17,7 @@ mod identity;
 mod key;
 mod network;
 mod odd_input;
+mod prefixes;
 mod random_ops;
 mod recycling;
 mod reopen;

@@ -15,6 +15,7 @@ enum Op {
     Set(u8, usize),
     Delete(u8),
     Clear,
+    DeletePrefix(&'static [u8]),
 }
 
 #[derive(Clone, Debug)]
@@ -32,6 +33,11 @@ fn key() -> impl Strategy<Value = u8> {
     0..7_u8
 }
 
+/// Prefixes of none, one, some or all of the keys.
+fn prefix() -> impl Strategy<Value = &'static [u8]> {
+    prop::sample::select(vec![&b"a"[..], b"a ", b"a\0\x01", b"3", b"4", b"no key", b""])
+}
+
 fn value_len() -> impl Strategy<Value = usize> {
     prop_oneof![1 => Just(0_usize), 8 => 1..60_usize, 3 => 60..2000_usize, 1 => 8000..30_000_usize]
 }
@@ -42,6 +48,7 @@ fn op() -> impl Strategy<Value = Op> {
         10 => (key(), value_len()).prop_map(|(key, len)| Op::Set(key, len)),
         4 => key().prop_map(Op::Delete),
         1 => Just(Op::Clear),
+        2 => prefix().prop_map(Op::DeletePrefix),
     ]
 }
 
@@ -85,6 +92,7 @@ impl Model {
             }
             Op::Delete(key) => drop(self.0.remove(&bytes(key))),
             Op::Clear => self.0.clear(),
+            Op::DeletePrefix(prefix) => self.0.retain(|key, _| !key.starts_with(prefix)),
         }
     }
 
@@ -128,7 +136,7 @@ fn run_compacting<P: Partd>(
                     .iter()
                     .map(|op| match op {
                         Op::Append(_, len) | Op::Set(_, len) => bytes_of(number, *len),
-                        Op::Delete(_) | Op::Clear => Vec::new(),
+                        Op::Delete(_) | Op::Clear | Op::DeletePrefix(_) => Vec::new(),
                     })
                     .collect();
                 number += 1;
@@ -140,6 +148,7 @@ fn run_compacting<P: Partd>(
                         Op::Set(key, _) => batch.set(key_of(*key), value),
                         Op::Delete(key) => batch.delete(key_of(*key)),
                         Op::Clear => batch.clear(),
+                        Op::DeletePrefix(prefix) => batch.delete_prefix(*prefix),
                     };
                 }
                 let durability = if *durable { Durability::Durable } else { Durability::Plain };

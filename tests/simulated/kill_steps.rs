@@ -44,6 +44,7 @@ fn victims() -> Vec<(&'static str, Vec<Call>, Call)> {
         ("an append that needs a segment", vec![write(long())], write(long())),
         ("a batch beyond a segment", before(), write(vec![append("h", 6, 70_000)])),
         ("a clear", before(), write(vec![Op::Clear])),
+        ("a delete of a prefix", before(), write(vec![Op::DeletePrefix("a".to_owned())])),
         ("a compaction", vec![write(two()), Call::Close], Call::Compact),
         ("a compaction of an output, sets and deletes", worn(), Call::Compact),
     ]

@@ -279,7 +279,7 @@ impl Partd for Client {
             return Ok(());
         }
         let doing = match batch.ops() {
-            [Op::Delete(_), ..] => "delete through",
+            [Op::Delete(_) | Op::DeletePrefix(_), ..] => "delete through",
             [Op::Clear, ..] => "clear through",
             _ => "append through",
         };
@@ -324,7 +324,11 @@ impl Partd for Client {
     }
 
     fn keys(&self) -> Result<Vec<Key>> {
-        self.keys_with_prefix(b"")
+        self.keys_with(&Key::default())
+    }
+
+    fn keys_with(&self, prefix: &Key) -> Result<Vec<Key>> {
+        Client::keys_with_prefix(self, prefix.as_bytes())
     }
 
     fn sync(&self) -> Result<()> {

@@ -30,6 +30,7 @@ impl Client {
             [Op::Clear] => b"drop",
             ops if ops.iter().all(|op| matches!(op, Op::Append(..))) => b"append",
             ops if ops.iter().all(|op| matches!(op, Op::Delete(_))) => b"delete",
+            [Op::DeletePrefix(_)] => return Err(self.unsupported(doing, "deletes of a prefix")),
             _ => return Err(self.unsupported(doing, "batches of mixed operations")),
         };
         frames.push(command.into());

@@ -59,10 +59,7 @@ pub(crate) fn write(shared: &Shared, ops: Vec<Op<'_>>, durability: Durability) -
 }
 
 pub(crate) fn delete_prefix(shared: &Shared, prefix: &[u8]) -> Done {
-    let not_done = |error| (error, false);
-    let keys = shared.store.keys().map_err(not_done)?;
-    let keys = keys.into_iter().filter(|key| key.as_bytes().starts_with(prefix) && !is_own(key));
-    write(shared, keys.map(Op::Delete).collect(), Durability::Plain)
+    write(shared, vec![Op::DeletePrefix(Key::from(prefix))], Durability::Plain)
 }
 
 pub(crate) fn take<S: Stream>(connection: &mut Connection<S>, keys: &[Key]) -> Done {
@@ -113,8 +110,8 @@ pub(crate) fn keys<S: Stream>(
     prefix: &[u8],
 ) -> partd::Result<Answer> {
     let shared = Arc::clone(&connection.shared);
-    let mut keys = shared.store.keys()?;
-    keys.retain(|key| key.as_bytes().starts_with(prefix) && !is_own(key));
+    let mut keys = shared.store.keys_with(&Key::from(prefix))?;
+    keys.retain(|key| !is_own(key));
     let total = keys.iter().map(|key| 4 + key.len() as u64).sum();
     let charge = connection.channel.account();
     Answer::build(total, charge, shared.limits.answer_bytes, &shared.spool, |out| {

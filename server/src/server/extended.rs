@@ -13,7 +13,7 @@ use super::carry_out::{
 };
 use super::connection::{Connection, End, bookkeeping};
 use super::permissions::is_allowed;
-use super::records::slot_key;
+use super::records::{removes_records, slot_key};
 use super::sessions::{Outcome, Requests, Session};
 use super::shared::{Shared, batch_of};
 use super::stats::count;
@@ -181,7 +181,7 @@ impl Extended {
     /// Applies a durable write and records it in the store, as one batch.
     fn write_durably(&self, shared: &Shared, id: u64, ops: Vec<Op<'_>>) -> Done {
         let before = shared.stats.seq.load(Acquire);
-        let is_clearing = ops.iter().any(|op| matches!(op, Op::Clear));
+        let is_clearing = ops.iter().any(removes_records);
         // A batch with a clear takes the lock exclusively, any other batch shares it.
         let (_shared, _alone) = match is_clearing {
             false => (Some(shared.clearing.read().unwrap_or_else(PoisonError::into_inner)), None),

@@ -11,7 +11,7 @@ use crate::wire::request::Body;
 pub(crate) fn is_allowed(role: Role, body: &Body<'_>) -> Result<(), RemoteError> {
     let of_op = |op: &Op<'_>| match op {
         Op::Append(..) | Op::Set(..) => Role::APPEND,
-        Op::Delete(_) => Role::REMOVE,
+        Op::Delete(_) | Op::DeletePrefix(_) => Role::REMOVE,
         Op::Clear => Role::DROP,
     };
     let needed = match body {
@@ -27,7 +27,11 @@ pub(crate) fn is_allowed(role: Role, body: &Body<'_>) -> Result<(), RemoteError>
         return Err(RemoteError::new(ErrorKind::Forbidden, text));
     }
     let touches_reserved = match body {
-        Body::Write { ops, .. } => ops.iter().filter_map(Op::key).any(is_own),
+        Body::Write { ops, .. } => ops.iter().any(|op| match op {
+            Op::DeletePrefix(prefix) => is_own(prefix),
+            op => op.key().is_some_and(is_own),
+        }),
+        Body::DeletePrefix { prefix } => is_reserved(prefix),
         Body::Read(keys) | Body::Take(keys) | Body::Lens(keys) | Body::Present(keys) => {
             keys.iter().any(is_own)
         }

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use partd::{Key, Partd, Result};
+use partd::{Key, Op, Partd, Result};
 
 use crate::error::{ErrorKind, RemoteError};
 use crate::wire::hello::SessionId;
@@ -24,6 +24,15 @@ pub(crate) const REMEMBERED: u64 = 256;
 /// Returns whether a key is reserved for the server.
 pub(crate) fn is_reserved(key: &[u8]) -> bool {
     key.starts_with(RESERVED)
+}
+
+/// Returns whether an operation of a client would remove the records.
+pub(crate) fn removes_records(op: &Op<'_>) -> bool {
+    match op {
+        Op::Clear => true,
+        Op::DeletePrefix(prefix) => RESERVED.starts_with(prefix.as_bytes()),
+        Op::Append(..) | Op::Set(..) | Op::Delete(_) => false,
+    }
 }
 
 /// The last durable writes of one session that were applied.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use partd::{Durability, Op, Partd, Result};
 
 use super::budget::Budget;
-use super::records::Records;
+use super::records::{Records, removes_records};
 use super::sessions::Sessions;
 use super::stats::{MemoryGauge, Stats, Status};
 use crate::limits::Limits;
@@ -173,10 +173,10 @@ impl Shared {
         status
     }
 
-    /// Writes a batch without a record. A batch that removes every key also writes all records
-    /// again.
+    /// Writes a batch without a record. A batch that would remove the records also writes
+    /// all of them again.
     pub(crate) fn write(&self, ops: Vec<Op<'_>>, durability: Durability) -> Result<()> {
-        let is_clearing = ops.iter().any(|op| matches!(op, Op::Clear));
+        let is_clearing = ops.iter().any(removes_records);
         if !is_clearing {
             return self.store.write(&batch_of(ops), durability);
         }

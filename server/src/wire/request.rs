@@ -87,6 +87,7 @@ const APPEND: u8 = 1;
 const SET: u8 = 2;
 const DELETE: u8 = 3;
 const CLEAR: u8 = 4;
+const DELETE_PREFIX: u8 = 5;
 /// The shortest operation and the shortest key on the wire.
 const LEAST_OP_BYTES: usize = 1;
 const LEAST_KEY_BYTES: usize = 4;
@@ -199,12 +200,12 @@ fn decode_ops<'a>(body: &mut Cursor<'a>, limits: &Limits) -> Result<Vec<Op<'a>>,
             ops.push(Op::Clear);
             continue;
         }
-        if !matches!(kind, APPEND | SET | DELETE) {
+        if !matches!(kind, APPEND | SET | DELETE | DELETE_PREFIX) {
             return Err(Malformed::new(format!("unknown operation {kind}")).into());
         }
         let key = Key::from(key(body, limits)?);
-        if kind == DELETE {
-            ops.push(Op::Delete(key));
+        if matches!(kind, DELETE | DELETE_PREFIX) {
+            ops.push(if kind == DELETE { Op::Delete(key) } else { Op::DeletePrefix(key) });
             continue;
         }
         let len = body.u64("a value")?;
@@ -235,7 +236,7 @@ pub(crate) fn set_oldest(frame: &mut [u8], oldest: u64) {
 pub(crate) fn write_bytes(batch: &Batch<'_>) -> usize {
     let op_bytes = |op: &Op<'_>| match op {
         Op::Append(key, value) | Op::Set(key, value) => 13 + key.len() + value.len(),
-        Op::Delete(key) => 5 + key.len(),
+        Op::Delete(key) | Op::DeletePrefix(key) => 5 + key.len(),
         Op::Clear => 1,
     };
     HEAD_BYTES + 5 + batch.ops().iter().map(op_bytes).sum::<usize>()
@@ -256,6 +257,7 @@ pub(crate) fn encode_write(head: Head, batch: &Batch<'_>, durable: bool) -> Vec<
             Op::Append(key, _) => put_key(&mut frame, APPEND, key),
             Op::Set(key, _) => put_key(&mut frame, SET, key),
             Op::Delete(key) => put_key(&mut frame, DELETE, key),
+            Op::DeletePrefix(prefix) => put_key(&mut frame, DELETE_PREFIX, prefix),
             Op::Clear => frame.push(CLEAR),
         }
         if let Op::Append(_, value) | Op::Set(_, value) = op {

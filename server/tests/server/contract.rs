@@ -113,6 +113,8 @@ macro_rules! contract {
                 a_mixed_batch_is_applied_in_order
                 a_delete_and_an_append_in_one_batch_replace_the_value
                 a_clear_in_a_batch_leaves_later_operations_in_effect
+                a_prefix_delete_removes_the_keys_with_the_prefix_and_no_other
+                a_prefix_delete_in_a_batch_takes_its_place_among_the_operations
                 sets_in_a_batch_are_applied_in_order
                 a_batch_can_have_very_many_operations
             );

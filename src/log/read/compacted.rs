@@ -1,7 +1,7 @@
 //! The entries of compactions' outputs: each takes its place in the history, between the batches of
 //! writers, by the number that it had before it was rewritten.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use partd_format::{Entry, Kind};
 
@@ -13,7 +13,8 @@ use crate::log::segment::extent::Extent;
 #[derive(Debug, Default)]
 pub(crate) struct Compacted {
     keys: HashMap<Key, VecDeque<(Kind, Extent)>>,
-    clears: BTreeSet<u64>,
+    /// Clears and deletes of prefixes, by number; the prefix of a clear is empty.
+    wide: BTreeMap<u64, Vec<Key>>,
 }
 
 impl Compacted {
@@ -21,11 +22,13 @@ impl Compacted {
     pub(crate) fn add(&mut self, entry: &Entry<'_>, segment: u32) {
         // Every batch of an output has numbers: that was checked.
         let sequence = entry.sequence.unwrap_or(0);
-        if entry.kind == Kind::Clear {
-            self.clears.insert(sequence);
-        } else {
-            let extent = Extent::of(entry, segment, sequence);
-            self.keys.entry(Key::from(entry.key)).or_default().push_back((entry.kind, extent));
+        let key = Key::from(entry.key);
+        match entry.kind {
+            Kind::Clear | Kind::DeletePrefix => self.wide.entry(sequence).or_default().push(key),
+            Kind::Append | Kind::Set | Kind::Delete => {
+                let extent = Extent::of(entry, segment, sequence);
+                self.keys.entry(key).or_default().push_back((entry.kind, extent));
+            }
         }
     }
 
@@ -44,19 +47,24 @@ impl Compacted {
         }
     }
 
-    /// Applies the entries of every key that come before number `sequence`.
-    pub(crate) fn catch_up_all(&mut self, index: &mut Index, sequence: u64) {
+    /// Applies the entries of every key with the prefix that come before number `sequence`.
+    pub(crate) fn catch_up_prefix(&mut self, index: &mut Index, prefix: &[u8], sequence: u64) {
         for (key, entries) in &mut self.keys {
-            apply(index, key.as_bytes(), entries, sequence);
+            if key.as_bytes().starts_with(prefix) {
+                apply(index, key.as_bytes(), entries, sequence);
+            }
         }
     }
 
-    /// Applies the clears that come before number `sequence`, each after what it clears.
-    pub(crate) fn catch_up_clears(&mut self, index: &mut Index, sequence: u64) {
-        while let Some(clear) = self.clears.first().copied().filter(|clear| *clear < sequence) {
-            self.clears.pop_first();
-            self.catch_up_all(index, clear);
-            index.clear();
+    /// Applies the clears and the deletes of prefixes that come before number `sequence`, each after
+    /// the entries that it removes.
+    pub(crate) fn catch_up_wide(&mut self, index: &mut Index, sequence: u64) {
+        while let Some(first) = self.wide.first_entry().filter(|first| *first.key() < sequence) {
+            let (number, prefixes) = first.remove_entry();
+            for prefix in prefixes {
+                self.catch_up_prefix(index, prefix.as_bytes(), number);
+                index.delete_prefix(prefix.as_bytes());
+            }
         }
     }
 }

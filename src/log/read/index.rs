@@ -83,7 +83,25 @@ impl Index {
                 }
             }
             Kind::Clear => self.clear(),
+            Kind::DeletePrefix => self.delete_prefix(key),
         }
+    }
+
+    /// Forgets the keys that begin with a prefix.
+    pub(crate) fn delete_prefix(&mut self, prefix: &[u8]) {
+        if prefix.is_empty() {
+            return self.clear();
+        }
+        let Index { table, live_bytes, extents, live_in, .. } = self;
+        table.retain(|slot| {
+            let stays = !slot.key.as_bytes().starts_with(prefix);
+            if !stays {
+                slot.extents.iter().for_each(|extent| remove_live(live_in, extent));
+                *live_bytes -= slot.len;
+                *extents -= slot.extents.len() as u64;
+            }
+            stays
+        });
     }
 
     /// Forgets every key.

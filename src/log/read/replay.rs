@@ -248,7 +248,7 @@ impl<D: Disk> Version<D> {
             Span { segment: &*segments[segment as usize], offset, len }
         };
         for (i, unit) in units.iter().enumerate() {
-            compacted.catch_up_clears(&mut self.index, unit.sequence);
+            compacted.catch_up_wide(&mut self.index, unit.sequence);
             heads.begin(i, units.len(), span);
             let segment = &segments[unit.segment as usize];
             let batch = match segment.batch(unit.offset, unit.len) {
@@ -262,17 +262,21 @@ impl<D: Disk> Version<D> {
             for entry in batch.entries() {
                 self.applied.count(&entry);
                 self.value_bytes[unit.segment as usize] += entry.value_len;
-                if entry.kind == Kind::Clear {
-                    compacted.catch_up_all(&mut self.index, unit.sequence);
-                } else {
-                    compacted.catch_up(&mut self.index, entry.key, unit.sequence);
+                match entry.kind {
+                    // The key of a clear is empty, which is the prefix of every key.
+                    Kind::Clear | Kind::DeletePrefix => {
+                        compacted.catch_up_prefix(&mut self.index, entry.key, unit.sequence);
+                    }
+                    Kind::Append | Kind::Set | Kind::Delete => {
+                        compacted.catch_up(&mut self.index, entry.key, unit.sequence);
+                    }
                 }
                 let extent = Extent::of(&entry, unit.segment, unit.sequence);
                 self.index.apply(entry.kind, entry.key, extent);
             }
         }
-        compacted.catch_up_clears(&mut self.index, u64::MAX);
-        compacted.catch_up_all(&mut self.index, u64::MAX);
+        compacted.catch_up_wide(&mut self.index, u64::MAX);
+        compacted.catch_up_prefix(&mut self.index, &[], u64::MAX);
         Ok(())
     }
 }

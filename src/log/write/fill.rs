@@ -42,7 +42,7 @@ impl Shape {
                 true => shape.only_removes = false,
                 false => shape.removes = true,
             }
-            let key_len = op.key().map_or(0, |key| key.len() as u64);
+            let key_len = key_of(op).len() as u64;
             shape.layout.add(key_len, op.value().len() as u64).map_err(|error| {
                 let key = op.key().cloned().unwrap_or_default();
                 Error::Invalid(format!(
@@ -88,7 +88,7 @@ pub(crate) fn fill<F: DiskFile>(
         writer.flush()?;
         let entries = batch.ops().iter().zip(&*checksums).map(|(op, &value_checksum)| NewEntry {
             kind: kind_of(op),
-            key: op.key().map_or(&[], |key| key.as_bytes()),
+            key: key_of(op),
             value_len: op.value().len() as u64,
             value_checksum,
             sequence: 0,
@@ -101,11 +101,22 @@ pub(crate) fn fill<F: DiskFile>(
     })
 }
 
+/// The key of the entry of an operation: a prefix stands in its place.
+fn key_of<'a>(op: &'a Op<'_>) -> &'a [u8] {
+    match op {
+        Op::Append(key, _) | Op::Set(key, _) | Op::Delete(key) | Op::DeletePrefix(key) => {
+            key.as_bytes()
+        }
+        Op::Clear => &[],
+    }
+}
+
 fn kind_of(op: &Op<'_>) -> Kind {
     match op {
         Op::Append(..) => Kind::Append,
         Op::Set(..) => Kind::Set,
         Op::Delete(_) => Kind::Delete,
         Op::Clear => Kind::Clear,
+        Op::DeletePrefix(_) => Kind::DeletePrefix,
     }
 }

@@ -15,6 +15,7 @@ pub enum Op {
     Set(String, Vec<u8>),
     Delete(String),
     Clear,
+    DeletePrefix(String),
 }
 
 impl fmt::Debug for Op {
@@ -24,6 +25,7 @@ impl fmt::Debug for Op {
             Op::Set(key, value) => write!(f, "set {key} {} B", value.len()),
             Op::Delete(key) => write!(f, "delete {key}"),
             Op::Clear => write!(f, "clear"),
+            Op::DeletePrefix(prefix) => write!(f, "delete {prefix}*"),
         }
     }
 }
@@ -37,6 +39,7 @@ pub fn batch(ops: &[Op]) -> Batch<'_> {
             Op::Set(key, value) => batch.set(key.as_str(), value),
             Op::Delete(key) => batch.delete(key.as_str()),
             Op::Clear => batch.clear(),
+            Op::DeletePrefix(prefix) => batch.delete_prefix(prefix.as_str()),
         };
     }
     batch
@@ -71,6 +74,9 @@ impl Content {
                     self.values.remove(key);
                 }
                 Op::Clear => self.values.clear(),
+                Op::DeletePrefix(prefix) => {
+                    self.values.retain(|key, _| !key.starts_with(prefix.as_str()));
+                }
             }
         }
     }

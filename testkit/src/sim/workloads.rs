@@ -58,6 +58,13 @@ fn key(rng: &mut Rng) -> String {
     KEYS[rng.below(KEYS.len() as u64) as usize].to_owned()
 }
 
+/// A prefix of no key, of one or of several.
+fn prefix(rng: &mut Rng) -> String {
+    let key = key(rng);
+    let len = rng.below(key.len() as u64 + 2) as usize;
+    key.get(..len).map_or_else(|| key.clone() + "!", str::to_owned)
+}
+
 fn bytes(rng: &mut Rng, len: u64) -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..len.div_ceil(8)).flat_map(|_| rng.next().to_le_bytes()).collect();
     bytes.truncate(len as usize);
@@ -134,8 +141,12 @@ fn removals(rng: &mut Rng) -> Vec<Step> {
     let mut steps: Vec<Step> = (0..3).map(|_| write(0, small(rng), false)).collect();
     for i in 0..15 {
         let by = rng.below(2) as u8;
-        steps.push(match rng.below(7) {
+        steps.push(match rng.below(8) {
             0 => write(by, vec![Op::Clear, append(rng, 20)], false),
+            7 => {
+                let prefix = Op::DeletePrefix(prefix(rng));
+                write(by, vec![append(rng, 9), prefix, append(rng, 9)], rng.below(3) == 0)
+            }
             1 => write(by, vec![Op::Delete(key(rng)), Op::Delete(key(rng))], i % 2 == 0),
             2 => Step::Call(by, Call::Pop { keys: vec![key(rng), key(rng)] }),
             3 | 4 => {
@@ -206,8 +217,9 @@ fn compaction(rng: &mut Rng) -> Vec<Step> {
     for round in 0..7_u64 {
         let by = rng.below(2) as u8;
         for _ in 0..2 {
-            steps.push(match rng.below(8) {
+            steps.push(match rng.below(10) {
                 0 => write(by, vec![Op::Clear], false),
+                8 | 9 => write(by, vec![Op::DeletePrefix(prefix(rng)), append(rng, 9)], false),
                 1 | 2 => write(by, vec![Op::Delete(key(rng))], false),
                 3 => {
                     let len = rng.below(30);

@@ -1,7 +1,7 @@
 //! What a run of a compaction takes, and what it writes: the choice of segments, the entries of the
 //! output, and which removals something outside still needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -47,11 +47,32 @@ pub(crate) struct Planned {
     pub(crate) len: u64,
 }
 
-/// The newest clear and the newest delete of each key.
+/// The newest clear, the newest delete of each key, and that of each prefix.
 #[derive(Debug, Default)]
 struct Removals {
     clear: Option<u64>,
     deletes: BTreeMap<Key, u64>,
+    prefixes: BTreeMap<Key, u64>,
+}
+
+impl Removals {
+    /// The number of the newest removal.
+    fn newest(&self) -> Option<u64> {
+        self.deletes.values().chain(self.prefixes.values()).copied().max().max(self.clear)
+    }
+
+    /// The prefixes of a key that are deleted after number `sequence`. `lens` are those of all prefixes.
+    fn prefixes_of<'r>(
+        &'r self,
+        key: &'r [u8],
+        lens: &'r BTreeSet<usize>,
+        sequence: u64,
+    ) -> impl Iterator<Item = (&'r Key, u64)> {
+        lens.range(..=key.len())
+            .filter_map(|&len| self.prefixes.get_key_value(&key[..len]))
+            .map(|(prefix, &delete)| (prefix, delete))
+            .filter(move |(_, delete)| *delete > sequence)
+    }
 }
 
 impl<F: DiskFile> Base<F> {
@@ -97,10 +118,12 @@ impl<F: DiskFile> Base<F> {
 
     /// The entries in key order, and how many extents they are made of.
     fn entries(&self, removals: Removals, is_input: &[bool]) -> (Vec<Planned>, u64) {
-        let Removals { clear, mut deletes } = removals;
+        let Removals { clear, mut deletes, prefixes } = removals;
         let mut planned = Vec::new();
         let remove = |key, kind, sequence| Planned { key, kind, sequence, extents: None, len: 0 };
         planned.extend(clear.map(|sequence| remove(Key::default(), Kind::Clear, sequence)));
+        let prefixes = prefixes.into_iter();
+        planned.extend(prefixes.map(|(prefix, seq)| remove(prefix, Kind::DeletePrefix, seq)));
         let mut count = 0;
         for (key, extents, is_set) in &self.keys {
             // Deletes of keys that sort before it, and its own, come first.
@@ -164,6 +187,10 @@ impl<F: DiskFile> Base<F> {
                             let newest = found.deletes.entry(Key::from(entry.key)).or_insert(0);
                             *newest = sequence.max(*newest);
                         }
+                        Kind::DeletePrefix => {
+                            let newest = found.prefixes.entry(Key::from(entry.key)).or_insert(0);
+                            *newest = sequence.max(*newest);
+                        }
                         Kind::Append | Kind::Set => {}
                     }
                 }
@@ -180,15 +207,15 @@ impl<F: DiskFile> Base<F> {
         }
         let clear = found.clear;
         found.deletes.retain(|_, sequence| Some(*sequence) > clear);
+        found.prefixes.retain(|_, sequence| Some(*sequence) > clear);
         Ok(found)
     }
 
     /// Drops the removals that nothing needs: no segment outside holds an older value that they
     /// remove. What the sources hold of such values goes in the same rename.
     fn drop_needless(&self, removals: &mut Removals, is_input: &[bool]) -> Result<()> {
-        let Some(newest) = removals.deletes.values().copied().max().max(removals.clear) else {
-            return Ok(());
-        };
+        let Some(newest) = removals.newest() else { return Ok(()) };
+        let prefix_lens: BTreeSet<usize> = removals.prefixes.keys().map(Key::len).collect();
         let mut needed = Removals::default();
         for segment in self.outside(is_input) {
             let is_output = segment.header().output.is_some();
@@ -208,6 +235,12 @@ impl<F: DiskFile> Base<F> {
                         && !needed.deletes.contains_key(key)
                     {
                         needed.deletes.insert(key.clone(), *delete);
+                    }
+                    for (prefix, delete) in removals.prefixes_of(entry.key, &prefix_lens, sequence)
+                    {
+                        if !needed.prefixes.contains_key(prefix) {
+                            needed.prefixes.insert(prefix.clone(), delete);
+                        }
                     }
                 }
             }

@@ -1,6 +1,6 @@
 //! The list of batches.
 
-use partd_format::State;
+use partd_format::{Kind, State};
 use serde_json::{Value, json};
 
 use crate::Failure;
@@ -88,10 +88,11 @@ fn at(store: &Store, place: Place) -> (&Segment, &BatchInfo) {
 
 fn has_key(segment: &Segment, batch: &BatchInfo, key: &[u8]) -> bool {
     batch.good_head().is_some_and(|head| {
-        segment
-            .entries_of(head)
-            .iter()
-            .any(|entry| entry.kind != partd_format::Kind::Clear && segment.key(entry) == key)
+        segment.entries_of(head).iter().any(|entry| match entry.kind {
+            Kind::Clear => false,
+            Kind::DeletePrefix => key.starts_with(segment.key(entry)),
+            Kind::Append | Kind::Set | Kind::Delete => segment.key(entry) == key,
+        })
     })
 }
 

@@ -305,6 +305,7 @@ pub(crate) fn kind_name(kind: Kind) -> &'static str {
         Kind::Set => "set",
         Kind::Delete => "delete",
         Kind::Clear => "clear",
+        Kind::DeletePrefix => "delete-prefix",
     }
 }
 

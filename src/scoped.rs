@@ -1,0 +1,124 @@
+//! `Scoped`: the keys of a store that begin with one prefix, as a store of their own.
+//!
+//! Invariant: no operation reads or changes a key outside of the scope.
+
+use crate::partd::{Batch, Chunks, Durability, Op, Partd};
+use crate::{Key, Result};
+
+/// A part of a store, such as the keys of one job: a [`Partd`] over all tuple keys that begin with the
+/// scope.
+///
+/// The key `k` of the scope `("job", 7)` is the key `("job", 7, k)` of the store below; if `k` is a
+/// tuple, its parts follow those of the scope. [`keys`](Partd::keys) returns the keys without the
+/// scope. [`clear`](Partd::clear) removes the keys of the scope alone, with one
+/// [delete of a prefix](Partd::delete_prefix): on a [`SegmentLog`](crate::SegmentLog) that is one small
+/// entry, however many keys there are. Scopes are independent unless the parts of one begin with
+/// all parts of the other.
+///
+/// ```
+/// use partd::{Dict, Partd, Scoped};
+/// let store = Dict::new();
+/// let one = Scoped::new(&store, ("job", 1));
+/// let two = Scoped::new(&store, ("job", 2));
+/// one.append([("x", "Hello ")])?;
+/// two.append([("x", "world!")])?;
+/// assert_eq!(store.get(("job", 1, "x"))?, b"Hello ");
+/// assert_eq!(two.keys()?, ["x".into()]);
+/// one.clear()?;
+/// assert_eq!((one.get("x")?, two.get("x")?), (b"".to_vec(), b"world!".to_vec()));
+/// # Ok::<(), partd::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Scoped<P: Partd> {
+    store: P,
+    prefix: Key,
+}
+
+impl<P: Partd> Scoped<P> {
+    /// Creates the part of `store` whose keys begin with `scope`: a string, an integer or a tuple.
+    ///
+    /// `Scoped::new(store, "a")` and `Scoped::new(store, ("a",))` are the same scope, as the keys are
+    /// the same.
+    #[must_use]
+    pub fn new(store: P, scope: impl Into<Key>) -> Scoped<P> {
+        Scoped { store, prefix: Key::tuple_prefix(scope) }
+    }
+
+    /// Returns the store below.
+    #[must_use]
+    pub fn store(&self) -> &P {
+        &self.store
+    }
+
+    /// Returns the prefix that all keys of the scope have in the store below.
+    #[must_use]
+    pub fn prefix(&self) -> &Key {
+        &self.prefix
+    }
+
+    fn inside(&self, key: &Key) -> Key {
+        Key::concat(&self.prefix, key)
+    }
+
+    fn all_inside(&self, keys: &[Key]) -> Vec<Key> {
+        keys.iter().map(|key| self.inside(key)).collect()
+    }
+}
+
+impl<P: Partd> Partd for Scoped<P> {
+    fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()> {
+        let mut below = Batch::with_capacity(batch.ops().len());
+        for op in batch.ops() {
+            below.push(match op {
+                Op::Append(key, value) => Op::Append(self.inside(key), value),
+                Op::Set(key, value) => Op::Set(self.inside(key), value),
+                Op::Delete(key) => Op::Delete(self.inside(key)),
+                Op::DeletePrefix(prefix) => Op::DeletePrefix(self.inside(prefix)),
+                Op::Clear => Op::DeletePrefix(self.prefix.clone()),
+            });
+        }
+        self.store.write(&below, durability)
+    }
+
+    fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
+        self.store.read(&self.all_inside(keys))
+    }
+
+    fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
+        self.store.take(&self.all_inside(keys))
+    }
+
+    fn lens(&self, keys: &[Key]) -> Result<Vec<Option<u64>>> {
+        self.store.lens(&self.all_inside(keys))
+    }
+
+    fn present(&self, keys: &[Key]) -> Result<Vec<bool>> {
+        self.store.present(&self.all_inside(keys))
+    }
+
+    fn keys(&self) -> Result<Vec<Key>> {
+        self.keys_with(&Key::default())
+    }
+
+    fn keys_with(&self, prefix: &Key) -> Result<Vec<Key>> {
+        let keys = self.store.keys_with(&self.inside(prefix))?;
+        // All of them have the same prefix, so without it they sort as before.
+        Ok(keys.iter().map(|key| Key::from(&key.as_bytes()[self.prefix.len()..])).collect())
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.store.sync()
+    }
+
+    fn visit(
+        &self,
+        keys: &[Key],
+        visit: &mut dyn FnMut(&[Chunks<'_>]) -> Result<()>,
+    ) -> Result<()> {
+        self.store.visit(&self.all_inside(keys), visit)
+    }
+
+    fn check(&self, durability: Durability) -> Result<()> {
+        self.store.check(durability)
+    }
+}

@@ -1,0 +1,134 @@
+//! Prefixes: one entry removes every key of one, in the order of the history, through compactions.
+
+use partd::{Batch, Buffer, Dict, Durability, Key, Partd, Scoped, SegmentLog};
+use tempfile::TempDir;
+
+fn small(dir: &TempDir) -> SegmentLog {
+    let options = SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None);
+    options.open(dir.path().join("store")).unwrap()
+}
+
+/// The keys of three jobs, the first with a name that is a prefix of the others'.
+fn fill(p: &impl Partd, round: usize) {
+    for job in ["a", "aa", "b"] {
+        let pairs = (0..50).map(|i| ((job, i), format!("{job} {i} {round};")));
+        p.append(pairs).unwrap();
+    }
+}
+
+#[test]
+fn a_prefix_delete_writes_one_small_entry_whatever_the_number_of_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let p = small(&dir);
+    let log_bytes = |p: &SegmentLog| p.stats().unwrap().batches;
+    p.append((0..10_000).map(|i| (("job", i), [7; 10]))).unwrap();
+    p.append([("other", "x")]).unwrap();
+    let before = log_bytes(&p);
+    p.delete_prefix(Key::tuple_prefix("job")).unwrap();
+    assert_eq!(log_bytes(&p), before + 1);
+    assert_eq!(p.stats().unwrap().removals, 1);
+    assert_eq!(p.keys().unwrap(), ["other".into()]);
+}
+
+#[test]
+fn every_handle_sees_a_prefix_delete_in_its_place_in_the_history_also_after_compaction() {
+    let dir = tempfile::tempdir().unwrap();
+    let (p, other) = (small(&dir), small(&dir));
+    for round in 0..6 {
+        fill(&p, round);
+        // Not `aa` and its tuples.
+        other.delete_prefix(Key::tuple_prefix("a")).unwrap();
+        p.write(
+            Batch::new()
+                .append(("b", 1), b"gone")
+                .delete_prefix(Key::tuple_prefix("b"))
+                .append(("b", 2), b"stays"),
+            Durability::Plain,
+        )
+        .unwrap();
+        p.append([(("a", 3), format!("new {round}"))]).unwrap();
+        if round % 2 == 1 {
+            // Seals the segments, so that there is something to compact.
+            drop(small(&dir));
+            other.compact().unwrap();
+        }
+        for handle in [&p, &other, &small(&dir)] {
+            assert_eq!(handle.keys_with_prefix(Key::tuple_prefix("a")).unwrap(), [("a", 3).into()]);
+            assert_eq!(handle.get(("a", 3)).unwrap(), format!("new {round}").as_bytes());
+            assert_eq!(handle.keys_with_prefix(Key::tuple_prefix("b")).unwrap(), [("b", 2).into()]);
+            assert_eq!(handle.get(("b", 2)).unwrap(), b"stays");
+            assert_eq!(handle.keys_with_prefix(Key::tuple_prefix("aa")).unwrap().len(), 50);
+            let kept: String = (0..=round).map(|round| format!("aa 7 {round};")).collect();
+            assert_eq!(handle.get(("aa", 7)).unwrap(), kept.as_bytes());
+        }
+    }
+}
+
+#[test]
+fn a_compacted_prefix_delete_still_removes_older_values_in_segments_that_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None);
+    let open = || options.open(dir.path().join("store")).unwrap();
+    // The first writer's segment stays open with the old values. The second writer's is compacted.
+    let (first, second) = (open(), open());
+    first.append([(("job", 1), "old"), (("job", 2), "old"), (("jobs", 1), "old")]).unwrap();
+    second.append([(("job", 1), "older than the delete")]).unwrap();
+    second.delete_prefix(Key::tuple_prefix("job")).unwrap();
+    second.append([(("job", 2), "new")]).unwrap();
+    drop(second);
+    let third = open();
+    let compaction = third.compact().unwrap();
+    assert_eq!(compaction.skipped, None);
+    drop(third);
+    for p in [first, open()] {
+        assert_eq!(p.keys().unwrap(), [("job", 2).into(), ("jobs", 1).into()]);
+        assert_eq!(p.get(("job", 2)).unwrap(), b"new");
+        assert_eq!(p.get(("jobs", 1)).unwrap(), b"old");
+    }
+}
+
+#[test]
+fn a_buffer_drops_what_it_holds_of_a_deleted_prefix_and_writes_the_rest() {
+    let p = Buffer::new(Dict::new(), Dict::new(), 1 << 20);
+    p.append([("ab", "slow"), ("ac", "slow"), ("b", "slow")]).unwrap();
+    p.flush().unwrap();
+    p.append([("ab", "fast"), ("ad", "fast"), ("b", "fast")]).unwrap();
+    p.iset("ae", "deferred").unwrap();
+    assert_eq!(p.keys_with_prefix("a").unwrap().len(), 4);
+    p.write(
+        Batch::new().append("ad", b"+").delete_prefix("a").append("ab", b"new"),
+        Durability::Plain,
+    )
+    .unwrap();
+    assert_eq!(p.keys().unwrap(), ["ab".into(), "b".into()]);
+    assert_eq!(p.get_many(["ab", "b", "ae"]).unwrap(), [&b"new"[..], b"slowfast", b""]);
+    p.flush().unwrap();
+    assert_eq!(p.slow().keys().unwrap(), ["ab".into(), "b".into()]);
+}
+
+#[test]
+fn a_scope_reaches_no_key_outside_of_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let p = small(&dir);
+    let job = |name: &'static str| Scoped::new(&p, ("job", name));
+    fill(&job("1"), 0);
+    fill(&job("10"), 0);
+    p.append([("job", "plain"), ("k", "plain")]).unwrap();
+    let before = p.keys().unwrap();
+    assert_eq!(before.len(), 302);
+    assert_eq!(job("1").keys().unwrap().len(), 150);
+    assert_eq!(job("1").keys_with_prefix(Key::tuple_prefix("aa")).unwrap().len(), 50);
+    assert_eq!(job("1").get(("a", 3)).unwrap(), b"a 3 0;");
+    assert_eq!(p.get(("job", "1", "a", 3)).unwrap(), b"a 3 0;");
+    assert_eq!(job("1").pop([("a", 3)]).unwrap(), [b"a 3 0;"]);
+    job("1").delete_prefix(Key::tuple_prefix("b")).unwrap();
+    assert_eq!(job("1").keys().unwrap().len(), 99);
+    job("1").clear().unwrap();
+    assert_eq!(job("1").keys().unwrap(), []);
+    assert_eq!(job("10").keys().unwrap().len(), 150);
+    assert_eq!(p.keys().unwrap().len(), 152);
+    assert_eq!(p.get("job").unwrap(), b"plain");
+    // Nested scopes are one scope.
+    let nested = Scoped::new(Scoped::new(&p, "job"), "10");
+    assert_eq!(nested.keys().unwrap(), job("10").keys().unwrap());
+}
