@@ -45,6 +45,7 @@ mod frame;
 mod layer;
 mod pool;
 mod run;
+mod step;
 mod typed;
 
 #[cfg(any(
@@ -55,6 +56,15 @@ mod typed;
     feature = "blosc",
     feature = "zstd"
 ))]
+#[cfg(any(
+    feature = "zlib",
+    feature = "snappy",
+    feature = "lz4",
+    feature = "bz2",
+    feature = "blosc",
+    feature = "zstd"
+))]
+mod compressor;
 #[cfg_attr(not(feature = "full"), allow(dead_code, reason = "each codec uses a part of it"))]
 mod grow;
 

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::encode::codec::{Codec, CodecError, Decoded, too_large};
 use crate::encode::frame::{self, Frame};
 use crate::encode::layer::Encode;
+use crate::encode::step::Step;
 use crate::partd::{Batch, Chunks, Durability, Op, Partd};
 use crate::threads::{self, Team};
 use crate::{Error, Key, Result};
@@ -27,23 +28,6 @@ const RUNS_PER_THREAD: usize = 4;
 const KEPT_BUFFER_MAX_BYTES: usize = 64 << 20;
 /// Errors of other libraries quote what they found; no more than this much of it is repeated.
 const REASON_MAX_CHARS: usize = 600;
-
-/// An [`Op`] whose value is what the codec takes.
-pub(crate) enum Step<'a, In: ?Sized> {
-    Append(&'a Key, &'a In),
-    Set(&'a Key, &'a In),
-    Delete(&'a Key),
-    Clear,
-}
-
-impl<'a, In: ?Sized> Step<'a, In> {
-    fn key_and_value(&self) -> Option<(&'a Key, &'a In)> {
-        match *self {
-            Step::Append(key, value) | Step::Set(key, value) => Some((key, value)),
-            Step::Delete(_) | Step::Clear => None,
-        }
-    }
-}
 
 /// What comes of encoding a run of steps: the frames, and where each of them lies.
 struct EncodedRun {

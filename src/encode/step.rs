@@ -1,0 +1,21 @@
+//! One step of a batch, before its value is encoded.
+
+use crate::Key;
+
+/// An [`Op`](crate::partd::Op) whose value is what the codec takes.
+pub(crate) enum Step<'a, In: ?Sized> {
+    Append(&'a Key, &'a In),
+    Set(&'a Key, &'a In),
+    Delete(&'a Key),
+    Clear,
+}
+
+impl<'a, In: ?Sized> Step<'a, In> {
+    /// The key and the value, where there is one.
+    pub(crate) fn key_and_value(&self) -> Option<(&'a Key, &'a In)> {
+        match *self {
+            Step::Append(key, value) | Step::Set(key, value) => Some((key, value)),
+            Step::Delete(_) | Step::Clear => None,
+        }
+    }
+}
