@@ -2,7 +2,7 @@
 //! one does; or that come late, when something else has happened before.
 //!
 //! EINTR is not among the errors. The seam of the real disk makes an interrupted `pwritev` or
-//! `fallocate` again (`retry` in `src/log/fs/linux.rs`; its unit test for writes is
+//! `fallocate` again (`retry` in `src/log/fs/linux_file.rs`; its unit test for writes is
 //! `a_write_that_is_short_or_interrupted_goes_on_where_it_was`), the standard library does that
 //! with `open` and `fsync`, a lock that is tried does not wait, and a local file system interrupts
 //! nothing else.
