@@ -21,7 +21,7 @@ pub(crate) trait Compressor: Send + Sync {
     ) -> Result<(), CodecError>;
 }
 
-/// Implements [`Codec`] for a [`Compressor`]. A macro, because a blanket implementation would
+/// Implements [`Codec`](crate::Codec) for a [`Compressor`]. A macro, because a blanket implementation would
 /// take the trait away from users' own codecs.
 macro_rules! codec_by_compressor {
     ($type:ty) => {
