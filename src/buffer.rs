@@ -20,13 +20,14 @@ use crate::{Key, Result};
 mod admission;
 mod budget;
 mod deferred_sets;
+mod fit;
 mod flush;
 mod isolate;
 
-use admission::Fit;
 use budget::Reservation;
 pub use budget::{FixedBudget, MemoryBudget};
 use deferred_sets::DeferredSets;
+use fit::Fit;
 use isolate::Isolate;
 
 /// Attempts to read `slow` outside the lock, before one is made inside it.

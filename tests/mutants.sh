@@ -170,10 +170,10 @@ mutant take-over src/log/write/mod.rs 'live I1 I6' kill_steps \
     ''
 
 # Recovery.
-mutant void src/log/open/recovery.rs I8 crash $crash \
+mutant void src/log/open/scanned.rs I8 crash $crash \
     'given_up.iter().try_for_each(|found| segment.force_void(found.offset))?;' \
     ''
-mutant void-repeated src/log/open/recovery.rs I7 crash $crash \
+mutant void-repeated src/log/open/scanned.rs I7 crash $crash \
     'Ok(State::Void) => mode == RecoveryMode::Disk,' \
     'Ok(State::Void) => false,'
 mutant recovered-values src/log/open/recovery.rs I3 crash $crash \

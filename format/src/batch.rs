@@ -7,13 +7,12 @@ use byteorder::{ByteOrder, LittleEndian as Le};
 use crc32fast::Hasher;
 
 use crate::error::{Error, Evidence};
-use crate::word::{BATCH_LEN_MAX, Salt};
+use crate::salt::Salt;
+use crate::word::BATCH_LEN_MAX;
 use crate::{SEQUENCE_MAX, align};
 
-/// Bytes of the link and state words.
-pub const WORDS_LEN: u64 = 16;
-/// Bytes from the link word to the table.
-pub const HEAD_LEN: u64 = 48;
+pub use crate::layout::{HEAD_LEN, WORDS_LEN};
+
 /// Bytes of one entry in the table.
 pub const ENTRY_LEN: u64 = 16;
 /// Bytes of one number in the column of sequence numbers.

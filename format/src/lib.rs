@@ -12,6 +12,8 @@
 pub mod batch;
 pub mod control;
 mod error;
+mod layout;
+mod salt;
 pub mod scan;
 pub mod segment;
 pub mod tuple;
@@ -19,9 +21,10 @@ pub mod word;
 
 pub use crate::batch::{Batch, Entry, Kind};
 pub use crate::error::{Error, Evidence};
+pub use crate::salt::Salt;
 pub use crate::scan::{Ending, Found, Scanner};
 pub use crate::segment::SegmentHeader;
-pub use crate::word::{Link, Salt, State};
+pub use crate::word::{Link, State};
 
 /// The version of the format that this crate writes, and the newest that it reads.
 pub const VERSION: u32 = 1;

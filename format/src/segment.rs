@@ -3,15 +3,15 @@
 use byteorder::{ByteOrder, LittleEndian as Le};
 
 use crate::error::{Error, Evidence};
-use crate::word::Salt;
+use crate::salt::Salt;
 use crate::{SEQUENCE_MAX, VERSION, align};
+
+pub use crate::layout::DURABLE_END_AT;
 
 /// What a segment file begins with.
 pub const MAGIC: [u8; 8] = *b"PARTDSEG";
 /// The length of the fixed part of the header; the lists of an output follow it.
 pub const HEADER_LEN: u64 = 256;
-/// Where the note word lies, behind the checksum of the header: it changes.
-pub const DURABLE_END_AT: u64 = 128;
 /// The bytes of a segment's name before ".seg": its id in hexadecimal digits.
 pub const NAME_DIGITS: usize = 16;
 

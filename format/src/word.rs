@@ -4,67 +4,15 @@
 //! an earlier life of the same disk block, or one that moved, does not parse. The payloads of two
 //! valid words at one place differ in at least four bits of the word (tested below).
 
-use crc32fast::Hasher;
-
 use crate::error::{Error, Evidence};
+use crate::layout::{DURABLE_END_AT, HEAD_LEN};
 use crate::{SEQUENCE_MAX, align};
 
-/// The random number of a segment that seeds all its checks and checksums.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Salt(pub u64);
-
-impl Salt {
-    /// The checksum of a value: CRC-32 (IEEE) that begins at the low half of the salt.
-    #[inline]
-    #[must_use]
-    pub fn value_checksum(self, value: &[u8]) -> u32 {
-        let mut hasher = self.value_hasher();
-        hasher.update(value);
-        hasher.finalize()
-    }
-
-    /// The hasher behind [`value_checksum`](Salt::value_checksum), for a value that comes in pieces.
-    #[inline]
-    #[must_use]
-    pub fn value_hasher(self) -> Hasher {
-        Hasher::new_with_initial(self.0 as u32)
-    }
-
-    /// The check of a word: the top `bits` bits of a CRC-32 that begins at the high half of the salt.
-    fn check(self, domain: u8, offset: u64, payload: u64, bits: u32) -> u64 {
-        let mut bytes = [domain; 17];
-        bytes[1..9].copy_from_slice(&offset.to_le_bytes());
-        bytes[9..].copy_from_slice(&payload.to_le_bytes());
-        let mut hasher = Hasher::new_with_initial((self.0 >> 32) as u32);
-        hasher.update(&bytes);
-        u64::from(hasher.finalize()) >> (32 - bits)
-    }
-
-    /// Packs a payload above its check.
-    fn pack(self, domain: u8, offset: u64, payload: u64, bits: u32) -> u64 {
-        payload << bits | self.check(domain, offset, payload, bits)
-    }
-
-    /// Takes a payload out of a word, if its check holds.
-    fn unpack(
-        self,
-        domain: u8,
-        what: &'static str,
-        offset: u64,
-        word: u64,
-        bits: u32,
-    ) -> Result<u64, Error> {
-        let payload = word >> bits;
-        let right = self.pack(domain, offset, payload, bits);
-        if word == right { Ok(payload) } else { Err(Error::bits(offset, what, right, word)) }
-    }
-}
+pub use crate::layout::STATE_AT;
+pub use crate::salt::Salt;
 
 const LINK_CHECK_BITS: u32 = 24;
 const STATE_CHECK_BITS: u32 = 17;
-
-/// Where the state word lies in a batch.
-pub const STATE_AT: u64 = 8;
 
 /// The payload of the link word that seals a segment: a length no batch has. It is not 0, so that
 /// no check can make the word 0, which would read as free space.
@@ -109,8 +57,8 @@ impl Link {
             return Ok(Link::Sealed);
         }
         let len = payload * 8;
-        if len < crate::batch::HEAD_LEN {
-            return Err(Error::at_least(offset, "length of batch", crate::batch::HEAD_LEN, len));
+        if len < HEAD_LEN {
+            return Err(Error::at_least(offset, "length of batch", HEAD_LEN, len));
         }
         let room = limit.saturating_sub(offset);
         if len > room {
@@ -177,12 +125,12 @@ impl State {
 
 /// The note of a segment: how far its chain of batches is known to be on stable storage.
 pub mod durable_end {
-    use super::{Error, LINK_CHECK_BITS, Salt, align};
+    use super::{DURABLE_END_AT, Error, LINK_CHECK_BITS, Salt, align};
 
     /// The word that says that the chain before `end` (an offset, a multiple of 8) is durable.
     #[must_use]
     pub fn encode(salt: Salt, end: u64) -> u64 {
-        salt.pack(b'N', crate::segment::DURABLE_END_AT, end / 8, LINK_CHECK_BITS)
+        salt.pack(b'N', DURABLE_END_AT, end / 8, LINK_CHECK_BITS)
     }
 
     /// Reads the note: 0 where there is none yet.
@@ -194,7 +142,7 @@ pub mod durable_end {
         if word == 0 {
             return Ok(0);
         }
-        let at = crate::segment::DURABLE_END_AT;
+        let at = DURABLE_END_AT;
         let end = salt.unpack(b'N', "durable watermark", at, word, LINK_CHECK_BITS)? * 8;
         debug_assert_eq!(align(end), Some(end));
         Ok(end)

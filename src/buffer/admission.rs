@@ -3,25 +3,13 @@
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
+use super::fit::Fit;
 use super::{Buffer, State};
 use crate::partd::{Batch, MemoryStore, Op, Partd};
 use crate::{Key, Result};
 
 /// The sets of a batch: keys and values.
 type Sets<'b> = Vec<(&'b Key, &'b [u8])>;
-
-/// The result of an attempt to buffer a batch.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fit {
-    /// The batch is in the buffer.
-    Buffered,
-    /// The batch fits only after a flush.
-    NoRoom,
-    /// The batch needs the exclusive lock, since it has a set to defer.
-    NotShared,
-    /// The batch must go to the slow store.
-    Never,
-}
 
 impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     /// Puts a batch of appends into `fast`. It may set keys that already have a deferred set.

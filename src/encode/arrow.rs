@@ -11,24 +11,14 @@
 
 mod batches;
 mod check;
+mod codec;
 mod compact;
 mod join;
 
-use std::sync::Arc;
-
-use arrow_array::RecordBatch;
-use arrow_buffer::Buffer;
-use arrow_ipc::reader::StreamDecoder;
-use arrow_ipc::writer::StreamWriter;
-use arrow_schema::{Schema, SchemaRef};
-
 pub use self::batches::Batches;
-use crate::encode::codec::{Codec, CodecError, too_large};
+pub use self::codec::ArrowCodec;
 use crate::encode::typed::Typed;
 use crate::{Key, Partd, Result};
-
-/// The name of the layer in errors.
-const NAME: &str = "Arrow";
 
 /// A layer of record batches. The batches appended to a key are read back as one batch.
 ///
@@ -64,15 +54,11 @@ const NAME: &str = "Arrow";
 /// ```
 pub type Arrow<P> = Typed<ArrowCodec, P>;
 
-/// The codec of [`Arrow`].
-#[derive(Debug)]
-pub struct ArrowCodec(());
-
 impl<P> Typed<ArrowCodec, P> {
     /// Creates a layer that stores record batches.
     #[must_use]
     pub fn new(inner: P) -> Arrow<P> {
-        Typed::with_codec(ArrowCodec(()), inner)
+        Typed::with_codec(ArrowCodec::new(), inner)
     }
 }
 
@@ -127,74 +113,4 @@ impl<P: Partd> Typed<ArrowCodec, P> {
     pub fn pop_batches(&self, key: impl Into<Key>) -> Result<Batches> {
         batches::take(&self.encode, key.into())
     }
-}
-
-impl Codec for ArrowCodec {
-    type In = RecordBatch;
-    type Out = RecordBatch;
-
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn encode(&self, value: &RecordBatch, frame: &mut Vec<u8>) -> Result<(), CodecError> {
-        check::types(&value.schema())?;
-        let start = frame.len();
-        let mut stream = StreamWriter::try_new(&mut *frame, &value.schema())?;
-        stream.write(&compact::batch(value)?)?;
-        stream.finish()?;
-        // Refuse now what a read would refuse, such as a column with too many items.
-        check::stream(&frame[start..])?;
-        Ok(())
-    }
-
-    fn decode(&self, frame: &[u8], max_bytes: usize) -> Result<RecordBatch, CodecError> {
-        Ok(self.decode_counted(frame, max_bytes)?.0)
-    }
-
-    fn join(&self, parts: Vec<RecordBatch>) -> Result<RecordBatch, CodecError> {
-        let schema = match parts.first() {
-            Some(part) => part.schema(),
-            None => Arc::new(Schema::empty()),
-        };
-        join::join(schema, parts)
-    }
-
-    fn check_joinable(&self, first: &RecordBatch, other: &RecordBatch) -> Result<(), CodecError> {
-        join::same_schema(&first.schema(), &other.schema())
-    }
-
-    fn decode_counted(
-        &self,
-        frame: &[u8],
-        max_bytes: usize,
-    ) -> Result<(RecordBatch, usize), CodecError> {
-        let (schema, batches, bytes) = decode(frame, max_bytes)?;
-        Ok((join::join(schema, batches)?, bytes))
-    }
-
-    fn value_bytes(&self, value: &RecordBatch) -> usize {
-        value.get_array_memory_size()
-    }
-}
-
-/// Decodes a stream into its schema, its batches, and the bytes that they count against the limit.
-fn decode(
-    frame: &[u8],
-    max_bytes: usize,
-) -> Result<(SchemaRef, Vec<RecordBatch>, usize), CodecError> {
-    let bitmap_bytes = check::stream(frame)?;
-    let bytes = frame.len().max(bitmap_bytes);
-    if bytes > max_bytes {
-        return Err(too_large(max_bytes).into());
-    }
-    let mut rest = Buffer::from(frame);
-    let mut stream = StreamDecoder::new();
-    let mut batches = Vec::new();
-    while !rest.is_empty() {
-        batches.extend(stream.decode(&mut rest)?);
-    }
-    stream.finish()?;
-    let schema = stream.schema().ok_or("the stream has no schema")?;
-    Ok((schema, batches, bytes))
 }

@@ -7,7 +7,7 @@
 
 use std::ffi::{CStr, c_int};
 
-use crate::encode::codec::{Compressor, codec_by_compressor};
+use crate::encode::compressor::{Compressor, codec_by_compressor};
 use crate::encode::{CodecError, Encode, grow, level_in};
 use crate::{Error, Result};
 

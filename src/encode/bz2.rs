@@ -6,7 +6,7 @@
 use bzip2::{Action, Compress, Compression, Decompress, Status};
 
 use crate::Result;
-use crate::encode::codec::{Compressor, codec_by_compressor};
+use crate::encode::compressor::{Compressor, codec_by_compressor};
 use crate::encode::grow::Growth;
 use crate::encode::{CodecError, Encode, level_in};
 

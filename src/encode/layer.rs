@@ -8,7 +8,7 @@ use std::fmt;
 
 use crate::encode::codec::{Codec, CodecError, FnCodec};
 use crate::encode::pool::Pool;
-use crate::encode::run::Step;
+use crate::encode::step::Step;
 use crate::partd::{Batch, Durability, MemoryStore, Op, Partd};
 use crate::{Error, Key, Result};
 

@@ -6,7 +6,7 @@
 
 use lz4_flex::block::{compress_into, decompress_into, get_maximum_output_size};
 
-use crate::encode::codec::{Compressor, codec_by_compressor};
+use crate::encode::compressor::{Compressor, codec_by_compressor};
 use crate::encode::{CodecError, Encode, grow};
 
 /// The length of the decoded size before each block, in bytes.

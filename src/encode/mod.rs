@@ -46,6 +46,7 @@ mod frame;
 mod layer;
 mod pool;
 mod run;
+mod step;
 mod typed;
 
 #[cfg(any(
@@ -56,6 +57,15 @@ mod typed;
     feature = "blosc",
     feature = "zstd"
 ))]
+#[cfg(any(
+    feature = "zlib",
+    feature = "snappy",
+    feature = "lz4",
+    feature = "bz2",
+    feature = "blosc",
+    feature = "zstd"
+))]
+mod compressor;
 #[cfg_attr(not(feature = "full"), allow(dead_code, reason = "each codec uses a part of it"))]
 mod grow;
 

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::encode::codec::{Codec, CodecError, Decoded, too_large};
 use crate::encode::frame::{self, Frame};
 use crate::encode::layer::Encode;
+use crate::encode::step::Step;
 use crate::partd::{Batch, Chunks, Durability, Op, Partd};
 use crate::threads::{self, Team};
 use crate::{Error, Key, Result};
@@ -29,25 +30,7 @@ const KEPT_BUFFER_MAX_BYTES: usize = 64 << 20;
 /// input.
 const REASON_MAX_CHARS: usize = 600;
 
-/// An [`Op`] with a value of the codec's type.
-pub(crate) enum Step<'a, In: ?Sized> {
-    Append(&'a Key, &'a In),
-    Set(&'a Key, &'a In),
-    Delete(&'a Key),
-    Clear,
-    DeletePrefix(&'a Key),
-}
-
-impl<'a, In: ?Sized> Step<'a, In> {
-    fn key_and_value(&self) -> Option<(&'a Key, &'a In)> {
-        match *self {
-            Step::Append(key, value) | Step::Set(key, value) => Some((key, value)),
-            Step::Delete(_) | Step::Clear | Step::DeletePrefix(_) => None,
-        }
-    }
-}
-
-/// The result of encoding a run of steps: the frames, and the range of each.
+/// What comes of encoding a run of steps: the frames, and where each of them lies.
 struct EncodedRun {
     buffer: Vec<u8>,
     frames: Vec<Range<usize>>,

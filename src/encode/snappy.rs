@@ -5,7 +5,7 @@
 
 use snap::raw::{Decoder, Encoder, decompress_len, max_compress_len};
 
-use crate::encode::codec::{Compressor, codec_by_compressor};
+use crate::encode::compressor::{Compressor, codec_by_compressor};
 use crate::encode::pool::Pool;
 use crate::encode::{CodecError, Encode, grow};
 

@@ -7,7 +7,7 @@ use std::fmt;
 
 use crate::encode::codec::{Codec, CodecError, FnCodec};
 use crate::encode::layer::Encode;
-use crate::encode::run::Step;
+use crate::encode::step::Step;
 use crate::partd::{Durability, Partd};
 use crate::{Key, Result};
 

@@ -10,7 +10,7 @@ use zstd::bulk::Compressor as Context;
 use zstd::zstd_safe::{self, DCtx, InBuffer, OutBuffer};
 
 use crate::Result;
-use crate::encode::codec::{Compressor, codec_by_compressor};
+use crate::encode::compressor::{Compressor, codec_by_compressor};
 use crate::encode::grow::{self, Growth};
 use crate::encode::pool::Pool;
 use crate::encode::{CodecError, Encode, level_in};

@@ -1,6 +1,6 @@
 //! The segment log: a store in fixed-size mapped files that many threads and processes append to.
 //!
-//! Its files lie on floors. What stands on one knows those below it and nobody above; `tests/tidy.rs` checks it.
+//! Its files lie on floors. What stands on one knows those below it and nobody above; `tests/tidy` checks it.
 //!
 //! | floor | what it owns |
 //! |---|---|

@@ -6,7 +6,7 @@ use std::{fmt, slice, vec};
 
 use arrow_array::RecordBatch;
 
-use super::{ArrowCodec, NAME};
+use crate::encode::arrow::codec::{self, ArrowCodec, NAME};
 use crate::encode::frame::{self, BadFrame, Frame, PREFIX_BYTES};
 use crate::encode::layer::Encode;
 use crate::encode::run::reason;
@@ -66,7 +66,7 @@ fn decoded(
     max_bytes: usize,
 ) -> Result<Vec<RecordBatch>> {
     let offset = (body.start - PREFIX_BYTES) as u64;
-    match super::decode(&stored[body], max_bytes) {
+    match codec::decode(&stored[body], max_bytes) {
         Ok((_, batches, _)) => Ok(batches),
         Err(error) => Err(bad(key, frame, offset, reason(&error))),
     }

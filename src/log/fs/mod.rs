@@ -12,6 +12,7 @@
 pub(crate) mod directory;
 pub(crate) mod fork;
 mod linux;
+mod linux_file;
 pub(crate) mod mapping;
 pub(crate) mod names;
 
@@ -22,7 +23,8 @@ use std::path::Path;
 
 use crate::error::Error;
 
-pub use crate::log::fs::linux::{OsDir, OsDisk, OsFile, OsLock};
+pub use crate::log::fs::linux::{OsDir, OsDisk, OsLock};
+pub use crate::log::fs::linux_file::OsFile;
 pub use crate::log::fs::mapping::Mapping;
 
 /// A machine: its directories, its clock and its random numbers.

@@ -11,6 +11,7 @@ mod join;
 mod prepare;
 pub(crate) mod read_only;
 pub(crate) mod recovery;
+mod scanned;
 pub(crate) mod sweep;
 pub(crate) mod temporary;
 mod trust;

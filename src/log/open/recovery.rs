@@ -10,28 +10,19 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use partd_format::State;
 use partd_format::control::{self as layout};
-use partd_format::{Link, State};
 
 use crate::error::{Error, Result, damage};
 use crate::log::fs::directory::{Content, Directory};
 use crate::log::fs::names::{is_unfinished, segment_name, torn_names};
 use crate::log::fs::{Access, Dir, Disk, DiskFile, was_not_tried};
+use crate::log::open::scanned::{RecoveryMode, ScannedBatch, ScannedSegment};
 use crate::log::segment::Segment;
 use crate::log::segment::ahead::{Ahead, HeadsAhead, Span};
-use crate::log::segment::chain::BatchRange;
 use crate::log::segment::outputs::{NewestOutput, kept_is_missing};
 use crate::log::shared::control::Control;
 use crate::log::shared::start::Start;
-
-/// How much is to be looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RecoveryMode {
-    /// The machine has not been booted since, so all that was stored is there.
-    Memory,
-    /// Nothing but what the checksums say.
-    Disk,
-}
 
 /// What a control file says, as far as it can be trusted.
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,7 +46,7 @@ pub(crate) struct NewControl {
 /// What the segments hold.
 #[derive(Debug)]
 pub(crate) struct RecoveryScan<F> {
-    segments: Vec<Surveyed<F>>,
+    segments: Vec<ScannedSegment<F>>,
     /// Files that have the name of a segment and no readable header, and may have been more.
     unreadable: Vec<(u64, Error)>,
     /// The others like them, which outputs of compactions replace: what was dead before anyone asked
@@ -73,23 +64,6 @@ pub(crate) struct RecoveryScan<F> {
     last: Option<(u64, u64)>,
     /// Above every id that was seen.
     pub(crate) next_segment: u64,
-}
-
-#[derive(Debug)]
-struct Surveyed<F> {
-    segment: Segment<F>,
-    batches: Vec<ScannedBatch>,
-    /// Where the chain ends.
-    end: u64,
-    ending: Result<Link, partd_format::Error>,
-    is_replaced: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct ScannedBatch {
-    offset: u64,
-    len: u64,
-    state: Result<State, partd_format::Error>,
 }
 
 impl<F: DiskFile> RecoveryScan<F> {
@@ -138,13 +112,7 @@ impl<F: DiskFile> RecoveryScan<F> {
             Err(error) => return Err(error),
         };
         self.uuid.get_or_insert(segment.header().store);
-        let mut batches = Vec::new();
-        let mut chain = segment.chain(segment.header().data_start).ahead();
-        for BatchRange { offset, len } in &mut chain {
-            batches.push(ScannedBatch { offset, len, state: segment.state(offset) });
-        }
-        let (end, ending) = (chain.at(), chain.ending());
-        self.segments.push(Surveyed { segment, batches, end, ending, is_replaced: false });
+        self.segments.push(ScannedSegment::new(segment));
         Ok(())
     }
 
@@ -384,81 +352,6 @@ impl<F: DiskFile> RecoveryScan<F> {
             sync_failed,
         };
         start.create(directory)
-    }
-}
-
-impl<F: DiskFile> Surveyed<F> {
-    /// Where a batch lies.
-    fn span(&self, batch: usize) -> Span<'_, F> {
-        let ScannedBatch { offset, len, .. } = self.batches[batch];
-        Span { segment: &self.segment, offset, len }
-    }
-
-    /// Makes void every batch that is not in the history up to `end`, durably, and seals the chain.
-    fn revoke_beyond<D: Disk<File = F>>(
-        &self,
-        directory: &Directory<D>,
-        end: u64,
-        mode: RecoveryMode,
-        control: Option<&Control<D>>,
-    ) -> Result<()> {
-        let is_given_up = |found: &&ScannedBatch| match found.state {
-            // In memory it was never anything else.
-            Ok(State::Void) => mode == RecoveryMode::Disk,
-            Ok(State::Committed(sequence)) => sequence > end,
-            _ => true,
-        };
-        let given_up: Vec<&ScannedBatch> = self.batches.iter().filter(is_given_up).collect();
-        let is_open = self.ending != Ok(Link::Sealed);
-        if given_up.is_empty() && !is_open {
-            return Ok(());
-        }
-        let id = self.segment.id();
-        directory.own_segment(id)?;
-        let segment =
-            Segment::open(directory, id, Some(&self.segment.header().store), Access::Write)?;
-        given_up.iter().try_for_each(|found| segment.force_void(found.offset))?;
-        if is_open {
-            // Its writer is gone. Not worth a sync: an open end says the same.
-            segment.seal_alone(self.end)?;
-            segment.punch_behind(self.end);
-        }
-        if !given_up.is_empty() {
-            segment.file().sync().map_err(|error| match control {
-                Some(control) => control.sync_error(segment.path(), error),
-                None => Error::io("sync", segment.path(), error),
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Checks that the head of every batch can be read: of an output, all of them are history.
-    fn must_parse(&self) -> Result<()> {
-        let mut batches = self.batches.iter();
-        batches.try_for_each(|found| self.segment.batch(found.offset, found.len).map(drop))
-    }
-
-    /// Checks that the chain reaches `end`, and that what lies before it is in the history or not,
-    /// but nothing that cannot be told.
-    fn must_reach(&self, end: u64) -> Result<()> {
-        if self.end < end {
-            return Err(self.broken_at_end());
-        }
-        let mut before = self.batches.iter().take_while(|found| found.offset < end);
-        match before.find_map(|found| found.state.err()) {
-            Some(error) => Err(self.segment.damage(error)),
-            None => Ok(()),
-        }
-    }
-
-    fn broken_at_end(&self) -> Error {
-        let error = self.ending.err().unwrap_or(partd_format::Error {
-            offset: self.end,
-            what: "link word",
-            expected: partd_format::Evidence::Text("a batch"),
-            found: partd_format::Evidence::Text("the end of the chain"),
-        });
-        self.segment.damage(error)
     }
 }
 

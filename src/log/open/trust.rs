@@ -6,7 +6,8 @@ use crate::error::{Error, ErrorKind, Result, newer_version};
 use crate::log::fs::directory::Directory;
 use crate::log::fs::names::CONTROL;
 use crate::log::fs::{Access, Disk};
-use crate::log::open::recovery::{Known, NewControl, RecoveryMode, RecoveryScan};
+use crate::log::open::recovery::{Known, NewControl, RecoveryScan};
+use crate::log::open::scanned::RecoveryMode;
 use crate::log::shared::control::Control;
 
 /// The control file, if it is this store's own, of this boot, and its words can be used as they are. The caller

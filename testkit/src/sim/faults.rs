@@ -2,7 +2,7 @@
 //! and events that are injected before a call.
 //!
 //! EINTR is not among the errors. The real disk retries an interrupted `pwritev` or `fallocate`
-//! (`retry` in `src/log/fs/linux.rs`; its unit test for writes is
+//! (`retry` in `src/log/fs/linux_file.rs`; its unit test for writes is
 //! `a_write_that_is_short_or_interrupted_goes_on_where_it_was`), the standard library retries
 //! `open` and `fsync`, a try-lock does not wait, and a local file system interrupts nothing else.
 
