@@ -29,6 +29,7 @@
 //! | [`SegmentLog`] | the store on disk, shared by threads and processes |
 //! | [`Dict`] | a store in memory |
 //! | [`Buffer`] | holds appends in memory up to a limit, then moves them to a slower store |
+//! | [`Scoped`] | the keys of a store that begin with one prefix, as a store of their own |
 //! | [`Encode`] | passes values through a [`Codec`], such as the compressions of [`encode`] |
 //! | [`Typed`] | holds values other than bytes, such as lists or Arrow record batches |
 //! | `Numpy` | holds one-dimensional arrays of numbers |

@@ -396,8 +396,8 @@ pub trait Partd: Send + Sync {
     /// Removes every key that begins with `prefix`, in one step of the history.
     ///
     /// A [`SegmentLog`](crate::SegmentLog) writes one small entry, however many keys there are. An
-    /// append that follows begins a new value. For a part of the keys with an owner of its own, such
-    /// as a job, see [`Scoped`](crate::Scoped).
+    /// append that follows begins a new value. For a part of the keys with an owner of its own,
+    /// such as a job, see [`Scoped`](crate::Scoped).
     ///
     /// ```
     /// use partd::{Dict, Key, Partd};

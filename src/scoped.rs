@@ -5,15 +5,15 @@
 use crate::partd::{Batch, Chunks, Durability, Op, Partd};
 use crate::{Key, Result};
 
-/// A part of a store, such as the keys of one job: a [`Partd`] over all tuple keys that begin with the
-/// scope.
+/// A part of a store, such as the keys of one job: a [`Partd`] over all tuple keys that begin with
+/// the scope.
 ///
 /// The key `k` of the scope `("job", 7)` is the key `("job", 7, k)` of the store below; if `k` is a
 /// tuple, its parts follow those of the scope. [`keys`](Partd::keys) returns the keys without the
-/// scope. [`clear`](Partd::clear) removes the keys of the scope alone, with one
-/// [delete of a prefix](Partd::delete_prefix): on a [`SegmentLog`](crate::SegmentLog) that is one small
-/// entry, however many keys there are. Scopes are independent unless the parts of one begin with
-/// all parts of the other.
+/// scope. [`clear`](Partd::clear) removes the keys of the scope alone, with one [delete of a
+/// prefix](Partd::delete_prefix): on a [`SegmentLog`](crate::SegmentLog) that is one small entry,
+/// however many keys there are. Scopes are independent unless the parts of one begin with all parts
+/// of the other.
 ///
 /// ```
 /// use partd::{Dict, Partd, Scoped};
@@ -37,8 +37,8 @@ pub struct Scoped<P: Partd> {
 impl<P: Partd> Scoped<P> {
     /// Creates the part of `store` whose keys begin with `scope`: a string, an integer or a tuple.
     ///
-    /// `Scoped::new(store, "a")` and `Scoped::new(store, ("a",))` are the same scope, as the keys are
-    /// the same.
+    /// `Scoped::new(store, "a")` and `Scoped::new(store, ("a",))` are the same scope, as the keys
+    /// are the same.
     #[must_use]
     pub fn new(store: P, scope: impl Into<Key>) -> Scoped<P> {
         Scoped { store, prefix: Key::tuple_prefix(scope) }

@@ -21,8 +21,8 @@ pub(crate) trait Compressor: Send + Sync {
     ) -> Result<(), CodecError>;
 }
 
-/// Implements [`Codec`](crate::Codec) for a [`Compressor`]. A macro, because a blanket implementation would
-/// take the trait away from users' own codecs.
+/// Implements [`Codec`](crate::Codec) for a [`Compressor`]. A macro, because a blanket
+/// implementation would take the trait away from users' own codecs.
 macro_rules! codec_by_compressor {
     ($type:ty) => {
         impl $crate::encode::Codec for $type {

@@ -125,7 +125,7 @@ fn level_in<T: TryFrom<i32>>(
     match T::try_from(level) {
         Ok(number) if levels.contains(&level) => Ok(number),
         _ => Err(crate::Error::Invalid(format!(
-            "{layer}: there is no level {level}; choose a level from {} to {}",
+            "{layer}: there is no level {level}; choose from {} to {}",
             levels.start(),
             levels.end()
         ))),

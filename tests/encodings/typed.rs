@@ -380,5 +380,5 @@ fn an_append_of_columns_that_arrow_cannot_store_is_refused() {
     let batch = RecordBatch::try_from_iter([("u", Arc::new(union) as ArrayRef)]).unwrap();
     let error = Arrow::new(Dict::new()).append([("x", batch)]).unwrap_err();
     assert!(matches!(&error, Error::Encode { layer: "Arrow", .. }), "{error}");
-    assert!(error.to_string().contains("the column \"u\" of type Union"), "{error}");
+    assert!(error.to_string().contains("column \"u\" has type Union"), "{error}");
 }
