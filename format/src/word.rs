@@ -1,20 +1,20 @@
-//! The 8-byte words of a segment that are stored atomically: link, state and note.
+//! The words of a segment: 8 bytes each, stored atomically (link word, state word, `durable_end`).
 //!
-//! Each carries a check over its payload, its offset and the salt of the segment, so that a word of
-//! an earlier life of the same disk block, or one that moved, does not parse. The payloads of two
-//! valid words at one place differ in at least four bits of the word (tested below).
+//! Each word carries a check over its payload, its offset and the segment's salt. A word left over
+//! from an earlier use of the disk block, or copied to another offset, therefore does not parse.
+//! Two valid words for the same offset differ in at least four bits (tested below).
 
 use crc32fast::Hasher;
 
 use crate::error::{Error, Evidence};
 use crate::{SEQUENCE_MAX, align};
 
-/// The random number of a segment that seeds all its checks and checksums.
+/// A segment's random number, the seed of all its checks and checksums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Salt(pub u64);
 
 impl Salt {
-    /// The checksum of a value: CRC-32 (IEEE) that begins at the low half of the salt.
+    /// Computes the checksum of a value: a CRC-32 (IEEE) that starts at the low half of the salt.
     #[inline]
     pub fn value_checksum(self, value: &[u8]) -> u32 {
         let mut hasher = self.value_hasher();
@@ -22,13 +22,13 @@ impl Salt {
         hasher.finalize()
     }
 
-    /// The hasher behind [`value_checksum`](Salt::value_checksum), for a value that comes in pieces.
+    /// Returns the hasher of [`value_checksum`](Salt::value_checksum), for a value read in pieces.
     #[inline]
     pub fn value_hasher(self) -> Hasher {
         Hasher::new_with_initial(self.0 as u32)
     }
 
-    /// The check of a word: the top `bits` bits of a CRC-32 that begins at the high half of the salt.
+    /// Computes a word's check: the top `bits` bits of a CRC-32 that starts at the salt's high half.
     fn check(self, domain: u8, offset: u64, payload: u64, bits: u32) -> u64 {
         let mut bytes = [domain; 17];
         bytes[1..9].copy_from_slice(&offset.to_le_bytes());
@@ -38,12 +38,12 @@ impl Salt {
         u64::from(hasher.finalize()) >> (32 - bits)
     }
 
-    /// Packs a payload above its check.
+    /// Packs a payload and, below it, its check into a word.
     fn pack(self, domain: u8, offset: u64, payload: u64, bits: u32) -> u64 {
         payload << bits | self.check(domain, offset, payload, bits)
     }
 
-    /// Takes a payload out of a word, if its check holds.
+    /// Returns the payload of a word if its check matches.
     fn unpack(
         self,
         domain: u8,
@@ -61,29 +61,29 @@ impl Salt {
 const LINK_CHECK_BITS: u32 = 24;
 const STATE_CHECK_BITS: u32 = 17;
 
-/// Where the state word lies in a batch.
+/// The offset of the state word in a batch.
 pub const STATE_AT: u64 = 8;
 
-/// The payload of the link word that seals a segment: a length no batch has. It is not 0, so that
-/// no check can make the word 0, which would read as free space.
+/// The payload of the link word that seals a segment: a length that no batch has. It is not 0: a
+/// payload of 0 with a check of 0 would make the word 0, which means free space.
 const SEALED: u64 = 1;
 
-/// The longest batch: 8 TiB less one unit.
+/// The length of the longest batch in bytes: 8 TiB less one unit of 8 bytes.
 pub const BATCH_LEN_MAX: u64 = ((1 << (64 - LINK_CHECK_BITS)) - 1) * 8;
 
-/// The first word of a batch: where the next one begins.
+/// The first word of a batch: its length, and so the offset of the next link word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
-    /// Nothing has been claimed here yet.
+    /// Free space: no batch has been claimed here yet.
     End,
-    /// No batch will ever be claimed here or behind.
+    /// No batch will ever be claimed here or after it.
     Sealed,
-    /// A batch of this many bytes, a multiple of 8, from the link word on.
+    /// A batch of this many bytes, link word included; a multiple of 8.
     Batch(u64),
 }
 
 impl Link {
-    /// The word to store at `offset`.
+    /// Encodes the word to store at `offset`.
     pub fn encode(self, salt: Salt, offset: u64) -> u64 {
         match self {
             Link::End => 0,
@@ -92,7 +92,10 @@ impl Link {
         }
     }
 
-    /// Reads the word at `offset`; `limit` is where the segment ends.
+    /// Decodes the word at `offset`; `limit` is the length of the segment.
+    ///
+    /// # Errors
+    /// If the check does not match, or the batch would be too short or end after `limit`.
     pub fn decode(salt: Salt, offset: u64, word: u64, limit: u64) -> Result<Link, Error> {
         if word == 0 {
             return Ok(Link::End);
@@ -113,14 +116,14 @@ impl Link {
     }
 }
 
-/// The second word of a batch: what has become of it. Set once, from 0.
+/// The second word of a batch: its state. It is set once, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Claimed; its bytes may still be arriving.
+    /// Claimed; the writer may still be writing it.
     Pending,
-    /// Part of the history, under this sequence number.
+    /// Part of the history, with this sequence number.
     Committed(u64),
-    /// Given up: passed over, for ever.
+    /// Given up for good; readers skip it.
     Void,
 }
 
@@ -128,8 +131,8 @@ pub enum State {
 const VOID: u64 = SEQUENCE_MAX + 1;
 
 impl State {
-    /// The state word of the batch at `offset`: the check is over where the batch begins, at its
-    /// link word. Sequence numbers run from 1 to [`SEQUENCE_MAX`].
+    /// Encodes the state word of the batch at `offset`. The check covers the offset of the batch,
+    /// not that of the state word. Sequence numbers run from 1 to [`SEQUENCE_MAX`].
     pub fn encode(self, salt: Salt, offset: u64) -> u64 {
         match self {
             State::Pending => 0,
@@ -141,7 +144,11 @@ impl State {
         }
     }
 
-    /// Reads the state word of the batch at `offset`. An error names the place of the word itself.
+    /// Decodes the state word of the batch at `offset`.
+    ///
+    /// # Errors
+    /// If the check does not match or the sequence number is 0. The error names the offset of the
+    /// state word itself.
     pub fn decode(salt: Salt, offset: u64, word: u64) -> Result<State, Error> {
         if word == 0 {
             return Ok(State::Pending);
@@ -163,22 +170,25 @@ impl State {
     }
 }
 
-/// The note of a segment: how far its chain of batches is known to be on stable storage.
+/// The durable watermark of a segment: how far its chain of batches is known to be durable.
 pub mod durable_end {
     use super::{Error, LINK_CHECK_BITS, Salt, align};
 
-    /// The word that says that the chain before `end` (an offset, a multiple of 8) is durable.
+    /// Encodes the word which says that the chain before offset `end`, a multiple of 8, is durable.
     pub fn encode(salt: Salt, end: u64) -> u64 {
         salt.pack(b'N', crate::segment::DURABLE_END_AT, end / 8, LINK_CHECK_BITS)
     }
 
-    /// Reads the note: 0 where there is none yet.
+    /// Decodes the watermark; 0 if none has been stored.
+    ///
+    /// # Errors
+    /// If the check does not match.
     pub fn decode(salt: Salt, word: u64) -> Result<u64, Error> {
         if word == 0 {
             return Ok(0);
         }
         let at = crate::segment::DURABLE_END_AT;
-        let end = salt.unpack(b'N', "durable watermark", at, word, LINK_CHECK_BITS)? * 8;
+        let end = salt.unpack(b'N', "durable_end", at, word, LINK_CHECK_BITS)? * 8;
         debug_assert_eq!(align(end), Some(end));
         Ok(end)
     }
@@ -188,14 +198,14 @@ pub mod durable_end {
 mod tests {
     use super::*;
 
-    /// The check is linear over GF(2), so the distance between two words of one place depends on
-    /// the difference of their payloads alone: it is enough to look at every difference of few bits.
+    /// The check is linear over GF(2): the distance between two words for one offset depends only on
+    /// the difference of their payloads. So it is enough to try every difference of a few bits.
     fn distance(domain: u8, bits: u32, difference: u64) -> u32 {
         let salt = Salt(0x0123_4567_89AB_CDEF);
         (salt.pack(domain, 4096, 0, bits) ^ salt.pack(domain, 4096, difference, bits)).count_ones()
     }
 
-    /// Every pattern of one, two or three of the low `bits` bits.
+    /// Yields every pattern of one, two or three of the low `bits` bits.
     fn flips_of_up_to_three(bits: u32) -> impl Iterator<Item = u64> {
         (0..bits).flat_map(move |i| {
             (i..bits).flat_map(move |j| {
@@ -207,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn any_two_words_of_one_place_differ_in_at_least_four_bits() {
+    fn any_two_words_for_one_offset_differ_in_at_least_four_bits() {
         for (domain, bits) in [(b'L', LINK_CHECK_BITS), (b'S', STATE_CHECK_BITS)] {
             let payload_bits = 64 - bits;
             for difference in flips_of_up_to_three(payload_bits) {
@@ -218,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flip_of_one_two_or_three_bits_of_a_state_word_is_found() {
+    fn flips_of_up_to_three_bits_of_a_state_word_are_detected() {
         let salt = Salt(0xFEED_FACE_CAFE_BEEF);
         let word = State::Committed(123_456).encode(salt, 512);
         for flips in flips_of_up_to_three(64) {
@@ -247,6 +257,6 @@ mod tests {
         assert_eq!(Link::decode(salt, 64, link, 4096), Ok(Link::Batch(128)));
         assert!(Link::decode(other, 64, link, 4096).is_err());
         assert!(Link::decode(salt, 72, link, 4096).is_err());
-        assert!(Link::decode(salt, 64, link, 191).is_err(), "it reaches beyond the segment");
+        assert!(Link::decode(salt, 64, link, 191).is_err(), "it ends after the segment");
     }
 }

@@ -7,9 +7,9 @@ use std::iter::once;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use crate::sim::corruption::{in_the_place_of_another, walk};
 use crate::sim::cuts::Mode;
 use crate::sim::disk::SimDisk;
-use crate::sim::corruption::{in_the_place_of_another, walk};
 use crate::sim::image::Image;
 use crate::sim::oracle::{Op, Oracle, batch};
 use crate::sim::power::in_parallel;

@@ -3,9 +3,9 @@
 //!
 //! Defects of the code itself are planted by `tests/mutants.sh`; `tests/README.md` has the table.
 
+use crate::sim::corruption::in_the_place_of_another;
 use crate::sim::cuts::Mode;
 use crate::sim::disk::{Defect, SimDisk};
-use crate::sim::corruption::in_the_place_of_another;
 use crate::sim::image::Image;
 use crate::sim::power::{Effort, Failure, explore, shrink};
 use crate::sim::{Rng, STORE, options, workloads};

@@ -127,8 +127,8 @@ impl<'k> NewStore<'k> {
         let done = segment.seal(self.uuid, self.segments);
         done.and_then(|()| fs::rename(&segment.path, &path))
             .map_err(|error| Failure::io("write", &path, &error))?;
-        let durable_seq = File::open(&self.dir).and_then(|dir| dir.sync_all());
-        durable_seq.map_err(|error| Failure::io("sync", &self.dir, &error))
+        let synced = File::open(&self.dir).and_then(|dir| dir.sync_all());
+        synced.map_err(|error| Failure::io("sync", &self.dir, &error))
     }
 }
 

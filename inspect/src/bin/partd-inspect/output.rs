@@ -23,7 +23,7 @@ const PROBLEMS_SHOWN: usize = 100;
 
 /// How text can be marked.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Mark {
+pub(crate) enum Style {
     Good,
     Bad,
     Warn,
@@ -83,12 +83,12 @@ impl Output {
     }
 
     /// Notes that something could not be read, or done.
-    pub(crate) fn note_failure(&mut self) {
+    pub(crate) fn record_failure(&mut self) {
         self.unreadable = true;
     }
 
     /// Notes that damage was found.
-    pub(crate) fn note_damage(&mut self, damaged: bool) {
+    pub(crate) fn record_damage(&mut self, damaged: bool) {
         self.damaged |= damaged;
     }
 
@@ -125,15 +125,15 @@ impl Output {
     }
 
     /// Marks text, where there are colours.
-    pub(crate) fn mark(&self, mark: Mark, text: &str) -> String {
+    pub(crate) fn styled(&self, style: Style, text: &str) -> String {
         if !self.color {
             return text.to_owned();
         }
-        let code = match mark {
-            Mark::Good => "32",
-            Mark::Bad => "31;1",
-            Mark::Warn => "33",
-            Mark::Strong => "1",
+        let code = match style {
+            Style::Good => "32",
+            Style::Bad => "31;1",
+            Style::Warn => "33",
+            Style::Strong => "1",
         };
         format!("\x1b[{code}m{text}\x1b[0m")
     }
@@ -153,7 +153,7 @@ impl Output {
     pub(crate) fn table(&mut self, table: &Table) -> io::Result<()> {
         let (headings, rows) = table.lines(self.width());
         for line in headings {
-            self.line(self.mark(Mark::Strong, &line))?;
+            self.line(self.styled(Style::Strong, &line))?;
         }
         rows.iter().try_for_each(|line| self.line(line))
     }
@@ -183,7 +183,7 @@ impl Output {
     }
 
     fn about(&mut self, command: &str, store: &Store, rest: Value) -> Map<String, Value> {
-        self.note_health(store);
+        self.record_health(store);
         let about = json!({
             "partd_inspect": SCHEMA,
             "command": command,
@@ -212,16 +212,16 @@ impl Output {
         self.writer.flush()
     }
 
-    fn note_health(&mut self, store: &Store) {
+    fn record_health(&mut self, store: &Store) {
         self.damaged |= store.is_damaged();
         self.unreadable |= store.is_unreadable();
     }
 
     /// The health of a store in one line, and below it what is wrong.
     pub(crate) fn health(&mut self, store: &Store) -> io::Result<()> {
-        self.note_health(store);
-        let (mark, line) = health_line(store);
-        let line = format!("health    {}", self.mark(mark, &line));
+        self.record_health(store);
+        let (style, line) = health_line(store);
+        let line = format!("health    {}", self.styled(style, &line));
         self.line(line)?;
         self.problems(&store.history.problems)?;
         if store.recycles() && store.is_damaged() && store.has_gone() {
@@ -235,7 +235,7 @@ impl Output {
 
     /// Only what is wrong, if anything is: for commands whose result is something else.
     pub(crate) fn warnings(&mut self, store: &Store) -> io::Result<()> {
-        self.note_health(store);
+        self.record_health(store);
         if store.is_damaged() {
             self.line("")?;
             self.health(store)?;
@@ -246,13 +246,13 @@ impl Output {
     /// Problems, a line each.
     pub(crate) fn problems(&mut self, problems: &[Problem]) -> io::Result<()> {
         for problem in problems.iter().take(PROBLEMS_SHOWN) {
-            let (mark, name) = match problem.severity {
-                Severity::Damage => (Mark::Bad, "damage"),
-                Severity::Scar => (Mark::Warn, "scar"),
+            let (style, name) = match problem.severity {
+                Severity::Damage => (Style::Bad, "damage"),
+                Severity::Scar => (Style::Warn, "scar"),
             };
-            let (place, evidence) = (problem.place(), problem.evidence());
-            let head = format!("  {} {place}", self.mark(mark, name));
-            if 12 + place.chars().count() + evidence.chars().count() <= self.width() {
+            let (location, evidence) = (problem.location(), problem.evidence());
+            let head = format!("  {} {location}", self.styled(style, name));
+            if 12 + location.chars().count() + evidence.chars().count() <= self.width() {
                 self.line(format!("{head}: {evidence}"))?;
                 continue;
             }
@@ -359,7 +359,7 @@ fn status(store: &Store) -> &'static str {
     }
 }
 
-fn health_line(store: &Store) -> (Mark, String) {
+fn health_line(store: &Store) -> (Style, String) {
     let history = &store.history;
     if store.is_damaged() {
         let damage = |problem: &&Problem| problem.severity == Severity::Damage;
@@ -374,15 +374,15 @@ fn health_line(store: &Store) -> (Mark, String) {
             }
             None => format!("damaged in {places}"),
         };
-        return (Mark::Bad, line);
+        return (Style::Bad, line);
     }
     let whole = format!("{} present", text::plural(history.last, "batch", "batches"));
     match history.rule {
-        Rule::CommitWord => (Mark::Good, format!("healthy: {whole}, none missing")),
-        Rule::Alone => (Mark::Good, "headers and tables are good".to_owned()),
+        Rule::CommitWord => (Style::Good, format!("healthy: {whole}, none missing")),
+        Rule::Alone => (Style::Good, "headers and tables are good".to_owned()),
         Rule::Numbers => {
             let line = format!("healthy: {whole}; its writers died, the next open settles it");
-            (Mark::Good, line)
+            (Style::Good, line)
         }
         Rule::Recovery => {
             let given_up = match history.beyond.len() as u64 {
@@ -392,7 +392,7 @@ fn health_line(store: &Store) -> (Mark, String) {
                 }
             };
             let line = format!("healthy: {whole}; the next open will recover it{given_up}");
-            (Mark::Good, line)
+            (Style::Good, line)
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::Failure;
 use crate::args::Export;
 use crate::output::Output;
 use crate::text::plural;
-use partd_inspect::ahead::Ahead;
+use partd_inspect::ahead::ReadAhead;
 use partd_inspect::index::Index;
 use partd_inspect::key::escape;
 use partd_inspect::path::shown;
@@ -37,11 +37,11 @@ pub(crate) fn run(args: &Export, out: &mut Output) -> Result<(), Failure> {
         let mut file = BufWriter::new(new_file(&path, &args.path)?);
         let failed = |error: std::io::Error| Failure::io("write", &path, &error);
         let (mut len, mut whole) = (0_u64, true);
-        let mut ahead = Ahead::new(&store, &held.extents);
+        let mut ahead = ReadAhead::new(&store, &held.extents);
         for &at in &held.extents {
             ahead.begin(at);
             if let Some(problem) = check(&store, at) {
-                lost.push(problem.costs(format!("a piece of key {}", escape(key))));
+                lost.push(problem.with_consequence(format!("a piece of key {}", escape(key))));
                 whole = false;
                 continue;
             }

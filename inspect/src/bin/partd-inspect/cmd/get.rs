@@ -8,9 +8,9 @@ use serde_json::json;
 use crate::args::Get;
 use crate::output::{Output, Text};
 use crate::{Failure, complain};
-use partd_inspect::ahead::Ahead;
+use partd_inspect::ahead::ReadAhead;
 use partd_inspect::history::value_checksum;
-use partd_inspect::index::{EntryRef, Held, Index};
+use partd_inspect::index::{EntryRef, Index, KeyExtents};
 use partd_inspect::key::{escape, show, unescape};
 use partd_inspect::problem::{Problem, Severity};
 use partd_inspect::store::Store;
@@ -29,12 +29,14 @@ pub(crate) fn run(args: &Get, out: &mut Output) -> Result<(), Failure> {
     let held = index.keys.get(&key[..]).cloned().unwrap_or_default();
     let mut good = Vec::new();
     let mut bad = Vec::new();
-    let mut ahead = Ahead::new(&store, &held.extents);
+    let mut ahead = ReadAhead::new(&store, &held.extents);
     for &at in &held.extents {
         ahead.begin(at);
         match check(&store, at) {
             None => good.push(at),
-            Some(problem) => bad.push(problem.costs(format!("a piece of key {}", escape(&key)))),
+            Some(problem) => {
+                bad.push(problem.with_consequence(format!("a piece of key {}", escape(&key))))
+            }
         }
     }
     for problem in &bad {
@@ -45,13 +47,13 @@ pub(crate) fn run(args: &Get, out: &mut Output) -> Result<(), Failure> {
                        run the command again";
         return Err(Failure::Message(message.to_owned()));
     }
-    out.note_damage(!bad.is_empty());
+    out.record_damage(!bad.is_empty());
     let present = index.keys.contains_key(&key[..]);
     if !present {
         complain(&format!("no such key: {}", show(&key)));
         // In a damaged store it may be lost, and that is the news.
         if !store.is_damaged() {
-            out.note_failure();
+            out.record_failure();
         }
     }
     if out.json {
@@ -68,12 +70,12 @@ pub(crate) fn run(args: &Get, out: &mut Output) -> Result<(), Failure> {
         for problem in &store.history.problems {
             complain(&problem.to_string());
         }
-        out.note_damage(true);
+        out.record_damage(true);
     }
     if store.is_unreadable() {
-        out.note_failure();
+        out.record_failure();
     }
-    let (mut column, mut ahead) = (0, Ahead::new(&store, &good));
+    let (mut column, mut ahead) = (0, ReadAhead::new(&store, &good));
     for &at in &good {
         ahead.begin(at);
         pieces(&store, at, |piece| {
@@ -140,7 +142,7 @@ fn hex(piece: &[u8], column: &mut usize, out: &mut Output) -> Result<(), Failure
 fn document(
     store: &Store,
     key: &[u8],
-    held: &Held,
+    held: &KeyExtents,
     good: &[EntryRef],
     bad: &[Problem],
     present: bool,
@@ -173,7 +175,7 @@ impl Display for Hex<'_> {
         let write = |piece: &[u8], f: &mut fmt::Formatter<'_>| {
             piece.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
         };
-        let mut ahead = Ahead::new(self.store, self.extents);
+        let mut ahead = ReadAhead::new(self.store, self.extents);
         for &at in self.extents {
             ahead.begin(at);
             let mut written = Ok(());

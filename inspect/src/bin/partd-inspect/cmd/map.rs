@@ -130,7 +130,7 @@ fn rows(
     for (number, segment) in store.segments.iter().enumerate() {
         let len = segment.source.len().max(1);
         let mut row = Row { id: segment.id(), cells: vec![[0; 5]; width.max(1)], totals: [0; 5] };
-        let counts = store.history.counts[number];
+        let included = store.history.included[number];
         let mut at = 0;
         let mut put = |from: u64, to: u64, class: Class| row.add(len, from, to, class);
         for batch in &segment.batches {
@@ -143,8 +143,9 @@ fn rows(
             };
             put(batch.offset, head.values_start, Class::Overhead);
             for (i, entry) in segment.entries_of(head).iter().enumerate() {
-                let place = EntryRef { segment: number as u32, entry: (head.first + i) as u32 };
-                let class = if counts && live.contains(&place) { Class::Live } else { Class::Dead };
+                let entry_ref = EntryRef { segment: number as u32, entry: (head.first + i) as u32 };
+                let class =
+                    if included && live.contains(&entry_ref) { Class::Live } else { Class::Dead };
                 put(entry.value_offset, entry.value_offset + entry.value_len, class);
             }
             let end = segment.entries_of(head).last();

@@ -11,15 +11,15 @@ use super::target::new_directory;
 use crate::Failure;
 use crate::args::Salvage;
 use crate::new_store::{Item, NewStore, Take};
-use crate::output::{Mark, Output};
+use crate::output::{Output, Style};
 use crate::text::{count, plural};
-use partd_inspect::ahead::Ahead;
+use partd_inspect::ahead::ReadAhead;
 use partd_inspect::history::{range, uuid};
 use partd_inspect::index::{EntryRef, Index};
 use partd_inspect::key::escape;
 use partd_inspect::path::shown;
 use partd_inspect::problem::Problem;
-use partd_inspect::rescue::{Lost, Rescue};
+use partd_inspect::rescue::{LostPart, Rescue};
 use partd_inspect::store::Store;
 use partd_inspect::walk::BatchInfo;
 
@@ -57,7 +57,7 @@ pub(crate) fn run(args: &Salvage, out: &mut Output) -> Result<(), Failure> {
     let mut account = Account { beyond: beyond.len() as u64, rescue, ..Account::default() };
     for (key, held) in index.sorted() {
         let mut is_first = true;
-        let mut ahead = Ahead::new(&store, &held.extents);
+        let mut ahead = ReadAhead::new(&store, &held.extents);
         for &at in &held.extents {
             ahead.begin(at);
             let entry = &store.segments[at.segment as usize].entries[at.entry as usize];
@@ -79,9 +79,9 @@ pub(crate) fn run(args: &Salvage, out: &mut Output) -> Result<(), Failure> {
     }
     (account.batches, account.segments) = new.finish(&read(&store))?;
     let is_all = account.values.is_empty() && account.rescue.lost.is_empty();
-    out.note_damage(!is_all || store.is_damaged());
+    out.record_damage(!is_all || store.is_damaged());
     if store.has_gone() {
-        out.note_failure();
+        out.record_failure();
     }
     if out.json {
         return Ok(out.document("salvage", &store, document(args, &store, &account))?);
@@ -108,12 +108,12 @@ fn text(args: &Salvage, store: &Store, account: &Account, out: &mut Output) -> R
         out.line("          (--prefix-only leaves them out)")?;
     }
     let rescue = &account.rescue;
-    let mended: Vec<String> = rescue.mended.iter().map(mended).collect();
-    for (i, text) in mended.iter().take(SHOWN).enumerate() {
-        out.line(format!("{}{text}", if i == 0 { "mended    " } else { "          " }))?;
+    let repaired: Vec<String> = rescue.repaired.iter().map(repaired).collect();
+    for (i, text) in repaired.iter().take(SHOWN).enumerate() {
+        out.line(format!("{}{text}", if i == 0 { "repaired    " } else { "          " }))?;
     }
-    if mended.len() > SHOWN {
-        let more = mended.len() - SHOWN;
+    if repaired.len() > SHOWN {
+        let more = repaired.len() - SHOWN;
         out.line(format!("          and {more} more; --json has them all"))?;
     }
     if rescue.found > 0 {
@@ -127,10 +127,10 @@ fn text(args: &Salvage, store: &Store, account: &Account, out: &mut Output) -> R
     }
     let lost_batches = lost_batches(store, rescue);
     if lost_batches.is_empty() && account.values.is_empty() && rescue.lost.is_empty() {
-        out.line(format!("lost      {}", out.mark(Mark::Good, "nothing")))?;
+        out.line(format!("lost      {}", out.styled(Style::Good, "nothing")))?;
         return if store.is_damaged() { Ok(out.health(store)?) } else { Ok(()) };
     }
-    let lost = out.mark(Mark::Bad, "lost");
+    let lost = out.styled(Style::Bad, "lost");
     for (first, last) in &lost_batches {
         let name = range(*first, *last);
         out.line(format!("{lost}      {name}:"))?;
@@ -149,7 +149,7 @@ fn text(args: &Salvage, store: &Store, account: &Account, out: &mut Output) -> R
         let bytes = plural(value.bytes, "byte", "bytes");
         let key = if value.key.is_empty() { "\"\"" } else { &value.key };
         out.line(format!("{lost}      {bytes} of key {key}"))?;
-        out.line(format!("          {}", value.problem.place()))?;
+        out.line(format!("          {}", value.problem.location()))?;
         out.line(format!("          {}", value.problem.evidence()))?;
     }
     let bytes: u64 = account.values.iter().map(|value| value.bytes).sum();
@@ -166,7 +166,7 @@ fn text(args: &Salvage, store: &Store, account: &Account, out: &mut Output) -> R
     if store.is_damaged() { Ok(out.health(store)?) } else { Ok(()) }
 }
 
-fn mended((path, what, offset): &(std::path::PathBuf, &'static str, u64)) -> String {
+fn repaired((path, what, offset): &(std::path::PathBuf, &'static str, u64)) -> String {
     format!("{}: {what} at offset {offset}", shown(path))
 }
 
@@ -174,14 +174,15 @@ fn mended((path, what, offset): &(std::path::PathBuf, &'static str, u64)) -> Str
 fn lost_batches(store: &Store, rescue: &Rescue) -> Vec<(u64, u64)> {
     let history = &store.history;
     let mut lost: Vec<u64> = Vec::new();
-    for (segment, _) in store.segments.iter().zip(&history.counts).filter(|(_, c)| **c) {
+    for (segment, _) in store.segments.iter().zip(&history.included).filter(|(_, c)| **c) {
         let damaged = segment.batches.iter().filter(|batch| matches!(batch.head, Some(Err(_))));
         let numbers = damaged.filter_map(BatchInfo::sequence);
         let inside = |sequence: &u64| *sequence <= history.last && !segment.is_output();
         lost.extend(numbers.filter(inside));
     }
     // Another batch may have such a number, one that came after the damaged one was given up.
-    let has = |number: &u64| history.batches.binary_search_by_key(number, |place| place.sequence);
+    let has =
+        |number: &u64| history.batches.binary_search_by_key(number, |batch_ref| batch_ref.sequence);
     lost.retain(|number| has(number).is_err());
     let mut lost: Vec<(u64, u64)> = lost.into_iter().map(|number| (number, number)).collect();
     lost.extend(&rescue.missing);
@@ -190,12 +191,12 @@ fn lost_batches(store: &Store, rescue: &Rescue) -> Vec<(u64, u64)> {
     lost
 }
 
-fn lost_json(part: &Lost) -> Value {
+fn lost_json(part: &LostPart) -> Value {
     json!({
         "file": shown(&part.path),
         "offset": part.offset,
         "bytes": part.bytes,
-        "numbers_upto": part.max_seq,
+        "max_seq": part.max_seq,
     })
 }
 
@@ -215,7 +216,7 @@ fn document(args: &Salvage, store: &Store, account: &Account) -> Value {
         "batches": account.batches,
         "segments": account.segments,
         "batches_beyond_included": account.beyond,
-        "mended": rescue.mended.iter().map(mended).collect::<Vec<_>>(),
+        "repaired": rescue.repaired.iter().map(repaired).collect::<Vec<_>>(),
         "batches_found": rescue.found,
         "outputs_set_aside": aside.collect::<Vec<_>>(),
         "lost_batches": lost_batches(store, rescue).iter().map(|(f, l)| json!([f, l])).collect::<Vec<_>>(),

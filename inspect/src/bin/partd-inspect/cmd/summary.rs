@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::segments::{Standing, Usage, usage};
+use super::segments::{SegmentState, Usage, usage};
 use crate::Failure;
-use crate::output::{Mark, Output};
+use crate::output::{Output, Style};
 use crate::text::{count, percent, plural};
-use partd_inspect::control::Slot;
+use partd_inspect::control::WriterSlot;
 use partd_inspect::history::{Rule, uuid};
 use partd_inspect::index::Index;
-use partd_inspect::locks::{Life, Locks};
+use partd_inspect::locks::{Liveness, Locks};
 use partd_inspect::path::shown;
 use partd_inspect::store::Store;
 
@@ -42,7 +42,7 @@ pub(crate) fn run(path: &Path, out: &mut Output) -> Result<(), Failure> {
         return Ok(out.document("summary", &store, document(&store, &totals, &used, &holders))?);
     }
     let name = if store.is_segment { "segment" } else { "store" };
-    out.line(format!("{name:<9} {}", out.mark(Mark::Strong, &shown(path))))?;
+    out.line(format!("{name:<9} {}", out.styled(Style::Strong, &shown(path))))?;
     let id = store.uuid().map_or("unknown".to_owned(), |id| uuid(&id));
     let version = store.version().map_or("unknown".to_owned(), |version| version.to_string());
     out.line(format!("uuid      {id}, format {version}"))?;
@@ -50,9 +50,9 @@ pub(crate) fn run(path: &Path, out: &mut Output) -> Result<(), Failure> {
     out.health(&store)?;
     let history = &store.history;
     if !store.is_segment {
-        let (last, mark) = (count(history.last), count(history.mark));
-        let line = format!("history   last sequence {last}, synced mark {mark}");
-        let unsynced = match history.last.saturating_sub(history.mark) {
+        let (last, durable_seq) = (count(history.last), count(history.durable_seq));
+        let line = format!("history   last sequence {last}, durable_seq {durable_seq}");
+        let unsynced = match history.last.saturating_sub(history.durable_seq) {
             0 => String::new(),
             n => format!(", {} not yet on stable storage", count(n)),
         };
@@ -100,23 +100,23 @@ fn kind_lines(store: &Store, out: &mut Output) -> Result<(), Failure> {
     }
     if control.is_copy {
         let copied = "control   a copy: its device and inode are not those of this file, so its";
-        out.line(out.mark(Mark::Warn, copied))?;
+        out.line(out.styled(Style::Warn, copied))?;
         let rest = "words do not count, and the history is what the segments hold";
-        out.line(format!("          {}", out.mark(Mark::Warn, rest)))?;
+        out.line(format!("          {}", out.styled(Style::Warn, rest)))?;
     }
     Ok(())
 }
 
 fn segments_lines(used: &[Usage], out: &mut Output) -> Result<(), Failure> {
-    let of = |standing| used.iter().filter(move |usage| usage.standing == standing);
+    let of = |state| used.iter().filter(move |usage| usage.state == state);
     let (number, len, fill) = sums(used.iter());
     let (total, size) = (plural(number, "segment", "segments"), out.size(len));
     out.line(format!("files     {total}, {size}, {} used", percent(fill, len)))?;
-    for standing in Standing::ALL {
-        let (number, len, fill) = sums(of(standing));
+    for state in SegmentState::ALL {
+        let (number, len, fill) = sums(of(state));
         if number > 0 {
             let (size, share) = (out.size(len), percent(fill, len));
-            let (number, name) = (count(number), standing.name());
+            let (number, name) = (count(number), state.name());
             out.line(format!("          {number} {name}, {size}, {share} used"))?;
         }
     }
@@ -141,21 +141,21 @@ fn holders_lines(store: &Store, holders: &Holders<'_>, out: &mut Output) -> Resu
     };
     if control.sync_failed {
         let text = "a sync of this store has failed: nothing new is promised to be durable";
-        out.line(format!("sync      {}", out.mark(Mark::Bad, text)))?;
+        out.line(format!("sync      {}", out.styled(Style::Bad, text)))?;
     }
     let mut lines = Vec::new();
-    for (slot, life) in &holders.writers {
-        let mark = if *life == Life::Alive { Mark::Good } else { Mark::Warn };
-        let life = out.mark(mark, life.name());
+    for (slot, liveness) in &holders.writers {
+        let style = if *liveness == Liveness::Alive { Style::Good } else { Style::Warn };
+        let liveness = out.styled(style, liveness.name());
         let active = match slot.active {
             0 => String::new(),
             id => format!(", writes segment {id}"),
         };
-        lines.push(format!("pid {} {life} (slot {}{active})", slot.pid, slot.slot));
+        lines.push(format!("pid {} {liveness} (slot {}{active})", slot.pid, slot.slot));
     }
     for pid in &holders.others {
-        let life = out.mark(Mark::Good, Life::Alive.name());
-        lines.push(format!("pid {pid} {life} (has it open, and no writer's slot)"));
+        let liveness = out.styled(Style::Good, Liveness::Alive.name());
+        lines.push(format!("pid {pid} {liveness} (has it open, and no writer's slot)"));
     }
     if holders.unseen {
         lines.push(
@@ -164,16 +164,16 @@ fn holders_lines(store: &Store, holders: &Holders<'_>, out: &mut Output) -> Resu
     }
     if holders.elsewhere {
         let text = "they use another control file: this one was put in its place. Close the";
-        lines.push(out.mark(Mark::Bad, text));
+        lines.push(out.styled(Style::Bad, text));
         let text = "store in all of them and open it again: it is recovered from its segments";
-        lines.push(out.mark(Mark::Bad, text));
+        lines.push(out.styled(Style::Bad, text));
     }
     if lines.is_empty() {
         let how = if control.clean { ", closed cleanly" } else { "" };
         lines.push(format!("no writer{how}"));
     }
-    for (life, work) in [(holders.sync, "a sync"), (holders.compaction, "a compaction")] {
-        if life == Life::Alive {
+    for (liveness, work) in [(holders.sync, "a sync"), (holders.compaction, "a compaction")] {
+        if liveness == Liveness::Alive {
             lines.push(format!("{work} is under way"));
         }
     }
@@ -186,7 +186,7 @@ fn holders_lines(store: &Store, holders: &Holders<'_>, out: &mut Output) -> Resu
 /// Who has the store open.
 struct Holders<'s> {
     /// Who is in the writer slots.
-    writers: Vec<(&'s Slot, Life)>,
+    writers: Vec<(&'s WriterSlot, Liveness)>,
     /// Other processes that hold the lock of the store: they read, or have written nothing yet.
     others: Vec<u32>,
     /// The store is open, and nobody is seen to hold its lock.
@@ -194,25 +194,25 @@ struct Holders<'s> {
     /// Handles are open, and none uses this control file.
     elsewhere: bool,
     /// Whether somebody leads a sync.
-    sync: Life,
+    sync: Liveness,
     /// Whether somebody compacts.
-    compaction: Life,
+    compaction: Liveness,
 }
 
 impl Holders<'_> {
     fn find(store: &Store) -> Holders<'_> {
         let (mut locks, dir) = (Locks::read(), &store.path);
         let Some(control) = store.control().filter(|_| !store.is_segment) else {
-            let (writers, others, sync) = (Vec::new(), Vec::new(), Life::Dead);
-            let (unseen, elsewhere, compaction) = (false, false, Life::Dead);
+            let (writers, others, sync) = (Vec::new(), Vec::new(), Liveness::Dead);
+            let (unseen, elsewhere, compaction) = (false, false, Liveness::Dead);
             return Holders { writers, others, unseen, elsewhere, sync, compaction };
         };
         // An opener holds the directory lock for a moment before it is present on the control file.
         let is_elsewhere = |locks: &Locks| {
             !control.is_temporary()
-                && locks.store(dir) == Life::Alive
-                && locks.store_exclusively(dir) == Life::Dead
-                && locks.presence(dir) == Life::Dead
+                && locks.store(dir) == Liveness::Alive
+                && locks.store_exclusively(dir) == Liveness::Dead
+                && locks.presence(dir) == Liveness::Dead
         };
         for _ in 0..TRIES {
             if !is_elsewhere(&locks) {
@@ -222,10 +222,10 @@ impl Holders<'_> {
             locks = Locks::read();
         }
         let writers: Vec<_> =
-            control.slots.iter().map(|slot| (slot, store.life(&locks, slot))).collect();
+            control.slots.iter().map(|slot| (slot, store.liveness(&locks, slot))).collect();
         let mut others = locks.store_pids(dir);
         others.retain(|pid| !writers.iter().any(|(slot, _)| slot.pid == *pid));
-        let unseen = store.around.is_open && locks.store(dir) == Life::Dead;
+        let unseen = store.environment.is_open && locks.store(dir) == Liveness::Dead;
         let elsewhere = is_elsewhere(&locks);
         let (sync, compaction) = (locks.sync(dir), locks.compaction(dir));
         Holders { writers, others, unseen, elsewhere, sync, compaction }
@@ -242,12 +242,12 @@ fn totals(store: &Store, index: &Index<'_>, used: &[Usage]) -> Totals {
         pending: used.iter().map(|usage| usage.pending).sum(),
         void: used.iter().map(|usage| usage.void).sum(),
     };
-    for place in &store.history.batches {
-        let batch = &store.segments[place.segment].batches[place.batch];
+    for batch_ref in &store.history.batches {
+        let batch = &store.segments[batch_ref.segment].batches[batch_ref.batch];
         totals.entries += batch.good_head().map_or(0, |head| head.count as u64);
     }
-    for (segment, counts) in store.segments.iter().zip(&store.history.counts) {
-        if *counts && segment.is_output() {
+    for (segment, included) in store.segments.iter().zip(&store.history.included) {
+        if *included && segment.is_output() {
             totals.batches += segment.batches.len() as u64;
             totals.entries += segment.entries.len() as u64;
         }
@@ -258,15 +258,15 @@ fn totals(store: &Store, index: &Index<'_>, used: &[Usage]) -> Totals {
 fn document(store: &Store, totals: &Totals, used: &[Usage], holders: &Holders<'_>) -> Value {
     let history = &store.history;
     let control = store.control();
-    let of = |standing: Standing| used.iter().filter(|usage| usage.standing == standing).count();
+    let of = |state: SegmentState| used.iter().filter(|usage| usage.state == state).count();
     let states: serde_json::Map<String, Value> =
-        Standing::ALL.iter().map(|s| (s.name().to_owned(), of(*s).into())).collect();
-    let by_state: serde_json::Map<String, Value> = Standing::ALL
+        SegmentState::ALL.iter().map(|s| (s.name().to_owned(), of(*s).into())).collect();
+    let by_state: serde_json::Map<String, Value> = SegmentState::ALL
         .iter()
-        .map(|standing| {
-            let (count, len, fill) = sums(used.iter().filter(|u| u.standing == *standing));
+        .map(|state| {
+            let (count, len, fill) = sums(used.iter().filter(|u| u.state == *state));
             let sums = json!({ "count": count, "bytes": len, "used_bytes": fill });
-            (standing.name().to_owned(), sums)
+            (state.name().to_owned(), sums)
         })
         .collect();
     json!({
@@ -276,8 +276,8 @@ fn document(store: &Store, totals: &Totals, used: &[Usage], holders: &Holders<'_
         "history": {
             "rule": rule_name(history.rule),
             "last_sequence": history.last,
-            "synced_mark": history.mark,
-            "compacted_upto": history.max_seq,
+            "durable_seq": history.durable_seq,
+            "max_seq": history.max_seq,
             "batches_beyond": history.beyond.len(),
         },
         "batches": totals.batches,
@@ -299,24 +299,24 @@ fn document(store: &Store, totals: &Totals, used: &[Usage], holders: &Holders<'_
             "commit_slot": control.commit.slot,
             "commit_done": control.commit.done,
             "next_segment": control.next_segment,
-            "generation": control.generation,
-            "synced": control.durable_seq.as_ref().ok(),
+            "directory_epoch": control.directory_epoch,
+            "durable_seq": control.durable_seq.as_ref().ok(),
             "sync_failed": control.sync_failed,
             "clean": control.clean,
             "temporary": control.is_temporary(),
             "copy": control.is_copy,
         })),
-        "holders": holders.writers.iter().map(|(slot, life)| json!({
+        "holders": holders.writers.iter().map(|(slot, liveness)| json!({
             "slot": slot.slot,
             "pid": slot.pid,
-            "state": life.name(),
+            "state": liveness.name(),
             "active_segment": slot.active,
         })).collect::<Vec<_>>(),
         "open_without_slot": holders.others,
         "unseen_writers": holders.unseen,
         "other_control_in_use": holders.elsewhere,
-        "sync_under_way": holders.sync == Life::Alive,
-        "compaction_under_way": holders.compaction == Life::Alive,
+        "sync_under_way": holders.sync == Liveness::Alive,
+        "compaction_under_way": holders.compaction == Liveness::Alive,
         "recycled_segments": store.recycled,
         "other_files": store.other_files,
     })

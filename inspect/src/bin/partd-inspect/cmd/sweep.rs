@@ -22,7 +22,7 @@ use crate::Failure;
 use crate::args::Sweep;
 use crate::output::Output;
 use crate::text::{Align, Table, plural, shorten};
-use partd_inspect::locks::{Life, Locks};
+use partd_inspect::locks::{Liveness, Locks};
 use partd_inspect::names::{Content, Name};
 use partd_inspect::path::shown;
 
@@ -33,13 +33,13 @@ const CONTROL: &str = "control";
 /// How much of a reason a table shows.
 const REASON: usize = 48;
 
-struct Found {
+struct Candidate {
     name: OsString,
     path: PathBuf,
     bytes: u64,
     age: Duration,
     /// Why it stays; `None` for an orphan.
-    stays: Option<String>,
+    kept: Option<String>,
     removed: bool,
     /// Whether it was to be removed, and could not be.
     failed: bool,
@@ -58,27 +58,27 @@ pub(crate) fn run(args: &Sweep, out: &mut Output) -> Result<(), Failure> {
         });
         // Not through a symbolic link: it may lead anywhere.
         if named && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            found.push(look(&parent, name, entry.path()));
+            found.push(examine(&parent, name, entry.path()));
         }
     }
     found.sort_by(|a, b| a.path.cmp(&b.path));
     if args.remove {
-        for store in found.iter_mut().filter(|store| store.stays.is_none()) {
+        for store in found.iter_mut().filter(|store| store.kept.is_none()) {
             match remove(&parent, store) {
                 Ok(()) => store.removed = true,
-                Err(Stays::Used) => store.stays = Some("in use".to_owned()),
-                Err(Stays::Failed(why)) => (store.stays, store.failed) = (Some(why), true),
+                Err(Kept::Used) => store.kept = Some("in use".to_owned()),
+                Err(Kept::Failed(why)) => (store.kept, store.failed) = (Some(why), true),
             }
         }
     }
     if found.iter().any(|store| store.failed) {
-        out.note_failure();
+        out.record_failure();
     }
     show(&found, args, out)
 }
 
 /// Why a store was not removed.
-enum Stays {
+enum Kept {
     /// Somebody has come meanwhile.
     Used,
     Failed(String),
@@ -106,7 +106,7 @@ fn store_files(dir: &File) -> Result<(Vec<OsString>, u64), String> {
             Err(Errno::NOENT) => continue,
             stat => stat.map_err(unreadable)?,
         };
-        if Name::of(name.as_encoded_bytes()) == Name::Strange
+        if Name::of(name.as_encoded_bytes()) == Name::Foreign
             || FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
         {
             return Err(format!("holds {}, which is not a store's", shown(&name)));
@@ -168,31 +168,31 @@ fn content(dir: &File, name: &OsString) -> io::Result<Content> {
     Ok(Content::of(&bytes, metadata.len()))
 }
 
-fn look(parent: &File, name: OsString, path: PathBuf) -> Found {
+fn examine(parent: &File, name: OsString, path: PathBuf) -> Candidate {
     let opened = open_dir(parent, &name).map_err(|error| format!("cannot be read: {error}"));
     let changed = fs::symlink_metadata(&path).and_then(|metadata| metadata.modified()).ok();
     let age = changed.and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default();
-    let (bytes, stays) = match opened.and_then(|dir| store_files(&dir)) {
+    let (bytes, kept) = match opened.and_then(|dir| store_files(&dir)) {
         Err(why) => (0, Some(why)),
         Ok((_, bytes)) => match Locks::read().store(&path) {
-            Life::Alive => (bytes, Some("in use".to_owned())),
-            Life::Dead | Life::Unknown => (bytes, None),
+            Liveness::Alive => (bytes, Some("in use".to_owned())),
+            Liveness::Dead | Liveness::Unknown => (bytes, None),
         },
     };
-    Found { name, path, bytes, age, stays, removed: false, failed: false }
+    Candidate { name, path, bytes, age, kept, removed: false, failed: false }
 }
 
 /// Removes an orphan under its exclusive lock. Every file is named below the directory that was
 /// opened, so that nobody can lead it elsewhere.
-fn remove(parent: &File, store: &Found) -> Result<(), Stays> {
-    let failed = |error: Errno| Stays::Failed(format!("cannot be removed: {error}"));
+fn remove(parent: &File, store: &Candidate) -> Result<(), Kept> {
+    let failed = |error: Errno| Kept::Failed(format!("cannot be removed: {error}"));
     let opened = open_dir(parent, &store.name);
-    let dir = opened.map_err(|error| Stays::Failed(format!("cannot be opened: {error}")))?;
+    let dir = opened.map_err(|error| Kept::Failed(format!("cannot be opened: {error}")))?;
     match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => return Err(Stays::Used),
+        Err(Errno::WOULDBLOCK) => return Err(Kept::Used),
         locked => locked.map_err(failed)?,
     }
-    let (names, _) = store_files(&dir).map_err(Stays::Failed)?;
+    let (names, _) = store_files(&dir).map_err(Kept::Failed)?;
     is_named(parent, store, &dir)?;
     for name in names.iter().filter(|name| *name != CONTROL) {
         unlinkat(&dir, name, AtFlags::empty()).map_err(failed)?;
@@ -207,22 +207,22 @@ fn remove(parent: &File, store: &Found) -> Result<(), Stays> {
 }
 
 /// An error if the name of a store does not lead to its directory any more.
-fn is_named(parent: &File, store: &Found, dir: &File) -> Result<(), Stays> {
-    let opened = dir.metadata().map_err(|e| Stays::Failed(format!("cannot be read: {e}")))?;
+fn is_named(parent: &File, store: &Candidate, dir: &File) -> Result<(), Kept> {
+    let opened = dir.metadata().map_err(|e| Kept::Failed(format!("cannot be read: {e}")))?;
     let is_same = |now: Stat| (now.st_dev, now.st_ino) == (opened.dev(), opened.ino());
     match statat(parent, &store.name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(now) if is_same(now) => Ok(()),
-        _ => Err(Stays::Failed("was renamed or replaced meanwhile".to_owned())),
+        _ => Err(Kept::Failed("was renamed or replaced meanwhile".to_owned())),
     }
 }
 
-fn show(found: &[Found], args: &Sweep, out: &mut Output) -> Result<(), Failure> {
-    let state = |store: &Found| match &store.stays {
+fn show(found: &[Candidate], args: &Sweep, out: &mut Output) -> Result<(), Failure> {
+    let state = |store: &Candidate| match &store.kept {
         _ if store.removed => "removed".to_owned(),
         Some(why) => why.clone(),
         None => "orphan".to_owned(),
     };
-    let orphans = found.iter().filter(|store| store.stays.is_none());
+    let orphans = found.iter().filter(|store| store.kept.is_none());
     let bytes: u64 = orphans.clone().map(|store| store.bytes).sum();
     let number = orphans.count() as u64;
     if out.json {
@@ -233,13 +233,13 @@ fn show(found: &[Found], args: &Sweep, out: &mut Output) -> Result<(), Failure> 
                     "path": shown(&store.path),
                     "bytes": store.bytes,
                     "age_seconds": store.age.as_secs(),
-                    "state": match (store.removed, store.failed, &store.stays) {
+                    "state": match (store.removed, store.failed, &store.kept) {
                         (true, ..) => "removed",
                         (_, true, _) => "failed",
-                        (_, _, Some(_)) => "stays",
+                        (_, _, Some(_)) => "kept",
                         (_, _, None) => "orphan",
                     },
-                    "why": store.stays,
+                    "why": store.kept,
                 })
             })
             .collect();

@@ -65,9 +65,9 @@ fn directory_of(store: &Path) -> Option<PathBuf> {
         return Some(real);
     }
     let name = real.file_name().unwrap_or_default();
-    let around = real.parent()?.to_owned();
+    let parent = real.parent()?.to_owned();
     let is_one = id_of_file_name(name.as_encoded_bytes()).is_some();
-    (is_one || around.join("control").exists()).then_some(around)
+    (is_one || parent.join("control").exists()).then_some(parent)
 }
 
 fn refuse(path: &Path, why: &str) -> Failure {

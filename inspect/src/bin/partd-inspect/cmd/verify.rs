@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::Failure;
 use crate::args::Verify;
-use crate::output::{Mark, Output};
+use crate::output::{Output, Style};
 use crate::text::{count, plural, size};
 use partd_inspect::history::Rule;
 use partd_inspect::key::show;
@@ -45,7 +45,7 @@ type Wrong = (usize, String);
 
 /// What was checked of a segment.
 #[derive(Debug, Default)]
-struct Looked {
+struct SegmentCheck {
     bytes: u64,
     values: u64,
     /// In the order of the file.
@@ -54,7 +54,7 @@ struct Looked {
 
 /// What was checked.
 #[derive(Debug, Default)]
-pub(crate) struct Checked {
+pub(crate) struct StoreCheck {
     pub(crate) bytes: u64,
     pub(crate) values: u64,
     pub(crate) problems: Vec<Problem>,
@@ -70,21 +70,22 @@ pub(crate) fn run(args: &Verify, out: &mut Output) -> Result<(), Failure> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let begin = Instant::now();
     let bar = bar();
-    let look = |segment: &Segment| look(segment, bar.as_ref());
+    let check_values = |segment: &Segment| check_values(segment, bar.as_ref());
     let read = match pool {
-        Ok(pool) => pool.install(|| Store::read_with(&args.path, look)),
+        Ok(pool) => pool.install(|| Store::read_with(&args.path, check_values)),
         // As many as there are.
-        Err(_) => Store::read_with(&args.path, look),
+        Err(_) => Store::read_with(&args.path, check_values),
     };
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
-    let (mut store, looked) = read?;
-    let Checked { bytes, values, problems } = judge(&store, looked);
+    let (mut store, checks) = read?;
+    let StoreCheck { bytes, values, problems } = judge(&store, checks);
     let took = begin.elapsed();
     store.history.problems.extend(problems);
     let rate = bytes as f64 / took.as_secs_f64().max(1e-9);
-    let batches = store.segments.iter().zip(&store.history.counts).filter(|(_, counts)| **counts);
+    let batches =
+        store.segments.iter().zip(&store.history.included).filter(|(_, included)| **included);
     let batches: usize = batches
         .map(|(s, _)| s.batches.iter().filter(|batch| batch.good_head().is_some()).count())
         .sum();
@@ -104,21 +105,21 @@ pub(crate) fn run(args: &Verify, out: &mut Output) -> Result<(), Failure> {
     let (seconds, rate) = (took.as_secs_f64(), size(rate as u64, false));
     out.line(format!("checked   {checked} in {seconds:.2} s ({rate}/s)"))?;
     if store.history.problems.is_empty() {
-        out.line(out.mark(Mark::Good, "every checksum is right"))?;
+        out.line(out.styled(Style::Good, "every checksum is right"))?;
     } else if !store.is_damaged() {
-        out.line(out.mark(Mark::Good, "every checksum of the history is right"))?;
+        out.line(out.styled(Style::Good, "every checksum of the history is right"))?;
     }
     Ok(())
 }
 
 /// What was found in each segment, and what it means for the history.
-fn judge(store: &Store, looked: Vec<Looked>) -> Checked {
-    let mut checked = Checked::default();
-    let segments = store.segments.iter().zip(&store.history.counts).zip(looked);
-    for ((segment, _), looked) in segments.filter(|((_, counts), _)| **counts) {
-        checked.bytes += looked.bytes;
-        checked.values += looked.values;
-        let mut wrong = looked.wrong.into_iter().peekable();
+fn judge(store: &Store, checks: Vec<SegmentCheck>) -> StoreCheck {
+    let mut checked = StoreCheck::default();
+    let segments = store.segments.iter().zip(&store.history.included).zip(checks);
+    for ((segment, _), checks) in segments.filter(|((_, included), _)| **included) {
+        checked.bytes += checks.bytes;
+        checked.values += checks.values;
+        let mut wrong = checks.wrong.into_iter().peekable();
         for batch in &segment.batches {
             let (Some(head), Some(sequence)) = (batch.good_head(), batch.sequence()) else {
                 continue;
@@ -168,8 +169,8 @@ fn bar() -> Option<ProgressBar> {
 }
 
 /// Checks every value of the committed batches of a segment, in parallel.
-fn look(segment: &Segment, bar: Option<&ProgressBar>) -> Looked {
-    let Some(salt) = segment.salt() else { return Looked::default() };
+fn check_values(segment: &Segment, bar: Option<&ProgressBar>) -> SegmentCheck {
+    let Some(salt) = segment.salt() else { return SegmentCheck::default() };
     let (mut tasks, mut first, mut len) = (Vec::new(), 0, 0);
     for (i, entry) in segment.entries.iter().enumerate() {
         len += entry.value_len;
@@ -188,7 +189,7 @@ fn look(segment: &Segment, bar: Option<&ProgressBar>) -> Looked {
         bar.iter().for_each(|bar| bar.inc(len));
         wrong
     });
-    Looked { bytes, values, wrong: wrong.collect() }
+    SegmentCheck { bytes, values, wrong: wrong.collect() }
 }
 
 /// Reads forward through the values of a run of entries, and returns those that do not match.
@@ -237,5 +238,5 @@ fn problem(segment: &Segment, entry: &EntryInfo, severity: Severity, found: Stri
     let mut problem = Problem::file(severity, path, "checksum of value", expected, found);
     problem.offset = Some(entry.value_offset);
     let (len, key) = (entry.value_len, show(segment.key(entry)));
-    problem.costs(format!("{} of key {key}", plural(len, "byte", "bytes")))
+    problem.with_consequence(format!("{} of key {key}", plural(len, "byte", "bytes")))
 }

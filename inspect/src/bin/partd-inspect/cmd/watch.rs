@@ -16,10 +16,10 @@ use serde_json::json;
 
 use crate::Failure;
 use crate::args::Watch;
-use crate::output::{Mark, Output};
+use crate::output::{Output, Style};
 use crate::text::{count, size};
 use partd_inspect::control::Control;
-use partd_inspect::locks::{Life, Locks};
+use partd_inspect::locks::{Liveness, Locks};
 use partd_inspect::path::shown;
 use partd_inspect::source::{Source, Window};
 
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &Watch, out: &mut Output) -> Result<(), Failure> {
     while args.count.is_none_or(|count| lines < count) {
         let is_due = if refreshed { lines == 0 } else { lines % 20 == 0 };
         if is_due && !out.json {
-            out.line(out.mark(Mark::Strong, &headings))?;
+            out.line(out.styled(Style::Strong, &headings))?;
             out.finish()?;
         }
         sleep(Duration::from_secs_f64(args.interval));
@@ -81,7 +81,7 @@ pub(crate) fn run(args: &Watch, out: &mut Output) -> Result<(), Failure> {
             let line = format!(
                 "{sequence:>14} {batches:>11} {bytes:>13} {unsynced:>11} {segments:>9} {writers:>7}"
             );
-            let line = if now.writers > 0 { out.mark(Mark::Good, &line) } else { line };
+            let line = if now.writers > 0 { out.styled(Style::Good, &line) } else { line };
             if refreshed {
                 out.rewrite(&line)?;
             } else {
@@ -105,7 +105,7 @@ fn sample(
     match control {
         Some(Ok(control)) => {
             let locks = Locks::read();
-            let alive = |slot: &&_| locks.writer(dir, slot) == Life::Alive;
+            let alive = |slot: &&_| locks.writer(dir, slot) == Liveness::Alive;
             sample.sequence = control.commit.visible();
             sample.durable_seq = control.durable_seq.unwrap_or(0);
             sample.writers = control.slots.iter().filter(alive).count() as u64;
