@@ -53,7 +53,7 @@ fn the_account_names_every_batch_and_value_that_was_lost() {
     assert_eq!(lost.len(), 1);
     assert_eq!((lost[0]["key"].as_str(), lost[0]["bytes"].as_u64()), (Some("apple"), Some(6)));
     assert!(lost[0]["why"].as_str().unwrap().contains("checksum of value at offset 343"));
-    assert_eq!(document["keys_wholly_lost"], 0);
+    assert_eq!(document["keys_entirely_lost"], 0);
     let log = SegmentLog::open(&new).unwrap();
     assert_eq!(log.get("apple").unwrap(), b"red brown ");
     assert_eq!(log.get("pear").unwrap(), b"yellow");

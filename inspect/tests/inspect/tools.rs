@@ -52,7 +52,7 @@ fn map_draws_every_segment_and_accounts_for_every_byte() {
 }
 
 #[test]
-fn sweep_removes_orphans_and_nothing_that_is_in_use_or_not_a_store() {
+fn sweep_removes_abandoned_stores_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let temp = dir.path().join("temp");
     let used = partd::SegmentLog::options();
@@ -112,7 +112,7 @@ fn sweep_removes_orphans_and_nothing_that_is_in_use_or_not_a_store() {
         expected
     };
     let listed = on(&temp, &["sweep", "--json"]);
-    assert_eq!((listed.code, states(&listed)), (0, expect("orphan")));
+    assert_eq!((listed.code, states(&listed)), (0, expect("abandoned")));
     assert!(orphan.exists(), "listing removes nothing");
     let removed = on(&temp, &["sweep", "--remove", "--json"]);
     assert_eq!((removed.code, states(&removed)), (0, expect("removed")));
@@ -310,7 +310,7 @@ fn export_of_a_damaged_store_writes_what_verifies_and_names_the_rest() {
     let out = dir.path().join("out");
     let ran = on(&store, &["export", out.to_str().unwrap()]);
     assert_eq!(ran.code, 1, "{ran:?}");
-    assert!(ran.text().contains("a piece of key apple"), "{ran:?}");
+    assert!(ran.text().contains("part of key apple"), "{ran:?}");
     let manifest = fs::read(out.join("manifest.json")).unwrap();
     let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
     for file in manifest["files"].as_array().unwrap() {
@@ -337,7 +337,7 @@ fn get_of_a_damaged_value_prints_a_document_in_json() {
     let ran = on(&store, &["get", "apple", "--json"]);
     let document = ran.json();
     assert_eq!((ran.code, &document["value_hex"]), (1, &serde_json::json!("")), "{document:#}");
-    assert_eq!(document["damaged_pieces"].as_array().unwrap().len(), 1, "{document:#}");
+    assert_eq!(document["damaged_extents"].as_array().unwrap().len(), 1, "{document:#}");
     let partial = on(&store, &["get", "apple", "--json", "--partial"]).json();
     assert!(
         partial["value_hex"].as_str().unwrap().starts_with("7265642062726f776e20"),

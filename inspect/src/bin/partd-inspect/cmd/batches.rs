@@ -1,4 +1,4 @@
-//! The list of batches.
+//! `batches`: lists the batches.
 
 use partd_format::State;
 use serde_json::{Value, json};
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &Batches, out: &mut Output) -> Result<(), Failure> {
     Ok(out.warnings(&store)?)
 }
 
-/// The batches of the history in its order; then, if all are wanted, the others by their place.
+/// The batches of the history in order, then those of outputs; with `all`, then all others by position.
 fn select(store: &Store, all: bool) -> Vec<BatchRef> {
     let history = &store.history;
     let mut rows = history.batches.clone();

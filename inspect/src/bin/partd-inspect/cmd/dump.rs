@@ -1,4 +1,4 @@
-//! The bytes of one segment, field by field, each with its name in SPEC.md.
+//! `dump`: shows the bytes of one segment, field by field, with the names in SPEC.md.
 
 use partd_format::batch::{ENTRY_LEN, HEAD_LEN, SEQUENCE_LEN};
 use partd_format::segment::HEADER_LEN;
@@ -39,7 +39,7 @@ const HEADER: [(u64, u64, &str); 18] = [
     (128, 8, "durable_end"),
 ];
 
-/// The fields of a batch, from its beginning.
+/// The fields of a batch: offset in the batch, length, name.
 const BATCH: [(u64, u64, &str); 8] = [
     (0, 8, "link word"),
     (8, 8, "state word"),
@@ -51,7 +51,7 @@ const BATCH: [(u64, u64, &str); 8] = [
     (40, 8, "bytes of keys"),
 ];
 
-/// The fields of a row of the table.
+/// The fields of a row of the table: offset in the row, length, name.
 const ROW: [(u64, u64, &str); 4] = [
     (0, 1, "kind of entry"),
     (1, 7, "length of value"),
@@ -63,13 +63,13 @@ const ROW: [(u64, u64, &str); 4] = [
 struct Field {
     offset: u64,
     bytes: Vec<u8>,
-    /// How many bytes of it are not shown.
+    /// How many of its bytes are not shown.
     more: u64,
     name: &'static str,
     meaning: String,
 }
 
-/// A part of the file that is shown under a title.
+/// A part of the file, shown under a title.
 #[derive(Clone, Copy)]
 enum Section<'s> {
     Header(&'s Segment),
@@ -144,8 +144,8 @@ pub(crate) fn run(args: &Dump, out: &mut Output) -> Result<(), Failure> {
 }
 
 impl Field {
-    /// The field of `len` bytes at `offset`, as far as the file reaches. What cannot be read says why
-    /// in place of a meaning.
+    /// Reads a field, given its offset, length and name; shortened if the file ends before. If it cannot
+    /// be read, its meaning is the error.
     fn read(
         source: &Source,
         (offset, len, name): (u64, u64, &'static str),
@@ -312,7 +312,7 @@ fn show(field: &Field, out: &mut Output) -> Result<(), Failure> {
     let mut chunks = field.bytes.chunks(8);
     let first = chunks.next().unwrap_or(&[]);
     let (name, meaning) = (field.name, &field.meaning);
-    // Of what is longer than a line, each line shows its own part.
+    // A key or value longer than a line is split: each line shows the meaning of its own bytes.
     let long = field.bytes.len() > 8 && matches!(name, "key" | "value");
     let meaning = if long { escape(first) } else { meaning.clone() };
     let line = format!("{:#010x}  {:<23}  {name:<24}", field.offset, hex(first));

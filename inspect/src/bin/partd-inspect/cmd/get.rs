@@ -1,4 +1,4 @@
-//! The value of one key, verified before a byte of it is written.
+//! `get`: writes the value of one key, after verifying all of it.
 
 use std::cell::Cell;
 use std::fmt::{self, Display};
@@ -15,11 +15,11 @@ use partd_inspect::key::{escape, show, unescape};
 use partd_inspect::problem::{Problem, Severity};
 use partd_inspect::store::Store;
 
-/// How much is held in memory while a value is copied out.
+/// How many bytes of a value are held in memory at a time.
 const PIECE: u64 = 1 << 20;
 
-/// The error for a value whose file was removed or recycled during the read.
-const WRITTEN_AGAIN: &str = "a file of this temporary store was removed or written again while it was read; \
+/// The error for a value whose file was removed or reused during the read.
+const REUSED: &str = "a file of this temporary store was removed or reused while it was read; \
                              run the command again";
 
 pub(crate) fn run(args: &Get, out: &mut Output) -> Result<(), Failure> {
@@ -35,7 +35,7 @@ pub(crate) fn run(args: &Get, out: &mut Output) -> Result<(), Failure> {
         match check(&store, at) {
             None => good.push(at),
             Some(problem) => {
-                bad.push(problem.with_consequence(format!("a piece of key {}", escape(&key))))
+                bad.push(problem.with_consequence(format!("part of key {}", escape(&key))))
             }
         }
     }
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &Get, out: &mut Output) -> Result<(), Failure> {
         complain(&problem.to_string());
     }
     if store.has_gone() {
-        let message = "nothing written: files of the store were removed or written again meanwhile; \
+        let message = "nothing written: files of the store were removed or reused meanwhile; \
                        run the command again";
         return Err(Failure::Message(message.to_owned()));
     }
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &Get, out: &mut Output) -> Result<(), Failure> {
     let present = index.keys.contains_key(&key[..]);
     if !present {
         complain(&format!("no such key: {}", show(&key)));
-        // In a damaged store it may be lost, and that is the news.
+        // In a damaged store the key may be lost: exit code 1 says so.
         if !store.is_damaged() {
             out.record_failure();
         }
@@ -61,11 +61,12 @@ pub(crate) fn run(args: &Get, out: &mut Output) -> Result<(), Failure> {
         return document(&store, &key, &held, shown, &bad, present, out);
     }
     if !bad.is_empty() && !args.partial {
-        let message = "nothing written: the value is damaged; --partial writes what verifies of it";
+        let message =
+            "nothing written: the value is damaged; --partial writes the parts that verify";
         return Err(Failure::Damage(message.to_owned()));
     }
     if store.is_damaged() {
-        // The bytes are right, but some of the key's may be missing: that belongs on standard error.
+        // These bytes are right, but others of the key may be missing.
         complain("the store is damaged, so bytes of this key may be missing:");
         for problem in &store.history.problems {
             complain(&problem.to_string());
@@ -88,7 +89,7 @@ pub(crate) fn run(args: &Get, out: &mut Output) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Compares the checksum of one extent.
+/// Compares the checksum of one extent; a mismatch is a problem.
 pub(crate) fn check(store: &Store, at: EntryRef) -> Option<Problem> {
     let segment = &store.segments[at.segment as usize];
     let (entry, salt) = (&segment.entries[at.entry as usize], segment.salt()?);
@@ -104,7 +105,7 @@ pub(crate) fn check(store: &Store, at: EntryRef) -> Option<Problem> {
     Some(problem)
 }
 
-/// Hands the bytes of one extent on, piece by piece.
+/// Passes the bytes of one extent to `take`, piece by piece.
 pub(crate) fn pieces(
     store: &Store,
     at: EntryRef,
@@ -118,9 +119,10 @@ pub(crate) fn pieces(
         let piece = &mut buffer[..(end - offset).min(PIECE) as usize];
         let read = segment.source.read_exact(piece, offset);
         read.map_err(|error| Failure::io("read", segment.path(), &error))?;
-        // It is renamed before it is written again: if it was not, the piece is the one that was checked.
+        // A temporary store renames a file before it reuses it. If the name still leads to this file,
+        // the piece is the one that was checked.
         if store.recycles() && !segment.source.is_in_place() {
-            return Err(Failure::Message(WRITTEN_AGAIN.to_owned()));
+            return Err(Failure::Message(REUSED.to_owned()));
         }
         take(piece)?;
         offset += piece.len() as u64;
@@ -154,7 +156,7 @@ fn document(
         "present": present,
         "bytes": held.len,
         "extents": held.extents.len(),
-        "damaged_pieces": problems,
+        "damaged_extents": problems,
     });
     let failure = Cell::new(None);
     let value = Text(Hex { store, extents: good, failure: &failure });
@@ -162,11 +164,11 @@ fn document(
     failure.take().map_or(Ok(()), Err)
 }
 
-/// The bytes of extents as hexadecimal digits, read as they are written.
+/// Displays the bytes of extents as hexadecimal digits, reading them on the fly.
 struct Hex<'s> {
     store: &'s Store,
     extents: &'s [EntryRef],
-    /// Why not all of them could be read again.
+    /// The error that ended the reading early.
     failure: &'s Cell<Option<Failure>>,
 }
 

@@ -1,4 +1,4 @@
-//! The list of keys.
+//! `keys`: lists the keys.
 
 use std::cmp::Reverse;
 

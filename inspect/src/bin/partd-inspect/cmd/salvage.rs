@@ -1,8 +1,8 @@
-//! Everything that still verifies into a new store, with an exact account of what was lost.
+//! `salvage`: writes everything that still verifies to a new store, and reports exactly what is lost.
 //!
-//! What can still be read is taken in (`read/rescue.rs`), the history is applied, damaged batches and
-//! values left out, and each key's bytes go to the new store in their order. A key that was set stays
-//! set. The old store is only read.
+//! It reads what is still readable (`rescue.rs`) and applies the history without damaged batches and
+//! values. Each key's bytes go to the new store in their order; a key that was set stays set. The old
+//! store is only read.
 
 use serde_json::{Value, json};
 
@@ -23,23 +23,23 @@ use partd_inspect::rescue::{LostPart, Rescue};
 use partd_inspect::store::Store;
 use partd_inspect::walk::BatchInfo;
 
-/// How many mended pieces the text names; JSON has them all.
+/// How many repaired parts the text names; JSON has all of them.
 const SHOWN: usize = 20;
 
-/// A value, or a piece of one, that does not verify.
+/// An extent of a value that does not verify.
 struct LostValue {
     key: String,
     bytes: u64,
     problem: Problem,
 }
 
-/// What came of it.
+/// The result of a salvage.
 #[derive(Default)]
 struct Account {
     keys: u64,
     bytes: u64,
     values: Vec<LostValue>,
-    /// Keys of which nothing is left.
+    /// The number of keys of which nothing is left.
     keys_lost: u64,
     batches: u64,
     segments: u64,
@@ -89,7 +89,7 @@ pub(crate) fn run(args: &Salvage, out: &mut Output) -> Result<(), Failure> {
     text(args, &store, &account, out)
 }
 
-/// How the new store gets at the bytes of the old one.
+/// Reads the bytes of the old store for the new one.
 fn read(store: &Store) -> impl Fn(EntryRef, &mut Take<'_>) -> Result<(), Failure> {
     move |at, take| pieces(store, at, take)
 }
@@ -101,29 +101,29 @@ fn text(args: &Salvage, store: &Store, account: &Account, out: &mut Output) -> R
     let new = shown(&args.new_store);
     out.line(format!("salvaged  {keys}, {size}, into {new} ({batches}, {segments})"))?;
     if account.beyond > 0 {
-        let behind = plural(account.beyond, "batch", "batches");
-        let where_ = count(store.history.last);
-        let line = format!("included  {behind} behind the end of the history at {where_}");
+        let after = plural(account.beyond, "batch", "batches");
+        let end = count(store.history.last);
+        let line = format!("included  {after} after the end of the history at {end}");
         out.line(line)?;
         out.line("          (--prefix-only leaves them out)")?;
     }
     let rescue = &account.rescue;
     let repaired: Vec<String> = rescue.repaired.iter().map(repaired).collect();
     for (i, text) in repaired.iter().take(SHOWN).enumerate() {
-        out.line(format!("{}{text}", if i == 0 { "repaired    " } else { "          " }))?;
+        out.line(format!("{}{text}", if i == 0 { "repaired  " } else { "          " }))?;
     }
     if repaired.len() > SHOWN {
         let more = repaired.len() - SHOWN;
-        out.line(format!("          and {more} more; --json has them all"))?;
+        out.line(format!("          and {more} more; --json has all of them"))?;
     }
     if rescue.found > 0 {
         let found = plural(rescue.found, "batch", "batches");
-        out.line(format!("found     {found} behind a break in a chain"))?;
+        out.line(format!("found     {found} after a break in a chain"))?;
     }
     for path in &rescue.set_aside {
         let path = shown(path);
         out.line(format!("set aside {path}"))?;
-        out.line("          it is damaged, and all that it was made from is there")?;
+        out.line("          it is damaged, and all of its inputs are present")?;
     }
     let lost_batches = lost_batches(store, rescue);
     if lost_batches.is_empty() && account.values.is_empty() && rescue.lost.is_empty() {
@@ -134,13 +134,13 @@ fn text(args: &Salvage, store: &Store, account: &Account, out: &mut Output) -> R
     for (first, last) in &lost_batches {
         let name = range(*first, *last);
         out.line(format!("{lost}      {name}:"))?;
-        out.line("          what was appended, set or deleted there is unknown")?;
+        out.line("          what it appended, set or deleted is unknown")?;
     }
     for part in &rescue.lost {
         let (size, path) = (plural(part.bytes, "byte", "bytes"), shown(&part.path));
         out.line(format!("{lost}      {path}"))?;
         let numbers = match part.max_seq {
-            Some(max_seq) => format!(", perhaps with numbers up to {}", count(max_seq)),
+            Some(max_seq) => format!(", perhaps with sequence numbers up to {}", count(max_seq)),
             None => String::new(),
         };
         out.line(format!("          {size} from offset {}{numbers}", part.offset))?;
@@ -161,7 +161,7 @@ fn text(args: &Salvage, store: &Store, account: &Account, out: &mut Output) -> R
         0 => String::new(),
         n => format!("{}; ", plural(n, "part of a segment", "parts of segments")),
     };
-    let total = format!("{batches}; {parts}{values}, {}; {keys} wholly", out.size(bytes));
+    let total = format!("{batches}; {parts}{values}, {}; {keys} entirely", out.size(bytes));
     out.line(format!("in all    {total}"))?;
     if store.is_damaged() { Ok(out.health(store)?) } else { Ok(()) }
 }
@@ -170,7 +170,7 @@ fn repaired((path, what, offset): &(std::path::PathBuf, &'static str, u64)) -> S
     format!("{}: {what} at offset {offset}", shown(path))
 }
 
-/// Numbers of the history whose batches are gone or whose headers are damaged, as ranges.
+/// The sequence numbers of lost batches, missing or with damaged headers, as ranges.
 fn lost_batches(store: &Store, rescue: &Rescue) -> Vec<(u64, u64)> {
     let history = &store.history;
     let mut lost: Vec<u64> = Vec::new();
@@ -180,7 +180,7 @@ fn lost_batches(store: &Store, rescue: &Rescue) -> Vec<(u64, u64)> {
         let inside = |sequence: &u64| *sequence <= history.last && !segment.is_output();
         lost.extend(numbers.filter(inside));
     }
-    // Another batch may have such a number, one that came after the damaged one was given up.
+    // A later batch may have the number of a damaged one that was given up.
     let has =
         |number: &u64| history.batches.binary_search_by_key(number, |batch_ref| batch_ref.sequence);
     lost.retain(|number| has(number).is_err());
@@ -222,6 +222,6 @@ fn document(args: &Salvage, store: &Store, account: &Account) -> Value {
         "lost_batches": lost_batches(store, rescue).iter().map(|(f, l)| json!([f, l])).collect::<Vec<_>>(),
         "lost_parts": rescue.lost.iter().map(lost_json).collect::<Vec<_>>(),
         "lost_values": values,
-        "keys_wholly_lost": account.keys_lost,
+        "keys_entirely_lost": account.keys_lost,
     })
 }

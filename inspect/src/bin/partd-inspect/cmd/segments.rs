@@ -1,4 +1,4 @@
-//! The list of segments, and how each is used.
+//! `segments`: lists the segments and how their bytes are used.
 
 use std::path::Path;
 
@@ -13,22 +13,22 @@ use partd_inspect::locks::{Liveness, Locks};
 use partd_inspect::store::Store;
 use partd_inspect::walk::BatchInfo;
 
-/// What a segment is to its store.
+/// The state of a segment in its store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SegmentState {
-    /// A living writer adds to it.
+    /// A live writer adds batches to it.
     Active,
-    /// Free space follows its batches, but nobody adds to it.
+    /// Free space follows its batches, but no live writer adds to it.
     Open,
-    /// No batch will come.
+    /// It gets no more batches.
     Sealed,
-    /// Its chain is broken; what lies behind cannot be walked.
+    /// Its chain is broken; nothing after the break can be walked.
     Broken,
-    /// A compaction wrote it.
+    /// It is the output of a compaction.
     Output,
-    /// An output holds what was live in it.
+    /// An output replaces it.
     Replaced,
-    /// Its header cannot be read, or says that it belongs elsewhere.
+    /// Its header is damaged, or belongs to another store or name.
     Unusable,
 }
 
@@ -62,21 +62,21 @@ pub(crate) struct Usage {
     pub(crate) state: SegmentState,
     /// The length of the file.
     pub(crate) len: u64,
-    /// From the beginning to the end of the chain.
+    /// The bytes up to the end of the chain.
     pub(crate) used: u64,
     /// Bytes of live values.
     pub(crate) live: u64,
-    /// Bytes of values that are part of the history and no longer of any key.
+    /// Bytes of values of the history that no key holds any more.
     pub(crate) dead: u64,
     pub(crate) committed: u64,
     pub(crate) pending: u64,
     pub(crate) void: u64,
-    /// The lowest and the highest number in it; 0 for none.
+    /// The lowest and the highest sequence number in it; 0 for none.
     pub(crate) first: u64,
     pub(crate) last: u64,
 }
 
-/// Works out how each segment is used.
+/// Computes how the bytes of each segment are used.
 pub(crate) fn usage(store: &Store, index: &Index<'_>) -> Vec<Usage> {
     let live = index.live_bytes(&store.segments);
     let locks = Locks::read();

@@ -1,4 +1,4 @@
-//! The summary: a store at a glance. Headers and tables only, no values.
+//! The summary of a store, from headers and tables only; it reads no values.
 
 use std::path::Path;
 use std::thread::sleep;
@@ -17,7 +17,7 @@ use partd_inspect::locks::{Liveness, Locks};
 use partd_inspect::path::shown;
 use partd_inspect::store::Store;
 
-/// How often to look again whether somebody is only about to open the store.
+/// How often to check again whether a process is just opening the store.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(4);
 
@@ -72,7 +72,7 @@ pub(crate) fn run(path: &Path, out: &mut Output) -> Result<(), Failure> {
     segments_lines(&used, out)?;
     if store.recycled > 0 {
         let kept = plural(store.recycled, "dead segment", "dead segments");
-        out.line(format!("          {kept} kept to be written again"))?;
+        out.line(format!("          {kept} kept for reuse"))?;
     }
     if totals.pending + totals.void > 0 {
         let (pending, void) = (count(totals.pending), count(totals.void));
@@ -81,27 +81,27 @@ pub(crate) fn run(path: &Path, out: &mut Output) -> Result<(), Failure> {
     holders_lines(&store, &holders, out)
 }
 
-/// Lines that only temporary stores and copies have.
+/// Writes the lines that only temporary stores and copies have.
 fn kind_lines(store: &Store, out: &mut Output) -> Result<(), Failure> {
     let Some(control) = store.control() else { return Ok(()) };
     let lines: &[&str] = match (control.is_temporary(), store.recycles()) {
         (false, _) => &[],
         (true, true) => &[
-            "temporary: it belongs to one process and goes with it. Dead segments are",
-            "written again meanwhile, so what is read here may be gone already",
+            "temporary: it belongs to one process and ends with it. Dead segments are",
+            "reused meanwhile, so what is shown here may be gone already",
         ],
         (true, false) => &[
-            "temporary: it belonged to one process, which is gone; nobody can open it,",
-            "and `partd-inspect sweep` lists such stores",
+            "temporary: it belonged to one process, which is gone. No process can open",
+            "it; `partd-inspect sweep` lists such stores",
         ],
     };
     for (i, line) in lines.iter().enumerate() {
         out.line(format!("{}{line}", if i == 0 { "kind      " } else { "          " }))?;
     }
     if control.is_copy {
-        let copied = "control   a copy: its device and inode are not those of this file, so its";
+        let copied = "control   a copy: it does not name its own device and inode, so its words";
         out.line(out.styled(Style::Warn, copied))?;
-        let rest = "words do not count, and the history is what the segments hold";
+        let rest = "are ignored, and the history is what the segments hold";
         out.line(format!("          {}", out.styled(Style::Warn, rest)))?;
     }
     Ok(())
@@ -123,7 +123,7 @@ fn segments_lines(used: &[Usage], out: &mut Output) -> Result<(), Failure> {
     Ok(())
 }
 
-/// How many segments, how long they are, and how much of that is used.
+/// Sums up segments: their number, length and used bytes.
 fn sums<'u>(used: impl Iterator<Item = &'u Usage>) -> (u64, u64, u64) {
     used.fold((0, 0, 0), |(n, len, fill), usage| (n + 1, len + usage.len, fill + usage.used))
 }
@@ -134,8 +134,8 @@ fn holders_lines(store: &Store, holders: &Holders<'_>, out: &mut Output) -> Resu
     }
     let Some(control) = store.control() else {
         let why = match store.control {
-            None => "there is no control file; the next open makes one",
-            Some(_) => "the control file is unusable; the next open makes a new one",
+            None => "there is no control file; the next open creates one",
+            Some(_) => "the control file is unusable; the next open creates a new one",
         };
         return Ok(out.line(format!("holders   unknown: {why}"))?);
     };
@@ -155,17 +155,15 @@ fn holders_lines(store: &Store, holders: &Holders<'_>, out: &mut Output) -> Resu
     }
     for pid in &holders.others {
         let liveness = out.styled(Style::Good, Liveness::Alive.name());
-        lines.push(format!("pid {pid} {liveness} (has it open, and no writer's slot)"));
+        lines.push(format!("pid {pid} {liveness} (has it open without a writer slot)"));
     }
     if holders.unseen {
-        lines.push(
-            "somebody has it open whom this process cannot see, perhaps in a container".into(),
-        );
+        lines.push("a process that is not visible here has it open, perhaps in a container".into());
     }
     if holders.elsewhere {
-        let text = "they use another control file: this one was put in its place. Close the";
+        let text = "they use another control file, which this one has replaced. Close the";
         lines.push(out.styled(Style::Bad, text));
-        let text = "store in all of them and open it again: it is recovered from its segments";
+        let text = "store in all of them and open it again: the segments recover it";
         lines.push(out.styled(Style::Bad, text));
     }
     if lines.is_empty() {
@@ -174,7 +172,7 @@ fn holders_lines(store: &Store, holders: &Holders<'_>, out: &mut Output) -> Resu
     }
     for (liveness, work) in [(holders.sync, "a sync"), (holders.compaction, "a compaction")] {
         if liveness == Liveness::Alive {
-            lines.push(format!("{work} is under way"));
+            lines.push(format!("{work} is running"));
         }
     }
     for (i, line) in lines.iter().enumerate() {
@@ -183,19 +181,19 @@ fn holders_lines(store: &Store, holders: &Holders<'_>, out: &mut Output) -> Resu
     Ok(())
 }
 
-/// Who has the store open.
+/// The processes that have the store open.
 struct Holders<'s> {
-    /// Who is in the writer slots.
+    /// The writer slots in use, and whether their writers are alive.
     writers: Vec<(&'s WriterSlot, Liveness)>,
-    /// Other processes that hold the lock of the store: they read, or have written nothing yet.
+    /// Other processes that hold the lock of the store: readers, and writers that have written nothing.
     others: Vec<u32>,
-    /// The store is open, and nobody is seen to hold its lock.
+    /// Whether the store is open although no process is seen to hold its lock.
     unseen: bool,
-    /// Handles are open, and none uses this control file.
+    /// Whether handles are open and none uses this control file.
     elsewhere: bool,
-    /// Whether somebody leads a sync.
+    /// Whether a sync is running.
     sync: Liveness,
-    /// Whether somebody compacts.
+    /// Whether a compaction is running.
     compaction: Liveness,
 }
 
@@ -207,7 +205,7 @@ impl Holders<'_> {
             let (unseen, elsewhere, compaction) = (false, false, Liveness::Dead);
             return Holders { writers, others, unseen, elsewhere, sync, compaction };
         };
-        // An opener holds the directory lock for a moment before it is present on the control file.
+        // An opener holds the lock on the directory for a moment before it takes the presence lock.
         let is_elsewhere = |locks: &Locks| {
             !control.is_temporary()
                 && locks.store(dir) == Liveness::Alive

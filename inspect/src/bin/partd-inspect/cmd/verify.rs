@@ -1,8 +1,9 @@
-//! Every checksum, in parallel: headers and tables while a segment is walked, then all its values,
-//! while other segments still are. What becomes of a wrong one is said when the history is known.
+//! `verify`: checks every checksum in parallel.
 //!
-//! The values of a segment are cut into tasks of a few MiB; each task reads forward through one
-//! small buffer that stays in the processor's cache between the read and the checksum.
+//! The walk of a segment checks headers and tables. Then tasks check its values while other segments are
+//! still walked. The severity of a mismatch is known once the history is. A task covers a few MiB of
+//! values and reads them through one small buffer, which stays in the processor's cache between the read
+//! and the checksum.
 
 use std::cell::RefCell;
 use std::io::IsTerminal;
@@ -25,25 +26,25 @@ use partd_inspect::source;
 use partd_inspect::store::Store;
 use partd_inspect::walk::{EntryInfo, Segment};
 
-/// The bytes of values that one task checks, at least.
+/// The least number of bytes that one task checks.
 const TASK: u64 = 4 << 20;
-/// The buffer of a task.
+/// The length of a task's buffer in bytes.
 const BUFFER: usize = 256 << 10;
-/// How far ahead of its reading a task asks for the values.
+/// How many bytes a task requests ahead of reading.
 const AHEAD: u64 = 1 << 20;
-/// Pages are read into pages: where source and target of a copy lie differently within theirs,
-/// some processors copy at a third of the speed.
+/// The alignment of the buffer and of the reads. If source and target of a copy have different offsets
+/// within their pages, some processors copy at a third of the speed.
 const PAGE: usize = 4096;
 
 thread_local! {
-    /// The buffer of this thread, and room to begin at a page.
+    /// The buffer of this thread, with room to align it to a page.
     static MEMORY: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER + PAGE]);
 }
 
-/// An entry of a segment whose value is wrong: its place there, and what was found.
+/// An entry whose value does not match: its index in the segment, and what was found.
 type Wrong = (usize, String);
 
-/// What was checked of a segment.
+/// The result of checking one segment.
 #[derive(Debug, Default)]
 struct SegmentCheck {
     bytes: u64,
@@ -52,7 +53,7 @@ struct SegmentCheck {
     wrong: Vec<Wrong>,
 }
 
-/// What was checked.
+/// The result of checking all segments.
 #[derive(Debug, Default)]
 pub(crate) struct StoreCheck {
     pub(crate) bytes: u64,
@@ -61,7 +62,7 @@ pub(crate) struct StoreCheck {
 }
 
 pub(crate) fn run(args: &Verify, out: &mut Output) -> Result<(), Failure> {
-    // No thread should have to wait for others to close their files.
+    // No thread should have to wait until others close their files.
     let threads = match args.threads {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         threads => threads,
@@ -73,7 +74,7 @@ pub(crate) fn run(args: &Verify, out: &mut Output) -> Result<(), Failure> {
     let check_values = |segment: &Segment| check_values(segment, bar.as_ref());
     let read = match pool {
         Ok(pool) => pool.install(|| Store::read_with(&args.path, check_values)),
-        // As many as there are.
+        // Without a pool of its own it uses the global one.
         Err(_) => Store::read_with(&args.path, check_values),
     };
     if let Some(bar) = bar {
@@ -112,7 +113,7 @@ pub(crate) fn run(args: &Verify, out: &mut Output) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What was found in each segment, and what it means for the history.
+/// Turns the mismatches of each segment into problems, with their severity for the history.
 fn judge(store: &Store, checks: Vec<SegmentCheck>) -> StoreCheck {
     let mut checked = StoreCheck::default();
     let segments = store.segments.iter().zip(&store.history.included).zip(checks);
@@ -124,7 +125,7 @@ fn judge(store: &Store, checks: Vec<SegmentCheck>) -> StoreCheck {
             let (Some(head), Some(sequence)) = (batch.good_head(), batch.sequence()) else {
                 continue;
             };
-            // What lies beyond the history was torn by a power cut, or is being written just now.
+            // A batch after the end of the history was torn by a power cut, or is being written right now.
             let beyond = !segment.is_output()
                 && store.history.rule != Rule::Alone
                 && sequence > store.history.last;
@@ -147,14 +148,13 @@ fn judge(store: &Store, checks: Vec<SegmentCheck>) -> StoreCheck {
     checked
 }
 
-/// The bytes of some values, and how many these are.
+/// The bytes and the number of the values of some entries.
 fn sums(entries: &[EntryInfo]) -> (u64, u64) {
     let values = entries.iter().filter(|entry| entry.kind.has_value()).count();
     (entries.iter().map(|entry| entry.value_len).sum(), values as u64)
 }
 
-/// A progress bar on standard error, where that is a terminal. It gets its length while segments
-/// are walked.
+/// A progress bar on standard error, if that is a terminal. Its length grows while segments are walked.
 fn bar() -> Option<ProgressBar> {
     if !std::io::stderr().is_terminal() {
         return None;
@@ -192,7 +192,7 @@ fn check_values(segment: &Segment, bar: Option<&ProgressBar>) -> SegmentCheck {
     SegmentCheck { bytes, values, wrong: wrong.collect() }
 }
 
-/// Reads forward through the values of a run of entries, and returns those that do not match.
+/// Reads the values of some consecutive entries, and returns those that do not match.
 fn check(segment: &Segment, salt: Salt, entries: Range<usize>, buffer: &mut [u8]) -> Vec<Wrong> {
     let mut wrong = Vec::new();
     let Some(last) = segment.entries[entries.clone()].last() else { return wrong };

@@ -1,8 +1,8 @@
-//! Live rates: how the history grows. In a terminal one line is refreshed; elsewhere each interval
-//! gets a line.
+//! `watch`: shows how fast the history grows. A terminal has one line that is refreshed; other outputs get a
+//! line for each interval.
 //!
-//! It reads the commit word and walks on along the chains of the segments, words and headers only;
-//! what was walked is not read again.
+//! It reads the commit word, and follows the chains of the segments from where it stopped before. It reads
+//! only headers and link words.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,7 +23,7 @@ use partd_inspect::locks::{Liveness, Locks};
 use partd_inspect::path::shown;
 use partd_inspect::source::{Source, Window};
 
-/// How far a segment was walked.
+/// The progress of the walk through a segment.
 struct Cursor {
     header: SegmentHeader,
     end: u64,
@@ -34,7 +34,7 @@ struct Cursor {
 struct Sample {
     sequence: u64,
     durable_seq: u64,
-    /// Bytes of claimed batches, of all segments ever seen.
+    /// The bytes of all claimed batches seen so far.
     bytes: u64,
     segments: u64,
     writers: u64,
@@ -116,7 +116,7 @@ fn sample(
         }
         None => {
             let message = format!(
-                "{}: there is no control file, so nobody writes here; the summary shows what there is",
+                "{}: there is no control file, so no process writes here; the summary shows the store",
                 shown(dir)
             );
             return Err(Failure::Message(message));
@@ -127,7 +127,7 @@ fn sample(
         let entry = entry.map_err(io)?;
         let Some(id) = id_of_file_name(entry.file_name().as_encoded_bytes()) else { continue };
         sample.segments += 1;
-        // A segment may be unlinked by a compaction just now.
+        // A compaction may have just unlinked the segment.
         let Ok(source) = Source::open(&entry.path()) else { continue };
         *total += advance(&source, id, cursors);
     }
@@ -135,7 +135,7 @@ fn sample(
     Ok(sample)
 }
 
-/// Walks a segment on; returns the bytes of the batches that are new.
+/// Continues the walk through a segment; returns the bytes of new batches.
 fn advance(source: &Source, id: u64, cursors: &mut BTreeMap<u64, Cursor>) -> u64 {
     let mut window = Window::new(source);
     if let std::collections::btree_map::Entry::Vacant(vacant) = cursors.entry(id) {
