@@ -144,7 +144,7 @@ mutant lists-checksum format/src/segment.rs I9 damage $flips \
     'if output.lists_checksum != right {' \
     'if output.lists_checksum != right && right == 0 {'
 mutant watermark-check format/src/word.rs I9 damage $flips \
-    'let end = salt.unpack(b'\''N'\'', "durable watermark", at, word, LINK_CHECK_BITS)? * 8;' \
+    'let end = salt.unpack(b'\''N'\'', "durable_end", at, word, LINK_CHECK_BITS)? * 8;' \
     'let end = (word >> LINK_CHECK_BITS) * 8;'
 mutant control-checksum format/src/control.rs I9 damage $flips \
     'let right = crc32fast::hash(&bytes[..CHECKSUM_AT]);' \

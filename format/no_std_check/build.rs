@@ -1,4 +1,4 @@
-//! The C runtime is linked by hand, since no `std` does it.
+//! Links the C runtime explicitly, since there is no `std` to do it.
 
 fn main() {
     println!("cargo::rustc-link-lib=c");

@@ -1,7 +1,7 @@
-//! A batch: what one append writes. Header, table of entries, keys, values.
+//! A batch, which is what one write appends: header, table of entries, keys, values.
 //!
-//! The link and state words in front of it belong to [`crate::word`]; they change while the batch
-//! is made, so the parser here is never given their bytes.
+//! The link and state words at its beginning belong to [`crate::word`]. They change while a writer
+//! builds the batch, so the parser here never reads them.
 
 use byteorder::{ByteOrder, LittleEndian as Le};
 use crc32fast::Hasher;
@@ -13,16 +13,16 @@ use crate::{SEQUENCE_MAX, align};
 
 pub use crate::layout::{HEAD_LEN, WORDS_LEN};
 
-/// Bytes of one entry in the table.
+/// The length of a row of the table in bytes.
 pub const ENTRY_LEN: u64 = 16;
-/// Bytes of one number in the column of sequence numbers.
+/// The length of a number in the column of sequence numbers in bytes.
 pub const SEQUENCE_LEN: u64 = 8;
-/// The longest key.
+/// The length of the longest key in bytes.
 pub const KEY_LEN_MAX: u64 = u32::MAX as u64;
-/// The flag of a batch with a column of sequence numbers: one in the output of a compaction.
+/// The flag of a batch with a column of sequence numbers, as every batch of an output has.
 pub const FLAG_SEQUENCES: u32 = 1;
 
-// Offsets from the link word.
+// Offsets in the batch.
 const CHECKSUM_AT: u64 = 16;
 const FLAGS_AT: u64 = 20;
 const DURABLE_SEQ_AT: u64 = 24;
@@ -36,15 +36,15 @@ const _: () = assert!(ENTRY_LEN == 8 + 4 + 4);
 /// What an entry does to its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// The value goes to the end of the key's value.
+    /// Adds the value at the end of the key's value.
     Append,
-    /// The value replaces the key's, unless the key was set since its last delete.
+    /// Replaces the key's value, unless the key has been set since its last delete or clear.
     Set,
-    /// The key is gone.
+    /// Removes the key.
     Delete,
-    /// Every key is gone. The entry has no key.
+    /// Removes every key. The entry itself has no key.
     Clear,
-    /// Every key that begins with the entry's key, a prefix, is gone.
+    /// Removes every key that begins with the entry's key, which is a prefix.
     DeletePrefix,
 }
 
@@ -70,14 +70,14 @@ impl Kind {
         }
     }
 
-    /// Whether the entry brings a value.
+    /// Whether entries of this kind have a value.
     #[must_use]
     pub fn has_value(self) -> bool {
         matches!(self, Kind::Append | Kind::Set)
     }
 }
 
-/// Where the parts of a batch lie, worked out from the lengths alone.
+/// The offsets of the parts of a batch, computed from the lengths of its keys and values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
     entries: u64,
@@ -87,13 +87,13 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout of a batch without entries.
+    /// Creates the layout of a batch without entries.
     #[must_use]
     pub fn new() -> Layout {
         Layout::default()
     }
 
-    /// The same for a batch with a column of sequence numbers.
+    /// Creates the layout of a batch without entries that has a column of sequence numbers.
     #[must_use]
     pub fn with_sequences() -> Layout {
         Layout { sequences: true, ..Layout::default() }
@@ -101,11 +101,8 @@ impl Layout {
 
     /// Adds an entry with a key and a value of these lengths in bytes.
     ///
-    /// Fails when the batch or the key would be longer than the format can hold.
-    ///
     /// # Errors
-    ///
-    /// If the batch or the key would be longer than the format can hold.
+    /// If the key or the batch would be longer than the format allows.
     pub fn add(&mut self, key_len: u64, value_len: u64) -> Result<(), Error> {
         if key_len > KEY_LEN_MAX {
             return Err(Error::at_most(0, "length of key", KEY_LEN_MAX, key_len));
@@ -136,37 +133,33 @@ impl Layout {
         self.entries
     }
 
-    /// The bytes from the link word to the first value.
+    /// The offset of the first value in the batch.
     #[must_use]
     pub fn values_start(&self) -> u64 {
         let row = ENTRY_LEN + if self.sequences { SEQUENCE_LEN } else { 0 };
         HEAD_LEN + self.entries * row + self.keys_len
     }
 
-    /// The bytes of all values.
+    /// The length of all values in bytes.
     #[must_use]
     pub fn values_len(&self) -> u64 {
         self.values_len
     }
 
-    /// The bytes of the batch from its link word to the next one.
+    /// The length of the batch in bytes, from its link word to the next one.
     #[must_use]
     pub fn batch_len(&self) -> u64 {
         (self.values_start() + self.values_len).next_multiple_of(8)
     }
 
-    /// Writes header, table, sequence numbers and keys of a batch at `offset` of a segment.
+    /// Encodes header, table, sequence numbers and keys of a batch at `offset` of a segment.
     ///
-    /// `out` takes the bytes behind the link and state words and must be as long as
-    /// [`values_start`](Layout::values_start) says, less those 16. The entries must be those that
-    /// were added, in order; a sequence number is written only in a batch that has the column.
-    ///
-    /// Fails where `out` or the entries do not fit the layout, or where an entry is one that
-    /// [`Batch::parse`] would refuse.
+    /// `out` receives the bytes after the link and state words: its length is
+    /// [`values_start`](Layout::values_start) less those 16. The entries are those that were added,
+    /// in the same order. Their sequence numbers are written only if the batch has the column.
     ///
     /// # Errors
-    ///
-    /// If `out` or the entries do not fit the layout, or if [`Batch::parse`] would refuse an entry.
+    /// If `out` or the entries do not fit the layout, or [`Batch::parse`] would refuse an entry.
     pub fn encode<'k>(
         &self,
         salt: Salt,
@@ -235,22 +228,22 @@ impl Layout {
     }
 }
 
-/// An entry to be written.
+/// An entry to be encoded.
 #[derive(Clone, Copy, Debug)]
 pub struct NewEntry<'k> {
-    /// What it does.
+    /// What it does to the key.
     pub kind: Kind,
-    /// To which key; empty for [`Kind::Clear`].
+    /// The key; empty for [`Kind::Clear`].
     pub key: &'k [u8],
-    /// The length of its value in bytes; 0 where the kind has none.
+    /// The length of its value in bytes; 0 if the kind has none.
     pub value_len: u64,
-    /// [`Salt::value_checksum`] of the value; 0 where the kind has none.
+    /// [`Salt::value_checksum`] of the value; 0 if the kind has none.
     pub value_checksum: u32,
     /// The sequence number; written only in a batch that has the column.
     pub sequence: u64,
 }
 
-/// The checksum over the offset of the batch and everything from the flags to the values.
+/// Computes the checksum over the batch's offset and everything from the flags to the values.
 fn head_checksum(salt: Salt, offset: u64, flags_to_values: &[u8]) -> u32 {
     let mut hasher = Hasher::new_with_initial(salt.0 as u32);
     hasher.update(&offset.to_le_bytes());
@@ -258,21 +251,21 @@ fn head_checksum(salt: Salt, offset: u64, flags_to_values: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// The numbers of a header that say how far the keys reach. Nothing in them is checked yet.
+/// The numbers of a header that give the end of the keys. No checksum has been compared yet.
 #[derive(Clone, Copy, Debug)]
 struct Lengths {
     flags: u32,
     entries: u32,
     keys_len: u64,
-    /// From the link word.
+    /// Offset in the batch.
     keys_start: u64,
-    /// From the link word; within the batch.
+    /// Offset in the batch, not after its end.
     values_start: u64,
 }
 
 impl Lengths {
-    /// Reads them from the fixed part of the header, behind the link and state words, and holds
-    /// them against the length of the batch at `offset`.
+    /// Reads them from the fixed part of the header, after the link and state words, and checks
+    /// them against `len`, the length of the batch at `offset`.
     fn read(offset: u64, len: u64, head: &[u8]) -> Result<Lengths, Error> {
         let at = |field: u64| (field - WORDS_LEN) as usize;
         let given = (head.len() as u64 + WORDS_LEN).min(len);
@@ -297,53 +290,51 @@ impl Lengths {
     }
 }
 
-/// A committed batch whose header, table and keys have been checked. Values have not.
+/// A committed batch whose header, table and keys have been checked; its values have not.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
-    /// Where the link word lies in the segment.
+    /// The offset of the link word in the segment.
     offset: u64,
-    /// From the link word to the next one.
+    /// The length up to the next link word.
     len: u64,
-    /// What was given of the bytes behind the link and state words: at least up to the values.
+    /// The bytes after the link and state words that the caller supplied: at least up to the values.
     body: &'a [u8],
     entries: u32,
     sequences: bool,
     durable_seq: u64,
-    /// From the link word.
+    /// Offset in the batch.
     keys_start: u64,
-    /// From the link word.
+    /// Offset in the batch.
     values_start: u64,
 }
 
 impl<'a> Batch<'a> {
-    /// Checks the batch at `offset`; `body` is all of it behind its link and state words.
+    /// Parses and checks the batch at `offset`; `body` is all of it after its link and state words.
     ///
     /// # Errors
-    ///
-    /// The offset of the first mismatch, and what was expected and found there.
+    /// If header, table or keys violate the format.
     pub fn parse(salt: Salt, offset: u64, body: &'a [u8]) -> Result<Batch<'a>, Error> {
         Batch::parse_head(salt, offset, body.len() as u64 + WORDS_LEN, body)
     }
 
-    /// How many bytes of the batch of `len` bytes at `offset` come before its values, link and state
-    /// words included: what [`parse_head`](Batch::parse_head) must be given, less those 16.
+    /// Returns the offset of the values in the batch of `len` bytes at `offset`.
+    /// [`parse_head`](Batch::parse_head) needs the bytes up to it, less the 16 of the link and state
+    /// words.
     ///
-    /// `head` holds at least the 32 bytes behind the link and state words. The number lies within
-    /// the batch, but it is not to be trusted further: the checksum has not been compared.
+    /// `head` holds at least the 32 bytes after the link and state words. The result is within the
+    /// batch, but may be wrong otherwise: the checksum has not been compared.
     ///
     /// # Errors
-    ///
-    /// If `head` is too short, or if the lengths in it do not fit into a batch of `len` bytes.
+    /// If `head` is too short or its lengths exceed the batch.
     pub fn values_start(offset: u64, len: u64, head: &[u8]) -> Result<u64, Error> {
         Lengths::read(offset, len, head).map(|lengths| lengths.values_start)
     }
 
-    /// Checks the batch of `len` bytes at `offset` when not all of it has been read: `body` begins
-    /// behind the link and state words and reaches at least to where the values begin.
+    /// Parses and checks the batch of `len` bytes at `offset` without its values: `body` begins after
+    /// the link and state words and ends at the first value or later.
     ///
     /// # Errors
-    ///
-    /// Those of [`parse`](Batch::parse), and if `body` ends before the values begin.
+    /// If header, table or keys violate the format, or `body` is too short.
     pub fn parse_head(
         salt: Salt,
         offset: u64,
@@ -385,7 +376,7 @@ impl<'a> Batch<'a> {
         Ok(batch)
     }
 
-    /// Checks each entry, and that their lengths fill the batch.
+    /// Checks each entry, and that the lengths fill the batch.
     fn check_table(&self, keys_len: u64) -> Result<(), Error> {
         let room = self.len - self.values_start;
         let (mut keys, mut values) = (0_u64, 0_u64);
@@ -402,9 +393,9 @@ impl<'a> Batch<'a> {
             if !kind.has_value() && word >> 8 != 0 {
                 return Err(Error::number(at, "length of the value of a delete", 0, word >> 8));
             }
-            // Fewer than 2^32 lengths of less than 2^32 do not overflow.
+            // Fewer than 2^32 lengths, each below 2^32, cannot overflow.
             keys += key_len;
-            // Both are below 2^64 / 2: the one was held against the batch, the other has 56 bits.
+            // Both are below 2^63: the sum so far is within the batch, and a length has 56 bits.
             values += word >> 8;
             if values > room {
                 return Err(Error::at_most(at, "lengths of values", room, values));
@@ -429,7 +420,7 @@ impl<'a> Batch<'a> {
     }
 
     fn part(&self, start: u64, end: u64) -> &'a [u8] {
-        // In range: `parse_head` has held both against the length of the body.
+        // In range: `parse_head` checked both against the length of the body.
         &self.body[(start - WORDS_LEN) as usize..(end - WORDS_LEN) as usize]
     }
 
@@ -444,7 +435,7 @@ impl<'a> Batch<'a> {
         self.part(start, end).chunks_exact(SEQUENCE_LEN as usize).map(Le::read_u64)
     }
 
-    /// Where the batch begins in its segment: at its link word.
+    /// The offset of the batch, and of its link word, in the segment.
     #[must_use]
     pub fn offset(&self) -> u64 {
         self.offset
@@ -456,7 +447,7 @@ impl<'a> Batch<'a> {
         self.len
     }
 
-    /// The bytes in front of the first value, link and state words included.
+    /// The length of everything before the first value in bytes, link and state words included.
     #[must_use]
     pub fn head_len(&self) -> u64 {
         self.values_start
@@ -474,22 +465,22 @@ impl<'a> Batch<'a> {
         self.entries == 0
     }
 
-    /// The synced mark of the store as its writer knew it.
+    /// The store's `durable_seq` when the batch was written.
     #[must_use]
     pub fn durable_seq(&self) -> u64 {
         self.durable_seq
     }
 
-    /// Whether each entry has a sequence number of its own: a batch of a compaction.
+    /// Whether each entry has a sequence number of its own, as in the output of a compaction.
     #[must_use]
     pub fn has_sequences(&self) -> bool {
         self.sequences
     }
 
-    /// Checks that the batch has sequence numbers if its segment is the output of a compaction.
+    /// Checks that the batch has a column of sequence numbers if its segment is an output.
     ///
     /// # Errors
-    /// If they are missing.
+    /// If the column is missing.
     pub fn check_sequences(&self, is_output: bool) -> Result<(), Error> {
         if self.sequences || !is_output {
             return Ok(());
@@ -502,7 +493,7 @@ impl<'a> Batch<'a> {
         })
     }
 
-    /// The entries, in order.
+    /// Iterates over the entries in order.
     #[must_use]
     pub fn entries(&self) -> Entries<'a> {
         let column_start = HEAD_LEN + u64::from(self.entries) * ENTRY_LEN;
@@ -514,8 +505,8 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// The bytes of an entry's value, as far as they were given to the parser. The checksum is the
-    /// caller's to compare.
+    /// Returns the bytes of an entry's value, as far as the parser received them. It does not compare
+    /// the checksum.
     #[must_use]
     pub fn value(&self, entry: &Entry<'_>) -> &'a [u8] {
         let given = self.body.len() as u64 + WORDS_LEN;
@@ -524,11 +515,10 @@ impl<'a> Batch<'a> {
         self.part(start, end)
     }
 
-    /// Compares the checksum of every value; the error names the first that does not match.
+    /// Compares the checksum of every value.
     ///
     /// # Errors
-    ///
-    /// The offset of the first value that does not match, and both checksums.
+    /// The first value that does not match its checksum.
     pub fn check_values(&self, salt: Salt) -> Result<(), Error> {
         self.entries().try_for_each(|entry| entry.check(salt, self.value(&entry)))
     }
@@ -541,13 +531,13 @@ pub struct Entry<'a> {
     pub kind: Kind,
     /// The key; empty for [`Kind::Clear`].
     pub key: &'a [u8],
-    /// Where the value begins in the segment.
+    /// The offset of the value in the segment.
     pub value_offset: u64,
     /// The length of the value in bytes.
     pub value_len: u64,
-    /// The checksum that the value must have.
+    /// The checksum that the value must match.
     pub value_checksum: u32,
-    /// The entry's own sequence number, in a batch of a compaction.
+    /// The entry's own sequence number, in the output of a compaction.
     pub sequence: Option<u64>,
 }
 
@@ -555,8 +545,7 @@ impl Entry<'_> {
     /// Compares the checksum of the value.
     ///
     /// # Errors
-    ///
-    /// The offset of the value and both checksums, if they differ.
+    /// If it does not match.
     pub fn check(&self, salt: Salt, value: &[u8]) -> Result<(), Error> {
         let right = if self.kind.has_value() { salt.value_checksum(value) } else { 0 };
         if right == self.value_checksum {

@@ -1,8 +1,7 @@
-//! The control file: what the processes on a store share while they live.
+//! The control file: the state that the processes on a store share while they live.
 //!
-//! Fixed fields behind one checksum, then words that are changed atomically, each in a cache line
-//! of its own, then one slot for each writer. All of it is a cache of the segments: lost or wrong,
-//! it is built again.
+//! It holds fixed fields with one checksum, then words that are changed atomically, each in a cache
+//! line of its own, then one slot for each writer. All of it can be rebuilt from the segments.
 
 use byteorder::{ByteOrder, LittleEndian as Le};
 
@@ -10,60 +9,63 @@ use crate::error::Error;
 use crate::word::{Salt, State};
 use crate::{SEQUENCE_MAX, VERSION};
 
-/// What a control file begins with.
+/// The first bytes of a control file.
 pub const MAGIC: [u8; 8] = *b"PARTDCTL";
-/// The length of the fixed fields.
+/// The length of the fixed fields in bytes.
 pub const FIXED_LEN: usize = 128;
-/// The length of the file.
+/// The length of the file in bytes.
 pub const FILE_LEN: u64 = SLOTS_AT + SLOTS as u64 * SLOT_LEN;
 
-/// Whether the store was closed by its last handle: 0 while open, else [`clean_stamp`].
+/// Offset of the word that tells whether the last handle closed the store: 0 while it is open, else
+/// [`clean_stamp`].
 pub const CLEAN_AT: u64 = 128;
-/// The commit word, see [`Commit`].
+/// Offset of the commit word, see [`Commit`].
 pub const COMMIT_AT: u64 = 192;
-/// The id of the next segment to be made.
+/// Offset of the id of the next segment to be created.
 pub const NEXT_SEGMENT_AT: u64 = 256;
-/// Counts the publishing renames, and the compactions before they unlink.
+/// Offset of the directory epoch: it rises after every rename that publishes a file, and before any
+/// unlink.
 pub const DIRECTORY_EPOCH_AT: u64 = 320;
-/// The sequence number up to which the history is on stable storage, see [`encode_durable_seq`].
+/// Offset of the sequence number up to which the history is durable, see [`encode_durable_seq`].
 pub const DURABLE_SEQ_AT: u64 = 384;
-/// The generation at which the directory was last on stable storage.
+/// Offset of the directory epoch at which the directory was last made durable.
 pub const DURABLE_DIRECTORY_EPOCH_AT: u64 = 448;
-/// [`SYNC_FAILED`] once a sync has failed.
+/// Offset of the word that is [`SYNC_FAILED`] once a sync has failed.
 pub const SYNC_FAILED_AT: u64 = 512;
-/// What stands in the word at [`SYNC_FAILED_AT`] once a sync has failed.
+/// The word at [`SYNC_FAILED_AT`] once a sync has failed.
 pub const SYNC_FAILED: u64 = u64::from_le_bytes(*b"NOSYNC!!");
-/// The segment that a compaction is about to publish; 0 for none.
+/// Offset of the id of the segment that a compaction is about to publish; 0 for none.
 pub const OUTPUT_AT: u64 = 576;
-/// How many compactions have published an output since the file was made.
+/// Offset of the number of compactions that have published an output since the file was created.
 pub const COMPACTIONS_AT: u64 = 640;
-/// Where the slots begin.
+/// Offset of the first writer slot.
 pub const SLOTS_AT: u64 = 1024;
-/// The bytes of a slot.
+/// The length of a writer slot in bytes.
 pub const SLOT_LEN: u64 = 64;
-/// The number of writers at one time.
+/// The number of writer slots, and so of writers at one time.
 pub const SLOTS: u16 = 1024;
 
-/// In a slot: the segment of the batch that the writer is committing.
+/// In a writer slot: the segment of the batch that the writer is committing.
 pub const SLOT_SEGMENT_AT: u64 = 0;
-/// In a slot: the offset of that batch.
+/// In a writer slot: the offset of that batch.
 pub const SLOT_OFFSET_AT: u64 = 8;
-/// In a slot: the segment that the writer claims its batches in; 0 for none.
+/// In a writer slot: the segment in which the writer claims its batches; 0 for none.
 pub const SLOT_ACTIVE_AT: u64 = 16;
-/// In a slot: the process that holds it; 0 for none. For people only: a lock says who holds it.
+/// In a writer slot: the process that leases it; 0 for none. Informational: the lock on the slot says
+/// whether that process is alive.
 pub const SLOT_PID_AT: u64 = 24;
-/// In a slot: no segment with a lower id was made by the writer that holds it.
+/// In a writer slot: the writer that leases it created no segment with a lower id.
 pub const SLOT_FIRST_AT: u64 = 40;
 
-/// The byte that every open handle locks shared: only a control file on which somebody holds this lock
-/// is that of a store in use. (Locks are open-file-description locks, one byte long.)
+/// Offset of the byte on which every open handle holds a shared lock. A control file without this lock
+/// is not that of a store in use. (All are open-file-description locks of one byte.)
 pub const PRESENCE_LOCK_AT: u64 = 0;
-/// The byte that the leader of a sync locks exclusively.
+/// Offset of the byte that the leader of a sync locks exclusively.
 pub const SYNC_LOCK_AT: u64 = DURABLE_SEQ_AT;
-/// The byte that a compaction locks exclusively.
+/// Offset of the byte that a compaction locks exclusively.
 pub const COMPACTION_LOCK_AT: u64 = OUTPUT_AT;
 
-/// The byte that the owner of a writer slot locks exclusively.
+/// Returns the offset of the byte that a writer locks exclusively while it leases the slot.
 #[must_use]
 pub const fn slot_lock_at(slot: u16) -> u64 {
     slot_at(slot)
@@ -87,23 +89,23 @@ const _: () = assert!(COMPACTIONS_AT + 64 <= SLOTS_AT && FILE_LEN.is_multiple_of
 /// The fixed fields of a control file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fixed {
-    /// The store that the file belongs to.
+    /// The uuid of the store that the file belongs to.
     pub store: [u8; 16],
-    /// The boot of the machine under which the words are valid.
+    /// The boot id under which the words are valid.
     pub boot: [u8; 16],
-    /// When the store was made, in milliseconds since 1970. For people only.
+    /// When the file was created, in milliseconds since 1970; informational.
     pub created_unix_ms: u64,
-    /// The device that holds the control file, as `stat` reports it. With `inode` it tells the control
-    /// file of a store from a copy of it.
+    /// The device that holds the control file, as `stat` reports it. Together with `inode` it tells
+    /// the original from a copy.
     pub device: u64,
     /// The inode of the control file.
     pub inode: u64,
-    /// Whether the store is temporary: it belongs to one process, and nobody else may open it.
+    /// Whether the store is temporary: it belongs to one process, and no other may open it.
     pub temporary: bool,
 }
 
 impl Fixed {
-    /// Writes the fields.
+    /// Encodes the fields.
     #[must_use]
     pub fn encode(&self) -> [u8; FIXED_LEN] {
         let mut bytes = [0; FIXED_LEN];
@@ -120,11 +122,10 @@ impl Fixed {
         bytes
     }
 
-    /// Reads and checks the fields.
+    /// Decodes and checks the fields.
     ///
     /// # Errors
-    ///
-    /// If `bytes` is too short, or if a field or the checksum does not match.
+    /// If the magic, the version or the checksum is wrong, or there are too few bytes.
     pub fn decode(bytes: &[u8]) -> Result<Fixed, Error> {
         if bytes.len() < FIXED_LEN {
             let found = bytes.len() as u64;
@@ -157,15 +158,15 @@ impl Fixed {
     }
 }
 
-/// Where a slot begins in the file.
+/// Returns the offset of a writer slot in the file.
 #[must_use]
 pub const fn slot_at(slot: u16) -> u64 {
     SLOTS_AT + slot as u64 * SLOT_LEN
 }
 
-/// The word that says that the history up to `sequence` is on stable storage.
+/// Encodes the word which says that the history up to `sequence` is durable.
 ///
-/// Packed like a state word, so that a random word is not taken for a promise.
+/// It is encoded like a state word, so that a random word is not taken for a promise.
 #[must_use]
 pub fn encode_durable_seq(store: &[u8; 16], sequence: u64) -> u64 {
     match sequence {
@@ -174,17 +175,16 @@ pub fn encode_durable_seq(store: &[u8; 16], sequence: u64) -> u64 {
     }
 }
 
-/// Reads the word at [`DURABLE_SEQ_AT`].
+/// Decodes the word at [`DURABLE_SEQ_AT`].
 ///
 /// # Errors
-///
-/// If the word's check does not match, or if the word is not a sequence number.
+/// If the check does not match or the number is above [`SEQUENCE_MAX`].
 pub fn decode_durable_seq(store: &[u8; 16], word: u64) -> Result<u64, Error> {
     match State::decode(store_salt(store), DURABLE_SEQ_AT, word)? {
         State::Committed(sequence) => Ok(sequence),
         State::Pending => Ok(0),
         State::Void => {
-            Err(Error::at_most(DURABLE_SEQ_AT, "synced mark", SEQUENCE_MAX, SEQUENCE_MAX + 1))
+            Err(Error::at_most(DURABLE_SEQ_AT, "durable_seq", SEQUENCE_MAX, SEQUENCE_MAX + 1))
         }
     }
 }
@@ -193,10 +193,9 @@ fn store_salt(store: &[u8; 16]) -> Salt {
     Salt(Le::read_u64(store) ^ Le::read_u64(&store[8..]))
 }
 
-/// What the last handle leaves behind when it closes: a checksum of the words that matter.
+/// Computes the stamp that the last handle stores when it closes: a checksum of the words that matter.
 ///
-/// Never 0. A control file that carries the right stamp has missed nothing that was done before
-/// it was closed.
+/// Never 0. A control file with the right stamp includes everything done before it was closed.
 #[must_use]
 pub fn clean_stamp(store: &[u8; 16], commit: u64, next_segment: u64, durable_seq: u64) -> u64 {
     let mut hasher = crc32fast::Hasher::new();
@@ -207,35 +206,35 @@ pub fn clean_stamp(store: &[u8; 16], commit: u64, next_segment: u64, durable_seq
     u64::from(hasher.finalize()) << 32 | 1
 }
 
-/// The commit word: which sequence number was taken last, by which writer, and whether its batch
-/// has it.
+/// The commit word: the last sequence number taken, the writer that took it, and whether the batch
+/// holds it yet.
 ///
-/// `sequence:47 | slot:16 | done:1`, from the top. The history that is visible is
+/// `sequence:47 | slot:16 | done:1`, from the top bit. The visible history ends at
 /// [`visible`](Commit::visible).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Commit {
-    /// The last number taken; 0 in an empty store.
+    /// The last sequence number taken; 0 in an empty store.
     pub sequence: u64,
     /// The slot of the writer that took it.
     pub slot: u16,
-    /// Whether the batch's state word holds the number.
+    /// Whether the batch's state word holds the number yet.
     pub done: bool,
 }
 
 impl Commit {
-    /// The word.
+    /// Encodes the word.
     #[must_use]
     pub const fn encode(self) -> u64 {
         self.sequence << 17 | (self.slot as u64) << 1 | self.done as u64
     }
 
-    /// Reads the word; every word is one.
+    /// Decodes the word; every 8 bytes are a valid commit word.
     #[must_use]
     pub const fn decode(word: u64) -> Commit {
         Commit { sequence: word >> 17, slot: (word >> 1) as u16, done: word & 1 == 1 }
     }
 
-    /// The last sequence number that readers see.
+    /// Returns the last sequence number that readers see.
     #[must_use]
     pub const fn visible(self) -> u64 {
         if self.done { self.sequence } else { self.sequence.saturating_sub(1) }
@@ -247,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_word_is_a_commit_word_and_comes_back() {
+    fn every_word_decodes_as_a_commit_word_and_encodes_back() {
         for word in [0, 1, u64::MAX, 0x0123_4567_89AB_CDEF] {
             assert_eq!(Commit::decode(word).encode(), word);
         }
@@ -256,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flip_of_a_bit_of_the_fixed_fields_is_found() {
+    fn every_bit_flip_in_the_fixed_fields_is_detected() {
         let fixed = Fixed {
             store: [7; 16],
             boot: [9; 16],
@@ -270,7 +269,7 @@ mod tests {
         for bit in 0..124 * 8 {
             let mut bytes = bytes;
             bytes[bit / 8] ^= 1 << (bit % 8);
-            // The reserved bytes are covered by the checksum, too.
+            // The checksum covers the reserved bytes, too.
             assert!(Fixed::decode(&bytes).is_err(), "bit {bit}");
         }
     }

@@ -1,13 +1,13 @@
-//! The format's error: where, what was expected there, and what was found.
+//! The format's error: an offset, the name of the field, what was expected and what was found.
 
 use core::fmt;
 
-/// Bytes that are not what the format says they must be.
+/// Bytes that violate the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Error {
-    /// The offset in the file, in bytes, of what is wrong.
+    /// The offset of the wrong bytes in the file.
     pub offset: u64,
-    /// What stands there, by its name in SPEC.md.
+    /// The name in SPEC.md of the field at that offset.
     pub what: &'static str,
     /// What was expected.
     pub expected: Evidence,
@@ -28,7 +28,7 @@ pub enum Evidence {
     AtLeast(u64),
     /// A number from the first to the second, both included.
     Between(u64, u64),
-    /// Something to describe in words.
+    /// A description in words.
     Text(&'static str),
 }
 
@@ -55,22 +55,22 @@ impl fmt::Display for Error {
 impl core::error::Error for Error {}
 
 impl Error {
-    /// Says that a number was to be exactly another.
+    /// Reports a number that should have been exactly `expected`.
     pub(crate) fn number(offset: u64, what: &'static str, expected: u64, found: u64) -> Error {
         Error { offset, what, expected: Evidence::Number(expected), found: Evidence::Number(found) }
     }
 
-    /// Says that bits (a checksum, a magic) were to be others.
+    /// Reports bits (a checksum, a magic) that differ from `expected`.
     pub(crate) fn bits(offset: u64, what: &'static str, expected: u64, found: u64) -> Error {
         Error { offset, what, expected: Evidence::Bits(expected), found: Evidence::Bits(found) }
     }
 
-    /// Says that a number was to be no more than another.
+    /// Reports a number above `limit`.
     pub(crate) fn at_most(offset: u64, what: &'static str, limit: u64, found: u64) -> Error {
         Error { offset, what, expected: Evidence::AtMost(limit), found: Evidence::Number(found) }
     }
 
-    /// Says that a number was to be in a range.
+    /// Reports a number outside a range.
     pub(crate) fn between(
         offset: u64,
         what: &'static str,
@@ -81,7 +81,7 @@ impl Error {
         Error { offset, what, expected, found: Evidence::Number(found) }
     }
 
-    /// Says that a number was to be no less than another.
+    /// Reports a number below `limit`.
     pub(crate) fn at_least(offset: u64, what: &'static str, limit: u64, found: u64) -> Error {
         Error { offset, what, expected: Evidence::AtLeast(limit), found: Evidence::Number(found) }
     }

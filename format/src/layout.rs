@@ -1,10 +1,10 @@
-//! Where things lie that more than one part of the format speaks of.
+//! Offsets and lengths that several modules of the format share.
 
-/// Bytes of the link and state words.
+/// The length of the link and state words in bytes.
 pub const WORDS_LEN: u64 = 16;
-/// Bytes from the link word to the table.
+/// The length of everything before the table in bytes, link and state words included.
 pub const HEAD_LEN: u64 = 48;
-/// Where the state word lies in a batch.
+/// The offset of the state word in a batch.
 pub const STATE_AT: u64 = 8;
-/// Where the note word lies, behind the checksum of the header: it changes.
+/// The offset of the word `durable_end`. It changes, so the checksum of the header ends before it.
 pub const DURABLE_END_AT: u64 = 128;

@@ -1,29 +1,31 @@
-//! The salt of a segment: where its checksums of values, and the checks of its words, begin.
+//! The salt of a segment: the seed of its value checksums and of the checks of its words.
 
 use crc32fast::Hasher;
 
 use crate::error::Error;
 
-/// The random number of a segment that seeds all its checks and checksums.
+/// A segment's random number, the seed of all its checks and checksums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Salt(pub u64);
 
 impl Salt {
-    /// The checksum of a value: CRC-32 (IEEE) that begins at the low half of the salt.
+    /// Computes the checksum of a value: a CRC-32 (IEEE) that starts at the low half of the salt.
     #[inline]
+    #[must_use]
     pub fn value_checksum(self, value: &[u8]) -> u32 {
         let mut hasher = self.value_hasher();
         hasher.update(value);
         hasher.finalize()
     }
 
-    /// The hasher behind [`value_checksum`](Salt::value_checksum), for a value that comes in pieces.
+    /// Returns the hasher of [`value_checksum`](Salt::value_checksum), for a value read in pieces.
     #[inline]
+    #[must_use]
     pub fn value_hasher(self) -> Hasher {
         Hasher::new_with_initial(self.0 as u32)
     }
 
-    /// The check of a word: the top `bits` bits of a CRC-32 that begins at the high half of the salt.
+    /// Computes a word's check: the top `bits` bits of a CRC-32 that starts at the salt's high half.
     pub(crate) fn check(self, domain: u8, offset: u64, payload: u64, bits: u32) -> u64 {
         let mut bytes = [domain; 17];
         bytes[1..9].copy_from_slice(&offset.to_le_bytes());
@@ -33,12 +35,12 @@ impl Salt {
         u64::from(hasher.finalize()) >> (32 - bits)
     }
 
-    /// Packs a payload above its check.
+    /// Packs a payload and, below it, its check into a word.
     pub(crate) fn pack(self, domain: u8, offset: u64, payload: u64, bits: u32) -> u64 {
         payload << bits | self.check(domain, offset, payload, bits)
     }
 
-    /// Takes a payload out of a word, if its check holds.
+    /// Returns the payload of a word if its check matches.
     pub(crate) fn unpack(
         self,
         domain: u8,

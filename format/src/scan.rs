@@ -1,6 +1,6 @@
-//! A walk along the batches of a segment, given all its bytes at rest.
+//! Walks the chain of batches of a segment at rest, given all its bytes.
 //!
-//! For tools, tests and fuzzing. The engine walks live mappings, word by word, with the same
+//! It serves tools, tests and fuzzing. The engine walks live mappings word by word, with the same
 //! decoders.
 
 use byteorder::{ByteOrder, LittleEndian as Le};
@@ -29,36 +29,35 @@ pub struct Scanner<'a> {
     ending: Option<Ending>,
 }
 
-/// A batch that a scan has come upon.
+/// A batch that a scan found in the chain.
 #[derive(Clone, Debug)]
-pub struct Found<'a> {
-    /// Where it begins in the segment.
+pub struct ScannedBatch<'a> {
+    /// Its offset in the segment.
     pub offset: u64,
     /// Its length in bytes, link and state words included.
     pub len: u64,
-    /// What its state word says.
+    /// Its state word, decoded.
     pub state: Result<State, Error>,
-    /// Its contents, if it is committed; values are not checked.
+    /// Its contents if it is committed; the values are not checked.
     pub batch: Option<Result<Batch<'a>, Error>>,
 }
 
-/// Why a scan came to its end.
+/// How the chain of a segment ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// Free space follows.
+    /// Free space follows; batches may still be added.
     Open,
-    /// The segment is sealed here.
+    /// The segment is sealed.
     Sealed,
-    /// The chain is broken: a link word is damaged, or was torn by a power cut.
+    /// The chain is broken: a link word is damaged, or a power cut tore it.
     Broken(Error),
 }
 
 impl<'a> Scanner<'a> {
-    /// Begins a scan; `bytes` are the whole file.
+    /// Begins a scan; `bytes` is the whole file.
     ///
     /// # Errors
-    ///
-    /// If the header of the segment is damaged.
+    /// If the header of the segment violates the format.
     pub fn new(bytes: &'a [u8]) -> Result<Scanner<'a>, Error> {
         let header = SegmentHeader::decode(bytes, bytes.len() as u64)?;
         Ok(Scanner { bytes, header, offset: header.data_start, ending: None })
@@ -70,13 +69,13 @@ impl<'a> Scanner<'a> {
         &self.header
     }
 
-    /// The offset at which the scan stands: behind the last batch that it returned.
+    /// The offset of the next link word: the end of the last batch that it returned.
     #[must_use]
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Why the scan came to its end; `None` before it did.
+    /// How the chain ends; `None` until the scan gets there.
     #[must_use]
     pub fn ending(&self) -> Option<Ending> {
         self.ending
@@ -93,15 +92,15 @@ impl<'a> Scanner<'a> {
 }
 
 impl<'a> Iterator for Scanner<'a> {
-    type Item = Found<'a>;
+    type Item = ScannedBatch<'a>;
 
-    fn next(&mut self) -> Option<Found<'a>> {
+    fn next(&mut self) -> Option<ScannedBatch<'a>> {
         if self.ending.is_some() {
             return None;
         }
         let offset = self.offset;
         let limit = self.bytes.len() as u64;
-        // A chain that fills the segment to its end is as good as sealed.
+        // A chain that fills the segment to its end counts as sealed.
         let Some(word) = self.word(offset) else {
             self.ending = Some(Ending::Sealed);
             return None;
@@ -131,6 +130,6 @@ impl<'a> Iterator for Scanner<'a> {
             }
             _ => None,
         };
-        Some(Found { offset, len, state, batch })
+        Some(ScannedBatch { offset, len, state, batch })
     }
 }

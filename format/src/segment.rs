@@ -1,4 +1,4 @@
-//! The header of a segment file: whose it is, how long, and the salt of its checksums.
+//! The header of a segment file, the lists of an output, and the names of segment files.
 
 use byteorder::{ByteOrder, LittleEndian as Le};
 
@@ -8,16 +8,17 @@ use crate::{SEQUENCE_MAX, VERSION, align};
 
 pub use crate::layout::DURABLE_END_AT;
 
-/// What a segment file begins with.
+/// The first bytes of a segment file.
 pub const MAGIC: [u8; 8] = *b"PARTDSEG";
-/// The length of the fixed part of the header; the lists of an output follow it.
+/// The length of the fixed part of the header in bytes; the lists of an output follow it.
 pub const HEADER_LEN: u64 = 256;
-/// The bytes of a segment's name before ".seg": its id in hexadecimal digits.
+/// The number of hexadecimal digits of the id in a segment's name, before `.seg`.
 pub const NAME_DIGITS: usize = 16;
 
-/// The smallest segment that can be asked for.
+/// The smallest segment length that the options accept, in bytes.
 pub const SEGMENT_LEN_MIN: u64 = 64 << 10;
-/// The largest segment that can be asked for; what needs more gets a segment of its own size.
+/// The largest segment length that the options accept, in bytes. A batch that needs more gets a
+/// segment of its own size.
 pub const SEGMENT_LEN_MAX: u64 = 4 << 30;
 
 const VERSION_AT: usize = 8;
@@ -43,59 +44,61 @@ const _: () = assert!(DURABLE_END_AT + 8 <= HEADER_LEN && HEADER_LEN.is_multiple
 /// The header of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
-    /// The store that the segment belongs to.
+    /// The uuid of the store that the segment belongs to.
     pub store: [u8; 16],
-    /// The segment's number, which is also its name. Never used twice in a store.
+    /// The segment's id, which also names its file. A store never uses an id twice.
     pub id: u64,
     /// The length of the file in bytes.
     pub len: u64,
     /// The seed of every check in the segment.
     pub salt: Salt,
-    /// What a compaction wrote it for; `None` for the segment of a writer.
+    /// The fields of an output; `None` for the segment of a writer.
     pub output: Option<Output>,
-    /// Where the first batch begins.
+    /// The offset of the first batch.
     pub data_start: u64,
-    /// When it was made, in milliseconds since 1970. For people only.
+    /// When it was created, in milliseconds since 1970; informational.
     pub created_unix_ms: u64,
-    /// The process that made it. For people only.
+    /// The process that created it; informational.
     pub pid: u32,
-    /// The slot of the writer that made it: with [`SLOT_FIRST_AT`](crate::control::SLOT_FIRST_AT)
-    /// it tells whether that writer can still be alive.
+    /// The writer slot of its creator. Together with
+    /// [`SLOT_FIRST_AT`](crate::control::SLOT_FIRST_AT) it tells whether the creator can still be
+    /// alive.
     pub slot: u32,
 }
 
-/// The part of a header that only the output of a compaction has.
+/// The fields of a header that only the output of a compaction has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Output {
-    /// The sequence number up to which the segments that it replaces were compacted.
+    /// No input holds a sequence number above this one.
     pub max_seq: u64,
-    /// How many segments it replaces.
+    /// The number of segments that it replaces.
     pub inputs: u32,
-    /// How many segments beside it hold numbers up to `max_seq`.
+    /// The number of other segments that held sequence numbers up to `max_seq`.
     pub retained: u32,
-    /// The checksum of the two lists that say which.
+    /// The checksum of the two lists, `inputs` and `retained`.
     pub lists_checksum: u32,
 }
 
 impl Output {
-    /// The length of the lists behind the header, in bytes.
+    /// The length of the two lists after the header in bytes.
     #[must_use]
     pub fn lists_len(&self) -> u64 {
         u64::from(self.inputs) * 8 + u64::from(self.retained) * 16
     }
 }
 
-/// A segment that an output found beside it: its id, and where its chain of batches must reach.
+/// A segment that a compaction did not rewrite although it held numbers up to `max_seq`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retained {
-    /// The segment.
+    /// The id of the segment.
     pub id: u64,
-    /// The end of its last batch with a number up to the output's `max_seq`.
+    /// The end of its last batch with a number up to the output's `max_seq`: its chain must reach this
+    /// offset.
     pub end: u64,
 }
 
 impl SegmentHeader {
-    /// Writes the fixed part of the header.
+    /// Encodes the fixed part of the header.
     #[must_use]
     pub fn encode(&self) -> [u8; HEADER_LEN as usize] {
         let mut bytes = [0; HEADER_LEN as usize];
@@ -121,14 +124,13 @@ impl SegmentHeader {
         bytes
     }
 
-    /// Reads the fixed part of the header of a file of `file_len` bytes.
+    /// Decodes the fixed part of the header of a file of `file_len` bytes.
     ///
-    /// Only the first 128 bytes are looked at; what follows them may be changing. Whether the id is
-    /// the one in the file's name, and the store the one around it, is the caller's to compare.
+    /// It reads only the first 128 bytes, since those after them may be changing. The caller compares
+    /// the id with the file's name, and the uuid with that of the store.
     ///
     /// # Errors
-    ///
-    /// If a field, the checksum or the length of the file does not match.
+    /// If the header violates the format or does not fit `file_len`.
     pub fn decode(bytes: &[u8], file_len: u64) -> Result<SegmentHeader, Error> {
         if (bytes.len() as u64) < DURABLE_END_AT || file_len < HEADER_LEN {
             return Err(Error::at_least(0, "length of segment file", HEADER_LEN, file_len));
@@ -178,7 +180,7 @@ impl SegmentHeader {
         }
         if let Some(output) = header.output.filter(|output| output.max_seq > SEQUENCE_MAX) {
             let at = MAX_SEQ_AT as u64;
-            return Err(Error::at_most(at, "number of output", SEQUENCE_MAX, output.max_seq));
+            return Err(Error::at_most(at, "max_seq", SEQUENCE_MAX, output.max_seq));
         }
         if header.len != file_len {
             return Err(Error::number(LEN_AT as u64, "length of file", header.len, file_len));
@@ -192,17 +194,16 @@ impl SegmentHeader {
         Ok(header)
     }
 
-    /// Checks and reads the lists of an output from the first [`data_start`](Self::data_start)
-    /// bytes of the file: the ids that it replaces, and the segments that it found beside them.
+    /// Checks and decodes the lists of an output, `inputs` and `retained`, from the first
+    /// [`data_start`](Self::data_start) bytes of the file. Both are empty for a writer's segment.
     ///
     /// # Errors
-    ///
-    /// If `bytes` is too short, or if the lists or their checksum are damaged.
+    /// If `bytes` is too short or the checksum of the lists does not match.
     pub fn lists<'a>(
         &self,
         bytes: &'a [u8],
     ) -> Result<(impl Iterator<Item = u64> + 'a, impl Iterator<Item = Retained> + 'a), Error> {
-        let (lists, replaces_len) = match &self.output {
+        let (lists, inputs_len) = match &self.output {
             Some(output) => {
                 let end = HEADER_LEN + output.lists_len();
                 let lists = usize::try_from(end)
@@ -218,19 +219,20 @@ impl SegmentHeader {
             }
             None => (&bytes[..0], 0),
         };
-        let (inputs, retained) = lists.split_at(replaces_len);
-        let keep = |pair: &[u8]| Retained { id: Le::read_u64(pair), end: Le::read_u64(&pair[8..]) };
-        Ok((inputs.chunks_exact(8).map(Le::read_u64), retained.chunks_exact(16).map(keep)))
+        let (inputs, retained) = lists.split_at(inputs_len);
+        let retained_of =
+            |pair: &[u8]| Retained { id: Le::read_u64(pair), end: Le::read_u64(&pair[8..]) };
+        Ok((inputs.chunks_exact(8).map(Le::read_u64), retained.chunks_exact(16).map(retained_of)))
     }
 }
 
-/// The checksum of the lists of an output, as they stand behind its header.
+/// Computes the checksum of the encoded lists of an output.
 #[must_use]
 pub fn lists_checksum(salt: Salt, lists: &[u8]) -> u32 {
     salt.value_checksum(lists)
 }
 
-/// The file name of a segment.
+/// Returns the file name of a segment.
 #[must_use]
 pub fn file_name(id: u64) -> [u8; NAME_DIGITS + 4] {
     let mut name = *b"0000000000000000.seg";
@@ -241,7 +243,7 @@ pub fn file_name(id: u64) -> [u8; NAME_DIGITS + 4] {
     name
 }
 
-/// The id in the file name of a segment; `None` for any other name.
+/// Returns the id in the file name of a segment; `None` for any other name.
 #[must_use]
 pub fn id_of_file_name(name: &[u8]) -> Option<u64> {
     let digits = name.strip_suffix(b".seg")?;

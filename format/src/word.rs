@@ -1,8 +1,8 @@
-//! The 8-byte words of a segment that are stored atomically: link, state and note.
+//! The words of a segment: 8 bytes each, stored atomically (link word, state word, `durable_end`).
 //!
-//! Each carries a check over its payload, its offset and the salt of the segment, so that a word of
-//! an earlier life of the same disk block, or one that moved, does not parse. The payloads of two
-//! valid words at one place differ in at least four bits of the word (tested below).
+//! Each word carries a check over its payload, its offset and the segment's salt. A word left over
+//! from an earlier use of the disk block, or copied to another offset, therefore does not parse.
+//! Two valid words for the same offset differ in at least four bits (tested below).
 
 use crate::error::{Error, Evidence};
 use crate::layout::{DURABLE_END_AT, HEAD_LEN};
@@ -14,26 +14,26 @@ pub use crate::salt::Salt;
 const LINK_CHECK_BITS: u32 = 24;
 const STATE_CHECK_BITS: u32 = 17;
 
-/// The payload of the link word that seals a segment: a length no batch has. It is not 0, so that
-/// no check can make the word 0, which would read as free space.
+/// The payload of the link word that seals a segment: a length that no batch has. It is not 0: a
+/// payload of 0 with a check of 0 would make the word 0, which means free space.
 const SEALED: u64 = 1;
 
-/// The longest batch: 8 TiB less one unit.
+/// The length of the longest batch in bytes: 8 TiB less one unit of 8 bytes.
 pub const BATCH_LEN_MAX: u64 = ((1 << (64 - LINK_CHECK_BITS)) - 1) * 8;
 
-/// The first word of a batch: where the next one begins.
+/// The first word of a batch: its length, and so the offset of the next link word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
-    /// Nothing has been claimed here yet.
+    /// Free space: no batch has been claimed here yet.
     End,
-    /// No batch will ever be claimed here or behind.
+    /// No batch will ever be claimed here or after it.
     Sealed,
-    /// A batch of this many bytes, a multiple of 8, from the link word on.
+    /// A batch of this many bytes, link word included; a multiple of 8.
     Batch(u64),
 }
 
 impl Link {
-    /// The word to store at `offset`.
+    /// Encodes the word to store at `offset`.
     #[must_use]
     pub fn encode(self, salt: Salt, offset: u64) -> u64 {
         match self {
@@ -43,11 +43,10 @@ impl Link {
         }
     }
 
-    /// Reads the word at `offset`; `limit` is where the segment ends.
+    /// Decodes the word at `offset`; `limit` is the length of the segment.
     ///
     /// # Errors
-    ///
-    /// If the word's check does not match, or if its length does not fit into the segment.
+    /// If the check does not match, or the batch would be too short or end after `limit`.
     pub fn decode(salt: Salt, offset: u64, word: u64, limit: u64) -> Result<Link, Error> {
         if word == 0 {
             return Ok(Link::End);
@@ -68,14 +67,14 @@ impl Link {
     }
 }
 
-/// The second word of a batch: what has become of it. Set once, from 0.
+/// The second word of a batch: its state. It is set once, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Claimed; its bytes may still be arriving.
+    /// Claimed; the writer may still be writing it.
     Pending,
-    /// Part of the history, under this sequence number.
+    /// Part of the history, with this sequence number.
     Committed(u64),
-    /// Given up: passed over, for ever.
+    /// Given up for good; readers skip it.
     Void,
 }
 
@@ -83,8 +82,8 @@ pub enum State {
 const VOID: u64 = SEQUENCE_MAX + 1;
 
 impl State {
-    /// The state word of the batch at `offset`: the check is over where the batch begins, at its
-    /// link word. Sequence numbers run from 1 to [`SEQUENCE_MAX`].
+    /// Encodes the state word of the batch at `offset`. The check covers the offset of the batch,
+    /// not that of the state word. Sequence numbers run from 1 to [`SEQUENCE_MAX`].
     #[must_use]
     pub fn encode(self, salt: Salt, offset: u64) -> u64 {
         match self {
@@ -97,11 +96,11 @@ impl State {
         }
     }
 
-    /// Reads the state word of the batch at `offset`. An error names the place of the word itself.
+    /// Decodes the state word of the batch at `offset`.
     ///
     /// # Errors
-    ///
-    /// If the word's check does not match, or if the word is not a state.
+    /// If the check does not match or the sequence number is 0. The error names the offset of the
+    /// state word itself.
     pub fn decode(salt: Salt, offset: u64, word: u64) -> Result<State, Error> {
         if word == 0 {
             return Ok(State::Pending);
@@ -123,27 +122,26 @@ impl State {
     }
 }
 
-/// The note of a segment: how far its chain of batches is known to be on stable storage.
+/// The durable watermark of a segment: how far its chain of batches is known to be durable.
 pub mod durable_end {
     use super::{DURABLE_END_AT, Error, LINK_CHECK_BITS, Salt, align};
 
-    /// The word that says that the chain before `end` (an offset, a multiple of 8) is durable.
+    /// Encodes the word which says that the chain before offset `end`, a multiple of 8, is durable.
     #[must_use]
     pub fn encode(salt: Salt, end: u64) -> u64 {
         salt.pack(b'N', DURABLE_END_AT, end / 8, LINK_CHECK_BITS)
     }
 
-    /// Reads the note: 0 where there is none yet.
+    /// Decodes the watermark; 0 if none has been stored.
     ///
     /// # Errors
-    ///
-    /// If the word's check does not match.
+    /// If the check does not match.
     pub fn decode(salt: Salt, word: u64) -> Result<u64, Error> {
         if word == 0 {
             return Ok(0);
         }
         let at = DURABLE_END_AT;
-        let end = salt.unpack(b'N', "durable watermark", at, word, LINK_CHECK_BITS)? * 8;
+        let end = salt.unpack(b'N', "durable_end", at, word, LINK_CHECK_BITS)? * 8;
         debug_assert_eq!(align(end), Some(end));
         Ok(end)
     }
@@ -153,14 +151,14 @@ pub mod durable_end {
 mod tests {
     use super::*;
 
-    /// The check is linear over GF(2), so the distance between two words of one place depends on
-    /// the difference of their payloads alone: it is enough to look at every difference of few bits.
+    /// The check is linear over GF(2): the distance between two words for one offset depends only on
+    /// the difference of their payloads. So it is enough to try every difference of a few bits.
     fn distance(domain: u8, bits: u32, difference: u64) -> u32 {
         let salt = Salt(0x0123_4567_89AB_CDEF);
         (salt.pack(domain, 4096, 0, bits) ^ salt.pack(domain, 4096, difference, bits)).count_ones()
     }
 
-    /// Every pattern of one, two or three of the low `bits` bits.
+    /// Yields every pattern of one, two or three of the low `bits` bits.
     fn flips_of_up_to_three(bits: u32) -> impl Iterator<Item = u64> {
         (0..bits).flat_map(move |i| {
             (i..bits).flat_map(move |j| {
@@ -172,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn any_two_words_of_one_place_differ_in_at_least_four_bits() {
+    fn any_two_words_for_one_offset_differ_in_at_least_four_bits() {
         for (domain, bits) in [(b'L', LINK_CHECK_BITS), (b'S', STATE_CHECK_BITS)] {
             let payload_bits = 64 - bits;
             for difference in flips_of_up_to_three(payload_bits) {
@@ -183,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flip_of_one_two_or_three_bits_of_a_state_word_is_found() {
+    fn flips_of_up_to_three_bits_of_a_state_word_are_detected() {
         let salt = Salt(0xFEED_FACE_CAFE_BEEF);
         let word = State::Committed(123_456).encode(salt, 512);
         for flips in flips_of_up_to_three(64) {
@@ -212,6 +210,6 @@ mod tests {
         assert_eq!(Link::decode(salt, 64, link, 4096), Ok(Link::Batch(128)));
         assert!(Link::decode(other, 64, link, 4096).is_err());
         assert!(Link::decode(salt, 72, link, 4096).is_err());
-        assert!(Link::decode(salt, 64, link, 191).is_err(), "it reaches beyond the segment");
+        assert!(Link::decode(salt, 64, link, 191).is_err(), "it ends after the segment");
     }
 }

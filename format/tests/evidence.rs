@@ -1,19 +1,19 @@
-//! The expected and the found part of an error never contradict each other: tried with the values just
-//! outside of each range, 0 among them.
+//! The `expected` and `found` of an error never contradict each other. The tests try the values just
+//! outside each range, 0 included.
 
 use byteorder::{ByteOrder, LittleEndian as Le};
 use partd_format::batch::{ENTRY_LEN, HEAD_LEN};
 use partd_format::{Error, SEQUENCE_MAX, Scanner, SegmentHeader};
 use partd_testkit::build::{Item, STORE, Segment, is_contradiction};
 
-/// An output with one batch of one entry.
+/// Builds an output with one batch of one entry.
 fn output() -> Segment {
     let mut segment = Segment::output(STORE, 2, 4096, 9, &[1], &[]);
     segment.commit(9, &[Item::append("key", "value").at(9)]);
     segment
 }
 
-/// The error of the only batch after a change of its head, whose checksum is right again.
+/// Changes the header of the only batch, corrects its checksum, and returns the error.
 fn batch_error(change: impl Fn(&mut [u8])) -> Error {
     let mut segment = output();
     let (salt, offset) = (segment.salt(), segment.header.data_start);
@@ -29,7 +29,7 @@ fn batch_error(change: impl Fn(&mut [u8])) -> Error {
 }
 
 #[test]
-fn a_kind_of_entry_outside_of_its_range_says_the_range() {
+fn an_error_about_the_kind_of_entry_names_the_valid_range() {
     for (kind, shown) in [(0, "0"), (5, "5"), (255, "255")] {
         let error = batch_error(|head| head[HEAD_LEN as usize] = kind);
         assert!(!is_contradiction(&error), "{error}");
@@ -40,7 +40,7 @@ fn a_kind_of_entry_outside_of_its_range_says_the_range() {
 }
 
 #[test]
-fn a_sequence_number_of_an_entry_outside_of_its_range_says_the_range() {
+fn an_error_about_the_sequence_number_of_an_entry_names_the_valid_range() {
     for number in [0, SEQUENCE_MAX + 1, u64::MAX] {
         let at = (HEAD_LEN + ENTRY_LEN) as usize;
         let error = batch_error(|head| Le::write_u64(&mut head[at..], number));
@@ -52,7 +52,7 @@ fn a_sequence_number_of_an_entry_outside_of_its_range_says_the_range() {
 }
 
 #[test]
-fn a_kind_of_segment_outside_of_its_range_says_the_range() {
+fn an_error_about_the_kind_of_segment_names_the_valid_range() {
     for kind in [0, 3, u32::MAX] {
         let mut segment = output();
         Le::write_u32(&mut segment.bytes[12..], kind);

@@ -1,9 +1,8 @@
-//! The golden files: every case of the format as bytes, and what they mean as text beside them.
+//! The golden files hold every case of the format as bytes, each with its decoding as text.
 //!
-//! The bytes are built with fixed salts and held against the files, byte for byte; the files are
-//! decoded and held against their texts, word for word. `PARTD_GOLDEN=write cargo test -p
-//! partd-format --test golden` writes them anew, which is right only with a new format version or
-//! a new case.
+//! The tests build the bytes with fixed salts and compare them with the files, then decode the files
+//! and compare the result with the texts. `PARTD_GOLDEN=write cargo test -p partd-format --test
+//! golden` rewrites both; do so only for a new case or a new format version.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -18,7 +17,7 @@ fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/v1").join(name)
 }
 
-/// Holds `bytes` against the golden file and the decoding of the file against its text.
+/// Compares `bytes` with the golden file, and the decoding of the file with its text.
 fn check(name: &str, bytes: &[u8], decode: impl Fn(&[u8]) -> String) {
     let (file, text) = (golden(name), golden(name).with_extension("txt"));
     if std::env::var_os("PARTD_GOLDEN").is_some_and(|value| value == "write") {
@@ -33,7 +32,7 @@ fn check(name: &str, bytes: &[u8], decode: impl Fn(&[u8]) -> String) {
     assert_eq!(decoded, expected, "{name}");
 }
 
-/// Everything that a segment says, as text.
+/// Decodes a whole segment to text.
 fn decode_segment(bytes: &[u8]) -> String {
     let mut out = String::new();
     let mut scanner = Scanner::new(bytes).expect("the header is good");
@@ -45,14 +44,14 @@ fn decode_segment(bytes: &[u8]) -> String {
     writeln!(out, "created {created} by pid {pid} in slot {slot}").unwrap();
     if let Some(output) = header.output {
         let (inputs, retained) = header.lists(bytes).expect("the lists are good");
-        writeln!(out, "output up to {}", output.max_seq).unwrap();
-        writeln!(out, "replaces {:?}", inputs.collect::<Vec<_>>()).unwrap();
+        writeln!(out, "max_seq {}", output.max_seq).unwrap();
+        writeln!(out, "inputs {:?}", inputs.collect::<Vec<_>>()).unwrap();
         for Retained { id, end } in retained {
-            writeln!(out, "keeps segment {id} to {end}").unwrap();
+            writeln!(out, "retained segment {id} to {end}").unwrap();
         }
     }
     let end = durable_end::decode(header.salt, Le::read_u64(&bytes[DURABLE_END_AT as usize..]));
-    writeln!(out, "note {}", end.expect("the note is good")).unwrap();
+    writeln!(out, "durable_end {}", end.expect("the word durable_end is good")).unwrap();
     writeln!(out, "data from {}", header.data_start).unwrap();
     for found in scanner.by_ref() {
         write!(out, "{} +{} ", found.offset, found.len).unwrap();
@@ -68,7 +67,7 @@ fn decode_segment(bytes: &[u8]) -> String {
             Some(Ok(batch)) => {
                 let count = batch.entries().count();
                 assert_eq!((count, count == 0), (batch.len(), batch.is_empty()));
-                writeln!(out, "  synced {}, entries {count}", batch.durable_seq()).unwrap();
+                writeln!(out, "  durable_seq {}, entries {count}", batch.durable_seq()).unwrap();
                 for entry in batch.entries() {
                     write!(out, "  {:?} \"{}\"", entry.kind, entry.key.escape_ascii()).unwrap();
                     if let Some(sequence) = entry.sequence {
@@ -157,7 +156,7 @@ fn nothing_empty_batch_empty_key_empty_value() {
     check("nothing.seg", &segment.bytes, decode_segment);
 }
 
-/// The control file: only its words, since most of it is zeros.
+/// Decodes the words of a control file to text; the rest is zeros.
 fn decode_control(bytes: &[u8]) -> String {
     let fixed = control::Fixed::decode(bytes).expect("the fixed fields are good");
     let word = |at: u64| Le::read_u64(&bytes[at as usize..]);
@@ -170,10 +169,10 @@ fn decode_control(bytes: &[u8]) -> String {
     let (next, durable_seq) = (word(control::NEXT_SEGMENT_AT), word(control::DURABLE_SEQ_AT));
     let stamp = control::clean_stamp(&fixed.store, commit.encode(), next, durable_seq);
     writeln!(out, "clean {}", word(control::CLEAN_AT) == stamp).unwrap();
-    let mark = control::decode_durable_seq(&fixed.store, durable_seq).expect("the mark is good");
-    writeln!(out, "next segment {next}, synced {mark}").unwrap();
-    writeln!(out, "generation {}", word(control::DIRECTORY_EPOCH_AT)).unwrap();
-    writeln!(out, "directory synced {}", word(control::DURABLE_DIRECTORY_EPOCH_AT)).unwrap();
+    let decoded = control::decode_durable_seq(&fixed.store, durable_seq);
+    writeln!(out, "next_segment {next}, durable_seq {}", decoded.expect("a good word")).unwrap();
+    writeln!(out, "directory_epoch {}", word(control::DIRECTORY_EPOCH_AT)).unwrap();
+    writeln!(out, "durable_directory_epoch {}", word(control::DURABLE_DIRECTORY_EPOCH_AT)).unwrap();
     let failed = word(control::SYNC_FAILED_AT) == control::SYNC_FAILED;
     writeln!(out, "sync failed {failed}").unwrap();
     writeln!(out, "output {}", word(control::OUTPUT_AT)).unwrap();
@@ -199,7 +198,7 @@ fn control_every_word_and_the_last_slot() {
     let mut control = Control::open(STORE, [0xB0; 16], 1_000_000);
     control.commit = control::Commit { sequence: 1_000_000, slot: 1023, done: false };
     control.next_segment = 18;
-    control.generation = 21;
+    control.directory_epoch = 21;
     control.durable_seq = 999_000;
     control.sync_failed = true;
     control.clean = true;

@@ -1,5 +1,5 @@
-//! What encoding and parsing promise for any input: what is written comes back, and no bytes at
-//! all make a parser panic or read beyond what it was given.
+//! Properties of encoding and parsing for any input: what is encoded decodes to the same, and no
+//! bytes make a parser panic or read outside its input.
 
 use byteorder::{ByteOrder, LittleEndian as Le};
 use partd_format::batch::{HEAD_LEN, WORDS_LEN};
@@ -34,12 +34,13 @@ fn segment(output: bool, batches: &[Vec<Item>]) -> Segment {
     segment
 }
 
-/// Returns the value that was read; an error must not contradict itself.
+/// Returns the decoded value. An error must not contradict itself.
 fn sound<T>(read: Result<T, Error>) -> Option<T> {
     read.inspect_err(|error| assert!(!is_contradiction(error), "{error}")).ok()
 }
 
-/// Reads everything there is to read, and holds what is read against the length of the bytes.
+/// Decodes everything that the bytes can be, checks it against their length, and returns the number of
+/// good batches.
 fn read_all(bytes: &[u8]) -> usize {
     let mut batches = 0;
     if let Some(header) = sound(SegmentHeader::decode(bytes, bytes.len() as u64)) {
@@ -75,7 +76,8 @@ fn read_all(bytes: &[u8]) -> usize {
     batches
 }
 
-/// Makes header and batch headers check again after a mutation, as a hostile writer would.
+/// Corrects the checks of the header and of the batch headers after a mutation, as a hostile writer
+/// would.
 fn fix_checksums(bytes: &mut [u8], offsets: &[u64]) {
     let checksum = crc32fast::hash(&bytes[..124]);
     Le::write_u32(&mut bytes[124..], checksum);
@@ -102,7 +104,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_encoded_comes_back(
+    fn what_is_encoded_decodes_to_the_same(
         output in any::<bool>(),
         batches in prop::collection::vec(prop::collection::vec(item(), 0..6), 0..6),
     ) {
@@ -149,14 +151,14 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_at_all_are_read_without_a_panic(
+    fn arbitrary_bytes_are_read_without_a_panic(
         bytes in prop::collection::vec(any::<u8>(), 0..2048),
     ) {
         read_all(&bytes);
     }
 
     #[test]
-    fn mutated_segments_are_read_without_a_panic_and_any_one_flip_in_a_head_is_found(
+    fn a_bit_flip_never_causes_a_panic_and_is_detected_in_every_batch_header(
         output in any::<bool>(),
         batches in prop::collection::vec(prop::collection::vec(item(), 1..6), 1..4),
         flip in any::<prop::sample::Index>(),
@@ -174,7 +176,7 @@ proptest! {
         segment.flip(at, (at % 8) as u32);
         let after = read_all(&segment.bytes);
         if in_head {
-            prop_assert!(after < before, "a flip at {at} went unseen");
+            prop_assert!(after < before, "a flip at {at} was not detected");
         } else {
             let good = Scanner::new(&segment.bytes).unwrap().all(|found| {
                 found.batch.unwrap().unwrap().check_values(salt).is_ok()
@@ -226,8 +228,8 @@ proptest! {
     }
 }
 
-/// A batch that claims to be far larger than 16 GiB, with rows whose value lengths add up to more
-/// than 2^64: the sum must be refused row by row.
+/// The batch claims to be far larger than 16 GiB, and the value lengths of its rows add up to more
+/// than 2^64. The parser must refuse the sum before it overflows.
 #[test]
 fn value_lengths_that_overflow_together_are_refused() {
     let entries = 4096_u32;
@@ -243,12 +245,12 @@ fn value_lengths_that_overflow_together_are_refused() {
     Le::write_u32(&mut body, hasher.finalize());
     let error = Batch::parse_head(salt, 4096, len, &body).unwrap_err();
     assert_eq!(error.what, "lengths of values");
-    assert!(error.offset > 4096 + HEAD_LEN, "{error}: the sixteenth row goes beyond the batch");
+    assert!(error.offset > 4096 + HEAD_LEN, "{error}: the sixteenth row exceeds the batch");
 }
 
-/// A list that is longer than the file says so, at every length of the file.
+/// A file that is too short for its lists is refused, whatever its length.
 #[test]
-fn a_header_cut_at_every_byte_is_an_error_and_not_a_panic() {
+fn a_header_truncated_at_any_byte_is_an_error_and_not_a_panic() {
     let segment = Segment::output(STORE, 9, 1024, 5, &[1, 2, 3], &[Retained { id: 4, end: 300 }]);
     for cut in 0..segment.bytes.len() {
         assert!(Scanner::new(&segment.bytes[..cut]).is_err(), "cut at {cut}");
@@ -261,9 +263,9 @@ fn a_header_cut_at_every_byte_is_an_error_and_not_a_panic() {
     assert!(segment.header.lists(&segment.bytes).is_ok());
 }
 
-/// Whoever counts on from it would come to a number that no batch can have.
+/// The number after it would be one that no batch can have.
 #[test]
-fn an_output_up_to_more_than_the_last_sequence_number_is_refused() {
+fn an_output_with_a_max_seq_above_the_last_sequence_number_is_refused() {
     for (max_seq, is_good) in [(SEQUENCE_MAX, true), (SEQUENCE_MAX + 1, false), (u64::MAX, false)] {
         let header = Segment::output(STORE, 9, 1024, max_seq, &[1], &[]).header;
         assert_eq!(SegmentHeader::decode(&header.encode(), 1024).is_ok(), is_good, "{max_seq}");

@@ -14,7 +14,7 @@ use partd_fuzz::hostile::{BOOT, Hostile};
 use partd_fuzz::limit::with_limit;
 
 use partd_inspect::control::Control;
-use partd_inspect::history::{Around, value_checksum};
+use partd_inspect::history::{Environment, value_checksum};
 use partd_inspect::index::Index;
 use partd_inspect::key::{escape, unescape};
 use partd_inspect::source::Source;
@@ -50,7 +50,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn inspect(hostile: Hostile) {
-    let around = Around {
+    let environment = Environment {
         running: hostile.same_boot.then_some([BOOT; 16]),
         is_open: hostile.is_open,
         is_segment: hostile.other,
@@ -59,7 +59,7 @@ fn inspect(hostile: Hostile) {
     let segment =
         |(id, bytes)| Segment::walk(Source::memory(Path::new(&format!("{id:016x}.seg")), bytes));
     let segments = hostile.segments.into_iter().map(segment).collect();
-    let mut store = Store::assemble(Path::new("store"), control, segments, Vec::new(), around);
+    let mut store = Store::assemble(Path::new("store"), control, segments, Vec::new(), environment);
     listed(&store);
     for problem in &store.history.problems {
         assert!(!problem.to_string().is_empty());

@@ -1,43 +1,44 @@
-//! Values that are read one after the other: those to come are asked of the disk while some are read.
+//! Read-ahead for values that are read one after the other.
 //!
-//! Files are read as they are asked for, and nothing around it: the extents of one key lie among those of others. So
-//! that the disk still has a queue, the next ones are announced, in a bounded window.
+//! The kernel's own read-ahead is off: the extents of a key lie between those of other keys, so the
+//! bytes around them are rarely needed. This module asks the kernel for the next extents instead, in a
+//! bounded window, so that the disk always has requests queued.
 
 use crate::index::EntryRef;
 use crate::store::Store;
 
-/// Bytes that are asked for ahead of the value that is read.
+/// How many bytes to request ahead of the value that is being read.
 const AHEAD: u64 = 8 << 20;
 
-/// Values that will be read in this order.
+/// Values that the caller reads in this order.
 #[derive(Debug)]
-pub struct Ahead<'s> {
+pub struct ReadAhead<'s> {
     store: &'s Store,
-    /// Those that were not asked for yet.
+    /// The values not requested yet.
     rest: &'s [EntryRef],
-    asked: u64,
+    requested: u64,
     begun: u64,
 }
 
-impl<'s> Ahead<'s> {
-    /// Some values of a store.
+impl<'s> ReadAhead<'s> {
+    /// Creates the read-ahead for some values of a store.
     #[must_use]
-    pub fn new(store: &'s Store, values: &'s [EntryRef]) -> Ahead<'s> {
-        Ahead { store, rest: values, asked: 0, begun: 0 }
+    pub fn new(store: &'s Store, values: &'s [EntryRef]) -> ReadAhead<'s> {
+        ReadAhead { store, rest: values, requested: 0, begun: 0 }
     }
 
-    /// Says that the next value is about to be read.
+    /// Announces that the caller is about to read the next value.
     pub fn begin(&mut self, value: EntryRef) {
         self.begun += self.len(value);
-        while self.asked < self.begun + AHEAD
-            && let [next, behind @ ..] = self.rest
+        while self.requested < self.begun + AHEAD
+            && let [next, rest @ ..] = self.rest
         {
             let segment = &self.store.segments[next.segment as usize];
             let offset = segment.entries[next.entry as usize].value_offset;
-            // Longer values are read ahead piece by piece.
+            // The reader itself requests the rest of a longer value.
             segment.source.will_read(offset, self.len(*next).min(AHEAD));
-            self.asked += self.len(*next);
-            self.rest = behind;
+            self.requested += self.len(*next);
+            self.rest = rest;
         }
     }
 

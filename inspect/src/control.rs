@@ -1,4 +1,4 @@
-//! The control file as a reader from outside sees it.
+//! Reads the control file of a store.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -9,48 +9,47 @@ use byteorder::{ByteOrder, LittleEndian as Le};
 use partd_format::control::{self as layout, Commit, Fixed};
 use partd_format::{Error, Evidence};
 
-/// The words of a control file whose fixed fields are good.
+/// A control file whose fixed fields are good.
 #[derive(Clone, Debug)]
 pub struct Control {
-    /// What never changes: the store, the boot, the versions.
+    /// The fixed fields: the store, the boot, the identity of the file.
     pub fixed: Fixed,
-    /// Whether the file is a copy of the one that the engine made: it names another device or inode
-    /// than its own. The words of a copy say nothing about the processes of this machine.
+    /// Whether the file is a copy of the one that the engine created: it does not name its own device
+    /// and inode. The words of a copy say nothing about the processes of this machine.
     pub is_copy: bool,
     /// The commit word.
     pub commit: Commit,
     /// The id of the next segment.
     pub next_segment: u64,
-    /// The generation of the directory.
-    pub generation: u64,
-    /// The mark, or why its word cannot be read.
+    /// The directory epoch.
+    pub directory_epoch: u64,
+    /// The word `durable_seq`, or why it cannot be decoded.
     pub durable_seq: Result<u64, Error>,
     /// Whether a sync of the store has failed.
     pub sync_failed: bool,
-    /// Whether the last handle closed it.
+    /// Whether the last handle closed the store.
     pub clean: bool,
-    /// The writer slots that are taken.
-    pub slots: Vec<Slot>,
+    /// The writer slots that name a process.
+    pub slots: Vec<WriterSlot>,
 }
 
-/// A writer slot with a process in it.
+/// A writer slot that names a process.
 #[derive(Clone, Debug)]
-pub struct Slot {
+pub struct WriterSlot {
     /// The number of the slot.
     pub slot: u16,
-    /// The process that took it.
+    /// The process that leased it last.
     pub pid: u32,
-    /// The segment that the writer claims its batches in; 0 for none.
+    /// The segment in which the writer claims its batches; 0 for none.
     pub active: u64,
 }
 
 impl Control {
-    /// Reads the control file of the store in `dir`: `None` if there is none, an error of the format
-    /// if it is not one.
+    /// Reads the control file of the store in `dir`; `None` if there is none. The inner result is an
+    /// error if the file violates the format.
     ///
     /// # Errors
-    ///
-    /// If the file exists but cannot be read.
+    /// If the operating system cannot read the file.
     pub fn read(dir: &Path) -> io::Result<Option<Result<Control, Error>>> {
         let path = dir.join("control");
         let metadata = match fs::metadata(&path) {
@@ -73,22 +72,21 @@ impl Control {
         let mut bytes = Vec::with_capacity(layout::FILE_LEN as usize);
         file.by_ref().take(layout::FILE_LEN).read_to_end(&mut bytes)?;
         Ok(Some(Control::decode(&bytes).map(|control| {
-            let named = (control.fixed.device, control.fixed.inode);
-            Control { is_copy: named != (metadata.dev(), metadata.ino()), ..control }
+            let recorded = (control.fixed.device, control.fixed.inode);
+            Control { is_copy: recorded != (metadata.dev(), metadata.ino()), ..control }
         })))
     }
 
-    /// Whether the store is temporary: it belongs to one process, and goes with it.
+    /// Whether the store is temporary: it belongs to one process and ends with it.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         self.fixed.temporary
     }
 
-    /// Reads the words out of the bytes of the file, which is taken for the original.
+    /// Decodes the bytes of a control file, and takes it for the original.
     ///
     /// # Errors
-    ///
-    /// If the bytes are not a control file.
+    /// If the length or the fixed fields are wrong.
     pub fn decode(bytes: &[u8]) -> Result<Control, Error> {
         let fixed = Fixed::decode(bytes)?;
         if (bytes.len() as u64) < layout::FILE_LEN {
@@ -108,14 +106,14 @@ impl Control {
             let at = layout::slot_at(slot);
             let pid = Le::read_u32(&bytes[(at + layout::SLOT_PID_AT) as usize..]);
             let active = word(at + layout::SLOT_ACTIVE_AT);
-            (pid != 0).then_some(Slot { slot, pid, active })
+            (pid != 0).then_some(WriterSlot { slot, pid, active })
         });
         Ok(Control {
             fixed,
             is_copy: false,
             commit: Commit::decode(commit),
             next_segment,
-            generation: word(layout::DIRECTORY_EPOCH_AT),
+            directory_epoch: word(layout::DIRECTORY_EPOCH_AT),
             durable_seq: layout::decode_durable_seq(&fixed.store, durable_seq),
             sync_failed: word(layout::SYNC_FAILED_AT) == layout::SYNC_FAILED,
             clean: word(layout::CLEAN_AT) == stamp && Commit::decode(commit).done,
@@ -124,11 +122,10 @@ impl Control {
     }
 }
 
-/// The boot id of the running system, as control files hold it.
+/// Reads the boot id of the running system, in the form that control files hold.
 ///
 /// # Errors
-///
-/// If the file in `/proc` cannot be read, or if it does not hold a UUID.
+/// If `/proc` cannot be read or holds no boot id.
 pub fn boot_id() -> io::Result<[u8; 16]> {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let mut id = [0; 16];

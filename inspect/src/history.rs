@@ -1,9 +1,8 @@
-//! Which batches make up the history, and what is wrong with it: the rules of SPEC.md, "The
-//! history", applied to segments that were walked.
+//! Applies the rules of SPEC.md, "The history", to walked segments: which batches make up the history,
+//! and what is wrong with it.
 //!
-//! It decides, and reads nothing but the values that the recovery rule asks for. A broken piece is
-//! damage when it takes something from the history or lies where the store is known to be on
-//! stable storage; otherwise it is the scar of a power cut.
+//! It reads only the values that the recovery rule must check. A broken part is damage if the history
+//! loses something by it, or if the store was durable there; otherwise it is the scar of a power cut.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,39 +16,39 @@ use crate::select::{Selected, select, store_of};
 use crate::source::Source;
 use crate::walk::{BatchInfo, EntryInfo, Segment};
 
-/// How the end of the history was found.
+/// The rule that gave the end of the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// The commit word says it: the store is open, or was closed by its last handle.
+    /// The commit word: the store is open, or its last handle closed it.
     CommitWord,
-    /// The numbers themselves say it: the writers died, but the machine has not been booted since,
-    /// so that everything they stored is there.
+    /// The largest committed number: the writers died, but the machine has not been booted since, so
+    /// everything they stored is still in memory.
     Numbers,
-    /// The recovery rule says it: the machine was booted since, or the control file is no help.
+    /// The recovery rule: the machine was booted since, or the control file is unusable.
     Recovery,
-    /// Nothing does: a single segment holds some numbers of a history, and all of them count.
+    /// None: a single segment holds part of a history, and all of it is shown.
     Alone,
 }
 
-/// What is known beside the files: it decides which rule holds.
+/// What decides, besides the files, which rule applies.
 #[derive(Clone, Copy, Debug)]
-pub struct Around {
+pub struct Environment {
     /// The boot id of the running system.
     pub running: Option<[u8; 16]>,
-    /// Whether anybody has the store open.
+    /// Whether any process has the store open.
     pub is_open: bool,
     /// Whether this is a single segment.
     pub is_segment: bool,
 }
 
-impl Around {
+impl Environment {
     fn rule(self, segments: &[Segment], control: Option<&Control>) -> Rule {
         let Some(control) = control.filter(|_| !self.is_segment) else {
             return if self.is_segment { Rule::Alone } else { Rule::Recovery };
         };
         let closed = control.clean
             && segments.iter().filter_map(|s| s.name_id).all(|id| id < control.next_segment);
-        // What a copy says of its boot is about the store that it was copied from.
+        // The boot id in a copy belongs to the store that it was copied from.
         match Some(control.fixed.boot) == self.running && !control.is_copy {
             true if self.is_open || closed => Rule::CommitWord,
             true => Rule::Numbers,
@@ -58,86 +57,88 @@ impl Around {
     }
 }
 
-/// A batch of the history, by its place.
+/// Refers to a committed batch by its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct BatchRef {
     /// Its sequence number.
     pub sequence: u64,
-    /// The segment, among those of the store.
+    /// Index of the segment in the store.
     pub segment: usize,
-    /// The batch, among those of the segment.
+    /// Index of the batch in the segment.
     pub batch: usize,
 }
 
 /// The one history of a store.
 #[derive(Debug)]
 pub struct History {
-    /// How its end was found.
+    /// The rule that gave its end.
     pub rule: Rule,
-    /// Its last number.
+    /// Its last sequence number.
     pub last: u64,
-    /// Up to where it is known to be on stable storage.
-    pub mark: u64,
-    /// Numbers up to this one may be missing: a compaction has dropped them.
+    /// The sequence number up to which it is known to be durable.
+    pub durable_seq: u64,
+    /// The largest `max_seq` of any output. Numbers up to it may be missing: a compaction dropped them.
     pub max_seq: u64,
-    /// The batches with numbers up to `last` whose headers are good, in order; outputs have none.
-    pub batches: Vec<Place>,
-    /// Batches with numbers above `last`, in order: those that are whole under the recovery rule, under
-    /// the commit word those whose headers are good, which are being committed just now.
-    pub beyond: Vec<Place>,
-    /// Numbers that should be there and are not, as first and last of each gap.
+    /// The batches with numbers up to `last` whose headers are good, in order; without those of outputs.
+    pub batches: Vec<BatchRef>,
+    /// The batches with numbers above `last`, in order. Under the recovery rule these are the whole
+    /// ones; under the commit word those with good headers, which are being committed right now.
+    pub beyond: Vec<BatchRef>,
+    /// The missing numbers, as the first and last of each gap.
     pub missing: Vec<(u64, u64)>,
     /// For each segment: whether it belongs to the store and no output replaces it.
-    pub counts: Vec<bool>,
+    pub included: Vec<bool>,
     /// For each segment: whether an output replaces it.
     pub replaced: Vec<bool>,
-    /// What the newest output asks of the segments beside it.
+    /// The list `retained` of the newest output.
     pub retained: Vec<Retained>,
-    /// What is wrong.
+    /// All problems found.
     pub problems: Vec<Problem>,
 }
 
 impl History {
-    /// Works the history out, under the rule that `around` asks for.
+    /// Finds the history under the rule that `environment` and the control file lead to.
     pub fn find(
         dir: &Path,
         segments: &[Segment],
         control: Option<&Control>,
-        around: Around,
+        environment: Environment,
     ) -> History {
         let mut problems = Vec::new();
         let store = store_of(segments, control);
         let control = control.filter(|control| store.is_none_or(|s| s == control.fixed.store));
-        let header_severity = if around.is_segment { Severity::Damage } else { Severity::Scar };
-        let Selected { counts, replaced, newest } =
+        let header_severity =
+            if environment.is_segment { Severity::Damage } else { Severity::Scar };
+        let Selected { included, replaced, newest } =
             select(segments, store, header_severity, &mut problems);
-        let counted = || segments.iter().zip(&counts).filter(|(_, counts)| **counts);
+        let counted = || segments.iter().zip(&included).filter(|(_, included)| **included);
         let outputs = counted().filter_map(|(segment, _)| segment.header.as_ref().ok()?.output);
         let max_seq = outputs.map(|output| output.max_seq).max().unwrap_or(0);
-        let noted = |control: &Control| control.durable_seq.as_ref().ok().copied();
+        let durable_seq_of = |control: &Control| control.durable_seq.as_ref().ok().copied();
         let heads =
             counted().flat_map(|(segment, _)| &segment.batches).filter_map(|b| b.good_head());
         let repeated = heads.map(|head| head.durable_seq).max().unwrap_or(0);
-        let mark = control.and_then(noted).unwrap_or(0).max(repeated).max(max_seq);
+        let durable_seq = control.and_then(durable_seq_of).unwrap_or(0).max(repeated).max(max_seq);
 
-        let all = places(segments, &counts, &mut problems);
-        let rule = around.rule(segments, control);
-        let is_good =
-            |place: &Place| segments[place.segment].batches[place.batch].good_head().is_some();
-        let highest = all.last().map_or(0, |place| place.sequence);
+        let all = committed_batches(segments, &included, &mut problems);
+        let rule = environment.rule(segments, control);
+        let is_good = |batch_ref: &BatchRef| {
+            segments[batch_ref.segment].batches[batch_ref.batch].good_head().is_some()
+        };
+        let highest = all.last().map_or(0, |batch_ref| batch_ref.sequence);
         let visible = control.map_or(0, |control| control.commit.visible());
         let last = match rule {
             Rule::Alone => highest,
             Rule::CommitWord => visible,
-            Rule::Numbers => highest.max(mark),
-            Rule::Recovery => recovered(segments, &all, mark),
+            Rule::Numbers => highest.max(durable_seq),
+            Rule::Recovery => recovered(segments, &all, durable_seq),
         };
-        let split = all.partition_point(|place| place.sequence <= last);
+        let split = all.partition_point(|batch_ref| batch_ref.sequence <= last);
         let missing = match rule {
             Rule::Alone => Vec::new(),
-            _ => gaps(all[..split].iter().map(|place| place.sequence), max_seq, last),
+            _ => gaps(all[..split].iter().map(|batch_ref| batch_ref.sequence), max_seq, last),
         };
-        let batches: Vec<Place> = all[..split].iter().copied().filter(is_good).collect();
+        let batches: Vec<BatchRef> = all[..split].iter().copied().filter(is_good).collect();
         let beyond = match rule {
             Rule::Alone | Rule::Numbers => Vec::new(),
             Rule::CommitWord => all[split..].iter().copied().filter(is_good).collect(),
@@ -145,11 +146,13 @@ impl History {
                 all[split..].iter().copied().filter(|p| whole(segments, *p)).collect()
             }
         };
-        for place in &all[..split] {
-            let segment = &segments[place.segment];
-            if let Some(Err(error)) = &segment.batches[place.batch].head {
+        for batch_ref in &all[..split] {
+            let segment = &segments[batch_ref.segment];
+            if let Some(Err(error)) = &segment.batches[batch_ref.batch].head {
                 let problem = Problem::format(Severity::Damage, segment.path(), error);
-                problems.push(problem.costs(format!("batch {} is lost", place.sequence)));
+                problems.push(
+                    problem.with_consequence(format!("batch {} is lost", batch_ref.sequence)),
+                );
             }
         }
         for &(first, last) in &missing {
@@ -160,10 +163,10 @@ impl History {
                 range(first, last),
                 "no such batch",
             );
-            problem.consequence = hint(segments, &counts, &replaced);
+            problem.consequence = hint(segments, &included, &replaced);
             problems.push(problem);
         }
-        // A writer that died between its last two steps leaves a number that is taken and not done.
+        // A writer that died between its last two steps leaves a number that is taken but not done.
         let counted = |control: &Control| [visible, control.commit.sequence].contains(&last);
         if rule == Rule::Numbers && !control.is_some_and(counted) {
             problems.push(commit_word(dir, segments, visible, last));
@@ -171,12 +174,12 @@ impl History {
         let mut history = History {
             rule,
             last,
-            mark,
+            durable_seq,
             max_seq,
             batches,
             beyond,
             missing,
-            counts,
+            included,
             replaced,
             retained: newest,
             problems,
@@ -185,18 +188,18 @@ impl History {
         history
     }
 
-    /// Holds each chain against the note of its segment and against what the newest output asks.
+    /// Checks each chain against the `durable_end` of its segment and `retained` of the newest output.
     fn check_chains(&mut self, dir: &Path, segments: &[Segment]) {
         let mut retained: BTreeMap<u64, u64> =
             self.retained.iter().map(|keep| (keep.id, keep.end)).collect();
         for (i, segment) in segments.iter().enumerate() {
-            let kept = retained.remove(&segment.id());
+            let retained_end = retained.remove(&segment.id());
             let path = segment.path();
-            if !self.counts[i] {
+            if !self.included[i] {
                 if let (Some(end), Err(error)) =
-                    (kept.filter(|_| !self.replaced[i]), &segment.header)
+                    (retained_end.filter(|_| !self.replaced[i]), &segment.header)
                 {
-                    // Numbers need not tell of its loss: those that it holds may be missing.
+                    // Missing numbers need not reveal the loss: those that it holds may be missing.
                     let problem = Problem::format(Severity::Damage, path, error);
                     let consequence = format!("an output needs its batches up to offset {end}");
                     self.problems.push(Problem { consequence: Some(consequence), ..problem });
@@ -206,9 +209,10 @@ impl History {
             if let Err(error) = &segment.durable_end {
                 self.problems.push(Problem::format(Severity::Scar, path, error));
             }
-            let note = segment.durable_end.as_ref().copied().unwrap_or(0);
+            let durable_end = segment.durable_end.as_ref().copied().unwrap_or(0);
             let is_output = segment.is_output();
-            let reach = if is_output { u64::MAX } else { note.max(kept.unwrap_or(0)) };
+            let reach =
+                if is_output { u64::MAX } else { durable_end.max(retained_end.unwrap_or(0)) };
             if segment.io.is_none() {
                 self.check_end(segment, reach, is_output);
             }
@@ -277,8 +281,9 @@ impl History {
     }
 }
 
-/// The commit word of a store whose writers died does not fit what is there. Where something in
-/// the segments cannot be read, that is what it counted; else the word itself is wrong, and no loss.
+/// Reports a commit word that does not match the segments of a store whose writers died. If a part of
+/// the segments is unreadable, it may hold the missing batch, and this is damage. Otherwise only the
+/// word itself is wrong.
 fn commit_word(dir: &Path, segments: &[Segment], visible: u64, last: u64) -> Problem {
     let unreadable = segments.iter().any(|segment| {
         matches!(segment.ending, Ending::Broken(_))
@@ -293,20 +298,24 @@ fn commit_word(dir: &Path, segments: &[Segment], visible: u64, last: u64) -> Pro
     problem
 }
 
-/// Every committed batch that has a number of the history, in order, each number once.
-fn places(segments: &[Segment], counts: &[bool], problems: &mut Vec<Problem>) -> Vec<Place> {
-    let mut places = Vec::new();
+/// All committed batches outside outputs, in order, each sequence number once.
+fn committed_batches(
+    segments: &[Segment],
+    included: &[bool],
+    problems: &mut Vec<Problem>,
+) -> Vec<BatchRef> {
+    let mut batch_refs = Vec::new();
     for (number, segment) in segments.iter().enumerate() {
-        if !counts[number] || segment.is_output() {
+        if !included[number] || segment.is_output() {
             continue;
         }
         let committed = segment.batches.iter().enumerate().filter_map(|(batch, info)| {
-            Some(Place { sequence: info.sequence()?, segment: number, batch })
+            Some(BatchRef { sequence: info.sequence()?, segment: number, batch })
         });
-        places.extend(committed);
+        batch_refs.extend(committed);
     }
-    places.sort_unstable();
-    places.dedup_by(|second, first| {
+    batch_refs.sort_unstable();
+    batch_refs.dedup_by(|second, first| {
         let twice = second.sequence == first.sequence;
         if twice {
             let path = segments[second.segment].path();
@@ -326,24 +335,24 @@ fn places(segments: &[Segment], counts: &[bool], problems: &mut Vec<Problem>) ->
         }
         twice
     });
-    places
+    batch_refs
 }
 
-/// The end of the history by the recovery rule: the last number such that all above the mark up to
-/// it are whole. Never below the mark.
-fn recovered(segments: &[Segment], all: &[Place], mark: u64) -> u64 {
-    let above = &all[all.partition_point(|place| place.sequence <= mark)..];
-    let mut last = mark;
-    for place in above {
-        if place.sequence != last + 1 || !whole(segments, *place) {
+/// The end of the history by the recovery rule: the largest number such that every batch above
+/// `durable_seq` up to it is whole. It is never below `durable_seq`.
+fn recovered(segments: &[Segment], all: &[BatchRef], durable_seq: u64) -> u64 {
+    let above = &all[all.partition_point(|batch_ref| batch_ref.sequence <= durable_seq)..];
+    let mut last = durable_seq;
+    for batch_ref in above {
+        if batch_ref.sequence != last + 1 || !whole(segments, *batch_ref) {
             break;
         }
-        last = place.sequence;
+        last = batch_ref.sequence;
     }
     last
 }
 
-/// The numbers in (`max_seq`, `last`] that are not among `present`, which is in order.
+/// The numbers in (`max_seq`, `last`] that are missing in `present`, which is sorted.
 pub(super) fn gaps(present: impl Iterator<Item = u64>, max_seq: u64, last: u64) -> Vec<(u64, u64)> {
     let (mut gaps, mut next) = (Vec::new(), max_seq.saturating_add(1));
     for sequence in present {
@@ -361,13 +370,13 @@ pub(super) fn gaps(present: impl Iterator<Item = u64>, max_seq: u64, last: u64) 
     gaps
 }
 
-/// Whether a batch is whole: its header good and every value right.
-pub fn whole(segments: &[Segment], place: Place) -> bool {
-    let segment = &segments[place.segment];
-    whole_batch(segment, &segment.batches[place.batch])
+/// Whether a batch is whole: its header is good and every value matches its checksum.
+pub fn whole(segments: &[Segment], batch_ref: BatchRef) -> bool {
+    let segment = &segments[batch_ref.segment];
+    whole_batch(segment, &segment.batches[batch_ref.batch])
 }
 
-/// The same of a batch of a segment.
+/// Whether a batch of `segment` is whole, see [`whole`].
 pub fn whole_batch(segment: &Segment, batch: &BatchInfo) -> bool {
     let Some(head) = batch.good_head() else { return false };
     let Some(salt) = segment.salt() else { return false };
@@ -379,13 +388,12 @@ pub fn value_is_right(source: &Source, salt: Salt, entry: &EntryInfo) -> bool {
     value_checksum(source, salt, entry).is_ok_and(|found| found == entry.value_checksum)
 }
 
-/// How far ahead of its reading a long value is asked for.
+/// How many bytes of a long value to request ahead of reading it.
 const VALUE_AHEAD: u64 = 2 << 20;
 
-/// The checksum that the value of an entry has now; 0 for an entry without a value.
+/// Computes the checksum of an entry's value from its bytes; 0 for an entry without a value.
 ///
 /// # Errors
-///
 /// If the value cannot be read.
 pub fn value_checksum(source: &Source, salt: Salt, entry: &EntryInfo) -> std::io::Result<u32> {
     if !entry.kind.has_value() {
@@ -407,28 +415,28 @@ pub fn value_checksum(source: &Source, salt: Salt, entry: &EntryInfo) -> std::io
     Ok(hasher.finalize())
 }
 
-/// Where a chain was seen to break, for the report of a missing number.
-fn hint(segments: &[Segment], counts: &[bool], replaced: &[bool]) -> Option<String> {
-    let present = segments.iter().zip(counts).zip(replaced).filter(|(_, replaced)| !**replaced);
-    let broken = present.map(|(both, _)| both).find_map(|(segment, counts)| {
+/// Names a broken part of a segment that may explain a missing number.
+fn hint(segments: &[Segment], included: &[bool], replaced: &[bool]) -> Option<String> {
+    let present = segments.iter().zip(included).zip(replaced).filter(|(_, replaced)| !**replaced);
+    let broken = present.map(|(both, _)| both).find_map(|(segment, included)| {
         let error = match (&segment.header, &segment.ending) {
             (Err(error), _) => error,
-            (_, Ending::Broken(error)) if *counts => error,
+            (_, Ending::Broken(error)) if *included => error,
             _ => segment.batches.iter().find_map(|batch| batch.state.as_ref().err())?,
         };
-        // The error itself is told of beside this.
+        // The error itself is a problem of its own.
         Some(format!("{}: {} at offset {}", segment.name(), error.what, error.offset))
     });
     broken.map(|at| format!("perhaps in {at}"))
 }
 
-/// "batch 3" or "batches 3 to 5".
+/// Formats a range of sequence numbers: "batch 3" or "batches 3 to 5".
 #[must_use]
 pub fn range(first: u64, last: u64) -> String {
     if first == last { format!("batch {first}") } else { format!("batches {first} to {last}") }
 }
 
-/// A uuid in its usual form.
+/// Formats a uuid with hyphens.
 #[must_use]
 pub fn uuid(bytes: &[u8; 16]) -> String {
     let mut text = String::with_capacity(36);

@@ -1,40 +1,40 @@
-//! The keys of a store and where their bytes lie: the history applied in order.
+//! Applies the history in order: the keys of a store and the extents of their values.
 
 use std::collections::HashMap;
 
 use partd_format::Kind;
 
-use crate::history::{History, Place};
+use crate::history::{BatchRef, History};
 use crate::walk::{EntryInfo, Segment};
 
-/// An entry, by its place.
+/// Refers to an entry by its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryRef {
-    /// The segment, among those of the store.
+    /// Index of the segment in the store.
     pub segment: u32,
-    /// The entry, among those of the segment.
+    /// Index of the entry in the segment.
     pub entry: u32,
 }
 
-/// What a key holds.
+/// The value of a key, as extents.
 #[derive(Clone, Debug, Default)]
-pub struct Held {
-    /// Its extents, in the order of its value.
+pub struct KeyExtents {
+    /// The extents, in the order of the value's bytes.
     pub extents: Vec<EntryRef>,
-    /// The bytes of its value.
+    /// The length of the value in bytes.
     pub len: u64,
-    /// Whether it was set since its last delete.
+    /// Whether the key has been set since its last delete or clear.
     pub is_set: bool,
 }
 
-/// Key → extents.
+/// Maps each key to the extents of its value.
 #[derive(Debug, Default)]
 pub struct Index<'s> {
-    /// Every key that is there.
-    pub keys: HashMap<&'s [u8], Held, foldhash::fast::RandomState>,
+    /// Every key that exists.
+    pub keys: HashMap<&'s [u8], KeyExtents, foldhash::fast::RandomState>,
 }
 
-/// A run of entries under one number.
+/// Consecutive entries with one sequence number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Run {
     sequence: u64,
@@ -44,21 +44,21 @@ struct Run {
 }
 
 impl<'s> Index<'s> {
-    /// Applies the history, and behind it the batches of `more`.
-    pub fn build(segments: &'s [Segment], history: &History, more: &[Place]) -> Index<'s> {
+    /// Applies the history, and after it the batches of `more`.
+    pub fn build(segments: &'s [Segment], history: &History, more: &[BatchRef]) -> Index<'s> {
         let mut runs = Vec::new();
-        for place in history.batches.iter().chain(more) {
-            let batch = &segments[place.segment].batches[place.batch];
+        for batch_ref in history.batches.iter().chain(more) {
+            let batch = &segments[batch_ref.segment].batches[batch_ref.batch];
             let Some(head) = batch.good_head() else { continue };
             runs.push(Run {
-                sequence: place.sequence,
-                segment: place.segment as u32,
+                sequence: batch_ref.sequence,
+                segment: batch_ref.segment as u32,
                 first: head.first as u32,
                 count: head.count as u32,
             });
         }
         for (number, segment) in segments.iter().enumerate() {
-            if !history.counts[number] || !segment.is_output() {
+            if !history.included[number] || !segment.is_output() {
                 continue;
             }
             for head in segment.batches.iter().filter_map(|batch| batch.good_head()) {
@@ -98,15 +98,15 @@ impl<'s> Index<'s> {
             Kind::Set => {
                 let held = self.keys.entry(key).or_default();
                 if !held.is_set {
-                    *held = Held { extents: vec![at], len: info.value_len, is_set: true };
+                    *held = KeyExtents { extents: vec![at], len: info.value_len, is_set: true };
                 }
             }
         }
     }
 
-    /// The keys in their order.
+    /// The keys in byte order.
     #[must_use]
-    pub fn sorted(&self) -> Vec<(&'s [u8], &Held)> {
+    pub fn sorted(&self) -> Vec<(&'s [u8], &KeyExtents)> {
         let mut keys: Vec<_> = self.keys.iter().map(|(key, held)| (*key, held)).collect();
         keys.sort_unstable_by_key(|(key, _)| *key);
         keys

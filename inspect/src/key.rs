@@ -1,26 +1,25 @@
-//! Keys as people type and read them: the escapes of a byte string literal, there and back.
+//! Converts keys to text and back, with the escapes of a byte string literal.
 //!
-//! What is shown is what [`u8::escape_ascii`] makes of each byte, as `Key`'s Display does; what is
-//! read takes the same escapes, so `get` takes back whatever `keys` has shown.
+//! It shows each byte as [`u8::escape_ascii`] does, like `Key`'s Display, and reads the same escapes: so
+//! `get` accepts every key that `keys` shows.
 
-/// Shows a key.
+/// Converts a key to text.
 #[must_use]
 pub fn escape(key: &[u8]) -> String {
     key.escape_ascii().to_string()
 }
 
-/// Shows a key in a table, where an empty cell would look like none.
+/// Converts a key to text for a table, where an empty cell would look like a missing key.
 #[must_use]
 pub fn show(key: &[u8]) -> String {
     if key.is_empty() { "\"\"".to_owned() } else { escape(key) }
 }
 
 /// Reads a key: `\\`, `\'`, `\"`, `\n`, `\r`, `\t`, `\0` and `\x` with two hexadecimal digits are
-/// escapes; every other byte stands for itself. Quotes around the whole are no part of it.
+/// escapes; every other byte stands for itself. Quotes around the whole text are not part of the key.
 ///
 /// # Errors
-///
-/// A sentence about the first escape that is malformed.
+/// A sentence that explains a wrong escape.
 pub fn unescape(text: &[u8]) -> Result<Vec<u8>, String> {
     let text = unquote(text);
     let mut key = Vec::with_capacity(text.len());
@@ -45,16 +44,16 @@ pub fn unescape(text: &[u8]) -> Result<Vec<u8>, String> {
                 };
                 match (digit(), digit()) {
                     (Some(high), Some(low)) => (high << 4 | low) as u8,
-                    _ => return Err(bad(text, "\\x needs two hexadecimal digits behind it")),
+                    _ => return Err(bad(text, "\\x needs two hexadecimal digits after it")),
                 }
             }
-            _ => return Err(bad(text, "a backslash stands for itself only as \\\\")),
+            _ => return Err(bad(text, "write a backslash as \\\\")),
         });
     }
     Ok(key)
 }
 
-/// Takes the quotes off that stand around a whole text and are not escaped.
+/// Removes the quotes around a text, unless the last one is escaped.
 fn unquote(text: &[u8]) -> &[u8] {
     let inner = text.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
     let Some(inner) = inner else { return text };
@@ -71,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_comes_back_from_its_escaped_form() {
+    fn every_key_survives_escaping_and_unescaping() {
         let all: Vec<u8> = (0..=255).collect();
         assert_eq!(unescape(escape(&all).as_bytes()), Ok(all));
         assert_eq!(unescape(show(b"").as_bytes()), Ok(vec![]));
@@ -84,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn unescaped_bytes_stand_for_themselves_and_half_escapes_are_errors() {
+    fn plain_bytes_stand_for_themselves_and_incomplete_escapes_are_errors() {
         assert_eq!(unescape("gr\u{fc}n".as_bytes()), Ok("gr\u{fc}n".as_bytes().to_vec()));
         assert_eq!(unescape(b"it's \\0"), Ok(b"it's \0".to_vec()));
         for bad in [&b"\\"[..], b"\\x", b"\\x4", b"\\xzz", b"\\q"] {

@@ -1,11 +1,11 @@
-//! Reading a store at rest or under live writers, through `partd-format` and plain files alone.
+//! Reads a store, at rest or under live writers, through `partd-format` and plain files.
 //!
-//! Nothing here writes, maps, blocks a writer or knows the engine, so that what it says can be held
-//! against what the engine says. The tool `partd-inspect` is the binary of
-//! this crate, behind its feature `cli`.
+//! Nothing here writes to a store, maps a file, blocks a writer or uses the engine. So its results can
+//! be compared with those of the engine. The tool `partd-inspect` is the binary of this crate, enabled
+//! by its feature `cli`.
 //!
-//! The invariant: no bytes on disk make it panic, loop, or take more memory than a small multiple
-//! of what is really stored there.
+//! No bytes on disk make it panic, loop, or take more memory than a small multiple of what the file
+//! system really stores.
 
 #![warn(clippy::missing_errors_doc, clippy::missing_panics_doc, clippy::must_use_candidate)]
 

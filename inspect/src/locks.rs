@@ -1,9 +1,9 @@
-//! Who holds a store, as `/proc/locks` says.
+//! Finds out which processes hold a store, from `/proc/locks`.
 //!
-//! It takes no lock, not even to test one, so it disturbs nobody. The lock of a store is an `flock` on its
-//! directory. The others are open-file-description locks, each on a byte of the control file, and
-//! `/proc/locks` shows them with their range. It names the process of an `flock`, if that is in the same
-//! PID namespace; an open-file-description lock has none, and is seen from every namespace.
+//! This takes no lock, not even to test one, so it disturbs no process. The lock of a store is an `flock`
+//! on its directory. The others are open-file-description locks, each on a byte of the control file;
+//! `/proc/locks` shows their ranges. For an `flock` it names the process, if that is in the same PID
+//! namespace. For an open-file-description lock it names none, but shows the lock to every namespace.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -13,34 +13,35 @@ use partd_format::control::{
     COMPACTION_LOCK_AT, PRESENCE_LOCK_AT, SLOTS, SYNC_LOCK_AT, slot_lock_at,
 };
 
-use crate::control::Slot;
+use crate::control::WriterSlot;
 
 /// Whether a lock is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Life {
-    /// Somebody holds it.
+pub enum Liveness {
+    /// A process holds it.
     Alive,
-    /// Nobody holds it.
+    /// No process holds it.
     Dead,
-    /// The system does not say who holds locks.
+    /// The system does not show its locks.
     Unknown,
 }
 
-impl Life {
+impl Liveness {
     /// The word for it in tables and in JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Life::Alive => "alive",
-            Life::Dead => "dead",
-            Life::Unknown => "unknown",
+            Liveness::Alive => "alive",
+            Liveness::Dead => "dead",
+            Liveness::Unknown => "unknown",
         }
     }
 }
 
-/// Bytes that one read of `/proc/locks` is sure to return: a page, less one line that does not fit.
+/// The bytes that one read of `/proc/locks` returns at least, if there are as many: a page, less one
+/// line that does not fit.
 const PAGE: usize = 4096 - 128;
-/// How often to look again where it is longer.
+/// How often to read it again if it is longer.
 const READINGS: usize = 3;
 
 /// The file locks of the system, as `/proc/locks` lists them.
@@ -52,25 +53,25 @@ pub struct Locks(Option<Vec<Lock>>);
 struct Lock {
     kind: Kind,
     is_exclusive: bool,
-    /// The process that took it; `None` if the system does not say.
+    /// The process that took it; `None` if the system does not show it.
     pid: Option<u32>,
     device: u64,
     inode: u64,
-    /// The bytes that it covers.
+    /// The first and the last byte that it covers.
     first: u64,
     last: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// `flock`, of a file as a whole.
+    /// `flock`, on a whole file.
     Flock,
     /// `F_OFD_SETLK`.
     OpenFileDescription,
 }
 
 impl Lock {
-    /// Reads a line; `None` for locks of other kinds, and for those that somebody waits for.
+    /// Parses a line; `None` for locks of other kinds and for requests that still wait.
     fn parse(line: &str) -> Option<Lock> {
         // 1: FLOCK  ADVISORY  WRITE 1234 fd:01:131085 0 EOF
         // 2: OFDLCK ADVISORY  READ -1 fd:01:131086 1024 1024
@@ -104,16 +105,15 @@ impl Lock {
     }
 }
 
-/// A device by its two numbers.
+/// Combines the two numbers of a device.
 fn device(major: u64, minor: u64) -> u64 {
     major << 20 | minor
 }
 
 impl Locks {
-    /// Reads `/proc/locks`. One look gets a page of it; beyond that a lock may be passed over, since others
-    /// come and go meanwhile. So a longer one is read a few times, and what any reading has seen counts: a
-    /// lock that was just given back may be taken for one that is held, and one that is held is hardly ever
-    /// passed over each time.
+    /// Reads `/proc/locks`. One read returns about a page; a longer list may miss a lock, since others are
+    /// taken and released meanwhile. So a longer list is read several times and the results are merged. A
+    /// lock released just now may still appear as held, but a held lock is hardly ever missed.
     #[must_use]
     pub fn read() -> Locks {
         let Ok(text) = fs::read_to_string("/proc/locks") else { return Locks(None) };
@@ -130,20 +130,19 @@ impl Locks {
         Locks(Some(locks))
     }
 
-    /// Whether anybody holds the lock of the store in `dir`, shared or exclusively.
-    pub fn store(&self, dir: &Path) -> Life {
+    /// Whether any process holds the lock of the store in `dir`, shared or exclusive.
+    pub fn store(&self, dir: &Path) -> Liveness {
         self.any(dir, Lock::is_flock)
     }
 
-    /// Whether somebody holds the lock of the store in `dir` exclusively: the handle of a temporary store, or
-    /// somebody who opens, recovers or removes the store.
+    /// Whether a process holds the lock of the store in `dir` exclusively: the owner of a temporary store,
+    /// or a process that opens, recovers or removes the store.
     #[must_use]
-    pub fn store_exclusively(&self, dir: &Path) -> Life {
+    pub fn store_exclusively(&self, dir: &Path) -> Liveness {
         self.any(dir, |lock| lock.is_flock() && lock.is_exclusive)
     }
 
-    /// The processes that hold the lock of the store in `dir`, as far as the system says.
-    #[must_use]
+    /// The processes that hold the lock of the store in `dir`, as far as the system shows them.
     pub fn store_pids(&self, dir: &Path) -> Vec<u32> {
         let locks = self.on(dir).unwrap_or_default();
         let mut pids: Vec<u32> =
@@ -153,57 +152,60 @@ impl Locks {
         pids
     }
 
-    /// Whether an open handle uses the control file in `dir`. The handle of a temporary store need not say so.
+    /// Whether an open handle holds the presence lock on the control file in `dir`. The handle of a
+    /// temporary store need not hold it.
     #[must_use]
-    pub fn presence(&self, dir: &Path) -> Life {
+    pub fn presence(&self, dir: &Path) -> Liveness {
         self.byte(dir, PRESENCE_LOCK_AT)
     }
 
-    /// Whether the writer in a slot of the store in `dir` lives.
+    /// Whether the writer that leased a slot of the store in `dir` is alive.
     #[must_use]
-    pub fn writer(&self, dir: &Path, slot: &Slot) -> Life {
+    pub fn writer(&self, dir: &Path, slot: &WriterSlot) -> Liveness {
         match self.byte(dir, slot_lock_at(slot.slot.min(SLOTS - 1))) {
-            Life::Unknown if Path::new(&format!("/proc/{}", slot.pid)).exists() => Life::Alive,
-            Life::Unknown => Life::Dead,
-            life => life,
+            Liveness::Unknown if Path::new(&format!("/proc/{}", slot.pid)).exists() => {
+                Liveness::Alive
+            }
+            Liveness::Unknown => Liveness::Dead,
+            liveness => liveness,
         }
     }
 
-    /// Whether somebody leads a sync of the store in `dir` just now.
+    /// Whether a process is syncing the store in `dir`.
     #[must_use]
-    pub fn sync(&self, dir: &Path) -> Life {
+    pub fn sync(&self, dir: &Path) -> Liveness {
         self.byte(dir, SYNC_LOCK_AT)
     }
 
-    /// Whether somebody compacts the store in `dir` just now.
+    /// Whether a process is compacting the store in `dir`.
     #[must_use]
-    pub fn compaction(&self, dir: &Path) -> Life {
+    pub fn compaction(&self, dir: &Path) -> Liveness {
         self.byte(dir, COMPACTION_LOCK_AT)
     }
 
-    fn byte(&self, dir: &Path, at: u64) -> Life {
+    fn byte(&self, dir: &Path, at: u64) -> Liveness {
         self.any(&dir.join("control"), |lock| lock.is_on_byte(at))
     }
 
-    fn any(&self, path: &Path, is_meant: impl Fn(&Lock) -> bool) -> Life {
+    fn any(&self, path: &Path, is_meant: impl Fn(&Lock) -> bool) -> Liveness {
         match self.on(path) {
-            None => Life::Unknown,
-            Some(locks) if locks.iter().any(is_meant) => Life::Alive,
-            Some(_) => Life::Dead,
+            None => Liveness::Unknown,
+            Some(locks) if locks.iter().any(is_meant) => Liveness::Alive,
+            Some(_) => Liveness::Dead,
         }
     }
 
-    /// The locks on a file; `None` if the system does not say.
+    /// The locks on a file; `None` if the system does not show its locks.
     fn on(&self, path: &Path) -> Option<Vec<Lock>> {
         let locks = self.0.as_ref()?;
         let Ok(metadata) = fs::metadata(path) else { return Some(Vec::new()) };
         let dev = metadata.dev();
-        // As glibc packs them: 12 bits of the major number above 8 of the minor, the rest on top.
+        // The layout of glibc: 12 bits of the major number above 8 of the minor, the rest on top.
         let major = dev >> 8 & 0xFFF | dev >> 32 & 0xFFFF_F000;
         let minor = dev & 0xFF | dev >> 12 & 0xFFFF_FF00;
         let here = |lock: &&Lock| {
-            // Some file systems that stand on no single device show another number in /proc/locks; it has
-            // the major number 0, too.
+            // File systems without a single device may show another device number in /proc/locks; its
+            // major number is 0, too.
             let is_same = lock.device == device(major, minor);
             lock.inode == metadata.ino() && (is_same || major == 0 && lock.device >> 20 == 0)
         };
@@ -220,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn locks_are_read_with_their_ranges_and_those_that_are_waited_for_are_not_held() {
+    fn locks_are_parsed_with_their_ranges_and_waiting_requests_are_not_held() {
         let text = "1: FLOCK  ADVISORY  WRITE 13456 fe:00:5932254 0 EOF\n\
                     1: -> FLOCK  ADVISORY  WRITE 99 fe:00:5932254 0 EOF\n\
                     2: OFDLCK ADVISORY  READ -1 00:2f:17 0 0\n\
@@ -243,6 +245,6 @@ mod tests {
         assert_eq!(locks[0].device, 0xFE << 20);
         assert!(locks[1].is_on_byte(0) && !locks[1].is_on_byte(1));
         assert!(locks[2].is_on_byte(slot_lock_at(1)) && !locks[2].is_on_byte(slot_lock_at(0)));
-        assert!(!locks[0].is_on_byte(0) && locks[0].is_flock(), "an flock is on no byte");
+        assert!(!locks[0].is_on_byte(0) && locks[0].is_flock(), "an flock covers no byte");
     }
 }

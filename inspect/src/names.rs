@@ -1,30 +1,30 @@
-//! What a file in the directory of a store is: by its name, and by its first bytes.
+//! Classifies the files in the directory of a store, by name and by content.
 
 use partd_format::control::{self, Fixed};
 use partd_format::segment::{DURABLE_END_AT, HEADER_LEN, id_of_file_name};
 use partd_format::{Error, Evidence, SegmentHeader};
 
-/// What a name says (SPEC.md, "Files of a store").
+/// The kind of file that a name stands for (SPEC.md, "Files of a store").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Name {
-    /// A segment of this id.
+    /// The segment with this id.
     Segment(u64),
     /// The control file.
     Control,
-    /// Space kept for removals and compactions on a full disk; it holds nothing.
+    /// Disk space kept for removals and compactions on a full disk.
     Reserve,
-    /// A file that was not finished.
+    /// An unfinished file.
     Unfinished,
-    /// A dead segment that a temporary store keeps to write it again.
+    /// A dead segment that a temporary store keeps to reuse.
     Recycled,
-    /// A segment without a readable header, which recovery has set aside.
+    /// A segment with a torn header that recovery renamed.
     Torn,
-    /// No name that a store gives.
-    Strange,
+    /// A name that no store uses.
+    Foreign,
 }
 
 impl Name {
-    /// Reads the name of a file.
+    /// Classifies a file name.
     #[must_use]
     pub fn of(name: &[u8]) -> Name {
         let id = |digits: &[u8]| id_of_file_name(&[digits, b".seg"].concat());
@@ -36,29 +36,29 @@ impl Name {
             b"reserve" | b"reserve-output" => return Name::Reserve,
             _ => {}
         }
-        if let Some(maker) = name.strip_prefix(b"tmp-") {
-            return match maker.strip_prefix(b"recycled-") {
+        if let Some(suffix) = name.strip_prefix(b"tmp-") {
+            return match suffix.strip_prefix(b"recycled-") {
                 Some(digits) if id(digits).is_some() => Name::Recycled,
-                _ if matches!(maker, b"control" | b"output") || is_writer(maker) => {
+                _ if matches!(suffix, b"control" | b"output") || is_writer(suffix) => {
                     Name::Unfinished
                 }
-                _ => Name::Strange,
+                _ => Name::Foreign,
             };
         }
         match name.split_at_checked(16) {
             Some((digits, kind)) if id(digits).is_some() && is_torn(kind) => Name::Torn,
-            _ => Name::Strange,
+            _ => Name::Foreign,
         }
     }
 }
 
-/// Whether something is named after a writer's slot.
+/// Whether the name ends in the number of a writer slot: `writer-0000`.
 fn is_writer(name: &[u8]) -> bool {
     let digits = name.strip_prefix(b"writer-");
     digits.is_some_and(|digits| digits.len() == 4 && digits.iter().all(u8::is_ascii_digit))
 }
 
-/// `.torn`, `.torn-2` and so on.
+/// Whether it is `.torn`, `.torn-2` and so on.
 fn is_torn(kind: &[u8]) -> bool {
     let number = kind.strip_prefix(b".torn");
     number.is_some_and(|number| match number.strip_prefix(b"-") {
@@ -67,33 +67,33 @@ fn is_torn(kind: &[u8]) -> bool {
     })
 }
 
-/// What the first bytes of a file say.
+/// The kind of file, by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// Nothing that was ever stored: all zeros, or too short for a header.
+    /// Never written: all zeros, or too short for a header.
     Blank,
     /// A segment of the store with this uuid.
     Segment([u8; 16]),
     /// A control file.
     Control(Fixed),
-    /// A file of a newer version of the format: it may be anybody's.
+    /// A file of a newer format version; it may belong to any store.
     NewerVersion,
-    /// Something else: what a power cut has torn, or what somebody has put there.
+    /// Something else: a file that a power cut tore, or one that is not part of a store.
     Unknown,
 }
 
 impl Content {
-    /// How many bytes [`of`](Content::of) looks at.
+    /// How many bytes [`of`](Content::of) reads.
     pub const LEN: usize = HEADER_LEN as usize;
 
-    /// Looks at the first bytes of a file of `len` bytes, which are fewer than [`LEN`](Content::LEN)
-    /// only if the file is shorter.
+    /// Classifies a file of `len` bytes by its first bytes: [`LEN`](Content::LEN) of them, or all if the
+    /// file is shorter.
     #[must_use]
     pub fn of(bytes: &[u8], len: u64) -> Content {
         if bytes.len() < Content::LEN || bytes[..Content::LEN].iter().all(|&byte| byte == 0) {
             return Content::Blank;
         }
-        // Version 0 is what a power cut leaves where the magic came to the disk and the rest did not.
+        // A power cut leaves version 0 if it lets the magic reach the disk but not the rest.
         let is_newer = |error: &Error| {
             let newer = u64::from(partd_format::VERSION) + 1..;
             error.what == "format version"
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_those_that_the_engine_gives_and_no_others() {
+    fn only_the_names_that_the_engine_uses_belong_to_a_store() {
         for (name, expected) in [
             ("000000000000000a.seg", Name::Segment(10)),
             ("control", Name::Control),
@@ -129,22 +129,23 @@ mod tests {
             ("tmp-recycled-000000000000000a", Name::Recycled),
             ("000000000000000a.torn", Name::Torn),
             ("000000000000000a.torn-2", Name::Torn),
-            ("000000000000000a.torn-", Name::Strange),
-            ("000000000000000a.torn2", Name::Strange),
-            ("000000000000000g.torn", Name::Strange),
-            ("tmp-writer-7", Name::Strange),
-            ("tmp-recycled-a", Name::Strange),
-            ("tmp-spare-000000000000000a", Name::Strange),
-            ("tmp-notes", Name::Strange),
-            ("store.lock", Name::Strange),
-            ("writer-0000.lock", Name::Strange),
-            ("", Name::Strange),
+            ("000000000000000a.torn-", Name::Foreign),
+            ("000000000000000a.torn2", Name::Foreign),
+            ("000000000000000g.torn", Name::Foreign),
+            ("tmp-writer-7", Name::Foreign),
+            ("tmp-recycled-a", Name::Foreign),
+            ("tmp-spare-000000000000000a", Name::Foreign),
+            ("tmp-notes", Name::Foreign),
+            ("store.lock", Name::Foreign),
+            ("writer-0000.lock", Name::Foreign),
+            ("", Name::Foreign),
         ] {
             assert_eq!(Name::of(name.as_bytes()), expected, "{name}");
         }
     }
+
     #[test]
-    fn a_newer_version_may_be_anybodys_and_version_zero_is_a_torn_file() {
+    fn a_newer_version_is_recognised_and_version_zero_is_not_one() {
         let mut bytes = [0; Content::LEN];
         assert_eq!(Content::of(&bytes, 4096), Content::Blank);
         assert_eq!(Content::of(&bytes[..100], 100), Content::Blank);

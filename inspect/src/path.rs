@@ -1,10 +1,10 @@
-//! Shows paths: what a terminal or a reader of JSON could take for something else is escaped.
+//! Converts paths to text, and escapes what could mislead a terminal or a reader of JSON.
 
 use std::ffi::OsStr;
 
-/// A path as it is, or with the escapes of keys where it holds bytes that are not UTF-8, characters
-/// that control a terminal or the direction of text, or a backslash. So no two paths look alike,
-/// and none moves a cursor.
+/// Converts a path to text. A path is escaped like a key if it is not UTF-8 or holds a backslash, or a
+/// character that controls a terminal, is invisible or turns the direction of text. So no two paths
+/// look alike and none moves the cursor.
 pub fn shown(path: impl AsRef<OsStr>) -> String {
     let path = path.as_ref();
     match path.to_str() {

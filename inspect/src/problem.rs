@@ -1,6 +1,6 @@
-//! What is wrong with a store: where, what was expected, what was found, and how bad it is.
+//! Problems found in a store: where, what was expected, what was found, and how severe it is.
 //!
-//! A problem is evidence, not an error of the program: reading goes on after it.
+//! A problem is a finding, not an error of the program: reading continues after it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,12 @@ use partd_format::Evidence;
 
 use crate::path::shown;
 
-/// How bad a problem is.
+/// How severe a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// Nothing is lost by it: the trace of a power cut or of a crash, which the history survives.
+    /// The trace of a power cut or a crash; nothing acknowledged is lost.
     Scar,
-    /// Bytes that were acknowledged are gone or wrong.
+    /// Acknowledged bytes are missing or wrong.
     Damage,
 }
 
@@ -29,27 +29,27 @@ impl Severity {
     }
 }
 
-/// One thing that is wrong.
+/// One finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// How bad it is.
+    /// How severe it is.
     pub severity: Severity,
-    /// In which file, or in which directory where a file is missing.
+    /// The file, or the directory in which a file is missing.
     pub path: PathBuf,
-    /// Where in the file, if it is at one place.
+    /// The offset in the file, if there is a single one.
     pub offset: Option<u64>,
-    /// What stands there, by its name in SPEC.md.
+    /// The name of the part that is wrong, as in SPEC.md.
     pub what: String,
     /// What was expected.
     pub expected: String,
     /// What was found.
     pub found: String,
-    /// What is lost by it, where that is known: a key, a range of numbers.
+    /// What is lost, if that is known: a key, a range of sequence numbers.
     pub consequence: Option<String>,
 }
 
 impl Problem {
-    /// Wraps an error of the format.
+    /// Creates a problem from an error of the format.
     #[must_use]
     pub fn format(severity: Severity, path: &Path, error: &partd_format::Error) -> Problem {
         let text = |evidence: &Evidence| evidence.to_string();
@@ -64,7 +64,7 @@ impl Problem {
         }
     }
 
-    /// Says something about a file as a whole.
+    /// Creates a problem of a whole file, without an offset.
     pub fn file(
         severity: Severity,
         path: &Path,
@@ -83,17 +83,17 @@ impl Problem {
         }
     }
 
-    /// Adds what is lost by it.
-    pub fn costs(mut self, consequence: impl Into<String>) -> Problem {
+    /// Adds what is lost.
+    pub fn with_consequence(mut self, consequence: impl Into<String>) -> Problem {
         self.consequence = Some(consequence.into());
         self
     }
 }
 
 impl Problem {
-    /// Where it is and what stands there.
+    /// The file, the part that is wrong, and its offset.
     #[must_use]
-    pub fn place(&self) -> String {
+    pub fn location(&self) -> String {
         let (path, what) = (shown(&self.path), &self.what);
         match self.offset {
             Some(offset) => format!("{path}: {what} at offset {offset}"),
@@ -101,7 +101,7 @@ impl Problem {
         }
     }
 
-    /// What was expected, what was found, what is lost by it.
+    /// What was expected, what was found and what is lost.
     #[must_use]
     pub fn evidence(&self) -> String {
         let Problem { expected, found, .. } = self;
@@ -114,6 +114,6 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place(), self.evidence())
+        write!(f, "{}: {}", self.location(), self.evidence())
     }
 }

@@ -1,31 +1,31 @@
-//! Putting one flipped bit right, where a check tells which bit it was.
+//! Corrects a single flipped bit if a check tells which bit it was.
 //!
-//! Two valid words of one place differ in at least four bits, and a CRC-32 over less than 64 KiB tells
-//! all single bits apart: a word, a header or a head of a batch with one flipped bit has one
-//! correction. Nothing is corrected that has two. This serves salvage alone; everything else shows
-//! damage as it is.
+//! Two valid words for one offset differ in at least four bits, and a CRC-32 over less than 64 KiB
+//! tells all single bits apart. So a word, a segment header or a batch header with one flipped bit has
+//! exactly one correction. Whatever has two is left alone. Only salvage corrects what it reads;
+//! everything else shows damage as it is.
 
 use byteorder::{ByteOrder, LittleEndian as Le};
 use partd_format::batch::{HEAD_LEN, WORDS_LEN};
 use partd_format::{Batch, Link, Salt, SegmentHeader, State, control};
 
-/// The longest head of a batch, in bytes, in which a bit is looked for.
+/// The longest batch header that is corrected, in bytes.
 const HEAD_MAX: u64 = 64 << 10;
-/// What the header's checksum covers, and the checksum itself.
+/// The bytes of a segment header that its checksum covers, and the checksum itself.
 const HEADER_CHECKED: usize = 128;
-/// The same of a control file.
+/// How many bytes of a control file are tried.
 const CONTROL_CHECKED: usize = 60;
 /// The polynomial of CRC-32, reflected.
 const POLYNOMIAL: u32 = 0xEDB8_8320;
 
-/// The header of a segment whose first bytes are `bytes`, one bit of it corrected.
+/// Corrects one bit of the segment header in `bytes`, the first bytes of the file.
 #[must_use]
 pub fn header(bytes: &[u8], file_len: u64) -> Option<SegmentHeader> {
     let decode = |bytes: &[u8]| SegmentHeader::decode(bytes, file_len).ok();
     one_bit(bytes, HEADER_CHECKED, decode)
 }
 
-/// Whether a control file is right but for one bit of its fixed fields.
+/// Whether the fixed fields of a control file are right except for one bit.
 #[must_use]
 pub fn is_control(bytes: &[u8]) -> bool {
     one_bit(bytes, CONTROL_CHECKED, |bytes| control::Fixed::decode(bytes).ok()).is_some()
@@ -43,7 +43,7 @@ fn one_bit<T>(bytes: &[u8], checked: usize, decode: impl Fn(&[u8]) -> Option<T>)
     None
 }
 
-/// The length of the batch whose link word is `word`, one bit of it corrected.
+/// Corrects one bit of a link word and returns the length of its batch.
 #[must_use]
 pub fn link(salt: Salt, offset: u64, word: u64, limit: u64) -> Option<u64> {
     let lens = flips(word).filter_map(|word| match Link::decode(salt, offset, word, limit) {
@@ -53,13 +53,13 @@ pub fn link(salt: Salt, offset: u64, word: u64, limit: u64) -> Option<u64> {
     only(lens)
 }
 
-/// What the state word `word` says, one bit of it corrected.
+/// Corrects one bit of a state word and returns what it says.
 #[must_use]
 pub fn state(salt: Salt, offset: u64, word: u64) -> Option<State> {
     only(flips(word).filter_map(|word| State::decode(salt, offset, word).ok()))
 }
 
-/// All words that differ from this one in one bit, but for 0, which any bit leads to.
+/// All words that differ from this one in one bit, except 0, which is one bit away from many words.
 fn flips(word: u64) -> impl Iterator<Item = u64> {
     (0..64).map(move |bit| word ^ 1 << bit).filter(|word| *word != 0)
 }
@@ -68,8 +68,8 @@ fn only<T>(mut found: impl Iterator<Item = T>) -> Option<T> {
     found.next().filter(|_| found.next().is_none())
 }
 
-/// The head of the batch of `len` bytes at `offset`, one bit of it corrected. `given` is what
-/// stands behind its link and state words, as far as a head that is looked at may reach.
+/// Corrects one bit of the header of the batch of `len` bytes at `offset`, and returns the header
+/// without link and state words. `given` is what follows these words, [`head_len`] bytes of it.
 #[must_use]
 pub fn head(salt: Salt, offset: u64, len: u64, given: &[u8]) -> Option<Vec<u8>> {
     let fixed = (HEAD_LEN - WORDS_LEN) as usize;
@@ -79,7 +79,7 @@ pub fn head(salt: Salt, offset: u64, len: u64, given: &[u8]) -> Option<Vec<u8>> 
         let head = body.get(..(start - WORDS_LEN) as usize)?;
         Batch::parse_head(salt, offset, len, head).is_ok().then(|| head.to_vec())
     };
-    // A bit of the lengths also says how far the checksum reaches: each is tried.
+    // A bit of the lengths changes how far the checksum reaches, so each bit is tried.
     for bit in 0..fixed * 8 {
         body[bit / 8] ^= 1 << (bit % 8);
         if let Some(head) = good(&body) {
@@ -98,21 +98,21 @@ pub fn head(salt: Salt, offset: u64, len: u64, given: &[u8]) -> Option<Vec<u8>> 
     good(&body)
 }
 
-/// How many bytes of a batch [`head`] wants to see.
+/// The number of bytes that [`head`] needs of a batch.
 #[must_use]
 pub fn head_len(len: u64) -> usize {
     (len.min(HEAD_MAX) - WORDS_LEN) as usize
 }
 
-/// The bit of `len` bytes that changes their CRC-32 by `difference` when it is flipped.
+/// Finds the bit among `len` bytes whose flip changes their CRC-32 by `difference`.
 fn flipped(difference: u32, len: usize) -> Option<usize> {
-    // How a flip of the topmost bit of the last byte shows; each bit before it one step further.
-    let mut shows = POLYNOMIAL;
+    // The change by the top bit of the last byte; each bit before it takes one more step.
+    let mut change = POLYNOMIAL;
     for bit in (0..len * 8).rev() {
-        if shows == difference {
+        if change == difference {
             return Some(bit);
         }
-        shows = shows >> 1 ^ if shows & 1 == 1 { POLYNOMIAL } else { 0 };
+        change = change >> 1 ^ if change & 1 == 1 { POLYNOMIAL } else { 0 };
     }
     None
 }
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bit_that_was_flipped_is_found_by_what_it_does_to_the_checksum() {
+    fn the_flipped_bit_is_found_by_the_change_of_the_checksum() {
         let bytes: Vec<u8> = (0..300_u32).map(|i| (i * 7) as u8).collect();
         for bit in 0..bytes.len() * 8 {
             let mut other = bytes.clone();

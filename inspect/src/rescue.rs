@@ -1,9 +1,9 @@
-//! What can still be read where a chain, a header or a table is damaged: for salvage alone.
+//! Reads what is still readable of damaged chains, headers and tables; used by salvage only.
 //!
-//! One flipped bit is put right (see [`repair`]). Behind a break the file is searched for a link word
-//! whose batch has a good head; a header that is beyond repair is trusted
-//! as far as batches verify under its salt. What is found counts only where the history has a hole
-//! for its number, so that nothing comes back that was given up, and nothing counts twice.
+//! It corrects a single flipped bit (see [`repair`]). After a break in a chain it searches the file for a
+//! link word whose batch has a good header. It trusts a segment header beyond repair as long as batches
+//! verify with its salt. A batch found this way counts only if its number is missing in the history:
+//! nothing that was given up comes back, and nothing counts twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -15,80 +15,82 @@ use partd_format::segment::{HEADER_LEN, Output};
 use partd_format::word::STATE_AT;
 use partd_format::{Batch, Ending, Error, Link, Salt, SegmentHeader, State};
 
-use super::repair;
-use crate::history::{History, Place, Rule, gaps, whole, whole_batch};
+use crate::history::{BatchRef, History, Rule, gaps, whole, whole_batch};
+use crate::repair;
 use crate::source::Window;
 use crate::store::Store;
 use crate::walk::{BatchInfo, Segment};
 
-/// How much is searched at once.
+/// How many bytes to search at once.
 const SEARCHED: u64 = 1 << 20;
-/// How many times its own size may be read of a file in heads that turn out to be none.
+/// The limit of bytes read in vain as batch headers, as a multiple of what the file system stores of
+/// the file.
 const FALSE_HEADS: u64 = 16;
 
-/// What came of a rescue.
+/// The result of a rescue.
 #[derive(Debug, Default)]
 pub struct Rescue {
-    /// What was put right: file, what, offset.
-    pub mended: Vec<(PathBuf, &'static str, u64)>,
-    /// Batches that were found behind a break.
+    /// The corrections made: file, what, offset.
+    pub repaired: Vec<(PathBuf, &'static str, u64)>,
+    /// The number of batches found after a break in a chain.
     pub found: u64,
-    /// Outputs that are damaged, and whose sources are all there and whole: those count instead.
+    /// Damaged outputs whose inputs are all present and whole: the inputs count instead.
     pub set_aside: Vec<PathBuf>,
-    /// Numbers that are missing all the same, as first and last of each gap.
+    /// The numbers that are still missing, as the first and last of each gap.
     pub missing: Vec<(u64, u64)>,
-    /// Parts of segments that could not be read, where no missing number tells of it.
-    pub lost: Vec<Lost>,
+    /// The unreadable parts of segments that no missing number accounts for.
+    pub lost: Vec<LostPart>,
 }
 
-/// A part of a segment that could not be read.
+/// An unreadable part of a segment.
 #[derive(Clone, Debug)]
-pub struct Lost {
+pub struct LostPart {
     /// The file of the segment.
     pub path: PathBuf,
-    /// Where the part begins in it.
+    /// The offset of the part in the file.
     pub offset: u64,
-    /// Its length; to the next batch that was found or to the end of the file.
+    /// Its length in bytes: up to the next batch found, or to the end of the file.
     pub bytes: u64,
-    /// No number above this one is lost with it; `None`: nothing is known of the numbers.
+    /// No sequence number above this one is lost with it; `None` if nothing is known about the numbers.
     pub max_seq: Option<u64>,
 }
 
-/// What was found in one segment beside its chain.
+/// What a rescue found in one segment.
 #[derive(Debug, Default)]
-struct Finds {
-    /// Batches of the chain that can be read after all, by their place among the others.
-    mended: Vec<(usize, BatchInfo)>,
-    /// Batches behind a break.
-    behind: Vec<BatchInfo>,
-    /// Link words that were put right.
+struct SegmentRescue {
+    /// Batches of the chain that are readable after a correction, with their index.
+    repaired: Vec<(usize, BatchInfo)>,
+    /// Batches after a break in the chain.
+    after_break: Vec<BatchInfo>,
+    /// The offsets of corrected link words.
     links: Vec<u64>,
-    /// What lies between, as first and last offset.
+    /// The unreadable bytes between batches, as start and end offset.
     gaps: Vec<(u64, u64)>,
 }
 
 impl Store {
-    /// Takes in whatever can still be read. The problems and the missing numbers stay those of the
-    /// store as it is.
+    /// Adds everything that is still readable to the history. The problems and missing numbers remain
+    /// those of the store as it is on disk.
     pub fn rescue(&mut self) -> Rescue {
         let mut rescue = Rescue::default();
         let (store, missing) = (self.uuid(), self.history.missing.clone());
         for segment in &mut self.segments {
             let is_ours = segment.io.is_none() && segment.header.is_err();
             if is_ours && let Some(what) = segment.rescue_header(store) {
-                rescue.mended.push((segment.path().to_owned(), what, 0));
+                rescue.repaired.push((segment.path().to_owned(), what, 0));
             }
         }
-        let mut finds: Vec<Finds> = self.segments.iter_mut().map(Segment::search).collect();
+        let mut finds: Vec<SegmentRescue> = self.segments.iter_mut().map(Segment::search).collect();
         let aside: Vec<usize> =
-            (0..finds.len()).filter(|&i| self.can_do_without(i, &finds[i])).collect();
+            (0..finds.len()).filter(|&i| self.is_replaceable_by_inputs(i, &finds[i])).collect();
         for &i in aside.iter().rev() {
             finds.remove(i);
             rescue.set_aside.push(self.segments.remove(i).path().to_owned());
         }
-        if !rescue.mended.is_empty() || !aside.is_empty() {
+        if !rescue.repaired.is_empty() || !aside.is_empty() {
             let control = self.control().cloned();
-            let found = History::find(&self.path, &self.segments, control.as_ref(), self.around);
+            let found =
+                History::find(&self.path, &self.segments, control.as_ref(), self.environment);
             let problems = std::mem::take(&mut self.history.problems);
             self.history = History { problems, ..found };
         }
@@ -97,11 +99,11 @@ impl Store {
         rescue
     }
 
-    /// Whether an output has lost something that its sources still have.
-    fn can_do_without(&self, number: usize, finds: &Finds) -> bool {
+    /// Whether an output has lost something that its inputs still have.
+    fn is_replaceable_by_inputs(&self, number: usize, finds: &SegmentRescue) -> bool {
         let segment = &self.segments[number];
         let Ok(lists) = &segment.lists else { return false };
-        // A source need never have come to the disk as a whole, so an open end says nothing.
+        // The end of an input need never have reached the disk, so only a sealed chain is complete.
         let is_whole = |segment: &Segment| {
             segment.header.is_ok()
                 && segment.io.is_none()
@@ -112,37 +114,37 @@ impl Store {
                     Ok(State::Pending) | Err(_) => false,
                 })
         };
-        let mended: BTreeSet<usize> = finds.mended.iter().map(|(batch, _)| *batch).collect();
+        let repaired: BTreeSet<usize> = finds.repaired.iter().map(|(batch, _)| *batch).collect();
         let heads = segment.batches.iter().enumerate();
-        let lost = heads.filter(|(i, b)| b.good_head().is_none() && !mended.contains(i)).count();
-        let is_hurt = segment.is_output() && (lost > 0 || !finds.gaps.is_empty());
-        let source = |id: &u64| self.segments.iter().any(|s| s.id() == *id && is_whole(s));
-        is_hurt && !lists.inputs.is_empty() && lists.inputs.iter().all(source)
+        let lost = heads.filter(|(i, b)| b.good_head().is_none() && !repaired.contains(i)).count();
+        let is_damaged = segment.is_output() && (lost > 0 || !finds.gaps.is_empty());
+        let has_whole_input = |id: &u64| self.segments.iter().any(|s| s.id() == *id && is_whole(s));
+        is_damaged && !lists.inputs.is_empty() && lists.inputs.iter().all(has_whole_input)
     }
 
-    /// Gives each batch that was found its place in the history, where that has a hole for it.
-    fn take_in(&mut self, finds: Vec<Finds>, rescue: &mut Rescue) {
+    /// Adds each batch found to the history if its number is missing there.
+    fn take_in(&mut self, finds: Vec<SegmentRescue>, rescue: &mut Rescue) {
         let retained: BTreeMap<u64, u64> =
             self.history.retained.iter().map(|keep| (keep.id, keep.end)).collect();
         let max_seq = self.history.max_seq;
         let mut candidates = Vec::new();
         for (i, (segment, finds)) in self.segments.iter_mut().zip(finds).enumerate() {
             let (is_output, chain) = (segment.is_output(), segment.batches.len());
-            if !self.history.counts[i] {
+            if !self.history.included[i] {
                 continue;
             }
             let path = segment.path().to_owned();
-            rescue.mended.extend(finds.links.iter().map(|at| (path.clone(), "link word", *at)));
-            for (batch, info) in finds.mended {
-                rescue.mended.push((segment.path().to_owned(), "batch", info.offset));
+            rescue.repaired.extend(finds.links.iter().map(|at| (path.clone(), "link word", *at)));
+            for (batch, info) in finds.repaired {
+                rescue.repaired.push((segment.path().to_owned(), "batch", info.offset));
                 segment.batches[batch] = info;
             }
             if is_output {
-                rescue.found += finds.behind.len() as u64;
+                rescue.found += finds.after_break.len() as u64;
             }
-            segment.batches.extend(finds.behind);
+            segment.batches.extend(finds.after_break);
             let kept = retained.get(&segment.id()).copied().unwrap_or(0);
-            // Where numbers tell what is missing, nothing else needs to be said.
+            // If missing numbers account for the loss, the part need not be reported as well.
             let mut lost = finds.gaps;
             if self.history.rule != Rule::Alone && !is_output {
                 lost.retain(|&(first, _)| first < kept);
@@ -159,7 +161,7 @@ impl Store {
                 Some(output) => Some(output.max_seq),
                 None => Some(max_seq).filter(|_| self.history.rule != Rule::Alone),
             };
-            rescue.lost.extend(lost.into_iter().map(|(first, end)| Lost {
+            rescue.lost.extend(lost.into_iter().map(|(first, end)| LostPart {
                 path: segment.path().to_owned(),
                 offset: first,
                 bytes: end - first,
@@ -173,12 +175,12 @@ impl Store {
                 let (Some(sequence), Some(_)) = (info.sequence(), info.good_head()) else {
                     continue;
                 };
-                // Below an `max_seq` numbers tell nothing: an entry may be dead and gone.
+                // Up to `max_seq` a missing number reveals nothing: its entries may be dead.
                 if sequence > max_seq || end <= kept || batch < chain {
                     candidates.push((
                         sequence,
                         batch >= chain,
-                        Place { sequence, segment: i, batch },
+                        BatchRef { sequence, segment: i, batch },
                     ));
                 }
             }
@@ -186,58 +188,59 @@ impl Store {
         candidates.sort_unstable();
         let history = &self.history;
         let known = history.batches.iter().chain(&history.beyond);
-        let mut known: BTreeSet<u64> = known.map(|place| place.sequence).collect();
+        let mut known: BTreeSet<u64> = known.map(|batch_ref| batch_ref.sequence).collect();
         let (mut inside, mut beyond) = (Vec::new(), Vec::new());
-        for (sequence, is_found, place) in candidates {
+        for (sequence, is_found, batch_ref) in candidates {
             if known.contains(&sequence) {
                 continue;
             }
             if history.rule == Rule::Alone || sequence <= history.last {
-                inside.push(place);
-            } else if history.rule == Rule::Recovery && whole(&self.segments, place) {
-                beyond.push(place);
+                inside.push(batch_ref);
+            } else if history.rule == Rule::Recovery && whole(&self.segments, batch_ref) {
+                beyond.push(batch_ref);
             } else {
                 continue;
             }
             rescue.found += u64::from(is_found);
             known.insert(sequence);
         }
-        inside.extend(self.only_one_without_number(&known));
+        inside.extend(self.only_batch_without_number(&known));
         self.history.fill(&inside, &beyond);
     }
 
-    /// If one number is missing, and one whole batch has a state word that cannot be read, the number
-    /// is that batch's.
-    fn only_one_without_number(&mut self, known: &BTreeSet<u64>) -> Option<Place> {
+    /// Assigns the missing number to a whole batch with an unreadable state word, if there is exactly
+    /// one of each.
+    fn only_batch_without_number(&mut self, known: &BTreeSet<u64>) -> Option<BatchRef> {
         let holes = self.history.missing.iter().flat_map(|&(first, last)| first..=last);
         let mut holes = holes.filter(|number| !known.contains(number));
         let sequence = holes.next().filter(|_| holes.next().is_none())?;
-        let counts = &self.history.counts;
+        let included = &self.history.included;
         let segments = self.segments.iter().enumerate();
-        let segments = segments.filter(|(i, segment)| counts[*i] && !segment.is_output());
-        let mut places = segments.flat_map(|(segment, info)| {
+        let segments = segments.filter(|(i, segment)| included[*i] && !segment.is_output());
+        let mut batch_refs = segments.flat_map(|(segment, info)| {
             let batches = info.batches.iter().enumerate();
-            let nameless = batches.filter(|(_, b)| b.state.is_err() && b.good_head().is_some());
-            nameless.map(move |(batch, _)| Place { sequence, segment, batch })
+            let unnumbered = batches.filter(|(_, b)| b.state.is_err() && b.good_head().is_some());
+            unnumbered.map(move |(batch, _)| BatchRef { sequence, segment, batch })
         });
-        let place = places.next().filter(|_| places.next().is_none())?;
-        drop(places);
-        whole(&self.segments, place).then(|| {
-            self.segments[place.segment].batches[place.batch].state =
+        let batch_ref = batch_refs.next().filter(|_| batch_refs.next().is_none())?;
+        drop(batch_refs);
+        whole(&self.segments, batch_ref).then(|| {
+            self.segments[batch_ref.segment].batches[batch_ref.batch].state =
                 Ok(State::Committed(sequence));
-            place
+            batch_ref
         })
     }
 }
 
 impl History {
-    /// Adds batches that were found, each under a number that had none.
-    fn fill(&mut self, inside: &[Place], beyond: &[Place]) {
+    /// Adds batches, each with a number that was missing.
+    fn fill(&mut self, inside: &[BatchRef], beyond: &[BatchRef]) {
         self.batches.extend(inside);
         self.batches.sort_unstable();
         self.beyond.extend(beyond);
         self.beyond.sort_unstable();
-        let numbers: BTreeSet<u64> = self.batches.iter().map(|place| place.sequence).collect();
+        let numbers: BTreeSet<u64> =
+            self.batches.iter().map(|batch_ref| batch_ref.sequence).collect();
         let holes = std::mem::take(&mut self.missing);
         self.missing = holes
             .into_iter()
@@ -247,8 +250,8 @@ impl History {
 }
 
 impl Segment {
-    /// Reads a segment whose header is damaged, if batches verify under what it says. Returns what was
-    /// done.
+    /// Reads a segment with a damaged header, if batches verify with a corrected or guessed one.
+    /// Returns what was corrected.
     fn rescue_header(&mut self, store: Option<[u8; 16]>) -> Option<&'static str> {
         let mut done = None;
         let before = self.header;
@@ -266,14 +269,14 @@ impl Segment {
             for header in segment.guesses(&bytes, file_len, store) {
                 segment.begin_again(&header, window)?;
                 let is_good = |batch: &BatchInfo| batch.good_head().is_some();
-                let behind = segment.search_with(header.salt, window)?.behind;
-                let good = segment.batches.iter().chain(&behind).find(|batch| is_good(batch));
+                let after_break = segment.search_with(header.salt, window)?.after_break;
+                let good = segment.batches.iter().chain(&after_break).find(|batch| is_good(batch));
                 let Some((batch, head)) = good.and_then(|batch| Some((batch, batch.good_head()?)))
                 else {
                     continue;
                 };
                 if head.sequences && header.output.is_none() {
-                    // Only a compaction writes such a batch, under the `max_seq` of its output.
+                    // Only a compaction writes such a batch, with the `max_seq` of its output as its number.
                     let max_seq = batch.sequence().unwrap_or(0);
                     let output = Output { max_seq, inputs: 0, retained: 0, lists_checksum: 0 };
                     segment.header = Ok(SegmentHeader { output: Some(output), ..header });
@@ -289,7 +292,7 @@ impl Segment {
         done
     }
 
-    /// Headers that may have stood where a damaged one stands. The salt is taken as it is.
+    /// Guesses what a damaged header was. The guesses use the salt as found.
     fn guesses(&self, bytes: &[u8], len: u64, store: Option<[u8; 16]>) -> Vec<SegmentHeader> {
         let number = |at: usize| Le::read_u64(&bytes[at..]);
         let short = |at: usize| Le::read_u32(&bytes[at..]);
@@ -316,7 +319,7 @@ impl Segment {
         }
     }
 
-    /// Walks the segment from its beginning, under this header.
+    /// Walks the segment from its beginning, with the given header.
     fn begin_again(&mut self, header: &SegmentHeader, window: &mut Window<'_>) -> io::Result<()> {
         self.forget();
         self.header = Ok(*header);
@@ -325,34 +328,38 @@ impl Segment {
         Ok(())
     }
 
-    /// Looks for what can be read beside the good batches of the chain.
-    fn search(&mut self) -> Finds {
-        let mut finds = Finds::default();
+    /// Searches for batches that the walk could not read.
+    fn search(&mut self) -> SegmentRescue {
+        let mut finds = SegmentRescue::default();
         let Some(salt) = self.salt().filter(|_| self.io.is_none()) else { return finds };
         self.with_own_source(|segment, window| {
             finds = segment.search_with(salt, window)?;
-            finds.mended = segment.mend(salt, window)?;
+            finds.repaired = segment.repair(salt, window)?;
             Ok(())
         });
         finds
     }
 
-    /// Reads what can be read of the batches of the chain with a damaged state word or head.
-    fn mend(&mut self, salt: Salt, window: &mut Window<'_>) -> io::Result<Vec<(usize, BatchInfo)>> {
-        let mut mended = Vec::new();
+    /// Corrects the batches of the chain with a damaged state word or header, if possible.
+    fn repair(
+        &mut self,
+        salt: Salt,
+        window: &mut Window<'_>,
+    ) -> io::Result<Vec<(usize, BatchInfo)>> {
+        let mut repaired = Vec::new();
         for i in 0..self.batches.len() {
             let is_damaged =
                 self.batches[i].state.is_err() || matches!(self.batches[i].head, Some(Err(_)));
             if is_damaged {
                 let old = self.batches[i].clone();
-                let new = self.mend_batch(salt, &old, window)?;
-                mended.extend(new.map(|new| (i, new)));
+                let new = self.repair_batch(salt, &old, window)?;
+                repaired.extend(new.map(|new| (i, new)));
             }
         }
-        Ok(mended)
+        Ok(repaired)
     }
 
-    fn mend_batch(
+    fn repair_batch(
         &mut self,
         salt: Salt,
         old: &BatchInfo,
@@ -386,11 +393,11 @@ impl Segment {
         Ok(head.is_ok().then_some(BatchInfo { state, head: Some(head), ..*old }))
     }
 
-    /// Searches behind the end of the chain, and follows it again from each batch that is found.
-    fn search_with(&mut self, salt: Salt, window: &mut Window<'_>) -> io::Result<Finds> {
-        let Ok(header) = self.header else { return Ok(Finds::default()) };
+    /// Searches after the end of the chain, and follows the chain again from each batch found.
+    fn search_with(&mut self, salt: Salt, window: &mut Window<'_>) -> io::Result<SegmentRescue> {
+        let Ok(header) = self.header else { return Ok(SegmentRescue::default()) };
         let (chain, end, ending) = (self.batches.len(), self.end, self.ending);
-        let mut finds = Finds::default();
+        let mut finds = SegmentRescue::default();
         let mut budget = window.source().stored().saturating_mul(FALSE_HEADS);
         let mut now = ending;
         while now != Ending::Sealed {
@@ -414,19 +421,19 @@ impl Segment {
             self.take_batch(salt, offset, len, window)?;
             now = self.follow(&header, window)?;
         }
-        finds.behind = self.batches.split_off(chain);
+        finds.after_break = self.batches.split_off(chain);
         (self.end, self.ending) = (end, ending);
-        for batch in &mut finds.behind {
+        for batch in &mut finds.after_break {
             if batch.state.is_err() || matches!(batch.head, Some(Err(_))) {
-                let mended = self.mend_batch(salt, batch, window)?;
-                *batch = mended.unwrap_or_else(|| batch.clone());
+                let repaired = self.repair_batch(salt, batch, window)?;
+                *batch = repaired.unwrap_or_else(|| batch.clone());
             }
         }
         Ok(finds)
     }
 
-    /// The length of the batch where the chain breaks, if one bit of its link word is wrong and either
-    /// its head is good or a link word stands behind it.
+    /// The length of the batch at the break, if one bit of its link word is wrong and a valid link word
+    /// or the end of the segment follows the batch.
     fn corrected_link(
         &mut self,
         salt: Salt,
@@ -445,7 +452,7 @@ impl Segment {
         Ok(Some(len).filter(|_| goes_on))
     }
 
-    /// The next place where a link word and the head of its batch verify.
+    /// Finds the next offset at which a link word and the header of its batch verify.
     fn next_batch(
         &mut self,
         salt: Salt,
@@ -469,7 +476,7 @@ impl Segment {
                 }
             });
             for (offset, len) in links.collect::<Vec<_>>() {
-                match self.costs(salt, offset, len, window)? {
+                match self.check_head(salt, offset, len, window)? {
                     Ok(()) => return Ok(Some((offset, len))),
                     Err(_) if *budget == 0 => return Ok(None),
                     Err(read) => *budget = budget.saturating_sub(read),
@@ -480,8 +487,8 @@ impl Segment {
         Ok(None)
     }
 
-    /// Whether a good head stands at `offset`; if none does, how many bytes were read to know it.
-    fn costs(
+    /// Checks the batch header at `offset`. The inner error is the number of bytes read in vain.
+    fn check_head(
         &mut self,
         salt: Salt,
         offset: u64,

@@ -1,4 +1,4 @@
-//! Which segments make up a store: its own, without those that an output replaces.
+//! Selects the segments that make up a store: its own, without those that an output replaces.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,8 +9,8 @@ use crate::history::uuid;
 use crate::problem::{Problem, Severity};
 use crate::walk::{BatchInfo, Segment};
 
-/// The store that the files belong to: what the control file says if a segment agrees or there is
-/// none, else what most segments say.
+/// The uuid of the store that the files belong to: that of the control file, if a segment has it too or
+/// there are no segments; otherwise the uuid of most segments.
 pub(super) fn store_of(segments: &[Segment], control: Option<&Control>) -> Option<[u8; 16]> {
     let mut votes: BTreeMap<[u8; 16], usize> = BTreeMap::new();
     for header in segments.iter().filter_map(|segment| segment.header.as_ref().ok()) {
@@ -23,19 +23,20 @@ pub(super) fn store_of(segments: &[Segment], control: Option<&Control>) -> Optio
     }
 }
 
-/// What [`select`] says.
+/// The result of [`select`].
 pub(super) struct Selected {
-    /// Of each segment, whether it counts.
-    pub(super) counts: Vec<bool>,
-    /// Of each segment, whether an output replaces it.
+    /// For each segment: whether it is part of the store.
+    pub(super) included: Vec<bool>,
+    /// For each segment: whether an output replaces it.
     pub(super) replaced: Vec<bool>,
-    /// What the newest output asks of the segments beside it.
+    /// The list `retained` of the newest output.
     pub(super) newest: Vec<Retained>,
 }
 
-/// Says of each segment whether it counts, and whether it is replaced. A header that cannot be read
-/// is as bad as `header_severity` says: in a store a power cut may have torn it, and the numbers
-/// tell of a loss.
+/// Decides for each segment whether it is part of the store and whether it is replaced.
+///
+/// `header_severity` is the severity of an unreadable header. In a store a power cut may have torn it,
+/// and missing sequence numbers reveal a loss.
 pub(super) fn select(
     segments: &[Segment],
     store: Option<[u8; 16]>,
@@ -43,7 +44,7 @@ pub(super) fn select(
     problems: &mut Vec<Problem>,
 ) -> Selected {
     let (mut gone, mut newest) = (BTreeSet::new(), ((0, 0), Vec::new()));
-    let mut counts = Vec::with_capacity(segments.len());
+    let mut included = Vec::with_capacity(segments.len());
     for segment in segments {
         let path = segment.path();
         if let Some(error) = &segment.io {
@@ -51,7 +52,7 @@ pub(super) fn select(
             problems.push(problem);
         }
         let Ok(header) = &segment.header else {
-            counts.push(false);
+            included.push(false);
             continue;
         };
         let foreign = store.is_some_and(|store| store != header.store);
@@ -65,14 +66,14 @@ pub(super) fn select(
                 ("id of segment", expected, header.id.to_string())
             };
             problems.push(Problem::file(Severity::Damage, path, what, expected, found));
-            counts.push(false);
+            included.push(false);
             continue;
         }
-        counts.push(true);
+        included.push(true);
         match (&segment.lists, header.output) {
             (Err(error), _) => {
                 problems.push(Problem::format(Severity::Damage, path, error));
-                gone.extend(probable_sources(segments, segment));
+                gone.extend(probable_inputs(segments, segment));
             }
             (Ok(lists), Some(output)) => {
                 gone.extend(lists.inputs.iter().copied());
@@ -85,41 +86,41 @@ pub(super) fn select(
     }
     let kept: BTreeSet<u64> = newest.1.iter().map(|keep| keep.id).collect();
     let mut replaced = Vec::with_capacity(segments.len());
-    for (segment, &counts) in segments.iter().zip(&counts) {
+    for (segment, &included) in segments.iter().zip(&included) {
         let unreadable = segment.header.as_ref().err().filter(|_| segment.io.is_none());
-        let is_replaced = (counts || unreadable.is_some()) && gone.contains(&segment.id())
-            || counts && has_outlived(segment, newest.0, &kept);
-        // One that is replaced need never have come to the disk.
+        let is_replaced = (included || unreadable.is_some()) && gone.contains(&segment.id())
+            || included && has_come_back(segment, newest.0, &kept);
+        // The bytes of a replaced segment need never have reached the disk.
         if let Some(error) = unreadable.filter(|_| !is_replaced) {
             problems.push(Problem::format(header_severity, segment.path(), error));
         }
         replaced.push(is_replaced);
     }
-    for (counts, replaced) in counts.iter_mut().zip(&replaced) {
-        *counts &= !replaced;
+    for (included, replaced) in included.iter_mut().zip(&replaced) {
+        *included &= !replaced;
     }
-    Selected { counts, replaced, newest: newest.1 }
+    Selected { included, replaced, newest: newest.1 }
 }
 
-/// Whether a segment was compacted away before the newest output was made, and has come back since, as out of
-/// a backup. The output that replaced it may be gone by now.
-fn has_outlived(segment: &Segment, (max_seq, output): (u64, u64), kept: &BTreeSet<u64>) -> bool {
+/// Whether a segment was compacted away before the newest output was made and came back since, for
+/// example from a backup. The output that replaced it may be gone by now.
+fn has_come_back(segment: &Segment, (max_seq, output): (u64, u64), kept: &BTreeSet<u64>) -> bool {
     let mut numbers = segment.batches.iter().filter_map(BatchInfo::sequence);
     segment.id() < output
         && !kept.contains(&segment.id())
         && (segment.is_output() || numbers.any(|number| number <= max_seq))
 }
 
-/// The segments that an output with unreadable lists may have been made from: nothing must count
-/// beside its copy. One whose number an entry of the output bears is a source; so is any other with
-/// numbers up to `max_seq`, unless the lists as they are name it among those to keep.
-fn probable_sources(segments: &[Segment], output: &Segment) -> BTreeSet<u64> {
+/// Guesses the inputs of an output whose lists are damaged, so that no entry counts twice. A segment is
+/// an input if an entry of the output has one of its numbers. Any other segment with numbers up to
+/// `max_seq` is one too, unless the damaged list `retained` names it.
+fn probable_inputs(segments: &[Segment], output: &Segment) -> BTreeSet<u64> {
     let max_seq =
         output.header.as_ref().ok().and_then(|header| header.output).map_or(0, |o| o.max_seq);
     let mut numbers: Vec<u64> = output.entries.iter().map(|entry| entry.sequence).collect();
     numbers.sort_unstable();
-    let lists = &output.lists_as_found;
-    let is_source = |segment: &&Segment| {
+    let lists = &output.unverified_lists;
+    let is_input = |segment: &&Segment| {
         let own: Vec<u64> = if segment.is_output() {
             segment.entries.iter().map(|entry| entry.sequence).collect()
         } else {
@@ -131,5 +132,5 @@ fn probable_sources(segments: &[Segment], output: &Segment) -> BTreeSet<u64> {
             && own.iter().any(|number| *number <= max_seq)
             && (copied || !kept || lists.inputs.contains(&segment.id()))
     };
-    segments.iter().filter(is_source).map(Segment::id).collect()
+    segments.iter().filter(is_input).map(Segment::id).collect()
 }

@@ -1,17 +1,16 @@
-//! Bytes to read from: an open file, or memory in tests and fuzzing.
+//! Sources of bytes: an open file, or memory in tests and fuzzing.
 //!
-//! Reads are `pread` into buffers. A window reads ahead while the reading moves forward in small
-//! steps, and only what is asked for while it jumps: one or two calls for the head of a large
-//! batch, one for many small batches.
+//! Reads are `pread` into buffers. A window reads ahead while the reads move forward in small steps, and
+//! reads only what it needs after a jump. So the header of a large batch takes one or two calls, and
+//! many small batches take one.
 //!
-//! It takes no lock. The files of a store that several may open are never written again: one that was
-//! unlinked stays readable for as long as it is open. A temporary store writes its dead segments again
-//! while it lives; then a file no longer has the name under which it was opened, and what was read of it
-//! since may be anything: see [`Source::is_in_place`].
+//! A source takes no lock. A shared store never reuses its files, and an unlinked file stays readable
+//! while it is open. A temporary store reuses dead segments while it lives: it renames the file first, and
+//! what is read from it after that may be anything, see [`Source::is_in_place`].
 //!
-//! A store may have more segments than a process may have open files. Files stay open as long as
-//! there is room; a file beyond that is closed, and opened once more for as long as a window reads
-//! it, or for a single read. Its device, inode and time of birth tell whether it is still the same.
+//! A store may have more segments than a process may have open files. Files stay open until the limit
+//! is reached. A file beyond it is opened for each read, or for as long as a window reads it. Its
+//! device, inode and creation time tell whether it is still the same file.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
@@ -28,23 +27,23 @@ use rustix::process::{Resource, getrlimit};
 
 /// The most that a window reads ahead.
 const AHEAD_MAX: usize = 1 << 20;
-/// What a window reads at least.
+/// The least that a window reads.
 const AHEAD_MIN: usize = 4 << 10;
-/// Bytes that one read-ahead request covers.
+/// The bytes that one read-ahead request covers.
 const WILL_READ: u64 = 128 << 10;
-/// What may be read into memory of a file that has nothing stored.
+/// How much may be read into memory even if the file system stores nothing of the file.
 const CLAIM_FREE: u64 = 1 << 20;
 
-/// Files that are open for other purposes.
+/// The number of file descriptors for other purposes.
 const RESERVED_FILES: usize = 16;
-/// How many files a thread that reads may have open at once, with room to spare.
+/// How many files a reading thread may have open at once, with room to spare.
 const FILES_PER_THREAD: usize = 4;
 
-/// How many sources have their files open all the time.
+/// How many sources keep their files open.
 static KEPT: AtomicUsize = AtomicUsize::new(0);
 
-/// How many files this process may have open for sources. One half is for those that stay open, the
-/// other for those that are opened to be read.
+/// How many files this process may have open for sources: one half stays open, the other half is for
+/// files that are opened for a read.
 fn files_max() -> usize {
     static MAX: OnceLock<usize> = OnceLock::new();
     *MAX.get_or_init(|| {
@@ -53,7 +52,7 @@ fn files_max() -> usize {
     })
 }
 
-/// How many threads may read sources at once so that none is refused a file.
+/// How many threads may read sources at once without running out of file descriptors.
 #[must_use]
 pub fn threads_max() -> usize {
     (files_max() / 2 / FILES_PER_THREAD).max(1)
@@ -70,13 +69,13 @@ pub struct Source {
 
 #[derive(Debug)]
 enum Bytes {
-    Kept(File, Place),
+    Kept(File, OpenFilePermit),
     Reopened(Reopened),
     #[allow(dead_code, reason = "fuzzing and tests read from memory")]
     Memory(Vec<u8>),
 }
 
-/// A file that is opened whenever it is read.
+/// A file that is opened for each read.
 #[derive(Debug)]
 struct Reopened {
     identity: Identity,
@@ -106,42 +105,45 @@ impl Reopened {
     }
 }
 
-/// One of the places for files that stay open.
+/// The permit to keep one file open.
 #[derive(Debug)]
-struct Place(());
+struct OpenFilePermit(());
 
-impl Place {
-    fn take() -> Option<Place> {
+impl OpenFilePermit {
+    fn take() -> Option<OpenFilePermit> {
         let next = |kept| (kept < files_max() / 2).then_some(kept + 1);
-        KEPT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).ok().map(|_| Place(()))
+        KEPT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
+            .ok()
+            .map(|_| OpenFilePermit(()))
     }
 }
 
-impl Drop for Place {
+impl Drop for OpenFilePermit {
     fn drop(&mut self) {
         KEPT.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// What tells a file from another one that has its name later: an inode may be used again.
+/// Tells a file from a later one with the same name. The creation time is needed since inodes are
+/// reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity {
     device: u64,
     inode: u64,
-    made: Option<SystemTime>,
+    created: Option<SystemTime>,
 }
 
 impl Identity {
     fn of(metadata: &Metadata) -> Identity {
-        let made = metadata.created().ok();
-        Identity { device: metadata.dev(), inode: metadata.ino(), made }
+        let created = metadata.created().ok();
+        Identity { device: metadata.dev(), inode: metadata.ino(), created }
     }
 }
 
-/// Opens a regular file to read it.
+/// Opens a regular file for reading.
 fn open_file(path: &Path) -> io::Result<(File, Metadata)> {
     let irregular = || io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
-    // Opening a device may do something to it, and opening a pipe would wait for its other end.
+    // Opening a device may have effects, and opening a pipe would wait for its other end.
     if !fs::metadata(path)?.is_file() {
         return Err(irregular());
     }
@@ -151,12 +153,12 @@ fn open_file(path: &Path) -> io::Result<(File, Metadata)> {
     if !metadata.is_file() {
         return Err(irregular());
     }
-    // A read then brings in what it asks for, and not as much around it as the device's read-ahead is; a hint.
+    // A hint: a read then brings in only what it asks for, without the kernel's read-ahead.
     let _ = rustix::fs::fadvise(&file, 0, None, Advice::Random);
     Ok((file, metadata))
 }
 
-/// A file of a source, open.
+/// The open file of a source.
 #[derive(Debug)]
 enum Opened<'s> {
     Kept(&'s File),
@@ -178,13 +180,12 @@ impl Source {
     /// Opens a file for reading.
     ///
     /// # Errors
-    ///
-    /// If the file cannot be opened.
+    /// If the file cannot be opened or is not a regular file.
     pub fn open(path: &Path) -> io::Result<Source> {
         let (file, metadata) = open_file(path)?;
         let (len, stored) = (metadata.len(), metadata.blocks().saturating_mul(512));
-        let bytes = match Place::take() {
-            Some(place) => Bytes::Kept(file, place),
+        let bytes = match OpenFilePermit::take() {
+            Some(permit) => Bytes::Kept(file, permit),
             None => Bytes::Reopened(Reopened {
                 identity: Identity::of(&metadata),
                 open: Mutex::new(Weak::new()),
@@ -194,8 +195,8 @@ impl Source {
         Ok(Source { path: path.to_owned(), bytes, len, stored })
     }
 
-    /// Its file, open; `None` for bytes in memory. A file that has gone, or is another one now, is
-    /// not found.
+    /// The open file; `None` for bytes in memory. If the file was removed or replaced, the error is
+    /// `NotFound`.
     fn file(&self) -> io::Result<Option<Opened<'_>>> {
         match &self.bytes {
             Bytes::Kept(file, _) => Ok(Some(Opened::Kept(file))),
@@ -204,13 +205,13 @@ impl Source {
         }
     }
 
-    /// Whether its file had gone, or was another one, when it was to be read.
+    /// Whether a read found that the file had been removed or replaced.
     pub fn has_gone(&self) -> bool {
         matches!(&self.bytes, Bytes::Reopened(file) if file.has_gone.load(Ordering::Relaxed))
     }
 
-    /// Whether its path still leads to the file that was opened. If not, the file was removed, or a
-    /// temporary store writes it again: then what was read of it last may belong to another segment.
+    /// Whether the path still leads to the file that was opened. If not, the file was removed, or a
+    /// temporary store has reused it: then the latest bytes read may belong to another segment.
     pub fn is_in_place(&self) -> bool {
         let opened = match &self.bytes {
             Bytes::Kept(file, _) => file.metadata().map(|metadata| Identity::of(&metadata)).ok(),
@@ -221,7 +222,7 @@ impl Source {
         now.is_some() && now == opened
     }
 
-    /// Takes bytes for the file at `path`.
+    /// Creates a source from bytes in memory; `path` names it in messages.
     #[allow(dead_code, reason = "fuzzing and tests read from memory")]
     #[must_use]
     pub fn memory(path: &Path, bytes: Vec<u8>) -> Source {
@@ -244,19 +245,19 @@ impl Source {
         self.len() == 0
     }
 
-    /// The bytes that the file system holds for it.
+    /// The bytes that the file system stores for the file.
     pub fn stored(&self) -> u64 {
         self.stored
     }
 
-    /// Whether so many bytes of it may be held in memory, all in all: a sparse file of terabytes must
-    /// not make this program take terabytes.
+    /// Whether `len` bytes of it in total may be held in memory. A sparse file of terabytes must not make
+    /// this process allocate terabytes.
     pub fn affordable(&self, len: u64) -> bool {
         len <= self.stored.max(CLAIM_FREE)
     }
 
-    /// The first offset from `offset` on where the file system holds anything; `None` if there is
-    /// none. Holes are zeros.
+    /// The first offset at or after `offset` at which the file system stores data; `None` if there is
+    /// none. Holes read as zeros.
     pub fn stored_from(&self, offset: u64) -> Option<u64> {
         if offset >= self.len {
             return None;
@@ -269,9 +270,9 @@ impl Source {
         }
     }
 
-    /// Says that a range will be read soon: the system then reads it ahead. A hint.
+    /// Asks the kernel to read a range ahead. A hint.
     ///
-    /// In calls of 128 KiB: of a longer one the system may leave out a part.
+    /// It makes calls of 128 KiB, since the kernel may shorten longer ones.
     pub fn will_read(&self, offset: u64, len: u64) {
         let end = offset.saturating_add(len).min(self.len);
         if offset >= end {
@@ -284,11 +285,10 @@ impl Source {
         }
     }
 
-    /// Fills `buffer` from `offset`; an error if the file ends before.
+    /// Fills `buffer` from `offset`.
     ///
     /// # Errors
-    ///
-    /// If the file cannot be read, or if it ends earlier.
+    /// If the file ends too early, or was removed or replaced.
     pub fn read_exact(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         if let Bytes::Memory(bytes) = &self.bytes {
             let at = usize::try_from(offset).unwrap_or(usize::MAX);
@@ -312,7 +312,7 @@ fn gone() -> io::Error {
 #[derive(Debug)]
 pub struct Window<'s> {
     source: &'s Source,
-    /// Keeps its file open between two reads.
+    /// Keeps the file open between reads.
     file: Option<Opened<'s>>,
     start: u64,
     bytes: Vec<u8>,
@@ -320,29 +320,28 @@ pub struct Window<'s> {
 }
 
 impl<'s> Window<'s> {
-    /// A window that has read nothing yet.
+    /// Creates a window that has read nothing yet.
     pub fn new(source: &'s Source) -> Window<'s> {
         Window { source, file: None, start: 0, bytes: Vec::new(), ahead: AHEAD_MIN }
     }
 
-    /// The source behind it.
+    /// The source that it reads.
     #[must_use]
     pub fn source(&self) -> &'s Source {
         self.source
     }
 
-    /// Forgets what was read: the next bytes come from the file as it is then.
+    /// Discards what was read; the next bytes come from the file again.
     pub fn forget(&mut self) {
         self.bytes.clear();
         self.ahead = AHEAD_MIN;
     }
 
-    /// The `len` bytes at `offset`. The caller has held both against the length of the file, and
-    /// the length against [`Source::affordable`].
+    /// Returns the `len` bytes at `offset`. The caller has checked both against the length of the file,
+    /// and `len` with [`Source::affordable`].
     ///
     /// # Errors
-    ///
-    /// If the file cannot be read, or if it ends earlier.
+    /// If the bytes cannot be read.
     pub fn get(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
         let end = self.start + self.bytes.len() as u64;
         let inside = offset >= self.start && offset.saturating_add(len as u64) <= end;
@@ -361,7 +360,7 @@ impl<'s> Window<'s> {
                 return Err(error);
             }
             if forward && take >= AHEAD_MAX {
-                // All of the file is read: the next part comes while this one is looked at.
+                // The whole file is being read: request the next part while the caller uses this one.
                 self.source.will_read(offset + take as u64, AHEAD_MAX as u64);
             }
         }

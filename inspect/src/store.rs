@@ -1,9 +1,8 @@
-//! A store, or a single segment, read as a whole: the files that are there, walked in parallel, and
-//! the history that they make.
+//! Reads a whole store, or a single segment: walks the segment files in parallel and finds their history.
 //!
-//! Under live writers the commit word is read first, so that everything it counts can be found, and all
-//! files are opened before the first is read, as many as may be open; when files came or went meanwhile, it
-//! is done again.
+//! Under live writers it reads the commit word first, so that everything it covers can be found. It opens
+//! the files before it reads the first, as many as the limit allows. If files were published or unlinked
+//! meanwhile, it starts again.
 
 use std::fs;
 use std::io;
@@ -14,22 +13,22 @@ use std::time::Duration;
 use partd_format::{Error, Evidence};
 use rayon::prelude::*;
 
-use super::repair;
-use crate::control::{Control, Slot, boot_id};
-use crate::history::{Around, History, Rule};
-use crate::locks::{Life, Locks};
+use crate::control::{Control, WriterSlot, boot_id};
+use crate::history::{Environment, History, Rule};
+use crate::locks::{Liveness, Locks};
 use crate::names::Name;
 use crate::path::shown;
 use crate::problem::{Problem, Severity};
+use crate::repair;
 use crate::source::Source;
 use crate::walk::Segment;
 
-/// How often a store is read again because it changed its files meanwhile.
+/// How often to read a store before giving up if its files change meanwhile.
 const ATTEMPTS: u32 = 5;
-/// How long to wait for the end of a compaction.
+/// The pause before reading again; it doubles each time.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Everything that was read.
+/// A store, as it was read.
 #[derive(Debug)]
 pub struct Store {
     /// The directory, or the file of a single segment.
@@ -40,22 +39,22 @@ pub struct Store {
     pub control: Option<Result<Control, Error>>,
     /// The segments, by id.
     pub segments: Vec<Segment>,
-    /// What they make up.
+    /// The history that they hold.
     pub history: History,
-    /// What was known beside the files.
-    pub around: Around,
-    /// How many dead segments it keeps to write them again, as temporary stores do.
+    /// What was known besides the files.
+    pub environment: Environment,
+    /// The number of recycled segments: dead ones that a temporary store keeps to reuse.
     pub recycled: u64,
-    /// Files that were not finished or are set aside, and those that do not belong to a store.
+    /// Unfinished and torn files, and files that do not belong to a store.
     pub other_files: Vec<String>,
 }
 
-/// Why a path cannot be read as a store.
+/// The reason why a path cannot be read as a store.
 #[derive(Debug)]
 pub enum Refusal {
-    /// The operating system refuses.
+    /// The operating system reported an error.
     Io(PathBuf, io::Error),
-    /// There is no store.
+    /// There is no store at the path.
     NoStore(PathBuf, &'static str),
     /// The file has another version of the format.
     Version(PathBuf, Error),
@@ -70,8 +69,8 @@ impl std::fmt::Display for Refusal {
                 let (path, found, known) = (shown(path), &error.found, &error.expected);
                 write!(
                     f,
-                    "{path}: this file has format version {found}, and this partd-inspect reads \
-                     version {known}; use one that is as new as the program that wrote the store"
+                    "{path}: this file has format version {found}, but this partd-inspect reads \
+                     version {known}; use one as new as the program that wrote the store"
                 )
             }
         }
@@ -79,85 +78,86 @@ impl std::fmt::Display for Refusal {
 }
 
 impl Store {
-    /// Reads the store, or the one segment, at `path`.
+    /// Reads the store, or the single segment, at `path`.
     ///
     /// # Errors
-    ///
-    /// If there is no store or segment at `path`, or if it cannot be read.
+    /// If there is no store, its format version is newer, or it cannot be read.
     pub fn read(path: &Path) -> Result<Store, Refusal> {
         Ok(Store::read_with(path, |_| ())?.0)
     }
 
-    /// The same, with a look at each segment as soon as it is walked, while others still are: what
-    /// `look` returns, in the order of the segments. Some it may see that turn out not to count, and
-    /// where the store has to be read again, it looks once more, when that is done.
+    /// Reads the store and calls `visit` on each segment as soon as it is walked, while other segments
+    /// are still being walked. Returns the results in the order of the segments.
+    ///
+    /// `visit` also sees segments that turn out not to be part of the store. If the store has to be read
+    /// again, `visit` runs again on the final segments.
     ///
     /// # Errors
-    ///
-    /// Those of [`read`](Store::read).
+    /// As for [`read`](Store::read).
     pub fn read_with<T: Send>(
         path: &Path,
-        look: impl Fn(&Segment) -> T + Sync,
+        visit: impl Fn(&Segment) -> T + Sync,
     ) -> Result<(Store, Vec<T>), Refusal> {
         let io = |error| Refusal::Io(path.to_owned(), error);
         if !fs::metadata(path).map_err(io)?.is_dir() {
-            return Store::read_segment(path, false, look);
+            return Store::read_segment(path, false, visit);
         }
-        let (mut attempt, mut moves, mut is_again) = (1, false, false);
+        let (mut attempt, mut is_changing, mut is_again) = (1, false, false);
         loop {
             let is_last = attempt == ATTEMPTS;
             attempt += 1;
-            let once = |segment: &Segment| (!is_again).then(|| look(segment));
-            let Some((store, looks)) = Store::read_once(path, moves, is_last, &once)? else {
+            let once = |segment: &Segment| (!is_again).then(|| visit(segment));
+            let Some((store, visits)) = Store::read_once(path, is_changing, is_last, &once)? else {
                 thread::sleep(PAUSE * (1 << attempt));
                 continue;
             };
             let words = |control: &Option<Result<Control, Error>>| {
                 let control = control.as_ref()?.as_ref().ok()?;
-                Some((control.generation, control.commit.encode()))
+                Some((control.directory_epoch, control.commit.encode()))
             };
             let before = words(&store.control);
             let after = Control::read(path).map_or(before, |control| words(&control));
-            // Its writers may be where this process cannot see them, as in another container.
-            let unseen = !store.around.is_open && after != before;
+            // This process may be unable to see its writers, which may run in another container.
+            let unseen = !store.environment.is_open && after != before;
             // A compaction may have published and unlinked since the directory was listed.
-            let rearranged = after.map(|(generation, _)| generation) != before.map(|(g, _)| g);
+            let rearranged =
+                after.map(|(directory_epoch, _)| directory_epoch) != before.map(|(g, _)| g);
             let again = unseen || store.is_damaged() && rearranged;
             if !again || is_last {
-                let looks = looks.into_par_iter().zip(&store.segments);
-                let looks = looks.map(|(looked, segment)| looked.unwrap_or_else(|| look(segment)));
-                let looks = looks.collect();
-                // What is not kept open may have gone while it was looked at.
+                let visits = visits.into_par_iter().zip(&store.segments);
+                let visits =
+                    visits.map(|(visited, segment)| visited.unwrap_or_else(|| visit(segment)));
+                let visits = visits.collect();
+                // A file that is not kept open may have been removed while it was visited.
                 if is_last || !store.has_gone() {
-                    return Ok((store, looks));
+                    return Ok((store, visits));
                 }
             }
-            (moves, is_again) = (moves || unseen, true);
+            (is_changing, is_again) = (is_changing || unseen, true);
         }
     }
 
-    /// Reads the file of one segment, whatever is in it.
+    /// Reads the file of one segment, whatever it contains.
     ///
     /// # Errors
-    ///
-    /// If the file cannot be read.
+    /// If its format version is newer or it cannot be read.
     pub fn read_any_segment(path: &Path) -> Result<Store, Refusal> {
         Ok(Store::read_segment(path, true, |_| ())?.0)
     }
 
-    /// Reads it once. `None` if a file was gone before it could be opened, but for the last attempt.
-    /// Of a store that moves it is known that somebody has it open.
+    /// Reads the store once. Returns `None` if a file was removed before it was read, except on the last
+    /// attempt. `is_changing` says that the commit word was seen to change: the store is open.
     fn read_once<T: Send>(
         path: &Path,
-        moves: bool,
+        is_changing: bool,
         is_last: bool,
-        look: &(impl Fn(&Segment) -> T + Sync),
+        visit: &(impl Fn(&Segment) -> T + Sync),
     ) -> Result<Option<(Store, Vec<T>)>, Refusal> {
         let io = |error| Refusal::Io(path.to_owned(), error);
         let file = path.join("control");
         let control = match Control::read(path) {
             Err(error) => return Err(Refusal::Io(file, error)),
-            Ok(Some(Err(error))) if is_later_version(&error) => {
+            Ok(Some(Err(error))) if is_newer_version(&error) => {
                 let bytes = fs::read(&file).map_err(|error| Refusal::Io(file.clone(), error))?;
                 if !repair::is_control(&bytes) {
                     return Err(Refusal::Version(file, error));
@@ -173,7 +173,7 @@ impl Store {
                 Name::Segment(_) => names.push(path.join(&name)),
                 Name::Control | Name::Reserve => {}
                 Name::Recycled => recycled += 1,
-                Name::Unfinished | Name::Torn | Name::Strange => other_files.push(shown(&name)),
+                Name::Unfinished | Name::Torn | Name::Foreign => other_files.push(shown(&name)),
             }
         }
         if names.is_empty() && control.is_none() {
@@ -196,11 +196,11 @@ impl Store {
                 Ok(source) => Segment::walk(source),
                 Err(error) => Segment::unreadable(&path, &error),
             };
-            let look = look(&segment);
-            (segment, look)
+            let visit = visit(&segment);
+            (segment, visit)
         };
-        // The system may take some milliseconds to list its locks.
-        let (locks, (segments, looks)) = thread::scope(|scope| {
+        // Listing the locks may take some milliseconds, so it runs in parallel.
+        let (locks, (segments, visits)) = thread::scope(|scope| {
             let locks = thread::Builder::new().spawn_scoped(scope, Locks::read);
             let walked: (Vec<Segment>, Vec<T>) = opened.into_par_iter().map(walk).unzip();
             let locks = locks.ok().and_then(|locks| locks.join().ok());
@@ -209,48 +209,48 @@ impl Store {
         if !is_last && segments.iter().any(|segment| segment.source.has_gone()) {
             return Ok(None);
         }
-        segments.iter().try_for_each(same_version)?;
-        let is_open = moves || is_open(path, control.as_ref(), &locks);
-        let around = Around { running: boot_id().ok(), is_open, is_segment: false };
-        let store = Store::assemble(path, control, segments, other_files, around);
-        Ok(Some((Store { recycled, ..store }, looks)))
+        segments.iter().try_for_each(check_version)?;
+        let is_open = is_changing || is_open(path, control.as_ref(), &locks);
+        let environment = Environment { running: boot_id().ok(), is_open, is_segment: false };
+        let store = Store::assemble(path, control, segments, other_files, environment);
+        Ok(Some((Store { recycled, ..store }, visits)))
     }
 
     fn read_segment<T>(
         path: &Path,
         any: bool,
-        look: impl Fn(&Segment) -> T,
+        visit: impl Fn(&Segment) -> T,
     ) -> Result<(Store, Vec<T>), Refusal> {
         let io = |error| Refusal::Io(path.to_owned(), error);
         let segment = Segment::walk(Source::open(path).map_err(io)?);
-        same_version(&segment)?;
+        check_version(&segment)?;
         if let Err(error) = &segment.header
             && matches!(error.what, "magic" | "length of segment file")
             && !any
             && segment.name_id.is_none()
-            && !segment.is_right_but_for_one_bit()
+            && !segment.has_one_wrong_bit()
         {
-            let why = "this is no segment of a store: it does not begin with PARTDSEG; give the \
+            let why = "this is not a segment: it does not begin with PARTDSEG; give the \
                        directory of a store or a segment file";
             return Err(Refusal::NoStore(path.to_owned(), why));
         }
-        let around = Around { running: None, is_open: false, is_segment: true };
-        let look = look(&segment);
-        Ok((Store::assemble(path, None, vec![segment], Vec::new(), around), vec![look]))
+        let environment = Environment { running: None, is_open: false, is_segment: true };
+        let visit = visit(&segment);
+        Ok((Store::assemble(path, None, vec![segment], Vec::new(), environment), vec![visit]))
     }
 
-    /// Makes a store of parts that were read.
+    /// Builds a store from its parts.
     #[must_use]
     pub fn assemble(
         path: &Path,
         control: Option<Result<Control, Error>>,
         segments: Vec<Segment>,
         other_files: Vec<String>,
-        around: Around,
+        environment: Environment,
     ) -> Store {
-        let is_segment = around.is_segment;
+        let is_segment = environment.is_segment;
         let good = control.as_ref().and_then(|control| control.as_ref().ok());
-        let mut history = History::find(path, &segments, good, around);
+        let mut history = History::find(path, &segments, good, environment);
         if let Some(Err(error)) = &control {
             let path = path.join("control");
             history.problems.push(Problem::format(Severity::Scar, &path, error));
@@ -264,7 +264,7 @@ impl Store {
             .sort_by(|a, b| (b.severity, &a.path, a.offset).cmp(&(a.severity, &b.path, b.offset)));
         let path = path.to_owned();
         let recycled = 0;
-        Store { path, is_segment, control, segments, history, around, recycled, other_files }
+        Store { path, is_segment, control, segments, history, environment, recycled, other_files }
     }
 
     /// The control file, if it is good.
@@ -273,50 +273,50 @@ impl Store {
         self.control.as_ref()?.as_ref().ok()
     }
 
-    /// The uuid of the store, if any file says it.
+    /// The uuid of the store, if a file holds one.
     #[must_use]
     pub fn uuid(&self) -> Option<[u8; 16]> {
-        let segments = self.segments.iter().zip(&self.history.counts);
-        let counted = segments.filter(|(_, counts)| **counts);
+        let segments = self.segments.iter().zip(&self.history.included);
+        let counted = segments.filter(|(_, included)| **included);
         let mut headers = counted.filter_map(|(segment, _)| segment.header.as_ref().ok());
         headers.next().map(|header| header.store).or(self.control().map(|c| c.fixed.store))
     }
 
-    /// Whether the next to open it for writing will have to recover it.
+    /// Whether the next handle that opens it for writing will have to recover it.
     #[must_use]
     pub fn needs_recovery(&self) -> bool {
         matches!(self.history.rule, Rule::Recovery | Rule::Numbers)
     }
 
-    /// Whether the writer in a slot lives. Of one that cannot be seen, and whose store moves all the
-    /// same, it is not known.
+    /// Whether the writer that leased a slot is alive. `Unknown` if no lock on the store is visible
+    /// although the store is open.
     #[must_use]
-    pub fn life(&self, locks: &Locks, slot: &Slot) -> Life {
+    pub fn liveness(&self, locks: &Locks, slot: &WriterSlot) -> Liveness {
         let is_seen = || {
             let held = [locks.store(&self.path), locks.presence(&self.path)];
-            held.iter().any(|life| *life != Life::Dead)
+            held.iter().any(|liveness| *liveness != Liveness::Dead)
         };
         match locks.writer(&self.path, slot) {
-            Life::Dead if self.around.is_open && !is_seen() => Life::Unknown,
-            life => life,
+            Liveness::Dead if self.environment.is_open && !is_seen() => Liveness::Unknown,
+            liveness => liveness,
         }
     }
 
-    /// Whether its files are written again while they are read: it is temporary, and its process lives.
+    /// Whether its files may be reused while they are read: it is temporary and its process is alive.
     pub fn recycles(&self) -> bool {
-        self.around.is_open && self.control().is_some_and(Control::is_temporary)
+        self.environment.is_open && self.control().is_some_and(Control::is_temporary)
     }
 
-    /// The version of the format, if any file says it.
+    /// The format version, if a file holds one.
     #[must_use]
     pub fn version(&self) -> Option<u32> {
         let known = self.control().is_some() || self.segments.iter().any(|s| s.header.is_ok());
-        // A file of another version is refused.
+        // Files of other versions are refused.
         known.then_some(partd_format::VERSION)
     }
 
-    /// Whether a file of it cannot be opened, or could not be opened once more, or what looks like damage may
-    /// be that files were written again meanwhile.
+    /// Whether a file could not be opened, was removed before it was read, or may look damaged only because
+    /// it was reused meanwhile.
     #[must_use]
     pub fn is_unreadable(&self) -> bool {
         let mut segments = self.segments.iter();
@@ -324,8 +324,8 @@ impl Store {
             || self.is_damaged() && self.has_gone()
     }
 
-    /// Whether a file went away before it was read as far as it was to be, or may have been written again: what
-    /// is then missing or wrong says nothing about the store.
+    /// Whether a file was removed, or may have been reused, before it was read completely. What is missing or
+    /// wrong then says nothing about the store.
     #[must_use]
     pub fn has_gone(&self) -> bool {
         let recycles = self.recycles();
@@ -340,27 +340,27 @@ impl Store {
     }
 }
 
-/// Whether the handles that are open use this control file: one is present on it, or the store is temporary and
-/// its handle holds the lock of the store.
+/// Whether open handles use this control file: one holds the presence lock on it, or the store is
+/// temporary and its handle holds the lock of the store.
 fn is_open(path: &Path, control: Option<&Result<Control, Error>>, locks: &Locks) -> bool {
     let is_temporary = matches!(control, Some(Ok(control)) if control.is_temporary());
     let held = if is_temporary { locks.store(path) } else { locks.presence(path) };
-    held != Life::Dead
+    held != Liveness::Dead
 }
 
-/// Refuses a segment of another version of the format; one flipped bit does not make it one.
-fn same_version(segment: &Segment) -> Result<(), Refusal> {
+/// Refuses a segment of a newer format version, unless a flipped bit explains the version.
+fn check_version(segment: &Segment) -> Result<(), Refusal> {
     match &segment.header {
-        Err(error) if is_later_version(error) && !segment.is_right_but_for_one_bit() => {
+        Err(error) if is_newer_version(error) && !segment.has_one_wrong_bit() => {
             Err(Refusal::Version(segment.path().to_owned(), *error))
         }
         _ => Ok(()),
     }
 }
 
-/// Whether the version that was found is one that may come; a larger one is damage.
-fn is_later_version(error: &Error) -> bool {
-    let later = u64::from(partd_format::VERSION) + 1..256;
+/// Whether the version found may be one of the future. A version above 255 is damage.
+fn is_newer_version(error: &Error) -> bool {
+    let newer = u64::from(partd_format::VERSION) + 1..256;
     error.what == "format version"
-        && matches!(error.found, Evidence::Number(found) if later.contains(&found))
+        && matches!(error.found, Evidence::Number(found) if newer.contains(&found))
 }

@@ -1,8 +1,7 @@
-//! A walk along one segment: its header, its chain of batches, the tables of the committed ones.
+//! Walks one segment: its header, its chain of batches, and the tables of committed batches.
 //!
-//! Values are not read. What cannot be decoded is kept as evidence beside what can, and the walk
-//! goes on as far as the chain does. Whether a broken piece is damage or the scar of a power cut
-//! is for [`history`](super::history) to say.
+//! It does not read values. It keeps the error of each part that it cannot decode and walks on to the
+//! end of the chain. [`history`](super::history) decides whether such a part is damage or a scar.
 
 use std::io;
 use std::path::Path;
@@ -13,24 +12,24 @@ use partd_format::segment::{DURABLE_END_AT, HEADER_LEN, Retained, id_of_file_nam
 use partd_format::word::{STATE_AT, durable_end};
 use partd_format::{Batch, Ending, Error, Evidence, Kind, Link, Salt, SegmentHeader, State};
 
-use super::repair;
 use crate::path::shown;
+use crate::repair;
 use crate::source::{Source, Window};
 
 /// One segment, as far as it can be read.
 #[derive(Debug)]
 pub struct Segment {
-    /// Where to read its values.
+    /// The source to read its values from.
     pub source: Source,
-    /// The id that its file name says; `None` for a file of another name.
+    /// The id in its file name; `None` if the name is not that of a segment.
     pub name_id: Option<u64>,
     /// Its header.
     pub header: Result<SegmentHeader, Error>,
-    /// The lists of an output, or why they cannot be read.
+    /// The lists of an output, or why they cannot be decoded.
     pub lists: Result<Lists, Error>,
-    /// The same where they do not match their checksum: good for a guess, and for nothing else.
-    pub lists_as_found: Lists,
-    /// The note: up to where its chain is known to be durable.
+    /// The lists as found if they do not match their checksum; only good for a guess.
+    pub unverified_lists: Lists,
+    /// Its durable watermark: the chain before this offset is durable.
     pub durable_end: Result<u64, Error>,
     /// Its batches, in the order of the file.
     pub batches: Vec<BatchInfo>,
@@ -38,13 +37,13 @@ pub struct Segment {
     pub entries: Vec<EntryInfo>,
     /// The bytes of all their keys.
     keys: Vec<u8>,
-    /// How many bytes of heads and lists were taken into memory.
+    /// How many bytes of headers and lists are held in memory.
     taken: u64,
-    /// Where the chain ends.
+    /// The offset at which the chain ends.
     pub end: u64,
-    /// How it ends.
+    /// How the chain ends.
     pub ending: Ending,
-    /// An error of the operating system that ended the walk early.
+    /// The error of the operating system that ended the walk early.
     pub io: Option<String>,
     /// Whether the file could not even be opened.
     pub is_unreadable: bool,
@@ -55,33 +54,33 @@ pub struct Segment {
 pub struct Lists {
     /// The segments that it replaces.
     pub inputs: Vec<u64>,
-    /// The segments that it found beside it.
+    /// The segments that it did not replace although they held numbers up to `max_seq`.
     pub retained: Vec<Retained>,
 }
 
 /// One batch of a chain.
 #[derive(Clone, Debug)]
 pub struct BatchInfo {
-    /// Where it begins.
+    /// Its offset in the segment.
     pub offset: u64,
     /// Its length in bytes.
     pub len: u64,
-    /// What became of it.
+    /// Its state.
     pub state: Result<State, Error>,
-    /// Its header; `None` where the batch is not committed.
+    /// Its header; `None` if the batch is not committed.
     pub head: Option<Result<Head, Error>>,
 }
 
-/// What the header of a batch says.
+/// The header of a batch, decoded.
 #[derive(Clone, Debug)]
 pub struct Head {
-    /// Its first entry among those of the segment.
+    /// The index of its first entry in the segment.
     pub first: usize,
-    /// How many entries it has.
+    /// The number of its entries.
     pub count: usize,
-    /// Where its values begin in the segment.
+    /// The offset of its values in the segment.
     pub values_start: u64,
-    /// The synced mark that it repeats.
+    /// The store's `durable_seq` when it was written.
     pub durable_seq: u64,
     /// Whether its entries have sequence numbers of their own.
     pub sequences: bool,
@@ -92,21 +91,21 @@ pub struct Head {
 pub struct EntryInfo {
     /// What it does to its key.
     pub kind: Kind,
-    /// The checksum of its value, as the batch has it.
+    /// The checksum of its value, as stored in the batch.
     pub value_checksum: u32,
-    /// The length of its key.
+    /// The length of its key in bytes.
     pub key_len: u32,
     key_start: u64,
-    /// Where its value begins in the file.
+    /// The offset of its value in the file.
     pub value_offset: u64,
-    /// The length of its value.
+    /// The length of its value in bytes.
     pub value_len: u64,
-    /// The entry's own number in an output; 0 elsewhere.
+    /// The entry's own sequence number in an output; 0 elsewhere.
     pub sequence: u64,
 }
 
 impl BatchInfo {
-    /// The number that its state word says, if it is committed.
+    /// Its sequence number, if it is committed.
     #[must_use]
     pub fn sequence(&self) -> Option<u64> {
         match self.state {
@@ -115,7 +114,7 @@ impl BatchInfo {
         }
     }
 
-    /// The header, if the batch is committed and it is good.
+    /// Its header, if the batch is committed and the header is good.
     #[must_use]
     pub fn good_head(&self) -> Option<&Head> {
         self.head.as_ref()?.as_ref().ok()
@@ -133,7 +132,7 @@ impl Segment {
         shown(self.path().file_name().unwrap_or_default())
     }
 
-    /// Its id: as the header says, or else its name; 0 if neither can be read.
+    /// Its id, from the header or else from the name; 0 if neither is readable.
     pub fn id(&self) -> u64 {
         self.header.as_ref().map_or(self.name_id.unwrap_or(0), |header| header.id)
     }
@@ -154,13 +153,13 @@ impl Segment {
         &self.entries[head.first..head.first + head.count]
     }
 
-    /// Whether a compaction wrote it.
+    /// Whether it is the output of a compaction.
     pub fn is_output(&self) -> bool {
         self.header.as_ref().is_ok_and(|header| header.output.is_some())
     }
 
-    /// Whether the header would be good if one bit of it were another.
-    pub(super) fn is_right_but_for_one_bit(&self) -> bool {
+    /// Whether a correction of one bit makes the header good.
+    pub(super) fn has_one_wrong_bit(&self) -> bool {
         let mut bytes = vec![0; self.source.len().min(HEADER_LEN) as usize];
         self.source.read_exact(&mut bytes, 0).is_ok()
             && repair::header(&bytes, self.source.len()).is_some()
@@ -173,7 +172,7 @@ impl Segment {
         segment
     }
 
-    /// A segment whose file cannot be opened.
+    /// Creates the segment of a file that cannot be opened.
     #[must_use]
     pub fn unreadable(path: &Path, error: &io::Error) -> Segment {
         Segment { io: Some(error.to_string()), is_unreadable: true, ..Segment::nothing(path) }
@@ -185,7 +184,7 @@ impl Segment {
             name_id: id_of_file_name(name.as_encoded_bytes()),
             header: Err(nothing_read()),
             lists: Ok(Lists::default()),
-            lists_as_found: Lists::default(),
+            unverified_lists: Lists::default(),
             durable_end: Ok(0),
             batches: Vec::new(),
             entries: Vec::new(),
@@ -199,14 +198,14 @@ impl Segment {
         }
     }
 
-    /// Forgets everything but the file.
+    /// Discards everything but the source.
     pub(super) fn forget(&mut self) {
         let nothing = Segment::nothing(self.source.path());
         let source = std::mem::replace(&mut self.source, Source::memory(Path::new(""), Vec::new()));
         *self = Segment { source, name_id: self.name_id, ..nothing };
     }
 
-    /// Lets `read` fill this segment from its own source, and notes an error that ends it.
+    /// Calls `read` with a window over the segment's own source, and records its error.
     pub(super) fn with_own_source(
         &mut self,
         read: impl FnOnce(&mut Segment, &mut Window<'_>) -> io::Result<()>,
@@ -244,7 +243,7 @@ impl Segment {
         Ok(())
     }
 
-    /// Reads what stands behind the header, and sets out at the first batch.
+    /// Reads what follows the header, and moves to the first batch.
     pub(super) fn enter(&mut self, header: &SegmentHeader, w: &mut Window<'_>) -> io::Result<()> {
         let word = Le::read_u64(w.get(DURABLE_END_AT, 8)?);
         self.durable_end = durable_end::decode(header.salt, word);
@@ -270,12 +269,12 @@ impl Segment {
             let keep = |pair: &[u64]| Retained { id: pair[0], end: pair[1] };
             let retained = words(end, HEADER_LEN + output.lists_len());
             let retained = retained.chunks_exact(2).map(keep).collect();
-            self.lists_as_found = Lists { inputs: words(HEADER_LEN, end), retained };
+            self.unverified_lists = Lists { inputs: words(HEADER_LEN, end), retained };
         }
         Ok(())
     }
 
-    /// Takes so many bytes more into memory, if all of it together stays affordable.
+    /// Reserves memory for `bytes` more bytes, if the total remains affordable.
     pub(super) fn afford(
         &mut self,
         source: &Source,
@@ -292,7 +291,7 @@ impl Segment {
         Ok(())
     }
 
-    /// Follows the chain from where the walk stands to its end.
+    /// Follows the chain from the current offset to its end.
     pub(super) fn follow(
         &mut self,
         header: &SegmentHeader,
@@ -305,7 +304,7 @@ impl Segment {
         }
     }
 
-    /// Takes one batch, or finds the end of the chain.
+    /// Reads one batch, or finds the end of the chain.
     fn step(&mut self, header: &SegmentHeader, w: &mut Window<'_>) -> io::Result<Option<Ending>> {
         let (offset, limit, salt) = (self.end, header.len, header.salt);
         if limit - offset < 8 {
@@ -322,7 +321,7 @@ impl Segment {
         Ok(None)
     }
 
-    /// Takes the batch of `len` bytes at `offset`, and goes on behind it.
+    /// Reads the batch of `len` bytes at `offset`, and moves to the end of it.
     pub(super) fn take_batch(
         &mut self,
         salt: Salt,
@@ -336,7 +335,7 @@ impl Segment {
             Ok(State::Committed(_)) => {
                 let mut head = self.head(salt, offset, len, w)?;
                 if head.is_err() {
-                    // A live batch may have been caught between two pages: look once more.
+                    // The window may hold part of the batch from before it was written: read it again.
                     w.forget();
                     head = self.head(salt, offset, len, w)?;
                 }
@@ -376,7 +375,7 @@ impl Segment {
         Ok(head)
     }
 
-    /// Checks the head of a batch and takes its entries. `body` begins behind link and state word.
+    /// Checks the header of a batch and adds its entries. `body` begins after the link and state words.
     pub(super) fn take_head(
         &mut self,
         salt: Salt,
@@ -419,7 +418,7 @@ impl Segment {
     }
 }
 
-/// What stands for a header before it was read.
+/// The error in place of a header that has not been read.
 fn nothing_read() -> Error {
     Error {
         offset: 0,

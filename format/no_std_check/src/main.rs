@@ -1,9 +1,9 @@
-//! Links `partd-format` into a program without `std`, without an allocator and with its own panic
-//! handler: a check that the crate needs none of them. Were `std` anywhere below, its panic
-//! handler would make this one a duplicate, and the build would fail.
+//! Links `partd-format` into a program without `std` or an allocator, with a panic handler of its own,
+//! to prove that the crate needs none of them. If any dependency used `std`, the build would fail:
+//! there would be two panic handlers.
 //!
-//! `cargo build --release --manifest-path format/no_std_check/Cargo.toml` is the check. The program
-//! is not meant to be run; it exits with 1, where what it wrote could be read.
+//! `cargo build --release --manifest-path format/no_std_check/Cargo.toml` is the check. `format/no_std_check/run`
+//! also runs the program; it exits with 1 if everything it wrote could be read.
 #![no_std]
 #![no_main]
 
@@ -16,7 +16,7 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// Makes a header, a batch and a control file, and scans the segment.
+/// Encodes a segment header, a batch and a control file, decodes them, and scans the segment.
 fn batches() -> usize {
     let mut bytes = [0; 512];
     let header = SegmentHeader {
@@ -45,7 +45,7 @@ fn batches() -> usize {
     Scanner::new(&bytes).map_or(0, Iterator::count) + usize::from(written && read)
 }
 
-/// The entry point that the C runtime of the linker's defaults calls.
+/// The entry point that the C runtime calls.
 #[unsafe(no_mangle)]
 pub extern "C" fn main() -> i32 {
     batches() as i32

@@ -159,7 +159,7 @@ fn the_sweep_escapes_what_it_finds() {
         assert_eq!(document["path"], directory.as_str(), "{document:#}");
         let found = &document["stores"][0];
         assert_eq!(found["path"], format!("{directory}/partd-tmp-0123456789abcdef"));
-        assert_eq!(found["why"], format!("holds {shown}, which is not a store's"));
+        assert_eq!(found["why"], format!("holds {shown}, which is not part of a store"));
     }
 }
 

@@ -21,9 +21,9 @@ fn problems(path: &std::path::Path, command: &[&str]) -> Vec<(String, String)> {
 
 #[test]
 fn each_kind_of_damage_is_named_with_file_offset_expected_and_found() {
-    type Hurt = fn(&mut Vec<Segment>, &mut Control);
+    type Corrupt = fn(&mut Vec<Segment>, &mut Control);
     type Case =
-        (&'static str, Hurt, &'static [&'static str], &'static str, &'static [&'static str]);
+        (&'static str, Corrupt, &'static [&'static str], &'static str, &'static [&'static str]);
     let cases: [Case; 9] = [
         (
             "a flipped value",
@@ -96,11 +96,11 @@ fn each_kind_of_damage_is_named_with_file_offset_expected_and_found() {
             &["0000000000000002.seg", "at least"],
         ),
     ];
-    for (name, hurt, command, what, words) in cases {
+    for (name, corrupt, command, what, words) in cases {
         let dir = tempfile::tempdir().unwrap();
         let (mut segments, mut control) = sample();
         control.next_segment = 100;
-        hurt(&mut segments, &mut control);
+        corrupt(&mut segments, &mut control);
         let store = write_store(dir.path(), &segments.iter().collect::<Vec<_>>(), Some(&control));
         let found = problems(&store, command);
         let expected = ("damage".to_owned(), what.to_owned());
@@ -154,7 +154,7 @@ fn the_traces_of_a_power_cut_above_the_mark_are_scars_and_no_damage() {
     assert_eq!(summary.code, 0, "{document:#}");
     assert_eq!(document["health"]["status"], "recovery");
     assert_eq!(document["history"]["last_sequence"], 2);
-    assert_eq!(document["history"]["synced_mark"], 1);
+    assert_eq!(document["history"]["durable_seq"], 1);
     assert_eq!(document["history"]["batches_beyond"], 1, "4 is whole and given up");
     assert_eq!(on(&store, &["get", "a"]).stdout, b"12");
     // The same below the mark is damage.

@@ -53,7 +53,7 @@ fn the_account_names_every_batch_and_value_that_was_lost() {
     assert_eq!(lost.len(), 1);
     assert_eq!((lost[0]["key"].as_str(), lost[0]["bytes"].as_u64()), (Some("apple"), Some(6)));
     assert!(lost[0]["why"].as_str().unwrap().contains("checksum of value at offset 343"));
-    assert_eq!(document["keys_wholly_lost"], 0);
+    assert_eq!(document["keys_entirely_lost"], 0);
     let log = SegmentLog::open(&new).unwrap();
     assert_eq!(log.get("apple").unwrap(), b"red brown ");
     assert_eq!(log.get("pear").unwrap(), b"yellow");
@@ -146,7 +146,7 @@ fn one_flipped_bit_of_a_link_header_state_or_table_costs_nothing() {
         assert_eq!(account["lost_batches"], json!([]), "byte {at}: {account:#}");
         assert_eq!(account["lost_values"], json!([]), "byte {at}: {account:#}");
         assert_eq!(code, 1, "byte {at}: the old store is damaged: {account:#}");
-        assert_ne!(account["mended"].as_array().unwrap().len(), 0, "byte {at}: {account:#}");
+        assert_ne!(account["repaired"].as_array().unwrap().len(), 0, "byte {at}: {account:#}");
     }
 }
 
@@ -247,8 +247,8 @@ fn compacted_values() -> BTreeMap<Vec<u8>, Vec<u8>> {
 #[test]
 fn an_output_and_its_sources_never_count_both() {
     // Whole; its lists damaged in one bit, beyond repair; and the same without its sources.
-    type Hurt = fn(&mut Vec<Segment>);
-    let cases: [(&str, Hurt); 5] = [
+    type Corrupt = fn(&mut Vec<Segment>);
+    let cases: [(&str, Corrupt); 5] = [
         ("whole", |_| {}),
         ("lists, one bit", |s| s[2].flip(257, 1)),
         ("lists", |s| s[2].bytes[256..264].fill(0x99)),
@@ -258,10 +258,10 @@ fn an_output_and_its_sources_never_count_both() {
         }),
         ("no sources", |s| drop(s.remove(0))),
     ];
-    for (name, hurt) in cases {
+    for (name, corrupt) in cases {
         let dir = tempfile::tempdir().unwrap();
         let mut segments = compacted();
-        hurt(&mut segments);
+        corrupt(&mut segments);
         let (_, account, values) = salvaged(dir.path(), &segments, None);
         assert_eq!(values, compacted_values(), "{name}: {account:#}");
         let read = on(&dir.path().join("store"), &["get", "a"]);
@@ -286,7 +286,7 @@ fn a_damaged_output_is_set_aside_for_its_sources_or_accounted_for() {
     let (code, account, values) = salvaged(dir.path(), &segments, None);
     assert_eq!((code, &values[&b"a"[..]][..]), (1, &b"four"[..]), "{account:#}");
     let part = &account["lost_parts"][0];
-    assert_eq!(part["numbers_upto"], 3, "{account:#}");
+    assert_eq!(part["max_seq"], 3, "{account:#}");
     assert!(part["file"].as_str().unwrap().ends_with("0000000000000003.seg"), "{account:#}");
     assert_eq!(account["lost_parts"].as_array().unwrap().len(), 1, "{account:#}");
     let text = on(&dir.path().join("store"), &["salvage", dir.path().join("x").to_str().unwrap()]);
@@ -331,5 +331,5 @@ fn a_salvaged_store_is_private_and_on_stable_storage() {
     assert!(!summary.contains("not yet on stable storage"), "{summary}");
     let document = on(&new, &["segments", "--json"]).json();
     let segment = &document["segments"][0];
-    assert_eq!(segment["synced_to"], segment["used_bytes"], "{document:#}");
+    assert_eq!(segment["durable_end"], segment["used_bytes"], "{document:#}");
 }

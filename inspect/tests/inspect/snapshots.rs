@@ -92,15 +92,15 @@ fn what_writes_and_what_watches_prints_what_it_printed_before() {
     // A value, and a link word beyond repair.
     segments[1].flip(345, 0);
     segments[2].bytes[256..264].fill(0xEE);
-    let hurt = segments.iter().collect::<Vec<_>>();
-    let hurt = write_store(&dir.path().join("hurt"), &hurt, Some(&control));
+    let corrupt = segments.iter().collect::<Vec<_>>();
+    let corrupt = write_store(&dir.path().join("corrupt"), &corrupt, Some(&control));
     let [new, out] = ["new", "out"].map(|name| dir.path().join(name).display().to_string());
-    both("problems", &hurt, &["verify"], 1, dir.path());
-    both("salvage", &hurt, &["salvage", &new], 1, dir.path());
-    both("export", &hurt, &["export", &out], 1, dir.path());
+    both("problems", &corrupt, &["verify"], 1, dir.path());
+    both("salvage", &corrupt, &["salvage", &new], 1, dir.path());
+    both("export", &corrupt, &["export", &out], 1, dir.path());
     let manifest = std::fs::read_to_string(Path::new(&out).join("manifest.json")).unwrap();
     snapshot("export-manifest.json", &stable(&manifest, dir.path()));
-    both("get-damaged", &hurt, &["get", "apple"], 1, dir.path());
+    both("get-damaged", &corrupt, &["get", "apple"], 1, dir.path());
     let store = sample_store(dir.path());
     both("watch", &store, &["watch", "--count", "1", "--interval", "0.01"], 0, dir.path());
     let temp = dir.path().join("temp");

@@ -171,7 +171,7 @@ pub(crate) fn sample() -> (Vec<Segment>, Control) {
     output.seal();
     let mut control = Control::open(STORE, boot(), 8);
     control.next_segment = 5;
-    control.generation = 7;
+    control.directory_epoch = 7;
     control.durable_seq = 6;
     control.clean = true;
     (vec![old, first, second, output], control)

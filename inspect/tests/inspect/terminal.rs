@@ -127,5 +127,5 @@ fn tables_of_large_numbers_fit_eighty_columns_and_lose_nothing() {
     let text = on(&temp, &["sweep", "--exact"]).text();
     let wide = text.lines().find(|line| line.chars().count() > 80);
     assert_eq!(wide, None, "{text}");
-    assert!(text.contains("orphan") && text.contains("holds xxx"), "{text}");
+    assert!(text.contains("abandoned") && text.contains("holds xxx"), "{text}");
 }

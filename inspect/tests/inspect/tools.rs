@@ -52,7 +52,7 @@ fn map_draws_every_segment_and_accounts_for_every_byte() {
 }
 
 #[test]
-fn sweep_removes_orphans_and_nothing_that_is_in_use_or_not_a_store() {
+fn sweep_removes_abandoned_stores_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let temp = dir.path().join("temp");
     let used = partd::SegmentLog::options();
@@ -100,19 +100,19 @@ fn sweep_removes_orphans_and_nothing_that_is_in_use_or_not_a_store() {
     let name = |path: &std::path::Path| path.file_name().unwrap().to_str().unwrap().to_owned();
     let expect = |orphan_state: &str| {
         let mut expected = vec![
-            (name(used.path()), "stays".to_owned()),
+            (name(used.path()), "kept".to_owned()),
             (name(&orphan), orphan_state.to_owned()),
-            (name(&strange), "stays".to_owned()),
+            (name(&strange), "kept".to_owned()),
             (name(&begun), orphan_state.to_owned()),
-            (name(&alike), "stays".to_owned()),
-            (name(&mixed), "stays".to_owned()),
-            (name(&kept), "stays".to_owned()),
+            (name(&alike), "kept".to_owned()),
+            (name(&mixed), "kept".to_owned()),
+            (name(&kept), "kept".to_owned()),
         ];
         expected.sort();
         expected
     };
     let listed = on(&temp, &["sweep", "--json"]);
-    assert_eq!((listed.code, states(&listed)), (0, expect("orphan")));
+    assert_eq!((listed.code, states(&listed)), (0, expect("abandoned")));
     assert!(orphan.exists(), "listing removes nothing");
     let removed = on(&temp, &["sweep", "--remove", "--json"]);
     assert_eq!((removed.code, states(&removed)), (0, expect("removed")));
@@ -191,7 +191,7 @@ fn sweep_tells_of_a_store_that_it_could_not_remove_and_follows_no_link() {
     let ran = on(&temp, &["sweep", "--remove", "--json"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     for store in ran.json()["stores"].as_array().unwrap() {
-        assert_eq!(store["state"], "stays", "{store:#}");
+        assert_eq!(store["state"], "kept", "{store:#}");
     }
     assert_eq!(fs::read(precious.join("0000000000000001.seg")).unwrap(), b"not yours");
     // One that cannot be removed, by somebody who has no right to.
@@ -310,18 +310,18 @@ fn export_of_a_damaged_store_writes_what_verifies_and_names_the_rest() {
     let out = dir.path().join("out");
     let ran = on(&store, &["export", out.to_str().unwrap()]);
     assert_eq!(ran.code, 1, "{ran:?}");
-    assert!(ran.text().contains("a piece of key apple"), "{ran:?}");
+    assert!(ran.text().contains("part of key apple"), "{ran:?}");
     let manifest = fs::read(out.join("manifest.json")).unwrap();
     let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
     for file in manifest["files"].as_array().unwrap() {
-        let is_hurt = file["key"] == "apple";
-        assert_eq!(file["whole"], !is_hurt, "{file:#}");
+        let is_damaged = file["key"] == "apple";
+        assert_eq!(file["whole"], !is_damaged, "{file:#}");
         let bytes = fs::read(out.join(file["file"].as_str().unwrap())).unwrap();
         let key = file["key"].as_str().unwrap();
         let values = sample_values();
         let (_, value) = values.iter().find(|(k, _)| k.escape_ascii().to_string() == key).unwrap();
         let expected =
-            if is_hurt { [&b"red brown "[..], &[b'.'; 700]].concat() } else { value.clone() };
+            if is_damaged { [&b"red brown "[..], &[b'.'; 700]].concat() } else { value.clone() };
         assert_eq!(bytes, expected, "{key}");
     }
     assert_eq!(manifest["lost"].as_array().unwrap().len(), 1);
@@ -337,7 +337,7 @@ fn get_of_a_damaged_value_prints_a_document_in_json() {
     let ran = on(&store, &["get", "apple", "--json"]);
     let document = ran.json();
     assert_eq!((ran.code, &document["value_hex"]), (1, &serde_json::json!("")), "{document:#}");
-    assert_eq!(document["damaged_pieces"].as_array().unwrap().len(), 1, "{document:#}");
+    assert_eq!(document["damaged_extents"].as_array().unwrap().len(), 1, "{document:#}");
     let partial = on(&store, &["get", "apple", "--json", "--partial"]).json();
     assert!(
         partial["value_hex"].as_str().unwrap().starts_with("7265642062726f776e20"),

@@ -1,20 +1,20 @@
-//! The command line: subcommands, their options, and an example for each in its help.
+//! Defines the command line: subcommands, options, and an example for each in its help.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-/// See, check and salvage a partd store, live or dead.
+/// Shows, checks and salvages a partd store, live or dead.
 ///
-/// It reads the files of a store by itself, never through the engine. No command but `sweep
-/// --remove` changes a store or blocks a writer. Without a subcommand it prints a summary.
+/// It reads the files of a store itself, never through the engine. Only `sweep --remove` changes a
+/// store; no command blocks a writer. Without a subcommand it prints a summary.
 #[derive(Debug, Parser)]
 #[command(name = "partd-inspect", version, max_term_width = 100, after_help = EXAMPLES)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) options: Options,
-    /// A store (a directory) or one segment file: prints its summary
+    /// A store (a directory) or a segment file: prints its summary
     pub(crate) path: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
@@ -25,11 +25,11 @@ Examples:
   partd-inspect /data/store                   the summary
   partd-inspect verify /data/store            check every checksum
   partd-inspect get /data/store 'a\\x00b' >v   one value; the key as `keys` shows it
-  partd-inspect keys --json /data/store       everything comes as JSON, too
+  partd-inspect keys --json /data/store       the same as JSON
 
-Exit codes: 0 healthy, 1 damage found, 2 usage, or something cannot be read or is not there.";
+Exit codes: 0 healthy; 1 damage found; 2 wrong usage, or something is missing or unreadable.";
 
-/// What every subcommand takes.
+/// Options of every subcommand.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Options {
     /// Print one JSON document instead of text (schema: docs/partd-inspect-json.md)
@@ -46,12 +46,12 @@ pub(crate) struct Options {
     pub(crate) color: Color,
 }
 
-/// When to colour.
+/// When to colour the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Color {
     /// In a terminal, unless `NO_COLOR` is set
     Auto,
-    /// Into files and pipes, too, unless `NO_COLOR` is set
+    /// Also in files and pipes, unless `NO_COLOR` is set
     Always,
     /// Never
     Never,
@@ -59,13 +59,13 @@ pub(crate) enum Color {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List the segments: state, fill, live and dead bytes
+    /// List the segments: state, size, use, live and dead bytes
     #[command(after_help = "Example:\n  partd-inspect segments /data/store")]
     Segments {
-        /// A store or one segment file
+        /// A store or a segment file
         path: PathBuf,
     },
-    /// List the batches, in the order of the history
+    /// List the batches in the order of the history
     #[command(after_help = "\
 Examples:
   partd-inspect batches /data/store --from 100 --to 120
@@ -80,15 +80,15 @@ Examples:
     Keys(Keys),
     /// Write the value of a key to standard output
     #[command(after_help = "\
-The key is written as `keys` shows it: \\\\, \\n, \\r, \\t, \\0, \\', \\\" and \\xNN are escapes.
-Nothing is written unless every byte of the value matches its checksum, or --partial is given.
-There being no such key is exit code 2. A key that looks like an option goes behind --.
+Write the key as `keys` shows it: \\\\, \\n, \\r, \\t, \\0, \\', \\\" and \\xNN are escapes.
+Nothing is written unless the whole value matches its checksums, or --partial is given.
+If there is no such key, the exit code is 2. Put a key that looks like an option after --.
 
 Examples:
   partd-inspect get /data/store user:17 >value
   partd-inspect get --hex /data/store 'a\\x00\\x01b'")]
     Get(Get),
-    /// Show the bytes of a segment, each with its name in SPEC.md
+    /// Show the bytes of a segment, field by field, with the names in SPEC.md
     #[command(after_help = "\
 Examples:
   partd-inspect dump /data/store/0000000000000001.seg | less
@@ -97,26 +97,26 @@ Examples:
     /// Check every checksum, in parallel
     #[command(after_help = "Example:\n  partd-inspect verify /data/store && echo healthy")]
     Verify(Verify),
-    /// Show where the live and the dead bytes lie
+    /// Show a map of the live and dead bytes
     #[command(after_help = "Example:\n  partd-inspect map /data/store --svg map.svg")]
     Map(Map),
     /// Write each key's value to a file of its own, with a manifest
     #[command(after_help = "Example:\n  partd-inspect export /data/store /tmp/values")]
     Export(Export),
-    /// Write everything that still verifies into a new store, and say what was lost
+    /// Write everything that still verifies to a new store, and report what is lost
     #[command(after_help = "\
 Example:
   partd-inspect salvage /data/store /data/salvaged
 
-The new store consists of segment files alone; the engine makes its control file when it opens it.")]
+The new store has segment files only; the engine creates its control file on opening it.")]
     Salvage(Salvage),
-    /// Find temporary stores that nobody uses any more
+    /// Find temporary stores that no process uses any more
     #[command(after_help = "\
 Examples:
   partd-inspect sweep /tmp              lists them
-  partd-inspect sweep /tmp --remove     removes those that nobody uses")]
+  partd-inspect sweep /tmp --remove     removes the abandoned ones")]
     Sweep(Sweep),
-    /// Show live rates, refreshed
+    /// Show live rates, refreshed at intervals
     #[command(after_help = "Example:\n  partd-inspect watch /data/store --interval 0.5")]
     Watch(Watch),
     /// Print a completion script for a shell
@@ -134,36 +134,36 @@ Example:
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Batches {
-    /// A store or one segment file
+    /// A store or a segment file
     pub(crate) path: PathBuf,
-    /// Only those of the segment with this id (decimal, or 0x and hexadecimal)
+    /// Only batches of the segment with this id (decimal, 0x and hexadecimal, or a file name)
     #[arg(long, value_name = "ID", value_parser = segment_id)]
     pub(crate) segment: Option<u64>,
-    /// Only those with an entry of this key, as `keys` shows it
+    /// Only batches with an entry of this key, written as `keys` shows it
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) key: Option<OsString>,
-    /// Only those with this sequence number or a higher one
+    /// Only batches with this sequence number or a higher one
     #[arg(long, value_name = "SEQUENCE")]
     pub(crate) from: Option<u64>,
-    /// Only those with this sequence number or a lower one
+    /// Only batches with this sequence number or a lower one
     #[arg(long, value_name = "SEQUENCE")]
     pub(crate) to: Option<u64>,
-    /// Also those that are pending, void, damaged or beyond the history
+    /// Also batches that are pending, void, damaged, replaced or beyond the history
     #[arg(long)]
     pub(crate) all: bool,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Keys {
-    /// A store or one segment file
+    /// A store or a segment file
     pub(crate) path: PathBuf,
-    /// The order: by key, largest value first, or most extents first
+    /// Sort by key, largest value first, or most extents first
     #[arg(long, default_value = "key")]
     pub(crate) sort: Sort,
-    /// Only keys that begin so, written as `keys` shows them
+    /// Only keys with this prefix, written as `keys` shows it
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) prefix: Option<OsString>,
-    /// Only the first so many
+    /// Only this many keys
     #[arg(long, value_name = "COUNT")]
     pub(crate) limit: Option<usize>,
 }
@@ -178,15 +178,15 @@ pub(crate) enum Sort {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Get {
-    /// A store or one segment file
+    /// A store or a segment file
     pub(crate) path: PathBuf,
-    /// The key, as `keys` shows it
+    /// The key, written as `keys` shows it
     #[arg(allow_hyphen_values = true)]
     pub(crate) key: OsString,
-    /// Write hexadecimal digits, 32 bytes a line
+    /// Write hexadecimal digits, 32 bytes per line
     #[arg(long)]
     pub(crate) hex: bool,
-    /// Write what verifies of a damaged value
+    /// Write the parts of a damaged value that verify
     #[arg(long)]
     pub(crate) partial: bool,
 }
@@ -195,59 +195,59 @@ pub(crate) struct Get {
 pub(crate) struct Dump {
     /// A segment file
     pub(crate) segment: PathBuf,
-    /// Begin with the batch at this offset or the first behind it
+    /// Start with the batch at this offset, or the first one after it
     #[arg(long, value_name = "OFFSET", default_value_t = 0)]
     pub(crate) from: u64,
-    /// Show at most so many batches
+    /// Show at most this many batches
     #[arg(long, value_name = "COUNT")]
     pub(crate) batches: Option<usize>,
-    /// Show at most so many bytes of each key and value
+    /// Show at most this many bytes of each key and value
     #[arg(long, value_name = "COUNT", default_value_t = 64)]
     pub(crate) bytes: u64,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Verify {
-    /// A store or one segment file
+    /// A store or a segment file
     pub(crate) path: PathBuf,
-    /// Threads to read with; 0 for one per processor
+    /// Number of reading threads; 0 for one per processor
     #[arg(long, default_value_t = 0, value_name = "COUNT")]
     pub(crate) threads: usize,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Map {
-    /// A store or one segment file
+    /// A store or a segment file
     pub(crate) path: PathBuf,
-    /// Write a picture to this file
+    /// Write the map as a picture to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Export {
-    /// A store or one segment file
+    /// A store or a segment file
     pub(crate) path: PathBuf,
-    /// The directory to make; it must not exist, or be empty
+    /// The directory to create; it must not exist, or be empty
     pub(crate) dir: PathBuf,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Salvage {
-    /// The damaged store, or one segment file of it
+    /// The damaged store, or one of its segment files
     pub(crate) path: PathBuf,
-    /// The store to make; it must not exist, or be empty
+    /// The store to create; it must not exist, or be empty
     pub(crate) new_store: PathBuf,
-    /// Leave out what lies behind the end of the history that recovery would find
+    /// Leave out what follows the end of the history that recovery would find
     #[arg(long)]
     pub(crate) prefix_only: bool,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Sweep {
-    /// Where temporary stores are made
+    /// The directory that holds temporary stores
     pub(crate) dir: PathBuf,
-    /// Remove those that nobody uses
+    /// Remove the abandoned ones
     #[arg(long)]
     pub(crate) remove: bool,
 }
@@ -259,7 +259,7 @@ pub(crate) struct Watch {
     /// Seconds between two lines
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
     pub(crate) interval: f64,
-    /// Stop after so many lines
+    /// Stop after this many lines
     #[arg(long, value_name = "LINES")]
     pub(crate) count: Option<u64>,
 }
@@ -270,12 +270,13 @@ fn segment_id(text: &str) -> Result<u64, String> {
         (Some(digits), _) | (None, Some(digits)) => u64::from_str_radix(digits, 16),
         (None, None) => text.parse(),
     };
-    parsed.map_err(|_| "give a number, 0x and hexadecimal digits, or a file name".to_owned())
+    parsed
+        .map_err(|_| "give a decimal number, 0x and hexadecimal digits, or a file name".to_owned())
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.01..=86_400.0).contains(&seconds) => Ok(seconds),
-        _ => Err("give seconds from 0.01 to 86400".to_owned()),
+        _ => Err("give a number of seconds from 0.01 to 86400".to_owned()),
     }
 }

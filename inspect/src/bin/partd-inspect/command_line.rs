@@ -1,8 +1,7 @@
-//! Reads the command line, and answers what is only about the command line itself: help, the
-//! version, wrong usage.
+//! Parses the command line, and handles help, the version and wrong usage.
 //!
-//! A path may stand before its command, as in `partd-inspect STORE keys`. Clap knows no such thing,
-//! so the words are put in order before it sees them.
+//! A path may precede its command, as in `partd-inspect STORE keys`. Clap does not support this, so the
+//! words are reordered first.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -16,10 +15,10 @@ use crate::args::Args;
 use crate::complain;
 use partd_inspect::path::{deceives, shown};
 
-/// Commands that are about no path.
+/// Commands that take no path.
 const WITHOUT_PATH: [&str; 3] = ["completions", "man", "help"];
 
-/// The arguments of this process; otherwise the exit code, when everything is said.
+/// Returns the arguments of this process, or the exit code if it printed help or an error.
 pub(crate) fn parse() -> Result<Args, ExitCode> {
     let (line, words) = in_order(std::env::args_os().collect(), &command());
     let error = match Args::try_parse_from(line) {
@@ -33,11 +32,11 @@ pub(crate) fn parse() -> Result<Args, ExitCode> {
         return Err(ExitCode::from(2));
     }
     if error.use_stderr() {
-        // If it cannot be said, nobody wants to know.
-        let _ = io::stderr().write_all(harmless(&error.render().to_string()).as_bytes());
+        // Nothing to do if standard error is closed.
+        let _ = io::stderr().write_all(escaped(&error.render().to_string()).as_bytes());
         return Err(ExitCode::from(2));
     }
-    // Clap's own way of ending would take a full disk for success.
+    // Clap's own `exit` would report success on a full disk.
     match error.print().and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             complain(&format!("cannot write to standard output: {error}"));
@@ -47,14 +46,14 @@ pub(crate) fn parse() -> Result<Args, ExitCode> {
     }
 }
 
-/// The command line's description, with the commands that clap adds.
+/// The definition of the command line, with the commands that clap adds.
 fn command() -> Command {
     let mut command = Args::command();
     command.build();
     command
 }
 
-/// Whether clap could make nothing of a word.
+/// Whether clap's error is about this word.
 fn is_about(error: &clap::Error, word: &OsStr) -> bool {
     let kinds = [ContextKind::InvalidSubcommand, ContextKind::InvalidArg];
     let text = word.to_string_lossy();
@@ -62,8 +61,8 @@ fn is_about(error: &clap::Error, word: &OsStr) -> bool {
     kinds.iter().any(|kind| error.get(*kind).is_some_and(is_word))
 }
 
-/// Puts a path behind the command that it stands before. Also returns the first two words that are
-/// no options, if none of them is a command.
+/// Moves a path that precedes its command after it. Also returns the first two words that are not
+/// options, if neither is a command.
 fn in_order(mut line: Vec<OsString>, command: &Command) -> (Vec<OsString>, Vec<OsString>) {
     let is_command =
         |word: &OsStr| word.to_str().is_some_and(|w| command.find_subcommand(w).is_some());
@@ -77,7 +76,7 @@ fn in_order(mut line: Vec<OsString>, command: &Command) -> (Vec<OsString>, Vec<O
     while at < line.len() && words.len() < 2 {
         let word = &line[at];
         if is_command(word) {
-            // Clap, or the command, complains where no path belongs.
+            // If the command takes no path, clap or the command reports it.
             let takes_path = !WITHOUT_PATH.iter().any(|name| word == name);
             if let ([path], true) = (&words[..], takes_path) {
                 line.swap(*path, at);
@@ -95,7 +94,7 @@ fn in_order(mut line: Vec<OsString>, command: &Command) -> (Vec<OsString>, Vec<O
     (line, words)
 }
 
-/// Says which of two words was meant as a command: the one that is not a path.
+/// The message for an unknown command. Of two words, the one that is not a path was meant.
 fn no_command(first: &OsStr, second: &OsStr) -> String {
     let is_path =
         |word: &OsStr| Path::new(word).components().count() > 1 || Path::new(word).exists();
@@ -105,8 +104,9 @@ fn no_command(first: &OsStr, second: &OsStr) -> String {
     format!("there is no command `{}`; the commands are {}", shown(word), names.join(", "))
 }
 
-/// A text of several lines that cannot move the cursor of a terminal: it may quote the command line.
-fn harmless(text: &str) -> String {
+/// Escapes a text of several lines, which may quote the command line, so that it cannot move the cursor
+/// of a terminal.
+fn escaped(text: &str) -> String {
     let line = |line: &str| match line.chars().any(deceives) {
         true => shown(line),
         false => line.to_owned(),
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_before_its_command_goes_behind_it_and_nothing_else_moves() {
+    fn a_path_before_its_command_moves_after_it_and_nothing_else_moves() {
         for (line, expected) in [
             ("pi store keys", "pi keys store"),
             ("pi store get k1 --hex", "pi get store k1 --hex"),

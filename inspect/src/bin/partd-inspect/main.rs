@@ -1,8 +1,8 @@
-//! `partd-inspect`: see, check and salvage a store, live or dead.
+//! `partd-inspect` shows, checks and salvages a store, live or dead.
 //!
-//! It reads through `partd-format` and plain files, never through the engine. Only `sweep --remove` changes
-//! anything in a store, and only that takes a lock. This file dispatches and decides the exit code: 0 healthy,
-//! 1 damage found, 2 usage or cannot read.
+//! It reads through `partd-format` and plain files, never through the engine. Only `sweep --remove`
+//! changes a store, and only that takes a lock. This file runs the subcommand and chooses the exit code:
+//! 0 healthy, 1 damage found, 2 wrong usage or something cannot be read.
 
 mod args;
 mod cmd;
@@ -22,26 +22,26 @@ use partd_inspect::path::shown;
 use partd_inspect::source;
 use partd_inspect::store::Refusal;
 
-/// What ends a command early.
+/// The reason why a command ends early.
 #[derive(Debug)]
 enum Failure {
-    /// Standard output is closed, as `| head` does: nothing to say.
+    /// Standard output is closed, as by `| head`: no message.
     OutputClosed,
-    /// A sentence for standard error; exit code 2.
+    /// A message for standard error; exit code 2.
     Message(String),
-    /// A sentence for standard error; exit code 1.
+    /// A message for standard error; exit code 1.
     Damage(String),
 }
 
 impl Failure {
-    /// Wraps an error of the operating system: `doing` stands behind "cannot".
+    /// Wraps an error of the operating system: the message is "cannot `doing` PATH".
     fn io(doing: &str, path: &std::path::Path, error: &io::Error) -> Failure {
         Failure::Message(format!("cannot {doing} {}: {error}", shown(path)))
     }
 }
 
 impl From<io::Error> for Failure {
-    /// An error while writing to standard output; all other files name theirs.
+    /// Wraps an error of writing to standard output; errors of other files name the file.
     fn from(error: io::Error) -> Failure {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::OutputClosed,
@@ -56,7 +56,7 @@ impl From<Refusal> for Failure {
     }
 }
 
-/// Says something on standard error; if that is closed, nobody wants to know.
+/// Writes a message to standard error, and ignores an error of doing so.
 fn complain(message: &str) {
     let _ = writeln!(io::stderr(), "partd-inspect: {message}");
 }
@@ -86,15 +86,15 @@ fn main() -> ExitCode {
     ExitCode::from(out.exit_code())
 }
 
-/// Lets this process have as many open files as it may.
+/// Raises the limit of open files as far as allowed.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
-    // Without it there is room for fewer, which only takes longer.
+    // If it fails, fewer files stay open and reading takes longer.
     let _ = setrlimit(Resource::Nofile, raised);
 }
 
-/// How many threads read: no more than can have their files open at once.
+/// The number of reading threads: no more than may have files open at once.
 fn threads() -> usize {
     let wanted = std::env::var("RAYON_NUM_THREADS").ok().and_then(|number| number.parse().ok());
     let threads = match wanted {
@@ -104,12 +104,12 @@ fn threads() -> usize {
     threads.min(source::threads_max())
 }
 
-/// Runs the work with threads that read; where none can be started, this one does all of it.
+/// Runs the work on a pool of reading threads, or on this thread alone if none can be started.
 fn with_threads<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     match rayon::ThreadPoolBuilder::new().num_threads(threads()).build() {
         Ok(pool) => pool.install(work),
         Err(_) => {
-            // It fails only where there is such a pool already. One thread needs no other.
+            // This fails only if there is a global pool already.
             let alone = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread();
             let _ = alone.build_global();
             work()
@@ -126,7 +126,7 @@ fn run(args: Args, out: &mut Output) -> Result<(), Failure> {
             return Err(Failure::Message(message));
         }
         (None, None) => {
-            let message = "give the directory of a store or a segment file; --help says more";
+            let message = "give the directory of a store or a segment file; see --help";
             return Err(Failure::Message(message.to_owned()));
         }
     };

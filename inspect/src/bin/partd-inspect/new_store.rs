@@ -1,10 +1,10 @@
-//! Writes a new store as segment files alone, through `partd-format`.
+//! Writes a new store through `partd-format`, as segment files only.
 //!
-//! Each segment is written under a temporary name, sealed, synced, noted as synced, and renamed; the
-//! directory is synced before the next one is begun. So a batch that is seen is on stable storage,
-//! with all before it, and each repeats its own number as the mark. There is no control file: the engine makes it from the segments at the first open,
-//! by the rule for a control file that is missing (SPEC.md, "Which numbers are visible"). The
-//! numbers are dense from 1, so that this rule finds all of it.
+//! Each segment is written under a temporary name, sealed and synced, gets its `durable_end`, and is
+//! renamed; the directory is synced before the next segment is started. So every visible batch is
+//! durable with all batches before it, and each batch has its own number as `durable_seq`. There is no
+//! control file: the engine creates it from the segments at the first open, by the recovery rule
+//! (SPEC.md, "Which numbers are visible"). Sequence numbers are dense from 1, so the rule finds all.
 
 use std::fs::{self, File};
 use std::io;
@@ -20,32 +20,32 @@ use partd_format::{Kind, Link, Salt, SegmentHeader, State};
 use crate::Failure;
 use partd_inspect::index::EntryRef;
 
-/// A batch is written when its values have so many bytes.
+/// A batch is written once its values have this many bytes.
 const BATCH_BYTES: u64 = 1 << 20;
-/// Or so many entries.
+/// A batch is written once it has this many entries.
 const BATCH_ENTRIES: usize = 8192;
-/// A segment is closed when the next batch would make it longer.
+/// A segment is closed if the next batch would make it longer than this.
 const SEGMENT_BYTES: u64 = 64 << 20;
 
 /// One entry to write.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Item<'k> {
     pub(crate) key: &'k [u8],
-    /// Whether it sets the key; it is appended otherwise.
+    /// Whether the entry is a set; otherwise it is an append.
     pub(crate) set: bool,
     /// The length of the value in bytes.
     pub(crate) len: u64,
-    /// Where the value is to be had.
+    /// The entry to copy the value from.
     pub(crate) at: EntryRef,
 }
 
-/// Takes a piece of a value.
+/// Receives a piece of a value.
 pub(crate) type Take<'t> = dyn FnMut(&[u8]) -> Result<(), Failure> + 't;
 
-/// Hands over the bytes of a value, piece by piece.
+/// Reads the bytes of a value, piece by piece.
 pub(crate) type Read<'r> = dyn Fn(EntryRef, &mut Take<'_>) -> Result<(), Failure> + 'r;
 
-/// A store in the making.
+/// A store that is being written.
 #[derive(Debug)]
 pub(crate) struct NewStore<'k> {
     dir: PathBuf,
@@ -66,17 +66,17 @@ struct Segment {
 }
 
 impl<'k> NewStore<'k> {
-    /// Begins a store in an empty directory.
+    /// Starts a store in an empty directory.
     pub(crate) fn create(dir: &Path) -> Result<NewStore<'k>, Failure> {
         let mut uuid = random::<16>()?;
-        // A random uuid says so: version 4, variant 1.
+        // A random uuid has version 4 and variant 1.
         uuid[6] = uuid[6] & 0x0F | 0x40;
         uuid[8] = uuid[8] & 0x3F | 0x80;
         let dir = dir.to_owned();
         Ok(NewStore { dir, uuid, sequence: 0, segments: 0, open: None, items: vec![], bytes: 0 })
     }
 
-    /// Adds an entry behind all others.
+    /// Adds an entry after all others.
     pub(crate) fn push(&mut self, item: Item<'k>, read: &Read<'_>) -> Result<(), Failure> {
         self.items.push(item);
         self.bytes += item.len;
@@ -86,7 +86,7 @@ impl<'k> NewStore<'k> {
         Ok(())
     }
 
-    /// Writes the rest and makes all of it durable; returns the numbers of batches and segments.
+    /// Writes the rest and makes everything durable; returns the number of batches and of segments.
     pub(crate) fn finish(mut self, read: &Read<'_>) -> Result<(u64, u64), Failure> {
         if !self.items.is_empty() || self.segments == 0 {
             self.write_batch(read)?;
@@ -127,17 +127,17 @@ impl<'k> NewStore<'k> {
         let done = segment.seal(self.uuid, self.segments);
         done.and_then(|()| fs::rename(&segment.path, &path))
             .map_err(|error| Failure::io("write", &path, &error))?;
-        let durable_seq = File::open(&self.dir).and_then(|dir| dir.sync_all());
-        durable_seq.map_err(|error| Failure::io("sync", &self.dir, &error))
+        let synced = File::open(&self.dir).and_then(|dir| dir.sync_all());
+        synced.map_err(|error| Failure::io("sync", &self.dir, &error))
     }
 }
 
 impl Segment {
     fn create(dir: &Path) -> Result<Segment, Failure> {
-        // A name that recovery knows and removes, should this be its end.
+        // Recovery removes a file of this name if this process dies.
         let path = dir.join("tmp-output");
         let file = File::options().write(true).create_new(true).mode(0o600).open(&path);
-        let file = file.map_err(|error| Failure::io("make", &path, &error))?;
+        let file = file.map_err(|error| Failure::io("create", &path, &error))?;
         let salt = Salt(u64::from_le_bytes(random::<8>()?));
         Ok(Segment { path, file, salt, end: HEADER_LEN })
     }
@@ -185,7 +185,7 @@ impl Segment {
         Ok(())
     }
 
-    /// Ends the chain, writes the header, syncs, and notes that it has.
+    /// Ends the chain, writes the header, syncs, and stores the `durable_end`.
     fn seal(&self, store: [u8; 16], id: u64) -> io::Result<()> {
         let word = Link::Sealed.encode(self.salt, self.end);
         self.file.write_all_at(&word.to_le_bytes(), self.end)?;
@@ -211,7 +211,8 @@ impl Segment {
 
 fn random<const N: usize>() -> Result<[u8; N], Failure> {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Failure::Message(format!("the system has no random numbers: {error}")))?;
+    getrandom::fill(&mut bytes).map_err(|error| {
+        Failure::Message(format!("cannot get random numbers from the system: {error}"))
+    })?;
     Ok(bytes)
 }

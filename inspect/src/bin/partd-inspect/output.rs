@@ -1,6 +1,6 @@
-//! Where results go: text for people or one JSON document, colours where they are wanted.
+//! Writes results as text for people or as one JSON document, with colours if wanted.
 //!
-//! Every write returns its error, so that a closed pipe ends the program quietly and never panics.
+//! Every write returns its error: a closed pipe ends the program quietly, without a panic.
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 
@@ -16,31 +16,31 @@ use partd_inspect::store::Store;
 
 /// The version of the JSON schema.
 const SCHEMA: u64 = 1;
-/// The width of tables where nothing says another.
+/// The default width of tables.
 const WIDTH: usize = 80;
-/// How many problems the text shows; JSON has them all.
+/// How many problems the text shows; JSON has all of them.
 const PROBLEMS_SHOWN: usize = 100;
 
-/// How text can be marked.
+/// How text can be highlighted.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Mark {
+pub(crate) enum Style {
     Good,
     Bad,
     Warn,
     Strong,
 }
 
-/// The way out of the program.
+/// Standard output, with the options that shape it and the health to report in the exit code.
 pub(crate) struct Output {
     writer: BufWriter<Box<dyn Write + Send>>,
     pub(crate) json: bool,
     pub(crate) exact: bool,
     wide: bool,
     color: bool,
-    /// Whether the cursor of a terminal can be moved.
+    /// Whether the output is a terminal that can move its cursor.
     live: bool,
     damaged: bool,
-    /// Whether something could not be read at all.
+    /// Whether something could not be read, or done.
     unreadable: bool,
 }
 
@@ -51,7 +51,7 @@ impl std::fmt::Debug for Output {
 }
 
 impl Output {
-    /// Standard output, as the options want it.
+    /// Creates the output for these options.
     pub(crate) fn new(options: &Options) -> Output {
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
@@ -73,7 +73,7 @@ impl Output {
         }
     }
 
-    /// The exit code that fits what was reported.
+    /// The exit code for what was recorded.
     pub(crate) fn exit_code(&self) -> u8 {
         match (self.unreadable, self.damaged) {
             (true, _) => 2,
@@ -82,63 +82,63 @@ impl Output {
         }
     }
 
-    /// Notes that something could not be read, or done.
-    pub(crate) fn note_failure(&mut self) {
+    /// Records that something could not be read, or done.
+    pub(crate) fn record_failure(&mut self) {
         self.unreadable = true;
     }
 
-    /// Notes that damage was found.
-    pub(crate) fn note_damage(&mut self, damaged: bool) {
+    /// Records whether damage was found.
+    pub(crate) fn record_damage(&mut self, damaged: bool) {
         self.damaged |= damaged;
     }
 
-    /// Writes what is still in the buffer.
+    /// Flushes the buffer.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
         self.writer.flush()
     }
 
-    /// Raw bytes.
+    /// Writes raw bytes.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.writer.write_all(bytes)
     }
 
-    /// A line.
+    /// Writes a line.
     pub(crate) fn line(&mut self, line: impl AsRef<str>) -> io::Result<()> {
         self.writer.write_all(line.as_ref().as_bytes())?;
         self.writer.write_all(b"\n")
     }
 
-    /// Whether a line of so many characters can be written anew where it stands.
+    /// Whether a line of this width can be rewritten in place.
     pub(crate) fn can_rewrite(&self, width: usize) -> bool {
         self.live && width < self.width()
     }
 
-    /// Writes a line over the one before, and leaves the cursor on it.
+    /// Replaces the last line, and leaves the cursor on it.
     pub(crate) fn rewrite(&mut self, line: &str) -> io::Result<()> {
         self.writer.write_all(format!("\r{line}\x1b[K").as_bytes())?;
         self.writer.flush()
     }
 
-    /// Whether there are colours.
+    /// Whether the output has colours.
     pub(crate) fn has_color(&self) -> bool {
         self.color
     }
 
-    /// Marks text, where there are colours.
-    pub(crate) fn mark(&self, mark: Mark, text: &str) -> String {
+    /// Highlights text if the output has colours.
+    pub(crate) fn styled(&self, style: Style, text: &str) -> String {
         if !self.color {
             return text.to_owned();
         }
-        let code = match mark {
-            Mark::Good => "32",
-            Mark::Bad => "31;1",
-            Mark::Warn => "33",
-            Mark::Strong => "1",
+        let code = match style {
+            Style::Good => "32",
+            Style::Bad => "31;1",
+            Style::Warn => "33",
+            Style::Strong => "1",
         };
         format!("\x1b[{code}m{text}\x1b[0m")
     }
 
-    /// The width of tables.
+    /// The width that tables must fit.
     pub(crate) fn width(&self) -> usize {
         if self.wide {
             return usize::MAX;
@@ -149,27 +149,27 @@ impl Output {
         said.or(asked).unwrap_or(WIDTH).max(40)
     }
 
-    /// A table, its headings marked.
+    /// Writes a table with highlighted headings.
     pub(crate) fn table(&mut self, table: &Table) -> io::Result<()> {
         let (headings, rows) = table.lines(self.width());
         for line in headings {
-            self.line(self.mark(Mark::Strong, &line))?;
+            self.line(self.styled(Style::Strong, &line))?;
         }
         rows.iter().try_for_each(|line| self.line(line))
     }
 
-    /// A size.
+    /// Formats a size.
     pub(crate) fn size(&self, bytes: u64) -> String {
         text::size(bytes, self.exact)
     }
 
-    /// The JSON document of a command on a store, and the damage that it tells of.
+    /// Writes the JSON document of a command on a store, and records the health of the store.
     pub(crate) fn document(&mut self, command: &str, store: &Store, rest: Value) -> io::Result<()> {
         let document = self.about(command, store, rest);
         self.value(&document)
     }
 
-    /// The same with one more field that may be large: it is written as it is made.
+    /// Writes such a document with one more field, which may be large: it is written as it is produced.
     pub(crate) fn document_with(
         &mut self,
         command: &str,
@@ -183,7 +183,7 @@ impl Output {
     }
 
     fn about(&mut self, command: &str, store: &Store, rest: Value) -> Map<String, Value> {
-        self.note_health(store);
+        self.record_health(store);
         let about = json!({
             "partd_inspect": SCHEMA,
             "command": command,
@@ -193,7 +193,7 @@ impl Output {
         [about, rest].into_iter().flat_map(fields).collect()
     }
 
-    /// The JSON document of a command that has no store.
+    /// Writes the JSON document of a command without a store.
     pub(crate) fn plain_document(&mut self, command: &str, rest: Value) -> io::Result<()> {
         let document: Map<_, _> = plain(command).into_iter().chain(fields(rest)).collect();
         self.value(&document)
@@ -204,7 +204,7 @@ impl Output {
         self.line("")
     }
 
-    /// The same on one line, for one after the other.
+    /// Writes such a document on one line, for a sequence of documents.
     pub(crate) fn document_line(&mut self, command: &str, rest: Value) -> io::Result<()> {
         let document: Map<_, _> = plain(command).into_iter().chain(fields(rest)).collect();
         serde_json::to_writer(&mut self.writer, &document)?;
@@ -212,30 +212,30 @@ impl Output {
         self.writer.flush()
     }
 
-    fn note_health(&mut self, store: &Store) {
+    fn record_health(&mut self, store: &Store) {
         self.damaged |= store.is_damaged();
         self.unreadable |= store.is_unreadable();
     }
 
-    /// The health of a store in one line, and below it what is wrong.
+    /// Writes the health of a store in one line, and below it the problems.
     pub(crate) fn health(&mut self, store: &Store) -> io::Result<()> {
-        self.note_health(store);
-        let (mark, line) = health_line(store);
-        let line = format!("health    {}", self.mark(mark, &line));
+        self.record_health(store);
+        let (style, line) = health_line(store);
+        let line = format!("health    {}", self.styled(style, &line));
         self.line(line)?;
         self.problems(&store.history.problems)?;
         if store.recycles() && store.is_damaged() && store.has_gone() {
             self.line(
-                "  This temporary store writes its dead segments again while it lives, and has",
+                "  This temporary store reuses its dead segments while it is open, and has just",
             )?;
-            self.line("  just done so: that may be all there is to it. Run the command again.")?;
+            self.line("  done so, which may be the only cause. Run the command again.")?;
         }
         Ok(())
     }
 
-    /// Only what is wrong, if anything is: for commands whose result is something else.
+    /// Writes the health only if the store is damaged, after the result of a command.
     pub(crate) fn warnings(&mut self, store: &Store) -> io::Result<()> {
-        self.note_health(store);
+        self.record_health(store);
         if store.is_damaged() {
             self.line("")?;
             self.health(store)?;
@@ -243,16 +243,16 @@ impl Output {
         Ok(())
     }
 
-    /// Problems, a line each.
+    /// Writes one problem after the other.
     pub(crate) fn problems(&mut self, problems: &[Problem]) -> io::Result<()> {
         for problem in problems.iter().take(PROBLEMS_SHOWN) {
-            let (mark, name) = match problem.severity {
-                Severity::Damage => (Mark::Bad, "damage"),
-                Severity::Scar => (Mark::Warn, "scar"),
+            let (style, name) = match problem.severity {
+                Severity::Damage => (Style::Bad, "damage"),
+                Severity::Scar => (Style::Warn, "scar"),
             };
-            let (place, evidence) = (problem.place(), problem.evidence());
-            let head = format!("  {} {place}", self.mark(mark, name));
-            if 12 + place.chars().count() + evidence.chars().count() <= self.width() {
+            let (location, evidence) = (problem.location(), problem.evidence());
+            let head = format!("  {} {location}", self.styled(style, name));
+            if 12 + location.chars().count() + evidence.chars().count() <= self.width() {
                 self.line(format!("{head}: {evidence}"))?;
                 continue;
             }
@@ -269,7 +269,7 @@ impl Output {
         }
         if problems.len() > PROBLEMS_SHOWN {
             let more = problems.len() - PROBLEMS_SHOWN;
-            self.line(format!("  and {more} more; --json has them all"))?;
+            self.line(format!("  and {more} more; --json has all of them"))?;
         }
         Ok(())
     }
@@ -285,20 +285,20 @@ struct Document<'a, L> {
 impl<L: Serialize> Serialize for Document<'_, L> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        // In the order of the names, as all others.
-        let behind = |(name, _): &(&String, &Value)| name.as_str() > self.field;
-        for (name, value) in self.fields.iter().take_while(|field| !behind(field)) {
+        // Sorted by name, like all documents.
+        let is_after = |(name, _): &(&String, &Value)| name.as_str() > self.field;
+        for (name, value) in self.fields.iter().take_while(|field| !is_after(field)) {
             map.serialize_entry(name, value)?;
         }
         map.serialize_entry(self.field, self.large)?;
-        for (name, value) in self.fields.iter().skip_while(|field| !behind(field)) {
+        for (name, value) in self.fields.iter().skip_while(|field| !is_after(field)) {
             map.serialize_entry(name, value)?;
         }
         map.end()
     }
 }
 
-/// An array whose elements are made one after the other.
+/// An array whose elements are produced one by one.
 pub(crate) struct Rows<F>(pub(crate) F);
 
 impl<F: Fn() -> I, I: Iterator<Item: Serialize>> Serialize for Rows<F> {
@@ -307,7 +307,7 @@ impl<F: Fn() -> I, I: Iterator<Item: Serialize>> Serialize for Rows<F> {
     }
 }
 
-/// A string that is made piece by piece.
+/// A string that is produced piece by piece.
 pub(crate) struct Text<D>(pub(crate) D);
 
 impl<D: std::fmt::Display> Serialize for Text<D> {
@@ -327,7 +327,7 @@ fn fields(value: Value) -> Map<String, Value> {
     }
 }
 
-/// A problem in JSON.
+/// A problem as JSON.
 pub(crate) fn problem_json(problem: &Problem) -> Value {
     json!({
         "severity": problem.severity.name(),
@@ -350,7 +350,7 @@ fn health(store: &Store) -> Value {
     })
 }
 
-/// The word for a store's health.
+/// The word for the health of a store.
 fn status(store: &Store) -> &'static str {
     match (store.is_damaged(), store.needs_recovery()) {
         (true, _) => "damaged",
@@ -359,7 +359,7 @@ fn status(store: &Store) -> &'static str {
     }
 }
 
-fn health_line(store: &Store) -> (Mark, String) {
+fn health_line(store: &Store) -> (Style, String) {
     let history = &store.history;
     if store.is_damaged() {
         let damage = |problem: &&Problem| problem.severity == Severity::Damage;
@@ -374,25 +374,25 @@ fn health_line(store: &Store) -> (Mark, String) {
             }
             None => format!("damaged in {places}"),
         };
-        return (Mark::Bad, line);
+        return (Style::Bad, line);
     }
     let whole = format!("{} present", text::plural(history.last, "batch", "batches"));
     match history.rule {
-        Rule::CommitWord => (Mark::Good, format!("healthy: {whole}, none missing")),
-        Rule::Alone => (Mark::Good, "headers and tables are good".to_owned()),
+        Rule::CommitWord => (Style::Good, format!("healthy: {whole}, none missing")),
+        Rule::Alone => (Style::Good, "headers and tables are good".to_owned()),
         Rule::Numbers => {
-            let line = format!("healthy: {whole}; its writers died, the next open settles it");
-            (Mark::Good, line)
+            let line = format!("healthy: {whole}; its writers died, and the next open recovers it");
+            (Style::Good, line)
         }
         Rule::Recovery => {
-            let given_up = match history.beyond.len() as u64 {
+            let voided = match history.beyond.len() as u64 {
                 0 => String::new(),
                 n => {
-                    format!("; {} behind the end are given up", text::plural(n, "batch", "batches"))
+                    format!(" and voids {} after the end", text::plural(n, "batch", "batches"))
                 }
             };
-            let line = format!("healthy: {whole}; the next open will recover it{given_up}");
-            (Mark::Good, line)
+            let line = format!("healthy: {whole}; the next open recovers it{voided}");
+            (Style::Good, line)
         }
     }
 }

@@ -1,16 +1,16 @@
-//! Text for people: sizes, numbers, tables that fit the width they are given.
+//! Formats text for people: sizes, numbers, and tables that fit a given width.
 
 use std::fmt::Write as _;
 use std::ops::Range;
 
-/// Between two columns.
+/// The space between two columns.
 const GAP: usize = 2;
-/// Before the first column of a line that goes on with a row.
+/// The indent of a line that continues a row.
 const INDENT: usize = 4;
-/// How short the flexible column may become.
+/// The least width of the flexible column.
 const FLEXIBLE_MIN: usize = 16;
 
-/// A number with its thousands apart.
+/// Formats a number with commas between thousands.
 pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
@@ -23,12 +23,12 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
-/// A number with its noun: "1 batch", "2 batches".
+/// Formats a number with its noun: "1 batch", "2 batches".
 pub(crate) fn plural(number: u64, one: &str, many: &str) -> String {
     format!("{} {}", count(number), if number == 1 { one } else { many })
 }
 
-/// A size in the largest unit that leaves at least 1 before the point.
+/// Formats a size in the largest unit that leaves at least 1 before the point.
 pub(crate) fn size(bytes: u64, exact: bool) -> String {
     if exact {
         return count(bytes);
@@ -47,7 +47,7 @@ pub(crate) fn size(bytes: u64, exact: bool) -> String {
     }
 }
 
-/// A share in percent; 0 of nothing.
+/// Formats a share in percent; 0 if the whole is 0.
 pub(crate) fn percent(part: u64, whole: u64) -> String {
     if whole == 0 {
         return "0 %".to_owned();
@@ -69,16 +69,16 @@ pub(crate) fn shorten(text: &str, width: usize) -> String {
     short
 }
 
-/// How a column stands.
+/// The alignment of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Align {
     Left,
     Right,
-    /// Left, and shortened where the table would not fit.
+    /// Left, and shortened if the table would not fit.
     Flexible,
 }
 
-/// Rows of cells under headings.
+/// A table: rows of cells under headings.
 #[derive(Debug)]
 pub(crate) struct Table {
     columns: Vec<(&'static str, Align)>,
@@ -86,20 +86,20 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// A table without rows.
+    /// Creates a table without rows.
     pub(crate) fn new(columns: &[(&'static str, Align)]) -> Table {
         Table { columns: columns.to_vec(), rows: Vec::new() }
     }
 
-    /// Adds a row, a cell for each column.
+    /// Adds a row with a cell for each column.
     pub(crate) fn row(&mut self, cells: Vec<String>) {
         debug_assert_eq!(cells.len(), self.columns.len());
         self.rows.push(cells);
     }
 
-    /// The lines of the headings and those of the rows, none wider than `width`, as far as single
-    /// cells allow. First the flexible column is shortened; where that does not do, the columns at
-    /// the end go to lines of their own.
+    /// Formats the headings and the rows as lines, none wider than `width` unless a single cell is. If
+    /// the table is too wide, the flexible column is shortened. If that is not enough, the last columns
+    /// move to lines of their own.
     pub(crate) fn lines(&self, width: usize) -> (Vec<String>, Vec<String>) {
         let mut widths: Vec<usize> = (0..self.columns.len())
             .map(|i| {
@@ -113,7 +113,7 @@ impl Table {
             && total > width
         {
             let fits = widths[i].saturating_sub(total - width);
-            // A name that is cut down to nothing helps nobody.
+            // A name with almost nothing left is useless.
             widths[i] = if fits < FLEXIBLE_MIN { widths[i].min(width) } else { fits };
         }
         let folds = fold(&widths, width);
@@ -146,7 +146,7 @@ impl Table {
     }
 }
 
-/// Which columns stand together on a line.
+/// Assigns the columns to lines.
 fn fold(widths: &[usize], width: usize) -> Vec<Range<usize>> {
     let (mut folds, mut first, mut used) = (Vec::new(), 0, 0);
     for (i, column) in widths.iter().enumerate() {
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_readable_and_exact_on_demand() {
+    fn sizes_are_readable_and_exact_on_request() {
         let cases = [
             (0, "0 B", "0"),
             (1023, "1023 B", "1,023"),
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_shortens_its_flexible_column_to_fit_and_no_other() {
+    fn a_table_shortens_only_its_flexible_column_to_fit() {
         let mut table = Table::new(&[("key", Align::Flexible), ("bytes", Align::Right)]);
         table.row(vec!["k".repeat(100), "1,234,567".into()]);
         for width in [30, 80, 120] {
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_cannot_fit_goes_on_below() {
+    fn a_table_that_cannot_fit_continues_on_the_next_line() {
         let mut table = Table::new(&[
             ("id", Align::Right),
             ("size", Align::Right),

@@ -1,4 +1,4 @@
-//! The list of batches.
+//! `batches`: lists the batches.
 
 use partd_format::{Kind, State};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use crate::Failure;
 use crate::args::Batches;
 use crate::output::{Output, Rows};
 use crate::text::{Align, Table, count};
-use partd_inspect::history::Place;
+use partd_inspect::history::BatchRef;
 use partd_inspect::key::unescape;
 use partd_inspect::store::Store;
 use partd_inspect::walk::{BatchInfo, Segment};
@@ -19,16 +19,16 @@ pub(crate) fn run(args: &Batches, out: &mut Output) -> Result<(), Failure> {
     };
     let store = Store::read(&args.path)?;
     let mut rows = select(&store, args.all);
-    rows.retain(|&place| {
-        let (segment, batch) = at(&store, place);
+    rows.retain(|&batch_ref| {
+        let (segment, batch) = at(&store, batch_ref);
         let numbers = args.from.unwrap_or(0)..=args.to.unwrap_or(u64::MAX);
         let bounded = args.from.is_some() || args.to.is_some();
         args.segment.is_none_or(|id| id == segment.id())
-            && (!bounded || place.sequence > 0 && numbers.contains(&place.sequence))
+            && (!bounded || batch_ref.sequence > 0 && numbers.contains(&batch_ref.sequence))
             && key.as_ref().is_none_or(|key| has_key(segment, batch, key))
     });
     if out.json {
-        let rows = Rows(|| rows.iter().map(|&place| document(&store, place)));
+        let rows = Rows(|| rows.iter().map(|&batch_ref| document(&store, batch_ref)));
         return Ok(out.document_with("batches", &store, json!({}), "batches", &rows)?);
     }
     let mut table = Table::new(&[
@@ -38,18 +38,18 @@ pub(crate) fn run(args: &Batches, out: &mut Output) -> Result<(), Failure> {
         ("offset", Align::Right),
         ("length", Align::Right),
         ("entries", Align::Right),
-        ("synced", Align::Right),
+        ("durable_seq", Align::Right),
     ]);
-    for &place in &rows {
-        let (segment, batch) = at(&store, place);
+    for &batch_ref in &rows {
+        let (segment, batch) = at(&store, batch_ref);
         let head = batch.good_head();
         let number = |value: Option<u64>| value.map_or("?".to_owned(), count);
         table.row(vec![
-            match place.sequence {
+            match batch_ref.sequence {
                 0 => "-".to_owned(),
                 sequence => count(sequence),
             },
-            state_name(&store, place).to_owned(),
+            state_name(&store, batch_ref).to_owned(),
             segment.id().to_string(),
             count(batch.offset),
             out.size(batch.len),
@@ -61,29 +61,31 @@ pub(crate) fn run(args: &Batches, out: &mut Output) -> Result<(), Failure> {
     Ok(out.warnings(&store)?)
 }
 
-/// The batches of the history in its order; then, if all are wanted, the others by their place.
-fn select(store: &Store, all: bool) -> Vec<Place> {
+/// The batches of the history in order, then those of outputs; with `all`, then all others by position.
+fn select(store: &Store, all: bool) -> Vec<BatchRef> {
     let history = &store.history;
     let mut rows = history.batches.clone();
-    let whole_segment = |i: usize| store.segments[i].is_output() && history.counts[i];
+    let whole_segment = |i: usize| store.segments[i].is_output() && history.included[i];
     let mut others = Vec::new();
     for (segment, info) in store.segments.iter().enumerate() {
         for (batch, info) in info.batches.iter().enumerate() {
             let sequence = info.sequence().unwrap_or(0);
-            others.push(Place { sequence, segment, batch });
+            others.push(BatchRef { sequence, segment, batch });
         }
     }
-    others.retain(|place| whole_segment(place.segment) || all);
-    let known: std::collections::BTreeSet<Place> = rows.iter().copied().collect();
-    others.retain(|place| !known.contains(place));
-    others.sort_by_key(|place| (!whole_segment(place.segment), place.segment, place.batch));
+    others.retain(|batch_ref| whole_segment(batch_ref.segment) || all);
+    let known: std::collections::BTreeSet<BatchRef> = rows.iter().copied().collect();
+    others.retain(|batch_ref| !known.contains(batch_ref));
+    others.sort_by_key(|batch_ref| {
+        (!whole_segment(batch_ref.segment), batch_ref.segment, batch_ref.batch)
+    });
     rows.extend(others);
     rows
 }
 
-fn at(store: &Store, place: Place) -> (&Segment, &BatchInfo) {
-    let segment = &store.segments[place.segment];
-    (segment, &segment.batches[place.batch])
+fn at(store: &Store, batch_ref: BatchRef) -> (&Segment, &BatchInfo) {
+    let segment = &store.segments[batch_ref.segment];
+    (segment, &segment.batches[batch_ref.batch])
 }
 
 fn has_key(segment: &Segment, batch: &BatchInfo, key: &[u8]) -> bool {
@@ -96,10 +98,10 @@ fn has_key(segment: &Segment, batch: &BatchInfo, key: &[u8]) -> bool {
     })
 }
 
-fn state_name(store: &Store, place: Place) -> &'static str {
-    let (segment, batch) = at(store, place);
+fn state_name(store: &Store, batch_ref: BatchRef) -> &'static str {
+    let (segment, batch) = at(store, batch_ref);
     match (&batch.state, &batch.head) {
-        _ if store.history.replaced[place.segment] => "replaced",
+        _ if store.history.replaced[batch_ref.segment] => "replaced",
         (Err(_), _) | (_, Some(Err(_))) => "damaged",
         (Ok(State::Pending), _) => "pending",
         (Ok(State::Void), _) => "void",
@@ -109,19 +111,19 @@ fn state_name(store: &Store, place: Place) -> &'static str {
     }
 }
 
-fn document(store: &Store, place: Place) -> Value {
-    let (segment, batch) = at(store, place);
+fn document(store: &Store, batch_ref: BatchRef) -> Value {
+    let (segment, batch) = at(store, batch_ref);
     let head = batch.good_head();
     let error = batch.state.as_ref().err();
     let error = error.or_else(|| batch.head.as_ref().and_then(|head| head.as_ref().err()));
     json!({
         "sequence": batch.sequence(),
-        "state": state_name(store, place),
+        "state": state_name(store, batch_ref),
         "segment": segment.id(),
         "offset": batch.offset,
         "bytes": batch.len,
         "entries": head.map(|head| head.count),
-        "synced": head.map(|head| head.durable_seq),
+        "durable_seq": head.map(|head| head.durable_seq),
         "values_offset": head.map(|head| head.values_start),
         "error": error.map(ToString::to_string),
     })

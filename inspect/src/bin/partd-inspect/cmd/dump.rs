@@ -1,4 +1,4 @@
-//! The bytes of one segment, field by field, each with its name in SPEC.md.
+//! `dump`: shows the bytes of one segment, field by field, with the names in SPEC.md.
 
 use partd_format::batch::{ENTRY_LEN, HEAD_LEN, SEQUENCE_LEN};
 use partd_format::segment::HEADER_LEN;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::Failure;
 use crate::args::Dump;
-use crate::output::{Mark, Output, Rows};
+use crate::output::{Output, Rows, Style};
 use crate::text::plural;
 use partd_inspect::history::{uuid, value_checksum};
 use partd_inspect::key::escape;
@@ -26,9 +26,9 @@ const HEADER: [(u64, u64, &str); 18] = [
     (32, 8, "id of segment"),
     (40, 8, "length"),
     (48, 8, "salt"),
-    (56, 8, "upto"),
-    (64, 4, "replaces"),
-    (68, 4, "keeps"),
+    (56, 8, "max_seq"),
+    (64, 4, "inputs"),
+    (68, 4, "retained"),
     (72, 8, "start of data"),
     (80, 8, "created"),
     (88, 4, "pid"),
@@ -36,22 +36,22 @@ const HEADER: [(u64, u64, &str); 18] = [
     (96, 24, "reserved"),
     (120, 4, "checksum of lists"),
     (124, 4, "checksum of header"),
-    (128, 8, "note"),
+    (128, 8, "durable_end"),
 ];
 
-/// The fields of a batch, from its beginning.
+/// The fields of a batch: offset in the batch, length, name.
 const BATCH: [(u64, u64, &str); 8] = [
     (0, 8, "link word"),
     (8, 8, "state word"),
     (16, 4, "checksum of batch header"),
     (20, 4, "flags of batch"),
-    (24, 8, "synced"),
+    (24, 8, "durable_seq"),
     (32, 4, "number of entries"),
     (36, 4, "reserved"),
     (40, 8, "bytes of keys"),
 ];
 
-/// The fields of a row of the table.
+/// The fields of a row of the table: offset in the row, length, name.
 const ROW: [(u64, u64, &str); 4] = [
     (0, 1, "kind of entry"),
     (1, 7, "length of value"),
@@ -63,13 +63,13 @@ const ROW: [(u64, u64, &str); 4] = [
 struct Field {
     offset: u64,
     bytes: Vec<u8>,
-    /// How many bytes of it are not shown.
+    /// How many of its bytes are not shown.
     more: u64,
     name: &'static str,
     meaning: String,
 }
 
-/// A part of the file that is shown under a title.
+/// A part of the file, shown under a title.
 #[derive(Clone, Copy)]
 enum Section<'s> {
     Header(&'s Segment),
@@ -124,7 +124,7 @@ pub(crate) fn run(args: &Dump, out: &mut Output) -> Result<(), Failure> {
         return Ok(out.document_with("dump", &store, rest, "sections", &Rows(sections))?);
     }
     for section in sections() {
-        out.line(out.mark(Mark::Strong, &section.title()))?;
+        out.line(out.styled(Style::Strong, &section.title()))?;
         for field in section.fields() {
             show(&field, out)?;
         }
@@ -138,14 +138,14 @@ pub(crate) fn run(args: &Dump, out: &mut Output) -> Result<(), Failure> {
             Ending::Sealed => "sealed".to_owned(),
             Ending::Broken(error) => format!("broken: {error}"),
         };
-        out.line(out.mark(Mark::Strong, &format!("{:#010x}  {end}", segment.end)))?;
+        out.line(out.styled(Style::Strong, &format!("{:#010x}  {end}", segment.end)))?;
     }
     Ok(out.warnings(&store)?)
 }
 
 impl Field {
-    /// The field of `len` bytes at `offset`, as far as the file reaches. What cannot be read says why
-    /// in place of a meaning.
+    /// Reads a field, given its offset, length and name; shortened if the file ends before. If it cannot
+    /// be read, its meaning is the error.
     fn read(
         source: &Source,
         (offset, len, name): (u64, u64, &'static str),
@@ -182,9 +182,9 @@ fn header_fields(segment: &Segment) -> impl Iterator<Item = Field> + '_ {
                 2 => "2, output of a compaction".to_owned(),
                 other => format!("{other}, unknown"),
             },
-            "note" => match &segment.durable_end {
-                Ok(0) => "nothing is known to be synced".to_owned(),
-                Ok(end) => format!("synced up to {end:#x}"),
+            "durable_end" => match &segment.durable_end {
+                Ok(0) => "nothing is known to be durable".to_owned(),
+                Ok(end) => format!("durable up to {end:#x}"),
                 Err(error) => error.to_string(),
             },
             _ => number(bytes).to_string(),
@@ -194,19 +194,19 @@ fn header_fields(segment: &Segment) -> impl Iterator<Item = Field> + '_ {
         Ok(lists) => (&lists.inputs[..], &lists.retained[..]),
         Err(_) => (&[][..], &[][..]),
     };
-    let keeps_at = HEADER_LEN + 8 * inputs.len() as u64;
+    let retained_at = HEADER_LEN + 8 * inputs.len() as u64;
     let inputs = inputs.iter().zip(0_u64..).map(|(id, i)| Field {
         offset: HEADER_LEN + 8 * i,
         bytes: id.to_le_bytes().to_vec(),
         more: 0,
-        name: "replaces",
+        name: "inputs",
         meaning: format!("segment {id}"),
     });
     let retained = retained.iter().zip(0_u64..).map(move |(keep, i)| Field {
-        offset: keeps_at + 16 * i,
+        offset: retained_at + 16 * i,
         bytes: [keep.id.to_le_bytes(), keep.end.to_le_bytes()].concat(),
         more: 0,
-        name: "keeps",
+        name: "retained",
         meaning: format!("segment {} up to {:#x}", keep.id, keep.end),
     });
     fixed.chain(inputs).chain(retained)
@@ -275,8 +275,8 @@ fn batch_fields<'s>(
     });
     let with_value = entries.iter().filter(|entry| entry.kind.has_value());
     let values = with_value.map(move |entry| {
-        let place = (entry.value_offset, entry.value_len.min(limit), "value");
-        let field = Field::read(source, place, escape);
+        let field = (entry.value_offset, entry.value_len.min(limit), "value");
+        let field = Field::read(source, field, escape);
         Field { more: entry.value_len - field.bytes.len() as u64, ..field }
     });
     fixed.chain(rows).chain(column).chain(keys).chain(values)
@@ -313,7 +313,7 @@ fn show(field: &Field, out: &mut Output) -> Result<(), Failure> {
     let mut chunks = field.bytes.chunks(8);
     let first = chunks.next().unwrap_or(&[]);
     let (name, meaning) = (field.name, &field.meaning);
-    // Of what is longer than a line, each line shows its own part.
+    // A key or value longer than a line is split: each line shows the meaning of its own bytes.
     let long = field.bytes.len() > 8 && matches!(name, "key" | "value");
     let meaning = if long { escape(first) } else { meaning.clone() };
     let line = format!("{:#010x}  {:<23}  {name:<24}", field.offset, hex(first));

@@ -1,8 +1,8 @@
-//! Each key's value in a file of its own, under a name that is safe anywhere, with a manifest.
+//! `export`: writes each key's value to a file of its own, with a safe name, and a manifest.
 //!
-//! `DIR/manifest.json` says which file holds which key; the values lie in `DIR/keys`. Names map to
-//! keys one to one: letters, digits, `-`, `_` and inner dots stand for themselves, every other byte
-//! is `%XX`; the empty key is `%`; a name that would be too long ends in `%~` and a number.
+//! `DIR/manifest.json` maps the files in `DIR/keys` to keys. Names and keys correspond one to one:
+//! letters, digits, `-`, `_` and dots after the first byte stand for themselves; any other byte is
+//! `%XX`; the empty key is `%`; a name that would be too long ends in `%~` and a number.
 
 use std::io::{BufWriter, Write};
 
@@ -14,14 +14,14 @@ use crate::Failure;
 use crate::args::Export;
 use crate::output::Output;
 use crate::text::plural;
-use partd_inspect::ahead::Ahead;
+use partd_inspect::ahead::ReadAhead;
 use partd_inspect::index::Index;
 use partd_inspect::key::escape;
 use partd_inspect::path::shown;
 use partd_inspect::problem::Problem;
 use partd_inspect::store::Store;
 
-/// The longest file name; file systems take 255 bytes.
+/// The longest file name before it is shortened; file systems allow 255 bytes.
 const NAME_LEN_MAX: usize = 200;
 
 pub(crate) fn run(args: &Export, out: &mut Output) -> Result<(), Failure> {
@@ -37,11 +37,11 @@ pub(crate) fn run(args: &Export, out: &mut Output) -> Result<(), Failure> {
         let mut file = BufWriter::new(new_file(&path, &args.path)?);
         let failed = |error: std::io::Error| Failure::io("write", &path, &error);
         let (mut len, mut whole) = (0_u64, true);
-        let mut ahead = Ahead::new(&store, &held.extents);
+        let mut ahead = ReadAhead::new(&store, &held.extents);
         for &at in &held.extents {
             ahead.begin(at);
             if let Some(problem) = check(&store, at) {
-                lost.push(problem.costs(format!("a piece of key {}", escape(key))));
+                lost.push(problem.with_consequence(format!("part of key {}", escape(key))));
                 whole = false;
                 continue;
             }
@@ -93,7 +93,7 @@ fn manifest(
     writeln!(file, "{manifest:#}").map_err(|error| Failure::io("write", &path, &error))
 }
 
-/// A file name for a key, unlike that of any other key. `number` tells long keys apart.
+/// The file name for a key; no two keys get the same. `number` distinguishes long keys.
 fn file_name(key: &[u8], number: usize) -> String {
     if key.is_empty() {
         return "%".to_owned();
@@ -120,7 +120,7 @@ mod tests {
     use super::file_name;
 
     #[test]
-    fn different_keys_get_different_names_that_are_safe() {
+    fn different_keys_get_different_safe_names() {
         let long = [vec![b'a'; 300], vec![b'/'; 300], [vec![b'a'; 300], vec![b'b']].concat()];
         let mut keys: Vec<Vec<u8>> = vec![
             vec![],

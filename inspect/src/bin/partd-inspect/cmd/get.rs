@@ -1,4 +1,4 @@
-//! The value of one key, verified before a byte of it is written.
+//! `get`: writes the value of one key, after verifying all of it.
 
 use std::cell::Cell;
 use std::fmt::{self, Display};
@@ -8,18 +8,18 @@ use serde_json::json;
 use crate::args::Get;
 use crate::output::{Output, Text};
 use crate::{Failure, complain};
-use partd_inspect::ahead::Ahead;
+use partd_inspect::ahead::ReadAhead;
 use partd_inspect::history::value_checksum;
-use partd_inspect::index::{EntryRef, Held, Index};
+use partd_inspect::index::{EntryRef, Index, KeyExtents};
 use partd_inspect::key::{escape, show, unescape};
 use partd_inspect::problem::{Problem, Severity};
 use partd_inspect::store::Store;
 
-/// How much is held in memory while a value is copied out.
+/// How many bytes of a value are held in memory at a time.
 const PIECE: u64 = 1 << 20;
 
-/// The error for a value whose file was removed or recycled during the read.
-const WRITTEN_AGAIN: &str = "a file of this temporary store was removed or written again while it was read; \
+/// The error for a value whose file was removed or reused during the read.
+const REUSED: &str = "a file of this temporary store was removed or reused while it was read; \
                              run the command again";
 
 pub(crate) fn run(args: &Get, out: &mut Output) -> Result<(), Failure> {
@@ -29,29 +29,31 @@ pub(crate) fn run(args: &Get, out: &mut Output) -> Result<(), Failure> {
     let held = index.keys.get(&key[..]).cloned().unwrap_or_default();
     let mut good = Vec::new();
     let mut bad = Vec::new();
-    let mut ahead = Ahead::new(&store, &held.extents);
+    let mut ahead = ReadAhead::new(&store, &held.extents);
     for &at in &held.extents {
         ahead.begin(at);
         match check(&store, at) {
             None => good.push(at),
-            Some(problem) => bad.push(problem.costs(format!("a piece of key {}", escape(&key)))),
+            Some(problem) => {
+                bad.push(problem.with_consequence(format!("part of key {}", escape(&key))))
+            }
         }
     }
     for problem in &bad {
         complain(&problem.to_string());
     }
     if store.has_gone() {
-        let message = "nothing written: files of the store were removed or written again meanwhile; \
+        let message = "nothing written: files of the store were removed or reused meanwhile; \
                        run the command again";
         return Err(Failure::Message(message.to_owned()));
     }
-    out.note_damage(!bad.is_empty());
+    out.record_damage(!bad.is_empty());
     let present = index.keys.contains_key(&key[..]);
     if !present {
         complain(&format!("no such key: {}", show(&key)));
-        // In a damaged store it may be lost, and that is the news.
+        // In a damaged store the key may be lost: exit code 1 says so.
         if !store.is_damaged() {
-            out.note_failure();
+            out.record_failure();
         }
     }
     if out.json {
@@ -59,21 +61,22 @@ pub(crate) fn run(args: &Get, out: &mut Output) -> Result<(), Failure> {
         return document(&store, &key, &held, shown, &bad, present, out);
     }
     if !bad.is_empty() && !args.partial {
-        let message = "nothing written: the value is damaged; --partial writes what verifies of it";
+        let message =
+            "nothing written: the value is damaged; --partial writes the parts that verify";
         return Err(Failure::Damage(message.to_owned()));
     }
     if store.is_damaged() {
-        // The bytes are right, but some of the key's may be missing: that belongs on standard error.
+        // These bytes are right, but others of the key may be missing.
         complain("the store is damaged, so bytes of this key may be missing:");
         for problem in &store.history.problems {
             complain(&problem.to_string());
         }
-        out.note_damage(true);
+        out.record_damage(true);
     }
     if store.is_unreadable() {
-        out.note_failure();
+        out.record_failure();
     }
-    let (mut column, mut ahead) = (0, Ahead::new(&store, &good));
+    let (mut column, mut ahead) = (0, ReadAhead::new(&store, &good));
     for &at in &good {
         ahead.begin(at);
         pieces(&store, at, |piece| {
@@ -86,7 +89,7 @@ pub(crate) fn run(args: &Get, out: &mut Output) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Compares the checksum of one extent.
+/// Compares the checksum of one extent; a mismatch is a problem.
 pub(crate) fn check(store: &Store, at: EntryRef) -> Option<Problem> {
     let segment = &store.segments[at.segment as usize];
     let (entry, salt) = (&segment.entries[at.entry as usize], segment.salt()?);
@@ -102,7 +105,7 @@ pub(crate) fn check(store: &Store, at: EntryRef) -> Option<Problem> {
     Some(problem)
 }
 
-/// Hands the bytes of one extent on, piece by piece.
+/// Passes the bytes of one extent to `take`, piece by piece.
 pub(crate) fn pieces(
     store: &Store,
     at: EntryRef,
@@ -116,9 +119,10 @@ pub(crate) fn pieces(
         let piece = &mut buffer[..(end - offset).min(PIECE) as usize];
         let read = segment.source.read_exact(piece, offset);
         read.map_err(|error| Failure::io("read", segment.path(), &error))?;
-        // It is renamed before it is written again: if it was not, the piece is the one that was checked.
+        // A temporary store renames a file before it reuses it. If the name still leads to this file,
+        // the piece is the one that was checked.
         if store.recycles() && !segment.source.is_in_place() {
-            return Err(Failure::Message(WRITTEN_AGAIN.to_owned()));
+            return Err(Failure::Message(REUSED.to_owned()));
         }
         take(piece)?;
         offset += piece.len() as u64;
@@ -140,7 +144,7 @@ fn hex(piece: &[u8], column: &mut usize, out: &mut Output) -> Result<(), Failure
 fn document(
     store: &Store,
     key: &[u8],
-    held: &Held,
+    held: &KeyExtents,
     good: &[EntryRef],
     bad: &[Problem],
     present: bool,
@@ -152,7 +156,7 @@ fn document(
         "present": present,
         "bytes": held.len,
         "extents": held.extents.len(),
-        "damaged_pieces": problems,
+        "damaged_extents": problems,
     });
     let failure = Cell::new(None);
     let value = Text(Hex { store, extents: good, failure: &failure });
@@ -160,11 +164,11 @@ fn document(
     failure.take().map_or(Ok(()), Err)
 }
 
-/// The bytes of extents as hexadecimal digits, read as they are written.
+/// Displays the bytes of extents as hexadecimal digits, reading them on the fly.
 struct Hex<'s> {
     store: &'s Store,
     extents: &'s [EntryRef],
-    /// Why not all of them could be read again.
+    /// The error that ended the reading early.
     failure: &'s Cell<Option<Failure>>,
 }
 
@@ -173,7 +177,7 @@ impl Display for Hex<'_> {
         let write = |piece: &[u8], f: &mut fmt::Formatter<'_>| {
             piece.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
         };
-        let mut ahead = Ahead::new(self.store, self.extents);
+        let mut ahead = ReadAhead::new(self.store, self.extents);
         for &at in self.extents {
             ahead.begin(at);
             let mut written = Ok(());

@@ -1,4 +1,4 @@
-//! The list of keys.
+//! `keys`: lists the keys.
 
 use std::cmp::Reverse;
 
@@ -8,7 +8,7 @@ use crate::Failure;
 use crate::args::{Keys, Sort};
 use crate::output::{Output, Rows};
 use crate::text::{Align, Table, count, plural};
-use partd_inspect::index::{Held, Index};
+use partd_inspect::index::{Index, KeyExtents};
 use partd_inspect::key::{escape, show, unescape};
 use partd_inspect::store::Store;
 
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &Keys, out: &mut Output) -> Result<(), Failure> {
     keys.truncate(args.limit.unwrap_or(usize::MAX));
     let share = |len: u64| if total == 0 { 0.0 } else { len as f64 / total as f64 };
     if out.json {
-        let row = |(key, held): &(&[u8], &Held)| {
+        let row = |(key, held): &(&[u8], &KeyExtents)| {
             json!({
                 "key": escape(key),
                 "bytes": held.len,

@@ -1,4 +1,4 @@
-//! A map of where the live and the dead bytes lie, in the terminal or as a picture.
+//! `map`: shows a map of the live and dead bytes, in the terminal or as a picture.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -16,14 +16,14 @@ use partd_inspect::index::{EntryRef, Index};
 use partd_inspect::path::shown;
 use partd_inspect::store::Store;
 
-/// What a byte of a segment is.
+/// The class of a byte in a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
     Live,
     Dead,
     /// Headers, tables, keys, padding.
     Overhead,
-    /// Claimed and not part of the history: pending, void or damaged.
+    /// Claimed but not readable as a committed batch: pending, void or damaged.
     Claimed,
     Free,
 }
@@ -64,7 +64,7 @@ impl Class {
     }
 }
 
-/// The bytes of each class, in cells of equal size from the beginning of the segment to its end.
+/// The bytes of each class in a segment, split into cells of equal size.
 struct Row {
     id: u64,
     cells: Vec<[u64; 5]>,
@@ -115,7 +115,7 @@ fn paint(class: Class, out: &Output) -> String {
     }
 }
 
-/// What most bytes of a cell are.
+/// The class of most bytes of a cell.
 fn largest(cell: &[u64; 5]) -> Class {
     let most = Class::ALL.into_iter().zip(cell).rev().max_by_key(|(_, bytes)| **bytes);
     most.map_or(Class::Free, |(class, _)| class)
@@ -130,7 +130,7 @@ fn rows(
     for (number, segment) in store.segments.iter().enumerate() {
         let len = segment.source.len().max(1);
         let mut row = Row { id: segment.id(), cells: vec![[0; 5]; width.max(1)], totals: [0; 5] };
-        let counts = store.history.counts[number];
+        let included = store.history.included[number];
         let mut at = 0;
         let mut put = |from: u64, to: u64, class: Class| row.add(len, from, to, class);
         for batch in &segment.batches {
@@ -143,8 +143,9 @@ fn rows(
             };
             put(batch.offset, head.values_start, Class::Overhead);
             for (i, entry) in segment.entries_of(head).iter().enumerate() {
-                let place = EntryRef { segment: number as u32, entry: (head.first + i) as u32 };
-                let class = if counts && live.contains(&place) { Class::Live } else { Class::Dead };
+                let entry_ref = EntryRef { segment: number as u32, entry: (head.first + i) as u32 };
+                let class =
+                    if included && live.contains(&entry_ref) { Class::Live } else { Class::Dead };
                 put(entry.value_offset, entry.value_offset + entry.value_len, class);
             }
             let end = segment.entries_of(head).last();
@@ -159,7 +160,7 @@ fn rows(
 }
 
 impl Row {
-    /// Spreads a run of bytes over the cells that it touches.
+    /// Adds a range of bytes to the cells that it overlaps.
     fn add(&mut self, len: u64, from: u64, to: u64, class: Class) {
         if from >= to {
             return;
@@ -184,7 +185,7 @@ fn row_json(row: &Row) -> Value {
     json!({ "id": row.id, "bytes": totals, "cells": row.cells })
 }
 
-/// A picture: a bar for each segment.
+/// Draws the map as an SVG picture: a bar for each segment.
 fn svg(rows: &[Row]) -> String {
     let (left, bar, gap) = (150, 14, 4);
     let width = left + 1000 + 10;

@@ -1,4 +1,4 @@
-//! Shell completions and the man page, made from the command line's own description.
+//! `completions` and `man`, generated from the definition of the command line.
 
 use clap::CommandFactory;
 
@@ -12,7 +12,7 @@ pub(crate) fn completions(shell: clap_complete::Shell, out: &mut Output) -> Resu
     Ok(out.bytes(&script)?)
 }
 
-/// One page: the program, then each subcommand as a section of its own page's text.
+/// Writes one page for the program, with a section for each subcommand.
 pub(crate) fn man(out: &mut Output) -> Result<(), Failure> {
     let mut command = Args::command();
     command.build();

@@ -1,4 +1,4 @@
-//! The subcommands, one file each: what is read, how it is shown as text and as JSON.
+//! The subcommands, one file each: what it reads and how it prints text and JSON.
 
 pub(crate) mod batches;
 pub(crate) mod dump;

@@ -1,8 +1,8 @@
-//! Everything that still verifies into a new store, with an exact account of what was lost.
+//! `salvage`: writes everything that still verifies to a new store, and reports exactly what is lost.
 //!
-//! What can still be read is taken in (`read/rescue.rs`), the history is applied, damaged batches and
-//! values left out, and each key's bytes go to the new store in their order. A key that was set stays
-//! set. The old store is only read.
+//! It reads what is still readable (`rescue.rs`) and applies the history without damaged batches and
+//! values. Each key's bytes go to the new store in their order; a key that was set stays set. The old
+//! store is only read.
 
 use serde_json::{Value, json};
 
@@ -11,35 +11,35 @@ use super::target::new_directory;
 use crate::Failure;
 use crate::args::Salvage;
 use crate::new_store::{Item, NewStore, Take};
-use crate::output::{Mark, Output};
+use crate::output::{Output, Style};
 use crate::text::{count, plural};
-use partd_inspect::ahead::Ahead;
+use partd_inspect::ahead::ReadAhead;
 use partd_inspect::history::{range, uuid};
 use partd_inspect::index::{EntryRef, Index};
 use partd_inspect::key::escape;
 use partd_inspect::path::shown;
 use partd_inspect::problem::Problem;
-use partd_inspect::rescue::{Lost, Rescue};
+use partd_inspect::rescue::{LostPart, Rescue};
 use partd_inspect::store::Store;
 use partd_inspect::walk::BatchInfo;
 
-/// How many mended pieces the text names; JSON has them all.
+/// How many repaired parts the text names; JSON has all of them.
 const SHOWN: usize = 20;
 
-/// A value, or a piece of one, that does not verify.
+/// An extent of a value that does not verify.
 struct LostValue {
     key: String,
     bytes: u64,
     problem: Problem,
 }
 
-/// What came of it.
+/// The result of a salvage.
 #[derive(Default)]
 struct Account {
     keys: u64,
     bytes: u64,
     values: Vec<LostValue>,
-    /// Keys of which nothing is left.
+    /// The number of keys of which nothing is left.
     keys_lost: u64,
     batches: u64,
     segments: u64,
@@ -57,7 +57,7 @@ pub(crate) fn run(args: &Salvage, out: &mut Output) -> Result<(), Failure> {
     let mut account = Account { beyond: beyond.len() as u64, rescue, ..Account::default() };
     for (key, held) in index.sorted() {
         let mut is_first = true;
-        let mut ahead = Ahead::new(&store, &held.extents);
+        let mut ahead = ReadAhead::new(&store, &held.extents);
         for &at in &held.extents {
             ahead.begin(at);
             let entry = &store.segments[at.segment as usize].entries[at.entry as usize];
@@ -79,9 +79,9 @@ pub(crate) fn run(args: &Salvage, out: &mut Output) -> Result<(), Failure> {
     }
     (account.batches, account.segments) = new.finish(&read(&store))?;
     let is_all = account.values.is_empty() && account.rescue.lost.is_empty();
-    out.note_damage(!is_all || store.is_damaged());
+    out.record_damage(!is_all || store.is_damaged());
     if store.has_gone() {
-        out.note_failure();
+        out.record_failure();
     }
     if out.json {
         return Ok(out.document("salvage", &store, document(args, &store, &account))?);
@@ -89,7 +89,7 @@ pub(crate) fn run(args: &Salvage, out: &mut Output) -> Result<(), Failure> {
     text(args, &store, &account, out)
 }
 
-/// How the new store gets at the bytes of the old one.
+/// Reads the bytes of the old store for the new one.
 fn read(store: &Store) -> impl Fn(EntryRef, &mut Take<'_>) -> Result<(), Failure> {
     move |at, take| pieces(store, at, take)
 }
@@ -101,46 +101,46 @@ fn text(args: &Salvage, store: &Store, account: &Account, out: &mut Output) -> R
     let new = shown(&args.new_store);
     out.line(format!("salvaged  {keys}, {size}, into {new} ({batches}, {segments})"))?;
     if account.beyond > 0 {
-        let behind = plural(account.beyond, "batch", "batches");
-        let where_ = count(store.history.last);
-        let line = format!("included  {behind} behind the end of the history at {where_}");
+        let after = plural(account.beyond, "batch", "batches");
+        let end = count(store.history.last);
+        let line = format!("included  {after} after the end of the history at {end}");
         out.line(line)?;
         out.line("          (--prefix-only leaves them out)")?;
     }
     let rescue = &account.rescue;
-    let mended: Vec<String> = rescue.mended.iter().map(mended).collect();
-    for (i, text) in mended.iter().take(SHOWN).enumerate() {
-        out.line(format!("{}{text}", if i == 0 { "mended    " } else { "          " }))?;
+    let repaired: Vec<String> = rescue.repaired.iter().map(repaired).collect();
+    for (i, text) in repaired.iter().take(SHOWN).enumerate() {
+        out.line(format!("{}{text}", if i == 0 { "repaired  " } else { "          " }))?;
     }
-    if mended.len() > SHOWN {
-        let more = mended.len() - SHOWN;
-        out.line(format!("          and {more} more; --json has them all"))?;
+    if repaired.len() > SHOWN {
+        let more = repaired.len() - SHOWN;
+        out.line(format!("          and {more} more; --json has all of them"))?;
     }
     if rescue.found > 0 {
         let found = plural(rescue.found, "batch", "batches");
-        out.line(format!("found     {found} behind a break in a chain"))?;
+        out.line(format!("found     {found} after a break in a chain"))?;
     }
     for path in &rescue.set_aside {
         let path = shown(path);
         out.line(format!("set aside {path}"))?;
-        out.line("          it is damaged, and all that it was made from is there")?;
+        out.line("          it is damaged, and all of its inputs are present")?;
     }
     let lost_batches = lost_batches(store, rescue);
     if lost_batches.is_empty() && account.values.is_empty() && rescue.lost.is_empty() {
-        out.line(format!("lost      {}", out.mark(Mark::Good, "nothing")))?;
+        out.line(format!("lost      {}", out.styled(Style::Good, "nothing")))?;
         return if store.is_damaged() { Ok(out.health(store)?) } else { Ok(()) };
     }
-    let lost = out.mark(Mark::Bad, "lost");
+    let lost = out.styled(Style::Bad, "lost");
     for (first, last) in &lost_batches {
         let name = range(*first, *last);
         out.line(format!("{lost}      {name}:"))?;
-        out.line("          what was appended, set or deleted there is unknown")?;
+        out.line("          what it appended, set or deleted is unknown")?;
     }
     for part in &rescue.lost {
         let (size, path) = (plural(part.bytes, "byte", "bytes"), shown(&part.path));
         out.line(format!("{lost}      {path}"))?;
         let numbers = match part.max_seq {
-            Some(max_seq) => format!(", perhaps with numbers up to {}", count(max_seq)),
+            Some(max_seq) => format!(", perhaps with sequence numbers up to {}", count(max_seq)),
             None => String::new(),
         };
         out.line(format!("          {size} from offset {}{numbers}", part.offset))?;
@@ -149,7 +149,7 @@ fn text(args: &Salvage, store: &Store, account: &Account, out: &mut Output) -> R
         let bytes = plural(value.bytes, "byte", "bytes");
         let key = if value.key.is_empty() { "\"\"" } else { &value.key };
         out.line(format!("{lost}      {bytes} of key {key}"))?;
-        out.line(format!("          {}", value.problem.place()))?;
+        out.line(format!("          {}", value.problem.location()))?;
         out.line(format!("          {}", value.problem.evidence()))?;
     }
     let bytes: u64 = account.values.iter().map(|value| value.bytes).sum();
@@ -161,27 +161,28 @@ fn text(args: &Salvage, store: &Store, account: &Account, out: &mut Output) -> R
         0 => String::new(),
         n => format!("{}; ", plural(n, "part of a segment", "parts of segments")),
     };
-    let total = format!("{batches}; {parts}{values}, {}; {keys} wholly", out.size(bytes));
+    let total = format!("{batches}; {parts}{values}, {}; {keys} entirely", out.size(bytes));
     out.line(format!("in all    {total}"))?;
     if store.is_damaged() { Ok(out.health(store)?) } else { Ok(()) }
 }
 
-fn mended((path, what, offset): &(std::path::PathBuf, &'static str, u64)) -> String {
+fn repaired((path, what, offset): &(std::path::PathBuf, &'static str, u64)) -> String {
     format!("{}: {what} at offset {offset}", shown(path))
 }
 
-/// Numbers of the history whose batches are gone or whose headers are damaged, as ranges.
+/// The sequence numbers of lost batches, missing or with damaged headers, as ranges.
 fn lost_batches(store: &Store, rescue: &Rescue) -> Vec<(u64, u64)> {
     let history = &store.history;
     let mut lost: Vec<u64> = Vec::new();
-    for (segment, _) in store.segments.iter().zip(&history.counts).filter(|(_, c)| **c) {
+    for (segment, _) in store.segments.iter().zip(&history.included).filter(|(_, c)| **c) {
         let damaged = segment.batches.iter().filter(|batch| matches!(batch.head, Some(Err(_))));
         let numbers = damaged.filter_map(BatchInfo::sequence);
         let inside = |sequence: &u64| *sequence <= history.last && !segment.is_output();
         lost.extend(numbers.filter(inside));
     }
-    // Another batch may have such a number, one that came after the damaged one was given up.
-    let has = |number: &u64| history.batches.binary_search_by_key(number, |place| place.sequence);
+    // A later batch may have the number of a damaged one that was given up.
+    let has =
+        |number: &u64| history.batches.binary_search_by_key(number, |batch_ref| batch_ref.sequence);
     lost.retain(|number| has(number).is_err());
     let mut lost: Vec<(u64, u64)> = lost.into_iter().map(|number| (number, number)).collect();
     lost.extend(&rescue.missing);
@@ -190,12 +191,12 @@ fn lost_batches(store: &Store, rescue: &Rescue) -> Vec<(u64, u64)> {
     lost
 }
 
-fn lost_json(part: &Lost) -> Value {
+fn lost_json(part: &LostPart) -> Value {
     json!({
         "file": shown(&part.path),
         "offset": part.offset,
         "bytes": part.bytes,
-        "numbers_upto": part.max_seq,
+        "max_seq": part.max_seq,
     })
 }
 
@@ -215,12 +216,12 @@ fn document(args: &Salvage, store: &Store, account: &Account) -> Value {
         "batches": account.batches,
         "segments": account.segments,
         "batches_beyond_included": account.beyond,
-        "mended": rescue.mended.iter().map(mended).collect::<Vec<_>>(),
+        "repaired": rescue.repaired.iter().map(repaired).collect::<Vec<_>>(),
         "batches_found": rescue.found,
         "outputs_set_aside": aside.collect::<Vec<_>>(),
         "lost_batches": lost_batches(store, rescue).iter().map(|(f, l)| json!([f, l])).collect::<Vec<_>>(),
         "lost_parts": rescue.lost.iter().map(lost_json).collect::<Vec<_>>(),
         "lost_values": values,
-        "keys_wholly_lost": account.keys_lost,
+        "keys_entirely_lost": account.keys_lost,
     })
 }

@@ -1,4 +1,4 @@
-//! The list of segments, and how each is used.
+//! `segments`: lists the segments and how their bytes are used.
 
 use std::path::Path;
 
@@ -9,49 +9,49 @@ use crate::Failure;
 use crate::output::Output;
 use crate::text::{Align, Table, count, percent};
 use partd_inspect::index::Index;
-use partd_inspect::locks::{Life, Locks};
+use partd_inspect::locks::{Liveness, Locks};
 use partd_inspect::store::Store;
 use partd_inspect::walk::BatchInfo;
 
-/// What a segment is to its store.
+/// The state of a segment in its store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// A living writer adds to it.
+pub(crate) enum SegmentState {
+    /// A live writer adds batches to it.
     Active,
-    /// Free space follows its batches, but nobody adds to it.
+    /// Free space follows its batches, but no live writer adds to it.
     Open,
-    /// No batch will come.
+    /// It gets no more batches.
     Sealed,
-    /// Its chain is broken; what lies behind cannot be walked.
+    /// Its chain is broken; nothing after the break can be walked.
     Broken,
-    /// A compaction wrote it.
+    /// It is the output of a compaction.
     Output,
-    /// An output holds what was live in it.
+    /// An output replaces it.
     Replaced,
-    /// Its header cannot be read, or says that it belongs elsewhere.
+    /// Its header is damaged, or belongs to another store or name.
     Unusable,
 }
 
-impl Standing {
-    pub(crate) const ALL: [Standing; 7] = [
-        Standing::Active,
-        Standing::Open,
-        Standing::Sealed,
-        Standing::Broken,
-        Standing::Output,
-        Standing::Replaced,
-        Standing::Unusable,
+impl SegmentState {
+    pub(crate) const ALL: [SegmentState; 7] = [
+        SegmentState::Active,
+        SegmentState::Open,
+        SegmentState::Sealed,
+        SegmentState::Broken,
+        SegmentState::Output,
+        SegmentState::Replaced,
+        SegmentState::Unusable,
     ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Standing::Active => "active",
-            Standing::Open => "open",
-            Standing::Sealed => "sealed",
-            Standing::Broken => "broken",
-            Standing::Output => "output",
-            Standing::Replaced => "replaced",
-            Standing::Unusable => "unusable",
+            SegmentState::Active => "active",
+            SegmentState::Open => "open",
+            SegmentState::Sealed => "sealed",
+            SegmentState::Broken => "broken",
+            SegmentState::Output => "output",
+            SegmentState::Replaced => "replaced",
+            SegmentState::Unusable => "unusable",
         }
     }
 }
@@ -59,43 +59,43 @@ impl Standing {
 /// How the bytes of a segment are used.
 #[derive(Clone, Debug)]
 pub(crate) struct Usage {
-    pub(crate) standing: Standing,
+    pub(crate) state: SegmentState,
     /// The length of the file.
     pub(crate) len: u64,
-    /// From the beginning to the end of the chain.
+    /// The bytes up to the end of the chain.
     pub(crate) used: u64,
     /// Bytes of live values.
     pub(crate) live: u64,
-    /// Bytes of values that are part of the history and no longer of any key.
+    /// Bytes of values of the history that no key holds any more.
     pub(crate) dead: u64,
     pub(crate) committed: u64,
     pub(crate) pending: u64,
     pub(crate) void: u64,
-    /// The lowest and the highest number in it; 0 for none.
+    /// The lowest and the highest sequence number in it; 0 for none.
     pub(crate) first: u64,
     pub(crate) last: u64,
 }
 
-/// Works out how each segment is used.
+/// Computes how the bytes of each segment are used.
 pub(crate) fn usage(store: &Store, index: &Index<'_>) -> Vec<Usage> {
     let live = index.live_bytes(&store.segments);
     let locks = Locks::read();
     let mut active = Vec::new();
     for slot in store.control().map_or(&[][..], |control| &control.slots) {
-        if slot.active != 0 && store.life(&locks, slot) != Life::Dead {
+        if slot.active != 0 && store.liveness(&locks, slot) != Liveness::Dead {
             active.push(slot.active);
         }
     }
     let history = &store.history;
     let each = store.segments.iter().enumerate().map(|(i, segment)| {
-        let standing = match (&segment.ending, history.counts[i]) {
-            _ if history.replaced[i] => Standing::Replaced,
-            (_, false) => Standing::Unusable,
-            (Ending::Broken(_), true) => Standing::Broken,
-            _ if segment.is_output() => Standing::Output,
-            (Ending::Sealed, true) => Standing::Sealed,
-            (Ending::Open, true) if active.contains(&segment.id()) => Standing::Active,
-            (Ending::Open, true) => Standing::Open,
+        let state = match (&segment.ending, history.included[i]) {
+            _ if history.replaced[i] => SegmentState::Replaced,
+            (_, false) => SegmentState::Unusable,
+            (Ending::Broken(_), true) => SegmentState::Broken,
+            _ if segment.is_output() => SegmentState::Output,
+            (Ending::Sealed, true) => SegmentState::Sealed,
+            (Ending::Open, true) if active.contains(&segment.id()) => SegmentState::Active,
+            (Ending::Open, true) => SegmentState::Open,
         };
         let of = |state| segment.batches.iter().filter(|b| b.state == Ok(state)).count() as u64;
         let visible = |sequence: &u64| segment.is_output() || *sequence <= history.last;
@@ -109,7 +109,7 @@ pub(crate) fn usage(store: &Store, index: &Index<'_>) -> Vec<Usage> {
             .map(|entry| entry.value_len)
             .sum();
         Usage {
-            standing,
+            state,
             len: segment.source.len(),
             used: segment.end,
             live: live[i],
@@ -150,7 +150,7 @@ pub(crate) fn run(path: &Path, out: &mut Output) -> Result<(), Failure> {
         };
         table.row(vec![
             segment.id().to_string(),
-            usage.standing.name().to_owned(),
+            usage.state.name().to_owned(),
             out.size(usage.len),
             percent(usage.used, usage.len),
             out.size(usage.live),
@@ -169,9 +169,9 @@ fn document(store: &Store, number: usize, usage: &Usage) -> Value {
     let lists = segment.lists.as_ref().ok();
     let output = header.and_then(|header| header.output).map(|output| {
         json!({
-            "upto": output.max_seq,
-            "replaces": lists.map(|lists| lists.inputs.clone()),
-            "keeps": lists.map(|lists| {
+            "max_seq": output.max_seq,
+            "inputs": lists.map(|lists| lists.inputs.clone()),
+            "retained": lists.map(|lists| {
                 lists.retained.iter().map(|k| json!({ "id": k.id, "end": k.end })).collect::<Vec<_>>()
             }),
         })
@@ -179,7 +179,7 @@ fn document(store: &Store, number: usize, usage: &Usage) -> Value {
     json!({
         "id": segment.id(),
         "file": segment.name(),
-        "state": usage.standing.name(),
+        "state": usage.state.name(),
         "bytes": usage.len,
         "used_bytes": usage.used,
         "stored_bytes": segment.source.stored(),
@@ -190,7 +190,7 @@ fn document(store: &Store, number: usize, usage: &Usage) -> Value {
         "void_batches": usage.void,
         "first_sequence": usage.first,
         "last_sequence": usage.last,
-        "synced_to": segment.durable_end.as_ref().ok(),
+        "durable_end": segment.durable_end.as_ref().ok(),
         "created_unix_ms": header.map(|header| header.created_unix_ms),
         "pid": header.map(|header| header.pid),
         "slot": header.map(|header| header.slot),

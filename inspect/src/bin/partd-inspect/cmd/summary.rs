@@ -1,4 +1,4 @@
-//! The summary: a store at a glance. Headers and tables only, no values.
+//! The summary of a store, from headers and tables only; it reads no values.
 
 use std::path::Path;
 use std::thread::sleep;
@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::segments::{Standing, Usage, usage};
+use super::segments::{SegmentState, Usage, usage};
 use crate::Failure;
-use crate::output::{Mark, Output};
+use crate::output::{Output, Style};
 use crate::text::{count, percent, plural};
-use partd_inspect::control::Slot;
+use partd_inspect::control::WriterSlot;
 use partd_inspect::history::{Rule, uuid};
 use partd_inspect::index::Index;
-use partd_inspect::locks::{Life, Locks};
+use partd_inspect::locks::{Liveness, Locks};
 use partd_inspect::path::shown;
 use partd_inspect::store::Store;
 
-/// How often to look again whether somebody is only about to open the store.
+/// How often to check again whether a process is just opening the store.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(4);
 
@@ -42,7 +42,7 @@ pub(crate) fn run(path: &Path, out: &mut Output) -> Result<(), Failure> {
         return Ok(out.document("summary", &store, document(&store, &totals, &used, &holders))?);
     }
     let name = if store.is_segment { "segment" } else { "store" };
-    out.line(format!("{name:<9} {}", out.mark(Mark::Strong, &shown(path))))?;
+    out.line(format!("{name:<9} {}", out.styled(Style::Strong, &shown(path))))?;
     let id = store.uuid().map_or("unknown".to_owned(), |id| uuid(&id));
     let version = store.version().map_or("unknown".to_owned(), |version| version.to_string());
     out.line(format!("uuid      {id}, format {version}"))?;
@@ -50,9 +50,9 @@ pub(crate) fn run(path: &Path, out: &mut Output) -> Result<(), Failure> {
     out.health(&store)?;
     let history = &store.history;
     if !store.is_segment {
-        let (last, mark) = (count(history.last), count(history.mark));
-        let line = format!("history   last sequence {last}, synced mark {mark}");
-        let unsynced = match history.last.saturating_sub(history.mark) {
+        let (last, durable_seq) = (count(history.last), count(history.durable_seq));
+        let line = format!("history   last sequence {last}, durable_seq {durable_seq}");
+        let unsynced = match history.last.saturating_sub(history.durable_seq) {
             0 => String::new(),
             n => format!(", {} not yet on stable storage", count(n)),
         };
@@ -72,7 +72,7 @@ pub(crate) fn run(path: &Path, out: &mut Output) -> Result<(), Failure> {
     segments_lines(&used, out)?;
     if store.recycled > 0 {
         let kept = plural(store.recycled, "dead segment", "dead segments");
-        out.line(format!("          {kept} kept to be written again"))?;
+        out.line(format!("          {kept} kept for reuse"))?;
     }
     if totals.pending + totals.void > 0 {
         let (pending, void) = (count(totals.pending), count(totals.void));
@@ -81,49 +81,49 @@ pub(crate) fn run(path: &Path, out: &mut Output) -> Result<(), Failure> {
     holders_lines(&store, &holders, out)
 }
 
-/// Lines that only temporary stores and copies have.
+/// Writes the lines that only temporary stores and copies have.
 fn kind_lines(store: &Store, out: &mut Output) -> Result<(), Failure> {
     let Some(control) = store.control() else { return Ok(()) };
     let lines: &[&str] = match (control.is_temporary(), store.recycles()) {
         (false, _) => &[],
         (true, true) => &[
-            "temporary: it belongs to one process and goes with it. Dead segments are",
-            "written again meanwhile, so what is read here may be gone already",
+            "temporary: it belongs to one process and ends with it. Dead segments are",
+            "reused meanwhile, so what is shown here may be gone already",
         ],
         (true, false) => &[
-            "temporary: it belonged to one process, which is gone; nobody can open it,",
-            "and `partd-inspect sweep` lists such stores",
+            "temporary: it belonged to one process, which is gone. No process can open",
+            "it; `partd-inspect sweep` lists such stores",
         ],
     };
     for (i, line) in lines.iter().enumerate() {
         out.line(format!("{}{line}", if i == 0 { "kind      " } else { "          " }))?;
     }
     if control.is_copy {
-        let copied = "control   a copy: its device and inode are not those of this file, so its";
-        out.line(out.mark(Mark::Warn, copied))?;
-        let rest = "words do not count, and the history is what the segments hold";
-        out.line(format!("          {}", out.mark(Mark::Warn, rest)))?;
+        let copied = "control   a copy: it does not name its own device and inode, so its words";
+        out.line(out.styled(Style::Warn, copied))?;
+        let rest = "are ignored, and the history is what the segments hold";
+        out.line(format!("          {}", out.styled(Style::Warn, rest)))?;
     }
     Ok(())
 }
 
 fn segments_lines(used: &[Usage], out: &mut Output) -> Result<(), Failure> {
-    let of = |standing| used.iter().filter(move |usage| usage.standing == standing);
+    let of = |state| used.iter().filter(move |usage| usage.state == state);
     let (number, len, fill) = sums(used.iter());
     let (total, size) = (plural(number, "segment", "segments"), out.size(len));
     out.line(format!("files     {total}, {size}, {} used", percent(fill, len)))?;
-    for standing in Standing::ALL {
-        let (number, len, fill) = sums(of(standing));
+    for state in SegmentState::ALL {
+        let (number, len, fill) = sums(of(state));
         if number > 0 {
             let (size, share) = (out.size(len), percent(fill, len));
-            let (number, name) = (count(number), standing.name());
+            let (number, name) = (count(number), state.name());
             out.line(format!("          {number} {name}, {size}, {share} used"))?;
         }
     }
     Ok(())
 }
 
-/// How many segments, how long they are, and how much of that is used.
+/// Sums up segments: their number, length and used bytes.
 fn sums<'u>(used: impl Iterator<Item = &'u Usage>) -> (u64, u64, u64) {
     used.fold((0, 0, 0), |(n, len, fill), usage| (n + 1, len + usage.len, fill + usage.used))
 }
@@ -134,47 +134,45 @@ fn holders_lines(store: &Store, holders: &Holders<'_>, out: &mut Output) -> Resu
     }
     let Some(control) = store.control() else {
         let why = match store.control {
-            None => "there is no control file; the next open makes one",
-            Some(_) => "the control file is unusable; the next open makes a new one",
+            None => "there is no control file; the next open creates one",
+            Some(_) => "the control file is unusable; the next open creates a new one",
         };
         return Ok(out.line(format!("holders   unknown: {why}"))?);
     };
     if control.sync_failed {
         let text = "a sync of this store has failed: nothing new is promised to be durable";
-        out.line(format!("sync      {}", out.mark(Mark::Bad, text)))?;
+        out.line(format!("sync      {}", out.styled(Style::Bad, text)))?;
     }
     let mut lines = Vec::new();
-    for (slot, life) in &holders.writers {
-        let mark = if *life == Life::Alive { Mark::Good } else { Mark::Warn };
-        let life = out.mark(mark, life.name());
+    for (slot, liveness) in &holders.writers {
+        let style = if *liveness == Liveness::Alive { Style::Good } else { Style::Warn };
+        let liveness = out.styled(style, liveness.name());
         let active = match slot.active {
             0 => String::new(),
             id => format!(", writes segment {id}"),
         };
-        lines.push(format!("pid {} {life} (slot {}{active})", slot.pid, slot.slot));
+        lines.push(format!("pid {} {liveness} (slot {}{active})", slot.pid, slot.slot));
     }
     for pid in &holders.others {
-        let life = out.mark(Mark::Good, Life::Alive.name());
-        lines.push(format!("pid {pid} {life} (has it open, and no writer's slot)"));
+        let liveness = out.styled(Style::Good, Liveness::Alive.name());
+        lines.push(format!("pid {pid} {liveness} (has it open without a writer slot)"));
     }
     if holders.unseen {
-        lines.push(
-            "somebody has it open whom this process cannot see, perhaps in a container".into(),
-        );
+        lines.push("a process that is not visible here has it open, perhaps in a container".into());
     }
     if holders.elsewhere {
-        let text = "they use another control file: this one was put in its place. Close the";
-        lines.push(out.mark(Mark::Bad, text));
-        let text = "store in all of them and open it again: it is recovered from its segments";
-        lines.push(out.mark(Mark::Bad, text));
+        let text = "they use another control file, which this one has replaced. Close the";
+        lines.push(out.styled(Style::Bad, text));
+        let text = "store in all of them and open it again: the segments recover it";
+        lines.push(out.styled(Style::Bad, text));
     }
     if lines.is_empty() {
         let how = if control.clean { ", closed cleanly" } else { "" };
         lines.push(format!("no writer{how}"));
     }
-    for (life, work) in [(holders.sync, "a sync"), (holders.compaction, "a compaction")] {
-        if life == Life::Alive {
-            lines.push(format!("{work} is under way"));
+    for (liveness, work) in [(holders.sync, "a sync"), (holders.compaction, "a compaction")] {
+        if liveness == Liveness::Alive {
+            lines.push(format!("{work} is running"));
         }
     }
     for (i, line) in lines.iter().enumerate() {
@@ -183,36 +181,36 @@ fn holders_lines(store: &Store, holders: &Holders<'_>, out: &mut Output) -> Resu
     Ok(())
 }
 
-/// Who has the store open.
+/// The processes that have the store open.
 struct Holders<'s> {
-    /// Who is in the writer slots.
-    writers: Vec<(&'s Slot, Life)>,
-    /// Other processes that hold the lock of the store: they read, or have written nothing yet.
+    /// The writer slots in use, and whether their writers are alive.
+    writers: Vec<(&'s WriterSlot, Liveness)>,
+    /// Other processes that hold the lock of the store: readers, and writers that have written nothing.
     others: Vec<u32>,
-    /// The store is open, and nobody is seen to hold its lock.
+    /// Whether the store is open although no process is seen to hold its lock.
     unseen: bool,
-    /// Handles are open, and none uses this control file.
+    /// Whether handles are open and none uses this control file.
     elsewhere: bool,
-    /// Whether somebody leads a sync.
-    sync: Life,
-    /// Whether somebody compacts.
-    compaction: Life,
+    /// Whether a sync is running.
+    sync: Liveness,
+    /// Whether a compaction is running.
+    compaction: Liveness,
 }
 
 impl Holders<'_> {
     fn find(store: &Store) -> Holders<'_> {
         let (mut locks, dir) = (Locks::read(), &store.path);
         let Some(control) = store.control().filter(|_| !store.is_segment) else {
-            let (writers, others, sync) = (Vec::new(), Vec::new(), Life::Dead);
-            let (unseen, elsewhere, compaction) = (false, false, Life::Dead);
+            let (writers, others, sync) = (Vec::new(), Vec::new(), Liveness::Dead);
+            let (unseen, elsewhere, compaction) = (false, false, Liveness::Dead);
             return Holders { writers, others, unseen, elsewhere, sync, compaction };
         };
-        // An opener holds the directory lock for a moment before it is present on the control file.
+        // An opener holds the lock on the directory for a moment before it takes the presence lock.
         let is_elsewhere = |locks: &Locks| {
             !control.is_temporary()
-                && locks.store(dir) == Life::Alive
-                && locks.store_exclusively(dir) == Life::Dead
-                && locks.presence(dir) == Life::Dead
+                && locks.store(dir) == Liveness::Alive
+                && locks.store_exclusively(dir) == Liveness::Dead
+                && locks.presence(dir) == Liveness::Dead
         };
         for _ in 0..TRIES {
             if !is_elsewhere(&locks) {
@@ -222,10 +220,10 @@ impl Holders<'_> {
             locks = Locks::read();
         }
         let writers: Vec<_> =
-            control.slots.iter().map(|slot| (slot, store.life(&locks, slot))).collect();
+            control.slots.iter().map(|slot| (slot, store.liveness(&locks, slot))).collect();
         let mut others = locks.store_pids(dir);
         others.retain(|pid| !writers.iter().any(|(slot, _)| slot.pid == *pid));
-        let unseen = store.around.is_open && locks.store(dir) == Life::Dead;
+        let unseen = store.environment.is_open && locks.store(dir) == Liveness::Dead;
         let elsewhere = is_elsewhere(&locks);
         let (sync, compaction) = (locks.sync(dir), locks.compaction(dir));
         Holders { writers, others, unseen, elsewhere, sync, compaction }
@@ -242,12 +240,12 @@ fn totals(store: &Store, index: &Index<'_>, used: &[Usage]) -> Totals {
         pending: used.iter().map(|usage| usage.pending).sum(),
         void: used.iter().map(|usage| usage.void).sum(),
     };
-    for place in &store.history.batches {
-        let batch = &store.segments[place.segment].batches[place.batch];
+    for batch_ref in &store.history.batches {
+        let batch = &store.segments[batch_ref.segment].batches[batch_ref.batch];
         totals.entries += batch.good_head().map_or(0, |head| head.count as u64);
     }
-    for (segment, counts) in store.segments.iter().zip(&store.history.counts) {
-        if *counts && segment.is_output() {
+    for (segment, included) in store.segments.iter().zip(&store.history.included) {
+        if *included && segment.is_output() {
             totals.batches += segment.batches.len() as u64;
             totals.entries += segment.entries.len() as u64;
         }
@@ -258,15 +256,15 @@ fn totals(store: &Store, index: &Index<'_>, used: &[Usage]) -> Totals {
 fn document(store: &Store, totals: &Totals, used: &[Usage], holders: &Holders<'_>) -> Value {
     let history = &store.history;
     let control = store.control();
-    let of = |standing: Standing| used.iter().filter(|usage| usage.standing == standing).count();
+    let of = |state: SegmentState| used.iter().filter(|usage| usage.state == state).count();
     let states: serde_json::Map<String, Value> =
-        Standing::ALL.iter().map(|s| (s.name().to_owned(), of(*s).into())).collect();
-    let by_state: serde_json::Map<String, Value> = Standing::ALL
+        SegmentState::ALL.iter().map(|s| (s.name().to_owned(), of(*s).into())).collect();
+    let by_state: serde_json::Map<String, Value> = SegmentState::ALL
         .iter()
-        .map(|standing| {
-            let (count, len, fill) = sums(used.iter().filter(|u| u.standing == *standing));
+        .map(|state| {
+            let (count, len, fill) = sums(used.iter().filter(|u| u.state == *state));
             let sums = json!({ "count": count, "bytes": len, "used_bytes": fill });
-            (standing.name().to_owned(), sums)
+            (state.name().to_owned(), sums)
         })
         .collect();
     json!({
@@ -276,8 +274,8 @@ fn document(store: &Store, totals: &Totals, used: &[Usage], holders: &Holders<'_
         "history": {
             "rule": rule_name(history.rule),
             "last_sequence": history.last,
-            "synced_mark": history.mark,
-            "compacted_upto": history.max_seq,
+            "durable_seq": history.durable_seq,
+            "max_seq": history.max_seq,
             "batches_beyond": history.beyond.len(),
         },
         "batches": totals.batches,
@@ -299,24 +297,24 @@ fn document(store: &Store, totals: &Totals, used: &[Usage], holders: &Holders<'_
             "commit_slot": control.commit.slot,
             "commit_done": control.commit.done,
             "next_segment": control.next_segment,
-            "generation": control.generation,
-            "synced": control.durable_seq.as_ref().ok(),
+            "directory_epoch": control.directory_epoch,
+            "durable_seq": control.durable_seq.as_ref().ok(),
             "sync_failed": control.sync_failed,
             "clean": control.clean,
             "temporary": control.is_temporary(),
             "copy": control.is_copy,
         })),
-        "holders": holders.writers.iter().map(|(slot, life)| json!({
+        "holders": holders.writers.iter().map(|(slot, liveness)| json!({
             "slot": slot.slot,
             "pid": slot.pid,
-            "state": life.name(),
+            "state": liveness.name(),
             "active_segment": slot.active,
         })).collect::<Vec<_>>(),
         "open_without_slot": holders.others,
         "unseen_writers": holders.unseen,
         "other_control_in_use": holders.elsewhere,
-        "sync_under_way": holders.sync == Life::Alive,
-        "compaction_under_way": holders.compaction == Life::Alive,
+        "sync_under_way": holders.sync == Liveness::Alive,
+        "compaction_under_way": holders.compaction == Liveness::Alive,
         "recycled_segments": store.recycled,
         "other_files": store.other_files,
     })

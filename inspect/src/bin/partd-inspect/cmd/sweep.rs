@@ -1,8 +1,9 @@
-//! Orphaned temporary stores: what `SegmentLog::temporary` made and a killed process left behind.
+//! `sweep`: finds abandoned temporary stores, which `SegmentLog::temporary` created and a killed process
+//! left behind.
 //!
-//! The handle of a temporary store holds an exclusive `flock` on its directory. Listing takes no lock. Removing
-//! holds that lock, as the engine's own sweep does (`src/log/open/temporary.rs`), and removes a directory only if all
-//! files in it are those of one temporary store, by their names and by what they hold.
+//! The handle of a temporary store holds an exclusive `flock` on its directory. Listing takes no lock.
+//! Removing takes that lock, as the engine's own sweep does (`src/log/temporary.rs`). It removes a
+//! directory only if all files in it belong to one temporary store, by their names and their contents.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -22,26 +23,26 @@ use crate::Failure;
 use crate::args::Sweep;
 use crate::output::Output;
 use crate::text::{Align, Table, plural, shorten};
-use partd_inspect::locks::{Life, Locks};
+use partd_inspect::locks::{Liveness, Locks};
 use partd_inspect::names::{Content, Name};
 use partd_inspect::path::shown;
 
-/// How a temporary store begins its name; 16 hexadecimal digits follow.
+/// The prefix of a temporary store's name; 16 hexadecimal digits follow.
 const PREFIX: &str = "partd-tmp-";
 /// The name of the control file.
 const CONTROL: &str = "control";
-/// How much of a reason a table shows.
+/// How many characters of a reason the table shows.
 const REASON: usize = 48;
 
-struct Found {
+struct Candidate {
     name: OsString,
     path: PathBuf,
     bytes: u64,
     age: Duration,
-    /// Why it stays; `None` for an orphan.
-    stays: Option<String>,
+    /// Why it is kept; `None` if it is abandoned.
+    kept: Option<String>,
     removed: bool,
-    /// Whether it was to be removed, and could not be.
+    /// Whether removing it failed.
     failed: bool,
 }
 
@@ -56,42 +57,41 @@ pub(crate) fn run(args: &Sweep, out: &mut Output) -> Result<(), Failure> {
         let named = suffix.is_some_and(|suffix| {
             suffix.len() == 16 && suffix.bytes().all(|byte| byte.is_ascii_hexdigit())
         });
-        // Not through a symbolic link: it may lead anywhere.
+        // A symbolic link is skipped: it may lead anywhere.
         if named && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            found.push(look(&parent, name, entry.path()));
+            found.push(examine(&parent, name, entry.path()));
         }
     }
     found.sort_by(|a, b| a.path.cmp(&b.path));
     if args.remove {
-        for store in found.iter_mut().filter(|store| store.stays.is_none()) {
+        for store in found.iter_mut().filter(|store| store.kept.is_none()) {
             match remove(&parent, store) {
                 Ok(()) => store.removed = true,
-                Err(Stays::Used) => store.stays = Some("in use".to_owned()),
-                Err(Stays::Failed(why)) => (store.stays, store.failed) = (Some(why), true),
+                Err(Kept::Used) => store.kept = Some("in use".to_owned()),
+                Err(Kept::Failed(why)) => (store.kept, store.failed) = (Some(why), true),
             }
         }
     }
     if found.iter().any(|store| store.failed) {
-        out.note_failure();
+        out.record_failure();
     }
     show(&found, args, out)
 }
 
-/// Why a store was not removed.
-enum Stays {
-    /// Somebody has come meanwhile.
+/// The reason why a store was not removed.
+enum Kept {
+    /// A process uses it now.
     Used,
     Failed(String),
 }
 
-/// Opens a store's directory, whatever its name leads to meanwhile: not through a symbolic link.
+/// Opens a store's directory, but not through a symbolic link.
 fn open_dir(parent: &File, name: &OsString) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(File::from(openat(parent, name, flags, Mode::empty())?))
 }
 
-/// The names and the bytes of the files in a directory, if they are those of one temporary store and nothing
-/// else.
+/// The names and total length of the files in a directory, if all of them belong to one temporary store.
 fn store_files(dir: &File) -> Result<(Vec<OsString>, u64), String> {
     let unreadable = |error: Errno| format!("cannot be read: {error}");
     let (mut names, mut bytes) = (Vec::new(), 0);
@@ -102,14 +102,14 @@ fn store_files(dir: &File) -> Result<(Vec<OsString>, u64), String> {
             continue;
         }
         let stat = match statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
-            // Its process removes it meanwhile.
+            // Its process has just removed it.
             Err(Errno::NOENT) => continue,
             stat => stat.map_err(unreadable)?,
         };
-        if Name::of(name.as_encoded_bytes()) == Name::Strange
+        if Name::of(name.as_encoded_bytes()) == Name::Foreign
             || FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
         {
-            return Err(format!("holds {}, which is not a store's", shown(&name)));
+            return Err(format!("holds {}, which is not part of a store", shown(&name)));
         }
         bytes += u64::try_from(stat.st_size).unwrap_or(0);
         names.push(name);
@@ -119,8 +119,8 @@ fn store_files(dir: &File) -> Result<(Vec<OsString>, u64), String> {
     Ok((names, bytes))
 }
 
-/// Holds what the files are against each other. The control file says which store they belong to, or the first
-/// segment where a power cut has taken the control file.
+/// Checks that all files belong to one temporary store. The control file names the store, or the first
+/// segment if a power cut destroyed the control file.
 fn of_one_temporary_store(dir: &File, names: &[OsString]) -> Result<(), String> {
     let mut contents = Vec::new();
     for name in names {
@@ -134,11 +134,11 @@ fn of_one_temporary_store(dir: &File, names: &[OsString]) -> Result<(), String> 
     for (name, content) in &contents {
         match content {
             Content::Control(fixed) if *name == CONTROL && !fixed.temporary => {
-                return Err("is a store that is not temporary, by its control file".to_owned());
+                return Err("is not temporary, by its control file".to_owned());
             }
             Content::Control(fixed) if *name == CONTROL => said = Some(fixed.store),
             Content::NewerVersion => {
-                return Err(format!("{} is of a newer version of the format", shown(name)));
+                return Err(format!("{} has a newer format version", shown(name)));
             }
             _ => {}
         }
@@ -155,7 +155,7 @@ fn of_one_temporary_store(dir: &File, names: &[OsString]) -> Result<(), String> 
     }
 }
 
-/// What a file below a directory holds, by its first bytes.
+/// Classifies a file in a directory by its first bytes.
 fn content(dir: &File, name: &OsString) -> io::Result<Content> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(openat(dir, name, flags, Mode::empty())?);
@@ -168,36 +168,36 @@ fn content(dir: &File, name: &OsString) -> io::Result<Content> {
     Ok(Content::of(&bytes, metadata.len()))
 }
 
-fn look(parent: &File, name: OsString, path: PathBuf) -> Found {
+fn examine(parent: &File, name: OsString, path: PathBuf) -> Candidate {
     let opened = open_dir(parent, &name).map_err(|error| format!("cannot be read: {error}"));
     let changed = fs::symlink_metadata(&path).and_then(|metadata| metadata.modified()).ok();
     let age = changed.and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default();
-    let (bytes, stays) = match opened.and_then(|dir| store_files(&dir)) {
+    let (bytes, kept) = match opened.and_then(|dir| store_files(&dir)) {
         Err(why) => (0, Some(why)),
         Ok((_, bytes)) => match Locks::read().store(&path) {
-            Life::Alive => (bytes, Some("in use".to_owned())),
-            Life::Dead | Life::Unknown => (bytes, None),
+            Liveness::Alive => (bytes, Some("in use".to_owned())),
+            Liveness::Dead | Liveness::Unknown => (bytes, None),
         },
     };
-    Found { name, path, bytes, age, stays, removed: false, failed: false }
+    Candidate { name, path, bytes, age, kept, removed: false, failed: false }
 }
 
-/// Removes an orphan under its exclusive lock. Every file is named below the directory that was
-/// opened, so that nobody can lead it elsewhere.
-fn remove(parent: &File, store: &Found) -> Result<(), Stays> {
-    let failed = |error: Errno| Stays::Failed(format!("cannot be removed: {error}"));
+/// Removes an abandoned store under its exclusive lock. It reaches every file through the directory that
+/// it opened, so that no rename can redirect it.
+fn remove(parent: &File, store: &Candidate) -> Result<(), Kept> {
+    let failed = |error: Errno| Kept::Failed(format!("cannot be removed: {error}"));
     let opened = open_dir(parent, &store.name);
-    let dir = opened.map_err(|error| Stays::Failed(format!("cannot be opened: {error}")))?;
+    let dir = opened.map_err(|error| Kept::Failed(format!("cannot be opened: {error}")))?;
     match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => return Err(Stays::Used),
+        Err(Errno::WOULDBLOCK) => return Err(Kept::Used),
         locked => locked.map_err(failed)?,
     }
-    let (names, _) = store_files(&dir).map_err(Stays::Failed)?;
+    let (names, _) = store_files(&dir).map_err(Kept::Failed)?;
     is_named(parent, store, &dir)?;
     for name in names.iter().filter(|name| *name != CONTROL) {
         unlinkat(&dir, name, AtFlags::empty()).map_err(failed)?;
     }
-    // Last, so that a sweep that was cut leaves what tells whose files they are.
+    // The control file goes last: if the sweep dies, it still tells whose files are left.
     match unlinkat(&dir, CONTROL, AtFlags::empty()) {
         Err(Errno::NOENT) => {}
         unlinked => unlinked.map_err(failed)?,
@@ -206,25 +206,25 @@ fn remove(parent: &File, store: &Found) -> Result<(), Stays> {
     unlinkat(parent, &store.name, AtFlags::REMOVEDIR).map_err(failed)
 }
 
-/// An error if the name of a store does not lead to its directory any more.
-fn is_named(parent: &File, store: &Found, dir: &File) -> Result<(), Stays> {
-    let opened = dir.metadata().map_err(|e| Stays::Failed(format!("cannot be read: {e}")))?;
+/// Checks that the name of a store still leads to its directory.
+fn is_named(parent: &File, store: &Candidate, dir: &File) -> Result<(), Kept> {
+    let opened = dir.metadata().map_err(|e| Kept::Failed(format!("cannot be read: {e}")))?;
     let is_same = |now: Stat| (now.st_dev, now.st_ino) == (opened.dev(), opened.ino());
     match statat(parent, &store.name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(now) if is_same(now) => Ok(()),
-        _ => Err(Stays::Failed("was renamed or replaced meanwhile".to_owned())),
+        _ => Err(Kept::Failed("was renamed or replaced meanwhile".to_owned())),
     }
 }
 
-fn show(found: &[Found], args: &Sweep, out: &mut Output) -> Result<(), Failure> {
-    let state = |store: &Found| match &store.stays {
+fn show(found: &[Candidate], args: &Sweep, out: &mut Output) -> Result<(), Failure> {
+    let state = |store: &Candidate| match &store.kept {
         _ if store.removed => "removed".to_owned(),
         Some(why) => why.clone(),
-        None => "orphan".to_owned(),
+        None => "abandoned".to_owned(),
     };
-    let orphans = found.iter().filter(|store| store.stays.is_none());
-    let bytes: u64 = orphans.clone().map(|store| store.bytes).sum();
-    let number = orphans.count() as u64;
+    let abandoned = found.iter().filter(|store| store.kept.is_none());
+    let bytes: u64 = abandoned.clone().map(|store| store.bytes).sum();
+    let number = abandoned.count() as u64;
     if out.json {
         let stores: Vec<_> = found
             .iter()
@@ -233,18 +233,18 @@ fn show(found: &[Found], args: &Sweep, out: &mut Output) -> Result<(), Failure> 
                     "path": shown(&store.path),
                     "bytes": store.bytes,
                     "age_seconds": store.age.as_secs(),
-                    "state": match (store.removed, store.failed, &store.stays) {
+                    "state": match (store.removed, store.failed, &store.kept) {
                         (true, ..) => "removed",
                         (_, true, _) => "failed",
-                        (_, _, Some(_)) => "stays",
-                        (_, _, None) => "orphan",
+                        (_, _, Some(_)) => "kept",
+                        (_, _, None) => "abandoned",
                     },
-                    "why": store.stays,
+                    "why": store.kept,
                 })
             })
             .collect();
         let directory = shown(&args.dir);
-        let rest = json!({ "path": directory, "stores": stores, "orphan_bytes": bytes });
+        let rest = json!({ "path": directory, "stores": stores, "abandoned_bytes": bytes });
         return Ok(out.plain_document("sweep", rest)?);
     }
     if found.is_empty() {
@@ -267,11 +267,12 @@ fn show(found: &[Found], args: &Sweep, out: &mut Output) -> Result<(), Failure> 
         table.row(vec![shown(&store.path), out.size(store.bytes), age, state]);
     }
     out.table(&table)?;
-    let (orphans, size) = (plural(number, "orphan", "orphans"), out.size(bytes));
+    let (abandoned, size) =
+        (plural(number, "abandoned store", "abandoned stores"), out.size(bytes));
     let how = match (args.remove, number) {
         (true, _) => " removed",
         (false, 0) => "",
         (false, _) => "; --remove removes them",
     };
-    Ok(out.line(format!("{orphans}, {size}{how}"))?)
+    Ok(out.line(format!("{abandoned}, {size}{how}"))?)
 }

@@ -1,4 +1,4 @@
-//! Where commands write: new files and directories for their user alone, never inside the store.
+//! Creates the files and directories that commands write: private to the user, never inside the store.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::ErrorKind;
@@ -10,7 +10,7 @@ use partd_format::segment::id_of_file_name;
 use crate::Failure;
 use partd_inspect::path::shown;
 
-/// Makes a directory that must not be there, or be empty, and not lie in the store.
+/// Creates a directory outside the store; it must not exist, or be empty.
 pub(crate) fn new_directory(dir: &Path, store: &Path) -> Result<(), Failure> {
     outside_store(dir, store)?;
     match DirBuilder::new().mode(0o700).create(dir) {
@@ -20,54 +20,52 @@ pub(crate) fn new_directory(dir: &Path, store: &Path) -> Result<(), Failure> {
                 None => Ok(()),
                 Some(_) => Err(refuse(
                     dir,
-                    "this directory is not empty; give one that is, or that does not exist",
+                    "this directory is not empty; give an empty one, or a path that does not exist",
                 )),
             }
         }
-        made => made.map_err(|error| Failure::io("make", dir, &error)),
+        made => made.map_err(|error| Failure::io("create", dir, &error)),
     }
 }
 
-/// Makes a file that must not be there, not even as a symbolic link, and not lie in the store.
+/// Creates a file outside the store; it must not exist, not even as a symbolic link.
 pub(crate) fn new_file(path: &Path, store: &Path) -> Result<File, Failure> {
     outside_store(path, store)?;
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     made.map_err(|error| match error.kind() {
-        ErrorKind::AlreadyExists => {
-            refuse(path, "this file is there; give one that does not exist")
-        }
-        _ => Failure::io("make", path, &error),
+        ErrorKind::AlreadyExists => refuse(path, "this file exists; give a path that does not"),
+        _ => Failure::io("create", path, &error),
     })
 }
 
-/// Refuses a path that leads into the store at `store`, or into the one around that segment file.
+/// Refuses a path inside the store at `store`; if that is a segment file, inside its directory.
 fn outside_store(path: &Path, store: &Path) -> Result<(), Failure> {
     let Some(store) = directory_of(store) else { return Ok(()) };
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    // What is not there yet will lie in its parent.
+    // A path that does not exist yet is resolved by its parent.
     let real = fs::canonicalize(path).or_else(|_| {
         let parent = fs::canonicalize(parent.unwrap_or(Path::new(".")))?;
         Ok::<PathBuf, std::io::Error>(parent.join(path.file_name().unwrap_or_default()))
     });
     match real {
         Ok(real) if real.starts_with(&store) => {
-            Err(refuse(path, "this lies inside the store, which is never written to"))
+            Err(refuse(path, "this is inside the store, which partd-inspect never writes to"))
         }
         Ok(_) => Ok(()),
-        Err(error) => Err(Failure::io("make", path, &error)),
+        Err(error) => Err(Failure::io("create", path, &error)),
     }
 }
 
-/// The directory of a store, itself or around a segment file; `None` if there is none around it.
+/// The directory of a store, given the directory itself or a segment file in it; else `None`.
 fn directory_of(store: &Path) -> Option<PathBuf> {
     let real = fs::canonicalize(store).ok()?;
     if real.is_dir() {
         return Some(real);
     }
     let name = real.file_name().unwrap_or_default();
-    let around = real.parent()?.to_owned();
+    let parent = real.parent()?.to_owned();
     let is_one = id_of_file_name(name.as_encoded_bytes()).is_some();
-    (is_one || around.join("control").exists()).then_some(around)
+    (is_one || parent.join("control").exists()).then_some(parent)
 }
 
 fn refuse(path: &Path, why: &str) -> Failure {

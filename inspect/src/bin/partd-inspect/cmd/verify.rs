@@ -1,8 +1,9 @@
-//! Every checksum, in parallel: headers and tables while a segment is walked, then all its values,
-//! while other segments still are. What becomes of a wrong one is said when the history is known.
+//! `verify`: checks every checksum in parallel.
 //!
-//! The values of a segment are cut into tasks of a few MiB; each task reads forward through one
-//! small buffer that stays in the processor's cache between the read and the checksum.
+//! The walk of a segment checks headers and tables. Then tasks check its values while other segments are
+//! still walked. The severity of a mismatch is known once the history is. A task covers a few MiB of
+//! values and reads them through one small buffer, which stays in the processor's cache between the read
+//! and the checksum.
 
 use std::cell::RefCell;
 use std::io::IsTerminal;
@@ -16,7 +17,7 @@ use serde_json::json;
 
 use crate::Failure;
 use crate::args::Verify;
-use crate::output::{Mark, Output};
+use crate::output::{Output, Style};
 use crate::text::{count, plural, size};
 use partd_inspect::history::Rule;
 use partd_inspect::key::show;
@@ -25,43 +26,43 @@ use partd_inspect::source;
 use partd_inspect::store::Store;
 use partd_inspect::walk::{EntryInfo, Segment};
 
-/// The bytes of values that one task checks, at least.
+/// The least number of bytes that one task checks.
 const TASK: u64 = 4 << 20;
-/// The buffer of a task.
+/// The length of a task's buffer in bytes.
 const BUFFER: usize = 256 << 10;
-/// How far ahead of its reading a task asks for the values.
+/// How many bytes a task requests ahead of reading.
 const AHEAD: u64 = 1 << 20;
-/// Pages are read into pages: where source and target of a copy lie differently within theirs,
-/// some processors copy at a third of the speed.
+/// The alignment of the buffer and of the reads. If source and target of a copy have different offsets
+/// within their pages, some processors copy at a third of the speed.
 const PAGE: usize = 4096;
 
 thread_local! {
-    /// The buffer of this thread, and room to begin at a page.
+    /// The buffer of this thread, with room to align it to a page.
     static MEMORY: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER + PAGE]);
 }
 
-/// An entry of a segment whose value is wrong: its place there, and what was found.
+/// An entry whose value does not match: its index in the segment, and what was found.
 type Wrong = (usize, String);
 
-/// What was checked of a segment.
+/// The result of checking one segment.
 #[derive(Debug, Default)]
-struct Looked {
+struct SegmentCheck {
     bytes: u64,
     values: u64,
     /// In the order of the file.
     wrong: Vec<Wrong>,
 }
 
-/// What was checked.
+/// The result of checking all segments.
 #[derive(Debug, Default)]
-pub(crate) struct Checked {
+pub(crate) struct StoreCheck {
     pub(crate) bytes: u64,
     pub(crate) values: u64,
     pub(crate) problems: Vec<Problem>,
 }
 
 pub(crate) fn run(args: &Verify, out: &mut Output) -> Result<(), Failure> {
-    // No thread should have to wait for others to close their files.
+    // No thread should have to wait until others close their files.
     let threads = match args.threads {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         threads => threads,
@@ -70,21 +71,22 @@ pub(crate) fn run(args: &Verify, out: &mut Output) -> Result<(), Failure> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let begin = Instant::now();
     let bar = bar();
-    let look = |segment: &Segment| look(segment, bar.as_ref());
+    let check_values = |segment: &Segment| check_values(segment, bar.as_ref());
     let read = match pool {
-        Ok(pool) => pool.install(|| Store::read_with(&args.path, look)),
-        // As many as there are.
-        Err(_) => Store::read_with(&args.path, look),
+        Ok(pool) => pool.install(|| Store::read_with(&args.path, check_values)),
+        // Without a pool of its own it uses the global one.
+        Err(_) => Store::read_with(&args.path, check_values),
     };
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
-    let (mut store, looked) = read?;
-    let Checked { bytes, values, problems } = judge(&store, looked);
+    let (mut store, checks) = read?;
+    let StoreCheck { bytes, values, problems } = judge(&store, checks);
     let took = begin.elapsed();
     store.history.problems.extend(problems);
     let rate = bytes as f64 / took.as_secs_f64().max(1e-9);
-    let batches = store.segments.iter().zip(&store.history.counts).filter(|(_, counts)| **counts);
+    let batches =
+        store.segments.iter().zip(&store.history.included).filter(|(_, included)| **included);
     let batches: usize = batches
         .map(|(s, _)| s.batches.iter().filter(|batch| batch.good_head().is_some()).count())
         .sum();
@@ -104,26 +106,26 @@ pub(crate) fn run(args: &Verify, out: &mut Output) -> Result<(), Failure> {
     let (seconds, rate) = (took.as_secs_f64(), size(rate as u64, false));
     out.line(format!("checked   {checked} in {seconds:.2} s ({rate}/s)"))?;
     if store.history.problems.is_empty() {
-        out.line(out.mark(Mark::Good, "every checksum is right"))?;
+        out.line(out.styled(Style::Good, "every checksum is right"))?;
     } else if !store.is_damaged() {
-        out.line(out.mark(Mark::Good, "every checksum of the history is right"))?;
+        out.line(out.styled(Style::Good, "every checksum of the history is right"))?;
     }
     Ok(())
 }
 
-/// What was found in each segment, and what it means for the history.
-fn judge(store: &Store, looked: Vec<Looked>) -> Checked {
-    let mut checked = Checked::default();
-    let segments = store.segments.iter().zip(&store.history.counts).zip(looked);
-    for ((segment, _), looked) in segments.filter(|((_, counts), _)| **counts) {
-        checked.bytes += looked.bytes;
-        checked.values += looked.values;
-        let mut wrong = looked.wrong.into_iter().peekable();
+/// Turns the mismatches of each segment into problems, with their severity for the history.
+fn judge(store: &Store, checks: Vec<SegmentCheck>) -> StoreCheck {
+    let mut checked = StoreCheck::default();
+    let segments = store.segments.iter().zip(&store.history.included).zip(checks);
+    for ((segment, _), checks) in segments.filter(|((_, included), _)| **included) {
+        checked.bytes += checks.bytes;
+        checked.values += checks.values;
+        let mut wrong = checks.wrong.into_iter().peekable();
         for batch in &segment.batches {
             let (Some(head), Some(sequence)) = (batch.good_head(), batch.sequence()) else {
                 continue;
             };
-            // What lies beyond the history was torn by a power cut, or is being written just now.
+            // A batch after the end of the history was torn by a power cut, or is being written right now.
             let beyond = !segment.is_output()
                 && store.history.rule != Rule::Alone
                 && sequence > store.history.last;
@@ -146,14 +148,13 @@ fn judge(store: &Store, looked: Vec<Looked>) -> Checked {
     checked
 }
 
-/// The bytes of some values, and how many these are.
+/// The bytes and the number of the values of some entries.
 fn sums(entries: &[EntryInfo]) -> (u64, u64) {
     let values = entries.iter().filter(|entry| entry.kind.has_value()).count();
     (entries.iter().map(|entry| entry.value_len).sum(), values as u64)
 }
 
-/// A progress bar on standard error, where that is a terminal. It gets its length while segments
-/// are walked.
+/// A progress bar on standard error, if that is a terminal. Its length grows while segments are walked.
 fn bar() -> Option<ProgressBar> {
     if !std::io::stderr().is_terminal() {
         return None;
@@ -168,8 +169,8 @@ fn bar() -> Option<ProgressBar> {
 }
 
 /// Checks every value of the committed batches of a segment, in parallel.
-fn look(segment: &Segment, bar: Option<&ProgressBar>) -> Looked {
-    let Some(salt) = segment.salt() else { return Looked::default() };
+fn check_values(segment: &Segment, bar: Option<&ProgressBar>) -> SegmentCheck {
+    let Some(salt) = segment.salt() else { return SegmentCheck::default() };
     let (mut tasks, mut first, mut len) = (Vec::new(), 0, 0);
     for (i, entry) in segment.entries.iter().enumerate() {
         len += entry.value_len;
@@ -188,10 +189,10 @@ fn look(segment: &Segment, bar: Option<&ProgressBar>) -> Looked {
         bar.iter().for_each(|bar| bar.inc(len));
         wrong
     });
-    Looked { bytes, values, wrong: wrong.collect() }
+    SegmentCheck { bytes, values, wrong: wrong.collect() }
 }
 
-/// Reads forward through the values of a run of entries, and returns those that do not match.
+/// Reads the values of some consecutive entries, and returns those that do not match.
 fn check(segment: &Segment, salt: Salt, entries: Range<usize>, buffer: &mut [u8]) -> Vec<Wrong> {
     let mut wrong = Vec::new();
     let Some(last) = segment.entries[entries.clone()].last() else { return wrong };
@@ -237,5 +238,5 @@ fn problem(segment: &Segment, entry: &EntryInfo, severity: Severity, found: Stri
     let mut problem = Problem::file(severity, path, "checksum of value", expected, found);
     problem.offset = Some(entry.value_offset);
     let (len, key) = (entry.value_len, show(segment.key(entry)));
-    problem.costs(format!("{} of key {key}", plural(len, "byte", "bytes")))
+    problem.with_consequence(format!("{} of key {key}", plural(len, "byte", "bytes")))
 }

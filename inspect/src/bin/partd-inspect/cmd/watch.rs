@@ -1,8 +1,8 @@
-//! Live rates: how the history grows. In a terminal one line is refreshed; elsewhere each interval
-//! gets a line.
+//! `watch`: shows how fast the history grows. A terminal has one line that is refreshed; other outputs get a
+//! line for each interval.
 //!
-//! It reads the commit word and walks on along the chains of the segments, words and headers only;
-//! what was walked is not read again.
+//! It reads the commit word, and follows the chains of the segments from where it stopped before. It reads
+//! only headers and link words.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,14 +16,14 @@ use serde_json::json;
 
 use crate::Failure;
 use crate::args::Watch;
-use crate::output::{Mark, Output};
+use crate::output::{Output, Style};
 use crate::text::{count, size};
 use partd_inspect::control::Control;
-use partd_inspect::locks::{Life, Locks};
+use partd_inspect::locks::{Liveness, Locks};
 use partd_inspect::path::shown;
 use partd_inspect::source::{Source, Window};
 
-/// How far a segment was walked.
+/// The progress of the walk through a segment.
 struct Cursor {
     header: SegmentHeader,
     end: u64,
@@ -34,7 +34,7 @@ struct Cursor {
 struct Sample {
     sequence: u64,
     durable_seq: u64,
-    /// Bytes of claimed batches, of all segments ever seen.
+    /// The bytes of all claimed batches seen so far.
     bytes: u64,
     segments: u64,
     writers: u64,
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &Watch, out: &mut Output) -> Result<(), Failure> {
     while args.count.is_none_or(|count| lines < count) {
         let is_due = if refreshed { lines == 0 } else { lines % 20 == 0 };
         if is_due && !out.json {
-            out.line(out.mark(Mark::Strong, &headings))?;
+            out.line(out.styled(Style::Strong, &headings))?;
             out.finish()?;
         }
         sleep(Duration::from_secs_f64(args.interval));
@@ -81,7 +81,7 @@ pub(crate) fn run(args: &Watch, out: &mut Output) -> Result<(), Failure> {
             let line = format!(
                 "{sequence:>14} {batches:>11} {bytes:>13} {unsynced:>11} {segments:>9} {writers:>7}"
             );
-            let line = if now.writers > 0 { out.mark(Mark::Good, &line) } else { line };
+            let line = if now.writers > 0 { out.styled(Style::Good, &line) } else { line };
             if refreshed {
                 out.rewrite(&line)?;
             } else {
@@ -105,7 +105,7 @@ fn sample(
     match control {
         Some(Ok(control)) => {
             let locks = Locks::read();
-            let alive = |slot: &&_| locks.writer(dir, slot) == Life::Alive;
+            let alive = |slot: &&_| locks.writer(dir, slot) == Liveness::Alive;
             sample.sequence = control.commit.visible();
             sample.durable_seq = control.durable_seq.unwrap_or(0);
             sample.writers = control.slots.iter().filter(alive).count() as u64;
@@ -116,7 +116,7 @@ fn sample(
         }
         None => {
             let message = format!(
-                "{}: there is no control file, so nobody writes here; the summary shows what there is",
+                "{}: there is no control file, so no process writes here; the summary shows the store",
                 shown(dir)
             );
             return Err(Failure::Message(message));
@@ -127,7 +127,7 @@ fn sample(
         let entry = entry.map_err(io)?;
         let Some(id) = id_of_file_name(entry.file_name().as_encoded_bytes()) else { continue };
         sample.segments += 1;
-        // A segment may be unlinked by a compaction just now.
+        // A compaction may have just unlinked the segment.
         let Ok(source) = Source::open(&entry.path()) else { continue };
         *total += advance(&source, id, cursors);
     }
@@ -135,7 +135,7 @@ fn sample(
     Ok(sample)
 }
 
-/// Walks a segment on; returns the bytes of the batches that are new.
+/// Continues the walk through a segment; returns the bytes of new batches.
 fn advance(source: &Source, id: u64, cursors: &mut BTreeMap<u64, Cursor>) -> u64 {
     let mut window = Window::new(source);
     if let std::collections::btree_map::Entry::Vacant(vacant) = cursors.entry(id) {
