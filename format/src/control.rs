@@ -180,7 +180,8 @@ pub fn encode_durable_seq(store: &[u8; 16], sequence: u64) -> u64 {
 /// # Errors
 /// If the check does not match or the number is above [`SEQUENCE_MAX`].
 pub fn decode_durable_seq(store: &[u8; 16], word: u64) -> Result<u64, Error> {
-    match State::decode(store_salt(store), DURABLE_SEQ_AT, word)? {
+    let misread = |error| Error { offset: DURABLE_SEQ_AT, what: "durable_seq", ..error };
+    match State::decode(store_salt(store), DURABLE_SEQ_AT, word).map_err(misread)? {
         State::Committed(sequence) => Ok(sequence),
         State::Pending => Ok(0),
         State::Void => {

@@ -30,12 +30,12 @@ fn batch_error(change: impl Fn(&mut [u8])) -> Error {
 
 #[test]
 fn an_error_about_the_kind_of_entry_names_the_valid_range() {
-    for (kind, shown) in [(0, "0"), (5, "5"), (255, "255")] {
+    for (kind, shown) in [(0, "0"), (6, "6"), (255, "255")] {
         let error = batch_error(|head| head[HEAD_LEN as usize] = kind);
         assert!(!is_contradiction(&error), "{error}");
         let text = error.to_string();
         assert!(text.starts_with("kind of entry at offset "), "{text}");
-        assert!(text.ends_with(&format!(": expected 1 to 4, found {shown}")), "{text}");
+        assert!(text.ends_with(&format!(": expected 1 to 5, found {shown}")), "{text}");
     }
 }
 

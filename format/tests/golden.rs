@@ -109,6 +109,16 @@ fn kinds_three_committed_batches_with_every_kind() {
 }
 
 #[test]
+fn prefix_deletes_in_a_batch_between_other_entries() {
+    let mut segment = Segment::new(STORE, 1, 768);
+    segment.commit(1, &[Item::append("ab", "gone"), Item::append("b", "stays")]);
+    let batch = [Item::append("ac", "gone"), Item::delete_prefix("a"), Item::append("ab", "new")];
+    segment.commit(2, &batch);
+    segment.commit(3, &[Item::delete_prefix("")]);
+    check("prefix.seg", &segment.bytes, decode_segment);
+}
+
+#[test]
 fn chain_pending_void_damaged_and_torn() {
     let mut segment = Segment::new(STORE, 2, 1536);
     segment.commit(1, &[Item::append("a", "one")]);

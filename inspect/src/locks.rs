@@ -143,6 +143,7 @@ impl Locks {
     }
 
     /// The processes that hold the lock of the store in `dir`, as far as the system shows them.
+    #[must_use]
     pub fn store_pids(&self, dir: &Path) -> Vec<u32> {
         let locks = self.on(dir).unwrap_or_default();
         let mut pids: Vec<u32> =

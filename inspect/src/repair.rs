@@ -13,8 +13,6 @@ use partd_format::{Batch, Link, Salt, SegmentHeader, State, control};
 const HEAD_MAX: u64 = 64 << 10;
 /// The bytes of a segment header that its checksum covers, and the checksum itself.
 const HEADER_CHECKED: usize = 128;
-/// How many bytes of a control file are tried.
-const CONTROL_CHECKED: usize = 60;
 /// The polynomial of CRC-32, reflected.
 const POLYNOMIAL: u32 = 0xEDB8_8320;
 
@@ -28,7 +26,7 @@ pub fn header(bytes: &[u8], file_len: u64) -> Option<SegmentHeader> {
 /// Whether the fixed fields of a control file are right except for one bit.
 #[must_use]
 pub fn is_control(bytes: &[u8]) -> bool {
-    one_bit(bytes, CONTROL_CHECKED, |bytes| control::Fixed::decode(bytes).ok()).is_some()
+    one_bit(bytes, control::FIXED_LEN, |bytes| control::Fixed::decode(bytes).ok()).is_some()
 }
 
 fn one_bit<T>(bytes: &[u8], checked: usize, decode: impl Fn(&[u8]) -> Option<T>) -> Option<T> {

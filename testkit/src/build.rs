@@ -40,6 +40,10 @@ impl Item {
         Item { kind: Kind::Clear, ..Item::append("", "") }
     }
 
+    pub fn delete_prefix(prefix: impl AsRef<[u8]>) -> Item {
+        Item { kind: Kind::DeletePrefix, ..Item::append(prefix, "") }
+    }
+
     /// The same entry with its own sequence number, for an output.
     pub fn at(self, sequence: u64) -> Item {
         Item { sequence, ..self }

@@ -363,7 +363,7 @@ fn a_store_of_a_later_format_is_refused_as_the_engine_refuses_it() {
             fs::write(&path, bytes).unwrap();
         };
         if in_control {
-            rewrite("control", 56);
+            rewrite("control", 120);
         }
         if in_segment {
             rewrite("0000000000000003.seg", 124);

@@ -35,7 +35,7 @@ pub(crate) fn run(args: &Get, out: &mut Output) -> Result<(), Failure> {
         match check(&store, at) {
             None => good.push(at),
             Some(problem) => {
-                bad.push(problem.with_consequence(format!("part of key {}", escape(&key))))
+                bad.push(problem.with_consequence(format!("part of key {}", escape(&key))));
             }
         }
     }
