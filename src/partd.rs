@@ -268,6 +268,18 @@ pub trait Partd: Send + Sync {
         append_with(self, pairs, Durability::Plain)
     }
 
+    /// Appends bytes to one key.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`write`](Partd::write).
+    fn append_one(&self, key: impl Into<Key>, value: impl AsRef<[u8]>) -> Result<()>
+    where
+        Self: Sized,
+    {
+        self.write(Batch::new().append(key, value.as_ref()), Durability::Plain)
+    }
+
     /// Appends as [`append`](Partd::append) does, and returns once the batch is on stable storage.
     ///
     /// A call syncs once, not once per key, and calls of several threads and processes share syncs.
@@ -339,6 +351,18 @@ pub trait Partd: Send + Sync {
             batch.delete(key);
         }
         self.write(&batch, Durability::Plain)
+    }
+
+    /// Removes one key. A missing key is not an error.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`write`](Partd::write).
+    fn delete_one(&self, key: impl Into<Key>) -> Result<()>
+    where
+        Self: Sized,
+    {
+        self.write(Batch::new().delete(key), Durability::Plain)
     }
 
     /// Reads and removes keys in one step: no byte is lost or returned twice, whatever other

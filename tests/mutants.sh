@@ -50,7 +50,7 @@ mutant() {
 program() {
     case $1 in
     sleeping::*) echo --release --manifest-path loom/Cargo.toml --test loom ;;
-    shared_files::*) echo --test engine ;;
+    reopen::* | shared_files::*) echo --test engine ;;
     threads::*) echo --test processes ;;
     *) echo --test simulated ;;
     esac
@@ -146,7 +146,8 @@ mutant lists-checksum format/src/segment.rs I9 damage $flips \
 mutant watermark-check format/src/word.rs I9 damage $flips \
     'let end = salt.unpack(b'\''N'\'', "durable_end", at, word, LINK_CHECK_BITS)? * 8;' \
     'let end = (word >> LINK_CHECK_BITS) * 8;'
-mutant control-checksum format/src/control.rs I9 damage $flips \
+mutant control-checksum format/src/control.rs I9 reopen \
+    a_control_file_with_a_damaged_header_is_replaced_or_refused_and_never_used \
     'let right = crc32fast::hash(&bytes[..CHECKSUM_AT]);' \
     'let right = Le::read_u32(&bytes[CHECKSUM_AT..]);'
 mutant clean-stamp src/log/shared/control.rs I9 damage $flips \
@@ -176,10 +177,10 @@ mutant void src/log/open/scanned.rs I8 crash $crash \
 mutant void-repeated src/log/open/scanned.rs I7 crash $crash \
     'Ok(State::Void) => mode == RecoveryMode::Disk,' \
     'Ok(State::Void) => false,'
-mutant recovered-values src/log/open/recovery.rs I3 crash $crash \
+mutant recovered-values src/log/open/recovery.rs 'I3 I8' crash $crash \
     'let values = mode == RecoveryMode::Disk && next > self.durable_seq;' \
     'let values = false;'
-mutant holes src/log/open/recovery.rs 'I2' crash $crash \
+mutant holes src/log/open/recovery.rs 'I2 I7' crash $crash \
     'None if next > must => break,' \
     'None if next > must => match numbers.range(next..).next() {
                     Some(_) => Ok(()),

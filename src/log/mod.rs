@@ -22,6 +22,7 @@ mod options;
 mod pop;
 mod read;
 mod segment;
+mod seq;
 pub mod shared;
 mod stats;
 mod store;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 pub use self::maintain::compaction::{Compaction, Skipped};
 pub use self::options::Options;
 pub use self::read::view::View;
+pub use self::seq::Seq;
 pub use self::stats::Stats;
 pub use self::verify::Verified;
 
@@ -201,6 +203,99 @@ impl<D: Disk> SegmentLog<D> {
         compact(&self.engine, Aim::Everything, &Stop::default())
     }
 
+    /// Writes one batch as [`write`](Partd::write) does, and returns its sequence number.
+    ///
+    /// An engine that writes many batches and later needs them to be durable syncs once, up to the last
+    /// one:
+    ///
+    /// ```
+    /// use partd::{Batch, Durability, Partd, SegmentLog};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let p = SegmentLog::open(dir.path().join("store"))?;
+    /// let first = p.commit(Batch::new().append("x", b"Hello "), Durability::Plain)?;
+    /// let last = p.commit(Batch::new().append("x", b"world!"), Durability::Plain)?;
+    /// assert!(first < last && p.durable_seq()? < first);
+    /// p.sync_to(last)?;
+    /// assert!(p.durable_seq()? >= last);
+    /// # Ok::<(), partd::Error>(())
+    /// ```
+    ///
+    /// An empty batch is not written; its number is that of the last batch of the history.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`write`](Partd::write).
+    pub fn commit(&self, batch: &Batch<'_>, durability: Durability) -> Result<Seq> {
+        let Engine { store, writer, syncer, .. } = &*self.engine;
+        self.check(durability)?;
+        let (sequence, removes) = if batch.is_empty() {
+            (store.visible(), false)
+        } else {
+            let written = match writer.write(store, batch) {
+                // What is dead as a whole makes room at once, without a copy.
+                Err(Error::StoreFull { .. }) if drop_gone(&self.engine)? => {
+                    writer.write(store, batch)
+                }
+                written => written,
+            };
+            let written = written.inspect_err(|error| {
+                if matches!(error, Error::StoreFull { .. }) {
+                    self.background.removed(&self.engine);
+                }
+            })?;
+            (written.sequence, written.removes)
+        };
+        self.background.wrote(&self.engine);
+        if removes {
+            self.background.removed(&self.engine);
+        }
+        if durability == Durability::Durable {
+            syncer.sync_to(store, sequence)?;
+        }
+        Ok(Seq::from(sequence))
+    }
+
+    /// Returns the sequence number of the last batch, of any handle; 0 for a new store.
+    ///
+    /// # Errors
+    ///
+    /// [`Forked`](ErrorKind::Forked) in a child of `fork`.
+    pub fn last_seq(&self) -> Result<Seq> {
+        let store = &self.engine.store;
+        store.check_process()?;
+        Ok(Seq::from(store.visible()))
+    }
+
+    /// Returns the sequence number up to which the history is on stable storage.
+    ///
+    /// # Errors
+    ///
+    /// [`Forked`](ErrorKind::Forked) in a child of `fork`.
+    pub fn durable_seq(&self) -> Result<Seq> {
+        let store = &self.engine.store;
+        store.check_process()?;
+        Ok(Seq::from(store.shared().map_or(0, |control| control.durable_seq())))
+    }
+
+    /// Brings the history up to `seq`, or more of it, to stable storage. Returns at once if it is there.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`sync`](Partd::sync), and [`Invalid`](ErrorKind::Invalid) if no batch has reached that
+    /// number yet.
+    pub fn sync_to(&self, seq: Seq) -> Result<()> {
+        let Engine { store, syncer, .. } = &*self.engine;
+        store.check_writable()?;
+        let last = store.visible();
+        if seq.get() > last {
+            return Err(Error::Invalid(format!(
+                "{}: cannot sync up to batch {seq}, since the last batch of the store is {last}",
+                self.path().display()
+            )));
+        }
+        syncer.sync_to(store, seq.get())
+    }
+
     /// Counts what the store holds.
     ///
     /// # Errors
@@ -248,33 +343,7 @@ impl<D: Disk> fmt::Debug for SegmentLog<D> {
 
 impl<D: Disk> Partd for SegmentLog<D> {
     fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()> {
-        let Engine { store, writer, syncer, .. } = &*self.engine;
-        self.check(durability)?;
-        let (sequence, removes) = if batch.is_empty() {
-            (store.visible(), false)
-        } else {
-            let written = match writer.write(store, batch) {
-                // What is dead as a whole makes room at once, without a copy.
-                Err(Error::StoreFull { .. }) if drop_gone(&self.engine)? => {
-                    writer.write(store, batch)
-                }
-                written => written,
-            };
-            let written = written.inspect_err(|error| {
-                if matches!(error, Error::StoreFull { .. }) {
-                    self.background.removed(&self.engine);
-                }
-            })?;
-            (written.sequence, written.removes)
-        };
-        self.background.wrote(&self.engine);
-        if removes {
-            self.background.removed(&self.engine);
-        }
-        match durability {
-            Durability::Plain => Ok(()),
-            Durability::Durable => syncer.sync_to(store, sequence),
-        }
+        self.commit(batch, durability).map(drop)
     }
 
     fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {

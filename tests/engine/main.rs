@@ -21,6 +21,7 @@ mod prefixes;
 mod random_ops;
 mod recycling;
 mod reopen;
+mod sequence;
 mod shared_files;
 mod shuffle;
 mod surroundings;

@@ -118,3 +118,32 @@ fn a_missing_segment_is_an_error_that_names_the_batches() {
         other => panic!("{other:?}"),
     }
 }
+
+#[test]
+fn a_control_file_with_a_damaged_header_is_replaced_or_refused_and_never_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let p = SegmentLog::open(&path).unwrap();
+    p.append([("k", "value")]).unwrap();
+    p.sync().unwrap();
+    drop(p);
+    let control = path.join("control");
+    let whole = fs::read(&control).unwrap();
+    // The fields before the checksum, and the checksum itself.
+    for at in 0..124 {
+        for bit in [0, 7] {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1 << bit;
+            fs::write(&control, &damaged).unwrap();
+            let Ok(p) = SegmentLog::open(&path) else { continue };
+            assert_eq!(p.get("k").unwrap(), b"value", "byte {at}, bit {bit}");
+            drop(p);
+            let now = fs::read(&control).unwrap();
+            let checksum = crc32fast::hash(&now[..120]).to_le_bytes();
+            assert!(
+                now[120..124] == checksum,
+                "I9 is violated: a control file with bit {bit} of byte {at} flipped is used"
+            );
+        }
+    }
+}
