@@ -25,6 +25,9 @@ use crate::proxy::Proxy;
 struct Notes {
     acknowledged: Vec<u64>,
     unsure: HashSet<u64>,
+    /// The appends that were under way when their client was killed. The server may apply them after
+    /// the first appends of the writer's next client.
+    orphaned: HashSet<u64>,
 }
 
 fn record(writer: u64, number: u64) -> String {
@@ -35,11 +38,15 @@ fn record(writer: u64, number: u64) -> String {
 fn judge(writer: u64, notes: &Notes, value: &[u8]) {
     let text = std::str::from_utf8(value).unwrap();
     let mut acknowledged = notes.acknowledged.iter().copied().peekable();
+    let mut orphaned = notes.orphaned.clone();
     let mut last = None;
     for piece in text.split_terminator(';') {
         let (by, number) = piece.split_once(':').unwrap();
         let number: u64 = number.parse().unwrap();
         assert_eq!(by.parse(), Ok(writer), "a record of another writer");
+        if orphaned.remove(&number) {
+            continue;
+        }
         assert!(last < Some(number), "writer {writer}: {number} behind {last:?}");
         last = Some(number);
         if acknowledged.peek() == Some(&number) {
@@ -289,7 +296,7 @@ fn run_and_kill(address: &str, writer: u64, first: u64, time: Duration, notes: &
     std::thread::sleep(time);
     child.kill().unwrap();
     child.wait().unwrap();
-    let mut next = first;
+    let (mut next, mut under_way) = (first, None);
     for line in reader.join().unwrap().lines() {
         let Some((fate, number)) = line.strip_prefix('@').and_then(|line| line.split_once(' '))
         else {
@@ -297,16 +304,16 @@ fn run_and_kill(address: &str, writer: u64, first: u64, time: Duration, notes: &
         };
         let number: u64 = number.parse().unwrap();
         next = number + 1;
+        under_way = (fate == "sent").then_some(number);
         match fate {
-            "sent" | "unsure" => {
+            "sent" => {}
+            "unsure" => {
                 notes.unsure.insert(number);
             }
-            _ => {
-                notes.unsure.remove(&number);
-                notes.acknowledged.push(number);
-            }
+            _ => notes.acknowledged.push(number),
         }
     }
+    notes.orphaned.extend(under_way);
     next
 }
 
