@@ -198,7 +198,8 @@ mutant durable-seq-in-head src/log/write/mod.rs I9 damage $flips \
 mutant boot src/log/open/trust.rs 'I1 I2 I6' crash $crash \
     'let is_usable = control.fixed.boot == boot' \
     'let is_usable = (control.fixed.boot == boot || boot.len() > 0)'
-mutant closed-control src/log/open/trust.rs I6 crash $crash \
+mutant closed-control src/log/open/trust.rs I6 reopen \
+    an_older_control_file_of_the_same_store_written_back_in_place_costs_no_data \
     'Ok(control.is_clean() && directory.segment_ids()?.last().is_none_or(is_last))' \
     'Ok(control.is_clean() && (true || directory.segment_ids()?.last().is_none_or(is_last)))'
 

@@ -20,7 +20,7 @@ fn fill(path: &Path) -> SegmentLog {
 fn check(p: &SegmentLog) {
     let a: Vec<u8> = (0..100_u32).flat_map(|i| vec![i as u8; 1000]).collect();
     let b: Vec<u8> = (0..100_u32).flat_map(u32::to_le_bytes).collect();
-    assert!(p.get("a").unwrap() == a, "{:?}", p.stats());
+    assert!(p.get("a").unwrap() == a, "I6 is violated: {:?}", p.stats());
     assert!(p.get_many(["b", "s", "?"]).unwrap() == [&b[..], b"one", b""]);
     assert_eq!(p.len_of("a").unwrap(), 100_000);
     assert!(p.stats().unwrap().segments() > 1);
@@ -104,6 +104,24 @@ fn a_missing_zeroed_stale_or_random_control_file_costs_no_data() {
     }
     fs::remove_file(&control).unwrap();
     check(&SegmentLog::open(&path).unwrap());
+}
+
+#[test]
+fn an_older_control_file_of_the_same_store_written_back_in_place_costs_no_data() {
+    for batches in [0, 1] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let control = path.join("control");
+        let p = SegmentLog::open(&path).unwrap();
+        (0..batches).for_each(|_| p.append([("before", "x")]).unwrap());
+        drop(p);
+        // Closed, whole, of this boot, and with the inode that it names.
+        let stale = fs::read(&control).unwrap();
+        drop(fill(&path));
+        fs::write(&control, stale).unwrap();
+        check(&SegmentLog::open_read_only(&path).unwrap());
+        check(&SegmentLog::open(&path).unwrap());
+    }
 }
 
 #[test]
