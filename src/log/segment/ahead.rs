@@ -1,9 +1,9 @@
-//! Reading ahead: what a read is about to touch is asked of the disk first, all of it and nothing else.
+//! Read-ahead: a read asks the disk for exactly the ranges that it is about to touch.
 //!
-//! Mappings are advised as random, so a fault brings in one page and waits for it: a queue of depth one. A read
-//! therefore looks at a few of its pages, and where one is missing it asks for the exact ranges ahead
-//! (`MADV_WILLNEED`), in the order of the log and in a bounded window. Where all is in memory, the look is all it
-//! costs.
+//! Mappings are advised as random, so a page fault loads one page and waits for it: a queue depth
+//! of one. A read therefore samples some of its pages. If one is missing, it requests the exact
+//! ranges ahead (`MADV_WILLNEED`), in log order and in a bounded window. If all are in memory,
+//! sampling is the only cost.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,24 +14,25 @@ use crate::log::fs::DiskFile;
 use crate::log::segment::Segment;
 use crate::log::segment::extent::Extent;
 
-/// Bytes that a read asks for before it touches them.
+/// How far ahead of its position a read requests bytes.
 pub(crate) const AHEAD_BYTES: u64 = 8 << 20;
-/// The spans that one look samples, at most.
+/// The maximum number of spans that one check samples.
 const SAMPLES_MAX: usize = 8;
-/// A span is sampled for so many of them, and for so many bytes.
+/// A check samples one span per this many spans, or per this many bytes, whichever gives more
+/// samples.
 const SPANS_PER_SAMPLE: usize = 16;
 const BYTES_PER_SAMPLE: u64 = 256 << 10;
-/// Bytes that are asked for at a time, sorted by place.
+/// Bytes requested in one step, sorted by position.
 const STEP_BYTES: u64 = 1 << 20;
-/// Steps that are asked for without a look after one that was not in memory.
+/// After a step that was not in memory, this many steps are requested without a check.
 const SURE_STEPS: u32 = 8;
-/// How far behind the reading pages are let go: another thread may still be at them.
+/// How far behind the read position pages are released: another thread may still read them.
 const RELEASE_BEHIND_BYTES: u64 = 4 << 20;
-/// A long value is read in pieces of so many bytes.
+/// A long value is read in pieces of this many bytes.
 const LONG_PIECE_BYTES: usize = 1 << 20;
 const PAGE: u64 = 4096;
 
-/// A part of a segment that is about to be read.
+/// A range of a segment that is about to be read.
 #[derive(Debug)]
 pub(crate) struct Span<'s, F> {
     pub(crate) segment: &'s Segment<F>,
@@ -48,24 +49,24 @@ impl<F> Clone for Span<'_, F> {
 impl<F> Copy for Span<'_, F> {}
 
 impl<F: DiskFile> Span<'_, F> {
-    /// The page behind its last one.
+    /// The offset of the first page after the span.
     fn end(&self) -> u64 {
         (self.offset + self.len).next_multiple_of(PAGE)
     }
 
-    /// A part of it.
+    /// The part of at most `len` bytes that begins at `at` in the span.
     pub(crate) fn piece(self, at: u64, len: u64) -> Self {
         Span { offset: self.offset + at, len: len.min(self.len.saturating_sub(at)), ..self }
     }
 
-    /// Whether it lies in one page, which a fault brings in as well.
+    /// Whether the span is within one page: a fault loads it just as fast.
     fn is_one_page(&self) -> bool {
         self.len == 0 || self.offset / PAGE == (self.offset + self.len - 1) / PAGE
     }
 }
 
 impl<F: DiskFile> Segment<F> {
-    /// The bytes of an extent whose checksum holds.
+    /// Returns the bytes of an extent after comparing their checksum.
     pub(crate) fn checked_value(&self, extent: &Extent) -> Result<&[u8]> {
         let bytes = self.value(extent);
         let mut hasher = self.salt().value_hasher();
@@ -82,14 +83,15 @@ impl<F: DiskFile> Segment<F> {
         Ok(bytes)
     }
 
-    /// Where an extent lies.
+    /// The span of an extent.
     #[inline]
     pub(crate) fn span(&self, extent: &Extent) -> Span<'_, F> {
         Span { segment: self, offset: extent.offset(), len: extent.len() }
     }
 }
 
-/// Whether some of the spans is not in memory, by a few samples; `span` gives the `i`th of `count`.
+/// Whether some span is not in memory, judged by a few samples; `span` returns the `i`th of `count`
+/// spans.
 pub(crate) fn is_missing<'s, F: DiskFile>(
     count: usize,
     bytes: u64,
@@ -103,8 +105,8 @@ pub(crate) fn is_missing<'s, F: DiskFile>(
     (0..samples).any(|i| {
         let span = span(i * count / samples);
         let is_there = |at| span.segment.file().mapping().is_resident(span.offset + at);
-        // Both ends: the page that a value shares with its neighbour may be there for that one's sake. Of a long
-        // one also a page between, not always the same.
+        // Sample both ends, since a neighbour may have loaded the page that it shares with this
+        // value. In a long value, also sample a page inside, at a position that varies.
         let inside = span.len / samples as u64 * i as u64;
         span.len > 0
             && !(is_there(0)
@@ -113,7 +115,7 @@ pub(crate) fn is_missing<'s, F: DiskFile>(
     })
 }
 
-/// Asks for spans: sorted by place, neighbours in one call. Does not wait for them.
+/// Requests spans, sorted by position, with one call for neighbours. Does not wait.
 pub(crate) fn fetch<F: DiskFile>(spans: &mut [Span<'_, F>]) {
     spans.sort_unstable_by_key(|span| (span.segment.id(), span.offset));
     let mut rest = &spans[..];
@@ -130,17 +132,17 @@ pub(crate) fn fetch<F: DiskFile>(spans: &mut [Span<'_, F>]) {
     }
 }
 
-/// Lets the pages of spans that were read leave memory.
+/// Releases the pages of spans that were read.
 fn release<F: DiskFile>(spans: &[Span<'_, F>]) {
     for span in spans {
         span.segment.file().mapping().release(span.offset, span.len);
     }
 }
 
-/// A read of many spans, which asks for those that come next while some are read.
+/// A read of many spans that requests later spans while earlier ones are read.
 #[derive(Debug)]
 pub(crate) struct Ahead<'s, F: DiskFile, I> {
-    /// Bytes that were begun to be read, and bytes that were asked for.
+    /// Bytes whose read has begun, and a copy of `asking.asked` that is read without the lock.
     begun: AtomicU64,
     asked: AtomicU64,
     asking: Mutex<Asking<'s, F, I>>,
@@ -149,20 +151,22 @@ pub(crate) struct Ahead<'s, F: DiskFile, I> {
 #[derive(Debug)]
 struct Asking<'s, F, I> {
     spans: I,
-    /// What is left of a span of which a part was asked for.
+    /// The rest of a span that was requested in part.
     rest: Option<Span<'s, F>>,
-    /// Bytes that were asked for.
+    /// Bytes covered by the steps so far.
     asked: u64,
-    /// What was not in memory, and how many bytes were asked for with it; empty if it is not to be released.
+    /// Requested spans that were not in memory, with the value of `asked` after them. Empty if they
+    /// are not to be released.
     behind: VecDeque<(u64, Vec<Span<'s, F>>)>,
     release: bool,
-    /// How many steps are asked for without a look: where some was missing, more is.
+    /// How many more steps are requested without a check: after one missing span, others are
+    /// likely.
     sure: u32,
 }
 
 impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Ahead<'s, F, I> {
-    /// Spans in the order in which they will be read. With `release`, those that were not in memory leave it again
-    /// some steps after they were read.
+    /// Takes the spans in the order in which they will be read. With `release`, spans that were not
+    /// in memory are released some steps after they were read.
     pub(crate) fn new(spans: impl IntoIterator<IntoIter = I>, release: bool) -> Self {
         let spans = spans.into_iter();
         let behind = VecDeque::new();
@@ -170,20 +174,21 @@ impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Ahead<'s, F, I> {
         Ahead { begun: AtomicU64::new(0), asked: AtomicU64::new(0), asking: Mutex::new(asking) }
     }
 
-    /// The same, where a look has shown that something is missing. Each step is then asked for: of pages that
-    /// neighbours share, some may be there, and a look that meets those would say that all are.
+    /// As [`new`](Self::new), after a check found a span missing. Every step is then requested:
+    /// neighbours may have loaded shared pages, and a check that samples only those would conclude
+    /// that all are in memory.
     pub(crate) fn of_missing(spans: impl IntoIterator<IntoIter = I>, release: bool) -> Self {
         let mut ahead = Ahead::new(spans, release);
         ahead.asking.get_mut().unwrap_or_else(PoisonError::into_inner).sure = u32::MAX;
         ahead
     }
 
-    /// Says that the next `len` bytes are about to be read.
+    /// Announces that the next `len` bytes are about to be read.
     pub(crate) fn begin(&self, len: u64) {
         let before = self.begun.fetch_add(len, Ordering::Relaxed);
         let mut asking = match self.asking.try_lock() {
             Ok(asking) => asking,
-            // Another thread is asking, and has asked for this one too.
+            // Another thread holds the lock and has already requested these bytes.
             Err(_) if self.asked.load(Ordering::Relaxed) >= before + len => return,
             Err(_) => self.asking.lock().unwrap_or_else(PoisonError::into_inner),
         };
@@ -211,7 +216,8 @@ impl<F: DiskFile, I> Drop for Ahead<'_, F, I> {
 }
 
 impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Asking<'s, F, I> {
-    /// Asks for a step, unless it lies before `begun` and so was read already. Returns whether there was one.
+    /// Requests the next step, unless it ends before `begun` and is therefore already read. Returns
+    /// false if there is no step left.
     fn ask(&mut self, begun: u64) -> bool {
         let (mut spans, mut bytes) = (Vec::new(), 0);
         while bytes < STEP_BYTES {
@@ -243,26 +249,28 @@ impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Asking<'s, F, I> {
     }
 }
 
-/// Links that one look ahead asks for, where batches of one length follow each other.
+/// How many links are requested ahead if batches have equal lengths.
 const LINKS_AHEAD: u64 = 16;
-/// The first steps along a chain are taken without a look: a reader that keeps up takes no more.
+/// The first steps along a chain are taken without a check: a reader that keeps up takes no more
+/// than these.
 const STEPS_UNSEEN: u32 = 4;
-/// Link, state and the lengths behind them.
+/// The length of the link, the state and the lengths after them.
 const WORDS_BYTES: u64 = 64;
 
-/// Looks ahead along a chain of batches. A link is the only record of where the next one is; but most writers write
-/// batches of one length after another, and then the next ones are guessed.
+/// Reads ahead along a chain of batches. Only a link tells where the next batch begins, but most
+/// writers write batches of one length, so the next links can be guessed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ChainAhead {
     steps: u32,
     at: u64,
     len: u64,
-    /// What lies before was asked for.
+    /// Links before this offset were requested.
     asked: u64,
 }
 
 impl ChainAhead {
-    /// Says that the link at `next` is to be read. Returns whether it was missing, and now is asked for.
+    /// Records that the link at `next` is about to be read. Returns whether it was missing and has
+    /// now been requested.
     pub(crate) fn step<F: DiskFile>(&mut self, segment: &Segment<F>, next: u64) -> bool {
         if next == self.at {
             return false;
@@ -293,27 +301,27 @@ impl ChainAhead {
     }
 }
 
-/// Asks for the heads of batches in the order in which they will be read. Only a head itself records its length; it is
-/// taken to be as long as the one before it.
+/// Requests the heads of batches in the order in which they will be read. Only a head itself
+/// records its length; each is assumed to be as long as the last one read.
 #[derive(Debug, Default)]
 pub(crate) struct HeadsAhead {
     asked: usize,
     head_len: u64,
 }
 
-/// Heads that are asked for at a time, and how many bytes of them at most.
+/// The maximum number of heads requested at a time, and of their bytes.
 const HEADS_AHEAD: usize = 64;
 const HEADS_BYTES: u64 = AHEAD_BYTES / 2;
 
 impl HeadsAhead {
-    /// Says that batch `i` is to be read; `batch` gives where a batch lies, and how long it is.
+    /// Records that batch `i` is about to be read; `batch` returns the span of a batch.
     pub(crate) fn begin<'s, F: DiskFile>(
         &mut self,
         i: usize,
         count: usize,
         batch: impl Fn(usize) -> Span<'s, F>,
     ) {
-        // The first head says how long those behind it may be.
+        // The first head is read without read-ahead: it gives the assumed length of the others.
         if i == 0 || i + HEADS_AHEAD / 2 < self.asked || self.asked >= count {
             return;
         }
@@ -328,17 +336,17 @@ impl HeadsAhead {
             }
         }
         self.asked = from + spans.len();
-        // Its first page was read for its link.
+        // The first page of a head was already loaded for its link.
         let is_resident = |span: &Span<'_, F>| {
             span.segment.file().mapping().is_resident(span.offset + span.len.saturating_sub(1))
         };
-        let looked_at = [spans.first(), spans.last()];
-        if !looked_at.into_iter().flatten().all(is_resident) {
+        let sampled = [spans.first(), spans.last()];
+        if !sampled.into_iter().flatten().all(is_resident) {
             fetch(&mut spans);
         }
     }
 
-    /// Says how long a head was.
+    /// Records the length of a head.
     pub(crate) fn record(&mut self, head_len: u64) {
         self.head_len = head_len;
     }

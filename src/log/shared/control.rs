@@ -245,7 +245,7 @@ impl<D: Disk> Control<D> {
         let mut id = next.load(Acquire);
         loop {
             let Some(following) = id.checked_add(1) else {
-                let why = "every id that a segment can have was used, or this file was made to harm: \
+                let why = "every segment id has been used, or this file is malicious: \
                            copy the store into a new one";
                 return Err(Error::refused(
                     ErrorKind::LimitReached,
