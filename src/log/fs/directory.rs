@@ -255,7 +255,7 @@ impl<D: Disk> Directory<D> {
     }
 
     /// Creates a file, and first removes an unfinished file of the same name.
-    pub(crate) fn create_anew(
+    pub(crate) fn create_replacing_unfinished(
         &self,
         name: &str,
         len: u64,
@@ -326,7 +326,7 @@ impl<D: Disk> Directory<D> {
             return;
         }
         // Create the new reserve first: if the disk is nearly full, the old one stays.
-        if self.create_anew(unfinished, len, Some(uuid)).is_ok() {
+        if self.create_replacing_unfinished(unfinished, len, Some(uuid)).is_ok() {
             let _ = self.dir.replace(unfinished, name);
         }
     }

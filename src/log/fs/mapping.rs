@@ -29,7 +29,7 @@ pub struct Mapping {
     private: bool,
     /// Whether the kernel reports which pages are in memory. It does so only for a user who could
     /// write the file.
-    tells: bool,
+    reports_residency: bool,
 }
 
 impl Mapping {
@@ -39,11 +39,11 @@ impl Mapping {
         let mut options = MmapOptions::new();
         options.len(len);
         let raw = if writable { options.map_raw(file) } else { options.map_raw_read_only(file) }?;
-        let tells = writable || {
+        let reports_residency = writable || {
             let user = rustix::process::geteuid();
             user.is_root() || user.as_raw() == file.metadata()?.uid()
         };
-        let mapping = Mapping { raw, writable, private: false, tells };
+        let mapping = Mapping { raw, writable, private: false, reports_residency };
         // Stores to fresh pages are faster without the hint.
         if !writable {
             mapping.expect_random_reads();
@@ -61,7 +61,7 @@ impl Mapping {
     pub fn anonymous(len: u64) -> io::Result<Mapping> {
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let raw = MmapMut::map_anon(len)?.into();
-        Ok(Mapping { raw, writable: true, private: true, tells: false })
+        Ok(Mapping { raw, writable: true, private: true, reports_residency: false })
     }
 
     /// Zeroes anonymous memory, so that it can be reused.
@@ -213,7 +213,7 @@ impl Mapping {
 
     /// Whether the page at an offset is in memory; false if the kernel does not report it.
     pub(crate) fn is_resident(&self, offset: u64) -> bool {
-        if self.private || !self.tells {
+        if self.private || !self.reports_residency {
             return self.private;
         }
         let address = self.at(offset & !(PAGE_BYTES - 1), 1).cast();

@@ -25,7 +25,7 @@ const BYTES_PER_SAMPLE: u64 = 256 << 10;
 /// Bytes requested in one step, sorted by position.
 const STEP_BYTES: u64 = 1 << 20;
 /// After a step that was not in memory, this many steps are requested without a check.
-const SURE_STEPS: u32 = 8;
+const UNCHECKED_AFTER_MISS: u32 = 8;
 /// How far behind the read position pages are released: another thread may still read them.
 const RELEASE_BEHIND_BYTES: u64 = 4 << 20;
 /// A long value is read in pieces of this many bytes.
@@ -104,14 +104,14 @@ pub(crate) fn is_missing<'s, F: DiskFile>(
     let samples = wanted.clamp(1, SAMPLES_MAX);
     (0..samples).any(|i| {
         let span = span(i * count / samples);
-        let is_there = |at| span.segment.file().mapping().is_resident(span.offset + at);
+        let is_resident = |at| span.segment.file().mapping().is_resident(span.offset + at);
         // Sample both ends, since a neighbour may have loaded the page that it shares with this
         // value. In a long value, also sample a page inside, at a position that varies.
         let inside = span.len / samples as u64 * i as u64;
         span.len > 0
-            && !(is_there(0)
-                && (span.is_one_page() || is_there(span.len - 1))
-                && (span.len < BYTES_PER_SAMPLE || is_there(inside)))
+            && !(is_resident(0)
+                && (span.is_one_page() || is_resident(span.len - 1))
+                && (span.len < BYTES_PER_SAMPLE || is_resident(inside)))
     })
 }
 
@@ -142,26 +142,26 @@ fn release<F: DiskFile>(spans: &[Span<'_, F>]) {
 /// A read of many spans that requests later spans while earlier ones are read.
 #[derive(Debug)]
 pub(crate) struct Ahead<'s, F: DiskFile, I> {
-    /// Bytes whose read has begun, and a copy of `asking.asked` that is read without the lock.
+    /// Bytes whose read has begun, and a copy of `requests.requested` that is read without the lock.
     begun: AtomicU64,
-    asked: AtomicU64,
-    asking: Mutex<Asking<'s, F, I>>,
+    requested: AtomicU64,
+    requests: Mutex<Requests<'s, F, I>>,
 }
 
 #[derive(Debug)]
-struct Asking<'s, F, I> {
+struct Requests<'s, F, I> {
     spans: I,
     /// The rest of a span that was requested in part.
     rest: Option<Span<'s, F>>,
     /// Bytes covered by the steps so far.
-    asked: u64,
-    /// Requested spans that were not in memory, with the value of `asked` after them. Empty if they
+    requested: u64,
+    /// Requested spans that were not in memory, with the value of `requested` after them. Empty if they
     /// are not to be released.
     behind: VecDeque<(u64, Vec<Span<'s, F>>)>,
     release: bool,
     /// How many more steps are requested without a check: after one missing span, others are
     /// likely.
-    sure: u32,
+    unchecked_steps: u32,
 }
 
 impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Ahead<'s, F, I> {
@@ -170,8 +170,13 @@ impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Ahead<'s, F, I> {
     pub(crate) fn new(spans: impl IntoIterator<IntoIter = I>, release: bool) -> Self {
         let spans = spans.into_iter();
         let behind = VecDeque::new();
-        let asking = Asking { spans, rest: None, asked: 0, behind, release, sure: 0 };
-        Ahead { begun: AtomicU64::new(0), asked: AtomicU64::new(0), asking: Mutex::new(asking) }
+        let requests =
+            Requests { spans, rest: None, requested: 0, behind, release, unchecked_steps: 0 };
+        Ahead {
+            begun: AtomicU64::new(0),
+            requested: AtomicU64::new(0),
+            requests: Mutex::new(requests),
+        }
     }
 
     /// As [`new`](Self::new), after a check found a span missing. Every step is then requested:
@@ -179,28 +184,29 @@ impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Ahead<'s, F, I> {
     /// that all are in memory.
     pub(crate) fn of_missing(spans: impl IntoIterator<IntoIter = I>, release: bool) -> Self {
         let mut ahead = Ahead::new(spans, release);
-        ahead.asking.get_mut().unwrap_or_else(PoisonError::into_inner).sure = u32::MAX;
+        ahead.requests.get_mut().unwrap_or_else(PoisonError::into_inner).unchecked_steps = u32::MAX;
         ahead
     }
 
-    /// Announces that the next `len` bytes are about to be read.
+    /// Records that the next `len` bytes are about to be read, and requests the steps ahead of
+    /// them.
     pub(crate) fn begin(&self, len: u64) {
         let before = self.begun.fetch_add(len, Ordering::Relaxed);
-        let mut asking = match self.asking.try_lock() {
-            Ok(asking) => asking,
+        let mut requests = match self.requests.try_lock() {
+            Ok(requests) => requests,
             // Another thread holds the lock and has already requested these bytes.
-            Err(_) if self.asked.load(Ordering::Relaxed) >= before + len => return,
-            Err(_) => self.asking.lock().unwrap_or_else(PoisonError::into_inner),
+            Err(_) if self.requested.load(Ordering::Relaxed) >= before + len => return,
+            Err(_) => self.requests.lock().unwrap_or_else(PoisonError::into_inner),
         };
         let mut begun = before + len.min(AHEAD_BYTES);
-        while asking.asked < begun + AHEAD_BYTES && asking.ask(before) {
-            self.asked.store(asking.asked, Ordering::Relaxed);
+        while requests.requested < begun + AHEAD_BYTES && requests.request_step(before) {
+            self.requested.store(requests.requested, Ordering::Relaxed);
             begun = begun.max(self.begun.load(Ordering::Relaxed).min(begun + AHEAD_BYTES));
         }
-        while let Some((end, _)) = asking.behind.front()
+        while let Some((end, _)) = requests.behind.front()
             && end + RELEASE_BEHIND_BYTES <= before
         {
-            let (_, spans) = asking.behind.pop_front().unwrap_or_default();
+            let (_, spans) = requests.behind.pop_front().unwrap_or_default();
             release(&spans);
         }
     }
@@ -208,17 +214,17 @@ impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Ahead<'s, F, I> {
 
 impl<F: DiskFile, I> Drop for Ahead<'_, F, I> {
     fn drop(&mut self) {
-        let asking = self.asking.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for (_, spans) in asking.behind.drain(..) {
+        let requests = self.requests.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for (_, spans) in requests.behind.drain(..) {
             release(&spans);
         }
     }
 }
 
-impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Asking<'s, F, I> {
+impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Requests<'s, F, I> {
     /// Requests the next step, unless it ends before `begun` and is therefore already read. Returns
     /// false if there is no step left.
-    fn ask(&mut self, begun: u64) -> bool {
+    fn request_step(&mut self, begun: u64) -> bool {
         let (mut spans, mut bytes) = (Vec::new(), 0);
         while bytes < STEP_BYTES {
             let Some(span) = self.rest.take().or_else(|| self.spans.next()) else { break };
@@ -232,17 +238,17 @@ impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Asking<'s, F, I> {
         if spans.is_empty() {
             return false;
         }
-        self.asked += bytes;
+        self.requested += bytes;
         let is_missing = || is_missing(spans.len(), bytes, |i| spans[i]);
-        if self.asked > begun && (self.sure > 0 || is_missing()) {
-            self.sure = match self.sure {
-                0 => SURE_STEPS,
+        if self.requested > begun && (self.unchecked_steps > 0 || is_missing()) {
+            self.unchecked_steps = match self.unchecked_steps {
+                0 => UNCHECKED_AFTER_MISS,
                 u32::MAX => u32::MAX,
-                sure => sure - 1,
+                unchecked_steps => unchecked_steps - 1,
             };
             fetch(&mut spans);
             if self.release {
-                self.behind.push_back((self.asked, spans));
+                self.behind.push_back((self.requested, spans));
             }
         }
         true
@@ -253,7 +259,7 @@ impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Asking<'s, F, I> {
 const LINKS_AHEAD: u64 = 16;
 /// The first steps along a chain are taken without a check: a reader that keeps up takes no more
 /// than these.
-const STEPS_UNSEEN: u32 = 4;
+const UNCHECKED_STEPS: u32 = 4;
 /// The length of the link, the state and the lengths after them.
 const WORDS_BYTES: u64 = 64;
 
@@ -265,7 +271,7 @@ pub(crate) struct ChainAhead {
     at: u64,
     len: u64,
     /// Links before this offset were requested.
-    asked: u64,
+    requested: u64,
 }
 
 impl ChainAhead {
@@ -279,15 +285,15 @@ impl ChainAhead {
         let (is_same_len, is_same_page) = (len == self.len, next / PAGE == self.at / PAGE);
         (self.at, self.len) = (next, len);
         self.steps = self.steps.saturating_add(1);
-        let is_asked =
-            next + LINKS_AHEAD / 2 * len < self.asked || next < self.asked && !is_same_len;
+        let is_requested =
+            next + LINKS_AHEAD / 2 * len < self.requested || next < self.requested && !is_same_len;
         let end = segment.header().len;
-        if self.steps <= STEPS_UNSEEN || is_same_page || is_asked || next >= end {
+        if self.steps <= UNCHECKED_STEPS || is_same_page || is_requested || next >= end {
             return false;
         }
         let mapping = segment.file().mapping();
-        let (from, is_missing) = match next < self.asked {
-            true => (self.asked, false),
+        let (from, is_missing) = match next < self.requested {
+            true => (self.requested, false),
             false if mapping.is_resident(next) => return false,
             false => (next, true),
         };
@@ -295,7 +301,7 @@ impl ChainAhead {
         let mut guessed = (0..count).map(|i| next + i * len).filter(|at| (from..end).contains(at));
         guessed.by_ref().for_each(|at| {
             mapping.fetch(at, WORDS_BYTES);
-            self.asked = at + 1;
+            self.requested = at + 1;
         });
         is_missing
     }
@@ -305,7 +311,7 @@ impl ChainAhead {
 /// records its length; each is assumed to be as long as the last one read.
 #[derive(Debug, Default)]
 pub(crate) struct HeadsAhead {
-    asked: usize,
+    requested: usize,
     head_len: u64,
 }
 
@@ -322,11 +328,11 @@ impl HeadsAhead {
         batch: impl Fn(usize) -> Span<'s, F>,
     ) {
         // The first head is read without read-ahead: it gives the assumed length of the others.
-        if i == 0 || i + HEADS_AHEAD / 2 < self.asked || self.asked >= count {
+        if i == 0 || i + HEADS_AHEAD / 2 < self.requested || self.requested >= count {
             return;
         }
         let mut spans = Vec::with_capacity(HEADS_AHEAD);
-        let (from, mut bytes) = (self.asked.max(i), 0);
+        let (from, mut bytes) = (self.requested.max(i), 0);
         for at in from..count.min(i + HEADS_AHEAD) {
             let span = batch(at).piece(0, self.head_len);
             bytes += span.len;
@@ -335,7 +341,7 @@ impl HeadsAhead {
                 break;
             }
         }
-        self.asked = from + spans.len();
+        self.requested = from + spans.len();
         // The first page of a head was already loaded for its link.
         let is_resident = |span: &Span<'_, F>| {
             span.segment.file().mapping().is_resident(span.offset + span.len.saturating_sub(1))

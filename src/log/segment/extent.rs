@@ -4,8 +4,8 @@ use partd_format::Entry;
 
 /// The location of an entry's value, the sequence number of its batch, and its expected checksum.
 ///
-/// Packed into 24 bytes, since there is one per entry: `segment:20 | offset:44`, `len:44 |
-/// sequence's top 20`, `sequence's low 32 | checksum:32`.
+/// Packed into 24 bytes, since there is one per entry:
+/// `segment:20 | offset:44`, `len:44 | sequence's top 20`, `sequence's low 32 | checksum:32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extent([u64; 3]);
 

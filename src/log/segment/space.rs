@@ -52,8 +52,8 @@ impl<D: Disk> Space<D> {
             for_each_segment(store, |bytes| used += bytes)?;
             Ok(used)
         };
-        // A recycled segment of this length takes no further space; unlinking recycled segments of
-        // another length may make room.
+        // A new segment of the usual length reuses a recycled one and takes no further space. For
+        // other lengths, unlinking the recycled segments may make room.
         if self.recycler.len() > 0 && len == store.options.segment_len()
             || used()? + len <= max
             || self.recycler.drop_all(store)? && used()? + len <= max
@@ -110,7 +110,7 @@ impl<D: Disk> Space<D> {
 
     /// Counts a new segment of this handle, and creates or enlarges the reserves if needed. The
     /// reserves must exist before the disk is full. No other process may use the name `unfinished`.
-    pub(crate) fn made_one(&self, store: &Store<D>, unfinished: &str) {
+    pub(crate) fn count_new_segment(&self, store: &Store<D>, unfinished: &str) {
         let made = self.made.fetch_add(1, Ordering::Relaxed) + 1;
         let grows = made.is_power_of_two() && made <= RESERVED_FOR_MAX;
         if grows || !self.has_reserves.load(Ordering::Relaxed) {

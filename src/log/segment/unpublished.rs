@@ -42,7 +42,7 @@ impl<'s, D: Disk> Unpublished<'s, D> {
         len: u64,
         uuid: &[u8; 16],
     ) -> Result<Unpublished<'s, D>> {
-        let file = directory.create_anew(name, len, Some(uuid))?;
+        let file = directory.create_replacing_unfinished(name, len, Some(uuid))?;
         Unpublished::of_file(directory, name.to_owned(), file, false)
     }
 

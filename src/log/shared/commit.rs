@@ -4,8 +4,8 @@
 //! the next sequence number and names the writer's slot, which holds the position of the batch.
 //! Then the state word of the batch receives the number, and `H` is marked done. A process that
 //! finds `H` not done for long completes the last two steps itself, so a stopped or dead process
-//! blocks nobody, and the history has no gaps. Readers see the history up to `done ? sequence :
-//! sequence - 1`.
+//! blocks no other, and the history has no gaps. Readers see the history up to
+//! `done ? sequence : sequence - 1`.
 //!
 //! Generic over its words, so that a model checker can run it on its own atomics.
 

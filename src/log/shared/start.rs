@@ -81,8 +81,9 @@ impl Start {
     /// If the disk has no space for a second file, overwrites the existing one, which nobody maps.
     pub(crate) fn create<D: Disk>(&self, directory: &Directory<D>) -> Result<()> {
         let uuid = Some(&self.fixed.store);
-        let made =
-            directory.create_anew(UNFINISHED_CONTROL, layout::FILE_LEN, uuid).and_then(|file| {
+        let made = directory
+            .create_replacing_unfinished(UNFINISHED_CONTROL, layout::FILE_LEN, uuid)
+            .and_then(|file| {
                 let written = self.write(&file, layout::SLOTS_AT);
                 written.map_err(|error| directory.error("write", UNFINISHED_CONTROL, error))?;
                 let renamed = directory.dir.replace(UNFINISHED_CONTROL, CONTROL);

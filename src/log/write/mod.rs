@@ -250,8 +250,8 @@ impl<D: Disk> Writer<D> {
         let (mut active, is_next) = if fits_a_segment {
             let least = own_len + options.reserve();
             match space.room_for(store, segment_len, least).and_then(make) {
-                // Removals free space, so they work on a full disk while any reserve is left, even
-                // beyond the store's size limit. They take no more than they need.
+                // Removals free space, so they work even beyond the store's size limit, and on a
+                // full disk while any space or reserve is left. They take no more than they need.
                 Err(error) if only_removes && is_full(&error) => {
                     (make_on_a_full_disk(own_len)?, false)
                 }

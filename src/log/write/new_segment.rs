@@ -20,7 +20,7 @@ pub(crate) fn make<D: Disk>(
 ) -> Result<ActiveSegment<D::File>> {
     let name = unfinished_of_writer(slot);
     let active = publish(control, slot, space.recycled_or_new(store, &name, len)?)?;
-    space.made_one(store, &name);
+    space.count_new_segment(store, &name);
     Ok(active)
 }
 
