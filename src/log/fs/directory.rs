@@ -82,8 +82,8 @@ impl<D: Disk> Directory<D> {
         Error::refused(
             ErrorKind::Removed,
             &*self.path,
-            "the directory of this store was removed while the store was open; what was not read before is \
-             gone. Another store may be at this path by now: this handle leaves it alone",
+            "the directory of this store was removed while the store was open; data that was not read before \
+             is gone. Another store may now exist at this path; this handle does not touch it",
         )
     }
 
@@ -171,8 +171,8 @@ impl<D: Disk> Directory<D> {
         Error::refused(
             ErrorKind::Removed,
             self.path_of(&segment_name(id)),
-            "this segment was removed, moved away or replaced while the store was open, and what was appended \
-             to it is no longer in the store",
+            "this segment was removed, moved away or replaced while the store was open; the batches \
+             in it are no longer in the store",
         )
     }
 
@@ -251,7 +251,7 @@ impl<D: Disk> Directory<D> {
             self.dir.replace(UNFINISHED_OUTPUT, &name)
         };
         self.unlink_unfinished(UNFINISHED_OUTPUT, None)?;
-        copied().map_err(|error| self.error("make a copy of its own of", &name, error))
+        copied().map_err(|error| self.error("make a private copy of", &name, error))
     }
 
     /// Creates a file, and first removes an unfinished file of the same name.

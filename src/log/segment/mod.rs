@@ -73,8 +73,8 @@ impl<F: DiskFile> Segment<F> {
         let path = || directory.path_of(&name);
         let header = SegmentHeader::decode(&bytes, len).map_err(|error| damage(path(), error))?;
         if uuid.is_some_and(|uuid| header.store != *uuid) {
-            let why = "this segment belongs to another store: files of two stores are in one directory. This one \
-                       is left alone; `partd-inspect` shows which store it is of";
+            let why = "this segment belongs to another store: files of two stores are in one directory. It is not \
+                       touched; `partd-inspect` shows which store it belongs to";
             return Err(Error::refused(ErrorKind::Corrupt, path(), why));
         }
         if header.id != id {

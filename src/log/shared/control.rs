@@ -122,9 +122,9 @@ impl<D: Disk> Control<D> {
         Error::refused(
             ErrorKind::Removed,
             self.directory.path_of(CONTROL),
-            "this file was removed or replaced while the store was open, and with it the locks on it; what was \
-             acknowledged is in the segments. Close every handle on the store and open it again: it is then \
-             recovered from them",
+            "this file was removed or replaced while the store was open, and its locks with it; acknowledged \
+             batches are in the segments. Close every handle on the store and open it again to recover from \
+             them",
         )
     }
 

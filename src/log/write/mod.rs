@@ -297,9 +297,8 @@ impl<D: Disk> Writer<D> {
             store.directory.check_versions()?;
         }
         let Some(lease) = WriterLease::take_free(control)? else {
-            let why = format!(
-                "{SLOTS} handles write to the store, which is all that it has slots for; close some"
-            );
+            let why =
+                format!("{SLOTS} handles write to the store, and it has no more slots; close some");
             return Err(Error::refused(ErrorKind::TooManyWriters, &**store.directory.path(), why));
         };
         let slot = lease.slot;
