@@ -202,7 +202,7 @@ fn opening_a_store_with_a_segment_of_another_store_is_an_error() {
     store(&path);
     store(&other);
     let foreign = other.join("0000000000000001.seg");
-    let words = &["belongs to another store", "left alone"];
+    let words = &["belongs to another store", "not touched"];
     // Beside the store's own segments, with a higher id.
     let stray = path.join("00000000000000ff.seg");
     fs::copy(&foreign, &stray).unwrap();
