@@ -1,18 +1,18 @@
-//! What the codecs of the compressions have in common.
+//! The common part of the compression codecs.
 
 use crate::encode::codec::CodecError;
 
-/// A codec for bytes, in terms of what a compression library offers.
+/// A byte codec in the terms of a compression library.
 ///
-/// It decodes frames one behind the other into one vector, so joining costs nothing.
+/// Consecutive frames are decompressed into one vector, so joining them costs nothing.
 pub(crate) trait Compressor: Send + Sync {
     /// The layer's name.
     const NAME: &'static str;
 
-    /// Adds the compressed bytes to the end of `frame`.
+    /// Compresses `value` and appends the result to `frame`.
     fn compress(&self, value: &[u8], frame: &mut Vec<u8>) -> Result<(), CodecError>;
 
-    /// Adds the decompressed bytes, at most `max_bytes` of them, to the end of `value`.
+    /// Decompresses `frame` and appends at most `max_bytes` bytes to `value`.
     fn decompress(
         &self,
         frame: &[u8],
@@ -21,8 +21,8 @@ pub(crate) trait Compressor: Send + Sync {
     ) -> Result<(), CodecError>;
 }
 
-/// Implements [`Codec`](crate::Codec) for a [`Compressor`]. A macro, because a blanket
-/// implementation would take the trait away from users' own codecs.
+/// Implements [`Codec`](crate::Codec) for a [`Compressor`]. A blanket implementation would prevent
+/// users from implementing `Codec` for their own types.
 macro_rules! codec_by_compressor {
     ($type:ty) => {
         impl $crate::encode::Codec for $type {

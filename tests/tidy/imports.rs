@@ -1,34 +1,35 @@
-//! Who imports whom: the files of a crate as a graph, computed from their `use` items and paths.
+//! The import graph of a crate's files, computed from their `use` items and paths.
 //!
-//! A name that a file only passes on (`pub use`) is looked up where it is defined: whoever imports it depends on that
-//! file. So a `mod.rs` that declares and re-exports what is below it depends on none of it.
+//! A re-exported name (`pub use`) is resolved to the file that defines it, and its importers depend
+//! on that file. A `mod.rs` that declares and re-exports its submodules therefore depends on none
+//! of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{code, rust_files};
 
-/// An import: the file it leads to, and the line it stands in.
+/// The imports of a file: each imported file, with the line of the first import.
 type Edges = BTreeMap<String, usize>;
 
-/// The files of one crate.
+/// The import graph of one crate.
 pub(crate) struct Imports {
-    /// Of each module, by its path from the root of the crate: the file.
+    /// The file of each module, by the path of the module from the root of the crate.
     files: BTreeMap<Vec<String>, String>,
-    /// Of each file, what it imports.
+    /// The imports of each file.
     pub(crate) of: BTreeMap<String, Edges>,
 }
 
-/// What a file says, as far as it matters here.
+/// The module, paths and re-exports of a file.
 struct Source {
     module: Vec<String>,
-    /// Every path in it, split, with its line and whether it stands in a `pub use`.
+    /// Every path in the file, split, with its line and whether it is in a `pub use`.
     paths: Vec<(Vec<String>, usize, bool)>,
-    /// Of each name that it passes on: the path.
-    passed_on: BTreeMap<String, Vec<String>>,
+    /// The path of each re-exported name.
+    re_exports: BTreeMap<String, Vec<String>>,
 }
 
 impl Imports {
-    /// The imports of the files below a folder, in which the root of the crate is.
+    /// Computes the imports of the files in a folder that contains the root of a crate.
     pub(crate) fn of_crate(folder: &str) -> Imports {
         let texts = rust_files(&[folder]);
         Imports::of_texts(texts.iter().map(|(name, text)| {
@@ -37,7 +38,7 @@ impl Imports {
         }))
     }
 
-    /// The same for texts; names are relative to the root of the crate.
+    /// As [`of_crate`](Self::of_crate), from texts; names are relative to the root of the crate.
     pub(crate) fn of_texts<'t>(texts: impl Iterator<Item = (String, &'t str)>) -> Imports {
         let sources: BTreeMap<String, Source> = texts
             // Binaries are crates of their own.
@@ -49,14 +50,14 @@ impl Imports {
         let mut imports = Imports { files, of: BTreeMap::new() };
         for (name, source) in &sources {
             let mut edges = Edges::new();
-            for (path, line, is_passed_on) in &source.paths {
+            for (path, line, is_re_export) in &source.paths {
                 let Some(to) = imports.resolve(&sources, &source.module, path) else { continue };
                 let is_below = imports.files.iter().any(|(module, file)| {
                     *file == to
                         && module.len() > source.module.len()
                         && module.starts_with(&source.module)
                 });
-                if to != *name && !(*is_passed_on && is_below) {
+                if to != *name && !(*is_re_export && is_below) {
                     edges.entry(to).or_insert(*line);
                 }
             }
@@ -65,7 +66,8 @@ impl Imports {
         imports
     }
 
-    /// The file that a path leads to, seen from a module; `None` for other crates and for names of the file itself.
+    /// Resolves a path in a module to a file; `None` for other crates and for names of the file
+    /// itself.
     fn resolve(
         &self,
         sources: &BTreeMap<String, Source>,
@@ -73,23 +75,23 @@ impl Imports {
         path: &[String],
     ) -> Option<String> {
         let mut path = self.absolute(from, path)?;
-        // A name may be passed on several times.
+        // A name may be re-exported several times.
         for _ in 0..10 {
             let len = (0..=path.len()).rev().find(|len| self.files.contains_key(&path[..*len]))?;
             let file = &self.files[&path[..len]];
             let source = &sources[file];
-            let passed_on = path.get(len).and_then(|name| source.passed_on.get(name));
-            let Some(passed_on) = passed_on else { return Some(file.clone()) };
-            let Some(mut next) = self.absolute(&source.module, passed_on) else {
+            let re_export = path.get(len).and_then(|name| source.re_exports.get(name));
+            let Some(re_export) = re_export else { return Some(file.clone()) };
+            let Some(mut next) = self.absolute(&source.module, re_export) else {
                 return Some(file.clone());
             };
             next.extend_from_slice(&path[len + 1..]);
             path = next;
         }
-        panic!("{path:?} is passed on in a circle");
+        panic!("{path:?} is re-exported in a circle");
     }
 
-    /// A path from the root of the crate; `None` if it begins at nothing of the crate.
+    /// Converts a path to one from the root of the crate; `None` if it does not begin in the crate.
     fn absolute(&self, from: &[String], path: &[String]) -> Option<Vec<String>> {
         let mut base = from.to_vec();
         let mut rest = path;
@@ -112,7 +114,7 @@ impl Imports {
         Some(base)
     }
 
-    /// The circles: files each of which leads to all the others of its circle.
+    /// The import cycles: sets of files that all import each other, directly or indirectly.
     pub(crate) fn circles(&self) -> Vec<Vec<&str>> {
         let reached: BTreeMap<&str, BTreeSet<&str>> =
             self.of.keys().map(|file| (file.as_str(), self.reached_from(file))).collect();
@@ -120,7 +122,7 @@ impl Imports {
         for (file, reached_from_it) in &reached {
             let circle: Vec<&str> =
                 reached_from_it.iter().copied().filter(|to| reached[to].contains(file)).collect();
-            // Once, for its first file.
+            // Report each cycle once, for its first file.
             if circle.first() == Some(file) {
                 circles.push(circle);
             }
@@ -128,7 +130,7 @@ impl Imports {
         circles
     }
 
-    /// The files to which the imports of a file lead, and theirs.
+    /// The files that a file imports, directly or indirectly.
     fn reached_from<'i>(&'i self, file: &str) -> BTreeSet<&'i str> {
         let mut reached = BTreeSet::new();
         let mut rest: Vec<&str> = self.of[file].keys().map(String::as_str).collect();
@@ -143,7 +145,7 @@ impl Imports {
 
 impl Source {
     fn new(module: Vec<String>, text: &str) -> Source {
-        let mut source = Source { module, paths: Vec::new(), passed_on: BTreeMap::new() };
+        let mut source = Source { module, paths: Vec::new(), re_exports: BTreeMap::new() };
         let mut item: Option<(usize, String)> = None;
         for (number, line) in code(text) {
             let trimmed = line.trim_start();
@@ -173,17 +175,17 @@ impl Source {
     fn add_use(&mut self, text: &str, line: usize) {
         let (visibility, tree) = text.split_once("use ").expect("a use item");
         let tree = tree.trim().trim_end_matches(';');
-        let is_passed_on = visibility.trim_start().starts_with("pub");
+        let is_re_export = visibility.trim_start().starts_with("pub");
         for (path, name) in expand(tree) {
-            if is_passed_on {
-                self.passed_on.insert(name, path.clone());
+            if is_re_export {
+                self.re_exports.insert(name, path.clone());
             }
-            self.paths.push((path, line, is_passed_on));
+            self.paths.push((path, line, is_re_export));
         }
     }
 }
 
-/// The paths of a tree of a `use` item, and the names that they have here.
+/// Expands the tree of a `use` item into its paths and the names that they introduce.
 fn expand(tree: &str) -> Vec<(Vec<String>, String)> {
     let tree = tree.trim();
     if let Some((front, list)) = tree.split_once('{') {
@@ -212,9 +214,9 @@ fn expand(tree: &str) -> Vec<(Vec<String>, String)> {
             .flat_map(expand)
             .map(|(path, name)| {
                 let mut whole = front.clone();
-                let of_itself = path == ["self"];
-                let name = if of_itself { front.last().cloned().unwrap_or_default() } else { name };
-                whole.extend(path.into_iter().filter(|_| !of_itself));
+                let is_self = path == ["self"];
+                let name = if is_self { front.last().cloned().unwrap_or_default() } else { name };
+                whole.extend(path.into_iter().filter(|_| !is_self));
                 (whole, name)
             })
             .collect();
@@ -228,7 +230,7 @@ fn expand(tree: &str) -> Vec<(Vec<String>, String)> {
     vec![(path, name)]
 }
 
-/// The paths of more than one part in a line of code.
+/// The paths of at least two parts in a line of code.
 fn paths_in(line: &str) -> Vec<Vec<String>> {
     let is_path = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
     let words = line.split(|c: char| !is_path(c));
@@ -241,7 +243,7 @@ fn paths_in(line: &str) -> Vec<Vec<String>> {
     paths.filter(|path: &Vec<String>| path.len() > 1).collect()
 }
 
-/// The module that a file is: `log/fs/mod.rs` is `log::fs`, `lib.rs` the root.
+/// The module of a file: `log::fs` for `log/fs/mod.rs`, the root for `lib.rs`.
 fn module_of(name: &str) -> Vec<String> {
     let name = name.strip_suffix(".rs").expect("a Rust file");
     let mut module: Vec<String> = name.split('/').map(str::to_owned).collect();

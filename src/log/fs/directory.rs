@@ -1,9 +1,9 @@
-//! The open directory of a store, and what is done to the files in it.
+//! The open directory of a store, and the operations on its files.
 //!
-//! A [`Directory`] is bound to the directory that it opened, by descriptor and not by path: a store that was
-//! renamed goes on, and a directory that appears at the old path is never touched. The path is kept for
-//! messages only. A file is removed or renamed only if it is known to be a file of this store: by the
-//! identity of a file that this handle has mapped, or by the header in it.
+//! A [`Directory`] is bound to a directory by its descriptor, not by its path. A renamed store
+//! keeps working, and a new directory at the old path is never touched. The path serves only for
+//! messages. Before a file is removed or renamed, it is checked to belong to this store: by its
+//! identity if this handle has mapped it, otherwise by its header.
 
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -31,18 +31,18 @@ impl<D: Disk> Clone for Directory<D> {
     }
 }
 
-/// What a file of a store's directory is, by its first bytes.
+/// The kind of a file in a store's directory, as its first bytes show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// Nothing that was ever stored: all zeros.
+    /// All zeros: nothing was ever stored.
     Blank,
     /// A segment of this store with this id.
     Segment(u64),
-    /// A control file, of whatever store: it holds nothing that the segments do not.
+    /// A control file of any store. It holds nothing that cannot be rebuilt from the segments.
     Control,
     /// A file of another store.
     Foreign,
-    /// Something else: what a power cut has torn, or what somebody has put there.
+    /// Anything else: a file torn by a power cut, or one that does not belong to partd.
     Unknown,
 }
 
@@ -61,8 +61,7 @@ impl<D: Disk> Directory<D> {
         self.path.join(name)
     }
 
-    /// An error of the operating system about a file of the store. Where the directory itself was removed,
-    /// that is what the error says.
+    /// Wraps an I/O error on a file of the store. If the directory was removed, the error says so.
     pub(crate) fn error(&self, doing: &'static str, name: &str, source: io::Error) -> Error {
         if source.kind() == io::ErrorKind::NotFound && self.dir.is_removed().unwrap_or(false) {
             return self.removed();
@@ -70,7 +69,7 @@ impl<D: Disk> Directory<D> {
         Error::io(doing, self.path_of(name), source)
     }
 
-    /// An error of the operating system about the directory.
+    /// Wraps an I/O error on the directory.
     pub(crate) fn dir_error(&self, doing: &'static str, source: io::Error) -> Error {
         if source.kind() == io::ErrorKind::NotFound && self.dir.is_removed().unwrap_or(false) {
             return self.removed();
@@ -83,8 +82,8 @@ impl<D: Disk> Directory<D> {
         Error::refused(
             ErrorKind::Removed,
             &*self.path,
-            "the directory of this store was removed while the store was open; what was not read before is \
-             gone. Another store may be at this path by now: this handle leaves it alone",
+            "the directory of this store was removed while the store was open; data that was not read before \
+             is gone. Another store may now exist at this path; this handle does not touch it",
         )
     }
 
@@ -110,26 +109,27 @@ impl<D: Disk> Directory<D> {
         SegmentHeader::decode(&bytes, len).map_err(|error| damage(self.path_of(&name), error))
     }
 
-    /// Fails if a segment is of a newer format: nothing may be appended beside it.
+    /// Fails if any segment has a newer format version: this version must not append beside it.
     pub(crate) fn check_versions(&self) -> Result<()> {
         for id in self.segment_ids()? {
             match self.header(id) {
                 Err(error) if error.kind() == ErrorKind::NewerVersion => return Err(error),
-                // Whoever reads the segment reports whatever else is wrong with it.
+                // Any other damage is reported when the segment is read.
                 _ => {}
             }
         }
         Ok(())
     }
 
-    /// What a file is, by its first bytes. `uuid` is that of this store; without it, that of any store will do.
+    /// The kind of a file, from its first bytes. `uuid` is that of this store; if `None`, a segment
+    /// of any store is accepted.
     pub(crate) fn content(&self, name: &str, uuid: Option<&[u8; 16]>) -> io::Result<Content> {
         let mut bytes = [0; HEADER_LEN as usize];
         let len = self.dir.read_start(name, &mut bytes)?;
         Ok(Directory::<D>::content_of(&bytes, len, uuid))
     }
 
-    /// The same for the first bytes of a file of `len` bytes.
+    /// The kind of a file of `len` bytes, from its first bytes.
     fn content_of(bytes: &[u8; HEADER_LEN as usize], len: u64, uuid: Option<&[u8; 16]>) -> Content {
         if bytes.iter().all(|&byte| byte == 0) {
             return Content::Blank;
@@ -143,13 +143,14 @@ impl<D: Disk> Directory<D> {
         }
         match Fixed::decode(&bytes[..control::FIXED_LEN]) {
             Ok(_) => Content::Control,
-            // A newer version of the format may belong to anybody.
+            // A file of a newer format version may belong to another store.
             Err(error) if is_newer(&error) => Content::Foreign,
             Err(_) => Content::Unknown,
         }
     }
 
-    /// An error unless the name of a segment still leads to the file that this handle uses.
+    /// Returns an error if the name of a segment no longer refers to the file that this handle
+    /// uses.
     pub(crate) fn check_in_place(&self, id: u64, file: FileId) -> Result<()> {
         let name = segment_name(id);
         match self.dir.id_of(&name) {
@@ -162,7 +163,7 @@ impl<D: Disk> Directory<D> {
         Err(self.moved(id))
     }
 
-    /// The error of a handle under which a segment was removed or replaced.
+    /// The error for a segment that was removed or replaced while this handle used it.
     pub(crate) fn moved(&self, id: u64) -> Error {
         if self.dir.is_removed().unwrap_or(false) {
             return self.removed();
@@ -170,13 +171,13 @@ impl<D: Disk> Directory<D> {
         Error::refused(
             ErrorKind::Removed,
             self.path_of(&segment_name(id)),
-            "this segment was removed, moved away or replaced while the store was open, and what was appended \
-             to it is no longer in the store",
+            "this segment was removed, moved away or replaced while the store was open; the batches \
+             in it are no longer in the store",
         )
     }
 
-    /// Removes the file of a segment that this handle has mapped; nothing happens if its name leads to another
-    /// file by now, or to none.
+    /// Removes the file of a segment that this handle has mapped. Does nothing if its name is gone
+    /// or now refers to another file.
     pub(crate) fn unlink_mapped(&self, name: &str, id: FileId) -> Result<()> {
         match self.dir.id_of(name) {
             Ok(now) if now == id => self.unlink(name),
@@ -186,8 +187,8 @@ impl<D: Disk> Directory<D> {
         }
     }
 
-    /// Removes the file of segment `id` if its header says that it is that segment of this store. Returns
-    /// whether the name is free.
+    /// Removes the file of segment `id` if it is blank or its header identifies it as that segment
+    /// of this store. Returns whether the name is now free.
     pub(crate) fn unlink_segment(&self, id: u64, uuid: &[u8; 16]) -> Result<bool> {
         let name = segment_name(id);
         match self.content(&name, Some(uuid)) {
@@ -200,11 +201,11 @@ impl<D: Disk> Directory<D> {
         }
     }
 
-    /// Removes a file that was never finished, if it is not of another store.
+    /// Removes an unfinished file, unless it belongs to another store.
     pub(crate) fn unlink_unfinished(&self, name: &str, uuid: Option<&[u8; 16]>) -> Result<()> {
         match self.content(name, uuid) {
             Ok(Content::Foreign) => Ok(()),
-            // A file that a dead maker has left half written may hold anything.
+            // A process that died while it wrote this file may have left anything in it.
             Ok(_) => self.unlink(name),
             Err(error)
                 if matches!(
@@ -218,7 +219,7 @@ impl<D: Disk> Directory<D> {
         }
     }
 
-    /// Removes a name that is known to be one of this store; it may be gone already.
+    /// Removes a file that belongs to this store; succeeds if it is already gone.
     pub(crate) fn unlink(&self, name: &str) -> Result<()> {
         match self.dir.unlink(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -226,8 +227,8 @@ impl<D: Disk> Directory<D> {
         }
     }
 
-    /// Gives this store a file of its own for a segment of which other directories have names too, as in a
-    /// copy made with `cp -al`: what is stored to it then does not reach those. The caller is alone.
+    /// Replaces a hard-linked segment by a private copy, so that stores to it do not reach the
+    /// other directories that share the file, as after `cp -al`. The caller is alone in the store.
     pub(crate) fn own_segment(&self, id: u64) -> Result<()> {
         const PIECE_BYTES: u64 = 1 << 20;
         let name = segment_name(id);
@@ -250,11 +251,11 @@ impl<D: Disk> Directory<D> {
             self.dir.replace(UNFINISHED_OUTPUT, &name)
         };
         self.unlink_unfinished(UNFINISHED_OUTPUT, None)?;
-        copied().map_err(|error| self.error("make a copy of its own of", &name, error))
+        copied().map_err(|error| self.error("make a private copy of", &name, error))
     }
 
-    /// Makes a file in place of one of the same name that was never finished.
-    pub(crate) fn create_anew(
+    /// Creates a file, and first removes an unfinished file of the same name.
+    pub(crate) fn create_replacing_unfinished(
         &self,
         name: &str,
         len: u64,
@@ -270,7 +271,8 @@ impl<D: Disk> Directory<D> {
         made.map_err(|error| self.error("allocate", name, error))
     }
 
-    /// Takes a reserve under another name, if it has `len` bytes at least. What it holds is zeros.
+    /// Renames a reserve to `name` and opens it, if it has at least `len` bytes. It holds only
+    /// zeros.
     pub(crate) fn take_reserve(
         &self,
         reserve: &str,
@@ -293,20 +295,21 @@ impl<D: Disk> Directory<D> {
         let file =
             self.dir.open(name, Access::Write).map_err(|error| self.error("open", name, error))?;
         let is_blank = self.content(name, Some(uuid)).is_ok_and(|found| found == Content::Blank);
-        // A copy may have holes where the original had space, and a store into a hole needs space.
+        // In a copied store the reserve may be sparse, and a store into a hole needs disk space.
         let is_allocated =
             self.dir.disk_bytes(name).is_ok_and(|bytes| bytes >= file.mapping().len());
         if is_blank && is_allocated && file.mapping().len() >= len {
             return Ok(Some(file));
         }
-        // Too short for this: the next one may find it long enough.
+        // Too short for this caller; the next one may need less.
         let _ = self.dir.rename(name, reserve);
         Ok(None)
     }
 
-    /// Makes a reserve of `len` bytes, or of as many as there are, if there is none, and in place of one that is
-    /// shorter or more than twice as long. Without one, only a full disk is harder to get out of. `unfinished` is
-    /// a name that the caller alone uses.
+    /// Creates a reserve of `len` bytes if there is none, halving the length until it fits the free
+    /// space. Replaces a blank reserve that is shorter than `len` or more than twice as long.
+    /// Errors are ignored: without a reserve, only freeing space on a full disk is harder. No other
+    /// process may use the name `unfinished`.
     pub(crate) fn keep_reserve(&self, name: &str, len: u64, unfinished: &str, uuid: &[u8; 16]) {
         let old = match self.dir.disk_bytes(name) {
             Ok(old) => old,
@@ -322,15 +325,16 @@ impl<D: Disk> Directory<D> {
         if (len..=len * 2).contains(&old) || !is_blank() {
             return;
         }
-        // The new one first: a disk that is nearly full keeps the old one.
-        if self.create_anew(unfinished, len, Some(uuid)).is_ok() {
+        // Create the new reserve first: if the disk is nearly full, the old one stays.
+        if self.create_replacing_unfinished(unfinished, len, Some(uuid)).is_ok() {
             let _ = self.dir.replace(unfinished, name);
         }
     }
 }
 
-/// Whether a file is of a newer version of the format. Version 0 is what a power cut leaves where the magic came
-/// to the disk and the rest did not: taken for another's file, it would stand in the way of every open.
+/// Whether a file has a newer format version. Version 0 is not newer: a power cut leaves it if the
+/// magic reached the disk and the rest did not. Treated as foreign, such a file would block every
+/// open.
 fn is_newer(error: &partd_format::Error) -> bool {
     let partd_format::Evidence::Number(found) = error.found else { return false };
     error.what == "format version" && found > partd_format::VERSION.into()

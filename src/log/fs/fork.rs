@@ -1,4 +1,4 @@
-//! Forks of this process: how many there were, and whether this is a child of one.
+//! Detection of forks: the number of forks of this process, and whether it is a forked child.
 
 #![expect(unsafe_code, reason = "the system calls back at each fork")]
 
@@ -10,9 +10,9 @@ use nix::libc;
 
 use crate::log::fs::mapping::Mapping;
 
-/// How often this process has called `fork` since the first call of this function; `None` where the system
-/// refuses to count. A process that is started by `posix_spawn`, as by `std::process::Command`, shares no
-/// mapping and is not counted.
+/// The number of calls of `fork` in this process since the first call of this function; `None` if
+/// the system cannot register the handler. `posix_spawn`, which `std::process::Command` uses,
+/// shares no mapping with its child and is not counted.
 pub(crate) fn forks() -> Option<u64> {
     static FORKS: AtomicU64 = AtomicU64::new(0);
     static IS_COUNTED: OnceLock<bool> = OnceLock::new();
@@ -20,18 +20,18 @@ pub(crate) fn forks() -> Option<u64> {
         FORKS.fetch_add(1, Ordering::Relaxed);
     }
     let is_counted = *IS_COUNTED.get_or_init(|| {
-        // SAFETY: the handler only adds to an atomic, which is allowed at any moment of a fork, and is never
-        // unloaded before the process ends.
+        // SAFETY: the handler only increments an atomic, which is allowed at any point of a fork,
+        // and its code stays loaded until the process ends.
         unsafe { libc::pthread_atfork(None, Some(count), None) == 0 }
     });
     is_counted.then(|| FORKS.load(Ordering::Relaxed))
 }
 
-/// Says whether this process is the one in which it was made, without a system call.
+/// Tells without a system call whether this process is the one that created the mark.
 ///
 /// All marks of a process share a page that the kernel clears in a child of `fork`
-/// (`MADV_WIPEONFORK`). It holds the number of the process, counted from the first one along its
-/// ancestors; a child takes the next number when it makes a mark of its own.
+/// (`MADV_WIPEONFORK`). The page holds the number of the process, counted along its chain of
+/// ancestors. A child takes the next number when it creates its first mark.
 #[derive(Debug)]
 pub(crate) struct ForkMark {
     page: &'static Mapping,
@@ -41,7 +41,7 @@ pub(crate) struct ForkMark {
 impl ForkMark {
     /// Marks this process.
     pub(crate) fn new() -> io::Result<ForkMark> {
-        // What a child inherits of it is the number of its parent at least.
+        // The value that a child inherits is at least the number of its parent.
         static PROCESSES: AtomicU64 = AtomicU64::new(0);
         let page = ForkMark::page()?;
         loop {
@@ -50,12 +50,12 @@ impl ForkMark {
                 return Ok(ForkMark { page, process });
             }
             let next = PROCESSES.fetch_add(1, Ordering::Relaxed) + 1;
-            // Another thread may have been first.
+            // Fails if another thread has set the number first.
             let _ = page.compare_exchange(0, 0, next, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
-    /// The page of this process and of its children.
+    /// The page that this process and its children share.
     fn page() -> io::Result<&'static Mapping> {
         static PAGE: OnceLock<Mapping> = OnceLock::new();
         if let Some(page) = PAGE.get() {
@@ -66,7 +66,7 @@ impl ForkMark {
         Ok(PAGE.get_or_init(|| page))
     }
 
-    /// Whether this is a child that was forked after the mark was made.
+    /// Whether this process was forked after the mark was created.
     #[inline]
     pub(crate) fn is_forked(&self) -> bool {
         self.page.load(0, Ordering::Relaxed) != self.process

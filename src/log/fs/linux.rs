@@ -1,8 +1,9 @@
-//! The file system of Linux behind the traits of [`super`].
+//! Implements the traits of [`super`] on Linux.
 //!
-//! Every file is reached by `openat`, `renameat2` and `unlinkat` from the descriptor of the directory.
-//! The lock on a directory is an `flock` on a descriptor of its own; a lock on a byte of a file is an
-//! open-file-description lock (`F_OFD_SETLK`). Neither needs a lock file, so neither can be lost with one.
+//! Files are reached with `openat`, `renameat2` and `unlinkat` relative to the descriptor of the
+//! directory. The lock on a directory is an `flock` on a separate descriptor; a lock on a byte of a
+//! file is an open-file-description lock (`F_OFD_SETLK`). Neither needs a lock file that could be
+//! deleted.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
@@ -35,10 +36,10 @@ const TMPFS: u64 = 0x0102_1994;
 const F2FS: u64 = 0xF2F5_2010;
 const BCACHEFS: u64 = 0xCA45_1A4E;
 const OVERLAYFS: u64 = 0x794C_7630;
-/// File systems on which shared mappings are coherent with writes, and locks are local.
+/// File systems on which shared mappings are coherent with writes and locks are local.
 const LOCAL: [u64; 7] = [EXT, XFS, BTRFS, TMPFS, F2FS, BCACHEFS, OVERLAYFS];
-/// Those on which allocated space can always be stored to. On the others a page that was written back, or is
-/// shared with a copy, may need space again.
+/// File systems that overwrite allocated space in place, so that stores never need more space. On
+/// the others, a page that was written back or is shared with a copy may need space again.
 const OVERWRITES_IN_PLACE: [u64; 2] = [EXT, TMPFS];
 
 /// The machine that the process runs on.
@@ -68,8 +69,8 @@ enum LockKind {
 
 impl Drop for OsLock {
     fn drop(&mut self) {
-        // Closing the file is not enough: a forked child has it open too. What the child drops still
-        // belongs to its parent.
+        // Closing the file is not enough, because a forked child has it open too. In the child, the
+        // lock still belongs to the parent and must not be released.
         if self.mark.is_forked() {
             return;
         }
@@ -93,7 +94,7 @@ impl Disk for OsDisk {
         match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() && !parent.exists() => {
                 self.create_dir(parent)?;
-                // The name of the store itself is synced with the store; those above it, here.
+                // The store syncs its own name; the names of its new parents are synced here.
                 self.open_dir(parent)?.sync_name()?;
             }
             _ => {}
@@ -132,7 +133,7 @@ impl OsDir {
     }
 
     fn open_file(&self, name: &str, flags: OFlags) -> io::Result<File> {
-        // Opening a pipe must not wait for its other end.
+        // Do not block if the file is a FIFO.
         let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK;
         Ok(File::from(rustix::fs::openat(&self.file, name, flags, FILE_MODE)?))
     }
@@ -158,17 +159,19 @@ impl OsDir {
 
     fn prepare(&self, file: &File, len: u64) -> io::Result<()> {
         if self.file_system == BTRFS {
-            // Overwritten in place, a page needs no space of its own; set before the first byte, or never.
+            // NOCOW pages are overwritten in place and need no further space. The flag has no
+            // effect after the first byte is written.
             let flags = rustix::fs::ioctl_getflags(file).unwrap_or(IFlags::empty());
             let _ = rustix::fs::ioctl_setflags(file, flags | IFlags::NOCOW);
         }
         if rustix::process::geteuid().is_root() {
-            // A store keeps its owner when root appends to it.
+            // Files that root creates get the owner of the store.
             let owner = self.file.metadata()?;
             if owner.uid() != 0 {
                 let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
                 match rustix::fs::fchown(file, Some(uid), Some(gid)) {
-                    // A root without the capability, or without that user in its namespace: the file is its own.
+                    // Root without the capability, or in a namespace without that user, keeps the
+                    // file.
                     Ok(()) | Err(Errno::PERM | Errno::INVAL) => {}
                     Err(error) => return Err(error.into()),
                 }
@@ -177,7 +180,7 @@ impl OsDir {
         allocate(file, len)
     }
 
-    /// Opens a file of which a byte is to be locked, if it is still the one that is meant.
+    /// Opens a file to lock one of its bytes, if its identity is still `id`.
     fn open_to_lock(&self, name: &str, id: FileId, flags: OFlags) -> io::Result<File> {
         let file = self.open_file(name, flags)?;
         let metadata = file.metadata()?;
@@ -200,7 +203,7 @@ impl Dir for OsDir {
         let id = FileId { device: metadata.dev(), inode: metadata.ino() };
         match made.and_then(|()| self.mapped(file, Access::Write)) {
             Err(error) => {
-                // Half a file is of no use to anyone; the error that counts is the first.
+                // Remove the partial file; report the first error.
                 if self.id_of(name).is_ok_and(|now| now == id) {
                     let _ = self.unlink(name);
                 }
@@ -217,7 +220,7 @@ impl Dir for OsDir {
             Access::Read | Access::Follow => OFlags::RDONLY,
         };
         let file = match self.open_file(name, flags) {
-            // Nobody can write through a mount that is read-only, so nothing is copied up.
+            // A read-only mount has no writers, so the file need not be copied up.
             Err(error)
                 if access == Access::Follow
                     && error.kind() == io::ErrorKind::ReadOnlyFilesystem =>
@@ -232,7 +235,8 @@ impl Dir for OsDir {
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let dir = &*self.file;
         match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
-            // Some file systems cannot; ids of segments are never used twice anyway.
+            // Some file systems do not support NOREPLACE. The check below is racy, but segment ids
+            // are never used twice.
             Err(Errno::INVAL) => match self.id_of(to) {
                 Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => self.replace(from, to),
@@ -322,14 +326,14 @@ impl Dir for OsDir {
 
     fn sync_name(&self) -> io::Result<()> {
         match rustix::fs::openat(&*self.file, "..", DIRECTORY, Mode::empty()) {
-            // It may be entered, but not read: then the whole file system is synced.
+            // The parent may be searched but not read: sync the whole file system instead.
             Err(Errno::ACCESS) => Ok(rustix::fs::syncfs(&*self.file)?),
             parent => File::from(parent?).sync_all(),
         }
     }
 
     fn try_lock(&self, exclusive: bool) -> io::Result<Option<OsLock>> {
-        // A descriptor of its own, so that locks of one process compete too.
+        // A separate descriptor, so that locks within one process conflict too.
         let file = File::from(rustix::fs::openat(&*self.file, ".", DIRECTORY, Mode::empty())?);
         let locked = if exclusive {
             fs2::FileExt::try_lock_exclusive(&file)
@@ -395,7 +399,7 @@ fn byte_lock(at: u64, kind: c_int) -> flock {
     }
 }
 
-/// Takes or gives back a lock on a byte; false if somebody holds it in the way.
+/// Takes or releases a lock on a byte; false if a conflicting lock is held.
 fn set_byte_lock(file: &File, at: u64, kind: c_int) -> io::Result<bool> {
     match fcntl(file, FcntlArg::F_OFD_SETLK(&byte_lock(at, kind))) {
         Ok(_) => Ok(true),
@@ -412,14 +416,14 @@ mod tests {
     use crate::log::fs::DiskFile;
 
     #[test]
-    fn a_file_is_cached_until_the_system_has_dropped_it() {
+    fn a_file_is_cached_until_the_kernel_drops_its_pages() {
         let path = tempfile::tempdir().unwrap();
         let dir = OsDisk.open_dir(path.path()).unwrap();
         let file = dir.create("file", 1 << 20).unwrap();
         file.write_at(&mut [IoSlice::new(&[7; 8192])], 0).unwrap();
         assert!(file.is_cached(0) && file.is_cached(8191));
         file.sync().unwrap();
-        // A page that another processor has just handled stays until that has let go of it.
+        // The kernel may keep a page that is still in another processor's batch, so try again.
         let is_dropped = || {
             let file = file.file().unwrap();
             rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
@@ -427,10 +431,10 @@ mod tests {
             true
         };
         if dir.file_system == TMPFS {
-            println!("not seen: what is dropped, since {} lives in memory", path.path().display());
+            println!("skipped: {} is on tmpfs, which drops no pages", path.path().display());
         } else {
             let dropped = (0..500).any(|_| is_dropped() && !file.is_cached(0));
-            assert!(dropped, "it stays in memory");
+            assert!(dropped, "the page stays in memory");
         }
     }
 }

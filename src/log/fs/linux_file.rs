@@ -1,4 +1,4 @@
-//! A file of Linux behind the trait [`DiskFile`].
+//! Implements [`DiskFile`] on Linux.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -11,27 +11,27 @@ use rustix::process::Resource;
 use crate::log::fs::mapping::Mapping;
 use crate::log::fs::{DiskFile, FileId};
 
-/// Buffers that one call may write (`IOV_MAX`).
+/// The maximum number of buffers in one call (`IOV_MAX`).
 const BUFFERS_MAX: usize = 1024;
 
 /// A file of the operating system.
 #[derive(Debug)]
 pub struct OsFile {
-    /// `None` where the file is only read: a mapping needs no descriptor.
+    /// `None` if the file is only read: a mapping needs no descriptor.
     pub(super) file: Option<File>,
     pub(super) mapping: Mapping,
     pub(super) id: FileId,
-    /// Whether a store into allocated space may need space.
+    /// Whether a store into allocated space may need more disk space.
     pub(super) needs_space: bool,
 }
 
-/// Allocates all of a file, holes included: a store into a hole on a full disk is a SIGBUS.
+/// Allocates all of a file, including its holes: a store into a hole on a full disk raises SIGBUS.
 pub(super) fn allocate(file: &File, len: u64) -> io::Result<()> {
     Ok(retry(|| rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len))?)
 }
 
-/// Fails where a file of `len` bytes is longer than the process may make. The system would send SIGXFSZ, also
-/// for a write inside a file that is longer already.
+/// Fails if a file of `len` bytes exceeds the file size limit of the process. The kernel would
+/// raise SIGXFSZ instead, even for a write inside a file that is already longer.
 pub(super) fn check_size_limit(len: u64) -> io::Result<()> {
     match rustix::process::getrlimit(Resource::Fsize).current {
         Some(limit) if len > limit => {
@@ -45,7 +45,7 @@ pub(super) fn check_size_limit(len: u64) -> io::Result<()> {
     }
 }
 
-/// Calls again while a signal interrupts.
+/// Retries a call that a signal interrupts.
 pub(super) fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
     loop {
         match call() {
@@ -55,7 +55,7 @@ pub(super) fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rusti
     }
 }
 
-/// Writes all the buffers with as many calls of `write` as it takes.
+/// Writes all buffers, with as many calls of `write` as needed.
 fn write_all(
     mut buffers: &mut [IoSlice<'_>],
     mut offset: u64,
@@ -97,7 +97,7 @@ impl DiskFile for OsFile {
     }
 
     fn is_cached(&self, offset: u64) -> bool {
-        // Fails where it would have to wait for the disk.
+        // NOWAIT fails if the byte would have to be read from the disk.
         let Ok(file) = self.file() else { return false };
         let (mut byte, flags) = ([0], rustix::io::ReadWriteFlags::NOWAIT);
         rustix::io::preadv2(file, &mut [IoSliceMut::new(&mut byte)], offset, flags) == Ok(1)
@@ -125,8 +125,8 @@ impl DiskFile for OsFile {
 mod tests {
     use super::*;
 
-    /// Writes some buffers with calls that do as `calls` says, then as they are asked; returns what
-    /// was written, from offset 100 on.
+    /// Writes buffers of these lengths at offset 100. The first calls return `calls`, later ones
+    /// write everything. Returns the written bytes.
     fn write(lens: &[usize], calls: &[rustix::io::Result<usize>]) -> io::Result<Vec<u8>> {
         let bytes: Vec<u8> = (0..lens.iter().sum::<usize>()).map(|i| i as u8).collect();
         let mut rest = &bytes[..];
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_is_short_or_interrupted_goes_on_where_it_was() {
+    fn a_short_or_interrupted_write_continues_where_it_stopped() {
         for lens in [&[10, 20, 30][..], &[0, 60, 0], &[1; 60]] {
             for short in 1..60 {
                 write(lens, &[Ok(short)]).unwrap();
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_fails_or_does_not_get_on_is_an_error() {
+    fn a_write_that_fails_or_writes_nothing_is_an_error() {
         let after = |last| write(&[10, 20], &[Ok(7), Err(Errno::INTR), last]).unwrap_err();
         assert_eq!(after(Err(Errno::NOSPC)).kind(), io::ErrorKind::StorageFull);
         assert_eq!(after(Err(Errno::IO)).raw_os_error(), Some(Errno::IO.raw_os_error()));

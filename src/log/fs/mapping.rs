@@ -1,9 +1,9 @@
-//! Memory that is a file: the one place that turns offsets into pointers.
+//! Memory-mapped files: the only place that turns offsets into pointers.
 //!
 //! **The safety sentence**, which every `SAFETY` comment below cites: *published bytes never
-//! change, and a file that may be mapped never shrinks.* Words that do change (links, states,
-//! notes, everything in the control file) are only ever touched as atomics; no slice covers them.
-//! Every offset is held against the length of the mapping first.
+//! change, and a file that may be mapped never shrinks.* Words that change (links, states, durable
+//! watermarks, everything in the control file) are accessed only as atomics, and no slice covers
+//! them. Every offset is first checked against the length of the mapping.
 
 #![expect(unsafe_code, reason = "a mapping is reached through pointers")]
 
@@ -17,18 +17,19 @@ use memmap2::{MmapMut, MmapOptions, MmapRaw};
 use nix::libc;
 use rustix::mm::Advice;
 
-/// The page of almost every machine that this runs on; on others, what it is used for is only slower.
+/// The page size of almost every machine. With another page size, its uses are only slower.
 const PAGE_BYTES: u64 = 4096;
 
-/// A range of memory shared with a file, or with nobody.
+/// Memory shared with a file, or private anonymous memory.
 #[derive(Debug)]
 pub struct Mapping {
     raw: MmapRaw,
     writable: bool,
-    /// Whether it is memory of this process alone, and no file.
+    /// Whether it is anonymous memory of this process.
     private: bool,
-    /// Whether the system says which of its pages are in memory: to those who could write the file.
-    tells: bool,
+    /// Whether the kernel reports which pages are in memory. It does so only for a user who could
+    /// write the file.
+    reports_residency: bool,
 }
 
 impl Mapping {
@@ -38,49 +39,49 @@ impl Mapping {
         let mut options = MmapOptions::new();
         options.len(len);
         let raw = if writable { options.map_raw(file) } else { options.map_raw_read_only(file) }?;
-        let tells = writable || {
+        let reports_residency = writable || {
             let user = rustix::process::geteuid();
             user.is_root() || user.as_raw() == file.metadata()?.uid()
         };
-        let mapping = Mapping { raw, writable, private: false, tells };
-        // Fresh pages that are stored to are made faster without the hint.
+        let mapping = Mapping { raw, writable, private: false, reports_residency };
+        // Stores to fresh pages are faster without the hint.
         if !writable {
             mapping.expect_random_reads();
         }
         Ok(mapping)
     }
 
-    /// From now on a fault brings in its own page, and not as many around it as the device's read-ahead is. A
-    /// system that does not take the hint only reads more.
+    /// Advises the kernel that reads are random: a fault then loads only its own page, without the
+    /// device's read-ahead. If the kernel ignores the hint, it only reads more.
     pub(crate) fn expect_random_reads(&self) {
         self.advise(0, self.len(), Advice::Random);
     }
 
-    /// Zeroed memory without a file, for disks that tests simulate.
+    /// Maps zeroed anonymous memory, for the simulated disks of tests.
     pub fn anonymous(len: u64) -> io::Result<Mapping> {
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let raw = MmapMut::map_anon(len)?.into();
-        Ok(Mapping { raw, writable: true, private: true, tells: false })
+        Ok(Mapping { raw, writable: true, private: true, reports_residency: false })
     }
 
-    /// Zeroes memory that is no file, for its next use.
+    /// Zeroes anonymous memory, so that it can be reused.
     ///
     /// # Panics
-    /// When it is a file.
+    /// If the mapping is of a file.
     pub fn clear(&mut self) {
         assert!(self.private, "a file is not cleared");
         let start = self.at(0, self.len());
-        // SAFETY: `at` has checked the range; no other process has this memory, and in this one
-        // `&mut self` says that nobody has a reference into it.
+        // SAFETY: `at` has checked the range; no other process shares this memory, and `&mut self`
+        // excludes every reference into it in this process.
         unsafe { std::ptr::write_bytes(start, 0, self.raw.len()) }
     }
 
-    /// Has the kernel clear the memory in every child of `fork`. Only memory of this process alone, without a file.
+    /// Asks the kernel to clear the memory in every child of `fork`. For anonymous memory only.
     pub(crate) fn wipe_in_children(&self) -> io::Result<()> {
         assert!(self.private, "a file is not cleared");
         let start = self.at(0, self.len()).cast();
-        // SAFETY: the range is one whole private mapping. Nobody gets a slice of it here, and words in it are
-        // atomics, which may change under others.
+        // SAFETY: the range is one whole private mapping. No code takes a slice of a mapping that
+        // is wiped, and its words are accessed as atomics, which may change at any time.
         unsafe { rustix::mm::madvise(start, self.raw.len(), Advice::LinuxWipeOnFork) }?;
         Ok(())
     }
@@ -107,7 +108,8 @@ impl Mapping {
     /// The address of `len` bytes at `offset`.
     ///
     /// # Panics
-    /// When they are not all inside the mapping: a bug of the caller, not a matter of input.
+    /// If the range is not inside the mapping: that is a bug of the caller, never the result of bad
+    /// input.
     #[inline]
     fn at(&self, offset: u64, len: u64) -> *mut u8 {
         let end = offset.checked_add(len);
@@ -120,8 +122,9 @@ impl Mapping {
     fn word(&self, offset: u64) -> &AtomicU64 {
         assert!(offset.is_multiple_of(8), "words are aligned");
         let word = self.at(offset, 8).cast::<AtomicU64>();
-        // SAFETY: `at` has checked the range, the mapping begins at a page, and lives as long as
-        // `self`; a file that may be mapped never shrinks. An atomic may change under others.
+        // SAFETY: `at` has checked the range, the mapping begins at a page boundary and lives as
+        // long as `self`; a file that may be mapped never shrinks. An atomic may be changed by
+        // others.
         unsafe { &*word }
     }
 
@@ -153,28 +156,29 @@ impl Mapping {
         self.word(offset).compare_exchange(current, new, success, failure)
     }
 
-    /// Makes the pages of a range ready to be stored to, in one call instead of a fault for each
-    /// (`MADV_POPULATE_WRITE`). A hint: what the system cannot make ready, the stores do.
+    /// Prepares the pages of a range for stores, in one call instead of one fault per page
+    /// (`MADV_POPULATE_WRITE`). A hint: on failure, the stores fault the pages in.
     pub(crate) fn populate(&self, offset: u64, len: u64) {
         let _ = self.populate_write(offset, len);
     }
 
-    /// The same, where a store to one of the pages may need disk space: the error is that of a full disk,
-    /// which the store would turn into SIGBUS.
+    /// As [`populate`](Self::populate), for a file system on which the stores may need disk space:
+    /// returns an error if the disk is full, where a store would raise SIGBUS.
     pub(crate) fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
         use rustix::io::Errno;
         match self.populate_write(offset, len) {
             Err(Errno::FAULT) => Err(io::ErrorKind::StorageFull.into()),
             Err(Errno::HWPOISON) => Err(io::Error::from_raw_os_error(Errno::IO.raw_os_error())),
-            // What an older kernel does not know, it cannot be asked for.
+            // Older kernels do not support the call.
             _ => Ok(()),
         }
     }
 
-    /// Has the pages of a range brought into memory, and does not wait for them (`MADV_WILLNEED`). A hint.
+    /// Asks the kernel to read the pages of a range into memory, without waiting (`MADV_WILLNEED`).
+    /// A hint.
     ///
-    /// In calls of 128 KiB: of a longer one the system leaves out what exceeds the larger of the device's read-ahead
-    /// and its largest request.
+    /// Each call covers at most 128 KiB: the kernel drops what exceeds the larger of the device's
+    /// read-ahead and its largest request.
     pub(crate) fn fetch(&self, offset: u64, len: u64) {
         const CALL_BYTES: u64 = 128 << 10;
         let (mut offset, end) = (offset & !(PAGE_BYTES - 1), (offset + len).min(self.len()));
@@ -185,8 +189,9 @@ impl Mapping {
         }
     }
 
-    /// Lets go of the pages that lie wholly in a range: they leave this mapping, and memory too if nobody else uses
-    /// them (`MADV_PAGEOUT`). Their bytes stay what they are. Pages at the edges hold what neighbours need. A hint.
+    /// Releases the pages that are wholly inside a range: they leave this mapping, and memory if
+    /// nothing else uses them (`MADV_PAGEOUT`). Their contents do not change. Pages at the edges
+    /// are kept for the values beside the range. A hint.
     pub(crate) fn release(&self, offset: u64, len: u64) {
         let end = (offset + len).min(self.len()) & !(PAGE_BYTES - 1);
         let start = offset.next_multiple_of(PAGE_BYTES);
@@ -195,25 +200,26 @@ impl Mapping {
         }
     }
 
-    /// A hint about a range that begins at a page.
+    /// Gives a hint about a range that begins at a page.
     fn advise(&self, offset: u64, len: u64, advice: Advice) {
         if self.private || len == 0 {
             return;
         }
         let address = self.at(offset, len).cast();
-        // SAFETY: `at` has checked the range. None of the advice that is given here changes a byte of a mapping
-        // that is shared with a file.
+        // SAFETY: `at` has checked the range. None of the callers' advice changes a byte of a
+        // mapping that is shared with a file.
         let _ = unsafe { rustix::mm::madvise(address, len as usize, advice) };
     }
 
-    /// Whether the page at an offset is in memory; false where the system does not tell.
+    /// Whether the page at an offset is in memory; false if the kernel does not report it.
     pub(crate) fn is_resident(&self, offset: u64) -> bool {
-        if self.private || !self.tells {
+        if self.private || !self.reports_residency {
             return self.private;
         }
         let address = self.at(offset & !(PAGE_BYTES - 1), 1).cast();
         let mut page = 1;
-        // SAFETY: `at` has checked the range, which begins at a page and lies in one; so one byte is written.
+        // SAFETY: `at` has checked the range, which begins at a page and is within one page, so the
+        // call writes one byte.
         let asked = unsafe { libc::mincore(address, 1, &raw mut page) };
         asked != 0 || page & 1 == 1
     }
@@ -222,11 +228,11 @@ impl Mapping {
         let start = offset & !(PAGE_BYTES - 1);
         let len = (offset + len).min(self.len()).saturating_sub(start);
         let address = self.at(start, len).cast();
-        // SAFETY: `at` has checked the range; no byte of it changes.
+        // SAFETY: `at` has checked the range; the advice changes no byte of it.
         unsafe { rustix::mm::madvise(address, len as usize, Advice::LinuxPopulateWrite) }
     }
 
-    /// Copies bytes out, word by word, whatever they are and whoever changes them meanwhile.
+    /// Copies bytes out as atomic words; other threads and processes may change them meanwhile.
     pub fn copy_out(&self, offset: u64, out: &mut [u8]) {
         let (mut offset, mut out) = (offset, out);
         while !out.is_empty() {
@@ -239,30 +245,30 @@ impl Mapping {
         }
     }
 
-    /// Published bytes.
+    /// A slice of published bytes.
     ///
     /// # Safety
-    /// The bytes in `range` are published: nobody stores to them while the slice lives, and no
-    /// word that changes lies among them.
+    /// The bytes in `range` are published: they do not change while the slice lives, and the range
+    /// contains no word that changes.
     #[inline]
     pub(crate) unsafe fn bytes(&self, range: Range<u64>) -> &[u8] {
         let len = range.end.saturating_sub(range.start);
         let start = self.at(range.start, len);
-        // SAFETY: `at` has checked the range; the caller vouches that the bytes are published, and
+        // SAFETY: `at` has checked the range; the caller guarantees that its bytes are published;
         // published bytes never change, and a file that may be mapped never shrinks.
         unsafe { std::slice::from_raw_parts(start, len as usize) }
     }
 
-    /// Copies bytes into space that is not published yet.
+    /// Copies bytes into unpublished space.
     ///
     /// # Safety
-    /// The caller alone has claimed the range, and nobody holds a slice of it.
+    /// The range belongs to the caller alone, and no slice of it exists.
     #[inline]
     pub(crate) unsafe fn copy_in(&self, offset: u64, bytes: &[u8]) {
         assert!(self.writable, "the mapping is read-only");
         let to = self.at(offset, bytes.len() as u64);
-        // SAFETY: `at` has checked the range; it is the caller's alone, so it does not overlap
-        // `bytes`, which are borrowed; a file that may be mapped never shrinks.
+        // SAFETY: `at` has checked the range; it belongs to the caller alone, so it does not
+        // overlap the borrowed `bytes`; a file that may be mapped never shrinks.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
     }
 }

@@ -1,13 +1,12 @@
-//! The file-system abstraction: everything the engine does to files and mappings goes through these
-//! traits.
+//! The file-system abstraction. The engine uses files and mappings only through these traits.
 //!
-//! A [`Disk`] opens directories; a [`Dir`] is an open directory, and every file of a store is reached
-//! through it by name. A store therefore stays with the directory that it opened, whatever happens to
-//! the path: a directory of the same name that appears later is another [`Dir`].
+//! A [`Disk`] opens directories. A [`Dir`] is an open directory, and the engine reaches every file
+//! of a store through it by name. A handle therefore stays with the directory that it opened even
+//! if the path changes: a new directory of the same name is another [`Dir`].
 //!
-//! [`OsDisk`] is the real one. Tests put a disk under the engine that records, fails, counts, or loses
-//! power. Reads go through the mapping itself, and [`DiskFile::loaded`] reports them; stores to a mapping
-//! are reported after they happened.
+//! [`OsDisk`] is the real disk. Tests run the engine on disks that record, fail, count, or lose
+//! power. Reads and stores use the mapping directly; [`DiskFile::loaded`] reports a read, and
+//! [`DiskFile::stored`] a store that has happened.
 
 pub(crate) mod directory;
 pub(crate) mod fork;
@@ -27,7 +26,7 @@ pub use crate::log::fs::linux::{OsDir, OsDisk, OsLock};
 pub use crate::log::fs::linux_file::OsFile;
 pub use crate::log::fs::mapping::Mapping;
 
-/// A machine: its directories, its clock and its random numbers.
+/// The machine: its directories, clock and random numbers.
 pub trait Disk: Clone + Debug + Send + Sync + 'static {
     /// An open directory.
     type Dir: Dir<File = Self::File, Lock = Self::Lock>;
@@ -38,7 +37,8 @@ pub trait Disk: Clone + Debug + Send + Sync + 'static {
 
     /// Opens a directory.
     fn open_dir(&self, path: &Path) -> io::Result<Self::Dir>;
-    /// Makes a directory and its parents, for its owner alone; succeeds if it exists.
+    /// Creates a directory and its missing parents, accessible only to the owner; succeeds if it
+    /// exists.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// A number that changes with each boot of the machine.
     fn boot_id(&self) -> io::Result<[u8; 16]>;
@@ -48,36 +48,37 @@ pub trait Disk: Clone + Debug + Send + Sync + 'static {
     fn now_unix_ms(&self) -> u64;
 }
 
-/// An open directory: all names below are names of its entries.
+/// An open directory. Every `name` below is the name of an entry in it.
 pub trait Dir: Clone + Debug + Send + Sync + 'static {
     /// An open, mapped file.
     type File: DiskFile;
     /// A lock that is held until it is dropped or its process dies.
     type Lock: Debug + Send + Sync;
 
-    /// Makes a file of `len` bytes, all allocated, that only its owner may use, and maps it.
+    /// Creates a fully allocated file of `len` bytes that only its owner may use, and maps it.
     fn create(&self, name: &str, len: u64) -> io::Result<Self::File>;
     /// Opens and maps a whole file.
     fn open(&self, name: &str, access: Access) -> io::Result<Self::File>;
-    /// Renames a file or a directory; fails where the new name is taken.
+    /// Renames a file or a directory; fails if the new name is taken.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
-    /// Renames a file in place of another.
+    /// Renames a file and replaces the file that has the new name, if any.
     fn replace(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file.
     fn unlink(&self, name: &str) -> io::Result<()>;
     /// The names in the directory.
     fn list(&self) -> io::Result<Vec<OsString>>;
-    /// Which file a name leads to.
+    /// The identity of the file that has a name.
     fn id_of(&self, name: &str) -> io::Result<FileId>;
-    /// How many names the file has, in this directory and in others.
+    /// The number of names (hard links) of the file, in this directory and in others.
     fn links(&self, _name: &str) -> io::Result<u64> {
         Ok(1)
     }
-    /// Reads the first bytes of a file, zeros behind its end, and returns its length. Does not map the file.
+    /// Reads the start of a file into `start`, pads it with zeros after the end of the file, and
+    /// returns the length of the file. Does not map the file.
     fn read_start(&self, name: &str, start: &mut [u8]) -> io::Result<u64> {
         let file = self.open(name, Access::Read)?;
         let len = file.mapping().len();
-        // Whole words, as a mapping is read.
+        // A mapping is read in whole words.
         let (bytes, rest) = start.split_at_mut((len.min(start.len() as u64) & !7) as usize);
         file.loaded(0, bytes.len() as u64);
         file.mapping().copy_out(0, bytes);
@@ -90,20 +91,20 @@ pub trait Dir: Clone + Debug + Send + Sync + 'static {
     fn is_removed(&self) -> io::Result<bool>;
     /// Opens a directory in this one.
     fn open_dir(&self, name: &str) -> io::Result<Self>;
-    /// Removes an empty directory in this one, if its name still leads to `dir`.
+    /// Removes an empty directory in this one if its name still refers to `dir`.
     fn remove_dir(&self, name: &str, dir: &Self) -> io::Result<()>;
-    /// Brings the names in the directory to stable storage.
+    /// Makes the names in the directory durable.
     fn sync(&self) -> io::Result<()>;
-    /// Brings the name of the directory itself to stable storage.
+    /// Makes the name of the directory itself durable.
     fn sync_name(&self) -> io::Result<()>;
-    /// Locks the directory; `None` if a conflicting lock is held. Every call competes with every other,
-    /// also those of the same handle.
+    /// Locks the directory; `None` if a conflicting lock is held. Locks conflict even if the same
+    /// handle holds both.
     fn try_lock(&self, exclusive: bool) -> io::Result<Option<Self::Lock>>;
-    /// Locks the first of some bytes of the file `name`, which must still be `id`, on which no conflicting lock is
-    /// held; `None` if there is one on each. Returns the byte too.
+    /// Locks the first of `bytes` on which no conflicting lock is held, in the file `name`, which
+    /// must still be `id`. Returns the locked byte too; `None` if all of them are held.
     ///
     /// # Errors
-    /// `NotFound` where the name is gone, `StaleNetworkFileHandle` where it leads to another file.
+    /// `NotFound` if the name is gone, `StaleNetworkFileHandle` if it refers to another file.
     fn try_lock_byte(
         &self,
         name: &str,
@@ -111,25 +112,25 @@ pub trait Dir: Clone + Debug + Send + Sync + 'static {
         bytes: &mut dyn Iterator<Item = u64>,
         exclusive: bool,
     ) -> io::Result<Option<(u64, Self::Lock)>>;
-    /// Whether anybody holds a lock on a byte of the file `name`, which must still be `id`.
+    /// Whether a lock is held on a byte of the file `name`, which must still be `id`.
     fn is_byte_locked(&self, name: &str, id: FileId, at: u64) -> io::Result<bool>;
-    /// Why the file system of the directory cannot hold a store, if so.
+    /// The reason why this file system cannot hold a store; `None` if it can.
     fn unfit(&self) -> io::Result<Option<String>>;
 }
 
-/// What a file is opened for.
+/// How a file will be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// To be read; the file descriptor is closed once the file is mapped.
+    /// Read; the descriptor is closed once the file is mapped.
     Read,
-    /// To be read while other processes change it. On overlayfs this copies the file up, so that the mapping is
-    /// the one that writers will use.
+    /// Read while other processes write. On overlayfs this copies the file up, so that the reader
+    /// maps the same file as the writers.
     Follow,
-    /// To be stored to, written and synced.
+    /// Store, write and sync.
     Write,
 }
 
-/// Which file it is, whatever its name: unique on a machine between two boots.
+/// The identity of a file, whatever its name. Unique on a machine until the next boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId {
     /// The device that holds the file.
@@ -144,31 +145,31 @@ pub trait DiskFile: Debug + Send + Sync + 'static {
     fn mapping(&self) -> &Mapping;
     /// Which file it is.
     fn id(&self) -> FileId;
-    /// Reports that bytes of the mapping were stored to.
+    /// Reports that bytes of the mapping have been stored.
     #[inline]
     fn stored(&self, _offset: u64, _len: u64) {}
     /// Reports that bytes of the mapping are about to be read.
     #[inline]
     fn loaded(&self, _offset: u64, _len: u64) {}
-    /// Makes sure that stores to bytes of the mapping find disk space: an error here instead of SIGBUS
-    /// there. Costs nothing where allocated space can always be stored to.
+    /// Reserves disk space for stores to a range of the mapping. A full disk is then an error here,
+    /// not a SIGBUS at the store. Free on file systems that overwrite allocated space in place.
     #[inline]
     fn reserve(&self, _offset: u64, _len: u64) -> io::Result<()> {
         Ok(())
     }
-    /// Whether the byte at an offset is in memory, as far as the system tells.
+    /// Whether the byte at an offset is in memory, as far as the kernel reports it.
     fn is_cached(&self, _offset: u64) -> bool {
         true
     }
-    /// Writes all the buffers, one behind the other, at an offset.
+    /// Writes all buffers, one after another, at an offset.
     fn write_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
-    /// Brings the contents to stable storage (`fdatasync`).
+    /// Makes the contents durable (`fdatasync`).
     fn sync(&self) -> io::Result<()>;
-    /// Gives back the disk space of whole pages; they read as zeros.
+    /// Frees the disk space of whole pages, which then read as zeros.
     fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
 }
 
-/// Whether an error says that the disk is full, or the store as large as it may be.
+/// Whether an error means that the disk is full or the store has reached its size limit.
 pub(crate) fn is_full(error: &Error) -> bool {
     match error {
         Error::Io { source, .. } => {
@@ -179,10 +180,10 @@ pub(crate) fn is_full(error: &Error) -> bool {
     }
 }
 
-/// Whether a sync was not tried at all, because what was to be synced could not be opened.
+/// Whether an error means that a sync was never attempted because the file could not be opened.
 pub(crate) fn was_not_tried(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    let of_open = [
+    let open_errors = [
         Errno::MFILE,
         Errno::NFILE,
         Errno::ACCESS,
@@ -191,5 +192,5 @@ pub(crate) fn was_not_tried(error: &io::Error) -> bool {
         Errno::LOOP,
         Errno::STALE,
     ];
-    of_open.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+    open_errors.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }

@@ -1,9 +1,9 @@
-//! Reading ahead: what a read is about to touch is asked of the disk first, all of it and nothing else.
+//! Read-ahead: a read asks the disk for exactly the ranges that it is about to touch.
 //!
-//! Mappings are advised as random, so a fault brings in one page and waits for it: a queue of depth one. A read
-//! therefore looks at a few of its pages, and where one is missing it asks for the exact ranges ahead
-//! (`MADV_WILLNEED`), in the order of the log and in a bounded window. Where all is in memory, the look is all it
-//! costs.
+//! Mappings are advised as random, so a page fault loads one page and waits for it: a queue depth
+//! of one. A read therefore samples some of its pages. If one is missing, it requests the exact
+//! ranges ahead (`MADV_WILLNEED`), in log order and in a bounded window. If all are in memory,
+//! sampling is the only cost.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,24 +14,25 @@ use crate::log::fs::DiskFile;
 use crate::log::segment::Segment;
 use crate::log::segment::extent::Extent;
 
-/// Bytes that a read asks for before it touches them.
+/// How far ahead of its position a read requests bytes.
 pub(crate) const AHEAD_BYTES: u64 = 8 << 20;
-/// The spans that one look samples, at most.
+/// The maximum number of spans that one check samples.
 const SAMPLES_MAX: usize = 8;
-/// A span is sampled for so many of them, and for so many bytes.
+/// A check samples one span per this many spans, or per this many bytes, whichever gives more
+/// samples.
 const SPANS_PER_SAMPLE: usize = 16;
 const BYTES_PER_SAMPLE: u64 = 256 << 10;
-/// Bytes that are asked for at a time, sorted by place.
+/// Bytes requested in one step, sorted by position.
 const STEP_BYTES: u64 = 1 << 20;
-/// Steps that are asked for without a look after one that was not in memory.
-const SURE_STEPS: u32 = 8;
-/// How far behind the reading pages are let go: another thread may still be at them.
+/// After a step that was not in memory, this many steps are requested without a check.
+const UNCHECKED_AFTER_MISS: u32 = 8;
+/// How far behind the read position pages are released: another thread may still read them.
 const RELEASE_BEHIND_BYTES: u64 = 4 << 20;
-/// A long value is read in pieces of so many bytes.
+/// A long value is read in pieces of this many bytes.
 const LONG_PIECE_BYTES: usize = 1 << 20;
 const PAGE: u64 = 4096;
 
-/// A part of a segment that is about to be read.
+/// A range of a segment that is about to be read.
 #[derive(Debug)]
 pub(crate) struct Span<'s, F> {
     pub(crate) segment: &'s Segment<F>,
@@ -48,24 +49,24 @@ impl<F> Clone for Span<'_, F> {
 impl<F> Copy for Span<'_, F> {}
 
 impl<F: DiskFile> Span<'_, F> {
-    /// The page behind its last one.
+    /// The offset of the first page after the span.
     fn end(&self) -> u64 {
         (self.offset + self.len).next_multiple_of(PAGE)
     }
 
-    /// A part of it.
+    /// The part of at most `len` bytes that begins at `at` in the span.
     pub(crate) fn piece(self, at: u64, len: u64) -> Self {
         Span { offset: self.offset + at, len: len.min(self.len.saturating_sub(at)), ..self }
     }
 
-    /// Whether it lies in one page, which a fault brings in as well.
+    /// Whether the span is within one page: a fault loads it just as fast.
     fn is_one_page(&self) -> bool {
         self.len == 0 || self.offset / PAGE == (self.offset + self.len - 1) / PAGE
     }
 }
 
 impl<F: DiskFile> Segment<F> {
-    /// The bytes of an extent whose checksum holds.
+    /// Returns the bytes of an extent after comparing their checksum.
     pub(crate) fn checked_value(&self, extent: &Extent) -> Result<&[u8]> {
         let bytes = self.value(extent);
         let mut hasher = self.salt().value_hasher();
@@ -82,14 +83,15 @@ impl<F: DiskFile> Segment<F> {
         Ok(bytes)
     }
 
-    /// Where an extent lies.
+    /// The span of an extent.
     #[inline]
     pub(crate) fn span(&self, extent: &Extent) -> Span<'_, F> {
         Span { segment: self, offset: extent.offset(), len: extent.len() }
     }
 }
 
-/// Whether some of the spans is not in memory, by a few samples; `span` gives the `i`th of `count`.
+/// Whether some span is not in memory, judged by a few samples; `span` returns the `i`th of `count`
+/// spans.
 pub(crate) fn is_missing<'s, F: DiskFile>(
     count: usize,
     bytes: u64,
@@ -102,18 +104,18 @@ pub(crate) fn is_missing<'s, F: DiskFile>(
     let samples = wanted.clamp(1, SAMPLES_MAX);
     (0..samples).any(|i| {
         let span = span(i * count / samples);
-        let is_there = |at| span.segment.file().mapping().is_resident(span.offset + at);
-        // Both ends: the page that a value shares with its neighbour may be there for that one's sake. Of a long
-        // one also a page between, not always the same.
+        let is_resident = |at| span.segment.file().mapping().is_resident(span.offset + at);
+        // Sample both ends, since a neighbour may have loaded the page that it shares with this
+        // value. In a long value, also sample a page inside, at a position that varies.
         let inside = span.len / samples as u64 * i as u64;
         span.len > 0
-            && !(is_there(0)
-                && (span.is_one_page() || is_there(span.len - 1))
-                && (span.len < BYTES_PER_SAMPLE || is_there(inside)))
+            && !(is_resident(0)
+                && (span.is_one_page() || is_resident(span.len - 1))
+                && (span.len < BYTES_PER_SAMPLE || is_resident(inside)))
     })
 }
 
-/// Asks for spans: sorted by place, neighbours in one call. Does not wait for them.
+/// Requests spans, sorted by position, with one call for neighbours. Does not wait.
 pub(crate) fn fetch<F: DiskFile>(spans: &mut [Span<'_, F>]) {
     spans.sort_unstable_by_key(|span| (span.segment.id(), span.offset));
     let mut rest = &spans[..];
@@ -130,72 +132,81 @@ pub(crate) fn fetch<F: DiskFile>(spans: &mut [Span<'_, F>]) {
     }
 }
 
-/// Lets the pages of spans that were read leave memory.
+/// Releases the pages of spans that were read.
 fn release<F: DiskFile>(spans: &[Span<'_, F>]) {
     for span in spans {
         span.segment.file().mapping().release(span.offset, span.len);
     }
 }
 
-/// A read of many spans, which asks for those that come next while some are read.
+/// A read of many spans that requests later spans while earlier ones are read.
 #[derive(Debug)]
 pub(crate) struct Ahead<'s, F: DiskFile, I> {
-    /// Bytes that were begun to be read, and bytes that were asked for.
+    /// Bytes whose read has begun, and a copy of `requests.requested` that is read without the lock.
     begun: AtomicU64,
-    asked: AtomicU64,
-    asking: Mutex<Asking<'s, F, I>>,
+    requested: AtomicU64,
+    requests: Mutex<Requests<'s, F, I>>,
 }
 
 #[derive(Debug)]
-struct Asking<'s, F, I> {
+struct Requests<'s, F, I> {
     spans: I,
-    /// What is left of a span of which a part was asked for.
+    /// The rest of a span that was requested in part.
     rest: Option<Span<'s, F>>,
-    /// Bytes that were asked for.
-    asked: u64,
-    /// What was not in memory, and how many bytes were asked for with it; empty if it is not to be released.
+    /// Bytes covered by the steps so far.
+    requested: u64,
+    /// Requested spans that were not in memory, with the value of `requested` after them. Empty if they
+    /// are not to be released.
     behind: VecDeque<(u64, Vec<Span<'s, F>>)>,
     release: bool,
-    /// How many steps are asked for without a look: where some was missing, more is.
-    sure: u32,
+    /// How many more steps are requested without a check: after one missing span, others are
+    /// likely.
+    unchecked_steps: u32,
 }
 
 impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Ahead<'s, F, I> {
-    /// Spans in the order in which they will be read. With `release`, those that were not in memory leave it again
-    /// some steps after they were read.
+    /// Takes the spans in the order in which they will be read. With `release`, spans that were not
+    /// in memory are released some steps after they were read.
     pub(crate) fn new(spans: impl IntoIterator<IntoIter = I>, release: bool) -> Self {
         let spans = spans.into_iter();
         let behind = VecDeque::new();
-        let asking = Asking { spans, rest: None, asked: 0, behind, release, sure: 0 };
-        Ahead { begun: AtomicU64::new(0), asked: AtomicU64::new(0), asking: Mutex::new(asking) }
+        let requests =
+            Requests { spans, rest: None, requested: 0, behind, release, unchecked_steps: 0 };
+        Ahead {
+            begun: AtomicU64::new(0),
+            requested: AtomicU64::new(0),
+            requests: Mutex::new(requests),
+        }
     }
 
-    /// The same, where a look has shown that something is missing. Each step is then asked for: of pages that
-    /// neighbours share, some may be there, and a look that meets those would say that all are.
+    /// As [`new`](Self::new), after a check found a span missing. Every step is then requested:
+    /// neighbours may have loaded shared pages, and a check that samples only those would conclude
+    /// that all are in memory.
     pub(crate) fn of_missing(spans: impl IntoIterator<IntoIter = I>, release: bool) -> Self {
         let mut ahead = Ahead::new(spans, release);
-        ahead.asking.get_mut().unwrap_or_else(PoisonError::into_inner).sure = u32::MAX;
+        ahead.requests.get_mut().unwrap_or_else(PoisonError::into_inner).unchecked_steps = u32::MAX;
         ahead
     }
 
-    /// Says that the next `len` bytes are about to be read.
+    /// Records that the next `len` bytes are about to be read, and requests the steps ahead of
+    /// them.
     pub(crate) fn begin(&self, len: u64) {
         let before = self.begun.fetch_add(len, Ordering::Relaxed);
-        let mut asking = match self.asking.try_lock() {
-            Ok(asking) => asking,
-            // Another thread is asking, and has asked for this one too.
-            Err(_) if self.asked.load(Ordering::Relaxed) >= before + len => return,
-            Err(_) => self.asking.lock().unwrap_or_else(PoisonError::into_inner),
+        let mut requests = match self.requests.try_lock() {
+            Ok(requests) => requests,
+            // Another thread holds the lock and has already requested these bytes.
+            Err(_) if self.requested.load(Ordering::Relaxed) >= before + len => return,
+            Err(_) => self.requests.lock().unwrap_or_else(PoisonError::into_inner),
         };
         let mut begun = before + len.min(AHEAD_BYTES);
-        while asking.asked < begun + AHEAD_BYTES && asking.ask(before) {
-            self.asked.store(asking.asked, Ordering::Relaxed);
+        while requests.requested < begun + AHEAD_BYTES && requests.request_step(before) {
+            self.requested.store(requests.requested, Ordering::Relaxed);
             begun = begun.max(self.begun.load(Ordering::Relaxed).min(begun + AHEAD_BYTES));
         }
-        while let Some((end, _)) = asking.behind.front()
+        while let Some((end, _)) = requests.behind.front()
             && end + RELEASE_BEHIND_BYTES <= before
         {
-            let (_, spans) = asking.behind.pop_front().unwrap_or_default();
+            let (_, spans) = requests.behind.pop_front().unwrap_or_default();
             release(&spans);
         }
     }
@@ -203,16 +214,17 @@ impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Ahead<'s, F, I> {
 
 impl<F: DiskFile, I> Drop for Ahead<'_, F, I> {
     fn drop(&mut self) {
-        let asking = self.asking.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for (_, spans) in asking.behind.drain(..) {
+        let requests = self.requests.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for (_, spans) in requests.behind.drain(..) {
             release(&spans);
         }
     }
 }
 
-impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Asking<'s, F, I> {
-    /// Asks for a step, unless it lies before `begun` and so was read already. Returns whether there was one.
-    fn ask(&mut self, begun: u64) -> bool {
+impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Requests<'s, F, I> {
+    /// Requests the next step, unless it ends before `begun` and is therefore already read. Returns
+    /// false if there is no step left.
+    fn request_step(&mut self, begun: u64) -> bool {
         let (mut spans, mut bytes) = (Vec::new(), 0);
         while bytes < STEP_BYTES {
             let Some(span) = self.rest.take().or_else(|| self.spans.next()) else { break };
@@ -226,43 +238,45 @@ impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Asking<'s, F, I> {
         if spans.is_empty() {
             return false;
         }
-        self.asked += bytes;
+        self.requested += bytes;
         let is_missing = || is_missing(spans.len(), bytes, |i| spans[i]);
-        if self.asked > begun && (self.sure > 0 || is_missing()) {
-            self.sure = match self.sure {
-                0 => SURE_STEPS,
+        if self.requested > begun && (self.unchecked_steps > 0 || is_missing()) {
+            self.unchecked_steps = match self.unchecked_steps {
+                0 => UNCHECKED_AFTER_MISS,
                 u32::MAX => u32::MAX,
-                sure => sure - 1,
+                unchecked_steps => unchecked_steps - 1,
             };
             fetch(&mut spans);
             if self.release {
-                self.behind.push_back((self.asked, spans));
+                self.behind.push_back((self.requested, spans));
             }
         }
         true
     }
 }
 
-/// Links that one look ahead asks for, where batches of one length follow each other.
+/// How many links are requested ahead if batches have equal lengths.
 const LINKS_AHEAD: u64 = 16;
-/// The first steps along a chain are taken without a look: a reader that keeps up takes no more.
-const STEPS_UNSEEN: u32 = 4;
-/// Link, state and the lengths behind them.
+/// The first steps along a chain are taken without a check: a reader that keeps up takes no more
+/// than these.
+const UNCHECKED_STEPS: u32 = 4;
+/// The length of the link, the state and the lengths after them.
 const WORDS_BYTES: u64 = 64;
 
-/// Looks ahead along a chain of batches. A link is the only record of where the next one is; but most writers write
-/// batches of one length after another, and then the next ones are guessed.
+/// Reads ahead along a chain of batches. Only a link tells where the next batch begins, but most
+/// writers write batches of one length, so the next links can be guessed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ChainAhead {
     steps: u32,
     at: u64,
     len: u64,
-    /// What lies before was asked for.
-    asked: u64,
+    /// Links before this offset were requested.
+    requested: u64,
 }
 
 impl ChainAhead {
-    /// Says that the link at `next` is to be read. Returns whether it was missing, and now is asked for.
+    /// Records that the link at `next` is about to be read. Returns whether it was missing and has
+    /// now been requested.
     pub(crate) fn step<F: DiskFile>(&mut self, segment: &Segment<F>, next: u64) -> bool {
         if next == self.at {
             return false;
@@ -271,15 +285,15 @@ impl ChainAhead {
         let (is_same_len, is_same_page) = (len == self.len, next / PAGE == self.at / PAGE);
         (self.at, self.len) = (next, len);
         self.steps = self.steps.saturating_add(1);
-        let is_asked =
-            next + LINKS_AHEAD / 2 * len < self.asked || next < self.asked && !is_same_len;
+        let is_requested =
+            next + LINKS_AHEAD / 2 * len < self.requested || next < self.requested && !is_same_len;
         let end = segment.header().len;
-        if self.steps <= STEPS_UNSEEN || is_same_page || is_asked || next >= end {
+        if self.steps <= UNCHECKED_STEPS || is_same_page || is_requested || next >= end {
             return false;
         }
         let mapping = segment.file().mapping();
-        let (from, is_missing) = match next < self.asked {
-            true => (self.asked, false),
+        let (from, is_missing) = match next < self.requested {
+            true => (self.requested, false),
             false if mapping.is_resident(next) => return false,
             false => (next, true),
         };
@@ -287,38 +301,38 @@ impl ChainAhead {
         let mut guessed = (0..count).map(|i| next + i * len).filter(|at| (from..end).contains(at));
         guessed.by_ref().for_each(|at| {
             mapping.fetch(at, WORDS_BYTES);
-            self.asked = at + 1;
+            self.requested = at + 1;
         });
         is_missing
     }
 }
 
-/// Asks for the heads of batches in the order in which they will be read. Only a head itself records its length; it is
-/// taken to be as long as the one before it.
+/// Requests the heads of batches in the order in which they will be read. Only a head itself
+/// records its length; each is assumed to be as long as the last one read.
 #[derive(Debug, Default)]
 pub(crate) struct HeadsAhead {
-    asked: usize,
+    requested: usize,
     head_len: u64,
 }
 
-/// Heads that are asked for at a time, and how many bytes of them at most.
+/// The maximum number of heads requested at a time, and of their bytes.
 const HEADS_AHEAD: usize = 64;
 const HEADS_BYTES: u64 = AHEAD_BYTES / 2;
 
 impl HeadsAhead {
-    /// Says that batch `i` is to be read; `batch` gives where a batch lies, and how long it is.
+    /// Records that batch `i` is about to be read; `batch` returns the span of a batch.
     pub(crate) fn begin<'s, F: DiskFile>(
         &mut self,
         i: usize,
         count: usize,
         batch: impl Fn(usize) -> Span<'s, F>,
     ) {
-        // The first head says how long those behind it may be.
-        if i == 0 || i + HEADS_AHEAD / 2 < self.asked || self.asked >= count {
+        // The first head is read without read-ahead: it gives the assumed length of the others.
+        if i == 0 || i + HEADS_AHEAD / 2 < self.requested || self.requested >= count {
             return;
         }
         let mut spans = Vec::with_capacity(HEADS_AHEAD);
-        let (from, mut bytes) = (self.asked.max(i), 0);
+        let (from, mut bytes) = (self.requested.max(i), 0);
         for at in from..count.min(i + HEADS_AHEAD) {
             let span = batch(at).piece(0, self.head_len);
             bytes += span.len;
@@ -327,18 +341,18 @@ impl HeadsAhead {
                 break;
             }
         }
-        self.asked = from + spans.len();
-        // Its first page was read for its link.
+        self.requested = from + spans.len();
+        // The first page of a head was already loaded for its link.
         let is_resident = |span: &Span<'_, F>| {
             span.segment.file().mapping().is_resident(span.offset + span.len.saturating_sub(1))
         };
-        let looked_at = [spans.first(), spans.last()];
-        if !looked_at.into_iter().flatten().all(is_resident) {
+        let sampled = [spans.first(), spans.last()];
+        if !sampled.into_iter().flatten().all(is_resident) {
             fetch(&mut spans);
         }
     }
 
-    /// Says how long a head was.
+    /// Records the length of a head.
     pub(crate) fn record(&mut self, head_len: u64) {
         self.head_len = head_len;
     }

@@ -1,5 +1,5 @@
-//! The one writer of batches: values with their checksums first, then the head in front of them. Link and state are
-//! for the claim and for the commit.
+//! Writes the bytes of batches: first the values with their checksums, then the head before them.
+//! The claim stores the link, and the commit the state.
 
 use std::io::{self, IoSlice};
 
@@ -8,17 +8,18 @@ use partd_format::batch::{Layout, NewEntry, WORDS_LEN};
 use crate::log::fs::DiskFile;
 use crate::log::segment::claim::Claim;
 
-/// Bytes that are checksummed and then written in one call, while they are in the cache.
+/// Bytes that are checksummed and then written in one call, while they are in the CPU cache.
 pub(crate) const GROUP_BYTES: usize = 256 << 10;
-/// Buffers in one call.
+/// The maximum number of buffers in one call.
 const GROUP_BUFFERS: usize = 256;
 
-/// How the bytes of a batch get into its segment.
+/// How the bytes of a batch are written to its segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Through {
-    /// Stored to the mapping: for pages that are in memory, and for few bytes.
+    /// Stored to the mapping: best for pages in memory and for few bytes.
     Mapping,
-    /// Written to the file, many buffers in one call: for fresh pages, which a mapping would first fill with zeros.
+    /// Written to the file, many buffers per call: best for fresh pages, which the kernel would
+    /// zero first for a mapping.
     File,
 }
 
@@ -27,12 +28,12 @@ pub(crate) enum Through {
 pub(crate) struct BatchWriter<'c, 'v, F> {
     claim: &'c mut Claim<F>,
     through: Through,
-    /// Where the next bytes go, counted from the link word.
+    /// The position of the next bytes, relative to the link word.
     at: u64,
-    /// Bytes that were taken and are not written yet.
+    /// Bytes that were pushed and not yet written.
     group: Vec<IoSlice<'v>>,
     group_len: usize,
-    /// Of the value that was begun.
+    /// The checksum of the current value so far.
     hasher: crc32fast::Hasher,
 }
 
@@ -50,8 +51,8 @@ impl<'c, 'v, F: DiskFile> BatchWriter<'c, 'v, F> {
         BatchWriter { claim, through, at: layout.values_start(), group, group_len: 0, hasher }
     }
 
-    /// Takes the next bytes of a value, [`GROUP_BYTES`] at most. Returns whether it is time to
-    /// [`flush`](Self::flush).
+    /// Adds the next bytes of a value, [`GROUP_BYTES`] at most. Returns whether the caller must
+    /// [`flush`](Self::flush) now.
     #[inline]
     pub(crate) fn push(&mut self, piece: &'v [u8]) -> bool {
         self.hasher.update(piece);
@@ -69,14 +70,14 @@ impl<'c, 'v, F: DiskFile> BatchWriter<'c, 'v, F> {
         }
     }
 
-    /// Ends a value; returns its checksum.
+    /// Ends a value and returns its checksum.
     #[inline]
     pub(crate) fn end_value(&mut self) -> u32 {
         let next = self.claim.segment().salt().value_hasher();
         std::mem::replace(&mut self.hasher, next).finalize()
     }
 
-    /// Writes what was taken; returns how many bytes that were.
+    /// Writes the pushed bytes and returns their number.
     pub(crate) fn flush(&mut self) -> io::Result<u64> {
         let len = std::mem::take(&mut self.group_len) as u64;
         if len > 0 {
@@ -87,7 +88,7 @@ impl<'c, 'v, F: DiskFile> BatchWriter<'c, 'v, F> {
         Ok(len)
     }
 
-    /// Writes the head, once all values are written. `head` is scratch.
+    /// Writes the head after all values. `head` is scratch space.
     pub(crate) fn finish<'e>(
         self,
         layout: &Layout,
@@ -102,7 +103,7 @@ impl<'c, 'v, F: DiskFile> BatchWriter<'c, 'v, F> {
             .map_err(io::Error::other)?;
         match self.through {
             Through::Mapping => self.claim.put(WORDS_LEN, head),
-            // A page that is first stored to through the mapping would bring in those around it.
+            // The first store to a page through the mapping would load the pages around it.
             Through::File => self.claim.write(WORDS_LEN, &mut [IoSlice::new(head)])?,
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! The one walker of batches: along the chain of a segment, from link to link.
+//! Iterates over the batches of a segment by following its links.
 
 use partd_format::Link;
 
@@ -7,7 +7,7 @@ use crate::log::fs::DiskFile;
 use crate::log::segment::Segment;
 use crate::log::segment::ahead::{ChainAhead, Span};
 
-/// Where a batch lies in its segment, as its link says.
+/// The range of a batch in its segment, as its link gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BatchRange {
     pub(crate) offset: u64,
@@ -15,7 +15,7 @@ pub(crate) struct BatchRange {
 }
 
 impl BatchRange {
-    /// Where the batch behind it begins.
+    /// The offset of the next link.
     pub(crate) fn end(self) -> u64 {
         self.offset + self.len
     }
@@ -25,31 +25,33 @@ impl BatchRange {
     }
 }
 
-/// A walk along a chain: the batches in order, whatever their states.
+/// An iterator over a chain: its batches in order, whatever their states.
 #[derive(Debug)]
 pub(crate) struct Chain<'s, F> {
     segment: &'s Segment<F>,
     next: u64,
     ahead: Option<ChainAhead>,
-    /// Once the walk is over.
+    /// How the chain ended; `None` during the walk.
     ending: Option<Result<Link, partd_format::Error>>,
 }
 
 /// One step of a walk.
 pub(crate) enum Step {
     Batch(BatchRange),
-    /// The next link is not in memory, and was asked for: the next step waits for it.
+    /// The next link is not in memory and has been requested; the next step waits for it.
     Waits,
     End,
 }
 
 impl<F: DiskFile> Segment<F> {
-    /// The chain from the link at `from` on: where the chain begins, or where a walk has ended.
+    /// Walks the chain from the link at `from`: the start of the chain, or the end of an earlier
+    /// walk.
     pub(crate) fn chain(&self, from: u64) -> Chain<'_, F> {
         Chain { segment: self, next: from, ahead: None, ending: None }
     }
 
-    /// All batches of a segment at rest; those before a broken link, if that is ignored.
+    /// Collects all batches of a segment that no writer appends to. If damage is ignored, stops
+    /// before a broken link.
     pub(crate) fn all_batches(&self, ignore_damage: bool) -> Result<Vec<BatchRange>> {
         let mut chain = self.chain(self.header().data_start).ahead();
         let batches = chain.by_ref().collect();
@@ -61,23 +63,23 @@ impl<F: DiskFile> Segment<F> {
 }
 
 impl<F: DiskFile> Chain<'_, F> {
-    /// The same walk, with links that are not in memory asked for ahead.
+    /// Enables read-ahead of links that are not in memory.
     pub(crate) fn ahead(mut self) -> Self {
         self.ahead = Some(ChainAhead::default());
         self
     }
 
-    /// Where the next link is; once the walk is over, where the chain ends.
+    /// The offset of the next link; after the walk, the end of the chain.
     pub(crate) fn at(&self) -> u64 {
         self.next
     }
 
-    /// How the chain ends: open, sealed, or broken. While the walk goes on, it is open.
+    /// How the chain ends: open, sealed or broken. Open during the walk.
     pub(crate) fn ending(&self) -> Result<Link, partd_format::Error> {
         self.ending.unwrap_or(Ok(Link::End))
     }
 
-    /// The next step, without a wait for the disk where one can be avoided.
+    /// Takes the next step. With read-ahead, avoids waiting for the disk.
     pub(crate) fn step(&mut self) -> Step {
         if self.ending.is_some() {
             return Step::End;

@@ -1,5 +1,5 @@
-//! The space in a segment that a writer owns: there is one [`ActiveSegment`] per segment to make claims from, and
-//! only a [`Claim`] can be stored to.
+//! The part of a segment that a writer owns. Claims come only from the one [`ActiveSegment`] of a
+//! segment, and only a [`Claim`] can be stored to.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -13,22 +13,22 @@ use crate::error::Result;
 use crate::log::fs::DiskFile;
 use crate::log::segment::{SEAL_LEN, Segment};
 
-/// For a claim of fewer pages, a fault for each is as quick as a call for all.
+/// Below this length, faulting each page is as fast as one call for all.
 const POPULATE_MIN_BYTES: u64 = 16 << 10;
 
-/// The end of a segment's batches, and the right to add more: there is one for each segment.
+/// The end of a segment's chain, and the right to append to it. Each segment has at most one.
 #[derive(Debug)]
 pub(crate) struct ActiveSegment<F> {
     segment: Arc<Segment<F>>,
     offset: u64,
-    /// Whether bytes of the file's earlier life lie behind `offset`, and not zeros.
+    /// Whether the space after `offset` holds bytes of a recycled segment instead of zeros.
     is_recycled: bool,
-    /// Whether these are in memory.
+    /// Whether those bytes are in memory.
     has_pages: bool,
 }
 
 impl<F: DiskFile> ActiveSegment<F> {
-    /// The space behind the header of a segment that was made for the caller alone; nobody else gets any of it.
+    /// Takes the space after the header of a new segment, which the caller owns alone.
     pub(super) fn of_new(segment: Segment<F>, is_recycled: bool) -> ActiveSegment<F> {
         let (offset, has_pages) = (segment.header.data_start, is_recycled && segment.is_cached());
         ActiveSegment { segment: Arc::new(segment), offset, is_recycled, has_pages }
@@ -38,7 +38,7 @@ impl<F: DiskFile> ActiveSegment<F> {
         &self.segment
     }
 
-    /// The bytes that a batch can still have, with room left for the seal.
+    /// The maximum length of the next batch, with space left for the seal.
     pub(crate) fn room(&self) -> u64 {
         (self.segment.header.len & !7).saturating_sub(self.offset + SEAL_LEN)
     }
@@ -55,7 +55,8 @@ impl<F: DiskFile> ActiveSegment<F> {
             self.segment.reserve(next, 8)?;
         }
         if self.is_recycled {
-            // The batch must begin as pending, and the chain end behind it, before it is linked.
+            // Before the batch is linked, its state must be pending and the link after it must end
+            // the chain.
             for word in [offset + STATE_AT, next] {
                 self.segment.file.mapping().store(word, 0, Release);
                 self.segment.file.stored(word, 8);
@@ -69,10 +70,10 @@ impl<F: DiskFile> ActiveSegment<F> {
         Ok(Some(Claim { segment, offset, len, has_pages: self.has_pages }))
     }
 
-    /// Ends the segment, and gives back the space behind its batches.
+    /// Seals the segment and frees the space after its batches.
     pub(crate) fn close(self) {
         self.segment.file().mapping().expect_random_reads();
-        // Where there is no space for the word, the end stays open: whoever takes over the slot seals it.
+        // Without disk space for the seal, the end stays open; the next owner of the slot seals it.
         if self.segment.reserve(self.offset & !7, SEAL_LEN).is_ok() {
             self.segment.seal(self.offset);
             self.segment.punch_behind(self.offset);
@@ -80,7 +81,7 @@ impl<F: DiskFile> ActiveSegment<F> {
     }
 }
 
-/// Space for one batch that belongs to its owner alone until the batch is committed.
+/// Space for one batch, exclusive to the claim until the batch is committed.
 #[derive(Debug)]
 pub(crate) struct Claim<F> {
     segment: Arc<Segment<F>>,
@@ -94,23 +95,25 @@ impl<F: DiskFile> Claim<F> {
         &self.segment
     }
 
-    /// Where the batch begins.
+    /// The offset of the batch.
     pub(crate) fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Whether `len` bytes at `at`, counted from the link word, lie in the claim behind the words.
+    /// Whether `len` bytes at `at`, relative to the link word, are inside the claim and after its
+    /// words.
     fn covers(&self, at: u64, len: u64) -> bool {
         at >= WORDS_LEN && at.checked_add(len).is_some_and(|end| end <= self.len)
     }
 
-    /// Whether its pages hold bytes of the file's earlier life and are in memory, so that stores
-    /// through the mapping need neither zeros nor the disk.
+    /// Whether the pages are those of a recycled segment and in memory, so that stores through the
+    /// mapping need neither zeroing nor the disk.
     pub(crate) fn has_pages(&self) -> bool {
         self.has_pages
     }
 
-    /// Makes its pages ready to be stored to, where they are many, or where a store may need disk space.
+    /// Prepares the pages of a large claim for stores, and reserves disk space if stores may need
+    /// it.
     pub(crate) fn populate(&self) -> io::Result<()> {
         if self.len >= POPULATE_MIN_BYTES {
             self.segment.file.mapping().populate(self.offset, self.len);
@@ -118,30 +121,30 @@ impl<F: DiskFile> Claim<F> {
         self.segment.file.reserve(self.offset, self.len)
     }
 
-    /// Makes sure that the words of the batch can be stored to.
+    /// Reserves disk space for stores to the words of the batch.
     #[inline]
     pub(crate) fn reserve_words(&self) -> Result<()> {
         self.segment.reserve(self.offset, WORDS_LEN)
     }
 
-    /// Copies bytes to `at`, counted from the link word, through the mapping.
+    /// Copies bytes to `at`, relative to the link word, through the mapping.
     #[inline]
     pub(crate) fn put(&mut self, at: u64, bytes: &[u8]) {
         assert!(self.covers(at, bytes.len() as u64), "outside of the claim");
         self.segment.put(self.offset + at, bytes);
     }
 
-    /// Writes buffers to `at`, counted from the link word, through the file: cheaper for fresh
-    /// pages, which a mapping would first fill with zeros.
+    /// Writes buffers to `at`, relative to the link word, through the file: cheaper for fresh
+    /// pages, which the kernel would zero first for a mapping.
     pub(crate) fn write(&mut self, at: u64, buffers: &mut [IoSlice<'_>]) -> io::Result<()> {
         let len: u64 = buffers.iter().map(|buffer| buffer.len() as u64).sum();
         assert!(self.covers(at, len), "outside of the claim");
         self.segment.file.write_at(buffers, self.offset + at)
     }
 
-    /// Gives the claim up; readers pass over it.
+    /// Makes the batch void, so that readers skip it.
     pub(crate) fn void(&self) {
-        // Without space for the word the batch stays pending, which readers pass over too.
+        // Without disk space for the word, the batch stays pending, and readers skip it too.
         if self.reserve_words().is_ok() {
             self.segment.void(self.offset);
         }

@@ -1,15 +1,15 @@
-//! Where a value lies: an extent of a segment.
+//! The location of a value in a segment.
 
 use partd_format::Entry;
 
-/// Where an entry's value lies, the number of its batch, and the checksum that it must have.
+/// The location of an entry's value, the sequence number of its batch, and its expected checksum.
 ///
-/// Packed into 24 bytes, since there is one for each entry of the log:
+/// Packed into 24 bytes, since there is one per entry:
 /// `segment:20 | offset:44`, `len:44 | sequence's top 20`, `sequence's low 32 | checksum:32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extent([u64; 3]);
 
-/// The segments that a picture can number.
+/// The number of segments that a `Version` can address.
 pub(crate) const SEGMENT_NUMBERS: usize = 1 << 20;
 const OFFSET_BITS: u32 = 44;
 const OFFSET_MASK: u64 = (1 << OFFSET_BITS) - 1;
@@ -17,7 +17,8 @@ const _: () = assert!(partd_format::word::BATCH_LEN_MAX <= OFFSET_MASK);
 const _: () = assert!(partd_format::SEQUENCE_MAX >> 32 < 1 << 20);
 
 impl Extent {
-    /// The extent of an entry of a committed batch; `segment` is the picture's number for it.
+    /// Creates the extent of an entry of a committed batch. `segment` is the number of the segment
+    /// in the `Version`.
     #[inline]
     pub(crate) fn of(entry: &Entry<'_>, segment: u32, sequence: u64) -> Extent {
         Extent([
@@ -33,19 +34,19 @@ impl Extent {
         self.0[1] & OFFSET_MASK
     }
 
-    /// Where the value begins in its segment.
+    /// The offset of the value in its segment.
     #[inline]
     pub(crate) fn offset(&self) -> u64 {
         self.0[0] & OFFSET_MASK
     }
 
-    /// The order in which extents of one picture lie: by segment, then by offset.
+    /// A sort key for the extents of one `Version`: by segment, then by offset.
     #[inline]
     pub(crate) fn place(&self) -> u64 {
         self.0[0]
     }
 
-    /// The picture's number for the segment.
+    /// The number of the segment in the `Version`.
     #[inline]
     pub(crate) fn segment(&self) -> u32 {
         (self.0[0] >> OFFSET_BITS) as u32
@@ -57,7 +58,7 @@ impl Extent {
         self.0[1] >> OFFSET_BITS << 32 | self.0[2] >> 32
     }
 
-    /// The checksum that the value must have.
+    /// The expected checksum of the value.
     #[inline]
     pub(crate) fn checksum(&self) -> u32 {
         self.0[2] as u32

@@ -1,10 +1,10 @@
-//! One segment file, and what can be done to it by whom.
+//! A segment file and the operations on it.
 //!
-//! The types of this folder keep the safety sentence of `fs/mapping.rs`: only a [`claim::Claim`] can be stored to,
-//! there is one [`claim::ActiveSegment`] per segment to make claims from, and slices are handed out for committed
-//! batches alone.
+//! The types of this folder uphold the safety sentence of `fs/mapping.rs`: only a [`claim::Claim`]
+//! can be stored to, claims come only from the one [`claim::ActiveSegment`] of a segment, and
+//! slices are handed out only for committed batches.
 
-#![expect(unsafe_code, reason = "published and claimed ranges are told apart here")]
+#![expect(unsafe_code, reason = "this folder keeps published and claimed ranges distinct")]
 
 pub(crate) mod ahead;
 pub(crate) mod batch_writer;
@@ -33,12 +33,12 @@ use crate::log::fs::names::segment_name;
 use crate::log::fs::{Access, Dir, Disk, DiskFile};
 use crate::log::segment::extent::Extent;
 
-/// The unit in which disk space is given back.
+/// The unit in which disk space is freed.
 const PAGE: u64 = 4096;
-/// The bytes at the end of a segment's batches that are kept for the word that seals it.
+/// The length of the word that seals a segment; this space is kept free after its batches.
 pub(crate) const SEAL_LEN: u64 = 8;
 
-/// So many bytes of a file say whether it is in memory.
+/// The number of bytes that are sampled to tell whether a file is in memory.
 const CACHED_SAMPLES: u64 = 16;
 
 /// An open segment file.
@@ -51,7 +51,8 @@ pub(crate) struct Segment<F> {
 }
 
 impl<F: DiskFile> Segment<F> {
-    /// Opens a segment and checks its header, and that it is of the store if one is given.
+    /// Opens a segment and checks its header. If `uuid` is given, the segment must belong to that
+    /// store.
     pub(crate) fn open<D: Disk<File = F>>(
         directory: &Directory<D>,
         id: u64,
@@ -72,8 +73,8 @@ impl<F: DiskFile> Segment<F> {
         let path = || directory.path_of(&name);
         let header = SegmentHeader::decode(&bytes, len).map_err(|error| damage(path(), error))?;
         if uuid.is_some_and(|uuid| header.store != *uuid) {
-            let why = "this segment belongs to another store: files of two stores are in one directory. This one \
-                       is left alone; `partd-inspect` shows which store it is of";
+            let why = "this segment belongs to another store: files of two stores are in one directory. It is not \
+                       touched; `partd-inspect` shows which store it belongs to";
             return Err(Error::refused(ErrorKind::Corrupt, path(), why));
         }
         if header.id != id {
@@ -105,12 +106,12 @@ impl<F: DiskFile> Segment<F> {
         self.dir.join(segment_name(self.header.id))
     }
 
-    /// An error about this file.
+    /// Wraps a format error in this file.
     pub(crate) fn damage(&self, error: partd_format::Error) -> Error {
         damage(self.path(), error)
     }
 
-    /// The error for a batch whose sequence number another batch of the store has too.
+    /// The error for a batch whose sequence number is also that of another batch in the store.
     pub(crate) fn number_used_twice(&self, offset: u64, sequence: u64) -> Error {
         self.damage(partd_format::Error {
             offset,
@@ -120,7 +121,7 @@ impl<F: DiskFile> Segment<F> {
         })
     }
 
-    /// The lists of an output: ids that it replaces, segments that it found beside it.
+    /// The lists of a compaction output: the ids of its inputs, and the segments that it retained.
     pub(crate) fn lists(&self) -> Result<(Vec<u64>, Vec<Retained>)> {
         let len = self.header.data_start;
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
@@ -130,7 +131,7 @@ impl<F: DiskFile> Segment<F> {
         Ok((inputs.collect(), retained.collect()))
     }
 
-    /// The link word at an offset that the chain has led to.
+    /// Reads the link word at an offset that the chain has reached.
     #[inline]
     pub(crate) fn link(&self, offset: u64) -> Result<Link, partd_format::Error> {
         if offset > self.header.len.saturating_sub(SEAL_LEN) {
@@ -141,14 +142,15 @@ impl<F: DiskFile> Segment<F> {
         Link::decode(self.salt(), offset, word, self.header.len)
     }
 
-    /// The state of the batch at an offset that the chain has led to.
+    /// Reads the state of the batch at an offset that the chain has reached.
     #[inline]
     pub(crate) fn state(&self, offset: u64) -> Result<State, partd_format::Error> {
         self.file.loaded(offset + 8, 8);
         State::decode(self.salt(), offset, self.file.mapping().load(offset + 8, Acquire))
     }
 
-    /// Gives a batch its sequence number, unless its state is set.
+    /// Sets the state of a batch to committed with its sequence number, if the state is not set
+    /// yet.
     pub(crate) fn mark_committed(&self, offset: u64, sequence: u64) -> Result<()> {
         // The offset may come from another process.
         match self.link(offset & !7) {
@@ -166,7 +168,7 @@ impl<F: DiskFile> Segment<F> {
         }
     }
 
-    /// Gives up the batch at `offset`, unless its state is set.
+    /// Makes the batch at `offset` void, if its state is not set yet.
     pub(crate) fn void(&self, offset: u64) {
         self.set_state(offset, State::Void);
     }
@@ -179,12 +181,13 @@ impl<F: DiskFile> Segment<F> {
         }
     }
 
-    /// Makes the batch at `offset` void whatever its state; only recovery may, which is alone.
+    /// Makes the batch at `offset` void whatever its state. For recovery only, which is alone in
+    /// the store.
     pub(crate) fn force_void(&self, offset: u64) -> Result<()> {
         self.write_word(offset + 8, State::Void.encode(self.salt(), offset))
     }
 
-    /// Seals the chain at `offset`; only recovery may, which is alone.
+    /// Seals the chain at `offset`. For recovery only, which is alone in the store.
     pub(crate) fn seal_alone(&self, offset: u64) -> Result<()> {
         if offset > self.header.len.saturating_sub(SEAL_LEN) {
             return Ok(());
@@ -192,22 +195,22 @@ impl<F: DiskFile> Segment<F> {
         self.write_word(offset, Link::Sealed.encode(self.salt(), offset))
     }
 
-    /// Writes a word through the file: in a copy of a store it may lie in a hole, and a store into a hole of a
-    /// full disk is a SIGBUS.
+    /// Writes a word through the file: in a copied store the word may be in a hole, and a store
+    /// into a hole raises SIGBUS on a full disk.
     fn write_word(&self, offset: u64, word: u64) -> Result<()> {
         let written = self.file.write_at(&mut [IoSlice::new(&word.to_le_bytes())], offset);
         written.map_err(|error| Error::io("write to the segment", self.path(), error))
     }
 
-    /// Makes sure that stores to a range find disk space.
+    /// Reserves disk space for stores to a range.
     #[inline]
     pub(crate) fn reserve(&self, offset: u64, len: u64) -> Result<()> {
         let reserved = self.file.reserve(offset, len);
         reserved.map_err(|error| Error::io("store to the segment", self.path(), error))
     }
 
-    /// Says that no batch will come at `offset` or behind. Only whoever owns the tail may, or
-    /// whoever knows that its owner is dead.
+    /// Seals the chain at `offset`, so that no batch follows. Only the owner of the end of the
+    /// chain may call this, or a caller that has made sure that the owner is dead.
     pub(crate) fn seal(&self, offset: u64) {
         if offset <= self.header.len.saturating_sub(SEAL_LEN) {
             let word = Link::Sealed.encode(self.salt(), offset);
@@ -216,32 +219,32 @@ impl<F: DiskFile> Segment<F> {
         }
     }
 
-    /// Gives back the disk space behind a seal at `offset`, where nothing is ever stored again.
+    /// Frees the disk space after a seal at `offset`, to which nothing is ever stored again.
     pub(crate) fn punch_behind(&self, offset: u64) {
         let start = (offset + SEAL_LEN).next_multiple_of(PAGE);
         let end = self.header.len / PAGE * PAGE;
         if start < end {
-            // A file system that cannot only wastes the space.
+            // Failure is harmless: the file keeps the space.
             let _ = self.file.punch(start, end - start);
         }
     }
 
-    /// How far the chain is known to be on stable storage.
+    /// The durable watermark: the chain is on stable storage up to this offset.
     pub(crate) fn durable_end(&self) -> u64 {
         self.file.loaded(DURABLE_END_AT, 8);
-        // A note that does not parse says nothing.
+        // A word that does not decode promises nothing.
         durable_end::decode(self.salt(), self.file.mapping().load(DURABLE_END_AT, Acquire))
             .unwrap_or(0)
     }
 
-    /// Notes how far the chain is on stable storage.
+    /// Sets the durable watermark.
     pub(crate) fn set_durable_end(&self, end: u64) {
         self.file.mapping().store(DURABLE_END_AT, durable_end::encode(self.salt(), end), Release);
         self.file.stored(DURABLE_END_AT, 8);
     }
 
-    /// The committed batch at `offset`, of `len` bytes as its link says: header, table and keys
-    /// checked, values not.
+    /// Parses the committed batch at `offset`, of `len` bytes as its link says, and checks its
+    /// header, table and keys, but not its values.
     pub(crate) fn batch(&self, offset: u64, len: u64) -> Result<Batch<'_>> {
         match self.state(offset) {
             Ok(State::Committed(_)) => {}
@@ -257,7 +260,7 @@ impl<F: DiskFile> Segment<F> {
         }
         let body = offset + WORDS_LEN..offset + len;
         // SAFETY: the batch is committed, so its bytes are published: published bytes never change,
-        // and a file that may be mapped never shrinks. The words in front of them are left out.
+        // and a file that may be mapped never shrinks. The range excludes the words before them.
         let body = unsafe { self.file.mapping().bytes(body) };
         let batch = Batch::parse(self.salt(), offset, body).map_err(|e| self.damage(e))?;
         batch.check_sequences(self.header.output.is_some()).map_err(|e| self.damage(e))?;
@@ -265,19 +268,19 @@ impl<F: DiskFile> Segment<F> {
         Ok(batch)
     }
 
-    /// The bytes of an extent. They are not checked.
+    /// Returns the bytes of an extent without checking them.
     #[inline]
     pub(crate) fn value(&self, extent: &Extent) -> &[u8] {
         let (offset, len) = (extent.offset(), extent.len());
         self.file.loaded(offset, len);
         let range = offset..offset + len;
-        // SAFETY: an extent is made from an entry of a committed batch of the segment that it is
-        // looked up in, and covers no word that changes; published bytes never change, and a file
-        // that may be mapped never shrinks.
+        // SAFETY: an extent comes from an entry of a committed batch in the segment in which it is
+        // looked up, and covers no word that changes; published bytes never change, and a file that
+        // may be mapped never shrinks.
         unsafe { self.file.mapping().bytes(range) }
     }
 
-    /// Holds a computed checksum against that of an extent.
+    /// Compares a computed checksum with that of an extent.
     #[inline]
     pub(crate) fn compare(&self, extent: &Extent, computed: u32) -> Result<()> {
         if computed == extent.checksum() {
@@ -291,16 +294,16 @@ impl<F: DiskFile> Segment<F> {
         }))
     }
 
-    /// Whether the file is in memory, by a few samples.
+    /// Whether the file is in memory, judged by a few samples.
     fn is_cached(&self) -> bool {
         let len = self.header.len;
         (0..len).step_by((len / CACHED_SAMPLES) as usize).all(|offset| self.file.is_cached(offset))
     }
 
-    /// Stores to space that belongs to the caller alone.
+    /// Stores to space that the caller owns alone.
     fn put(&self, offset: u64, bytes: &[u8]) {
-        // SAFETY: private to this folder; `Unpublished` calls it before the file has a name that others
-        // know, and `Claim` for the range that it owns, of which nobody holds a slice.
+        // SAFETY: private to this folder; `Unpublished` calls it before the file has its published
+        // name, and `Claim` for the range that it owns, of which no slice exists.
         unsafe { self.file.mapping().copy_in(offset, bytes) };
         self.file.stored(offset, bytes.len() as u64);
     }

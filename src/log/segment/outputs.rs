@@ -1,4 +1,4 @@
-//! The outputs of compactions among the segments of a store, and which segments they leave.
+//! Compaction outputs among the segments of a store, and which segments they replace or retain.
 
 use std::collections::BTreeSet;
 
@@ -11,20 +11,20 @@ use crate::log::fs::names::segment_name;
 use crate::log::fs::{Disk, DiskFile};
 use crate::log::segment::Segment;
 
-/// The newest output of a compaction: of all outputs, only its list of what it found beside it counts.
+/// The newest compaction output. Only the newest one's list of retained segments counts.
 #[derive(Debug, Default)]
 pub(crate) struct NewestOutput {
-    /// Numbers up to this one may be missing from the store.
+    /// Sequence numbers up to this one may be missing from the store.
     pub(crate) max_seq: u64,
-    /// 0 while no output was seen.
+    /// 0 until an output is added.
     pub(crate) id: u64,
     pub(crate) retained: Vec<Retained>,
-    /// The ids in it.
+    /// The ids in `retained`.
     kept: BTreeSet<u64>,
 }
 
 impl NewestOutput {
-    /// Takes an output into account, and returns the ids that it replaces: none for the segment of a writer.
+    /// Adds a segment, and returns the ids of its inputs: none if it is the segment of a writer.
     pub(crate) fn see<F: DiskFile>(&mut self, segment: &Segment<F>) -> Result<Vec<u64>> {
         let Some(output) = segment.header().output else { return Ok(Vec::new()) };
         let (inputs, retained) = segment.lists()?;
@@ -35,20 +35,20 @@ impl NewestOutput {
         Ok(inputs)
     }
 
-    /// Whether a segment was compacted away before this output was made and has come back, out of a backup or
-    /// in a copy of the store that took a while. The output that replaced it may be gone by now.
+    /// Whether a segment was compacted away before this output was made and has reappeared from a
+    /// backup or a slow copy of the store. The output that replaced it may no longer exist.
     pub(crate) fn has_outlived<F: DiskFile>(&self, segment: &Segment<F>) -> bool {
         self.may_have_outlived(segment.id())
             && (segment.header().output.is_some() || has_number_up_to(segment, self.max_seq))
     }
 
-    /// Whether it has, if the segment holds any number up to `max_seq`.
+    /// Whether the segment has reappeared if it holds any sequence number up to `max_seq`.
     pub(crate) fn may_have_outlived(&self, id: u64) -> bool {
         id < self.id && !self.kept.contains(&id)
     }
 }
 
-/// The error for a segment that an output found beside it, and of which there is no file.
+/// The error for a segment that an output retained and that has no file.
 pub(crate) fn kept_is_missing<D: Disk>(directory: &Directory<D>, keep: &Retained) -> Error {
     let damage = partd_format::Error {
         offset: keep.end,
@@ -59,7 +59,7 @@ pub(crate) fn kept_is_missing<D: Disk>(directory: &Directory<D>, keep: &Retained
     damage_of(directory.path_of(&segment_name(keep.id)), damage)
 }
 
-/// Whether a batch in the segment of a writer has a number up to `max_seq`.
+/// Whether a writer's segment holds a batch with a sequence number up to `max_seq`.
 fn has_number_up_to<F: DiskFile>(segment: &Segment<F>, max_seq: u64) -> bool {
     segment.chain(segment.header().data_start).any(|batch| {
         matches!(segment.state(batch.offset), Ok(State::Committed(sequence)) if sequence <= max_seq)

@@ -1,10 +1,10 @@
-//! Recycling: a temporary store writes its dead segments again instead of fresh files.
+//! Recycling: a temporary store reuses its dead segments instead of creating files.
 //!
-//! A fresh file costs the kernel a page to find and to fill with zeros for each page that is written; the
-//! pages of a dead segment are there. It is safe because a temporary store has one handle, which refuses every
-//! other opener and never survives its process: nobody else has the file mapped, and no recovery will read it.
-//! A child of `fork` inherits the mappings, and views on them: after a fork nothing is recycled any more.
-//! What is left of the earlier life does not parse under the salt of the new one.
+//! For a fresh file, the kernel must find and zero every page; a dead segment has its pages
+//! already. Recycling is safe because a temporary store has one handle, refuses every other opener,
+//! and never survives its process: no other process maps the file, and no recovery reads it. A
+//! child of `fork` inherits the mappings and the views on them, so nothing is recycled after a
+//! fork. Old bytes in a recycled segment do not parse under its new salt.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,10 +16,11 @@ use crate::log::fs::{Access, Dir, Disk, DiskFile};
 use crate::log::segment::Segment;
 use crate::log::store::Store;
 
-/// The dead segments of a temporary store, ready to be written.
+/// The dead segments of a temporary store that are ready to be reused.
 #[derive(Debug)]
 pub(crate) struct Recycler<F> {
-    /// How often this process had forked when the store was made; none where the system cannot tell.
+    /// The number of forks of this process when the store was opened; `None` if the system cannot
+    /// count them.
     forks: Option<u64>,
     files: Mutex<Vec<(String, F)>>,
     len: AtomicUsize,
@@ -34,12 +35,12 @@ impl<F> Recycler<F> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many segments are ready.
+    /// The number of segments that are ready.
     pub(crate) fn len(&self) -> u64 {
         self.len.load(Relaxed) as u64
     }
 
-    /// Takes a segment that is ready, with its name.
+    /// Takes a segment and its file name.
     pub(crate) fn take(&self) -> Option<(String, F)> {
         let mut files = self.files();
         let taken = files.pop();
@@ -64,8 +65,8 @@ impl<F: DiskFile> Recycler<F> {
         (len == store.options.segment_len()).then(|| self.take())?
     }
 
-    /// Removes a dead segment, or keeps it to be written again. `segment` is the last reference of this handle
-    /// if no view holds another.
+    /// Unlinks a dead segment, or keeps it for reuse. `segment` must be the last reference of this
+    /// handle, except for those of views.
     pub(crate) fn recycle_or_unlink<D: Disk<File = F>>(
         &self,
         store: &Store<D>,
@@ -77,7 +78,7 @@ impl<F: DiskFile> Recycler<F> {
         let is_wanted = store.is_temporary
             && segment.header().len == store.options.segment_len()
             && self.len() < store.options.recycled_segments as u64;
-        // Nobody may see other bytes under a view.
+        // Reuse must not change the bytes under a view.
         let is_free = is_wanted
             && self.forks.is_some()
             && self.forks == forks()
@@ -96,7 +97,8 @@ impl<F: DiskFile> Recycler<F> {
         directory.unlink_mapped(&name, file_id)
     }
 
-    /// Removes the segments that wait to be recycled, to give back their space. Returns whether there were any.
+    /// Unlinks the segments that wait for reuse, to free their space. Returns whether there were
+    /// any.
     pub(crate) fn drop_all<D: Disk<File = F>>(&self, store: &Store<D>) -> Result<bool> {
         let mut any = false;
         while let Some((name, file)) = self.take() {
@@ -106,7 +108,7 @@ impl<F: DiskFile> Recycler<F> {
         Ok(any)
     }
 
-    /// The disk space of the segments that wait to be recycled, in bytes.
+    /// The disk space of the segments that wait for reuse, in bytes.
     pub(crate) fn disk_bytes<D: Disk<File = F>>(&self, store: &Store<D>) -> u64 {
         let files = self.files();
         files.iter().map(|(name, _)| store.directory.dir.disk_bytes(name).unwrap_or(0)).sum()

@@ -1,5 +1,5 @@
-//! The disk space of new segments: within the limit of the store, out of recycled segments where there are any, and
-//! on a full disk out of the reserves that the store keeps for it.
+//! Disk space for new segments: within the size limit of the store, from recycled segments if there
+//! are any, and from the reserves if the disk is full.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,16 +11,16 @@ use crate::log::segment::recycle::Recycler;
 use crate::log::segment::unpublished::Unpublished;
 use crate::log::store::Store;
 
-/// No reserve is longer for more segments than these.
+/// The reserves stop growing after this number of segments.
 const RESERVED_FOR_MAX: usize = 16;
 
-/// What a handle knows of the disk space for its segments.
+/// A handle's record of the disk space for its segments.
 #[derive(Debug)]
 pub(crate) struct Space<D: Disk> {
     pub(crate) recycler: Recycler<D::File>,
-    /// Whether the store is known to have its reserves.
+    /// Whether the store has its reserves, as far as this handle has checked.
     has_reserves: AtomicBool,
-    /// How many segments the handle has made.
+    /// The number of segments that the handle has created.
     made: AtomicUsize,
 }
 
@@ -30,9 +30,9 @@ impl<D: Disk> Space<D> {
         Space { recycler: Recycler::new(), has_reserves, made: AtomicUsize::new(0) }
     }
 
-    /// The length of a new segment that stays within the limit of the store: `len`, or what is left of the limit
-    /// where that is not much shorter and `least` at least. So the output of a compaction, a few KiB, costs no whole
-    /// segment.
+    /// The length of a new segment within the size limit of the store: `len`, or the rest of the
+    /// limit if that is at least `least` and a quarter of `len`. The output of a compaction, a few
+    /// KiB, therefore does not cost a whole segment of the limit.
     pub(crate) fn room_for(&self, store: &Store<D>, len: u64, least: u64) -> Result<u64> {
         match self.check(store, len) {
             Err(Error::StoreFull { used, max, .. })
@@ -44,7 +44,7 @@ impl<D: Disk> Space<D> {
         }
     }
 
-    /// Whether a new segment of `len` bytes stays within the limit of the store.
+    /// Fails if a new segment of `len` bytes would exceed the size limit of the store.
     pub(crate) fn check(&self, store: &Store<D>, len: u64) -> Result<()> {
         let Some(max) = store.options.max_store_bytes else { return Ok(()) };
         let used = || -> Result<u64> {
@@ -52,7 +52,8 @@ impl<D: Disk> Space<D> {
             for_each_segment(store, |bytes| used += bytes)?;
             Ok(used)
         };
-        // A recycled segment of that length takes no more than it has; one that is not may make room.
+        // A new segment of the usual length reuses a recycled one and takes no further space. For
+        // other lengths, unlinking the recycled segments may make room.
         if self.recycler.len() > 0 && len == store.options.segment_len()
             || used()? + len <= max
             || self.recycler.drop_all(store)? && used()? + len <= max
@@ -63,7 +64,7 @@ impl<D: Disk> Space<D> {
         Err(Error::StoreFull { path, used: used()?, needed: len, max })
     }
 
-    /// A file for a segment of a writer: a recycled one, or a new one.
+    /// Provides a file for a writer's segment: a recycled one, or a new one.
     pub(crate) fn recycled_or_new<'s>(
         &self,
         store: &'s Store<D>,
@@ -76,7 +77,8 @@ impl<D: Disk> Space<D> {
         }
     }
 
-    /// Makes a file for a segment; on a full disk, those that wait to be recycled give it their space.
+    /// Creates a file for a segment. If the disk is full, first frees the segments that wait for
+    /// reuse.
     pub(crate) fn new_file<'s>(
         &self,
         store: &'s Store<D>,
@@ -90,7 +92,7 @@ impl<D: Disk> Space<D> {
         }
     }
 
-    /// Takes a reserve of the store, of `len` bytes at least. There is another once there is space again.
+    /// Takes a reserve of at least `len` bytes. It is replaced once there is space again.
     pub(crate) fn take_reserve<'s>(
         &self,
         store: &'s Store<D>,
@@ -106,9 +108,9 @@ impl<D: Disk> Space<D> {
         Unpublished::of_file(directory, name.to_owned(), file, false).map(Some)
     }
 
-    /// Counts a segment that the handle has made, and keeps reserves: they are there to be found on a full disk, and
-    /// grow with what this handle makes. `unfinished` is a name that the caller alone uses.
-    pub(crate) fn made_one(&self, store: &Store<D>, unfinished: &str) {
+    /// Counts a new segment of this handle, and creates or enlarges the reserves if needed. The
+    /// reserves must exist before the disk is full. No other process may use the name `unfinished`.
+    pub(crate) fn count_new_segment(&self, store: &Store<D>, unfinished: &str) {
         let made = self.made.fetch_add(1, Ordering::Relaxed) + 1;
         let grows = made.is_power_of_two() && made <= RESERVED_FOR_MAX;
         if grows || !self.has_reserves.load(Ordering::Relaxed) {
@@ -116,7 +118,8 @@ impl<D: Disk> Space<D> {
         }
     }
 
-    /// Keeps reserves that do for the segments that there are. `unfinished` is a name that the caller alone uses.
+    /// Creates reserves that suffice for the existing segments. No other process may use the name
+    /// `unfinished`.
     pub(crate) fn keep_reserves(&self, store: &Store<D>, unfinished: &str) {
         if store.is_temporary {
             return;
@@ -133,12 +136,12 @@ impl<D: Disk> Space<D> {
     }
 }
 
-/// The disk space of each segment file, without a look into it.
+/// Calls `each` with the disk space of each segment file, without opening the files.
 pub(crate) fn for_each_segment<D: Disk>(store: &Store<D>, mut each: impl FnMut(u64)) -> Result<()> {
     let directory = &store.directory;
     for name in directory.segment_ids()?.into_iter().map(segment_name) {
         match directory.dir.disk_bytes(&name) {
-            // A compaction was quicker.
+            // A compaction has removed the segment meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             bytes => each(bytes.map_err(|error| directory.error("measure", &name, error))?),
         }

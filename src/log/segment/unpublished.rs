@@ -1,4 +1,4 @@
-//! A new segment, under a temporary name until it is published.
+//! A new segment that has a temporary name until it is published.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use crate::log::fs::{Dir, Disk, DiskFile, FileId};
 use crate::log::segment::Segment;
 use crate::log::segment::claim::ActiveSegment;
 
-/// What a new segment is for.
+/// The purpose of a new segment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NewSegment<'a> {
     pub(crate) store: [u8; 16],
-    /// The slot of the writer that makes it.
+    /// The slot of the writer that creates it.
     pub(crate) slot: u16,
-    /// For the output of a compaction: `max_seq`, the ids that it replaces, and what it found beside.
+    /// For the output of a compaction: `max_seq`, the ids of its inputs, and the retained segments.
     pub(crate) output: Option<(u64, &'a [u64], &'a [Retained])>,
 }
 
@@ -34,18 +34,19 @@ pub(crate) struct Unpublished<'s, D: Disk> {
 }
 
 impl<'s, D: Disk> Unpublished<'s, D> {
-    /// Makes and allocates a file of that name. What a dead maker of the name has left behind goes.
+    /// Creates and allocates a file. Removes a file of that name that a dead process left
+    /// unfinished.
     pub(crate) fn create(
         directory: &'s Directory<D>,
         name: &str,
         len: u64,
         uuid: &[u8; 16],
     ) -> Result<Unpublished<'s, D>> {
-        let file = directory.create_anew(name, len, Some(uuid))?;
+        let file = directory.create_replacing_unfinished(name, len, Some(uuid))?;
         Unpublished::of_file(directory, name.to_owned(), file, false)
     }
 
-    /// Takes a file that this process alone knows: the reserve of the store, or a recycled segment.
+    /// Takes a file that only this process uses: a reserve of the store, or a recycled segment.
     pub(crate) fn of_file(
         directory: &'s Directory<D>,
         name: String,
@@ -57,7 +58,7 @@ impl<'s, D: Disk> Unpublished<'s, D> {
         Ok(Unpublished { directory, temporary, file, id, salt, is_recycled })
     }
 
-    /// Writes the header, and returns the space behind it; nobody else knows of it yet.
+    /// Writes the header and returns the space after it. No other process uses the file yet.
     pub(crate) fn begin(
         &mut self,
         id: u64,
@@ -98,7 +99,7 @@ impl<'s, D: Disk> Unpublished<'s, D> {
         Ok(ActiveSegment::of_new(segment, self.is_recycled))
     }
 
-    /// Gives the file its name; from then on others find it.
+    /// Renames the file to its final name, under which other processes find it.
     pub(crate) fn publish(mut self, id: u64) -> Result<()> {
         if let Some(temporary) = self.temporary.take() {
             let name = segment_name(id);
@@ -114,7 +115,7 @@ impl<'s, D: Disk> Unpublished<'s, D> {
 impl<D: Disk> Drop for Unpublished<'_, D> {
     fn drop(&mut self) {
         if let Some(temporary) = &self.temporary {
-            // Left behind, it would be removed by the next recovery.
+            // If this fails, the next recovery removes the file.
             let _ = self.directory.unlink_mapped(temporary, self.id);
         }
     }

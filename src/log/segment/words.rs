@@ -1,4 +1,4 @@
-//! The words of the commit protocol, as they lie in the control file and in the segments.
+//! Implements the words of the commit protocol in the control file and the segments.
 
 use partd_format::control as layout;
 
@@ -26,7 +26,8 @@ impl<D: Disk> Words for Control<D> {
     }
 
     fn mark_committed(&self, position: Position, sequence: u64) -> Result<()> {
-        // Rare: somebody was stopped or died between two stores. No cache is worth having.
+        // Rare: a process was stopped or died in the middle of a commit. A cache is not worth
+        // having.
         let uuid = Some(&self.fixed.store);
         let segment = Segment::open(&self.directory, position.segment, uuid, Access::Write)?;
         segment
@@ -37,7 +38,7 @@ impl<D: Disk> Words for Control<D> {
     }
 }
 
-/// The words seen by one writer, which reaches its own segment without opening it.
+/// The words as one writer accesses them: it reaches its own segment without opening it.
 #[derive(Debug)]
 pub(crate) struct OwnWords<'a, D: Disk> {
     pub(crate) control: &'a Control<D>,

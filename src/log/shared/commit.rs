@@ -1,10 +1,11 @@
-//! The commit protocol: how batches of many threads and processes get their numbers.
+//! The commit protocol, which assigns sequence numbers to the batches of all threads and processes.
 //!
 //! The commit word `H` of the control file is `sequence | slot | done`. One compare-and-swap takes
-//! the next sequence number and names the writer's slot, which says where the batch lies; then the
-//! batch's state word gets the number; then the word is marked done. Whoever finds it not done for
-//! long does the last two steps for the other, so nobody waits for a stopped or dead process, and
-//! the history has no holes. The history that readers see is `done ? sequence : sequence - 1`.
+//! the next sequence number and names the writer's slot, which holds the position of the batch.
+//! Then the state word of the batch receives the number, and `H` is marked done. A process that
+//! finds `H` not done for long completes the last two steps itself, so a stopped or dead process
+//! blocks no other, and the history has no gaps. Readers see the history up to
+//! `done ? sequence : sequence - 1`.
 //!
 //! Generic over its words, so that a model checker can run it on its own atomics.
 
@@ -31,7 +32,7 @@ pub trait Word {
     ) -> Result<u64, u64>;
 }
 
-/// Where a batch lies.
+/// The position of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Position {
     /// The id of its segment.
@@ -40,7 +41,7 @@ pub struct Position {
     pub offset: u64,
 }
 
-/// The words that the protocol needs, wherever they lie.
+/// Access to the words of the protocol.
 pub trait Words {
     /// A word of the control file.
     type Word<'a>: Word
@@ -48,30 +49,30 @@ pub trait Words {
         Self: 'a;
     /// Why a state word could not be reached.
     type Error;
-    /// How often a writer looks again before it finishes the commit of another.
+    /// How many times a writer rereads an unfinished commit word before it completes the commit.
     const PATIENCE: u32 = 100;
 
     /// The commit word.
     fn commit(&self) -> Self::Word<'_>;
-    /// The words of a slot that name the batch being committed: segment and offset.
+    /// The words of a slot that hold the position of its batch: segment and offset.
     fn position(&self, slot: u16) -> (Self::Word<'_>, Self::Word<'_>);
     /// Sets the state of a batch to committed with `sequence`, if it is still 0.
     ///
     /// Must be a compare-and-swap that acquires and releases.
     fn mark_committed(&self, position: Position, sequence: u64) -> Result<(), Self::Error>;
-    /// Passes a moment while another finishes its commit; called a few times before helping.
+    /// Pauses briefly while another writer finishes its commit.
     fn relax(&self) {
         std::hint::spin_loop();
     }
 }
 
-/// Why a batch was not committed. It is not in the history and never will be under its position,
-/// once its state is made void.
+/// Why a batch was not committed. It is not in the history, and never will be at its position once
+/// its state is void.
 #[derive(Debug, PartialEq, Eq)]
 pub enum CommitError<E> {
     /// Every sequence number has been used.
     HistoryFull,
-    /// Another writer's commit is open and its batch cannot be reached.
+    /// Another writer's commit is unfinished, and its batch cannot be accessed.
     Help(E),
     /// The condition of [`commit_if`] does not hold.
     Overtaken,
@@ -80,7 +81,7 @@ pub enum CommitError<E> {
 /// Commits the batch at `position` and returns its sequence number.
 ///
 /// The caller owns `slot`, commits one batch at a time through it, and called [`take_over`] when it
-/// became the owner. All of the batch was stored before.
+/// became the owner. The whole batch must already be written.
 pub fn commit<W: Words>(
     words: &W,
     slot: u16,
@@ -89,9 +90,9 @@ pub fn commit<W: Words>(
     commit_if(words, slot, position, || true)
 }
 
-/// Commits as [`commit`] does, if `holds` says so between the last look at the commit word and the
-/// exchange that takes the number: whatever happened before any batch that the new one follows is
-/// then seen by `holds`.
+/// Commits as [`commit`] does if `holds` returns true. `holds` is called after the last read of the
+/// commit word and before the exchange that takes the number, so it sees everything that happened
+/// before any batch that precedes the new one.
 pub fn commit_if<W: Words>(
     words: &W,
     slot: u16,
@@ -99,8 +100,8 @@ pub fn commit_if<W: Words>(
     holds: impl Fn() -> bool,
 ) -> Result<u64, CommitError<W::Error>> {
     let (segment, offset) = words.position(slot);
-    // No commit of this slot is open, so nobody acts on what these words say until the
-    // compare-and-swap below publishes them.
+    // No commit of this slot is unfinished, so nobody uses these words until the compare-and-swap
+    // below publishes them.
     segment.store(position.segment, Release);
     offset.store(position.offset, Release);
     let word = words.commit();
@@ -127,17 +128,17 @@ pub fn commit_if<W: Words>(
         if word.compare_exchange(seen, mine.encode(), AcqRel, Acquire).is_err() {
             continue;
         }
-        // From here on the batch is in the history, whoever does the rest.
-        let settled = words.mark_committed(position, mine.sequence);
-        debug_assert!(settled.is_ok(), "a writer reaches its own segment");
+        // From here on the batch is in the history, whoever completes the commit.
+        let marked = words.mark_committed(position, mine.sequence);
+        debug_assert!(marked.is_ok(), "a writer reaches its own segment");
         let done = Commit { done: true, ..mine };
-        // It fails where somebody has helped.
+        // Fails if another process has completed the commit.
         let _ = word.compare_exchange(mine.encode(), done.encode(), AcqRel, Acquire);
         return Ok(mine.sequence);
     }
 }
 
-/// Finishes the commit that was seen open, whoever began it.
+/// Completes the commit of any writer that `seen` shows as unfinished.
 pub fn help<W: Words>(words: &W, seen: u64) -> Result<(), W::Error> {
     let open = Commit::decode(seen);
     if open.done {
@@ -146,13 +147,14 @@ pub fn help<W: Words>(words: &W, seen: u64) -> Result<(), W::Error> {
     let (segment, offset) = words.position(open.slot);
     let position = Position { segment: segment.load(Acquire), offset: offset.load(Acquire) };
     let word = words.commit();
-    // The owner changes its position only after its commit is done, so a commit word that has not
-    // moved means that both halves belong to it.
+    // The owner changes its position only after its commit is done, so if the commit word has not
+    // changed, both halves of the position belong to it.
     if word.load(Acquire) != seen {
         return Ok(());
     }
     if let Err(error) = words.mark_committed(position, open.sequence) {
-        // Finished by another since, and its segment may be compacted away by now.
+        // If another process has completed the commit meanwhile, a compaction may already have
+        // removed the segment.
         return if word.load(Acquire) == seen { Err(error) } else { Ok(()) };
     }
     let done = Commit { done: true, ..open };
@@ -160,9 +162,10 @@ pub fn help<W: Words>(words: &W, seen: u64) -> Result<(), W::Error> {
     Ok(())
 }
 
-/// Finishes what a dead predecessor in a slot left open, before its new owner uses it.
+/// Completes the commit that a dead predecessor left unfinished in a slot, before the new owner
+/// uses the slot.
 ///
-/// Without it the new owner would overwrite the position of a number that was taken.
+/// Otherwise the new owner would overwrite the position of a batch whose number is already taken.
 pub fn take_over<W: Words>(words: &W, slot: u16) -> Result<(), W::Error> {
     loop {
         let seen = words.commit().load(Acquire);

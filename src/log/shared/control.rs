@@ -1,6 +1,6 @@
-//! The control file: the words that the processes on a store share.
+//! The control file: the words that all processes on a store share.
 //!
-//! A cache of the segments, with one exception: the commit word, while processes live.
+//! It can be rebuilt from the segments, except for the commit word while processes are alive.
 
 use std::io;
 use std::path::Path;
@@ -62,7 +62,7 @@ impl<F: DiskFile> Word for ControlWord<'_, F> {
 }
 
 impl<D: Disk> Control<D> {
-    /// Opens the control file; an error of the format if it cannot be one of this store.
+    /// Opens the control file. The inner error is a format error: the file is not a control file.
     pub(crate) fn open(
         directory: &Directory<D>,
         access: Access,
@@ -89,22 +89,22 @@ impl<D: Disk> Control<D> {
         }))
     }
 
-    /// Whether the words of this file were stored by those who used this directory, on this machine, and by
-    /// nobody else: it is no copy, no other directory has a name for it, and nobody uses it through that name.
-    /// Asked by an opener that is alone in the directory.
+    /// Whether the words of this file were stored only by users of this directory on this machine:
+    /// the file is not a copy, has no name in another directory, and is not in use through one. The
+    /// caller is alone in the directory.
     pub(crate) fn is_own(&self) -> Result<bool> {
         let links = self.directory.dir.links(CONTROL);
         let links = links.map_err(|error| self.directory.error("look at", CONTROL, error))?;
         Ok(self.is_original() && links == 1 && !self.is_present()?)
     }
 
-    /// Whether the file is the one that was made for this store, and not a copy of it.
+    /// Whether the file was created for this store, and is not a copy.
     pub(crate) fn is_original(&self) -> bool {
         let id = self.file.id();
         (self.fixed.device, self.fixed.inode) == (id.device, id.inode)
     }
 
-    /// Whether the name of the control file still leads to this one.
+    /// Whether the name of the control file still refers to this file.
     pub(crate) fn is_in_place(&self) -> Result<bool> {
         match self.directory.dir.id_of(CONTROL) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -114,7 +114,7 @@ impl<D: Disk> Control<D> {
         }
     }
 
-    /// The error of a handle under which the control file was removed or replaced.
+    /// The error for a control file that was removed or replaced while this handle used it.
     pub(crate) fn replaced(&self) -> Error {
         if self.directory.dir.is_removed().unwrap_or(false) {
             return self.directory.removed();
@@ -122,33 +122,34 @@ impl<D: Disk> Control<D> {
         Error::refused(
             ErrorKind::Removed,
             self.directory.path_of(CONTROL),
-            "this file was removed or replaced while the store was open, and with it the locks on it; what was \
-             acknowledged is in the segments. Close every handle on the store and open it again: it is then \
-             recovered from them",
+            "this file was removed or replaced while the store was open, and its locks with it; acknowledged \
+             batches are in the segments. Close every handle on the store and open it again to recover from \
+             them",
         )
     }
 
-    /// Locks a byte of the control file; `None` if somebody holds it in the way.
+    /// Locks a byte of the control file; `None` if a conflicting lock is held.
     pub(crate) fn try_lock(&self, at: u64, exclusive: bool) -> Result<Option<D::Lock>> {
         let (id, byte) = (self.file.id(), &mut std::iter::once(at));
         let locked = self.directory.dir.try_lock_byte(CONTROL, id, byte, exclusive);
         Ok(locked.map_err(|error| self.lock_error(error))?.map(|(_, lock)| lock))
     }
 
-    /// Says that this handle is there, for as long as the lock is held: see [`is_present`](Self::is_present).
+    /// Marks this handle as present until the lock is dropped: see
+    /// [`is_present`](Self::is_present).
     pub(crate) fn take_presence_lock(&self) -> Result<Option<D::Lock>> {
         self.try_lock(layout::PRESENCE_LOCK_AT, false)
     }
 
-    /// Whether an open handle uses this control file. If the directory is in use and this is false, the file is
-    /// not the one in use.
+    /// Whether an open handle uses this control file. If the directory is in use and this is false,
+    /// the handles use another control file.
     pub(crate) fn is_present(&self) -> Result<bool> {
         let at = layout::PRESENCE_LOCK_AT;
         let locked = self.directory.dir.is_byte_locked(CONTROL, self.file.id(), at);
         locked.map_err(|error| self.lock_error(error))
     }
 
-    /// Locks the first of some bytes that nobody holds; `None` if all are held. Returns the byte too.
+    /// Locks the first of `bytes` that is free, and returns it; `None` if all are locked.
     pub(crate) fn try_lock_first(
         &self,
         bytes: &mut dyn Iterator<Item = u64>,
@@ -164,14 +165,14 @@ impl<D: Disk> Control<D> {
         }
     }
 
-    /// Makes sure that stores to the words find disk space.
+    /// Reserves disk space for stores to the words.
     #[inline]
     pub(crate) fn reserve(&self) -> Result<()> {
         let reserved = self.file.reserve(0, layout::FILE_LEN);
         reserved.map_err(|error| self.directory.error("store to", CONTROL, error))
     }
 
-    /// Whether words may be stored.
+    /// Whether the words can be stored to.
     pub(crate) fn is_writable(&self) -> bool {
         self.file.mapping().is_writable()
     }
@@ -192,13 +193,14 @@ impl<D: Disk> Control<D> {
         self.last_commit().visible()
     }
 
-    /// The commit word as it is now.
+    /// The commit word.
     #[inline]
     pub(crate) fn last_commit(&self) -> Commit {
         Commit::decode(self.word(layout::COMMIT_AT).load(Acquire))
     }
 
-    /// The number of the last commit that is done, and the segment of its batch. The caller is alone.
+    /// The sequence number of the last finished commit, and the segment of its batch. The caller is
+    /// alone.
     pub(crate) fn last_position(&self) -> Option<(u64, u64)> {
         let last = self.last_commit();
         let slot = (last.slot < layout::SLOTS).then_some(last.slot)?;
@@ -206,13 +208,15 @@ impl<D: Disk> Control<D> {
         (1..self.next_segment()).contains(&segment).then(|| (last.visible(), segment))
     }
 
-    /// How many publishing renames there were.
+    /// The directory epoch. It advances when a rename publishes a segment, and before segments are
+    /// unlinked.
     #[inline]
     pub(crate) fn directory_epoch(&self) -> u64 {
         self.word(layout::DIRECTORY_EPOCH_AT).load(Acquire)
     }
 
-    /// Says that a rename has published a segment, or that segments are about to be unlinked.
+    /// Advances the directory epoch: a rename has published a segment, or segments are about to be
+    /// unlinked.
     pub(crate) fn raise_directory_epoch(&self) {
         let word = self.word(layout::DIRECTORY_EPOCH_AT);
         let mut seen = word.load(Relaxed);
@@ -226,10 +230,11 @@ impl<D: Disk> Control<D> {
         self.word(layout::NEXT_SEGMENT_AT).load(Acquire)
     }
 
-    /// Takes an id for a new segment. `reserved_for` tells where it is being made, before it is taken:
-    /// so whoever knows of an id without a file finds out whether one may still come.
+    /// Reserves an id for a new segment. The id is stored in the word of `reserved_for` before it
+    /// is taken, so a process that finds an id without a file can tell whether the file may still
+    /// appear.
     ///
-    /// The number may come from a file that was made to harm: there is not always a next one.
+    /// The next id may come from a malicious file, so it may have no successor.
     pub(crate) fn reserve_segment_id(&self, reserved_for: ReservedFor) -> Result<u64> {
         self.reserve()?;
         let place = match reserved_for {
@@ -240,7 +245,7 @@ impl<D: Disk> Control<D> {
         let mut id = next.load(Acquire);
         loop {
             let Some(following) = id.checked_add(1) else {
-                let why = "every id that a segment can have was used, or this file was made to harm: \
+                let why = "every segment id has been used, or this file is malicious: \
                            copy the store into a new one";
                 return Err(Error::refused(
                     ErrorKind::LimitReached,
@@ -256,29 +261,28 @@ impl<D: Disk> Control<D> {
         }
     }
 
-    /// The segments of which somebody has said that it is making them, or claims in them; 0 among them
-    /// means nothing.
+    /// The ids of segments that are being made or appended to, and possibly zeros, which mean none.
     pub(crate) fn reserved_ids(&self) -> impl Iterator<Item = u64> {
         let output = self.word(layout::OUTPUT_AT).load(Acquire);
         std::iter::once(output).chain((0..layout::SLOTS).map(|slot| self.active_segment(slot)))
     }
 
-    /// Whether somebody has said that it is making the segment.
+    /// Whether the segment is being made or appended to.
     pub(crate) fn is_reserved(&self, id: u64) -> bool {
-        self.reserved_ids().any(|reserved_ids| reserved_ids == id)
+        self.reserved_ids().any(|reserved| reserved == id)
     }
 
-    /// The segment in which the owner of a slot claims its batches; 0 for none.
+    /// The segment that the owner of a slot appends to; 0 for none.
     pub(crate) fn active_segment(&self, slot: u16) -> u64 {
         self.slot_word(slot, layout::SLOT_ACTIVE_AT).load(Acquire)
     }
 
-    /// Notes in which segment the owner of a slot claims its batches.
+    /// Records the segment that the owner of a slot appends to.
     pub(crate) fn set_active(&self, slot: u16, id: u64) {
         self.slot_word(slot, layout::SLOT_ACTIVE_AT).store(id, Release);
     }
 
-    /// Notes that a slot has no active segment.
+    /// Records that a slot has no active segment.
     pub(crate) fn clear_active(&self, slot: u16) {
         self.slot_word(slot, layout::SLOT_ACTIVE_AT).store(0, Release);
     }
@@ -288,7 +292,7 @@ impl<D: Disk> Control<D> {
         self.slot_word(slot, layout::SLOT_FIRST_AT).load(Acquire)
     }
 
-    /// Counts a compaction. Its caller holds the compaction lock.
+    /// Counts a compaction. The caller holds the compaction lock.
     pub(crate) fn count_compaction(&self) {
         let word = self.word(layout::COMPACTIONS_AT);
         word.store(word.load(Relaxed) + 1, Relaxed);
@@ -299,20 +303,20 @@ impl<D: Disk> Control<D> {
         self.word(layout::COMPACTIONS_AT).load(Relaxed)
     }
 
-    /// Says that no output of a compaction is being made.
+    /// Records that no output of a compaction is being made.
     pub(crate) fn clear_output(&self) {
         self.word(layout::OUTPUT_AT).store(0, Release);
     }
 
-    /// The sequence number up to which everything is on stable storage.
+    /// The sequence number up to which every batch is on stable storage.
     #[inline]
     pub(crate) fn durable_seq(&self) -> u64 {
-        // A word that is no mark promises nothing.
+        // A word that does not decode promises nothing.
         let word = self.word(layout::DURABLE_SEQ_AT).load(Acquire);
         layout::decode_durable_seq(&self.fixed.store, word).unwrap_or(0)
     }
 
-    /// Moves the synced mark up to `sequence`; never down.
+    /// Raises `durable_seq` to `sequence`; never lowers it.
     pub(crate) fn raise_durable_seq(&self, sequence: u64) {
         let word = self.word(layout::DURABLE_SEQ_AT);
         loop {
@@ -327,12 +331,12 @@ impl<D: Disk> Control<D> {
         }
     }
 
-    /// The generation at which the names in the directory were last on stable storage.
+    /// The directory epoch of the last sync of the directory.
     pub(crate) fn durable_directory_epoch(&self) -> u64 {
         self.word(layout::DURABLE_DIRECTORY_EPOCH_AT).load(Acquire)
     }
 
-    /// Notes that the names of a generation are on stable storage.
+    /// Records that the directory was synced at a directory epoch.
     pub(crate) fn set_durable_directory_epoch(&self, directory_epoch: u64) {
         self.word(layout::DURABLE_DIRECTORY_EPOCH_AT).store(directory_epoch, Release);
     }
@@ -343,12 +347,14 @@ impl<D: Disk> Control<D> {
             || self.word(layout::SYNC_FAILED_AT).load(Acquire) == layout::SYNC_FAILED
     }
 
-    /// The error of a sync, which ends durable acknowledgements: what the disk has lost cannot be
-    /// known, and a second try would succeed and prove nothing.
+    /// Wraps an error of a sync. If the sync was tried, nothing is acknowledged as durable from
+    /// then on: the data that the disk lost cannot be determined, and a second sync would succeed
+    /// and prove nothing.
     pub(crate) fn sync_error(&self, path: impl AsRef<Path>, source: io::Error) -> Error {
         if !was_not_tried(&source) {
             self.sync_failed.store(true, Release);
-            // Where the disk is so full that others cannot be told, this handle still knows.
+            // If the disk is too full to tell other processes, this handle still remembers the
+            // failure.
             if self.reserve().is_ok() {
                 self.word(layout::SYNC_FAILED_AT).store(layout::SYNC_FAILED, Release);
             }
@@ -365,23 +371,23 @@ impl<D: Disk> Control<D> {
         )
     }
 
-    /// Whether the last handle closed the store and nothing was done since. The caller is alone.
+    /// Whether the last handle closed the store and nothing has changed since. The caller is alone.
     pub(crate) fn is_clean(&self) -> bool {
         self.last_commit().done && self.word(layout::CLEAN_AT).load(Acquire) == self.clean_stamp()
     }
 
-    /// Whether somebody has the store open, or died while it did.
+    /// Whether a process has the store open, or died while it had.
     pub(crate) fn is_open(&self) -> bool {
         self.word(layout::CLEAN_AT).load(Acquire) == 0
     }
 
-    /// Says that the store is open.
+    /// Records that the store is open.
     pub(crate) fn set_open(&self) {
         self.word(layout::CLEAN_AT).store(0, Release);
     }
 
-    /// Says that the store is open again, after it was closed, and begins those words anew that the
-    /// stamp of the closed store does not vouch for. The caller is alone.
+    /// Records that a closed store is open again, and resets the words that the clean stamp does
+    /// not cover. The caller is alone.
     pub(crate) fn reopen(&self) {
         self.word(layout::DIRECTORY_EPOCH_AT).store(1, Release);
         self.word(layout::DURABLE_DIRECTORY_EPOCH_AT).store(0, Release);
@@ -389,17 +395,17 @@ impl<D: Disk> Control<D> {
         self.set_open();
     }
 
-    /// Says that the store was closed by its last handle. The caller is alone.
+    /// Records that the last handle has closed the store. The caller is alone.
     pub(crate) fn set_clean(&self) {
         self.word(layout::CLEAN_AT).store(self.clean_stamp(), Release);
     }
 }
 
-/// Where a new segment is announced.
+/// The purpose of a reserved segment id.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ReservedFor {
-    /// In the slot of the writer that will claim in it.
+    /// A segment that the writer in a slot will append to.
     Writer(u16),
-    /// In the word of the one compaction.
+    /// The output of a compaction; at most one compaction runs at a time.
     Output,
 }

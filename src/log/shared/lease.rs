@@ -1,5 +1,5 @@
-//! The lease of a writer slot: one open, writable handle holds a slot of the control file at a time, by a lock
-//! that goes with its process.
+//! The lease of a writer slot. A slot of the control file belongs to one open, writable handle at a
+//! time, through a lock that the kernel releases when the process dies.
 
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
@@ -10,7 +10,7 @@ use crate::log::fs::Disk;
 use crate::log::shared::commit::Word;
 use crate::log::shared::control::Control;
 
-/// A slot that this handle holds.
+/// The slot of this handle.
 #[derive(Debug)]
 pub(crate) struct WriterLease<D: Disk> {
     pub(crate) slot: u16,
@@ -27,26 +27,26 @@ impl<D: Disk> WriterLease<D> {
         Ok(locked.map(|(at, lock)| WriterLease { slot: slot_of(at), _lock: lock }))
     }
 
-    /// Takes a slot if its holder is gone.
+    /// Takes a slot; `None` if it is taken.
     pub(crate) fn take(control: &Control<D>, slot: u16) -> Result<Option<WriterLease<D>>> {
         let locked = control.try_lock(layout::slot_lock_at(slot), true)?;
         Ok(locked.map(|lock| WriterLease { slot, _lock: lock }))
     }
 
-    /// Says that this process holds the slot, and has no active segment yet.
+    /// Records that this process holds the slot and has no active segment yet.
     pub(crate) fn begin(&self, control: &Control<D>) {
         control.clear_active(self.slot);
         set_holder(control, self.slot, std::process::id());
     }
 
-    /// Says that nobody holds the slot any more.
+    /// Records that the slot is free.
     pub(crate) fn end(&self, control: &Control<D>) {
         control.clear_active(self.slot);
         set_holder(control, self.slot, 0);
     }
 }
 
-/// Notes who holds a slot.
+/// Records the holder of a slot.
 fn set_holder<D: Disk>(control: &Control<D>, slot: u16, pid: u32) {
     control.slot_word(slot, layout::SLOT_PID_AT).store(pid.into(), Relaxed);
     control.slot_word(slot, layout::SLOT_FIRST_AT).store(control.next_segment(), Release);

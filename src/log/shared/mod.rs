@@ -1,4 +1,5 @@
-//! What the processes on a store share: the words of its control file, and the protocol on them.
+//! The state that all processes on a store share: the words of its control file, and the commit
+//! protocol on them.
 
 pub mod commit;
 pub(crate) mod control;

@@ -1,4 +1,5 @@
-//! A new control file. It is made under a temporary name and renamed, so that nobody ever maps half of one.
+//! Creation of a control file: it is written under a temporary name and renamed, so that nobody
+//! ever maps an incomplete one.
 
 use std::io::{self, IoSlice};
 
@@ -9,7 +10,7 @@ use crate::log::fs::directory::Directory;
 use crate::log::fs::names::{CONTROL, UNFINISHED_CONTROL};
 use crate::log::fs::{Access, Dir, Disk, DiskFile, is_full};
 
-/// What a new control file begins with.
+/// The initial contents of a control file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Start {
     pub(crate) fixed: Fixed,
@@ -32,7 +33,7 @@ impl Start {
             store: uuid,
             boot,
             created_unix_ms: now_unix_ms,
-            // Of the file that is made.
+            // Filled in when the file is created.
             device: 0,
             inode: 0,
             temporary,
@@ -47,7 +48,7 @@ impl Start {
         }
     }
 
-    /// Writes the first `len` bytes of a control file, whatever is in them. What lies behind must be zeros.
+    /// Overwrites the first `len` bytes of a control file. The bytes after them must be zeros.
     fn write<F: DiskFile>(&self, file: &F, len: u64) -> io::Result<()> {
         let id = file.id();
         let fixed = Fixed { device: id.device, inode: id.inode, ..self.fixed };
@@ -66,28 +67,30 @@ impl Start {
         ] {
             bytes[offset as usize..offset as usize + 8].copy_from_slice(&word.to_le_bytes());
         }
-        // Through the file: a store into a hole of a copied file is a SIGBUS on a full disk. The fixed fields
-        // come last, so that a file that was half written over does not count.
+        // Write instead of storing to the mapping: a store into a hole of a copied file raises
+        // SIGBUS on a full disk. Write the fixed fields last, so that a partly overwritten file is
+        // not valid.
         let (fixed, words) = bytes.split_at(layout::FIXED_LEN);
         file.write_at(&mut [IoSlice::new(&[0; layout::FIXED_LEN])], 0)?;
         file.write_at(&mut [IoSlice::new(words)], layout::FIXED_LEN as u64)?;
         file.write_at(&mut [IoSlice::new(fixed)], 0)
     }
 
-    /// Makes the control file anew, in place of the one that is there. The caller is alone.
+    /// Creates the control file and replaces the existing one. The caller is alone.
     ///
-    /// Where the disk has no space for another file, the one that is there is written over: nobody maps it.
+    /// If the disk has no space for a second file, overwrites the existing one, which nobody maps.
     pub(crate) fn create<D: Disk>(&self, directory: &Directory<D>) -> Result<()> {
         let uuid = Some(&self.fixed.store);
-        let made =
-            directory.create_anew(UNFINISHED_CONTROL, layout::FILE_LEN, uuid).and_then(|file| {
+        let made = directory
+            .create_replacing_unfinished(UNFINISHED_CONTROL, layout::FILE_LEN, uuid)
+            .and_then(|file| {
                 let written = self.write(&file, layout::SLOTS_AT);
                 written.map_err(|error| directory.error("write", UNFINISHED_CONTROL, error))?;
                 let renamed = directory.dir.replace(UNFINISHED_CONTROL, CONTROL);
                 renamed.map_err(|error| directory.error("make the control file", CONTROL, error))
             });
         let Err(error) = made else { return Ok(()) };
-        // Half a control file is of no use to anyone; the error that counts is the first.
+        // Remove the incomplete file; report the first error.
         let _ = directory.unlink_unfinished(UNFINISHED_CONTROL, uuid);
         match directory.dir.open(CONTROL, Access::Write) {
             Ok(file) if is_full(&error) && file.mapping().len() == layout::FILE_LEN => {

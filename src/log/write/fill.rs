@@ -1,4 +1,4 @@
-//! The bytes of a batch: its layout, its values with their checksums, and the head in front of them.
+//! Writes the bytes of a batch: its layout, its values with their checksums, and its head.
 
 use std::cell::RefCell;
 use std::io;
@@ -13,28 +13,29 @@ use crate::log::segment::claim::Claim;
 use crate::log::store::Store;
 use crate::partd::{Batch, Op};
 
-/// Values of this length on average go through the file, not through the mapping: a write into
-/// fresh pages spares the kernel from filling them with zeros first, but has a cost of its own.
-/// Pages that are there already are better mapped.
+/// Batches whose values have at least this average length are written with `pwrite`, not through
+/// the mapping: a write into fresh pages saves the kernel from zeroing them first, but each call
+/// has a cost. For pages that already exist, the mapping is faster.
 const FILE_WRITE_MIN_BYTES: u64 = 1024;
 
 thread_local! {
-    /// The checksums of a batch's values, and its encoded head: reused from batch to batch.
+    /// Scratch for the checksums of a batch's values and its encoded head, reused from batch to
+    /// batch.
     static SCRATCH: RefCell<(Vec<u32>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
 
-/// What must be known of a batch before there is space for it.
+/// The properties of a batch that are needed to claim space for it.
 #[derive(Debug)]
 pub(crate) struct Shape {
     pub(crate) layout: Layout,
-    /// Whether it has deletes or clears.
+    /// Whether the batch has deletes or clears.
     pub(crate) removes: bool,
-    /// Whether it has nothing else.
+    /// Whether the batch has only deletes and clears.
     pub(crate) only_removes: bool,
 }
 
 impl Shape {
-    /// The shape of a batch, or why the format cannot hold it.
+    /// Computes the shape of a batch; fails if the format cannot hold the batch.
     pub(crate) fn of<D: Disk>(store: &Store<D>, batch: &Batch<'_>) -> Result<Shape> {
         let mut shape = Shape { layout: Layout::new(), removes: false, only_removes: true };
         for op in batch.ops() {
@@ -58,7 +59,7 @@ impl Shape {
     }
 }
 
-/// Writes everything of a batch but its link and state words.
+/// Writes all of a batch except its link and state words.
 pub(crate) fn fill<F: DiskFile>(
     claim: &mut Claim<F>,
     batch: &Batch<'_>,
@@ -94,14 +95,14 @@ pub(crate) fn fill<F: DiskFile>(
             sequence: 0,
         });
         writer.finish(layout, durable_seq, entries, head)?;
-        // Scratch of a rare huge batch is not kept.
+        // Release the scratch memory of a rare huge batch.
         head.shrink_to(1 << 20);
         checksums.shrink_to(1 << 18);
         Ok(())
     })
 }
 
-/// The key of the entry of an operation: a prefix stands in its place.
+/// The key in the entry of an operation: for a removal by prefix, the prefix.
 fn key_of<'a>(op: &'a Op<'_>) -> &'a [u8] {
     match op {
         Op::Append(key, _) | Op::Set(key, _) | Op::Delete(key) | Op::DeletePrefix(key) => {

@@ -1,8 +1,8 @@
-//! The write path of one handle: claim space, copy, commit.
+//! The write path of a handle: claim space, copy, commit.
 //!
-//! Space is claimed under a short lock of the handle; bytes are copied outside of it, by several
-//! threads at once; the commit is the protocol of [`commit`]. A handle takes its slot and
-//! its first segment with its first write, so that one that only reads takes neither.
+//! Threads claim space under a short lock of the handle and copy their bytes outside it, several at
+//! a time. The commit follows the protocol of [`commit`]. A handle takes its slot and its first
+//! segment with its first write, so a handle that only reads takes neither.
 
 mod fill;
 mod new_segment;
@@ -29,13 +29,14 @@ use crate::log::write::fill::{Shape, fill};
 use crate::log::write::orphan::seal_orphan;
 use crate::partd::Batch;
 
-/// Full segments that a handle keeps open until they are synced: few, since one that is compacted
-/// away meanwhile keeps its disk space. Of failures in those beyond, and of a handle that is closed,
-/// the system still tells whoever opens the file next, unless it was short of memory.
+/// Full segments that a handle keeps open until they are synced. The number is small because a
+/// segment that is compacted away meanwhile keeps its disk space. A writeback error in other
+/// segments, or after the handle is closed, is still reported to the next process that opens the
+/// file, unless the kernel was short of memory.
 const SEALED_MAX: usize = 8;
 
-/// How often a handle that writes looks whether its files are still there, in milliseconds.
-const LOOK_MS: u64 = 100;
+/// How often a writing handle checks that its files still have their names, in milliseconds.
+const CHECK_NAMES_MS: u64 = 100;
 
 /// The writing half of a handle.
 #[derive(Debug)]
@@ -45,32 +46,32 @@ pub(crate) struct Writer<D: Disk> {
     committing: Mutex<()>,
     /// The id of the newest segment that the handle has made; 0 for none.
     newest: AtomicU64,
-    /// When the handle last looked whether its files are still there, in milliseconds since 1970.
-    looked_unix_ms: AtomicU64,
+    /// When the handle last checked the names of its files, in milliseconds since 1970.
+    checked_unix_ms: AtomicU64,
     /// When the handle was opened.
     opened_unix_ms: u64,
     /// The disk space of the segments that the handle makes.
     pub(crate) space: Space<D>,
 }
 
-/// Where the handle writes.
+/// The slot and the segments that the handle writes to.
 #[derive(Debug)]
 struct WriterState<D: Disk> {
     lease: Option<WriterLease<D>>,
     active: Option<ActiveSegment<D::File>>,
-    /// Full segments, the oldest first, until they are synced: a failure to write to the disk is
-    /// told of through the files that are open then, and forgotten where none is.
+    /// Full segments that are not synced yet, oldest first. The kernel reports a writeback error to
+    /// the files that are open at that time.
     sealed: VecDeque<SealedSegment<D::File>>,
 }
 
 #[derive(Debug)]
 struct SealedSegment<F> {
     segment: Arc<Segment<F>>,
-    /// No batch in it has a larger number; unknown while one is being written.
+    /// No batch in the segment has a larger number. `None` while a batch is being written.
     max_seq: Option<u64>,
 }
 
-/// A batch that is written, and not yet committed.
+/// A batch that is written but not yet committed.
 #[derive(Debug)]
 pub(crate) struct Prepared<F: DiskFile> {
     slot: u16,
@@ -79,7 +80,7 @@ pub(crate) struct Prepared<F: DiskFile> {
     is_committed: bool,
 }
 
-/// A batch that was written.
+/// A committed batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Written {
     pub(crate) sequence: u64,
@@ -96,20 +97,21 @@ impl<F: DiskFile> Drop for Prepared<F> {
 }
 
 impl<D: Disk> Writer<D> {
-    /// The writer of a handle that was opened, and has looked at every segment, at a time.
+    /// Creates the writer of a handle that was opened, and checked every segment, at
+    /// `opened_unix_ms`.
     pub(crate) fn new(opened_unix_ms: u64) -> Writer<D> {
         Writer {
             state: Mutex::new(WriterState { lease: None, active: None, sealed: VecDeque::new() }),
             committing: Mutex::new(()),
             newest: AtomicU64::new(0),
-            looked_unix_ms: AtomicU64::new(0),
+            checked_unix_ms: AtomicU64::new(0),
             opened_unix_ms,
             space: Space::new(),
         }
     }
 
     fn state(&self) -> MutexGuard<'_, WriterState<D>> {
-        // What the lock guards is whole between any two of its statements.
+        // Poisoning is harmless: the guarded state is consistent between any two statements.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -117,30 +119,31 @@ impl<D: Disk> Writer<D> {
     pub(crate) fn write(&self, store: &Store<D>, batch: &Batch<'_>) -> Result<Written> {
         let mut prepared = self.prepare(store, batch)?;
         loop {
-            // Nothing can overtake it.
+            // Always commits: the condition is true.
             if let Some(sequence) = self.commit(store, &mut prepared, || true)? {
                 return Ok(Written { sequence, removes: prepared.removes });
             }
         }
     }
 
-    /// Does everything of a write that may fail for want of something: the batch then only has to be
-    /// committed. It is void if it is dropped before.
+    /// Does every step of a write that may fail for lack of a resource; only the commit remains.
+    /// The batch becomes void if it is dropped before.
     pub(crate) fn prepare(&self, store: &Store<D>, batch: &Batch<'_>) -> Result<Prepared<D::File>> {
         let shape = Shape::of(store, batch)?;
         let control = store.control()?;
         control.reserve()?;
         let (slot, claim) = self.claim(store, control, &shape)?;
         let mut prepared = Prepared { slot, claim, removes: shape.removes, is_committed: false };
-        self.look(store, control, prepared.claim.segment())?;
+        self.check_names(store, control, prepared.claim.segment())?;
         fill(&mut prepared.claim, batch, &shape.layout, control.durable_seq()).map_err(
             |source| Error::io("write to the segment", prepared.claim.segment().path(), source),
         )?;
         Ok(prepared)
     }
 
-    /// Commits a prepared batch and returns its sequence number; `None`, and it can be tried again,
-    /// where `holds` says no. An error means that the batch is not in the history.
+    /// Commits a prepared batch and returns its sequence number. Returns `None` if `holds` returns
+    /// false; the batch can then be committed again. An error means that the batch is not in the
+    /// history.
     pub(crate) fn commit(
         &self,
         store: &Store<D>,
@@ -171,24 +174,24 @@ impl<D: Disk> Writer<D> {
         }
     }
 
-    /// Looks, ten times a second at most, whether the files that the handle writes to still have their names:
-    /// what is written to a file without its name is lost to the store.
-    fn look(
+    /// Checks, at most ten times a second, that the control file and the segment still have their
+    /// names: bytes written to a file without its name are lost to the store.
+    fn check_names(
         &self,
         store: &Store<D>,
         control: &Control<D>,
         segment: &Segment<D::File>,
     ) -> Result<()> {
         let now = store.directory.disk.now_unix_ms();
-        let before = self.looked_unix_ms.load(Ordering::Relaxed);
-        if now.abs_diff(before) < LOOK_MS {
+        let before = self.checked_unix_ms.load(Ordering::Relaxed);
+        if now.abs_diff(before) < CHECK_NAMES_MS {
             return Ok(());
         }
         if !control.is_in_place()? {
             return Err(control.replaced());
         }
         store.directory.check_in_place(segment.id(), segment.file().id())?;
-        self.looked_unix_ms.store(now, Ordering::Relaxed);
+        self.checked_unix_ms.store(now, Ordering::Relaxed);
         Ok(())
     }
 
@@ -198,15 +201,15 @@ impl<D: Disk> Writer<D> {
         self.newest.load(Ordering::Relaxed)
     }
 
-    /// Lets go of segments that a compaction has replaced.
+    /// Drops the handle's references to segments that a compaction has replaced.
     pub(crate) fn forget(&self, ids: &[u64]) {
         self.state().sealed.retain(|sealed| !ids.contains(&sealed.segment.id()));
     }
 
-    /// Ends the handle's segment early if that gives back `len` bytes of disk space.
+    /// Ends the handle's active segment early if that frees at least `len` bytes of disk space.
     pub(crate) fn give_up_active(&self, control: &Control<D>, len: u64) -> bool {
         let mut state = self.state();
-        // Less than a page of it is lost to where the pages begin.
+        // Only whole pages are freed, so up to a page is lost.
         let has_room =
             |active: &mut ActiveSegment<D::File>| len == 0 || active.room() >= len + 4096;
         if control.reserve().is_err() {
@@ -220,7 +223,7 @@ impl<D: Disk> Writer<D> {
         true
     }
 
-    /// Claims space for a batch, in a new segment where it must be.
+    /// Claims space for a batch, in a new segment if necessary.
     fn claim(
         &self,
         store: &Store<D>,
@@ -247,8 +250,8 @@ impl<D: Disk> Writer<D> {
         let (mut active, is_next) = if fits_a_segment {
             let least = own_len + options.reserve();
             match space.room_for(store, segment_len, least).and_then(make) {
-                // What frees space must work on a full disk, if any space is left at all, and is
-                // never refused; it takes no more than it needs.
+                // Removals free space, so they work even beyond the store's size limit, and on a
+                // full disk while any space or reserve is left. They take no more than they need.
                 Err(error) if only_removes && is_full(&error) => {
                     (make_on_a_full_disk(own_len)?, false)
                 }
@@ -278,7 +281,7 @@ impl<D: Disk> Writer<D> {
         Ok((slot, claim))
     }
 
-    /// The slot that the handle holds; the first free one if it has none.
+    /// The slot of the handle. A handle without a slot leases the first free one.
     fn lease(
         &self,
         state: &mut WriterState<D>,
@@ -288,15 +291,14 @@ impl<D: Disk> Writer<D> {
         if let Some(lease) = &state.lease {
             return Ok(lease.slot);
         }
-        // A handle may write for the first time long after it was opened.
+        // Other processes may have created segments of a newer format since this handle was opened.
         let since_opened = store.directory.disk.now_unix_ms().abs_diff(self.opened_unix_ms);
-        if !store.is_temporary && since_opened >= LOOK_MS {
+        if !store.is_temporary && since_opened >= CHECK_NAMES_MS {
             store.directory.check_versions()?;
         }
         let Some(lease) = WriterLease::take_free(control)? else {
-            let why = format!(
-                "{SLOTS} handles write to the store, which is all that it has slots for; close some"
-            );
+            let why =
+                format!("{SLOTS} handles write to the store, and it has no more slots; close some");
             return Err(Error::refused(ErrorKind::TooManyWriters, &**store.directory.path(), why));
         };
         let slot = lease.slot;
@@ -307,14 +309,14 @@ impl<D: Disk> Writer<D> {
         Ok(slot)
     }
 
-    /// Ends the handle's segment; the handle writes no more.
+    /// Ends the active segment and releases the slot; the handle writes no more.
     pub(crate) fn close(&self, control: &Control<D>) {
         let mut state = self.state();
         if let Some(active) = state.active.take() {
             active.close();
         }
-        // Without space for these words the next owner of the slot finds them as they are, which is what it
-        // finds after a kill.
+        // Without disk space for these words, the next owner of the slot finds them as after a
+        // kill, which it can handle.
         if let Some(lease) = state.lease.take_if(|_| control.reserve().is_ok()) {
             lease.end(control);
         }
@@ -322,14 +324,15 @@ impl<D: Disk> Writer<D> {
 }
 
 impl<D: Disk> WriterState<D> {
-    /// Ends a segment, and keeps its file open while it may have to be synced.
+    /// Ends a segment, and keeps its file open while a sync may need it.
     fn close(&mut self, control: &Control<D>, active: ActiveSegment<D::File>) {
         self.sealed
             .push_back(SealedSegment { segment: Arc::clone(active.segment()), max_seq: None });
         active.close();
         let durable_seq = control.durable_seq();
         self.sealed.retain_mut(|sealed| {
-            // Who writes a batch holds the segment.
+            // An in-flight append holds an `Arc` to the segment; a unique `Arc` means that none is
+            // left.
             if sealed.max_seq.is_none() && Arc::get_mut(&mut sealed.segment).is_some() {
                 sealed.max_seq = Some(control.visible());
             }

@@ -1,4 +1,5 @@
-//! A writer's next segment: made under a name of its own, reserved, and published.
+//! Creates a writer's next segment: under a temporary name, then with a reserved id, then
+//! published.
 
 use crate::error::Result;
 use crate::log::fs::names::{RESERVE, unfinished_of_writer};
@@ -9,7 +10,7 @@ use crate::log::segment::unpublished::{NewSegment, Unpublished};
 use crate::log::shared::control::{Control, ReservedFor};
 use crate::log::store::Store;
 
-/// Makes and publishes a segment for a writer.
+/// Creates and publishes a segment for a writer.
 pub(crate) fn make<D: Disk>(
     store: &Store<D>,
     space: &Space<D>,
@@ -19,11 +20,11 @@ pub(crate) fn make<D: Disk>(
 ) -> Result<ActiveSegment<D::File>> {
     let name = unfinished_of_writer(slot);
     let active = publish(control, slot, space.recycled_or_new(store, &name, len)?)?;
-    space.made_one(store, &name);
+    space.count_new_segment(store, &name);
     Ok(active)
 }
 
-/// The same; on a full disk, out of the reserve.
+/// As [`make`], but uses the reserve if the disk is full.
 pub(crate) fn make_on_a_full_disk<D: Disk>(
     store: &Store<D>,
     space: &Space<D>,
@@ -56,7 +57,7 @@ fn publish<D: Disk>(
         .and_then(|active| new.publish(id).map(|()| active));
     match &made {
         Ok(_) => control.raise_directory_epoch(),
-        // It will not come.
+        // The segment was not published: withdraw the reservation.
         Err(_) => control.set_active(slot, active),
     }
     made

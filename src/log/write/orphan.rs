@@ -1,4 +1,4 @@
-//! The segments of writers that are gone: each is sealed, so that no batch in it is waited for.
+//! Seals the segments of dead writers, so that readers wait for no batch in them.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use crate::log::segment::{SEAL_LEN, Segment};
 use crate::log::shared::control::Control;
 use crate::log::store::Store;
 
-/// Ends the segment of a dead writer in a slot: what it left pending is void, and nothing follows.
+/// Seals the segment of a dead writer in a slot and makes its pending batches void.
 pub(crate) fn seal_orphan<D: Disk>(
     store: &Store<D>,
     control: &Control<D>,
@@ -24,11 +24,12 @@ pub(crate) fn seal_orphan<D: Disk>(
     let segment =
         match Segment::open(&store.directory, id, Some(&control.fixed.store), Access::Write) {
             Ok(segment) => segment,
-            // It died before it had published the segment, or a compaction has replaced it since.
+            // The writer died before it published the segment, or a compaction has replaced the
+            // segment since.
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 return Ok(());
             }
-            // Damage is for those who read to report; it must not keep others from writing.
+            // Readers report damage; it must not prevent others from writing.
             Err(Error::Damage { .. } | Error::Refused { .. }) => return Ok(()),
             Err(error) => return Err(error),
         };

@@ -3,7 +3,7 @@
 //!
 //! EINTR is not among the errors. The real disk retries an interrupted `pwritev` or `fallocate`
 //! (`retry` in `src/log/fs/linux_file.rs`; its unit test for writes is
-//! `a_write_that_is_short_or_interrupted_goes_on_where_it_was`), the standard library retries
+//! `a_short_or_interrupted_write_continues_where_it_stopped`), the standard library retries
 //! `open` and `fsync`, a try-lock does not wait, and a local file system interrupts nothing else.
 
 use std::{fmt, io};
