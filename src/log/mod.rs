@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`fs`] | the file-system abstraction, the file system of Linux behind it, mappings, and the open directory of a store |
 //! | [`shared`] | the words that processes share, and the protocol that gives batches their numbers |
-//! | `store`, `options` | what is open, and how: every floor above borrows it |
+//! | `options`, `seq`, `store` | what is open, and how: every floor above borrows it |
 //! | `segment` | one segment file: who may touch which of its bytes, the walker of its batches, and space for new ones |
 //! | `write` | claim, copy, commit |
 //! | `read` | what a reader knows, how it keeps up, and values out of extents |
@@ -274,7 +274,7 @@ impl<D: Disk> SegmentLog<D> {
     pub fn durable_seq(&self) -> Result<Seq> {
         let store = &self.engine.store;
         store.check_process()?;
-        Ok(Seq::from(store.shared().map_or(0, |control| control.durable_seq())))
+        Ok(Seq::from(store.shared().map_or(0, shared::control::Control::durable_seq)))
     }
 
     /// Brings the history up to `seq`, or more of it, to stable storage. Returns at once if it is there.
