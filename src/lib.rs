@@ -110,6 +110,7 @@ compile_error!(
     "partd runs on 64-bit little-endian Linux: its mappings, locks and syncs are Linux's"
 );
 
+mod batch;
 mod buffer;
 mod dict;
 pub mod encode;
@@ -121,6 +122,7 @@ mod partd;
 mod scoped;
 mod threads;
 
+pub use crate::batch::{Batch, Op};
 pub use crate::buffer::{Buffer, BufferStats, FixedBudget, MemoryBudget};
 pub use crate::dict::Dict;
 #[cfg(feature = "arrow")]
@@ -147,7 +149,7 @@ pub use crate::encode::{Codec, CodecError, Encode, Typed, compression};
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::key::{Key, KeyPart, TupleInteger, TuplePart};
 pub use crate::log::{Compaction, Options, SegmentLog, Seq, Skipped, Stats, Verified, View};
-pub use crate::partd::{Batch, Chunks, Durability, MemoryStore, Op, Partd};
+pub use crate::partd::{Chunks, Durability, MemoryStore, Partd};
 pub use crate::scoped::Scoped;
 
 /// Compiles and runs the examples in the README.

@@ -1,129 +1,12 @@
-//! `Partd`, the trait that every store and layer implements, and the batch that it writes.
+//! `Partd`, the trait that every store and layer implements.
 //!
 //! The required methods of [`Partd`] are object-safe, so a layer can be chosen at run time as a
 //! `Box<dyn Partd>`. The generic convenience methods call only those.
 
 use std::sync::Arc;
 
+pub(crate) use crate::batch::{Batch, Op};
 use crate::{Key, Result};
-
-/// One operation of a batch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Op<'a> {
-    /// Appends the bytes to the key's value. Appending no bytes creates the key.
-    Append(Key, &'a [u8]),
-    /// Sets the value and replaces what was appended, unless the key was set since its last delete.
-    Set(Key, &'a [u8]),
-    /// Removes the key and its value. A missing key is not an error.
-    Delete(Key),
-    /// Removes every key.
-    Clear,
-    /// Removes every key that begins with the prefix; the empty prefix removes all of them.
-    DeletePrefix(Key),
-}
-
-impl Op<'_> {
-    /// Returns the key that the operation applies to, or `None` if it may apply to many keys.
-    #[must_use]
-    pub fn key(&self) -> Option<&Key> {
-        match self {
-            Op::Append(key, _) | Op::Set(key, _) | Op::Delete(key) => Some(key),
-            Op::Clear | Op::DeletePrefix(_) => None,
-        }
-    }
-
-    /// Returns the bytes that the operation writes; empty for a removal.
-    #[must_use]
-    pub fn value(&self) -> &[u8] {
-        match self {
-            Op::Append(_, value) | Op::Set(_, value) => value,
-            Op::Delete(_) | Op::Clear | Op::DeletePrefix(_) => &[],
-        }
-    }
-}
-
-/// A list of operations that a store applies atomically, in the order in which they were added.
-///
-/// It borrows the values. The methods of [`Partd`] make batches of one kind of operation; build one
-/// yourself to mix several kinds:
-///
-/// ```
-/// use partd::{Batch, Dict, Durability, Partd};
-/// let p = Dict::new();
-/// p.write(Batch::new().delete("old").append("new", b"1").append("new", b"2"), Durability::Plain)?;
-/// assert_eq!(p.get("new")?, b"12");
-/// # Ok::<(), partd::Error>(())
-/// ```
-#[derive(Clone, Debug, Default)]
-pub struct Batch<'a> {
-    ops: Vec<Op<'a>>,
-}
-
-impl<'a> Batch<'a> {
-    /// Creates an empty batch.
-    #[must_use]
-    pub fn new() -> Batch<'a> {
-        Batch::default()
-    }
-
-    /// Creates an empty batch with room for `ops` operations.
-    #[must_use]
-    pub fn with_capacity(ops: usize) -> Batch<'a> {
-        Batch { ops: Vec::with_capacity(ops) }
-    }
-
-    /// Adds an append: `value` goes to the end of the key's value.
-    #[inline]
-    pub fn append(&mut self, key: impl Into<Key>, value: &'a [u8]) -> &mut Batch<'a> {
-        self.push(Op::Append(key.into(), value))
-    }
-
-    /// Adds a set: the key's value becomes `value`, unless it was set since its last delete.
-    pub fn set(&mut self, key: impl Into<Key>, value: &'a [u8]) -> &mut Batch<'a> {
-        self.push(Op::Set(key.into(), value))
-    }
-
-    /// Adds the removal of a key.
-    pub fn delete(&mut self, key: impl Into<Key>) -> &mut Batch<'a> {
-        self.push(Op::Delete(key.into()))
-    }
-
-    /// Adds the removal of every key.
-    pub fn clear(&mut self) -> &mut Batch<'a> {
-        self.push(Op::Clear)
-    }
-
-    /// Adds the removal of every key that begins with `prefix`, byte by byte.
-    pub fn delete_prefix(&mut self, prefix: impl Into<Key>) -> &mut Batch<'a> {
-        self.push(Op::DeletePrefix(prefix.into()))
-    }
-
-    /// Adds an operation.
-    #[inline]
-    pub fn push(&mut self, op: Op<'a>) -> &mut Batch<'a> {
-        self.ops.push(op);
-        self
-    }
-
-    /// Returns the operations in order.
-    #[inline]
-    #[must_use]
-    pub fn ops(&self) -> &[Op<'a>] {
-        &self.ops
-    }
-
-    /// Returns whether the batch has no operations.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.ops.is_empty()
-    }
-
-    /// Returns the total length of all values in bytes.
-    #[must_use]
-    pub fn value_bytes(&self) -> u64 {
-        self.ops.iter().map(|op| op.value().len() as u64).sum()
-    }
-}
 
 /// The guarantee that a write waits for before it returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -622,6 +505,9 @@ mod tests {
         fn keys(&self) -> Result<Vec<Key>> {
             Noting::note("keys")
         }
+        fn keys_with(&self, _: &Key) -> Result<Vec<Key>> {
+            Noting::note("keys_with")
+        }
         fn sync(&self) -> Result<()> {
             Noting::note("sync")
         }
@@ -670,6 +556,7 @@ mod tests {
                 "lens" => drop(p.lens(&[])),
                 "present" => drop(p.present(&[])),
                 "keys" => drop(p.keys()),
+                "keys_with" => drop(p.keys_with(&Key::default())),
                 "sync" => drop(p.sync()),
                 "visit" => drop(p.visit(&[], &mut |_| Ok(()))),
                 "check" => drop(p.check(Durability::Plain)),
@@ -681,7 +568,7 @@ mod tests {
             CALLS.take() == [name]
         }
         let methods = [declared("Partd"), declared("MemoryStore")].concat();
-        assert_eq!(methods.len(), 12, "{methods:?}");
+        assert_eq!(methods.len(), 13, "{methods:?}");
         for method in methods {
             // A method that is not forwarded runs its provided body, which calls other methods.
             assert!(call_all(method, &Noting), "{method}");

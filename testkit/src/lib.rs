@@ -5,6 +5,7 @@
 //! | `build` | bytes of segments and control files, built by hand |
 //! | `cgroup` | a memory limit for child processes |
 //! | `children` | child processes, their roles, and the judge of their acknowledged writes |
+//! | `contract` | the behaviours of the trait `Partd`, as tests of any store |
 //! | `counted` | a store that counts the calls a layer makes |
 //! | `history` | recorded client histories, and the checker that tests for linearizability |
 //! | `sim` | the simulated disk, its power cuts, and the invariants of the crash model |
@@ -21,6 +22,7 @@
 pub mod build;
 pub mod cgroup;
 pub mod children;
+pub mod contract;
 pub mod counted;
 pub mod history;
 pub mod sim;

@@ -3,93 +3,12 @@
 //! To add a store, add one line at the end of this file: a name, and an expression that creates an
 //! empty one. All of them are boxed, so that the suite is compiled once.
 
-mod basics;
-mod batches;
-mod sets;
-mod threads;
-
 use std::sync::Arc;
 
 #[cfg(feature = "zlib")]
 use partd::Zlib;
 use partd::{Buffer, Dict, Encode, MemoryStore, Partd, Scoped, SegmentLog};
-
-/// Runs each behaviour of the suite as a separate test on the value of `$make`.
-macro_rules! contract {
-    ($($(#[$meta:meta])* $store:ident: $make:expr;)*) => {$(
-        $(#[$meta])*
-        mod $store {
-            use super::*;
-            contract!(@few_values $make);
-            contract!(@many_values $make);
-        }
-    )*};
-    // For a store that is slow per value.
-    (@slow $($(#[$meta:meta])* $store:ident: $make:expr;)*) => {$(
-        $(#[$meta])*
-        mod $store {
-            use super::*;
-            contract!(@few_values $make);
-        }
-    )*};
-    (@few_values $make:expr) => {
-        contract!(@tests $make; basics:
-            a_value_is_its_appends_in_order
-            a_missing_key_reads_as_empty_and_is_not_contained
-            an_empty_batch_does_nothing
-            an_empty_value_makes_the_key_exist
-            the_empty_key_is_a_key
-            any_bytes_can_be_a_key
-            keys_are_sorted_and_unique
-            get_many_keeps_the_order_and_the_duplicates_of_its_keys
-            a_deleted_key_is_gone_and_can_come_back
-            pop_returns_and_removes
-            pop_of_a_key_twice_in_one_call_returns_it_once
-            clear_removes_every_key_and_the_store_stays_usable
-            large_values_round_trip
-            durable_appends_are_visible_like_plain_ones
-            visit_lends_the_values_once
-        );
-        contract!(@tests $make; sets:
-            the_first_set_wins_and_later_ones_do_nothing
-            a_set_replaces_what_was_appended_before
-            appends_follow_a_set_and_a_later_set_does_nothing
-            a_delete_lets_the_next_set_win_again
-            a_pop_and_a_clear_let_the_next_set_win_again
-            an_empty_set_counts
-        );
-        contract!(@tests $make; batches:
-            the_same_key_twice_in_a_batch_is_in_order
-            a_mixed_batch_is_applied_in_order
-            a_delete_and_an_append_in_one_batch_replace_the_value
-            a_clear_in_a_batch_leaves_later_operations_in_effect
-            a_prefix_delete_removes_the_keys_with_the_prefix_and_no_other
-            a_prefix_delete_in_a_batch_takes_its_place_among_the_operations
-            sets_in_a_batch_are_applied_in_order
-        );
-        contract!(@tests $make; threads:
-            appends_of_threads_arrive_once_whole_and_in_order_and_readers_see_prefixes
-            pops_racing_with_appends_lose_and_double_nothing
-            a_batch_is_seen_whole_or_not_at_all
-            exactly_one_of_several_racing_sets_wins
-        );
-    };
-    (@many_values $make:expr) => {
-        contract!(@tests $make; basics:
-            len_of_is_the_length_of_the_value
-            twenty_thousand_keys_round_trip
-        );
-        contract!(@tests $make; sets: a_set_before_every_append_counts_once);
-        contract!(@tests $make; batches: a_batch_can_have_very_many_operations);
-    };
-    (@tests $make:expr; $behaviours:ident: $($behaviour:ident)*) => {$(
-        #[test]
-        fn $behaviour() {
-            let store: Box<dyn Partd> = Box::new($make);
-            $behaviours::$behaviour(&store);
-        }
-    )*};
-}
+use partd_testkit::contract;
 
 /// A buffer with a memory limit.
 fn buffer(limit_bytes: u64) -> Buffer<Dict, Dict> {

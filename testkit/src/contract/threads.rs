@@ -30,11 +30,7 @@ fn records(value: &[u8]) -> Vec<(u32, u32)> {
     whole.collect()
 }
 
-pub(crate) fn appends_of_threads_arrive_once_whole_and_in_order_and_readers_see_prefixes<
-    P: Partd,
->(
-    p: &P,
-) {
+pub fn appends_of_threads_arrive_once_whole_and_in_order_and_readers_see_prefixes<P: Partd>(p: &P) {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         let writers: Vec<_> = (0..WRITERS)
@@ -78,7 +74,7 @@ pub(crate) fn appends_of_threads_arrive_once_whole_and_in_order_and_readers_see_
     }
 }
 
-pub(crate) fn pops_racing_with_appends_lose_and_double_nothing<P: Partd>(p: &P) {
+pub fn pops_racing_with_appends_lose_and_double_nothing<P: Partd>(p: &P) {
     let running = AtomicU32::new(WRITERS);
     let mut popped = thread::scope(|scope| {
         for writer in 0..WRITERS {
@@ -122,7 +118,7 @@ pub(crate) fn pops_racing_with_appends_lose_and_double_nothing<P: Partd>(p: &P) 
     }
 }
 
-pub(crate) fn a_batch_is_seen_whole_or_not_at_all<P: Partd>(p: &P) {
+pub fn a_batch_is_seen_whole_or_not_at_all<P: Partd>(p: &P) {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         for _ in 0..2 {
@@ -151,7 +147,7 @@ pub(crate) fn a_batch_is_seen_whole_or_not_at_all<P: Partd>(p: &P) {
     });
 }
 
-pub(crate) fn exactly_one_of_several_racing_sets_wins<P: Partd>(p: &P) {
+pub fn exactly_one_of_several_racing_sets_wins<P: Partd>(p: &P) {
     for round in 0..60 {
         let winners: Vec<Vec<u8>> = thread::scope(|scope| {
             let setters: Vec<_> = (0..WRITERS)

@@ -2,7 +2,7 @@
 
 use partd::{Batch, Durability, Key, Partd};
 
-pub(crate) fn a_value_is_its_appends_in_order<P: Partd>(p: &P) {
+pub fn a_value_is_its_appends_in_order<P: Partd>(p: &P) {
     p.append([("x", "Hello "), ("y", "123")]).unwrap();
     p.append([("x", "world!"), ("y", "456")]).unwrap();
     assert_eq!(p.get("x").unwrap(), b"Hello world!");
@@ -16,7 +16,7 @@ pub(crate) fn a_value_is_its_appends_in_order<P: Partd>(p: &P) {
     assert_eq!(p.get("z").unwrap(), expected);
 }
 
-pub(crate) fn a_missing_key_reads_as_empty_and_is_not_contained<P: Partd>(p: &P) {
+pub fn a_missing_key_reads_as_empty_and_is_not_contained<P: Partd>(p: &P) {
     p.append([("there", "1")]).unwrap();
     assert_eq!(p.get("missing").unwrap(), b"");
     assert_eq!(p.get_many(["missing", "there"]).unwrap(), [&b""[..], b"1"]);
@@ -28,7 +28,7 @@ pub(crate) fn a_missing_key_reads_as_empty_and_is_not_contained<P: Partd>(p: &P)
     assert_eq!(p.keys().unwrap(), [Key::from("there")]);
 }
 
-pub(crate) fn an_empty_batch_does_nothing<P: Partd>(p: &P) {
+pub fn an_empty_batch_does_nothing<P: Partd>(p: &P) {
     p.append::<&str, &str>([]).unwrap();
     p.append_durable::<&str, &str>([]).unwrap();
     p.write(&Batch::new(), Durability::Plain).unwrap();
@@ -39,7 +39,7 @@ pub(crate) fn an_empty_batch_does_nothing<P: Partd>(p: &P) {
     assert!(p.keys().unwrap().is_empty());
 }
 
-pub(crate) fn an_empty_value_makes_the_key_exist<P: Partd>(p: &P) {
+pub fn an_empty_value_makes_the_key_exist<P: Partd>(p: &P) {
     p.append([("k", "")]).unwrap();
     assert!(p.contains("k").unwrap());
     assert_eq!(p.len_of("k").unwrap(), 0);
@@ -51,7 +51,7 @@ pub(crate) fn an_empty_value_makes_the_key_exist<P: Partd>(p: &P) {
     assert_eq!(p.get("k").unwrap(), b"v");
 }
 
-pub(crate) fn the_empty_key_is_a_key<P: Partd>(p: &P) {
+pub fn the_empty_key_is_a_key<P: Partd>(p: &P) {
     p.append([("", "1"), ("a", "2")]).unwrap();
     p.append([("", "3")]).unwrap();
     assert_eq!(p.get("").unwrap(), b"13");
@@ -60,7 +60,7 @@ pub(crate) fn the_empty_key_is_a_key<P: Partd>(p: &P) {
     assert!(!p.contains("").unwrap());
 }
 
-pub(crate) fn any_bytes_can_be_a_key<P: Partd>(p: &P) {
+pub fn any_bytes_can_be_a_key<P: Partd>(p: &P) {
     let mut keys: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
     keys.extend((0..=255).map(|byte| vec![0, byte, 0]));
     keys.extend([
@@ -80,7 +80,7 @@ pub(crate) fn any_bytes_can_be_a_key<P: Partd>(p: &P) {
     assert_eq!(p.get("a/b").unwrap(), b"a/b!");
 }
 
-pub(crate) fn keys_are_sorted_and_unique<P: Partd>(p: &P) {
+pub fn keys_are_sorted_and_unique<P: Partd>(p: &P) {
     let names = ["b", "a", "", "ab", "z", "\u{e4}", "B", "a"];
     for round in 0..3 {
         p.append(names.iter().map(|name| (*name, "v"))).unwrap();
@@ -97,7 +97,7 @@ pub(crate) fn keys_are_sorted_and_unique<P: Partd>(p: &P) {
     assert!(expected.windows(2).all(|two| two[0].as_bytes() < two[1].as_bytes()));
 }
 
-pub(crate) fn get_many_keeps_the_order_and_the_duplicates_of_its_keys<P: Partd>(p: &P) {
+pub fn get_many_keeps_the_order_and_the_duplicates_of_its_keys<P: Partd>(p: &P) {
     p.append((0..500).map(|i| (i, i.to_string()))).unwrap();
     let asked: Vec<i32> = (0..1000).map(|i| (i * 7919) % 700).collect();
     let values = p.get_many(asked.iter().copied()).unwrap();
@@ -107,7 +107,7 @@ pub(crate) fn get_many_keeps_the_order_and_the_duplicates_of_its_keys<P: Partd>(
     }
 }
 
-pub(crate) fn len_of_is_the_length_of_the_value<P: Partd>(p: &P) {
+pub fn len_of_is_the_length_of_the_value<P: Partd>(p: &P) {
     let mut len = 0;
     for i in 0..300 {
         p.append([("k", vec![1; i])]).unwrap();
@@ -118,7 +118,7 @@ pub(crate) fn len_of_is_the_length_of_the_value<P: Partd>(p: &P) {
     assert_eq!(p.len_of("k").unwrap(), 0);
 }
 
-pub(crate) fn a_deleted_key_is_gone_and_can_come_back<P: Partd>(p: &P) {
+pub fn a_deleted_key_is_gone_and_can_come_back<P: Partd>(p: &P) {
     p.append([("k", "old"), ("other", "kept")]).unwrap();
     p.delete(["k", "k", "missing"]).unwrap();
     assert_eq!(p.get("k").unwrap(), b"");
@@ -132,7 +132,7 @@ pub(crate) fn a_deleted_key_is_gone_and_can_come_back<P: Partd>(p: &P) {
     assert!(!p.contains("k").unwrap());
 }
 
-pub(crate) fn pop_returns_and_removes<P: Partd>(p: &P) {
+pub fn pop_returns_and_removes<P: Partd>(p: &P) {
     p.append([("a", "1"), ("b", "2"), ("c", "3")]).unwrap();
     p.sync().unwrap();
     p.append([("a", "+"), ("d", "4")]).unwrap();
@@ -144,7 +144,7 @@ pub(crate) fn pop_returns_and_removes<P: Partd>(p: &P) {
     assert_eq!(p.get("a").unwrap(), b"again");
 }
 
-pub(crate) fn pop_of_a_key_twice_in_one_call_returns_it_once<P: Partd>(p: &P) {
+pub fn pop_of_a_key_twice_in_one_call_returns_it_once<P: Partd>(p: &P) {
     p.append([("a", "1")]).unwrap();
     p.sync().unwrap();
     p.append([("a", "2")]).unwrap();
@@ -153,7 +153,7 @@ pub(crate) fn pop_of_a_key_twice_in_one_call_returns_it_once<P: Partd>(p: &P) {
     assert_eq!(popped, [&b"12"[..], b"set", b"", b""]);
 }
 
-pub(crate) fn clear_removes_every_key_and_the_store_stays_usable<P: Partd>(p: &P) {
+pub fn clear_removes_every_key_and_the_store_stays_usable<P: Partd>(p: &P) {
     p.clear().unwrap();
     p.append((0..300).map(|i| (i, "v"))).unwrap();
     p.iset("s", "set").unwrap();
@@ -165,7 +165,7 @@ pub(crate) fn clear_removes_every_key_and_the_store_stays_usable<P: Partd>(p: &P
     assert_eq!(p.keys().unwrap(), [Key::from(7)]);
 }
 
-pub(crate) fn large_values_round_trip<P: Partd>(p: &P) {
+pub fn large_values_round_trip<P: Partd>(p: &P) {
     let value: Vec<u8> = (0..3_000_000_u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect();
     p.append([("k", "before ")]).unwrap();
     p.append([("k", &value), ("l", &value)]).unwrap();
@@ -174,7 +174,7 @@ pub(crate) fn large_values_round_trip<P: Partd>(p: &P) {
     assert!(p.pop(["l", "k"]).unwrap()[0] == value);
 }
 
-pub(crate) fn twenty_thousand_keys_round_trip<P: Partd>(p: &P) {
+pub fn twenty_thousand_keys_round_trip<P: Partd>(p: &P) {
     let names: Vec<u32> = (0..20_000).map(|i: u32| i.wrapping_mul(0x9E37_79B1)).collect();
     for names in names.chunks(5000) {
         p.append(names.iter().map(|name| (*name, name.to_le_bytes()))).unwrap();
@@ -190,7 +190,7 @@ pub(crate) fn twenty_thousand_keys_round_trip<P: Partd>(p: &P) {
     }
 }
 
-pub(crate) fn durable_appends_are_visible_like_plain_ones<P: Partd>(p: &P) {
+pub fn durable_appends_are_visible_like_plain_ones<P: Partd>(p: &P) {
     for i in 0..20 {
         p.append([("k", "p")]).unwrap();
         p.append_durable([("k", "d"), ("l", "d")]).unwrap();
@@ -202,7 +202,7 @@ pub(crate) fn durable_appends_are_visible_like_plain_ones<P: Partd>(p: &P) {
     assert_eq!(p.get("l").unwrap(), b"d".repeat(20));
 }
 
-pub(crate) fn visit_lends_the_values_once<P: Partd>(p: &P) {
+pub fn visit_lends_the_values_once<P: Partd>(p: &P) {
     for round in 0..3 {
         p.append((0..50).map(|i| (i, vec![i as u8; 300]))).unwrap();
         if round == 1 {

@@ -2,7 +2,7 @@
 
 use partd::{Batch, Durability, Partd};
 
-pub(crate) fn the_first_set_wins_and_later_ones_do_nothing<P: Partd>(p: &P) {
+pub fn the_first_set_wins_and_later_ones_do_nothing<P: Partd>(p: &P) {
     p.iset("k", "first").unwrap();
     p.iset("k", "second").unwrap();
     assert_eq!(p.get("k").unwrap(), b"first");
@@ -12,7 +12,7 @@ pub(crate) fn the_first_set_wins_and_later_ones_do_nothing<P: Partd>(p: &P) {
     assert_eq!(p.len_of("k").unwrap(), 5);
 }
 
-pub(crate) fn a_set_replaces_what_was_appended_before<P: Partd>(p: &P) {
+pub fn a_set_replaces_what_was_appended_before<P: Partd>(p: &P) {
     p.append([("k", "gone"), ("l", "gone")]).unwrap();
     p.iset("k", "set").unwrap();
     assert_eq!(p.get("k").unwrap(), b"set");
@@ -21,7 +21,7 @@ pub(crate) fn a_set_replaces_what_was_appended_before<P: Partd>(p: &P) {
     assert_eq!(p.get("l").unwrap(), b"set");
 }
 
-pub(crate) fn appends_follow_a_set_and_a_later_set_does_nothing<P: Partd>(p: &P) {
+pub fn appends_follow_a_set_and_a_later_set_does_nothing<P: Partd>(p: &P) {
     p.append([("k", "gone")]).unwrap();
     p.iset("k", "set").unwrap();
     p.append([("k", "+1")]).unwrap();
@@ -34,7 +34,7 @@ pub(crate) fn appends_follow_a_set_and_a_later_set_does_nothing<P: Partd>(p: &P)
     assert_eq!(p.get("k").unwrap(), b"set+1+2+3");
 }
 
-pub(crate) fn a_delete_lets_the_next_set_win_again<P: Partd>(p: &P) {
+pub fn a_delete_lets_the_next_set_win_again<P: Partd>(p: &P) {
     for round in ["a", "b", "c"] {
         p.iset("k", round).unwrap();
         p.iset("k", "late").unwrap();
@@ -48,7 +48,7 @@ pub(crate) fn a_delete_lets_the_next_set_win_again<P: Partd>(p: &P) {
     }
 }
 
-pub(crate) fn a_pop_and_a_clear_let_the_next_set_win_again<P: Partd>(p: &P) {
+pub fn a_pop_and_a_clear_let_the_next_set_win_again<P: Partd>(p: &P) {
     p.iset("k", "1").unwrap();
     assert_eq!(p.pop(["k"]).unwrap(), [b"1"]);
     p.iset("k", "2").unwrap();
@@ -60,7 +60,7 @@ pub(crate) fn a_pop_and_a_clear_let_the_next_set_win_again<P: Partd>(p: &P) {
     assert_eq!(p.get("k").unwrap(), b"3");
 }
 
-pub(crate) fn an_empty_set_counts<P: Partd>(p: &P) {
+pub fn an_empty_set_counts<P: Partd>(p: &P) {
     p.iset("k", "").unwrap();
     assert!(p.contains("k").unwrap());
     p.iset("k", "late").unwrap();
@@ -71,7 +71,7 @@ pub(crate) fn an_empty_set_counts<P: Partd>(p: &P) {
 }
 
 /// The way a typed layer uses sets: it stores the type with every append.
-pub(crate) fn a_set_before_every_append_counts_once<P: Partd>(p: &P) {
+pub fn a_set_before_every_append_counts_once<P: Partd>(p: &P) {
     for i in 0..500 {
         let mut batch = Batch::new();
         for key in 0..10 {

@@ -2,13 +2,13 @@
 
 use partd::{Batch, Durability, Key, Partd};
 
-pub(crate) fn the_same_key_twice_in_a_batch_is_in_order<P: Partd>(p: &P) {
+pub fn the_same_key_twice_in_a_batch_is_in_order<P: Partd>(p: &P) {
     p.append([("k", "1"), ("l", "x"), ("k", "2"), ("k", ""), ("k", "3")]).unwrap();
     p.append([("k", "4"), ("k", "5")]).unwrap();
     assert_eq!(p.get("k").unwrap(), b"12345");
 }
 
-pub(crate) fn a_mixed_batch_is_applied_in_order<P: Partd>(p: &P) {
+pub fn a_mixed_batch_is_applied_in_order<P: Partd>(p: &P) {
     p.append([("a", "old"), ("b", "old"), ("c", "old")]).unwrap();
     let mut batch = Batch::new();
     batch.append("a", b"1").delete("a").append("a", b"2").set("b", b"3").append("b", b"4");
@@ -19,7 +19,7 @@ pub(crate) fn a_mixed_batch_is_applied_in_order<P: Partd>(p: &P) {
     assert_eq!(p.keys().unwrap(), ["a", "b", "c"].map(Key::from));
 }
 
-pub(crate) fn a_delete_and_an_append_in_one_batch_replace_the_value<P: Partd>(p: &P) {
+pub fn a_delete_and_an_append_in_one_batch_replace_the_value<P: Partd>(p: &P) {
     for round in 0..50 {
         let value = vec![round; 500];
         p.append([("k", "rest of the round before")]).unwrap();
@@ -28,7 +28,7 @@ pub(crate) fn a_delete_and_an_append_in_one_batch_replace_the_value<P: Partd>(p:
     }
 }
 
-pub(crate) fn a_clear_in_a_batch_leaves_later_operations_in_effect<P: Partd>(p: &P) {
+pub fn a_clear_in_a_batch_leaves_later_operations_in_effect<P: Partd>(p: &P) {
     p.append([("a", "old"), ("b", "old")]).unwrap();
     p.iset("s", "old").unwrap();
     let mut batch = Batch::new();
@@ -39,7 +39,7 @@ pub(crate) fn a_clear_in_a_batch_leaves_later_operations_in_effect<P: Partd>(p: 
     assert_eq!(p.get_many(["a", "b", "s"]).unwrap(), [&b"2"[..], b"3", b"new"]);
 }
 
-pub(crate) fn sets_in_a_batch_are_applied_in_order<P: Partd>(p: &P) {
+pub fn sets_in_a_batch_are_applied_in_order<P: Partd>(p: &P) {
     let mut batch = Batch::new();
     batch.append("a", b"gone").set("a", b"1").append("a", b"2").set("a", b"void");
     batch.set("b", b"3").set("b", b"void").append("b", b"4");
@@ -52,7 +52,7 @@ pub(crate) fn sets_in_a_batch_are_applied_in_order<P: Partd>(p: &P) {
     assert_eq!(p.get_many(["a", "d"]).unwrap(), [b"12+", &b"67"[..]]);
 }
 
-pub(crate) fn a_batch_can_have_very_many_operations<P: Partd>(p: &P) {
+pub fn a_batch_can_have_very_many_operations<P: Partd>(p: &P) {
     let values: Vec<[u8; 4]> = (0..20_000_u32).map(u32::to_le_bytes).collect();
     let mut batch = Batch::new();
     for (i, value) in values.iter().enumerate() {
@@ -70,7 +70,7 @@ pub(crate) fn a_batch_can_have_very_many_operations<P: Partd>(p: &P) {
     }
 }
 
-pub(crate) fn a_prefix_delete_removes_the_keys_with_the_prefix_and_no_other<P: Partd>(p: &P) {
+pub fn a_prefix_delete_removes_the_keys_with_the_prefix_and_no_other<P: Partd>(p: &P) {
     let keys = [("a", 1), ("a", 2), ("aa", 1), ("b", 1)].map(Key::from);
     let fill = || p.append(keys.iter().map(|key| (key, "x"))).unwrap();
     fill();
@@ -93,7 +93,7 @@ pub(crate) fn a_prefix_delete_removes_the_keys_with_the_prefix_and_no_other<P: P
     assert_eq!(p.keys().unwrap(), []);
 }
 
-pub(crate) fn a_prefix_delete_in_a_batch_takes_its_place_among_the_operations<P: Partd>(p: &P) {
+pub fn a_prefix_delete_in_a_batch_takes_its_place_among_the_operations<P: Partd>(p: &P) {
     p.append([("ab", "old"), ("b", "old")]).unwrap();
     let mut batch = Batch::new();
     batch.append("ab", b"1").append("ac", b"1").delete_prefix("a").append("ab", b"2");
