@@ -92,7 +92,7 @@ impl<F: DiskFile> Base<F> {
         outside.map(|&number| self.segment(number))
     }
 
-    /// How far each chain beside the sources reaches.
+    /// How far the chain of each retained segment reaches.
     fn retained(&self, is_input: &[bool]) -> Vec<Retained> {
         let mut retained = Vec::new();
         for segment in self.outside(is_input) {
