@@ -22,8 +22,8 @@ impl<D: Disk> Engine<D> {
         Engine { store, writer, reader, syncer: Syncer::new() }
     }
 
-    /// Seals the handle's active segment. The last handle on a store also marks it as closed, or removes
-    /// it if it is temporary.
+    /// Seals the handle's active segment. The last handle on a store also marks it as closed, or
+    /// removes it if it is temporary.
     pub(crate) fn close(&mut self) {
         let Some(control) = self.store.shared().filter(|_| !self.store.is_read_only) else {
             return;

@@ -201,7 +201,8 @@ impl<D: Disk> Lead<D> {
             control.reserve()?;
             control.set_durable_directory_epoch(directory_epoch);
         }
-        // Writeback errors are reported once per open file; a superseded leader may have consumed ours.
+        // Writeback errors are reported once per open file; a superseded leader may have consumed
+        // ours.
         store.check_sync(control)?;
         if replaced.is_empty() {
             control.reserve()?;
