@@ -1,6 +1,6 @@
 //! Automatic compaction. A background thread of the handle wakes up when the handle has removed
-//! data or created segments, and compacts if it pays. A closing handle makes one more attempt
-//! within a time limit, because a short-lived process has no time for a thread.
+//! data or created segments, and compacts if it pays. A closing handle may compact once more within
+//! a time limit, because a short-lived process has no time for a thread.
 //!
 //! A handle that only appends keeps no index. It counts small segment files instead, and builds an
 //! index for the duration of a compaction once there are many.
@@ -140,7 +140,7 @@ impl Background {
     }
 }
 
-/// Compacts if it pays. A handle without an index first decides by the sizes of the files.
+/// Compacts if it pays. A handle without an index first decides by the disk space of the files.
 fn run_once<D: Disk>(engine: &Engine<D>, why: Reason, share: f64, stop: &Stop) -> Result<()> {
     let Engine { store, reader, .. } = engine;
     if reader.is_built() {
@@ -209,7 +209,7 @@ pub(crate) fn drop_gone<D: Disk>(engine: &Engine<D>) -> Result<bool> {
     }
 }
 
-/// Counts the segment files and their bytes without opening them.
+/// Counts the disk space of the segment files, and how many are small, without opening them.
 fn files<D: Disk>(store: &Store<D>) -> Result<Files> {
     let mut files = Files::default();
     for_each_segment(store, |bytes| {
@@ -222,6 +222,6 @@ fn files<D: Disk>(store: &Store<D>) -> Result<Files> {
 #[derive(Clone, Copy, Debug, Default)]
 struct Files {
     bytes: u64,
-    /// How many are shorter than a quarter of a full segment.
+    /// How many take less disk space than a quarter of a segment.
     small: u64,
 }

@@ -3,8 +3,8 @@
 //! A sync makes the history up to now durable, whichever handles wrote it. One leader at a time
 //! syncs each segment that has batches above the durable sequence number, then the directory if
 //! files were added, and then raises the durable sequence number. That also serves everyone who
-//! waits for a smaller number. The lock between processes only saves work: after a while, a waiter
-//! takes over from a leader that makes no progress.
+//! waits for a smaller number. The lock between processes only saves work: if its holder makes no
+//! progress for a while, a waiter syncs without it.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -32,8 +32,8 @@ pub(crate) fn open_read_only<D: Disk>(
     loop {
         let mut joined = None;
         // While this opener holds the exclusive lock, nobody writes, so the state it finds does not
-        // change. It builds the handle before it drops the lock, because anything may change after
-        // that.
+        // change. A frozen handle is complete before the lock is dropped, because anything may
+        // change after that.
         if let Some(alone) = try_lock(&directory, true)? {
             let control =
                 usable(&directory, boot, Access::Follow)?.filter(|_| !options.ignore_damage);

@@ -120,7 +120,7 @@ impl<F: DiskFile> RecoveryScan<F> {
     }
 
     /// Marks the segments that compaction outputs replace. Returns the sequence number up to which
-    /// batches may be missing from other segments.
+    /// batches may be missing.
     fn take_outputs<D: Disk>(
         &mut self,
         directory: &Directory<D>,

@@ -66,7 +66,8 @@ impl<F: DiskFile> ScannedSegment<F> {
         control: Option<&Control<D>>,
     ) -> Result<()> {
         let is_given_up = |found: &&ScannedBatch| match found.state {
-            // Within one boot, a void word needs no second store.
+            // Within one boot, a void batch was never anything else, so its word needs no second
+            // store.
             Ok(State::Void) => mode == RecoveryMode::Disk,
             Ok(State::Committed(sequence)) => sequence > end,
             _ => true,
