@@ -1,8 +1,8 @@
-//! One step of a batch, before its value is encoded.
+//! One operation of a batch, before its value is encoded.
 
 use crate::Key;
 
-/// An [`Op`](crate::partd::Op) whose value is what the codec takes.
+/// An [`Op`](crate::partd::Op) whose value has the codec's input type.
 pub(crate) enum Step<'a, In: ?Sized> {
     Append(&'a Key, &'a In),
     Set(&'a Key, &'a In),

@@ -1,10 +1,10 @@
-//! The inspector and the engine read the same store by different code: what the one lists and what
-//! the other restores must be the same, on images of crashes and on damaged copies.
+//! The inspector and the engine read a store with different code. The values that one lists and the
+//! other restores must be the same, on crash images and on damaged copies.
 //!
-//! An image of a power cut is made of two copies of a store, one taken right after a sync (all of
-//! it is durable) and one later: every sector that differs has the one or the other content, new
-//! files are there up to some point, the control file may be anything. `PARTD_IMAGES=100000 cargo
-//! test -p partd-inspect --test inspect agreement -- --nocapture` tries more of them.
+//! An image of a power cut combines two copies of a store, one taken right after a sync, so that
+//! all of it is durable, and a later one. Each sector that differs comes from either copy, new
+//! files exist up to some point, and the control file may hold anything. `PARTD_IMAGES=100000 cargo
+//! test -p partd-inspect --test inspect agreement -- --nocapture` tries more images.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,10 +18,10 @@ use partd_inspect::index::Index;
 use partd_inspect::problem::Severity;
 use partd_inspect::store::{Refusal, Store};
 
-/// Each key's value, or why it cannot be had.
+/// Each key's value, or the error that reading it gives.
 type Values = BTreeMap<Vec<u8>, Result<Vec<u8>, String>>;
 
-/// What the inspector lists.
+/// The values that the inspector lists.
 pub(crate) fn values(store: &Store) -> Values {
     let index = Index::build(&store.segments, &store.history, &[]);
     let mut values = Values::new();
@@ -45,14 +45,14 @@ pub(crate) fn values(store: &Store) -> Values {
     values
 }
 
-/// What the engine restores.
+/// The values that the engine restores.
 fn restored(log: &SegmentLog) -> Result<Values, String> {
     let keys = log.keys().map_err(|error| error.to_string())?;
     let get = |key: &partd::Key| log.get(key).map_err(|_| "checksum".to_owned());
     Ok(keys.iter().map(|key| (key.as_bytes().to_vec(), get(key))).collect())
 }
 
-/// Where images are made: in memory, where there is such a place.
+/// A directory for images, in memory if possible.
 pub(crate) fn workshop() -> tempfile::TempDir {
     let shm = Path::new("/dev/shm");
     let made = shm.is_dir().then(|| tempfile::tempdir_in(shm).ok()).flatten();
@@ -76,7 +76,7 @@ fn plain_op(log: &SegmentLog, rng: &mut Rng, step: u64) {
     }
 }
 
-/// A durable copy and a later one of a store that is open, and what to call them.
+/// Makes a durable copy and a later copy of an open store, and returns their paths.
 fn two_copies(dir: &Path, rng: &mut Rng) -> (PathBuf, PathBuf) {
     let store = dir.join("store");
     let options = SegmentLog::options().segment_len_bytes(64 << 10);
@@ -105,7 +105,7 @@ fn two_copies(dir: &Path, rng: &mut Rng) -> (PathBuf, PathBuf) {
     (durable, later)
 }
 
-/// A power cut between the two copies.
+/// Builds the image of a power cut between the two copies.
 fn power_cut(durable: &Path, later: &Path, image: &Path, rng: &mut Rng) {
     fs::create_dir_all(image).unwrap();
     let mut names: Vec<_> =
@@ -147,18 +147,18 @@ fn power_cut(durable: &Path, later: &Path, image: &Path, rng: &mut Rng) {
     }
 }
 
-/// How a comparison came out.
+/// The result of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Same,
     BothDamaged,
 }
 
-/// Holds the two views of an image against each other, before recovery, after it, and after it
-/// once more.
+/// Compares the inspector's and the engine's view of an image: before recovery, after it, and after
+/// a second one.
 pub(crate) fn compare(image: &Path) -> Result<Outcome, String> {
     let seen = match Store::read(image) {
-        // A power cut may leave none: then the engine finds none either, and makes one.
+        // A power cut may leave no store; then the engine finds none either, and creates one.
         Err(Refusal::NoStore(..)) => {
             return match (SegmentLog::open_read_only(image), SegmentLog::open(image)) {
                 (Err(_), Ok(log)) if log.keys().is_ok_and(|keys| keys.is_empty()) => {
@@ -211,8 +211,8 @@ pub(crate) fn compare(image: &Path) -> Result<Outcome, String> {
     Ok(Outcome::Same)
 }
 
-/// Where the writers died and the last batch they counted cannot be read any more, the engine goes
-/// by the batches that it can read; the inspector goes by them, too, and says so beside.
+/// If the writers are dead and the last batch they counted is unreadable, the engine goes by the
+/// batches that it can read. The inspector does the same and also reports the problem.
 fn only_the_commit_word(seen: &Store) -> bool {
     let problems = seen.history.problems.iter();
     let mut damage = problems.filter(|problem| problem.severity == Severity::Damage);
@@ -250,9 +250,10 @@ fn they_agree_on_a_thousand_images_of_crashes() {
         for number in 0..25 {
             let image = dir.path().join(format!("image-{number}"));
             if number == 0 {
-                // Every process was killed at once: memory is as it was.
+                // All processes were killed at once: everything in memory survives.
                 copy(&later, &image);
-                // Unless somebody has made a copy of it while it was in use.
+                // Half of the images are adopted as the original; the others count as copies that
+                // were made while the store was in use.
                 if rng.chance(50) {
                     adopt(&image);
                 }

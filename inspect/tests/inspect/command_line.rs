@@ -1,5 +1,5 @@
-//! The command line as an awkward shell uses it: outputs that are full, paths before their commands,
-//! words that are no commands, and names that could be taken for something else.
+//! The command line in awkward use: full outputs, paths before commands, words that are not
+//! commands, and ambiguous names.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -9,7 +9,7 @@ use std::process::Stdio;
 
 use crate::support::{command, in_terminal, inspect, on, sample_store};
 
-/// Names of directories that must not be shown as they are, and how they are shown.
+/// Directory names that must be escaped, and their escaped form.
 const NAMES: [(&[u8], &str); 4] = [
     (b"esc\x1b[31mred\nline", r"esc\x1b[31mred\nline"),
     (b"non\xffutf8", r"non\xffutf8"),
@@ -65,7 +65,7 @@ fn a_path_may_stand_before_its_command() {
         let (before, behind) = (inspect(before), inspect(behind));
         assert_eq!((before.code, before.text()), (behind.code, behind.text()), "{behind:?}");
     }
-    // A store that has the name of a command.
+    // A store named like a command.
     let named = dir.path().join("keys");
     crate::support::copy(&store, &named);
     let run = |args: &[&str]| command().current_dir(dir.path()).args(args).output().unwrap();
@@ -126,7 +126,7 @@ fn paths_are_escaped_as_keys_are_in_text_and_in_json() {
             assert_eq!(ran.code, 2, "{ran:?}");
             check_plain(&ran.stderr, &format!("{shown} absent"), args);
         }
-        // In a terminal, too, where clap itself colours what it quotes.
+        // The same in a terminal, where clap itself colours the text that it quotes.
         for args in [&[path.as_os_str()][..], &[OsStr::new("keys"), path.as_os_str()]] {
             let (text, _) = in_terminal(args, &[]);
             assert!(!text.contains("\x1b[31mred") && !text.contains('\u{202e}'), "{text}");
@@ -169,7 +169,7 @@ fn add(path: &Path, more: &str) -> PathBuf {
     longer.into()
 }
 
-/// Checks that a text shows what is expected, and no character that controls a terminal.
+/// Checks that a text contains `shown` and no terminal control characters.
 #[track_caller]
 fn check_plain(text: &str, shown: &str, args: &[&str]) {
     let is_plain = |c: char| c == '\n' || !(c.is_control() || c == '\u{202e}' || c == '\u{fffd}');

@@ -1,5 +1,5 @@
-//! Damaged stores: each kind of damage is found, named with file, offset, expected and found, and
-//! the rest is still decoded. Exit code 1.
+//! Damaged stores: each kind of damage is found and reported with file, offset, expected and found
+//! value, and the rest is still decoded. The exit code is 1.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use partd_format::{Salt, State};
 use crate::support::build::{Control, Item, STORE, Segment, salt_of};
 use crate::support::{Rng, boot, on, reboot, sample, sample_store, write_store};
 
-/// The severity and what of every problem that the summary tells of.
+/// The severity and subject of every problem that the summary reports.
 fn problems(path: &std::path::Path, command: &[&str]) -> Vec<(String, String)> {
     let ran = on(path, &[command, &["--json"]].concat());
     let document = ran.json();
@@ -108,12 +108,12 @@ fn each_kind_of_damage_is_named_with_file_offset_expected_and_found() {
         let text = on(&store, command);
         assert_eq!(text.code, 1, "{name}: {}", text.text());
         assert!(text.text().contains("damaged in "), "{name}: {}", text.text());
-        // A problem may stand on two lines.
+        // A problem may take two lines.
         let flat = text.text().replace("\n         ", ": ");
         for word in words {
             assert!(flat.contains(word), "{name} does not say {word:?}:\n{flat}");
         }
-        // What is not damaged is still there.
+        // Undamaged values are still readable.
         let pear = on(&store, &["get", "", "--partial"]);
         assert_eq!(pear.stdout, b"empty key", "{name}: {pear:?}");
     }
@@ -157,7 +157,7 @@ fn the_traces_of_a_power_cut_above_the_mark_are_scars_and_no_damage() {
     assert_eq!(document["history"]["durable_seq"], 1);
     assert_eq!(document["history"]["batches_beyond"], 1, "4 is whole and given up");
     assert_eq!(on(&store, &["get", "a"]).stdout, b"12");
-    // The same below the mark is damage.
+    // Below the durable sequence number, the same is damage.
     control.durable_seq = 4;
     let store = write_store(&dir.path().join("synced"), &[&segment], Some(&control));
     reboot(&store);
@@ -176,7 +176,8 @@ fn a_header_that_is_damaged_is_damage_where_an_output_needs_the_segment() {
     output.seal();
     let mut control = Control::open(STORE, boot(), 2);
     control.next_segment = 4;
-    // No number tells of it: they are all at or below what the output says may be gone.
+    // The sequence numbers do not reveal the damage: all are at or below the output's `max_seq`, so
+    // they may be missing.
     kept.flip(50, 0);
     let dir = tempfile::tempdir().unwrap();
     let store = write_store(dir.path(), &[&kept, &output], Some(&control));
@@ -187,8 +188,8 @@ fn a_header_that_is_damaged_is_damage_where_an_output_needs_the_segment() {
     assert!(refused.contains("0000000000000001.seg"), "{refused}");
 }
 
-/// A source of a compaction need never have come to the disk: a power cut before it is unlinked may
-/// leave a file of zeros, or an empty one.
+/// The input of a compaction may never have reached the disk: a power cut before its unlink may
+/// leave a file of zeros or an empty one.
 #[test]
 fn a_replaced_segment_that_a_power_cut_has_torn_is_no_problem() {
     for len in [0, 4096] {
@@ -246,7 +247,7 @@ fn a_hostile_sparse_file_of_a_terabyte_takes_neither_memory_nor_time() {
     let salt: Salt = salt_of(STORE, 1);
     let header = segment.header.encode();
     segment.bytes[..header.len()].copy_from_slice(&header);
-    // A batch as long as the file that says that almost all of it is keys.
+    // A batch as long as the file, which claims to consist almost entirely of keys.
     let batch = len - 256;
     let link = partd_format::Link::Batch(batch).encode(salt, 256);
     segment.bytes[256..264].copy_from_slice(&link.to_le_bytes());
@@ -320,7 +321,7 @@ fn a_segment_file_with_a_damaged_header_is_damaged_and_not_good() {
             assert!(!ran.text().contains(praise), "{args:?} says {praise}: {ran:?}");
         }
     }
-    // Its own name says that it is a segment, whatever it begins with.
+    // The file's name marks it as a segment, whatever its first bytes are.
     segments[1].bytes[..8].copy_from_slice(b"NOTMAGIC");
     fs::write(&path, &segments[1].bytes).unwrap();
     assert_eq!(on(&path, &["verify"]).code, 1);
@@ -387,7 +388,7 @@ fn a_store_of_a_later_format_is_refused_as_the_engine_refuses_it() {
     let segment = stores[2].join("0000000000000003.seg");
     assert_eq!(on(&segment, &[]).code, 2);
     assert!(on(&stores[0].join("0000000000000003.seg"), &[]).text().contains("format 1"));
-    // One flipped bit is damage, not another version.
+    // One flipped bit is damage, not another format version.
     let (mut segments, control) = sample();
     segments[1].flip(8, 1);
     let segments = segments.iter().collect::<Vec<_>>();
@@ -398,7 +399,7 @@ fn a_store_of_a_later_format_is_refused_as_the_engine_refuses_it() {
 #[test]
 fn a_hostile_sparse_file_of_many_large_heads_takes_little_memory() {
     use std::os::unix::fs::FileExt;
-    // Each head is right, and consists of a key of 4 MiB of zeros that are nowhere stored.
+    // Each head is valid and has one key of 4 MiB of zeros that take no space in the sparse file.
     let (head, batches) = (4_u64 << 20, 200);
     let dir = tempfile::tempdir().unwrap();
     let mut segment = Segment::new(STORE, 1, 4096);

@@ -1,5 +1,5 @@
-//! More segments than a process may have open files: everything is read all the same, at rest and
-//! beside a writer.
+//! More segments than a process may have open files: the inspector still reads everything, both at
+//! rest and beside a writer.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,12 +12,12 @@ use partd::{Partd, SegmentLog};
 use crate::support::build::{Control, Item, STORE, Segment};
 use crate::support::{Ran, boot, write_store};
 
-/// Segments of the store at rest.
+/// The number of segments of the store at rest.
 const SEGMENTS: u64 = 2000;
 /// How many files the inspector may have open.
 const FILES: &str = "64";
 
-/// Runs the binary with few files, and so many threads that they could use all of them up.
+/// Runs the binary with a low limit on open files, and with enough threads to use them all up.
 fn with_few_files(path: &Path, args: &[&str]) -> Ran {
     let script = format!("ulimit -n {FILES} && exec \"$@\"");
     let (first, rest) = args.split_at(args.len().min(1));
@@ -70,7 +70,7 @@ fn a_store_of_two_thousand_segments_is_read_with_sixty_four_files() {
     assert_eq!(ran.code, 0, "{}", ran.stderr);
 }
 
-/// Tells a thread to end, also where the test fails.
+/// Stops a thread when dropped, even if the test fails.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -85,7 +85,7 @@ fn beside_a_writer_and_its_compactions_it_finds_no_damage_with_few_files() {
     let path = dir.path().join("store");
     let options = SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(0.3);
     let log = options.open(&path).unwrap();
-    // 150 segments that stay, and below some that come and go.
+    // 150 segments that stay; others come and go below.
     for i in 0..150 {
         log.append([(format!("kept {i}"), vec![i as u8; 50 << 10])]).unwrap();
     }
@@ -116,7 +116,8 @@ fn beside_a_writer_and_its_compactions_it_finds_no_damage_with_few_files() {
                 let ran = with_few_files(&path, args);
                 match ran.code {
                     0 => read += 1,
-                    // What it read had gone before it could be read: it says so, and no more.
+                    // The segments were removed before the inspector could read them, and it says
+                    // only that.
                     2 => {
                         let said = format!("{}{}", ran.text(), ran.stderr);
                         assert!(said.contains("run the command again"), "{args:?}: {said}");

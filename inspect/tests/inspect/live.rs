@@ -1,4 +1,5 @@
-//! A store with live writers: the inspector works beside them, sees no damage, and delays nobody.
+//! A store with live writers: the inspector works beside them, reports no damage, and delays
+//! nobody.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -11,7 +12,7 @@ use crate::support::build::{self, Control, Item, Segment};
 use crate::support::{boot, on, write_store};
 use partd_inspect::store::Store;
 
-/// Where a child process of these tests writes; set in children alone.
+/// The store that a child process of these tests writes to; set only in children.
 const STORE: &str = "PARTD_INSPECT_TEST_STORE";
 
 #[test]
@@ -59,7 +60,7 @@ impl Drop for Writer {
     }
 }
 
-/// Waits until there are so many batches, and so many processes that write.
+/// Waits until the store has at least this many batches and writing processes.
 fn wait_for(store: &Path, batches: u64, writers: usize) {
     let since = Instant::now();
     loop {
@@ -107,13 +108,14 @@ fn live_writers_are_seen_and_never_look_like_damage() {
             pids.sort_unstable();
             expected.sort_unstable();
             assert_eq!(pids, expected);
-            // A segment may be sealed between the look at its writer and the look at it.
+            // A segment may be sealed after the inspector reads its writer and before it reads the
+            // segment.
             active += document["segments"]["states"]["active"].as_u64().unwrap();
         }
     }
     wait_for(&store, last + 1, 2);
     assert!(active > 0, "no writer's segment was ever seen as active");
-    // One dies: the other goes on, and the inspector knows who is who.
+    // Kill one writer: the other continues, and the inspector tells them apart.
     let dead = writers.remove(0);
     let pid = dead.0.id();
     drop(dead);
@@ -128,7 +130,7 @@ fn live_writers_are_seen_and_never_look_like_damage() {
         }
         assert!(since.elapsed() < Duration::from_secs(10), "a killed process keeps its lock");
     }
-    // All die: nothing that was acknowledged is lost, and the engine agrees.
+    // Kill all: no acknowledged batch is lost, and the engine agrees.
     writers.iter_mut().for_each(Writer::kill);
     let document = on(&store, &["verify", "--json"]).json();
     assert_eq!(document["health"]["status"], "recovery", "{document:#}");
@@ -199,7 +201,7 @@ fn the_store_of_the_shuffle_example_is_read_while_it_runs_and_as_a_damaged_copy(
     let progress = |_| {
         let call = calls.fetch_add(1, Ordering::Relaxed);
         if call == 20 {
-            // The other thread appends meanwhile.
+            // The other thread keeps appending.
             for args in [&["--json"][..], &["verify", "--json"], &["keys", "--json"]] {
                 let ran = on(&store(), args);
                 assert_eq!((ran.code, &ran.json()["health"]["status"]), (0, &"healthy".into()));
@@ -208,18 +210,19 @@ fn the_store_of_the_shuffle_example_is_read_while_it_runs_and_as_a_damaged_copy(
             assert_eq!(holders[0]["pid"], std::process::id(), "{holders:#}");
             assert_eq!(holders[0]["state"], "alive", "{holders:#}");
         }
-        // In the second half nobody appends.
+        // The second half of the job appends nothing.
         if out.join("part-0000.csv").exists() && !kept.exists() {
             crate::support::copy(&store(), &kept);
         }
     };
     let report = crate::job::run(&job, &progress).unwrap();
-    // As a copy it would be recovered like after a power cut, and the damage would end its history.
+    // Opened as a copy, it would be recovered as after a power cut, and the damage would end its
+    // history.
     crate::support::adopt(&kept);
     assert!(report.log_bytes > 100_000 && calls.into_inner() > 20, "{report:?}");
     let verified = on(&kept, &["verify", "--json"]);
     assert_eq!(verified.code, 0, "{verified:?}");
-    // A copy with one flipped byte of a value.
+    // Flip one bit of a value in the copy.
     let batches = on(&kept, &["batches", "--json"]).json();
     let at = batches["batches"][1]["values_offset"].as_u64().unwrap() as usize + 5;
     let file =
@@ -240,12 +243,13 @@ fn the_store_of_the_shuffle_example_is_read_while_it_runs_and_as_a_damaged_copy(
 fn a_store_whose_writers_cannot_be_seen_counts_as_open_while_it_moves() {
     use partd_format::control::{COMMIT_AT, Commit};
     use std::os::unix::fs::FileExt;
-    // Nobody holds a lock here, as nobody does as seen from another container.
+    // No locks are held here, as it appears from another container.
     let dir = tempfile::tempdir().unwrap();
     let mut segment = Segment::new(build::STORE, 1, 4096);
     segment.commit(1, &[Item::append("a", "1")]);
     segment.commit(2, &[Item::append("a", "2")]);
-    // 3 is taken and not there yet; 4 is: by the numbers alone, 3 is missing.
+    // Sequence number 3 is reserved but not yet present, and 4 is present. Judged by the numbers
+    // alone, 3 is missing.
     segment.commit(4, &[Item::append("a", "4")]);
     let control = Control { next_segment: 2, ..Control::open(build::STORE, boot(), 2) };
     let store = write_store(dir.path(), &[&segment], Some(&control));
@@ -259,7 +263,7 @@ fn a_store_whose_writers_cannot_be_seen_counts_as_open_while_it_moves() {
                 file.write_all_at(&word.to_le_bytes(), COMMIT_AT).unwrap();
             }
         });
-        // The thread may get no time between two looks: then it is at rest, for this process.
+        // The thread may not run between two checks; to this process the store is then at rest.
         let since = Instant::now();
         let late = || since.elapsed() > Duration::from_secs(60);
         let read = loop {
@@ -301,7 +305,7 @@ fn what_a_live_temporary_store_has_written_again_is_read_again_or_refused() {
     assert!(text.contains("temporary: it belongs to one process"), "{text}");
     let read = Store::read(&store).unwrap();
     assert!(read.recycles() && !read.has_gone() && !read.is_damaged());
-    // The replaced input of an output: what a compaction recycles.
+    // A compaction recycles the replaced input of an output.
     let recycled = store.join("tmp-recycled-0000000000000001");
     std::fs::rename(store.join("0000000000000001.seg"), &recycled).unwrap();
     assert!(read.has_gone(), "what is read of it from now on is another segment's");
@@ -311,7 +315,7 @@ fn what_a_live_temporary_store_has_written_again_is_read_again_or_refused() {
     assert_eq!(document["recycled_segments"], 1, "{document:#}");
     assert_eq!(document["control"]["temporary"], true, "{document:#}");
     assert_eq!(document["other_files"], serde_json::json!([]), "{document:#}");
-    // In a store that is not open, and in one that several may open, nothing is written again.
+    // A store that is not open, or that several processes may open, recycles no segments.
     drop(held);
     assert!(!Store::read(&store).unwrap().recycles());
 }
@@ -330,8 +334,8 @@ fn reading_takes_no_lock() {
     assert_eq!(read.segments.len(), 4);
 }
 
-/// The compactions of a temporary store write its dead segments again: whatever is read meanwhile is right, or
-/// the inspector says that it was written again.
+/// Compactions of a temporary store recycle its dead segments. A concurrent read returns the right
+/// bytes, or the inspector says that a segment was recycled.
 #[test]
 fn a_live_temporary_store_is_read_right_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,7 +1,8 @@
-//! `partd-inspect` as its users run it: the binary itself on stores that are whole, live, dead,
-//! damaged or none, and its reading path held against the engine's.
+//! Runs the `partd-inspect` binary as users do, on intact, live, dead and damaged stores and on
+//! paths without a store, and compares its reading code with the engine's.
 //!
-//! One test binary, since each links the engine anew; a file for each behaviour.
+//! All tests share one binary, because each binary links the engine again; each file tests one
+//! behaviour.
 
 mod agreement;
 mod command_line;

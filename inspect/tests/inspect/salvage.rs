@@ -1,4 +1,5 @@
-//! Salvage: a new store that the engine opens, with all that verified and an account of the rest.
+//! Salvage: creates a store that the engine opens, with everything that verified, and an account of
+//! the rest.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -109,7 +110,8 @@ fn a_large_store_of_large_values_and_an_empty_one_are_salvaged() {
     assert!(SegmentLog::open(&new).unwrap().keys().unwrap().is_empty());
 }
 
-/// Salvages `segments` as a store and returns the account, and the values in the new store.
+/// Salvages `segments` as a store. Returns the exit code, the account, and the values in the new
+/// store.
 fn salvaged(
     dir: &Path,
     segments: &[Segment],
@@ -128,13 +130,14 @@ fn salvaged_path(dir: &Path, path: &Path) -> (i32, serde_json::Value, BTreeMap<V
     (ran.code, ran.json(), values)
 }
 
-/// Where the parts of the sample's second segment lie: batches 3, 5, a void one and 7.
+/// The offset of the first batch in the sample's second segment, which holds batches 3 and 5, a
+/// void one, and 7.
 const FIRST: u64 = 256;
 
 #[test]
 fn one_flipped_bit_of_a_link_header_state_or_table_costs_nothing() {
-    // In segment 2: of the header a few fields; of batch 3 the link word, the state word, the checksum,
-    // the lengths, the table, the keys.
+    // In segment 2, some fields of the header; in batch 3, the link word, the state word, the
+    // checksum, the lengths, the table and the keys.
     let header = [3, 9, 13, 20, 33, 41, 50, 74, 100, 126].map(|at| (at, 2));
     let batch = [0, 6, 8, 15, 16, 21, 24, 32, 34, 37, 40, 49, 57, 61, 82].map(|at| (FIRST + at, 5));
     for (at, bit) in header.into_iter().chain(batch) {
@@ -154,7 +157,7 @@ fn one_flipped_bit_of_a_link_header_state_or_table_costs_nothing() {
 fn batches_behind_a_link_word_that_is_beyond_repair_are_found() {
     let dir = tempfile::tempdir().unwrap();
     let (mut segments, control) = sample();
-    // Batch 3 is gone with its link word: 5 and 7 stand behind it.
+    // Batch 3 is lost with its link word; 5 and 7 follow it.
     segments[1].bytes[256..304].fill(0xAB);
     let (code, account, values) = salvaged(dir.path(), &segments, Some(&control));
     assert_eq!(code, 1);
@@ -170,13 +173,13 @@ fn batches_behind_a_link_word_that_is_beyond_repair_are_found() {
 fn a_header_beyond_repair_is_trusted_as_far_as_batches_verify_under_it() {
     let dir = tempfile::tempdir().unwrap();
     let (mut segments, control) = sample();
-    // All but the salt.
+    // Everything but the salt.
     segments[1].bytes[..48].fill(0x5A);
     segments[1].bytes[56..128].fill(0xA5);
     let (code, account, values) = salvaged(dir.path(), &segments, Some(&control));
     assert_eq!((code, &account["lost_batches"]), (1, &json!([])), "{account:#}");
     assert_eq!(values, sample_values());
-    // The same as a single file: its own batches.
+    // The same segment as a single file: only its own batches are read.
     let path = dir.path().join("store/0000000000000002.seg");
     let alone = tempfile::tempdir().unwrap();
     let (code, account, values) = salvaged_path(alone.path(), &path);
@@ -202,7 +205,8 @@ fn a_batch_whose_state_word_is_gone_gets_the_one_number_that_is_missing() {
 #[test]
 fn a_batch_that_was_given_up_does_not_come_back() {
     let dir = tempfile::tempdir().unwrap();
-    // A power cut tore batch 3 and took what was behind it; 3 and 4 were written again elsewhere.
+    // A power cut tore batch 3 and cut off all after it; later appends wrote 3 and 4 to another
+    // segment.
     let mut old = Segment::new(STORE, 1, 4096);
     old.commit(1, &[Item::append("a", "1")]);
     old.commit(2, &[Item::append("a", "2")]);
@@ -219,7 +223,7 @@ fn a_batch_that_was_given_up_does_not_come_back() {
     assert_eq!(values[&b"a"[..]], b"1234");
 }
 
-/// Two sources, their output, and a segment that it keeps: the numbers 1 to 5.
+/// An input, its output, and a segment that the output retains, with the sequence numbers 1 to 5.
 fn compacted() -> Vec<Segment> {
     let mut one = Segment::new(STORE, 1, 4096);
     one.commit(1, &[Item::append("a", "one ")]);
@@ -232,7 +236,8 @@ fn compacted() -> Vec<Segment> {
     kept.commit(5, &[Item::append("b", "five")]);
     let retained = [Retained { id: 2, end }];
     let mut output = Segment::output(STORE, 3, 4096, 3, &[1], &retained);
-    // 1 and 3 are adjacent: one entry under the higher number.
+    // Batches 1 and 3 hold adjacent extents of the key, so they become one entry under the higher
+    // number.
     let state = State::Committed(3);
     output.batch(state, 3, &[Item::append("a", "one three ").at(3)]);
     output.seal();
@@ -246,7 +251,8 @@ fn compacted_values() -> BTreeMap<Vec<u8>, Vec<u8>> {
 
 #[test]
 fn an_output_and_its_sources_never_count_both() {
-    // Whole; its lists damaged in one bit, beyond repair; and the same without its sources.
+    // The output is intact; has one flipped bit in its lists; has lists beyond repair; and the
+    // cases without its input.
     type Corrupt = fn(&mut Vec<Segment>);
     let cases: [(&str, Corrupt); 5] = [
         ("whole", |_| {}),
@@ -274,13 +280,14 @@ fn a_damaged_output_is_set_aside_for_its_sources_or_accounted_for() {
     let dir = tempfile::tempdir().unwrap();
     let mut segments = compacted();
     let at = segments[2].header.data_start as usize + 48;
-    // The table of its only batch.
+    // The table of the output's only batch.
     segments[2].bytes[at..at + 16].fill(0xFF);
     let (code, account, values) = salvaged(dir.path(), &segments, None);
     assert_eq!((code, values), (1, compacted_values()), "{account:#}");
     assert_eq!(account["outputs_set_aside"].as_array().unwrap().len(), 1, "{account:#}");
     assert_eq!(account["lost_parts"], json!([]), "{account:#}");
-    // Without the source the bytes are lost, and the account says which numbers they may have had.
+    // Without the input the bytes are lost, and the account gives the sequence numbers they may
+    // have had.
     segments.remove(0);
     let dir = tempfile::tempdir().unwrap();
     let (code, account, values) = salvaged(dir.path(), &segments, None);
@@ -293,7 +300,8 @@ fn a_damaged_output_is_set_aside_for_its_sources_or_accounted_for() {
     assert!(text.text().contains("1 part of a segment"), "{}", text.text());
 }
 
-/// A power cut may come before the sources are gone, and they need never have come to the disk.
+/// A power cut may come before the inputs are unlinked, and their data may never have reached the
+/// disk.
 #[test]
 fn an_output_is_not_set_aside_for_a_source_that_is_torn() {
     for what in ["from its second batch on", "its last value"] {
@@ -305,7 +313,7 @@ fn an_output_is_not_set_aside_for_a_source_that_is_torn() {
         let first = output.batch(State::Committed(2), 2, &[Item::append("a", "one").at(1)]);
         output.batch(State::Committed(2), 2, &[Item::append("b", "two").at(2)]);
         output.seal();
-        // The table of the one batch of the output, and a part of the source.
+        // Damage the table of the output's first batch, and a part of the input.
         output.bytes[first as usize + 48..][..16].fill(0xFF);
         match what {
             "its last value" => source.bytes[second + 48 + 16 + 1..][..3].fill(0),

@@ -1,4 +1,4 @@
-//! `partd-inspect` where no thread can be started: the one that it has does the work.
+//! `partd-inspect` works on its main thread alone if it can start no other.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,7 +14,8 @@ fn every_subcommand_that_reads_in_parallel_works_where_no_thread_can_be_started(
     let p = SegmentLog::open(&store).expect("it opens");
     p.append([("long", vec![1; 3 << 20]), ("short", vec![2; 10])]).expect("it is appended");
     drop(p);
-    // The limit does not hold for root. A copy, since others may not reach the original.
+    // Root is exempt from the limit. Other users may not be able to reach the original binary, so
+    // copy it.
     let program = dir.path().join("partd-inspect");
     fs::copy(env!("CARGO_BIN_EXE_partd-inspect"), &program).expect("it is copied");
     let is_root = rustix::process::getuid().is_root();

@@ -1,8 +1,9 @@
-//! The images of the crash simulation, spilled to files: what the inspector lists and what the
-//! engine's recovery restores must be the same on each.
+//! Writes the images of the crash simulation to files. On each, the values that the inspector lists
+//! and the engine's recovery restores must be the same.
 //!
-//! A thousand in the ordinary run, spread over all workloads, modes and moments; more by
-//! `PARTD_IMAGES=100000 cargo test -p partd-inspect --test inspect simulated -- --nocapture`.
+//! An ordinary run compares a thousand images, spread over all workloads, modes and moments.
+//! `PARTD_IMAGES=100000 cargo test -p partd-inspect --test inspect simulated -- --nocapture`
+//! compares more.
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +27,7 @@ fn spill(image: &Image, dir: &Path) -> bool {
         any |= name.extension().is_some_and(|extension| extension == "seg")
             || name == Path::new("control");
     }
-    // On the simulated disk it was the original.
+    // On the simulated disk, the control file was the original.
     adopt(dir);
     any
 }
@@ -86,7 +87,7 @@ fn compare_some(
 fn they_agree_on_the_images_of_the_crash_simulation() {
     let (seed, wanted) = (1, images(1000));
     println!("seed {seed}, about {wanted} images");
-    // A fifth of them are from before there is a store.
+    // About a fifth of the images are from before the store exists.
     let each = (wanted * 3 / 2).div_ceil((ALL.len() * Mode::ALL.len()) as u64);
     let mut made = 0;
     for workload in ALL {

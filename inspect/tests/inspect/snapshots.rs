@@ -1,11 +1,12 @@
-//! The text and the JSON of every subcommand, held against files: what changes, changes on purpose.
+//! Compares the text and the JSON of every subcommand with files, so that the output only changes
+//! on purpose.
 
 use std::path::Path;
 
 use crate::support::build::Control;
 use crate::support::{inspect, lock_byte, on, sample, sample_store, snapshot, write_store};
 
-/// Replaces what depends on the run: the directory, times and rates, blocks on disk.
+/// Replaces the parts that depend on the run: the directory, times and rates, and blocks on disk.
 fn stable(text: &str, dir: &Path) -> String {
     let text = text.replace(&dir.display().to_string(), "DIR");
     let mut stable = String::new();
@@ -64,7 +65,7 @@ fn every_subcommand_prints_what_it_printed_before_as_text_and_as_json() {
     }
 }
 
-/// What `args` print on `path`, as text and as JSON, held against the files of this name.
+/// Compares the text and the JSON that `args` print on `path` with the files of this name.
 fn both(name: &str, path: &Path, args: &[&str], code: i32, dir: &Path) {
     let text = on(path, args);
     assert_eq!(text.code, code, "{name}: {text:?}");
@@ -80,7 +81,7 @@ fn json(name: &str, path: &Path, args: &[&str], code: i32, dir: &Path) {
     let ran = on(path, &[args, &["--json"]].concat());
     assert_eq!(ran.code, code, "{name}: {ran:?}");
     assert_eq!(ran.json()["partd_inspect"], 1, "{name}");
-    // This process, alone on a line of an array.
+    // The process id of this test is alone on a line of an array.
     let pid = format!("\n    {}\n", std::process::id());
     snapshot(&format!("{name}.json"), &stable(&ran.text(), dir).replace(&pid, "\n    0\n"));
 }
@@ -89,7 +90,7 @@ fn json(name: &str, path: &Path, args: &[&str], code: i32, dir: &Path) {
 fn what_writes_and_what_watches_prints_what_it_printed_before() {
     let dir = tempfile::tempdir().unwrap();
     let (mut segments, control) = sample();
-    // A value, and a link word beyond repair.
+    // Damage a value, and a link word beyond repair.
     segments[1].flip(345, 0);
     segments[2].bytes[256..264].fill(0xEE);
     let corrupt = segments.iter().collect::<Vec<_>>();
@@ -107,9 +108,9 @@ fn what_writes_and_what_watches_prints_what_it_printed_before() {
     crate::support::copy(&store, &temp.join("partd-tmp-0123456789abcdef"));
     std::fs::create_dir(temp.join("partd-tmp-0000000000000000")).unwrap();
     crate::support::make_temporary(&temp.join("partd-tmp-0123456789abcdef"));
-    // One that is not temporary, whatever it is called.
+    // A store that is not temporary, despite its name.
     crate::support::copy(&store, &temp.join("partd-tmp-fedcba9876543210"));
-    // As text, the width of its first column depends on where it was run.
+    // JSON only: in the text, the width of the first column depends on the directory's path.
     json("sweep", &temp, &["sweep"], 0, dir.path());
 }
 
@@ -122,14 +123,15 @@ fn a_store_that_is_held_prints_who_holds_it() {
     let control = Control { clean: false, holder: Some((7, 4_000_000, 3)), ..control };
     let segments = segments.iter().collect::<Vec<_>>();
     let store = write_store(dir.path(), &segments, Some(&control));
-    // This process holds the store's lock and is present, as a reader is, and holds the lock of another's slot.
+    // This process holds the store lock and the presence lock, as a reader does, and the lock of
+    // another writer's slot.
     let held = std::fs::File::open(&store).unwrap();
     flock(&held, FlockOperation::LockShared).unwrap();
     let present = lock_byte(&store, PRESENCE_LOCK_AT, false);
     let writer = lock_byte(&store, slot_lock_at(7), true);
     let work = [SYNC_LOCK_AT, COMPACTION_LOCK_AT].map(|at| lock_byte(&store, at, true));
     both("held", &store, &[], 0, dir.path());
-    // What another test forks holds the locks, too, until it has become the binary.
+    // A child forked by another test also holds the locks until it executes the binary.
     let settles = |state: &str, others: &[u32]| {
         let since = std::time::Instant::now();
         loop {
@@ -143,7 +145,7 @@ fn a_store_that_is_held_prints_who_holds_it() {
     };
     drop((writer, work));
     settles("dead", &[std::process::id()]);
-    // Its control file was replaced: a lock on the one that was there says nothing of the new one.
+    // The control file was replaced: a lock on the old one does not apply to the new one.
     std::fs::rename(store.join("control"), dir.path().join("control")).unwrap();
     std::fs::copy(dir.path().join("control"), store.join("control")).unwrap();
     let document = on(&store, &["--json"]).json();

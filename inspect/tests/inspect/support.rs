@@ -1,5 +1,5 @@
-//! What the tests of `partd-inspect` share: stores built by hand and by the engine, running the
-//! binary, and comparing what it printed with files.
+//! Shared by the tests of `partd-inspect`: builds stores by hand and with the engine, runs the
+//! binary, and compares its output with files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use partd_format::{State, control};
 pub(crate) use partd_testkit::build;
 use partd_testkit::build::{Control, Item, STORE, Segment};
 
-/// What a run of the binary left.
+/// The result of a run of the binary.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: i32,
@@ -29,14 +29,14 @@ impl Ran {
     }
 }
 
-/// The binary, with nothing of the environment that would change what it prints.
+/// The binary, without environment variables that would change its output.
 pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_partd-inspect"));
     command.env_remove("NO_COLOR").env("COLUMNS", "80").stdin(Stdio::null());
     command
 }
 
-/// Runs the binary; it must not panic, whatever it is given.
+/// Runs the binary, which must not panic on any input.
 pub(crate) fn inspect<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Ran {
     let output = command().args(args).output().expect("the binary runs");
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -46,7 +46,7 @@ pub(crate) fn inspect<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = 
     Ran { code, stdout: output.stdout, stderr }
 }
 
-/// Runs the binary in a terminal of 100 columns: what it wrote there, and its exit code.
+/// Runs the binary in a terminal of 100 columns. Returns its output and exit code.
 pub(crate) fn in_terminal(
     args: &[&std::ffi::OsStr],
     environment: &[(&str, &str)],
@@ -64,10 +64,10 @@ pub(crate) fn in_terminal(
     command.envs(environment.iter().copied());
     command.stdout(slave.try_clone().unwrap()).stderr(slave);
     let mut child = command.spawn().unwrap();
-    // The command holds the last copies of the terminal's other end.
+    // The command holds this process's last copies of the terminal's other end.
     drop(command);
     let (mut master, mut text) = (fs::File::from(master), Vec::new());
-    // The end of a terminal is an error.
+    // Reading at the end of a terminal gives an error.
     let _ = std::io::Read::read_to_end(&mut master, &mut text);
     let code = child.wait().unwrap().code().expect("it was not killed");
     (String::from_utf8(text).unwrap(), code)
@@ -80,7 +80,7 @@ pub(crate) fn on(path: &Path, args: &[&str]) -> Ran {
     inspect(all)
 }
 
-/// A directory with the files of a store.
+/// Creates a directory with the files of a store.
 pub(crate) fn write_store(dir: &Path, segments: &[&Segment], control: Option<&Control>) -> PathBuf {
     let store = dir.join("store");
     fs::create_dir_all(&store).unwrap();
@@ -94,19 +94,21 @@ pub(crate) fn write_store(dir: &Path, segments: &[&Segment], control: Option<&Co
     store
 }
 
-/// Changes the fixed fields of the control file in `store`; false if it has none that can be read.
+/// Changes the fixed fields of the control file in `store`. Returns false if it has no readable
+/// control file.
 fn change_control(store: &Path, change: impl FnOnce(&mut control::Fixed)) -> bool {
     let path = store.join("control");
     let Ok(mut bytes) = fs::read(&path) else { return false };
     let Ok(mut fixed) = control::Fixed::decode(&bytes) else { return false };
     change(&mut fixed);
     bytes[..control::FIXED_LEN].copy_from_slice(&fixed.encode());
-    // Into the same file: its inode is one of the fields.
+    // Write to the same file, because its inode number is one of the fields.
     fs::write(&path, bytes).unwrap();
     true
 }
 
-/// Makes the control file in `store` the original, as if the engine had made it there, if it can be read.
+/// Makes the control file in `store`, if it is readable, count as the original, as if the engine
+/// had created it there.
 pub(crate) fn adopt(store: &Path) {
     use std::os::unix::fs::MetadataExt;
     let Ok(metadata) = fs::metadata(store.join("control")) else { return };
@@ -115,7 +117,7 @@ pub(crate) fn adopt(store: &Path) {
     });
 }
 
-/// Makes the store a temporary one, by its control file.
+/// Marks the store as temporary in its control file.
 pub(crate) fn make_temporary(store: &Path) {
     assert!(change_control(store, |fixed| fixed.temporary = true));
 }
@@ -145,8 +147,8 @@ pub(crate) fn boot() -> [u8; 16] {
     bytes.try_into().unwrap()
 }
 
-/// A store with a bit of everything, closed cleanly: two writers' segments, an output with its
-/// replaced source still there, all kinds of entries, keys with any bytes.
+/// A cleanly closed store with a bit of everything: segments of two writers, an output and its
+/// replaced input, all kinds of entries, and keys with arbitrary bytes.
 pub(crate) fn sample() -> (Vec<Segment>, Control) {
     let mut old = Segment::new(STORE, 1, 4096);
     old.commit(1, &[Item::append("old", "gone"), Item::append("apple", "red ")]);
@@ -183,7 +185,7 @@ pub(crate) fn sample_store(dir: &Path) -> PathBuf {
     write_store(dir, &segments.iter().collect::<Vec<_>>(), Some(&control))
 }
 
-/// What the sample holds.
+/// The values in the sample.
 pub(crate) fn sample_values() -> BTreeMap<Vec<u8>, Vec<u8>> {
     let apple = [&b"red green brown "[..], &[b'.'; 700]].concat();
     let pairs: [(&[u8], &[u8]); 6] = [
@@ -197,7 +199,7 @@ pub(crate) fn sample_values() -> BTreeMap<Vec<u8>, Vec<u8>> {
     pairs.into_iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
 }
 
-/// Gives the control file in `store` another boot id: the machine was booted since.
+/// Changes the boot id in the control file of `store`, as if the machine had rebooted since.
 pub(crate) fn reboot(store: &Path) {
     assert!(change_control(store, |fixed| fixed.boot[0] ^= 0xFF));
 }
@@ -211,8 +213,8 @@ pub(crate) fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Holds a text against the file of its name in `tests/inspect/snapshots`.
-/// `PARTD_SNAPSHOTS=write` writes the files anew.
+/// Compares a text with the file of its name in `tests/inspect/snapshots`. `PARTD_SNAPSHOTS=write`
+/// rewrites the files.
 pub(crate) fn snapshot(name: &str, text: &str) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/inspect/snapshots");
     let path = folder.join(name);
@@ -226,7 +228,7 @@ pub(crate) fn snapshot(name: &str, text: &str) {
     assert!(text == expected, "{name} differs; found:\n{text}\nexpected:\n{expected}");
 }
 
-/// A small generator of numbers: the tests print its seed and repeat with it.
+/// A small random number generator. The tests print its seed, so that a run can be repeated.
 #[derive(Debug)]
 pub(crate) struct Rng(u64);
 

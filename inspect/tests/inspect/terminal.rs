@@ -1,5 +1,5 @@
-//! In a terminal: colours, unless `NO_COLOR` says no; a line of rates that is refreshed in place; a
-//! progress bar. In a pipe none of it. Tables fit the width that there is.
+//! A terminal gets colours, unless `NO_COLOR` is set, a line of rates that is refreshed in place,
+//! and a progress bar. A pipe gets none of these. Tables fit the available width.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -66,7 +66,7 @@ fn verify_shows_its_progress_in_a_terminal_alone() {
     assert_eq!((piped.code, &piped.stderr[..]), (0, ""));
 }
 
-/// A store with large numbers everywhere: sparse segments of a GiB, late sequence numbers.
+/// A store with large numbers everywhere: sparse segments of 1 GiB and high sequence numbers.
 fn large_numbers(dir: &Path) -> std::path::PathBuf {
     let mut segments = Vec::new();
     let (first, len) = (1_234_567_890_123, 1_u64 << 30);
@@ -112,7 +112,7 @@ fn tables_of_large_numbers_fit_eighty_columns_and_lose_nothing() {
     for number in ["1,073,741,824", "1,234,567,890,126-1,234,567,890,128"] {
         assert!(text.contains(number), "{number} is missing:\n{text}");
     }
-    // Where there is room, each segment has one line.
+    // With enough room, each segment takes one line.
     let wide = on(&store, &["segments", "--exact", "--wide"]).text();
     assert_eq!(wide.lines().filter(|line| line.contains("1,073,741,824")).count(), 3);
     assert!(wide.lines().any(|line| line.chars().count() > 80), "{wide}");

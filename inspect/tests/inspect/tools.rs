@@ -1,4 +1,4 @@
-//! The other subcommands: export, map as a picture, sweep, watch, completions, the man page.
+//! The other subcommands: export, map as an image, sweep, watch, completions, the man page.
 
 use std::fs;
 
@@ -64,22 +64,22 @@ fn sweep_removes_abandoned_stores_and_nothing_else() {
     let strange = temp.join("partd-tmp-fedcba9876543210");
     crate::support::copy(used.path(), &strange);
     fs::write(strange.join("thesis.txt"), "do not lose me").unwrap();
-    // One whose process was killed before it had made a file.
+    // A store whose process was killed before it created a file.
     let begun = temp.join("partd-tmp-0000000000000000");
     fs::create_dir(&begun).unwrap();
     let other = temp.join("partd-tmp-");
     fs::create_dir(&other).unwrap();
     std::os::unix::fs::symlink(&strange, temp.join("partd-tmp-1111111111111111")).unwrap();
-    // One with a file that only looks like one of a store.
+    // A store with a file that only resembles a store's.
     let alike = temp.join("partd-tmp-2222222222222222");
     crate::support::copy(used.path(), &alike);
     fs::write(alike.join("tmp-notes"), "do not lose me").unwrap();
-    // One that another store's segment has come into.
+    // A store that contains another store's segment.
     let mixed = temp.join("partd-tmp-3333333333333333");
     crate::support::copy(used.path(), &mixed);
     let foreign = sample_store(dir.path()).join("0000000000000002.seg");
     fs::copy(&foreign, mixed.join("00000000000000ff.seg")).unwrap();
-    // A store that is not temporary, under the name of one.
+    // A store that is not temporary but is named like one.
     let kept = temp.join("partd-tmp-4444444444444444");
     crate::support::copy(&sample_store(dir.path()), &kept);
 
@@ -134,7 +134,7 @@ fn completions_and_the_man_page_name_every_subcommand() {
     }
     let man = inspect(["man"]);
     assert_eq!(man.code, 0);
-    // Each has its synopsis, too.
+    // Each subcommand has its synopsis, too.
     for name in ["get", "salvage", "sweep"] {
         let synopsis = format!("\\fBpartd\\-inspect {name}\\fR [");
         assert!(man.text().contains(&synopsis), "{synopsis}:\n{}", man.text());
@@ -179,7 +179,7 @@ fn sweep_tells_of_a_store_that_it_could_not_remove_and_follows_no_link() {
     fs::write(precious.join("0000000000000001.seg"), "not yours").unwrap();
     let temp = dir.path().join("temp");
     fs::create_dir(&temp).unwrap();
-    // A symbolic link in place of a segment, and of a control file.
+    // A symbolic link in place of a segment and of a control file.
     for (name, file) in [
         ("partd-tmp-aaaaaaaaaaaaaaaa", "0000000000000001.seg"),
         ("partd-tmp-bbbbbbbbbbbbbbbb", "control"),
@@ -194,7 +194,7 @@ fn sweep_tells_of_a_store_that_it_could_not_remove_and_follows_no_link() {
         assert_eq!(store["state"], "kept", "{store:#}");
     }
     assert_eq!(fs::read(precious.join("0000000000000001.seg")).unwrap(), b"not yours");
-    // One that cannot be removed, by somebody who has no right to.
+    // A store that the user has no permission to remove.
     if rustix::process::geteuid().is_root() {
         use std::os::unix::fs::PermissionsExt;
         use std::os::unix::process::CommandExt;

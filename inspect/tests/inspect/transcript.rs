@@ -1,8 +1,8 @@
-//! The transcripts in the README and in `docs/partd-inspect.md`, replayed: every command of a
-//! `console` block is run by a shell on a store of real rows, and must print what stands below it.
+//! Replays the transcripts in the README and in `docs/partd-inspect.md`: a shell runs every command
+//! of a `console` block on a store of real rows, and must print the lines below it.
 //!
-//! What depends on chance or time is masked on both sides: uuids, checksums, seconds and rates.
-//! `PARTD_SNAPSHOTS=write` writes the blocks anew.
+//! Output that depends on chance or time is masked on both sides: uuids, checksums, seconds and
+//! rates. `PARTD_SNAPSHOTS=write` rewrites the blocks.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,8 @@ use std::process::Command;
 
 use partd::{Partd, SegmentLog};
 
-/// A store of flights by destination, as the shuffle example would file them, in `dir`/flights.
+/// Creates a store of flights by destination in `dir`/flights, as the shuffle example would file
+/// them.
 fn flights(dir: &Path) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/data/flights.csv");
     let text = fs::read_to_string(file).unwrap();
@@ -35,7 +36,7 @@ fn flights(dir: &Path) {
     log.delete(["ATL"]).unwrap();
 }
 
-/// Runs one command as the reader would, and returns what it prints.
+/// Runs one command as the reader would, and returns its output.
 fn run(command: &str, dir: &Path) -> String {
     let binary = Path::new(env!("CARGO_BIN_EXE_partd-inspect")).parent().unwrap();
     let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
@@ -49,7 +50,7 @@ fn run(command: &str, dir: &Path) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Masks what differs from run to run.
+/// Masks the parts that differ from run to run.
 fn masked(text: &str) -> String {
     let mut masked = String::new();
     for line in text.lines() {
@@ -72,7 +73,8 @@ fn masked(text: &str) -> String {
     masked
 }
 
-/// Replays the blocks of a document; returns it with what was printed, and how many commands ran.
+/// Replays the blocks of a document. Returns it with the actual output, and the number of commands
+/// run.
 fn replay(text: &str, dir: &Path) -> (String, usize) {
     let (mut replayed, mut commands, mut in_block) = (String::new(), 0, false);
     for line in text.lines() {

@@ -1,5 +1,5 @@
-//! Paths that are no store, wrong usage, missing rights, a closed output: a sentence and exit code
-//! 2, never a panic.
+//! Paths without a store, wrong usage, missing rights, a closed output: each gives one sentence and
+//! exit code 2, never a panic.
 
 use std::fs;
 use std::io::Read;
@@ -58,7 +58,7 @@ fn a_store_without_the_right_to_read_it_is_exit_code_two() {
     let mut command = command();
     command.arg("verify").arg(&store);
     if rustix::process::geteuid().is_root() {
-        // Root reads everything: become nobody.
+        // Root can read everything, so run as nobody.
         command.uid(65534);
         let binary = Path::new(env!("CARGO_BIN_EXE_partd-inspect"));
         let reachable = binary
@@ -86,7 +86,7 @@ fn an_output_that_is_cut_off_ends_it_quietly() {
     let dir = tempfile::tempdir().unwrap();
     let store = sample_store(dir.path());
     let segment = store.join("0000000000000002.seg");
-    // More than a pipe holds: the writer meets the closed end for certain.
+    // More than a pipe can hold, so that the writer is sure to meet the closed end.
     let bytes = "100000";
     for (path, args) in [(&store, &["get", "apple"][..]), (&segment, &["dump", "--bytes", bytes])] {
         for read in [0, 1] {

@@ -1,4 +1,4 @@
-//! Iterates over the batches of a key, for values that need not or cannot be one batch.
+//! Iterates over the batches of a key, for values that need not or cannot be joined into one batch.
 
 use std::iter::{Enumerate, FusedIterator};
 use std::ops::Range;
@@ -19,7 +19,7 @@ use crate::{Error, Key, Partd, Result};
 pub struct Batches {
     key: Key,
     stored: Vec<u8>,
-    /// The ranges and numbers of the frames that are not decoded yet.
+    /// The numbers and byte ranges of the frames not decoded yet.
     frames: Enumerate<vec::IntoIter<Range<usize>>>,
     /// The remaining batches of the last decoded frame.
     decoded: vec::IntoIter<RecordBatch>,

@@ -1,9 +1,9 @@
 //! Checks an Arrow IPC stream before the arrow crates see it.
 //!
-//! They validate arrays, but trust several numbers in a message and panic if those are wrong.
-//! This module therefore checks each message, buffer and count against the available bytes, and
-//! requires that the stream has an end. It allows the types that reading and concatenation are
-//! tested with, and leaves the contents of the columns to the arrow crates.
+//! The arrow crates validate arrays, but trust several numbers in a message and panic if those are
+//! wrong. This module therefore checks each message, buffer and count against the available bytes,
+//! and requires an end-of-stream marker. It allows the types for which reading and concatenation
+//! are tested, and leaves the contents of the columns to the arrow crates.
 
 use arrow_ipc::convert::try_fb_to_schema;
 use arrow_ipc::{MessageHeader, root_as_message};
@@ -143,8 +143,8 @@ fn batch(
     Ok(values.map(|node| node.length().unsigned_abs()).fold(0, u64::saturating_add))
 }
 
-/// Appends, for each buffer of a column, the number that its length must be a multiple of: the
-/// width of its elements, or 1.
+/// Appends one number for each buffer of a column: the width of its elements, or 1 if it has none.
+/// The buffer's length must be a multiple of that number.
 fn number_widths(
     of: &DataType,
     widths: &mut Vec<i64>,

@@ -38,7 +38,7 @@ impl Codec for ArrowCodec {
         let mut stream = StreamWriter::try_new(&mut *frame, &value.schema())?;
         stream.write(&compact::batch(value)?)?;
         stream.finish()?;
-        // What reading refuses, such as a column of too many items, is refused now.
+        // Reject now anything that `decode` would reject, such as a column with too many items.
         check::stream(&frame[start..])?;
         Ok(())
     }
@@ -73,7 +73,8 @@ impl Codec for ArrowCodec {
     }
 }
 
-/// The batches of a stream, and how many bytes of the limit they use up.
+/// Decodes the batches of a stream. Also returns the schema and the bytes that count towards the
+/// limit.
 pub(super) fn decode(
     frame: &[u8],
     max_bytes: usize,

@@ -170,8 +170,8 @@ fn covered(used: &[Used]) -> usize {
     bytes
 }
 
-/// Copies sorted ranges into new buffers, and shared bytes only once. Returns the new place of each
-/// run of adjoining ranges. If two runs begin at the same address, the later one holds the longer
+/// Copies sorted ranges into new buffers, each shared byte once. Returns the new position of each
+/// run of adjoining ranges. If two runs begin at the same address, the later one has the longer
 /// ranges.
 fn copy(used: &[Used], buffers: &[Buffer]) -> (Vec<Used>, Vec<Buffer>) {
     let (mut runs, mut full, mut open) = (Vec::<Used>::new(), Vec::new(), Vec::<u8>::new());

@@ -1,10 +1,11 @@
-//! Joins the batches of a key by concatenation, and says what to do if their types cannot hold all
-//! rows at once.
+//! Joins the batches of a key by concatenation. If a type cannot hold all rows at once, the error
+//! says what to do instead.
 //!
-//! The offsets of strings, binaries and lists, dictionary keys and run ends have a limit that each
-//! batch keeps but the joined batch may exceed. If dictionary keys would overflow, the dictionaries
-//! are merged, with each value once. The arrow crates do so only for some value types, and with a
-//! hash table that forgets entries, so their merged dictionaries may still have duplicates.
+//! The offsets of strings, binaries and lists, dictionary keys and run ends have limits that the
+//! joined batch may exceed even if each batch does not. If dictionary keys would overflow, the
+//! dictionaries are merged so that each value occurs once. The arrow crates do so only for some
+//! value types, and with a hash table that drops entries, so their merged dictionaries may still
+//! contain duplicates.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -26,7 +27,7 @@ use crate::encode::CodecError;
 
 /// The largest offset of 32 bits.
 const MAX_COUNT: u64 = i32::MAX as u64;
-/// What to do about a value that is too large for its type.
+/// Advice for errors about values too large for their type.
 const ADVICE: &str = "read the batches one at a time with `batches` or `pop_batches`, or append with \
                       a wider type";
 
@@ -143,7 +144,7 @@ fn merged(arrays: &[ArrayRef]) -> Result<Vec<ArrayRef>, CodecError> {
     Ok(data.into_iter().map(make_array).collect())
 }
 
-/// Returns whether each value of a type is a byte string, so that equal bytes mean equal values.
+/// Returns whether equal bytes mean equal values of a type.
 fn is_flat(of: &DataType) -> bool {
     of.is_primitive()
         || matches!(
@@ -180,7 +181,7 @@ fn dictionaries<K: ArrowDictionaryKeyType>(
 ) -> Result<Vec<ArrayRef>, CodecError> {
     let dictionaries: Vec<_> = arrays.iter().map(AsArray::as_dictionary::<K>).collect();
     let data: Vec<ArrayData> = dictionaries.iter().map(|of| of.values().to_data()).collect();
-    // The new key of each value, and the place of each value.
+    // The new key of each value, and the source array and index of each new key's value.
     let (mut known, mut places) = (HashMap::new(), Vec::new());
     let mut keys = Vec::with_capacity(arrays.len());
     for (i, (dictionary, data)) in dictionaries.iter().zip(&data).enumerate() {
@@ -253,8 +254,8 @@ fn value_bytes<'a>(
     }
 }
 
-/// Checks that arrays of one type can be concatenated. Strings count bytes, and lists items, in
-/// 31 bits; the concatenation of more panics, or fails after a long copy.
+/// Checks that arrays of one type can be concatenated. Strings count bytes, and lists count items,
+/// in 31 bits; beyond that, concatenation panics, or fails after a long copy.
 fn countable(arrays: &[ArrayRef]) -> Result<(), CodecError> {
     let Some(first) = arrays.first() else { return Ok(()) };
     let inner =

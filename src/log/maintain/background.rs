@@ -1,9 +1,9 @@
-//! Compaction by itself: a thread of a handle that looks when something was removed, or when files
-//! came, and compacts if it is worth it; and a short look when the handle closes, since processes
-//! that live for a moment have no time for a thread.
+//! Automatic compaction. A background thread of the handle wakes up when the handle has removed
+//! data or created segments, and compacts if it pays. A closing handle may compact once more within
+//! a time limit, because a short-lived process has no time for a thread.
 //!
-//! A handle that only appends keeps no index. Such a one counts small files, and builds an index for
-//! the time of a compaction, once there are many.
+//! A handle that only appends keeps no index. It counts small segment files instead, and builds an
+//! index for the duration of a compaction once there are many.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,42 +19,43 @@ use crate::log::read::at_rest::AtRest;
 use crate::log::segment::space::for_each_segment;
 use crate::log::store::Store;
 
-/// The thread looks at most this often; after each error in a row, half as often.
+/// The shortest pause between two checks; it doubles with each consecutive error.
 const PAUSE: Duration = Duration::from_millis(200);
-/// So many errors in a row make the pause no longer: 51 seconds.
+/// Backoff stops growing after 8 consecutive errors, at 51 seconds.
 const ERRORS_MAX: u32 = 8;
-/// So many small segments are worth a compaction.
+/// This many small segments are worth a compaction.
 const SMALL_MAX: u64 = 64;
-/// How long an append that meets the limit of the store waits for another compaction to make room, looking so often.
+/// How long an append that finds the store full waits for another compaction to make room; it
+/// retries every `GONE_PAUSE`.
 const GONE_PATIENCE: Duration = Duration::from_millis(500);
 const GONE_PAUSE: Duration = Duration::from_millis(2);
-/// How long a handle that closes may compact. Most of it is syncs, which take long on a busy disk;
-/// given up each time, it would never catch up with the small files that come.
+/// How long a closing handle may compact. Most of the time goes to syncs, which are slow on a busy
+/// disk; with a shorter limit, every attempt might be given up and small files would accumulate.
 const CLOSING: Duration = Duration::from_secs(5);
 
-/// The thread of a handle that compacts by itself.
+/// The compaction thread of a handle, started on first use.
 #[derive(Debug)]
 pub(crate) struct Background {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    /// The newest segment that the handle had made when it last looked.
+    /// The id of the handle's newest segment at the last call of `wrote`.
     newest: AtomicU64,
 }
 
 #[derive(Debug)]
 struct Shared {
-    /// Ends a compaction that is under way.
+    /// Ends a running compaction.
     stop: Stop,
-    /// Why to look, since the thread last looked.
+    /// The reason to check the store, if one came up since the last check.
     wakeup: Wakeup<Reason>,
 }
 
-/// Why it may be worth a look.
+/// Why a compaction may pay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Reason {
-    /// The handle has made a segment.
+    /// The handle has created a segment.
     Files,
-    /// The handle has removed something, or there was no room for what it would write.
+    /// The handle has removed data, or an append found no room.
     Dead,
 }
 
@@ -65,13 +66,13 @@ impl Background {
         Background { shared, thread, newest: AtomicU64::new(0) }
     }
 
-    /// Looks soon, since something was removed, or no room was left.
+    /// Schedules a check, because data was removed or an append found no room.
     pub(crate) fn removed<D: Disk>(&self, engine: &Arc<Engine<D>>) {
         self.nudge(engine, Reason::Dead);
     }
 
-    /// Looks soon if the handle has made another segment. The first is none: a process that lives
-    /// for a moment pays for no thread.
+    /// Schedules a check if the handle has created a segment since the last call. The handle's
+    /// first segment does not count, so that a short-lived process does not pay for a thread.
     #[inline]
     pub(crate) fn wrote<D: Disk>(&self, engine: &Arc<Engine<D>>) {
         let newest = engine.writer.newest();
@@ -94,29 +95,30 @@ impl Background {
                 let mut errors = 0;
                 while let Some(why) = shared.wakeup.sleep(PAUSE * 2_u32.pow(errors)) {
                     let Some(engine) = engine.upgrade() else { return };
-                    // Nobody to tell: the next call of `compact` meets the same error.
+                    // There is no caller to report to; the next call of `compact` meets the same
+                    // error.
                     errors = match run_once(&engine, why, share, &shared.stop) {
                         Ok(()) => 0,
                         Err(_) => (errors + 1).min(ERRORS_MAX),
                     };
                 }
             };
-            // Without a thread the store only grows until somebody calls `compact`.
+            // Not fatal: without a thread the store grows until someone calls `compact`.
             *thread = std::thread::Builder::new().name("partd-compaction".into()).spawn(work).ok();
             if thread.is_none() {
-                // The next reason tries again.
+                // Clear the reason, so that the next one tries to start the thread again.
                 self.shared.wakeup.take();
             }
         }
     }
 
-    /// Stops the thread and waits for it; then looks for a moment at what it had no time for.
+    /// Stops the thread, waits for it, and handles within `CLOSING` a reason that it left.
     pub(crate) fn close<D: Disk>(&self, engine: &Engine<D>) {
         self.shared.stop.ask();
         self.shared.wakeup.close();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
-            // A panic in there has been printed; the store is as whole as after a kill.
+            // The panic hook has printed the panic; the store is as consistent as after a kill.
             let _ = thread.join();
         }
         let Some(share) = engine.store.options.compaction_dead_share else { return };
@@ -125,7 +127,7 @@ impl Background {
         }
         let why = match self.shared.wakeup.take() {
             Some(why) => why,
-            // One in many handles that live for a moment looks, for all of them.
+            // A short-lived handle starts no thread. One in `SMALL_MAX` of them compacts for all.
             None if engine.writer.newest() != 0
                 && engine.writer.newest().is_multiple_of(SMALL_MAX) =>
             {
@@ -133,12 +135,12 @@ impl Background {
             }
             None => return,
         };
-        // Nobody to tell, and nothing is worse than before.
+        // There is no caller to report to, and a failed compaction leaves the store consistent.
         let _ = run_once(engine, why, share, &Stop::after(CLOSING));
     }
 }
 
-/// Compacts if it is worth it.
+/// Compacts if it pays. A handle without an index first decides by the disk space of the files.
 fn run_once<D: Disk>(engine: &Engine<D>, why: Reason, share: f64, stop: &Stop) -> Result<()> {
     let Engine { store, reader, .. } = engine;
     if reader.is_built() {
@@ -149,16 +151,16 @@ fn run_once<D: Disk>(engine: &Engine<D>, why: Reason, share: f64, stop: &Stop) -
         || why == Reason::Dead && files.bytes >= 2 * store.options.segment_len();
     if is_worth {
         let done = compact_if_worth(engine, share, stop);
-        // The handle has had no use for an index so far.
+        // This handle has not needed an index so far, so it does not keep this one.
         reader.forget();
         return done;
     }
     Ok(())
 }
 
-/// Compacts if more than a share of the store would go, and more than two segments' worth; or
-/// if there are many small segments. What open segments hold does not count: it cannot go.
-/// Otherwise removes the segments in which all is dead, if any of them is more than a small one.
+/// Compacts if that frees at least `share` of the store and at least two segments' worth, or if
+/// there are many small segments. Open segments do not count, because they cannot be compacted.
+/// Otherwise removes the wholly dead segments, if any of them is more than a small one.
 fn compact_if_worth<D: Disk>(engine: &Engine<D>, share: f64, stop: &Stop) -> Result<()> {
     let Engine { store, reader, .. } = engine;
     let (at_rest, all) = reader
@@ -174,7 +176,7 @@ fn compact_if_worth<D: Disk>(engine: &Engine<D>, share: f64, stop: &Stop) -> Res
     Ok(())
 }
 
-/// Removes the segments in which all is dead, that in which this handle writes among them. Returns whether
+/// Removes the wholly dead segments, including the one that this handle writes to. Returns whether
 /// there may be room now.
 pub(crate) fn drop_gone<D: Disk>(engine: &Engine<D>) -> Result<bool> {
     let Engine { store, writer, reader, .. } = engine;
@@ -193,10 +195,10 @@ pub(crate) fn drop_gone<D: Disk>(engine: &Engine<D>) -> Result<bool> {
         return Ok(false);
     }
     if live == 0 {
-        // What was to be written does not fit it, and so it would be ended anyway.
+        // The pending batch does not fit into the active segment, which would be sealed anyway.
         writer.give_up_active(control, 0);
     }
-    // Another compaction, perhaps that of this handle's own thread, may be removing them just now.
+    // Another compaction, perhaps on this handle's own thread, may be removing them right now.
     let since = Instant::now();
     loop {
         let report = compact(engine, Aim::Gone, &Stop::default())?;
@@ -207,7 +209,7 @@ pub(crate) fn drop_gone<D: Disk>(engine: &Engine<D>) -> Result<bool> {
     }
 }
 
-/// What the segment files take, without a look into them.
+/// Counts the disk space of the segment files, and how many are small, without opening them.
 fn files<D: Disk>(store: &Store<D>) -> Result<Files> {
     let mut files = Files::default();
     for_each_segment(store, |bytes| {
@@ -220,6 +222,6 @@ fn files<D: Disk>(store: &Store<D>) -> Result<Files> {
 #[derive(Clone, Copy, Debug, Default)]
 struct Files {
     bytes: u64,
-    /// How many take less than a quarter of a segment.
+    /// How many take less disk space than a quarter of a segment.
     small: u64,
 }

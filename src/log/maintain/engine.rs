@@ -1,5 +1,4 @@
-//! What an open handle is made of. The handle and its background thread share it; what it can do is in the files of
-//! the floors.
+//! State shared by a handle and its background thread.
 
 use crate::log::fs::{Dir, Disk};
 use crate::log::maintain::sync::Syncer;
@@ -8,7 +7,7 @@ use crate::log::read::reader::Reader;
 use crate::log::store::Store;
 use crate::log::write::Writer;
 
-/// The parts of a handle, the lowest first.
+/// The parts of a handle, lowest layer first.
 #[derive(Debug)]
 pub(crate) struct Engine<D: Disk> {
     pub(crate) store: Store<D>,
@@ -23,15 +22,15 @@ impl<D: Disk> Engine<D> {
         Engine { store, writer, reader, syncer: Syncer::new() }
     }
 
-    /// Ends what the handle writes; says that the store was closed if this is the last handle on it, and removes it
-    /// if it is a temporary one.
+    /// Seals the handle's active segment. The last handle on a store also marks it as closed, or
+    /// removes it if it is temporary.
     pub(crate) fn close(&mut self) {
         let Some(control) = self.store.shared().filter(|_| !self.store.is_read_only) else {
             return;
         };
         self.writer.close(control);
         if self.store.is_temporary {
-            // Nobody is left to tell; what stays behind can be swept later.
+            // There is no caller to report to; a later sweep removes the rest.
             if let Ok(Some(files)) = remove(&self.store.directory, None) {
                 let reader = std::mem::replace(&mut self.reader, Reader::new());
                 let writer = std::mem::replace(&mut self.writer, Writer::new(0));
@@ -41,7 +40,7 @@ impl<D: Disk> Engine<D> {
         }
         self.store.unlock();
         let Some(control) = self.store.shared() else { return };
-        // Only the last handle gets the lock, and only then nothing more will happen.
+        // Only the last handle gets the exclusive lock. After that, no process changes the store.
         if let Ok(Some(_alone)) = self.store.directory.dir.try_lock(true)
             && control.is_in_place().unwrap_or(false)
             && control.reserve().is_ok()

@@ -1,4 +1,4 @@
-//! What keeps a store in shape: stable storage, compaction, and the thread that compacts by itself.
+//! Maintenance of a store: syncs, compaction, and the thread that compacts automatically.
 
 pub(crate) mod background;
 pub(crate) mod compaction;
@@ -6,7 +6,7 @@ pub(crate) mod engine;
 pub(crate) mod sync;
 mod wakeup;
 
-/// What the background thread blocks on; the model of [`wakeup`] has loom's.
+/// Blocking primitives of the background thread; the loom model of [`wakeup`] substitutes loom's.
 mod blocking {
     pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
 }

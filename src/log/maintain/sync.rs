@@ -1,9 +1,10 @@
-//! Stable storage: one sync for everybody who waits (group commit across threads and processes).
+//! Syncs with group commit: one sync serves all waiting threads and processes.
 //!
-//! A sync makes the whole history up to now durable, whoever wrote it. One leader at a time syncs
-//! each segment that has batches above the synced mark, then the directory if files came, then
-//! moves the mark; whoever waits for a smaller number is served too. The lock between processes
-//! only saves work: a leader that is stopped is passed by after a while.
+//! A sync makes the history up to now durable, whichever handles wrote it. One leader at a time
+//! syncs each segment that has batches above the durable sequence number, then the directory if
+//! files were added, and then raises the durable sequence number. That also serves everyone who
+//! waits for a smaller number. The lock between processes only saves work: if its holder makes no
+//! progress for a while, a waiter syncs without it.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,12 +20,12 @@ use crate::log::read::discovery::SegmentDiscovery;
 use crate::log::segment::Segment;
 use crate::log::store::Store;
 
-/// How long to wait for a leader in another process that does not get on.
+/// How long to wait for a leader in another process that makes no progress.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// The longest pause between two looks at what another leader has done.
+/// The longest pause between two checks of another leader's progress.
 const PAUSE_MAX: Duration = Duration::from_millis(1);
 
-/// What one handle knows of the segments that are not on stable storage.
+/// The segments that, as far as this handle knows, are not wholly on stable storage.
 #[derive(Debug)]
 pub(crate) struct Syncer<D: Disk> {
     leading: Mutex<Lead<D>>,
@@ -37,27 +38,28 @@ struct Lead<D: Disk> {
     open: Vec<Progress<D::File>>,
 }
 
-/// How far the chain of a segment is known to be on stable storage.
+/// How much of a segment's chain is known to be on stable storage.
 #[derive(Debug)]
 struct Progress<F> {
-    /// The segment as it is read. While it is mapped, the system keeps the failures to write it.
+    /// The segment as mapped for reading. While it is mapped, the kernel remembers writeback
+    /// errors.
     segment: Arc<Segment<F>>,
-    /// The same, opened to be synced: kept for the few that are synced again and again.
+    /// The same segment opened for syncing; kept for the few segments that are synced repeatedly.
     writable: Option<Segment<F>>,
-    /// Every batch before it is synced, or void.
+    /// Every batch before this offset is synced or void.
     end: u64,
 }
 
-/// How many segments a leader keeps open between two syncs.
+/// How many segments a leader keeps open for syncing between two syncs.
 const OPEN_MAX: usize = 8;
 
-/// What a look along a chain has found.
+/// The result of a walk along a segment's chain.
 struct Scan {
-    /// Whether something is committed and not synced.
+    /// Whether the chain holds a committed batch above the durable sequence number.
     is_dirty: bool,
-    /// Where the first batch begins that may still need a sync after the one to come.
+    /// Where the first batch begins that may still need a sync after the coming one.
     end: u64,
-    /// Whether nothing will follow `end`.
+    /// Whether no batch will follow `end`.
     is_finished: bool,
 }
 
@@ -68,19 +70,20 @@ impl<D: Disk> Syncer<D> {
         Syncer { leading: Mutex::new(lead) }
     }
 
-    /// Lets go of segments that a compaction has replaced.
+    /// Drops the references to segments that a compaction has replaced.
     pub(crate) fn forget(&self, ids: &[u64]) {
         let mut lead = self.leading.lock().unwrap_or_else(PoisonError::into_inner);
         lead.open.retain(|progress| !ids.contains(&progress.segment.id()));
     }
 
-    /// Returns when the history up to `sequence` is on stable storage.
+    /// Returns once the history up to `sequence` is on stable storage.
     pub(crate) fn sync_to(&self, store: &Store<D>, sequence: u64) -> Result<()> {
         self.sync_beside(store, sequence, &[])
     }
 
-    /// The same but for the batches of some segments, which an output is about to replace. Unless
-    /// there are none of these, the mark is for the caller to raise, when they are replaced.
+    /// Like [`sync_to`](Self::sync_to), but leaves out the batches of `replaced`, the inputs that a
+    /// compaction output is about to replace. If `replaced` is not empty, the caller raises the
+    /// durable sequence number once they are replaced.
     pub(crate) fn sync_beside(
         &self,
         store: &Store<D>,
@@ -94,7 +97,7 @@ impl<D: Disk> Syncer<D> {
             return Ok(());
         }
         if store.is_temporary {
-            // Nobody opens it again, after a power cut or otherwise.
+            // A temporary store is never reopened, so there is nothing to make durable.
             control.raise_durable_seq(control.visible());
             return Ok(());
         }
@@ -114,7 +117,7 @@ impl<D: Disk> Syncer<D> {
             if control.durable_seq() > mark {
                 (mark, since) = (control.durable_seq(), Instant::now());
             } else if since.elapsed() > PATIENCE {
-                // Syncing twice does no harm, and waiting for a stopped process does.
+                // A second sync is harmless; waiting for a stopped process is not.
                 break None;
             }
             std::thread::sleep(pause);
@@ -137,7 +140,7 @@ impl<D: Disk> Lead<D> {
                 let end = segment.durable_end().max(segment.header().data_start);
                 let progress = Progress { segment, writable: None, end };
                 let scan = progress.scan(durable_seq, target);
-                // What was synced before and gets no more is not kept: there may be many.
+                // Segments that are synced and get no more batches are not kept: there may be many.
                 if scan.is_dirty || !scan.is_finished {
                     open.push(progress);
                 }
@@ -154,7 +157,8 @@ impl<D: Disk> Lead<D> {
             let mut scan = progress.scan(durable_seq, target);
             if scan.is_dirty {
                 let is_in_place = progress.check_in_place(store);
-                // A compaction has replaced it meanwhile, and has moved the mark before.
+                // A compaction has replaced the segment meanwhile, after raising the durable
+                // sequence number.
                 if is_in_place.is_err() && !progress.scan(control.durable_seq(), target).is_dirty {
                     scan.is_dirty = false;
                     scans.push(Some(scan));
@@ -164,7 +168,8 @@ impl<D: Disk> Lead<D> {
                 let new = match progress.writable {
                     Some(_) => None,
                     None => match progress.open(store) {
-                        // A compaction has replaced it meanwhile, and has moved the mark before.
+                        // A compaction has replaced the segment meanwhile, after raising the
+                        // durable sequence number.
                         Err(Error::Io { source, .. })
                             if source.kind() == io::ErrorKind::NotFound
                                 && !progress.scan(control.durable_seq(), target).is_dirty =>
@@ -192,11 +197,12 @@ impl<D: Disk> Lead<D> {
                 done.map_err(|error| control.sync_error(store.directory.path(), error))?;
             }
             store.sync_dir(control)?;
-            // What was reserved before a sync may need space again after it.
+            // Space reserved before a sync may have to be reserved again after it.
             control.reserve()?;
             control.set_durable_directory_epoch(directory_epoch);
         }
-        // Writeback errors are reported once per open file; a superseded leader may have consumed ours.
+        // Writeback errors are reported once per open file; a superseded leader may have consumed
+        // ours.
         store.check_sync(control)?;
         if replaced.is_empty() {
             control.reserve()?;
@@ -216,12 +222,13 @@ impl<D: Disk> Lead<D> {
 }
 
 impl<F: DiskFile> Progress<F> {
-    /// An error if the segment's name leads to another file, or to none: syncing it would prove nothing.
+    /// Fails if the segment's name leads to another file or to none: syncing it would prove
+    /// nothing.
     fn check_in_place<D: Disk<File = F>>(&self, store: &Store<D>) -> Result<()> {
         store.directory.check_in_place(self.segment.id(), self.segment.file().id())
     }
 
-    /// The segment, opened to be synced.
+    /// Opens the segment for syncing.
     fn open<D: Disk<File = F>>(&self, store: &Store<D>) -> Result<Segment<F>> {
         let opened =
             Segment::open(&store.directory, self.segment.id(), Some(&store.uuid), Access::Write)?;
@@ -231,8 +238,8 @@ impl<F: DiskFile> Progress<F> {
         }
     }
 
-    /// Notes in the header how far the chain is on stable storage. Only a hint for those who check the store
-    /// later, so that an error is passed over.
+    /// Stores the durable watermark in the segment's header. It is only a hint for later checks of
+    /// the store, so errors are ignored.
     fn raise_durable_end<D: Disk<File = F>>(&self, store: &Store<D>, end: u64) {
         let new;
         let segment = match &self.writable {
@@ -265,7 +272,8 @@ impl<F: DiskFile> Progress<F> {
                 scan.end = batch.end();
             }
         }
-        // A broken chain is for those who read to report: nothing behind it is reached.
+        // Readers report a broken chain; the sync ignores it, because no batch beyond the break is
+        // reachable.
         scan.is_finished = settled && chain.ending() != Ok(Link::End);
         scan
     }

@@ -1,16 +1,17 @@
-//! How a thread sleeps until there is a reason to work, or it is to end.
+//! Lets a thread sleep until there is a reason to work, or until it is told to end.
 //!
-//! Everything the sleeper tests changes under the mutex that it tests it under. Otherwise a change
-//! and its notification can fall between the test and the sleep, and the sleeper misses both.
+//! All state that the sleeper tests changes under the same mutex. Otherwise a change and its
+//! notification could fall between the sleeper's test and its wait, and the sleeper would miss
+//! both.
 //!
-//! `loom/` compiles this very file with loom's mutex and condition variable.
+//! `loom/` compiles this same file with loom's mutex and condition variable.
 
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::blocking::{Condvar, Mutex, MutexGuard};
 
-/// The most urgent reason so far, and whether to end.
+/// The most urgent pending reason, and whether the sleeper should end.
 #[derive(Debug)]
 pub(crate) struct Wakeup<R> {
     state: Mutex<State<R>>,
@@ -30,11 +31,11 @@ impl<R: Copy + Ord> Wakeup<R> {
     }
 
     fn state(&self) -> MutexGuard<'_, State<R>> {
-        // What the mutex guards is whole between any two statements.
+        // Each statement leaves the state consistent, so a poisoned mutex is safe to use.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes the sleeper for a reason; false if it has one that is as urgent.
+    /// Wakes the sleeper for a reason; returns false if a reason at least as urgent is pending.
     pub(crate) fn wake(&self, reason: R) -> bool {
         let mut state = self.state();
         if state.reason >= Some(reason) {
@@ -45,20 +46,20 @@ impl<R: Copy + Ord> Wakeup<R> {
         true
     }
 
-    /// Ends the sleep for good.
+    /// Makes every current and later sleep return `None`.
     pub(crate) fn close(&self) {
         let mut state = self.state();
         state.is_closed = true;
         self.changed.notify_one();
     }
 
-    /// The reason that nobody has acted on.
+    /// Takes the pending reason.
     pub(crate) fn take(&self) -> Option<R> {
         self.state().reason.take()
     }
 
-    /// Sleeps until there is a reason, and then for a pause in which others may join it; `None` once
-    /// it is closed. A reason that comes too late stays.
+    /// Sleeps until there is a reason, then for `pause`, in which a more urgent one may replace it.
+    /// Returns `None` once closed. A reason that arrives after the pause stays for the next sleep.
     pub(crate) fn sleep(&self, pause: Duration) -> Option<R> {
         let mut state = self.state();
         while state.reason.is_none() && !state.is_closed {

@@ -1,4 +1,4 @@
-//! Who else has the store open: the locks, and how to join those who hold them.
+//! Takes the locks on a store and joins the handles that already have it open.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use crate::log::fs::{Access, Dir, Disk};
 use crate::log::open::trust::{control, is_temporary};
 use crate::log::shared::control::Control;
 
-/// How long to wait for another process that recovers the store.
+/// How long to wait while another process recovers the store.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
-/// How long to wait for a control file on which those who use the store are present: another opener takes two
-/// steps to be there.
+/// How long to wait for a control file with a handle present on it: another opener takes the
+/// directory lock and becomes present in two steps.
 pub(super) const PRESENCE_PATIENCE: Duration = Duration::from_secs(2);
-/// The pause between two tries.
+/// The pause between two attempts.
 pub(super) const PAUSE: Duration = Duration::from_millis(2);
 
-/// A control file on which this handle is present, so that it stays the one in use.
+/// A control file and this handle's presence lock on it, which keeps it the one in use.
 pub(super) struct Joined<D: Disk> {
     pub(super) control: Control<D>,
     pub(super) presence: D::Lock,
@@ -37,14 +37,14 @@ pub(super) fn boot_id<D: Disk>(directory: &Directory<D>) -> Result<[u8; 16]> {
     directory.disk.boot_id().map_err(|error| Error::io(doing, &**directory.path(), error))
 }
 
-/// Becomes present on a control file that the caller knows to be the one in use.
+/// Takes the presence lock on a control file. The caller has checked that it is the one in use.
 pub(super) fn be_present<D: Disk>(control: Control<D>) -> Result<Option<Joined<D>>> {
     let presence = control.take_presence_lock()?;
     Ok(presence.map(|presence| Joined { control, presence }))
 }
 
-/// Joins those who use the store, if somebody is present on its control file. The caller holds the lock on the
-/// directory shared.
+/// Joins the handles that use the store, if any is present on its control file. The caller holds
+/// the shared lock on the directory.
 pub(super) fn join<D: Disk>(
     directory: &Directory<D>,
     boot: [u8; 16],
@@ -66,7 +66,7 @@ pub(super) fn join<D: Disk>(
     }
 }
 
-/// An error if the store is the temporary one of another handle.
+/// Fails if the store is the temporary store of another handle.
 pub(super) fn refuse_temporary<D: Disk>(directory: &Directory<D>) -> Result<()> {
     match control(directory, Access::Read) {
         Ok(Some(control)) if control.fixed.temporary => Err(is_temporary(directory)),

@@ -1,11 +1,13 @@
-//! Opening a store: whose directory it is, who else has it open, and whether it needs recovery.
+//! Opens a store: finds its directory, joins the processes that have it open, and recovers it if
+//! needed.
 //!
-//! Two locks say who is there. Every handle holds the lock on the directory shared, and a shared lock on the
-//! presence byte of the control file. Whoever gets the lock on the directory exclusively is alone, and decides
-//! whether the control file can be trusted: it is the original, of this boot, and was closed by its last handle;
-//! else it is built again from the segments. Whoever joins others takes the control file only if somebody is
-//! present on it: a file that was put in its place under living handles has nobody on it. So no two handles
-//! ever use different control files of one store, whatever is removed or replaced meanwhile.
+//! Every handle holds two shared locks: one on the directory and one on the presence byte of the
+//! control file. An opener that gets the exclusive lock on the directory is alone. It decides
+//! whether the control file can be trusted, which requires that the file is the original, was
+//! written in this boot, and was closed by its last handle; otherwise it rebuilds the file from the
+//! segments. An opener that joins others uses the control file only if a handle is present on it; a
+//! file that replaced the original under live handles has none. So no two handles ever use
+//! different control files of one store, whatever is removed or replaced meanwhile.
 
 mod join;
 mod prepare;
@@ -33,10 +35,11 @@ use crate::log::read::reader::Reader;
 use crate::log::shared::control::Control;
 use crate::log::store::{History, Store};
 
-/// Of so many segments, whoever joins others looks at the version of each.
+/// A joining handle checks the format version of each segment only in stores with at most this
+/// many.
 const LOOKED_AT_MAX: usize = 64;
 
-/// A store that was opened, and what its handle knows of it.
+/// An opened store and the reader of its handle.
 #[derive(Debug)]
 pub(crate) struct Opened<D: Disk> {
     pub(crate) store: Store<D>,
@@ -44,7 +47,7 @@ pub(crate) struct Opened<D: Disk> {
 }
 
 impl<D: Disk> Opened<D> {
-    /// A store that is followed by its control file.
+    /// Opens a store whose history is followed through its control file.
     fn shared(
         directory: Directory<D>,
         options: &Options,
@@ -71,11 +74,12 @@ pub(crate) fn open<D: Disk>(disk: D, path: &Path, options: &Options) -> Result<O
                 usable(&directory, boot, Access::Write)?.map(be_present).transpose()?.flatten();
             drop(alone);
         }
-        // Between the two locks somebody else may have been alone; then this tries again.
+        // Another opener may have been alone between the two locks; then this one tries again.
         if let Some(shared) = try_lock(&directory, false)? {
             if joined.is_none() {
                 joined = join(&directory, boot, Access::Write)?;
-                // Whoever was there first has looked at all of them; of many, nobody looks again.
+                // The first opener has checked all segments; if there are many, do not check them
+                // again.
                 if joined.is_some() && directory.segment_ids()?.len() <= LOOKED_AT_MAX {
                     directory.check_versions()?;
                 }

@@ -1,4 +1,4 @@
-//! The path of a store: whether there is a store at it, or may be one.
+//! Checks whether a path leads to a store or to a place for a new one.
 
 use std::ffi::OsString;
 use std::io;
@@ -12,14 +12,14 @@ use crate::log::fs::names::{CONTROL, is_known, is_of_store};
 use crate::log::fs::{Access, Dir, Disk, DiskFile};
 use crate::log::options::Options;
 
-/// Checks the path, opens its directory, and makes it if it may.
+/// Checks the path and opens its directory, which it creates if `make` is set.
 pub(super) fn prepare<D: Disk>(
     disk: D,
     path: &Path,
     options: &Options,
     make: bool,
 ) -> Result<Directory<D>> {
-    // For messages: the process may change its directory while the store is open.
+    // Absolute for error messages: the process may change its working directory later.
     let path = &std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let opened = match disk.open_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && make => {
@@ -61,7 +61,7 @@ pub(super) fn prepare<D: Disk>(
     Ok(directory)
 }
 
-/// Refuses file systems on which the store cannot keep its promises.
+/// Rejects file systems on which the store cannot keep its guarantees.
 pub(crate) fn check_file_system<D: Disk>(
     directory: &Directory<D>,
     options: &Options,
@@ -80,8 +80,8 @@ pub(crate) fn check_file_system<D: Disk>(
     Err(Error::refused(ErrorKind::UnsupportedFileSystem, &**directory.path(), why))
 }
 
-/// Whether a file called `control`, where nothing else tells of a store, can be what a power cut has
-/// left of one: empty, or of its length, whatever it holds.
+/// Whether a file named `control`, in a directory without segments, can be the remains of a control
+/// file after a power cut: it is empty or has the full length, with any contents.
 pub(super) fn is_control<D: Disk>(directory: &Directory<D>, listed: &[OsString]) -> Result<bool> {
     if !listed.iter().any(|name| name == CONTROL) {
         return Ok(false);

@@ -1,4 +1,5 @@
-//! Opening for reading alone: a store in use is followed, one that needs recovery is read as recovery would leave it.
+//! Opens a store read-only. A store in use is followed; a store that needs recovery is read as
+//! recovery would leave it.
 
 use std::path::Path;
 use std::time::Instant;
@@ -18,7 +19,7 @@ use crate::log::options::Options;
 use crate::log::read::reader::Reader;
 use crate::log::store::{Frozen, History, Store};
 
-/// Opens a store for reading alone.
+/// Opens a store read-only.
 pub(crate) fn open_read_only<D: Disk>(
     disk: D,
     path: &Path,
@@ -30,8 +31,9 @@ pub(crate) fn open_read_only<D: Disk>(
     let mut unattended = None;
     loop {
         let mut joined = None;
-        // Alone, nobody writes for as long as the lock is held: what is found then stays true. The
-        // handle is finished before the lock goes, since others may change everything after it.
+        // While this opener holds the exclusive lock, nobody writes, so the state it finds does not
+        // change. A frozen handle is complete before the lock is dropped, because anything may
+        // change after that.
         if let Some(alone) = try_lock(&directory, true)? {
             let control =
                 usable(&directory, boot, Access::Follow)?.filter(|_| !options.ignore_damage);
@@ -58,8 +60,8 @@ pub(crate) fn open_read_only<D: Disk>(
             {
                 return Opened::shared(directory, options, control, vec![presence, shared]);
             }
-            // Those who use the store have lost their control file. While the lock is held nobody recovers,
-            // and the segments are there to be read.
+            // The handles that use the store have lost their control file. While this lock is held
+            // nobody recovers the store, so its segments remain readable.
             if unattended.get_or_insert_with(Instant::now).elapsed() > PRESENCE_PATIENCE {
                 return frozen(directory, boot, options);
             }
@@ -74,7 +76,8 @@ pub(crate) fn open_read_only<D: Disk>(
     }
 }
 
-/// A handle that reads the store as recovery would leave it, and never looks at its directory again.
+/// Returns a handle that reads the store as recovery would leave it and never reads the directory
+/// again.
 fn frozen<D: Disk>(
     directory: Directory<D>,
     boot: [u8; 16],

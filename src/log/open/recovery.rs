@@ -1,11 +1,13 @@
-//! Recovery: what the segments say the history is, when the control file cannot say.
+//! Recovery: rebuilds the history from the segments when the control file cannot be trusted.
 //!
-//! `kill -9` needs none of it; it is for a power cut, a lost control file, and a store whose last
-//! handle did not close it. Everything up to the synced mark must be there. Above it, the history
-//! ends before the first number that is missing or not whole, and what lies beyond is made void,
-//! durably, before anyone appends. It may be cut at any point, or end in an error, and the next one
-//! does the same again: it stores each void word once more, also one that it finds, for it may be
-//! the work of a recovery that died, or whose sync failed, and a sync writes only what is dirty.
+//! `kill -9` needs no recovery. It serves a power cut, a lost control file, and a store that its
+//! last handle did not close. Every batch up to the durable sequence number must be there. Above
+//! it, the history ends before the first batch that is missing or damaged; later batches are made
+//! void, durably, before anyone appends.
+//!
+//! Recovery may be interrupted at any point or end in an error; the next one repeats it. It stores
+//! each void word again, even one that it finds in place: that word may come from a recovery that
+//! died or whose sync failed, and a sync writes only dirty pages.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -24,18 +26,18 @@ use crate::log::segment::outputs::{NewestOutput, kept_is_missing};
 use crate::log::shared::control::Control;
 use crate::log::shared::start::Start;
 
-/// What a control file says, as far as it can be trusted.
+/// The contents of a control file, as far as they can be trusted.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Known {
-    /// The uuid of the store; not known where the file may be a copy of another store's.
+    /// The uuid of the store; `None` if the file may be a copy of another store's.
     pub(crate) uuid: Option<[u8; 16]>,
-    /// The mark, and the uuid of the store that it is of.
+    /// The durable sequence number, and the uuid of the store that it belongs to.
     pub(crate) mark: Option<([u8; 16], u64)>,
-    /// The last commit that processes of this boot have seen: its number and its segment.
+    /// The last commit seen by processes of this boot: its sequence number and its segment.
     pub(crate) last: Option<(u64, u64)>,
 }
 
-/// What a new control file is for.
+/// The identity that a new control file gets.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NewControl {
     pub(crate) uuid: [u8; 16],
@@ -43,33 +45,34 @@ pub(crate) struct NewControl {
     pub(crate) temporary: bool,
 }
 
-/// What the segments hold.
+/// The contents of the segments, and the history that they add up to.
 #[derive(Debug)]
 pub(crate) struct RecoveryScan<F> {
     segments: Vec<ScannedSegment<F>>,
-    /// Files that have the name of a segment and no readable header, and may have been more.
+    /// Files named like segments but without a readable header. They may have held batches.
     unreadable: Vec<(u64, Error)>,
-    /// The others like them, which outputs of compactions replace: what was dead before anyone asked
-    /// for a sync may never have come to the disk.
+    /// Files of the same kind that compaction outputs replace. Their data may never have reached
+    /// the disk, if it was deleted before anyone asked for a sync.
     unreadable_replaced: Vec<u64>,
     mode: RecoveryMode,
-    /// The uuid of the store, where anything says it.
+    /// The uuid of the store, if any file names it.
     pub(crate) uuid: Option<[u8; 16]>,
-    /// The last number of the history.
+    /// The last sequence number of the history.
     pub(crate) sequence: u64,
-    /// The newest synced mark that was found.
+    /// The newest durable sequence number that was found.
     pub(crate) durable_seq: u64,
-    /// The last commit that processes of this boot have seen, if the control file can say: its number and its
-    /// segment.
+    /// The last commit seen by processes of this boot, if the control file holds it: its sequence
+    /// number and its segment.
     last: Option<(u64, u64)>,
-    /// Above every id that was seen.
+    /// An id above all that were seen.
     pub(crate) next_segment: u64,
 }
 
 impl<F: DiskFile> RecoveryScan<F> {
-    /// Looks at every segment, with what the control file knows.
+    /// Scans every segment, starting from what the control file says.
     ///
-    /// With `ignore_damage`, the history ends before what is missing or damaged, wherever it is.
+    /// With `ignore_damage`, the history ends before the first missing or damaged batch, wherever
+    /// that is.
     pub(crate) fn new<D: Disk<File = F>>(
         directory: &Directory<D>,
         known: Known,
@@ -116,7 +119,8 @@ impl<F: DiskFile> RecoveryScan<F> {
         Ok(())
     }
 
-    /// Marks what outputs of compactions replace; returns the number up to which others may miss.
+    /// Marks the segments that compaction outputs replace. Returns the sequence number up to which
+    /// batches may be missing.
     fn take_outputs<D: Disk>(
         &mut self,
         directory: &Directory<D>,
@@ -156,14 +160,14 @@ impl<F: DiskFile> RecoveryScan<F> {
         Ok(max_seq)
     }
 
-    /// Checks that each chain reaches as far as it is noted to be on stable storage: the mark may
-    /// be lost with the batches that repeat it.
+    /// Checks that each chain reaches its durable watermark. The durable sequence number may be
+    /// lost together with the batches that repeat it.
     fn check_notes(&self) -> Result<()> {
         let mut present = self.segments.iter().filter(|surveyed| !surveyed.is_replaced);
         present.try_for_each(|surveyed| surveyed.must_reach(surveyed.segment.durable_end()))
     }
 
-    /// Finds the last number of the history.
+    /// Finds the last sequence number of the history.
     fn find_end<D: Disk>(
         &mut self,
         directory: &Directory<D>,
@@ -186,7 +190,7 @@ impl<F: DiskFile> RecoveryScan<F> {
             for (at, &found) in surveyed.batches.iter().enumerate() {
                 heads.begin(at, surveyed.batches.len(), |at| surveyed.span(at));
                 let Ok(State::Committed(sequence)) = found.state else { continue };
-                // A header that does not parse says nothing about the mark.
+                // A header that does not parse gives no durable sequence number.
                 if let Ok(batch) = surveyed.segment.batch(found.offset, found.len) {
                     heads.record(batch.head_len());
                     self.durable_seq = self.durable_seq.max(batch.durable_seq());
@@ -199,14 +203,15 @@ impl<F: DiskFile> RecoveryScan<F> {
         let must = match mode {
             _ if ignore_damage => 0,
             RecoveryMode::Disk => self.durable_seq,
-            // A number is only ever given when the one before it is in place.
+            // A sequence number is assigned only once the one before it is in place.
             RecoveryMode::Memory => {
                 let last = numbers.last_key_value().map_or(0, |(last, _)| *last);
                 last.max(self.durable_seq).max(self.lost())
             }
         };
         let mut end = max_seq;
-        // What a compaction may have dropped can be missing; what is there must be readable.
+        // A compaction may have dropped batches up to `max_seq`, but those that are present must be
+        // readable.
         for (_, (i, found)) in numbers.range(..=max_seq) {
             let parsed = self.segments[*i].segment.batch(found.offset, found.len);
             if let Err(error) = parsed
@@ -247,15 +252,16 @@ impl<F: DiskFile> RecoveryScan<F> {
         Ok(())
     }
 
-    /// The last number that was committed, if its segment is gone: somebody has removed the file. While the
-    /// segment is there it says itself what it holds, and the control file, which may be wrong, is not asked.
+    /// The sequence number of the last commit if its segment is gone, that is, if someone removed
+    /// the file; 0 otherwise. A segment that is present shows its own batches, so the control file,
+    /// which may be wrong, is not consulted.
     fn lost(&self) -> u64 {
         let Some((sequence, segment)) = self.last else { return 0 };
         let mut ids = self.segments.iter().map(|surveyed| surveyed.segment.id());
         if ids.any(|id| id == segment) { 0 } else { sequence }
     }
 
-    /// The error for a number that must be there and is not.
+    /// The error for a sequence number that must be present and is missing.
     fn missing<D: Disk>(
         &self,
         directory: &Directory<D>,
@@ -276,8 +282,8 @@ impl<F: DiskFile> RecoveryScan<F> {
         Error::Missing { path: directory.path().to_path_buf(), first, last, hint }
     }
 
-    /// Makes void what is not in the history, durably; removes what is replaced or was never
-    /// published; and writes a control file for the boot that is given.
+    /// Makes all batches outside the history void, durably; removes replaced and unpublished files;
+    /// and writes a control file for the boot in `new`.
     pub(crate) fn apply<D: Disk<File = F>>(
         &self,
         directory: &Directory<D>,
@@ -299,8 +305,9 @@ impl<F: DiskFile> RecoveryScan<F> {
         let replaced: Vec<_> = self.segments.iter().filter(|s| s.is_replaced).collect();
         let any = !replaced.is_empty() || !self.unreadable_replaced.is_empty();
         if any && !sync_failed {
-            // What replaces them must have its name for good. If that cannot be had they stay,
-            // which costs their space, and nothing can be promised any more.
+            // The outputs need durable names before their inputs are removed. If the sync fails,
+            // the inputs stay, which costs their space, and the store can promise no durability any
+            // more.
             match directory.dir.sync() {
                 Err(error) if was_not_tried(&error) => {
                     return Err(Error::io("sync", &**directory.path(), error));
@@ -313,7 +320,8 @@ impl<F: DiskFile> RecoveryScan<F> {
             directory.unlink_mapped(&segment_name(id), file)?;
         }
         for &id in &self.unreadable_replaced {
-            // A header that never came to the disk leaves zeros; what is neither may be anything.
+            // A header that never reached the disk reads as zeros. A file with any other contents
+            // is set aside.
             let blank = directory.content(&segment_name(id), Some(&new.uuid));
             match blank {
                 Ok(Content::Blank) if !sync_failed => directory.unlink(&segment_name(id))?,
@@ -327,7 +335,7 @@ impl<F: DiskFile> RecoveryScan<F> {
             if is_unfinished(&name)
                 && let Some(name) = name.to_str()
             {
-                // Where nothing says which store it is, all that was never finished goes.
+                // If nothing names the store, all unfinished files are removed.
                 directory.unlink_unfinished(name, self.uuid.as_ref())?;
             }
         }
@@ -337,14 +345,14 @@ impl<F: DiskFile> RecoveryScan<F> {
                 boot: new.boot,
                 created_unix_ms: old
                     .map_or_else(|| directory.disk.now_unix_ms(), |o| o.fixed.created_unix_ms),
-                // Of the file that is made.
+                // The identity of the new file, set when it is created.
                 device: 0,
                 inode: 0,
                 temporary: new.temporary,
             },
             sequence: self.sequence,
             next_segment: self.next_segment.max(same_boot.map_or(1, |old| {
-                // A random word would use up the ids.
+                // Limit the jump, so that a corrupt word cannot use up the ids.
                 old.next_segment().min(self.next_segment.saturating_add(1 << 20))
             })),
             directory_epoch: 1,
@@ -355,8 +363,8 @@ impl<F: DiskFile> RecoveryScan<F> {
     }
 }
 
-/// Gives a file without a readable header another name. Nothing of the history is in it, but a person may want
-/// to look.
+/// Renames a file without a readable header. It holds nothing of the history, but a person may want
+/// to examine it.
 fn set_aside<D: Disk>(directory: &Directory<D>, id: u64) -> Result<()> {
     let name = segment_name(id);
     for torn in torn_names(id) {

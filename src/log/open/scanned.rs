@@ -1,4 +1,5 @@
-//! One segment as recovery finds it: how far its chain reaches, and which of its batches are given up.
+//! One segment in a recovery scan: how far its chain reaches, and which of its batches recovery
+//! discards.
 
 use partd_format::{Link, State};
 
@@ -10,27 +11,27 @@ use crate::log::segment::ahead::Span;
 use crate::log::segment::chain::BatchRange;
 use crate::log::shared::control::Control;
 
-/// How much is to be looked at.
+/// What recovery may rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RecoveryMode {
-    /// The machine has not been booted since, so all that was stored is there.
+    /// The machine has not rebooted since, so everything that was stored is there.
     Memory,
-    /// Nothing but what the checksums say.
+    /// Only the checksums: the machine may have rebooted.
     Disk,
 }
 
-/// What a segment holds.
+/// The contents of a segment.
 #[derive(Debug)]
 pub(super) struct ScannedSegment<F> {
     pub(super) segment: Segment<F>,
     pub(super) batches: Vec<ScannedBatch>,
-    /// Where the chain ends.
+    /// The offset at which the chain ends.
     pub(super) end: u64,
     pub(super) ending: Result<Link, partd_format::Error>,
     pub(super) is_replaced: bool,
 }
 
-/// A batch, as its words say.
+/// The position and state of a batch, taken from its words.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ScannedBatch {
     pub(super) offset: u64,
@@ -39,7 +40,7 @@ pub(super) struct ScannedBatch {
 }
 
 impl<F: DiskFile> ScannedSegment<F> {
-    /// Walks a segment to the end of its chain.
+    /// Scans a segment to the end of its chain.
     pub(super) fn new(segment: Segment<F>) -> ScannedSegment<F> {
         let mut batches = Vec::new();
         let mut chain = segment.chain(segment.header().data_start).ahead();
@@ -50,13 +51,13 @@ impl<F: DiskFile> ScannedSegment<F> {
         ScannedSegment { segment, batches, end, ending, is_replaced: false }
     }
 
-    /// Where a batch lies.
+    /// The bytes that a batch takes in the file.
     pub(super) fn span(&self, batch: usize) -> Span<'_, F> {
         let ScannedBatch { offset, len, .. } = self.batches[batch];
         Span { segment: &self.segment, offset, len }
     }
 
-    /// Makes void every batch that is not in the history up to `end`, durably, and seals the chain.
+    /// Makes every batch outside the history up to `end` void, durably, and seals the chain.
     pub(super) fn revoke_beyond<D: Disk<File = F>>(
         &self,
         directory: &Directory<D>,
@@ -65,7 +66,8 @@ impl<F: DiskFile> ScannedSegment<F> {
         control: Option<&Control<D>>,
     ) -> Result<()> {
         let is_given_up = |found: &&ScannedBatch| match found.state {
-            // In memory it was never anything else.
+            // Within one boot, a void batch was never anything else, so its word needs no second
+            // store.
             Ok(State::Void) => mode == RecoveryMode::Disk,
             Ok(State::Committed(sequence)) => sequence > end,
             _ => true,
@@ -81,7 +83,8 @@ impl<F: DiskFile> ScannedSegment<F> {
             Segment::open(directory, id, Some(&self.segment.header().store), Access::Write)?;
         given_up.iter().try_for_each(|found| segment.force_void(found.offset))?;
         if is_open {
-            // Its writer is gone. Not worth a sync: an open end says the same.
+            // The writer is gone. The seal is not worth a sync: recovery treats an open end the
+            // same way.
             segment.seal_alone(self.end)?;
             segment.punch_behind(self.end);
         }
@@ -94,14 +97,13 @@ impl<F: DiskFile> ScannedSegment<F> {
         Ok(())
     }
 
-    /// Checks that the head of every batch can be read: of an output, all of them are history.
+    /// Checks that the head of every batch can be read. All batches of an output are history.
     pub(super) fn must_parse(&self) -> Result<()> {
         let mut batches = self.batches.iter();
         batches.try_for_each(|found| self.segment.batch(found.offset, found.len).map(drop))
     }
 
-    /// Checks that the chain reaches `end`, and that what lies before it is in the history or not,
-    /// but nothing that cannot be told.
+    /// Checks that the chain reaches `end`, and that every batch before it has a readable state.
     pub(super) fn must_reach(&self, end: u64) -> Result<()> {
         if self.end < end {
             return Err(self.broken_at_end());

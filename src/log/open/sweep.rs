@@ -1,4 +1,4 @@
-//! The end of temporary stores: removed with their handle, or swept when it was killed.
+//! Removes temporary stores: with their handle, or in a sweep after the handle was killed.
 
 use std::ffi::OsStr;
 use std::io;
@@ -13,29 +13,30 @@ use crate::log::fs::{Access, Dir, Disk, DiskFile};
 use crate::log::segment::Segment;
 use crate::log::shared::control::Control;
 
-/// Files that a removal keeps open, each with a memory map; the space of those beyond is given back one by one.
+/// How many files a removal keeps open, each with a memory map. The space of any others is freed as
+/// they are unlinked.
 const OPEN_MAX: usize = 8192;
-/// Where so many bytes are to be given back, another thread does it.
+/// From this many bytes on, a separate thread frees the space.
 const THREAD_MIN_BYTES: u64 = 256 << 20;
 
-/// Gives back the space of files that have no names any more, together with what else may hold them open.
+/// Frees the space of unlinked files and drops `others`, which may hold them open too.
 ///
-/// A thread does it if it is much: the store is gone by now, and nobody need wait. If the process ends before, the
-/// system lets go of the files for it.
+/// A large amount is freed on a thread, because the store is already gone and nobody has to wait.
+/// If the process ends first, the kernel releases the files.
 pub(crate) fn give_back<F: DiskFile>(files: Vec<F>, others: impl Send + 'static) {
     let bytes: u64 = files.iter().map(|file| file.mapping().len()).sum();
     let work = move || drop((files, others));
     if bytes < THREAD_MIN_BYTES {
         return work();
     }
-    // Where no thread can be had, what it was to do is done here: the closure is dropped.
+    // If no thread can be started, dropping the closure frees the files here.
     drop(std::thread::Builder::new().name("partd-removal".into()).spawn(work));
 }
 
 /// Removes the temporary stores in a directory whose handles are gone.
 pub(crate) fn sweep<D: Disk>(disk: &D, path: &Path) -> Result<Vec<PathBuf>> {
     let parent = disk.open_dir(path).map_err(|e| Error::io("list", path, e))?;
-    // One that cannot be removed does not keep the others.
+    // A store that cannot be removed does not stop the removal of the others.
     let (mut swept, mut failed) = (Vec::new(), None);
     for name in parent.list().map_err(|e| Error::io("list", path, e))? {
         let Some(name) = name.to_str().filter(|name| is_temporary_store(OsStr::new(name))) else {
@@ -43,7 +44,8 @@ pub(crate) fn sweep<D: Disk>(disk: &D, path: &Path) -> Result<Vec<PathBuf>> {
         };
         let Ok(dir) = parent.open_dir(name) else { continue };
         let directory = Directory::new(disk.clone(), dir, &path.join(name));
-        // Where no lock can be had, it is in use, another user's, or its owner has just removed it.
+        // Without the lock, the store is in use or another user's, or its owner has just removed
+        // it.
         let Ok(Some(_alone)) = directory.dir.try_lock(true) else { continue };
         match remove(&directory, Some(&parent)) {
             Ok(Some(_)) => swept.push(path.join(name)),
@@ -57,13 +59,16 @@ pub(crate) fn sweep<D: Disk>(disk: &D, path: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// Removes a temporary store of which the caller holds the lock; `None` if anything in it is not of that store,
-/// or its name leads elsewhere by now: then all of it stays.
+/// Removes a temporary store whose lock the caller holds. Returns `None` and leaves everything in
+/// place if the directory is gone or holds anything that is not of one temporary store. Also
+/// returns `None` if the directory's name leads elsewhere by now; its files are then unlinked, but
+/// the directory stays.
 ///
-/// The files are returned open, without names: the system takes back a file's pages and blocks when the last of its
-/// users lets go of it, which takes far longer than to remove a name.
+/// Returns the unlinked files still open: the kernel frees a file's pages and blocks when its last
+/// user closes it, which takes far longer than the unlink.
 ///
-/// Without a parent, the one at its path is used.
+/// `parent` is the directory that holds the store; without it, the parent of the store's path is
+/// used.
 pub(crate) fn remove<D: Disk>(
     directory: &Directory<D>,
     parent: Option<&D::Dir>,
@@ -84,8 +89,8 @@ pub(crate) fn remove<D: Disk>(
     if !names.iter().all(|name| is_known(name)) {
         return Ok(None);
     }
-    // All files must be of one store. The control file says which, or the first segment where a power cut has
-    // taken the control file.
+    // All files must belong to one store. The control file names it, or the first segment if a
+    // power cut has destroyed the control file.
     let mut uuid = match Control::open(directory, Access::Read) {
         Ok(Ok(control)) if control.fixed.temporary => Some(control.fixed.store),
         Ok(Ok(_)) => return Ok(None),
@@ -109,12 +114,12 @@ pub(crate) fn remove<D: Disk>(
     for name in names.iter().filter_map(|name| name.to_str()).filter(|name| *name != CONTROL) {
         directory.unlink(name)?;
     }
-    // Last, so that a sweep that was cut finds what to compare with.
+    // Removed last, so that the sweep after an interrupted one can still identify the store.
     directory.unlink(CONTROL)?;
     let Some(name) = directory.path().file_name().and_then(OsStr::to_str) else { return Ok(None) };
     match parent.remove_dir(name, &directory.dir) {
         Ok(()) => Ok(Some(files)),
-        // Renamed, replaced, or removed by somebody else.
+        // The directory was renamed, replaced or removed by someone else.
         Err(error)
             if matches!(
                 error.kind(),
@@ -129,7 +134,7 @@ pub(crate) fn remove<D: Disk>(
     }
 }
 
-/// Whether a directory has the name of a temporary store.
+/// Whether a directory is named like a temporary store.
 fn is_temporary_store(name: &OsStr) -> bool {
     let random = name.as_encoded_bytes().strip_prefix(TEMPORARY_PREFIX.as_bytes());
     random.is_some_and(|digits| digits.len() == 16 && digits.iter().all(u8::is_ascii_hexdigit))

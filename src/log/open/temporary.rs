@@ -1,4 +1,4 @@
-//! Temporary stores: made for one handle, and locked by it for good.
+//! Creates temporary stores, each for one handle that keeps it locked.
 
 use std::fmt::Write as _;
 use std::io;
@@ -17,10 +17,10 @@ use crate::log::shared::control::Control;
 use crate::log::shared::start::Start;
 use crate::log::store::{History, Store};
 
-/// How often to begin again when a sweep has taken the directory away before it was locked.
+/// How many attempts to make when sweeps remove the directory before it is locked.
 const TRIES: u32 = 16;
 
-/// Makes a store that is removed with its handle.
+/// Creates a store that is removed with its handle.
 pub(crate) fn temporary<D: Disk>(disk: D, dir: &Path, options: &Options) -> Result<Opened<D>> {
     let mut tries = TRIES;
     loop {
@@ -38,7 +38,7 @@ pub(crate) fn temporary<D: Disk>(disk: D, dir: &Path, options: &Options) -> Resu
     }
 }
 
-/// `None` where a sweep was faster.
+/// Creates the store; `None` if a sweep removed it first.
 fn make<D: Disk>(disk: D, path: &Path, options: &Options) -> Result<Option<Opened<D>>> {
     disk.create_dir(path).map_err(|e| Error::io("make the directory", path, e))?;
     let dir = match disk.open_dir(path) {
@@ -61,12 +61,13 @@ fn make<D: Disk>(disk: D, path: &Path, options: &Options) -> Result<Option<Opene
     }
 }
 
-/// Locks a new directory for good and makes its control file; `None` where a sweep was faster.
+/// Locks a new directory for the life of its handle and creates its control file; `None` if a sweep
+/// removed it first.
 fn fill<D: Disk>(directory: &Directory<D>) -> Result<Option<(Control<D>, D::Lock)>> {
     let lock =
         directory.dir.try_lock(true).map_err(|e| directory.dir_error("lock the directory", e))?;
     let Some(lock) = lock else { return Ok(None) };
-    // A sweep holds the lock until the directory is gone.
+    // A sweep may have held the lock and removed the directory before this handle got it.
     if directory.dir.is_removed().map_err(|e| directory.dir_error("look at", e))? {
         return Ok(None);
     }
@@ -79,7 +80,7 @@ fn fill<D: Disk>(directory: &Directory<D>) -> Result<Option<(Control<D>, D::Lock
     }
 }
 
-/// A name that nobody else uses.
+/// A random name for the store.
 fn random_name<D: Disk>(disk: &D, dir: &Path) -> Result<String> {
     let mut bytes = [0; 8];
     disk.random(&mut bytes).map_err(|e| Error::io("draw a name in", dir, e))?;

@@ -1,4 +1,4 @@
-//! Whether the control file can be trusted; else it is built again from the segments.
+//! Decides whether the control file can be trusted, and rebuilds it from the segments if not.
 
 use std::io;
 
@@ -10,8 +10,8 @@ use crate::log::open::recovery::{Known, NewControl, RecoveryScan};
 use crate::log::open::scanned::RecoveryMode;
 use crate::log::shared::control::Control;
 
-/// The control file, if it is this store's own, of this boot, and its words can be used as they are. The caller
-/// is alone.
+/// The control file, if it is this store's own, was written in this boot, and its words can be used
+/// without recovery. The caller is alone.
 pub(super) fn usable<D: Disk>(
     directory: &Directory<D>,
     boot: [u8; 16],
@@ -28,14 +28,15 @@ pub(super) fn usable<D: Disk>(
     Ok(is_usable.then_some(control))
 }
 
-/// How many segments are of the store of a control file, and how many of others.
+/// How many segments belong to the control file's store, and how many to others.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Owners {
     pub(super) same: u64,
     pub(super) others: u64,
 }
 
-/// Counts whose the segments are. A segment of a newer format is an error: before anything is appended beside it.
+/// Counts the segments by owner. Fails on a segment of a newer format, so that nothing is appended
+/// beside it.
 pub(super) fn owners<D: Disk>(directory: &Directory<D>, control: &Control<D>) -> Result<Owners> {
     let mut owners = Owners::default();
     for id in directory.segment_ids()? {
@@ -43,21 +44,21 @@ pub(super) fn owners<D: Disk>(directory: &Directory<D>, control: &Control<D>) ->
             Ok(header) if header.store == control.fixed.store => owners.same += 1,
             Ok(_) => owners.others += 1,
             Err(error @ Error::Refused { kind: ErrorKind::NewerVersion, .. }) => return Err(error),
-            // Whoever reads the segment reports whatever else is wrong with it.
+            // The reader of the segment reports any other error in it.
             Err(_) => {}
         }
     }
     Ok(owners)
 }
 
-/// Whether the last handle closed the store and this is the control file that it left. Whatever
-/// was written since is in a segment with a later id, since each handle makes its own.
+/// Whether the last handle closed the store and left this control file. Later writes would be in a
+/// segment with a higher id, because each handle creates its own.
 pub(super) fn was_closed<D: Disk>(directory: &Directory<D>, control: &Control<D>) -> Result<bool> {
     let is_last = |last: &u64| *last < control.next_segment();
     Ok(control.is_clean() && directory.segment_ids()?.last().is_none_or(is_last))
 }
 
-/// The control file, if there is one and it is whole.
+/// The control file, if it exists and is intact.
 pub(super) fn control<D: Disk>(
     directory: &Directory<D>,
     access: Access,
@@ -74,7 +75,8 @@ pub(super) fn control<D: Disk>(
     }
 }
 
-/// Decides whether the control file tells the truth, and builds it again if not. The caller is alone.
+/// Reopens the store with its control file if that can be trusted, and recovers it otherwise. The
+/// caller is alone.
 pub(super) fn settle_alone<D: Disk>(directory: &Directory<D>, boot: [u8; 16]) -> Result<()> {
     if let Some(control) = usable(directory, boot, Access::Write)?
         && was_closed(directory, &control)?
@@ -104,7 +106,7 @@ pub(super) fn scan<D: Disk>(
     let old = control(directory, access)?;
     let old = match old {
         Some(old) => match owners(directory, &old)? {
-            // It was moved here from another store, and says nothing about this one.
+            // The file was moved here from another store and says nothing about this one.
             Owners { same: 0, others: 1.. } => None,
             _ => Some(old),
         },
@@ -138,7 +140,7 @@ pub(super) fn scan<D: Disk>(
     }
 }
 
-/// The error for a store that cannot be opened for writing, if that is what stands in the way.
+/// Replaces an error that is due to missing write access by one that says so.
 pub(super) fn no_access<D: Disk>(directory: &Directory<D>, error: Error) -> Error {
     let Error::Io { source, .. } = &error else { return error };
     let is_no_access = matches!(

@@ -1,4 +1,4 @@
-//! What a run of a compaction starts from: the store as it is now, and the segments that are worth it.
+//! The starting point of a compaction run: the store as it is now, and the segments to rewrite.
 
 use std::sync::Arc;
 
@@ -11,34 +11,35 @@ use crate::log::read::index::Extents;
 use crate::log::read::version::Segments;
 use crate::log::segment::Segment;
 
-/// Which segments are worth it.
+/// Which segments a compaction rewrites.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Aim {
-    /// All of them: every key's value in as few pieces as can be.
+    /// All of them, so that each key's value ends up in as few extents as possible.
     Everything,
-    /// Those in which more than this share of the values' bytes is dead.
+    /// Those in which at least this share of the value bytes is dead, and small ones.
     Dead(f64),
-    /// Those in which all values are dead: nothing is copied.
+    /// Those in which all values are dead, so that nothing is copied.
     Gone,
 }
 
-/// The store as a run sees it: everything up to `max_seq`.
+/// The store as of `max_seq`, on which a run works.
 #[derive(Debug)]
 pub(super) struct Base<F> {
     pub(super) max_seq: u64,
     pub(super) segments: Segments<F>,
-    /// Numbers of the segments that are part of the store.
+    /// The numbers of the segments that are part of the store.
     pub(super) current: Vec<u32>,
-    /// The segments to rewrite, those first that free the most for the least space.
+    /// The segments to rewrite, those with the fewest live bytes first.
     pub(super) inputs: Vec<AtRest>,
-    /// Whether some are left for another run.
+    /// Whether another run has segments left to rewrite.
     pub(super) has_more: bool,
-    /// Every key with its extents, and whether it was set; in key order.
+    /// Every key with its extents and whether it was set, in key order.
     pub(super) keys: Vec<(Key, Extents, bool)>,
 }
 
 impl<F> Base<F> {
-    /// The store as it is now; `None` where nothing is to be gained. Segments from `first_new` on are left alone.
+    /// Takes the store as it is now; `None` if there is nothing to gain. Segments from `first_new`
+    /// on are not rewritten.
     pub(super) fn of<D: Disk<File = F>>(
         engine: &Engine<D>,
         aim: Aim,
@@ -46,7 +47,7 @@ impl<F> Base<F> {
     ) -> Result<Option<Base<F>>> {
         let options = &engine.store.options;
         let base = engine.reader.with_walked_version(&engine.store, |version| {
-            // An output of this compaction is as good as it gets.
+            // Rewriting an output of this same compaction gains nothing.
             let mut at_rest = version.at_rest();
             at_rest.retain(|segment| segment.id < first_new);
             let (inputs, has_more) =
@@ -74,19 +75,19 @@ impl<F> Base<F> {
         &self.segments[number as usize]
     }
 
-    /// The segments that were rewritten, once nothing else of it is needed.
+    /// Returns the segments that were rewritten and drops the rest.
     pub(crate) fn into_inputs(self) -> Vec<Arc<Segment<F>>> {
         let numbers = self.inputs.iter().map(|source| source.number);
         numbers.map(|number| Arc::clone(self.segment(number))).collect()
     }
 
-    /// The ids of the sources.
+    /// The ids of the inputs.
     pub(crate) fn input_ids(&self) -> Vec<u64> {
         self.inputs.iter().map(|source| source.id).collect()
     }
 }
 
-/// The segments to rewrite, and whether some are left for another run.
+/// Chooses the segments to rewrite. Also returns whether some are left for another run.
 pub(crate) fn choose(
     at_rest: Vec<AtRest>,
     aim: Aim,
@@ -96,18 +97,19 @@ pub(crate) fn choose(
     let mut eligible = at_rest;
     eligible.retain(|segment| match aim {
         Aim::Everything => true,
-        // A small segment is worth joining to others: it holds little and costs a file.
+        // A small segment is worth merging with others: it holds little and still costs a file.
         Aim::Dead(share) => {
             segment.dead_bytes() as f64 >= share * segment.value_bytes as f64
                 || segment.is_small(segment_len)
         }
-        // And the removals that an earlier run had to keep, so that their outputs do not become many.
+        // Also outputs that hold only the removals an earlier run had to keep, so that such outputs
+        // do not accumulate.
         Aim::Gone => segment.is_gone() || segment.is_output && segment.value_bytes == 0,
     });
     if aim == Aim::Gone && !eligible.iter().any(AtRest::is_gone) {
         eligible.clear();
     }
-    // Those with the least to copy first: they free the most for the least space.
+    // The fewest live bytes first: these segments free the most space for the least copying.
     eligible.sort_by_key(|segment| (segment.live_bytes, segment.id));
     let mut rest = &eligible[..];
     loop {
@@ -118,7 +120,7 @@ pub(crate) fn choose(
         });
         let count = fitting.count().max(1).min(rest.len());
         match &rest[..count] {
-            // One output alone, with nothing dead in it, is as good as it gets.
+            // Rewriting a single output without dead bytes gains nothing.
             [only] if only.is_output && only.dead_bytes() == 0 => rest = &rest[1..],
             inputs => return (inputs.to_vec(), count < rest.len()),
         }

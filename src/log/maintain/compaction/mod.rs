@@ -1,13 +1,19 @@
-//! Compaction: live entries of sealed segments move into one new segment, the old ones go.
+//! Compaction: live entries of sealed segments move into one new segment, and the old segments are
+//! removed.
 //!
-//! One run writes one output: each key's values side by side, sequence numbers kept. The order is
-//! what makes it safe: the history up to `U` is synced, but for the sources; the output is written
-//! and synced, renamed, the directory synced; only then is all up to `U` on stable storage, and the
-//! sources are unlinked: what was deleted before anyone asked for a sync need never be written to
-//! the disk. Only when the unlinks are durable may a later run forget a delete. Whoever sees both an
-//! output and a segment that it replaces ignores the latter. It runs beside appends, gets, deletes and
-//! pops of every process; there is one compaction at a time. Its memory grows with keys and extents,
-//! not with bytes.
+//! One run writes one output: each key's values side by side, with their sequence numbers. Safety
+//! rests on the order of the steps:
+//!
+//! - The history up to `max_seq` is synced, except for the inputs.
+//! - The output is written, synced and renamed, and the directory is synced.
+//! - Now everything up to `max_seq` is on stable storage, so the durable sequence number rises and
+//!   the inputs are unlinked. Data that was deleted before anyone asked for a sync may never have
+//!   to be written to disk.
+//! - Only after the unlinks are durable may a later run drop a delete.
+//!
+//! A reader that finds both an output and one of its inputs ignores the input. A compaction runs
+//! beside appends, gets, deletes and pops of every process, but only one runs at a time. Its memory
+//! grows with the number of keys and extents, not with their bytes.
 
 mod base;
 mod output;

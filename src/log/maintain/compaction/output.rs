@@ -1,4 +1,4 @@
-//! The output of a run: written, synced and published.
+//! Writes, syncs and publishes the output of a run.
 
 use std::sync::Arc;
 
@@ -21,9 +21,11 @@ use crate::log::segment::unpublished::{NewSegment, Unpublished};
 use crate::log::shared::control::{Control, ReservedFor};
 use crate::log::store::Store;
 
-/// Writes, syncs and publishes the output; returns its length, or `None` if it was stopped.
+/// Writes, syncs and publishes the output. Returns its length, or `None` if the compaction was
+/// stopped.
 ///
-/// There is one also where nothing is left to write: it says which numbers may miss.
+/// An output without entries is published as well, because it records up to which sequence number
+/// batches may be missing.
 pub(super) fn write_output<D: Disk>(
     engine: &Engine<D>,
     control: &Control<D>,
@@ -38,7 +40,8 @@ pub(super) fn write_output<D: Disk>(
     let data_len: u64 = batches.iter().map(|(_, layout)| layout.batch_len()).sum();
     let len = (HEADER_LEN + lists_len + data_len + SEAL_LEN).next_multiple_of(4096);
     let mut new = match new_output(store, &writer.space, len) {
-        // The last resort, where it is sure to help: the free end of this handle's own segment.
+        // Last resort, used only if it is sure to help: give up the free end of this handle's own
+        // segment.
         Err(error)
             if is_full(&error)
                 && base.inputs.iter().map(|source| source.len).sum::<u64>() >= 2 * len
@@ -60,20 +63,20 @@ pub(super) fn write_output<D: Disk>(
         stopped => stopped,
     };
     let durable_seq = matches!(published, Ok(true)).then(|| store.sync_dir(control));
-    // Behind the sync, after which the words may need space again. If there is none, the output is there and
-    // nobody was told: the next compaction tells.
+    // Reserve after the sync, because the words may need space again. If this fails, the output is
+    // published but the directory epoch is not raised; the next compaction raises it.
     control.reserve()?;
     if let Some(durable_seq) = durable_seq {
         control.raise_directory_epoch();
         control.clear_output();
         return durable_seq.map(|()| Some(len));
     }
-    // Nobody need look for it any more.
+    // No handle has to look for this output any more.
     control.clear_output();
     published.map(|_| None)
 }
 
-/// A file for an output; on a full disk, a reserve that is long enough.
+/// Creates a file for an output; on a full disk, takes a reserve that is long enough.
 fn new_output<'s, D: Disk>(
     store: &'s Store<D>,
     space: &Space<D>,
@@ -91,7 +94,7 @@ fn new_output<'s, D: Disk>(
     Err(error)
 }
 
-/// Writes the batches of an output and syncs it. Returns whether it came to the end.
+/// Writes the batches of an output and syncs it. Returns false if the compaction was stopped.
 fn write_batches<D: Disk>(
     store: &Store<D>,
     control: &Control<D>,
@@ -118,8 +121,8 @@ fn write_batches<D: Disk>(
     Ok(true)
 }
 
-/// Copies entries into a batch of the output, each byte verified and checksummed anew on the way.
-/// Returns whether it came to the end before it was stopped.
+/// Copies entries into a batch of the output, verifying each value and computing its new checksum.
+/// Returns false if the compaction was stopped.
 fn copy<F: DiskFile>(
     base: &Base<F>,
     claim: &mut Claim<F>,
@@ -134,7 +137,7 @@ fn copy<F: DiskFile>(
     let mut checksums = Vec::with_capacity(entries.len());
     let spans = entries.iter().filter_map(|entry| entry.extents.as_ref());
     let spans = spans.flat_map(|(extents, range)| &extents[range.clone()]);
-    // The inputs are about to go: nobody need keep their pages.
+    // The inputs are about to be removed, so their pages need not stay cached.
     let ahead = Ahead::new(spans.map(|extent| base.segment(extent.segment()).span(extent)), true);
     for entry in entries {
         let Some((extents, range)) = &entry.extents else {

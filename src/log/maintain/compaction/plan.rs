@@ -1,5 +1,5 @@
-//! What a run of a compaction takes, and what it writes: the choice of segments, the entries of the
-//! output, and which removals something outside still needs.
+//! Plans the output of a run: its entries, the removals that segments outside the inputs still
+//! need, and the lengths of the retained chains.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -20,19 +20,19 @@ use crate::log::segment::ahead::HeadsAhead;
 use crate::log::segment::chain::BatchRange;
 use crate::log::segment::extent::Extent;
 
-/// Entries in one batch of an output.
+/// The most entries in one batch of an output.
 const BATCH_ENTRIES: usize = 4096;
-/// Bytes of values in one batch of an output, unless one value has more.
+/// The most value bytes in one batch of an output, unless a single value has more.
 const BATCH_BYTES: u64 = 32 << 20;
 
-/// What an output holds.
+/// The contents of an output.
 #[derive(Debug)]
 pub(crate) struct Plan {
     /// In key order.
     pub(crate) entries: Vec<Planned>,
-    /// How many extents they are made of.
+    /// How many extents the entries are copied from.
     pub(crate) extents: u64,
-    /// How far the chains beside the sources reach.
+    /// How far the chain of each retained segment reaches.
     pub(crate) retained: Vec<Retained>,
 }
 
@@ -42,12 +42,12 @@ pub(crate) struct Planned {
     pub(crate) key: Key,
     pub(crate) kind: Kind,
     pub(crate) sequence: u64,
-    /// Which of the key's extents it is made of.
+    /// The range of the key's extents that the entry is copied from.
     pub(crate) extents: Option<(Extents, Range<usize>)>,
     pub(crate) len: u64,
 }
 
-/// The newest clear, the newest delete of each key, and that of each prefix.
+/// The newest clear and the newest delete of each key and of each prefix.
 #[derive(Debug, Default)]
 struct Removals {
     clear: Option<u64>,
@@ -56,12 +56,13 @@ struct Removals {
 }
 
 impl Removals {
-    /// The number of the newest removal.
+    /// The sequence number of the newest removal.
     fn newest(&self) -> Option<u64> {
         self.deletes.values().chain(self.prefixes.values()).copied().max().max(self.clear)
     }
 
-    /// The prefixes of a key that are deleted after number `sequence`. `lens` are those of all prefixes.
+    /// The deleted prefixes of a key whose delete is newer than `sequence`. `lens` holds the
+    /// lengths of all deleted prefixes.
     fn prefixes_of<'r>(
         &'r self,
         key: &'r [u8],
@@ -76,7 +77,7 @@ impl Removals {
 }
 
 impl<F: DiskFile> Base<F> {
-    /// The entries of the output, and what it says of the segments beside it.
+    /// Plans the entries of the output and its record of the retained segments.
     pub(crate) fn plan(&self) -> Result<Plan> {
         let mut is_input = vec![false; self.segments.len()];
         self.inputs.iter().for_each(|source| is_input[source.number as usize] = true);
@@ -91,7 +92,7 @@ impl<F: DiskFile> Base<F> {
         outside.map(|&number| self.segment(number))
     }
 
-    /// How far each chain beside the sources reaches.
+    /// How far the chain of each retained segment reaches.
     fn retained(&self, is_input: &[bool]) -> Vec<Retained> {
         let mut retained = Vec::new();
         for segment in self.outside(is_input) {
@@ -104,8 +105,8 @@ impl<F: DiskFile> Base<F> {
         retained
     }
 
-    /// The batches of a segment up to `max_seq`, each with its number. A chain may end in the scar of
-    /// a power cut: what lies behind it was never part of the history.
+    /// The offset, length and sequence number of each batch of a segment up to `max_seq`. A power
+    /// cut can leave a broken chain; batches beyond the break were never part of the history.
     fn taken<'a>(&'a self, segment: &'a Segment<F>) -> impl Iterator<Item = (u64, u64, u64)> + 'a {
         let chain = segment.chain(segment.header().data_start).ahead();
         chain.filter_map(|BatchRange { offset, len }| match segment.state(offset) {
@@ -116,7 +117,7 @@ impl<F: DiskFile> Base<F> {
         })
     }
 
-    /// The entries in key order, and how many extents they are made of.
+    /// The entries in key order, and the number of extents that they are copied from.
     fn entries(&self, removals: Removals, is_input: &[bool]) -> (Vec<Planned>, u64) {
         let Removals { clear, mut deletes, prefixes } = removals;
         let mut planned = Vec::new();
@@ -126,7 +127,7 @@ impl<F: DiskFile> Base<F> {
         planned.extend(prefixes.map(|(prefix, seq)| remove(prefix, Kind::DeletePrefix, seq)));
         let mut count = 0;
         for (key, extents, is_set) in &self.keys {
-            // Deletes of keys that sort before it, and its own, come first.
+            // First the deletes of all keys up to and including this one.
             while let Some(entry) = deletes.first_entry()
                 && entry.key() <= key
             {
@@ -141,7 +142,8 @@ impl<F: DiskFile> Base<F> {
                 if !in_source(&extents[first]) {
                     continue;
                 }
-                // A set stands alone: moved to a later number it could lose to another.
+                // Never merge a set with later appends: under a later sequence number it could lose
+                // to another set.
                 let kind = if *is_set && first == 0 { Kind::Set } else { Kind::Append };
                 while kind == Kind::Append && next < extents.len() && in_source(&extents[next]) {
                     next += 1;
@@ -160,7 +162,7 @@ impl<F: DiskFile> Base<F> {
         (planned, count)
     }
 
-    /// The newest removals in the sources.
+    /// The newest removals in the inputs.
     fn removals(&self) -> Result<Removals> {
         let mut found = Removals::default();
         for source in &self.inputs {
@@ -195,7 +197,8 @@ impl<F: DiskFile> Base<F> {
                     }
                 }
             }
-            // What was never synced can still be lost, where the disk fails and memory is short.
+            // Batches that were never synced can still be lost if the disk fails and memory is
+            // short.
             if seen != source.batch_bytes {
                 return Err(segment.damage(partd_format::Error {
                     offset: segment.header().data_start,
@@ -211,8 +214,9 @@ impl<F: DiskFile> Base<F> {
         Ok(found)
     }
 
-    /// Drops the removals that nothing needs: no segment outside holds an older value that they
-    /// remove. What the sources hold of such values goes in the same rename.
+    /// Drops the removals that are no longer needed: those for which no segment outside the inputs
+    /// holds an older value that they remove. Such values in the inputs disappear with the same
+    /// rename.
     fn drop_needless(&self, removals: &mut Removals, is_input: &[bool]) -> Result<()> {
         let Some(newest) = removals.newest() else { return Ok(()) };
         let prefix_lens: BTreeSet<usize> = removals.prefixes.keys().map(Key::len).collect();
@@ -220,7 +224,8 @@ impl<F: DiskFile> Base<F> {
         for segment in self.outside(is_input) {
             let is_output = segment.header().output.is_some();
             for (offset, len, of_batch) in self.taken(segment) {
-                // The number of a batch in an output says nothing of its entries.
+                // Entries of an output have their own sequence numbers; the batch's number does not
+                // bound them from below.
                 if !is_output && of_batch >= newest {
                     continue;
                 }
@@ -250,7 +255,7 @@ impl<F: DiskFile> Base<F> {
     }
 }
 
-/// Cuts the entries into batches.
+/// Splits the entries into batches.
 pub(crate) fn split(planned: &[Planned]) -> Result<Vec<(&[Planned], Layout)>> {
     let mut batches = Vec::new();
     let mut rest = planned;

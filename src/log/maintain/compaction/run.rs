@@ -1,4 +1,4 @@
-//! The runs of a compaction: each writes one output, and then its inputs go.
+//! The runs of a compaction. Each writes one output and then removes its inputs.
 
 use std::sync::Arc;
 
@@ -19,42 +19,42 @@ use crate::log::shared::lease::WriterLease;
 use crate::log::store::Store;
 use crate::log::write::orphan::seal_orphan;
 
-/// What [`SegmentLog::compact`](crate::SegmentLog::compact) has done.
+/// The result of [`SegmentLog::compact`](crate::SegmentLog::compact).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Compaction {
-    /// The outputs that were written: 0 where there was nothing to do, or nothing could be done.
-    /// Each makes every handle build its index anew.
+    /// The number of outputs written; 0 if there was nothing to do or nothing could be done. Each
+    /// output makes every handle rebuild its index.
     pub runs: u64,
-    /// Why something is left to compact that could have been; `None` where nothing is.
+    /// Why the compaction left work for a later one; `None` if it left none.
     pub skipped: Option<Skipped>,
-    /// The segments that were replaced.
+    /// The number of segments replaced.
     pub segments_replaced: u64,
-    /// The bytes of live values that were copied.
+    /// The bytes of live values copied.
     pub bytes_rewritten: u64,
-    /// The length of the segments that were replaced, less that of the outputs, in bytes.
+    /// The total length of the replaced segments minus that of the outputs, in bytes.
     pub bytes_freed: u64,
-    /// The pieces in which the copied values lay before.
+    /// The number of extents that the copied values had before.
     pub extents_before: u64,
-    /// The pieces in which they lie now.
+    /// The number of extents that they have now.
     pub extents_after: u64,
-    /// Deletes that had to be kept, since something older than they are is still there.
+    /// The number of deletes kept because older values that they remove are still in the store.
     pub deletes_kept: u64,
 }
 
-/// Why a compaction has left something for a later one.
+/// Why a compaction left work for a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Skipped {
-    /// Another compaction of the store is under way, in this process or in another.
+    /// Another compaction of the store is running, in this process or in another.
     OtherCompaction,
-    /// The disk has no space for the output of another run. What was done so far has freed some.
+    /// The disk has no space for the output of another run. The earlier runs have freed some.
     NoSpace,
-    /// It was asked to end: the handle is being closed.
+    /// The compaction was asked to stop, because the handle is being closed.
     Closing,
 }
 
-/// Runs compactions until there is nothing more to gain.
+/// Compacts, run by run, until there is nothing left to gain.
 pub(crate) fn compact<D: Disk>(engine: &Engine<D>, aim: Aim, stop: &Stop) -> Result<Compaction> {
     let control = engine.store.control()?;
     let mut report = Compaction::default();
@@ -69,7 +69,7 @@ pub(crate) fn compact<D: Disk>(engine: &Engine<D>, aim: Aim, stop: &Stop) -> Res
         match run(engine, control, aim, first_new, stop, &mut report) {
             Ok(true) => {}
             Ok(false) => return Ok(report),
-            // What was freed is free; the rest needs more than that.
+            // Keep the result of the earlier runs; the next one needs more space than they freed.
             Err(error) if is_full(&error) && report.runs > 0 => {
                 report.skipped = Some(Skipped::NoSpace);
                 return Ok(report);
@@ -79,9 +79,9 @@ pub(crate) fn compact<D: Disk>(engine: &Engine<D>, aim: Aim, stop: &Stop) -> Res
     }
 }
 
-/// Unlinks what outputs have replaced, and makes it durable that it is gone.
+/// Unlinks the inputs of all outputs and makes the unlinks durable.
 fn finish_predecessor<D: Disk>(store: &Store<D>, control: &Control<D>) -> Result<()> {
-    // After a failed sync nobody knows whether an output has its bytes and its name for good.
+    // After a failed sync, an output's bytes and name may not be durable.
     store.check_sync(control)?;
     store.sync_dir(control)?;
     let ids = store.directory.segment_ids()?;
@@ -102,12 +102,13 @@ fn finish_predecessor<D: Disk>(store: &Store<D>, control: &Control<D>) -> Result
         return Ok(());
     }
     control.reserve()?;
-    // Whoever renamed the output may have died before it said so: a picture that knows the sources
-    // alone, this handle's among them, must not go on with them.
+    // The compaction that renamed the output may have died before it raised the directory epoch. A
+    // version that has only the inputs, even this handle's own, must be refreshed before they are
+    // gone.
     control.raise_directory_epoch();
     let mut gone = false;
     for id in dead {
-        // Where the name leads to a file of another store by now, that file stays.
+        // If the name leads to another store's file by now, that file stays.
         gone |= store.directory.unlink_segment(id, &store.uuid)?;
     }
     if gone {
@@ -123,7 +124,7 @@ fn open_if_there<D: Disk>(store: &Store<D>, id: u64) -> Result<Option<Segment<D:
     }
 }
 
-/// One run. Returns whether another may find something to do.
+/// Does one run. Returns whether another may find work.
 fn run<D: Disk>(
     engine: &Engine<D>,
     control: &Control<D>,
@@ -148,7 +149,8 @@ fn run<D: Disk>(
                 report.skipped = Some(Skipped::Closing);
                 return Ok(false);
             }
-            // On a full disk, fewer at a time, down to the one that needs the least.
+            // On a full disk, retry with half the inputs, down to the one with the fewest live
+            // bytes.
             Err(error) if is_full(&error) && base.inputs.len() > 1 => {
                 base.inputs.truncate(base.inputs.len() / 2);
                 base.has_more = true;
@@ -171,7 +173,7 @@ fn run<D: Disk>(
     report.extents_after += entries.iter().filter(|e| e.kind.has_value()).count() as u64;
     report.deletes_kept += entries.iter().filter(|e| !e.kind.has_value()).count() as u64;
     if !store.is_temporary {
-        // Makes it durable that the sources are gone, before a later run forgets a delete.
+        // Makes the unlinks of the inputs durable before a later run drops a delete.
         finish_predecessor(store, control)?;
     }
     let has_more = base.has_more;
@@ -189,8 +191,8 @@ fn run<D: Disk>(
     Ok(has_more)
 }
 
-/// Removes the sources of an output. Those of a temporary store stay until no view of this handle needs
-/// them, since they may be recycled.
+/// Removes the inputs of an output. A temporary store keeps them until no view of this handle needs
+/// them, because it may recycle them.
 fn unlink_inputs<D: Disk>(store: &Store<D>, base: &Base<D::File>) -> Result<()> {
     if store.is_temporary {
         return Ok(());
@@ -201,7 +203,7 @@ fn unlink_inputs<D: Disk>(store: &Store<D>, base: &Base<D::File>) -> Result<()> 
     })
 }
 
-/// Seals the segments of writers that are gone, so that they can be compacted.
+/// Seals the segments of dead writers, so that they can be compacted.
 fn seal_orphans<D: Disk>(engine: &Engine<D>, control: &Control<D>) -> Result<()> {
     let Engine { store, reader, .. } = engine;
     let open: Vec<_> = reader.with_walked_version(store, |version| {
@@ -215,11 +217,12 @@ fn seal_orphans<D: Disk>(engine: &Engine<D>, control: &Control<D>) -> Result<()>
         }
         let lease = WriterLease::take(control, slot)?;
         if lease.is_some() {
-            // Nobody holds the slot: whoever made the segment in it is gone.
+            // The slot is free, so the writer that created the segment is gone.
             commit::take_over(control, slot)?;
             seal_orphan(store, control, slot, segment.id())?;
         } else if segment.id() < control.first_segment(slot) {
-            // The holder came later, and has taken over what was open.
+            // The segment is older than the slot's current holder, which has already finished the
+            // dead writer's commit.
             seal_orphan(store, control, slot, segment.id())?;
         }
     }

@@ -1,12 +1,12 @@
-//! How a compaction is ended early, and how it holds a rate.
+//! Stops a compaction early and limits its rate.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a compaction that keeps a rate sleeps before it looks whether it is to stop.
+/// How long a rate-limited compaction sleeps between two checks for a stop.
 const PACE_SLICE: Duration = Duration::from_millis(20);
 
-/// Ends a compaction early, and cleanly.
+/// A request or a time limit that stops a compaction early and cleanly.
 #[derive(Debug, Default)]
 pub(crate) struct Stop {
     asked: AtomicBool,
@@ -14,7 +14,7 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
-    /// One that ends it after a while by itself.
+    /// A stop that comes due after `limit` without a request.
     pub(crate) fn after(limit: Duration) -> Stop {
         Stop { asked: AtomicBool::new(false), at: Some(Instant::now() + limit) }
     }
@@ -28,7 +28,7 @@ impl Stop {
     }
 }
 
-/// Holds a rate, so that appends are not starved.
+/// Limits the rate of a compaction, so that it does not starve appends.
 #[derive(Debug)]
 pub(super) struct Pace {
     bytes_per_second: Option<u64>,
@@ -41,7 +41,7 @@ impl Pace {
         Pace { bytes_per_second, start: Instant::now(), bytes: 0 }
     }
 
-    /// Sleeps until that many more bytes are due, or it is to stop.
+    /// Counts `bytes` and sleeps until the rate allows them, or until the stop is due.
     pub(super) fn keep(&mut self, bytes: u64, stop: &Stop) {
         self.bytes += bytes;
         let Some(rate) = self.bytes_per_second else { return };
