@@ -5,10 +5,10 @@
 //!
 //! | floor | what it owns |
 //! |---|---|
-//! | [`fs`] | the file-system abstraction and its Linux implementation, mappings, and a store's directory |
+//! | [`fs`] | the file-system abstraction, its Linux implementation, mappings, directories |
 //! | [`shared`] | the control file that processes share, and the protocol that numbers batches |
 //! | `store`, `options` | the open store and its options, which every floor above borrows |
-//! | `segment` | one segment file: access to its bytes, the walk along its batches, space for new ones |
+//! | `segment` | one segment file: its bytes, the walk along its batches, space for new ones |
 //! | `write` | the write path: claim space, copy the batch, commit |
 //! | `read` | the read path: the version of the store, its refresh, and reads of values |
 //! | `pop` | a read and a removal in one step |

@@ -15,8 +15,8 @@ use crate::log::store::Store;
 use crate::log::write::Writer;
 use crate::partd::Batch;
 
-/// While at least this many bytes were appended since the last read, they are read without holding
-/// the version's lock, up to `UNLOCKED_READS` times.
+/// As long as at least this many bytes were appended since the last read, a pop reads them without
+/// holding the version's lock, up to `UNLOCKED_READS` times.
 const UNLOCKED_MIN_BYTES: u64 = 1 << 20;
 const UNLOCKED_READS: usize = 4;
 /// How often a pop tries again because a segment was published between its last refresh and its
@@ -26,7 +26,8 @@ const TRIES: usize = 1000;
 /// Reads and deletes keys in one step of the history.
 ///
 /// If the process dies after the delete is committed, the values are lost. An error after the
-/// commit can only mean that bytes are damaged which another handle committed microseconds before.
+/// commit has only one possible cause: damage to bytes that another handle committed microseconds
+/// before.
 pub(crate) fn take<D: Disk>(
     store: &Store<D>,
     reader: &Reader<D>,
@@ -69,7 +70,7 @@ pub(crate) fn take<D: Disk>(
         let covered = Snapshot::new(&version, extents, store.options.verify_on_read, true);
         drop(version);
         covered.bring_up(&known, &mut values)?;
-        // If a key is passed twice, only its first position gets the value.
+        // If a key is passed more than once, only its first position gets the value.
         let value = |key| match distinct.binary_search(key) {
             Ok(found) => std::mem::take(&mut values[found]),
             Err(_) => Vec::new(),

@@ -25,7 +25,7 @@ pub(crate) struct Store<D: Disk> {
     mark: ForkMark,
 }
 
-/// The source of the last sequence number that a handle may read.
+/// Determines the last sequence number that a handle may read.
 #[derive(Debug)]
 pub(crate) enum History<D: Disk> {
     /// The control file, which all open handles share.
@@ -102,13 +102,13 @@ impl<D: Disk> Store<D> {
         self.options.ignore_damage && self.shared().is_none()
     }
 
-    /// Whether this process was forked after the store was opened.
+    /// Whether this process is a child that was forked after the store was opened.
     #[inline]
     pub(crate) fn is_forked(&self) -> bool {
         self.mark.is_forked()
     }
 
-    /// Fails if this process was forked after the store was opened.
+    /// Fails in a child that was forked after the store was opened.
     #[inline]
     pub(crate) fn check_process(&self) -> Result<()> {
         if self.is_forked() {

@@ -82,7 +82,8 @@ impl SegmentDiscovery {
                 Probe::Gone => vanished = Some(id),
             }
         }
-        // Only now: after an error, the next call must search for all of them again.
+        // Update the state only now: after an error, the next call must search for all of them
+        // again.
         opened.into_iter().for_each(found);
         self.awaited = awaited;
         self.listed = true;
@@ -90,7 +91,8 @@ impl SegmentDiscovery {
         Ok(vanished)
     }
 
-    /// Opens all segments, on the first call. For a frozen history, in which no segments appear.
+    /// Opens all segments, on the first call only. Used for a frozen history, in which no segments
+    /// appear.
     fn find_all<D: Disk>(
         &mut self,
         store: &Store<D>,

@@ -110,10 +110,10 @@ impl<D: Disk> Version<D> {
         Ok(Advance::Done)
     }
 
-    /// Applies the batches up to sequence number `at`, which is a delete that this handle has just
-    /// committed. Returns the extents of its keys before the delete. It opens no file: the caller
-    /// has checked that all these batches are in known segments. After an error, the next refresh
-    /// rebuilds the version.
+    /// Applies the batches up to sequence number `at`, the last of which is a delete that this
+    /// handle has just committed. Returns the extents of its keys before the delete. It opens no
+    /// file: the caller has checked that all these batches are in segments of the version. After an
+    /// error, the next refresh rebuilds the version.
     pub(crate) fn catch_up(
         &mut self,
         store: &Store<D>,
@@ -144,8 +144,8 @@ impl<D: Disk> Version<D> {
         Ok(extents)
     }
 
-    /// Sorts the batches by sequence number. Checks that none is missing, and that everything is
-    /// there that a compaction listed as retained.
+    /// Sorts the batches by sequence number. Checks that none is missing, and that everything that
+    /// a compaction listed as retained is still there.
     fn check(
         &self,
         store: &Store<D>,

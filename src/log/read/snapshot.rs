@@ -288,8 +288,8 @@ impl<F: DiskFile> Snapshot<F> {
         (0..self.extents.len()).map(|key| total(self.since(before, key).0)).sum()
     }
 
-    /// Returns the extents of a key that an earlier snapshot does not have, and false; or all
-    /// extents and true, if the value has not only grown.
+    /// Returns a key's extents that an earlier snapshot does not have, and `false`. If the value
+    /// has done more than grow, returns all its extents and `true`.
     fn since<'s>(&'s self, before: &Snapshot<F>, key: usize) -> (&'s [Extent], bool) {
         let now = self.extents[key].as_deref().map_or(&[][..], |list| &list[..]);
         let then = before.extents[key].as_deref().map_or(&[][..], |list| &list[..]);

@@ -60,7 +60,8 @@ impl<D: Disk> Version<D> {
         }
         let newest = if has_outputs { self.read_lists(&found)? } else { NewestOutput::default() };
         for segment in found {
-            // A replaced segment is not needed; keeping it open would only hold its disk space.
+            // A replaced segment is not needed, and keeping it open would keep its disk space in
+            // use.
             if !self.replaced.contains(&segment.id()) {
                 self.add(store, segment, compacted)?;
             }

@@ -28,7 +28,8 @@ pub(crate) struct Version<D: Disk> {
     pub(crate) segments: Segments<D::File>,
     /// Mappings of the version before a rebuild, by segment id. The rebuild may use them again.
     pub(super) known: BTreeMap<u64, Arc<Segment<D::File>>>,
-    /// The cursors of the segments that may get more batches or have pending ones.
+    /// The cursors of the segments that may get more batches or have batches whose state is not
+    /// final.
     pub(crate) open: Vec<Cursor>,
     /// Segments that a compaction output replaces; they are not in `segments`.
     pub(super) replaced: BTreeSet<u64>,
