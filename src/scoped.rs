@@ -8,10 +8,10 @@ use crate::{Key, Result};
 /// A part of a store, such as the keys of one job: a [`Partd`] over all tuple keys that begin with
 /// the scope.
 ///
-/// The key `k` of the scope `("job", 7)` is the key `("job", 7, k)` of the store below; if `k` is a
-/// tuple, its parts follow those of the scope. [`keys`](Partd::keys) returns the keys without the
-/// scope. [`clear`](Partd::clear) removes the keys of the scope alone, with one [delete of a
-/// prefix](Partd::delete_prefix): on a [`SegmentLog`](crate::SegmentLog) that is one small entry,
+/// The key `k` of the scope `("job", 7)` is the key `("job", 7, k)` of the underlying store; if `k`
+/// is a tuple, its parts follow those of the scope. [`keys`](Partd::keys) returns the keys without
+/// the scope. [`clear`](Partd::clear) removes only the keys of the scope, with one [prefix
+/// delete](Partd::delete_prefix): on a [`SegmentLog`](crate::SegmentLog) that is one small entry,
 /// however many keys there are. Scopes are independent unless the parts of one begin with all parts
 /// of the other.
 ///
@@ -35,22 +35,22 @@ pub struct Scoped<P: Partd> {
 }
 
 impl<P: Partd> Scoped<P> {
-    /// Creates the part of `store` whose keys begin with `scope`: a string, an integer or a tuple.
+    /// Creates the scope of `store` whose keys begin with `scope`: a string, an integer or a tuple.
     ///
-    /// `Scoped::new(store, "a")` and `Scoped::new(store, ("a",))` are the same scope, as the keys
-    /// are the same.
+    /// `Scoped::new(store, "a")` and `Scoped::new(store, ("a",))` are the same scope, since their
+    /// keys are the same.
     #[must_use]
     pub fn new(store: P, scope: impl Into<Key>) -> Scoped<P> {
         Scoped { store, prefix: Key::tuple_prefix(scope) }
     }
 
-    /// Returns the store below.
+    /// Returns the underlying store.
     #[must_use]
     pub fn store(&self) -> &P {
         &self.store
     }
 
-    /// Returns the prefix that all keys of the scope have in the store below.
+    /// Returns the prefix that all keys of the scope have in the underlying store.
     #[must_use]
     pub fn prefix(&self) -> &Key {
         &self.prefix
@@ -102,7 +102,7 @@ impl<P: Partd> Partd for Scoped<P> {
 
     fn keys_with(&self, prefix: &Key) -> Result<Vec<Key>> {
         let keys = self.store.keys_with(&self.inside(prefix))?;
-        // All of them have the same prefix, so without it they sort as before.
+        // All these keys have the same prefix, so they stay sorted without it.
         Ok(keys.iter().map(|key| Key::from(&key.as_bytes()[self.prefix.len()..])).collect())
     }
 

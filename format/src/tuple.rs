@@ -1,4 +1,4 @@
-//! Tuple keys: the encoding of a tuple as the bytes of a key, read back token by token.
+//! Tuple keys: encodes a tuple as the bytes of a key, and reads it back token by token.
 //!
 //! | bytes | meaning |
 //! |---|---|
@@ -7,18 +7,19 @@
 //! | `00 02` code, bytes | an integer |
 //! | `00 03` … `00 00` | a tuple inside a tuple |
 //!
-//! Every other byte stands for itself, so a byte string without zero bytes is its own encoding. Keys
-//! sort as their tuples do, part by part. Where two parts differ in kind, the empty string sorts first, then
-//! integers, then tuples, then all other strings. The escapes follow the tuple layer of FoundationDB and
-//! Google's `orderedcode`.
+//! Every other byte encodes itself, so a byte string without zero bytes is its own encoding. Keys
+//! sort as their tuples do, part by part. If two parts differ in kind, the empty string sorts
+//! first, then integers, then tuples, then all other strings. The escapes follow the tuple layer of
+//! FoundationDB and Google's `orderedcode`.
 //!
-//! The code of an integer is `20` plus the number of bytes of its magnitude, or `20` minus that number if
-//! it is negative. The bytes are the magnitude, big-endian and without leading zeros; those of
-//! a negative integer are complemented. An integer takes at most 16 bytes: every type of Rust fits.
+//! The code of an integer is `20` plus the number of bytes of its magnitude, or `20` minus that
+//! number if it is negative. The bytes are the magnitude, big-endian and without leading zeros;
+//! those of a negative integer are complemented. An integer has at most 16 bytes, enough for every
+//! integer type of Rust.
 
 use core::fmt;
 
-/// Stands for a zero byte inside a byte string.
+/// Encodes a zero byte inside a byte string.
 pub const ZERO: [u8; 2] = [0, 0xFF];
 /// Separates two parts of a tuple.
 pub const NEXT_PART: [u8; 2] = [0, 1];
@@ -31,7 +32,7 @@ pub const UNNEST: [u8; 2] = [0, 0];
 
 /// The longest encoding of an integer, in bytes.
 pub const INTEGER_LEN_MAX: usize = 3 + 16;
-/// Tuples are read back if they are nested at most this deep.
+/// The maximum depth of nested tuples that can be read back.
 pub const DEPTH_MAX: usize = 64;
 
 /// The code of the integer 0.
@@ -45,7 +46,8 @@ pub struct Integer {
 }
 
 impl Integer {
-    /// The encoding, as a part of a tuple: an array and how much of it is used, in bytes.
+    /// Returns the encoding as a part of a tuple: an array, and the number of its bytes that are
+    /// used.
     #[must_use]
     pub fn encode(self) -> ([u8; INTEGER_LEN_MAX], usize) {
         let len = 16 - self.magnitude.leading_zeros() as usize / 8;
@@ -60,7 +62,7 @@ impl Integer {
         (bytes, 3 + len)
     }
 
-    /// Reads what follows the escape: the integer, and the bytes behind it.
+    /// Reads an integer from the bytes after its escape. Returns it and the remaining bytes.
     fn decode(bytes: &[u8]) -> Option<(Integer, &[u8])> {
         let (&code, bytes) = bytes.split_first()?;
         let is_negative = code < ZERO_CODE;
@@ -104,20 +106,20 @@ macro_rules! from_signed {
 from_unsigned!(u8, u16, u32, u64, u128, usize);
 from_signed!(i8, i16, i32, i64, i128, isize);
 
-/// The integer, unless it is above `i128::MAX`.
+/// Converts the integer; fails if it is above `i128::MAX`.
 impl TryFrom<Integer> for i128 {
     type Error = core::num::TryFromIntError;
 
     fn try_from(integer: Integer) -> Result<i128, Self::Error> {
         match integer.is_negative {
             false => i128::try_from(integer.magnitude),
-            // Negative ones are in range; negating -2^127 wraps to itself.
+            // Negative integers are in range, and -2^127 negates to itself with wrapping.
             true => Ok((integer.magnitude as i128).wrapping_neg()),
         }
     }
 }
 
-/// The integer, unless it is negative.
+/// Converts the integer; fails if it is negative.
 impl TryFrom<Integer> for u128 {
     type Error = core::num::TryFromIntError;
 
@@ -172,18 +174,18 @@ pub enum Token<'k> {
     Close,
 }
 
-/// A byte string as a tuple key holds it, with its zero bytes escaped.
+/// A byte string of a tuple key, with its zero bytes escaped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Escaped<'k>(&'k [u8]);
 
 impl<'k> Escaped<'k> {
-    /// The bytes of the string, in runs: none of them is escaped.
+    /// Returns the unescaped bytes of the string, in runs.
     pub fn runs(self) -> impl Iterator<Item = &'k [u8]> {
         let mut rest = Some(self.0);
         core::iter::from_fn(move || {
             let bytes = rest?;
             match bytes.iter().position(|&byte| byte == 0) {
-                // The zero byte belongs to the run, the byte behind it only escapes it.
+                // The zero byte belongs to the run; the byte after it only escapes it.
                 Some(zero) => {
                     rest = Some(bytes.get(zero + 2..).unwrap_or_default());
                     Some(&bytes[..=zero])
@@ -198,7 +200,7 @@ impl<'k> Escaped<'k> {
     }
 }
 
-/// Why the bytes of a key are not the encoding of a tuple.
+/// The error if the bytes of a key are not the encoding of a tuple.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotATuple;
 
@@ -210,7 +212,7 @@ impl fmt::Display for NotATuple {
 
 impl core::error::Error for NotATuple {}
 
-/// Reads a key as a tuple: its tokens in order. After an error it ends.
+/// An iterator over the tokens of a tuple key. It ends after an error.
 ///
 /// A plain string without zero bytes is a tuple of one part. Tuples that are nested deeper than
 /// [`DEPTH_MAX`] are an error.
@@ -229,7 +231,7 @@ enum Next {
 }
 
 impl<'k> Tokens<'k> {
-    /// The tokens of a key's bytes.
+    /// Returns an iterator over the tokens of a key's bytes.
     #[must_use]
     pub fn new(key: &'k [u8]) -> Tokens<'k> {
         Tokens { rest: key, depth: 0, next: Next::Part }

@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// that still does not fit directly to the slow store. The buffer calls these methods under its
 /// lock, so they must not call the buffer.
 pub trait MemoryBudget: Send + Sync {
-    /// Reserves `bytes` more, or returns `false` and reserves nothing.
+    /// Reserves `bytes` more bytes, or returns `false` and reserves nothing.
     fn try_grow(&self, bytes: u64) -> bool;
 
-    /// Returns `bytes` that were reserved before.
+    /// Gives back `bytes` bytes that were reserved before.
     fn shrink(&self, bytes: u64);
 }
 
@@ -62,7 +62,7 @@ impl MemoryBudget for FixedBudget {
     }
 }
 
-/// What a buffer has reserved.
+/// The memory that a buffer has reserved from its budget, within its own limit.
 pub(super) struct Reservation {
     limit_bytes: u64,
     /// `None` if the limit is the only bound.
@@ -94,21 +94,21 @@ impl Reservation {
         (self.limit_bytes / 64).clamp(16 << 10, 8 << 20)
     }
 
-    /// Reserves more, so that about `needed_bytes` may be held; returns whether it is more than
-    /// before.
+    /// Reserves more memory, so that the buffer may hold up to `needed_bytes`. Returns whether the
+    /// budget granted any.
     pub(super) fn grow(&self, needed_bytes: u64) -> bool {
         let Some(budget) = &self.budget else { return false };
         let reserved_bytes = self.reserved_bytes.load(Ordering::Relaxed);
         let room = self.limit_bytes.saturating_sub(reserved_bytes);
         let missing = needed_bytes.saturating_sub(reserved_bytes).min(room);
-        // A whole step if the budget grants it, otherwise only what is missing.
+        // Ask for a whole step first, then only for the missing bytes.
         let step = missing.max(self.step_bytes()).min(room);
         let granted = [step, missing].into_iter().find(|&n| n > 0 && budget.try_grow(n));
         self.reserved_bytes.fetch_add(granted.unwrap_or(0), Ordering::Relaxed);
         granted.is_some()
     }
 
-    /// Returns everything above `held_bytes` to the budget. The caller holds the buffer's lock
+    /// Gives everything above `held_bytes` back to the budget. The caller holds the buffer's lock
     /// exclusively.
     pub(super) fn release_above(&self, held_bytes: u64) {
         let Some(budget) = &self.budget else { return };
@@ -119,7 +119,7 @@ impl Reservation {
         }
     }
 
-    /// Returns to the budget what exceeds `held_bytes` by more than one step.
+    /// Gives back what exceeds `held_bytes` by more than one step.
     pub(super) fn release_spare(&self, held_bytes: u64) {
         self.release_above(held_bytes.saturating_add(self.step_bytes()));
     }

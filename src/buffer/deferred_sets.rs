@@ -1,7 +1,7 @@
 //! The sets that a buffer defers until the slow store decides whether they take effect.
 //!
-//! Invariant: a key has at most one deferred set, and no bytes buffered before it. The memory held
-//! is counted in bytes of capacity.
+//! Invariant: a key has at most one deferred set, and no bytes that were buffered before it. The
+//! memory is counted in bytes of capacity.
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -32,7 +32,7 @@ impl DeferredSets {
         self.sets.keys().cloned()
     }
 
-    /// The keys that begin with a prefix.
+    /// Returns the keys with deferred sets that begin with a prefix.
     pub(super) fn keys_with(&self, prefix: &Key) -> impl Iterator<Item = Key> {
         self.keys().filter(|key| key.as_bytes().starts_with(prefix.as_bytes()))
     }

@@ -1,4 +1,4 @@
-//! Whether a batch is in the memory of a buffer.
+//! The result of an attempt to buffer a batch.
 
 /// The result of an attempt to buffer a batch.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use crate::{Key, Result};
 
 /// Neighbouring pieces of a value that are shorter than this are merged.
 const SMALL_PIECE_BYTES: usize = 16 << 10;
-/// The most keys that one batch moves, and the bytes after which it ends.
+/// The maximum number of keys in one batch, and the bytes after which a batch ends.
 const BATCH_MAX_KEYS: u64 = 8192;
 const BATCH_MAX_BYTES: u64 = 32 << 20;
 
@@ -29,7 +29,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     }
 
     fn drain_keys(&self, state: &mut State, target_bytes: u64) -> Result<()> {
-        // A few deferred sets stay, since they make later sets of the same keys void. Many would
+        // Keep a few deferred sets, since they make later sets of the same keys void. Many would
         // only take up memory.
         if state.deferred.memory_bytes() > target_bytes / 4 {
             let keys: Vec<Key> = state.deferred.keys().collect();
@@ -40,7 +40,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
             if target_bytes > 0 && held_bytes <= target_bytes {
                 return Ok(());
             }
-            // In parts, so that the list of keys takes a small part of the limit.
+            // Move the keys in parts, so that the list of keys takes a small part of the limit.
             let part_bytes = (self.limit_bytes() / 4).max(64 << 10);
             let excess_bytes =
                 if target_bytes == 0 { part_bytes } else { held_bytes - target_bytes };
@@ -52,7 +52,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         }
     }
 
-    /// Moves those of the keys that have a deferred set, with everything buffered for them.
+    /// Moves the keys that have a deferred set, with everything buffered for them.
     pub(super) fn settle(&self, state: &mut State, keys: &[Key]) -> Result<()> {
         let mut keys: Vec<Key> =
             keys.iter().filter(|key| state.deferred.has(key)).cloned().collect();
@@ -96,7 +96,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         Ok(())
     }
 
-    /// Writes a batch to the slow store, in one batch with everything buffered for its keys.
+    /// Writes a batch to the slow store, together with everything buffered for its keys.
     pub(super) fn write_through(&self, state: &mut State, batch: &Batch<'_>) -> Result<()> {
         if let Some(last) = batch.ops().iter().rposition(|op| matches!(op, Op::Clear)) {
             let mut cleared = Batch::with_capacity(batch.ops().len() - last);

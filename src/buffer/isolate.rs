@@ -8,7 +8,7 @@ use std::thread;
 
 use crate::threads::{self, LazyPool};
 
-/// The most threads of the pool.
+/// The maximum number of threads in the pool.
 const MAX_THREADS: usize = 4;
 
 /// Stores move fewer bytes than this on the calling thread, so no pool is needed.

@@ -1,19 +1,20 @@
 //! The segment log: a store in fixed-size mapped files that many threads and processes append to.
 //!
-//! Its files lie on floors. What stands on one knows those below it and nobody above; `tests/tidy` checks it.
+//! The engine's files form floors. A file imports only from the floors below its own; `tests/tidy`
+//! checks this.
 //!
 //! | floor | what it owns |
 //! |---|---|
-//! | [`fs`] | the file-system abstraction, the file system of Linux behind it, mappings, and the open directory of a store |
-//! | [`shared`] | the words that processes share, and the protocol that gives batches their numbers |
-//! | `options`, `seq`, `store` | what is open, and how: every floor above borrows it |
-//! | `segment` | one segment file: who may touch which of its bytes, the walker of its batches, and space for new ones |
-//! | `write` | claim, copy, commit |
-//! | `read` | what a reader knows, how it keeps up, and values out of extents |
-//! | `pop` | a read and a removal as one step |
-//! | `open` | opening, alone or not, after a crash or not; stores that are removed with their handle |
-//! | `verify`, `stats` | every checksum of every segment; counts |
-//! | `maintain` | stable storage, compaction, and the thread that compacts by itself |
+//! | [`fs`] | the file-system abstraction, its Linux implementation, mappings, directories |
+//! | [`shared`] | the control file that processes share, and the protocol that numbers batches |
+//! | `options`, `seq`, `store` | the open store and its options, which every floor above borrows |
+//! | `segment` | one segment file: its bytes, the walk along its batches, space for new ones |
+//! | `write` | the write path: claim space, copy the batch, commit |
+//! | `read` | the read path: the version of the store, its refresh, and reads of values |
+//! | `pop` | a read and a removal in one step |
+//! | `open` | opening, creating and recovering a store; temporary stores |
+//! | `verify`, `stats` | the check of every checksum; counters |
+//! | `maintain` | syncs, compaction, and the background compaction thread |
 
 pub mod fs;
 mod maintain;
@@ -154,7 +155,7 @@ impl<D: Disk> SegmentLog<D> {
         SegmentLog { engine: Arc::new(engine), background: Background::new() }
     }
 
-    /// [`sweep`](SegmentLog::sweep) on a disk other than that of the operating system.
+    /// Does the same as [`sweep`](SegmentLog::sweep), on another disk than the operating system's.
     #[doc(hidden)]
     pub fn sweep_on(disk: &D, dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
         sweep(disk, dir.as_ref())
@@ -205,8 +206,8 @@ impl<D: Disk> SegmentLog<D> {
 
     /// Writes one batch as [`write`](Partd::write) does, and returns its sequence number.
     ///
-    /// An engine that writes many batches and later needs them to be durable syncs once, up to the last
-    /// one:
+    /// An engine that writes many batches and makes them durable later needs only one sync, up to
+    /// the last batch:
     ///
     /// ```
     /// use partd::{Batch, Durability, Partd, SegmentLog};
@@ -220,7 +221,8 @@ impl<D: Disk> SegmentLog<D> {
     /// # Ok::<(), partd::Error>(())
     /// ```
     ///
-    /// An empty batch is not written; its number is that of the last batch of the history.
+    /// An empty batch is not written; the returned number is then that of the last batch of the
+    /// history.
     ///
     /// # Errors
     ///
@@ -232,7 +234,7 @@ impl<D: Disk> SegmentLog<D> {
             (store.visible(), false)
         } else {
             let written = match writer.write(store, batch) {
-                // What is dead as a whole makes room at once, without a copy.
+                // Wholly dead segments can be removed at once, without copying anything.
                 Err(Error::StoreFull { .. }) if drop_gone(&self.engine)? => {
                     writer.write(store, batch)
                 }
@@ -255,7 +257,8 @@ impl<D: Disk> SegmentLog<D> {
         Ok(Seq::from(sequence))
     }
 
-    /// Returns the sequence number of the last batch, of any handle; 0 for a new store.
+    /// Returns the sequence number of the last batch that any handle has written; 0 for a new
+    /// store.
     ///
     /// # Errors
     ///
@@ -277,12 +280,13 @@ impl<D: Disk> SegmentLog<D> {
         Ok(Seq::from(store.shared().map_or(0, shared::control::Control::durable_seq)))
     }
 
-    /// Brings the history up to `seq`, or more of it, to stable storage. Returns at once if it is there.
+    /// Syncs the history up to `seq`, and possibly more of it, to stable storage. Returns at once
+    /// if it is already there.
     ///
     /// # Errors
     ///
-    /// Those of [`sync`](Partd::sync), and [`Invalid`](ErrorKind::Invalid) if no batch has reached that
-    /// number yet.
+    /// Those of [`sync`](Partd::sync), and [`Invalid`](ErrorKind::Invalid) if `seq` is greater than
+    /// the last sequence number.
     pub fn sync_to(&self, seq: Seq) -> Result<()> {
         let Engine { store, syncer, .. } = &*self.engine;
         store.check_writable()?;
@@ -296,7 +300,7 @@ impl<D: Disk> SegmentLog<D> {
         syncer.sync_to(store, seq.get())
     }
 
-    /// Counts what the store holds.
+    /// Counts the store's keys, bytes, batches and segments.
     ///
     /// # Errors
     ///
@@ -307,8 +311,8 @@ impl<D: Disk> SegmentLog<D> {
         stats::count(store, reader, &writer.space)
     }
 
-    /// Checks every checksum in every segment of the store: of headers, links, states, batches and
-    /// values, deleted values included.
+    /// Checks every checksum in every segment of the store: those of headers, links, states,
+    /// batches and values, including deleted values.
     ///
     /// Several threads share the work. Batches appended during the check are not checked.
     ///
@@ -324,11 +328,12 @@ impl<D: Disk> SegmentLog<D> {
 impl<D: Disk> Drop for SegmentLog<D> {
     fn drop(&mut self) {
         if self.engine.store.is_forked() {
-            // The locks and the slot are the parent's; closing our copies of them changes nothing.
+            // The locks and the writer slot belong to the parent; closing our copies of them
+            // changes nothing.
             return;
         }
         self.background.close(&self.engine);
-        // The thread has ended, so that nobody else has it.
+        // The background thread has ended, so this is the only reference.
         if let Some(engine) = Arc::get_mut(&mut self.engine) {
             engine.close();
         }
@@ -394,7 +399,7 @@ impl<D: Disk> Partd for SegmentLog<D> {
         store.check_writable()?;
         match durability {
             Durability::Plain => Ok(()),
-            // Nothing is written that could not be promised.
+            // Fail before writing a batch that could not be made durable.
             Durability::Durable => store.check_sync(store.control()?),
         }
     }
@@ -450,7 +455,8 @@ impl Options {
         self.temporary_in_on(OsDisk, dir)
     }
 
-    /// [`temporary_in`](Options::temporary_in) on a disk other than that of the operating system.
+    /// Does the same as [`temporary_in`](Options::temporary_in), on another disk than the operating
+    /// system's.
     #[doc(hidden)]
     pub fn temporary_in_on<D: Disk>(
         &self,
@@ -461,15 +467,15 @@ impl Options {
         open::temporary::temporary(disk, dir.as_ref(), self).map(SegmentLog::of)
     }
 
-    /// [`open`](Options::open) on a disk other than that of the operating system.
+    /// Does the same as [`open`](Options::open), on another disk than the operating system's.
     #[doc(hidden)]
     pub fn open_on<D: Disk>(&self, disk: D, path: impl AsRef<Path>) -> Result<SegmentLog<D>> {
         self.check(path.as_ref())?;
         open::open(disk, path.as_ref(), self).map(SegmentLog::of)
     }
 
-    /// [`open_read_only`](Options::open_read_only) on a disk other than that of the operating
-    /// system.
+    /// Does the same as [`open_read_only`](Options::open_read_only), on another disk than the
+    /// operating system's.
     #[doc(hidden)]
     pub fn open_read_only_on<D: Disk>(
         &self,

@@ -92,8 +92,8 @@ impl Options {
         self
     }
 
-    /// Sets the dead share of the store above which the handle compacts in the background. The
-    /// default is 0.5; `None` turns background compaction off.
+    /// Sets the share of dead bytes in the store above which the handle compacts it in the
+    /// background. The default is 0.5; `None` turns background compaction off.
     ///
     /// The handle checks after a removal, after it starts a new segment, and when it is closed, for
     /// at most five seconds. It compacts if that frees more than this share and more than two
@@ -123,7 +123,7 @@ impl Options {
     /// and clears still work, in segments no longer than they need. The limit is checked when a
     /// segment is created, so two processes that create one at the same moment may together exceed
     /// it. The limit does not apply to a compaction, since it frees more than it takes. During a
-    /// run its output exists besides the inputs; it counts against the limit afterwards.
+    /// run, its output exists alongside its inputs; afterwards the output counts against the limit.
     pub fn max_store_bytes(mut self, bytes: impl Into<Option<u64>>) -> Options {
         self.max_store_bytes = bytes.into();
         self
@@ -199,18 +199,19 @@ impl Options {
         Ok(())
     }
 
-    /// Returns the length of a segment, in whole pages.
+    /// Returns the length of a segment in bytes, rounded up to whole pages.
     pub(crate) fn segment_len(&self) -> u64 {
         self.segment_len_bytes.next_multiple_of(4096)
     }
 
-    /// Returns the bytes of a segment that are reserved for deletes and clears, so that space can
-    /// be freed on a full disk.
+    /// Returns the number of bytes of a segment that are reserved for deletes and clears, so that a
+    /// full disk does not stop them from freeing space.
     pub(crate) fn reserve(&self) -> u64 {
         (self.segment_len() / 64).min(64 << 10)
     }
 
-    /// Returns the length of the file that reserves disk space for a removal on a full disk.
+    /// Returns the length of the file that reserves disk space for deletes and clears on a full
+    /// disk.
     pub(crate) fn reserve_file_len(&self) -> u64 {
         (self.segment_len() / 64).clamp(RESERVE_MIN_BYTES, 1 << 20).next_multiple_of(4096)
     }

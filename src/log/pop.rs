@@ -1,9 +1,10 @@
-//! A read and a removal as one step of the history, in which no byte is lost.
+//! Pop: a read and a removal as one step of the history, without losing a byte.
 //!
-//! Everything that may fail is done first: the delete is written, the values are read, and every
-//! segment that holds a batch before the delete is mapped. The delete is then committed on one
-//! condition: that no segment has come since. So whatever other writers commit in between lies in
-//! segments that are mapped, and is read from memory after the delete without a call that may fail.
+//! Everything that can fail is done first: `take` writes the delete but does not commit it, reads
+//! the values, and maps every segment that holds a batch before the delete. It then commits the
+//! delete only if no segment was published meanwhile. So every batch that other writers commit
+//! before the delete is in a mapped segment, and reading it after the commit needs no call that can
+//! fail.
 
 use crate::Key;
 use crate::error::{Error, ErrorKind, Result};
@@ -14,18 +15,19 @@ use crate::log::store::Store;
 use crate::log::write::Writer;
 use crate::partd::Batch;
 
-/// What was appended while the values were read is read without the picture's lock while it is more
-/// than so many bytes, so often at most.
+/// As long as at least this many bytes were appended since the last read, a pop reads them without
+/// holding the version's lock, up to `UNLOCKED_READS` times.
 const UNLOCKED_MIN_BYTES: u64 = 1 << 20;
 const UNLOCKED_READS: usize = 4;
-/// How often a segment may come between the last refresh and the commit, some microseconds later.
+/// How often a pop tries again because a segment was published between its last refresh and its
+/// commit, which are microseconds apart.
 const TRIES: usize = 1000;
 
-/// Gets and deletes keys as one step of the history.
+/// Reads and deletes keys in one step of the history.
 ///
-/// A handle that dies after the delete was committed takes the bytes with it. Of an error that
-/// is returned after it, the one reason is damage: of bytes that another handle committed
-/// microseconds before.
+/// If the process dies after the delete is committed, the values are lost. An error after the
+/// commit has only one possible cause: damage to bytes that another handle committed microseconds
+/// before.
 pub(crate) fn take<D: Disk>(
     store: &Store<D>,
     reader: &Reader<D>,
@@ -68,7 +70,7 @@ pub(crate) fn take<D: Disk>(
         let covered = Snapshot::new(&version, extents, store.options.verify_on_read, true);
         drop(version);
         covered.bring_up(&known, &mut values)?;
-        // A key that is asked for twice is there the first time.
+        // If a key is passed more than once, only its first position gets the value.
         let value = |key| match distinct.binary_search(key) {
             Ok(found) => std::mem::take(&mut values[found]),
             Err(_) => Vec::new(),

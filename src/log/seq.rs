@@ -1,11 +1,12 @@
-//! `Seq`, a batch's place in the history of a store.
+//! Sequence numbers of batches.
 
 use std::fmt;
 
-/// The sequence number of a batch: its place in the one history of a [`SegmentLog`](crate::SegmentLog).
+/// The sequence number of a batch: its position in the one history of a
+/// [`SegmentLog`](crate::SegmentLog).
 ///
-/// The first batch of a store has 1, and every later one has the next number, whichever process writes it.
-/// 0 is the place before the first batch.
+/// The first batch of a store has number 1. Each later batch has the next number, whichever process
+/// writes it. 0 is the position before the first batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seq(u64);
 

@@ -1,4 +1,4 @@
-//! What a store holds, counted.
+//! Counts a store's keys, bytes, batches and segments.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::log::store::Store;
 pub struct Stats {
     /// The sequence number of the last batch.
     pub sequence: u64,
-    /// The sequence number up to which everything is on stable storage.
+    /// The sequence number up to which the history is on stable storage.
     pub durable_seq: u64,
     /// The number of keys.
     pub keys: u64,
@@ -65,7 +65,7 @@ impl Stats {
     }
 }
 
-/// Counts what the store holds.
+/// Counts the store's keys, bytes, batches and segments.
 pub(crate) fn count<D: Disk>(
     store: &Store<D>,
     reader: &Reader<D>,
@@ -81,7 +81,7 @@ pub(crate) fn count<D: Disk>(
         let values: u64 = version.value_bytes.iter().sum();
         let stats = Stats {
             sequence: version.sequence,
-            // A sync may have moved the mark on since.
+            // A sync may have raised the durable sequence number since the version was refreshed.
             durable_seq: control.map_or(0, Control::durable_seq).min(version.sequence),
             keys: version.index.len() as u64,
             extents: version.index.extents(),
@@ -101,7 +101,7 @@ pub(crate) fn count<D: Disk>(
         };
         (stats, current().map(|segment| segment_name(segment.id())).collect::<Vec<_>>())
     })?;
-    // One that a compaction has taken away since takes nothing.
+    // A segment that a compaction has removed meanwhile takes no disk space.
     let dir = &store.directory.dir;
     stats.disk_bytes = names.iter().map(|name| dir.disk_bytes(name).unwrap_or(0)).sum();
     Ok(stats)

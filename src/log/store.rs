@@ -1,5 +1,5 @@
-//! An open store, as far as everything above it needs to know: its directory, its options, who it is, and
-//! the words that processes share. It knows nobody above; every floor borrows it.
+//! An open store: its directory, its options, its uuid, and the control file that processes share.
+//! It imports nothing from the floors above; every floor above borrows it.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::fs::directory::Directory;
@@ -10,7 +10,7 @@ use crate::log::options::Options;
 use crate::log::shared::control::Control;
 use crate::threads::LentPool;
 
-/// What a handle has opened.
+/// An open store.
 #[derive(Debug)]
 pub(crate) struct Store<D: Disk> {
     pub(crate) directory: Directory<D>,
@@ -20,33 +20,33 @@ pub(crate) struct Store<D: Disk> {
     /// Whether the store belongs to this handle alone and is removed with it.
     pub(crate) is_temporary: bool,
     history: History<D>,
-    /// In the order in which they are given back.
+    /// Released in this order.
     locks: Vec<D::Lock>,
     mark: ForkMark,
 }
 
-/// Where a handle learns how far the history goes.
+/// Determines the last sequence number that a handle may read.
 #[derive(Debug)]
 pub(crate) enum History<D: Disk> {
-    /// From the control file, which all who have the store open share.
+    /// The control file, which all open handles share.
     Shared(Control<D>),
-    /// From its own look at a store that needs recovery: the history as recovery would leave it.
+    /// The result of a recovery in memory: the history as recovery would leave it.
     Frozen(Frozen),
 }
 
 /// A store as recovery would leave it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frozen {
-    /// The uuid of the store, where anything says it.
+    /// The uuid of the store, if a file of the store contains it.
     pub(crate) uuid: Option<[u8; 16]>,
-    /// The last number of the history.
+    /// The last sequence number of the history.
     pub(crate) sequence: u64,
-    /// The control file that was there.
+    /// The identity of the control file when this handle was opened, if there was one.
     pub(crate) control: Option<FileId>,
 }
 
 impl<D: Disk> Store<D> {
-    /// An opened store; `locks` are held until it is closed, and given back in their order.
+    /// Creates a `Store`, which holds `locks` until it is closed and then releases them in order.
     pub(crate) fn new(
         directory: Directory<D>,
         options: Options,
@@ -62,12 +62,12 @@ impl<D: Disk> Store<D> {
         Ok(Store { directory, options, uuid, is_read_only, is_temporary, history, locks, mark })
     }
 
-    /// The words that processes share; an error where the store is read as recovery would leave it.
+    /// Returns the control file. Fails if this handle reads the store as recovery would leave it.
     pub(crate) fn control(&self) -> Result<&Control<D>> {
         self.shared().ok_or_else(|| Error::ReadOnly { path: self.directory.path().to_path_buf() })
     }
 
-    /// The words that processes share, if the handle follows them.
+    /// Returns the control file, unless the history is frozen.
     #[inline]
     pub(crate) fn shared(&self) -> Option<&Control<D>> {
         match &self.history {
@@ -76,7 +76,7 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// The last sequence number that is visible now.
+    /// Returns the last sequence number that is visible now.
     #[inline]
     pub(crate) fn visible(&self) -> u64 {
         match &self.history {
@@ -85,23 +85,24 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// How many publishing renames there were.
+    /// Returns the directory epoch. It rises when a segment is published, and before segments are
+    /// unlinked.
     #[inline]
     pub(crate) fn directory_epoch(&self) -> u64 {
         self.shared().map_or(1, Control::directory_epoch)
     }
 
-    /// The pool that the handle was lent.
+    /// Returns the thread pool that was set in the options.
     pub(crate) fn pool(&self) -> Option<&LentPool> {
         self.options.thread_pool.as_ref()
     }
 
-    /// Whether damage is read around; only where nobody else has the store open.
+    /// Whether reads skip damaged batches. They never do while other handles share the store.
     pub(crate) fn ignores_damage(&self) -> bool {
         self.options.ignore_damage && self.shared().is_none()
     }
 
-    /// Whether this is a child that was forked after the store was opened.
+    /// Whether this process is a child that was forked after the store was opened.
     #[inline]
     pub(crate) fn is_forked(&self) -> bool {
         self.mark.is_forked()
@@ -116,7 +117,7 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// Fails where nothing may be written through this handle.
+    /// Fails if this handle may not write.
     #[inline]
     pub(crate) fn check_writable(&self) -> Result<()> {
         self.check_process()?;
@@ -126,8 +127,8 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// Fails if the store was recovered since this handle has worked out how: others then write to it, and this
-    /// handle would not see it.
+    /// Fails if the store was recovered since this handle recovered it in memory: other handles can
+    /// then write to it, and this handle would not see their batches.
     pub(crate) fn check_frozen(&self) -> Result<()> {
         let History::Frozen(frozen) = &self.history else { return Ok(()) };
         if self.options.ignore_damage {
@@ -143,7 +144,7 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// Whether a sync can still prove anything.
+    /// Fails if a sync has failed, since a later sync could not prove anything.
     pub(crate) fn check_sync(&self, control: &Control<D>) -> Result<()> {
         if control.has_sync_failed() {
             return Err(Error::SyncFailed { path: self.directory.path().to_path_buf() });
@@ -151,7 +152,7 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// Brings the names in the directory to stable storage.
+    /// Syncs the directory's names to stable storage. Does nothing for a temporary store.
     pub(crate) fn sync_dir(&self, control: &Control<D>) -> Result<()> {
         if self.is_temporary {
             return Ok(());
@@ -159,7 +160,7 @@ impl<D: Disk> Store<D> {
         self.directory.dir.sync().map_err(|error| control.sync_error(self.directory.path(), error))
     }
 
-    /// Gives back the locks, in their order.
+    /// Releases the locks, in order.
     pub(crate) fn unlock(&mut self) {
         self.locks.clear();
     }

@@ -1,4 +1,4 @@
-//! Every checksum of every segment of the store, whether anything still reads what it covers.
+//! Checks every checksum of every segment of the store, including those of dead values.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,15 +15,15 @@ use crate::log::segment::extent::Extent;
 use crate::log::store::Store;
 use crate::threads;
 
-/// What [`SegmentLog::verify`](crate::SegmentLog::verify) has looked at, all of it whole.
+/// The counts of what [`SegmentLog::verify`](crate::SegmentLog::verify) checked and found intact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Verified {
-    /// The segments whose headers and chains were walked: those that are part of the store.
+    /// The segments of the store. The header and the chain of batches of each were checked.
     pub segments: u64,
-    /// The batches in them, those of a compaction's output among them.
+    /// The batches in those segments, including those in compaction outputs.
     pub batches: u64,
-    /// The values whose checksums were compared, of keys and of what was deleted.
+    /// The values whose checksums were compared, including deleted values.
     pub extents: u64,
     /// The bytes of those values.
     pub bytes: u64,
@@ -48,7 +48,7 @@ pub(crate) fn verify<D: Disk>(store: &Store<D>, reader: &Reader<D>) -> Result<Ve
             offset,
             len,
         });
-        // Read once, and by nobody else.
+        // The check reads each page only once, so it drops the pages that it fetched from disk.
         let ahead = Ahead::new(spans, true);
         team.in_order(batches.iter().collect(), |_, &(segment, found): &(&Segment<_>, _)| {
             ahead.begin(found.len);
@@ -63,7 +63,7 @@ pub(crate) fn verify<D: Disk>(store: &Store<D>, reader: &Reader<D>) -> Result<Ve
     })
 }
 
-/// A committed batch: where it lies, how long it is, and its number.
+/// A committed batch: its offset and length in its segment, and its sequence number.
 #[derive(Clone, Copy, Debug)]
 struct ScannedBatch {
     offset: u64,
@@ -71,11 +71,13 @@ struct ScannedBatch {
     sequence: u64,
 }
 
-/// Checks a segment's header, and walks its chain; returns its batches up to number `visible`.
+/// Checks a segment's header and walks its chain. Returns its committed batches up to sequence
+/// number `visible`.
 ///
-/// A chain may end in a torn write of a power cut, behind which nothing was ever part of the history. The
-/// `applied_bytes` of batches that the index was made of must all be there, and so must everything below the
-/// note, which is on stable storage.
+/// A chain may end at a write that a power cut tore; nothing behind it was ever part of the
+/// history. But the batches that the index was built from, `applied_bytes` long in all, must be
+/// intact, and so must everything below the segment's durable watermark, which is on stable
+/// storage.
 fn walk<F: DiskFile>(
     segment: &Segment<F>,
     applied_bytes: u64,
@@ -128,12 +130,12 @@ fn walk<F: DiskFile>(
     }
 }
 
-/// Compares the checksums of a batch: of its head, and of its values.
+/// Compares the checksums of a batch's head and of its values.
 fn check_values<F: DiskFile>(segment: &Segment<F>, found: ScannedBatch) -> Result<Verified> {
     let mut checked = Verified::default();
     for entry in segment.batch(found.offset, found.len)?.entries() {
         if entry.kind.has_value() {
-            // The number of the segment means nothing here.
+            // The check does not use the segment's number, so any will do.
             let value = segment.checked_value(&Extent::of(&entry, 0, found.sequence))?;
             checked.extents += 1;
             checked.bytes += value.len() as u64;

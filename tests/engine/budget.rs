@@ -1,4 +1,4 @@
-//! A buffer under a memory budget: it never holds more than it reserved, and gives back what it frees.
+//! A buffer with a memory budget never holds more than it reserved, and gives back what it frees.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -6,7 +6,7 @@ use std::thread;
 
 use partd::{Batch, Buffer, Dict, Durability, FixedBudget, MemoryBudget, Partd};
 
-/// A budget that keeps its own account and can be told to refuse.
+/// A budget that counts what it has granted and can be set to refuse.
 #[derive(Default)]
 struct Account {
     refuses: AtomicBool,

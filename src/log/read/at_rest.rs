@@ -1,23 +1,24 @@
-//! Segments in which no more will come: what each holds, and what a compaction would give back.
+//! Segments that get no more batches: what each contains, and how much space a compaction of it
+//! would free.
 
 use std::collections::BTreeSet;
 
 use crate::log::fs::Disk;
 use crate::log::read::version::Version;
 
-/// What a segment holds that will not change any more.
+/// Counts of a segment that gets no more batches.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AtRest {
     pub(crate) number: u32,
     pub(crate) id: u64,
-    /// The length of its file.
+    /// The length of the file, in bytes.
     pub(crate) len: u64,
     pub(crate) is_output: bool,
-    /// The bytes of its batches.
+    /// The bytes of the segment's batches.
     pub(crate) batch_bytes: u64,
-    /// The bytes of the values in them.
+    /// The bytes of the values in those batches.
     pub(crate) value_bytes: u64,
-    /// The part of those that keys still hold.
+    /// The bytes of those values that still belong to a key.
     pub(crate) live_bytes: u64,
 }
 
@@ -26,20 +27,21 @@ impl AtRest {
         self.value_bytes - self.live_bytes
     }
 
-    /// Whether it holds values, and no key has any of them.
+    /// Whether the segment contains values and none of them belongs to a key.
     pub(crate) fn is_gone(&self) -> bool {
         self.value_bytes > 0 && self.live_bytes == 0
     }
 
-    /// Whether it holds so little that it is worth joining to others.
+    /// Whether the segment contains so little that it is worth joining to others.
     pub(crate) fn is_small(&self, segment_len: u64) -> bool {
         self.batch_bytes < segment_len / 4
     }
 
-    /// About how many of its bytes a compaction would give back.
+    /// Estimates the bytes that a compaction of the segment would free.
     pub(crate) fn gain(&self) -> u64 {
         match self.value_bytes {
-            // Removals alone; those in an output are there because they are needed.
+            // The segment contains only removals. Those in a compaction output are all still
+            // needed.
             0 if self.is_output => 0,
             0 => self.batch_bytes,
             all => (self.batch_bytes as f64 * (self.dead_bytes() as f64 / all as f64)) as u64,
@@ -48,12 +50,12 @@ impl AtRest {
 }
 
 impl<D: Disk> Version<D> {
-    /// Numbers of the segments that are part of the store.
+    /// Returns the numbers of the segments that are part of the store.
     pub(crate) fn current(&self) -> impl Iterator<Item = u32> + use<D> {
         0..self.segments.len() as u32
     }
 
-    /// The segments in which no more will come.
+    /// Returns the counts of the segments that get no more batches.
     pub(crate) fn at_rest(&self) -> Vec<AtRest> {
         let open: BTreeSet<u32> = self.open.iter().map(|cursor| cursor.segment).collect();
         let look = |number: u32| {
@@ -71,7 +73,7 @@ impl<D: Disk> Version<D> {
         self.current().filter(|number| !open.contains(number)).map(look).collect()
     }
 
-    /// The bytes of all batches.
+    /// Returns the bytes of all batches.
     pub(crate) fn all_batch_bytes(&self) -> u64 {
         self.batch_bytes.iter().sum()
     }

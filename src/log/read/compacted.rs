@@ -1,5 +1,5 @@
-//! The entries of compactions' outputs: each takes its place in the history, between the batches of
-//! writers, by the number that it had before it was rewritten.
+//! The entries of compaction outputs. A compaction keeps each entry's sequence number, so that
+//! replay can apply it in its original position between the batches of writers.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -9,18 +9,18 @@ use crate::Key;
 use crate::log::read::index::Index;
 use crate::log::segment::extent::Extent;
 
-/// What the outputs of compactions hold and the index does not have yet.
+/// The entries of compaction outputs that are not yet in the index.
 #[derive(Debug, Default)]
 pub(crate) struct Compacted {
     keys: HashMap<Key, VecDeque<(Kind, Extent)>>,
-    /// Clears and deletes of prefixes, by number; the prefix of a clear is empty.
+    /// Clears and prefix deletes, by sequence number. A clear has an empty prefix.
     wide: BTreeMap<u64, Vec<Key>>,
 }
 
 impl Compacted {
-    /// Takes in an entry of an output; `segment` is the picture's number for it.
+    /// Adds an entry of an output, which has the number `segment` in the version.
     pub(crate) fn add(&mut self, entry: &Entry<'_>, segment: u32) {
-        // Every batch of an output has numbers: that was checked.
+        // All entries of an output have sequence numbers; this was checked before.
         let sequence = entry.sequence.unwrap_or(0);
         let key = Key::from(entry.key);
         match entry.kind {
@@ -32,22 +32,22 @@ impl Compacted {
         }
     }
 
-    /// Brings the entries of each key into the order of the history, once all are there.
+    /// Sorts the entries of each key by sequence number. Call it once all entries were added.
     pub(crate) fn sort(&mut self) {
         for entries in self.keys.values_mut() {
-            // Stable: entries of one batch stay in their order.
+            // A stable sort keeps the order of entries of one batch.
             entries.make_contiguous().sort_by_key(|(_, extent)| extent.sequence());
         }
     }
 
-    /// Applies the entries of a key that come before number `sequence`.
+    /// Applies a key's entries with sequence numbers below `sequence`.
     pub(crate) fn catch_up(&mut self, index: &mut Index, key: &[u8], sequence: u64) {
         if let Some(entries) = self.keys.get_mut(key) {
             apply(index, key, entries, sequence);
         }
     }
 
-    /// Applies the entries of every key with the prefix that come before number `sequence`.
+    /// Applies the entries with sequence numbers below `sequence`, of every key with the prefix.
     pub(crate) fn catch_up_prefix(&mut self, index: &mut Index, prefix: &[u8], sequence: u64) {
         for (key, entries) in &mut self.keys {
             if key.as_bytes().starts_with(prefix) {
@@ -56,8 +56,8 @@ impl Compacted {
         }
     }
 
-    /// Applies the clears and the deletes of prefixes that come before number `sequence`, each after
-    /// the entries that it removes.
+    /// Applies the clears and prefix deletes with sequence numbers below `sequence`, each after the
+    /// entries that it removes.
     pub(crate) fn catch_up_wide(&mut self, index: &mut Index, sequence: u64) {
         while let Some(first) = self.wide.first_entry().filter(|first| *first.key() < sequence) {
             let (number, prefixes) = first.remove_entry();

@@ -1,4 +1,4 @@
-//! How far a segment was walked along its chain of batches, and what was found on the way.
+//! A cursor: how far a segment's chain of batches was walked, and what the walk found.
 
 use partd_format::{Link, State};
 
@@ -6,7 +6,7 @@ use crate::log::fs::DiskFile;
 use crate::log::segment::Segment;
 use crate::log::segment::chain::{BatchRange, Chain, Step};
 
-/// A committed batch that is to be applied.
+/// A committed batch to apply to the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Unit {
     pub(crate) sequence: u64,
@@ -15,22 +15,22 @@ pub(crate) struct Unit {
     pub(crate) len: u64,
 }
 
-/// How far a segment was walked.
+/// The position of a version in one segment's chain of batches.
 #[derive(Debug)]
 pub(crate) struct Cursor {
     pub(crate) segment: u32,
     pub(crate) next: u64,
-    /// Batches behind which the walk went on, and whose state was not final.
+    /// Batches that the walk has passed and that may still become visible.
     pub(crate) pending: Vec<BatchRange>,
-    /// Whether no more batches come.
+    /// Whether the segment gets no more batches.
     pub(crate) sealed: bool,
-    /// Where the chain was seen to be broken.
+    /// The last damage that was found in a link or a state, if any.
     pub(crate) broken: Option<partd_format::Error>,
 }
 
 impl Cursor {
-    /// Walks on to the end of what is there, or to a link that is not in memory, which is asked for. Returns whether
-    /// it came to the end. `chain` begins where the cursor is.
+    /// Walks on to the end of the chain, or to a link that is not in memory, whose page it
+    /// requests. Returns whether it reached the end. `chain` must begin at the cursor's position.
     pub(crate) fn walk<F: DiskFile>(
         &mut self,
         segment: &Segment<F>,
@@ -59,7 +59,8 @@ impl Cursor {
         }
     }
 
-    /// Takes a batch in if it is committed and visible; returns whether its state may still change.
+    /// Adds a batch to `units` if it is committed and visible. Returns whether the batch must be
+    /// examined again later.
     pub(crate) fn look<F: DiskFile>(
         &mut self,
         segment: &Segment<F>,

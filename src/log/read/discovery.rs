@@ -1,9 +1,9 @@
-//! Which segments there are: finds each published one once. The directory is listed the first time,
-//! and again where so many ids were taken meanwhile that trying each would take longer.
+//! Segment discovery: finds each published segment once. It lists the directory the first time, and
+//! again if so many ids were reserved meanwhile that trying each one would take longer.
 //!
-//! Ids are taken one after the other, and whoever takes one has announced it before. So an id that
-//! was taken either has its file, or is announced and may still get it, or is gone for good: its
-//! maker died, or a compaction has replaced it.
+//! Writers and compactions reserve ids in ascending order before they use them. So an id below the
+//! next one either has its file, or is reserved and may still get its file, or is gone for good:
+//! its creator died, or a compaction replaced the segment.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -15,15 +15,16 @@ use crate::log::segment::Segment;
 use crate::log::shared::control::Control;
 use crate::log::store::Store;
 
-/// More new ids than this are not tried one by one: of most of them nothing may be left.
+/// With more new ids than this, the directory is listed instead of trying each: most of them may
+/// have no file.
 const TRIED_MAX: u64 = 64;
 
-/// What has been looked for so far.
+/// The ids that were searched for so far.
 #[derive(Debug)]
 pub(crate) struct SegmentDiscovery {
-    /// Every id below was looked for.
+    /// Every id below this one was searched for.
     next: u64,
-    /// Ids below `next` whose file may still come.
+    /// Ids below `next` that are reserved, so that their files may still appear.
     awaited: BTreeSet<u64>,
     /// Whether the directory was listed.
     listed: bool,
@@ -36,11 +37,11 @@ impl Default for SegmentDiscovery {
 }
 
 impl SegmentDiscovery {
-    /// Opens the segments that were published since the last call; `found` gets each. One whose file
-    /// is there and that `known` has is not opened again.
+    /// Opens the segments that were published since the last call, and passes each to `found`. If
+    /// the listing contains a segment that `known` returns, it is not opened again.
     ///
-    /// All that were published before the call are found. Returns the id of one that was listed and
-    /// has gone meanwhile: then a compaction has published an output that may not be among them.
+    /// Finds all segments that were published before the call. Returns the id of a segment that was
+    /// listed but is gone: a compaction has then published an output that may not have been found.
     pub(crate) fn find<D: Disk>(
         &mut self,
         store: &Store<D>,
@@ -56,8 +57,9 @@ impl SegmentDiscovery {
         if self.listed && next.saturating_sub(self.next) <= TRIED_MAX {
             ids.extend(self.next..next);
         } else {
-            // The directory tells which of many ids are worth a try. The announcements come before
-            // it: a maker that is no longer among them has published by then, or never will.
+            // Try only the ids that are listed or reserved. Read the reservations before the
+            // listing: if a creator's reservation is gone by then, it has published its segment or
+            // never will.
             let reserved_ids: BTreeSet<u64> = control.reserved_ids().collect();
             listed = store.directory.segment_ids()?;
             let is_new = |id: &&u64| (self.next..next).contains(*id);
@@ -80,7 +82,8 @@ impl SegmentDiscovery {
                 Probe::Gone => vanished = Some(id),
             }
         }
-        // Only now, so that after an error the next call looks for all of them again.
+        // Update the state only now: after an error, the next call must search for all of them
+        // again.
         opened.into_iter().for_each(found);
         self.awaited = awaited;
         self.listed = true;
@@ -88,7 +91,8 @@ impl SegmentDiscovery {
         Ok(vanished)
     }
 
-    /// For a store that nobody else has open.
+    /// Opens all segments, on the first call only. Used for a frozen history, in which no segments
+    /// appear.
     fn find_all<D: Disk>(
         &mut self,
         store: &Store<D>,
@@ -100,7 +104,7 @@ impl SegmentDiscovery {
         for id in store.directory.segment_ids()? {
             match Segment::open(&store.directory, id, Some(&store.uuid), Access::Read) {
                 Ok(segment) => found(Arc::new(segment)),
-                // Recovery has looked at it, in memory, and done without.
+                // The recovery in memory has read this segment and left it out.
                 Err(Error::Damage { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -110,16 +114,17 @@ impl SegmentDiscovery {
     }
 }
 
-/// What looking for a segment has led to.
+/// The result of a search for one segment.
 enum Probe<F> {
     Opened(Segment<F>),
-    /// It may still come.
+    /// The id is reserved, so the file may still appear.
     Reserved,
     Gone,
 }
 
 fn probe<D: Disk>(store: &Store<D>, control: &Control<D>, id: u64) -> Result<Probe<D::File>> {
-    // Twice: it may be published between a failed try and the look at the announcements.
+    // Try twice: the segment may be published between a failed open and the check of the
+    // reservations.
     for _ in 0..2 {
         match Segment::open(&store.directory, id, Some(&control.fixed.store), Access::Read) {
             Ok(segment) => return Ok(Probe::Opened(segment)),

@@ -1,8 +1,8 @@
-//! Values that are not in memory: their extents in the order of the log, with those to come asked of the disk
-//! while some are copied.
+//! Reads values that are not in memory: extents are read in the order of the log, and upcoming ones
+//! are requested from disk while others are copied.
 //!
-//! The order of the log is the order of the disk, whatever keys the extents belong to: many keys together are read
-//! forward, with a queue as deep as the window.
+//! The order of the log is the order on disk, whichever keys the extents belong to. So a read of
+//! many keys reads forward, with a queue as deep as the read-ahead window.
 
 use crate::error::Result;
 use crate::log::fs::DiskFile;
@@ -12,12 +12,12 @@ use crate::log::segment::ahead::{self, Ahead, Span};
 use crate::log::segment::extent::Extent;
 use crate::threads::Team;
 
-/// Extents that are brought into order at a time: more take memory beside the values.
+/// The number of extents that are sorted at a time. More would take memory besides the values.
 const PARTS_MAX: usize = 64 << 10;
-/// Extents that one piece of work has, at most.
+/// The maximum number of extents in one piece of work.
 const PIECE_PARTS_MAX: usize = 4096;
 
-/// An extent, and where its bytes go; nowhere if only its checksum is to be compared.
+/// An extent and the destination of its bytes; `None` if only its checksum is compared.
 struct Part<'s, 'v, F> {
     segment: &'s Segment<F>,
     extent: &'s Extent,
@@ -25,27 +25,27 @@ struct Part<'s, 'v, F> {
 }
 
 impl<F: DiskFile> Snapshot<F> {
-    /// Whether some of what a read of the keys needs is not in memory, by a few samples.
+    /// Whether a read of the keys needs pages that are not in memory, judged by a few samples.
     pub(crate) fn is_missing(&self, keys: &[&[Extent]], bytes: u64, count: u64) -> bool {
         let Some(first) = keys.iter().find_map(|list| list.first()) else { return false };
         let lists = keys.len() as u64;
         ahead::is_missing(count as usize, bytes, |i| {
-            // The `i`th of `count`, if the lists were as long as each other.
+            // Extent `i` of `count`, as if all lists were equally long.
             let list = keys[(i as u64 * lists / count) as usize];
             let within = i as u64 * lists % count * list.len() as u64 / count;
             self.span(list.get(within as usize).unwrap_or(first))
         })
     }
 
-    /// Where an extent lies.
+    /// Returns the extent's position in its segment.
     #[inline]
     pub(crate) fn span(&self, extent: &Extent) -> Span<'_, F> {
         self.segment(extent).span(extent)
     }
 
-    /// The values of some keys.
+    /// Returns the values of the keys.
     pub(crate) fn gather(&self, team: Team, keys: &[&[Extent]]) -> Result<Vec<Vec<u8>>> {
-        // Fresh zeroed memory: its pages are not touched before the copy does.
+        // Fresh zeroed memory, whose pages are first touched by the copy.
         let mut values: Vec<Vec<u8>> =
             keys.iter().map(|list| vec![0; total(list) as usize]).collect();
         let mut rest: Vec<(&[Extent], &mut [u8])> =
@@ -70,7 +70,7 @@ impl<F: DiskFile> Snapshot<F> {
         }
     }
 
-    /// Compares the checksums of some extents.
+    /// Compares the checksums of the extents.
     pub(crate) fn check_ahead(&self, team: Team, extents: &[&Extent]) -> Result<()> {
         for extents in extents.chunks(PARTS_MAX) {
             let part = |extent| Part { segment: self.segment(extent), extent, to: None };
@@ -79,7 +79,7 @@ impl<F: DiskFile> Snapshot<F> {
         Ok(())
     }
 
-    /// Asks for some extents of a key, if any of them is not in memory.
+    /// Requests a key's extents from disk if some of them are not in memory.
     pub(crate) fn fetch_missing(&self, extents: &[Extent]) {
         if ahead::is_missing(extents.len(), total(extents), |i| self.span(&extents[i])) {
             let mut spans: Vec<_> = extents.iter().map(|extent| self.span(extent)).collect();
@@ -87,8 +87,8 @@ impl<F: DiskFile> Snapshot<F> {
         }
     }
 
-    /// The same for `step` extents of each key, from the one at `first` on; a look at one of the keys says if any is
-    /// not in memory.
+    /// Does the same for `step` extents of each key, starting at index `first`. It judges by
+    /// samples from one of the keys whether pages are missing.
     pub(crate) fn fetch_missing_rows(&self, keys: &[&[Extent]], first: usize, step: usize) {
         let looked_at = keys.get(first / step % keys.len().max(1));
         let some = looked_at.map_or(&[][..], |list| rows(list, first, step));
@@ -129,7 +129,7 @@ impl<F: DiskFile> Snapshot<F> {
     }
 }
 
-/// `step` extents from the one at `first` on, as far as there are any.
+/// Returns up to `step` extents, starting at index `first`.
 fn rows(list: &[Extent], first: usize, step: usize) -> &[Extent] {
     list.get(first..).map_or(&[], |list| &list[..list.len().min(step)])
 }

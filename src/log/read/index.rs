@@ -1,7 +1,7 @@
-//! The index: for each key, where its bytes lie, in the order of the history.
+//! The index: the extents of each key's value, in the order of the history.
 //!
-//! A cache of the log that is built by applying entries in order. It owns no files: an extent names
-//! its segment by a number that means something to the picture that the index belongs to.
+//! It is a cache of the log, built by applying entries in order. It owns no files: an extent names
+//! its segment by a number, which is valid only in the `Version` that owns the index.
 
 use std::hash::BuildHasher;
 use std::mem::size_of;
@@ -15,8 +15,8 @@ use smallvec::{SmallVec, smallvec};
 use crate::Key;
 use crate::log::segment::extent::Extent;
 
-/// The extents of one key's value. Shared with the reads that use them; a single one, as a short key
-/// often has, lies in the same allocation.
+/// The extents of one key's value, shared with the reads that use them. A single extent, which a
+/// short key often has, is stored inline in the same allocation.
 pub(crate) type Extents = Arc<SmallVec<[Extent; 1]>>;
 
 /// The extents of every key.
@@ -30,7 +30,7 @@ pub(crate) struct Index {
     live_in: Vec<u64>,
 }
 
-/// What is known of one key.
+/// The index's record of one key.
 #[derive(Clone, Debug)]
 pub(crate) struct KeyExtents {
     pub(crate) key: Key,
@@ -48,10 +48,11 @@ impl Index {
         match kind {
             Kind::Append => {
                 let slot = key_mut(&mut self.table, &self.hasher, key);
-                // A read that is under way keeps the extents that it began with.
+                // A read in progress keeps the extents that it started with.
                 let extents = Arc::make_mut(&mut slot.extents);
                 if extents.len() == 1 {
-                    // As a vector begins: a list that leaves its place goes on growing.
+                    // Reserve as `Vec` does at first: a list that spills to the heap will probably
+                    // keep growing.
                     extents.reserve(3);
                 }
                 extents.push(extent);
@@ -87,7 +88,7 @@ impl Index {
         }
     }
 
-    /// Forgets the keys that begin with a prefix.
+    /// Removes the keys that begin with a prefix.
     pub(crate) fn delete_prefix(&mut self, prefix: &[u8]) {
         if prefix.is_empty() {
             return self.clear();
@@ -104,7 +105,7 @@ impl Index {
         });
     }
 
-    /// Forgets every key.
+    /// Removes every key.
     pub(crate) fn clear(&mut self) {
         self.table = HashTable::new();
         self.live_bytes = 0;
@@ -112,40 +113,40 @@ impl Index {
         self.live_in.clear();
     }
 
-    /// What is known of a key; `None` where it is missing.
+    /// Returns the record of a key, or `None` if the key is missing.
     #[inline]
     pub(crate) fn get(&self, key: &[u8]) -> Option<&KeyExtents> {
         self.table.find(self.hasher.hash_one(key), |slot| slot.key.as_bytes() == key)
     }
 
-    /// Every key, in no order.
+    /// Returns the records of all keys, in no particular order.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &KeyExtents> {
         self.table.iter()
     }
 
-    /// The number of keys.
+    /// Returns the number of keys.
     pub(crate) fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// The bytes of all values.
+    /// Returns the bytes of all values.
     pub(crate) fn live_bytes(&self) -> u64 {
         self.live_bytes
     }
 
-    /// The bytes of the values of all keys that lie in a segment.
+    /// Returns the bytes of values in a segment that belong to keys.
     pub(crate) fn live_bytes_in(&self, segment: u32) -> u64 {
         self.live_in.get(segment as usize).copied().unwrap_or(0)
     }
 
-    /// The number of extents.
+    /// Returns the number of extents.
     pub(crate) fn extents(&self) -> u64 {
         self.extents
     }
 
-    /// The memory that the index takes, in bytes.
+    /// Returns the memory that the index takes, in bytes.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        // hashbrown fills at most 7/8 of its buckets, and keeps a byte of control for each.
+        // hashbrown fills at most 7/8 of its buckets and keeps a control byte for each.
         let table = self.table.capacity() * 8 / 7 * (size_of::<KeyExtents>() + 1);
         let heap: usize = self
             .keys()

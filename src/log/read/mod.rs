@@ -1,4 +1,5 @@
-//! The read path of one handle: what it knows of the store, how it keeps up, and values out of extents.
+//! The read path of a handle: its version of the store, how a refresh brings it up to date, and
+//! reads of values.
 
 pub(crate) mod at_rest;
 mod compacted;

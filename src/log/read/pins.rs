@@ -1,4 +1,4 @@
-//! The segments that a snapshot keeps alive: those in which its own extents lie, and no others.
+//! The segments that a snapshot keeps alive: only those that contain its extents.
 
 use std::sync::Arc;
 
@@ -7,22 +7,22 @@ use smallvec::SmallVec;
 use crate::log::segment::Segment;
 use crate::log::segment::extent::Extent;
 
-/// Up to so many numbers behind the first are looked up by position, which is quicker; the few
-/// snapshots whose extents are further apart search for the rest.
+/// Segment numbers less than this far above the first are looked up by index, which is faster. The
+/// few snapshots with a wider range binary-search the others.
 const DENSE_MAX: usize = 1024;
 
-/// Segments by the number that extents of one picture give them.
+/// Segments by their number in one version.
 #[derive(Debug)]
 pub(crate) struct Pins<F> {
-    /// The number of the first in `dense`.
+    /// The segment number of the first element of `dense`.
     first: u32,
     dense: SmallVec<[Option<Arc<Segment<F>>>; 1]>,
-    /// In the order of their numbers.
+    /// Sorted by segment number.
     sparse: Vec<(u32, Arc<Segment<F>>)>,
 }
 
 impl<F> Pins<F> {
-    /// Pins the segments of some extents; `segments` are those of the picture.
+    /// Pins the segments of the extents; `segments` are those of the version.
     pub(crate) fn new<'e>(
         segments: &[Arc<Segment<F>>],
         extents: impl Iterator<Item = &'e Extent> + Clone,
@@ -32,7 +32,7 @@ impl<F> Pins<F> {
         let mut last = None;
         for extent in extents {
             let number = extent.segment();
-            // Neighbours mostly lie in one segment.
+            // Neighbouring extents are mostly in the same segment.
             if last == Some(number) {
                 continue;
             }
@@ -52,7 +52,7 @@ impl<F> Pins<F> {
         pins
     }
 
-    /// The segment of one of the extents that it was made for.
+    /// Returns the segment of an extent, which must be one of those passed to `new`.
     #[inline]
     pub(crate) fn segment(&self, extent: &Extent) -> &Segment<F> {
         let place = extent.segment().wrapping_sub(self.first) as usize;

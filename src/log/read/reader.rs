@@ -1,4 +1,4 @@
-//! The reading half of a handle: its version of the store, brought up to now before anyone looks at it.
+//! The read half of a handle: its version of the store, which is refreshed before each use.
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -9,7 +9,7 @@ use crate::log::read::snapshot::Snapshot;
 use crate::log::read::version::Version;
 use crate::log::store::Store;
 
-/// The version of the store that a handle knows.
+/// A handle's version of the store, behind a lock.
 #[derive(Debug)]
 pub(crate) struct Reader<D: Disk> {
     version: RwLock<Version<D>>,
@@ -20,7 +20,7 @@ impl<D: Disk> Reader<D> {
         Reader { version: RwLock::new(Version::default()) }
     }
 
-    /// Looks at the version as of now.
+    /// Refreshes the version if necessary, and passes it to `look`.
     pub(crate) fn with_version<T>(
         &self,
         store: &Store<D>,
@@ -38,7 +38,8 @@ impl<D: Disk> Reader<D> {
         Ok(look(&version))
     }
 
-    /// Looks at the version as of now, also at which segments were sealed since the last batch.
+    /// Passes the current version to `look`, after a refresh that also detects segments that were
+    /// sealed since the last batch.
     pub(crate) fn with_walked_version<T>(
         &self,
         store: &Store<D>,
@@ -51,7 +52,7 @@ impl<D: Disk> Reader<D> {
         Ok(look(&version))
     }
 
-    /// What some keys hold now.
+    /// Returns a snapshot of the keys' current values.
     pub(crate) fn snapshot(&self, store: &Store<D>, keys: &[Key]) -> Result<Snapshot<D::File>> {
         self.with_version(store, |version| Snapshot::of_keys(store, version, keys))
     }
@@ -60,17 +61,17 @@ impl<D: Disk> Reader<D> {
         self.version.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The version, for as long as nobody else looks at it.
+    /// Locks the version exclusively.
     pub(crate) fn version_mut(&self) -> RwLockWriteGuard<'_, Version<D>> {
         self.version.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether anybody has looked at the version, so that it costs memory.
+    /// Whether the version was ever built, and so takes memory.
     pub(crate) fn is_built(&self) -> bool {
         self.version().is_built()
     }
 
-    /// Gives back the memory of the version.
+    /// Frees the memory of the version. The next use builds it again.
     pub(crate) fn forget(&self) {
         self.version_mut().reset();
     }

@@ -1,8 +1,9 @@
 //! Replay: how a version catches up with the history.
 //!
-//! A refresh loads the commit word, walks the batches that were added since, checks that no sequence number is
-//! missing, and applies them in order. It costs nothing while the commit word stands still, and otherwise as much as
-//! was added: a segment that was walked to its seal is not looked at again.
+//! A refresh loads the commit word, walks the batches that were added since the last one, checks
+//! that no sequence number is missing, and applies the batches in order. Its cost is proportional
+//! to what was added, and next to nothing if the commit word has not changed: a segment that was
+//! walked to its seal is not read again.
 
 use std::sync::Arc;
 
@@ -23,15 +24,17 @@ use crate::log::segment::extent::Extent;
 use crate::log::segment::outputs::kept_is_missing;
 use crate::log::store::Store;
 
-/// How often a refresh looks for segments that have what is missing, while others come.
+/// How often one refresh searches for the segments with the missing batches while more are
+/// published.
 const DISCOVERIES_MAX: u32 = 16;
-/// How often a refresh begins the picture anew because a compaction replaced segments.
+/// How often one refresh rebuilds the version because a compaction has replaced segments.
 const REBUILDS_MAX: u32 = 32;
 
 impl<D: Disk> Version<D> {
-    /// Brings the picture up to now. After an error it is begun anew by the next call.
+    /// Brings the version up to date. After an error, the next call rebuilds it.
     ///
-    /// With `seals`, also where the history stands still: so it is seen which segments are sealed.
+    /// If `seals` is true, it walks the segments even if the history has not grown, to see which
+    /// were sealed.
     pub(crate) fn refresh(&mut self, store: &Store<D>, seals: bool) -> Result<()> {
         let refreshed = self.try_refresh(store, seals);
         match refreshed {
@@ -47,7 +50,7 @@ impl<D: Disk> Version<D> {
             match self.advance(store, seals)? {
                 Advance::Done => return Ok(()),
                 Advance::Rebuild => {}
-                // An id is never used twice: what is listed once more has not gone.
+                // An id is never used twice, so an id that is listed again has not been removed.
                 Advance::Vanished(id) if gone == Some(id) => {
                     let why = "this name is listed and leads to no regular file";
                     return Err(Error::refused(
@@ -68,7 +71,7 @@ impl<D: Disk> Version<D> {
     }
 
     fn advance(&mut self, store: &Store<D>, seals: bool) -> Result<Advance> {
-        // The commit word before everything else: what it counts can then be found.
+        // Load the commit word first: the batches that it counts can then be found.
         let visible = store.visible();
         let mut directory_epoch = store.directory_epoch();
         let is_first = self.directory_epoch.is_none();
@@ -97,8 +100,8 @@ impl<D: Disk> Version<D> {
                 Err(error) if tries == 0 || self.knows_all_segments(directory_epoch) => {
                     return Err(error);
                 }
-                // Segments have come since. If one of them is the output of a compaction, it has
-                // what is missing, and the picture is begun anew; the others are few.
+                // Segments were published meanwhile. If one of them is a compaction output, it
+                // contains the missing batches, and the version is rebuilt. The others are few.
                 Err(_) => {}
             }
         }
@@ -107,9 +110,10 @@ impl<D: Disk> Version<D> {
         Ok(Advance::Done)
     }
 
-    /// Applies what was committed up to number `at`, a delete that this handle has just committed,
-    /// and returns what its keys held before. Nothing is opened for it: the caller knows that it all
-    /// lies in segments that are known. After an error the picture is begun anew.
+    /// Applies the batches up to sequence number `at`, the last of which is a delete that this
+    /// handle has just committed. Returns the extents of its keys before the delete. It opens no
+    /// file: the caller has checked that all these batches are in segments of the version. After an
+    /// error, the next refresh rebuilds the version.
     pub(crate) fn catch_up(
         &mut self,
         store: &Store<D>,
@@ -140,8 +144,8 @@ impl<D: Disk> Version<D> {
         Ok(extents)
     }
 
-    /// Brings the batches that were found into their order, and checks that none is missing, nor
-    /// anything that a compaction found beside its output.
+    /// Sorts the batches by sequence number. Checks that none is missing, and that everything that
+    /// a compaction listed as retained is still there.
     fn check(
         &self,
         store: &Store<D>,
@@ -180,7 +184,8 @@ impl<D: Disk> Version<D> {
         Err(Error::Missing { path, first: expected, last, hint })
     }
 
-    /// Checks that what a compaction found beside its output is still there.
+    /// Checks that each segment that a compaction retained still exists, and that its chain of
+    /// batches still reaches as far.
     fn check_keeps(&self, store: &Store<D>, retained: &[Retained]) -> Result<()> {
         for keep in retained {
             if self.replaced.contains(&keep.id) {
@@ -194,7 +199,8 @@ impl<D: Disk> Version<D> {
             let Some(cursor) = cursor else { continue };
             let segment = &self.segments[number];
             let before = cursor.pending.iter().filter(|batch| batch.offset < keep.end);
-            // No number would be missed: below `max_seq` any may be gone.
+            // The check for missing sequence numbers cannot notice this: any number up to `max_seq`
+            // may be missing.
             if let Some(error) = before.filter_map(|batch| segment.state(batch.offset).err()).next()
             {
                 return Err(segment.damage(error));
@@ -211,10 +217,12 @@ impl<D: Disk> Version<D> {
         Ok(())
     }
 
-    /// Walks on in every segment that may have more; returns what was committed up to `visible`.
+    /// Walks on in every segment that may have more batches. Returns those committed up to
+    /// `visible`.
     ///
-    /// A chain only says where its next batch is, so where it is not in memory the disk would be asked for one page
-    /// at a time. Therefore all chains are walked side by side, each until it has to wait.
+    /// A batch gives only the position of the next one, so walking a chain that is not in memory
+    /// would read one page at a time. To overlap these reads, all chains are walked in turn, each
+    /// until it has to wait.
     fn walk(&mut self, visible: u64) -> Vec<Unit> {
         let mut units = Vec::new();
         let segments = &self.segments;
@@ -239,7 +247,7 @@ impl<D: Disk> Version<D> {
         units
     }
 
-    /// Applies batches in order, with the entries of compactions in between where they belong.
+    /// Applies batches in order, and between them the entries of compaction outputs.
     fn apply(&mut self, store: &Store<D>, units: &[Unit], mut compacted: Compacted) -> Result<()> {
         self.open.retain(|cursor| !(cursor.sealed && cursor.pending.is_empty()));
         let (segments, mut heads) = (Arc::clone(&self.segments), HeadsAhead::default());
@@ -252,7 +260,8 @@ impl<D: Disk> Version<D> {
             heads.begin(i, units.len(), span);
             let segment = &segments[unit.segment as usize];
             let batch = match segment.batch(unit.offset, unit.len) {
-                // Below what an output reaches; above it, the history ends before such a batch.
+                // This occurs only at or below `max_seq`; above it, recovery has already ended the
+                // history before such a batch.
                 Err(_) if store.ignores_damage() => continue,
                 batch => batch?,
             };
@@ -263,7 +272,7 @@ impl<D: Disk> Version<D> {
                 self.applied.count(&entry);
                 self.value_bytes[unit.segment as usize] += entry.value_len;
                 match entry.kind {
-                    // The key of a clear is empty, which is the prefix of every key.
+                    // A clear has an empty key, which is a prefix of every key.
                     Kind::Clear | Kind::DeletePrefix => {
                         compacted.catch_up_prefix(&mut self.index, entry.key, unit.sequence);
                     }

@@ -1,8 +1,8 @@
-//! Reading values back: gathered into vectors, many keys and long ones in parallel; or lent as
-//! chunks of the mapping.
+//! Reads of values. They are copied into vectors, with many keys or long values in parallel, or
+//! lent as chunks of the mapping.
 //!
-//! Every value is held against its checksum, unless an option says otherwise, by the thread that
-//! copies it and while it is in the cache.
+//! Each value's checksum is compared, unless an option says otherwise. The thread that copies a
+//! value does so while the bytes are in its cache.
 
 use crate::Key;
 use crate::error::{Error, Result};
@@ -17,29 +17,31 @@ use crate::log::segment::extent::Extent;
 use crate::log::store::Store;
 use crate::threads::{self, LentPool, Team};
 
-/// Below this many bytes in all, one thread is faster than several.
+/// Below this many bytes in total, one thread is faster than several.
 const PARALLEL_MIN_BYTES: u64 = 256 << 10;
-/// Below this many bytes on average, extents of several keys are read in the order of the log.
+/// If the extents of several keys are shorter than this on average, they are read in the order of
+/// the log.
 const SMALL_EXTENT_BYTES: u64 = 2048;
-/// How much of the log is read before the next key's turn comes again: it stays in the cache.
+/// About how many bytes of the log are read before the next turn of the same key, so that they stay
+/// in the cache.
 const WINDOW_BYTES: u64 = 256 << 10;
 /// A value longer than this is copied in pieces of about this length.
 pub(super) const PIECE_BYTES: u64 = 1 << 20;
 
-/// What some keys held at one moment. It stays readable whatever happens to the store.
+/// The values of some keys at one moment. They stay readable whatever happens to the store.
 #[derive(Debug)]
 pub(crate) struct Snapshot<F> {
     pins: Pins<F>,
     pub(super) extents: Vec<Option<Extents>>,
-    /// Which picture's numbers the extents have.
+    /// The `rebuilds` of the version, which says whose segment numbers the extents use.
     rebuilds: u64,
     verify: bool,
-    /// Whether pages leave memory once they were read.
+    /// Whether a read drops the pages that it fetched from disk.
     pub(super) release: bool,
 }
 
 impl<F: DiskFile> Snapshot<F> {
-    /// What a picture holds at some extents.
+    /// Creates a snapshot of some extents of a version.
     pub(crate) fn new<D: Disk<File = F>>(
         version: &Version<D>,
         extents: Vec<Option<Extents>>,
@@ -51,7 +53,7 @@ impl<F: DiskFile> Snapshot<F> {
         Snapshot { pins, extents, rebuilds: version.rebuilds, verify, release }
     }
 
-    /// What some keys hold in a version.
+    /// Creates a snapshot of the keys' values in a version.
     pub(crate) fn of_keys<D: Disk<File = F>>(
         store: &Store<D>,
         version: &Version<D>,
@@ -64,7 +66,7 @@ impl<F: DiskFile> Snapshot<F> {
         Snapshot::new(version, extents, verify_on_read, release_after_read)
     }
 
-    /// An error if a read of it would return more than a read may.
+    /// Fails if the values are longer in total than a read may return.
     pub(crate) fn check_read<D: Disk<File = F>>(&self, store: &Store<D>) -> Result<()> {
         match store.options.max_read_bytes {
             Some(max) if self.bytes() > max => {
@@ -75,13 +77,14 @@ impl<F: DiskFile> Snapshot<F> {
         }
     }
 
-    /// The same, for bytes that nobody will read again: their pages leave memory if they were not in it.
+    /// Makes reads of the snapshot drop the pages that they fetch, for values that will not be read
+    /// again.
     pub(crate) fn releasing(mut self) -> Snapshot<F> {
         self.release = true;
         self
     }
 
-    /// The bytes of all values.
+    /// Returns the bytes of all values.
     pub(crate) fn bytes(&self) -> u64 {
         self.extents.iter().flatten().map(|list| total(list)).sum()
     }
@@ -91,7 +94,7 @@ impl<F: DiskFile> Snapshot<F> {
         self.pins.segment(extent)
     }
 
-    /// The value of each key, as a vector of exactly its length.
+    /// Returns the value of each key, as a vector of exactly its length.
     pub(crate) fn values(&self, pool: Option<&LentPool>) -> Result<Vec<Vec<u8>>> {
         let extents: Vec<&[Extent]> =
             self.extents.iter().map(|key| key.as_deref().map_or(&[][..], |list| list)).collect();
@@ -127,8 +130,9 @@ impl<F: DiskFile> Snapshot<F> {
         Ok(value)
     }
 
-    /// The values of some keys, a few extents of each in turn: what is small and lies side by side
-    /// in the log is then read while it is near, and the log is read forward.
+    /// Reads the values of some keys, a few extents of each in turn. Small values that are next to
+    /// each other in the log are then read while they are in the cache, and the log is read
+    /// forward.
     fn side_by_side(&self, keys: &[&[Extent]]) -> Result<Vec<Vec<u8>>> {
         let mut values: Vec<_> =
             keys.iter().map(|list| Vec::with_capacity(total(list) as usize)).collect();
@@ -157,9 +161,9 @@ impl<F: DiskFile> Snapshot<F> {
         Ok(())
     }
 
-    /// A value in pieces that are copied side by side.
+    /// Reads a long value in pieces that are copied in parallel.
     fn long_value(&self, team: Team, extents: &[Extent], len: u64) -> Result<Vec<u8>> {
-        // Fresh zeroed memory: its pages are not touched before the copy does.
+        // Fresh zeroed memory, whose pages are first touched by the copy.
         let mut value = vec![0; len as usize];
         let mut pieces = Vec::new();
         let (mut rest, mut first, mut piece_len) = (&mut value[..], 0, 0);
@@ -204,7 +208,7 @@ impl<F: DiskFile> Snapshot<F> {
         }
     }
 
-    /// Copies one long extent in pieces, and puts its checksum together from theirs.
+    /// Copies one long extent in pieces, and combines their checksums into that of the extent.
     fn copy_long(
         &self,
         team: Team,
@@ -214,7 +218,7 @@ impl<F: DiskFile> Snapshot<F> {
     ) -> Result<Option<u32>> {
         let (from, piece) = (segment.value(extent), PIECE_BYTES as usize);
         let count = from.len().div_ceil(piece);
-        // Only the first piece begins at the salt; the others are appended to it.
+        // Only the first piece's checksum starts from the salt; the others are combined with it.
         let mut hashers = vec![crc32fast::Hasher::new(); count];
         if let Some(first) = hashers.first_mut() {
             *first = segment.salt().value_hasher();
@@ -236,7 +240,7 @@ impl<F: DiskFile> Snapshot<F> {
         Ok(whole.filter(|_| self.verify).map(crc32fast::Hasher::finalize))
     }
 
-    /// The pieces of each key's value, in the mapping, their checksums compared.
+    /// Returns the chunks of each key's value in the mapping, after comparing their checksums.
     pub(crate) fn chunks(&self, pool: Option<&LentPool>) -> Result<Vec<Vec<&[u8]>>> {
         self.check(pool)?;
         let value = |extent: &Extent| self.segment(extent).value(extent);
@@ -246,7 +250,7 @@ impl<F: DiskFile> Snapshot<F> {
         Ok(self.extents.iter().map(chunks_of).collect())
     }
 
-    /// Compares the checksums of all values, if they are to be compared.
+    /// Compares the checksums of all values, unless this is turned off.
     pub(super) fn check(&self, pool: Option<&LentPool>) -> Result<()> {
         if !self.verify {
             return Ok(());
@@ -264,8 +268,8 @@ impl<F: DiskFile> Snapshot<F> {
         })
     }
 
-    /// Brings values from what they were in an earlier snapshot of the same keys to what they are in
-    /// this one; of a value that only grew, what is new is read.
+    /// Updates values of an earlier snapshot of the same keys to this one. If a value has only
+    /// grown, only its new extents are read.
     pub(crate) fn bring_up(&self, before: &Snapshot<F>, values: &mut [Vec<u8>]) -> Result<()> {
         for (key, value) in values.iter_mut().enumerate() {
             let (new, is_all) = self.since(before, key);
@@ -279,13 +283,13 @@ impl<F: DiskFile> Snapshot<F> {
         Ok(())
     }
 
-    /// The bytes that [`bring_up`](Snapshot::bring_up) would read, at most.
+    /// Returns the bytes that [`bring_up`](Snapshot::bring_up) would read.
     pub(crate) fn new_bytes(&self, before: &Snapshot<F>) -> u64 {
         (0..self.extents.len()).map(|key| total(self.since(before, key).0)).sum()
     }
 
-    /// The extents of a key that an earlier snapshot does not have; or all of them, if it is not so
-    /// that the value only grew.
+    /// Returns a key's extents that an earlier snapshot does not have, and `false`. If the value
+    /// has done more than grow, returns all its extents and `true`.
     fn since<'s>(&'s self, before: &Snapshot<F>, key: usize) -> (&'s [Extent], bool) {
         let now = self.extents[key].as_deref().map_or(&[][..], |list| &list[..]);
         let then = before.extents[key].as_deref().map_or(&[][..], |list| &list[..]);

@@ -1,5 +1,5 @@
-//! How a picture takes in segments: those that are new, and the outputs of compactions, which only a
-//! picture that is begun can take in.
+//! How a version takes in segments: new ones at any time, but compaction outputs only while it is
+//! built from the start.
 
 use std::sync::Arc;
 
@@ -17,27 +17,29 @@ use crate::log::segment::extent::SEGMENT_NUMBERS;
 use crate::log::segment::outputs::NewestOutput;
 use crate::log::store::Store;
 
-/// What a step of a refresh has led to.
+/// The result of one step of a refresh.
 pub(crate) enum Advance {
     Done,
-    /// An output of a compaction has come: the picture must be begun anew.
+    /// A compaction output was published, so the version must be rebuilt.
     Rebuild,
-    /// A segment with this id was listed, and cannot be opened: so one is about to come.
+    /// A segment with this id was listed but could not be opened: a compaction has replaced it, so
+    /// an output may be missing from the listing.
     Vanished(u64),
 }
 
-/// What came of looking for segments.
+/// The result of [`discover`](Version::discover).
 pub(crate) enum Discovered {
-    /// They were taken in; these are what the newest output among them found beside it.
+    /// The segments were added. Contains the list of retained segments of the newest output among
+    /// them.
     Segments(Vec<Retained>),
-    /// They cannot be taken into this picture.
+    /// The segments cannot be added to this version.
     Changed(Advance),
 }
 
 impl<D: Disk> Version<D> {
-    /// Opens the segments that are new, and takes them in. The outputs of compactions can only be
-    /// taken in by a picture that is begun: what they replace is then never looked at, and their
-    /// entries are laid out for each key.
+    /// Opens the new segments and adds them. Compaction outputs can be added only when the version
+    /// is built from the start (`is_first`): the segments that they replace are then never read,
+    /// and their entries are collected by key.
     pub(crate) fn discover(
         &mut self,
         store: &Store<D>,
@@ -58,7 +60,8 @@ impl<D: Disk> Version<D> {
         }
         let newest = if has_outputs { self.read_lists(&found)? } else { NewestOutput::default() };
         for segment in found {
-            // A segment that was replaced would only keep its disk space.
+            // A replaced segment is not needed, and keeping it open would keep its disk space in
+            // use.
             if !self.replaced.contains(&segment.id()) {
                 self.add(store, segment, compacted)?;
             }
@@ -67,7 +70,7 @@ impl<D: Disk> Version<D> {
         Ok(Discovered::Segments(newest.retained))
     }
 
-    /// Reads what the outputs among some segments replace; returns the newest of them.
+    /// Reads which segments the outputs in `found` replace. Returns the newest output.
     fn read_lists(&mut self, found: &[Arc<Segment<D::File>>]) -> Result<NewestOutput> {
         let mut newest = NewestOutput::default();
         for segment in found {
@@ -79,7 +82,7 @@ impl<D: Disk> Version<D> {
         Ok(newest)
     }
 
-    /// Gives a segment its number; takes in what it holds if it is an output.
+    /// Adds a segment under the next number. If it is a compaction output, also reads its entries.
     fn add(
         &mut self,
         store: &Store<D>,

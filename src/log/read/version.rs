@@ -1,6 +1,6 @@
-//! The version of the store that a handle knows: its segments, how far each was walked, and the index.
+//! A handle's version of the store: its segments, how far each was walked, and the index.
 //!
-//! The log is the truth and the version trails it. What brings it up to now is in `replay.rs`.
+//! The log is the truth, and the version trails it. `replay.rs` brings the version up to date.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,43 +14,45 @@ use crate::log::read::index::Index;
 use crate::log::segment::Segment;
 use crate::log::store::Store;
 
-/// The segments that the extents of a picture name by number.
+/// The segments of a version; an extent's segment number is an index into them.
 pub(crate) type Segments<F> = Arc<Vec<Arc<Segment<F>>>>;
 
-/// The state of the store at one moment, as one handle knows it.
+/// The state of the store at one sequence number, as one handle sees it.
 #[derive(Debug)]
 pub(crate) struct Version<D: Disk> {
     /// The last sequence number that was applied.
     pub(crate) sequence: u64,
-    /// None before the first look.
+    /// `None` before the first refresh.
     pub(super) directory_epoch: Option<u64>,
     pub(super) discovery: SegmentDiscovery,
     pub(crate) segments: Segments<D::File>,
-    /// Mappings of an earlier picture that this one may still need, by id.
+    /// Mappings of the version before a rebuild, by segment id. The rebuild may use them again.
     pub(super) known: BTreeMap<u64, Arc<Segment<D::File>>>,
-    /// The segments in which more may come.
+    /// The cursors of the segments that may get more batches or have batches whose state is not
+    /// final.
     pub(crate) open: Vec<Cursor>,
-    /// Segments whose contents an output of a compaction holds; they are not among `segments`.
+    /// Segments that a compaction output replaces; they are not in `segments`.
     pub(super) replaced: BTreeSet<u64>,
-    /// Numbers up to this one may be missing: a compaction has dropped them.
+    /// Sequence numbers up to this one may be missing, since a compaction has dropped their
+    /// batches.
     pub(super) max_seq: u64,
     pub(crate) index: Index,
-    /// What was applied.
+    /// Counts of what was applied.
     pub(crate) applied: Applied,
     /// The bytes of all values in each segment, live or dead.
     pub(crate) value_bytes: Vec<u64>,
     /// The bytes of all batches in each segment.
     pub(crate) batch_bytes: Vec<u64>,
-    /// How often the picture was begun anew; extents of an older one mean nothing.
+    /// How often the version was rebuilt. Extents from before the last rebuild are not valid in it.
     pub(crate) rebuilds: u64,
 }
 
-/// Counts of what lies in the segments of a picture.
+/// Counts of the contents of a version's segments.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Applied {
     pub(crate) batches: u64,
     pub(crate) entries: u64,
-    /// Deletes and clears.
+    /// Deletes, prefix deletes and clears.
     pub(crate) removals: u64,
 }
 
@@ -82,29 +84,29 @@ impl<D: Disk> Default for Version<D> {
 }
 
 impl<D: Disk> Version<D> {
-    /// Whether the picture shows the history as it is now.
+    /// Whether the version is up to date.
     #[inline]
     pub(crate) fn is_current(&self, store: &Store<D>) -> bool {
         self.sequence >= store.visible() && self.directory_epoch == Some(store.directory_epoch())
     }
 
-    /// Whether the picture was ever looked at, and so costs memory.
+    /// Whether the version was built, and so takes memory.
     pub(crate) fn is_built(&self) -> bool {
         self.directory_epoch.is_some()
     }
 
-    /// Whether the picture has every segment that was published up to a generation.
+    /// Whether the version has every segment that was published up to a directory epoch.
     pub(crate) fn knows_all_segments(&self, directory_epoch: u64) -> bool {
         self.directory_epoch == Some(directory_epoch)
     }
 
-    /// Forgets everything; the next look begins anew.
+    /// Drops everything; the next refresh rebuilds the version.
     pub(crate) fn reset(&mut self) {
         let rebuilds = self.rebuilds + 1;
         *self = Version { rebuilds, ..Version::default() };
     }
 
-    /// Forgets everything but the mappings, which are used again.
+    /// Drops everything but the mappings, which the rebuild uses again.
     pub(super) fn begin_anew(&mut self) {
         let mut known = std::mem::take(&mut self.known);
         known.extend(self.segments.iter().map(|segment| (segment.id(), Arc::clone(segment))));

@@ -1,4 +1,4 @@
-//! A value lent as it lies in the mapped segments.
+//! A value lent from the mapped segments, without a copy.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use crate::log::segment::ahead::{Ahead, Span};
 use crate::log::segment::extent::Extent;
 use crate::threads::LentPool;
 
-/// A key's value as it lies in the mapped segments: chunks without a copy.
+/// A key's value as chunks of the mapped segments, without a copy.
 ///
-/// Made by [`SegmentLog::view`](crate::SegmentLog::view). The bytes stay as they are for as long as
-/// the view lives, whatever is appended, deleted or compacted meanwhile.
+/// Created by [`SegmentLog::view`](crate::SegmentLog::view). The bytes do not change as long as the
+/// view lives, whatever is appended, deleted or compacted meanwhile.
 #[derive(Debug)]
 pub struct View<D: Disk = OsDisk> {
     snapshot: Arc<Snapshot<D::File>>,
@@ -20,7 +20,7 @@ pub struct View<D: Disk = OsDisk> {
 
 impl<D: Disk> View<D> {
     pub(crate) fn new(snapshot: Snapshot<D::File>, pool: Option<&LentPool>) -> Result<View<D>> {
-        // Compares the checksums once, here.
+        // Compare the checksums once, so that iterations need not.
         snapshot.check(pool)?;
         Ok(View { snapshot: Arc::new(snapshot) })
     }
@@ -29,41 +29,43 @@ impl<D: Disk> View<D> {
         self.snapshot.extents.first().and_then(|key| key.as_deref()).map_or(&[], |list| list)
     }
 
-    /// The chunks in order; together they are the value.
+    /// Returns the chunks in order; together they are the value.
     ///
-    /// What is not in memory is read from disk a little ahead of the iteration. A chunk may be as long as the value;
-    /// [`pieces`](View::pieces) cuts it, so that a value of any length passes through bounded memory.
+    /// Chunks that are not in memory are read from disk a little ahead of the iteration. A chunk
+    /// may be as long as the value; [`pieces`](View::pieces) splits it, so that a value of any
+    /// length passes through bounded memory.
     #[must_use]
     pub fn chunks(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         pieces(&self.snapshot, self.extents(), u64::MAX)
     }
 
-    /// The value in pieces of at most `max_bytes`, in order.
+    /// Returns the value in pieces of at most `max_bytes`, in order.
     ///
-    /// As the iteration moves on, the next pieces are read from disk, and those behind it leave memory again if
-    /// the store was opened with [`release_after_read`](crate::Options::release_after_read).
+    /// The next pieces are read from disk ahead of the iteration. If the store was opened with
+    /// [`release_after_read`](crate::Options::release_after_read), the iteration also drops the
+    /// fetched pages behind it.
     pub fn pieces(&self, max_bytes: usize) -> impl Iterator<Item = &[u8]> {
         pieces(&self.snapshot, self.extents(), (max_bytes as u64).max(1))
     }
 
-    /// The length of the value in bytes.
+    /// Returns the length of the value in bytes.
     #[must_use]
     pub fn len(&self) -> u64 {
         total(self.extents())
     }
 
-    /// Whether the value has no bytes.
+    /// Returns whether the value has no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// Pieces of a value, the next ones asked for ahead.
+/// An iterator over the pieces of a value, which requests the next ones from disk ahead of time.
 struct Pieces<'s, F: DiskFile, I> {
     snapshot: &'s Snapshot<F>,
     rest: &'s [Extent],
-    /// How much of the first of `rest` is done.
+    /// The bytes of the first extent of `rest` that were returned.
     done: u64,
     max_bytes: u64,
     ahead: Ahead<'s, F, I>,
