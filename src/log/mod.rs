@@ -91,17 +91,17 @@ impl SegmentLog {
     ///
     /// # Errors
     ///
-    /// The error names the path and says what to do. Its [kind](Error::kind) is
+    /// The error names the path and says what to do. Its [kind](crate::Error::kind) is
     ///
-    /// - [`NotAStore`](ErrorKind::NotAStore) if the path is a file, or a directory with other
+    /// - [`NotAStore`](crate::ErrorKind::NotAStore) if the path is a file, or a directory with other
     ///   files;
-    /// - [`NewerVersion`](ErrorKind::NewerVersion) if the store has a newer format;
-    /// - [`UnsupportedFileSystem`](ErrorKind::UnsupportedFileSystem) on a network file system;
-    /// - [`Corrupt`](ErrorKind::Corrupt) if bytes that were synced are damaged;
-    /// - [`Busy`](ErrorKind::Busy) if another process has the store locked for too long, or the
+    /// - [`NewerVersion`](crate::ErrorKind::NewerVersion) if the store has a newer format;
+    /// - [`UnsupportedFileSystem`](crate::ErrorKind::UnsupportedFileSystem) on a network file system;
+    /// - [`Corrupt`](crate::ErrorKind::Corrupt) if bytes that were synced are damaged;
+    /// - [`Busy`](crate::ErrorKind::Busy) if another process has the store locked for too long, or the
     ///   store is temporary;
-    /// - [`ReadOnly`](ErrorKind::ReadOnly) if this process may not write to the store;
-    /// - [`Io`](ErrorKind::Io) if another system call fails.
+    /// - [`ReadOnly`](crate::ErrorKind::ReadOnly) if this process may not write to the store;
+    /// - [`Io`](crate::ErrorKind::Io) if another system call fails.
     pub fn open(path: impl AsRef<Path>) -> Result<SegmentLog> {
         Options::default().open(path)
     }
@@ -115,7 +115,7 @@ impl SegmentLog {
     ///
     /// # Errors
     ///
-    /// Those of [`open`](SegmentLog::open), and [`NotAStore`](ErrorKind::NotAStore) if there is no
+    /// Those of [`open`](SegmentLog::open), and [`NotAStore`](crate::ErrorKind::NotAStore) if there is no
     /// store.
     pub fn open_read_only(path: impl AsRef<Path>) -> Result<SegmentLog> {
         Options::default().open_read_only(path)
@@ -138,7 +138,7 @@ impl SegmentLog {
     ///
     /// # Errors
     ///
-    /// [`Io`](ErrorKind::Io) if the directory cannot be read, or a store cannot be removed.
+    /// [`Io`](crate::ErrorKind::Io) if the directory cannot be read, or a store cannot be removed.
     pub fn sweep(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
         sweep(&OsDisk, dir.as_ref())
     }
@@ -195,9 +195,9 @@ impl<D: Disk> SegmentLog<D> {
     ///
     /// # Errors
     ///
-    /// [`Corrupt`](ErrorKind::Corrupt) on damage, [`SyncFailed`](ErrorKind::SyncFailed) after a
-    /// failed sync, [`ReadOnly`](ErrorKind::ReadOnly) on a read-only handle, and
-    /// [`DiskFull`](ErrorKind::DiskFull) if not even one segment can be rewritten. The store is
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) on damage, [`SyncFailed`](crate::ErrorKind::SyncFailed) after a
+    /// failed sync, [`ReadOnly`](crate::ErrorKind::ReadOnly) on a read-only handle, and
+    /// [`DiskFull`](crate::ErrorKind::DiskFull) if not even one segment can be rewritten. The store is
     /// then unchanged. If the disk has room for a part of the work, that part is done.
     pub fn compact(&self) -> Result<Compaction> {
         self.engine.store.check_writable()?;
@@ -262,7 +262,7 @@ impl<D: Disk> SegmentLog<D> {
     ///
     /// # Errors
     ///
-    /// [`Forked`](ErrorKind::Forked) in a child of `fork`.
+    /// [`Forked`](crate::ErrorKind::Forked) in a child of `fork`.
     pub fn last_seq(&self) -> Result<Seq> {
         let store = &self.engine.store;
         store.check_process()?;
@@ -273,7 +273,7 @@ impl<D: Disk> SegmentLog<D> {
     ///
     /// # Errors
     ///
-    /// [`Forked`](ErrorKind::Forked) in a child of `fork`.
+    /// [`Forked`](crate::ErrorKind::Forked) in a child of `fork`.
     pub fn durable_seq(&self) -> Result<Seq> {
         let store = &self.engine.store;
         store.check_process()?;
@@ -285,7 +285,7 @@ impl<D: Disk> SegmentLog<D> {
     ///
     /// # Errors
     ///
-    /// Those of [`sync`](Partd::sync), and [`Invalid`](ErrorKind::Invalid) if `seq` is greater than
+    /// Those of [`sync`](Partd::sync), and [`Invalid`](crate::ErrorKind::Invalid) if `seq` is greater than
     /// the last sequence number.
     pub fn sync_to(&self, seq: Seq) -> Result<()> {
         let Engine { store, syncer, .. } = &*self.engine;
@@ -304,8 +304,8 @@ impl<D: Disk> SegmentLog<D> {
     ///
     /// # Errors
     ///
-    /// [`Corrupt`](ErrorKind::Corrupt) on damage, [`Io`](ErrorKind::Io) if a segment cannot be
-    /// opened, and [`Forked`](ErrorKind::Forked) in a child of `fork`.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) on damage, [`Io`](crate::ErrorKind::Io) if a segment cannot be
+    /// opened, and [`Forked`](crate::ErrorKind::Forked) in a child of `fork`.
     pub fn stats(&self) -> Result<Stats> {
         let Engine { store, reader, writer, .. } = &*self.engine;
         stats::count(store, reader, &writer.space)
@@ -318,8 +318,8 @@ impl<D: Disk> SegmentLog<D> {
     ///
     /// # Errors
     ///
-    /// [`Corrupt`](ErrorKind::Corrupt) with the file and offset of the first damage found, and
-    /// [`Io`](ErrorKind::Io) if a segment cannot be opened.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) with the file and offset of the first damage found, and
+    /// [`Io`](crate::ErrorKind::Io) if a segment cannot be opened.
     pub fn verify(&self) -> Result<Verified> {
         verify::verify(&self.engine.store, &self.engine.reader)
     }
@@ -421,7 +421,7 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// Those of [`SegmentLog::open`], and [`Invalid`](ErrorKind::Invalid) if an option is out of
+    /// Those of [`SegmentLog::open`], and [`Invalid`](crate::ErrorKind::Invalid) if an option is out of
     /// range.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<SegmentLog> {
         self.open_on(OsDisk, path)
