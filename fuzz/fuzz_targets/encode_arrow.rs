@@ -15,11 +15,11 @@ fn read(input: &[u8]) -> Corpus {
     dict.append([("k", &stored)]).unwrap();
     let layer = Arrow::new(dict).with_max_decoded_bytes(encode::LIMIT_BYTES);
     let Some(batch) = encode::check(layer.get("k"), 2 * stored.len()) else {
-        return Corpus::Retained;
+        return Corpus::Keep;
     };
     assert!(format!("{batch:?}").len() > 2);
     let again = Arrow::new(Dict::new());
     again.append([("k", &batch)]).unwrap();
     assert_eq!(again.get("k").unwrap().num_rows(), batch.num_rows());
-    Corpus::Retained
+    Corpus::Keep
 }

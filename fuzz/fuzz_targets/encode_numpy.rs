@@ -38,5 +38,5 @@ fn read(input: &[u8]) -> Corpus {
     read!(Numpy::<f32, _>::new);
     read!(Numpy::<bool, _>::new);
     read!(|p| Numpy::datetime64(p, "ns").unwrap());
-    Corpus::Retained
+    Corpus::Keep
 }

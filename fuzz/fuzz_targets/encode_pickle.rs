@@ -41,6 +41,6 @@ fuzz_target!(|input: &[u8]| -> Corpus {
         read::<i64>(input);
         read::<(i64, String, Option<u8>)>(input);
         read::<Vec<Vec<String>>>(input);
-        Corpus::Retained
+        Corpus::Keep
     })
 });
