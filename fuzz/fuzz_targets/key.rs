@@ -146,7 +146,10 @@ fuzz_target!(|input: &[u8]| {
         let (key, other_key) = (one.key(), other.key());
         let read = decode(&mut key.as_bytes().iter(), false);
         assert!(read == Some(one.nodes()), "the key does not decode to its tuple");
-        assert!(key.parts().map(nodes) == Some(one.nodes()), "Key::parts does not return the tuple");
+        assert!(
+            key.parts().map(nodes) == Some(one.nodes()),
+            "Key::parts does not return the tuple"
+        );
         if one.has_shape_of(other) {
             assert!(key.cmp(&other_key) == one.cmp(other), "keys and tuples sort differently");
         } else if one.is_flat() && other.is_flat() {

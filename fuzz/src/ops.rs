@@ -293,7 +293,7 @@ impl Run {
                 }
                 Change::Delete(_) | Change::Clear | Change::DeletePrefix(_) => {
                     (*change, Vec::new())
-                },
+                }
             }
         });
         valued.collect()
