@@ -33,7 +33,7 @@ const KEYS_LEN_AT: u64 = 40;
 const _: () = assert!(CHECKSUM_AT == WORDS_LEN && KEYS_LEN_AT + 8 == HEAD_LEN);
 const _: () = assert!(ENTRY_LEN == 8 + 4 + 4);
 
-/// What an entry does to its key.
+/// The effect of an entry on its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Adds the value at the end of the key's value.
@@ -231,7 +231,7 @@ impl Layout {
 /// An entry to be encoded.
 #[derive(Clone, Copy, Debug)]
 pub struct NewEntry<'k> {
-    /// What it does to the key.
+    /// The effect on the key.
     pub kind: Kind,
     /// The key; empty for [`Kind::Clear`].
     pub key: &'k [u8],
@@ -527,7 +527,7 @@ impl<'a> Batch<'a> {
 /// One key's part of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry<'a> {
-    /// What it does to the key.
+    /// The effect on the key.
     pub kind: Kind,
     /// The key; empty for [`Kind::Clear`].
     pub key: &'a [u8],

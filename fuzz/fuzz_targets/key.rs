@@ -125,7 +125,7 @@ fn integer(bytes: &mut std::slice::Iter<'_, u8>) -> Option<i128> {
     Some(if code < 0 { -number } else { number })
 }
 
-/// What the crate says that a key was made from.
+/// Converts the parts that the crate returns for a key.
 fn nodes(parts: Vec<TuplePart>) -> Vec<Node> {
     let node = |part| match part {
         TuplePart::Bytes(bytes) => Node::Bytes(bytes),
@@ -156,7 +156,7 @@ fuzz_target!(|input: &[u8]| {
             assert!(key.cmp(&other_key) == one.flat().cmp(&other.flat()), "keys sort otherwise");
         }
         let plain = Key::from(&bytes[..]);
-        // Whatever the bytes are, they are read or refused.
+        // Any bytes decode or are refused, without a panic.
         let _ = (plain.parts(), plain.to_string());
         assert!(plain.as_bytes() == &bytes[..] && plain.len() == bytes.len());
         assert!(Key::from((plain.clone(),)) == plain, "a tuple of one part is another key");

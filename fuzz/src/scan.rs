@@ -7,7 +7,7 @@ use partd_format::segment::{DURABLE_END_AT, HEADER_LEN, file_name, id_of_file_na
 use partd_format::word::durable_end;
 use partd_format::{Batch, Ending, Link, SEQUENCE_MAX, Salt, Scanner, State};
 
-/// What a scan has reached, so that targets and tests can check their coverage.
+/// The cases that a scan has reached, so that targets and tests can check their coverage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reached {
     /// Whether the header was valid.

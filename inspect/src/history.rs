@@ -30,7 +30,7 @@ pub enum Rule {
     Alone,
 }
 
-/// What decides, besides the files, which rule applies.
+/// The facts, besides the files, that decide which rule applies.
 #[derive(Clone, Copy, Debug)]
 pub struct Environment {
     /// The boot id of the running system.

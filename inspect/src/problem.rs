@@ -44,7 +44,7 @@ pub struct Problem {
     pub expected: String,
     /// What was found.
     pub found: String,
-    /// What is lost, if that is known: a key, a range of sequence numbers.
+    /// The loss, if it is known: a key, or a range of sequence numbers.
     pub consequence: Option<String>,
 }
 
@@ -101,7 +101,7 @@ impl Problem {
         }
     }
 
-    /// What was expected, what was found and what is lost.
+    /// The expected and the found value, and the loss.
     #[must_use]
     pub fn evidence(&self) -> String {
         let Problem { expected, found, .. } = self;

@@ -55,7 +55,7 @@ pub struct LostPart {
     pub max_seq: Option<u64>,
 }
 
-/// What a rescue found in one segment.
+/// The findings of a rescue in one segment.
 #[derive(Debug, Default)]
 struct SegmentRescue {
     /// Batches of the chain that are readable after a correction, with their index.

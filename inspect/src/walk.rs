@@ -89,7 +89,7 @@ pub struct Head {
 /// One entry.
 #[derive(Clone, Copy, Debug)]
 pub struct EntryInfo {
-    /// What it does to its key.
+    /// The effect on its key.
     pub kind: Kind,
     /// The checksum of its value, as stored in the batch.
     pub value_checksum: u32,

@@ -30,7 +30,7 @@ const KEPT_BUFFER_MAX_BYTES: usize = 64 << 20;
 /// input.
 const REASON_MAX_CHARS: usize = 600;
 
-/// What comes of encoding a run of steps: the frames, and where each of them lies.
+/// The result of encoding a run of steps: the frames, and the range of each.
 struct EncodedRun {
     buffer: Vec<u8>,
     frames: Vec<Range<usize>>,

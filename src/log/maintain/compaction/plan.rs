@@ -14,7 +14,6 @@ use crate::error::{Error, Result};
 use crate::log::fs::DiskFile;
 use crate::log::maintain::compaction::base::Base;
 use crate::log::read::index::Extents;
-
 use crate::log::segment::Segment;
 use crate::log::segment::ahead::HeadsAhead;
 use crate::log::segment::chain::BatchRange;
