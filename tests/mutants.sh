@@ -50,7 +50,7 @@ mutant() {
 program() {
     case $1 in
     sleeping::*) echo --release --manifest-path loom/Cargo.toml --test loom ;;
-    reopen::* | shared_files::*) echo --test engine ;;
+    alignment::* | reopen::* | shared_files::*) echo --test engine ;;
     threads::*) echo --test processes ;;
     *) echo --test simulated ;;
     esac
@@ -74,7 +74,7 @@ run() {
     elif [ "$code" = 0 ]; then
         result=passes
     else
-        result=$(grep -m 1 -oE '(I[1-9]|live) is violated|^deadlock' "$log" | cut -d ' ' -f 1 || true)
+        result=$(grep -m 1 -oE '(I[1-9]|live|aligned) is violated|^deadlock' "$log" | cut -d ' ' -f 1 || true)
         # Loom reports a deadlock in its own words.
         result=${result/deadlock/live}
         result=${result:-"ERROR: it fails, but no invariant is named"}
@@ -308,6 +308,10 @@ mutant forgotten-prefix src/log/maintain/compaction/plan.rs I5 crash $crash \
 mutant prefix-neighbours src/log/read/index.rs 'live I1 I2 I5' crash $crash \
     'let stays = !slot.key.as_bytes().starts_with(prefix);' \
     'let stays = !slot.key.as_bytes().starts_with(&prefix[..prefix.len() - 1]);'
+mutant misaligned-output src/log/maintain/compaction/plan.rs aligned alignment \
+    long_values_are_aligned_before_and_after_compactions \
+    '&& value_offset(len, extent.len()) == len' \
+    '&& value_offset(len, extent.len()) >= len'
 mutant replaced src/log/read/take_in.rs 'live I5' kill_steps \
     a_process_stopped_at_any_operation_delays_no_one_and_resumes_later \
     'if !self.replaced.contains(&segment.id()) {' \

@@ -11,7 +11,7 @@ use crate::salt::Salt;
 use crate::word::BATCH_LEN_MAX;
 use crate::{SEQUENCE_MAX, align};
 
-pub use crate::layout::{HEAD_LEN, WORDS_LEN};
+pub use crate::layout::{ALIGNED_VALUE_MIN, HEAD_LEN, VALUE_ALIGN, WORDS_LEN, value_offset};
 
 /// The length of a row of the table in bytes.
 pub const ENTRY_LEN: u64 = 16;
@@ -78,12 +78,18 @@ impl Kind {
 }
 
 /// The offsets of the parts of a batch, computed from the lengths of its keys and values.
+///
+/// Long values are aligned in the segment, so the length of the batch depends on its offset there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
     entries: u64,
     sequences: bool,
     keys_len: u64,
     values_len: u64,
+    /// The bytes of the values before the first aligned one.
+    before_aligned: u64,
+    /// The bytes from the first aligned value to the end of the last value; 0 without one.
+    from_aligned: u64,
 }
 
 impl Layout {
@@ -110,18 +116,23 @@ impl Layout {
         if value_len > BATCH_LEN_MAX {
             return Err(Error::at_most(0, "length of value", BATCH_LEN_MAX, value_len));
         }
-        let added = Layout {
+        let mut added = Layout {
             entries: self.entries + 1,
             keys_len: self.keys_len + key_len,
             values_len: self.values_len + value_len,
             ..*self
         };
+        if self.from_aligned > 0 || value_len >= ALIGNED_VALUE_MIN {
+            added.from_aligned = value_offset(self.from_aligned, value_len) + value_len;
+        } else {
+            added.before_aligned += value_len;
+        }
         if added.entries > u64::from(u32::MAX) {
             let limit = u32::MAX.into();
             return Err(Error::at_most(0, "entries of a batch", limit, added.entries));
         }
-        if added.batch_len() > BATCH_LEN_MAX {
-            return Err(Error::at_most(0, "length of batch", BATCH_LEN_MAX, added.batch_len()));
+        if added.batch_len_max() > BATCH_LEN_MAX {
+            return Err(Error::at_most(0, "length of batch", BATCH_LEN_MAX, added.batch_len_max()));
         }
         *self = added;
         Ok(())
@@ -133,23 +144,35 @@ impl Layout {
         self.entries
     }
 
-    /// The offset of the first value in the batch.
+    /// The offset in the batch at which the keys end. The first value begins here, unless it is
+    /// aligned.
     #[must_use]
     pub fn values_start(&self) -> u64 {
         let row = ENTRY_LEN + if self.sequences { SEQUENCE_LEN } else { 0 };
         HEAD_LEN + self.entries * row + self.keys_len
     }
 
-    /// The length of all values in bytes.
+    /// The length of all values in bytes, without what aligns them.
     #[must_use]
     pub fn values_len(&self) -> u64 {
         self.values_len
     }
 
-    /// The length of the batch in bytes, from its link word to the next one.
+    /// The length in bytes of the batch at `offset` of a segment, from its link word to the next one.
     #[must_use]
-    pub fn batch_len(&self) -> u64 {
-        (self.values_start() + self.values_len).next_multiple_of(8)
+    pub fn batch_len(&self, offset: u64) -> u64 {
+        let mut end = offset + self.values_start() + self.before_aligned;
+        if self.from_aligned > 0 {
+            end = end.next_multiple_of(VALUE_ALIGN) + self.from_aligned;
+        }
+        (end - offset).next_multiple_of(8)
+    }
+
+    /// The length in bytes of the batch at the offset where it is longest.
+    fn batch_len_max(&self) -> u64 {
+        let gap = if self.from_aligned > 0 { VALUE_ALIGN - 1 } else { 0 };
+        let len = self.values_start() + self.before_aligned + gap + self.from_aligned;
+        len.next_multiple_of(8)
     }
 
     /// Encodes header, table, sequence numbers and keys of a batch at `offset` of a segment.
@@ -317,7 +340,7 @@ impl<'a> Batch<'a> {
         Batch::parse_head(salt, offset, body.len() as u64 + WORDS_LEN, body)
     }
 
-    /// Returns the offset of the values in the batch of `len` bytes at `offset`.
+    /// Returns the offset in the batch of `len` bytes at `offset` at which the keys end.
     /// [`parse_head`](Batch::parse_head) needs the bytes up to it, less the 16 of the link and state
     /// words.
     ///
@@ -378,8 +401,8 @@ impl<'a> Batch<'a> {
 
     /// Checks each entry, and that the lengths fill the batch.
     fn check_table(&self, keys_len: u64) -> Result<(), Error> {
-        let room = self.len - self.values_start;
-        let (mut keys, mut values) = (0_u64, 0_u64);
+        let batch_end = self.offset + self.len;
+        let (mut keys, mut values_end) = (0_u64, self.offset + self.values_start);
         for (i, row) in self.rows().enumerate() {
             let at = self.offset + HEAD_LEN + i as u64 * ENTRY_LEN;
             let word = Le::read_u64(row);
@@ -395,18 +418,21 @@ impl<'a> Batch<'a> {
             }
             // Fewer than 2^32 lengths, each below 2^32, cannot overflow.
             keys += key_len;
-            // Both are below 2^63: the sum so far is within the batch, and a length has 56 bits.
-            values += word >> 8;
-            if values > room {
-                return Err(Error::at_most(at, "lengths of values", room, values));
+            // No overflow: the end so far is within the batch, and a length has 56 bits.
+            let value_len = word >> 8;
+            let start = value_offset(values_end, value_len);
+            values_end = start + value_len;
+            if values_end > batch_end {
+                let room = batch_end.saturating_sub(start);
+                return Err(Error::at_most(at, "length of value", room, value_len));
             }
         }
         if keys != keys_len {
             let at = self.offset + KEYS_LEN_AT;
             return Err(Error::number(at, "bytes of keys", keys, keys_len));
         }
-        if align(self.values_start + values) != Some(self.len) {
-            let filled = self.values_start + values;
+        let filled = values_end - self.offset;
+        if align(filled) != Some(self.len) {
             return Err(Error::number(self.offset, "bytes of batch", self.len, filled));
         }
         for (i, sequence) in self.column().enumerate() {
@@ -447,7 +473,7 @@ impl<'a> Batch<'a> {
         self.len
     }
 
-    /// The length of everything before the first value in bytes, link and state words included.
+    /// The length of everything before the values in bytes, link and state words included.
     #[must_use]
     pub fn head_len(&self) -> u64 {
         self.values_start
@@ -501,7 +527,7 @@ impl<'a> Batch<'a> {
             rows: self.rows(),
             column: if self.sequences { self.part(column_start, self.keys_start) } else { &[] },
             keys: self.part(self.keys_start, self.values_start),
-            value_offset: self.offset + self.values_start,
+            values_end: self.offset + self.values_start,
         }
     }
 
@@ -562,7 +588,8 @@ pub struct Entries<'a> {
     rows: core::slice::ChunksExact<'a, u8>,
     column: &'a [u8],
     keys: &'a [u8],
-    value_offset: u64,
+    /// The end of the values so far, in the segment.
+    values_end: u64,
 }
 
 impl<'a> Iterator for Entries<'a> {
@@ -578,16 +605,17 @@ impl<'a> Iterator for Entries<'a> {
             self.column = rest;
             Le::read_u64(cell)
         });
-        let entry = Entry {
+        let value_len = word >> 8;
+        let value_offset = value_offset(self.values_end, value_len);
+        self.values_end = value_offset + value_len;
+        Some(Entry {
             kind: Kind::decode(word as u8)?,
             key,
-            value_offset: self.value_offset,
-            value_len: word >> 8,
+            value_offset,
+            value_len,
             value_checksum: Le::read_u32(&row[12..]),
             sequence,
-        };
-        self.value_offset += entry.value_len;
-        Some(entry)
+        })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

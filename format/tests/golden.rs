@@ -157,6 +157,24 @@ fn empty_segment_and_one_that_is_full_to_its_last_byte() {
 }
 
 #[test]
+fn aligned_long_values_between_short_ones() {
+    let value = |byte: char, len| byte.to_string().repeat(len);
+    let mut segment = Segment::new(STORE, 1, 8192);
+    let short_and_long =
+        [Item::append("s", value('s', 1023)), Item::append("l", value('l', 1024))];
+    segment.commit(1, &short_and_long);
+    let around = [
+        Item::append("l", value('l', 1025)),
+        Item::delete("s"),
+        Item::append("s", value('s', 5)),
+        Item::append("l", value('l', 1030)),
+    ];
+    segment.commit(2, &around);
+    segment.seal();
+    check("aligned.seg", &segment.bytes, decode_segment);
+}
+
+#[test]
 fn nothing_empty_batch_empty_key_empty_value() {
     let mut segment = Segment::new(STORE, 1, 768);
     segment.commit(1, &[]);

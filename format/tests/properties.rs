@@ -2,7 +2,7 @@
 //! bytes make a parser panic or read outside its input.
 
 use byteorder::{ByteOrder, LittleEndian as Le};
-use partd_format::batch::{HEAD_LEN, WORDS_LEN};
+use partd_format::batch::{ALIGNED_VALUE_MIN, HEAD_LEN, VALUE_ALIGN, WORDS_LEN};
 use partd_format::segment::{HEADER_LEN, Retained, id_of_file_name};
 use partd_format::word::durable_end;
 use partd_format::{
@@ -13,7 +13,12 @@ use proptest::prelude::*;
 
 fn item() -> impl Strategy<Value = Item> {
     let bytes = |len| prop::collection::vec(any::<u8>(), 0..len);
-    (0..4, bytes(12), bytes(40), 1..=SEQUENCE_MAX).prop_map(|(kind, key, value, at)| match kind {
+    // A few values are long enough to be aligned.
+    let value = prop_oneof![
+        4 => bytes(40),
+        1 => prop::collection::vec(any::<u8>(), 1020..1100),
+    ];
+    (0..4, bytes(12), value, 1..=SEQUENCE_MAX).prop_map(|(kind, key, value, at)| match kind {
         0 => Item::append(key, value).at(at),
         1 => Item::set(key, value).at(at),
         2 => Item::delete(key).at(at),
@@ -122,6 +127,8 @@ proptest! {
                 prop_assert_eq!(entry.kind, item.kind);
                 prop_assert_eq!(entry.key, &item.key[..]);
                 prop_assert_eq!(batch.value(&entry), &item.value[..]);
+                let is_aligned = entry.value_offset.is_multiple_of(VALUE_ALIGN);
+                prop_assert!(is_aligned || entry.value_len < ALIGNED_VALUE_MIN);
                 prop_assert_eq!(entry.sequence, output.then_some(item.sequence));
             }
         }

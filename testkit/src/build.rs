@@ -5,7 +5,7 @@
 //! one batch after the other.
 
 use byteorder::{ByteOrder, LittleEndian as Le};
-use partd_format::batch::{HEAD_LEN, Layout, NewEntry, WORDS_LEN};
+use partd_format::batch::{HEAD_LEN, Layout, NewEntry, WORDS_LEN, value_offset};
 use partd_format::segment::{self, DURABLE_END_AT, HEADER_LEN, Output, Retained};
 use partd_format::word::{STATE_AT, durable_end};
 use partd_format::{Error, Evidence, Kind, Link, Salt, SegmentHeader, State, control};
@@ -142,12 +142,13 @@ impl Segment {
         layout
             .encode(salt, offset, durable_seq, entries, head)
             .expect("the layout matches the items");
-        let mut at = values as usize;
+        let mut end = values;
         for item in items {
-            self.bytes[at..at + item.value.len()].copy_from_slice(&item.value);
-            at += item.value.len();
+            let at = value_offset(end, item.value.len() as u64);
+            end = at + item.value.len() as u64;
+            self.bytes[at as usize..end as usize].copy_from_slice(&item.value);
         }
-        self.claim(layout.batch_len());
+        self.claim(layout.batch_len(offset));
         self.state(offset, state);
         offset
     }

@@ -314,9 +314,10 @@ fn values_keys_and_batches_beyond_the_limits_of_the_format_are_errors() {
         assert!(layout.add(key, value).is_err(), "{key} {value}");
         assert_eq!(layout, Layout::new(), "a failed entry leaves the layout as it was");
     }
-    // The longest possible one: 48 bytes before the table, 16 in it.
-    layout.add(0, BATCH_LEN_MAX - 64).unwrap();
-    assert_eq!(layout.batch_len(), BATCH_LEN_MAX);
+    // The longest possible one: 48 bytes before the table, 16 in it, 63 to align the value.
+    assert!(layout.add(0, BATCH_LEN_MAX - 64 - 55).is_err());
+    layout.add(0, BATCH_LEN_MAX - 64 - 63).unwrap();
+    assert_eq!(layout.batch_len(8), BATCH_LEN_MAX - 8);
     assert!(layout.add(0, 0).is_err());
     let mut many = Layout::new();
     for _ in 0..(BATCH_LEN_MAX >> 40) {

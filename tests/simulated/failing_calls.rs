@@ -170,10 +170,11 @@ enum Before {
     FillsASegment,
 }
 
-fn batch_len(key: &str, len: u64) -> u64 {
+/// The end of a batch that begins at `offset`.
+fn end_of_batch(offset: u64, key: &str, len: u64) -> u64 {
     let mut layout = Layout::new();
     layout.add(key.len() as u64, len).expect("a short value");
-    layout.batch_len()
+    offset + layout.batch_len(offset)
 }
 
 /// A store written by a closed handle, an open handle, and the handle under test.
@@ -206,12 +207,14 @@ fn store(before: Before) -> Store {
         Before::Writes => write(&mine, vec![append("mine", 5)]),
         Before::FillsASegment => {
             // The space that a handle reserves for deletes, and the word that ends a segment.
-            let mut room = (64 << 10) - HEADER_LEN - 1024 - 8;
+            let room_end = (64 << 10) - 1024 - 8;
+            let mut end = HEADER_LEN;
             for len in [5, 59_000] {
                 write(&mine, vec![append("mine", len as usize)]);
-                room -= batch_len("mine", len);
+                end = end_of_batch(end, "mine", len);
             }
-            write(&mine, vec![append("mine", (room - batch_len("mine", 0)) as usize / 8 * 8)]);
+            let last = (0..room_end - end).rfind(|len| end_of_batch(end, "mine", *len) <= room_end);
+            write(&mine, vec![append("mine", last.expect("room for a batch") as usize)]);
         }
     }
     Store { world, mine, other }

@@ -3,7 +3,7 @@
 
 use std::io::{self, IoSlice};
 
-use partd_format::batch::{Layout, NewEntry, WORDS_LEN};
+use partd_format::batch::{Layout, NewEntry, VALUE_ALIGN, WORDS_LEN, value_offset};
 
 use crate::log::fs::DiskFile;
 use crate::log::segment::claim::Claim;
@@ -12,6 +12,9 @@ use crate::log::segment::claim::Claim;
 pub(crate) const GROUP_BYTES: usize = 256 << 10;
 /// The maximum number of buffers in one call.
 const GROUP_BUFFERS: usize = 256;
+
+/// What is written between values to align the next one.
+static ZEROS: [u8; VALUE_ALIGN as usize] = [0; VALUE_ALIGN as usize];
 
 /// How the bytes of a batch are written to its segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +54,23 @@ impl<'c, 'v, F: DiskFile> BatchWriter<'c, 'v, F> {
         BatchWriter { claim, through, at: layout.values_start(), group, group_len: 0, hasher }
     }
 
+    /// Begins a value of `len` bytes, at an aligned offset if it is long.
+    #[inline]
+    pub(crate) fn begin_value(&mut self, len: u64) {
+        let end = self.claim.offset() + self.at + self.group_len as u64;
+        let gap = value_offset(end, len) - end;
+        if gap == 0 {
+            return;
+        }
+        match self.through {
+            Through::Mapping => self.at += gap,
+            Through::File => {
+                self.group.push(IoSlice::new(&ZEROS[..gap as usize]));
+                self.group_len += gap as usize;
+            }
+        }
+    }
+
     /// Adds the next bytes of a value, [`GROUP_BYTES`] at most. Returns whether the caller must
     /// [`flush`](Self::flush) now.
     #[inline]
@@ -65,7 +85,7 @@ impl<'c, 'v, F: DiskFile> BatchWriter<'c, 'v, F> {
             Through::File => {
                 self.group.push(IoSlice::new(piece));
                 self.group_len += piece.len();
-                self.group_len >= GROUP_BYTES || self.group.len() == GROUP_BUFFERS
+                self.group_len >= GROUP_BYTES || self.group.len() >= GROUP_BUFFERS
             }
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Release;
 
 use partd_format::Link;
-use partd_format::batch::WORDS_LEN;
+use partd_format::batch::{Layout, WORDS_LEN};
 use partd_format::word::STATE_AT;
 
 use crate::error::Result;
@@ -43,10 +43,11 @@ impl<F: DiskFile> ActiveSegment<F> {
         (self.segment.header.len & !7).saturating_sub(self.offset + SEAL_LEN)
     }
 
-    /// Claims space for a batch of `len` bytes, a multiple of 8 within [`room`](Self::room), and
-    /// links it into the chain. `None` if there is no room.
-    pub(crate) fn claim(&mut self, len: u64) -> Result<Option<Claim<F>>> {
-        if len > self.room() {
+    /// Claims space for a batch, and links it into the chain. `None` if that would leave less than
+    /// `reserve` of [`room`](Self::room).
+    pub(crate) fn claim(&mut self, layout: &Layout, reserve: u64) -> Result<Option<Claim<F>>> {
+        let len = layout.batch_len(self.offset);
+        if len + reserve > self.room() {
             return Ok(None);
         }
         let (offset, next) = (self.offset, self.offset + len);

@@ -79,6 +79,7 @@ pub(crate) fn fill<F: DiskFile>(
                 checksums.push(0);
                 continue;
             }
+            writer.begin_value(op.value().len() as u64);
             for piece in op.value().chunks(GROUP_BYTES) {
                 if writer.push(piece) {
                     writer.flush()?;

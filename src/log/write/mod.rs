@@ -231,16 +231,16 @@ impl<D: Disk> Writer<D> {
         shape: &Shape,
     ) -> Result<(u16, Claim<D::File>)> {
         let (options, space) = (&store.options, &self.space);
-        let (len, only_removes) = (shape.layout.batch_len(), shape.only_removes);
+        let (layout, only_removes) = (&shape.layout, shape.only_removes);
         let mut state = self.state();
         let slot = self.lease(&mut state, store, control)?;
         let reserve = if only_removes { 0 } else { options.reserve() };
         if let Some(active) = &mut state.active
-            && len + reserve <= active.room()
-            && let Some(claim) = active.claim(len)?
+            && let Some(claim) = active.claim(layout, reserve)?
         {
             return Ok((slot, claim));
         }
+        let len = layout.batch_len(HEADER_LEN);
         let make = |len| new_segment::make(store, space, control, slot, len);
         let make_on_a_full_disk =
             |len| new_segment::make_on_a_full_disk(store, space, control, slot, len);
@@ -264,7 +264,7 @@ impl<D: Disk> Writer<D> {
             (make(own_len)?, false)
         };
         self.newest.store(active.segment().id(), Ordering::Relaxed);
-        let Some(claim) = active.claim(len)? else {
+        let Some(claim) = active.claim(layout, 0)? else {
             return Err(Error::Invalid(format!("a batch of {len} bytes does not fit its segment")));
         };
         if is_next {

@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use partd_format::batch::{ENTRY_LEN, HEAD_LEN, Layout, NewEntry, WORDS_LEN};
+use partd_format::batch::{ENTRY_LEN, HEAD_LEN, Layout, NewEntry, WORDS_LEN, value_offset};
 use partd_format::segment::{DURABLE_END_AT, HEADER_LEN, file_name};
 use partd_format::word::durable_end;
 use partd_format::{Kind, Link, Salt, SegmentHeader, State};
@@ -101,8 +101,10 @@ impl<'k> NewStore<'k> {
             let added = layout.add(item.key.len() as u64, item.len);
             added.map_err(|error| Failure::Message(format!("cannot build a batch: {error}")))?;
         }
-        let room = layout.batch_len() + 8;
-        if self.open.as_ref().is_some_and(|segment| segment.end + room > SEGMENT_BYTES) {
+        let is_full = |segment: &Segment| {
+            segment.end + layout.batch_len(segment.end) + 8 > SEGMENT_BYTES
+        };
+        if self.open.as_ref().is_some_and(is_full) {
             self.close()?;
         }
         let segment = match &mut self.open {
@@ -155,6 +157,7 @@ impl Segment {
         let mut at = offset + layout.values_start();
         let mut entries = Vec::with_capacity(items.len());
         for item in items {
+            at = value_offset(at, item.len);
             let (mut hasher, begin) = (salt.value_hasher(), at);
             read(item.at, &mut |piece| {
                 hasher.update(piece);
@@ -174,14 +177,14 @@ impl Segment {
         let mut head = vec![0; layout.values_start() as usize];
         debug_assert!(head.len() as u64 >= HEAD_LEN + items.len() as u64 * ENTRY_LEN);
         let (words, body) = head.split_at_mut(WORDS_LEN as usize);
-        let link = Link::Batch(layout.batch_len()).encode(salt, offset);
+        let link = Link::Batch(layout.batch_len(offset)).encode(salt, offset);
         let state = State::Committed(sequence).encode(salt, offset);
         words[..8].copy_from_slice(&link.to_le_bytes());
         words[8..].copy_from_slice(&state.to_le_bytes());
         let encoded = layout.encode(salt, offset, sequence, entries, body);
         encoded.map_err(|error| Failure::Message(format!("cannot build a batch: {error}")))?;
         self.file.write_all_at(&head, offset).map_err(failed)?;
-        self.end = offset + layout.batch_len();
+        self.end = offset + layout.batch_len(offset);
         Ok(())
     }
 

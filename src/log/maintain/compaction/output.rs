@@ -37,8 +37,9 @@ pub(super) fn write_output<D: Disk>(
     let inputs = base.input_ids();
     let batches = split(&plan.entries)?;
     let lists_len = inputs.len() as u64 * 8 + plan.retained.len() as u64 * 16;
-    let data_len: u64 = batches.iter().map(|(_, layout)| layout.batch_len()).sum();
-    let len = (HEADER_LEN + lists_len + data_len + SEAL_LEN).next_multiple_of(4096);
+    let data_start = HEADER_LEN + lists_len;
+    let data_end = batches.iter().fold(data_start, |at, (_, layout)| at + layout.batch_len(at));
+    let len = (data_end + SEAL_LEN).next_multiple_of(4096);
     let mut new = match new_output(store, &writer.space, len) {
         // Last resort, used only if it is sure to help: give up the free end of this handle's own
         // segment.
@@ -107,7 +108,7 @@ fn write_batches<D: Disk>(
     let mut pace = Pace::new(store.options.compaction_bytes_per_second);
     for (entries, layout) in batches {
         let mut claim = active
-            .claim(layout.batch_len())?
+            .claim(&layout, 0)?
             .ok_or_else(|| Error::Invalid("the output of a compaction is too short".into()))?;
         if !copy(base, &mut claim, entries, &layout, &mut pace, stop)? {
             return Ok(false);
@@ -144,6 +145,7 @@ fn copy<F: DiskFile>(
             checksums.push(0);
             continue;
         };
+        writer.begin_value(entry.len);
         for extent in &extents[range.clone()] {
             let segment = base.segment(extent.segment());
             let mut check = segment.salt().value_hasher();

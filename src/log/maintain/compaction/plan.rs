@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use partd_format::batch::Layout;
+use partd_format::batch::{Layout, value_offset};
 use partd_format::segment::Retained;
 use partd_format::{Evidence, Kind, State};
 
@@ -144,7 +144,13 @@ impl<F: DiskFile> Base<F> {
                 // Never merge a set with later appends: under a later sequence number it could lose
                 // to another set.
                 let kind = if *is_set && first == 0 { Kind::Set } else { Kind::Append };
-                while kind == Kind::Append && next < extents.len() && in_source(&extents[next]) {
+                let mut len = extents[first].len();
+                // A long value stays aligned: it only joins a whole number of alignment units.
+                while kind == Kind::Append
+                    && let Some(extent) = extents.get(next).filter(|extent| in_source(extent))
+                    && value_offset(len, extent.len()) == len
+                {
+                    len += extent.len();
                     next += 1;
                 }
                 count += (next - first) as u64;
@@ -153,7 +159,7 @@ impl<F: DiskFile> Base<F> {
                     kind,
                     sequence: extents[next - 1].sequence(),
                     extents: Some((Arc::clone(extents), first..next)),
-                    len: extents[first..next].iter().map(Extent::len).sum(),
+                    len,
                 });
             }
         }

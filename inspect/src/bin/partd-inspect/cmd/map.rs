@@ -141,15 +141,16 @@ fn rows(
                 put(batch.offset, at, Class::Claimed);
                 continue;
             };
-            put(batch.offset, head.values_start, Class::Overhead);
+            let mut end = batch.offset;
             for (i, entry) in segment.entries_of(head).iter().enumerate() {
                 let entry_ref = EntryRef { segment: number as u32, entry: (head.first + i) as u32 };
                 let class =
                     if included && live.contains(&entry_ref) { Class::Live } else { Class::Dead };
-                put(entry.value_offset, entry.value_offset + entry.value_len, class);
+                // The head before the first value, and what aligns the others.
+                put(end, entry.value_offset, Class::Overhead);
+                end = entry.value_offset + entry.value_len;
+                put(entry.value_offset, end, class);
             }
-            let end = segment.entries_of(head).last();
-            let end = end.map_or(head.values_start, |entry| entry.value_offset + entry.value_len);
             put(end, at, Class::Overhead);
         }
         put(at, segment.end, Class::Overhead);
