@@ -1,6 +1,7 @@
 //! `Arrow`: record batches as Arrow IPC streams, joined by concatenation.
 //!
-//! A frame is one complete IPC stream: schema, batches, end. `check` checks it first. The arrow
+//! A frame is one IPC stream: schema and batches, padded so that the buffers are aligned to 64 bytes
+//! if the frame is. `check` checks it first. The arrow
 //! crates then read it from one copy of the frame and validate every array, so no declared length
 //! allocates memory. No two buffers share bytes of the frame, so the arrays take no more memory
 //! than the frame, apart from null bitmaps. Buffers compressed inside the stream are refused; use a

@@ -1,9 +1,10 @@
 //! Checks an Arrow IPC stream before the arrow crates see it.
 //!
 //! The arrow crates validate arrays, but trust several numbers in a message and panic if those are
-//! wrong. This module therefore checks each message, buffer and count against the available bytes,
-//! and requires an end-of-stream marker. It allows the types for which reading and concatenation
-//! are tested, and leaves the contents of the columns to the arrow crates.
+//! wrong. This module therefore checks each message, buffer and count against the available bytes.
+//! A stream ends at the marker of its end or, without one, after a whole message. The module allows
+//! the types for which reading and concatenation are tested, and leaves the contents of the columns
+//! to the arrow crates.
 
 use arrow_ipc::convert::try_fb_to_schema;
 use arrow_ipc::{MessageHeader, root_as_message};
@@ -18,7 +19,7 @@ const MAX_DEPTH: usize = 32;
 /// The most rows of a batch. Some columns take no bytes for any number of rows.
 const MAX_ROWS: i64 = u32::MAX as i64;
 
-/// Checks a whole stream: schema, batches, end.
+/// Checks a whole stream: schema and batches, with or without the marker of its end.
 ///
 /// Returns the most bytes that null bitmaps can take when the stream is joined to others. Columns
 /// without nulls, and columns whose values have no bytes, have no bitmap in the stream.
@@ -26,17 +27,17 @@ pub(super) fn stream(bytes: &[u8]) -> Result<usize, CodecError> {
     let mut rest = bytes;
     let mut schema = Schema::empty();
     let mut values = 0_u64;
-    loop {
+    while !rest.is_empty() {
         let at = bytes.len() - rest.len();
         match message(&mut rest, &mut schema, &mut values) {
-            Ok(true) if rest.is_empty() => return Ok(usize::try_from(values / 8)?),
-            Ok(true) => {
+            Ok(true) if !rest.is_empty() => {
                 return Err(format!("{} bytes follow the end of the stream", rest.len()).into());
             }
-            Ok(false) => {}
+            Ok(_) => {}
             Err(error) => return Err(format!("byte {at} of the stream: {error}").into()),
         }
     }
+    Ok(usize::try_from(values / 8)?)
 }
 
 /// Checks and skips one message, and adds its values to `values`. Returns whether it was the end of

@@ -10,6 +10,10 @@ use arrow_schema::{Schema, SchemaRef};
 
 use crate::encode::arrow::{check, compact, join};
 use crate::encode::codec::{Codec, CodecError, too_large};
+use crate::encode::frame::PREFIX_BYTES;
+
+/// The alignment of buffers in bytes that Arrow recommends.
+const ALIGNMENT: usize = 64;
 
 /// The layer's name in errors.
 pub(super) const NAME: &str = "Arrow";
@@ -36,8 +40,11 @@ impl Codec for ArrowCodec {
         check::types(&value.schema())?;
         let start = frame.len();
         let mut stream = StreamWriter::try_new(&mut *frame, &value.schema())?;
+        align_after_schema(stream.get_mut(), start)?;
         stream.write(&compact::batch(value)?)?;
-        stream.finish()?;
+        // Without the optional marker of its end, the frame is a multiple of 64 bytes long, so that
+        // frames which follow each other stay aligned.
+        drop(stream);
         // Reject now anything that `decode` would reject, such as a column with too many items.
         check::stream(&frame[start..])?;
         Ok(())
@@ -71,6 +78,20 @@ impl Codec for ArrowCodec {
     fn value_bytes(&self, value: &RecordBatch) -> usize {
         value.get_array_memory_size()
     }
+}
+
+/// Pads the schema of a stream that begins at `start`, so that the next message begins at a multiple
+/// of 64 bytes of a frame with its prefix. The buffers of that message are then aligned as Arrow
+/// recommends if the frame is.
+fn align_after_schema(frame: &mut Vec<u8>, start: usize) -> Result<(), CodecError> {
+    let padded = (PREFIX_BYTES + frame.len() - start).next_multiple_of(ALIGNMENT) - PREFIX_BYTES;
+    let added = padded - (frame.len() - start);
+    // A message begins with a marker and its own length; readers ignore the padding at its end.
+    let len = frame.get_mut(start + 4..start + 8).ok_or("the schema of a stream is missing")?;
+    let schema_len = u32::from_le_bytes([len[0], len[1], len[2], len[3]]) + u32::try_from(added)?;
+    len.copy_from_slice(&schema_len.to_le_bytes());
+    frame.resize(start + padded, 0);
+    Ok(())
 }
 
 /// Decodes the batches of a stream. Also returns the schema and the bytes that count towards the
