@@ -187,8 +187,12 @@ impl<D: Disk> SegmentLog<D> {
         View::new(reader.snapshot(store, &[key.into()])?, store.pool())
     }
 
-    /// Rewrites the live values of all sealed segments, with each key's value in one piece, and
-    /// frees the dead bytes. Other threads and processes can use the store meanwhile.
+    /// Rewrites the live values of all sealed segments and frees the dead bytes. Other threads and
+    /// processes can use the store meanwhile.
+    ///
+    /// Neighbouring appends to a key become one chunk, except that an append of 1 KiB or more
+    /// begins a new chunk if its bytes would otherwise lose their alignment, and that a value that
+    /// was set stays a chunk of its own.
     ///
     /// If another compaction is running, this one returns at once, and [`Compaction::skipped`] says
     /// so. It never waits for a reader or a pop; they keep the segments that they need.
