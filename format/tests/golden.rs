@@ -160,8 +160,7 @@ fn empty_segment_and_one_that_is_full_to_its_last_byte() {
 fn aligned_long_values_between_short_ones() {
     let value = |byte: char, len| byte.to_string().repeat(len);
     let mut segment = Segment::new(STORE, 1, 8192);
-    let short_and_long =
-        [Item::append("s", value('s', 1023)), Item::append("l", value('l', 1024))];
+    let short_and_long = [Item::append("s", value('s', 1023)), Item::append("l", value('l', 1024))];
     segment.commit(1, &short_and_long);
     let around = [
         Item::append("l", value('l', 1025)),

@@ -27,7 +27,7 @@ fn costs(segments: u64) -> [Cost; 7] {
     // The last segment has room for the measured operations.
     for i in 1..segments {
         for _ in 0..6 {
-            writer.append([(format!("k{i}"), vec![7; 10_630])]).expect("the append succeeds");
+            writer.append([(format!("k{i}"), vec![7; 10_610])]).expect("the append succeeds");
         }
     }
     writer.append_durable([("k", "value")]).expect("the append succeeds");
@@ -44,10 +44,10 @@ fn costs(segments: u64) -> [Cost; 7] {
         writer.append([("fill", vec![7; 900])]).expect("the append succeeds");
     }
     for _ in 0..5 {
-        writer.append([("fill", vec![7; 10_630])]).expect("the append succeeds");
+        writer.append([("fill", vec![7; 10_560])]).expect("the append succeeds");
     }
     assert_eq!(reader.get("k").expect("the read succeeds"), b"value12");
-    let next = vec![7; 10_630];
+    let next = vec![7; 10_560];
     let begin = cost(&disk, || writer.append([("n", &next)]).expect("the append succeeds"));
     let follow = cost(&disk, || assert_eq!(reader.get("n").expect("the read succeeds"), next));
     assert_eq!(reader.stats().expect("the read succeeds").segments(), segments + 2);
@@ -112,7 +112,8 @@ fn a_compaction_reads_and_writes_each_live_byte_once() {
         assert!(loaded >= live && stored >= live, "{loaded} loaded, {stored} stored of {live}");
         (loaded - live, stored - live)
     };
-    let (small, large) = (beside(500), beside(5000));
+    // Long values of a multiple of 64 bytes are merged too.
+    let (small, large) = (beside(500), beside(4992));
     println!("bytes loaded and stored beside the live ones: {small:?}, {large:?}");
     // There are more segments, each with a header, a few words, and its id in the output.
     assert!(large.1 < small.1 + 1000 && large.0 < small.0 * 5 / 4, "{small:?}, {large:?}");
@@ -124,7 +125,7 @@ fn syncs_of_a_compaction(segments: u64) -> u64 {
     let options = options();
     let p = options.open_on(disk.new_process(), STORE).expect("the open succeeds");
     while p.stats().expect("the count succeeds").segments() < segments {
-        p.append([("k", vec![7; 10_630])]).expect("the append succeeds");
+        p.append([("k", vec![7; 10_560])]).expect("the append succeeds");
     }
     p.clear().expect("the clear succeeds");
     let before = disk.counts().syncs.load(Relaxed);

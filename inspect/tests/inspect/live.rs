@@ -60,7 +60,7 @@ impl Drop for Writer {
     }
 }
 
-/// Waits until the store has at least this many batches and writing processes.
+/// Waits until at least this many batches were written to the store, and as many processes write.
 fn wait_for(store: &Path, batches: u64, writers: usize) {
     let since = Instant::now();
     loop {
@@ -69,7 +69,8 @@ fn wait_for(store: &Path, batches: u64, writers: usize) {
             let document = ran.json();
             let holders = document["holders"].as_array().unwrap();
             let alive = holders.iter().filter(|holder| holder["state"] == "alive").count();
-            if document["batches"].as_u64().unwrap() >= batches && alive >= writers {
+            let last = document["history"]["last_sequence"].as_u64().unwrap();
+            if last >= batches && alive >= writers {
                 return;
             }
         }

@@ -101,9 +101,8 @@ impl<'k> NewStore<'k> {
             let added = layout.add(item.key.len() as u64, item.len);
             added.map_err(|error| Failure::Message(format!("cannot build a batch: {error}")))?;
         }
-        let is_full = |segment: &Segment| {
-            segment.end + layout.batch_len(segment.end) + 8 > SEGMENT_BYTES
-        };
+        let is_full =
+            |segment: &Segment| segment.end + layout.batch_len(segment.end) + 8 > SEGMENT_BYTES;
         if self.open.as_ref().is_some_and(is_full) {
             self.close()?;
         }
