@@ -39,8 +39,8 @@ impl Op<'_> {
 
 /// A list of operations that a store applies atomically, in the order in which they were added.
 ///
-/// It borrows the values. The methods of [`Partd`](crate::Partd) make batches of one kind of operation; build one
-/// yourself to mix several kinds:
+/// It borrows the values. The methods of [`Partd`](crate::Partd) make batches of one kind of
+/// operation; build one yourself to mix several kinds:
 ///
 /// ```
 /// use partd::{Batch, Dict, Durability, Partd};

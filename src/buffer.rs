@@ -209,14 +209,14 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     }
 
     /// Returns the shared lock, with no set deferred for any of the keys.
-    fn settled(&self, keys: &[Key]) -> Result<RwLockReadGuard<'_, State>> {
+    fn without_deferred(&self, keys: &[Key]) -> Result<RwLockReadGuard<'_, State>> {
         loop {
             let state = self.shared();
             if !state.deferred.has_any(keys) {
                 return Ok(state);
             }
             drop(state);
-            self.settle(&mut self.alone(), keys)?;
+            self.apply_deferred(&mut self.alone(), keys)?;
         }
     }
 
@@ -235,14 +235,14 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         read: impl Fn(&Slow) -> Result<T> + Sync,
     ) -> Result<(T, RwLockReadGuard<'_, State>)> {
         for _ in 0..UNLOCKED_READS {
-            let epoch = self.settled(keys)?.epoch;
+            let epoch = self.without_deferred(keys)?.epoch;
             let found = read(&self.slow)?;
             let state = self.shared();
             if state.epoch == epoch {
                 return Ok((found, state));
             }
         }
-        let state = self.settled(keys)?;
+        let state = self.without_deferred(keys)?;
         Ok((self.isolate.run(|| read(&self.slow))?, state))
     }
 }
@@ -296,7 +296,7 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
 
     fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
         let mut state = self.alone();
-        self.settle(&mut state, keys)?;
+        self.apply_deferred(&mut state, keys)?;
         let mut values = self.isolate.run(|| self.slow.take(keys))?;
         let fast = match self.fast.take(keys) {
             Ok(fast) => fast,

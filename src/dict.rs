@@ -1,8 +1,9 @@
 //! `Dict`: the store in memory. It is the fast half of a buffer, and the reference of the tests.
 //!
-//! One lock guards the whole store, so operations are linearizable. A value is a rope of pieces
-//! that never move: an append copies each byte once, and the memory stays within a small factor of
-//! the value. The memory is counted in bytes of capacity.
+//! One lock guards the whole store, so operations are linearizable. A value is a rope of pieces.
+//! The memory is counted in bytes of capacity.
+
+mod rope;
 
 use std::fmt;
 use std::hash::BuildHasher;
@@ -12,15 +13,10 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
+use self::rope::{PIECE_MAX_BYTES, PIECE_MIN_BYTES, Value};
 use crate::partd::{Batch, Chunks, Durability, MemoryStore, Op, Partd};
 use crate::{Key, Result};
 
-/// The smallest piece that a value grows by. The first piece is exact and may be smaller.
-const PIECE_MIN_BYTES: usize = 64;
-/// The largest piece that a value grows by, unless a single append is larger.
-const PIECE_MAX_BYTES: usize = 64 << 10;
-/// A value grows by at least its length divided by this, some of which may stay unused.
-const GROWTH_PARTS: usize = 8;
 /// The number of hash tables. Each holds a share of the keys, so growth moves few keys at a time.
 const SHARDS: usize = 64;
 /// An upper bound on the overhead of the smallest table, besides its slots.
@@ -332,7 +328,8 @@ impl Map {
                     return;
                 }
                 let old_bytes = value.heap_bytes();
-                *value = Value { is_set: true, ..Value::default() };
+                *value = Value::default();
+                value.is_set = true;
                 let grown = value.append(bytes);
                 self.heap_bytes = self.heap_bytes - old_bytes + grown;
             }
@@ -344,63 +341,6 @@ impl Map {
                 }
             }
         }
-    }
-}
-
-/// One key's value: full pieces, and a last piece with spare room.
-#[derive(Default)]
-struct Value {
-    full: Vec<Vec<u8>>,
-    last: Vec<u8>,
-    len: usize,
-    /// Whether the key was set since its last delete.
-    is_set: bool,
-}
-
-impl Value {
-    /// Appends bytes, and returns by how many bytes the capacity of the value has grown.
-    fn append(&mut self, bytes: &[u8]) -> usize {
-        let room = self.last.capacity() - self.last.len();
-        if bytes.len() <= room {
-            self.last.extend_from_slice(bytes);
-            self.len += bytes.len();
-            return 0;
-        }
-        let (fits, rest) = bytes.split_at(room);
-        self.last.extend_from_slice(fits);
-        let room = match self.len {
-            0 => rest.len(),
-            len => (len / GROWTH_PARTS).clamp(PIECE_MIN_BYTES, PIECE_MAX_BYTES).max(rest.len()),
-        };
-        let mut piece = Vec::with_capacity(room);
-        piece.extend_from_slice(rest);
-        let mut grown = piece.capacity();
-        let full = std::mem::replace(&mut self.last, piece);
-        if !full.is_empty() {
-            let before = self.full.capacity();
-            if self.full.len() == before {
-                self.full.reserve_exact((before / GROWTH_PARTS).max(4));
-            }
-            self.full.push(full);
-            grown += (self.full.capacity() - before) * size_of::<Vec<u8>>();
-        }
-        self.len += bytes.len();
-        grown
-    }
-
-    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
-        self.full.iter().chain(Some(&self.last)).filter(|piece| !piece.is_empty()).map(|p| &p[..])
-    }
-
-    fn concat(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.len);
-        self.pieces().for_each(|piece| bytes.extend_from_slice(piece));
-        bytes
-    }
-
-    fn heap_bytes(&self) -> usize {
-        let pieces: usize = self.full.iter().map(Vec::capacity).sum();
-        pieces + self.last.capacity() + self.full.capacity() * size_of::<Vec<u8>>()
     }
 }
 

@@ -86,8 +86,8 @@ pub enum Error {
 
     /// Committed batches are missing from all segments.
     #[error(
-        "{}: batches {first} to {last} are missing from all segments{}; \
-         `partd-inspect verify` shows what is left, `open_read_only` reads it",
+        "{}: batches {first} to {last} are missing from all segments{}; `partd-inspect verify` \
+         shows what is left, and `open_read_only` reads it",
         path.display(), hint.as_ref().map(|h| format!(" ({h})")).unwrap_or_default()
     )]
     Missing {

@@ -190,8 +190,8 @@ mutant durable-seq src/log/open/recovery.rs I9 crash $crash \
     'RecoveryMode::Disk => self.durable_seq,' \
     'RecoveryMode::Disk => 0,'
 mutant segment-watermark src/log/open/recovery.rs I9 crash $crash \
-    'surveyed.must_reach(surveyed.segment.durable_end())' \
-    'surveyed.must_reach(0)'
+    'scanned.must_reach(scanned.segment.durable_end())' \
+    'scanned.must_reach(0)'
 mutant durable-seq-in-head src/log/write/mod.rs I9 damage $flips \
     'fill(&mut prepared.claim, batch, &shape.layout, control.durable_seq())' \
     'fill(&mut prepared.claim, batch, &shape.layout, 0)'
@@ -230,7 +230,7 @@ mutant history-sync src/log/maintain/compaction/run.rs 'I1 I2' crash $crash \
 mutant durable-seq-too-early src/log/maintain/sync.rs I1 crash $crash \
     'if replaced.is_empty() {' \
     'if true {'
-mutant superseded-leader src/log/maintain/sync.rs I1 failing_calls \
+mutant superseded-leader src/log/maintain/sync.rs I1 failing_syncs \
     a_superseded_sync_leader_promises_nothing_after_a_failed_sync \
     'store.check_sync(control)?;
         if replaced' \

@@ -9,6 +9,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use partd::{Key, Partd, SegmentLog};
+// Links the engine that `testkit` has compiled already, instead of compiling it again.
+use partd_testkit as _;
 use rayon::prelude::*;
 
 const ROUNDS: usize = 5;

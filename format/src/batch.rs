@@ -2,6 +2,9 @@
 //!
 //! The link and state words at its beginning belong to [`crate::word`]. They change while a writer
 //! builds the batch, so the parser here never reads them.
+//!
+//! Encoder and parser share this file, although it is long: each check of one mirrors a line of the
+//! other, and both use the same offsets.
 
 use byteorder::{ByteOrder, LittleEndian as Le};
 use crc32fast::Hasher;

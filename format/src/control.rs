@@ -51,14 +51,14 @@ pub const SLOT_SEGMENT_AT: u64 = 0;
 pub const SLOT_OFFSET_AT: u64 = 8;
 /// In a writer slot: the segment in which the writer claims its batches; 0 for none.
 pub const SLOT_ACTIVE_AT: u64 = 16;
-/// In a writer slot: the process that leases it; 0 for none. Informational: the lock on the slot says
-/// whether that process is alive.
+/// In a writer slot: the process that leases it; 0 for none. Informational: the lock on the slot
+/// says whether that process is alive.
 pub const SLOT_PID_AT: u64 = 24;
 /// In a writer slot: the writer that leases it created no segment with a lower id.
 pub const SLOT_FIRST_AT: u64 = 40;
 
-/// Offset of the byte on which every open handle holds a shared lock. A control file without this lock
-/// is not that of a store in use. (All are open-file-description locks of one byte.)
+/// Offset of the byte on which every open handle holds a shared lock. A control file without this
+/// lock is not that of a store in use. (All are open-file-description locks of one byte.)
 pub const PRESENCE_LOCK_AT: u64 = 0;
 /// Offset of the byte that the leader of a sync locks exclusively.
 pub const SYNC_LOCK_AT: u64 = DURABLE_SEQ_AT;
@@ -194,7 +194,8 @@ fn store_salt(store: &[u8; 16]) -> Salt {
     Salt(Le::read_u64(store) ^ Le::read_u64(&store[8..]))
 }
 
-/// Computes the stamp that the last handle stores when it closes: a checksum of the words that matter.
+/// Computes the stamp that the last handle stores when it closes: a checksum of the words that
+/// matter.
 ///
 /// Never 0. A control file with the right stamp includes everything done before it was closed.
 #[must_use]

@@ -25,7 +25,8 @@ impl Salt {
         Hasher::new_with_initial(self.0 as u32)
     }
 
-    /// Computes a word's check: the top `bits` bits of a CRC-32 that starts at the salt's high half.
+    /// Computes a word's check: the top `bits` bits of a CRC-32 that starts at the salt's high
+    /// half.
     pub(crate) fn check(self, domain: u8, offset: u64, payload: u64, bits: u32) -> u64 {
         let mut bytes = [domain; 17];
         bytes[1..9].copy_from_slice(&offset.to_le_bytes());

@@ -92,8 +92,8 @@ impl Output {
 pub struct Retained {
     /// The id of the segment.
     pub id: u64,
-    /// The end of its last batch with a number up to the output's `max_seq`: its chain must reach this
-    /// offset.
+    /// The end of its last batch with a number up to the output's `max_seq`: its chain must reach
+    /// this offset.
     pub end: u64,
 }
 
@@ -126,8 +126,8 @@ impl SegmentHeader {
 
     /// Decodes the fixed part of the header of a file of `file_len` bytes.
     ///
-    /// It reads only the first 128 bytes, since those after them may be changing. The caller compares
-    /// the id with the file's name, and the uuid with that of the store.
+    /// It reads only the first 128 bytes, since those after them may be changing. The caller
+    /// compares the id with the file's name, and the uuid with that of the store.
     ///
     /// # Errors
     /// If the header violates the format or does not fit `file_len`.

@@ -151,8 +151,8 @@ pub mod durable_end {
 mod tests {
     use super::*;
 
-    /// The check is linear over GF(2): the distance between two words for one offset depends only on
-    /// the difference of their payloads. So it is enough to try every difference of a few bits.
+    /// The check is linear over GF(2): the distance between two words for one offset depends only
+    /// on the difference of their payloads. So it is enough to try every difference of a few bits.
     fn distance(domain: u8, bits: u32, difference: u64) -> u32 {
         let salt = Salt(0x0123_4567_89AB_CDEF);
         (salt.pack(domain, 4096, 0, bits) ^ salt.pack(domain, 4096, difference, bits)).count_ones()

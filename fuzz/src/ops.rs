@@ -221,10 +221,10 @@ impl Run {
             Op::Verify { handle } => self.compare(*handle),
             Op::Sync { handle, fuse } => {
                 let log = self.log(*handle);
-                let durable_seq = dying(*fuse, || log.sync());
-                match durable_seq {
-                    Some(durable_seq) => {
-                        durable_seq.expect("a sync in memory succeeds");
+                let synced = dying(*fuse, || log.sync());
+                match synced {
+                    Some(synced) => {
+                        synced.expect("a sync in memory succeeds");
                         self.durable = self.history.len();
                     }
                     None => self.bury(*handle),

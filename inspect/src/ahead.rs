@@ -1,8 +1,8 @@
 //! Read-ahead for values that are read one after the other.
 //!
 //! The kernel's own read-ahead is off: the extents of a key lie between those of other keys, so the
-//! bytes around them are rarely needed. This module asks the kernel for the next extents instead, in a
-//! bounded window, so that the disk always has requests queued.
+//! bytes around them are rarely needed. This module asks the kernel for the next extents instead,
+//! in a bounded window, so that the disk always has requests queued.
 
 use crate::index::EntryRef;
 use crate::store::Store;

@@ -1,8 +1,9 @@
-//! Applies the rules of SPEC.md, "The history", to walked segments: which batches make up the history,
-//! and what is wrong with it.
+//! Applies the rules of SPEC.md, "The history", to walked segments: which batches make up the
+//! history, and what is wrong with it.
 //!
-//! It reads only the values that the recovery rule must check. A broken part is damage if the history
-//! loses something by it, or if the store was durable there; otherwise it is the scar of a power cut.
+//! It reads only the values that the recovery rule must check. A broken part is damage if the
+//! history loses something by it, or if the store was durable there; otherwise it is the scar of a
+//! power cut.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,6 +15,7 @@ use crate::control::Control;
 use crate::problem::{Problem, Severity};
 use crate::select::{Selected, select, store_of};
 use crate::source::Source;
+use crate::text::range;
 use crate::walk::{BatchInfo, EntryInfo, Segment};
 
 /// The rule that gave the end of the history.
@@ -21,8 +23,8 @@ use crate::walk::{BatchInfo, EntryInfo, Segment};
 pub enum Rule {
     /// The commit word: the store is open, or its last handle closed it.
     CommitWord,
-    /// The largest committed number: the writers died, but the machine has not been booted since, so
-    /// everything they stored is still in memory.
+    /// The largest committed number: the writers died, but the machine has not been booted since,
+    /// so everything they stored is still in memory.
     Numbers,
     /// The recovery rule: the machine was booted since, or the control file is unusable.
     Recovery,
@@ -77,9 +79,11 @@ pub struct History {
     pub last: u64,
     /// The sequence number up to which it is known to be durable.
     pub durable_seq: u64,
-    /// The largest `max_seq` of any output. Numbers up to it may be missing: a compaction dropped them.
+    /// The largest `max_seq` of any output. Numbers up to it may be missing: a compaction dropped
+    /// them.
     pub max_seq: u64,
-    /// The batches with numbers up to `last` whose headers are good, in order; without those of outputs.
+    /// The batches with numbers up to `last` whose headers are good, in order; without those of
+    /// outputs.
     pub batches: Vec<BatchRef>,
     /// The batches with numbers above `last`, in order. Under the recovery rule these are the whole
     /// ones; under the commit word those with good headers, which are being committed right now.
@@ -188,7 +192,8 @@ impl History {
         history
     }
 
-    /// Checks each chain against the `durable_end` of its segment and `retained` of the newest output.
+    /// Checks each chain against the `durable_end` of its segment and `retained` of the newest
+    /// output.
     fn check_chains(&mut self, dir: &Path, segments: &[Segment]) {
         let mut retained: BTreeMap<u64, u64> =
             self.retained.iter().map(|keep| (keep.id, keep.end)).collect();
@@ -281,9 +286,9 @@ impl History {
     }
 }
 
-/// Reports a commit word that does not match the segments of a store whose writers died. If a part of
-/// the segments is unreadable, it may hold the missing batch, and this is damage. Otherwise only the
-/// word itself is wrong.
+/// Reports a commit word that does not match the segments of a store whose writers died. If a part
+/// of the segments is unreadable, it may hold the missing batch, and this is damage. Otherwise only
+/// the word itself is wrong.
 fn commit_word(dir: &Path, segments: &[Segment], visible: u64, last: u64) -> Problem {
     let unreadable = segments.iter().any(|segment| {
         matches!(segment.ending, Ending::Broken(_))
@@ -428,23 +433,4 @@ fn hint(segments: &[Segment], included: &[bool], replaced: &[bool]) -> Option<St
         Some(format!("{}: {} at offset {}", segment.name(), error.what, error.offset))
     });
     broken.map(|at| format!("perhaps in {at}"))
-}
-
-/// Formats a range of sequence numbers: "batch 3" or "batches 3 to 5".
-#[must_use]
-pub fn range(first: u64, last: u64) -> String {
-    if first == last { format!("batch {first}") } else { format!("batches {first} to {last}") }
-}
-
-/// Formats a uuid with hyphens.
-#[must_use]
-pub fn uuid(bytes: &[u8; 16]) -> String {
-    let mut text = String::with_capacity(36);
-    for (i, byte) in bytes.iter().enumerate() {
-        if matches!(i, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text
 }

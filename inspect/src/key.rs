@@ -11,8 +11,8 @@ pub fn escape(key: &[u8]) -> String {
     key.escape_ascii().to_string()
 }
 
-/// Converts a key to text for a table: a tuple as a tuple, and a plain key in quotes if it would look like a
-/// missing key or a tuple without them.
+/// Converts a key to text for a table: a tuple as a tuple, and a plain key in quotes if it would
+/// look like a missing key or a tuple without them.
 #[must_use]
 pub fn show(key: &[u8]) -> String {
     match tuple(key) {
@@ -63,9 +63,9 @@ fn tuple(key: &[u8]) -> Option<String> {
 
 /// Reads a key: a tuple of quoted strings, integers and tuples in parentheses, or a plain key.
 ///
-/// In a plain key and in the strings of a tuple, `\\`, `\'`, `\"`, `\n`, `\r`, `\t`, `\0` and `\x` with two
-/// hexadecimal digits are escapes; every other byte stands for itself. Quotes around the whole text are
-/// not part of the key, and make a text in parentheses a plain key.
+/// In a plain key and in the strings of a tuple, `\\`, `\'`, `\"`, `\n`, `\r`, `\t`, `\0` and `\x`
+/// with two hexadecimal digits are escapes; every other byte stands for itself. Quotes around the
+/// whole text are not part of the key, and make a text in parentheses a plain key.
 ///
 /// # Errors
 /// A sentence that explains a wrong escape or tuple.

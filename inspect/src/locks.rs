@@ -1,9 +1,10 @@
 //! Finds out which processes hold a store, from `/proc/locks`.
 //!
-//! This takes no lock, not even to test one, so it disturbs no process. The lock of a store is an `flock`
-//! on its directory. The others are open-file-description locks, each on a byte of the control file;
-//! `/proc/locks` shows their ranges. For an `flock` it names the process, if that is in the same PID
-//! namespace. For an open-file-description lock it names none, but shows the lock to every namespace.
+//! This takes no lock, not even to test one, so it disturbs no process. The lock of a store is an
+//! `flock` on its directory. The others are open-file-description locks, each on a byte of the
+//! control file; `/proc/locks` shows their ranges. For an `flock` it names the process, if that is
+//! in the same PID namespace. For an open-file-description lock it names none, but shows the lock
+//! to every namespace.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -38,8 +39,8 @@ impl Liveness {
     }
 }
 
-/// The bytes that one read of `/proc/locks` returns at least, if there are as many: a page, less one
-/// line that does not fit.
+/// The bytes that one read of `/proc/locks` returns at least, if there are as many: a page, less
+/// one line that does not fit.
 const PAGE: usize = 4096 - 128;
 /// How often to read it again if it is longer.
 const READINGS: usize = 3;
@@ -111,9 +112,10 @@ fn device(major: u64, minor: u64) -> u64 {
 }
 
 impl Locks {
-    /// Reads `/proc/locks`. One read returns about a page; a longer list may miss a lock, since others are
-    /// taken and released meanwhile. So a longer list is read several times and the results are merged. A
-    /// lock released just now may still appear as held, but a held lock is hardly ever missed.
+    /// Reads `/proc/locks`. One read returns about a page; a longer list may miss a lock, since
+    /// others are taken and released meanwhile. So a longer list is read several times and the
+    /// results are merged. A lock released just now may still appear as held, but a held lock is
+    /// hardly ever missed.
     #[must_use]
     pub fn read() -> Locks {
         let Ok(text) = fs::read_to_string("/proc/locks") else { return Locks(None) };
@@ -135,8 +137,8 @@ impl Locks {
         self.any(dir, Lock::is_flock)
     }
 
-    /// Whether a process holds the lock of the store in `dir` exclusively: the owner of a temporary store,
-    /// or a process that opens, recovers or removes the store.
+    /// Whether a process holds the lock of the store in `dir` exclusively: the owner of a temporary
+    /// store, or a process that opens, recovers or removes the store.
     #[must_use]
     pub fn store_exclusively(&self, dir: &Path) -> Liveness {
         self.any(dir, |lock| lock.is_flock() && lock.is_exclusive)
@@ -205,8 +207,8 @@ impl Locks {
         let major = dev >> 8 & 0xFFF | dev >> 32 & 0xFFFF_F000;
         let minor = dev & 0xFF | dev >> 12 & 0xFFFF_FF00;
         let here = |lock: &&Lock| {
-            // File systems without a single device may show another device number in /proc/locks; its
-            // major number is 0, too.
+            // File systems without a single device may show another device number in /proc/locks;
+            // its major number is 0, too.
             let is_same = lock.device == device(major, minor);
             lock.inode == metadata.ino() && (is_same || major == 0 && lock.device >> 20 == 0)
         };

@@ -86,8 +86,8 @@ impl Content {
     /// How many bytes [`of`](Content::of) reads.
     pub const LEN: usize = HEADER_LEN as usize;
 
-    /// Classifies a file of `len` bytes by its first bytes: [`LEN`](Content::LEN) of them, or all if the
-    /// file is shorter.
+    /// Classifies a file of `len` bytes by its first bytes: [`LEN`](Content::LEN) of them, or all
+    /// if the file is shorter.
     #[must_use]
     pub fn of(bytes: &[u8], len: u64) -> Content {
         if bytes.len() < Content::LEN || bytes[..Content::LEN].iter().all(|&byte| byte == 0) {

@@ -2,9 +2,9 @@
 
 use std::ffi::OsStr;
 
-/// Converts a path to text. A path is escaped like a key if it is not UTF-8 or holds a backslash, or a
-/// character that controls a terminal, is invisible or turns the direction of text. So no two paths
-/// look alike and none moves the cursor.
+/// Converts a path to text. A path is escaped like a key if it is not UTF-8 or holds a backslash,
+/// or a character that controls a terminal, is invisible or turns the direction of text. So no two
+/// paths look alike and none moves the cursor.
 pub fn shown(path: impl AsRef<OsStr>) -> String {
     let path = path.as_ref();
     match path.to_str() {

@@ -1,8 +1,8 @@
 //! Corrects a single flipped bit if a check tells which bit it was.
 //!
 //! Two valid words for one offset differ in at least four bits, and a CRC-32 over less than 64 KiB
-//! tells all single bits apart. So a word, a segment header or a batch header with one flipped bit has
-//! exactly one correction. Whatever has two is left alone. Only salvage corrects what it reads;
+//! tells all single bits apart. So a word, a segment header or a batch header with one flipped bit
+//! has exactly one correction. Whatever has two is left alone. Only salvage corrects what it reads;
 //! everything else shows damage as it is.
 
 use byteorder::{ByteOrder, LittleEndian as Le};

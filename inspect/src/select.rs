@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use partd_format::segment::Retained;
 
 use crate::control::Control;
-use crate::history::uuid;
 use crate::problem::{Problem, Severity};
+use crate::text::uuid;
 use crate::walk::{BatchInfo, Segment};
 
-/// The uuid of the store that the files belong to: that of the control file, if a segment has it too or
-/// there are no segments; otherwise the uuid of most segments.
+/// The uuid of the store that the files belong to: that of the control file, if a segment has it
+/// too or there are no segments; otherwise the uuid of most segments.
 pub(super) fn store_of(segments: &[Segment], control: Option<&Control>) -> Option<[u8; 16]> {
     let mut votes: BTreeMap<[u8; 16], usize> = BTreeMap::new();
     for header in segments.iter().filter_map(|segment| segment.header.as_ref().ok()) {
@@ -35,8 +35,8 @@ pub(super) struct Selected {
 
 /// Decides for each segment whether it is part of the store and whether it is replaced.
 ///
-/// `header_severity` is the severity of an unreadable header. In a store a power cut may have torn it,
-/// and missing sequence numbers reveal a loss.
+/// `header_severity` is the severity of an unreadable header. In a store a power cut may have torn
+/// it, and missing sequence numbers reveal a loss.
 pub(super) fn select(
     segments: &[Segment],
     store: Option<[u8; 16]>,
@@ -111,9 +111,9 @@ fn has_come_back(segment: &Segment, (max_seq, output): (u64, u64), kept: &BTreeS
         && (segment.is_output() || numbers.any(|number| number <= max_seq))
 }
 
-/// Guesses the inputs of an output whose lists are damaged, so that no entry counts twice. A segment is
-/// an input if an entry of the output has one of its numbers. Any other segment with numbers up to
-/// `max_seq` is one too, unless the damaged list `retained` names it.
+/// Guesses the inputs of an output whose lists are damaged, so that no entry counts twice. A
+/// segment is an input if an entry of the output has one of its numbers. Any other segment with
+/// numbers up to `max_seq` is one too, unless the damaged list `retained` names it.
 fn probable_inputs(segments: &[Segment], output: &Segment) -> BTreeSet<u64> {
     let max_seq =
         output.header.as_ref().ok().and_then(|header| header.output).map_or(0, |o| o.max_seq);

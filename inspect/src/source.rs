@@ -1,16 +1,16 @@
 //! Sources of bytes: an open file, or memory in tests and fuzzing.
 //!
-//! Reads are `pread` into buffers. A window reads ahead while the reads move forward in small steps, and
-//! reads only what it needs after a jump. So the header of a large batch takes one or two calls, and
-//! many small batches take one.
+//! Reads are `pread` into buffers. A window reads ahead while the reads move forward in small
+//! steps, and reads only what it needs after a jump. So the header of a large batch takes one or
+//! two calls, and many small batches take one.
 //!
-//! A source takes no lock. A shared store never reuses its files, and an unlinked file stays readable
-//! while it is open. A temporary store reuses dead segments while it lives: it renames the file first, and
-//! what is read from it after that may be anything, see [`Source::is_in_place`].
+//! A source takes no lock. A shared store never reuses its files, and an unlinked file stays
+//! readable while it is open. A temporary store reuses dead segments while it lives: it renames the
+//! file first, and what is read from it after that may be anything, see [`Source::is_in_place`].
 //!
-//! A store may have more segments than a process may have open files. Files stay open until the limit
-//! is reached. A file beyond it is opened for each read, or for as long as a window reads it. Its
-//! device, inode and creation time tell whether it is still the same file.
+//! A store may have more segments than a process may have open files. Files stay open until the
+//! limit is reached. A file beyond it is opened for each read, or for as long as a window reads it.
+//! Its device, inode and creation time tell whether it is still the same file.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
@@ -42,8 +42,8 @@ const FILES_PER_THREAD: usize = 4;
 /// How many sources keep their files open.
 static KEPT: AtomicUsize = AtomicUsize::new(0);
 
-/// How many files this process may have open for sources: one half stays open, the other half is for
-/// files that are opened for a read.
+/// How many files this process may have open for sources: one half stays open, the other half is
+/// for files that are opened for a read.
 fn files_max() -> usize {
     static MAX: OnceLock<usize> = OnceLock::new();
     *MAX.get_or_init(|| {
@@ -250,14 +250,14 @@ impl Source {
         self.stored
     }
 
-    /// Whether `len` bytes of it in total may be held in memory. A sparse file of terabytes must not make
-    /// this process allocate terabytes.
+    /// Whether `len` bytes of it in total may be held in memory. A sparse file of terabytes must
+    /// not make this process allocate terabytes.
     pub fn affordable(&self, len: u64) -> bool {
         len <= self.stored.max(CLAIM_FREE)
     }
 
-    /// The first offset at or after `offset` at which the file system stores data; `None` if there is
-    /// none. Holes read as zeros.
+    /// The first offset at or after `offset` at which the file system stores data; `None` if there
+    /// is none. Holes read as zeros.
     pub fn stored_from(&self, offset: u64) -> Option<u64> {
         if offset >= self.len {
             return None;
@@ -337,8 +337,8 @@ impl<'s> Window<'s> {
         self.ahead = AHEAD_MIN;
     }
 
-    /// Returns the `len` bytes at `offset`. The caller has checked both against the length of the file,
-    /// and `len` with [`Source::affordable`].
+    /// Returns the `len` bytes at `offset`. The caller has checked both against the length of the
+    /// file, and `len` with [`Source::affordable`].
     ///
     /// # Errors
     /// If the bytes cannot be read.
@@ -360,7 +360,8 @@ impl<'s> Window<'s> {
                 return Err(error);
             }
             if forward && take >= AHEAD_MAX {
-                // The whole file is being read: request the next part while the caller uses this one.
+                // The whole file is being read: request the next part while the caller uses this
+                // one.
                 self.source.will_read(offset + take as u64, AHEAD_MAX as u64);
             }
         }

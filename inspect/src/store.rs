@@ -1,8 +1,9 @@
-//! Reads a whole store, or a single segment: walks the segment files in parallel and finds their history.
+//! Reads a whole store, or a single segment: walks the segment files in parallel and finds their
+//! history.
 //!
-//! Under live writers it reads the commit word first, so that everything it covers can be found. It opens
-//! the files before it reads the first, as many as the limit allows. If files were published or unlinked
-//! meanwhile, it starts again.
+//! Under live writers it reads the commit word first, so that everything it covers can be found. It
+//! opens the files before it reads the first, as many as the limit allows. If files were published
+//! or unlinked meanwhile, it starts again.
 
 use std::fs;
 use std::io;
@@ -86,11 +87,11 @@ impl Store {
         Ok(Store::read_with(path, |_| ())?.0)
     }
 
-    /// Reads the store and calls `visit` on each segment as soon as it is walked, while other segments
-    /// are still being walked. Returns the results in the order of the segments.
+    /// Reads the store and calls `visit` on each segment as soon as it is walked, while other
+    /// segments are still being walked. Returns the results in the order of the segments.
     ///
-    /// `visit` also sees segments that turn out not to be part of the store. If the store has to be read
-    /// again, `visit` runs again on the final segments.
+    /// `visit` also sees segments that turn out not to be part of the store. If the store has to be
+    /// read again, `visit` runs again on the final segments.
     ///
     /// # Errors
     /// As for [`read`](Store::read).
@@ -145,8 +146,8 @@ impl Store {
         Ok(Store::read_segment(path, true, |_| ())?.0)
     }
 
-    /// Reads the store once. Returns `None` if a file was removed before it was read, except on the last
-    /// attempt. `is_changing` says that the commit word was seen to change: the store is open.
+    /// Reads the store once. Returns `None` if a file was removed before it was read, except on the
+    /// last attempt. `is_changing` says that the commit word was seen to change: the store is open.
     fn read_once<T: Send>(
         path: &Path,
         is_changing: bool,
@@ -302,7 +303,8 @@ impl Store {
         }
     }
 
-    /// Whether its files may be reused while they are read: it is temporary and its process is alive.
+    /// Whether its files may be reused while they are read: it is temporary and its process is
+    /// alive.
     pub fn recycles(&self) -> bool {
         self.environment.is_open && self.control().is_some_and(Control::is_temporary)
     }
@@ -315,8 +317,8 @@ impl Store {
         known.then_some(partd_format::VERSION)
     }
 
-    /// Whether a file could not be opened, was removed before it was read, or may look damaged only because
-    /// it was reused meanwhile.
+    /// Whether a file could not be opened, was removed before it was read, or may look damaged only
+    /// because it was reused meanwhile.
     #[must_use]
     pub fn is_unreadable(&self) -> bool {
         let mut segments = self.segments.iter();
@@ -324,8 +326,8 @@ impl Store {
             || self.is_damaged() && self.has_gone()
     }
 
-    /// Whether a file was removed, or may have been reused, before it was read completely. What is missing or
-    /// wrong then says nothing about the store.
+    /// Whether a file was removed, or may have been reused, before it was read completely. What is
+    /// missing or wrong then says nothing about the store.
     #[must_use]
     pub fn has_gone(&self) -> bool {
         let recycles = self.recycles();

@@ -1,7 +1,8 @@
 //! Walks one segment: its header, its chain of batches, and the tables of committed batches.
 //!
-//! It does not read values. It keeps the error of each part that it cannot decode and walks on to the
-//! end of the chain. [`history`](super::history) decides whether such a part is damage or a scar.
+//! It does not read values. It keeps the error of each part that it cannot decode and walks on to
+//! the end of the chain. [`history`](super::history) decides whether such a part is damage or a
+//! scar.
 
 use std::io;
 use std::path::Path;
@@ -335,7 +336,8 @@ impl Segment {
             Ok(State::Committed(_)) => {
                 let mut head = self.head(salt, offset, len, w)?;
                 if head.is_err() {
-                    // The window may hold part of the batch from before it was written: read it again.
+                    // The window may hold part of the batch from before it was written: read it
+                    // again.
                     w.forget();
                     head = self.head(salt, offset, len, w)?;
                 }
@@ -375,7 +377,8 @@ impl Segment {
         Ok(head)
     }
 
-    /// Checks the header of a batch and adds its entries. `body` begins after the link and state words.
+    /// Checks the header of a batch and adds its entries. `body` begins after the link and state
+    /// words.
     pub(super) fn take_head(
         &mut self,
         salt: Salt,

@@ -1,5 +1,5 @@
-//! The commit protocol of partd under loom: the code of `src/log/shared/commit.rs` on loom's atomics; and
-//! the sleep of its background thread, in [`sleeper`].
+//! The commit protocol of partd under loom: the code of `src/log/shared/commit.rs` on loom's
+//! atomics; and the sleep of its background thread, in [`sleeper`].
 //!
 //! [`world`] models a store: the commit word, the slots, and segments with link words, state words
 //! and bytes; its writers die at any step that a test chooses. [`weaken`] weakens one ordering of

@@ -1,7 +1,8 @@
 //! The server beside Python's, and beside a bare copy of the same bytes through a unix socket.
 //!
 //! ```text
-//! PARTD_SERVER_PYTHON="$(tests/python/venv.sh)" cargo bench --bench speed
+//! PARTD_SERVER_PYTHON="$(../tests/python/venv.sh ../target/python-server \
+//!     tests/python/requirements.txt partd.zmq)" cargo bench --bench speed
 //! ```
 //!
 //! Every side is processes of its own: a server, and one or four clients that begin together. The sides

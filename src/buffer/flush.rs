@@ -53,7 +53,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     }
 
     /// Moves the keys that have a deferred set, with everything buffered for them.
-    pub(super) fn settle(&self, state: &mut State, keys: &[Key]) -> Result<()> {
+    pub(super) fn apply_deferred(&self, state: &mut State, keys: &[Key]) -> Result<()> {
         let mut keys: Vec<Key> =
             keys.iter().filter(|key| state.deferred.has(key)).cloned().collect();
         keys.sort_unstable();

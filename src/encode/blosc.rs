@@ -113,7 +113,7 @@ impl Compressor for BloscCodec {
     fn compress(&self, value: &[u8], frame: &mut Vec<u8>) -> Result<(), CodecError> {
         if value.len() > MAX_VALUE_BYTES {
             return Err(format!(
-                "the value has {} bytes, and blosc takes {MAX_VALUE_BYTES} at most; append it in \
+                "the value has {} bytes, but blosc takes at most {MAX_VALUE_BYTES}; append it in \
                  pieces",
                 value.len()
             )
@@ -143,9 +143,9 @@ impl Compressor for BloscCodec {
 /// The header holds one byte each of format version, version of the inner codec, flags and element
 /// size, then the value bytes, block bytes and frame bytes, 4 bytes little-endian each.
 fn declared_bytes(frame: &[u8]) -> Result<u64, CodecError> {
-    let (header, _) = frame
-        .split_first_chunk::<HEADER_BYTES>()
-        .ok_or_else(|| format!("the frame has {} bytes, but blosc's header 16", frame.len()))?;
+    let (header, _) = frame.split_first_chunk::<HEADER_BYTES>().ok_or_else(|| {
+        format!("the frame has {} bytes, fewer than the 16 of blosc's header", frame.len())
+    })?;
     let [version, _, _, element, v0, v1, v2, v3, b0, b1, b2, b3, f0, f1, f2, f3] = *header;
     let value_bytes = u32::from_le_bytes([v0, v1, v2, v3]);
     let block_bytes = u32::from_le_bytes([b0, b1, b2, b3]);

@@ -87,7 +87,7 @@ impl Compressor for Bz2Codec {
                 break;
             }
             if taken == 0 && value.len() == made && value.len() < value.capacity() {
-                return Err("the bzip2 stream is cut: its end is missing".into());
+                return Err("the bzip2 stream is truncated: its end is missing".into());
             }
         }
         growth.end(value)?;

@@ -131,15 +131,21 @@ pub fn compression(name: &str, inner: Box<dyn Partd>) -> Result<Box<dyn Partd>> 
     for part in parts {
         settings.set(name, part)?;
     }
-    let found = COMPRESSIONS.into_iter().find(|(known, _)| known.eq_ignore_ascii_case(bare));
-    match found {
-        Some((_, Some(open))) => open(inner, &settings),
+    find(&COMPRESSIONS, bare)?(inner, &settings)
+}
+
+/// Finds the function that opens a compression.
+fn find(table: &[(&str, Option<Open>)], name: &str) -> Result<Open> {
+    match table.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
+        Some((_, Some(open))) => Ok(*open),
         Some((known, None)) => Err(Error::Invalid(format!(
-            "the compression {known:?} is not in this build: turn on the cargo feature \
-             `{known}`; {}",
-            possible()
+            "the compression {known:?} is not in this build: turn on the cargo feature `{known}`; \
+             {}",
+            possible(table)
         ))),
-        None => Err(Error::Invalid(format!("there is no compression {bare:?}; {}", possible()))),
+        None => {
+            Err(Error::Invalid(format!("there is no compression {name:?}; {}", possible(table))))
+        }
     }
 }
 
@@ -171,7 +177,7 @@ impl<'a> Settings<'a> {
             }
             _ => {
                 return invalid(format!(
-                    "there is nothing called {setting:?} to set; possible are a level, \
+                    "there is no setting {setting:?}; the settings are a level, \
                      max_decoded_bytes, and for blosc element_bytes and inner"
                 ));
             }
@@ -201,10 +207,10 @@ fn only_blosc(layer: &str, settings: &Settings<'_>) -> Result<()> {
 }
 
 /// Returns a sentence about the possible names, and the names that more features would add.
-fn possible() -> String {
+fn possible(table: &[(&str, Option<Open>)]) -> String {
     let names = |built_in: bool| -> Vec<&str> {
-        let some = COMPRESSIONS.into_iter().filter(|(_, open)| open.is_some() == built_in);
-        some.map(|(name, _)| name).collect()
+        let some = table.iter().filter(|(_, open)| open.is_some() == built_in);
+        some.map(|(name, _)| *name).collect()
     };
     let here = match names(true) {
         here if here.is_empty() => "none is built in".to_owned(),
@@ -215,5 +221,30 @@ fn possible() -> String {
         missing => {
             format!("{here}; with the cargo features of the same names also {}", missing.join(", "))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compression_whose_feature_is_off_is_an_error_that_names_the_feature() {
+        let open: Open = |inner, _| Ok(inner);
+        let refused = |table: &[(&str, Option<Open>)], name: &str| {
+            find(table, name).err().map(|error| error.to_string())
+        };
+        let some = [("zlib", Some(open)), ("bz2", None), ("zstd", None)];
+        assert_eq!(refused(&some, "ZLIB"), None);
+        assert_eq!(
+            refused(&some, "BZ2").unwrap(),
+            "the compression \"bz2\" is not in this build: turn on the cargo feature `bz2`; \
+             possible here are zlib; with the cargo features of the same names also bz2, zstd"
+        );
+        assert_eq!(
+            refused(&[("bz2", None)], "zip").unwrap(),
+            "there is no compression \"zip\"; none is built in; with the cargo features of the same \
+             names also bz2"
+        );
     }
 }

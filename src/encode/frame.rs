@@ -60,7 +60,7 @@ pub(crate) fn split<'a>(pieces: &[&'a [u8]]) -> Result<Vec<Frame<'a>>, BadFrame>
         let bad = |reason| BadFrame { frame: frames.len(), offset, reason };
         let Some(prefix) = rest.take(PREFIX_BYTES as u64) else {
             return Err(bad(format!(
-                "the value ends after {} of the 8 bytes of a frame's length: it was cut, or not \
+                "the value ends after {} of the 8 bytes of a frame's length: it was truncated, or not \
                  written by an encoding layer",
                 rest.left
             )));
@@ -68,7 +68,7 @@ pub(crate) fn split<'a>(pieces: &[&'a [u8]]) -> Result<Vec<Frame<'a>>, BadFrame>
         let len = prefix.iter().rev().fold(0, |len, &byte| (len << 8) | u64::from(byte));
         let Some(body) = rest.take(len) else {
             return Err(bad(format!(
-                "the frame should have {len} bytes, but only {} follow: the value was cut, or not \
+                "the frame should have {len} bytes, but only {} follow: the value was truncated, or not \
                  written by an encoding layer",
                 rest.left
             )));

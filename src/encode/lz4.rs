@@ -51,7 +51,7 @@ impl Compressor for Lz4Codec {
     fn compress(&self, value: &[u8], frame: &mut Vec<u8>) -> Result<(), CodecError> {
         if value.len() > MAX_VALUE_BYTES {
             return Err(format!(
-                "the value has {} bytes, and LZ4 takes {MAX_VALUE_BYTES} at most; append it in \
+                "the value has {} bytes, but LZ4 takes at most {MAX_VALUE_BYTES}; append it in \
                  pieces",
                 value.len()
             )

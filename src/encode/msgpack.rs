@@ -100,8 +100,8 @@ impl<T: Serialize + DeserializeOwned + Send + Sync> Codec for MsgpackCodec<T> {
         }
         let list: Vec<T> = rmp_serde::from_slice(frame).map_err(|error| {
             format!(
-                "the frame holds something else than a list of {}, the type asked for: {error}; \
-                 read it by a layer of the type that was appended",
+                "the frame does not hold a list of {}, the requested type: {error}; read it \
+                 through a layer of the type that was appended",
                 std::any::type_name::<T>()
             )
         })?;

@@ -6,26 +6,22 @@
 //! compared and never evaluated. `element` converts elements to bytes.
 
 mod element;
+mod side;
+mod spread;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
-use std::panic::resume_unwind;
-use std::thread;
 
 use ndarray::{Array1, ArrayView1};
 
 pub use self::element::Element;
+use self::side::{NAME, SUFFIX, side_key, side_keys, with_side_keys};
+use self::spread::spread;
 use crate::encode::layer::{DEFAULT_MAX_DECODED_BYTES, put_back};
 use crate::partd::{Batch, Chunks, Durability, Op, Partd};
 use crate::{Error, Key, Result};
 
-/// The suffix that turns a key into its side key, which holds the dtype.
-const SUFFIX: &[u8] = b".dtype";
-/// The name of the layer in errors.
-const NAME: &str = "Numpy";
-/// One thread copies fewer bytes than this.
-const PARALLEL_MIN_BYTES: usize = 1 << 20;
 /// The units of dates and durations.
 const UNITS: [&str; 13] = ["Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as"];
 
@@ -438,60 +434,6 @@ impl<T, P: fmt::Debug> fmt::Debug for Numpy<T, P> {
     }
 }
 
-/// Applies `work` to each item, on several threads if there are many bytes.
-///
-/// It uses plain threads because the store may hold a lock while it lends the bytes: a rayon worker
-/// that waits may pick up a task that needs the same lock.
-fn spread<I: Sync, R: Send>(
-    items: &[I],
-    bytes: usize,
-    work: impl Fn(&I) -> Result<R> + Sync,
-) -> Result<Vec<R>> {
-    let threads = match bytes >= PARALLEL_MIN_BYTES {
-        true => crate::threads::wanted().min(items.len()),
-        false => 1,
-    };
-    let mut parts = items.chunks(items.len().div_ceil(threads.max(1)).max(1));
-    let own = parts.next().unwrap_or(&[]);
-    let run = |part: &[I]| part.iter().map(&work).collect::<Result<Vec<R>>>();
-    let results: Vec<Result<Vec<R>>> = thread::scope(|scope| {
-        let others: Vec<_> = parts
-            .map(|part| (part, thread::Builder::new().spawn_scoped(scope, || run(part))))
-            .collect();
-        let mut results = vec![run(own)];
-        for (part, other) in others {
-            results.push(match other {
-                Ok(other) => other.join().unwrap_or_else(|panic| resume_unwind(panic)),
-                // No thread could be started, so do its work here.
-                Err(_) => run(part),
-            });
-        }
-        results
-    });
-    Ok(results.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
-}
-
 fn bad(key: &Key, offset: u64, reason: String) -> Error {
     Error::Decode { layer: NAME, key: key.clone(), frame: 0, offset, reason }
-}
-
-/// Returns the side key of a key, which holds its dtype.
-fn side_key(key: &Key) -> Result<Key> {
-    if key.as_bytes().ends_with(SUFFIX) {
-        return Err(Error::Invalid(format!(
-            "{NAME}: key {key} ends in `.dtype`, where this layer stores dtypes; choose another key"
-        )));
-    }
-    Ok(Key::from([key.as_bytes(), SUFFIX].concat()))
-}
-
-fn side_keys(keys: &[Key]) -> Result<Vec<Key>> {
-    keys.iter().map(side_key).collect()
-}
-
-/// Returns the keys, and the keys followed by their side keys.
-fn with_side_keys<K: Into<Key>>(keys: impl IntoIterator<Item = K>) -> Result<(Vec<Key>, Vec<Key>)> {
-    let keys: Vec<Key> = keys.into_iter().map(Into::into).collect();
-    let all = [keys.clone(), side_keys(&keys)?].concat();
-    Ok((keys, all))
 }

@@ -6,6 +6,7 @@
 
 mod de;
 mod machine;
+mod table;
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -103,7 +103,7 @@ impl Compressor for ZlibCodec {
             match status {
                 Status::StreamEnd => break,
                 _ if taken == 0 && value.len() == made && value.len() < value.capacity() => {
-                    return Err("the zlib stream is cut: its end is missing".into());
+                    return Err("the zlib stream is truncated: its end is missing".into());
                 }
                 Status::Ok | Status::BufError => {}
             }

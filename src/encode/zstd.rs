@@ -147,7 +147,7 @@ impl Compressor for ZstdCodec {
                 break;
             }
             if input.pos() == taken && value.len() == made && value.len() < value.capacity() {
-                return Err("the zstd frame is cut: its end is missing".into());
+                return Err("the zstd frame is truncated: its end is missing".into());
             }
         }
         growth.end(value)

@@ -93,13 +93,14 @@ impl SegmentLog {
     ///
     /// The error names the path and says what to do. Its [kind](crate::Error::kind) is
     ///
-    /// - [`NotAStore`](crate::ErrorKind::NotAStore) if the path is a file, or a directory with other
-    ///   files;
+    /// - [`NotAStore`](crate::ErrorKind::NotAStore) if the path is a file, or a directory with
+    ///   other files;
     /// - [`NewerVersion`](crate::ErrorKind::NewerVersion) if the store has a newer format;
-    /// - [`UnsupportedFileSystem`](crate::ErrorKind::UnsupportedFileSystem) on a network file system;
+    /// - [`UnsupportedFileSystem`](crate::ErrorKind::UnsupportedFileSystem) on a network file
+    ///   system;
     /// - [`Corrupt`](crate::ErrorKind::Corrupt) if bytes that were synced are damaged;
-    /// - [`Busy`](crate::ErrorKind::Busy) if another process has the store locked for too long, or the
-    ///   store is temporary;
+    /// - [`Busy`](crate::ErrorKind::Busy) if another process has the store locked for too long, or
+    ///   the store is temporary;
     /// - [`ReadOnly`](crate::ErrorKind::ReadOnly) if this process may not write to the store;
     /// - [`Io`](crate::ErrorKind::Io) if another system call fails.
     pub fn open(path: impl AsRef<Path>) -> Result<SegmentLog> {
@@ -115,8 +116,8 @@ impl SegmentLog {
     ///
     /// # Errors
     ///
-    /// Those of [`open`](SegmentLog::open), and [`NotAStore`](crate::ErrorKind::NotAStore) if there is no
-    /// store.
+    /// Those of [`open`](SegmentLog::open), and [`NotAStore`](crate::ErrorKind::NotAStore) if there
+    /// is no store.
     pub fn open_read_only(path: impl AsRef<Path>) -> Result<SegmentLog> {
         Options::default().open_read_only(path)
     }
@@ -199,10 +200,11 @@ impl<D: Disk> SegmentLog<D> {
     ///
     /// # Errors
     ///
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) on damage, [`SyncFailed`](crate::ErrorKind::SyncFailed) after a
-    /// failed sync, [`ReadOnly`](crate::ErrorKind::ReadOnly) on a read-only handle, and
-    /// [`DiskFull`](crate::ErrorKind::DiskFull) if not even one segment can be rewritten. The store is
-    /// then unchanged. If the disk has room for a part of the work, that part is done.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) on damage,
+    /// [`SyncFailed`](crate::ErrorKind::SyncFailed) after a failed sync,
+    /// [`ReadOnly`](crate::ErrorKind::ReadOnly) on a read-only handle, and
+    /// [`DiskFull`](crate::ErrorKind::DiskFull) if not even one segment can be rewritten. The store
+    /// is then unchanged. If the disk has room for a part of the work, that part is done.
     pub fn compact(&self) -> Result<Compaction> {
         self.engine.store.check_writable()?;
         compact(&self.engine, Aim::Everything, &Stop::default())
@@ -289,8 +291,8 @@ impl<D: Disk> SegmentLog<D> {
     ///
     /// # Errors
     ///
-    /// Those of [`sync`](Partd::sync), and [`Invalid`](crate::ErrorKind::Invalid) if `seq` is greater than
-    /// the last sequence number.
+    /// Those of [`sync`](Partd::sync), and [`Invalid`](crate::ErrorKind::Invalid) if `seq` is
+    /// greater than the last sequence number.
     pub fn sync_to(&self, seq: Seq) -> Result<()> {
         let Engine { store, syncer, .. } = &*self.engine;
         store.check_writable()?;
@@ -308,8 +310,8 @@ impl<D: Disk> SegmentLog<D> {
     ///
     /// # Errors
     ///
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) on damage, [`Io`](crate::ErrorKind::Io) if a segment cannot be
-    /// opened, and [`Forked`](crate::ErrorKind::Forked) in a child of `fork`.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) on damage, [`Io`](crate::ErrorKind::Io) if a segment
+    /// cannot be opened, and [`Forked`](crate::ErrorKind::Forked) in a child of `fork`.
     pub fn stats(&self) -> Result<Stats> {
         let Engine { store, reader, writer, .. } = &*self.engine;
         stats::count(store, reader, &writer.space)
@@ -322,8 +324,8 @@ impl<D: Disk> SegmentLog<D> {
     ///
     /// # Errors
     ///
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) with the file and offset of the first damage found, and
-    /// [`Io`](crate::ErrorKind::Io) if a segment cannot be opened.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) with the file and offset of the first damage found,
+    /// and [`Io`](crate::ErrorKind::Io) if a segment cannot be opened.
     pub fn verify(&self) -> Result<Verified> {
         verify::verify(&self.engine.store, &self.engine.reader)
     }
@@ -425,8 +427,8 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// Those of [`SegmentLog::open`], and [`Invalid`](crate::ErrorKind::Invalid) if an option is out of
-    /// range.
+    /// Those of [`SegmentLog::open`], and [`Invalid`](crate::ErrorKind::Invalid) if an option is
+    /// out of range.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<SegmentLog> {
         self.open_on(OsDisk, path)
     }

@@ -77,7 +77,7 @@ pub(crate) fn take<D: Disk>(
         };
         return Ok(keys.iter().map(value).collect());
     }
-    let why = "segments come so fast that a pop found no moment between two; nothing was \
+    let why = "new segments were published faster than the pop could read them; nothing was \
                removed, try again";
     Err(Error::refused(ErrorKind::Busy, &**store.directory.path(), why))
 }

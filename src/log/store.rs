@@ -136,8 +136,9 @@ impl<D: Disk> Store<D> {
         }
         match self.directory.dir.id_of(CONTROL) {
             Ok(now) if Some(now) != frozen.control => {
-                let why = "the store needed recovery when this handle was opened for reading, and somebody has \
-                           opened it for writing since; open it again to see what was written";
+                let why = "the store needed recovery when this handle was opened for reading, and \
+                           another handle has opened it for writing since; open it again to read \
+                           what was written";
                 Err(Error::refused(ErrorKind::Busy, &**self.directory.path(), why))
             }
             _ => Ok(()),

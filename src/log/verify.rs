@@ -91,8 +91,8 @@ fn walk<F: DiskFile>(
         return Err(segment.damage(partd_format::Error {
             offset: 0,
             what: "header",
-            expected: Evidence::Text("what it was when the segment was opened"),
-            found: Evidence::Text("another"),
+            expected: Evidence::Text("the header that was read when the segment was opened"),
+            found: Evidence::Text("a different one"),
         }));
     }
     if segment.header().output.is_some() {

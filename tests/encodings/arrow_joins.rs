@@ -206,7 +206,7 @@ fn a_damaged_batch_is_an_error_at_its_position_and_pop_then_removes_nothing() {
     assert_eq!(p.batches("k").unwrap().count(), 3, "the value stays in the store");
 
     p.inner().append([("cut", b"abc")]).unwrap();
-    assert!(p.batches("cut").unwrap_err().to_string().contains("it was cut"));
+    assert!(p.batches("cut").unwrap_err().to_string().contains("it was truncated"));
     assert!(p.pop_batches("cut").is_err());
     assert_eq!(p.inner().get("cut").unwrap(), b"abc");
 }

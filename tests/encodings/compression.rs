@@ -234,7 +234,7 @@ fn every_option_of_a_layer_can_be_set_at_run_time() {
     }
     assert!(refuse("zlib:9:8").contains("\"8\" repeats a setting"));
     assert!(refuse("zlib:max_decoded_bytes=many").contains("not a number of bytes: \"many\""));
-    assert!(refuse("zlib:speed=9").contains("nothing called \"speed\" to set; possible are"));
+    assert!(refuse("zlib:speed=9").contains("there is no setting \"speed\"; the settings are"));
     #[cfg(feature = "blosc")]
     {
         let stored = |text: &str| {

@@ -1,8 +1,9 @@
 //! Bad input is refused with an error that names the path and says what to do. Nothing is lost and
 //! nothing is changed.
 //!
-//! Unusual input that works is in `odd_input.rs`; handles used after `fork`, missing rights and
-//! read-only directories are in `tests/processes`; network file systems are in `network.rs`.
+//! Control files are in `bad_control.rs`; unusual input that works is in `odd_input.rs`; handles
+//! used after `fork`, missing rights and read-only directories are in `tests/processes`; network
+//! file systems are in `network.rs`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,12 +15,10 @@ use partd_format::batch::{KEY_LEN_MAX, Layout};
 use partd_format::segment::{SEGMENT_LEN_MAX, SEGMENT_LEN_MIN};
 use partd_format::word::BATCH_LEN_MAX;
 use partd_testkit::build;
-use partd_testkit::children::arena::{Arena, Manner};
-use partd_testkit::children::judge::judge;
-use partd_testkit::children::{self, Random, directory, seed};
+use partd_testkit::children::{self, directory};
 
 /// Every file below a directory with its bytes.
-fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(crate) fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -36,7 +35,7 @@ fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 /// Returns the message of an error, which must name `path` and contain `words`.
 #[track_caller]
-fn says<T>(result: Result<T, Error>, path: &Path, words: &[&str]) {
+pub(crate) fn says<T>(result: Result<T, Error>, path: &Path, words: &[&str]) {
     let error = result.err().expect("it is refused");
     let message = error.to_string();
     assert!(message.contains(&*path.to_string_lossy()), "the path is not named: {message}");
@@ -86,7 +85,7 @@ fn opening_a_directory_with_foreign_files_is_an_error() {
     fs::create_dir(dir.path().join("more")).unwrap();
     let before = contents(dir.path());
     says(SegmentLog::open(dir.path()), dir.path(), &["other files", "empty or a new directory"]);
-    says(SegmentLog::open_read_only(dir.path()), dir.path(), &["no partd store"]);
+    says(SegmentLog::open_read_only(dir.path()), dir.path(), &["not a partd store"]);
     assert!(contents(dir.path()) == before, "something was changed");
 }
 
@@ -111,7 +110,7 @@ fn foreign_files_are_neither_taken_for_a_store_nor_removed_from_one() {
         fs::write(dir.path().join(name), "precious").unwrap();
         let before = contents(dir.path());
         says(SegmentLog::open(dir.path()), dir.path(), &["other files", name]);
-        says(SegmentLog::open_read_only(dir.path()), dir.path(), &["no partd store", name]);
+        says(SegmentLog::open_read_only(dir.path()), dir.path(), &["not a partd store", name]);
         assert!(contents(dir.path()) == before, "something was changed");
         // In a store they are left alone, even by recovery.
         store(&path);
@@ -119,32 +118,6 @@ fn foreign_files_are_neither_taken_for_a_store_nor_removed_from_one() {
         fs::remove_file(path.join("control")).unwrap();
         is_whole(&path);
         assert_eq!(fs::read(path.join(name)).unwrap(), b"precious", "{name}");
-    }
-}
-
-#[test]
-fn opening_a_directory_with_a_foreign_control_file_is_an_error() {
-    let (_store_dir, path) = directory();
-    // A store without batches, because a foreign control file could otherwise claim batches that
-    // are missing here.
-    drop(SegmentLog::open(&path).unwrap());
-    let good = fs::read(path.join("control")).unwrap();
-    for bytes in [&b"precious"[..], &good[..100], &[0; 100]] {
-        let (dir, _) = directory();
-        fs::write(dir.path().join("control"), bytes).unwrap();
-        let before = contents(dir.path());
-        says(SegmentLog::open(dir.path()), dir.path(), &["other files", "control"]);
-        says(SegmentLog::open_read_only(dir.path()), dir.path(), &["no partd store"]);
-        assert!(contents(dir.path()) == before, "something was changed");
-    }
-    // A directory that a power cut may have left of a new store counts as one.
-    let random = vec![0x5A; good.len()];
-    for bytes in [&b""[..], &vec![0; good.len()], &random, &good] {
-        let (dir, _) = directory();
-        fs::write(dir.path().join("control"), bytes).unwrap();
-        let p = SegmentLog::open(dir.path()).unwrap();
-        p.append([("k", "v")]).unwrap();
-        assert_eq!(p.get("k").unwrap(), b"v");
     }
 }
 
@@ -223,60 +196,6 @@ fn opening_a_store_with_a_segment_of_another_store_is_an_error() {
     says(SegmentLog::open(&path), &stray, &["segment 0x1", "under another name"]);
     fs::remove_file(&stray).unwrap();
     is_whole(&path);
-}
-
-/// Bad control files: missing, empty, short, zeroed, random, and random words after valid fields.
-fn bad_controls(good: &[u8], random: &mut Random) -> Vec<(&'static str, Option<Vec<u8>>)> {
-    let mut noise = |from: usize| {
-        let mut bytes = good.to_vec();
-        bytes[from..].iter_mut().for_each(|byte| *byte = random.next() as u8);
-        Some(bytes)
-    };
-    vec![
-        ("random", noise(0)),
-        ("random words", noise(64)),
-        ("missing", None),
-        ("empty", Some(Vec::new())),
-        ("short", Some(good[..100].to_vec())),
-        ("zeroed", Some(vec![0; good.len()])),
-    ]
-}
-
-#[test]
-fn a_bad_control_file_after_every_process_was_killed() {
-    let (dir, path) = directory();
-    let seed = seed();
-    let manner = Manner { pause_us: 300, long_bytes: 8 << 10, fork_every: 0 };
-    let mut arena = Arena::start(&path, 3, 0, manner, seed);
-    // Valid, of this store, and long outdated.
-    let stale = fs::read(path.join("control")).unwrap();
-    for writer in 0..3 {
-        arena.wait_for("appends", |arena| arena.log.acked(writer) > 100);
-    }
-    let log = arena.kill_all();
-    let good = fs::read(path.join("control")).unwrap();
-    let mut bad = bad_controls(&good, &mut Random(seed));
-    bad.extend([("stale", Some(stale)), ("as it was left", Some(good))]);
-    let mut passed = None;
-    for (i, (what, control)) in bad.into_iter().enumerate() {
-        // Copy the store, so that every bad file meets the state that the kills left.
-        let copy = dir.path().join(format!("copy {i}"));
-        fs::create_dir(&copy).unwrap();
-        for entry in fs::read_dir(&path).unwrap() {
-            let entry = entry.unwrap();
-            fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
-        }
-        let file = copy.join("control");
-        match control {
-            Some(bytes) => fs::write(&file, bytes).unwrap(),
-            None => fs::remove_file(&file).unwrap(),
-        }
-        println!("the control file is {what}");
-        let read = judge(&SegmentLog::open_read_only(&copy).unwrap(), &log);
-        let opened = judge(&SegmentLog::open(&copy).unwrap(), &log);
-        assert_eq!(*passed.get_or_insert(read), read);
-        assert_eq!(opened, read);
-    }
 }
 
 #[test]
@@ -398,39 +317,6 @@ fn more_writers_than_slots_are_an_error() {
     drop(handles);
     drop(p);
     assert_eq!(SegmentLog::open(&path).unwrap().len_of("k").unwrap(), 4097);
-}
-
-/// A control file of a closed store whose segment ids are all used up.
-#[test]
-fn a_control_file_without_a_next_segment_id_is_refused_and_recreated_after_removal() {
-    use partd_format::control::{
-        CLEAN_AT, COMMIT_AT, DURABLE_SEQ_AT, Fixed, NEXT_SEGMENT_AT, clean_stamp,
-    };
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("store");
-    SegmentLog::open(&path).unwrap().append([("k", "kept")]).unwrap();
-    let control = path.join("control");
-    let mut bytes = fs::read(&control).unwrap();
-    let word = |bytes: &[u8], at: u64| {
-        u64::from_le_bytes(bytes[at as usize..at as usize + 8].try_into().unwrap())
-    };
-    let store = Fixed::decode(&bytes).unwrap().store;
-    let (commit, durable_seq) = (word(&bytes, COMMIT_AT), word(&bytes, DURABLE_SEQ_AT));
-    let clean = clean_stamp(&store, commit, u64::MAX, durable_seq);
-    for (at, value) in [(NEXT_SEGMENT_AT, u64::MAX), (CLEAN_AT, clean)] {
-        bytes[at as usize..at as usize + 8].copy_from_slice(&value.to_le_bytes());
-    }
-    fs::write(&control, bytes).unwrap();
-    let p = SegmentLog::open(&path).unwrap();
-    assert_eq!(p.get("k").unwrap(), b"kept");
-    let error = p.append([("k", "lost")]).unwrap_err().to_string();
-    assert!(error.contains("control: every segment id has been used"), "{error}");
-    assert_eq!(p.get("k").unwrap(), b"kept");
-    drop(p);
-    fs::remove_file(&control).unwrap();
-    let p = SegmentLog::open(&path).unwrap();
-    p.append([("k", " and more")]).unwrap();
-    assert_eq!(p.get("k").unwrap(), b"kept and more");
 }
 
 #[test]

@@ -97,7 +97,7 @@ fn look_at(copy: &Path) -> Option<u64> {
 #[track_caller]
 fn says_what_it_is(error: &str, copy: &Path) {
     let call = "`SegmentLog::options().ignore_damage(true).open_read_only(path)`";
-    for words in [&*copy.to_string_lossy(), "this is a copy of a store", "was in use", call] {
+    for words in [&*copy.to_string_lossy(), "this store is a copy", "was in use", call] {
         assert!(error.contains(words), "{words:?} is not in {error:?}");
     }
 }

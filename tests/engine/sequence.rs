@@ -1,4 +1,5 @@
-//! Sequence numbers: what a commit returns, up to where the history is durable, and syncs up to a number.
+//! Sequence numbers: what a commit returns, up to where the history is durable, and syncs up to a
+//! number.
 
 use partd::{Batch, Durability, ErrorKind, Partd, SegmentLog, Seq};
 

@@ -45,7 +45,7 @@ fn assert_holds(p: &SegmentLog, expected: &[u32]) {
     );
 }
 
-fn max_seq(end: u32) -> Vec<u32> {
+fn numbers_below(end: u32) -> Vec<u32> {
     (0..end).collect()
 }
 
@@ -63,17 +63,17 @@ fn opening_a_hard_linked_copy_of_a_live_store_changes_nothing_in_the_original() 
         // A second handle of the original accepts a control file that has two names.
         let joiner = options().open(&path).unwrap();
         let copy = options().open(&backup).unwrap();
-        assert_holds(&copy, &max_seq(500));
+        assert_holds(&copy, &numbers_below(500));
         fill(&p, 500, 1000);
         joiner.append([("k", 1000_u32.to_le_bytes())]).unwrap();
         copy.append([("k", [0xFF; 4])]).unwrap();
         copy.delete(["filler"]).unwrap();
         copy.compact().unwrap();
-        assert_holds(&p, &max_seq(1001));
-        assert_holds(&copy, &[max_seq(500), vec![u32::MAX]].concat());
+        assert_holds(&p, &numbers_below(1001));
+        assert_holds(&copy, &[numbers_below(500), vec![u32::MAX]].concat());
         drop((p, joiner, copy));
         for (path, expected) in
-            [(&path, max_seq(1001)), (&backup, [max_seq(500), vec![u32::MAX]].concat())]
+            [(&path, numbers_below(1001)), (&backup, [numbers_below(500), vec![u32::MAX]].concat())]
         {
             let p = options().open(path).unwrap();
             assert_holds(&p, &expected);
@@ -98,11 +98,11 @@ fn a_closed_store_and_its_hard_linked_copy_diverge_safely_whichever_opens_first(
         for (i, path) in paths.iter().enumerate() {
             let p = options().open(path).unwrap();
             fill(&p, 500, 510 + i as u32);
-            assert_holds(&p, &max_seq(510 + i as u32));
+            assert_holds(&p, &numbers_below(510 + i as u32));
         }
         for (i, path) in paths.iter().enumerate() {
             let p = options().open(path).unwrap();
-            assert_holds(&p, &max_seq(510 + i as u32));
+            assert_holds(&p, &numbers_below(510 + i as u32));
             p.verify().unwrap();
         }
     }
@@ -118,10 +118,10 @@ fn a_control_file_moved_in_from_another_store_is_not_trusted() {
     fs::rename(other.join("control"), path.join("control")).unwrap();
     let p = options().open(&path).unwrap();
     fill(&p, 10, 20);
-    assert_holds(&p, &max_seq(20));
+    assert_holds(&p, &numbers_below(20));
     drop(p);
     let p = options().open_read_only(&path).unwrap();
-    assert_holds(&p, &max_seq(20));
+    assert_holds(&p, &numbers_below(20));
     p.verify().unwrap();
 }
 

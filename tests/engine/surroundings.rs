@@ -1,47 +1,12 @@
-//! The environment of a store: paths of every kind, a machine whose boot id cannot be read, and
-//! containers that see another boot id.
+//! The environment of a store: paths of every kind, and places where no temporary store can be
+//! created. Boot ids and file systems are in `tests/simulated/surroundings.rs`.
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
-use std::path::Path;
 
-use partd::log::fs::{Disk, OsDir, OsDisk, OsFile, OsLock};
 use partd::{Error, Options, Partd, SegmentLog};
-
-/// The disk of the operating system, with another boot id or an unreadable one.
-#[derive(Clone, Copy, Debug)]
-struct Elsewhere {
-    boot_id: Option<[u8; 16]>,
-}
-
-impl Disk for Elsewhere {
-    type Dir = OsDir;
-    type File = OsFile;
-    type Lock = OsLock;
-
-    fn open_dir(&self, path: &Path) -> io::Result<OsDir> {
-        OsDisk.open_dir(path)
-    }
-
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        OsDisk.create_dir(path)
-    }
-
-    fn boot_id(&self) -> io::Result<[u8; 16]> {
-        self.boot_id.ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
-    fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
-        OsDisk.random(bytes)
-    }
-
-    fn now_unix_ms(&self) -> u64 {
-        OsDisk.now_unix_ms()
-    }
-}
 
 fn options() -> Options {
     SegmentLog::options().segment_len_bytes(64 << 10)
@@ -53,36 +18,6 @@ fn says<T>(result: Result<T, Error>, words: &[&str]) {
     for word in words {
         assert!(error.contains(word), "{word:?} is not in {error:?}");
     }
-}
-
-#[test]
-fn a_store_in_use_is_refused_under_another_boot_id_and_opens_there_once_closed() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("store");
-    let container = Elsewhere { boot_id: Some([7; 16]) };
-    let p = options().open(&path).unwrap();
-    p.append([("k", "v")]).unwrap();
-    let words =
-        &[&*path.to_string_lossy(), "another boot id", "give all that use the store the same"];
-    says(options().open_on(container, &path), words);
-    p.append([("k", "w")]).unwrap();
-    assert_eq!(p.get("k").unwrap(), b"vw");
-    drop(p);
-    let q = options().open_on(container, &path).unwrap();
-    assert_eq!(q.get("k").unwrap(), b"vw");
-    says(options().open(&path), words);
-}
-
-#[test]
-fn an_unreadable_boot_id_is_an_error_that_names_its_file() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("store");
-    options().open(&path).unwrap().append([("k", "v")]).unwrap();
-    let nowhere = Elsewhere { boot_id: None };
-    let words = &["/proc/sys/kernel/random/boot_id", &*path.to_string_lossy()];
-    says(options().open_on(nowhere, &path), words);
-    says(options().open_read_only_on(nowhere, &path), words);
-    assert_eq!(options().open(&path).unwrap().get("k").unwrap(), b"v");
 }
 
 #[test]

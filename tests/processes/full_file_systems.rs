@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
 use partd::{Partd, SegmentLog};
 use partd_testkit::children::{Start, report, skip, start_with_channel};
@@ -170,33 +171,42 @@ pub(crate) fn fill_up(arguments: &[String]) {
     report("all is well");
 }
 
+/// Fills a file system of a kind in each of the ways, and returns how many were filled.
+fn fill_each(kind: &str, hows: &[&str]) -> usize {
+    let mut seen = 0;
+    for how in hows {
+        let mounted = match mount(kind, &[]) {
+            Ok(mounted) => mounted,
+            Err(why) => {
+                skip(&format!("{kind} cannot be mounted: {why}"));
+                continue;
+            }
+        };
+        let arguments = [mounted.path().to_string_lossy().into_owned(), (*how).to_owned()];
+        let (child, said) = start_with_channel(&Start::default(), "fills up", &arguments);
+        // The reports end when the process does, whatever ends it.
+        let said: Vec<String> = said.iter().collect();
+        assert_eq!(said, ["all is well"], "{kind}, {how}: the process has ended");
+        drop(child);
+        seen += 1;
+    }
+    seen
+}
+
 #[test]
 fn a_full_disk_is_an_error_on_every_file_system_and_never_a_signal() {
-    let mut seen = 0;
-    for (kind, hows) in [
-        ("tmpfs", &["alone", "copied"][..]),
+    let kinds: [(&str, &[&str]); 5] = [
+        ("tmpfs", &["alone", "copied"]),
         ("ext4", &["alone", "copied"]),
         ("xfs", &["alone", "reflinked"]),
         // Files without copy-on-write cannot be cloned.
         ("btrfs", &["alone", "copied", "in a snapshot"]),
         ("overlay", &["alone", "copied"]),
-    ] {
-        for how in hows {
-            let mounted = match mount(kind, &[]) {
-                Ok(mounted) => mounted,
-                Err(why) => {
-                    skip(&format!("{kind} cannot be mounted: {why}"));
-                    continue;
-                }
-            };
-            let arguments = [mounted.path().to_string_lossy().into_owned(), (*how).to_owned()];
-            let (child, said) = start_with_channel(&Start::default(), "fills up", &arguments);
-            // The reports end when the process does, whatever ends it.
-            let said: Vec<String> = said.iter().collect();
-            assert_eq!(said, ["all is well"], "{kind}, {how}: the process has ended");
-            drop(child);
-            seen += 1;
-        }
-    }
+    ];
+    // The file systems are independent, and each mostly waits for the disk.
+    let seen: usize = thread::scope(|scope| {
+        let each = kinds.map(|(kind, hows)| scope.spawn(move || fill_each(kind, hows)));
+        each.into_iter().map(|one| one.join().expect("no file system is wrong")).sum()
+    });
     println!("{seen} full file systems");
 }

@@ -12,6 +12,8 @@ mod crash;
 mod damage;
 mod defects;
 mod failing_calls;
+mod failing_opens;
+mod failing_syncs;
 mod growth;
 mod hooked;
 mod kill_steps;
@@ -22,6 +24,7 @@ mod pops;
 mod publishing;
 mod refreshing;
 mod removed_files;
+mod surroundings;
 mod verifying;
 
 use partd_testkit::sim;

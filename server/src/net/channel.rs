@@ -1,8 +1,10 @@
-//! Messages over a stream: ZMTP's handshake and frames, with limits that hold before memory is taken.
+//! Messages over a stream: ZMTP's handshake and frames. Limits are checked before memory is
+//! allocated.
 //!
-//! Small frames go through the codec's own buffer. The body of a large frame is read straight into
-//! the memory that the message keeps, which grows as bytes arrive and never for what a peer announces.
-//! What is written is gathered: small frames wait for [`Channel::flush`], large ones are lent.
+//! Small frames go through the codec's buffer. The body of a large frame is read directly into the
+//! memory of the message. That memory grows as bytes arrive, and never because a peer announces a
+//! length. Writes are gathered: small frames wait for [`Channel::flush`], and large ones are passed
+//! to the kernel without a copy.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -18,31 +20,31 @@ use super::boundary::Boundary;
 use super::error::{ChannelError, ended, not_taken, timed_out};
 use super::socket::Stream;
 
-/// Bytes for which one read of small frames has room.
+/// The size of the buffer for one read of small frames, in bytes.
 pub(crate) const READ_BYTES: usize = 64 << 10;
 /// Frames of this length and more are read into memory of their own.
 const LARGE_FRAME_BYTES: usize = 32 << 10;
-/// The first piece of that memory; it doubles as the bytes arrive. Where frames of a connection are alike,
-/// the first piece has room for the whole: a peer that has sent so much is believed the next time.
+/// The smallest first piece of that memory, in bytes. If the last large frame of the connection was
+/// long, the first piece is twice as long as that frame. The memory doubles as bytes arrive.
 const FIRST_PIECE_BYTES: usize = 1 << 20;
-/// Written bytes that are gathered before they leave.
+/// The number of written bytes that are gathered before they are sent.
 const GATHERED_BYTES: usize = 64 << 10;
 /// Slices of at least this length are lent to the kernel, not copied.
 const LENT_BYTES: usize = 8 << 10;
-/// What the codec adds to a frame in its account of a message: one slot of its parts.
+/// The bytes that the codec needs for each frame of a message: one slot in its list of parts.
 const SLOT_BYTES: usize = 64;
 
-/// How a channel is made.
+/// The options of a channel.
 #[derive(Clone, Debug)]
 pub(crate) struct ChannelOptions {
-    /// The side that listens.
+    /// Whether this is the side that listens.
     pub(crate) is_server: bool,
     pub(crate) mechanism: MechanismSetup,
     pub(crate) message_bytes: u64,
     pub(crate) frames: usize,
     /// Time for the handshake.
     pub(crate) handshake: Duration,
-    /// Time for a message to arrive whole, and for what was gathered to be sent.
+    /// Time for a whole message to arrive, and for gathered bytes to be sent.
     pub(crate) message: Duration,
 }
 
@@ -55,16 +57,16 @@ pub(crate) struct Channel<S, A> {
     options: ChannelOptions,
     messages: VecDeque<Message>,
     boundary: Boundary,
-    /// Bytes of input in memory that belong to no message that was handed out.
+    /// Bytes of input in memory that do not belong to a returned message.
     pending_bytes: u64,
     /// The length of the last large frame.
     last_large_bytes: usize,
-    /// When the first byte of the message came that is not whole yet.
+    /// The time at which the first byte of the incomplete message arrived.
     started: Option<Instant>,
     has_ended: bool,
-    /// The handshake is over.
+    /// Whether the handshake is complete.
     is_greeted: bool,
-    /// Frames that wait for more of them.
+    /// Frames that wait to be sent with others.
     gathered: Vec<u8>,
     pub(crate) received_bytes: u64,
     pub(crate) sent_bytes: u64,
@@ -102,9 +104,9 @@ impl<S: Stream, A: Account> Channel<S, A> {
         &mut self.account
     }
 
-    /// Greets the peer and agrees with it on the mechanism.
+    /// Performs the handshake, which agrees on the mechanism.
     pub(crate) fn handshake(&mut self) -> Result<(), ChannelError> {
-        /// A few times what the longest handshake takes.
+        /// A few times the length of the longest handshake.
         const MAX_BYTES: u64 = 16 << 10;
         let deadline = Instant::now() + self.options.handshake;
         loop {
@@ -134,14 +136,14 @@ impl<S: Stream, A: Account> Channel<S, A> {
             }
             let done = self.feed(buffer);
             if done.is_err() {
-                // Tells the peer why, as the protocol does, if the peer takes it.
+                // Send the reason to the peer, as the protocol prescribes, if the peer reads it.
                 let _ = self.send_pending(deadline);
             }
             done?;
         }
     }
 
-    /// A message that has arrived whole; none where more input is needed.
+    /// Returns the next complete message; `None` if more input is needed.
     pub(crate) fn next_message(&mut self) -> Result<Option<Message>, ChannelError> {
         let Some(message) = self.messages.pop_front() else { return Ok(None) };
         if message.len() > self.options.frames {
@@ -150,15 +152,15 @@ impl<S: Stream, A: Account> Channel<S, A> {
         Ok(Some(message))
     }
 
-    /// Whether a part of a message has arrived.
+    /// Whether an incomplete message has begun to arrive.
     pub(crate) fn is_in_message(&self) -> bool {
         !self.boundary.is_between_messages()
     }
 
-    /// Waits for more input, at most until `idle` for the first byte of a message; `false` where the
-    /// peer has ended its side.
+    /// Waits for more input, at most until `idle` for the first byte of a message. Returns `false` if
+    /// the peer has closed its side.
     ///
-    /// Called when [`next_message`](Self::next_message) has none left.
+    /// Call it when [`next_message`](Self::next_message) returns none.
     pub(crate) fn fill(&mut self, idle: Instant) -> Result<bool, ChannelError> {
         let (deadline, late) = match self.is_in_message() {
             true => {
@@ -181,9 +183,9 @@ impl<S: Stream, A: Account> Channel<S, A> {
         if self.has_ended {
             return Ok(false);
         }
-        // The messages before are done with.
+        // The previous messages have been processed.
         self.account.hold(self.memory_bytes(), deadline)?;
-        // Answers of ZMTP itself, to heartbeats, go first when there are many.
+        // If there are many answers to ZMTP heartbeats, send them first.
         while !self.zmtp.accepts_input() {
             self.send_pending(deadline)?;
             self.zmtp.resume_input()?;
@@ -214,17 +216,17 @@ impl<S: Stream, A: Account> Channel<S, A> {
         Ok(true)
     }
 
-    /// Reads a large frame into memory of its own.
+    /// Reads a large frame into its own memory.
     fn fill_large(&mut self, deadline: Instant) -> Result<(), ChannelError> {
         let Some((len, prefix)) = self.zmtp.begin_supplied_payload_with_prefix() else {
             return Err(ChannelError::Protocol("a frame could not be claimed".into()));
         };
-        // The prefix is counted already.
+        // The prefix has been counted already.
         let prefix_len = prefix.len();
         let before = self.memory_bytes().saturating_sub(prefix_len as u64);
         let mut body = Vec::new();
-        let believed = FIRST_PIECE_BYTES.max(prefix_len).max(2 * self.last_large_bytes);
-        body.reserve_exact(len.min(believed));
+        let first_piece = FIRST_PIECE_BYTES.max(prefix_len).max(2 * self.last_large_bytes);
+        body.reserve_exact(len.min(first_piece));
         body.extend_from_slice(prefix.as_slice());
         drop(prefix);
         while body.len() < len {
@@ -240,33 +242,34 @@ impl<S: Stream, A: Account> Channel<S, A> {
             }
             self.received_bytes += read as u64;
         }
-        // An allocator may have given more room than was asked for.
+        // The allocator may have provided more room than requested.
         let next = body.split_off(len);
         self.boundary.follow(&body[prefix_len..]);
         self.pending_bytes += (len - prefix_len) as u64;
         self.last_large_bytes = len;
         self.zmtp.supply_payload(Bytes::from(body))?;
-        self.settle(0);
+        self.take_messages(0);
         if !next.is_empty() {
             self.feed(next)?;
         }
         self.send_pending(deadline)
     }
 
-    /// Gives input to the codec, and keeps the account of what belongs to no message yet.
+    /// Passes input to the codec, and counts the bytes that belong to no message yet.
     fn feed(&mut self, input: Vec<u8>) -> Result<(), ChannelError> {
         let len = input.len() as u64;
         self.boundary.follow(&input);
         self.pending_bytes += len;
         self.zmtp.handle_input(Bytes::from(input))?;
-        self.settle(len);
+        self.take_messages(len);
         if self.boundary.frames() > self.options.frames {
             return Err(self.too_many_frames());
         }
         Ok(())
     }
 
-    /// Memory for input that belongs to no message yet: its bytes, and a slot for each of its frames.
+    /// Memory for input that belongs to no message yet: its bytes, and a slot for each of its
+    /// frames.
     fn memory_bytes(&self) -> u64 {
         self.pending_bytes + (self.boundary.frames() * SLOT_BYTES) as u64
     }
@@ -275,8 +278,9 @@ impl<S: Stream, A: Account> Channel<S, A> {
         ChannelError::TooLarge { limit: self.options.frames as u64, unit: "frames" }
     }
 
-    /// After input of that length: if a message ended in it, nothing older is left.
-    fn settle(&mut self, last_len: u64) {
+    /// Takes the complete messages from the codec after input of `last_len` bytes. If a message ended
+    /// in that input, no older bytes are pending.
+    fn take_messages(&mut self, last_len: u64) {
         let before = self.messages.len();
         self.collect();
         if self.boundary.is_between_messages() {
@@ -291,11 +295,11 @@ impl<S: Stream, A: Account> Channel<S, A> {
         while let Some(message) = self.zmtp.poll_message() {
             self.messages.push_back(message);
         }
-        // Commands of other kinds of sockets mean nothing here.
+        // Ignore commands of other kinds of sockets.
         while self.is_greeted && self.zmtp.poll_event().is_some() {}
     }
 
-    /// Sends one message of one frame, which consists of the slices.
+    /// Sends a message of one frame, which consists of the slices.
     ///
     /// It may wait for [`flush`](Self::flush).
     pub(crate) fn send_frame(&mut self, slices: &[&[u8]]) -> Result<(), ChannelError> {
@@ -307,7 +311,7 @@ impl<S: Stream, A: Account> Channel<S, A> {
         slices.iter().try_for_each(|slice| self.put(slice, deadline))
     }
 
-    /// Sends one message of the frames. It may wait for [`flush`](Self::flush).
+    /// Sends a message of several frames. It may wait for [`flush`](Self::flush).
     pub(crate) fn send_frames<F: AsRef<[u8]>>(&mut self, frames: &[F]) -> Result<(), ChannelError> {
         if self.zmtp.has_frame_transform() {
             let parts = frames.iter().map(|frame| Bytes::copy_from_slice(frame.as_ref()));
@@ -331,7 +335,7 @@ impl<S: Stream, A: Account> Channel<S, A> {
         self.send_pending(self.send_deadline())
     }
 
-    /// The header of a frame: flags, and the length in one byte or in eight.
+    /// Returns the header of a frame: flags, then the length in one byte or in eight.
     fn put_header(&mut self, more: bool, len: usize) {
         match u8::try_from(len) {
             Ok(len) => self.gathered.extend_from_slice(&[u8::from(more), len]),
@@ -353,7 +357,7 @@ impl<S: Stream, A: Account> Channel<S, A> {
         }
     }
 
-    /// Sends what was gathered.
+    /// Sends the gathered bytes.
     pub(crate) fn flush(&mut self) -> Result<(), ChannelError> {
         match self.gathered.is_empty() {
             true => Ok(()),
@@ -361,7 +365,7 @@ impl<S: Stream, A: Account> Channel<S, A> {
         }
     }
 
-    /// Writes what was gathered, and the bytes behind it.
+    /// Writes the gathered bytes and then `bytes`.
     fn write_all(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), ChannelError> {
         let mut gathered = std::mem::take(&mut self.gathered);
         let mut slices = [IoSlice::new(&gathered), IoSlice::new(bytes)];
@@ -379,8 +383,8 @@ impl<S: Stream, A: Account> Channel<S, A> {
         Ok(())
     }
 
-    /// Sends what the codec has to say: its part of the handshake, answers to heartbeats, and what it
-    /// has encrypted.
+    /// Sends the output of the codec: its part of the handshake, answers to heartbeats, and encrypted
+    /// messages.
     fn send_pending(&mut self, deadline: Instant) -> Result<(), ChannelError> {
         while self.zmtp.has_pending_transmit() {
             let slices = self.zmtp.transmit_chunks_capped(64);

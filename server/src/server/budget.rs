@@ -71,7 +71,7 @@ impl Charge {
         bytes: u64,
         deadline: Instant,
     ) -> Result<(), ChannelError> {
-        self.settle(self.input.saturating_add(bytes), deadline)
+        self.set_counted(self.input.saturating_add(bytes), deadline)
     }
 
     /// Makes a separate charge that holds `bytes` for an answer, or returns `None` if there is no
@@ -95,13 +95,13 @@ impl Charge {
 impl Account for Charge {
     fn hold(&mut self, bytes: u64, deadline: Instant) -> Result<(), ChannelError> {
         self.input = bytes;
-        self.settle(bytes, deadline)
+        self.set_counted(bytes, deadline)
     }
 }
 
 impl Charge {
     /// Sets the counted bytes. Waits until `deadline` if there is no room.
-    fn settle(&mut self, bytes: u64, deadline: Instant) -> Result<(), ChannelError> {
+    fn set_counted(&mut self, bytes: u64, deadline: Instant) -> Result<(), ChannelError> {
         let bytes = if bytes <= FREE_BYTES { 0 } else { bytes };
         if bytes == self.counted {
             return Ok(());

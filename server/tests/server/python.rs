@@ -1,6 +1,7 @@
 //! Python's unchanged partd 1.4.2 as client and as server.
 //!
-//! `PARTD_SERVER_PYTHON` names the interpreter; `tests/python/venv.sh` makes its environment.
+//! `PARTD_SERVER_PYTHON` names the interpreter; `tests/python/venv.sh` of the repository
+//! creates its environment, as in `.ci/run`.
 //! Without the variable these tests are skipped; if `CI` is set, they fail instead.
 
 use std::io::{BufRead, BufReader};
@@ -15,7 +16,9 @@ use crate::common::{Dir, PATIENCE, Program, Served, until};
 fn python() -> Option<String> {
     let python = std::env::var("PARTD_SERVER_PYTHON").ok();
     if python.is_none() {
-        println!("skipped: PARTD_SERVER_PYTHON is not set; see tests/python/venv.sh");
+        println!(
+            "skipped: PARTD_SERVER_PYTHON is not set; see tests/python/venv.sh of the repository"
+        );
         assert!(std::env::var_os("CI").is_none(), "CI must not skip this test");
     }
     python

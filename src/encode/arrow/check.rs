@@ -210,7 +210,7 @@ fn width(number: &DataType) -> Result<i64, CodecError> {
 fn take<'a>(rest: &mut &'a [u8], len: i64) -> Result<&'a [u8], CodecError> {
     let split = usize::try_from(len).ok().and_then(|len| rest.split_at_checked(len));
     let (taken, tail) = split.ok_or_else(|| {
-        format!("{len} bytes should follow, but there are {}: it is cut", rest.len())
+        format!("{len} bytes should follow, but there are {}: it is truncated", rest.len())
     })?;
     *rest = tail;
     Ok(taken)

@@ -9,7 +9,7 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
-use super::machine::{Container, Item, Kind, Pickle};
+use super::table::{Container, Item, Kind, Pickle};
 
 /// The error of a pickle that does not fit the requested type.
 #[derive(Debug)]

@@ -5,77 +5,16 @@
 //! stored. Both have limits, and so does the memory of the machine. Nothing here recurses,
 //! allocates by a declared length, calls anything or looks up a name.
 
+use super::table::{Container, ITEM_BYTES, Item, Kind, Pickle};
 use crate::encode::CodecError;
 use crate::encode::codec::too_large;
 
 /// The largest nesting depth of containers.
 pub(crate) const MAX_DEPTH: u32 = 128;
-/// The bytes that a value counts against the limit, besides the bytes of a string.
-const ITEM_BYTES: u64 = 32;
-const _: () = assert!(size_of::<Option<Item<'static>>>() == ITEM_BYTES as usize);
 /// The most digits of an integer in text form. The time to read it grows with their square.
 const MAX_DIGITS: usize = 4300;
 /// The most bytes of an integer in binary form. No integer type has more than 16.
 const MAX_INTEGER_BYTES: usize = 1024;
-
-/// A value. A container is an index into the table.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Item<'a> {
-    None,
-    Bool(bool),
-    Int(i128),
-    Float(f64),
-    Str(&'a str),
-    Bytes(&'a [u8]),
-    /// A string with escapes in the pickle, as an index into `strings`.
-    Owned(u32),
-    Container(u32),
-}
-
-/// The kind of a container.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Kind {
-    List,
-    Tuple,
-    /// Alternating keys and values.
-    Dict,
-    Set,
-}
-
-#[derive(Debug)]
-pub(crate) struct Container<'a> {
-    pub(crate) kind: Kind,
-    pub(crate) items: Vec<Item<'a>>,
-    /// Whether it is inside another container or was fetched from the memo.
-    sealed: bool,
-    /// Its nesting depth: 1 if it holds no other container.
-    depth: u32,
-    /// Its size in bytes if every reference is expanded.
-    bytes: u64,
-}
-
-/// The result of running a pickle: its value, and everything that the value refers to.
-#[derive(Debug)]
-pub(crate) struct Pickle<'a> {
-    pub(crate) containers: Vec<Container<'a>>,
-    pub(crate) strings: Vec<String>,
-    top: Item<'a>,
-}
-
-impl<'a> Pickle<'a> {
-    pub(crate) fn top(&self) -> Item<'a> {
-        self.top
-    }
-
-    /// Returns the size of the value in bytes with every reference expanded. The size of a value
-    /// that is not a container does not matter: it is not a list, so deserialization refuses it.
-    pub(crate) fn expanded_bytes(&self) -> u64 {
-        match self.top {
-            Item::Container(id) => self.containers[id as usize].bytes,
-            _ => ITEM_BYTES,
-        }
-    }
-}
 
 /// Runs a pickle. It is an error if the expanded value, or the memory of the machine, exceeds
 /// `max_bytes`.
@@ -271,7 +210,7 @@ impl<'a> Machine<'a> {
     fn take(&mut self, len: usize) -> Result<&'a [u8], CodecError> {
         let rest = &self.bytes[self.at..];
         let taken = rest.get(..len).ok_or_else(|| {
-            format!("{len} bytes should follow, but there are {}: it is cut", rest.len())
+            format!("{len} bytes should follow, but there are {}: it is truncated", rest.len())
         })?;
         self.at += len;
         Ok(taken)
@@ -290,7 +229,8 @@ impl<'a> Machine<'a> {
 
     fn line(&mut self) -> Result<&'a [u8], CodecError> {
         let rest = &self.bytes[self.at..];
-        let end = rest.iter().position(|&b| b == b'\n').ok_or("a line has no end: it is cut")?;
+        let end =
+            rest.iter().position(|&b| b == b'\n').ok_or("a line has no end: it is truncated")?;
         self.at += end + 1;
         let line = &rest[..end];
         Ok(line.strip_suffix(b"\r").unwrap_or(line))
@@ -495,7 +435,7 @@ fn unescape_unicode(line: &[u8]) -> Result<String, CodecError> {
                 continue;
             }
         };
-        let code = tail.get(1..=digits).ok_or("an escape in a string is cut")?;
+        let code = tail.get(1..=digits).ok_or("an escape in a string is truncated")?;
         let code = u32::from_str_radix(std::str::from_utf8(code)?, 16)?;
         string.push(char::from_u32(code).ok_or("an escape in a string is not a character")?);
         rest = &tail[digits + 1..];

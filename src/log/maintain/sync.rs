@@ -102,7 +102,7 @@ impl<D: Disk> Syncer<D> {
             return Ok(());
         }
         let mut lead = self.leading.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut mark = control.durable_seq();
+        let mut last_seen = control.durable_seq();
         let mut since = Instant::now();
         let mut pause = Duration::from_micros(20);
         let _lock = loop {
@@ -114,8 +114,8 @@ impl<D: Disk> Syncer<D> {
             if lock.is_some() {
                 break lock;
             }
-            if control.durable_seq() > mark {
-                (mark, since) = (control.durable_seq(), Instant::now());
+            if control.durable_seq() > last_seen {
+                (last_seen, since) = (control.durable_seq(), Instant::now());
             } else if since.elapsed() > PATIENCE {
                 // A second sync is harmless; waiting for a stopped process is not.
                 break None;
@@ -258,7 +258,7 @@ impl<F: DiskFile> Progress<F> {
     fn scan(&self, durable_seq: u64, target: u64) -> Scan {
         let segment = &self.segment;
         let mut scan = Scan { is_dirty: false, end: self.end, is_finished: false };
-        let mut settled = true;
+        let mut all_decided = true;
         let mut chain = segment.chain(self.end);
         for batch in &mut chain {
             match segment.state(batch.offset) {
@@ -266,15 +266,15 @@ impl<F: DiskFile> Progress<F> {
                     scan.is_dirty |= sequence > durable_seq;
                 }
                 Ok(State::Void) => {}
-                _ => settled = false,
+                _ => all_decided = false,
             }
-            if settled {
+            if all_decided {
                 scan.end = batch.end();
             }
         }
         // Readers report a broken chain; the sync ignores it, because no batch beyond the break is
         // reachable.
-        scan.is_finished = settled && chain.ending() != Ok(Link::End);
+        scan.is_finished = all_decided && chain.ending() != Ok(Link::End);
         scan
     }
 }

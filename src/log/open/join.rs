@@ -56,8 +56,8 @@ pub(super) fn join<D: Disk>(
     }
     if control.fixed.boot != boot {
         let why = "the store is in use by processes that see another boot id in \
-                   /proc/sys/kernel/random/boot_id, as containers of some kinds do; give all that use the store \
-                   the same one";
+                   /proc/sys/kernel/random/boot_id, as in some kinds of containers; give all \
+                   processes that use the store the same one";
         return Err(Error::refused(ErrorKind::Busy, &**directory.path(), why));
     }
     match control.is_open() || control.is_clean() {

@@ -29,7 +29,7 @@ use crate::log::open::join::{
     too_long, try_lock,
 };
 use crate::log::open::prepare::prepare;
-use crate::log::open::trust::{settle_alone, usable};
+use crate::log::open::trust::{reopen_or_recover, usable};
 use crate::log::options::Options;
 use crate::log::read::reader::Reader;
 use crate::log::shared::control::Control;
@@ -69,7 +69,7 @@ pub(crate) fn open<D: Disk>(disk: D, path: &Path, options: &Options) -> Result<O
     loop {
         let mut joined = None;
         if let Some(alone) = try_lock(&directory, true)? {
-            settle_alone(&directory, boot)?;
+            reopen_or_recover(&directory, boot)?;
             joined =
                 usable(&directory, boot, Access::Write)?.map(be_present).transpose()?.flatten();
             drop(alone);

@@ -30,11 +30,12 @@ pub(super) fn prepare<D: Disk>(
     };
     let dir = match opened {
         Err(error) if error.kind() == io::ErrorKind::NotFound && !make => {
-            let why = "there is no store here; `SegmentLog::open` would make one";
+            let why = "there is no store here; `SegmentLog::open` would create one";
             return Err(Error::refused(ErrorKind::NotAStore, path, why));
         }
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-            let why = "this is a file; a store is a directory, give the path of one or of nothing";
+            let why = "this is a file, but a store is a directory; give the path of a directory, \
+                       or a path that does not exist";
             return Err(Error::refused(ErrorKind::NotAStore, path, why));
         }
         opened => opened.map_err(|e| Error::io("read the directory", path, e))?,
@@ -46,7 +47,7 @@ pub(super) fn prepare<D: Disk>(
     let stranger = listed.iter().find(is_strange);
     if let Some(stranger) = stranger.filter(|_| !is_store) {
         let why = format!(
-            "this is no partd store, and it holds other files ({}{}); give an empty or a new \
+            "this is not a partd store, and it holds other files ({}{}); give an empty or a new \
              directory",
             stranger.to_string_lossy(),
             if listed.len() > 1 { ", …" } else { "" }
@@ -54,7 +55,7 @@ pub(super) fn prepare<D: Disk>(
         return Err(Error::refused(ErrorKind::NotAStore, path, why));
     }
     if !make && !is_store {
-        let why = "there is no store in this directory; `SegmentLog::open` would make one";
+        let why = "there is no store in this directory; `SegmentLog::open` would create one";
         return Err(Error::refused(ErrorKind::NotAStore, path, why));
     }
     check_file_system(&directory, options)?;
@@ -73,9 +74,9 @@ pub(crate) fn check_file_system<D: Disk>(
         directory.dir.unfit().map_err(|e| directory.dir_error("look at the file system of", e))?;
     let Some(unfit) = unfit else { return Ok(()) };
     let why = format!(
-        "{unfit}, where mappings and locks may not do what the store relies on; use a local \
-         disk, or the option `any_file_system` if only this machine uses the directory and no \
-         promise need hold after a crash"
+        "{unfit}, where mappings and locks may not work as the store requires; use a local disk, \
+         or set the option `any_file_system` if only this machine uses the directory and nothing \
+         has to survive a crash"
     );
     Err(Error::refused(ErrorKind::UnsupportedFileSystem, &**directory.path(), why))
 }

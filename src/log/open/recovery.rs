@@ -22,7 +22,7 @@ use crate::log::fs::{Access, Dir, Disk, DiskFile, was_not_tried};
 use crate::log::open::scanned::{RecoveryMode, ScannedBatch, ScannedSegment};
 use crate::log::segment::Segment;
 use crate::log::segment::ahead::{Ahead, HeadsAhead, Span};
-use crate::log::segment::outputs::{NewestOutput, kept_is_missing};
+use crate::log::segment::outputs::{NewestOutput, retained_is_missing};
 use crate::log::shared::control::Control;
 use crate::log::shared::start::Start;
 
@@ -32,7 +32,7 @@ pub(crate) struct Known {
     /// The uuid of the store; `None` if the file may be a copy of another store's.
     pub(crate) uuid: Option<[u8; 16]>,
     /// The durable sequence number, and the uuid of the store that it belongs to.
-    pub(crate) mark: Option<([u8; 16], u64)>,
+    pub(crate) durable_seq: Option<([u8; 16], u64)>,
     /// The last commit seen by processes of this boot: its sequence number and its segment.
     pub(crate) last: Option<(u64, u64)>,
 }
@@ -94,7 +94,7 @@ impl<F: DiskFile> RecoveryScan<F> {
             scan.next_segment = scan.next_segment.max(id.saturating_add(1));
             scan.add(directory, id)?;
         }
-        if let Some((uuid, durable_seq)) = known.mark
+        if let Some((uuid, durable_seq)) = known.durable_seq
             && durable_seq > 0
             && *scan.uuid.get_or_insert(uuid) == uuid
         {
@@ -128,12 +128,12 @@ impl<F: DiskFile> RecoveryScan<F> {
     ) -> Result<u64> {
         let mut newest = NewestOutput::default();
         let mut replaced = Vec::new();
-        for surveyed in &self.segments {
-            replaced.extend(newest.see(&surveyed.segment)?);
+        for scanned in &self.segments {
+            replaced.extend(newest.see(&scanned.segment)?);
         }
-        for surveyed in &mut self.segments {
-            let segment = &surveyed.segment;
-            surveyed.is_replaced = replaced.contains(&segment.id()) || newest.has_outlived(segment);
+        for scanned in &mut self.segments {
+            let segment = &scanned.segment;
+            scanned.is_replaced = replaced.contains(&segment.id()) || newest.has_outlived(segment);
         }
         let gone = self.unreadable.extract_if(.., |(id, _)| replaced.contains(id));
         self.unreadable_replaced = gone.map(|(id, _)| id).collect();
@@ -145,7 +145,7 @@ impl<F: DiskFile> RecoveryScan<F> {
             return Ok(max_seq);
         }
         for keep in retained.iter().filter(|keep| !replaced.contains(&keep.id)) {
-            let kept = self.segments.iter().find(|surveyed| surveyed.segment.id() == keep.id);
+            let kept = self.segments.iter().find(|scanned| scanned.segment.id() == keep.id);
             match kept {
                 Some(kept) => kept.must_reach(keep.end)?,
                 None => {
@@ -153,7 +153,7 @@ impl<F: DiskFile> RecoveryScan<F> {
                     if let Some(unreadable) = unreadable {
                         return Err(self.unreadable.swap_remove(unreadable).1);
                     }
-                    return Err(kept_is_missing(directory, keep));
+                    return Err(retained_is_missing(directory, keep));
                 }
             }
         }
@@ -163,8 +163,8 @@ impl<F: DiskFile> RecoveryScan<F> {
     /// Checks that each chain reaches its durable watermark. The durable sequence number may be
     /// lost together with the batches that repeat it.
     fn check_notes(&self) -> Result<()> {
-        let mut present = self.segments.iter().filter(|surveyed| !surveyed.is_replaced);
-        present.try_for_each(|surveyed| surveyed.must_reach(surveyed.segment.durable_end()))
+        let mut present = self.segments.iter().filter(|scanned| !scanned.is_replaced);
+        present.try_for_each(|scanned| scanned.must_reach(scanned.segment.durable_end()))
     }
 
     /// Finds the last sequence number of the history.
@@ -176,27 +176,27 @@ impl<F: DiskFile> RecoveryScan<F> {
     ) -> Result<()> {
         let mode = self.mode;
         let mut numbers: BTreeMap<u64, (usize, ScannedBatch)> = BTreeMap::new();
-        for (i, surveyed) in self.segments.iter().enumerate() {
-            if surveyed.is_replaced {
+        for (i, scanned) in self.segments.iter().enumerate() {
+            if scanned.is_replaced {
                 continue;
             }
-            if surveyed.segment.header().output.is_some() {
+            if scanned.segment.header().output.is_some() {
                 if !ignore_damage {
-                    surveyed.must_parse()?;
+                    scanned.must_parse()?;
                 }
                 continue;
             }
             let mut heads = HeadsAhead::default();
-            for (at, &found) in surveyed.batches.iter().enumerate() {
-                heads.begin(at, surveyed.batches.len(), |at| surveyed.span(at));
+            for (at, &found) in scanned.batches.iter().enumerate() {
+                heads.begin(at, scanned.batches.len(), |at| scanned.span(at));
                 let Ok(State::Committed(sequence)) = found.state else { continue };
                 // A header that does not parse gives no durable sequence number.
-                if let Ok(batch) = surveyed.segment.batch(found.offset, found.len) {
+                if let Ok(batch) = scanned.segment.batch(found.offset, found.len) {
                     heads.record(batch.head_len());
                     self.durable_seq = self.durable_seq.max(batch.durable_seq());
                 }
                 if numbers.insert(sequence, (i, found)).is_some() {
-                    return Err(surveyed.segment.number_used_twice(found.offset, sequence));
+                    return Err(scanned.segment.number_used_twice(found.offset, sequence));
                 }
             }
         }
@@ -257,7 +257,7 @@ impl<F: DiskFile> RecoveryScan<F> {
     /// which may be wrong, is not consulted.
     fn lost(&self) -> u64 {
         let Some((sequence, segment)) = self.last else { return 0 };
-        let mut ids = self.segments.iter().map(|surveyed| surveyed.segment.id());
+        let mut ids = self.segments.iter().map(|scanned| scanned.segment.id());
         if ids.any(|id| id == segment) { 0 } else { sequence }
     }
 
@@ -271,11 +271,11 @@ impl<F: DiskFile> RecoveryScan<F> {
     ) -> Error {
         let next = numbers.range(first..).next().map(|(sequence, _)| *sequence);
         let last = next.map_or(must, |next| next - 1).min(must);
-        let mut present = self.segments.iter().filter(|surveyed| !surveyed.is_replaced);
-        let broken = present.find_map(|surveyed| {
-            let state = surveyed.batches.iter().find_map(|found| found.state.err());
-            let error = state.or(surveyed.ending.err())?;
-            Some(damage(surveyed.segment.path(), error))
+        let mut present = self.segments.iter().filter(|scanned| !scanned.is_replaced);
+        let broken = present.find_map(|scanned| {
+            let state = scanned.batches.iter().find_map(|found| found.state.err());
+            let error = state.or(scanned.ending.err())?;
+            Some(damage(scanned.segment.path(), error))
         });
         let broken = broken.as_ref().or(self.unreadable.first().map(|(_, error)| error));
         let hint = broken.map(ToString::to_string);
@@ -296,9 +296,9 @@ impl<F: DiskFile> RecoveryScan<F> {
             }
             _ => None,
         };
-        for surveyed in self.segments.iter().filter(|surveyed| !surveyed.is_replaced) {
-            if surveyed.segment.header().output.is_none() {
-                surveyed.revoke_beyond(directory, self.sequence, self.mode, same_boot)?;
+        for scanned in self.segments.iter().filter(|scanned| !scanned.is_replaced) {
+            if scanned.segment.header().output.is_none() {
+                scanned.void_beyond(directory, self.sequence, self.mode, same_boot)?;
             }
         }
         let mut sync_failed = same_boot.is_some_and(Control::has_sync_failed);
@@ -315,8 +315,8 @@ impl<F: DiskFile> RecoveryScan<F> {
                 durable_seq => sync_failed = durable_seq.is_err(),
             }
         }
-        for surveyed in replaced.into_iter().filter(|_| !sync_failed) {
-            let (id, file) = (surveyed.segment.id(), surveyed.segment.file().id());
+        for scanned in replaced.into_iter().filter(|_| !sync_failed) {
+            let (id, file) = (scanned.segment.id(), scanned.segment.file().id());
             directory.unlink_mapped(&segment_name(id), file)?;
         }
         for &id in &self.unreadable_replaced {

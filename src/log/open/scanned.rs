@@ -58,7 +58,7 @@ impl<F: DiskFile> ScannedSegment<F> {
     }
 
     /// Makes every batch outside the history up to `end` void, durably, and seals the chain.
-    pub(super) fn revoke_beyond<D: Disk<File = F>>(
+    pub(super) fn void_beyond<D: Disk<File = F>>(
         &self,
         directory: &Directory<D>,
         end: u64,

@@ -31,7 +31,8 @@ pub(crate) fn temporary<D: Disk>(disk: D, dir: &Path, options: &Options) -> Resu
             Some(log) => return Ok(log),
             None if tries > 0 => {}
             None => {
-                let why = "a sweep has removed each temporary store that was begun here, 16 times in a row";
+                let why = "sweeps have removed 16 temporary stores in a row while this process \
+                           was creating them";
                 return Err(Error::refused(ErrorKind::Busy, dir, why));
             }
         }

@@ -77,7 +77,7 @@ pub(super) fn control<D: Disk>(
 
 /// Reopens the store with its control file if that can be trusted, and recovers it otherwise. The
 /// caller is alone.
-pub(super) fn settle_alone<D: Disk>(directory: &Directory<D>, boot: [u8; 16]) -> Result<()> {
+pub(super) fn reopen_or_recover<D: Disk>(directory: &Directory<D>, boot: [u8; 16]) -> Result<()> {
     if let Some(control) = usable(directory, boot, Access::Write)?
         && was_closed(directory, &control)?
         && owners(directory, &control)?.others == 0
@@ -95,14 +95,14 @@ pub(super) fn settle_alone<D: Disk>(directory: &Directory<D>, boot: [u8; 16]) ->
     scan.apply(directory, old.as_ref(), &new).map_err(|error| no_access(directory, error))
 }
 
-pub(super) type Surveyed<D> = (RecoveryScan<<D as Disk>::File>, Option<Control<D>>);
+pub(super) type ScanAndControl<D> = (RecoveryScan<<D as Disk>::File>, Option<Control<D>>);
 
 pub(super) fn scan<D: Disk>(
     directory: &Directory<D>,
     boot: [u8; 16],
     access: Access,
     ignore_damage: bool,
-) -> Result<Surveyed<D>> {
+) -> Result<ScanAndControl<D>> {
     let old = control(directory, access)?;
     let old = match old {
         Some(old) => match owners(directory, &old)? {
@@ -120,7 +120,7 @@ pub(super) fn scan<D: Disk>(
     let mode = if of_this_boot.is_some() { RecoveryMode::Memory } else { RecoveryMode::Disk };
     let known = Known {
         uuid: own.map(|own| own.fixed.store),
-        mark: old.as_ref().map(|old| (old.fixed.store, old.durable_seq())),
+        durable_seq: old.as_ref().map(|old| (old.fixed.store, old.durable_seq())),
         last: of_this_boot
             .filter(|own| own.is_open() || own.is_clean())
             .and_then(Control::last_position),
@@ -129,10 +129,10 @@ pub(super) fn scan<D: Disk>(
     match RecoveryScan::new(directory, known, mode, ignore_damage) {
         Err(error) if is_copy && error.kind() == ErrorKind::Corrupt => {
             let why = format!(
-                "this is a copy of a store, or its disk has another device number by now, and it is not whole: \
-                 {error}. If it was copied while it was in use, copy it again, closed; \
-                 `SegmentLog::options().ignore_damage(true).open_read_only(path)` reads its history as far as it \
-                 is whole"
+                "this store is a copy, or its disk has a new device number, and it is incomplete: \
+                 {error}. If it was copied while it was in use, close it and copy it again; \
+                 `SegmentLog::options().ignore_damage(true).open_read_only(path)` reads its \
+                 history up to the first damage"
             );
             Err(Error::refused(ErrorKind::Corrupt, &**directory.path(), why))
         }
@@ -158,7 +158,8 @@ pub(super) fn no_access<D: Disk>(directory: &Directory<D>, error: Error) -> Erro
 }
 
 pub(super) fn is_temporary<D: Disk>(directory: &Directory<D>) -> Error {
-    let why = "this is a temporary store, which belongs to the one handle that made it; `SegmentLog::sweep` \
-               removes those whose process is gone, and `partd-inspect` shows what they hold";
+    let why = "this is a temporary store, which belongs to the handle that created it; \
+               `SegmentLog::sweep` removes temporary stores whose process has ended, and \
+               `partd-inspect` shows their contents";
     Error::refused(ErrorKind::Busy, &**directory.path(), why)
 }

@@ -58,7 +58,7 @@ impl<D: Disk> Version<D> {
     /// Returns the counts of the segments that get no more batches.
     pub(crate) fn at_rest(&self) -> Vec<AtRest> {
         let open: BTreeSet<u32> = self.open.iter().map(|cursor| cursor.segment).collect();
-        let look = |number: u32| {
+        let counts = |number: u32| {
             let header = self.segments[number as usize].header();
             AtRest {
                 number,
@@ -70,7 +70,7 @@ impl<D: Disk> Version<D> {
                 live_bytes: self.index.live_bytes_in(number),
             }
         };
-        self.current().filter(|number| !open.contains(number)).map(look).collect()
+        self.current().filter(|number| !open.contains(number)).map(counts).collect()
     }
 
     /// Returns the bytes of all batches.

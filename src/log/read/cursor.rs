@@ -41,7 +41,7 @@ impl Cursor {
         loop {
             match chain.step() {
                 Step::Batch(batch) => {
-                    if self.look(segment, visible, batch, units) {
+                    if self.examine(segment, visible, batch, units) {
                         self.pending.push(batch);
                     }
                     self.next = batch.end();
@@ -61,7 +61,7 @@ impl Cursor {
 
     /// Adds a batch to `units` if it is committed and visible. Returns whether the batch must be
     /// examined again later.
-    pub(crate) fn look<F: DiskFile>(
+    pub(crate) fn examine<F: DiskFile>(
         &mut self,
         segment: &Segment<F>,
         visible: u64,

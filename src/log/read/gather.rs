@@ -100,7 +100,7 @@ impl<F: DiskFile> Snapshot<F> {
     }
 
     fn read_parts<'s>(&'s self, team: Team, mut parts: Vec<Part<'s, '_, F>>) -> Result<()> {
-        parts.sort_unstable_by_key(|part| part.extent.place());
+        parts.sort_unstable_by_key(|part| part.extent.position());
         let spans: Vec<_> = parts.iter().map(|part| part.segment.span(part.extent)).collect();
         let mut pieces: Vec<(u64, Vec<Part<'s, '_, F>>)> = Vec::new();
         for part in parts {

@@ -37,12 +37,12 @@ impl<F> Pins<F> {
                 continue;
             }
             last = Some(number);
-            let place = (number - first) as usize;
-            if place < DENSE_MAX {
-                if pins.dense.len() <= place {
-                    pins.dense.resize(place + 1, None);
+            let index = (number - first) as usize;
+            if index < DENSE_MAX {
+                if pins.dense.len() <= index {
+                    pins.dense.resize(index + 1, None);
                 }
-                pins.dense[place].get_or_insert_with(|| Arc::clone(&segments[number as usize]));
+                pins.dense[index].get_or_insert_with(|| Arc::clone(&segments[number as usize]));
             } else {
                 pins.sparse.push((number, Arc::clone(&segments[number as usize])));
             }
@@ -55,8 +55,8 @@ impl<F> Pins<F> {
     /// Returns the segment of an extent, which must be one of those passed to `new`.
     #[inline]
     pub(crate) fn segment(&self, extent: &Extent) -> &Segment<F> {
-        let place = extent.segment().wrapping_sub(self.first) as usize;
-        match self.dense.get(place) {
+        let index = extent.segment().wrapping_sub(self.first) as usize;
+        match self.dense.get(index) {
             Some(Some(segment)) => segment,
             _ => self.search(extent.segment()),
         }
@@ -64,7 +64,7 @@ impl<F> Pins<F> {
 
     #[cold]
     fn search(&self, number: u32) -> &Segment<F> {
-        let place = self.sparse.partition_point(|(other, _)| *other < number);
-        &self.sparse[place].1
+        let index = self.sparse.partition_point(|(other, _)| *other < number);
+        &self.sparse[index].1
     }
 }

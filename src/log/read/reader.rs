@@ -20,36 +20,36 @@ impl<D: Disk> Reader<D> {
         Reader { version: RwLock::new(Version::default()) }
     }
 
-    /// Refreshes the version if necessary, and passes it to `look`.
+    /// Refreshes the version if necessary, and passes it to `read`.
     pub(crate) fn with_version<T>(
         &self,
         store: &Store<D>,
-        look: impl FnOnce(&Version<D>) -> T,
+        read: impl FnOnce(&Version<D>) -> T,
     ) -> Result<T> {
         store.check_process()?;
         store.check_frozen()?;
         let version = self.version();
         if version.is_current(store) {
-            return Ok(look(&version));
+            return Ok(read(&version));
         }
         drop(version);
         let mut version = self.version_mut();
         version.refresh(store, false)?;
-        Ok(look(&version))
+        Ok(read(&version))
     }
 
-    /// Passes the current version to `look`, after a refresh that also detects segments that were
+    /// Passes the current version to `read`, after a refresh that also detects segments that were
     /// sealed since the last batch.
     pub(crate) fn with_walked_version<T>(
         &self,
         store: &Store<D>,
-        look: impl FnOnce(&Version<D>) -> T,
+        read: impl FnOnce(&Version<D>) -> T,
     ) -> Result<T> {
         store.check_process()?;
         store.check_frozen()?;
         let mut version = self.version_mut();
         version.refresh(store, true)?;
-        Ok(look(&version))
+        Ok(read(&version))
     }
 
     /// Returns a snapshot of the keys' current values.

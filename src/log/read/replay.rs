@@ -21,7 +21,7 @@ use crate::log::read::take_in::{Advance, Discovered};
 use crate::log::read::version::Version;
 use crate::log::segment::ahead::{HeadsAhead, Span};
 use crate::log::segment::extent::Extent;
-use crate::log::segment::outputs::kept_is_missing;
+use crate::log::segment::outputs::retained_is_missing;
 use crate::log::store::Store;
 
 /// How often one refresh searches for the segments with the missing batches while more are
@@ -52,7 +52,8 @@ impl<D: Disk> Version<D> {
                 Advance::Rebuild => {}
                 // An id is never used twice, so an id that is listed again has not been removed.
                 Advance::Vanished(id) if gone == Some(id) => {
-                    let why = "this name is listed and leads to no regular file";
+                    let why = "the directory lists this name, but there is no regular file behind \
+                               it";
                     return Err(Error::refused(
                         ErrorKind::Corrupt,
                         store.directory.path_of(&segment_name(id)),
@@ -61,11 +62,11 @@ impl<D: Disk> Version<D> {
                 }
                 Advance::Vanished(id) => gone = Some(id),
             }
-            self.begin_anew();
+            self.start_over();
         }
         let why = format!(
-            "compactions replaced segments {REBUILDS_MAX} times while this handle read which there \
-             are; compact less often, or try again"
+            "compactions replaced segments {REBUILDS_MAX} times while this handle was reading the \
+             list of segments; compact less often, or try again"
         );
         Err(Error::refused(ErrorKind::Busy, &**store.directory.path(), why))
     }
@@ -75,8 +76,8 @@ impl<D: Disk> Version<D> {
         let visible = store.visible();
         let mut directory_epoch = store.directory_epoch();
         let is_first = self.directory_epoch.is_none();
-        let stands_still = visible <= self.sequence && self.knows_all_segments(directory_epoch);
-        if !is_first && !seals && stands_still {
+        let is_current = visible <= self.sequence && self.knows_all_segments(directory_epoch);
+        if !is_first && !seals && is_current {
             return Ok(Advance::Done);
         }
         let (mut compacted, mut retained, mut units) =
@@ -154,7 +155,7 @@ impl<D: Disk> Version<D> {
         units: &mut [Unit],
     ) -> Result<()> {
         if !store.ignores_damage() {
-            self.check_keeps(store, retained)?;
+            self.check_retained(store, retained)?;
         }
         units.sort_unstable();
         for pair in units.windows(2) {
@@ -186,14 +187,14 @@ impl<D: Disk> Version<D> {
 
     /// Checks that each segment that a compaction retained still exists, and that its chain of
     /// batches still reaches as far.
-    fn check_keeps(&self, store: &Store<D>, retained: &[Retained]) -> Result<()> {
+    fn check_retained(&self, store: &Store<D>, retained: &[Retained]) -> Result<()> {
         for keep in retained {
             if self.replaced.contains(&keep.id) {
                 continue;
             }
             let number = self.segments.iter().position(|segment| segment.id() == keep.id);
             let Some(number) = number else {
-                return Err(kept_is_missing(&store.directory, keep));
+                return Err(retained_is_missing(&store.directory, keep));
             };
             let cursor = self.open.iter().find(|cursor| cursor.segment as usize == number);
             let Some(cursor) = cursor else { continue };
@@ -230,7 +231,7 @@ impl<D: Disk> Version<D> {
         for cursor in &mut self.open {
             let mut pending = std::mem::take(&mut cursor.pending);
             let segment = segment(cursor.segment);
-            pending.retain(|&batch| cursor.look(segment, visible, batch, &mut units));
+            pending.retain(|&batch| cursor.examine(segment, visible, batch, &mut units));
             cursor.pending = pending;
         }
         let walking = self.open.iter_mut().map(|cursor| {

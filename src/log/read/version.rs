@@ -107,7 +107,7 @@ impl<D: Disk> Version<D> {
     }
 
     /// Drops everything but the mappings, which the rebuild uses again.
-    pub(super) fn begin_anew(&mut self) {
+    pub(super) fn start_over(&mut self) {
         let mut known = std::mem::take(&mut self.known);
         known.extend(self.segments.iter().map(|segment| (segment.id(), Arc::clone(segment))));
         self.reset();

@@ -142,7 +142,8 @@ fn release<F: DiskFile>(spans: &[Span<'_, F>]) {
 /// A read of many spans that requests later spans while earlier ones are read.
 #[derive(Debug)]
 pub(crate) struct Ahead<'s, F: DiskFile, I> {
-    /// Bytes whose read has begun, and a copy of `requests.requested` that is read without the lock.
+    /// Bytes whose read has begun, and a copy of `requests.requested` that is read without the
+    /// lock.
     begun: AtomicU64,
     requested: AtomicU64,
     requests: Mutex<Requests<'s, F, I>>,
@@ -155,8 +156,8 @@ struct Requests<'s, F, I> {
     rest: Option<Span<'s, F>>,
     /// Bytes covered by the steps so far.
     requested: u64,
-    /// Requested spans that were not in memory, with the value of `requested` after them. Empty if they
-    /// are not to be released.
+    /// Requested spans that were not in memory, with the value of `requested` after them. Empty if
+    /// they are not to be released.
     behind: VecDeque<(u64, Vec<Span<'s, F>>)>,
     release: bool,
     /// How many more steps are requested without a check: after one missing span, others are

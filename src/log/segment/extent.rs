@@ -42,7 +42,7 @@ impl Extent {
 
     /// A sort key for the extents of one `Version`: by segment, then by offset.
     #[inline]
-    pub(crate) fn place(&self) -> u64 {
+    pub(crate) fn position(&self) -> u64 {
         self.0[0]
     }
 

@@ -49,7 +49,7 @@ impl NewestOutput {
 }
 
 /// The error for a segment that an output retained and that has no file.
-pub(crate) fn kept_is_missing<D: Disk>(directory: &Directory<D>, keep: &Retained) -> Error {
+pub(crate) fn retained_is_missing<D: Disk>(directory: &Directory<D>, keep: &Retained) -> Error {
     let damage = partd_format::Error {
         offset: keep.end,
         what: "chain of batches",

@@ -237,7 +237,7 @@ impl<D: Disk> Control<D> {
     /// The next id may come from a malicious file, so it may have no successor.
     pub(crate) fn reserve_segment_id(&self, reserved_for: ReservedFor) -> Result<u64> {
         self.reserve()?;
-        let place = match reserved_for {
+        let word = match reserved_for {
             ReservedFor::Writer(slot) => self.slot_word(slot, layout::SLOT_ACTIVE_AT),
             ReservedFor::Output => self.word(layout::OUTPUT_AT),
         };
@@ -253,7 +253,7 @@ impl<D: Disk> Control<D> {
                     why,
                 ));
             };
-            place.store(id, Release);
+            word.store(id, Release);
             match next.compare_exchange(id, following, AcqRel, Acquire) {
                 Ok(_) => return Ok(id),
                 Err(now) => id = now,

@@ -1,13 +1,13 @@
-//! The contract of `Partd`: the behaviours that every store and layer has, and the macro that makes a test of
-//! each.
+//! The contract of `Partd`: the behaviours that every store and layer has, and the macro that makes
+//! a test of each.
 
 pub mod basics;
 pub mod batches;
 pub mod sets;
 pub mod threads;
 
-/// Makes a test of each behaviour for each store: `name: expression;`, where the expression creates an
-/// empty store. A list that begins with `@slow` leaves out the tests with very many values.
+/// Makes a test of each behaviour for each store: `name: expression;`, where the expression creates
+/// an empty store. A list that begins with `@slow` leaves out the tests with very many values.
 #[macro_export]
 macro_rules! contract {
     ($($(#[$meta:meta])* $store:ident: $make:expr;)*) => {$(

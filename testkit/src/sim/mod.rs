@@ -8,6 +8,7 @@
 //! | `faults` | injected failures of disk calls |
 //! | `memory` | the memory of its files |
 //! | `image` | the state of a disk after a power cut |
+//! | `names` | the names in directories, and changes of them that are not durable yet |
 //! | `timeline` | the log up to a moment: what is durable by then, and what may be lost |
 //! | `cuts` | enumerates which of the pending changes are lost |
 //! | `oracle` | what the store must hold after each batch of the history |
@@ -23,6 +24,7 @@ pub mod disk;
 pub mod faults;
 pub mod image;
 pub mod memory;
+pub mod names;
 pub mod oracle;
 pub mod power;
 pub mod repeated_recovery;

@@ -6,7 +6,7 @@
 //! separately, in order.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use partd_format::{Batch, Link, SegmentHeader, State};
@@ -14,58 +14,7 @@ use partd_format::{Batch, Link, SegmentHeader, State};
 use super::Violation;
 use super::disk::{Defect, Event, Record, SimDisk};
 use super::image::{FileImage, Image, Pages, put};
-
-/// The directories, and the files that have names.
-#[derive(Clone, Debug, Default)]
-struct Names {
-    dirs: BTreeSet<PathBuf>,
-    files: BTreeMap<PathBuf, u32>,
-}
-
-/// A change of names that is not durable yet.
-#[derive(Clone, Debug)]
-enum Change {
-    Create(PathBuf, u32),
-    Rename(PathBuf, PathBuf, u32),
-    Unlink(PathBuf, u32),
-    MakeDir(PathBuf),
-}
-
-impl Change {
-    /// The directory whose sync makes the change durable.
-    fn dir(&self) -> Option<&Path> {
-        match self {
-            Change::Create(path, _)
-            | Change::Rename(_, path, _)
-            | Change::Unlink(path, _)
-            | Change::MakeDir(path) => path.parent(),
-        }
-    }
-}
-
-impl Names {
-    fn apply(&mut self, change: &Change) {
-        match change {
-            Change::Create(path, inode) => {
-                self.files.insert(path.clone(), *inode);
-            }
-            Change::Rename(from, to, inode) => {
-                if self.files.get(from) == Some(inode) {
-                    self.files.remove(from);
-                }
-                self.files.insert(to.clone(), *inode);
-            }
-            Change::Unlink(path, inode) => {
-                if self.files.get(path) == Some(inode) {
-                    self.files.remove(path);
-                }
-            }
-            Change::MakeDir(path) => {
-                self.dirs.insert(path.clone());
-            }
-        }
-    }
-}
+use super::names::{Change, Names};
 
 /// A part of a file whose last version is not durable.
 #[derive(Debug)]
@@ -193,13 +142,13 @@ impl<'a> Timeline<'a> {
         match &record.event {
             Event::Store { inode, offset, bytes } => self.store(*inode, *offset, bytes, stamp),
             Event::Sync { inode, len } => {
-                let max_seq = match self.defect {
+                let log_end = match self.defect {
                     Some(Defect::SyncTooEarly) => {
                         self.begun.get(&record.process).map_or(0, |b| b.at)
                     }
                     _ => usize::MAX,
                 };
-                self.sync(*inode, len.unwrap_or(u64::MAX), max_seq);
+                self.sync(*inode, len.unwrap_or(u64::MAX), log_end);
             }
             Event::Punch { inode, offset, len } => self.punch(*inode, *offset, *len, stamp),
             Event::Create { path, inode, identity, len } => {
@@ -318,12 +267,12 @@ impl<'a> Timeline<'a> {
         }
     }
 
-    /// Makes durable what was stored to the pages of the first `len` bytes before `max_seq` in the
+    /// Makes durable what was stored to the pages of the first `len` bytes before `log_end` in the
     /// log.
-    fn sync(&mut self, inode: u32, len: u64, max_seq: usize) {
+    fn sync(&mut self, inode: u32, len: u64, log_end: usize) {
         let unit_len = self.unit_len;
         let Some(file) = self.files.get_mut(&inode) else { return };
-        if len >= file.len && file.len_stamp.is_some_and(|stamp| stamp < max_seq) {
+        if len >= file.len && file.len_stamp.is_some_and(|stamp| stamp < log_end) {
             file.len_stamp = None;
         }
         let end = len.checked_next_multiple_of(4096).unwrap_or(len);
@@ -333,7 +282,7 @@ impl<'a> Timeline<'a> {
             let (number, from) = place(dirty.unit, unit_len);
             let is_written = dirty.unit * unit_len < end && !file.passed_over.contains(&number);
             let kept = match is_written {
-                true => dirty.versions.partition_point(|(stamp, _)| *stamp < max_seq),
+                true => dirty.versions.partition_point(|(stamp, _)| *stamp < log_end),
                 false => 0,
             };
             if kept > 0 {

@@ -1,7 +1,7 @@
 //! Parses the command line, and handles help, the version and wrong usage.
 //!
-//! A path may precede its command, as in `partd-inspect STORE keys`. Clap does not support this, so the
-//! words are reordered first.
+//! A path may precede its command, as in `partd-inspect STORE keys`. Clap does not support this, so
+//! the words are reordered first.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -104,8 +104,8 @@ fn no_command(first: &OsStr, second: &OsStr) -> String {
     format!("there is no command `{}`; the commands are {}", shown(word), names.join(", "))
 }
 
-/// Escapes a text of several lines, which may quote the command line, so that it cannot move the cursor
-/// of a terminal.
+/// Escapes a text of several lines, which may quote the command line, so that it cannot move the
+/// cursor of a terminal.
 fn escaped(text: &str) -> String {
     let line = |line: &str| match line.chars().any(deceives) {
         true => shown(line),

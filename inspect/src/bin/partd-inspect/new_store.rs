@@ -1,10 +1,11 @@
 //! Writes a new store through `partd-format`, as segment files only.
 //!
-//! Each segment is written under a temporary name, sealed and synced, gets its `durable_end`, and is
-//! renamed; the directory is synced before the next segment is started. So every visible batch is
-//! durable with all batches before it, and each batch has its own number as `durable_seq`. There is no
-//! control file: the engine creates it from the segments at the first open, by the recovery rule
-//! (SPEC.md, "Which numbers are visible"). Sequence numbers are dense from 1, so the rule finds all.
+//! Each segment is written under a temporary name, sealed and synced, gets its `durable_end`, and
+//! is renamed; the directory is synced before the next segment is started. So every visible batch
+//! is durable with all batches before it, and each batch has its own number as `durable_seq`. There
+//! is no control file: the engine creates it from the segments at the first open, by the recovery
+//! rule (SPEC.md, "Which numbers are visible"). Sequence numbers are dense from 1, so the rule
+//! finds all.
 
 use std::fs::{self, File};
 use std::io;

@@ -9,10 +9,11 @@ use serde_json::{Map, Value, json};
 
 use crate::args::{Color, Options};
 use crate::text::{self, Table};
-use partd_inspect::history::{Rule, range};
+use partd_inspect::history::Rule;
 use partd_inspect::path::shown;
 use partd_inspect::problem::{Problem, Severity};
 use partd_inspect::store::Store;
+use partd_inspect::text::range;
 
 /// The version of the JSON schema.
 const SCHEMA: u64 = 1;
@@ -169,7 +170,8 @@ impl Output {
         self.value(&document)
     }
 
-    /// Writes such a document with one more field, which may be large: it is written as it is produced.
+    /// Writes such a document with one more field, which may be large: it is written as it is
+    /// produced.
     pub(crate) fn document_with(
         &mut self,
         command: &str,

@@ -97,9 +97,9 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// Formats the headings and the rows as lines, none wider than `width` unless a single cell is. If
-    /// the table is too wide, the flexible column is shortened. If that is not enough, the last columns
-    /// move to lines of their own.
+    /// Formats the headings and the rows as lines, none wider than `width` unless a single cell is.
+    /// If the table is too wide, the flexible column is shortened. If that is not enough, the last
+    /// columns move to lines of their own.
     pub(crate) fn lines(&self, width: usize) -> (Vec<String>, Vec<String>) {
         let mut widths: Vec<usize> = (0..self.columns.len())
             .map(|i| {

@@ -61,7 +61,8 @@ pub(crate) fn run(args: &Batches, out: &mut Output) -> Result<(), Failure> {
     Ok(out.warnings(&store)?)
 }
 
-/// The batches of the history in order, then those of outputs; with `all`, then all others by position.
+/// The batches of the history in order, then those of outputs; with `all`, then all others by
+/// position.
 fn select(store: &Store, all: bool) -> Vec<BatchRef> {
     let history = &store.history;
     let mut rows = history.batches.clone();

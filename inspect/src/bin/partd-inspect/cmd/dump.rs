@@ -10,11 +10,12 @@ use crate::Failure;
 use crate::args::Dump;
 use crate::output::{Output, Rows, Style};
 use crate::text::plural;
-use partd_inspect::history::{uuid, value_checksum};
+use partd_inspect::history::value_checksum;
 use partd_inspect::key::escape;
 use partd_inspect::path::shown;
 use partd_inspect::source::Source;
 use partd_inspect::store::Store;
+use partd_inspect::text::uuid;
 use partd_inspect::walk::{BatchInfo, EntryInfo, Segment};
 
 /// The fields of a segment's header: offset, length, name.
@@ -144,8 +145,8 @@ pub(crate) fn run(args: &Dump, out: &mut Output) -> Result<(), Failure> {
 }
 
 impl Field {
-    /// Reads a field, given its offset, length and name; shortened if the file ends before. If it cannot
-    /// be read, its meaning is the error.
+    /// Reads a field, given its offset, length and name; shortened if the file ends before. If it
+    /// cannot be read, its meaning is the error.
     fn read(
         source: &Source,
         (offset, len, name): (u64, u64, &'static str),

@@ -83,7 +83,7 @@ fn manifest(
 ) -> Result<(), Failure> {
     let manifest = json!({
         "partd_export": 1,
-        "store": store.uuid().map(|id| partd_inspect::history::uuid(&id)),
+        "store": store.uuid().map(|id| partd_inspect::text::uuid(&id)),
         "last_sequence": store.history.last,
         "files": files,
         "lost": lost.iter().map(ToString::to_string).collect::<Vec<_>>(),

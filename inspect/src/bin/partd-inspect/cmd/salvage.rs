@@ -1,8 +1,9 @@
-//! `salvage`: writes everything that still verifies to a new store, and reports exactly what is lost.
+//! `salvage`: writes everything that still verifies to a new store, and reports exactly what is
+//! lost.
 //!
-//! It reads what is still readable (`rescue.rs`) and applies the history without damaged batches and
-//! values. Each key's bytes go to the new store in their order; a key that was set stays set. The old
-//! store is only read.
+//! It reads what is still readable (`rescue.rs`) and applies the history without damaged batches
+//! and values. Each key's bytes go to the new store in their order; a key that was set stays set.
+//! The old store is only read.
 
 use serde_json::{Value, json};
 
@@ -14,13 +15,13 @@ use crate::new_store::{Item, NewStore, Take};
 use crate::output::{Output, Style};
 use crate::text::{count, plural};
 use partd_inspect::ahead::ReadAhead;
-use partd_inspect::history::{range, uuid};
 use partd_inspect::index::{EntryRef, Index};
 use partd_inspect::key::escape;
 use partd_inspect::path::shown;
 use partd_inspect::problem::Problem;
 use partd_inspect::rescue::{LostPart, Rescue};
 use partd_inspect::store::Store;
+use partd_inspect::text::{range, uuid};
 use partd_inspect::walk::BatchInfo;
 
 /// How many repaired parts the text names; JSON has all of them.

@@ -11,11 +11,12 @@ use crate::Failure;
 use crate::output::{Output, Style};
 use crate::text::{count, percent, plural};
 use partd_inspect::control::WriterSlot;
-use partd_inspect::history::{Rule, uuid};
+use partd_inspect::history::Rule;
 use partd_inspect::index::Index;
 use partd_inspect::locks::{Liveness, Locks};
 use partd_inspect::path::shown;
 use partd_inspect::store::Store;
+use partd_inspect::text::uuid;
 
 /// How often to check again whether a process is just opening the store.
 const TRIES: u32 = 5;
@@ -185,7 +186,8 @@ fn holders_lines(store: &Store, holders: &Holders<'_>, out: &mut Output) -> Resu
 struct Holders<'s> {
     /// The writer slots in use, and whether their writers are alive.
     writers: Vec<(&'s WriterSlot, Liveness)>,
-    /// Other processes that hold the lock of the store: readers, and writers that have written nothing.
+    /// Other processes that hold the lock of the store: readers, and writers that have written
+    /// nothing.
     others: Vec<u32>,
     /// Whether the store is open although no process is seen to hold its lock.
     unseen: bool,

@@ -1,9 +1,10 @@
-//! `sweep`: finds abandoned temporary stores, which `SegmentLog::temporary` created and a killed process
-//! left behind.
+//! `sweep`: finds abandoned temporary stores, which `SegmentLog::temporary` created and a killed
+//! process left behind.
 //!
-//! The handle of a temporary store holds an exclusive `flock` on its directory. Listing takes no lock.
-//! Removing takes that lock, as the engine's own sweep does (`src/log/temporary.rs`). It removes a
-//! directory only if all files in it belong to one temporary store, by their names and their contents.
+//! The handle of a temporary store holds an exclusive `flock` on its directory. Listing takes no
+//! lock. Removing takes that lock, as the engine's own sweep does (`src/log/temporary.rs`). It
+//! removes a directory only if all files in it belong to one temporary store, by their names and
+//! their contents.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -91,7 +92,8 @@ fn open_dir(parent: &File, name: &OsString) -> io::Result<File> {
     Ok(File::from(openat(parent, name, flags, Mode::empty())?))
 }
 
-/// The names and total length of the files in a directory, if all of them belong to one temporary store.
+/// The names and total length of the files in a directory, if all of them belong to one temporary
+/// store.
 fn store_files(dir: &File) -> Result<(Vec<OsString>, u64), String> {
     let unreadable = |error: Errno| format!("cannot be read: {error}");
     let (mut names, mut bytes) = (Vec::new(), 0);
@@ -119,8 +121,8 @@ fn store_files(dir: &File) -> Result<(Vec<OsString>, u64), String> {
     Ok((names, bytes))
 }
 
-/// Checks that all files belong to one temporary store. The control file names the store, or the first
-/// segment if a power cut destroyed the control file.
+/// Checks that all files belong to one temporary store. The control file names the store, or the
+/// first segment if a power cut destroyed the control file.
 fn of_one_temporary_store(dir: &File, names: &[OsString]) -> Result<(), String> {
     let mut contents = Vec::new();
     for name in names {
@@ -182,8 +184,8 @@ fn examine(parent: &File, name: OsString, path: PathBuf) -> Candidate {
     Candidate { name, path, bytes, age, kept, removed: false, failed: false }
 }
 
-/// Removes an abandoned store under its exclusive lock. It reaches every file through the directory that
-/// it opened, so that no rename can redirect it.
+/// Removes an abandoned store under its exclusive lock. It reaches every file through the directory
+/// that it opened, so that no rename can redirect it.
 fn remove(parent: &File, store: &Candidate) -> Result<(), Kept> {
     let failed = |error: Errno| Kept::Failed(format!("cannot be removed: {error}"));
     let opened = open_dir(parent, &store.name);

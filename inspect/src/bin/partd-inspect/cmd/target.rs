@@ -1,4 +1,5 @@
-//! Creates the files and directories that commands write: private to the user, never inside the store.
+//! Creates the files and directories that commands write: private to the user, never inside the
+//! store.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::ErrorKind;

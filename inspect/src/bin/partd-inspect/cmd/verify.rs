@@ -1,9 +1,9 @@
 //! `verify`: checks every checksum in parallel.
 //!
-//! The walk of a segment checks headers and tables. Then tasks check its values while other segments are
-//! still walked. The severity of a mismatch is known once the history is. A task covers a few MiB of
-//! values and reads them through one small buffer, which stays in the processor's cache between the read
-//! and the checksum.
+//! The walk of a segment checks headers and tables. Then tasks check its values while other
+//! segments are still walked. The severity of a mismatch is known once the history is. A task
+//! covers a few MiB of values and reads them through one small buffer, which stays in the
+//! processor's cache between the read and the checksum.
 
 use std::cell::RefCell;
 use std::io::IsTerminal;
@@ -32,8 +32,8 @@ const TASK: u64 = 4 << 20;
 const BUFFER: usize = 256 << 10;
 /// How many bytes a task requests ahead of reading.
 const AHEAD: u64 = 1 << 20;
-/// The alignment of the buffer and of the reads. If source and target of a copy have different offsets
-/// within their pages, some processors copy at a third of the speed.
+/// The alignment of the buffer and of the reads. If source and target of a copy have different
+/// offsets within their pages, some processors copy at a third of the speed.
 const PAGE: usize = 4096;
 
 thread_local! {
@@ -125,7 +125,8 @@ fn judge(store: &Store, checks: Vec<SegmentCheck>) -> StoreCheck {
             let (Some(head), Some(sequence)) = (batch.good_head(), batch.sequence()) else {
                 continue;
             };
-            // A batch after the end of the history was torn by a power cut, or is being written right now.
+            // A batch after the end of the history was torn by a power cut, or is being written
+            // right now.
             let beyond = !segment.is_output()
                 && store.history.rule != Rule::Alone
                 && sequence > store.history.last;
@@ -154,7 +155,8 @@ fn sums(entries: &[EntryInfo]) -> (u64, u64) {
     (entries.iter().map(|entry| entry.value_len).sum(), values as u64)
 }
 
-/// A progress bar on standard error, if that is a terminal. Its length grows while segments are walked.
+/// A progress bar on standard error, if that is a terminal. Its length grows while segments are
+/// walked.
 fn bar() -> Option<ProgressBar> {
     if !std::io::stderr().is_terminal() {
         return None;

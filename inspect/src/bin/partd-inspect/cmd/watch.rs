@@ -1,8 +1,8 @@
-//! `watch`: shows how fast the history grows. A terminal has one line that is refreshed; other outputs get a
-//! line for each interval.
+//! `watch`: shows how fast the history grows. A terminal has one line that is refreshed; other
+//! outputs get a line for each interval.
 //!
-//! It reads the commit word, and follows the chains of the segments from where it stopped before. It reads
-//! only headers and link words.
+//! It reads the commit word, and follows the chains of the segments from where it stopped before.
+//! It reads only headers and link words.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,53 +1,28 @@
-//! The cost of the encoding layers compared with the libraries that they use, on the flights of the
-//! shuffle example: append and get rates and compression ratio, on one thread and on two.
-//!
-//! ```text
-//! cargo bench --features full --bench encode              criterion, the compressions
-//! cargo bench --features full --bench encode -- --table   the table of the README
-//! ```
-//!
-//! The table shows medians of many rounds in which library and layer alternate, so that other load
-//! on the machine affects both alike. First, everything that the layer reads is compared with the
-//! appended data. Rates refer to the bytes of the lines from which the values were made, of which
-//! the typed layers keep seven columns, or of the elements of `Numpy`.
-//!
-//! The layer is compared with two things: the library alone, whose output goes into a vector; and
-//! the same by hand, which is the library with the same store but without the layer. A conversion
-//! that is little more than a copy takes no longer than the store itself. All run on the threads of
-//! one pool, since the time for memory depends on the thread that allocates it. Layer and stores
-//! are created once, and each round of appends begins with a clear, as in an engine that shuffles
-//! repeatedly.
-//!
-//! The library is called as a program would call it, except for Blosc: its C library is unsafe to
-//! call, so its row compares the layer with its own codec.
+//! The cases of the benchmark: each library as a program calls it, its layer, and the values of
+//! both.
 
-use std::hint::black_box;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use criterion::{Criterion, Throughput};
 use ndarray::Array1;
 use partd::{Codec, Dict, Encode, Partd, Typed};
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
 /// The approximate size of each appended value: a producer's buffer for one key.
-const VALUE_BYTES: usize = 64 << 10;
+pub(crate) const VALUE_BYTES: usize = 64 << 10;
+
 /// The number of times that the flights are appended, so that a round takes long enough to be
 /// timed.
-const COPIES: usize = 4;
-/// The number of values appended to one key.
-const VALUES_PER_KEY: usize = 4;
-/// The minimum duration of a measurement, and the minimum number of rounds.
-const MIN_TIME: Duration = Duration::from_millis(1500);
-const MIN_ROUNDS: usize = 7;
+pub(crate) const COPIES: usize = 4;
 
-type Flight = (i64, i64, Option<i64>, String, String, String, i64);
+/// The number of values appended to one key.
+pub(crate) const VALUES_PER_KEY: usize = 4;
+
+pub(crate) type Flight = (i64, i64, Option<i64>, String, String, String, i64);
 
 /// The lines of the flights, split into values.
-fn flights() -> Vec<Vec<u8>> {
+pub(crate) fn flights() -> Vec<Vec<u8>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/flights.csv");
     let text = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut values = vec![Vec::with_capacity(VALUE_BYTES + 200)];
@@ -63,7 +38,7 @@ fn flights() -> Vec<Vec<u8>> {
 }
 
 /// The same as rows of numbers and strings.
-fn rows(values: &[Vec<u8>]) -> Vec<Vec<Flight>> {
+pub(crate) fn rows(values: &[Vec<u8>]) -> Vec<Vec<Flight>> {
     let row = |line: &str| -> Flight {
         let fields: Vec<&str> = line.split(',').collect();
         let number = |i: usize| fields[i].parse::<i64>().ok();
@@ -84,7 +59,7 @@ fn rows(values: &[Vec<u8>]) -> Vec<Vec<Flight>> {
 }
 
 /// A library as called by hand: values to bytes and back.
-trait Library: Send {
+pub(crate) trait Library: Send {
     type Value: Clone + PartialEq;
     fn encode(&mut self, value: &Self::Value) -> Vec<u8>;
     fn decode(&mut self, bytes: &[u8], onto: &mut Vec<Self::Value>);
@@ -107,27 +82,27 @@ where
     }
 }
 
-type Append<V> = Box<dyn Fn(&[V]) + Send + Sync>;
-type Get<V> = Box<dyn Fn(usize) -> Vec<V> + Send + Sync>;
+pub(crate) type Append<V> = Box<dyn Fn(&[V]) + Send + Sync>;
+pub(crate) type Get<V> = Box<dyn Fn(usize) -> Vec<V> + Send + Sync>;
 
 /// One codec: the library by hand, and the layer.
-struct Case<V> {
-    name: &'static str,
-    library: Box<dyn Library<Value = V>>,
+pub(crate) struct Case<V> {
+    pub(crate) name: &'static str,
+    pub(crate) library: Box<dyn Library<Value = V>>,
     /// Whether each value is stored as a frame; otherwise the stored values are read as one.
-    has_frames: bool,
+    pub(crate) has_frames: bool,
     /// The store below the layer.
-    store: Arc<Dict>,
+    pub(crate) store: Arc<Dict>,
     /// Appends the values under their keys.
-    append: Append<V>,
+    pub(crate) append: Append<V>,
     /// Reads `n` keys, joined.
-    get: Get<V>,
+    pub(crate) get: Get<V>,
     /// Joins values, as reading a key does.
-    join: fn(Vec<V>) -> V,
+    pub(crate) join: fn(Vec<V>) -> V,
 }
 
 /// The frames of a stored value: 8 bytes of length before each.
-fn frames(stored: &[u8]) -> Vec<&[u8]> {
+pub(crate) fn frames(stored: &[u8]) -> Vec<&[u8]> {
     let (mut frames, mut rest) = (Vec::new(), stored);
     while let Some((len, behind)) = rest.split_first_chunk() {
         let (frame, next) = behind.split_at(u64::from_le_bytes(*len) as usize);
@@ -138,11 +113,11 @@ fn frames(stored: &[u8]) -> Vec<&[u8]> {
 }
 
 /// The key of each value.
-fn keyed<V>(values: &[V]) -> impl Iterator<Item = (usize, &V)> {
+pub(crate) fn keyed<V>(values: &[V]) -> impl Iterator<Item = (usize, &V)> {
     values.iter().enumerate().map(|(i, value)| (i / VALUES_PER_KEY, value))
 }
 
-fn bytes_case<C: Codec<In = [u8], Out = Vec<u8>> + 'static>(
+pub(crate) fn bytes_case<C: Codec<In = [u8], Out = Vec<u8>> + 'static>(
     name: &'static str,
     layer: Encode<C, Arc<Dict>>,
     encode: impl FnMut(&Vec<u8>) -> Vec<u8> + Send + 'static,
@@ -161,7 +136,7 @@ fn bytes_case<C: Codec<In = [u8], Out = Vec<u8>> + 'static>(
     }
 }
 
-fn list_case<C: Codec<In = [Flight], Out = Vec<Flight>> + 'static>(
+pub(crate) fn list_case<C: Codec<In = [Flight], Out = Vec<Flight>> + 'static>(
     name: &'static str,
     layer: Typed<C, Arc<Dict>>,
     encode: impl FnMut(&Vec<Flight>) -> Vec<u8> + Send + 'static,
@@ -180,7 +155,7 @@ fn list_case<C: Codec<In = [Flight], Out = Vec<Flight>> + 'static>(
     }
 }
 
-fn compressions() -> Vec<Case<Vec<u8>>> {
+pub(crate) fn compressions() -> Vec<Case<Vec<u8>>> {
     let mut snappy = snap::raw::Encoder::new();
     let mut zstd = zstd::bulk::Compressor::new(3).unwrap();
     let mut unzstd = zstd::bulk::Decompressor::new().unwrap();
@@ -250,7 +225,7 @@ fn compressions() -> Vec<Case<Vec<u8>>> {
     ]
 }
 
-fn lists() -> Vec<Case<Vec<Flight>>> {
+pub(crate) fn lists() -> Vec<Case<Vec<Flight>>> {
     vec![
         list_case(
             "Pickle",
@@ -268,13 +243,13 @@ fn lists() -> Vec<Case<Vec<Flight>>> {
 }
 
 /// The numbers of the flights as arrays.
-fn arrays(rows: &[Vec<Flight>]) -> Vec<Array1<i64>> {
+pub(crate) fn arrays(rows: &[Vec<Flight>]) -> Vec<Array1<i64>> {
     let of = |flight: &Flight| [flight.0, flight.1, flight.2.unwrap_or(0), flight.6];
     let numbers: Vec<i64> = rows.iter().flatten().flat_map(of).collect();
     numbers.chunks(VALUE_BYTES / size_of::<i64>()).map(|part| part.to_vec().into()).collect()
 }
 
-fn numpy() -> Case<Array1<i64>> {
+pub(crate) fn numpy() -> Case<Array1<i64>> {
     let layer = Arc::new(partd::Numpy::new(Arc::default()));
     let same = Arc::clone(&layer);
     Case {
@@ -299,7 +274,7 @@ fn numpy() -> Case<Array1<i64>> {
 }
 
 /// The flights as record batches.
-fn batches(rows: &[Vec<Flight>]) -> Vec<RecordBatch> {
+pub(crate) fn batches(rows: &[Vec<Flight>]) -> Vec<RecordBatch> {
     let batch = |rows: &Vec<Flight>| {
         let ints = |of: fn(&Flight) -> Option<i64>| -> ArrayRef {
             Arc::new(rows.iter().map(of).collect::<Int64Array>())
@@ -321,11 +296,11 @@ fn batches(rows: &[Vec<Flight>]) -> Vec<RecordBatch> {
     rows.iter().map(batch).collect()
 }
 
-fn concat(parts: &[RecordBatch]) -> RecordBatch {
+pub(crate) fn concat(parts: &[RecordBatch]) -> RecordBatch {
     arrow_select::concat::concat_batches(&parts[0].schema(), parts).unwrap()
 }
 
-fn arrow() -> Case<RecordBatch> {
+pub(crate) fn arrow() -> Case<RecordBatch> {
     let layer = Arc::new(partd::Arrow::new(Arc::default()));
     let same = Arc::clone(&layer);
     Case {
@@ -350,148 +325,5 @@ fn arrow() -> Case<RecordBatch> {
         append: Box::new(move |values| layer.append(keyed(values)).unwrap()),
         get: Box::new(move |keys| same.get_many(0..keys).unwrap()),
         join: |parts| concat(&parts),
-    }
-}
-
-fn pool(threads: usize) -> ThreadPool {
-    ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
-}
-
-/// The median times of several pieces of work that alternate.
-fn medians<const N: usize>(mut work: [&mut dyn FnMut(); N]) -> [Duration; N] {
-    let mut times = [const { Vec::new() }; N];
-    let start = Instant::now();
-    while times[0].len() < MIN_ROUNDS || start.elapsed() < MIN_TIME {
-        for (work, times) in work.iter_mut().zip(&mut times) {
-            let start = Instant::now();
-            work();
-            times.push(start.elapsed());
-        }
-    }
-    times.map(|mut times| {
-        times.sort_unstable();
-        times[times.len() / 2]
-    })
-}
-
-fn table_row<V: Clone + PartialEq + Send + Sync>(case: &mut Case<V>, values: &[V], bytes: usize) {
-    let (one, two) = (pool(1), pool(2));
-    let keys = values.len().div_ceil(VALUES_PER_KEY);
-    one.install(|| (case.append)(values));
-    let read = two.install(|| (case.get)(keys));
-    assert!(
-        read == values.chunks(VALUES_PER_KEY).map(|v| (case.join)(v.to_vec())).collect::<Vec<V>>()
-    );
-    let encoded: Vec<Vec<u8>> = values.iter().map(|value| case.library.encode(value)).collect();
-    let encoded_bytes: usize = encoded.iter().map(Vec::len).sum();
-
-    let Case { name, library, has_frames, store, append, get, join } = case;
-    let by_hand = Dict::new();
-    let library = Mutex::new(library);
-    let encode = |value: &V| library.lock().unwrap().encode(value);
-    let [bare, hand, layer, layer_two] = medians([
-        &mut || one.install(|| drop(black_box(values.iter().map(encode).collect::<Vec<_>>()))),
-        &mut || {
-            by_hand.clear().unwrap();
-            let encoded = || keyed(values).map(|(key, value)| (key, encode(value)));
-            one.install(|| by_hand.append(encoded())).unwrap();
-        },
-        &mut || {
-            store.clear().unwrap();
-            one.install(|| append(values));
-        },
-        &mut || {
-            store.clear().unwrap();
-            two.install(|| append(values));
-        },
-    ]);
-    let decode = |frames: &[&[u8]]| {
-        let mut parts = Vec::with_capacity(frames.len());
-        frames.iter().for_each(|frame| library.lock().unwrap().decode(frame, &mut parts));
-        join(parts)
-    };
-    let lent: Vec<&[u8]> = encoded.iter().map(Vec::as_slice).collect();
-    let [bare_get, hand_get, layer_get, layer_get_two] = medians([
-        &mut || {
-            let decoded = || lent.chunks(VALUES_PER_KEY).map(decode).collect::<Vec<V>>();
-            one.install(|| drop(black_box(decoded())));
-        },
-        &mut || {
-            let read = |key: usize| {
-                let stored = store.get(key).unwrap();
-                decode(&if *has_frames { frames(&stored) } else { vec![&stored[..]] })
-            };
-            one.install(|| drop(black_box((0..keys).map(read).collect::<Vec<V>>())));
-        },
-        &mut || drop(black_box(one.install(|| get(keys)))),
-        &mut || drop(black_box(two.install(|| get(keys)))),
-    ]);
-    let rate = |time: Duration| bytes as f64 / time.as_secs_f64() / f64::from(1 << 20);
-    let share = |bare: Duration, layer: Duration| bare.as_secs_f64() / layer.as_secs_f64();
-    println!(
-        "| `{name}` | {:.2} | {:.0} | {:.0} | {:.2} | {:.2} | {:.2} | {:.0} | {:.0} | {:.2} | {:.2} \
-         | {:.2} |",
-        bytes as f64 / encoded_bytes as f64,
-        rate(bare),
-        rate(layer),
-        share(bare, layer),
-        share(hand, layer),
-        share(layer, layer_two),
-        rate(bare_get),
-        rate(layer_get),
-        share(bare_get, layer_get),
-        share(hand_get, layer_get),
-        share(layer_get, layer_get_two),
-    );
-}
-
-fn table() {
-    let values = flights();
-    let bytes = values.iter().map(Vec::len).sum();
-    println!(
-        "| layer | ratio | append: library MiB/s | layer MiB/s | ÷ library | ÷ by hand | two threads | \
-         get: library MiB/s | layer MiB/s | ÷ library | ÷ by hand | two threads |"
-    );
-    println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
-    for mut case in compressions() {
-        table_row(&mut case, &values, bytes);
-    }
-    let rows = rows(&values);
-    for mut case in lists() {
-        table_row(&mut case, &rows, bytes);
-    }
-    table_row(&mut arrow(), &batches(&rows), bytes);
-    let arrays = arrays(&rows);
-    let bytes = arrays.iter().map(|array| array.len() * size_of::<i64>()).sum();
-    table_row(&mut numpy(), &arrays, bytes);
-}
-
-fn criterion() {
-    let mut criterion = Criterion::default().configure_from_args().sample_size(10);
-    let values = flights();
-    let bytes: usize = values.iter().map(Vec::len).sum();
-    let keys = values.len().div_ceil(VALUES_PER_KEY);
-    for threads in [1, 2] {
-        let pool = pool(threads);
-        for case in compressions() {
-            let mut group = criterion.benchmark_group(format!("{} × {threads}", case.name));
-            group.throughput(Throughput::Bytes(bytes as u64));
-            group.bench_function("append", |b| {
-                b.iter(|| {
-                    case.store.clear().unwrap();
-                    pool.install(|| (case.append)(&values));
-                });
-            });
-            group.bench_function("get", |b| b.iter(|| pool.install(|| (case.get)(keys))));
-        }
-    }
-    criterion.final_summary();
-}
-
-fn main() {
-    if std::env::args().any(|argument| argument == "--table") {
-        table();
-    } else {
-        criterion();
     }
 }
