@@ -188,6 +188,45 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         result
     }
 
+    /// Buffers a batch, flushing first if there is no room, or writes it to the slow store.
+    fn write_exclusive(&self, state: &mut State, batch: &Batch<'_>) -> Result<Fit> {
+        if batch.value_bytes() <= self.limit_bytes() / 2 {
+            match self.buffer_exclusive(state, batch)? {
+                Fit::Buffered => return Ok(Fit::Buffered),
+                Fit::NoRoom => {
+                    self.drain(state, self.memory.allowed_bytes() / 2)?;
+                    if self.buffer_exclusive(state, batch)? == Fit::Buffered {
+                        return Ok(Fit::Buffered);
+                    }
+                }
+                Fit::NotShared | Fit::Never => {}
+            }
+        }
+        self.write_through(state, batch)?;
+        Ok(Fit::Never)
+    }
+
+    fn take_exclusive(&self, state: &mut State, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
+        self.settle(state, keys)?;
+        let mut values = self.isolate.run(|| self.slow.take(keys))?;
+        let fast = match self.fast.take(keys) {
+            Ok(fast) => fast,
+            Err(error) => {
+                // The fast store still holds the later bytes of each key.
+                self.put_back(keys, &values)?;
+                return Err(error);
+            }
+        };
+        for (value, buffered) in values.iter_mut().zip(fast) {
+            if value.is_empty() {
+                *value = buffered;
+            } else {
+                value.extend_from_slice(&buffered);
+            }
+        }
+        Ok(values)
+    }
+
     /// Appends values back to the slow store that they were taken from.
     fn put_back(&self, keys: &[Key], values: &[Vec<u8>]) -> Result<()> {
         let mut batch = Batch::new();
@@ -216,7 +255,10 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
                 return Ok(state);
             }
             drop(state);
-            self.settle(&mut self.alone(), keys)?;
+            let mut state = self.alone();
+            let settled = self.settle(&mut state, keys);
+            self.memory.release_spare(self.held_bytes(&state));
+            settled?;
         }
     }
 
@@ -254,8 +296,9 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
         self.check(durability)?;
         if durability == Durability::Durable {
             let mut state = self.alone();
-            self.drain(&mut state, 0)?;
+            let drained = self.drain(&mut state, 0);
             self.memory.release_above(self.held_bytes(&state));
+            drained?;
             self.write_through(&mut state, batch)?;
             // Sync outside the lock, so that several threads can share one sync.
             drop(state);
@@ -265,21 +308,12 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
             return Ok(());
         }
         let mut state = self.alone();
-        if batch.value_bytes() <= self.limit_bytes() / 2 {
-            match self.buffer_exclusive(&mut state, batch)? {
-                Fit::Buffered => return Ok(()),
-                Fit::NoRoom => {
-                    self.drain(&mut state, self.memory.allowed_bytes() / 2)?;
-                    if self.buffer_exclusive(&mut state, batch)? == Fit::Buffered {
-                        return Ok(());
-                    }
-                }
-                Fit::NotShared | Fit::Never => {}
-            }
+        let written = self.write_exclusive(&mut state, batch);
+        // A batch that was buffered keeps the room that the flush before it made.
+        if !matches!(written, Ok(Fit::Buffered)) {
+            self.memory.release_spare(self.held_bytes(&state));
         }
-        self.write_through(&mut state, batch)?;
-        self.memory.release_spare(self.held_bytes(&state));
-        Ok(())
+        written.map(drop)
     }
 
     fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
@@ -296,25 +330,9 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
 
     fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
         let mut state = self.alone();
-        self.settle(&mut state, keys)?;
-        let mut values = self.isolate.run(|| self.slow.take(keys))?;
-        let fast = match self.fast.take(keys) {
-            Ok(fast) => fast,
-            Err(error) => {
-                // The fast store still holds the later bytes of each key.
-                self.put_back(keys, &values)?;
-                return Err(error);
-            }
-        };
-        for (value, buffered) in values.iter_mut().zip(fast) {
-            if value.is_empty() {
-                *value = buffered;
-            } else {
-                value.extend_from_slice(&buffered);
-            }
-        }
+        let taken = self.take_exclusive(&mut state, keys);
         self.memory.release_spare(self.held_bytes(&state));
-        Ok(values)
+        taken
     }
 
     fn lens(&self, keys: &[Key]) -> Result<Vec<Option<u64>>> {
