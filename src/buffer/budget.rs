@@ -95,7 +95,7 @@ impl Reservation {
     }
 
     /// Reserves more memory, so that the buffer may hold up to `needed_bytes`. Returns whether the
-    /// budget granted any.
+    /// budget granted any. Threads that call it at the same time stay within the limit together.
     pub(super) fn grow(&self, needed_bytes: u64) -> bool {
         let Some(budget) = &self.budget else { return false };
         let reserved_bytes = self.reserved_bytes.load(Ordering::Relaxed);
@@ -104,8 +104,15 @@ impl Reservation {
         // Ask for a whole step first, then only for the missing bytes.
         let step = missing.max(self.step_bytes()).min(room);
         let granted = [step, missing].into_iter().find(|&n| n > 0 && budget.try_grow(n));
-        self.reserved_bytes.fetch_add(granted.unwrap_or(0), Ordering::Relaxed);
-        granted.is_some()
+        let Some(granted) = granted else { return false };
+        let reserved_bytes = self.reserved_bytes.fetch_add(granted, Ordering::Relaxed) + granted;
+        // Another thread may have taken the same room meanwhile.
+        let excess = reserved_bytes.saturating_sub(self.limit_bytes).min(granted);
+        if excess > 0 {
+            self.reserved_bytes.fetch_sub(excess, Ordering::Relaxed);
+            budget.shrink(excess);
+        }
+        true
     }
 
     /// Gives everything above `held_bytes` back to the budget. The caller holds the buffer's lock

@@ -1,7 +1,7 @@
 //! A buffer with a memory budget never holds more than it reserved, and gives back what it frees.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 
 use partd::{
@@ -239,4 +239,39 @@ fn a_batch_larger_than_the_limit_reserves_nothing_while_it_is_written_through() 
     let p = Buffer::with_budget(Dict::new(), slow, 1 << 20, Arc::clone(&account));
     p.append([("k", vec![1; 2 << 20])]).unwrap();
     assert_eq!(p.slow().1.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn threads_that_grow_at_the_same_time_reserve_at_most_the_limit() {
+    /// A budget whose first two calls meet, so that both threads have seen the same room.
+    struct Meeting {
+        account: Account,
+        barrier: Barrier,
+    }
+    impl MemoryBudget for Meeting {
+        fn try_grow(&self, bytes: u64) -> bool {
+            let grows = self.account.try_grow(bytes);
+            if self.account.calls.load(Ordering::SeqCst) <= 2 {
+                self.barrier.wait();
+            }
+            grows
+        }
+        fn shrink(&self, bytes: u64) {
+            self.account.shrink(bytes);
+        }
+    }
+    const LIMIT: u64 = 1 << 20;
+    let budget = Arc::new(Meeting { account: Account::default(), barrier: Barrier::new(2) });
+    let p = Buffer::with_budget(Dict::new(), Dict::new(), LIMIT, Arc::clone(&budget));
+    thread::scope(|scope| {
+        for key in ["a", "b"] {
+            let p = &p;
+            scope.spawn(move || p.append([(key, vec![1; 450 << 10])]).unwrap());
+        }
+    });
+    assert!(budget.account.granted() <= LIMIT, "{} are reserved", budget.account.granted());
+    assert!(p.memory_bytes() <= budget.account.granted());
+    assert_eq!(p.get_many(["a", "b"]).unwrap(), [vec![1; 450 << 10], vec![1; 450 << 10]]);
+    drop(p);
+    assert_eq!(budget.account.granted(), 0);
 }
