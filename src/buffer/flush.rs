@@ -1,8 +1,10 @@
 //! The flush: moves buffered keys to the slow store.
 //!
 //! Invariant: bytes leave memory only after the slow store has accepted them, and the exclusive
-//! lock is held throughout. The memory for the batches is a small part of the limit, however many
-//! keys move.
+//! lock is held throughout. The memory for the batches of a flush is a small part of what the
+//! buffer may hold, however many keys move.
+
+use std::collections::BTreeSet;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashSet;
@@ -16,6 +18,8 @@ const SMALL_PIECE_BYTES: usize = 16 << 10;
 /// The maximum number of keys in one batch, and the bytes after which a batch ends.
 const BATCH_MAX_KEYS: u64 = 8192;
 const BATCH_MAX_BYTES: u64 = 32 << 20;
+/// A buffer that may hold less than this flushes as if it could hold this much.
+const FLUSH_MIN_BYTES: u64 = 64 << 10;
 
 impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     /// Moves the heaviest keys to the slow store until the buffer holds at most `target_bytes`;
@@ -40,8 +44,8 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
             if target_bytes > 0 && held_bytes <= target_bytes {
                 return Ok(());
             }
-            // Move the keys in parts, so that the list of keys takes a small part of the limit.
-            let part_bytes = (self.limit_bytes() / 4).max(64 << 10);
+            // Move the keys in parts, so that the list of keys stays small.
+            let part_bytes = self.flush_bytes() / 4;
             let excess_bytes =
                 if target_bytes == 0 { part_bytes } else { held_bytes - target_bytes };
             let keys = self.fast.heaviest(excess_bytes.min(part_bytes))?;
@@ -66,8 +70,8 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     /// Moves everything buffered for the keys to the slow store. `keys` has no duplicates.
     fn move_down(&self, state: &mut State, keys: &[Key]) -> Result<()> {
         // A key costs a batch a few hundred bytes besides its value.
-        let max_keys = (self.limit_bytes() / 2048).clamp(1, BATCH_MAX_KEYS);
-        let max_bytes = (self.limit_bytes() / 16).clamp(1, BATCH_MAX_BYTES) as usize;
+        let max_keys = (self.flush_bytes() / 2048).min(BATCH_MAX_KEYS);
+        let max_bytes = (self.flush_bytes() / 16).min(BATCH_MAX_BYTES) as usize;
         let mut scratch = Vec::new();
         for keys in keys.chunks(max_keys as usize) {
             let mut moved = 0;
@@ -94,6 +98,12 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
             result?;
         }
         Ok(())
+    }
+
+    /// Returns the bytes of which a flush may take a small part: what the buffer may hold now, not
+    /// its limit, of which a budget may have granted little.
+    fn flush_bytes(&self) -> u64 {
+        self.memory.allowed_bytes().max(FLUSH_MIN_BYTES)
     }
 
     /// Writes a batch to the slow store, together with everything buffered for its keys.
