@@ -102,9 +102,11 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
 
     /// Creates a buffer that reserves the memory it holds from `budget`, at most `limit_bytes`.
     ///
-    /// If the budget refuses to grow, the buffer moves its largest values to `slow`.
-    /// [`flush`](Buffer::flush) and [`shrink_to`](Buffer::shrink_to) return what they free to the
-    /// budget, and dropping the buffer returns the rest.
+    /// If the budget refuses to grow, the buffer moves its largest values to `slow`. It does so
+    /// here if `fast` already holds more than the budget grants; if that fails, the next append
+    /// that needs room reports the error. [`flush`](Buffer::flush) and
+    /// [`shrink_to`](Buffer::shrink_to) return what they free to the budget, and dropping the
+    /// buffer returns the rest.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -128,7 +130,15 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         budget: impl MemoryBudget + 'static,
     ) -> Buffer<Fast, Slow> {
         let memory = Reservation::new(limit_bytes, Some(Box::new(budget)));
-        Buffer::with_reservation(fast, slow, memory)
+        let buffer = Buffer::with_reservation(fast, slow, memory);
+        let held_bytes = buffer.fast.memory_bytes();
+        while buffer.memory.allowed_bytes() < held_bytes && buffer.memory.grow(held_bytes) {}
+        let allowed_bytes = buffer.memory.allowed_bytes();
+        if allowed_bytes < held_bytes {
+            // What cannot be moved stays, and the next append that needs room tries again.
+            let _ = buffer.shrink_to(allowed_bytes);
+        }
+        buffer
     }
 
     fn with_reservation(fast: Fast, slow: Slow, memory: Reservation) -> Buffer<Fast, Slow> {

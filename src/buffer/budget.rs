@@ -1,6 +1,8 @@
 //! The memory that a buffer may hold: its own limit, and a budget that it shares with others.
 //!
-//! Invariant: under the buffer's lock, the memory held is at most the memory reserved.
+//! Invariant: under the buffer's lock, the memory held is at most the memory reserved. The one
+//! exception is a store that is given to the buffer full, if the budget grants too little for it
+//! and the slow store fails to take the rest.
 
 use std::fmt;
 use std::sync::Arc;

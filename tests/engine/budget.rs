@@ -275,3 +275,27 @@ fn threads_that_grow_at_the_same_time_reserve_at_most_the_limit() {
     drop(p);
     assert_eq!(budget.account.granted(), 0);
 }
+
+#[test]
+fn a_store_that_is_full_when_the_buffer_is_created_is_reserved_or_moved() {
+    let full = || {
+        let fast = Dict::new();
+        fast.append((0..100).map(|i| (i, [7; 10_000]))).unwrap();
+        fast
+    };
+    let account = Arc::new(Account::default());
+    let p = Buffer::with_budget(full(), Dict::new(), 4 << 20, Arc::clone(&account));
+    assert!(p.memory_bytes() >= 1_000_000 && account.granted() >= p.memory_bytes());
+    drop(p);
+    assert_eq!(account.granted(), 0);
+
+    account.refuses.store(true, Ordering::SeqCst);
+    let p = Buffer::with_budget(full(), Dict::new(), 4 << 20, Arc::clone(&account));
+    assert_eq!((p.memory_bytes(), account.granted()), (0, 0));
+    assert_eq!(p.slow().len_of(99).unwrap(), 10_000);
+
+    account.refuses.store(false, Ordering::SeqCst);
+    let p = Buffer::with_budget(full(), Dict::new(), 400_000, Arc::clone(&account));
+    assert!(p.memory_bytes() <= account.granted() && account.granted() <= 400_000);
+    assert_eq!(p.get(7).unwrap(), [7; 10_000]);
+}
