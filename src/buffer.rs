@@ -38,8 +38,8 @@ const UNLOCKED_READS: usize = 4;
 /// `Fast` is a store in memory, such as [`Dict`](crate::Dict); `Slow` is where the bytes end up.
 /// The buffer holds at most `limit_bytes` of memory, as [`MemoryStore::memory_bytes`] counts it,
 /// under any number of threads. An append that finds no room first moves the keys with the longest
-/// values to `Slow`, until half of the limit is free. A batch too large to be buffered, and every
-/// removal, goes to `Slow` at once.
+/// values to `Slow`, until half of the limit is free; with a [budget](Buffer::with_budget), half of
+/// what is reserved. A batch too large to be buffered, and every removal, goes to `Slow` at once.
 ///
 /// Operations are atomic and linearizable inside the process. After a flush, other processes see
 /// the bytes, and they survive a crash. [`flush`](Buffer::flush), [`sync`](Partd::sync) and
@@ -186,7 +186,9 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
 
     /// Moves the largest values to the slow store until the buffer holds at most `bytes`.
     ///
-    /// An engine calls it when it needs the memory elsewhere; the bytes go back to the budget.
+    /// An engine calls it when it needs the memory elsewhere; the bytes go back to the budget. It
+    /// waits for the buffer's lock, under which other threads call the budget, so the caller must
+    /// hold no lock that the budget takes.
     ///
     /// # Errors
     ///

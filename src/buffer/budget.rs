@@ -12,13 +12,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 ///
 /// A [`Buffer`](crate::Buffer) reserves memory before it holds it, in steps of a part of its limit.
 /// If the budget refuses, the buffer moves its largest values to its slow store, and writes a batch
-/// that still does not fit directly to the slow store. The buffer calls these methods under its
-/// lock, so they must not call the buffer.
+/// that still does not fit directly to the slow store.
+///
+/// # Deadlocks
+///
+/// A buffer calls these methods under its lock. They must not wait for another thread, and must not
+/// call a buffer of this budget, neither the caller nor another one. A budget that wants memory
+/// back refuses, and its owner calls [`shrink_to`](crate::Buffer::shrink_to) later, from a thread
+/// that holds no lock that these methods take.
 pub trait MemoryBudget: Send + Sync {
     /// Reserves `bytes` more bytes, or returns `false` and reserves nothing.
     fn try_grow(&self, bytes: u64) -> bool;
 
-    /// Gives back `bytes` bytes that were reserved before.
+    /// Gives back `bytes` bytes that were reserved before. Must not fail.
     fn shrink(&self, bytes: u64);
 }
 
