@@ -94,7 +94,11 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
                 }
                 Ok(())
             });
-            self.forget(state, keys[..moved].iter().cloned())?;
+            let mut forgotten = Batch::with_capacity(moved);
+            for key in &keys[..moved] {
+                forgotten.delete(key);
+            }
+            self.forget(state, &forgotten)?;
             result?;
         }
         Ok(())
@@ -117,19 +121,21 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
             state.deferred.clear();
             return self.fast.write(Batch::new().clear(), Durability::Plain);
         }
-        // The buffered bytes of a key whose first operation is a delete need not be moved.
-        let mut seen = HashSet::<Key, RandomState>::default();
-        let (mut carried, mut deleted) = (Vec::new(), Vec::new());
+        // The buffered bytes of a key need not be moved if the first operation on it is a delete.
+        let mut seen = HashSet::<&Key, RandomState>::default();
+        let mut prefixes = Prefixes::default();
+        let (mut carried, mut dropped) = (Vec::new(), Batch::new());
         for op in batch.ops() {
             if let Op::DeletePrefix(prefix) = op {
-                let mut keys = self.fast.keys_with(prefix)?;
-                keys.extend(state.deferred.keys_with(prefix));
-                keys.retain(|key| seen.insert(key.clone()));
-                deleted.extend(keys);
+                prefixes.insert(prefix);
+                dropped.push(op.clone());
             }
-            let Some(key) = op.key().filter(|key| seen.insert(Key::clone(key))) else { continue };
-            let keys = if matches!(op, Op::Delete(_)) { &mut deleted } else { &mut carried };
-            keys.push(key.clone());
+            let Some(key) = op.key().filter(|key| seen.insert(*key)) else { continue };
+            if matches!(op, Op::Delete(_)) {
+                dropped.delete(key);
+            } else if !prefixes.begin(key) {
+                carried.push(key.clone());
+            }
         }
         drop(seen);
         let buffered = self.fast.present(&carried)?;
@@ -153,7 +159,10 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
                 Ok(())
             })?;
         }
-        self.forget(state, carried.into_iter().chain(deleted))
+        for key in carried {
+            dropped.delete(key);
+        }
+        self.forget(state, &dropped)
     }
 
     fn write_slow(&self, state: &mut State, batch: &Batch<'_>) -> Result<()> {
@@ -164,14 +173,35 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         Ok(())
     }
 
-    /// Drops everything buffered for the keys.
-    fn forget(&self, state: &mut State, keys: impl Iterator<Item = Key>) -> Result<()> {
-        let mut batch = Batch::with_capacity(keys.size_hint().0);
-        for key in keys {
-            state.deferred.remove(&key);
-            batch.delete(key);
+    /// Drops everything buffered for the keys and prefixes that the batch deletes.
+    fn forget(&self, state: &mut State, deletes: &Batch<'_>) -> Result<()> {
+        for op in deletes.ops() {
+            match op {
+                Op::DeletePrefix(prefix) => state.deferred.remove_with(prefix),
+                op => op.key().into_iter().for_each(|key| state.deferred.remove(key)),
+            }
         }
-        self.fast.write(&batch, Durability::Plain)
+        self.fast.write(deletes, Durability::Plain)
+    }
+}
+
+/// The prefixes that a batch has deleted so far.
+#[derive(Default)]
+struct Prefixes<'b> {
+    prefixes: HashSet<&'b [u8], RandomState>,
+    /// The lengths of the prefixes, of which there are few.
+    lens: BTreeSet<usize>,
+}
+
+impl<'b> Prefixes<'b> {
+    fn insert(&mut self, prefix: &'b Key) {
+        self.prefixes.insert(prefix.as_bytes());
+        self.lens.insert(prefix.len());
+    }
+
+    /// Returns whether the key begins with one of the prefixes.
+    fn begin(&self, key: &Key) -> bool {
+        self.lens.range(..=key.len()).any(|&len| self.prefixes.contains(&key.as_bytes()[..len]))
     }
 }
 

@@ -109,6 +109,33 @@ fn a_buffer_drops_what_it_holds_of_a_deleted_prefix_and_writes_the_rest() {
 }
 
 #[test]
+fn a_buffer_carries_no_bytes_of_keys_that_a_prefix_delete_precedes() {
+    let p = Buffer::new(Dict::new(), Dict::new(), 1 << 20);
+    p.append([("ab", "12345678"), ("b", "12345678"), ("c", "12345678")]).unwrap();
+    p.iset("ad", "12345678").unwrap();
+    p.write(
+        Batch::new()
+            .append("c", b"+")
+            .delete_prefix("a")
+            .delete_prefix("c")
+            .append("ab", b"new")
+            .set("ad", b"set")
+            .append("cc", b"new"),
+        Durability::Plain,
+    )
+    .unwrap();
+    assert_eq!(p.slow().keys().unwrap(), ["ab".into(), "ad".into(), "cc".into()]);
+    // The values of the batch itself, and what `c` held before it.
+    assert_eq!(p.stats().slow_bytes, 3 + 3 + 3 + 1 + 8);
+    assert_eq!(
+        p.get_many(["ab", "ad", "b", "c"]).unwrap(),
+        [&b"new"[..], b"set", b"12345678", b""]
+    );
+    assert_eq!(p.keys().unwrap(), ["ab".into(), "ad".into(), "b".into(), "cc".into()]);
+    assert_eq!(p.fast().keys().unwrap(), ["b".into()]);
+}
+
+#[test]
 fn a_scope_reaches_no_key_outside_of_itself() {
     let dir = tempfile::tempdir().unwrap();
     let p = small(&dir);
