@@ -66,7 +66,9 @@ impl MemoryBudget for FixedBudget {
     }
 
     fn shrink(&self, bytes: u64) {
-        self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        // A caller that gives back more than it reserved must not make the count wrap around.
+        let left = |used: u64| Some(used.saturating_sub(bytes));
+        let _ = self.used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
     }
 }
 

@@ -299,3 +299,12 @@ fn a_store_that_is_full_when_the_buffer_is_created_is_reserved_or_moved() {
     assert!(p.memory_bytes() <= account.granted() && account.granted() <= 400_000);
     assert_eq!(p.get(7).unwrap(), [7; 10_000]);
 }
+
+#[test]
+fn a_fixed_budget_does_not_wrap_around_if_too_much_is_given_back() {
+    let budget = FixedBudget::new(100);
+    assert!(budget.try_grow(60));
+    budget.shrink(70);
+    assert_eq!(budget.used_bytes(), 0);
+    assert!(budget.try_grow(100) && !budget.try_grow(1));
+}
