@@ -160,7 +160,10 @@ fuzz_target!(|input: &[u8]| {
         let _ = (plain.parts(), plain.to_string());
         assert!(plain.as_bytes() == &bytes[..] && plain.len() == bytes.len());
         let only = Key::from((&bytes[..],));
-        assert!((only == plain) == !bytes.contains(&0), "a one-tuple escapes zero bytes and no others");
+        assert!(
+            (only == plain) == !bytes.contains(&0),
+            "a one-tuple escapes zero bytes and no others"
+        );
         assert!(only.parts() == Some(vec![TuplePart::Bytes(bytes.clone())]));
         assert!(Key::from(((&bytes[..],),)) != only, "a nested one-tuple is the same key");
     });
