@@ -26,6 +26,7 @@ fn child() {
         ("client", history::runs::play),
         ("fills up", full_file_systems::fill_up),
         ("process", surroundings::live),
+        ("reader", overlay::read),
         ("vandal", hostile_day::vandal::play),
         ("visitor", rights::visit),
         ("worker", hostile_day::worker::play),

@@ -220,7 +220,10 @@ impl Dir for OsDir {
             Access::Read | Access::Follow => OFlags::RDONLY,
         };
         let file = match self.open_file(name, flags) {
-            // A read-only mount has no writers, so the file need not be copied up.
+            // A read-only mount has no writers, so the file need not be copied up. A user who may
+            // not write cannot copy it up: if it is still in the lower layer, its identity is not
+            // the one written in it, so the store is read as a copy, and the first writer replaces
+            // the file.
             Err(error)
                 if access == Access::Follow
                     && error.kind() == io::ErrorKind::ReadOnlyFilesystem =>
