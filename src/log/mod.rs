@@ -271,6 +271,9 @@ impl<D: Disk> SegmentLog<D> {
 
     /// Returns the sequence number up to which the history is on stable storage.
     ///
+    /// A temporary store is never reopened, so for it this is only the number of the last sync. A
+    /// read-only handle that reads the store as recovery would leave it returns 0.
+    ///
     /// # Errors
     ///
     /// [`Forked`](crate::ErrorKind::Forked) in a child of `fork`.
@@ -281,7 +284,9 @@ impl<D: Disk> SegmentLog<D> {
     }
 
     /// Syncs the history up to `seq`, and possibly more of it, to stable storage. Returns at once
-    /// if it is already there.
+    /// if it is already there, also after a later sync has failed.
+    ///
+    /// `seq` must come from this store: the number of another store is not recognized as such.
     ///
     /// # Errors
     ///
@@ -297,7 +302,10 @@ impl<D: Disk> SegmentLog<D> {
                 self.path().display()
             )));
         }
-        syncer.sync_to(store, seq.get())
+        match store.control()?.durable_seq() >= seq.get() {
+            true => Ok(()),
+            false => syncer.sync_to(store, seq.get()),
+        }
     }
 
     /// Counts the store's keys, bytes, batches and segments.

@@ -15,7 +15,7 @@ use crate::sim::image::Image;
 use crate::sim::oracle::{Content, Op, Oracle, batch};
 use crate::sim::timeline::{Choice, Timeline};
 use crate::sim::{Rng, STORE, options};
-use partd::{Buffer, Dict, Durability, Error, Partd, SegmentLog};
+use partd::{Batch, Buffer, Dict, Durability, Error, Partd, SegmentLog};
 use partd_format::batch::Layout;
 use partd_format::segment::HEADER_LEN;
 
@@ -738,6 +738,19 @@ fn a_full_segment_whose_writeback_failed_is_not_reported_durable() {
     }
     log.append([("a", [7; 40_000])]).expect("the disk has no faults");
     assert!(!disk.is_open(&first), "a segment that is synced stays open");
+}
+
+#[test]
+fn what_was_durable_before_a_failed_sync_is_still_reported_as_durable() {
+    let disk = SimDisk::boot(&Image::blank(), 3, None);
+    let log = options().open_on(disk.clone(), STORE).expect("the disk has no faults yet");
+    let append = |durability| log.commit(Batch::new().append("a", b"1"), durability);
+    let first = append(Durability::Durable).expect("the disk has no faults yet");
+    let last = append(Durability::Plain).expect("the disk has no faults yet");
+    disk.fail_first(Call::Sync, libc::EIO);
+    log.sync().expect_err("the sync failed");
+    log.sync_to(first).expect("it is on stable storage since before the failure");
+    assert!(matches!(log.sync_to(last), Err(Error::SyncFailed { .. })));
 }
 
 #[test]
