@@ -226,7 +226,10 @@ impl Dir for OsDir {
             // the file.
             Err(error)
                 if access == Access::Follow
-                    && error.kind() == io::ErrorKind::ReadOnlyFilesystem =>
+                    && matches!(
+                        error.kind(),
+                        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
+                    ) =>
             {
                 self.open_file(name, OFlags::RDONLY)?
             }
@@ -238,13 +241,11 @@ impl Dir for OsDir {
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let dir = &*self.file;
         match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
-            // Some file systems do not support NOREPLACE. The check below is racy, but segment ids
-            // are never used twice.
-            Err(Errno::INVAL) => match self.id_of(to) {
-                Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => self.replace(from, to),
-                Err(error) => Err(error),
-            },
+            // Some file systems do not support NOREPLACE. A link never replaces a file either.
+            Err(Errno::INVAL) => {
+                rustix::fs::linkat(dir, from, dir, to, AtFlags::empty())?;
+                self.unlink(from)
+            }
             done => Ok(done?),
         }
     }
