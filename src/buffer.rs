@@ -15,6 +15,7 @@ use std::fmt;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::partd::{Batch, Durability, MemoryStore, Partd};
+use crate::threads::LentPool;
 use crate::{Key, Result};
 
 mod admission;
@@ -383,6 +384,10 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
 
     fn check(&self, durability: Durability) -> Result<()> {
         self.slow.check(durability)
+    }
+
+    fn lent_pool(&self) -> Option<&LentPool> {
+        self.slow.lent_pool()
     }
 }
 

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 pub(crate) use crate::batch::{Batch, Op};
+use crate::threads::LentPool;
 use crate::{Key, Result};
 
 /// The guarantee that a write waits for before it returns.
@@ -135,6 +136,13 @@ pub trait Partd: Send + Sync {
     #[doc(hidden)]
     fn check(&self, _durability: Durability) -> Result<()> {
         Ok(())
+    }
+
+    /// Returns the thread pool of the store's options. The layers above the store work in it too,
+    /// so a layer returns that of the store below.
+    #[doc(hidden)]
+    fn lent_pool(&self) -> Option<&LentPool> {
+        None
     }
 
     /// Appends each value to its key, as one atomic batch.
@@ -442,6 +450,9 @@ macro_rules! partd_by_reference {
             fn check(&self, durability: Durability) -> Result<()> {
                 (**self).check(durability)
             }
+            fn lent_pool(&self) -> Option<&LentPool> {
+                (**self).lent_pool()
+            }
         }
     )*};
 }
@@ -517,6 +528,9 @@ mod tests {
         fn check(&self, _: Durability) -> Result<()> {
             Noting::note("check")
         }
+        fn lent_pool(&self) -> Option<&LentPool> {
+            Noting::note("lent_pool").unwrap_or_default()
+        }
     }
 
     impl MemoryStore for Noting {
@@ -560,6 +574,7 @@ mod tests {
                 "sync" => drop(p.sync()),
                 "visit" => drop(p.visit(&[], &mut |_| Ok(()))),
                 "check" => drop(p.check(Durability::Plain)),
+                "lent_pool" => assert!(p.lent_pool().is_none()),
                 "memory_bytes" => drop(p.memory_bytes()),
                 "write_within" => drop(p.write_within(&batch, 0)),
                 "heaviest" => drop(p.heaviest(0)),
@@ -568,7 +583,7 @@ mod tests {
             CALLS.take() == [name]
         }
         let methods = [declared("Partd"), declared("MemoryStore")].concat();
-        assert_eq!(methods.len(), 13, "{methods:?}");
+        assert_eq!(methods.len(), 14, "{methods:?}");
         for method in methods {
             // A method that is not forwarded runs its provided body, which calls other methods.
             assert!(call_all(method, &Noting), "{method}");

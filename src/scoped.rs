@@ -3,6 +3,7 @@
 //! Invariant: no operation reads or changes a key outside of the scope.
 
 use crate::partd::{Batch, Chunks, Durability, Op, Partd};
+use crate::threads::LentPool;
 use crate::{Key, KeyPart, Result};
 
 /// A part of a store, such as the keys of one job: a [`Partd`] over all tuple keys that begin with
@@ -121,5 +122,9 @@ impl<P: Partd> Partd for Scoped<P> {
 
     fn check(&self, durability: Durability) -> Result<()> {
         self.store.check(durability)
+    }
+
+    fn lent_pool(&self) -> Option<&LentPool> {
+        self.store.lent_pool()
     }
 }

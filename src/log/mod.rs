@@ -50,7 +50,7 @@ use self::open::sweep::sweep;
 use crate::Key;
 use crate::error::{Error, Result};
 use crate::partd::{Batch, Chunks, Durability, Partd};
-use crate::threads;
+use crate::threads::{self, LentPool};
 
 /// A store on disk: a log of memory-mapped segment files in a directory.
 ///
@@ -410,6 +410,10 @@ impl<D: Disk> Partd for SegmentLog<D> {
             // Fail before writing a batch that could not be made durable.
             Durability::Durable => store.check_sync(store.control()?),
         }
+    }
+
+    fn lent_pool(&self) -> Option<&LentPool> {
+        self.engine.store.pool()
     }
 
     fn visit(
