@@ -340,7 +340,7 @@ fn a_tuple_prefix_begins_the_longer_tuples_of_its_parts_and_no_others() {
     let begins = |prefix: Key, key: Key| key.as_bytes().starts_with(prefix.as_bytes());
     // A value alone, its one-tuple and a tuple that holds more after it agree on the first part.
     assert_eq!(Key::tuple_prefix(7), Key::tuple_prefix((7,)));
-    assert_eq!(Key::tuple_prefix(&7_u8), Key::tuple_prefix(7_i128));
+    assert_eq!(Key::tuple_prefix(7_u8), Key::tuple_prefix(7_i128));
     assert_eq!(Key::tuple_prefix("a\0b"), Key::tuple_prefix(("a\0b",)));
     assert!(begins(Key::tuple_prefix(7), (7, "x").into()));
     assert!(!begins(Key::tuple_prefix(7), ("7", "x").into()));
