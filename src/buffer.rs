@@ -15,6 +15,7 @@ use std::fmt;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::partd::{Batch, Durability, MemoryStore, Partd};
+use crate::threads::LentPool;
 use crate::{Key, Result};
 
 mod admission;
@@ -38,8 +39,8 @@ const UNLOCKED_READS: usize = 4;
 /// `Fast` is a store in memory, such as [`Dict`](crate::Dict); `Slow` is where the bytes end up.
 /// The buffer holds at most `limit_bytes` of memory, as [`MemoryStore::memory_bytes`] counts it,
 /// under any number of threads. An append that finds no room first moves the keys with the longest
-/// values to `Slow`, until half of the limit is free. A batch too large to be buffered, and every
-/// removal, goes to `Slow` at once.
+/// values to `Slow`, until half of the limit is free; with a [budget](Buffer::with_budget), half of
+/// what is reserved. A batch too large to be buffered, and every removal, goes to `Slow` at once.
 ///
 /// Operations are atomic and linearizable inside the process. After a flush, other processes see
 /// the bytes, and they survive a crash. [`flush`](Buffer::flush), [`sync`](Partd::sync) and
@@ -102,9 +103,11 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
 
     /// Creates a buffer that reserves the memory it holds from `budget`, at most `limit_bytes`.
     ///
-    /// If the budget refuses to grow, the buffer moves its largest values to `slow`.
-    /// [`flush`](Buffer::flush) and [`shrink_to`](Buffer::shrink_to) return what they free to the
-    /// budget, and dropping the buffer returns the rest.
+    /// If the budget refuses to grow, the buffer moves its largest values to `slow`. It does so
+    /// here if `fast` already holds more than the budget grants; if that fails, the next append
+    /// that needs room reports the error. [`flush`](Buffer::flush) and
+    /// [`shrink_to`](Buffer::shrink_to) return what they free to the budget, and dropping the
+    /// buffer returns the rest.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -128,7 +131,15 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         budget: impl MemoryBudget + 'static,
     ) -> Buffer<Fast, Slow> {
         let memory = Reservation::new(limit_bytes, Some(Box::new(budget)));
-        Buffer::with_reservation(fast, slow, memory)
+        let buffer = Buffer::with_reservation(fast, slow, memory);
+        let held_bytes = buffer.fast.memory_bytes();
+        while buffer.memory.allowed_bytes() < held_bytes && buffer.memory.grow(held_bytes) {}
+        let allowed_bytes = buffer.memory.allowed_bytes();
+        if allowed_bytes < held_bytes {
+            // What cannot be moved stays, and the next append that needs room tries again.
+            let _ = buffer.shrink_to(allowed_bytes);
+        }
+        buffer
     }
 
     fn with_reservation(fast: Fast, slow: Slow, memory: Reservation) -> Buffer<Fast, Slow> {
@@ -176,7 +187,9 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
 
     /// Moves the largest values to the slow store until the buffer holds at most `bytes`.
     ///
-    /// An engine calls it when it needs the memory elsewhere; the bytes go back to the budget.
+    /// An engine calls it when it needs the memory elsewhere; the bytes go back to the budget. It
+    /// waits for the buffer's lock, under which other threads call the budget, so the caller must
+    /// hold no lock that the budget takes.
     ///
     /// # Errors
     ///
@@ -186,6 +199,45 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         let result = self.drain(&mut state, bytes);
         self.memory.release_above(self.held_bytes(&state));
         result
+    }
+
+    /// Buffers a batch, flushing first if there is no room, or writes it to the slow store.
+    fn write_exclusive(&self, state: &mut State, batch: &Batch<'_>) -> Result<Fit> {
+        if batch.value_bytes() <= self.limit_bytes() / 2 {
+            match self.buffer_exclusive(state, batch)? {
+                Fit::Buffered => return Ok(Fit::Buffered),
+                Fit::NoRoom => {
+                    self.drain(state, self.memory.allowed_bytes() / 2)?;
+                    if self.buffer_exclusive(state, batch)? == Fit::Buffered {
+                        return Ok(Fit::Buffered);
+                    }
+                }
+                Fit::NotShared | Fit::Never => {}
+            }
+        }
+        self.write_through(state, batch)?;
+        Ok(Fit::Never)
+    }
+
+    fn take_exclusive(&self, state: &mut State, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
+        self.apply_deferred(state, keys)?;
+        let mut values = self.isolate.run(|| self.slow.take(keys))?;
+        let fast = match self.fast.take(keys) {
+            Ok(fast) => fast,
+            Err(error) => {
+                // The fast store still holds the later bytes of each key.
+                self.put_back(keys, &values)?;
+                return Err(error);
+            }
+        };
+        for (value, buffered) in values.iter_mut().zip(fast) {
+            if value.is_empty() {
+                *value = buffered;
+            } else {
+                value.extend_from_slice(&buffered);
+            }
+        }
+        Ok(values)
     }
 
     /// Appends values back to the slow store that they were taken from.
@@ -216,7 +268,10 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
                 return Ok(state);
             }
             drop(state);
-            self.apply_deferred(&mut self.alone(), keys)?;
+            let mut state = self.alone();
+            let settled = self.apply_deferred(&mut state, keys);
+            self.memory.release_spare(self.held_bytes(&state));
+            settled?;
         }
     }
 
@@ -254,8 +309,9 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
         self.check(durability)?;
         if durability == Durability::Durable {
             let mut state = self.alone();
-            self.drain(&mut state, 0)?;
+            let drained = self.drain(&mut state, 0);
             self.memory.release_above(self.held_bytes(&state));
+            drained?;
             self.write_through(&mut state, batch)?;
             // Sync outside the lock, so that several threads can share one sync.
             drop(state);
@@ -265,21 +321,12 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
             return Ok(());
         }
         let mut state = self.alone();
-        if batch.value_bytes() <= self.limit_bytes() / 2 {
-            match self.buffer_exclusive(&mut state, batch)? {
-                Fit::Buffered => return Ok(()),
-                Fit::NoRoom => {
-                    self.drain(&mut state, self.memory.allowed_bytes() / 2)?;
-                    if self.buffer_exclusive(&mut state, batch)? == Fit::Buffered {
-                        return Ok(());
-                    }
-                }
-                Fit::NotShared | Fit::Never => {}
-            }
+        let written = self.write_exclusive(&mut state, batch);
+        // A batch that was buffered keeps the room that the flush before it made.
+        if !matches!(written, Ok(Fit::Buffered)) {
+            self.memory.release_spare(self.held_bytes(&state));
         }
-        self.write_through(&mut state, batch)?;
-        self.memory.release_spare(self.held_bytes(&state));
-        Ok(())
+        written.map(drop)
     }
 
     fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
@@ -296,25 +343,9 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
 
     fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
         let mut state = self.alone();
-        self.apply_deferred(&mut state, keys)?;
-        let mut values = self.isolate.run(|| self.slow.take(keys))?;
-        let fast = match self.fast.take(keys) {
-            Ok(fast) => fast,
-            Err(error) => {
-                // The fast store still holds the later bytes of each key.
-                self.put_back(keys, &values)?;
-                return Err(error);
-            }
-        };
-        for (value, buffered) in values.iter_mut().zip(fast) {
-            if value.is_empty() {
-                *value = buffered;
-            } else {
-                value.extend_from_slice(&buffered);
-            }
-        }
+        let taken = self.take_exclusive(&mut state, keys);
         self.memory.release_spare(self.held_bytes(&state));
-        Ok(values)
+        taken
     }
 
     fn lens(&self, keys: &[Key]) -> Result<Vec<Option<u64>>> {
@@ -353,6 +384,10 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
 
     fn check(&self, durability: Durability) -> Result<()> {
         self.slow.check(durability)
+    }
+
+    fn lent_pool(&self) -> Option<&LentPool> {
+        self.slow.lent_pool()
     }
 }
 

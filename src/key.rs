@@ -5,8 +5,9 @@
 //!
 //! Different tuples are therefore different keys, whatever bytes their parts hold, and keys sort as
 //! their tuples do, part by part; integers in tuples sort as numbers. A byte string is used
-//! unchanged as a key. It equals the key of a tuple only if it is the encoding of that tuple, so a
-//! key that [`keys`](crate::Partd::keys) returns can be passed to [`get`](crate::Partd::get).
+//! unchanged as a key. It equals the key of a tuple only if it is the encoding of that tuple: the
+//! string `"a"` and the tuple `("a",)` are the same key. A key that
+//! [`keys`](crate::Partd::keys) returns can therefore be passed to [`get`](crate::Partd::get).
 
 use std::borrow::{Borrow, Cow};
 use std::fmt;
@@ -23,9 +24,9 @@ const INLINE_LEN_BYTES: usize = 16;
 /// The key of a value: a byte string, possibly empty.
 ///
 /// A key converts from strings, byte strings, integers and tuples of those, nested to any depth. An
-/// integer alone is its decimal text; inside a tuple it is typed and sorts as a number. Each of
-/// them may be owned, in a `Box`, `Rc`, `Arc` or `Cow`, or behind any number of references. Keys of
-/// up to 16 bytes need no heap allocation.
+/// integer alone is its decimal text; inside a tuple it is typed and sorts as a number. Strings and
+/// byte strings may also be in a `Box`, `Rc`, `Arc` or `Cow`, and everything may be behind any
+/// number of references. Keys of up to 16 bytes need no heap allocation.
 ///
 /// ```
 /// use partd::Key;
@@ -107,7 +108,9 @@ impl Key {
 
     /// Returns the prefix of all tuple keys that begin with the parts of `tuple` and have more.
     ///
-    /// The bytes of a tuple alone would not do: `("job", "a")` is also a prefix of `("job", "ab")`.
+    /// A string or an integer stands for the tuple of that part, so `7` is the prefix of the keys
+    /// `(7, …)`. A `Key` must be the key of a tuple. The bytes of a tuple alone would not do:
+    /// `("job", "a")` is also a prefix of `("job", "ab")`.
     ///
     /// ```
     /// use partd::Key;
@@ -115,10 +118,11 @@ impl Key {
     /// let prefix = Key::tuple_prefix(("job", "a"));
     /// assert!(begins(Key::from(("job", "a", 1)), &prefix));
     /// assert!(!begins(Key::from(("job", "ab", 1)), &prefix));
+    /// assert_eq!(Key::tuple_prefix(7), Key::tuple_prefix((7,)));
     /// ```
     #[must_use]
-    pub fn tuple_prefix(tuple: impl Into<Key>) -> Key {
-        let mut prefix = tuple.into();
+    pub fn tuple_prefix(tuple: impl KeyPart) -> Key {
+        let mut prefix = tuple.to_tuple();
         prefix.0.extend_from_slice(&NEXT_PART);
         prefix
     }
@@ -230,9 +234,11 @@ mod sealed {
         /// Appends the value to `key` as a part of a tuple.
         fn escape_into(&self, key: &mut Key);
 
-        /// Returns the key of a tuple with this part alone.
-        fn to_only_part(&self) -> Key {
-            self.to_key()
+        /// Returns the key of a tuple: of this one, or else of the tuple with this part alone.
+        fn to_tuple(&self) -> Key {
+            let mut key = Key::default();
+            self.escape_into(&mut key);
+            key
         }
     }
 }
@@ -276,6 +282,10 @@ impl Part for Key {
     fn escape_into(&self, key: &mut Key) {
         self.as_bytes().escape_into(key);
     }
+
+    fn to_tuple(&self) -> Key {
+        self.clone()
+    }
 }
 
 /// A reference at any depth encodes as its target, so the elements of `&[&str]` are keys.
@@ -289,8 +299,8 @@ impl<T: Part + ?Sized> Part for &T {
         (**self).escape_into(key);
     }
 
-    fn to_only_part(&self) -> Key {
-        (**self).to_only_part()
+    fn to_tuple(&self) -> Key {
+        (**self).to_tuple()
     }
 }
 
@@ -352,12 +362,6 @@ macro_rules! key_from_integer {
                 let (bytes, len) = TupleInteger::from(*self).encode();
                 key.0.extend_from_slice(&bytes[..len]);
             }
-
-            fn to_only_part(&self) -> Key {
-                let mut key = Key::default();
-                self.escape_into(&mut key);
-                key
-            }
         }
 
         impl From<$type> for Key {
@@ -396,6 +400,10 @@ macro_rules! key_from_tuple {
                 )+
                 key.0.extend_from_slice(&UNNEST);
             }
+
+            fn to_tuple(&self) -> Key {
+                self.to_key()
+            }
         }
 
         impl<$first: KeyPart, $($rest: KeyPart),+> From<($first, $($rest,)+)> for Key {
@@ -414,16 +422,21 @@ key_from_tuple!(A B C D E F);
 key_from_tuple!(A B C D E F G);
 key_from_tuple!(A B C D E F G H);
 
-/// As a whole key, a tuple of one part is the key of that part, but an integer in it is typed.
 impl<A: Part> Part for (A,) {
     fn to_key(&self) -> Key {
-        self.0.to_only_part()
+        let mut key = Key::default();
+        self.0.escape_into(&mut key);
+        key
     }
 
     fn escape_into(&self, key: &mut Key) {
         key.0.extend_from_slice(&NEST);
         self.0.escape_into(key);
         key.0.extend_from_slice(&UNNEST);
+    }
+
+    fn to_tuple(&self) -> Key {
+        self.to_key()
     }
 }
 

@@ -151,6 +151,8 @@ pub use crate::key::{Key, KeyPart, TupleInteger, TuplePart};
 pub use crate::log::{Compaction, Options, SegmentLog, Seq, Skipped, Stats, Verified, View};
 pub use crate::partd::{Chunks, Durability, MemoryStore, Partd};
 pub use crate::scoped::Scoped;
+#[doc(hidden)]
+pub use crate::threads::LentPool;
 
 /// Compiles and runs the examples in the README.
 #[cfg(doctest)]

@@ -6,6 +6,7 @@
 mod forward;
 
 pub(crate) use crate::batch::{Batch, Op};
+use crate::threads::LentPool;
 use crate::{Key, Result};
 
 /// The guarantee that a write waits for before it returns.
@@ -135,6 +136,13 @@ pub trait Partd: Send + Sync {
     #[doc(hidden)]
     fn check(&self, _durability: Durability) -> Result<()> {
         Ok(())
+    }
+
+    /// Returns the thread pool of the store's options. The layers above the store work in it too,
+    /// so a layer returns that of the store below.
+    #[doc(hidden)]
+    fn lent_pool(&self) -> Option<&LentPool> {
+        None
     }
 
     /// Appends each value to its key, as one atomic batch.

@@ -3,17 +3,19 @@
 //! Invariant: no operation reads or changes a key outside of the scope.
 
 use crate::partd::{Batch, Chunks, Durability, Op, Partd};
-use crate::{Key, Result};
+use crate::threads::LentPool;
+use crate::{Key, KeyPart, Result};
 
 /// A part of a store, such as the keys of one job: a [`Partd`] over all tuple keys that begin with
 /// the scope.
 ///
-/// The key `k` of the scope `("job", 7)` is the key `("job", 7, k)` of the underlying store; if `k`
-/// is a tuple, its parts follow those of the scope. [`keys`](Partd::keys) returns the keys without
-/// the scope. [`clear`](Partd::clear) removes only the keys of the scope, with one [prefix
-/// delete](Partd::delete_prefix): on a [`SegmentLog`](crate::SegmentLog) that is one small entry,
-/// however many keys there are. Scopes are independent unless the parts of one begin with all parts
-/// of the other.
+/// The key `"k"` of the scope `("job", 7)` is the key `("job", 7, "k")` of the underlying store; if
+/// the key is a tuple, its parts follow those of the scope. An integer alone is its decimal text
+/// here too: the key `8` of this scope is `("job", 7, "8")`, and `(8,)` is `("job", 7, 8)`.
+/// [`keys`](Partd::keys) returns the keys without the scope. [`clear`](Partd::clear) removes only
+/// the keys of the scope, with one [prefix delete](Partd::delete_prefix): on a
+/// [`SegmentLog`](crate::SegmentLog) that is one small entry, however many keys there are. Scopes
+/// are independent unless the parts of one begin with all parts of the other.
 ///
 /// ```
 /// use partd::{Dict, Partd, Scoped};
@@ -35,12 +37,12 @@ pub struct Scoped<P: Partd> {
 }
 
 impl<P: Partd> Scoped<P> {
-    /// Creates the scope of `store` whose keys begin with `scope`: a string, an integer or a tuple.
+    /// Creates the scope of `store` whose keys begin with `scope`: a string, an integer or a tuple,
+    /// or the [`Key`] of a tuple.
     ///
-    /// `Scoped::new(store, "a")` and `Scoped::new(store, ("a",))` are the same scope, since their
-    /// keys are the same.
+    /// `Scoped::new(store, 7)` and `Scoped::new(store, (7,))` are the same scope.
     #[must_use]
-    pub fn new(store: P, scope: impl Into<Key>) -> Scoped<P> {
+    pub fn new(store: P, scope: impl KeyPart) -> Scoped<P> {
         Scoped { store, prefix: Key::tuple_prefix(scope) }
     }
 
@@ -120,5 +122,9 @@ impl<P: Partd> Partd for Scoped<P> {
 
     fn check(&self, durability: Durability) -> Result<()> {
         self.store.check(durability)
+    }
+
+    fn lent_pool(&self) -> Option<&LentPool> {
+        self.store.lent_pool()
     }
 }

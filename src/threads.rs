@@ -282,7 +282,7 @@ impl Drop for Owned {
 
 /// A pool that a caller has lent. It is used only once it is known to be alive.
 #[derive(Clone, Debug)]
-pub(crate) struct LentPool {
+pub struct LentPool {
     /// `None` if no fork mark could be created, since a child of `fork` could then not be detected.
     owned: Option<Arc<Owned>>,
     /// Whether a thread of the pool has answered. In a pool inherited through `fork`, none ever

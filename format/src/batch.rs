@@ -41,7 +41,8 @@ const _: () = assert!(ENTRY_LEN == 8 + 4 + 4);
 pub enum Kind {
     /// Adds the value at the end of the key's value.
     Append,
-    /// Replaces the key's value, unless the key has been set since its last delete or clear.
+    /// Replaces the key's value, unless the key has been set since it was last removed, by a
+    /// delete, a prefix delete or a clear.
     Set,
     /// Removes the key.
     Delete,

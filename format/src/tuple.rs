@@ -214,8 +214,8 @@ impl core::error::Error for NotATuple {}
 
 /// An iterator over the tokens of a tuple key. It ends after an error.
 ///
-/// A plain string without zero bytes is a tuple of one part. Tuples that are nested deeper than
-/// [`DEPTH_MAX`] are an error.
+/// A plain string without zero bytes is also the key of the tuple with that one part. Tuples that
+/// are nested deeper than [`DEPTH_MAX`] are an error.
 #[derive(Clone, Debug)]
 pub struct Tokens<'k> {
     rest: &'k [u8],

@@ -159,6 +159,12 @@ fuzz_target!(|input: &[u8]| {
         // Any bytes decode or are refused, without a panic.
         let _ = (plain.parts(), plain.to_string());
         assert!(plain.as_bytes() == &bytes[..] && plain.len() == bytes.len());
-        assert!(Key::from((plain.clone(),)) == plain, "a tuple of one part is another key");
+        let only = Key::from((&bytes[..],));
+        assert!(
+            (only == plain) == !bytes.contains(&0),
+            "a one-tuple escapes zero bytes and no others"
+        );
+        assert!(only.parts() == Some(vec![TuplePart::Bytes(bytes.clone())]));
+        assert!(Key::from(((&bytes[..],),)) != only, "a nested one-tuple is the same key");
     });
 });

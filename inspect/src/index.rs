@@ -23,7 +23,7 @@ pub struct KeyExtents {
     pub extents: Vec<EntryRef>,
     /// The length of the value in bytes.
     pub len: u64,
-    /// Whether the key has been set since its last delete or clear.
+    /// Whether the key has been set since it was last removed.
     pub is_set: bool,
 }
 

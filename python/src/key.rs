@@ -2,15 +2,19 @@
 //!
 //! A `str` becomes its UTF-8 bytes, and `bytes` stay as they are. Anything else except a tuple
 //! becomes its `str()`, so `1` and `'1'` are one key. A tuple becomes its parts in the engine's
-//! tuple encoding (see the table in the engine's `key.rs`), so `('a', 'b')` differs from every
-//! string. A tuple of one part is the same key as that part.
+//! tuple encoding (see the table in `partd_format::tuple`), so `('a', 'b')` differs from every
+//! string. A tuple of one string is the same key as that string.
 //!
 //! Zero bytes are escaped outside of tuples too; otherwise `'a\0\1b'` would be `('a', 'b')`.
+//!
+//! Other programs write keys that none of these stand for: tuples with typed integers, and bytes
+//! that encode no tuple. They are instances of `partd.Key`, which holds the engine's bytes.
 
-use partd::Key;
+use partd::{Key, TupleInteger};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyString, PyTuple};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyBytes, PyInt, PyString, PyTuple, PyType};
 
 const ESCAPED_ZERO: [u8; 2] = [0, 0xFF];
 const NEXT_PART: [u8; 2] = [0, 1];
@@ -18,6 +22,21 @@ const NEST: [u8; 2] = [0, 3];
 const UNNEST: [u8; 2] = [0, 0];
 /// The deepest nesting of tuples in a key. The limit bounds the stack.
 const MAX_DEPTH: usize = 64;
+
+/// How integers in tuples are encoded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Integers {
+    /// As their text, like those outside of tuples.
+    Text,
+    /// As the engine's typed integers.
+    Typed,
+}
+
+/// Returns the class `partd.Key`.
+fn key_class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    CLASS.import(py, "partd._key", "Key")
+}
 
 /// Converts a Python key to the engine's key.
 pub(crate) fn key_of(key: &Bound<'_, PyAny>) -> PyResult<Key> {
@@ -27,15 +46,26 @@ pub(crate) fn key_of(key: &Bound<'_, PyAny>) -> PyResult<Key> {
     {
         return Ok(Key::from(text));
     }
+    if let Ok(raw) = key.cast::<PyBytes>()
+        && !raw.is_exact_instance_of::<PyBytes>()
+        && raw.is_instance(key_class(key.py())?)?
+    {
+        return Ok(Key::from(raw.as_bytes()));
+    }
     let mut bytes = Vec::new();
     match key.cast::<PyTuple>() {
-        Ok(tuple) => write_parts(tuple, 0, &mut bytes)?,
-        Err(_) => write_part(key, 0, &mut bytes)?,
+        Ok(tuple) => write_parts(tuple, 0, Integers::Text, &mut bytes)?,
+        Err(_) => write_part(key, 0, Integers::Text, &mut bytes)?,
     }
     Ok(Key::from(bytes))
 }
 
-fn write_parts(tuple: &Bound<'_, PyTuple>, depth: usize, bytes: &mut Vec<u8>) -> PyResult<()> {
+fn write_parts(
+    tuple: &Bound<'_, PyTuple>,
+    depth: usize,
+    integers: Integers,
+    bytes: &mut Vec<u8>,
+) -> PyResult<()> {
     if tuple.is_empty() {
         return Err(PyValueError::new_err(
             "the empty tuple is not a key; it needs at least one part",
@@ -49,12 +79,17 @@ fn write_parts(tuple: &Bound<'_, PyTuple>, depth: usize, bytes: &mut Vec<u8>) ->
         if i > 0 {
             bytes.extend_from_slice(&NEXT_PART);
         }
-        write_part(&part, depth + 1, bytes)?;
+        write_part(&part, depth + 1, integers, bytes)?;
     }
     Ok(())
 }
 
-fn write_part(part: &Bound<'_, PyAny>, depth: usize, bytes: &mut Vec<u8>) -> PyResult<()> {
+fn write_part(
+    part: &Bound<'_, PyAny>,
+    depth: usize,
+    integers: Integers,
+    bytes: &mut Vec<u8>,
+) -> PyResult<()> {
     if let Ok(text) = part.cast::<PyString>() {
         write_text(text, bytes)
     } else if let Ok(raw) = part.cast::<PyBytes>() {
@@ -62,8 +97,21 @@ fn write_part(part: &Bound<'_, PyAny>, depth: usize, bytes: &mut Vec<u8>) -> PyR
         Ok(())
     } else if let Ok(tuple) = part.cast::<PyTuple>() {
         bytes.extend_from_slice(&NEST);
-        write_parts(tuple, depth, bytes)?;
+        write_parts(tuple, depth, integers, bytes)?;
         bytes.extend_from_slice(&UNNEST);
+        Ok(())
+    } else if integers == Integers::Typed && part.is_instance_of::<PyInt>() {
+        if part.is_instance_of::<PyBool>() {
+            return Err(PyValueError::new_err("a bool in a typed key; use an integer or a string"));
+        }
+        let integer = match part.extract::<i128>() {
+            Ok(number) => TupleInteger::from(number),
+            Err(_) => TupleInteger::from(part.extract::<u128>().map_err(|_| {
+                PyValueError::new_err("an integer in a key must be from -2**127 to 2**128 - 1")
+            })?),
+        };
+        let (encoded, len) = integer.encode();
+        bytes.extend_from_slice(&encoded[..len]);
         Ok(())
     } else {
         write_text(&part.str()?, bytes)
@@ -92,15 +140,15 @@ fn escape(raw: &[u8], bytes: &mut Vec<u8>) {
     }
 }
 
-/// Converts a stored key to a Python `str` or a tuple, or to `bytes` if it is the encoding of
-/// neither.
+/// Converts a stored key to a Python `str`, `bytes` or tuple, or to a `partd.Key` if it is the
+/// encoding of none of them. `key_of` returns the same key for each.
 pub(crate) fn to_python<'py>(py: Python<'py>, key: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    let raw = || PyBytes::new(py, key).into_any();
+    let raw = || key_class(py)?.call1((PyBytes::new(py, key),));
     let mut rest = key;
-    let Some(mut parts) = read_parts(py, &mut rest, 0)? else { return Ok(raw()) };
-    match parts.len() {
-        _ if !rest.is_empty() => Ok(raw()),
-        1 => Ok(parts.swap_remove(0)),
+    let Some(mut parts) = read_parts(py, &mut rest, 0)? else { return raw() };
+    match &parts[..] {
+        _ if !rest.is_empty() => raw(),
+        [part] if !part.is_instance_of::<PyTuple>() => Ok(parts.swap_remove(0)),
         _ => Ok(PyTuple::new(py, parts)?.into_any()),
     }
 }
@@ -170,6 +218,14 @@ fn part<'py>(
 #[pyfunction]
 pub(crate) fn encode_key<'py>(key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     Ok(PyBytes::new(key.py(), key_of(key)?.as_bytes()))
+}
+
+/// Returns the bytes under which a store keeps a tuple whose integers are typed, as in Rust.
+#[pyfunction]
+pub(crate) fn encode_typed_key<'py>(key: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyBytes>> {
+    let mut bytes = Vec::new();
+    write_parts(key, 0, Integers::Typed, &mut bytes)?;
+    Ok(PyBytes::new(key.py(), &bytes))
 }
 
 /// Returns the Python key that a store keeps under these bytes.

@@ -33,7 +33,7 @@ mod _core {
     #[pymodule_export]
     use crate::error::{DamageError, StoreError};
     #[pymodule_export]
-    use crate::key::{decode_key, encode_key, engine_tuple_key};
+    use crate::key::{decode_key, encode_key, encode_typed_key, engine_tuple_key};
     #[pymodule_export]
     use crate::log::Log;
     #[pymodule_export]

@@ -9,12 +9,13 @@ import threading
 import numpy as np
 import partd
 import pytest
-from partd import File, _core
+from partd import File, Key, Scoped, _core
 
 KEYS = [
     "x", "", "a/b", "../x", "/abs", "Foo!", "Foo", "a\0b", "a\0\1b", "control", "store.lock", ".lock",
     "ü☃", "\udcff", "x" * 500, ("a", "b"), ("a/b", "c"), ("a", ""), ("a\0", "b"), ("a", "\0b"),
     (("a", "b"), "c"), ("a", ("b", "c")), ("a", "b", "c"), (("a",), "b"), tuple("abcdefghijkl"),
+    (("a", "b"),), (("a",),),
 ]  # fmt: skip
 
 
@@ -49,6 +50,37 @@ def test_tuples_are_encoded_like_those_of_the_engine():
         deep = (deep, "y")
     with pytest.raises(ValueError, match="nest"):
         _core.encode_key(deep)
+
+
+def test_keys_that_no_string_or_tuple_stands_for_come_back_as_keys(path):
+    p = File(path)
+    typed = Key.of("job", 7, ("a", -1))
+    assert typed == b"job\0\1\0\2\x21\7\0\1\0\3a\0\1\0\2\x1f\xfe\0\0"
+    invalid = Key(b"a\0\2b")
+    p.append({typed: b"1", ("job", 7): b"2", invalid: b"3", b"a\0\2b!": b"4", (("a", "b"),): b"5"})
+    keys = p.keys()
+    assert [key for key in keys if isinstance(key, Key)] == [invalid, typed]
+    assert sorted(p.get(keys)) == [b"1", b"2", b"3", b"4", b"5"]
+    assert p.get([typed, ("job", "7"), invalid, (("a", "b"),)]) == [b"1", b"2", b"3", b"5"]
+    assert p.get(("a", "b")) == b""
+    assert pickle.loads(pickle.dumps(typed)) == typed
+    p.delete(keys)
+    assert p.keys() == []
+    for bad in [2**128, -(2**127) - 1, True]:
+        with pytest.raises(ValueError, match="integer"):
+            Key.of("job", bad)
+    assert Key.of(2**128 - 1) > Key.of(-(2**127))
+
+
+def test_a_scope_includes_its_typed_keys(path):
+    p = File(path)
+    p.append({Key.of("job", 7): b"1", ("job", "x"): b"2", Key.of("jobs", 7): b"3"})
+    job = Scoped(p, "job")
+    job.append({(("a", "b"),): b"4"})
+    assert sorted(job.get(job.keys())) == [b"1", b"2", b"4"]
+    assert job.get(Key.of(7)) == b"1"
+    job.drop()
+    assert p.keys() == [Key.of("jobs", 7)]
 
 
 def test_a_bad_value_is_a_type_error_and_nothing_is_written(path):

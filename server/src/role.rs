@@ -27,9 +27,11 @@ impl Role {
     pub const READ: Role = Role(1);
     /// Permission to append, set and sync.
     pub const APPEND: Role = Role(2);
-    /// Permission to delete keys. A pop needs [`READ`](Role::READ) as well.
+    /// Permission to delete keys, and all keys with a prefix that is not empty. A pop needs
+    /// [`READ`](Role::READ) as well.
     pub const REMOVE: Role = Role(4);
-    /// Permission to remove every key at once (`drop` in the old protocol).
+    /// Permission to remove every key at once (`drop` in the old protocol), also as the empty
+    /// prefix. A client with [`REMOVE`](Role::REMOVE) can still remove the keys one after another.
     pub const DROP: Role = Role(8);
     /// Permission to stop the server (`close` in the old protocol).
     pub const CLOSE: Role = Role(16);

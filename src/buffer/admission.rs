@@ -59,7 +59,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         let state = self.shared();
         loop {
             let fit = self.buffer(&state, batch)?;
-            if fit != Fit::NoRoom || !self.memory.grow(self.needed_bytes(&state, batch)) {
+            if fit != Fit::NoRoom || !self.grow(&state, batch) {
                 return Ok(fit);
             }
         }
@@ -69,19 +69,23 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     pub(super) fn buffer_exclusive(&self, state: &mut State, batch: &Batch<'_>) -> Result<Fit> {
         loop {
             let fit = self.buffer_alone(state, batch)?;
-            if fit != Fit::NoRoom || !self.memory.grow(self.needed_bytes(state, batch)) {
+            if fit != Fit::NoRoom || !self.grow(state, batch) {
                 return Ok(fit);
             }
         }
     }
 
-    /// Estimates the memory that the buffer needs with the batch.
-    fn needed_bytes(&self, state: &State, batch: &Batch<'_>) -> u64 {
+    /// Reserves more memory for the batch. Returns whether the budget granted any. Reserves nothing
+    /// if the batch would not fit in the whole limit either.
+    fn grow(&self, state: &State, batch: &Batch<'_>) -> bool {
         /// A new key's share of a table and of the lists around it.
         const KEY_BYTES: u64 = 256;
-        let value_bytes = batch.value_bytes();
+        let (held_bytes, value_bytes) = (self.held_bytes(state), batch.value_bytes());
+        if held_bytes.saturating_add(value_bytes) > self.limit_bytes() {
+            return false;
+        }
         let batch_bytes = value_bytes + value_bytes / 4 + batch.ops().len() as u64 * KEY_BYTES;
-        self.held_bytes(state) + batch_bytes
+        self.memory.grow(held_bytes + batch_bytes)
     }
 
     /// Returns the sets of a batch that would be deferred, or `None` if the batch cannot be

@@ -1,6 +1,8 @@
 //! The memory that a buffer may hold: its own limit, and a budget that it shares with others.
 //!
-//! Invariant: under the buffer's lock, the memory held is at most the memory reserved.
+//! Invariant: under the buffer's lock, the memory held is at most the memory reserved. The one
+//! exception is a store that is given to the buffer full, if the budget grants too little for it
+//! and the slow store fails to take the rest.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,13 +12,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 ///
 /// A [`Buffer`](crate::Buffer) reserves memory before it holds it, in steps of a part of its limit.
 /// If the budget refuses, the buffer moves its largest values to its slow store, and writes a batch
-/// that still does not fit directly to the slow store. The buffer calls these methods under its
-/// lock, so they must not call the buffer.
+/// that still does not fit directly to the slow store.
+///
+/// # Deadlocks
+///
+/// A buffer calls these methods under its lock. They must not wait for another thread, and must not
+/// call a buffer of this budget, neither the caller nor another one. A budget that wants memory
+/// back refuses, and its owner calls [`shrink_to`](crate::Buffer::shrink_to) later, from a thread
+/// that holds no lock that these methods take.
 pub trait MemoryBudget: Send + Sync {
     /// Reserves `bytes` more bytes, or returns `false` and reserves nothing.
     fn try_grow(&self, bytes: u64) -> bool;
 
-    /// Gives back `bytes` bytes that were reserved before.
+    /// Gives back `bytes` bytes that were reserved before. Must not fail.
     fn shrink(&self, bytes: u64);
 }
 
@@ -58,7 +66,9 @@ impl MemoryBudget for FixedBudget {
     }
 
     fn shrink(&self, bytes: u64) {
-        self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        // A caller that gives back more than it reserved must not make the count wrap around.
+        let left = |used: u64| Some(used.saturating_sub(bytes));
+        let _ = self.used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
     }
 }
 
@@ -95,7 +105,7 @@ impl Reservation {
     }
 
     /// Reserves more memory, so that the buffer may hold up to `needed_bytes`. Returns whether the
-    /// budget granted any.
+    /// budget granted any. Threads that call it at the same time stay within the limit together.
     pub(super) fn grow(&self, needed_bytes: u64) -> bool {
         let Some(budget) = &self.budget else { return false };
         let reserved_bytes = self.reserved_bytes.load(Ordering::Relaxed);
@@ -104,8 +114,15 @@ impl Reservation {
         // Ask for a whole step first, then only for the missing bytes.
         let step = missing.max(self.step_bytes()).min(room);
         let granted = [step, missing].into_iter().find(|&n| n > 0 && budget.try_grow(n));
-        self.reserved_bytes.fetch_add(granted.unwrap_or(0), Ordering::Relaxed);
-        granted.is_some()
+        let Some(granted) = granted else { return false };
+        let reserved_bytes = self.reserved_bytes.fetch_add(granted, Ordering::Relaxed) + granted;
+        // Another thread may have taken the same room meanwhile.
+        let excess = reserved_bytes.saturating_sub(self.limit_bytes).min(granted);
+        if excess > 0 {
+            self.reserved_bytes.fetch_sub(excess, Ordering::Relaxed);
+            budget.shrink(excess);
+        }
+        true
     }
 
     /// Gives everything above `held_bytes` back to the budget. The caller holds the buffer's lock

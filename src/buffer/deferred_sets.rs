@@ -52,6 +52,21 @@ impl DeferredSets {
         }
     }
 
+    /// Drops the deferred sets of all keys that begin with a prefix.
+    pub(super) fn remove_with(&mut self, prefix: &Key) {
+        let heap_bytes = &mut self.heap_bytes;
+        self.sets.retain(|key, value| {
+            let stays = !key.as_bytes().starts_with(prefix.as_bytes());
+            if !stays {
+                *heap_bytes -= key.heap_bytes() + value.len();
+            }
+            stays
+        });
+        if self.sets.is_empty() {
+            self.clear();
+        }
+    }
+
     pub(super) fn clear(&mut self) {
         *self = DeferredSets::default();
     }

@@ -1,8 +1,10 @@
 //! The flush: moves buffered keys to the slow store.
 //!
 //! Invariant: bytes leave memory only after the slow store has accepted them, and the exclusive
-//! lock is held throughout. The memory for the batches is a small part of the limit, however many
-//! keys move.
+//! lock is held throughout. The memory for the batches of a flush is a small part of what the
+//! buffer may hold, however many keys move.
+
+use std::collections::BTreeSet;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashSet;
@@ -16,6 +18,8 @@ const SMALL_PIECE_BYTES: usize = 16 << 10;
 /// The maximum number of keys in one batch, and the bytes after which a batch ends.
 const BATCH_MAX_KEYS: u64 = 8192;
 const BATCH_MAX_BYTES: u64 = 32 << 20;
+/// A buffer that may hold less than this flushes as if it could hold this much.
+const FLUSH_MIN_BYTES: u64 = 64 << 10;
 
 impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     /// Moves the heaviest keys to the slow store until the buffer holds at most `target_bytes`;
@@ -40,8 +44,8 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
             if target_bytes > 0 && held_bytes <= target_bytes {
                 return Ok(());
             }
-            // Move the keys in parts, so that the list of keys takes a small part of the limit.
-            let part_bytes = (self.limit_bytes() / 4).max(64 << 10);
+            // Move the keys in parts, so that the list of keys stays small.
+            let part_bytes = self.flush_bytes() / 4;
             let excess_bytes =
                 if target_bytes == 0 { part_bytes } else { held_bytes - target_bytes };
             let keys = self.fast.heaviest(excess_bytes.min(part_bytes))?;
@@ -66,8 +70,8 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     /// Moves everything buffered for the keys to the slow store. `keys` has no duplicates.
     fn move_down(&self, state: &mut State, keys: &[Key]) -> Result<()> {
         // A key costs a batch a few hundred bytes besides its value.
-        let max_keys = (self.limit_bytes() / 2048).clamp(1, BATCH_MAX_KEYS);
-        let max_bytes = (self.limit_bytes() / 16).clamp(1, BATCH_MAX_BYTES) as usize;
+        let max_keys = (self.flush_bytes() / 2048).min(BATCH_MAX_KEYS);
+        let max_bytes = (self.flush_bytes() / 16).min(BATCH_MAX_BYTES) as usize;
         let mut scratch = Vec::new();
         for keys in keys.chunks(max_keys as usize) {
             let mut moved = 0;
@@ -90,10 +94,20 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
                 }
                 Ok(())
             });
-            self.forget(state, keys[..moved].iter().cloned())?;
+            let mut forgotten = Batch::with_capacity(moved);
+            for key in &keys[..moved] {
+                forgotten.delete(key);
+            }
+            self.forget(state, &forgotten)?;
             result?;
         }
         Ok(())
+    }
+
+    /// Returns the bytes of which a flush may take a small part: what the buffer may hold now, not
+    /// its limit, of which a budget may have granted little.
+    fn flush_bytes(&self) -> u64 {
+        self.memory.allowed_bytes().max(FLUSH_MIN_BYTES)
     }
 
     /// Writes a batch to the slow store, together with everything buffered for its keys.
@@ -107,19 +121,21 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
             state.deferred.clear();
             return self.fast.write(Batch::new().clear(), Durability::Plain);
         }
-        // The buffered bytes of a key whose first operation is a delete need not be moved.
-        let mut seen = HashSet::<Key, RandomState>::default();
-        let (mut carried, mut deleted) = (Vec::new(), Vec::new());
+        // The buffered bytes of a key need not be moved if the first operation on it is a delete.
+        let mut seen = HashSet::<&Key, RandomState>::default();
+        let mut prefixes = Prefixes::default();
+        let (mut carried, mut dropped) = (Vec::new(), Batch::new());
         for op in batch.ops() {
             if let Op::DeletePrefix(prefix) = op {
-                let mut keys = self.fast.keys_with(prefix)?;
-                keys.extend(state.deferred.keys_with(prefix));
-                keys.retain(|key| seen.insert(key.clone()));
-                deleted.extend(keys);
+                prefixes.insert(prefix);
+                dropped.push(op.clone());
             }
-            let Some(key) = op.key().filter(|key| seen.insert(Key::clone(key))) else { continue };
-            let keys = if matches!(op, Op::Delete(_)) { &mut deleted } else { &mut carried };
-            keys.push(key.clone());
+            let Some(key) = op.key().filter(|key| seen.insert(*key)) else { continue };
+            if matches!(op, Op::Delete(_)) {
+                dropped.delete(key);
+            } else if !prefixes.begin(key) {
+                carried.push(key.clone());
+            }
         }
         drop(seen);
         let buffered = self.fast.present(&carried)?;
@@ -143,7 +159,10 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
                 Ok(())
             })?;
         }
-        self.forget(state, carried.into_iter().chain(deleted))
+        for key in carried {
+            dropped.delete(key);
+        }
+        self.forget(state, &dropped)
     }
 
     fn write_slow(&self, state: &mut State, batch: &Batch<'_>) -> Result<()> {
@@ -154,14 +173,35 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         Ok(())
     }
 
-    /// Drops everything buffered for the keys.
-    fn forget(&self, state: &mut State, keys: impl Iterator<Item = Key>) -> Result<()> {
-        let mut batch = Batch::with_capacity(keys.size_hint().0);
-        for key in keys {
-            state.deferred.remove(&key);
-            batch.delete(key);
+    /// Drops everything buffered for the keys and prefixes that the batch deletes.
+    fn forget(&self, state: &mut State, deletes: &Batch<'_>) -> Result<()> {
+        for op in deletes.ops() {
+            match op {
+                Op::DeletePrefix(prefix) => state.deferred.remove_with(prefix),
+                op => op.key().into_iter().for_each(|key| state.deferred.remove(key)),
+            }
         }
-        self.fast.write(&batch, Durability::Plain)
+        self.fast.write(deletes, Durability::Plain)
+    }
+}
+
+/// The prefixes that a batch has deleted so far.
+#[derive(Default)]
+struct Prefixes<'b> {
+    prefixes: HashSet<&'b [u8], RandomState>,
+    /// The lengths of the prefixes, of which there are few.
+    lens: BTreeSet<usize>,
+}
+
+impl<'b> Prefixes<'b> {
+    fn insert(&mut self, prefix: &'b Key) {
+        self.prefixes.insert(prefix.as_bytes());
+        self.lens.insert(prefix.len());
+    }
+
+    /// Returns whether the key begins with one of the prefixes.
+    fn begin(&self, key: &Key) -> bool {
+        self.lens.range(..=key.len()).any(|&len| self.prefixes.contains(&key.as_bytes()[..len]))
     }
 }
 

@@ -3,8 +3,9 @@
 //!
 //! Work is split into runs of consecutive steps or frames with about the same number of bytes, each
 //! with its own buffer. Small work stays on the calling thread, and is then decoded directly from
-//! the store's memory. No thread waits for others while it holds a lock of this layer or of the
-//! store below: a waiting thread may pick up a task that needs the same lock.
+//! the store's memory. The threads are those of the rayon task that makes the call, else those of
+//! the pool in the options of the store below. No thread waits for others while it holds a lock of
+//! this layer or of the store below: a waiting thread may pick up a task that needs the same lock.
 
 use std::ops::Range;
 use std::slice;
@@ -15,7 +16,7 @@ use crate::encode::frame::{self, Frame};
 use crate::encode::layer::Encode;
 use crate::encode::step::Step;
 use crate::partd::{Batch, Chunks, Durability, Op, Partd};
-use crate::threads::{self, Team};
+use crate::threads::{self, LentPool, Team};
 use crate::{Error, Key, Result};
 
 /// Work on fewer bytes than this, of values or frames, does not pay for waking another thread.
@@ -63,7 +64,8 @@ impl<C: Codec, P: Partd> Encode<C, P> {
             .iter()
             .map(|step| step.key_and_value().map_or(0, |(_, v)| self.codec.value_bytes(v)))
             .collect();
-        let runs = threads::spread_if(pays(sizes.iter().sum()), None, |team| {
+        let pool = self.inner.lent_pool();
+        let runs = threads::spread_if(pays(sizes.iter().sum(), pool), pool, |team| {
             team.map(cut(&sizes, team), |range| self.encode_run(&steps[range]))
         });
         let runs: Vec<EncodedRun> = runs.into_iter().collect::<Result<_>>()?;
@@ -114,7 +116,8 @@ impl<C: Codec, P: Partd> Encode<C, P> {
         let mut values = None;
         let mut copies = Vec::new();
         self.inner.visit(keys, &mut |stored| {
-            if pays(stored.iter().flatten().map(|piece| piece.len()).sum()) {
+            let bytes = stored.iter().flatten().map(|piece| piece.len()).sum();
+            if pays(bytes, self.inner.lent_pool()) {
                 copies = stored.iter().map(|pieces| pieces.concat()).collect();
             } else {
                 values = Some(self.decode(keys, stored, false)?);
@@ -130,7 +133,8 @@ impl<C: Codec, P: Partd> Encode<C, P> {
     /// Decodes the values of keys from bytes that were already read.
     pub(crate) fn decode_values(&self, keys: &[Key], stored: &[Vec<u8>]) -> Result<Vec<C::Out>> {
         let pieces: Vec<Chunks<'_>> = stored.iter().map(|value| vec![&value[..]]).collect();
-        self.decode(keys, &pieces, pays(stored.iter().map(Vec::len).sum()))
+        let bytes = stored.iter().map(Vec::len).sum();
+        self.decode(keys, &pieces, pays(bytes, self.inner.lent_pool()))
     }
 
     /// Applies `len` to each key's decoded value; `None` if nothing is stored. A thread holds one
@@ -148,7 +152,8 @@ impl<C: Codec, P: Partd> Encode<C, P> {
                 Ok(value.first().map(len))
             }
         };
-        threads::spread_if(pays(stored.iter().map(Vec::len).sum()), None, |team| {
+        let pool = self.inner.lent_pool();
+        threads::spread_if(pays(stored.iter().map(Vec::len).sum(), pool), pool, |team| {
             team.map(keys.iter().zip(&stored).collect(), len_of).into_iter().collect()
         })
     }
@@ -175,7 +180,7 @@ impl<C: Codec, P: Partd> Encode<C, P> {
         for split in &splits {
             split.bytes_left.store(self.max_decoded_bytes, Ordering::Relaxed);
         }
-        let (runs, results) = threads::spread(None, |team| {
+        let (runs, results) = threads::spread(self.inner.lent_pool(), |team| {
             let runs = runs_of(&splits, team);
             let run =
                 |(i, range): &(usize, Range<usize>)| self.decode_run(&splits[*i], range.clone());
@@ -251,8 +256,8 @@ impl<C: Codec, P: Partd> Encode<C, P> {
 }
 
 /// Returns whether it pays to spread the work on `bytes` over several threads.
-fn pays(bytes: usize) -> bool {
-    bytes >= PARALLEL_MIN_BYTES && threads::wanted() > 1
+fn pays(bytes: usize, lent: Option<&LentPool>) -> bool {
+    bytes >= PARALLEL_MIN_BYTES && (lent.is_some() || threads::wanted() > 1)
 }
 
 /// Splits a sequence of items with the given sizes into runs of about the same number of bytes.

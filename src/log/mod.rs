@@ -50,7 +50,7 @@ use self::open::sweep::sweep;
 use crate::Key;
 use crate::error::{Error, Result};
 use crate::partd::{Batch, Chunks, Durability, Partd};
-use crate::threads;
+use crate::threads::{self, LentPool};
 
 /// A store on disk: a log of memory-mapped segment files in a directory.
 ///
@@ -277,6 +277,9 @@ impl<D: Disk> SegmentLog<D> {
 
     /// Returns the sequence number up to which the history is on stable storage.
     ///
+    /// A temporary store is never reopened, so for it this is only the number of the last sync. A
+    /// read-only handle that reads the store as recovery would leave it returns 0.
+    ///
     /// # Errors
     ///
     /// [`Forked`](crate::ErrorKind::Forked) in a child of `fork`.
@@ -287,7 +290,9 @@ impl<D: Disk> SegmentLog<D> {
     }
 
     /// Syncs the history up to `seq`, and possibly more of it, to stable storage. Returns at once
-    /// if it is already there.
+    /// if it is already there, also after a later sync has failed.
+    ///
+    /// `seq` must come from this store: the number of another store is not recognized as such.
     ///
     /// # Errors
     ///
@@ -303,7 +308,10 @@ impl<D: Disk> SegmentLog<D> {
                 self.path().display()
             )));
         }
-        syncer.sync_to(store, seq.get())
+        match store.control()?.durable_seq() >= seq.get() {
+            true => Ok(()),
+            false => syncer.sync_to(store, seq.get()),
+        }
     }
 
     /// Counts the store's keys, bytes, batches and segments.
@@ -408,6 +416,10 @@ impl<D: Disk> Partd for SegmentLog<D> {
             // Fail before writing a batch that could not be made durable.
             Durability::Durable => store.check_sync(store.control()?),
         }
+    }
+
+    fn lent_pool(&self) -> Option<&LentPool> {
+        self.engine.store.pool()
     }
 
     fn visit(

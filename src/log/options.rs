@@ -167,10 +167,11 @@ impl Options {
         self
     }
 
-    /// Sets the thread pool for large reads. The default is a pool of partd that the whole process
-    /// shares, with one thread per core or as many as `RAYON_NUM_THREADS` says.
+    /// Sets the thread pool for large reads, and for the layers over the store, which encode and
+    /// decode in it. The default is a pool of partd that the whole process shares, with one thread
+    /// per core or as many as `RAYON_NUM_THREADS` says.
     ///
-    /// A read inside a rayon task always uses the pool of that task. If no thread can be started,
+    /// A call inside a rayon task always uses the pool of that task. If no thread can be started,
     /// or no thread of the pool has answered yet, the calling thread does the work. The threads of
     /// a pool do not exist in a child of `fork`, so a store that is opened there uses threads of
     /// its own.

@@ -32,7 +32,7 @@ pub struct Stats {
     pub dead_bytes: u64,
     /// The batches in the segments, compaction outputs included.
     pub batches: u64,
-    /// The deletes and clears in the segments.
+    /// The deletes, prefix deletes and clears in the segments.
     pub removals: u64,
     /// The segments that may still get batches.
     pub segments_open: u64,

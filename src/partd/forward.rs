@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Batch, Chunks, Durability, MemoryStore, Partd};
+use crate::threads::LentPool;
 use crate::{Key, Result};
 
 macro_rules! partd_by_reference {
@@ -41,6 +42,9 @@ macro_rules! partd_by_reference {
             }
             fn check(&self, durability: Durability) -> Result<()> {
                 (**self).check(durability)
+            }
+            fn lent_pool(&self) -> Option<&LentPool> {
+                (**self).lent_pool()
             }
         }
     )*};
@@ -117,6 +121,9 @@ mod tests {
         fn check(&self, _: Durability) -> Result<()> {
             Noting::note("check")
         }
+        fn lent_pool(&self) -> Option<&LentPool> {
+            Noting::note("lent_pool").unwrap_or_default()
+        }
     }
 
     impl MemoryStore for Noting {
@@ -160,6 +167,7 @@ mod tests {
                 "sync" => drop(p.sync()),
                 "visit" => drop(p.visit(&[], &mut |_| Ok(()))),
                 "check" => drop(p.check(Durability::Plain)),
+                "lent_pool" => assert!(p.lent_pool().is_none()),
                 "memory_bytes" => drop(p.memory_bytes()),
                 "write_within" => drop(p.write_within(&batch, 0)),
                 "heaviest" => drop(p.heaviest(0)),
@@ -168,7 +176,7 @@ mod tests {
             CALLS.take() == [name]
         }
         let methods = [declared("Partd"), declared("MemoryStore")].concat();
-        assert_eq!(methods.len(), 13, "{methods:?}");
+        assert_eq!(methods.len(), 14, "{methods:?}");
         for method in methods {
             // A method that is not forwarded runs its provided body, which calls other methods.
             assert!(call_all(method, &Noting), "{method}");

@@ -76,7 +76,7 @@ fn integer() -> impl Strategy<Value = i128> {
 /// Tuples of many shapes, each as parts and as the key made of it.
 fn tuple() -> impl Strategy<Value = (Part, Key)> {
     let parts = (bytes(), bytes(), bytes(), bytes());
-    (0..19, parts, integer()).prop_map(|(shape, (a, b, c, d), n)| {
+    (0..24, parts, integer()).prop_map(|(shape, (a, b, c, d), n)| {
         let part = |bytes: &Vec<u8>| Part::Bytes(bytes.clone());
         let number = |n: i128| Part::Integer(n);
         let tuple = |parts: &[Part]| Part::Tuple(parts.to_vec());
@@ -113,6 +113,11 @@ fn tuple() -> impl Strategy<Value = (Part, Key)> {
                 let (x, y) = (n as i16, n as u8);
                 (tuple(&[number(x.into()), tuple(&[number(y.into())])]), Key::from((x, (y,))))
             }
+            18 => (tuple(&[pa]), Key::from((a,))),
+            19 => (tuple(&[number(n)]), Key::from((n,))),
+            20 => (tuple(&[tuple(&[pa, pb])]), Key::from(((a, b),))),
+            21 => (tuple(&[tuple(&[pa])]), Key::from(((a,),))),
+            22 => (tuple(&[tuple(&[tuple(&[pa, number(n)])])]), Key::from((((a, n),),))),
             _ => {
                 let (x, y) = (n as i32, n as usize);
                 (tuple(&[number(x.into()), number(y as i128)]), Key::from((x, y)))
@@ -205,7 +210,7 @@ proptest! {
     }
 
     #[test]
-    fn a_key_is_the_same_inline_and_on_the_heap(bytes in vec(any::<u8>(), 0..40)) {
+    fn a_key_is_the_same_inline_and_on_the_heap(bytes in vec(1..=u8::MAX, 0..40)) {
         // One grows from the inline to the heap form, the other is created at full length.
         let whole = Key::from(&bytes);
         let copy = whole.clone();
@@ -312,7 +317,7 @@ fn references_to_keys_and_owned_keys_convert_to_the_same_key() {
         Cow::<[u8]>::Owned(bytes.clone()).into(),
         (&("key",)).into(),
         ("key",).into(),
-        (&(&(&text,),)).into(),
+        (&(&&text,)).into(),
     ];
     assert!(same.iter().all(|same| *same == key), "{same:?}");
 
@@ -327,6 +332,26 @@ fn references_to_keys_and_owned_keys_convert_to_the_same_key() {
     assert_eq!(Key::from(&(&"a", &&1, &inner)), tuple);
     assert_eq!(Key::from(&((("x",),), 1)), Key::from(((("x",),), 1)));
     assert_ne!(Key::from(&((("x",),), 1)), Key::from(("x", 1)));
+    assert_ne!(Key::from(&(("x",),)), Key::from(("x",)));
+}
+
+#[test]
+fn a_tuple_prefix_begins_the_longer_tuples_of_its_parts_and_no_others() {
+    let begins = |prefix: Key, key: Key| key.as_bytes().starts_with(prefix.as_bytes());
+    // A value alone, its one-tuple and a tuple that holds more after it agree on the first part.
+    assert_eq!(Key::tuple_prefix(7), Key::tuple_prefix((7,)));
+    assert_eq!(Key::tuple_prefix(7_u8), Key::tuple_prefix(7_i128));
+    assert_eq!(Key::tuple_prefix("a\0b"), Key::tuple_prefix(("a\0b",)));
+    assert!(begins(Key::tuple_prefix(7), (7, "x").into()));
+    assert!(!begins(Key::tuple_prefix(7), ("7", "x").into()));
+    assert!(begins(Key::tuple_prefix("a\0b"), ("a\0b", 1).into()));
+    assert!(!begins(Key::tuple_prefix("a\0\x01b"), ("a", "b", 1).into()));
+    assert!(begins(Key::tuple_prefix(("a", "b")), ("a", "b", 1).into()));
+    assert!(!begins(Key::tuple_prefix(("a", "b")), (("a", "b"), 1).into()));
+    assert!(begins(Key::tuple_prefix((("a", "b"),)), (("a", "b"), 1).into()));
+    assert!(!begins(Key::tuple_prefix((("a", "b"),)), ("a", "b", 1).into()));
+    // A `Key` is the encoding already.
+    assert_eq!(Key::tuple_prefix(Key::from(("a", "b"))), Key::tuple_prefix(("a", "b")));
 }
 
 #[test]

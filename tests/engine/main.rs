@@ -17,6 +17,7 @@ mod examples;
 mod full_disk;
 mod identity;
 mod key;
+mod lent_pool;
 mod network;
 mod odd_input;
 mod prefixes;

@@ -109,6 +109,33 @@ fn a_buffer_drops_what_it_holds_of_a_deleted_prefix_and_writes_the_rest() {
 }
 
 #[test]
+fn a_buffer_carries_no_bytes_of_keys_that_a_prefix_delete_precedes() {
+    let p = Buffer::new(Dict::new(), Dict::new(), 1 << 20);
+    p.append([("ab", "12345678"), ("b", "12345678"), ("c", "12345678")]).unwrap();
+    p.iset("ad", "12345678").unwrap();
+    p.write(
+        Batch::new()
+            .append("c", b"+")
+            .delete_prefix("a")
+            .delete_prefix("c")
+            .append("ab", b"new")
+            .set("ad", b"set")
+            .append("cc", b"new"),
+        Durability::Plain,
+    )
+    .unwrap();
+    assert_eq!(p.slow().keys().unwrap(), ["ab".into(), "ad".into(), "cc".into()]);
+    // The values of the batch itself, and what `c` held before it.
+    assert_eq!(p.stats().slow_bytes, 3 + 3 + 3 + 1 + 8);
+    assert_eq!(
+        p.get_many(["ab", "ad", "b", "c"]).unwrap(),
+        [&b"new"[..], b"set", b"12345678", b""]
+    );
+    assert_eq!(p.keys().unwrap(), ["ab".into(), "ad".into(), "b".into(), "cc".into()]);
+    assert_eq!(p.fast().keys().unwrap(), ["b".into()]);
+}
+
+#[test]
 fn a_scope_reaches_no_key_outside_of_itself() {
     let dir = tempfile::tempdir().unwrap();
     let p = small(&dir);
@@ -133,4 +160,30 @@ fn a_scope_reaches_no_key_outside_of_itself() {
     // Nested scopes act as one scope.
     let nested = Scoped::new(Scoped::new(&p, "job"), "10");
     assert_eq!(nested.keys().unwrap(), job("10").keys().unwrap());
+}
+
+#[test]
+fn scopes_whose_names_hold_the_bytes_of_the_encoding_are_independent() {
+    let p = Dict::new();
+    let (short, long) = (Scoped::new(&p, "alice"), Scoped::new(&p, "alice\0\x01private"));
+    let (number, text) = (Scoped::new(&p, 7), Scoped::new(&p, "7"));
+    for (i, scope) in [&short, &long, &number, &text].into_iter().enumerate() {
+        scope.append([("k", format!("{i}"))]).unwrap();
+    }
+    assert_eq!(p.get(("alice\0\x01private", "k")).unwrap(), b"1");
+    assert_eq!(p.get((7, "k")).unwrap(), b"2");
+    short.clear().unwrap();
+    text.clear().unwrap();
+    assert_eq!((long.get("k").unwrap(), number.get("k").unwrap()), (b"1".into(), b"2".into()));
+    assert_eq!((short.keys().unwrap(), text.keys().unwrap()), (vec![], vec![]));
+}
+
+#[test]
+fn a_prefix_of_a_nested_tuple_or_of_a_part_with_a_zero_byte_removes_its_own_keys_only() {
+    let p = Dict::new();
+    p.append([((("a", "b"), 1), "x")]).unwrap();
+    p.append([(("a", "b", 1), "y"), (("c\0d", "", 1), "z")]).unwrap();
+    p.delete_prefix(Key::tuple_prefix((("a", "b"),))).unwrap();
+    p.delete_prefix(Key::tuple_prefix(("c\0d",))).unwrap();
+    assert_eq!(p.keys().unwrap(), [("a", "b", 1).into()]);
 }

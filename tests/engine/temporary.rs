@@ -62,6 +62,46 @@ fn a_sweep_removes_stores_of_killed_processes_and_no_store_in_use() {
 }
 
 #[test]
+fn a_sweep_leaves_a_directory_alone_that_no_control_file_calls_temporary() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |digit: &str| dir.path().join(format!("partd-tmp-{}", digit.repeat(16)));
+    // A user's store under the name of a temporary store, whose control file is lost.
+    let own = at("1");
+    SegmentLog::open(&own).unwrap().append([("k", "mine")]).unwrap();
+    std::fs::remove_file(own.join("control")).unwrap();
+    // Files that have only the names of a store's files.
+    let named = at("2");
+    std::fs::create_dir(&named).unwrap();
+    std::fs::write(named.join("control"), "not a control file").unwrap();
+    std::fs::write(named.join("reserve"), "x").unwrap();
+    // The remains of a removal, and of a creation.
+    std::fs::create_dir(at("3")).unwrap();
+    std::fs::create_dir(at("4")).unwrap();
+    std::fs::write(at("4").join("tmp-control"), "half").unwrap();
+    // A temporary store, left by a process that was killed, with a file that is not a segment.
+    let p = SegmentLog::options().temporary_in(dir.path()).unwrap();
+    p.append([("k", "v")]).unwrap();
+    std::fs::create_dir(at("5")).unwrap();
+    for entry in std::fs::read_dir(p.path()).unwrap().map(|entry| entry.unwrap()) {
+        std::fs::copy(entry.path(), at("5").join(entry.file_name())).unwrap();
+    }
+    let precious = at("5").join("00000000000000ff.seg");
+    std::fs::write(&precious, "precious".repeat(1000)).unwrap();
+    let mut swept = SegmentLog::sweep(dir.path()).unwrap();
+    swept.sort();
+    assert_eq!(swept, [at("3"), at("4")]);
+    assert_eq!(SegmentLog::open(&own).unwrap().get("k").unwrap(), b"mine");
+    assert!(named.join("reserve").exists() && precious.exists());
+    std::fs::remove_file(precious).unwrap();
+    assert_eq!(SegmentLog::sweep(dir.path()).unwrap(), [at("5")]);
+    // A handle removes its own store without the control file's word.
+    let path = p.path().to_owned();
+    std::fs::remove_file(path.join("control")).unwrap();
+    drop(p);
+    assert!(!path.exists());
+}
+
+#[test]
 fn an_append_beyond_the_size_limit_is_an_error_and_removing_keys_makes_room() {
     let dir = tempfile::tempdir().unwrap();
     let p = SegmentLog::options()

@@ -8,6 +8,7 @@ mod full_file_systems;
 mod history;
 mod hostile_day;
 mod kill_loop;
+mod memory_maps;
 mod overlay;
 mod rights;
 mod short_lived;
@@ -25,7 +26,9 @@ fn child() {
     partd_testkit::children::roles::play_among(&[
         ("client", history::runs::play),
         ("fills up", full_file_systems::fill_up),
+        ("maps", memory_maps::exhaust),
         ("process", surroundings::live),
+        ("reader", overlay::read),
         ("vandal", hostile_day::vandal::play),
         ("visitor", rights::visit),
         ("worker", hostile_day::worker::play),

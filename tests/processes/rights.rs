@@ -12,7 +12,7 @@ use partd::{Partd, SegmentLog};
 use partd_testkit::children::{Start, directory, report, skip, start_with_channel};
 
 /// The user `nobody`.
-const NOBODY: u32 = 65534;
+pub(crate) const NOBODY: u32 = 65534;
 
 /// Tries every operation on a path, and reports the results.
 pub(crate) fn visit(arguments: &[String]) {

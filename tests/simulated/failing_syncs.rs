@@ -9,7 +9,7 @@ use crate::sim::faults::Call;
 use crate::sim::image::Image;
 use crate::sim::oracle::batch;
 use crate::sim::{STORE, options};
-use partd::{Buffer, Dict, Durability, Error, Partd};
+use partd::{Batch, Buffer, Dict, Durability, Error, Partd};
 
 #[test]
 fn a_segment_that_failed_to_open_when_published_is_synced_by_the_next_sync() {
@@ -90,6 +90,19 @@ fn a_full_segment_whose_writeback_failed_is_not_reported_durable() {
     }
     log.append([("a", [7; 40_000])]).expect("the disk has no faults");
     assert!(!disk.is_open(&first), "a segment that is synced stays open");
+}
+
+#[test]
+fn what_was_durable_before_a_failed_sync_is_still_reported_as_durable() {
+    let disk = SimDisk::boot(&Image::blank(), 3, None);
+    let log = options().open_on(disk.clone(), STORE).expect("the disk has no faults yet");
+    let append = |durability| log.commit(Batch::new().append("a", b"1"), durability);
+    let first = append(Durability::Durable).expect("the disk has no faults yet");
+    let last = append(Durability::Plain).expect("the disk has no faults yet");
+    disk.fail_first(Call::Sync, libc::EIO);
+    log.sync().expect_err("the sync failed");
+    log.sync_to(first).expect("it is on stable storage since before the failure");
+    assert!(matches!(log.sync_to(last), Err(Error::SyncFailed { .. })));
 }
 
 #[test]

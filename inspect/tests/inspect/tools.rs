@@ -79,6 +79,14 @@ fn sweep_removes_abandoned_stores_and_nothing_else() {
     crate::support::copy(used.path(), &mixed);
     let foreign = sample_store(dir.path()).join("0000000000000002.seg");
     fs::copy(&foreign, mixed.join("00000000000000ff.seg")).unwrap();
+    // A store whose control file is lost: its name alone does not make it temporary.
+    let lost = temp.join("partd-tmp-5555555555555555");
+    crate::support::copy(&sample_store(dir.path()), &lost);
+    fs::remove_file(lost.join("control")).unwrap();
+    // A temporary store with a file that has the name of a segment but not its content.
+    let unknown = temp.join("partd-tmp-6666666666666666");
+    crate::support::copy(used.path(), &unknown);
+    fs::write(unknown.join("00000000000000ff.seg"), "do not lose me".repeat(1000)).unwrap();
     // A store that is not temporary but is named like one.
     let kept = temp.join("partd-tmp-4444444444444444");
     crate::support::copy(&sample_store(dir.path()), &kept);
@@ -107,6 +115,8 @@ fn sweep_removes_abandoned_stores_and_nothing_else() {
             (name(&alike), "kept".to_owned()),
             (name(&mixed), "kept".to_owned()),
             (name(&kept), "kept".to_owned()),
+            (name(&lost), "kept".to_owned()),
+            (name(&unknown), "kept".to_owned()),
         ];
         expected.sort();
         expected
@@ -236,14 +246,22 @@ fn sweep_removes_what_is_left_of_a_sweep_or_a_making_that_was_cut() {
     let removed = [
         left("partd-tmp-0000000000000001", &["control"]),
         left("partd-tmp-0000000000000002", &["tmp-control"]),
-        left("partd-tmp-0000000000000003", &["0000000000000002.seg", "0000000000000003.seg"]),
+        left("partd-tmp-0000000000000003", &["control", "0000000000000002.seg", "tmp-control"]),
         left("partd-tmp-0000000000000004", &["control", "tmp-recycled-0000000000000001"]),
-        left("partd-tmp-0000000000000005", &["control", "reserve", "0000000000000009.torn-2"]),
+        left("partd-tmp-0000000000000005", &[]),
+    ];
+    // The files of a store that may not be temporary, and files that no store has written.
+    let kept = [
+        left("partd-tmp-0000000000000006", &["0000000000000002.seg", "0000000000000003.seg"]),
+        left("partd-tmp-0000000000000007", &["control", "0000000000000009.torn-2"]),
     ];
     let ran = on(dir.path(), &["sweep", "--remove"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     for path in removed {
         assert!(!path.exists(), "{}: {ran:?}", path.display());
+    }
+    for path in kept {
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 2, "{}: {ran:?}", path.display());
     }
 }
 

@@ -182,6 +182,24 @@ fn keys_that_begin_with_a_hyphen_are_keys_and_no_options() {
 }
 
 #[test]
+fn the_batches_of_a_key_include_every_removal_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut segment = Segment::new(STORE, 1, 4096);
+    segment.commit(1, &[Item::append("job/1", "x"), Item::append("other", "y")]);
+    segment.commit(2, &[Item::append("other", "y")]);
+    segment.commit(3, &[Item::delete("job/1")]);
+    segment.commit(4, &[Item::delete_prefix("job/")]);
+    segment.commit(5, &[Item::delete_prefix("jobs")]);
+    segment.commit(6, &[Item::delete_prefix("")]);
+    segment.commit(7, &[Item::clear()]);
+    let store = write_store(dir.path(), &[&segment], None);
+    let listed = on(&store, &["batches", "--json", "--key", "job/1"]).json();
+    let batches = listed["batches"].as_array().unwrap();
+    let numbers: Vec<_> = batches.iter().map(|batch| batch["sequence"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [1, 3, 4, 6, 7], "{listed:#}");
+}
+
+#[test]
 fn nothing_is_written_into_the_store_that_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let store = sample_store(dir.path());

@@ -24,6 +24,7 @@ The stores are `File`, on disk; `Dict`, in memory; `Buffer`, which puts one in f
 from contextlib import suppress
 
 from ._core import DamageError, StoreError
+from ._key import Key
 from .buffer import Buffer
 from .compressed import BZ2, LZ4, Blosc, Snappy, ZLib, Zstd
 from .core import Interface

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from . import _core
+from ._key import Key
 from .core import Interface
 from .utils import extend
 
@@ -40,7 +42,16 @@ class Scoped(Interface):
         return self.partd.lock
 
     def _scoped(self, keys):
-        return [extend(self.scope, key if isinstance(key, tuple) else (key,)) for key in keys]
+        return [self._inside(key) for key in keys]
+
+    def _inside(self, key):
+        if isinstance(key, Key):
+            return Key(self._prefix() + key)
+        return extend(self.scope, key if isinstance(key, tuple) else (key,))
+
+    def _prefix(self):
+        """Returns the bytes with which the store's keys of this scope begin."""
+        return _core.encode_key(self.scope) + b"\0\1"
 
     def append(self, data: Mapping[Any, Any], **kwargs: Any) -> None:
         """Appends the values of a mapping."""
@@ -69,12 +80,17 @@ class Scoped(Interface):
     def keys(self) -> list[Any]:
         """Returns the keys of the scope, as a list."""
         head = tuple(map(str, self.scope))
-        keys = []
+        prefix = self._prefix()
+        keys: list[Any] = []
         for key in self.partd.keys():
-            if isinstance(key, tuple) and len(key) > len(head):
+            if isinstance(key, Key):
+                if key.startswith(prefix):
+                    keys.append(Key(key[len(prefix) :]))
+            elif isinstance(key, tuple) and len(key) > len(head):
                 if tuple(map(str, key[: len(head)])) == head:
                     rest = key[len(head) :]
-                    keys.append(rest if len(rest) > 1 else rest[0])
+                    is_plain = len(rest) == 1 and not isinstance(rest[0], tuple)
+                    keys.append(rest[0] if is_plain else rest)
         return keys
 
     def sync(self) -> None:

@@ -23,6 +23,7 @@ from threading import Lock, RLock, Thread, get_ident
 import zmq
 
 from . import core
+from ._key import Key
 from .buffer import Buffer, keys_to_flush
 from .core import Interface
 from .dict import Dict
@@ -69,6 +70,8 @@ def serialize_key(key):
     >>> serialize_key(('a', 'b', 1))
     b'a-|-b-|-1'
     """
+    if isinstance(key, Key):
+        raise ValueError(f"{key!r} cannot be sent: the wire has strings and tuples of strings only")
     if isinstance(key, tuple):
         return tuple_sep.join(map(serialize_key, key))
     if isinstance(key, bytes):

@@ -140,8 +140,7 @@ impl Client {
         answer::keys(&bytes).map_err(|wrong| self.malformed(doing, wrong))
     }
 
-    /// Removes every key that begins with `prefix`. Keys that another client creates during the
-    /// call may remain.
+    /// Removes every key that begins with `prefix`, in one step of the history.
     ///
     /// # Errors
     /// As [`Partd::write`].

@@ -11,14 +11,15 @@ use crate::wire::request::Body;
 pub(crate) fn is_allowed(role: Role, body: &Body<'_>) -> Result<(), RemoteError> {
     let of_op = |op: &Op<'_>| match op {
         Op::Append(..) | Op::Set(..) => Role::APPEND,
-        Op::Delete(_) | Op::DeletePrefix(_) => Role::REMOVE,
+        Op::Delete(_) => Role::REMOVE,
+        Op::DeletePrefix(prefix) => of_prefix(prefix.as_bytes()),
         Op::Clear => Role::DROP,
     };
     let needed = match body {
         Body::Write { ops, .. } => ops.iter().map(of_op).fold(Role::NONE, Role::with),
         Body::Read(_) | Body::Lens(_) | Body::Present(_) | Body::Keys { .. } => Role::READ,
         Body::Take(_) => Role::READ.with(Role::REMOVE),
-        Body::DeletePrefix { .. } => Role::REMOVE,
+        Body::DeletePrefix { prefix } => of_prefix(prefix),
         Body::Sync => Role::APPEND,
         Body::Check { .. } | Body::Status | Body::Bye | Body::Received => Role::NONE,
     };
@@ -41,6 +42,11 @@ pub(crate) fn is_allowed(role: Role, body: &Body<'_>) -> Result<(), RemoteError>
         true => Err(RemoteError::new(ErrorKind::Forbidden, "the key is reserved for the server")),
         false => Ok(()),
     }
+}
+
+/// Returns the permission to delete a prefix. Every key begins with the empty prefix.
+fn of_prefix(prefix: &[u8]) -> Role {
+    if prefix.is_empty() { Role::DROP } else { Role::REMOVE }
 }
 
 /// Returns whether a key is reserved for the server.

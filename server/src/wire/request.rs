@@ -130,8 +130,10 @@ pub(crate) fn decode_body<'a>(
         Opcode::Take => Body::Take(decode_keys(&mut body, limits)?),
         Opcode::Lens => Body::Lens(decode_keys(&mut body, limits)?),
         Opcode::Present => Body::Present(decode_keys(&mut body, limits)?),
-        Opcode::Keys => Body::Keys { prefix: prefixed(&mut body, "the prefix")? },
-        Opcode::DeletePrefix => Body::DeletePrefix { prefix: prefixed(&mut body, "the prefix")? },
+        Opcode::Keys => Body::Keys { prefix: key(&mut body, "the prefix", limits)? },
+        Opcode::DeletePrefix => {
+            Body::DeletePrefix { prefix: key(&mut body, "the prefix", limits)? }
+        }
         Opcode::Sync => Body::Sync,
         Opcode::Check => Body::Check { durable: flag(&mut body, "durable")? },
         Opcode::Status => Body::Status,
@@ -155,9 +157,9 @@ fn prefixed<'a>(body: &mut Cursor<'a>, what: &str) -> Result<&'a [u8], Malformed
     body.bytes(u64::from(len), what)
 }
 
-fn key<'a>(body: &mut Cursor<'a>, limits: &Limits) -> Result<&'a [u8], Refusal> {
-    let key = prefixed(body, "a key")?;
-    within("a key", key.len() as u64, limits.key_bytes, "bytes")?;
+fn key<'a>(body: &mut Cursor<'a>, what: &str, limits: &Limits) -> Result<&'a [u8], Refusal> {
+    let key = prefixed(body, what)?;
+    within(what, key.len() as u64, limits.key_bytes, "bytes")?;
     Ok(key)
 }
 
@@ -186,7 +188,7 @@ fn decode_keys(body: &mut Cursor<'_>, limits: &Limits) -> Result<Vec<Key>, Refus
     let (count, room) = count(body, limits, LEAST_KEY_BYTES)?;
     let mut keys = Vec::with_capacity(room);
     for _ in 0..count {
-        keys.push(Key::from(key(body, limits)?));
+        keys.push(Key::from(key(body, "a key", limits)?));
     }
     Ok(keys)
 }
@@ -203,7 +205,7 @@ fn decode_ops<'a>(body: &mut Cursor<'a>, limits: &Limits) -> Result<Vec<Op<'a>>,
         if !matches!(kind, APPEND | SET | DELETE | DELETE_PREFIX) {
             return Err(Malformed::new(format!("unknown operation {kind}")).into());
         }
-        let key = Key::from(key(body, limits)?);
+        let key = Key::from(key(body, "a key", limits)?);
         if matches!(kind, DELETE | DELETE_PREFIX) {
             ops.push(if kind == DELETE { Op::Delete(key) } else { Op::DeletePrefix(key) });
             continue;

@@ -310,8 +310,10 @@ fn a_request_above_a_limit_is_refused_and_the_connection_stays_open() {
     let many = client.get_many(["a", "b", "c", "d"]).unwrap_err();
     let long_value = client.append([("x", vec![0; 101])]).unwrap_err();
     let long_key = client.append([("x".repeat(11), "")]).unwrap_err();
+    let long_prefix = client.delete_prefix("x".repeat(11)).unwrap_err();
+    let long_listing = client.keys_with_prefix("x".repeat(11)).unwrap_err();
     let long_message = client.get("x".repeat(9000)).unwrap_err();
-    for error in [many, long_value, long_key, long_message] {
+    for error in [many, long_value, long_key, long_prefix, long_listing, long_message] {
         assert_eq!(kind(&error), Some(ErrorKind::TooLarge), "{error}");
     }
     client.append([("x", "1")]).unwrap();

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use partd::{Dict, Error, Partd};
+use partd::{Batch, Dict, Durability, Error, Key, Partd};
 use partd_server::{Address, AllowedKeys, Client, ErrorKind, KeyPair, RemoteError, Role, Server};
 
 use crate::common::{Dir, Program, Served};
@@ -41,6 +41,26 @@ fn a_role_allows_what_it_includes_and_an_error_names_the_role() {
     assert_eq!(client.get("x").unwrap(), b"1");
     assert_eq!(served.server.status().health, "ok");
     assert!(client.status().is_ok());
+}
+
+#[test]
+fn a_client_that_may_not_drop_the_store_cannot_delete_the_empty_prefix_either() {
+    let served = Served::of(Dict::new(), Server::options().role(Role::ALL.without(Role::DROP)));
+    let client = served.client();
+    client.append([("x", "1"), ("y", "2")]).unwrap();
+    let refused = [
+        client.clear().unwrap_err(),
+        client.delete_prefix("").unwrap_err(),
+        client
+            .write(Batch::new().append("z", b"3").delete_prefix(""), Durability::Plain)
+            .unwrap_err(),
+    ];
+    for error in refused {
+        assert_eq!(kind(&error), Some(ErrorKind::Forbidden), "{error}");
+    }
+    assert_eq!(client.keys().unwrap().len(), 2);
+    client.delete_prefix("x").unwrap();
+    assert_eq!(client.keys().unwrap(), [Key::from("y")]);
 }
 
 #[test]

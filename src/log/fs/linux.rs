@@ -220,10 +220,16 @@ impl Dir for OsDir {
             Access::Read | Access::Follow => OFlags::RDONLY,
         };
         let file = match self.open_file(name, flags) {
-            // A read-only mount has no writers, so the file need not be copied up.
+            // A read-only mount has no writers, so the file need not be copied up. A user who may
+            // not write cannot copy it up: if it is still in the lower layer, its identity is not
+            // the one written in it, so the store is read as a copy, and the first writer replaces
+            // the file.
             Err(error)
                 if access == Access::Follow
-                    && error.kind() == io::ErrorKind::ReadOnlyFilesystem =>
+                    && matches!(
+                        error.kind(),
+                        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
+                    ) =>
             {
                 self.open_file(name, OFlags::RDONLY)?
             }
@@ -235,13 +241,11 @@ impl Dir for OsDir {
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let dir = &*self.file;
         match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
-            // Some file systems do not support NOREPLACE. The check below is racy, but segment ids
-            // are never used twice.
-            Err(Errno::INVAL) => match self.id_of(to) {
-                Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => self.replace(from, to),
-                Err(error) => Err(error),
-            },
+            // Some file systems do not support NOREPLACE. A link never replaces a file either.
+            Err(Errno::INVAL) => {
+                rustix::fs::linkat(dir, from, dir, to, AtFlags::empty())?;
+                self.unlink(from)
+            }
             done => Ok(done?),
         }
     }

@@ -59,7 +59,7 @@ pub trait Dir: Clone + Debug + Send + Sync + 'static {
     fn create(&self, name: &str, len: u64) -> io::Result<Self::File>;
     /// Opens and maps a whole file.
     fn open(&self, name: &str, access: Access) -> io::Result<Self::File>;
-    /// Renames a file or a directory; fails if the new name is taken.
+    /// Renames a file; fails if the new name is taken.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Renames a file and replaces the file that has the new name, if any.
     fn replace(&self, from: &str, to: &str) -> io::Result<()>;

@@ -4,13 +4,12 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use partd_format::segment::id_of_file_name;
-
 use crate::error::{Error, Result};
 use crate::log::fs::directory::{Content, Directory};
-use crate::log::fs::names::{CONTROL, TEMPORARY_PREFIX, is_known};
+use crate::log::fs::names::{
+    CONTROL, TEMPORARY_PREFIX, UNFINISHED_CONTROL, is_known, is_unfinished,
+};
 use crate::log::fs::{Access, Dir, Disk, DiskFile};
-use crate::log::segment::Segment;
 use crate::log::shared::control::Control;
 
 /// How many files a removal keeps open, each with a memory map. The space of any others is freed as
@@ -47,7 +46,7 @@ pub(crate) fn sweep<D: Disk>(disk: &D, path: &Path) -> Result<Vec<PathBuf>> {
         // Without the lock, the store is in use or another user's, or its owner has just removed
         // it.
         let Ok(Some(_alone)) = directory.dir.try_lock(true) else { continue };
-        match remove(&directory, Some(&parent)) {
+        match remove(&directory, None, Some(&parent)) {
             Ok(Some(_)) => swept.push(path.join(name)),
             Ok(None) => {}
             Err(error) => failed = failed.or(Some(error)),
@@ -64,6 +63,10 @@ pub(crate) fn sweep<D: Disk>(disk: &D, path: &Path) -> Result<Vec<PathBuf>> {
 /// returns `None` if the directory's name leads elsewhere by now; its files are then unlinked, but
 /// the directory stays.
 ///
+/// The name of the directory proves nothing. It is a temporary store if its own handle says so, by
+/// passing its `uuid`, or if its control file does. Without either, only the remains of an
+/// interrupted creation or removal are removed: an unfinished control file, or no file at all.
+///
 /// Returns the unlinked files still open: the kernel frees a file's pages and blocks when its last
 /// user closes it, which takes far longer than the unlink.
 ///
@@ -71,6 +74,7 @@ pub(crate) fn sweep<D: Disk>(disk: &D, path: &Path) -> Result<Vec<PathBuf>> {
 /// used.
 pub(crate) fn remove<D: Disk>(
     directory: &Directory<D>,
+    uuid: Option<[u8; 16]>,
     parent: Option<&D::Dir>,
 ) -> Result<Option<Vec<D::File>>> {
     let opened;
@@ -89,23 +93,23 @@ pub(crate) fn remove<D: Disk>(
     if !names.iter().all(|name| is_known(name)) {
         return Ok(None);
     }
-    // All files must belong to one store. The control file names it, or the first segment if a
-    // power cut has destroyed the control file.
-    let mut uuid = match Control::open(directory, Access::Read) {
-        Ok(Ok(control)) if control.fixed.temporary => Some(control.fixed.store),
+    let uuid = match Control::open(directory, Access::Read) {
+        Ok(Ok(control)) if control.fixed.temporary => uuid.or(Some(control.fixed.store)),
         Ok(Ok(_)) => return Ok(None),
-        _ => None,
+        _ => uuid,
     };
+    if uuid.is_none() && names.iter().any(|name| name != UNFINISHED_CONTROL) {
+        return Ok(None);
+    }
     let mut files = Vec::new();
     for name in names.iter().filter_map(|name| name.to_str()) {
-        if uuid.is_none()
-            && let Some(id) = id_of_file_name(name.as_bytes())
-            && let Ok(segment) = Segment::open(directory, id, None, Access::Read)
-        {
-            uuid = Some(segment.header().store);
-        }
-        if matches!(directory.content(name, uuid.as_ref()), Ok(Content::Foreign)) {
-            return Ok(None);
+        match directory.content(name, uuid.as_ref()) {
+            Ok(Content::Foreign) => return Ok(None),
+            // A killed process may leave an unfinished file with any content.
+            Ok(Content::Unknown) if !is_unfinished(OsStr::new(name)) => return Ok(None),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(directory.error("read", name, error)),
         }
         if files.len() < OPEN_MAX {
             files.extend(directory.dir.open(name, Access::Read));

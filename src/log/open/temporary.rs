@@ -56,7 +56,7 @@ fn make<D: Disk>(disk: D, path: &Path, options: &Options) -> Result<Option<Opene
         }
         Ok(None) => Ok(None),
         Err(error) => {
-            let _ = remove(&directory, None);
+            let _ = remove(&directory, None, None);
             Err(error)
         }
     }

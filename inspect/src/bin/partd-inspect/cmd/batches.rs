@@ -92,7 +92,7 @@ fn at(store: &Store, batch_ref: BatchRef) -> (&Segment, &BatchInfo) {
 fn has_key(segment: &Segment, batch: &BatchInfo, key: &[u8]) -> bool {
     batch.good_head().is_some_and(|head| {
         segment.entries_of(head).iter().any(|entry| match entry.kind {
-            Kind::Clear => false,
+            Kind::Clear => true,
             Kind::DeletePrefix => key.starts_with(segment.key(entry)),
             Kind::Append | Kind::Set | Kind::Delete => segment.key(entry) == key,
         })

@@ -1,10 +1,10 @@
 //! `sweep`: finds abandoned temporary stores, which `SegmentLog::temporary` created and a killed
 //! process left behind.
 //!
-//! The handle of a temporary store holds an exclusive `flock` on its directory. Listing takes no
-//! lock. Removing takes that lock, as the engine's own sweep does (`src/log/temporary.rs`). It
-//! removes a directory only if all files in it belong to one temporary store, by their names and
-//! their contents.
+//! The handle of a temporary store holds an exclusive `flock` on its directory. Listing takes no lock.
+//! Removing takes that lock, as the engine's own sweep does (`src/log/open/sweep.rs`). It removes a
+//! directory only if all files in it belong to one temporary store, by their names and their contents,
+//! and the control file says that it is one. The name of the directory proves nothing.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -32,6 +32,8 @@ use partd_inspect::path::shown;
 const PREFIX: &str = "partd-tmp-";
 /// The name of the control file.
 const CONTROL: &str = "control";
+/// The name of a control file under construction.
+const UNFINISHED_CONTROL: &str = "tmp-control";
 /// How many characters of a reason the table shows.
 const REASON: usize = 48;
 
@@ -121,8 +123,8 @@ fn store_files(dir: &File) -> Result<(Vec<OsString>, u64), String> {
     Ok((names, bytes))
 }
 
-/// Checks that all files belong to one temporary store. The control file names the store, or the
-/// first segment if a power cut destroyed the control file.
+/// Checks that all files belong to one temporary store, which the control file names. Without it, only
+/// the remains of an interrupted creation or removal pass: an unfinished control file, or no file.
 fn of_one_temporary_store(dir: &File, names: &[OsString]) -> Result<(), String> {
     let mut contents = Vec::new();
     for name in names {
@@ -145,16 +147,23 @@ fn of_one_temporary_store(dir: &File, names: &[OsString]) -> Result<(), String> 
             _ => {}
         }
     }
-    let mut stores = contents.iter().filter_map(|(name, content)| match content {
-        Content::Segment(store) => Some((name, *store)),
-        _ => None,
-    });
-    let is_segment = |name: &OsStr| matches!(Name::of(name.as_encoded_bytes()), Name::Segment(_));
-    let store = said.or_else(|| stores.clone().find(|(name, _)| is_segment(name)).map(|s| s.1));
-    match stores.find(|(_, found)| store.is_some_and(|store| store != *found)) {
-        Some((name, _)) => Err(format!("{} belongs to another store", shown(name))),
-        None => Ok(()),
+    if said.is_none() && contents.iter().any(|(name, _)| *name != UNFINISHED_CONTROL) {
+        return Err("has no readable control file that says it is temporary".to_owned());
     }
+    for (name, content) in &contents {
+        match content {
+            Content::Segment(store) if said != Some(*store) => {
+                return Err(format!("{} belongs to another store", shown(name)));
+            }
+            // A killed process may leave an unfinished file with any content.
+            Content::Unknown => match Name::of(name.as_encoded_bytes()) {
+                Name::Unfinished | Name::Recycled => {}
+                _ => return Err(format!("{} is not a file of a store", shown(name))),
+            },
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Classifies a file in a directory by its first bytes.
@@ -167,7 +176,11 @@ fn content(dir: &File, name: &OsString) -> io::Result<Content> {
     }
     let mut bytes = vec![0; metadata.len().min(Content::LEN as u64) as usize];
     file.read_exact_at(&mut bytes, 0)?;
-    Ok(Content::of(&bytes, metadata.len()))
+    Ok(match Content::of(&bytes, metadata.len()) {
+        // Too short for a header, but somebody has written it.
+        Content::Blank if bytes.iter().any(|&byte| byte != 0) => Content::Unknown,
+        content => content,
+    })
 }
 
 fn examine(parent: &File, name: OsString, path: PathBuf) -> Candidate {
