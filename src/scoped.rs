@@ -2,6 +2,7 @@
 //!
 //! Invariant: no operation reads or changes a key outside of the scope.
 
+use crate::lend::Lend;
 use crate::partd::{Batch, Chunks, Durability, Op, Partd};
 use crate::{Key, Result};
 
@@ -120,5 +121,13 @@ impl<P: Partd> Partd for Scoped<P> {
 
     fn check(&self, durability: Durability) -> Result<()> {
         self.store.check(durability)
+    }
+}
+
+impl<P: Lend> Lend for Scoped<P> {
+    type View = P::View;
+
+    fn lend(&self, keys: &[Key]) -> Result<Vec<P::View>> {
+        self.store.lend(&self.all_inside(keys))
     }
 }
