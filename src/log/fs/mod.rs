@@ -17,11 +17,13 @@ pub(crate) mod names;
 
 use std::ffi::OsString;
 use std::fmt::Debug;
-use std::fs::File;
 use std::io::{self, IoSlice};
 use std::path::Path;
 
 use crate::error::Error;
+
+/// A file that the engine lends and does not read itself.
+pub(crate) use std::fs::File;
 
 pub use crate::log::fs::linux::{OsDir, OsDisk, OsLock};
 pub use crate::log::fs::linux_file::OsFile;

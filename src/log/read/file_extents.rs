@@ -6,7 +6,6 @@
 //! longer matters, and the snapshot keeps the segments from being recycled.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::slice;
 
@@ -15,7 +14,7 @@ use partd_format::Salt;
 use crate::Key;
 use crate::error::{Error, Result};
 use crate::log::fs::names::segment_name;
-use crate::log::fs::{Dir, Disk, DiskFile, OsDisk};
+use crate::log::fs::{Dir, Disk, DiskFile, File, OsDisk};
 use crate::log::read::reader::Reader;
 use crate::log::read::snapshot::{Snapshot, total};
 use crate::log::segment::extent::Extent;
