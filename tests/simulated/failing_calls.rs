@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
 
+use crate::lent_files::read_extents;
 use crate::sim::cuts::Mode;
 use crate::sim::disk::{Event, Fate, SimDisk};
 use crate::sim::faults::Call;
@@ -236,7 +237,7 @@ fn written(log: &Log, ops: Option<Vec<Op>>, durability: Durability) -> Result<()
 
 const NONE: fn() -> Option<Vec<Op>> = || None;
 
-const OPERATIONS: [Operation; 20] = [
+const OPERATIONS: [Operation; 22] = [
     Operation {
         name: "append",
         ops: || appends(30),
@@ -343,6 +344,26 @@ const OPERATIONS: [Operation; 20] = [
         call: |log, content| {
             let view = log.view("a")?;
             assert!(view.chunks().collect::<Vec<_>>().concat() == content.get("a"));
+            Ok(())
+        },
+    },
+    Operation {
+        name: "view_many",
+        ops: NONE,
+        durable: false,
+        call: |log, content| {
+            for (key, view) in ["a", "b"].into_iter().zip(log.view_many(["a", "b"])?) {
+                assert!(view.chunks().collect::<Vec<_>>().concat() == content.get(key));
+            }
+            Ok(())
+        },
+    },
+    Operation {
+        name: "extents",
+        ops: NONE,
+        durable: false,
+        call: |log, content| {
+            assert!(read_extents(&log.extents("a")?) == content.get("a"));
             Ok(())
         },
     },
