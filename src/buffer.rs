@@ -24,6 +24,7 @@ mod deferred_sets;
 mod fit;
 mod flush;
 mod isolate;
+mod view;
 
 use budget::Reservation;
 pub use budget::{FixedBudget, MemoryBudget};
@@ -41,6 +42,9 @@ const UNLOCKED_READS: usize = 4;
 /// under any number of threads. An append that finds no room first moves the keys with the longest
 /// values to `Slow`, until half of the limit is free; with a [budget](Buffer::with_budget), half of
 /// what is reserved. A batch too large to be buffered, and every removal, goes to `Slow` at once.
+///
+/// If `Slow` can [lend](crate::Lend) values, the buffer can too: [`view`](crate::Lend::view) moves
+/// what is buffered for its key to `Slow` first.
 ///
 /// Operations are atomic and linearizable inside the process. After a flush, other processes see
 /// the bytes, and they survive a crash. [`flush`](Buffer::flush), [`sync`](Partd::sync) and

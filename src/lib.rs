@@ -94,6 +94,7 @@
 //! | `msgpack` | | `Msgpack`, lists as MessagePack arrays |
 //! | `numpy` | | `Numpy`, one-dimensional `ndarray` arrays |
 //! | `arrow` | | `Arrow`, Arrow record batches |
+//! | `bytes` | | `View::owned_chunks`, lent chunks as `bytes::Bytes` |
 //! | `full` | | all of the above |
 //!
 //! Without any feature, the stores, `Buffer`, `Encode` and `Typed` remain.
@@ -116,6 +117,7 @@ mod dict;
 pub mod encode;
 mod error;
 mod key;
+mod lend;
 #[doc(hidden)]
 pub mod log;
 mod partd;
@@ -148,7 +150,11 @@ pub use crate::encode::Zstd;
 pub use crate::encode::{Codec, CodecError, Encode, Typed, compression};
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::key::{Key, KeyPart, TupleInteger, TuplePart};
-pub use crate::log::{Compaction, Options, SegmentLog, Seq, Skipped, Stats, Verified, View};
+pub use crate::lend::Lend;
+pub use crate::log::{
+    Compaction, FileExtent, FileExtents, Options, SegmentLog, Seq, Skipped, Stats, Verified, View,
+    ViewReader,
+};
 pub use crate::partd::{Chunks, Durability, MemoryStore, Partd};
 pub use crate::scoped::Scoped;
 #[doc(hidden)]

@@ -2,6 +2,7 @@
 //!
 //! Invariant: no operation reads or changes a key outside of the scope.
 
+use crate::lend::Lend;
 use crate::partd::{Batch, Chunks, Durability, Op, Partd};
 use crate::threads::LentPool;
 use crate::{Key, KeyPart, Result};
@@ -126,5 +127,13 @@ impl<P: Partd> Partd for Scoped<P> {
 
     fn lent_pool(&self) -> Option<&LentPool> {
         self.store.lent_pool()
+    }
+}
+
+impl<P: Lend> Lend for Scoped<P> {
+    type View = P::View;
+
+    fn lend(&self, keys: &[Key]) -> Result<Vec<P::View>> {
+        self.store.lend(&self.all_inside(keys))
     }
 }

@@ -50,7 +50,7 @@ mutant() {
 program() {
     case $1 in
     sleeping::*) echo --release --manifest-path loom/Cargo.toml --test loom ;;
-    alignment::* | reopen::* | shared_files::*) echo --test engine ;;
+    alignment::* | extents::* | reopen::* | shared_files::*) echo --test engine ;;
     threads::*) echo --test processes ;;
     *) echo --test simulated ;;
     esac
@@ -213,6 +213,13 @@ mutant pins src/log/read/pins.rs live pins \
     'let mut last = None;' \
     'let mut last = None;
         pins.sparse.extend((0..).zip(segments.iter().cloned()));'
+mutant view-pins src/log/segment/recycle.rs I4 extents \
+    lent_values_keep_their_bytes_while_a_temporary_store_recycles_its_segments \
+    '&& Arc::into_inner(segment).is_some();' \
+    '&& {
+                drop(segment);
+                true
+            };'
 mutant wake-up src/log/maintain/wakeup.rs live sleeping \
     a_sleeper_ends_when_closed_and_no_wake_up_is_lost \
     'let mut state = self.state();

@@ -25,6 +25,17 @@ impl Salt {
         Hasher::new_with_initial(self.0 as u32)
     }
 
+    /// Returns the plain CRC-32 (IEEE, starting at 0) of a value of `len` bytes, computed from its
+    /// checksum and without its bytes.
+    #[must_use]
+    pub fn unsalted_checksum(self, value_checksum: u32, len: u64) -> u32 {
+        // A CRC is linear. The start value, carried over as many bytes of the value, is what the
+        // salt has added.
+        let mut start = self.value_hasher();
+        start.combine(&Hasher::new_with_initial_len(0, len));
+        value_checksum ^ start.finalize()
+    }
+
     /// Computes a word's check: the top `bits` bits of a CRC-32 that starts at the salt's high
     /// half.
     pub(crate) fn check(self, domain: u8, offset: u64, payload: u64, bits: u32) -> u64 {
@@ -53,5 +64,22 @@ impl Salt {
         let payload = word >> bits;
         let right = self.pack(domain, offset, payload, bits);
         if word == right { Ok(payload) } else { Err(Error::bits(offset, what, right, word)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_checksum_without_its_salt_is_the_plain_crc_of_the_value() {
+        let bytes: [u8; 1000] = core::array::from_fn(|i| (i * i / 7) as u8);
+        for salt in [0, 1, 0xFFFF_FFFF, 0x0123_4567_89AB_CDEF, u64::MAX] {
+            for len in [0, 1, 7, 8, 63, 64, 1000] {
+                let checksum = Salt(salt).value_checksum(&bytes[..len]);
+                let plain = Salt(salt).unsalted_checksum(checksum, len as u64);
+                assert_eq!(plain, crc32fast::hash(&bytes[..len]), "{salt:x}, {len} bytes");
+            }
+        }
     }
 }

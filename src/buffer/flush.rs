@@ -62,9 +62,15 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
             keys.iter().filter(|key| state.deferred.has(key)).cloned().collect();
         keys.sort_unstable();
         keys.dedup();
-        let appended: u64 = self.fast.lens(&keys)?.into_iter().flatten().sum();
+        self.move_keys(state, &keys)
+    }
+
+    /// Moves everything buffered for the keys to the slow store, isolated if that is much. `keys`
+    /// has no duplicates.
+    pub(super) fn move_keys(&self, state: &mut State, keys: &[Key]) -> Result<()> {
+        let appended: u64 = self.fast.lens(keys)?.into_iter().flatten().sum();
         let bytes = appended + state.deferred.memory_bytes();
-        self.isolate.run_for(bytes, || self.move_down(state, &keys))
+        self.isolate.run_for(bytes, || self.move_down(state, keys))
     }
 
     /// Moves everything buffered for the keys to the slow store. `keys` has no duplicates.

@@ -15,8 +15,11 @@
 //! | `open` | opening, creating and recovering a store; temporary stores |
 //! | `verify`, `stats` | the check of every checksum; counters |
 //! | `maintain` | syncs, compaction, and the background compaction thread |
+//! | `mod` | `SegmentLog` |
+//! | `lend` | its methods that lend values |
 
 pub mod fs;
+mod lend;
 mod maintain;
 mod open;
 mod options;
@@ -36,7 +39,9 @@ use std::sync::Arc;
 
 pub use self::maintain::compaction::{Compaction, Skipped};
 pub use self::options::Options;
+pub use self::read::file_extents::{FileExtent, FileExtents};
 pub use self::read::view::View;
+pub use self::read::view_reader::ViewReader;
 pub use self::seq::Seq;
 pub use self::stats::Stats;
 pub use self::verify::Verified;
@@ -166,26 +171,6 @@ impl<D: Disk> SegmentLog<D> {
     #[must_use]
     pub fn path(&self) -> &Path {
         self.engine.store.directory.path()
-    }
-
-    /// Returns the key's value as chunks that borrow the mapped segments, without a copy.
-    ///
-    /// ```
-    /// use partd::{Partd, SegmentLog};
-    /// let p = SegmentLog::temporary()?;
-    /// p.append([("x", "Hello "), ("x", "world!")])?;
-    /// let view = p.view("x")?;
-    /// p.delete(["x"])?; // the view keeps its bytes
-    /// assert_eq!(view.chunks().collect::<Vec<_>>().concat(), b"Hello world!");
-    /// # Ok::<(), partd::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// Those of [`read`](Partd::read), except that a view has no limit on its length.
-    pub fn view(&self, key: impl Into<Key>) -> Result<View<D>> {
-        let Engine { store, reader, .. } = &*self.engine;
-        View::new(reader.snapshot(store, &[key.into()])?, store.pool())
     }
 
     /// Rewrites the live values of all sealed segments and frees the dead bytes. Other threads and

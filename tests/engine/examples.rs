@@ -1,5 +1,5 @@
-//! The examples, run as a user runs them: the first command of the README, and the one with several
-//! processes.
+//! The examples, run as a user runs them: the first command of the README, the one with several
+//! processes, and the one that sends a value over a socket.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -67,4 +67,12 @@ fn several_processes_append_and_another_reads_all_of_it_in_order() {
     let dir = tempfile::tempdir().expect("a directory");
     let text = run("processes", &["3", "20000"], dir.path());
     assert!(text.contains("all 60000 records are there, once, whole, in the order"), "{text}");
+}
+
+#[test]
+fn a_key_is_sent_over_a_socket_by_sendfile_while_it_is_deleted() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = run("sendfile", &["20"], dir.path());
+    assert!(text.contains("20971520 bytes in 20 ranges were sent"), "{text}");
+    assert!(text.contains("each range has arrived with its checksum"), "{text}");
 }

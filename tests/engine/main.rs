@@ -9,17 +9,21 @@ mod bad_control;
 mod bad_input;
 mod budget;
 mod buffer;
+mod buffer_view;
 mod compaction;
 mod compaction_limits;
 mod copies;
 mod dead_segments;
 mod examples;
+mod extents;
 mod full_disk;
 mod identity;
 mod key;
 mod lent_pool;
 mod network;
 mod odd_input;
+#[cfg(feature = "bytes")]
+mod owned_chunks;
 mod prefixes;
 mod random_ops;
 mod recycling;
@@ -30,6 +34,9 @@ mod shuffle;
 mod surroundings;
 mod temporary;
 mod versions;
+mod view_chunks;
+mod view_many;
+mod view_reader;
 
 /// The entry point of the children; see `partd_testkit::children`.
 #[test]

@@ -2,6 +2,7 @@
 //! operation.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -90,6 +91,10 @@ impl Dir for HookedDir {
     fn open(&self, name: &str, access: Access) -> io::Result<SimFile> {
         fire(&self.hooks.before_open);
         self.dir.open(name, access)
+    }
+    fn open_unmapped(&self, name: &str, id: FileId) -> io::Result<File> {
+        fire(&self.hooks.before_open);
+        self.dir.open_unmapped(name, id)
     }
     fn list(&self) -> io::Result<Vec<OsString>> {
         fire(&self.hooks.before_list);

@@ -18,6 +18,7 @@ mod growth;
 mod hooked;
 mod kill_steps;
 mod killed_compactions;
+mod lent_files;
 mod lost_control;
 mod pins;
 mod pops;

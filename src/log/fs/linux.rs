@@ -180,8 +180,8 @@ impl OsDir {
         allocate(file, len)
     }
 
-    /// Opens a file to lock one of its bytes, if its identity is still `id`.
-    fn open_to_lock(&self, name: &str, id: FileId, flags: OFlags) -> io::Result<File> {
+    /// Opens a file if its identity is still `id`.
+    fn open_known(&self, name: &str, id: FileId, flags: OFlags) -> io::Result<File> {
         let file = self.open_file(name, flags)?;
         let metadata = file.metadata()?;
         if (metadata.dev(), metadata.ino()) != (id.device, id.inode) {
@@ -236,6 +236,10 @@ impl Dir for OsDir {
             opened => opened?,
         };
         self.mapped(file, access)
+    }
+
+    fn open_unmapped(&self, name: &str, id: FileId) -> io::Result<File> {
+        self.open_known(name, id, OFlags::RDONLY)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -361,7 +365,7 @@ impl Dir for OsDir {
         let (flags, kind) =
             if exclusive { (OFlags::RDWR, F_WRLCK) } else { (OFlags::RDONLY, F_RDLCK) };
         let mark = ForkMark::new()?;
-        let file = self.open_to_lock(name, id, flags)?;
+        let file = self.open_known(name, id, flags)?;
         for at in bytes {
             if set_byte_lock(&file, at, kind)? {
                 return Ok(Some((at, OsLock { file, kind: LockKind::Byte(at), mark })));
@@ -371,7 +375,7 @@ impl Dir for OsDir {
     }
 
     fn is_byte_locked(&self, name: &str, id: FileId, at: u64) -> io::Result<bool> {
-        let file = self.open_to_lock(name, id, OFlags::RDONLY)?;
+        let file = self.open_known(name, id, OFlags::RDONLY)?;
         let mut lock = byte_lock(at, F_WRLCK);
         fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock))?;
         Ok(lock.l_type != F_UNLCK as c_short)

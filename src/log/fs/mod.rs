@@ -22,6 +22,9 @@ use std::path::Path;
 
 use crate::error::Error;
 
+/// A file that the engine lends and does not read itself.
+pub(crate) use std::fs::File;
+
 pub use crate::log::fs::linux::{OsDir, OsDisk, OsLock};
 pub use crate::log::fs::linux_file::OsFile;
 pub use crate::log::fs::mapping::Mapping;
@@ -59,7 +62,15 @@ pub trait Dir: Clone + Debug + Send + Sync + 'static {
     fn create(&self, name: &str, len: u64) -> io::Result<Self::File>;
     /// Opens and maps a whole file.
     fn open(&self, name: &str, access: Access) -> io::Result<Self::File>;
-    /// Renames a file; fails if the new name is taken.
+    /// Opens a file for reading without mapping it, if its name still refers to `id`.
+    ///
+    /// # Errors
+    /// `NotFound` if the name is gone, `StaleNetworkFileHandle` if it refers to another file, and
+    /// `Unsupported` if the disk is not the operating system's and has no files to open.
+    fn open_unmapped(&self, _name: &str, _id: FileId) -> io::Result<File> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Renames a file or a directory; fails if the new name is taken.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Renames a file and replaces the file that has the new name, if any.
     fn replace(&self, from: &str, to: &str) -> io::Result<()>;

@@ -5,8 +5,12 @@ pub(crate) mod at_rest;
 mod compacted;
 pub(crate) mod cursor;
 pub(crate) mod discovery;
+pub(crate) mod file_extents;
 mod gather;
 pub(crate) mod index;
+#[cfg(feature = "bytes")]
+mod owned_chunks;
+mod pieces;
 mod pins;
 pub(crate) mod reader;
 mod replay;
@@ -14,3 +18,4 @@ pub(crate) mod snapshot;
 mod take_in;
 pub(crate) mod version;
 pub(crate) mod view;
+pub(crate) mod view_reader;

@@ -54,7 +54,7 @@ impl<F> Pins<F> {
 
     /// Returns the segment of an extent, which must be one of those passed to `new`.
     #[inline]
-    pub(crate) fn segment(&self, extent: &Extent) -> &Segment<F> {
+    pub(crate) fn segment(&self, extent: &Extent) -> &Arc<Segment<F>> {
         let index = extent.segment().wrapping_sub(self.first) as usize;
         match self.dense.get(index) {
             Some(Some(segment)) => segment,
@@ -63,7 +63,7 @@ impl<F> Pins<F> {
     }
 
     #[cold]
-    fn search(&self, number: u32) -> &Segment<F> {
+    fn search(&self, number: u32) -> &Arc<Segment<F>> {
         let index = self.sparse.partition_point(|(other, _)| *other < number);
         &self.sparse[index].1
     }

@@ -89,8 +89,24 @@ impl<F: DiskFile> Snapshot<F> {
         self.extents.iter().flatten().map(|list| total(list)).sum()
     }
 
+    /// Returns the extents of the first key, none if the key is missing.
+    pub(super) fn extents_of_first(&self) -> &[Extent] {
+        self.extents.first().and_then(|key| key.as_deref()).map_or(&[], |list| list)
+    }
+
+    /// Returns the `rebuilds` of the version that the snapshot was taken from.
+    pub(super) fn rebuilds(&self) -> u64 {
+        self.rebuilds
+    }
+
     #[inline]
     pub(super) fn segment(&self, extent: &Extent) -> &Segment<F> {
+        self.pins.segment(extent)
+    }
+
+    /// Returns the segment of an extent, to keep it alive beyond the snapshot.
+    #[cfg(feature = "bytes")]
+    pub(super) fn pinned(&self, extent: &Extent) -> &std::sync::Arc<Segment<F>> {
         self.pins.segment(extent)
     }
 

@@ -1,32 +1,66 @@
 //! A value lent from the mapped segments, without a copy.
 
+use std::slice;
 use std::sync::Arc;
 
+use crate::Key;
 use crate::error::Result;
-use crate::log::fs::{Disk, DiskFile, OsDisk};
-use crate::log::read::snapshot::{Snapshot, total};
-use crate::log::segment::ahead::{Ahead, Span};
+use crate::log::fs::{Disk, OsDisk};
+use crate::log::read::pieces::Pieces;
+use crate::log::read::reader::Reader;
+use crate::log::read::snapshot::{PIECE_BYTES, Snapshot, total};
+use crate::log::read::view_reader::ViewReader;
 use crate::log::segment::extent::Extent;
-use crate::threads::LentPool;
+use crate::log::store::Store;
 
 /// A key's value as chunks of the mapped segments, without a copy.
 ///
-/// Created by [`SegmentLog::view`](crate::SegmentLog::view). The bytes do not change as long as the
-/// view lives, whatever is appended, deleted or compacted meanwhile.
+/// Created by [`SegmentLog::view`](crate::SegmentLog::view) and
+/// [`SegmentLog::view_many`](crate::SegmentLog::view_many), which check the value once. The bytes
+/// do not change as long as the view lives, whatever is appended, deleted or compacted meanwhile,
+/// and also after the handle of the store was dropped.
+///
+/// # Chunks and appends
+///
+/// A chunk never splits what was appended: the bytes of one [append](crate::Partd::append) or
+/// [set](crate::Partd::iset) of a key to the [`SegmentLog`](crate::SegmentLog) are in one chunk,
+/// and so next to each other in memory. A chunk begins where some append begins. It holds one
+/// append, or, after a compaction, several that followed one another. Layers above the log decide
+/// what they append to it: a [`Buffer`](crate::Buffer) joins and splits the appends that it
+/// received.
 #[derive(Debug)]
 pub struct View<D: Disk = OsDisk> {
-    snapshot: Arc<Snapshot<D::File>>,
+    pub(super) snapshot: Arc<Snapshot<D::File>>,
 }
 
 impl<D: Disk> View<D> {
-    pub(crate) fn new(snapshot: Snapshot<D::File>, pool: Option<&LentPool>) -> Result<View<D>> {
-        // Compare the checksums once, so that iterations need not.
-        snapshot.check(pool)?;
+    /// Creates a view of each key's current value, all of one moment.
+    pub(crate) fn of_keys(
+        store: &Store<D>,
+        reader: &Reader<D>,
+        keys: &[Key],
+    ) -> Result<Vec<View<D>>> {
+        // Each view has a snapshot of its own, so that it keeps only its own segments alive.
+        let (all, each) = reader.with_version(store, |version| {
+            let of_key = |key| Snapshot::of_keys(store, version, slice::from_ref(key));
+            let each: Vec<_> = keys.iter().map(of_key).collect();
+            (Snapshot::of_keys(store, version, keys), each)
+        })?;
+        // Compare the checksums once, so that iterations need not; all at once, so that the log is
+        // read in its order and in parallel.
+        all.check(store.pool())?;
+        Ok(each.into_iter().map(|snapshot| View { snapshot: Arc::new(snapshot) }).collect())
+    }
+
+    /// Creates a view of a key's current value.
+    pub(crate) fn of_key(store: &Store<D>, reader: &Reader<D>, key: Key) -> Result<View<D>> {
+        let snapshot = reader.snapshot(store, &[key])?;
+        snapshot.check(store.pool())?;
         Ok(View { snapshot: Arc::new(snapshot) })
     }
 
-    fn extents(&self) -> &[Extent] {
-        self.snapshot.extents.first().and_then(|key| key.as_deref()).map_or(&[], |list| list)
+    pub(super) fn extents(&self) -> &[Extent] {
+        self.snapshot.extents_of_first()
     }
 
     /// Returns the chunks in order; together they are the value.
@@ -36,7 +70,7 @@ impl<D: Disk> View<D> {
     /// length passes through bounded memory.
     #[must_use]
     pub fn chunks(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        pieces(&self.snapshot, self.extents(), u64::MAX)
+        Pieces::new(&self.snapshot, self.extents(), u64::MAX)
     }
 
     /// Returns the value in pieces of at most `max_bytes`, in order.
@@ -45,7 +79,28 @@ impl<D: Disk> View<D> {
     /// [`release_after_read`](crate::Options::release_after_read), the iteration also drops the
     /// fetched pages behind it.
     pub fn pieces(&self, max_bytes: usize) -> impl Iterator<Item = &[u8]> {
-        pieces(&self.snapshot, self.extents(), (max_bytes as u64).max(1))
+        Pieces::new(&self.snapshot, self.extents(), (max_bytes as u64).max(1))
+    }
+
+    /// Returns a reader of the value, from its first byte.
+    ///
+    /// ```
+    /// use std::io::{BufRead, Read};
+    /// use partd::{Partd, SegmentLog};
+    /// let p = SegmentLog::temporary()?;
+    /// p.append([("x", "Hello\n"), ("x", "wor"), ("x", "ld!")])?;
+    /// let view = p.view("x")?;
+    /// let lines: Vec<String> = view.reader().lines().collect::<Result<_, _>>()?;
+    /// assert_eq!(lines, ["Hello", "world!"]);
+    /// let mut bytes = Vec::new();
+    /// view.reader().read_to_end(&mut bytes)?;
+    /// assert_eq!(bytes, p.get("x")?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn reader(&self) -> ViewReader<'_, D> {
+        let pieces = Pieces::new(&self.snapshot, self.extents(), PIECE_BYTES);
+        ViewReader::new(pieces, self.len())
     }
 
     /// Returns the length of the value in bytes.
@@ -60,48 +115,3 @@ impl<D: Disk> View<D> {
         self.len() == 0
     }
 }
-
-/// An iterator over the pieces of a value, which requests the next ones from disk ahead of time.
-struct Pieces<'s, F: DiskFile, I> {
-    snapshot: &'s Snapshot<F>,
-    rest: &'s [Extent],
-    /// The bytes of the first extent of `rest` that were returned.
-    done: u64,
-    max_bytes: u64,
-    ahead: Ahead<'s, F, I>,
-}
-
-fn pieces<'s, F: DiskFile>(
-    snapshot: &'s Snapshot<F>,
-    extents: &'s [Extent],
-    max_bytes: u64,
-) -> impl ExactSizeIterator<Item = &'s [u8]> {
-    let ahead = Ahead::new(extents.iter().map(|extent| snapshot.span(extent)), snapshot.release);
-    Pieces { snapshot, rest: extents, done: 0, max_bytes, ahead }
-}
-
-impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Iterator for Pieces<'s, F, I> {
-    type Item = &'s [u8];
-
-    fn next(&mut self) -> Option<&'s [u8]> {
-        let (extent, behind) = self.rest.split_first()?;
-        let len = (extent.len() - self.done).min(self.max_bytes);
-        self.ahead.begin(len);
-        let value = self.snapshot.segment(extent).value(extent);
-        let piece = &value[self.done as usize..][..len as usize];
-        self.done += len;
-        if self.done >= extent.len() {
-            (self.rest, self.done) = (behind, 0);
-        }
-        Some(piece)
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        let lens = self.rest.iter().map(|extent| extent.len().max(1).div_ceil(self.max_bytes));
-        let begun = self.done / self.max_bytes;
-        let pieces = (lens.sum::<u64>() - begun) as usize;
-        (pieces, Some(pieces))
-    }
-}
-
-impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> ExactSizeIterator for Pieces<'s, F, I> {}

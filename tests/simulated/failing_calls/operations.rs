@@ -1,6 +1,7 @@
 //! The operations of the public API in which calls fail.
 
 use super::{Log, append};
+use crate::lent_files::read_extents;
 use crate::sim::oracle::{Content, Op, batch};
 use partd::{Durability, Error, Partd};
 
@@ -23,7 +24,7 @@ fn written(log: &Log, ops: Option<Vec<Op>>, durability: Durability) -> Result<()
 
 const NONE: fn() -> Option<Vec<Op>> = || None;
 
-pub(super) const OPERATIONS: [Operation; 20] = [
+pub(super) const OPERATIONS: [Operation; 22] = [
     Operation {
         name: "append",
         ops: || appends(30),
@@ -130,6 +131,26 @@ pub(super) const OPERATIONS: [Operation; 20] = [
         call: |log, content| {
             let view = log.view("a")?;
             assert!(view.chunks().collect::<Vec<_>>().concat() == content.get("a"));
+            Ok(())
+        },
+    },
+    Operation {
+        name: "view_many",
+        ops: NONE,
+        durable: false,
+        call: |log, content| {
+            for (key, view) in ["a", "b"].into_iter().zip(log.view_many(["a", "b"])?) {
+                assert!(view.chunks().collect::<Vec<_>>().concat() == content.get(key));
+            }
+            Ok(())
+        },
+    },
+    Operation {
+        name: "extents",
+        ops: NONE,
+        durable: false,
+        call: |log, content| {
+            assert!(read_extents(&log.extents("a")?) == content.get("a"));
             Ok(())
         },
     },

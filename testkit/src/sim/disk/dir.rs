@@ -1,11 +1,14 @@
 //! The engine's file-system abstraction over a simulated disk: its directories and locks.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use partd::log::fs::{Access, Dir, Disk, FileId};
+use rustix::fs::MemfdFlags;
 
 use super::defect::Defect;
 use super::file::SimFile;
@@ -119,15 +122,20 @@ impl SimDir {
         Some(SimLock { disk: disk.clone(), ticket })
     }
 
-    /// The inode of the file in which a byte is to be locked, if the name still refers to it.
-    pub(super) fn inode_to_lock(&self, name: &str, id: FileId) -> io::Result<Arc<Inode>> {
-        self.disk.fallible(Call::LockByte)?;
-        self.disk.count(|counts| &counts.locks);
+    /// The inode of a file, if the name still refers to it.
+    fn known_inode(&self, name: &str, id: FileId) -> io::Result<Arc<Inode>> {
         let inode = self.inode(name)?;
         match inode.identity == id.inode {
             true => Ok(inode),
             false => Err(io::ErrorKind::StaleNetworkFileHandle.into()),
         }
+    }
+
+    /// The inode of the file in which a byte is to be locked, if the name still refers to it.
+    pub(super) fn inode_to_lock(&self, name: &str, id: FileId) -> io::Result<Arc<Inode>> {
+        self.disk.fallible(Call::LockByte)?;
+        self.disk.count(|counts| &counts.locks);
+        self.known_inode(name, id)
     }
 }
 
@@ -167,6 +175,18 @@ impl Dir for SimDir {
         let path = self.at(name)?;
         let inode = lock(&self.disk.shared.state).names.get(&path).cloned();
         Ok(self.disk.file(inode.ok_or(io::ErrorKind::NotFound)?))
+    }
+
+    /// Returns a file in memory with the bytes of now; those that are published do not change.
+    fn open_unmapped(&self, name: &str, id: FileId) -> io::Result<File> {
+        self.disk.fallible(Call::Open)?;
+        self.disk.count(|counts| &counts.opens);
+        let inode = self.known_inode(name, id)?;
+        let mut bytes = vec![0; inode.mapping.len() as usize];
+        inode.mapping.copy_out(0, &mut bytes);
+        let file = File::from(rustix::fs::memfd_create("partd-sim", MemfdFlags::CLOEXEC)?);
+        file.write_all_at(&bytes, 0)?;
+        Ok(file)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
