@@ -130,6 +130,12 @@ impl Key {
         key
     }
 
+    /// Replaces the key by another and keeps the heap memory that it owns.
+    pub(crate) fn assign(&mut self, part: &impl KeyPart) {
+        self.0.clear();
+        part.write_key(self);
+    }
+
     /// Returns the heap memory that the key owns, in bytes.
     pub(crate) fn heap_bytes(&self) -> usize {
         if self.0.spilled() { self.0.capacity() } else { 0 }
@@ -215,6 +221,10 @@ impl Borrow<[u8]> for Key {
 ///
 /// Implemented for strings, byte strings, integers, keys, tuples of those, and references to and
 /// owners of those. The trait is sealed.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a key or a part of one",
+    note = "a key is made from a string, bytes, an integer, or a tuple of those"
+)]
 pub trait KeyPart: Part {}
 
 impl<T: Part + ?Sized> KeyPart for T {}
@@ -224,15 +234,22 @@ mod sealed {
 
     /// The encodings of a value as a whole key and as a part of a tuple.
     pub trait Part {
+        /// Appends the bytes of the value as a whole key to `key`, which is empty.
+        fn write_key(&self, key: &mut Key);
+
         /// Returns the value as a whole key.
-        fn to_key(&self) -> Key;
+        fn to_key(&self) -> Key {
+            let mut key = Key::default();
+            self.write_key(&mut key);
+            key
+        }
 
         /// Appends the value to `key` as a part of a tuple.
         fn escape_into(&self, key: &mut Key);
 
-        /// Returns the key of a tuple with this part alone.
-        fn to_only_part(&self) -> Key {
-            self.to_key()
+        /// Does the same as `write_key`, for a tuple with this part alone.
+        fn write_only_part(&self, key: &mut Key) {
+            self.write_key(key);
         }
     }
 }
@@ -240,6 +257,10 @@ mod sealed {
 use sealed::Part;
 
 impl Part for [u8] {
+    fn write_key(&self, key: &mut Key) {
+        key.0.extend_from_slice(self);
+    }
+
     #[inline]
     fn to_key(&self) -> Key {
         Key(SmallVec::from_slice(self))
@@ -256,6 +277,10 @@ impl Part for [u8] {
 }
 
 impl Part for str {
+    fn write_key(&self, key: &mut Key) {
+        self.as_bytes().write_key(key);
+    }
+
     #[inline]
     fn to_key(&self) -> Key {
         self.as_bytes().to_key()
@@ -268,6 +293,10 @@ impl Part for str {
 
 /// A key inside a tuple is encoded as a byte string.
 impl Part for Key {
+    fn write_key(&self, key: &mut Key) {
+        self.as_bytes().write_key(key);
+    }
+
     #[inline]
     fn to_key(&self) -> Key {
         self.clone()
@@ -280,6 +309,10 @@ impl Part for Key {
 
 /// A reference at any depth encodes as its target, so the elements of `&[&str]` are keys.
 impl<T: Part + ?Sized> Part for &T {
+    fn write_key(&self, key: &mut Key) {
+        (**self).write_key(key);
+    }
+
     #[inline]
     fn to_key(&self) -> Key {
         (**self).to_key()
@@ -289,8 +322,8 @@ impl<T: Part + ?Sized> Part for &T {
         (**self).escape_into(key);
     }
 
-    fn to_only_part(&self) -> Key {
-        (**self).to_only_part()
+    fn write_only_part(&self, key: &mut Key) {
+        (**self).write_only_part(key);
     }
 }
 
@@ -304,6 +337,10 @@ impl<T: KeyPart + ?Sized> From<&T> for Key {
 macro_rules! key_from_owner {
     ($(($($generic:tt)*) $type:ty),* $(,)?) => {$(
         impl<$($generic)*> Part for $type {
+            fn write_key(&self, key: &mut Key) {
+                self[..].write_key(key);
+            }
+
             #[inline]
             fn to_key(&self) -> Key {
                 self[..].to_key()
@@ -340,12 +377,10 @@ key_from_owner!(
 macro_rules! key_from_integer {
     ($($type:ty),*) => {$(
         impl Part for $type {
-            fn to_key(&self) -> Key {
+            fn write_key(&self, key: &mut Key) {
                 use std::io::Write;
-                let mut key = Key::default();
                 // Writing to a vector cannot fail.
                 let _ = write!(key.0, "{self}");
-                key
             }
 
             fn escape_into(&self, key: &mut Key) {
@@ -353,10 +388,8 @@ macro_rules! key_from_integer {
                 key.0.extend_from_slice(&bytes[..len]);
             }
 
-            fn to_only_part(&self) -> Key {
-                let mut key = Key::default();
-                self.escape_into(&mut key);
-                key
+            fn write_only_part(&self, key: &mut Key) {
+                self.escape_into(key);
             }
         }
 
@@ -373,16 +406,14 @@ key_from_integer!(u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize
 macro_rules! key_from_tuple {
     ($first:ident $($rest:ident)+) => {
         impl<$first: Part, $($rest: Part),+> Part for ($first, $($rest,)+) {
-            fn to_key(&self) -> Key {
-                let mut key = Key::default();
+            fn write_key(&self, key: &mut Key) {
                 #[allow(non_snake_case)]
                 let ($first, $($rest,)+) = self;
-                $first.escape_into(&mut key);
+                $first.escape_into(key);
                 $(
                     key.0.extend_from_slice(&NEXT_PART);
-                    $rest.escape_into(&mut key);
+                    $rest.escape_into(key);
                 )+
-                key
             }
 
             fn escape_into(&self, key: &mut Key) {
@@ -416,8 +447,8 @@ key_from_tuple!(A B C D E F G H);
 
 /// As a whole key, a tuple of one part is the key of that part, but an integer in it is typed.
 impl<A: Part> Part for (A,) {
-    fn to_key(&self) -> Key {
-        self.0.to_only_part()
+    fn write_key(&self, key: &mut Key) {
+        self.0.write_only_part(key);
     }
 
     fn escape_into(&self, key: &mut Key) {

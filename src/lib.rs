@@ -94,6 +94,7 @@
 //! | `msgpack` | | `Msgpack`, lists as MessagePack arrays |
 //! | `numpy` | | `Numpy`, one-dimensional `ndarray` arrays |
 //! | `arrow` | | `Arrow`, Arrow record batches |
+//! | `tracing` | yes | spans and events of the engine for the crate `tracing` |
 //! | `full` | | all of the above |
 //!
 //! Without any feature, the stores, `Buffer`, `Encode` and `Typed` remain.
@@ -111,6 +112,7 @@ compile_error!(
 );
 
 mod batch;
+mod batch_builder;
 mod buffer;
 mod dict;
 pub mod encode;
@@ -123,6 +125,7 @@ mod scoped;
 mod threads;
 
 pub use crate::batch::{Batch, Op};
+pub use crate::batch_builder::BatchBuilder;
 pub use crate::buffer::{Buffer, BufferStats, FixedBudget, MemoryBudget};
 pub use crate::dict::Dict;
 #[cfg(feature = "arrow")]
@@ -148,14 +151,46 @@ pub use crate::encode::Zstd;
 pub use crate::encode::{Codec, CodecError, Encode, Typed, compression};
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::key::{Key, KeyPart, TupleInteger, TuplePart};
-pub use crate::log::{Compaction, Options, SegmentLog, Seq, Skipped, Stats, Verified, View};
+pub use crate::log::{BackgroundError, Compaction, Counters, Options, SegmentLog, Seq};
+pub use crate::log::{Skipped, Stats, Verified, View};
 pub use crate::partd::{Chunks, Durability, MemoryStore, Partd};
 pub use crate::scoped::Scoped;
+/// The crate `partd-format`: the bytes on disk, which [`Error::Damage`] describes.
+pub use partd_format as format;
+
+/// The crates of Arrow whose types `Arrow` takes and returns, in the version that it uses.
+///
+/// ```
+/// use std::sync::Arc;
+/// use partd::arrow::array::{ArrayRef, Int64Array, RecordBatch};
+/// use partd::{Arrow, Dict};
+/// let column: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+/// let rows = RecordBatch::try_from_iter([("n", column)]).unwrap();
+/// let p = Arrow::new(Dict::new());
+/// p.append([("x", rows)])?;
+/// assert_eq!(p.get("x")?.num_rows(), 2);
+/// # Ok::<(), partd::Error>(())
+/// ```
+#[cfg(feature = "arrow")]
+pub mod arrow {
+    pub use arrow_array as array;
+    pub use arrow_schema as schema;
+}
 
 /// Compiles and runs the examples in the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// Compiles and runs the examples in `docs/keys.md`.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/keys.md")]
+struct KeysPage;
+
+/// Compiles and runs the examples in `docs/memory.md`.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/memory.md")]
+struct MemoryPage;
 
 #[cfg(test)]
 mod tests {

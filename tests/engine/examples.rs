@@ -1,5 +1,5 @@
-//! The examples, run as a user runs them: the first command of the README, and the one with several
-//! processes.
+//! The examples, run as a user runs them: the first command of the README, the one with several
+//! processes, and the one that exports metrics.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -67,4 +67,22 @@ fn several_processes_append_and_another_reads_all_of_it_in_order() {
     let dir = tempfile::tempdir().expect("a directory");
     let text = run("processes", &["3", "20000"], dir.path());
     assert!(text.contains("all 60000 records are there, once, whole, in the order"), "{text}");
+}
+
+#[test]
+fn the_counters_of_a_store_are_exported_in_prometheus_form() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = run("metrics", &[], dir.path());
+    for line in [
+        "# TYPE partd_batches_written_total counter",
+        "partd_batches_written_total{store=\"shuffle\"} 4",
+        "partd_written_bytes_total{store=\"shuffle\"} 3000",
+        "partd_reads_total{store=\"shuffle\"} 1",
+        "partd_read_bytes_total{store=\"shuffle\"} 1000",
+        "partd_keys{store=\"shuffle\"} 2",
+        "partd_dead_bytes{store=\"shuffle\"} 1000",
+        "# HELP partd_unsynced_batches Batches that a power cut may undo",
+    ] {
+        assert!(text.lines().any(|found| found == line), "no line {line}:\n{text}");
+    }
 }

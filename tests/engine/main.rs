@@ -10,6 +10,7 @@ mod buffer;
 mod compaction;
 mod compaction_limits;
 mod copies;
+mod creating;
 mod dead_segments;
 mod examples;
 mod full_disk;

@@ -13,6 +13,7 @@ mod damage;
 mod defects;
 mod failing_calls;
 mod growth;
+mod handle_counters;
 mod hooked;
 mod kill_steps;
 mod killed_compactions;
@@ -22,6 +23,8 @@ mod pops;
 mod publishing;
 mod refreshing;
 mod removed_files;
+#[cfg(feature = "tracing")]
+mod traced;
 mod verifying;
 
 use partd_testkit::sim;
