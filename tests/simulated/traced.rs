@@ -193,7 +193,7 @@ fn a_full_disk_and_a_full_store_are_events_of_the_operation_that_met_them() {
     disk.limit(0);
     let (done, seen) = Collector::of(|| log.append([("k", vec![7; 100_000])]));
     assert_eq!(done.unwrap_err().kind(), ErrorKind::DiskFull);
-    let fields = [("path", STORE), ("operation", "write"), ("error", "No space left on device")];
+    let fields = [("path", STORE), ("operation", "write"), ("error", "no storage space")];
     seen.only("no space").assert("WARN", &fields);
 
     let ((), seen) = Collector::of(|| {
