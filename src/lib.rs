@@ -94,7 +94,7 @@
 //! | `msgpack` | | `Msgpack`, lists as MessagePack arrays |
 //! | `numpy` | | `Numpy`, one-dimensional `ndarray` arrays |
 //! | `arrow` | | `Arrow`, Arrow record batches |
-//! | `tracing` | yes | spans and events of the engine for the crate `tracing` |
+//! | `tracing` | | spans and events of the engine for the crate `tracing` |
 //! | `full` | | all of the above |
 //!
 //! Without any feature, the stores, `Buffer`, `Encode` and `Typed` remain.
