@@ -3,6 +3,9 @@
 use crate::Key;
 
 /// One operation of a batch.
+///
+/// A store that does not know an operation cannot apply a batch, so a new kind of operation is a
+/// breaking change, and `match` may be exhaustive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op<'a> {
     /// Appends the bytes to the key's value. Appending no bytes creates the key.
@@ -27,6 +30,17 @@ impl Op<'_> {
         }
     }
 
+    /// Returns the operation with another value; that of a removal stays empty.
+    pub(crate) fn with_value<'v>(self, value: &'v [u8]) -> Op<'v> {
+        match self {
+            Op::Append(key, _) => Op::Append(key, value),
+            Op::Set(key, _) => Op::Set(key, value),
+            Op::Delete(key) => Op::Delete(key),
+            Op::Clear => Op::Clear,
+            Op::DeletePrefix(key) => Op::DeletePrefix(key),
+        }
+    }
+
     /// Returns the bytes that the operation writes; empty for a removal.
     #[must_use]
     pub fn value(&self) -> &[u8] {
@@ -39,14 +53,27 @@ impl Op<'_> {
 
 /// A list of operations that a store applies atomically, in the order in which they were added.
 ///
-/// It borrows the values. The methods of [`Partd`](crate::Partd) make batches of one kind of
-/// operation; build one yourself to mix several kinds:
+/// It borrows the values; a [`BatchBuilder`](crate::BatchBuilder) owns them, and is reused from
+/// batch to batch. The methods of [`Partd`](crate::Partd) make batches of one kind of operation;
+/// build one yourself to mix several kinds:
 ///
 /// ```
 /// use partd::{Batch, Dict, Durability, Partd};
 /// let p = Dict::new();
 /// p.write(Batch::new().delete("old").append("new", b"1").append("new", b"2"), Durability::Plain)?;
 /// assert_eq!(p.get("new")?, b"12");
+/// # Ok::<(), partd::Error>(())
+/// ```
+///
+/// A batch is also collected from operations:
+///
+/// ```
+/// use partd::{Batch, Dict, Durability, Op, Partd};
+/// let p = Dict::new();
+/// let rows = [("a", b"1"), ("b", b"2")];
+/// let batch: Batch = rows.iter().map(|(key, value)| Op::Append(key.into(), *value)).collect();
+/// p.write(&batch, Durability::Plain)?;
+/// assert_eq!(p.get_many(["a", "b"])?, [b"1", b"2"]);
 /// # Ok::<(), partd::Error>(())
 /// ```
 #[derive(Clone, Debug, Default)]
@@ -65,6 +92,34 @@ impl<'a> Batch<'a> {
     #[must_use]
     pub fn with_capacity(ops: usize) -> Batch<'a> {
         Batch { ops: Vec::with_capacity(ops) }
+    }
+
+    /// Removes the operations and keeps the memory of their list, for a batch of other values.
+    ///
+    /// ```
+    /// use partd::{Batch, Dict, Durability, Partd};
+    /// let p = Dict::new();
+    /// let mut empty = Batch::new();
+    /// for i in 0..3 {
+    ///     let value = vec![i; 4];
+    ///     let mut batch = empty.recycle();
+    ///     p.write(batch.append("x", &value), Durability::Plain)?;
+    ///     empty = batch.recycle();
+    /// }
+    /// assert_eq!(p.len_of("x")?, 12);
+    /// # Ok::<(), partd::Error>(())
+    /// ```
+    #[must_use]
+    pub fn recycle<'b>(mut self) -> Batch<'b> {
+        self.ops.clear();
+        // The standard library collects into the same allocation, since the types have one layout.
+        Batch { ops: self.ops.into_iter().map(|op| op.with_value(&[])).collect() }
+    }
+
+    /// Returns the operations in order, as their owner.
+    #[must_use]
+    pub fn into_ops(self) -> Vec<Op<'a>> {
+        self.ops
     }
 
     /// Adds an append: `value` goes to the end of the key's value.
@@ -117,5 +172,23 @@ impl<'a> Batch<'a> {
     #[must_use]
     pub fn value_bytes(&self) -> u64 {
         self.ops.iter().map(|op| op.value().len() as u64).sum()
+    }
+}
+
+impl<'a> From<Vec<Op<'a>>> for Batch<'a> {
+    fn from(ops: Vec<Op<'a>>) -> Batch<'a> {
+        Batch { ops }
+    }
+}
+
+impl<'a> FromIterator<Op<'a>> for Batch<'a> {
+    fn from_iter<I: IntoIterator<Item = Op<'a>>>(ops: I) -> Batch<'a> {
+        Batch { ops: ops.into_iter().collect() }
+    }
+}
+
+impl<'a> Extend<Op<'a>> for Batch<'a> {
+    fn extend<I: IntoIterator<Item = Op<'a>>>(&mut self, ops: I) {
+        self.ops.extend(ops);
     }
 }

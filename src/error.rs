@@ -59,6 +59,9 @@ pub enum ErrorKind {
 
 /// The error of every operation on a store. Match on its [`kind`](Error::kind).
 ///
+/// A store or layer of your own may construct most variants. Those that only a segment log has a
+/// reason for may get more fields.
+///
 /// An operation that returns an error has not changed what is stored, unless its documentation says
 /// otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +80,7 @@ pub enum Error {
 
     /// A file holds bytes that the store cannot have written.
     #[error("{}: {damage}", path.display())]
+    #[non_exhaustive]
     Damage {
         /// The damaged file.
         path: PathBuf,
@@ -90,6 +94,7 @@ pub enum Error {
          shows what is left, and `open_read_only` reads it",
         path.display(), hint.as_ref().map(|h| format!(" ({h})")).unwrap_or_default()
     )]
+    #[non_exhaustive]
     Missing {
         /// The directory of the store.
         path: PathBuf,
@@ -155,6 +160,7 @@ pub enum Error {
          {max}; delete and compact, or raise `max_store_bytes`",
         path.display()
     )]
+    #[non_exhaustive]
     StoreFull {
         /// The directory of the store.
         path: PathBuf,
@@ -172,6 +178,7 @@ pub enum Error {
          time, take a `view`, or raise `max_read_bytes`",
         path.display()
     )]
+    #[non_exhaustive]
     ReadTooLarge {
         /// The directory of the store.
         path: PathBuf,

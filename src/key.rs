@@ -134,6 +134,12 @@ impl Key {
         key
     }
 
+    /// Replaces the key by another and keeps the heap memory that it owns.
+    pub(crate) fn assign(&mut self, part: &impl KeyPart) {
+        self.0.clear();
+        part.write_key(self);
+    }
+
     /// Returns the heap memory that the key owns, in bytes.
     pub(crate) fn heap_bytes(&self) -> usize {
         if self.0.spilled() { self.0.capacity() } else { 0 }
@@ -219,6 +225,10 @@ impl Borrow<[u8]> for Key {
 ///
 /// Implemented for strings, byte strings, integers, keys, tuples of those, and references to and
 /// owners of those. The trait is sealed.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a key or a part of one",
+    note = "a key is made from a string, bytes, an integer, or a tuple of those"
+)]
 pub trait KeyPart: Part {}
 
 impl<T: Part + ?Sized> KeyPart for T {}
@@ -228,8 +238,15 @@ mod sealed {
 
     /// The encodings of a value as a whole key and as a part of a tuple.
     pub trait Part {
+        /// Appends the bytes of the value as a whole key to `key`, which is empty.
+        fn write_key(&self, key: &mut Key);
+
         /// Returns the value as a whole key.
-        fn to_key(&self) -> Key;
+        fn to_key(&self) -> Key {
+            let mut key = Key::default();
+            self.write_key(&mut key);
+            key
+        }
 
         /// Appends the value to `key` as a part of a tuple.
         fn escape_into(&self, key: &mut Key);
@@ -246,6 +263,10 @@ mod sealed {
 use sealed::Part;
 
 impl Part for [u8] {
+    fn write_key(&self, key: &mut Key) {
+        key.0.extend_from_slice(self);
+    }
+
     #[inline]
     fn to_key(&self) -> Key {
         Key(SmallVec::from_slice(self))
@@ -262,6 +283,10 @@ impl Part for [u8] {
 }
 
 impl Part for str {
+    fn write_key(&self, key: &mut Key) {
+        self.as_bytes().write_key(key);
+    }
+
     #[inline]
     fn to_key(&self) -> Key {
         self.as_bytes().to_key()
@@ -274,6 +299,10 @@ impl Part for str {
 
 /// A key inside a tuple is encoded as a byte string.
 impl Part for Key {
+    fn write_key(&self, key: &mut Key) {
+        self.as_bytes().write_key(key);
+    }
+
     #[inline]
     fn to_key(&self) -> Key {
         self.clone()
@@ -290,6 +319,10 @@ impl Part for Key {
 
 /// A reference at any depth encodes as its target, so the elements of `&[&str]` are keys.
 impl<T: Part + ?Sized> Part for &T {
+    fn write_key(&self, key: &mut Key) {
+        (**self).write_key(key);
+    }
+
     #[inline]
     fn to_key(&self) -> Key {
         (**self).to_key()
@@ -314,6 +347,10 @@ impl<T: KeyPart + ?Sized> From<&T> for Key {
 macro_rules! key_from_owner {
     ($(($($generic:tt)*) $type:ty),* $(,)?) => {$(
         impl<$($generic)*> Part for $type {
+            fn write_key(&self, key: &mut Key) {
+                self[..].write_key(key);
+            }
+
             #[inline]
             fn to_key(&self) -> Key {
                 self[..].to_key()
@@ -350,12 +387,10 @@ key_from_owner!(
 macro_rules! key_from_integer {
     ($($type:ty),*) => {$(
         impl Part for $type {
-            fn to_key(&self) -> Key {
+            fn write_key(&self, key: &mut Key) {
                 use std::io::Write;
-                let mut key = Key::default();
                 // Writing to a vector cannot fail.
                 let _ = write!(key.0, "{self}");
-                key
             }
 
             fn escape_into(&self, key: &mut Key) {
@@ -377,16 +412,14 @@ key_from_integer!(u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize
 macro_rules! key_from_tuple {
     ($first:ident $($rest:ident)+) => {
         impl<$first: Part, $($rest: Part),+> Part for ($first, $($rest,)+) {
-            fn to_key(&self) -> Key {
-                let mut key = Key::default();
+            fn write_key(&self, key: &mut Key) {
                 #[allow(non_snake_case)]
                 let ($first, $($rest,)+) = self;
-                $first.escape_into(&mut key);
+                $first.escape_into(key);
                 $(
                     key.0.extend_from_slice(&NEXT_PART);
-                    $rest.escape_into(&mut key);
+                    $rest.escape_into(key);
                 )+
-                key
             }
 
             fn escape_into(&self, key: &mut Key) {
@@ -423,10 +456,8 @@ key_from_tuple!(A B C D E F G);
 key_from_tuple!(A B C D E F G H);
 
 impl<A: Part> Part for (A,) {
-    fn to_key(&self) -> Key {
-        let mut key = Key::default();
-        self.0.escape_into(&mut key);
-        key
+    fn write_key(&self, key: &mut Key) {
+        self.0.escape_into(key);
     }
 
     fn escape_into(&self, key: &mut Key) {

@@ -95,6 +95,7 @@
 //! | `numpy` | | `Numpy`, one-dimensional `ndarray` arrays |
 //! | `arrow` | | `Arrow`, Arrow record batches |
 //! | `bytes` | | `View::owned_chunks`, lent chunks as `bytes::Bytes` |
+//! | `tracing` | | spans and events of the engine for the crate `tracing` |
 //! | `full` | | all of the above |
 //!
 //! Without any feature, the stores, `Buffer`, `Encode` and `Typed` remain.
@@ -112,6 +113,7 @@ compile_error!(
 );
 
 mod batch;
+mod batch_builder;
 mod buffer;
 mod dict;
 pub mod encode;
@@ -125,6 +127,7 @@ mod scoped;
 mod threads;
 
 pub use crate::batch::{Batch, Op};
+pub use crate::batch_builder::BatchBuilder;
 pub use crate::buffer::{Buffer, BufferStats, FixedBudget, MemoryBudget};
 pub use crate::dict::Dict;
 #[cfg(feature = "arrow")]
@@ -152,18 +155,49 @@ pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::key::{Key, KeyPart, TupleInteger, TuplePart};
 pub use crate::lend::Lend;
 pub use crate::log::{
-    Compaction, FileExtent, FileExtents, Options, SegmentLog, Seq, Skipped, Stats, Verified, View,
-    ViewReader,
+    BackgroundError, Compaction, Counters, FileExtent, FileExtents, Options, SegmentLog, Seq,
+    Skipped, Stats, Verified, View, ViewReader,
 };
 pub use crate::partd::{Chunks, Durability, MemoryStore, Partd};
 pub use crate::scoped::Scoped;
 #[doc(hidden)]
 pub use crate::threads::LentPool;
+/// The crate `partd-format`: the bytes on disk, which [`Error::Damage`] describes.
+pub use partd_format as format;
+
+/// The crates of Arrow whose types `Arrow` takes and returns, in the version that it uses.
+///
+/// ```
+/// use std::sync::Arc;
+/// use partd::arrow::array::{ArrayRef, Int64Array, RecordBatch};
+/// use partd::{Arrow, Dict};
+/// let column: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+/// let rows = RecordBatch::try_from_iter([("n", column)]).unwrap();
+/// let p = Arrow::new(Dict::new());
+/// p.append([("x", rows)])?;
+/// assert_eq!(p.get("x")?.num_rows(), 2);
+/// # Ok::<(), partd::Error>(())
+/// ```
+#[cfg(feature = "arrow")]
+pub mod arrow {
+    pub use arrow_array as array;
+    pub use arrow_schema as schema;
+}
 
 /// Compiles and runs the examples in the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// Compiles and runs the examples in `docs/keys.md`.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/keys.md")]
+struct KeysPage;
+
+/// Compiles and runs the examples in `docs/memory.md`.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/memory.md")]
+struct MemoryPage;
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,8 @@ use crate::threads::LentPool;
 use crate::{Key, Result};
 
 /// The guarantee that a write waits for before it returns.
+///
+/// A store must know every guarantee that it gives, so a new one is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Durability {
     /// Nothing: the batch is in the store and survives the death of any process.
@@ -41,6 +43,28 @@ pub type Chunks<'a> = Vec<&'a [u8]>;
 /// for damaged files, [`Forked`](crate::ErrorKind::Forked) in a child of `fork`. A layer adds its
 /// own, such as [`Decode`](crate::ErrorKind::Decode). The sections below name what is particular to
 /// a method.
+///
+/// # Trait objects
+///
+/// `Box<dyn Partd>`, `Arc<dyn Partd>` and `&P` are stores too, with all methods. Only a bare
+/// `&dyn Partd` has just the required ones, since a trait object cannot have generic methods: call
+/// the others on a reference to it.
+///
+/// ```
+/// use partd::{Dict, Partd};
+/// fn greet(p: &dyn Partd) -> partd::Result<Vec<u8>> {
+///     let p = &p;
+///     p.append([("x", "Hello")])?;
+///     p.get("x")
+/// }
+/// assert_eq!(greet(&Dict::new())?, b"Hello");
+/// # Ok::<(), partd::Error>(())
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a store or a layer of bytes",
+    note = "the stores are `SegmentLog` and `Dict`; a reference, `Box` or `Arc` of a store is one too, \
+            and the typed layers such as `Msgpack` have methods of the same names instead"
+)]
 pub trait Partd: Send + Sync {
     /// Writes one batch atomically, and waits as `durability` says.
     ///
@@ -349,6 +373,10 @@ pub trait Partd: Send + Sync {
 /// A store in memory that can be the fast half of a [`Buffer`](crate::Buffer).
 ///
 /// [`Dict`](crate::Dict) and every layer over it implement it.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not hold its values in memory",
+    note = "the fast half of a `Buffer` is a `Dict`, or a layer such as `Lz4` over a `Dict`"
+)]
 pub trait MemoryStore: Partd {
     /// Returns the memory in which the store holds keys and values, in bytes.
     #[must_use]

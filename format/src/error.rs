@@ -17,6 +17,7 @@ pub struct Error {
 
 /// One side of a comparison that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Evidence {
     /// Exactly this number.
     Number(u64),

@@ -5,19 +5,21 @@
 //!
 //! | floor | what it owns |
 //! |---|---|
+//! | `trace` | what is reported through the crate `tracing` |
 //! | [`fs`] | the file-system abstraction, its Linux implementation, mappings, directories |
 //! | [`shared`] | the control file that processes share, and the protocol that numbers batches |
-//! | `options`, `seq`, `store` | the open store and its options, which every floor above borrows |
+//! | `options`, `seq`, `counters`, `store` | the open store, its options and counters, which every floor above borrows |
 //! | `segment` | one segment file: its bytes, the walk along its batches, space for new ones |
 //! | `write` | the write path: claim space, copy the batch, commit |
 //! | `read` | the read path: the version of the store, its refresh, and reads of values |
 //! | `pop` | a read and a removal in one step |
 //! | `open` | opening, creating and recovering a store; temporary stores |
-//! | `verify`, `stats` | the check of every checksum; counters |
+//! | `verify`, `stats` | the check of every checksum; the counts of keys, bytes and segments |
 //! | `maintain` | syncs, compaction, and the background compaction thread |
 //! | `mod` | `SegmentLog` |
 //! | `lend` | its methods that lend values |
 
+mod counters;
 pub mod fs;
 mod lend;
 mod maintain;
@@ -30,6 +32,7 @@ mod seq;
 pub mod shared;
 mod stats;
 mod store;
+mod trace;
 mod verify;
 mod write;
 
@@ -37,6 +40,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use self::counters::{BackgroundError, Counters};
 pub use self::maintain::compaction::{Compaction, Skipped};
 pub use self::options::Options;
 pub use self::read::file_extents::{FileExtent, FileExtents};
@@ -86,6 +90,9 @@ use crate::threads::{self, LentPool};
 ///
 /// After a `fork`, a handle works only in the parent; in the child it returns an error. A disk that
 /// fails under a mapping can end the process with SIGBUS, as with every mapped file.
+///
+/// The parameter `D` is the disk that partd's own tests replace. Leave it out: `SegmentLog` alone is
+/// the store on the disk of the operating system.
 pub struct SegmentLog<D: Disk = OsDisk> {
     engine: Arc<Engine<D>>,
     background: Background,
@@ -219,7 +226,7 @@ impl<D: Disk> SegmentLog<D> {
     ///
     /// Those of [`write`](Partd::write).
     pub fn commit(&self, batch: &Batch<'_>, durability: Durability) -> Result<Seq> {
-        let Engine { store, writer, syncer, .. } = &*self.engine;
+        let Engine { store, writer, .. } = &*self.engine;
         self.check(durability)?;
         let (sequence, removes) = if batch.is_empty() {
             (store.visible(), false)
@@ -232,6 +239,7 @@ impl<D: Disk> SegmentLog<D> {
                 written => written,
             };
             let written = written.inspect_err(|error| {
+                trace::out_of_space(self.path(), "write", error);
                 if matches!(error, Error::StoreFull { .. }) {
                     self.background.removed(&self.engine);
                 }
@@ -243,7 +251,7 @@ impl<D: Disk> SegmentLog<D> {
             self.background.removed(&self.engine);
         }
         if durability == Durability::Durable {
-            syncer.sync_to(store, sequence)?;
+            self.sync_up_to(sequence)?;
         }
         Ok(Seq::from(sequence))
     }
@@ -284,7 +292,7 @@ impl<D: Disk> SegmentLog<D> {
     /// Those of [`sync`](Partd::sync), and [`Invalid`](crate::ErrorKind::Invalid) if `seq` is
     /// greater than the last sequence number.
     pub fn sync_to(&self, seq: Seq) -> Result<()> {
-        let Engine { store, syncer, .. } = &*self.engine;
+        let store = &self.engine.store;
         store.check_writable()?;
         let last = store.visible();
         if seq.get() > last {
@@ -295,8 +303,14 @@ impl<D: Disk> SegmentLog<D> {
         }
         match store.control()?.durable_seq() >= seq.get() {
             true => Ok(()),
-            false => syncer.sync_to(store, seq.get()),
+            false => self.sync_up_to(seq.get()),
         }
+    }
+
+    fn sync_up_to(&self, sequence: u64) -> Result<()> {
+        let Engine { store, syncer, .. } = &*self.engine;
+        let synced = syncer.sync_to(store, sequence);
+        synced.inspect_err(|error| trace::out_of_space(self.path(), "sync", error))
     }
 
     /// Counts the store's keys, bytes, batches and segments.
@@ -308,6 +322,27 @@ impl<D: Disk> SegmentLog<D> {
     pub fn stats(&self) -> Result<Stats> {
         let Engine { store, reader, writer, .. } = &*self.engine;
         stats::count(store, reader, &writer.space)
+    }
+
+    /// Returns the counters of this handle's work.
+    ///
+    /// It reads nothing of the store, waits for nothing and needs no index, so it may be called at
+    /// any rate. [`stats`](SegmentLog::stats) describes the store.
+    ///
+    /// ```
+    /// use partd::{Partd, SegmentLog};
+    /// let p = SegmentLog::temporary()?;
+    /// p.append([("x", "Hello "), ("y", "world!")])?;
+    /// p.get("x")?;
+    /// let counters = p.counters();
+    /// assert_eq!((counters.entries_written, counters.bytes_written), (2, 12));
+    /// assert_eq!((counters.reads, counters.bytes_read), (1, 6));
+    /// # Ok::<(), partd::Error>(())
+    /// ```
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let store = &self.engine.store;
+        store.tally.counters(store.is_forked())
     }
 
     /// Checks every checksum in every segment of the store: those of headers, links, states,
@@ -354,13 +389,17 @@ impl<D: Disk> Partd for SegmentLog<D> {
         let Engine { store, reader, .. } = &*self.engine;
         let snapshot = reader.snapshot(store, keys)?;
         snapshot.check_read(store)?;
-        snapshot.values(store.pool())
+        let values = snapshot.values(store.pool())?;
+        store.tally.read(values.iter().map(|value| value.len() as u64).sum());
+        Ok(values)
     }
 
     fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
         let Engine { store, reader, writer, .. } = &*self.engine;
         store.check_writable()?;
-        let values = pop::take(store, reader, writer, keys)?;
+        let taken = pop::take(store, reader, writer, keys);
+        let values = taken.inspect_err(|e| trace::out_of_space(self.path(), "pop", e))?;
+        store.tally.read(values.iter().map(|value| value.len() as u64).sum());
         self.background.removed(&self.engine);
         Ok(values)
     }
@@ -387,9 +426,9 @@ impl<D: Disk> Partd for SegmentLog<D> {
     }
 
     fn sync(&self) -> Result<()> {
-        let Engine { store, syncer, .. } = &*self.engine;
+        let store = &self.engine.store;
         store.check_writable()?;
-        syncer.sync_to(store, store.visible())
+        self.sync_up_to(store.visible())
     }
 
     #[inline]
@@ -414,7 +453,9 @@ impl<D: Disk> Partd for SegmentLog<D> {
     ) -> Result<()> {
         let Engine { store, reader, .. } = &*self.engine;
         let snapshot = reader.snapshot(store, keys)?;
-        visit(&snapshot.chunks(store.pool())?)
+        let chunks = snapshot.chunks(store.pool())?;
+        store.tally.read(snapshot.bytes());
+        visit(&chunks)
     }
 }
 
@@ -467,14 +508,20 @@ impl Options {
         dir: impl AsRef<Path>,
     ) -> Result<SegmentLog<D>> {
         self.check(dir.as_ref())?;
-        open::temporary::temporary(disk, dir.as_ref(), self).map(SegmentLog::of)
+        let opened = open::temporary::temporary(disk, dir.as_ref(), self);
+        opened
+            .inspect_err(|error| trace::out_of_space(dir.as_ref(), "open", error))
+            .map(SegmentLog::of)
     }
 
     /// Does the same as [`open`](Options::open), on another disk than the operating system's.
     #[doc(hidden)]
     pub fn open_on<D: Disk>(&self, disk: D, path: impl AsRef<Path>) -> Result<SegmentLog<D>> {
         self.check(path.as_ref())?;
-        open::open(disk, path.as_ref(), self).map(SegmentLog::of)
+        let opened = open::open(disk, path.as_ref(), self);
+        opened
+            .inspect_err(|error| trace::out_of_space(path.as_ref(), "open", error))
+            .map(SegmentLog::of)
     }
 
     /// Does the same as [`open_read_only`](Options::open_read_only), on another disk than the

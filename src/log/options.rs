@@ -162,6 +162,17 @@ impl Options {
     }
 
     /// Sets whether [`open`](Options::open) creates a store if there is none. The default is true.
+    ///
+    /// If false, a path without a store is an error, so a mistyped path creates nothing:
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use partd::{ErrorKind, SegmentLog};
+    /// let path = dir.path().join("stroe");
+    /// let error = SegmentLog::options().create(false).open(&path).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::NotAStore);
+    /// assert!(!path.exists());
+    /// ```
     pub fn create(mut self, create: bool) -> Options {
         self.create = create;
         self

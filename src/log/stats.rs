@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::log::counters::Counters;
 use crate::log::fs::names::segment_name;
 use crate::log::fs::{Dir, Disk, DiskFile};
 use crate::log::read::reader::Reader;
@@ -13,9 +14,9 @@ use crate::log::store::Store;
 
 /// The counters that [`SegmentLog::stats`](crate::SegmentLog::stats) returns.
 ///
-/// They describe one moment, except `disk_bytes`, `segments_recycled` and `compactions`, which are
-/// taken slightly later.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// They describe one moment, except `disk_bytes`, `segments_recycled`, `compactions` and
+/// `counters`, which are taken slightly later.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
     /// The sequence number of the last batch.
@@ -55,6 +56,9 @@ pub struct Stats {
     /// only pages that were used recently are in memory, and the system can reclaim them at any
     /// time.
     pub mapped_bytes: u64,
+    /// The work of this handle, as [`SegmentLog::counters`](crate::SegmentLog::counters) returns
+    /// it without reading the store.
+    pub counters: Counters,
 }
 
 impl Stats {
@@ -98,11 +102,13 @@ pub(crate) fn count<D: Disk>(
             compactions: control.map_or(0, Control::compactions),
             index_bytes: version.index.memory_bytes(),
             mapped_bytes: version.segments.iter().map(|s| s.file().mapping().len()).sum(),
+            counters: Counters::default(),
         };
         (stats, current().map(|segment| segment_name(segment.id())).collect::<Vec<_>>())
     })?;
     // A segment that a compaction has removed meanwhile takes no disk space.
     let dir = &store.directory.dir;
     stats.disk_bytes = names.iter().map(|name| dir.disk_bytes(name).unwrap_or(0)).sum();
+    stats.counters = store.tally.counters(false);
     Ok(stats)
 }

@@ -1,13 +1,17 @@
 //! An open store: its directory, its options, its uuid, and the control file that processes share.
 //! It imports nothing from the floors above; every floor above borrows it.
 
+use std::fmt::Display;
+
 use crate::error::{Error, ErrorKind, Result};
+use crate::log::counters::Tally;
 use crate::log::fs::directory::Directory;
 use crate::log::fs::fork::ForkMark;
 use crate::log::fs::names::CONTROL;
 use crate::log::fs::{Dir, Disk, FileId};
 use crate::log::options::Options;
 use crate::log::shared::control::Control;
+use crate::log::trace;
 use crate::threads::LentPool;
 
 /// An open store.
@@ -19,6 +23,8 @@ pub(crate) struct Store<D: Disk> {
     pub(crate) is_read_only: bool,
     /// Whether the store belongs to this handle alone and is removed with it.
     pub(crate) is_temporary: bool,
+    /// Counts the work of this handle.
+    pub(crate) tally: Tally,
     history: History<D>,
     /// Released in this order.
     locks: Vec<D::Lock>,
@@ -59,7 +65,17 @@ impl<D: Disk> Store<D> {
             History::Shared(control) => (control.fixed.store, !control.is_writable()),
             History::Frozen(frozen) => (frozen.uuid.unwrap_or_default(), true),
         };
-        Ok(Store { directory, options, uuid, is_read_only, is_temporary, history, locks, mark })
+        Ok(Store {
+            directory,
+            options,
+            uuid,
+            is_read_only,
+            is_temporary,
+            tally: Tally::default(),
+            history,
+            locks,
+            mark,
+        })
     }
 
     /// Returns the control file. Fails if this handle reads the store as recovery would leave it.
@@ -159,6 +175,12 @@ impl<D: Disk> Store<D> {
             return Ok(());
         }
         self.directory.dir.sync().map_err(|error| control.sync_error(self.directory.path(), error))
+    }
+
+    /// Reports an error of work that no caller waits for, and keeps it for the handle's counters.
+    pub(crate) fn background_error(&self, task: &'static str, error: &dyn Display) {
+        trace::background_error(self.directory.path(), task, error);
+        self.tally.failed(task, error, self.directory.disk.now_unix_ms());
     }
 
     /// Releases the locks, in order.

@@ -350,7 +350,7 @@ fn opening_an_output_whose_entries_have_no_sequence_numbers_is_an_error() {
     fs::write(&file, &output.bytes).unwrap();
     for opened in [SegmentLog::open(&path), SegmentLog::open_read_only(&path)] {
         match opened.map(drop) {
-            Err(Error::Damage { path, damage }) => {
+            Err(Error::Damage { path, damage, .. }) => {
                 assert_eq!((path, damage.offset), (file.clone(), batch + 20));
             }
             opened => panic!("{opened:?}"),

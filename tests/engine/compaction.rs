@@ -250,7 +250,7 @@ fn a_damaged_head_in_an_output_fails_the_opening_for_writers_and_readers_alike()
     fs::write(&output, &bytes).unwrap();
     for opened in [options().open(&path), options().open_read_only(&path)] {
         match opened.map(drop) {
-            Err(partd::Error::Damage { path, damage }) => {
+            Err(partd::Error::Damage { path, damage, .. }) => {
                 assert_eq!((path, damage.offset), (output.clone(), head as u64));
             }
             opened => panic!("{opened:?}"),

@@ -1,5 +1,5 @@
 //! The examples, run as a user runs them: the first command of the README, the one with several
-//! processes, and the one that sends a value over a socket.
+//! processes, the one that sends a value over a socket, and the one that exports metrics.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -75,4 +75,22 @@ fn a_key_is_sent_over_a_socket_by_sendfile_while_it_is_deleted() {
     let text = run("sendfile", &["20"], dir.path());
     assert!(text.contains("20971520 bytes in 20 ranges were sent"), "{text}");
     assert!(text.contains("each range has arrived with its checksum"), "{text}");
+}
+
+#[test]
+fn the_counters_of_a_store_are_exported_in_prometheus_form() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = run("metrics", &[], dir.path());
+    for line in [
+        "# TYPE partd_batches_written_total counter",
+        "partd_batches_written_total{store=\"shuffle\"} 4",
+        "partd_written_bytes_total{store=\"shuffle\"} 3000",
+        "partd_reads_total{store=\"shuffle\"} 1",
+        "partd_read_bytes_total{store=\"shuffle\"} 1000",
+        "partd_keys{store=\"shuffle\"} 2",
+        "partd_dead_bytes{store=\"shuffle\"} 1000",
+        "# HELP partd_unsynced_batches Batches that a power cut may undo",
+    ] {
+        assert!(text.lines().any(|found| found == line), "no line {line}:\n{text}");
+    }
 }

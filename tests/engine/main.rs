@@ -13,6 +13,7 @@ mod buffer_view;
 mod compaction;
 mod compaction_limits;
 mod copies;
+mod creating;
 mod dead_segments;
 mod examples;
 mod extents;

@@ -1,6 +1,7 @@
 //! The library's allocations, measured at the allocator. The counts are for the whole process, so
 //! the tests run one at a time, whatever the number of test threads.
 
+mod batches;
 mod buffer_memory;
 mod compaction_memory;
 mod hostile_memory;
@@ -9,6 +10,7 @@ mod snapshots;
 mod uncached;
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -17,7 +19,18 @@ struct Counting;
 static HELD: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
+thread_local! {
+    /// The allocations of this thread. It needs neither allocation nor destructor itself.
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Returns how often the calling thread has allocated.
+fn allocations() -> usize {
+    ALLOCATIONS.get()
+}
+
 fn grow(bytes: usize) {
+    ALLOCATIONS.set(ALLOCATIONS.get() + 1);
     let held = HELD.fetch_add(bytes, Ordering::Relaxed) + bytes;
     PEAK.fetch_max(held, Ordering::Relaxed);
 }

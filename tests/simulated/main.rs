@@ -15,6 +15,7 @@ mod failing_calls;
 mod failing_opens;
 mod failing_syncs;
 mod growth;
+mod handle_counters;
 mod hooked;
 mod kill_steps;
 mod killed_compactions;
@@ -26,6 +27,8 @@ mod publishing;
 mod refreshing;
 mod removed_files;
 mod surroundings;
+#[cfg(feature = "tracing")]
+mod traced;
 mod verifying;
 
 use partd_testkit::sim;

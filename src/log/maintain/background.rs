@@ -90,21 +90,25 @@ impl Background {
         }
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
+            let failed = |task, error: &_| engine.store.background_error(task, error);
             let (engine, shared) = (Arc::downgrade(engine), Arc::clone(&self.shared));
             let work = move || {
                 let mut errors = 0;
                 while let Some(why) = shared.wakeup.sleep(PAUSE * 2_u32.pow(errors)) {
                     let Some(engine) = engine.upgrade() else { return };
-                    // There is no caller to report to; the next call of `compact` meets the same
-                    // error.
                     errors = match run_once(&engine, why, share, &shared.stop) {
                         Ok(()) => 0,
-                        Err(_) => (errors + 1).min(ERRORS_MAX),
+                        Err(error) => {
+                            engine.store.background_error("compaction", &error);
+                            (errors + 1).min(ERRORS_MAX)
+                        }
                     };
                 }
             };
             // Not fatal: without a thread the store grows until someone calls `compact`.
-            *thread = std::thread::Builder::new().name("partd-compaction".into()).spawn(work).ok();
+            let spawned = std::thread::Builder::new().name("partd-compaction".into()).spawn(work);
+            *thread =
+                spawned.inspect_err(|error| failed("start of the compaction thread", error)).ok();
             if thread.is_none() {
                 // Clear the reason, so that the next one tries to start the thread again.
                 self.shared.wakeup.take();
@@ -119,7 +123,9 @@ impl Background {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             // The panic hook has printed the panic; the store is as consistent as after a kill.
-            let _ = thread.join();
+            if thread.join().is_err() {
+                engine.store.background_error("compaction", &"the thread panicked");
+            }
         }
         let Some(share) = engine.store.options.compaction_dead_share else { return };
         if engine.store.is_read_only || engine.store.is_temporary || std::thread::panicking() {
@@ -135,8 +141,10 @@ impl Background {
             }
             None => return,
         };
-        // There is no caller to report to, and a failed compaction leaves the store consistent.
-        let _ = run_once(engine, why, share, &Stop::after(CLOSING));
+        // A failed compaction leaves the store consistent.
+        if let Err(error) = run_once(engine, why, share, &Stop::after(CLOSING)) {
+            engine.store.background_error("compaction at close", &error);
+        }
     }
 }
 

@@ -30,11 +30,15 @@ impl<D: Disk> Engine<D> {
         };
         self.writer.close(control);
         if self.store.is_temporary {
-            // There is no caller to report to; a later sweep removes the rest.
-            if let Ok(Some(files)) = remove(&self.store.directory, Some(self.store.uuid), None) {
-                let reader = std::mem::replace(&mut self.reader, Reader::new());
-                let writer = std::mem::replace(&mut self.writer, Writer::new(0));
-                give_back(files, (reader, writer));
+            match remove(&self.store.directory, Some(self.store.uuid), None) {
+                Ok(Some(files)) => {
+                    let reader = std::mem::replace(&mut self.reader, Reader::new());
+                    let writer = std::mem::replace(&mut self.writer, Writer::new(0));
+                    give_back(files, (reader, writer));
+                }
+                Ok(None) => {}
+                // A later sweep removes the rest.
+                Err(error) => self.store.background_error("removal of the temporary store", &error),
             }
             return;
         }

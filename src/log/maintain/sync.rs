@@ -19,6 +19,7 @@ use crate::log::fs::{Access, Dir, Disk, DiskFile};
 use crate::log::read::discovery::SegmentDiscovery;
 use crate::log::segment::Segment;
 use crate::log::store::Store;
+use crate::log::trace;
 
 /// How long to wait for a leader in another process that makes no progress.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -101,6 +102,7 @@ impl<D: Disk> Syncer<D> {
             control.raise_durable_seq(control.visible());
             return Ok(());
         }
+        let _span = trace::sync(store.directory.path(), sequence);
         let mut lead = self.leading.lock().unwrap_or_else(PoisonError::into_inner);
         let mut last_seen = control.durable_seq();
         let mut since = Instant::now();
@@ -208,6 +210,7 @@ impl<D: Disk> Lead<D> {
             control.reserve()?;
             control.raise_durable_seq(target);
         }
+        store.tally.synced();
         let mut scans = scans.into_iter();
         self.open.retain_mut(|progress| {
             let Some(scan) = scans.next().flatten() else { return true };

@@ -34,6 +34,7 @@ use crate::log::options::Options;
 use crate::log::read::reader::Reader;
 use crate::log::shared::control::Control;
 use crate::log::store::{History, Store};
+use crate::log::trace;
 
 /// A joining handle checks the format version of each segment only in stores with at most this
 /// many.
@@ -62,6 +63,7 @@ impl<D: Disk> Opened<D> {
 
 /// Opens a store for reading and writing.
 pub(crate) fn open<D: Disk>(disk: D, path: &Path, options: &Options) -> Result<Opened<D>> {
+    let _span = trace::open(path, false);
     let directory = prepare(disk, path, options, options.create)?;
     let boot = boot_id(&directory)?;
     let since = Instant::now();

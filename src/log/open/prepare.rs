@@ -30,7 +30,8 @@ pub(super) fn prepare<D: Disk>(
     };
     let dir = match opened {
         Err(error) if error.kind() == io::ErrorKind::NotFound && !make => {
-            let why = "there is no store here; `SegmentLog::open` would create one";
+            let why =
+                "there is no store here; check the path, or create one with `SegmentLog::open`";
             return Err(Error::refused(ErrorKind::NotAStore, path, why));
         }
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
@@ -55,7 +56,8 @@ pub(super) fn prepare<D: Disk>(
         return Err(Error::refused(ErrorKind::NotAStore, path, why));
     }
     if !make && !is_store {
-        let why = "there is no store in this directory; `SegmentLog::open` would create one";
+        let why = "there is no store in this directory; check the path, or create one with \
+                   `SegmentLog::open`";
         return Err(Error::refused(ErrorKind::NotAStore, path, why));
     }
     check_file_system(&directory, options)?;

@@ -18,6 +18,7 @@ use crate::log::open::trust::{owners, scan, usable, was_closed};
 use crate::log::options::Options;
 use crate::log::read::reader::Reader;
 use crate::log::store::{Frozen, History, Store};
+use crate::log::trace;
 
 /// Opens a store read-only.
 pub(crate) fn open_read_only<D: Disk>(
@@ -25,6 +26,7 @@ pub(crate) fn open_read_only<D: Disk>(
     path: &Path,
     options: &Options,
 ) -> Result<Opened<D>> {
+    let _span = trace::open(path, true);
     let directory = prepare(disk, path, options, false)?;
     let boot = boot_id(&directory)?;
     let since = Instant::now();
@@ -84,6 +86,7 @@ fn frozen<D: Disk>(
     options: &Options,
 ) -> Result<Opened<D>> {
     let control = directory.dir.id_of(CONTROL).ok();
+    let _span = trace::recovery(directory.path());
     let (scan, _) = scan(&directory, boot, Access::Read, options.ignore_damage)?;
     let frozen = Frozen { uuid: scan.uuid, sequence: scan.sequence, control };
     let store = Store::new(directory, options.clone(), History::Frozen(frozen), Vec::new(), false)?;

@@ -25,6 +25,7 @@ use crate::log::segment::ahead::{Ahead, HeadsAhead, Span};
 use crate::log::segment::outputs::{NewestOutput, retained_is_missing};
 use crate::log::shared::control::Control;
 use crate::log::shared::start::Start;
+use crate::log::trace;
 
 /// The contents of a control file, as far as they can be trusted.
 #[derive(Clone, Copy, Debug, Default)]
@@ -312,7 +313,12 @@ impl<F: DiskFile> RecoveryScan<F> {
                 Err(error) if was_not_tried(&error) => {
                     return Err(Error::io("sync", &**directory.path(), error));
                 }
-                durable_seq => sync_failed = durable_seq.is_err(),
+                synced => {
+                    sync_failed = synced.is_err();
+                    if let Err(error) = synced {
+                        trace::sync_failed(directory.path(), &error);
+                    }
+                }
             }
         }
         for scanned in replaced.into_iter().filter(|_| !sync_failed) {

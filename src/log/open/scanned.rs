@@ -10,6 +10,7 @@ use crate::log::segment::Segment;
 use crate::log::segment::ahead::Span;
 use crate::log::segment::chain::BatchRange;
 use crate::log::shared::control::Control;
+use crate::log::trace;
 
 /// What recovery may rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +92,10 @@ impl<F: DiskFile> ScannedSegment<F> {
         if !given_up.is_empty() {
             segment.file().sync().map_err(|error| match control {
                 Some(control) => control.sync_error(segment.path(), error),
-                None => Error::io("sync", segment.path(), error),
+                None => {
+                    trace::sync_failed(&segment.path(), &error);
+                    Error::io("sync", segment.path(), error)
+                }
             })?;
         }
         Ok(())

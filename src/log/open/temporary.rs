@@ -16,12 +16,14 @@ use crate::log::read::reader::Reader;
 use crate::log::shared::control::Control;
 use crate::log::shared::start::Start;
 use crate::log::store::{History, Store};
+use crate::log::trace;
 
 /// How many attempts to make when sweeps remove the directory before it is locked.
 const TRIES: u32 = 16;
 
 /// Creates a store that is removed with its handle.
 pub(crate) fn temporary<D: Disk>(disk: D, dir: &Path, options: &Options) -> Result<Opened<D>> {
+    let _span = trace::open(dir, false);
     let mut tries = TRIES;
     loop {
         tries -= 1;

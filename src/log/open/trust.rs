@@ -9,6 +9,7 @@ use crate::log::fs::{Access, Disk};
 use crate::log::open::recovery::{Known, NewControl, RecoveryScan};
 use crate::log::open::scanned::RecoveryMode;
 use crate::log::shared::control::Control;
+use crate::log::trace;
 
 /// The control file, if it is this store's own, was written in this boot, and its words can be used
 /// without recovery. The caller is alone.
@@ -86,13 +87,18 @@ pub(super) fn reopen_or_recover<D: Disk>(directory: &Directory<D>, boot: [u8; 16
         control.reopen();
         return Ok(());
     }
+    let _span = trace::recovery(directory.path());
     let (scan, old) = scan(directory, boot, Access::Write, false)?;
     let uuid = match scan.uuid {
         Some(uuid) => uuid,
         None => directory.random()?,
     };
     let new = NewControl { uuid, boot, temporary: false };
-    scan.apply(directory, old.as_ref(), &new).map_err(|error| no_access(directory, error))
+    scan.apply(directory, old.as_ref(), &new).map_err(|error| no_access(directory, error))?;
+    if old.is_some() || scan.sequence > 0 {
+        trace::recovered(directory.path(), scan.sequence);
+    }
+    Ok(())
 }
 
 pub(super) type ScanAndControl<D> = (RecoveryScan<<D as Disk>::File>, Option<Control<D>>);

@@ -49,6 +49,7 @@ impl<D: Disk> View<D> {
         // Compare the checksums once, so that iterations need not; all at once, so that the log is
         // read in its order and in parallel.
         all.check(store.pool())?;
+        store.tally.read(all.bytes());
         Ok(each.into_iter().map(|snapshot| View { snapshot: Arc::new(snapshot) }).collect())
     }
 
@@ -56,6 +57,7 @@ impl<D: Disk> View<D> {
     pub(crate) fn of_key(store: &Store<D>, reader: &Reader<D>, key: Key) -> Result<View<D>> {
         let snapshot = reader.snapshot(store, &[key])?;
         snapshot.check(store.pool())?;
+        store.tally.read(snapshot.bytes());
         Ok(View { snapshot: Arc::new(snapshot) })
     }
 

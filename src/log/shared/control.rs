@@ -14,6 +14,7 @@ use crate::log::fs::directory::Directory;
 use crate::log::fs::names::CONTROL;
 use crate::log::fs::{Access, Dir, Disk, DiskFile, was_not_tried};
 use crate::log::shared::commit::Word;
+use crate::log::trace;
 
 /// The mapped control file of an open store.
 #[derive(Debug)]
@@ -352,6 +353,7 @@ impl<D: Disk> Control<D> {
     /// and prove nothing.
     pub(crate) fn sync_error(&self, path: impl AsRef<Path>, source: io::Error) -> Error {
         if !was_not_tried(&source) {
+            trace::sync_failed(path.as_ref(), &source);
             self.sync_failed.store(true, Release);
             // If the disk is too full to tell other processes, this handle still remembers the
             // failure.

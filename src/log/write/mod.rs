@@ -77,6 +77,8 @@ pub(crate) struct Prepared<F: DiskFile> {
     slot: u16,
     claim: Claim<F>,
     removes: bool,
+    entries: u64,
+    value_bytes: u64,
     is_committed: bool,
 }
 
@@ -133,7 +135,14 @@ impl<D: Disk> Writer<D> {
         let control = store.control()?;
         control.reserve()?;
         let (slot, claim) = self.claim(store, control, &shape)?;
-        let mut prepared = Prepared { slot, claim, removes: shape.removes, is_committed: false };
+        let mut prepared = Prepared {
+            slot,
+            claim,
+            removes: shape.removes,
+            entries: shape.layout.entries(),
+            value_bytes: shape.layout.values_len(),
+            is_committed: false,
+        };
         self.check_names(store, control, prepared.claim.segment())?;
         fill(&mut prepared.claim, batch, &shape.layout, control.durable_seq()).map_err(
             |source| Error::io("write to the segment", prepared.claim.segment().path(), source),
@@ -158,6 +167,9 @@ impl<D: Disk> Writer<D> {
         control.reserve()?;
         let words = OwnWords { control, own: segment };
         let committed = commit::commit_if(&words, prepared.slot, position, holds);
+        if committed.is_ok() {
+            store.tally.wrote(prepared.entries, prepared.value_bytes);
+        }
         drop(guard);
         match committed {
             Ok(sequence) => {

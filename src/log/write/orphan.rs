@@ -10,6 +10,7 @@ use crate::log::fs::{Access, Disk};
 use crate::log::segment::{SEAL_LEN, Segment};
 use crate::log::shared::control::Control;
 use crate::log::store::Store;
+use crate::log::trace;
 
 /// Seals the segment of a dead writer in a slot and makes its pending batches void.
 pub(crate) fn seal_orphan<D: Disk>(
@@ -49,6 +50,7 @@ pub(crate) fn seal_orphan<D: Disk>(
         segment.reserve(end, SEAL_LEN)?;
         segment.seal(end);
         segment.punch_behind(end);
+        trace::orphan_sealed(&segment.path(), slot, id);
     }
     Ok(())
 }

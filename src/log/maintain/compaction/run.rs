@@ -17,6 +17,7 @@ use crate::log::shared::commit;
 use crate::log::shared::control::Control;
 use crate::log::shared::lease::WriterLease;
 use crate::log::store::Store;
+use crate::log::trace;
 use crate::log::write::orphan::seal_orphan;
 
 /// The result of [`SegmentLog::compact`](crate::SegmentLog::compact).
@@ -63,6 +64,8 @@ pub(crate) fn compact<D: Disk>(engine: &Engine<D>, aim: Aim, stop: &Stop) -> Res
         report.skipped = Some(Skipped::OtherCompaction);
         return Ok(report);
     };
+    let path = engine.store.directory.path();
+    let _span = trace::compaction(path);
     finish_predecessor(&engine.store, control)?;
     let first_new = control.next_segment();
     loop {
@@ -71,10 +74,14 @@ pub(crate) fn compact<D: Disk>(engine: &Engine<D>, aim: Aim, stop: &Stop) -> Res
             Ok(false) => return Ok(report),
             // Keep the result of the earlier runs; the next one needs more space than they freed.
             Err(error) if is_full(&error) && report.runs > 0 => {
+                trace::out_of_space(path, "compact", &error);
                 report.skipped = Some(Skipped::NoSpace);
                 return Ok(report);
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                trace::out_of_space(path, "compact", &error);
+                return Err(error);
+            }
         }
     }
 }
@@ -165,10 +172,13 @@ fn run<D: Disk>(
     unlink_inputs(store, &base)?;
     control.count_compaction();
     let entries = &plan.entries;
+    let bytes_freed = source_len.saturating_sub(output_len);
+    store.tally.compacted(bytes_freed);
+    trace::compacted(store.directory.path(), base.inputs.len() as u64, bytes_freed);
     report.runs += 1;
     report.segments_replaced += base.inputs.len() as u64;
     report.bytes_rewritten += entries.iter().map(|entry| entry.len).sum::<u64>();
-    report.bytes_freed += source_len.saturating_sub(output_len);
+    report.bytes_freed += bytes_freed;
     report.extents_before += plan.extents;
     report.extents_after += entries.iter().filter(|e| e.kind.has_value()).count() as u64;
     report.deletes_kept += entries.iter().filter(|e| !e.kind.has_value()).count() as u64;
