@@ -4,6 +4,7 @@
 //! They share one test binary, since each binary links the engine again. To run a part:
 //! `cargo test --test engine buffer::`
 
+mod backup;
 mod bad_input;
 mod budget;
 mod buffer;

@@ -13,8 +13,8 @@ use partd::{Error, Options, Partd, SegmentLog};
 
 /// The disk of the operating system, with another boot id or an unreadable one.
 #[derive(Clone, Copy, Debug)]
-struct Elsewhere {
-    boot_id: Option<[u8; 16]>,
+pub(crate) struct Elsewhere {
+    pub(crate) boot_id: Option<[u8; 16]>,
 }
 
 impl Disk for Elsewhere {

@@ -355,7 +355,7 @@ const FLOORS: &[&[&str]] = &[
     &["log/store.rs"],
     &["log/segment/"],
     &["log/write/", "log/read/"],
-    &["log/pop.rs", "log/open/", "log/verify.rs", "log/stats.rs"],
+    &["log/backup.rs", "log/pop.rs", "log/open/", "log/verify.rs", "log/stats.rs"],
     &["log/maintain/"],
     &["log/mod.rs"],
 ];

@@ -180,8 +180,8 @@ impl OsDir {
         allocate(file, len)
     }
 
-    /// Opens a file to lock one of its bytes, if its identity is still `id`.
-    fn open_to_lock(&self, name: &str, id: FileId, flags: OFlags) -> io::Result<File> {
+    /// Opens a file if its identity is still `id`.
+    fn open_same(&self, name: &str, id: FileId, flags: OFlags) -> io::Result<File> {
         let file = self.open_file(name, flags)?;
         let metadata = file.metadata()?;
         if (metadata.dev(), metadata.ino()) != (id.device, id.inode) {
@@ -274,6 +274,35 @@ impl Dir for OsDir {
         Ok(rustix::fs::statat(&*self.file, name, AtFlags::empty())?.st_nlink)
     }
 
+    fn link(&self, name: &str, id: FileId, to: &OsDir, new: &str) -> io::Result<()> {
+        rustix::fs::linkat(&*self.file, name, &*to.file, new, AtFlags::empty())?;
+        // The name may have led to another file, or be a symbolic link.
+        let stat = rustix::fs::statat(&*to.file, new, AtFlags::SYMLINK_NOFOLLOW)?;
+        if (stat.st_dev, stat.st_ino) == (id.device, id.inode) {
+            return Ok(());
+        }
+        to.unlink(new)?;
+        Err(io::Error::from_raw_os_error(Errno::STALE.raw_os_error()))
+    }
+
+    fn copy_start(&self, name: &str, id: FileId, to: &OsFile, len: u64) -> io::Result<u64> {
+        let (from, to) = (self.open_same(name, id, OFlags::RDONLY)?, to.file()?);
+        let mut copied = 0;
+        while copied < len {
+            let (mut read, mut written) = (copied, copied);
+            let rest = usize::try_from(len - copied).unwrap_or(usize::MAX);
+            let (read, written) = (Some(&mut read), Some(&mut written));
+            match rustix::fs::copy_file_range(&from, read, to, written, rest) {
+                Ok(0) => break,
+                Ok(some) => copied += some as u64,
+                Err(Errno::INTR) => {}
+                Err(error) if copied == 0 => return Err(error.into()),
+                Err(_) => break,
+            }
+        }
+        Ok(copied)
+    }
+
     fn read_start(&self, name: &str, start: &mut [u8]) -> io::Result<u64> {
         let file = self.open_file(name, OFlags::RDONLY)?;
         let metadata = file.metadata()?;
@@ -357,7 +386,7 @@ impl Dir for OsDir {
         let (flags, kind) =
             if exclusive { (OFlags::RDWR, F_WRLCK) } else { (OFlags::RDONLY, F_RDLCK) };
         let mark = ForkMark::new()?;
-        let file = self.open_to_lock(name, id, flags)?;
+        let file = self.open_same(name, id, flags)?;
         for at in bytes {
             if set_byte_lock(&file, at, kind)? {
                 return Ok(Some((at, OsLock { file, kind: LockKind::Byte(at), mark })));
@@ -367,7 +396,7 @@ impl Dir for OsDir {
     }
 
     fn is_byte_locked(&self, name: &str, id: FileId, at: u64) -> io::Result<bool> {
-        let file = self.open_to_lock(name, id, OFlags::RDONLY)?;
+        let file = self.open_same(name, id, OFlags::RDONLY)?;
         let mut lock = byte_lock(at, F_WRLCK);
         fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock))?;
         Ok(lock.l_type != F_UNLCK as c_short)
