@@ -56,7 +56,7 @@ fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
 
 /// The folders with Rust files.
 const FOLDERS: &[&str] =
-    &["src", "format", "inspect", "testkit", "tests", "benches", "examples", "fuzz", "loom"];
+    &["src", "compact", "format", "inspect", "testkit", "tests", "benches", "examples", "fuzz", "loom"];
 
 /// The source folders of the libraries and the tool.
 const LIBRARIES: &[&str] = &["src", "format/src", "inspect/src"];
@@ -185,6 +185,7 @@ fn the_library_does_not_panic_on_purpose() {
 fn every_member_of_the_workspace_inherits_the_lints() {
     for manifest in [
         "Cargo.toml",
+        "compact/Cargo.toml",
         "format/Cargo.toml",
         "inspect/Cargo.toml",
         "testkit/Cargo.toml",
