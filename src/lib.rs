@@ -148,7 +148,9 @@ pub use crate::encode::Zstd;
 pub use crate::encode::{Codec, CodecError, Encode, Typed, compression};
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::key::{Key, KeyPart, TupleInteger, TuplePart};
-pub use crate::log::{Backup, Compaction, Options, SegmentLog, Seq, Skipped, Stats, Verified, View};
+pub use crate::log::{
+    Backup, Compaction, Options, SegmentLog, Seq, Skipped, Stats, Verified, View,
+};
 pub use crate::partd::{Chunks, Durability, MemoryStore, Partd};
 pub use crate::scoped::Scoped;
 

@@ -78,8 +78,12 @@ impl Report {
             ));
         }
         if reasons.is_empty() {
-            reasons.push("its handles do not compact (`compaction_dead_share(None)`), or were killed".into());
-            reasons.push("or closed before they were done: they look after a removal and a new".into());
+            reasons.push(
+                "its handles do not compact (`compaction_dead_share(None)`), or were killed".into(),
+            );
+            reasons.push(
+                "or closed before they were done: they look after a removal and a new".into(),
+            );
             reasons.push("segment, and take at most five seconds when they are closed".into());
         }
         reasons
@@ -91,17 +95,24 @@ impl Report {
         match self.compaction.skipped {
             None => {}
             Some(Skipped::OtherCompaction) => {
-                left.push("another process is compacting the store; run the command again later".into());
+                left.push(
+                    "another process is compacting the store; run the command again later".into(),
+                );
             }
             Some(Skipped::NoSpace) => {
-                left.push("the disk has no space for another run; free some and run the command again".into());
+                left.push(
+                    "the disk has no space for another run; free some and run the command again"
+                        .into(),
+                );
             }
             Some(_) => left.push("the compaction was stopped; run the command again".into()),
         }
         let Stats { dead_bytes, segments_open, .. } = self.after;
         if self.compaction.skipped.is_none() && dead_bytes > 0 && segments_open > 0 {
             let dead = size(dead_bytes);
-            left.push(format!("{dead} dead in segments that writers still append to, or wrote meanwhile"));
+            left.push(format!(
+                "{dead} dead in segments that writers still append to, or wrote meanwhile"
+            ));
         }
         left
     }

@@ -122,6 +122,9 @@ fn what_is_no_store_and_wrong_usage_are_exit_code_two() {
 fn help_shows_an_example_and_the_exit_codes() {
     let (code, text, _) = run(&["--help"]);
     assert_eq!(code, 0);
-    assert!(text.contains("\n  partd-compact /data/store") && text.contains("Exit codes:"), "{text}");
+    assert!(
+        text.contains("\n  partd-compact /data/store") && text.contains("Exit codes:"),
+        "{text}"
+    );
     assert_eq!(run(&["--version"]).0, 0);
 }

@@ -43,7 +43,8 @@ use crate::log::store::Store;
 /// The contents of the file that marks a backup as unfinished.
 const UNFINISHED: &str = "\
 This backup of a partd store is not complete: it is still being made, or it was interrupted.\n\
-If nobody is making it any more, remove this directory and make the backup again.\n";
+If nobody is making it any more, remove this directory, and make the backup again.\n";
+const _: () = assert!(UNFINISHED.len().is_multiple_of(8), "a mapping is read in whole words");
 /// How many bytes are copied at once.
 const PIECE_BYTES: u64 = 1 << 20;
 /// The unit in which disk space is freed.
@@ -64,11 +65,7 @@ pub struct Backup {
 }
 
 /// Writes a backup of the store into the directory at `path`.
-pub(crate) fn backup<D: Disk>(
-    store: &Store<D>,
-    reader: &Reader<D>,
-    path: &Path,
-) -> Result<Backup> {
+pub(crate) fn backup<D: Disk>(store: &Store<D>, reader: &Reader<D>, path: &Path) -> Result<Backup> {
     store.check_process()?;
     if store.ignores_damage() {
         let why = "a handle that ignores damage cannot make a backup, since parts of the history may be missing; \
@@ -123,7 +120,8 @@ impl<D: Disk> Target<D> {
         match listed.first() {
             None => Ok(Target { directory, is_new, _alone: alone }),
             Some(_) if listed.iter().any(|name| name == UNFINISHED_BACKUP) => {
-                let why = "this directory holds an unfinished backup; remove it, or give another one";
+                let why =
+                    "this directory holds an unfinished backup; remove it, or give another one";
                 Err(Error::refused(ErrorKind::Invalid, path, why))
             }
             Some(first) => {
@@ -172,7 +170,7 @@ impl<D: Disk> Target<D> {
         if made.segments_linked > 0
             && let Some(control) = store.shared()
         {
-            // A sync that fails elsewhere may take away the error that one here would have returned.
+            // A sync that fails elsewhere may consume the error that one here would have returned.
             store.check_sync(control)?;
         }
         let last_id = segments.iter().map(|segment| segment.id()).max().unwrap_or(0);
@@ -236,7 +234,8 @@ impl<D: Disk> Target<D> {
                 put(part.end, Link::Sealed.encode(salt, part.end))?;
             }
             put(DURABLE_END_AT, durable_end::encode(salt, part.end))?;
-            let (free, end) = ((part.end + 8).next_multiple_of(PAGE_BYTES), len & !(PAGE_BYTES - 1));
+            let (free, end) =
+                ((part.end + 8).next_multiple_of(PAGE_BYTES), len & !(PAGE_BYTES - 1));
             if free < end {
                 // Failure is harmless: the file keeps the space.
                 let _ = file.punch(free, end - free);
@@ -295,8 +294,7 @@ impl<D: Disk> Target<D> {
         }
         let path = self.directory.path();
         if let (Some(parent), Some(name)) = (path.parent(), path.file_name())
-            && let (Ok(parent), Some(name)) =
-                (self.directory.disk.open_dir(parent), name.to_str())
+            && let (Ok(parent), Some(name)) = (self.directory.disk.open_dir(parent), name.to_str())
         {
             // If someone has put a file there meanwhile, the directory stays.
             let _ = parent.remove_dir(name, dir);

@@ -55,8 +55,10 @@ fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 /// The folders with Rust files.
-const FOLDERS: &[&str] =
-    &["src", "compact", "format", "inspect", "testkit", "tests", "benches", "examples", "fuzz", "loom"];
+const FOLDERS: &[&str] = &[
+    "src", "compact", "format", "inspect", "testkit", "tests", "benches", "examples", "fuzz",
+    "loom",
+];
 
 /// The source folders of the libraries and the tool.
 const LIBRARIES: &[&str] = &["src", "format/src", "inspect/src"];

@@ -81,13 +81,7 @@ pub trait Dir: Clone + Debug + Send + Sync + 'static {
     /// Copies up to `len` bytes from the start of the file `name`, which must still be `id`, to the
     /// start of `to`. The file system may let both files share blocks. Returns how many bytes were
     /// copied.
-    fn copy_start(
-        &self,
-        _name: &str,
-        _id: FileId,
-        _to: &Self::File,
-        _len: u64,
-    ) -> io::Result<u64> {
+    fn copy_start(&self, _name: &str, _id: FileId, _to: &Self::File, _len: u64) -> io::Result<u64> {
         Ok(0)
     }
     /// Reads the start of a file into `start`, pads it with zeros after the end of the file, and

@@ -46,7 +46,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// The contents of the file that marks the directory as unfinished.
 const UNFINISHED: &str = "\
 This backup of a partd store is not complete: it is still being made, or it was interrupted.\n\
-If nobody is making it any more, remove this directory and make the backup again.\n";
+If nobody is making it any more, remove this directory, and make the backup again.\n";
 
 /// What a backup holds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -119,8 +119,10 @@ fn show(args: &Backup, store: &Store, made: Made, out: &mut Output) -> Result<()
         });
         return Ok(out.document("backup", store, rest)?);
     }
-    let (segments, linked) =
-        (plural(made.segments, "segment", "segments"), plural(made.linked, "hard link", "hard links"));
+    let (segments, linked) = (
+        plural(made.segments, "segment", "segments"),
+        plural(made.linked, "hard link", "hard links"),
+    );
     out.line(format!("backup    {}", shown(&args.dir)))?;
     out.line(format!("history   up to sequence {}", count(made.sequence)))?;
     let copied = out.size(made.copied_bytes);
@@ -141,7 +143,8 @@ fn check(store: &Store) -> Result<(), Ended> {
         return Err(Ended::Failed(Failure::Damage(message)));
     }
     if store.is_unreadable() {
-        let message = format!("{path}: a file of the store cannot be read, see `partd-inspect verify`");
+        let message =
+            format!("{path}: a file of the store cannot be read, see `partd-inspect verify`");
         return Err(Ended::Failed(Failure::Message(message)));
     }
     // An output was published after the commit word was read.
@@ -239,7 +242,8 @@ impl Target {
         // The directory was empty when it was locked, so these files are of this command.
         let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
         for name in names.filter(|name| name != UNFINISHED_BACKUP) {
-            let is_ours = name == "control" || Path::new(&name).extension() == Some(OsStr::new("seg"));
+            let is_ours =
+                name == "control" || Path::new(&name).extension() == Some(OsStr::new("seg"));
             if is_ours && fs::remove_file(self.path.join(name)).is_err() {
                 return;
             }

@@ -143,8 +143,7 @@ fn groups(
     }
     out.table(&table)?;
     if groups.len() < found {
-        let (shown, all) =
-            (count(groups.len() as u64), plural(found as u64, "group", "groups"));
+        let (shown, all) = (count(groups.len() as u64), plural(found as u64, "group", "groups"));
         out.line(format!("{shown} of {all}"))?;
     }
     Ok(out.warnings(store)?)
