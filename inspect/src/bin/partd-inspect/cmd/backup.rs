@@ -97,7 +97,7 @@ pub(crate) fn run(args: &Backup, out: &mut Output) -> Result<(), Failure> {
                 let path = shown(&args.path);
                 let message = format!(
                     "{path}: its files changed during each of {ATTEMPTS} attempts, as beside compactions; run \
-                     the command again, or use `SegmentLog::backup`, which pins them"
+                     the command again, or make the backup from a handle of the engine, which pins them"
                 );
                 break Err(Failure::Message(message));
             }
