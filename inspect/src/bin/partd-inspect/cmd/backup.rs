@@ -37,7 +37,7 @@ use partd_inspect::history::Rule;
 use partd_inspect::names::UNFINISHED_BACKUP;
 use partd_inspect::path::shown;
 use partd_inspect::store::Store;
-use partd_inspect::walk::Segment;
+use partd_inspect::walk::{BatchInfo, Segment};
 
 /// How often to start again if files change meanwhile.
 const ATTEMPTS: u32 = 6;
@@ -275,7 +275,7 @@ fn durable_seq(store: &Store) -> u64 {
 /// Whether all batches of a segment whose batches are all final are durable.
 fn is_durable(segment: &Segment, durable_seq: u64) -> bool {
     // An output is durable before it gets its name, except in a temporary store.
-    let numbers = segment.batches.iter().filter_map(|batch| batch.sequence());
+    let numbers = segment.batches.iter().filter_map(BatchInfo::sequence);
     durable_seq > 0 && numbers.max().unwrap_or(0) <= durable_seq
 }
 
