@@ -155,8 +155,8 @@ pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::key::{Key, KeyPart, TupleInteger, TuplePart};
 pub use crate::lend::Lend;
 pub use crate::log::{
-    BackgroundError, Compaction, Counters, FileExtent, FileExtents, Options, SegmentLog, Seq,
-    Skipped, Stats, Verified, View, ViewReader,
+    BackgroundError, Backup, Compaction, Counters, FileExtent, FileExtents, Options, SegmentLog,
+    Seq, Skipped, Stats, Verified, View, ViewReader,
 };
 pub use crate::partd::{Chunks, Durability, MemoryStore, Partd};
 pub use crate::scoped::Scoped;

@@ -61,6 +61,51 @@ fn tuple(key: &[u8]) -> Option<String> {
     (!plain).then_some(text)
 }
 
+/// The first `count` parts of a tuple key, as a key. A plain key counts as a tuple of one part.
+#[must_use]
+pub fn first_parts(key: &[u8], count: usize) -> Vec<u8> {
+    let mut first = Vec::with_capacity(key.len());
+    // The number of parts of each tuple that is open, the innermost last.
+    let mut open = vec![0_usize];
+    for token in Tokens::new(key) {
+        let Ok(token) = token else { return key.to_vec() };
+        if token == Token::Close {
+            first.extend_from_slice(&UNNEST);
+            open.pop();
+            continue;
+        }
+        let is_outermost = open.len() == 1;
+        let Some(parts) = open.last_mut() else { return key.to_vec() };
+        if is_outermost && *parts == count {
+            break;
+        }
+        if *parts > 0 {
+            first.extend_from_slice(&NEXT_PART);
+        }
+        *parts += 1;
+        match token {
+            Token::Bytes(bytes) => {
+                for &byte in bytes.runs().flatten() {
+                    match byte {
+                        0 => first.extend_from_slice(&ZERO),
+                        byte => first.push(byte),
+                    }
+                }
+            }
+            Token::Integer(integer) => {
+                let (bytes, len) = integer.encode();
+                first.extend_from_slice(&bytes[..len]);
+            }
+            Token::Open => {
+                first.extend_from_slice(&NEST);
+                open.push(0);
+            }
+            Token::Close => {}
+        }
+    }
+    first
+}
+
 /// Reads a key: a tuple of quoted strings, integers and tuples in parentheses, or a plain key.
 ///
 /// In a plain key and in the strings of a tuple, `\\`, `\'`, `\"`, `\n`, `\r`, `\t`, `\0` and `\x`

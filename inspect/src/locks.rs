@@ -162,6 +162,14 @@ impl Locks {
         self.byte(dir, PRESENCE_LOCK_AT)
     }
 
+    /// How many handles hold the presence lock on the control file in `dir`, those of other containers
+    /// included; `None` if the system does not show its locks.
+    #[must_use]
+    pub fn handles(&self, dir: &Path) -> Option<usize> {
+        let locks = self.on(&dir.join("control"))?;
+        Some(locks.iter().filter(|lock| lock.is_on_byte(PRESENCE_LOCK_AT)).count())
+    }
+
     /// Whether the writer that leased a slot of the store in `dir` is alive.
     #[must_use]
     pub fn writer(&self, dir: &Path, slot: &WriterSlot) -> Liveness {

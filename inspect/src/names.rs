@@ -4,6 +4,9 @@ use partd_format::control::{self, Fixed};
 use partd_format::segment::{DURABLE_END_AT, HEADER_LEN, id_of_file_name};
 use partd_format::{Error, Evidence, SegmentHeader};
 
+/// The name of the file that marks a directory as a backup that is not complete.
+pub const UNFINISHED_BACKUP: &str = "unfinished-backup";
+
 /// The kind of file that a name stands for (SPEC.md, "Files of a store").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Name {
@@ -19,6 +22,8 @@ pub enum Name {
     Recycled,
     /// A segment with a torn header that recovery renamed.
     Torn,
+    /// The mark of a backup that is not complete.
+    UnfinishedBackup,
     /// A name that no store uses.
     Foreign,
 }
@@ -34,6 +39,7 @@ impl Name {
         match name {
             b"control" => return Name::Control,
             b"reserve" | b"reserve-output" => return Name::Reserve,
+            _ if name == UNFINISHED_BACKUP.as_bytes() => return Name::UnfinishedBackup,
             _ => {}
         }
         if let Some(suffix) = name.strip_prefix(b"tmp-") {
@@ -123,6 +129,7 @@ mod tests {
             ("control", Name::Control),
             ("reserve", Name::Reserve),
             ("reserve-output", Name::Reserve),
+            ("unfinished-backup", Name::UnfinishedBackup),
             ("tmp-control", Name::Unfinished),
             ("tmp-output", Name::Unfinished),
             ("tmp-writer-0007", Name::Unfinished),

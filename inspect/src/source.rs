@@ -222,6 +222,48 @@ impl Source {
         now.is_some() && now == opened
     }
 
+    /// Whether the metadata is that of the file that was opened.
+    #[must_use]
+    pub fn is_file(&self, metadata: &Metadata) -> bool {
+        let opened = match &self.bytes {
+            Bytes::Kept(file, _) => file.metadata().map(|metadata| Identity::of(&metadata)).ok(),
+            Bytes::Reopened(file) => Some(file.identity),
+            Bytes::Memory(_) => None,
+        };
+        metadata.is_file() && opened == Some(Identity::of(metadata))
+    }
+
+    /// Copies the first `len` bytes to the start of another file. The file system may let both share
+    /// blocks.
+    ///
+    /// # Errors
+    /// If this file ends too early, or was removed or replaced, or the other cannot be written.
+    pub fn copy_start(&self, to: &File, len: u64) -> io::Result<()> {
+        let mut copied = 0;
+        if let Some(from) = self.file()? {
+            while copied < len {
+                let (mut read, mut written) = (copied, copied);
+                let rest = usize::try_from(len - copied).unwrap_or(usize::MAX);
+                let (read, written) = (Some(&mut read), Some(&mut written));
+                match rustix::fs::copy_file_range(&*from, read, to, written, rest) {
+                    Err(rustix::io::Errno::INTR) => {}
+                    Ok(some) if some > 0 => copied += some as u64,
+                    // Not on every file system, nor between any two.
+                    _ => break,
+                }
+            }
+        }
+        let mut piece = vec![0; (len - copied).min(AHEAD_MAX as u64) as usize];
+        while copied < len {
+            let take = (len - copied).min(piece.len() as u64) as usize;
+            self.will_read(copied + take as u64, AHEAD_MAX as u64);
+            self.read_exact(&mut piece[..take], copied)?;
+            to.write_all_at(&piece[..take], copied)?;
+            copied += take as u64;
+        }
+        Ok(())
+    }
+
     /// Creates a source from bytes in memory; `path` names it in messages.
     #[allow(dead_code, reason = "fuzzing and tests read from memory")]
     #[must_use]

@@ -123,7 +123,10 @@ impl Store {
             // A compaction may have published and unlinked since the directory was listed.
             let rearranged =
                 after.map(|(directory_epoch, _)| directory_epoch) != before.map(|(g, _)| g);
-            let again = unseen || store.is_damaged() && rearranged;
+            // An output that was published after the commit word was read has entries of later batches.
+            let history = &store.history;
+            let ahead = history.rule == Rule::CommitWord && history.max_seq > history.last;
+            let again = unseen || (store.is_damaged() || ahead) && rearranged;
             if !again || is_last {
                 let visits = visits.into_par_iter().zip(&store.segments);
                 let visits =
@@ -174,6 +177,12 @@ impl Store {
                 Name::Segment(_) => names.push(path.join(&name)),
                 Name::Control | Name::Reserve => {}
                 Name::Recycled => recycled += 1,
+                Name::UnfinishedBackup => {
+                    let why = "this is an unfinished backup: it is still being made, or it was \
+                               interrupted. If nobody is making it any more, remove the directory and \
+                               make the backup again";
+                    return Err(Refusal::NoStore(path.to_owned(), why));
+                }
                 Name::Unfinished | Name::Torn | Name::Foreign => other_files.push(shown(&name)),
             }
         }

@@ -14,11 +14,12 @@
 //! | `read` | the read path: the version of the store, its refresh, and reads of values |
 //! | `pop` | a read and a removal in one step |
 //! | `open` | opening, creating and recovering a store; temporary stores |
-//! | `verify`, `stats` | the check of every checksum; the counts of keys, bytes and segments |
+//! | `backup`, `verify`, `stats` | copies of the store; the check of every checksum; the counts of keys, bytes and segments |
 //! | `maintain` | syncs, compaction, and the background compaction thread |
 //! | `mod` | `SegmentLog` |
 //! | `lend` | its methods that lend values |
 
+mod backup;
 mod counters;
 pub mod fs;
 mod lend;
@@ -40,6 +41,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use self::backup::Backup;
 pub use self::counters::{BackgroundError, Counters};
 pub use self::maintain::compaction::{Compaction, Skipped};
 pub use self::options::Options;
@@ -343,6 +345,44 @@ impl<D: Disk> SegmentLog<D> {
     pub fn counters(&self) -> Counters {
         let store = &self.engine.store;
         store.tally.counters(store.is_forked())
+    }
+
+    /// Writes a copy of the store, as of one sequence number, into a directory that does not exist
+    /// or is empty. Other threads and processes can use the store meanwhile.
+    ///
+    /// The copy is a store that opens anywhere, also on another machine. It is complete and on
+    /// stable storage when this returns. If the process dies before that, opening the directory is
+    /// an error that says so.
+    ///
+    /// On the same file system, sealed segments become hard links, so a backup takes little time
+    /// and space; the space of a segment is freed when both the store and its backups have removed
+    /// it. Changes of the one never reach the other, but a disk that damages a shared file damages
+    /// it for both: copy the directory to another disk to be safe from that. Everything else is
+    /// copied.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let (path, copy) = (dir.path().join("store"), dir.path().join("copy"));
+    /// use partd::{Partd, SegmentLog};
+    /// let p = SegmentLog::open(&path)?;
+    /// p.append([("x", "Hello ")])?;
+    /// let backup = p.backup(&copy)?;
+    /// assert_eq!(backup.seq, p.last_seq()?);
+    /// p.append([("x", "world!")])?;
+    /// assert_eq!(SegmentLog::open(&copy)?.get("x")?, b"Hello ");
+    /// # Ok::<(), partd::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](crate::ErrorKind::Invalid) if the directory is not empty,
+    /// [`Busy`](crate::ErrorKind::Busy) if a process uses it,
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) on damage,
+    /// [`SyncFailed`](crate::ErrorKind::SyncFailed) if a sync of the store fails meanwhile, and
+    /// [`DiskFull`](crate::ErrorKind::DiskFull) or [`Io`](crate::ErrorKind::Io) if a system call
+    /// fails. What was written is then removed.
+    pub fn backup(&self, dir: impl AsRef<Path>) -> Result<Backup> {
+        backup::backup(&self.engine.store, &self.engine.reader, dir.as_ref())
     }
 
     /// Checks every checksum in every segment of the store: those of headers, links, states,

@@ -178,3 +178,29 @@ fn a_store_that_cannot_be_created_on_a_full_file_system_leaves_no_obstacle() {
     p.append_durable([("k", "v")]).unwrap();
     assert_eq!(p.get("k").unwrap(), b"v");
 }
+
+#[test]
+fn a_backup_that_does_not_fit_is_an_error_and_leaves_nothing() {
+    let Some(small) = Small::mount() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let p = options().open(&store).unwrap();
+    for number in 0..3000 {
+        p.append([(key(number), piece(number))]).unwrap();
+    }
+    let before = p.get(key(0)).unwrap();
+    for target in [small.path.clone(), small.path.join("new")] {
+        let error = p.backup(&target).unwrap_err();
+        assert!(error.is_out_of_space(), "{error}");
+        assert!(error.to_string().contains(&*target.to_string_lossy()), "{error}");
+        assert_eq!(fs::read_dir(&small.path).unwrap().count(), 0, "{}", target.display());
+    }
+    assert!(p.get(key(0)).unwrap() == before);
+    p.clear().unwrap();
+    p.compact().unwrap();
+    p.append([("k", "v")]).unwrap();
+    // Another file system: everything is copied.
+    let made = p.backup(small.path.join("new")).unwrap();
+    assert_eq!(made.segments_linked, 0, "{made:?}");
+    assert_eq!(options().open(small.path.join("new")).unwrap().get("k").unwrap(), b"v");
+}

@@ -5,6 +5,7 @@
 //! `cargo test --test engine buffer::`
 
 mod alignment;
+mod backup;
 mod bad_control;
 mod bad_input;
 mod budget;

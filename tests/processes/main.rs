@@ -4,6 +4,7 @@
 //! One test binary, since each binary links the engine again. To run a part:
 //! `cargo test --test processes kill_loop::`
 
+mod backups;
 mod full_file_systems;
 mod history;
 mod hostile_day;

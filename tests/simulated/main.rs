@@ -5,6 +5,7 @@
 //! a part: `cargo test --test simulated crash::`
 
 mod background;
+mod backups;
 mod compaction_races;
 mod compaction_space;
 mod counting;

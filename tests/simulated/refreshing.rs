@@ -139,3 +139,28 @@ fn an_idle_handle_lists_the_directory_instead_of_trying_segments_that_are_gone()
         assert!(opens < 30 && lists <= 2, "{what}: {opens} files opened, {lists} lists");
     }
 }
+
+#[test]
+fn a_read_applies_no_entry_of_a_new_output_before_a_batch_with_a_lower_number() {
+    let disk = SimDisk::unlogged(&Image::blank(), 1);
+    let (a, b) = (open(&disk.new_process()), open(&disk.new_process()));
+    a.append([("k", "old")]).expect("the append succeeds");
+    b.append([("w", [7; LONG])]).expect("the append succeeds");
+    let hooked = Hooked::new(disk.new_process());
+    let reader = options().open_on(hooked.clone(), STORE).expect("the open succeeds");
+    // Between the reader's load of the commit word and its listing: a delete in a segment that is
+    // still open, then an append that a compaction moves into an output.
+    set(&hooked.before_list, move || {
+        a.delete(["k"]).expect("the delete succeeds");
+        for key in ["k", "w"] {
+            b.append([(key, [8; LONG])]).expect("the append succeeds");
+        }
+        assert_eq!(b.compact().expect("the compaction succeeds").segments_replaced, 2);
+        // Keep both segments open.
+        std::mem::forget((a, b));
+    });
+    for _ in 0..2 {
+        let value = reader.get("k").expect("the read succeeds");
+        assert!(value == [8; LONG], "the value has {} bytes", value.len());
+    }
+}

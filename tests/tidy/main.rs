@@ -55,8 +55,10 @@ fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 /// The folders with Rust files.
-const FOLDERS: &[&str] =
-    &["src", "format", "inspect", "testkit", "tests", "benches", "examples", "fuzz", "loom"];
+const FOLDERS: &[&str] = &[
+    "src", "compact", "format", "inspect", "testkit", "tests", "benches", "examples", "fuzz",
+    "loom",
+];
 
 /// The source folders of the libraries and the tool.
 const LIBRARIES: &[&str] = &["src", "format/src", "inspect/src"];
@@ -185,6 +187,7 @@ fn the_library_does_not_panic_on_purpose() {
 fn every_member_of_the_workspace_inherits_the_lints() {
     for manifest in [
         "Cargo.toml",
+        "compact/Cargo.toml",
         "format/Cargo.toml",
         "inspect/Cargo.toml",
         "testkit/Cargo.toml",
@@ -356,7 +359,7 @@ const FLOORS: &[&[&str]] = &[
     &["log/store.rs"],
     &["log/segment/"],
     &["log/write/", "log/read/"],
-    &["log/pop.rs", "log/open/", "log/verify.rs", "log/stats.rs"],
+    &["log/backup.rs", "log/pop.rs", "log/open/", "log/verify.rs", "log/stats.rs"],
     &["log/maintain/"],
     &["log/mod.rs"],
     &["log/lend.rs"],

@@ -5,6 +5,7 @@
 //! behaviour.
 
 mod agreement;
+mod backup;
 mod command_line;
 mod damage;
 mod few_files;

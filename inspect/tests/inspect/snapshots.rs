@@ -69,9 +69,10 @@ fn every_subcommand_prints_what_it_printed_before_as_text_and_as_json() {
 fn both(name: &str, path: &Path, args: &[&str], code: i32, dir: &Path) {
     let text = on(path, args);
     assert_eq!(text.code, code, "{name}: {text:?}");
-    let pid = format!("pid {}", std::process::id());
-    snapshot(&format!("{name}.txt"), &stable(&text.text(), dir).replace(&pid, "pid PID"));
-    if ["export", "salvage"].contains(&name) {
+    let command = std::fs::read_to_string("/proc/self/comm").unwrap();
+    let pid = format!("pid {} {}", std::process::id(), command.trim_end());
+    snapshot(&format!("{name}.txt"), &stable(&text.text(), dir).replace(&pid, "pid PID COMMAND"));
+    if ["backup", "export", "salvage"].contains(&name) {
         std::fs::remove_dir_all(args.last().unwrap()).unwrap();
     }
     json(name, path, args, code, dir);
@@ -103,6 +104,9 @@ fn what_writes_and_what_watches_prints_what_it_printed_before() {
     snapshot("export-manifest.json", &stable(&manifest, dir.path()));
     both("get-damaged", &corrupt, &["get", "apple"], 1, dir.path());
     let store = sample_store(dir.path());
+    let copy = dir.path().join("copy").display().to_string();
+    both("backup", &store, &["backup", &copy], 0, dir.path());
+    both("keys-groups", &store, &["keys", "--group-by", "1"], 0, dir.path());
     both("watch", &store, &["watch", "--count", "1", "--interval", "0.01"], 0, dir.path());
     let temp = dir.path().join("temp");
     crate::support::copy(&store, &temp.join("partd-tmp-0123456789abcdef"));
@@ -205,6 +209,7 @@ fn help_names_an_example_for_each_subcommand() {
         "map",
         "export",
         "salvage",
+        "backup",
         "sweep",
         "watch",
         "completions",

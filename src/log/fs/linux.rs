@@ -282,6 +282,35 @@ impl Dir for OsDir {
         Ok(rustix::fs::statat(&*self.file, name, AtFlags::empty())?.st_nlink)
     }
 
+    fn link(&self, name: &str, id: FileId, to: &OsDir, new: &str) -> io::Result<()> {
+        rustix::fs::linkat(&*self.file, name, &*to.file, new, AtFlags::empty())?;
+        // The name may have led to another file, or be a symbolic link.
+        let stat = rustix::fs::statat(&*to.file, new, AtFlags::SYMLINK_NOFOLLOW)?;
+        if (stat.st_dev, stat.st_ino) == (id.device, id.inode) {
+            return Ok(());
+        }
+        to.unlink(new)?;
+        Err(io::Error::from_raw_os_error(Errno::STALE.raw_os_error()))
+    }
+
+    fn copy_start(&self, name: &str, id: FileId, to: &OsFile, len: u64) -> io::Result<u64> {
+        let (from, to) = (self.open_known(name, id, OFlags::RDONLY)?, to.file()?);
+        let mut copied = 0;
+        while copied < len {
+            let (mut read, mut written) = (copied, copied);
+            let rest = usize::try_from(len - copied).unwrap_or(usize::MAX);
+            let (read, written) = (Some(&mut read), Some(&mut written));
+            match rustix::fs::copy_file_range(&from, read, to, written, rest) {
+                Ok(0) => break,
+                Ok(some) => copied += some as u64,
+                Err(Errno::INTR) => {}
+                Err(error) if copied == 0 => return Err(error.into()),
+                Err(_) => break,
+            }
+        }
+        Ok(copied)
+    }
+
     fn read_start(&self, name: &str, start: &mut [u8]) -> io::Result<u64> {
         let file = self.open_file(name, OFlags::RDONLY)?;
         let metadata = file.metadata()?;

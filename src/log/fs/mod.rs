@@ -84,6 +84,17 @@ pub trait Dir: Clone + Debug + Send + Sync + 'static {
     fn links(&self, _name: &str) -> io::Result<u64> {
         Ok(1)
     }
+    /// Gives the file `name`, which must still be `id`, a second name (a hard link) in another
+    /// directory.
+    fn link(&self, _name: &str, _id: FileId, _to: &Self, _new: &str) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Copies up to `len` bytes from the start of the file `name`, which must still be `id`, to the
+    /// start of `to`. The file system may let both files share blocks. Returns how many bytes were
+    /// copied.
+    fn copy_start(&self, _name: &str, _id: FileId, _to: &Self::File, _len: u64) -> io::Result<u64> {
+        Ok(0)
+    }
     /// Reads the start of a file into `start`, pads it with zeros after the end of the file, and
     /// returns the length of the file. Does not map the file.
     fn read_start(&self, name: &str, start: &mut [u8]) -> io::Result<u64> {

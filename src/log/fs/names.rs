@@ -17,6 +17,8 @@ pub(crate) const RESERVE_MIN_BYTES: u64 = 64 << 10;
 pub(crate) const UNFINISHED_OUTPUT: &str = "tmp-output";
 /// A control file under construction.
 pub(crate) const UNFINISHED_CONTROL: &str = "tmp-control";
+/// Marks a directory as a backup that is not complete. No handle opens such a directory.
+pub(crate) const UNFINISHED_BACKUP: &str = "unfinished-backup";
 /// The prefix of the name of a temporary store.
 pub(crate) const TEMPORARY_PREFIX: &str = "partd-tmp-";
 

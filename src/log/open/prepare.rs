@@ -8,7 +8,7 @@ use partd_format::control as layout;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::fs::directory::Directory;
-use crate::log::fs::names::{CONTROL, is_known, is_of_store};
+use crate::log::fs::names::{CONTROL, UNFINISHED_BACKUP, is_known, is_of_store};
 use crate::log::fs::{Access, Dir, Disk, DiskFile};
 use crate::log::options::Options;
 
@@ -43,6 +43,11 @@ pub(super) fn prepare<D: Disk>(
     };
     let directory = Directory::new(disk, dir, path);
     let listed = directory.dir.list().map_err(|e| directory.dir_error("read the directory", e))?;
+    if listed.iter().any(|name| name == UNFINISHED_BACKUP) {
+        let why = "this is an unfinished backup: it is still being made, or it was interrupted. If nobody is making \
+                   it any more, remove the directory and make the backup again";
+        return Err(Error::refused(ErrorKind::NotAStore, path, why));
+    }
     let is_store = listed.iter().any(|name| is_of_store(name)) || is_control(&directory, &listed)?;
     let is_strange = |name: &&OsString| !is_known(name) || *name == CONTROL;
     let stranger = listed.iter().find(is_strange);

@@ -73,7 +73,7 @@ impl<D: Disk> Version<D> {
 
     fn advance(&mut self, store: &Store<D>, seals: bool) -> Result<Advance> {
         // Load the commit word first: the batches that it counts can then be found.
-        let visible = store.visible();
+        let mut visible = store.visible();
         let mut directory_epoch = store.directory_epoch();
         let is_first = self.directory_epoch.is_none();
         let is_current = visible <= self.sequence && self.knows_all_segments(directory_epoch);
@@ -92,6 +92,12 @@ impl<D: Disk> Version<D> {
                     Discovered::Changed(advance) => return Ok(advance),
                 }
                 self.directory_epoch = Some(directory_epoch);
+                if self.max_seq > visible {
+                    // An output that was published after the commit word was loaded has entries of
+                    // later batches. Replay must reach those, or it would apply them before batches
+                    // with lower numbers.
+                    visible = store.visible();
+                }
             }
             units.extend(self.walk(visible));
             let checked = self.check(store, visible, &retained, &mut units);

@@ -76,7 +76,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   partd-inspect keys /data/store --sort size --limit 20
-  partd-inspect keys /data/store --prefix user:")]
+  partd-inspect keys /data/store --prefix user:
+  partd-inspect keys /data/store --group-by 2 --sort size")]
     Keys(Keys),
     /// Write the value of a key to standard output
     #[command(after_help = "\
@@ -110,6 +111,14 @@ Example:
 
 The new store has segment files only; the engine creates its control file on opening it.")]
     Salvage(Salvage),
+    /// Copy the store, as of one sequence number, into a directory of its own
+    #[command(after_help = "\
+Example:
+  partd-inspect backup /data/store /backups/monday
+
+The copy opens anywhere. On the same file system, segments that will not change and are durable become
+hard links, and the rest is copied. It works beside writers and compactions.")]
+    Backup(Backup),
     /// Find temporary stores that no process uses any more
     #[command(after_help = "\
 Examples:
@@ -163,7 +172,10 @@ pub(crate) struct Keys {
     /// Only keys with this prefix, written as `keys` shows it
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) prefix: Option<OsString>,
-    /// Only this many keys
+    /// Instead of keys, list the totals of those with the same first COUNT parts of a tuple
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) group_by: Option<u32>,
+    /// Only this many keys, or groups
     #[arg(long, value_name = "COUNT")]
     pub(crate) limit: Option<usize>,
 }
@@ -241,6 +253,14 @@ pub(crate) struct Salvage {
     /// Leave out what follows the end of the history that recovery would find
     #[arg(long)]
     pub(crate) prefix_only: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Backup {
+    /// A store
+    pub(crate) path: PathBuf,
+    /// The directory to create; it must not exist, or be empty
+    pub(crate) dir: PathBuf,
 }
 
 #[derive(Debug, ClapArgs)]

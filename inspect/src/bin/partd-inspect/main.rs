@@ -139,6 +139,7 @@ fn run(args: Args, out: &mut Output) -> Result<(), Failure> {
         Command::Verify(args) => cmd::verify::run(&args, out),
         Command::Map(args) => cmd::map::run(&args, out),
         Command::Export(args) => cmd::export::run(&args, out),
+        Command::Backup(args) => cmd::backup::run(&args, out),
         Command::Salvage(args) => cmd::salvage::run(&args, out),
         Command::Sweep(args) => cmd::sweep::run(&args, out),
         Command::Watch(args) => cmd::watch::run(&args, out),

@@ -1,5 +1,6 @@
 //! The subcommands, one file each: what it reads and how it prints text and JSON.
 
+pub(crate) mod backup;
 pub(crate) mod batches;
 pub(crate) mod dump;
 pub(crate) mod export;

@@ -76,6 +76,23 @@ pub(crate) struct Usage {
     pub(crate) last: u64,
 }
 
+impl Usage {
+    /// About how many bytes a compaction would free: the share of the used bytes that belongs to dead
+    /// values. A segment that may get more batches is not compacted.
+    pub(crate) fn reclaimable(&self) -> u64 {
+        let values = self.live + self.dead;
+        match self.state {
+            SegmentState::Replaced => self.used,
+            // It holds removals only; those in an output are all still needed.
+            SegmentState::Sealed if values == 0 => self.used,
+            SegmentState::Sealed | SegmentState::Output if values > 0 => {
+                (self.used as f64 * (self.dead as f64 / values as f64)) as u64
+            }
+            _ => 0,
+        }
+    }
+}
+
 /// Computes how the bytes of each segment are used.
 pub(crate) fn usage(store: &Store, index: &Index<'_>) -> Vec<Usage> {
     let live = index.live_bytes(&store.segments);

@@ -1,5 +1,7 @@
 //! The summary of a store, from headers and tables only; it reads no values.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
@@ -71,6 +73,16 @@ pub(crate) fn run(path: &Path, out: &mut Output) -> Result<(), Failure> {
     let share = percent(totals.live, totals.live + totals.dead);
     out.line(format!("values    {live} live ({share}), {dead} dead"))?;
     segments_lines(&used, out)?;
+    let space = Space::of(&totals, &used);
+    let (total, free) = (out.size(space.bytes), out.size(space.free));
+    let other = out.size(space.other);
+    out.line(format!("space     {total}: {live} live, {dead} dead,"))?;
+    out.line(format!("          {other} keys, headers and claims, {free} free"))?;
+    let how = match space.reclaimable {
+        0 => "",
+        _ => "; partd-compact frees it",
+    };
+    out.line(format!("          about {} reclaimable{how}", out.size(space.reclaimable)))?;
     if store.recycled > 0 {
         let kept = plural(store.recycled, "dead segment", "dead segments");
         out.line(format!("          {kept} kept for reuse"))?;
@@ -124,6 +136,32 @@ fn segments_lines(used: &[Usage], out: &mut Output) -> Result<(), Failure> {
     Ok(())
 }
 
+/// How the bytes of all segment files are used. Together with the live and dead values, the parts make
+/// up the whole.
+struct Space {
+    /// The length of all files.
+    bytes: u64,
+    /// What is neither a value of the history nor free: keys, headers, tables, and batches that are not
+    /// part of the history.
+    other: u64,
+    /// The bytes behind the chains.
+    free: u64,
+    /// About how many bytes a compaction would free.
+    reclaimable: u64,
+}
+
+impl Space {
+    fn of(totals: &Totals, used: &[Usage]) -> Space {
+        let (_, bytes, fill) = sums(used.iter());
+        Space {
+            bytes,
+            other: fill.saturating_sub(totals.live + totals.dead),
+            free: bytes.saturating_sub(fill),
+            reclaimable: used.iter().map(Usage::reclaimable).sum(),
+        }
+    }
+}
+
 /// Sums up segments: their number, length and used bytes.
 fn sums<'u>(used: impl Iterator<Item = &'u Usage>) -> (u64, u64, u64) {
     used.fold((0, 0, 0), |(n, len, fill), usage| (n + 1, len + usage.len, fill + usage.used))
@@ -152,11 +190,22 @@ fn holders_lines(store: &Store, holders: &Holders<'_>, out: &mut Output) -> Resu
             0 => String::new(),
             id => format!(", writes segment {id}"),
         };
-        lines.push(format!("pid {} {liveness} (slot {}{active})", slot.pid, slot.slot));
+        let command = match command(slot.pid) {
+            Some(command) if holders.is_alive(slot) => format!(" {command}"),
+            _ => String::new(),
+        };
+        lines.push(format!("pid {}{command} {liveness} (slot {}{active})", slot.pid, slot.slot));
     }
     for pid in &holders.others {
         let liveness = out.styled(Style::Good, Liveness::Alive.name());
-        lines.push(format!("pid {pid} {liveness} (has it open without a writer slot)"));
+        let command = command(*pid).map(|command| format!(" {command}")).unwrap_or_default();
+        lines.push(format!("pid {pid}{command} {liveness} (reads, or has written nothing yet)"));
+    }
+    if let Some(handles) = holders.handles.filter(|handles| *handles > 0) {
+        let alive = holders.writers.iter().filter(|(_, l)| *l == Liveness::Alive).count() as u64;
+        let readers = plural(handles.saturating_sub(alive), "reader", "readers");
+        let writers = plural(alive, "writer", "writers");
+        lines.push(format!("{} open: {writers}, {readers}", plural(handles, "handle", "handles")));
     }
     if holders.unseen {
         lines.push("a process that is not visible here has it open, perhaps in a container".into());
@@ -189,6 +238,8 @@ struct Holders<'s> {
     /// Other processes that hold the lock of the store: readers, and writers that have written
     /// nothing.
     others: Vec<u32>,
+    /// How many handles are open, of all processes, containers included; `None` if that is not shown.
+    handles: Option<u64>,
     /// Whether the store is open although no process is seen to hold its lock.
     unseen: bool,
     /// Whether handles are open and none uses this control file.
@@ -203,9 +254,10 @@ impl Holders<'_> {
     fn find(store: &Store) -> Holders<'_> {
         let (mut locks, dir) = (Locks::read(), &store.path);
         let Some(control) = store.control().filter(|_| !store.is_segment) else {
-            let (writers, others, sync) = (Vec::new(), Vec::new(), Liveness::Dead);
-            let (unseen, elsewhere, compaction) = (false, false, Liveness::Dead);
-            return Holders { writers, others, unseen, elsewhere, sync, compaction };
+            let (writers, others, handles) = (Vec::new(), Vec::new(), None);
+            let (unseen, elsewhere) = (false, false);
+            let (sync, compaction) = (Liveness::Dead, Liveness::Dead);
+            return Holders { writers, others, handles, unseen, elsewhere, sync, compaction };
         };
         // An opener holds the lock on the directory for a moment before it takes the presence lock.
         let is_elsewhere = |locks: &Locks| {
@@ -228,8 +280,20 @@ impl Holders<'_> {
         let unseen = store.environment.is_open && locks.store(dir) == Liveness::Dead;
         let elsewhere = is_elsewhere(&locks);
         let (sync, compaction) = (locks.sync(dir), locks.compaction(dir));
-        Holders { writers, others, unseen, elsewhere, sync, compaction }
+        let handles = locks.handles(dir).map(|handles| handles as u64);
+        Holders { writers, others, handles, unseen, elsewhere, sync, compaction }
     }
+
+    fn is_alive(&self, slot: &WriterSlot) -> bool {
+        let mut writers = self.writers.iter();
+        writers.any(|(other, state)| other.slot == slot.slot && *state == Liveness::Alive)
+    }
+}
+
+/// The name of a process's command; `None` if the process is gone or not visible.
+fn command(pid: u32) -> Option<String> {
+    let name = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(shown(OsStr::from_bytes(name.trim_ascii_end())))
 }
 
 fn totals(store: &Store, index: &Index<'_>, used: &[Usage]) -> Totals {
@@ -269,6 +333,7 @@ fn document(store: &Store, totals: &Totals, used: &[Usage], holders: &Holders<'_
             (state.name().to_owned(), sums)
         })
         .collect();
+    let space = Space::of(totals, used);
     json!({
         "kind": if store.is_segment { "segment" } else { "store" },
         "uuid": store.uuid().map(|id| uuid(&id)),
@@ -287,6 +352,9 @@ fn document(store: &Store, totals: &Totals, used: &[Usage], holders: &Holders<'_
         "dead_bytes": totals.dead,
         "pending_batches": totals.pending,
         "void_batches": totals.void,
+        "other_bytes": space.other,
+        "free_bytes": space.free,
+        "reclaimable_bytes": space.reclaimable,
         "segments": {
             "count": used.len(),
             "bytes": used.iter().map(|usage| usage.len).sum::<u64>(),
@@ -309,10 +377,12 @@ fn document(store: &Store, totals: &Totals, used: &[Usage], holders: &Holders<'_
         "holders": holders.writers.iter().map(|(slot, liveness)| json!({
             "slot": slot.slot,
             "pid": slot.pid,
+            "process": command(slot.pid).filter(|_| *liveness == Liveness::Alive),
             "state": liveness.name(),
             "active_segment": slot.active,
         })).collect::<Vec<_>>(),
         "open_without_slot": holders.others,
+        "open_handles": holders.handles,
         "unseen_writers": holders.unseen,
         "other_control_in_use": holders.elsewhere,
         "sync_under_way": holders.sync == Liveness::Alive,

@@ -110,9 +110,9 @@ fn store_files(dir: &File) -> Result<(Vec<OsString>, u64), String> {
             Err(Errno::NOENT) => continue,
             stat => stat.map_err(unreadable)?,
         };
-        if Name::of(name.as_encoded_bytes()) == Name::Foreign
-            || FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
-        {
+        let is_foreign =
+            matches!(Name::of(name.as_encoded_bytes()), Name::Foreign | Name::UnfinishedBackup);
+        if is_foreign || FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(format!("holds {}, which is not part of a store", shown(&name)));
         }
         bytes += u64::try_from(stat.st_size).unwrap_or(0);

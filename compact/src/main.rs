@@ -1,0 +1,75 @@
+//! `partd-compact` reclaims the dead space of a store. This file parses the command line, compacts, and
+//! chooses the exit code: 0 done, 1 something is left to do, 2 wrong usage or an error.
+
+mod report;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use partd::{Error, SegmentLog};
+
+use report::Report;
+
+/// Reclaims the space that deleted and replaced values still take in a partd store.
+///
+/// It rewrites the live values of all sealed segments and removes the segments. Other processes can use
+/// the store meanwhile. It says how much it reclaimed, and why that did not happen by itself.
+#[derive(Debug, Parser)]
+#[command(name = "partd-compact", version, max_term_width = 100, after_help = HELP)]
+struct Args {
+    /// The store (a directory)
+    path: PathBuf,
+    /// Copy at most this many bytes of values per second
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    bytes_per_second: Option<u64>,
+}
+
+const HELP: &str = "\
+Example:
+  partd-compact /data/store
+
+Exit codes: 0 done, even if there was nothing to reclaim; 1 something is left to do, because another
+process is compacting or the disk is full; 2 wrong usage, or the store cannot be compacted.";
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Clap's own `exit` would report success on a full disk.
+            let is_printed = error.print().and_then(|()| io::stdout().flush()).is_ok();
+            let is_help = is_printed && !error.use_stderr();
+            return ExitCode::from(if is_help { 0 } else { 2 });
+        }
+    };
+    match compact(&args) {
+        Ok(report) => match io::stdout().write_all(report.text().as_bytes()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                complain(&format!("cannot write to standard output: {error}"));
+                ExitCode::from(2)
+            }
+            _ => ExitCode::from(u8::from(report.compaction.skipped.is_some())),
+        },
+        Err(error) => {
+            complain(&error.to_string());
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Compacts the store, and counts before and after.
+fn compact(args: &Args) -> Result<Report, Error> {
+    // Background compaction would compete with this one.
+    let options = SegmentLog::options().create(false).compaction_dead_share(None);
+    let store = options.compaction_bytes_per_second(args.bytes_per_second).open(&args.path)?;
+    let before = store.stats()?;
+    let compaction = store.compact()?;
+    let after = store.stats()?;
+    Ok(Report { path: args.path.clone(), before, compaction, after })
+}
+
+/// Writes a message to standard error, and ignores an error of doing so.
+fn complain(message: &str) {
+    let _ = writeln!(io::stderr(), "partd-compact: {message}");
+}
