@@ -149,6 +149,7 @@ pub use crate::encode::{Codec, CodecError, Encode, Typed, compression};
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::key::{Key, KeyPart, TupleInteger, TuplePart};
 pub use crate::log::{Compaction, Options, SegmentLog, Seq, Skipped, Stats, Verified, View};
+pub use crate::log::{Entries, Follower, Position, Update, ValueReader};
 pub use crate::partd::{Chunks, Durability, MemoryStore, Partd};
 pub use crate::scoped::Scoped;
 

@@ -210,9 +210,10 @@ mutant pop-condition src/log/pop.rs I1 pops \
     'control.directory_epoch() > 0;'
 mutant pins src/log/read/pins.rs live pins \
     a_view_keeps_only_the_segments_of_its_extents_open \
-    'let mut last = None;' \
-    'let mut last = None;
-        pins.sparse.extend((0..).zip(segments.iter().cloned()));'
+    'Pins::collect(extents, |extent| &segments[extent.segment() as usize])' \
+    'let mut pins = Pins::collect(extents, |extent| &segments[extent.segment() as usize]);
+        pins.sparse.extend((0..).zip(segments.iter().cloned()));
+        pins'
 mutant wake-up src/log/maintain/wakeup.rs live sleeping \
     a_sleeper_ends_when_closed_and_no_wake_up_is_lost \
     'let mut state = self.state();

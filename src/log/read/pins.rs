@@ -27,6 +27,21 @@ impl<F> Pins<F> {
         segments: &[Arc<Segment<F>>],
         extents: impl Iterator<Item = &'e Extent> + Clone,
     ) -> Pins<F> {
+        Pins::collect(extents, |extent| &segments[extent.segment() as usize])
+    }
+
+    /// Pins the segments of some of the extents.
+    pub(crate) fn subset<'e>(&self, extents: impl Iterator<Item = &'e Extent> + Clone) -> Pins<F> {
+        Pins::collect(extents, |extent| self.shared(extent))
+    }
+
+    fn collect<'s, 'e>(
+        extents: impl Iterator<Item = &'e Extent> + Clone,
+        segment: impl Fn(&Extent) -> &'s Arc<Segment<F>>,
+    ) -> Pins<F>
+    where
+        F: 's,
+    {
         let first = extents.clone().map(Extent::segment).min().unwrap_or(0);
         let mut pins = Pins { first, dense: SmallVec::new(), sparse: Vec::new() };
         let mut last = None;
@@ -42,9 +57,9 @@ impl<F> Pins<F> {
                 if pins.dense.len() <= place {
                     pins.dense.resize(place + 1, None);
                 }
-                pins.dense[place].get_or_insert_with(|| Arc::clone(&segments[number as usize]));
+                pins.dense[place].get_or_insert_with(|| Arc::clone(segment(extent)));
             } else {
-                pins.sparse.push((number, Arc::clone(&segments[number as usize])));
+                pins.sparse.push((number, Arc::clone(segment(extent))));
             }
         }
         pins.sparse.sort_unstable_by_key(|(number, _)| *number);
@@ -55,6 +70,11 @@ impl<F> Pins<F> {
     /// Returns the segment of an extent, which must be one of those passed to `new`.
     #[inline]
     pub(crate) fn segment(&self, extent: &Extent) -> &Segment<F> {
+        self.shared(extent)
+    }
+
+    #[inline]
+    fn shared(&self, extent: &Extent) -> &Arc<Segment<F>> {
         let place = extent.segment().wrapping_sub(self.first) as usize;
         match self.dense.get(place) {
             Some(Some(segment)) => segment,
@@ -63,7 +83,7 @@ impl<F> Pins<F> {
     }
 
     #[cold]
-    fn search(&self, number: u32) -> &Segment<F> {
+    fn search(&self, number: u32) -> &Arc<Segment<F>> {
         let place = self.sparse.partition_point(|(other, _)| *other < number);
         &self.sparse[place].1
     }

@@ -22,11 +22,16 @@ impl<D: Disk> View<D> {
     pub(crate) fn new(snapshot: Snapshot<D::File>, pool: Option<&LentPool>) -> Result<View<D>> {
         // Compare the checksums once, so that iterations need not.
         snapshot.check(pool)?;
-        Ok(View { snapshot: Arc::new(snapshot) })
+        Ok(View::of_checked(snapshot))
+    }
+
+    /// Creates a view of a value whose checksums were already compared.
+    pub(super) fn of_checked(snapshot: Snapshot<D::File>) -> View<D> {
+        View { snapshot: Arc::new(snapshot) }
     }
 
     fn extents(&self) -> &[Extent] {
-        self.snapshot.extents.first().and_then(|key| key.as_deref()).map_or(&[], |list| list)
+        self.snapshot.first()
     }
 
     /// Returns the chunks in order; together they are the value.
