@@ -74,6 +74,14 @@
 //! [`sync`](Partd::sync) that returned. `Dict` lives and dies with its process, and `Buffer` keeps
 //! these promises for what it has flushed.
 //!
+//! # Asynchronous programs
+//!
+//! Every call is synchronous. Most take microseconds and do not block; those that may read the disk
+//! do, because the segments are mapped and a page fault blocks the thread. With the feature `tokio`,
+//! `AsyncValueReader` and `ValueStream` read a value, and `FollowStream` follows one, on the threads
+//! that tokio keeps for blocking work. The page `docs/from-tokio.md` of the repository says which
+//! calls an executor may make itself.
+//!
 //! # Errors
 //!
 //! [`Error::kind`] returns an [`ErrorKind`] to match on. The `Display` text is a sentence for a
@@ -94,6 +102,8 @@
 //! | `msgpack` | | `Msgpack`, lists as MessagePack arrays |
 //! | `numpy` | | `Numpy`, one-dimensional `ndarray` arrays |
 //! | `arrow` | | `Arrow`, Arrow record batches |
+//! | `bytes` | | values as `bytes::Bytes` |
+//! | `tokio` | | `AsyncValueReader`, `ValueStream` and `FollowStream`, for asynchronous programs |
 //! | `full` | | all of the above |
 //!
 //! Without any feature, the stores, `Buffer`, `Encode` and `Typed` remain.
@@ -110,6 +120,8 @@ compile_error!(
     "partd runs on 64-bit little-endian Linux: its mappings, locks and syncs are Linux's"
 );
 
+#[cfg(feature = "tokio")]
+mod aio;
 mod batch;
 mod buffer;
 mod dict;
@@ -122,6 +134,8 @@ mod partd;
 mod scoped;
 mod threads;
 
+#[cfg(feature = "tokio")]
+pub use crate::aio::{AsyncUpdate, AsyncValueReader, FollowStream, ValueStream};
 pub use crate::batch::{Batch, Op};
 pub use crate::buffer::{Buffer, BufferStats, FixedBudget, MemoryBudget};
 pub use crate::dict::Dict;
@@ -152,6 +166,11 @@ pub use crate::log::{Compaction, Options, SegmentLog, Seq, Skipped, Stats, Verif
 pub use crate::log::{Entries, Follower, Position, Update, ValueReader};
 pub use crate::partd::{Chunks, Durability, MemoryStore, Partd};
 pub use crate::scoped::Scoped;
+
+/// Compiles and runs the examples of the page about asynchronous programs.
+#[cfg(all(doctest, feature = "tokio"))]
+#[doc = include_str!("../docs/from-tokio.md")]
+struct FromTokio;
 
 /// Compiles and runs the examples in the README.
 #[cfg(doctest)]

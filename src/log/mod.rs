@@ -38,6 +38,8 @@ pub use self::maintain::compaction::{Compaction, Skipped};
 pub use self::options::Options;
 pub use self::read::entries::Entries;
 pub use self::read::follow::{Follower, Position, Update};
+#[cfg(feature = "tokio")]
+pub(crate) use self::read::follow::{News, State as FollowState, pause};
 pub use self::read::value_reader::ValueReader;
 pub use self::read::view::View;
 pub use self::seq::Seq;
@@ -217,6 +219,13 @@ impl<D: Disk> SegmentLog<D> {
     pub fn follow_from(&self, key: impl Into<Key>, position: Position) -> Follower<'_, D> {
         let Engine { store, reader, .. } = &*self.engine;
         Follower::new(store, reader, key.into(), position)
+    }
+
+    /// Returns what is new for a follower that does not borrow the handle.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn next_news(&self, state: &mut FollowState) -> Result<Option<News<D::File>>> {
+        let Engine { store, reader, .. } = &*self.engine;
+        state.next(store, reader)
     }
 
     /// Returns every key with a view of its value, all as they are now, in key order.

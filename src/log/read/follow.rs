@@ -111,6 +111,13 @@ struct Hint {
     start: u64,
 }
 
+/// What [`State::next`] has found; `Appended` holds the new bytes, whose checksums were compared.
+#[derive(Debug)]
+pub(crate) enum News<F> {
+    Appended(Snapshot<F>),
+    Removed,
+}
+
 /// What a look at the index has found.
 enum Found<D: Disk> {
     /// Nothing new; contains the number with which the value began.
@@ -129,12 +136,12 @@ impl State {
         State { key, position, hint: None, before }
     }
 
-    /// Returns the next update, and moves the position behind it.
+    /// Returns what is new, and moves the position behind it.
     pub(crate) fn next<D: Disk>(
         &mut self,
         store: &Store<D>,
         reader: &Reader<D>,
-    ) -> Result<Option<Update<D>>> {
+    ) -> Result<Option<News<D::File>>> {
         match reader.with_version(store, |version| self.look(store, version))? {
             Found::Nothing(began) => {
                 self.position.began = began;
@@ -142,13 +149,13 @@ impl State {
             }
             Found::Removed => {
                 *self = State::new(std::mem::take(&mut self.key), Position::default());
-                Ok(Some(Update::Removed))
+                Ok(Some(News::Removed))
             }
             Found::Grown { snapshot, began, hint } => {
-                let view = self.take(snapshot, hint)?;
-                self.position =
-                    Position { offset: self.position.offset + view.len(), began: Some(began) };
-                Ok(Some(Update::Appended(view)))
+                let new = self.take(snapshot, hint)?;
+                let offset = self.position.offset + new.bytes();
+                self.position = Position { offset, began: Some(began) };
+                Ok(Some(News::Appended(new)))
             }
         }
     }
@@ -192,12 +199,12 @@ impl State {
     }
 
     /// Compares the checksums of a snapshot's extents, the first of which holds the position, and
-    /// returns a view of the bytes from the position on. Damage ends the view before it.
-    fn take<D: Disk>(
+    /// returns a snapshot of the bytes from the position on. Damage ends it before the damage.
+    fn take<F: DiskFile>(
         &mut self,
-        mut snapshot: Snapshot<D::File>,
+        mut snapshot: Snapshot<F>,
         mut hint: Hint,
-    ) -> Result<View<D>> {
+    ) -> Result<Snapshot<F>> {
         let skip = self.position.offset - hint.start;
         let mut new: SmallVec<[Extent; 1]> = snapshot.first().iter().copied().collect();
         let mut before = self.before.clone().filter(|_| snapshot.verify);
@@ -212,7 +219,7 @@ impl State {
         }
         snapshot.extents = vec![Some(Arc::new(new))];
         (self.before, self.hint) = (before, Some(hint));
-        Ok(View::of_checked(snapshot))
+        Ok(snapshot)
     }
 }
 
@@ -307,7 +314,11 @@ impl<'l, D: Disk> Follower<'l, D> {
     /// were returned, and the position stays before the damage.
     /// [`Forked`](crate::ErrorKind::Forked) in a child of `fork`.
     pub fn next_update(&mut self) -> Result<Option<Update<D>>> {
-        self.state.next(self.store, self.reader)
+        let news = self.state.next(self.store, self.reader)?;
+        Ok(news.map(|news| match news {
+            News::Appended(new) => Update::Appended(View::of_checked(new)),
+            News::Removed => Update::Removed,
+        }))
     }
 
     /// Applies the next update to a copy of the value: appends the new bytes to it, or clears it if

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, BufRead, Read, Seek, SeekFrom};
 
 use crate::error::Result;
-use crate::log::fs::{Disk, DiskFile, OsDisk};
+use crate::log::fs::{Disk, OsDisk};
 use crate::log::read::sequential::{Place, Sequential};
 use crate::log::read::snapshot::{Snapshot, total};
 use crate::log::segment::ahead::{AHEAD_BYTES, Ahead};
@@ -92,6 +92,20 @@ impl<D: Disk> ValueReader<D> {
         }
     }
 
+    /// Creates a reader of bytes whose checksums were already compared.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn of_checked(mut snapshot: Snapshot<D::File>) -> ValueReader<D> {
+        snapshot.verify = false;
+        ValueReader::new(snapshot)
+    }
+
+    /// The path of the segment with the first byte, for errors.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn path(&self) -> std::path::PathBuf {
+        let first = self.snapshot.first().first();
+        first.map(|extent| self.snapshot.segment(extent).path()).unwrap_or_default()
+    }
+
     /// Makes the reader compare the checksum of a piece when it returns its last bytes, not before
     /// the first.
     ///
@@ -142,6 +156,19 @@ impl<D: Disk> ValueReader<D> {
     #[must_use]
     pub fn began(&self) -> Option<Seq> {
         self.snapshot.first().first().map(|extent| Seq::from(extent.sequence()))
+    }
+
+    /// Returns the position that a seek leads to, from position `at` in a value of `len` bytes.
+    pub(crate) fn target(to: SeekFrom, at: u64, len: u64) -> io::Result<u64> {
+        let (from, by) = match to {
+            SeekFrom::Start(at) => (at, 0),
+            SeekFrom::End(by) => (len, by),
+            SeekFrom::Current(by) => (at, by),
+        };
+        from.checked_add_signed(by).ok_or_else(|| {
+            let why = format!("a seek by {by} bytes from byte {from} leads out of the value");
+            io::Error::new(io::ErrorKind::InvalidInput, why)
+        })
     }
 
     /// Moves to a position, which may lie behind the end of the value.
@@ -298,7 +325,7 @@ impl<D: Disk> BufRead for ValueReader<D> {
 
 impl<D: Disk> Seek for ValueReader<D> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let at = position_of(to, self.place.at, self.len)?;
+        let at = ValueReader::<D>::target(to, self.place.at, self.len)?;
         self.move_to(at);
         Ok(at)
     }
@@ -306,19 +333,6 @@ impl<D: Disk> Seek for ValueReader<D> {
     fn stream_position(&mut self) -> io::Result<u64> {
         Ok(self.place.at)
     }
-}
-
-/// Returns the position that a seek leads to.
-pub(crate) fn position_of(to: SeekFrom, at: u64, len: u64) -> io::Result<u64> {
-    let (from, by) = match to {
-        SeekFrom::Start(at) => (at, 0),
-        SeekFrom::End(by) => (len, by),
-        SeekFrom::Current(by) => (at, by),
-    };
-    from.checked_add_signed(by).ok_or_else(|| {
-        let why = format!("a seek by {by} bytes from byte {from} of a value leads out of it");
-        io::Error::new(io::ErrorKind::InvalidInput, why)
-    })
 }
 
 impl<D: Disk> Drop for ValueReader<D> {
