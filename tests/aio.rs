@@ -3,7 +3,7 @@
 use std::io::SeekFrom;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use partd::{
     AsyncUpdate, AsyncValueReader, FollowStream, Options, Partd, Position, SegmentLog, ValueStream,
@@ -153,15 +153,9 @@ async fn tokio_runs_other_tasks_while_a_value_is_read() {
     let p = Arc::new(p);
     static TURNS: AtomicU64 = AtomicU64::new(0);
     let ticker = tokio::spawn(async {
-        let (mut longest, mut last) = (Duration::ZERO, Instant::now());
         loop {
             tokio::task::yield_now().await;
             TURNS.fetch_add(1, Ordering::Relaxed);
-            longest = longest.max(last.elapsed());
-            last = Instant::now();
-            if TURNS.load(Ordering::Relaxed) == u64::MAX {
-                return longest;
-            }
         }
     });
     // The first window checks all 48 MiB, which takes milliseconds: the executor must not.
@@ -186,6 +180,6 @@ fn tokio_types_return_an_error_outside_of_a_runtime() {
     let mut stream = ValueStream::new(p.reader("x").unwrap());
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     let polled = std::pin::pin!(stream.next()).poll(&mut context);
-    let std::task::Poll::Ready(Some(Err(error))) = polled else { panic!("{polled:?}") };
+    let std::task::Poll::Ready(Some(Err(error))) = polled else { panic!("no error") };
     assert_eq!(error.kind(), partd::ErrorKind::Io);
 }

@@ -50,7 +50,7 @@ mutant() {
 program() {
     case $1 in
     sleeping::*) echo --release --manifest-path loom/Cargo.toml --test loom ;;
-    reopen::* | shared_files::*) echo --test engine ;;
+    following::* | reopen::* | shared_files::*) echo --test engine ;;
     threads::*) echo --test processes ;;
     *) echo --test simulated ;;
     esac
@@ -214,6 +214,10 @@ mutant pins src/log/read/pins.rs live pins \
     'let mut pins = Pins::collect(extents, |extent| &segments[extent.segment() as usize]);
         pins.sparse.extend((0..).zip(segments.iter().cloned()));
         pins'
+mutant generation src/log/maintain/compaction/plan.rs live following \
+    growth_compaction_and_a_new_handle_are_no_rewrite \
+    'sequence: extents[first].sequence(),' \
+    'sequence: extents[next - 1].sequence(),'
 mutant wake-up src/log/maintain/wakeup.rs live sleeping \
     a_sleeper_ends_when_closed_and_no_wake_up_is_lost \
     'let mut state = self.state();

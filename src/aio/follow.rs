@@ -1,6 +1,6 @@
 //! `FollowStream`: what is appended to a key, as a stream of `Bytes`.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};

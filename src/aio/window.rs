@@ -1,6 +1,5 @@
 //! A window of a value: bytes that a blocking call has copied from the mapping.
 
-use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;

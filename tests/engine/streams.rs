@@ -205,11 +205,12 @@ fn a_reader_that_checks_as_it_reads_reports_damage_before_the_end_of_the_piece()
     let path = dir.path().join("store");
     let mut random = random(1);
     let value: Vec<u8> = (0..LEN).map(|_| random(256) as u8).collect();
-    let p = SegmentLog::open(&path).unwrap();
+    let options = SegmentLog::options().segment_len_bytes(4 << 20);
+    let p = options.open(&path).unwrap();
     p.append([("x", &value)]).unwrap();
     drop(p);
     damage(&path, &value[..100], 7);
-    let p = SegmentLog::open(&path).unwrap();
+    let p = options.open(&path).unwrap();
     let mut at_once = p.reader("x").unwrap();
     assert!(at_once.fill_buf().is_err(), "no byte of a damaged piece");
     let mut as_read = p.reader("x").unwrap().check_as_read();

@@ -48,9 +48,9 @@ fn reading_and_following_a_value_of_64_mib_takes_less_than_one_mib() {
             }
             assert_eq!(sum, LEN);
         });
-        let skipping = peak(|| {
-            let mut reader = p.reader("x").unwrap();
-            assert_eq!((&mut reader).take(LEN / 2).bytes().count() as u64, LEN / 2);
+        let single = peak(|| {
+            let reader = p.reader("x").unwrap();
+            assert_eq!(reader.take(1 << 20).bytes().count(), 1 << 20);
         });
         let followed = peak(|| {
             let (mut follower, mut sum) = (p.follow("x", 0), 0);
@@ -59,10 +59,8 @@ fn reading_and_following_a_value_of_64_mib_takes_less_than_one_mib() {
             }
             assert_eq!(sum, LEN);
         });
-        println!(
-            "compacted: {compacted}; read {read}, lent {lent}, {skipping}, followed {followed}"
-        );
-        assert!([read, lent, skipping, followed].iter().all(|bytes| *bytes < 1 << 20));
+        println!("compacted: {compacted}; read {read}, lent {lent}, {single}, followed {followed}");
+        assert!([read, lent, single, followed].iter().all(|bytes| *bytes < 1 << 20));
     }
 }
 

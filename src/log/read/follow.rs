@@ -75,7 +75,7 @@ pub enum Update<D: Disk = OsDisk> {
 ///     p.append([("x", append)])?;
 ///     while follower.wait(Duration::ZERO)? {
 ///         match follower.next_update()? {
-///             Some(Update::Appended(bytes)) => bytes.chunks().for_each(|chunk| copy.extend(chunk)),
+///             Some(Update::Appended(bytes)) => bytes.chunks().for_each(|chunk| copy.extend_from_slice(chunk)),
 ///             Some(Update::Removed) => copy.clear(),
 ///             None => {}
 ///         }

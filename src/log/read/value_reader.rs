@@ -13,6 +13,8 @@ use crate::log::seq::Seq;
 
 /// The most bytes that one call of `fill_buf` returns.
 const PIECE_BYTES: u64 = 1 << 20;
+/// The fewest bytes that are made ready at a time.
+const PAGE_BYTES: u64 = 4096;
 /// The check of an extent up to this length needs no read-ahead of its own.
 const SHORT_BYTES: u64 = 64 << 10;
 
@@ -205,14 +207,14 @@ impl<D: Disk> ValueReader<D> {
         Place { at, extent, within: at - self.starts[extent] }
     }
 
-    /// Returns bytes at the position: at most about `wanted` if they are not yet ready, and none at
-    /// the end of the value.
+    /// Returns bytes at the position, about `wanted` of them or those that are ready; none at the end
+    /// of the value.
     pub(crate) fn fill(&mut self, wanted: u64) -> Result<&[u8]> {
         let extents = self.snapshot.first();
         let Some(&extent) = self.place.settle(extents) else { return Ok(&[]) };
         if self.ready == 0 {
             let rest = extent.len() - self.place.within;
-            let len = rest.min(wanted.clamp(1, PIECE_BYTES));
+            let len = rest.min(wanted.clamp(PAGE_BYTES, PIECE_BYTES));
             let needed = if self.is_checked() { len } else { rest.min(AHEAD_BYTES) };
             self.ahead.begin(&self.snapshot, self.place, needed);
             self.check(&extent, len)?;
