@@ -76,9 +76,9 @@ impl Stream for ValueStream {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
         let windows = &mut self.get_mut().windows;
-        match ready!(windows.poll_bytes(context)) {
-            Ok([]) => Poll::Ready(None),
-            Ok(_) => Poll::Ready(Some(Ok(Bytes::from(windows.take())))),
+        match ready!(windows.poll_bytes(context)).map(<[u8]>::is_empty) {
+            Ok(true) => Poll::Ready(None),
+            Ok(false) => Poll::Ready(Some(Ok(Bytes::from(windows.take())))),
             Err(error) => {
                 windows.position = windows.len;
                 Poll::Ready(Some(Err(error)))

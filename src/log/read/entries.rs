@@ -24,7 +24,8 @@ use crate::threads::LentPool;
 /// no values. A view is made, and the checksums of its value are compared, when the iterator
 /// returns it. A damaged value is an error in its place; the iteration then goes on with the next
 /// key. Until it is dropped, the iterator keeps the segments in which its values lie; each view
-/// keeps only its own.
+/// keeps only its own. The iterator shares the lists of extents with the index, so the first append
+/// to a key that it still has to return copies the list of that key.
 pub struct Entries<D: Disk = OsDisk> {
     keys: IntoIter<(Key, Extents)>,
     pins: Pins<D::File>,
