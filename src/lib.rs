@@ -76,11 +76,11 @@
 //!
 //! # Asynchronous programs
 //!
-//! Every call is synchronous. Most take microseconds and do not block; those that may read the disk
-//! do, because the segments are mapped and a page fault blocks the thread. With the feature `tokio`,
-//! `AsyncValueReader` and `ValueStream` read a value, and `FollowStream` follows one, on the threads
-//! that tokio keeps for blocking work. The page `docs/from-tokio.md` of the repository says which
-//! calls an executor may make itself.
+//! Every call is synchronous. Most take microseconds. A call that may read the disk can block its
+//! thread, because the segments are mapped and a page fault cannot be awaited. With the feature
+//! `tokio`, `AsyncValueReader` and `ValueStream` read a value, and `FollowStream` follows one, on
+//! the threads that tokio keeps for blocking work. The page `docs/from-tokio.md` of the repository
+//! says which calls an executor may make itself.
 //!
 //! # Errors
 //!

@@ -26,9 +26,10 @@ pub enum AsyncUpdate {
 
 /// What is appended to a key, as a stream that waits for more and ends only after an error.
 ///
-/// It follows the key as a [`Follower`](crate::Follower) does. Items are copies in memory of at most
-/// 256 KiB. While nothing is appended, the stream polls one word of shared memory on the executor,
-/// with pauses that grow from 50 µs to 10 ms. It needs a tokio runtime with its time enabled.
+/// It follows the key as a [`Follower`](crate::Follower) does. Items are copies in memory of at
+/// most 256 KiB. While nothing is appended, the stream polls one word of shared memory on the
+/// executor, with pauses that grow from 50 µs to 10 ms. It needs a tokio runtime with its time
+/// enabled.
 ///
 /// ```
 /// use std::sync::Arc;

@@ -14,9 +14,9 @@ use crate::{Key, Result};
 /// A key's value as an asynchronous stream of bytes: tokio's `AsyncRead`, `AsyncBufRead` and
 /// `AsyncSeek`.
 ///
-/// It reads as a [`ValueReader`] does, on the threads that tokio keeps for blocking work, one window
-/// at a time, so that no page fault blocks the executor. Its memory is one window: 256 KiB unless
-/// [`window`](AsyncValueReader::window) changes it.
+/// It reads as a [`ValueReader`] does, on the threads that tokio keeps for blocking work, one
+/// window at a time, so that no page fault blocks the executor. Its memory is one window: 256 KiB
+/// unless [`window`](AsyncValueReader::window) changes it.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -44,7 +44,8 @@ impl AsyncValueReader {
     ///
     /// # Errors
     ///
-    /// Those of [`SegmentLog::reader`], and [`Io`](crate::ErrorKind::Io) outside of a tokio runtime.
+    /// Those of [`SegmentLog::reader`], and [`Io`](crate::ErrorKind::Io) outside of a tokio
+    /// runtime.
     pub async fn open(log: &Arc<SegmentLog>, key: impl Into<Key>) -> Result<AsyncValueReader> {
         open(log, key.into()).await.map(AsyncValueReader::new)
     }
@@ -114,7 +115,7 @@ impl AsyncSeek for AsyncValueReader {
     fn start_seek(self: Pin<&mut Self>, to: SeekFrom) -> io::Result<()> {
         let windows = &mut self.get_mut().windows;
         // A window that is being read is kept or dropped once it is there.
-        windows.position = ValueReader::target(to, windows.position, windows.len)?;
+        windows.position = <ValueReader>::target(to, windows.position, windows.len)?;
         Ok(())
     }
 

@@ -15,8 +15,8 @@ use crate::{Key, Result};
 
 /// A key's value as a stream of `Bytes`.
 ///
-/// Each item is a window of the value: 256 KiB unless [`window`](ValueStream::window) changes it, and
-/// less at the end. The items are copies in memory, made on the threads that tokio keeps for
+/// Each item is a window of the value: 256 KiB unless [`window`](ValueStream::window) changes it,
+/// and less at the end. The items are copies in memory, made on the threads that tokio keeps for
 /// blocking work, so that neither the stream nor a later use of an item blocks the executor on a
 /// page fault. The stream ends after an error.
 ///
@@ -47,7 +47,8 @@ impl ValueStream {
     ///
     /// # Errors
     ///
-    /// Those of [`SegmentLog::reader`], and [`Io`](crate::ErrorKind::Io) outside of a tokio runtime.
+    /// Those of [`SegmentLog::reader`], and [`Io`](crate::ErrorKind::Io) outside of a tokio
+    /// runtime.
     pub async fn open(log: &Arc<SegmentLog>, key: impl Into<Key>) -> Result<ValueStream> {
         open(log, key.into()).await.map(ValueStream::new)
     }

@@ -20,8 +20,8 @@ use crate::threads::LentPool;
 /// Created by [`SegmentLog::entries`](crate::SegmentLog::entries) and
 /// [`SegmentLog::entries_with_prefix`](crate::SegmentLog::entries_with_prefix).
 ///
-/// The iterator holds the sorted keys: 32 bytes each, and the bytes of keys longer than 16. It holds
-/// no values. A view is made, and the checksums of its value are compared, when the iterator
+/// The iterator holds the sorted keys: 32 bytes each, and the bytes of keys longer than 16. It
+/// holds no values. A view is made, and the checksums of its value are compared, when the iterator
 /// returns it. A damaged value is an error in its place; the iteration then goes on with the next
 /// key. Until it is dropped, the iterator keeps the segments in which its values lie; each view
 /// keeps only its own. The iterator shares the lists of extents with the index, so the first append

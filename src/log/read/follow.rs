@@ -34,8 +34,9 @@ const PAUSE_MAX: Duration = Duration::from_millis(10);
 
 /// A position in the value of a key, from which a [`Follower`] can go on, also in another process.
 ///
-/// A power cut can undo batches that were not synced, and the store then gives their numbers to other
-/// batches. A program that stores a position and must survive a power cut syncs the store first.
+/// A power cut can undo batches that were not synced, and the store then gives their numbers to
+/// other batches. A program that stores a position and must survive a power cut syncs the store
+/// first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Position {
     /// The number of bytes from the start of the value.
@@ -58,9 +59,9 @@ pub enum Update<D: Disk = OsDisk> {
 /// The bytes appended to a key since the last look.
 ///
 /// Created by [`SegmentLog::follow`](crate::SegmentLog::follow). Each update lends the new bytes
-/// without a copy, after comparing their checksums. No byte is read twice, unless the follower began
-/// in the middle of a value that a compaction has joined to one piece since, whose checksum then
-/// covers the bytes before, too.
+/// without a copy, after comparing their checksums. No byte is read twice, unless the follower
+/// began in the middle of a value that a compaction has joined to one piece since, whose checksum
+/// then covers the bytes before, too.
 ///
 /// ```
 /// use std::time::Duration;
@@ -301,8 +302,8 @@ impl<'l, D: Disk> Follower<'l, D> {
 
     /// Returns what has happened since the last update; `None` if nothing has.
     ///
-    /// An update lends about 8 MiB of new bytes at most, or more if one piece is longer: the bytes of
-    /// one append, or what a compaction has joined. Call it again until it returns `None`.
+    /// An update lends about 8 MiB of new bytes at most, or more if one piece is longer: the bytes
+    /// of one append, or what a compaction has joined. Call it again until it returns `None`.
     ///
     /// If a key was deleted and written several times since the last call, that is one
     /// [`Removed`](Update::Removed). It is not reported if the follower has returned none of the
@@ -356,8 +357,8 @@ impl<'l, D: Disk> Follower<'l, D> {
     /// Waits until there is an update, at most for `timeout`. Returns whether there is one.
     ///
     /// Writers of any process may append, and they wake nobody: a wake-up would cost every append a
-    /// system call. So the wait polls one word of shared memory that each commit changes, and looks at
-    /// the key if it has changed. The pauses grow from 50 µs to 10 ms: they are an eighth of the
+    /// system call. So the wait polls one word of shared memory that each commit changes, and looks
+    /// at the key if it has changed. The pauses grow from 50 µs to 10 ms: they are an eighth of the
     /// time waited so far, so a wait takes an eighth longer than it must, and hardly any processor
     /// time.
     ///

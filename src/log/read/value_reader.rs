@@ -20,16 +20,16 @@ const SHORT_BYTES: u64 = 64 << 10;
 
 /// A key's value as a stream of bytes.
 ///
-/// Created by [`SegmentLog::reader`](crate::SegmentLog::reader). The reader shows the value as it was
-/// at that moment, and stays valid whatever is appended, deleted or compacted meanwhile, also after
-/// the handle is dropped. [`fill_buf`](BufRead::fill_buf) lends bytes of the mapping, so reading needs
-/// no buffer beside those of the caller, however long the value is.
+/// Created by [`SegmentLog::reader`](crate::SegmentLog::reader). The reader shows the value as it
+/// was at that moment, and stays valid whatever is appended, deleted or compacted meanwhile, also
+/// after the handle is dropped. [`fill_buf`](BufRead::fill_buf) lends bytes of the mapping, so
+/// reading needs no buffer beside those of the caller, however long the value is.
 ///
 /// The store reads each append as one piece, with one checksum; a compaction joins the pieces of a
-/// key to one. The reader compares the checksum of a whole piece before it returns the first byte of
-/// it. A damaged piece is an error of kind [`InvalidData`](io::ErrorKind::InvalidData), and the bytes
-/// before it can be read. The error converts back: its
-/// [`get_ref`](io::Error::get_ref) is the [`Error`](crate::Error) with the file and the offset.
+/// key to one. The reader compares the checksum of a whole piece before it returns the first byte
+/// of it. A damaged piece is an error of kind [`InvalidData`](io::ErrorKind::InvalidData), and the
+/// bytes before it can be read. The error converts back: its [`get_ref`](io::Error::get_ref) is the
+/// [`Error`](crate::Error) with the file and the offset.
 ///
 /// Bytes that are not in memory are requested from disk up to 8 MiB ahead of the reader. After a
 /// jump, it requests little at first, and more the longer it is read in order.
@@ -154,7 +154,8 @@ impl<D: Disk> ValueReader<D> {
     /// missing.
     ///
     /// It stays the same while the value grows and is compacted. If the key was deleted and written
-    /// anew, it is greater. A position is valid in a later reader only if both have the same number.
+    /// anew, it is greater. A position is valid in a later reader only if both have the same
+    /// number.
     #[must_use]
     pub fn began(&self) -> Option<Seq> {
         self.snapshot.first().first().map(|extent| Seq::from(extent.sequence()))
@@ -207,8 +208,8 @@ impl<D: Disk> ValueReader<D> {
         Place { at, extent, within: at - self.starts[extent] }
     }
 
-    /// Returns bytes at the position, about `wanted` of them or those that are ready; none at the end
-    /// of the value.
+    /// Returns bytes at the position, about `wanted` of them or those that are ready; none at the
+    /// end of the value.
     pub(crate) fn fill(&mut self, wanted: u64) -> Result<&[u8]> {
         let extents = self.snapshot.first();
         let Some(&extent) = self.place.settle(extents) else { return Ok(&[]) };
