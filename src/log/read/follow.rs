@@ -76,7 +76,9 @@ pub enum Update<D: Disk = OsDisk> {
 ///     p.append([("x", append)])?;
 ///     while follower.wait(Duration::ZERO)? {
 ///         match follower.next_update()? {
-///             Some(Update::Appended(bytes)) => bytes.chunks().for_each(|chunk| copy.extend_from_slice(chunk)),
+///             Some(Update::Appended(bytes)) => {
+///                 bytes.chunks().for_each(|chunk| copy.extend_from_slice(chunk));
+///             }
 ///             Some(Update::Removed) => copy.clear(),
 ///             None => {}
 ///         }
@@ -191,7 +193,8 @@ impl State {
             fits
         });
         let new: SmallVec<[Extent; 1]> = new.copied().collect();
-        // Only these extents: if the list itself were shared, the next append would have to copy it.
+        // Only these extents: if the list itself were shared, the next append would have to copy
+        // it.
         let extents = vec![Some(Arc::new(new))];
         let options = &store.options;
         let (verify, release) = (options.verify_on_read, options.release_after_read);
