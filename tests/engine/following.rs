@@ -128,7 +128,7 @@ fn a_copy_that_follows_random_operations_equals_the_value() {
                     );
                 }
             }
-            let positions: Vec<_> = followers.iter().map(|follower| follower.position()).collect();
+            let positions: Vec<_> = followers.iter().map(partd::Follower::position).collect();
             for ((position, copy), now) in copies.iter_mut().zip(positions) {
                 assert_eq!(now.offset, copy.len() as u64);
                 *position = now;

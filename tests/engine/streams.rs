@@ -268,7 +268,7 @@ fn a_damaged_value_is_one_error_among_the_entries() {
         match (i, entry) {
             (2, Err(error)) => assert!(error.is_corruption()),
             (i, Ok((key, view))) => {
-                assert!(i != 2 && *key == Key::from(i as u64) && view.len() == 1000)
+                assert!(i != 2 && *key == Key::from(i as u64) && view.len() == 1000);
             }
             (i, Err(error)) => panic!("{i}: {error}"),
         }
