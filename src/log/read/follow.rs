@@ -67,7 +67,7 @@ pub enum Update<D: Disk = OsDisk> {
 /// use std::time::Duration;
 /// use partd::{Partd, SegmentLog, Update};
 /// let p = SegmentLog::temporary()?;
-/// let mut follower = p.follow("x", 0)?;
+/// let mut follower = p.follow("x", 0);
 /// let mut copy = Vec::new();
 /// for (append, delete) in [("Hello ", false), ("world!", false), ("anew", true)] {
 ///     if delete {
@@ -331,7 +331,7 @@ impl<'l, D: Disk> Follower<'l, D> {
     /// ```
     /// use partd::{Partd, SegmentLog};
     /// let p = SegmentLog::temporary()?;
-    /// let mut follower = p.follow("x", 0)?;
+    /// let mut follower = p.follow("x", 0);
     /// let mut copy = Vec::new();
     /// p.append([("x", "Hello "), ("x", "world!")])?;
     /// while follower.read_into(&mut copy)? {}
