@@ -330,6 +330,23 @@ impl Error {
     }
 }
 
+/// Wraps the error, for code that reads through [`std::io`]. [`get_ref`](io::Error::get_ref) leads
+/// back to it.
+impl From<Error> for io::Error {
+    fn from(error: Error) -> io::Error {
+        let kind = match &error {
+            Error::Io { source, .. } => source.kind(),
+            _ => match error.kind() {
+                ErrorKind::Corrupt | ErrorKind::Decode => io::ErrorKind::InvalidData,
+                ErrorKind::StoreFull => io::ErrorKind::StorageFull,
+                ErrorKind::Invalid => io::ErrorKind::InvalidInput,
+                _ => io::ErrorKind::Other,
+            },
+        };
+        io::Error::new(kind, error)
+    }
+}
+
 /// Adds the path to an error of the format.
 pub(crate) fn damage(path: impl Into<PathBuf>, damage: partd_format::Error) -> Error {
     let path = path.into();

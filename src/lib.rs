@@ -74,6 +74,14 @@
 //! [`sync`](Partd::sync) that returned. `Dict` lives and dies with its process, and `Buffer` keeps
 //! these promises for what it has flushed.
 //!
+//! # Asynchronous programs
+//!
+//! Every call is synchronous. Most take microseconds. A call that may read the disk can block its
+//! thread, because the segments are mapped and a page fault cannot be awaited. With the feature
+//! `tokio`, `AsyncValueReader` and `ValueStream` read a value, and `FollowStream` follows one, on
+//! the threads that tokio keeps for blocking work. The page `docs/from-tokio.md` of the repository
+//! says which calls an executor may make itself.
+//!
 //! # Errors
 //!
 //! [`Error::kind`] returns an [`ErrorKind`] to match on. The `Display` text is a sentence for a
@@ -96,6 +104,7 @@
 //! | `arrow` | | `Arrow`, Arrow record batches |
 //! | `bytes` | | `View::owned_chunks`, lent chunks as `bytes::Bytes` |
 //! | `tracing` | | spans and events of the engine for the crate `tracing` |
+//! | `tokio` | | `AsyncValueReader`, `ValueStream` and `FollowStream`, for asynchronous programs |
 //! | `full` | | all of the above |
 //!
 //! Without any feature, the stores, `Buffer`, `Encode` and `Typed` remain.
@@ -112,6 +121,8 @@ compile_error!(
     "partd runs on 64-bit little-endian Linux: its mappings, locks and syncs are Linux's"
 );
 
+#[cfg(feature = "tokio")]
+mod aio;
 mod batch;
 mod batch_builder;
 mod buffer;
@@ -126,6 +137,8 @@ mod partd;
 mod scoped;
 mod threads;
 
+#[cfg(feature = "tokio")]
+pub use crate::aio::{AsyncUpdate, AsyncValueReader, FollowStream, ValueStream};
 pub use crate::batch::{Batch, Op};
 pub use crate::batch_builder::BatchBuilder;
 pub use crate::buffer::{Buffer, BufferStats, FixedBudget, MemoryBudget};
@@ -158,6 +171,7 @@ pub use crate::log::{
     BackgroundError, Backup, Compaction, Counters, FileExtent, FileExtents, Options, SegmentLog,
     Seq, Skipped, Stats, Verified, View, ViewReader,
 };
+pub use crate::log::{Entries, Follower, Position, Update, ValueReader};
 pub use crate::partd::{Chunks, Durability, MemoryStore, Partd};
 pub use crate::scoped::Scoped;
 #[doc(hidden)]
@@ -183,6 +197,11 @@ pub mod arrow {
     pub use arrow_array as array;
     pub use arrow_schema as schema;
 }
+
+/// Compiles and runs the examples of the page about asynchronous programs.
+#[cfg(all(doctest, feature = "tokio"))]
+#[doc = include_str!("../docs/from-tokio.md")]
+struct FromTokio;
 
 /// Compiles and runs the examples in the README.
 #[cfg(doctest)]

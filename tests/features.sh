@@ -12,7 +12,7 @@ check() {
 }
 
 check
-for feature in zlib snappy lz4 bz2 blosc zstd pickle msgpack numpy arrow bytes tracing; do
+for feature in zlib snappy lz4 bz2 blosc zstd pickle msgpack numpy arrow bytes tokio tracing; do
     check --features "$feature"
 done
 

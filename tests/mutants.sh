@@ -50,7 +50,7 @@ mutant() {
 program() {
     case $1 in
     sleeping::*) echo --release --manifest-path loom/Cargo.toml --test loom ;;
-    alignment::* | extents::* | reopen::* | shared_files::*) echo --test engine ;;
+    alignment::* | extents::* | following::* | reopen::* | shared_files::*) echo --test engine ;;
     threads::*) echo --test processes ;;
     *) echo --test simulated ;;
     esac
@@ -210,9 +210,10 @@ mutant pop-condition src/log/pop.rs I1 pops \
     'control.directory_epoch() > 0;'
 mutant pins src/log/read/pins.rs live pins \
     a_view_keeps_only_the_segments_of_its_extents_open \
-    'let mut last = None;' \
-    'let mut last = None;
-        pins.sparse.extend((0..).zip(segments.iter().cloned()));'
+    'Pins::collect(extents, |extent| &segments[extent.segment() as usize])' \
+    'let mut pins = Pins::collect(extents, |extent| &segments[extent.segment() as usize]);
+        pins.sparse.extend((0..).zip(segments.iter().cloned()));
+        pins'
 mutant view-pins src/log/segment/recycle.rs I4 extents \
     lent_values_keep_their_bytes_while_a_temporary_store_recycles_its_segments \
     '&& Arc::into_inner(segment).is_some();' \
@@ -220,6 +221,10 @@ mutant view-pins src/log/segment/recycle.rs I4 extents \
                 drop(segment);
                 true
             };'
+mutant generation src/log/maintain/compaction/plan.rs live following \
+    growth_compaction_and_a_new_handle_are_no_rewrite \
+    'sequence: extents[first].sequence(),' \
+    'sequence: extents[next - 1].sequence(),'
 mutant wake-up src/log/maintain/wakeup.rs live sleeping \
     a_sleeper_ends_when_closed_and_no_wake_up_is_lost \
     'let mut state = self.state();

@@ -17,7 +17,7 @@
 //! | `backup`, `verify`, `stats` | copies of the store; the check of every checksum; the counts of keys, bytes and segments |
 //! | `maintain` | syncs, compaction, and the background compaction thread |
 //! | `mod` | `SegmentLog` |
-//! | `lend` | its methods that lend values |
+//! | `lend`, `stream` | its methods that lend values, and those that read them piece by piece |
 
 mod backup;
 mod counters;
@@ -33,6 +33,7 @@ mod seq;
 pub mod shared;
 mod stats;
 mod store;
+mod stream;
 mod trace;
 mod verify;
 mod write;
@@ -45,7 +46,12 @@ pub use self::backup::Backup;
 pub use self::counters::{BackgroundError, Counters};
 pub use self::maintain::compaction::{Compaction, Skipped};
 pub use self::options::Options;
+pub use self::read::entries::Entries;
 pub use self::read::file_extents::{FileExtent, FileExtents};
+pub use self::read::follow::{Follower, Position, Update};
+#[cfg(feature = "tokio")]
+pub(crate) use self::read::follow::{News, State as FollowState, pause};
+pub use self::read::value_reader::ValueReader;
 pub use self::read::view::View;
 pub use self::read::view_reader::ViewReader;
 pub use self::seq::Seq;

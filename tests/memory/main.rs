@@ -6,6 +6,7 @@ mod buffer_memory;
 mod compaction_memory;
 mod hostile_memory;
 mod limited;
+mod reader_memory;
 mod snapshots;
 mod uncached;
 

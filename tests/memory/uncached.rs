@@ -129,3 +129,24 @@ fn a_visit_of_one_key_reads_its_pages_and_no_neighbours() {
 fn a_pop_of_one_key_reads_its_pages_and_no_neighbours() {
     one_key(4096, |p, key| p.pop([key]).unwrap().remove(0));
 }
+
+#[test]
+fn a_reader_of_one_key_reads_its_pages_and_no_neighbours() {
+    use std::io::Read;
+    for len in [4096, 40_000] {
+        one_key(len, |p, key| {
+            let mut value = Vec::new();
+            p.reader(key).unwrap().release_behind().read_to_end(&mut value).unwrap();
+            value
+        });
+    }
+}
+
+#[test]
+fn a_follower_of_one_key_reads_its_pages_and_no_neighbours() {
+    one_key(40_000, |p, key| {
+        let (mut follower, mut value) = (p.follow(key, 0), Vec::new());
+        while follower.read_into(&mut value).unwrap() {}
+        value
+    });
+}

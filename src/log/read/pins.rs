@@ -27,6 +27,21 @@ impl<F> Pins<F> {
         segments: &[Arc<Segment<F>>],
         extents: impl Iterator<Item = &'e Extent> + Clone,
     ) -> Pins<F> {
+        Pins::collect(extents, |extent| &segments[extent.segment() as usize])
+    }
+
+    /// Pins the segments of some of the extents.
+    pub(crate) fn subset<'e>(&self, extents: impl Iterator<Item = &'e Extent> + Clone) -> Pins<F> {
+        Pins::collect(extents, |extent| self.segment(extent))
+    }
+
+    fn collect<'s, 'e>(
+        extents: impl Iterator<Item = &'e Extent> + Clone,
+        segment: impl Fn(&Extent) -> &'s Arc<Segment<F>>,
+    ) -> Pins<F>
+    where
+        F: 's,
+    {
         let first = extents.clone().map(Extent::segment).min().unwrap_or(0);
         let mut pins = Pins { first, dense: SmallVec::new(), sparse: Vec::new() };
         let mut last = None;
@@ -42,9 +57,9 @@ impl<F> Pins<F> {
                 if pins.dense.len() <= index {
                     pins.dense.resize(index + 1, None);
                 }
-                pins.dense[index].get_or_insert_with(|| Arc::clone(&segments[number as usize]));
+                pins.dense[index].get_or_insert_with(|| Arc::clone(segment(extent)));
             } else {
-                pins.sparse.push((number, Arc::clone(&segments[number as usize])));
+                pins.sparse.push((number, Arc::clone(segment(extent))));
             }
         }
         pins.sparse.sort_unstable_by_key(|(number, _)| *number);

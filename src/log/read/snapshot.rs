@@ -35,7 +35,7 @@ pub(crate) struct Snapshot<F> {
     pub(super) extents: Vec<Option<Extents>>,
     /// The `rebuilds` of the version, which says whose segment numbers the extents use.
     rebuilds: u64,
-    verify: bool,
+    pub(super) verify: bool,
     /// Whether a read drops the pages that it fetched from disk.
     pub(super) release: bool,
 }
@@ -51,6 +51,18 @@ impl<F: DiskFile> Snapshot<F> {
         let all = extents.iter().flatten().flat_map(|list| list.iter());
         let pins = Pins::new(&version.segments, all);
         Snapshot { pins, extents, rebuilds: version.rebuilds, verify, release }
+    }
+
+    /// Creates a snapshot of one key's value, whose segments are among `pins`.
+    pub(super) fn of_one(
+        pins: &Pins<F>,
+        extents: Extents,
+        verify: bool,
+        release: bool,
+    ) -> Snapshot<F> {
+        let pins = pins.subset(extents.iter());
+        // Such a snapshot is compared with no other, so the version does not matter.
+        Snapshot { pins, extents: vec![Some(extents)], rebuilds: 0, verify, release }
     }
 
     /// Creates a snapshot of the keys' values in a version.

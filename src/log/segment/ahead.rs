@@ -23,11 +23,11 @@ const SAMPLES_MAX: usize = 8;
 const SPANS_PER_SAMPLE: usize = 16;
 const BYTES_PER_SAMPLE: u64 = 256 << 10;
 /// Bytes requested in one step, sorted by position.
-const STEP_BYTES: u64 = 1 << 20;
+pub(crate) const STEP_BYTES: u64 = 1 << 20;
 /// After a step that was not in memory, this many steps are requested without a check.
-const UNCHECKED_AFTER_MISS: u32 = 8;
+pub(crate) const UNCHECKED_AFTER_MISS: u32 = 8;
 /// How far behind the read position pages are released: another thread may still read them.
-const RELEASE_BEHIND_BYTES: u64 = 4 << 20;
+pub(crate) const RELEASE_BEHIND_BYTES: u64 = 4 << 20;
 /// A long value is read in pieces of this many bytes.
 const LONG_PIECE_BYTES: usize = 1 << 20;
 const PAGE: u64 = 4096;
@@ -133,7 +133,7 @@ pub(crate) fn fetch<F: DiskFile>(spans: &mut [Span<'_, F>]) {
 }
 
 /// Releases the pages of spans that were read.
-fn release<F: DiskFile>(spans: &[Span<'_, F>]) {
+pub(crate) fn release<F: DiskFile>(spans: &[Span<'_, F>]) {
     for span in spans {
         span.segment.file().mapping().release(span.offset, span.len);
     }

@@ -34,6 +34,13 @@ impl Extent {
         self.0[1] & OFFSET_MASK
     }
 
+    /// The extent without its first `skip` bytes, which is at most its length; `checksum` is that of
+    /// the rest.
+    pub(crate) fn tail(&self, skip: u64, checksum: u32) -> Extent {
+        let [place, len, numbers] = self.0;
+        Extent([place + skip, len - skip, numbers >> 32 << 32 | u64::from(checksum)])
+    }
+
     /// The offset of the value in its segment.
     #[inline]
     pub(crate) fn offset(&self) -> u64 {

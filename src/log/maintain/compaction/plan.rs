@@ -157,7 +157,11 @@ impl<F: DiskFile> Base<F> {
                 planned.push(Planned {
                     key: key.clone(),
                     kind,
-                    sequence: extents[next - 1].sequence(),
+                    // The lowest number, so that the first extent of a value keeps its number: it
+                    // tells a reader whether a value has grown or was written anew. No removal and
+                    // no set lies between the merged extents, so any of their numbers would replay
+                    // to the same value.
+                    sequence: extents[first].sequence(),
                     extents: Some((Arc::clone(extents), first..next)),
                     len,
                 });
