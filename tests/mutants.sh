@@ -305,9 +305,9 @@ mutant forgotten-delete src/log/maintain/compaction/plan.rs I5 crash $crash \
 mutant forgotten-prefix src/log/maintain/compaction/plan.rs I5 crash $crash \
     'if !needed.prefixes.contains_key(prefix) {' \
     'if !needed.prefixes.contains_key(prefix) && false {'
-mutant prefix-neighbours src/log/read/index.rs 'live I1 I2 I5' crash $crash \
-    'let stays = !slot.key.as_bytes().starts_with(prefix);' \
-    'let stays = !slot.key.as_bytes().starts_with(&prefix[..prefix.len() - 1]);'
+mutant prefix-neighbours src/log/read/order.rs 'live I1 I2 I5' crash $crash \
+    'key.as_bytes().starts_with(prefix)' \
+    'key.as_bytes().starts_with(&prefix[..prefix.len() - 1])'
 mutant replaced src/log/read/take_in.rs 'live I5' kill_steps \
     a_process_stopped_at_any_operation_delays_no_one_and_resumes_later \
     'if !self.replaced.contains(&segment.id()) {' \

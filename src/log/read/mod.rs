@@ -7,6 +7,7 @@ pub(crate) mod cursor;
 pub(crate) mod discovery;
 mod gather;
 pub(crate) mod index;
+mod order;
 mod pins;
 pub(crate) mod reader;
 mod replay;
