@@ -347,13 +347,47 @@ impl<T: Element, P: Partd> Numpy<T, P> {
         self.inner.delete(all)
     }
 
+    /// Removes every key that begins with `prefix`, byte by byte, with its dtype, in one step. See
+    /// [`Partd::delete_prefix`].
+    ///
+    /// A side key may begin with a prefix that its key does not have: `x.dtype` begins with `x.`. To
+    /// keep the array of such a key, the call first reads its dtype and writes it back in the same
+    /// step. If another writer deletes the key between the two, its dtype alone remains.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub fn delete_prefix(&self, prefix: impl Into<Key>) -> Result<()> {
+        let prefix = prefix.into();
+        let kept = beside(&prefix);
+        let dtype = match &kept {
+            Some(side) => self.inner.get(side)?,
+            None => Vec::new(),
+        };
+        let mut batch = Batch::new();
+        batch.delete_prefix(prefix);
+        if let Some(side) = kept.filter(|_| !dtype.is_empty()) {
+            batch.set(side, &dtype);
+        }
+        self.inner.write(&batch, Durability::Plain)
+    }
+
     /// Returns every key in key order, without the side keys.
     ///
     /// # Errors
     ///
     /// Those of the store.
     pub fn keys(&self) -> Result<Vec<Key>> {
-        let mut keys = self.inner.keys()?;
+        self.keys_with_prefix(Key::default())
+    }
+
+    /// Returns the keys that begin with `prefix`, byte by byte, in key order, without the side keys.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub fn keys_with_prefix(&self, prefix: impl Into<Key>) -> Result<Vec<Key>> {
+        let mut keys = self.inner.keys_with_prefix(prefix)?;
         keys.retain(|key| !key.as_bytes().ends_with(SUFFIX));
         Ok(keys)
     }
@@ -483,6 +517,14 @@ fn side_key(key: &Key) -> Result<Key> {
         )));
     }
     Ok(Key::from([key.as_bytes(), SUFFIX].concat()))
+}
+
+/// Returns the side key that begins with the prefix although its key does not, if there can be one.
+fn beside(prefix: &Key) -> Option<Key> {
+    // The suffix has one dot, so the prefix ends in at most one beginning of it.
+    let dot = prefix.as_bytes().iter().rposition(|byte| *byte == b'.')?;
+    let (key, rest) = prefix.as_bytes().split_at(dot);
+    SUFFIX.starts_with(rest).then(|| Key::from([key, SUFFIX].concat()))
 }
 
 fn side_keys(keys: &[Key]) -> Result<Vec<Key>> {
