@@ -317,9 +317,9 @@ mutant forgotten-delete src/log/maintain/compaction/plan.rs I5 crash $crash \
 mutant forgotten-prefix src/log/maintain/compaction/plan.rs I5 crash $crash \
     'if !needed.prefixes.contains_key(prefix) {' \
     'if !needed.prefixes.contains_key(prefix) && false {'
-mutant prefix-neighbours src/log/read/index.rs 'live I1 I2 I5' crash $crash \
-    'let stays = !slot.key.as_bytes().starts_with(prefix);' \
-    'let stays = !slot.key.as_bytes().starts_with(&prefix[..prefix.len() - 1]);'
+mutant prefix-neighbours src/log/read/order.rs 'live I1 I2 I5' crash $crash \
+    'key.as_bytes().starts_with(prefix)' \
+    'key.as_bytes().starts_with(&prefix[..prefix.len() - 1])'
 mutant misaligned-output src/log/maintain/compaction/plan.rs aligned alignment \
     long_values_are_aligned_before_and_after_compactions \
     '&& value_offset(len, extent.len()) == len' \

@@ -1,6 +1,7 @@
 //! Applies the history in order: the keys of a store and the extents of their values.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
 
 use partd_format::Kind;
 
@@ -32,6 +33,9 @@ pub struct KeyExtents {
 pub struct Index<'s> {
     /// Every key that exists.
     pub keys: HashMap<&'s [u8], KeyExtents, foldhash::fast::RandomState>,
+    /// The keys in byte order, and perhaps some that were deleted; kept from the first prefix delete
+    /// on, so that many of them do not each visit all keys.
+    order: Option<BTreeSet<&'s [u8]>>,
 }
 
 /// Consecutive entries with one sequence number.
@@ -85,22 +89,41 @@ impl<'s> Index<'s> {
 
     fn apply(&mut self, key: &'s [u8], info: &EntryInfo, at: EntryRef) {
         match info.kind {
-            Kind::Clear => self.keys.clear(),
-            Kind::DeletePrefix => self.keys.retain(|held, _| !held.starts_with(key)),
+            Kind::Clear => (self.keys, self.order) = Default::default(),
+            Kind::DeletePrefix => self.delete_prefix(key),
             Kind::Delete => {
                 self.keys.remove(key);
             }
             Kind::Append => {
-                let held = self.keys.entry(key).or_default();
+                let held = self.key_mut(key);
                 held.extents.push(at);
                 held.len += info.value_len;
             }
             Kind::Set => {
-                let held = self.keys.entry(key).or_default();
+                let held = self.key_mut(key);
                 if !held.is_set {
                     *held = KeyExtents { extents: vec![at], len: info.value_len, is_set: true };
                 }
             }
+        }
+    }
+
+    fn key_mut(&mut self, key: &'s [u8]) -> &mut KeyExtents {
+        self.keys.entry(key).or_insert_with(|| {
+            if let Some(order) = &mut self.order {
+                order.insert(key);
+            }
+            KeyExtents::default()
+        })
+    }
+
+    fn delete_prefix(&mut self, prefix: &[u8]) {
+        let order = self.order.get_or_insert_with(|| self.keys.keys().copied().collect());
+        let behind = order.range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded));
+        let found: Vec<&[u8]> = behind.copied().take_while(|key| key.starts_with(prefix)).collect();
+        for key in found {
+            order.remove(key);
+            self.keys.remove(key);
         }
     }
 

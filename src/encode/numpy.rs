@@ -16,7 +16,7 @@ use std::marker::PhantomData;
 use ndarray::{Array1, ArrayView1};
 
 pub use self::element::Element;
-use self::side::{NAME, SUFFIX, side_key, side_keys, with_side_keys};
+use self::side::{NAME, SUFFIX, beside, side_key, side_keys, with_side_keys};
 use self::spread::spread;
 use crate::encode::layer::{DEFAULT_MAX_DECODED_BYTES, put_back};
 use crate::partd::{Batch, Chunks, Durability, Op, Partd};
@@ -343,13 +343,47 @@ impl<T: Element, P: Partd> Numpy<T, P> {
         self.inner.delete(all)
     }
 
+    /// Removes every key that begins with `prefix`, byte by byte, with its dtype, in one step. See
+    /// [`Partd::delete_prefix`].
+    ///
+    /// A side key may begin with a prefix that its key does not have: `x.dtype` begins with `x.`. To
+    /// keep the array of such a key, the call first reads its dtype and writes it back in the same
+    /// step. If another writer deletes the key between the two, its dtype alone remains.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub fn delete_prefix(&self, prefix: impl Into<Key>) -> Result<()> {
+        let prefix = prefix.into();
+        let kept = beside(&prefix);
+        let dtype = match &kept {
+            Some(side) => self.inner.get(side)?,
+            None => Vec::new(),
+        };
+        let mut batch = Batch::new();
+        batch.delete_prefix(prefix);
+        if let Some(side) = kept.filter(|_| !dtype.is_empty()) {
+            batch.set(side, &dtype);
+        }
+        self.inner.write(&batch, Durability::Plain)
+    }
+
     /// Returns every key in key order, without the side keys.
     ///
     /// # Errors
     ///
     /// Those of the store.
     pub fn keys(&self) -> Result<Vec<Key>> {
-        let mut keys = self.inner.keys()?;
+        self.keys_with_prefix(Key::default())
+    }
+
+    /// Returns the keys that begin with `prefix`, byte by byte, in key order, without the side keys.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub fn keys_with_prefix(&self, prefix: impl Into<Key>) -> Result<Vec<Key>> {
+        let mut keys = self.inner.keys_with_prefix(prefix)?;
         keys.retain(|key| !key.as_bytes().ends_with(SUFFIX));
         Ok(keys)
     }

@@ -223,6 +223,16 @@ impl<C: Codec, P: Partd> Typed<C, P> {
         self.inner().delete(keys)
     }
 
+    /// Removes every key that begins with `prefix`, byte by byte, in one step. See
+    /// [`Partd::delete_prefix`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Partd::write`].
+    pub fn delete_prefix(&self, prefix: impl Into<Key>) -> Result<()> {
+        self.inner().delete_prefix(prefix)
+    }
+
     /// Reads and removes keys in one step.
     ///
     /// # Errors
@@ -240,6 +250,15 @@ impl<C: Codec, P: Partd> Typed<C, P> {
     /// Those of the store.
     pub fn keys(&self) -> Result<Vec<Key>> {
         self.inner().keys()
+    }
+
+    /// Returns the keys that begin with `prefix`, byte by byte, in key order.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub fn keys_with_prefix(&self, prefix: impl Into<Key>) -> Result<Vec<Key>> {
+        self.inner().keys_with_prefix(prefix)
     }
 
     /// Returns whether the key exists.

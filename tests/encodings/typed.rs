@@ -56,6 +56,20 @@ macro_rules! contract {
                 p.append([(("a", 1), &a)]).unwrap();
                 assert_eq!(p.get(("a", 1)).unwrap(), a);
                 assert_eq!(p.keys().unwrap(), [Key::from(("a", 1))]);
+
+                p.append([(("a", 2), &b), (("aa", 1), &b)]).unwrap();
+                p.append([("a", &a), ("a.b", &a), ("ab", &b)]).unwrap();
+                let of_a = [Key::from(("a", 1)), Key::from(("a", 2))];
+                assert_eq!(p.keys_with_prefix(Key::tuple_prefix("a")).unwrap(), of_a);
+                p.delete_prefix(Key::tuple_prefix("a")).unwrap();
+                assert_eq!(p.keys_with_prefix(Key::tuple_prefix("a")).unwrap(), []);
+                // A key stays whole if only its side key would begin with the prefix.
+                p.delete_prefix("a.").unwrap();
+                p.delete_prefix("ab.dtype").unwrap();
+                assert_eq!(p.keys().unwrap(), ["a".into(), ("aa", 1).into(), "ab".into()]);
+                assert_eq!(p.get_many(["a", "ab"]).unwrap(), [a.clone(), b.clone()]);
+                p.delete_prefix("a").unwrap();
+                assert_eq!(below.keys().unwrap(), [], "nothing stays in the store below");
             }
             run(Arc::new(Dict::new()));
             run(Arc::new(SegmentLog::temporary().unwrap()));

@@ -1,7 +1,10 @@
 //! Prefix deletes and scopes: one entry removes every key with a prefix, in the order of the
 //! history, before and after compactions.
 
-use partd::{Batch, Buffer, Dict, Durability, Key, Partd, Scoped, SegmentLog};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use partd::{Batch, Buffer, Dict, Durability, Key, Options, Partd, Scoped, SegmentLog};
 use tempfile::TempDir;
 
 fn small(dir: &TempDir) -> SegmentLog {
@@ -186,4 +189,49 @@ fn a_prefix_of_a_nested_tuple_or_of_a_part_with_a_zero_byte_removes_its_own_keys
     p.delete_prefix(Key::tuple_prefix((("a", "b"),))).unwrap();
     p.delete_prefix(Key::tuple_prefix(("c\0d",))).unwrap();
     assert_eq!(p.keys().unwrap(), [("a", "b", 1).into()]);
+}
+
+/// The fastest of some opens of a store with the first look at its keys.
+fn time_to_open(options: &Options, path: &Path) -> Duration {
+    let open = || {
+        let start = Instant::now();
+        let p = options.open_read_only(path).unwrap();
+        assert!(p.contains(("kept", 7)).unwrap() && !p.contains(("job", 7, 3)).unwrap());
+        start.elapsed()
+    };
+    (0..3).map(|_| open()).min().unwrap()
+}
+
+#[test]
+fn thousands_of_prefix_deletes_do_not_each_cost_a_pass_over_all_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = SegmentLog::options().compaction_dead_share(None);
+    let path = dir.path().join("store");
+    let p = options.open(&path).unwrap();
+    for part in 0..100 {
+        p.append((0..1000).map(|i| (("kept", part * 1000 + i), "value"))).unwrap();
+    }
+    drop(p);
+    let p = options.open(&path).unwrap();
+    assert_eq!(p.compact().unwrap().skipped, None);
+    let without = time_to_open(&options, &path);
+    // This handle has an index of its own, which it brings up to date job by job.
+    let live = options.open_read_only(&path).unwrap();
+    let mut refreshing = Duration::ZERO;
+    for job in 0..3000 {
+        p.append((0..5).map(|i| (("job", job, i), "value"))).unwrap();
+        p.delete_prefix(Key::tuple_prefix(("job", job))).unwrap();
+        if job % 2 == 0 {
+            let start = Instant::now();
+            assert!(!live.contains(("job", job, 3)).unwrap());
+            refreshing += start.elapsed();
+        }
+    }
+    let with = time_to_open(&options, &path);
+    println!("open {without:.1?} and {with:.1?}, {refreshing:.1?} for 1500 refreshes");
+    // A pass for each delete takes several seconds even with optimizations.
+    let most = 5 * without + Duration::from_millis(500);
+    assert!(with < most, "{with:?} with prefix deletes, {without:?} without");
+    assert!(refreshing < most, "{refreshing:?} for the refreshes, {without:?} to open");
+    assert_eq!(live.keys().unwrap().len(), 100_000);
 }

@@ -103,7 +103,7 @@ fn a_forked_child_that_outlives_its_parent_delays_no_one_and_its_handle_returns_
             operations += 1;
         }
     }
-    assert_eq!(operations, 15);
+    assert_eq!(operations, 16);
     let pid = pid.unwrap();
     let input = forker.kill();
     // The child waits for input that never comes.

@@ -60,7 +60,12 @@ pub(crate) fn workshop() -> tempfile::TempDir {
 }
 
 fn plain_op(log: &SegmentLog, rng: &mut Rng, step: u64) {
-    let key = |rng: &mut Rng| vec![b'a' + rng.below(6) as u8];
+    // Three letters, each with and without another behind it.
+    let letter = |rng: &mut Rng| b'a' + rng.below(3) as u8;
+    let key = |rng: &mut Rng| match rng.chance(50) {
+        true => vec![letter(rng)],
+        false => vec![letter(rng), b'x'],
+    };
     let value = |rng: &mut Rng| {
         let len = if rng.chance(5) { 20_000 } else { rng.below(400) };
         (0..len).map(|i| (step + i) as u8).collect::<Vec<u8>>()
@@ -69,6 +74,8 @@ fn plain_op(log: &SegmentLog, rng: &mut Rng, step: u64) {
         0 => log.delete([key(rng)]).unwrap(),
         1 => log.iset(key(rng), value(rng)).unwrap(),
         2 if rng.chance(20) => log.clear().unwrap(),
+        3 if rng.chance(50) => log.delete_prefix([letter(rng)]).unwrap(),
+        4 if rng.chance(50) => log.delete_prefix([letter(rng), b'x']).unwrap(),
         _ => {
             let pairs: Vec<_> = (0..=rng.below(3)).map(|_| (key(rng), value(rng))).collect();
             log.append(pairs).unwrap();

@@ -13,7 +13,11 @@ use partd_format::Kind;
 use smallvec::{SmallVec, smallvec};
 
 use crate::Key;
+use crate::log::read::order::{KeyOrder, begins};
 use crate::log::segment::extent::Extent;
+
+/// A table with fewer buckets is never made smaller.
+const SHRINK_MIN_BUCKETS: usize = 1024;
 
 /// The extents of one key's value, shared with the reads that use them. A single extent, which a
 /// short key often has, is stored inline in the same allocation.
@@ -24,6 +28,7 @@ pub(crate) type Extents = Arc<SmallVec<[Extent; 1]>>;
 pub(crate) struct Index {
     table: HashTable<KeyExtents>,
     hasher: RandomState,
+    order: KeyOrder,
     live_bytes: u64,
     extents: u64,
     /// The live bytes in each segment, by its number.
@@ -47,7 +52,7 @@ impl Index {
     pub(crate) fn apply(&mut self, kind: Kind, key: &[u8], extent: Extent) {
         match kind {
             Kind::Append => {
-                let slot = key_mut(&mut self.table, &self.hasher, key);
+                let slot = key_mut(&mut self.table, &self.hasher, &mut self.order, key);
                 // A read in progress keeps the extents that it started with.
                 let extents = Arc::make_mut(&mut slot.extents);
                 if extents.len() == 1 {
@@ -62,7 +67,7 @@ impl Index {
                 add_live(&mut self.live_in, &extent);
             }
             Kind::Set => {
-                let slot = key_mut(&mut self.table, &self.hasher, key);
+                let slot = key_mut(&mut self.table, &self.hasher, &mut self.order, key);
                 if slot.is_set {
                     return;
                 }
@@ -75,13 +80,8 @@ impl Index {
                 slot.is_set = true;
             }
             Kind::Delete => {
-                let hash = self.hasher.hash_one(key);
-                if let Ok(entry) = self.table.find_entry(hash, |slot| slot.key.as_bytes() == key) {
-                    let (slot, _) = entry.remove();
-                    slot.extents.iter().for_each(|extent| remove_live(&mut self.live_in, extent));
-                    self.live_bytes -= slot.len;
-                    self.extents -= slot.extents.len() as u64;
-                }
+                self.remove(key);
+                self.shrink();
             }
             Kind::Clear => self.clear(),
             Kind::DeletePrefix => self.delete_prefix(key),
@@ -89,25 +89,56 @@ impl Index {
     }
 
     /// Removes the keys that begin with a prefix.
-    pub(crate) fn delete_prefix(&mut self, prefix: &[u8]) {
+    fn delete_prefix(&mut self, prefix: &[u8]) {
         if prefix.is_empty() {
             return self.clear();
         }
-        let Index { table, live_bytes, extents, live_in, .. } = self;
-        table.retain(|slot| {
-            let stays = !slot.key.as_bytes().starts_with(prefix);
-            if !stays {
-                slot.extents.iter().for_each(|extent| remove_live(live_in, extent));
-                *live_bytes -= slot.len;
-                *extents -= slot.extents.len() as u64;
-            }
-            stays
-        });
+        let keys = self.table.iter().map(|slot| &slot.key);
+        if let Some(keys) = self.order.take(prefix, self.table.len(), keys) {
+            keys.iter().for_each(|key| self.remove(key.as_bytes()));
+        } else {
+            let Index { table, live_bytes, extents, live_in, .. } = self;
+            table.retain(|slot| {
+                let stays = !begins(&slot.key, prefix);
+                if !stays {
+                    slot.extents.iter().for_each(|extent| remove_live(live_in, extent));
+                    *live_bytes -= slot.len;
+                    *extents -= slot.extents.len() as u64;
+                }
+                stays
+            });
+            self.order.passed(self.table.len());
+        }
+        self.shrink();
+    }
+
+    /// Removes a key, if it is there.
+    fn remove(&mut self, key: &[u8]) {
+        let hash = self.hasher.hash_one(key);
+        if let Ok(entry) = self.table.find_entry(hash, |slot| slot.key.as_bytes() == key) {
+            let (slot, _) = entry.remove();
+            slot.extents.iter().for_each(|extent| remove_live(&mut self.live_in, extent));
+            self.live_bytes -= slot.len;
+            self.extents -= slot.extents.len() as u64;
+        }
+    }
+
+    /// Moves the keys to a smaller table if fewer than an eighth of the buckets are in use, so that
+    /// an index that was large once does not stay so.
+    #[inline]
+    fn shrink(&mut self) {
+        let (buckets, len) = (self.table.num_buckets(), self.table.len());
+        if buckets > SHRINK_MIN_BUCKETS && len < buckets / 8 {
+            // Leave room to grow again.
+            self.table.shrink_to(2 * len, |slot| self.hasher.hash_one(slot.key.as_bytes()));
+            self.order.trim(len);
+        }
     }
 
     /// Removes every key.
-    pub(crate) fn clear(&mut self) {
+    fn clear(&mut self) {
         self.table = HashTable::new();
+        self.order = KeyOrder::default();
         self.live_bytes = 0;
         self.extents = 0;
         self.live_in.clear();
@@ -146,8 +177,6 @@ impl Index {
 
     /// Returns the memory that the index takes, in bytes.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        // hashbrown fills at most 7/8 of its buckets and keeps a control byte for each.
-        let table = self.table.capacity() * 8 / 7 * (size_of::<KeyExtents>() + 1);
         let heap: usize = self
             .keys()
             .map(|slot| {
@@ -156,7 +185,8 @@ impl Index {
                 slot.key.heap_bytes() + list + behind * size_of::<Extent>()
             })
             .sum();
-        (table + heap + self.live_in.capacity() * size_of::<u64>()) as u64
+        let live_in = self.live_in.capacity() * size_of::<u64>();
+        (self.table.allocation_size() + heap + live_in + self.order.memory_bytes()) as u64
     }
 }
 
@@ -178,6 +208,7 @@ fn remove_live(live: &mut [u64], extent: &Extent) {
 fn key_mut<'t>(
     table: &'t mut HashTable<KeyExtents>,
     hasher: &RandomState,
+    order: &mut KeyOrder,
     key: &[u8],
 ) -> &'t mut KeyExtents {
     table
@@ -186,11 +217,118 @@ fn key_mut<'t>(
             |slot| slot.key.as_bytes() == key,
             |slot| hasher.hash_one(slot.key.as_bytes()),
         )
-        .or_insert_with(|| KeyExtents {
-            key: Key::from(key),
-            extents: Extents::default(),
-            len: 0,
-            is_set: false,
+        .or_insert_with(|| {
+            let key = Key::from(key);
+            order.add(&key);
+            KeyExtents { key, extents: Extents::default(), len: 0, is_set: false }
         })
         .into_mut()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use partd_format::Entry;
+
+    use super::*;
+
+    fn apply(index: &mut Index, kind: Kind, key: &str) {
+        let value_len = if kind.has_value() { 10 } else { 0 };
+        let (value_offset, value_checksum) = (64, 0);
+        let key = key.as_bytes();
+        let entry = Entry { kind, key, value_offset, value_len, value_checksum, sequence: None };
+        index.apply(kind, key, Extent::of(&entry, 3, 1));
+    }
+
+    #[test]
+    fn many_prefix_deletes_visit_each_kept_key_a_few_times_at_most() {
+        const KEYS: usize = 100_000;
+        let mut index = Index::default();
+        (0..KEYS).for_each(|i| apply(&mut index, Kind::Append, &format!("kept {i}")));
+        for job in 0..3000 {
+            (0..5).for_each(|i| apply(&mut index, Kind::Append, &format!("job {job} {i}")));
+            apply(&mut index, Kind::DeletePrefix, &format!("job {job} "));
+            assert_eq!(index.len(), KEYS);
+        }
+        let visited = index.order.visited();
+        assert!(visited <= 10 * KEYS, "{visited} keys were visited");
+        // The keys beside the prefix stay.
+        apply(&mut index, Kind::DeletePrefix, "kept 77");
+        assert_eq!(index.len(), KEYS - 1111);
+        assert!(index.get(b"kept 78").is_some() && index.get(b"kept 77").is_none());
+        assert_eq!(index.live_bytes_in(3), 10 * (KEYS as u64 - 1111));
+    }
+
+    #[test]
+    fn an_index_with_and_without_an_order_agrees_with_a_sorted_map() {
+        let mut index = Index::default();
+        let mut model: BTreeMap<String, u64> = BTreeMap::new();
+        let mut state = 7_u64;
+        let mut below = |limit: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) % limit
+        };
+        let mut orders = (0, 0);
+        for step in 0..60_000_u64 {
+            // Phases with many prefix deletes and with none; the second kind drops the order.
+            let deletes = if step / 10_000 % 2 == 0 { 10 } else { 0 };
+            let key = format!("{} {} {}", below(30), below(30), below(3));
+            match below(100) {
+                n if n < deletes => {
+                    let prefix = &key[..1 + below(key.len() as u64) as usize];
+                    apply(&mut index, Kind::DeletePrefix, prefix);
+                    model.retain(|key, _| !key.starts_with(prefix));
+                }
+                n if n < deletes + 15 => {
+                    apply(&mut index, Kind::Delete, &key);
+                    model.remove(&key);
+                }
+                _ => {
+                    // Keys that never come again.
+                    let key = if deletes == 0 { format!("{key} {step}") } else { key };
+                    apply(&mut index, Kind::Append, &key);
+                    *model.entry(key).or_default() += 10;
+                }
+            }
+            let has_order = index.order.memory_bytes() > 0;
+            orders.0 += u64::from(has_order);
+            orders.1 += u64::from(!has_order);
+            if step % 500 == 0 {
+                let mut keys: Vec<(&[u8], u64)> =
+                    index.keys().map(|slot| (slot.key.as_bytes(), slot.len)).collect();
+                keys.sort_unstable();
+                assert!(keys.iter().copied().eq(model.iter().map(|(k, len)| (k.as_bytes(), *len))));
+                let bytes: u64 = model.values().sum();
+                assert_eq!((index.live_bytes(), index.live_bytes_in(3)), (bytes, bytes));
+                assert_eq!(index.extents() * 10, bytes);
+            }
+        }
+        assert!(orders.0 > 5000 && orders.1 > 5000, "{orders:?} steps with and without an order");
+    }
+
+    #[test]
+    fn a_removal_of_most_keys_frees_the_memory_of_the_table() {
+        let removals: [fn(&mut Index); 3] = [
+            |index| apply(index, Kind::DeletePrefix, "gone"),
+            |index| (0..50_000).for_each(|i| apply(index, Kind::Delete, &format!("gone {i}"))),
+            |index| {
+                for i in 0..50_000 {
+                    // Build an order, which has to go as well.
+                    apply(index, Kind::DeletePrefix, &format!("none {}", i % 20));
+                    apply(index, Kind::Delete, &format!("gone {i}"));
+                }
+            },
+        ];
+        for (number, remove) in removals.into_iter().enumerate() {
+            let mut index = Index::default();
+            apply(&mut index, Kind::Append, "kept");
+            (0..50_000).for_each(|i| apply(&mut index, Kind::Append, &format!("gone {i}")));
+            let full = index.memory_bytes();
+            remove(&mut index);
+            assert_eq!(index.len(), 1);
+            let left = index.memory_bytes();
+            assert!(left < full / 20, "removal {number}: {left} of {full} bytes are left");
+        }
+    }
 }

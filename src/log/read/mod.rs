@@ -10,6 +10,7 @@ pub(crate) mod file_extents;
 pub(crate) mod follow;
 mod gather;
 pub(crate) mod index;
+mod order;
 #[cfg(feature = "bytes")]
 mod owned_chunks;
 mod pieces;

@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 
-use partd_format::Kind;
 use partd_format::segment::Retained;
 
 use crate::Key;
@@ -264,7 +263,7 @@ impl<D: Disk> Version<D> {
             Span { segment: &*segments[segment as usize], offset, len }
         };
         for (i, unit) in units.iter().enumerate() {
-            compacted.catch_up_wide(&mut self.index, unit.sequence);
+            compacted.catch_up(&mut self.index, unit.sequence);
             heads.begin(i, units.len(), span);
             let segment = &segments[unit.segment as usize];
             let batch = match segment.batch(unit.offset, unit.len) {
@@ -279,21 +278,11 @@ impl<D: Disk> Version<D> {
             for entry in batch.entries() {
                 self.applied.count(&entry);
                 self.value_bytes[unit.segment as usize] += entry.value_len;
-                match entry.kind {
-                    // A clear has an empty key, which is a prefix of every key.
-                    Kind::Clear | Kind::DeletePrefix => {
-                        compacted.catch_up_prefix(&mut self.index, entry.key, unit.sequence);
-                    }
-                    Kind::Append | Kind::Set | Kind::Delete => {
-                        compacted.catch_up(&mut self.index, entry.key, unit.sequence);
-                    }
-                }
                 let extent = Extent::of(&entry, unit.segment, unit.sequence);
                 self.index.apply(entry.kind, entry.key, extent);
             }
         }
-        compacted.catch_up_wide(&mut self.index, u64::MAX);
-        compacted.catch_up_prefix(&mut self.index, &[], u64::MAX);
+        compacted.catch_up(&mut self.index, u64::MAX);
         Ok(())
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! The log is kept in the parent's memory, outside the store. An acknowledged batch must be present
 //! once, whole, in its writer's order. A batch that was begun but not acknowledged may be present
-//! or absent, but not in part. Nothing else may be present. The judge follows each writer's own key
-//! through appends, sets, deletes and pops, in every state that the key can have after a death.
+//! or absent, but not in part. Nothing else may be present. The judge follows each writer's own keys
+//! through appends, sets, deletes, prefix deletes and pops, in every state that the keys can have
+//! after a death.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -11,7 +12,7 @@ use std::sync::Mutex;
 use partd::{Partd, SegmentLog};
 
 use super::pieces::{Tag, parse};
-use super::roles::{ALL, Deed, deed, life_key, own_key};
+use super::roles::{ALL, Deed, deed, life_key, own_key, second_key};
 
 /// The reports of all writers.
 #[derive(Debug)]
@@ -32,27 +33,30 @@ struct Heard {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Event {
-    /// The contents of the writer's own key at the start of a life.
-    Found(Vec<Tag>),
+    /// The contents of the writer's own keys at the start of a life.
+    Found([Vec<Tag>; 2]),
     Begun(Tag),
     /// An acknowledged operation, with the popped tags.
     Acked(Tag, Vec<Tag>),
 }
 
-/// A possible state of a writer's own key.
+/// A possible state of a writer's own keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Own {
-    tags: Vec<Tag>,
+    /// The contents of the two keys.
+    tags: [Vec<Tag>; 2],
+    /// Whether the first one was set since its last delete.
     is_set: bool,
 }
 
 impl Own {
     fn after(mut self, tag: Tag) -> Own {
         match deed(tag.number) {
-            Deed::Append => self.tags.push(tag),
+            Deed::Append => self.tags.iter_mut().for_each(|tags| tags.push(tag)),
             Deed::Set if self.is_set => {}
-            Deed::Set => self = Own { tags: vec![tag], is_set: true },
-            Deed::Delete | Deed::Pop => self = Own::default(),
+            Deed::Set => (self.tags[0], self.is_set) = (vec![tag], true),
+            Deed::Delete | Deed::Pop => (self.tags[0], self.is_set) = (Vec::new(), false),
+            Deed::DeletePrefix => self = Own::default(),
         }
         self
     }
@@ -80,7 +84,7 @@ impl Log {
                 .collect()
         };
         let event = match what {
-            "o" => Event::Found(tags(words.next())),
+            "o" => Event::Found([tags(words.next()), tags(words.next())]),
             "b" | "a" => {
                 let number = words.next().and_then(|n| n.parse().ok()).expect("a number");
                 let tag = Tag { writer, life, number };
@@ -136,7 +140,7 @@ impl Log {
         begun
     }
 
-    /// The possible states of a writer's own key now. Panics if its reports contradict each other.
+    /// The possible states of a writer's own keys now. Panics if its reports contradict each other.
     fn own_states(&self, writer: u32) -> Vec<Own> {
         let heard = self.writers[writer as usize].lock().unwrap();
         let mut states = vec![Own::default()];
@@ -144,11 +148,11 @@ impl Log {
             match event {
                 Event::Found(tags) => {
                     states.retain(|own| own.tags == *tags);
-                    assert!(!states.is_empty(), "writer {writer} found {tags:?} in its own key");
+                    assert!(!states.is_empty(), "writer {writer} found {tags:?} in its own keys");
                 }
                 Event::Acked(tag, popped) => {
                     if deed(tag.number) == Deed::Pop {
-                        states.retain(|own| own.tags == *popped);
+                        states.retain(|own| own.tags[0] == *popped);
                         assert!(!states.is_empty(), "writer {writer} popped {popped:?}");
                     }
                     states = states.into_iter().map(|own| own.after(*tag)).collect();
@@ -235,16 +239,17 @@ pub fn judge(p: &SegmentLog, log: &Log) -> Passed {
         keys.insert(key);
     }
     for writer in 0..log.writers.len() as u32 {
-        let key = partd::Key::from(own_key(writer));
-        let found = parse(&p.get(&key).expect("the read succeeds")).expect("an own key is whole");
+        let own = [own_key(writer), second_key(writer)].map(partd::Key::from);
+        let found: [Vec<Tag>; 2] = own.each_ref().map(|key| {
+            parse(&p.get(key).expect("the read succeeds")).expect("an own key is whole")
+        });
         let states = log.own_states(writer);
         assert!(
             states.iter().any(|own| own.tags == found),
-            "the own key of writer {writer} holds {found:?}, and can hold {states:?}"
+            "the own keys of writer {writer} hold {found:?}, and can hold {states:?}"
         );
-        if !found.is_empty() {
-            keys.insert(key);
-        }
+        let present = own.into_iter().zip(&found).filter(|(_, tags)| !tags.is_empty());
+        keys.extend(present.map(|(key, _)| key));
     }
     let found: BTreeSet<partd::Key> = p.keys().expect("the read succeeds").into_iter().collect();
     assert!(found == keys, "there are other keys than those with values");

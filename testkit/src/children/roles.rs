@@ -26,7 +26,17 @@ pub const SEGMENT_LEN_BYTES: u64 = 2 << 20;
 
 /// The key of one writer: no other process appends to it, sets, deletes or pops it.
 pub fn own_key(writer: u32) -> String {
-    format!("own {writer}")
+    own_prefix(writer) + "key"
+}
+
+/// The prefix of the two keys that only one writer changes.
+pub fn own_prefix(writer: u32) -> String {
+    format!("own {writer} ")
+}
+
+/// The second key of one writer. Only a delete of its prefix removes it.
+pub fn second_key(writer: u32) -> String {
+    own_prefix(writer) + "second key"
 }
 
 /// The key for the long pieces of one life of a writer.
@@ -37,8 +47,8 @@ pub fn life_key(writer: u32, life: u32) -> String {
 /// A kind of operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deed {
-    /// One batch: a piece for the key `all`, one for the writer's own key and one for the key of
-    /// its life.
+    /// One batch: a piece for the key `all`, one for each of the writer's own keys and one for the
+    /// key of its life.
     Append,
     /// Pops its own key.
     Pop,
@@ -46,6 +56,8 @@ pub enum Deed {
     Delete,
     /// Sets its own key.
     Set,
+    /// Deletes the prefix of its own keys.
+    DeletePrefix,
 }
 
 /// The kind of the operation with this number, the same for every writer.
@@ -54,6 +66,7 @@ pub fn deed(number: u64) -> Deed {
         5 => Deed::Pop,
         9 => Deed::Delete,
         13 => Deed::Set,
+        15 => Deed::DeletePrefix,
         _ => Deed::Append,
     }
 }
@@ -159,7 +172,7 @@ fn show(tags: &[Tag]) -> String {
 
 fn write(store: &Path, me: &Writer) {
     let p = open(store);
-    let own = own_key(me.writer);
+    let (own, second) = (own_key(me.writer), second_key(me.writer));
     let mut random = Random(me.seed);
     if me.forks {
         // Acquire the slot and create the segment, so that the child inherits their files too.
@@ -170,8 +183,9 @@ fn write(store: &Path, me: &Writer) {
         }
     }
     let asked = listen();
-    let tags = parse(&p.get(&own).expect("the read succeeds")).expect("its own key is whole");
-    report(&format!("o {}", show(&tags)));
+    let found = p.get_many([&own, &second]).expect("the read succeeds");
+    let found = found.iter().map(|value| show(&parse(value).expect("its own keys are whole")));
+    report(&format!("o {}", found.collect::<Vec<_>>().join(" ")));
     for number in 0.. {
         if asked.end.load(Ordering::Relaxed) {
             return;
@@ -191,6 +205,7 @@ fn write(store: &Path, me: &Writer) {
                 let batch = [
                     (ALL.to_owned(), &short),
                     (own.clone(), &short),
+                    (second.clone(), &short),
                     (life_key(me.writer, me.life), &long),
                 ];
                 if random.below(64) == 0 {
@@ -211,6 +226,10 @@ fn write(store: &Path, me: &Writer) {
             }
             Deed::Set => {
                 p.iset(&own, piece(tag, 8)).expect("the set succeeds");
+                report(&format!("a {number}"));
+            }
+            Deed::DeletePrefix => {
+                p.delete_prefix(own_prefix(me.writer)).expect("the delete succeeds");
                 report(&format!("a {number}"));
             }
         }
@@ -295,6 +314,7 @@ fn fork_with_a_handle(store: &Path) {
                 ("iset", p.iset("k", "v").err()),
                 ("delete", p.delete(["k"]).err()),
                 ("clear", p.clear().err()),
+                ("delete_prefix", p.delete_prefix("k").err()),
                 ("pop", p.pop(["before the fork"]).err()),
                 ("get", p.get("before the fork").err()),
                 ("keys", p.keys().err()),

@@ -57,6 +57,8 @@ pub enum Change {
     Delete(KeyId),
     /// Empties every key.
     Clear,
+    /// Empties the keys with a prefix. In key order, those are the keys from the first to the last.
+    DeletePrefix(KeyId, KeyId),
 }
 
 /// A recorded operation.
@@ -208,7 +210,7 @@ impl<'h> Checker<'h> {
                                 let before = written.insert(piece, key);
                                 assert!(before.is_none(), "piece {piece:#x} is written twice");
                             }
-                            Change::Delete(key) => count(key),
+                            Change::Delete(key) | Change::DeletePrefix(_, key) => count(key),
                             Change::Clear => {}
                         }
                     }
@@ -381,6 +383,9 @@ impl<'h> Checker<'h> {
                 }
                 Change::Delete(key) => self.empty(here, key),
                 Change::Clear => (0..self.keys).all(|key| self.empty(here, key as KeyId)),
+                Change::DeletePrefix(first, last) => {
+                    (first..=last).all(|key| self.empty(here, key))
+                }
             }),
         }
     }

@@ -12,8 +12,22 @@ use super::checker::{Call, Change, KeyId, Operation, Piece};
 use crate::children::Random;
 use crate::children::pieces::{Tag, parse, piece};
 
-/// The keys that clients use; few, so that clients contend for them.
+/// The names of the keys that clients use, in key order; few, so that clients contend for them.
+const NAMES: [&str; KEYS as usize] = ["a", "ab", "b", "ba"];
 const KEYS: u64 = 4;
+/// Prefixes of one, some and all of the keys, with the first and the last key of each.
+const PREFIXES: [(&str, KeyId, KeyId); 5] =
+    [("", 0, 3), ("a", 0, 1), ("ab", 1, 1), ("b", 2, 3), ("ba", 3, 3)];
+
+fn name(key: KeyId) -> &'static str {
+    NAMES[usize::from(key)]
+}
+
+/// The prefix of the keys from the first to the last.
+fn prefix_of(first: KeyId, last: KeyId) -> &'static str {
+    let prefix = PREFIXES.iter().find(|prefix| (prefix.1, prefix.2) == (first, last));
+    prefix.expect("the keys have a prefix of their own").0
+}
 
 /// The time in nanoseconds.
 fn now() -> u64 {
@@ -52,16 +66,30 @@ impl Client<'_> {
             }
             15 => {
                 let new = self.piece();
-                Call::Write(vec![Change::Delete(key), Change::Append(other, new)])
+                let (delete, append) = (self.delete_some(key), Change::Append(other, new));
+                // In one of the orders, the delete may remove the new piece.
+                Call::Write(match self.random.below(2) {
+                    0 => vec![delete, append],
+                    _ => vec![append, delete],
+                })
             }
             16 | 17 => Call::Write(vec![Change::Set(key, self.piece())]),
-            18 | 19 => Call::Write(vec![Change::Delete(key)]),
+            18 | 19 => Call::Write(vec![self.delete_some(key)]),
             20 | 21 => Call::Pop(vec![key]),
             22 => Call::Pop(vec![key, other]),
             23 if self.random.below(4) == 0 => Call::Write(vec![Change::Clear]),
             23..=27 => Call::Read(vec![key]),
             28 | 29 => Call::Read(vec![key, other]),
             _ => Call::Read((0..KEYS as KeyId).collect()),
+        }
+    }
+
+    /// The delete of a key, or of a random prefix.
+    fn delete_some(&mut self, key: KeyId) -> Change {
+        let pick = self.random.below(2 * PREFIXES.len() as u64 - 1) as usize;
+        match PREFIXES.get(pick) {
+            Some(&(_, first, last)) => Change::DeletePrefix(first, last),
+            None => Change::Delete(key),
         }
     }
 
@@ -82,19 +110,24 @@ impl Client<'_> {
                 let mut batch = Batch::new();
                 for (change, bytes) in changes.iter().zip(&bytes) {
                     match *change {
-                        Change::Append(key, _) => batch.append(key, bytes),
-                        Change::Set(key, _) => batch.set(key, bytes),
-                        Change::Delete(key) => batch.delete(key),
+                        Change::Append(key, _) => batch.append(name(key), bytes),
+                        Change::Set(key, _) => batch.set(name(key), bytes),
+                        Change::Delete(key) => batch.delete(name(key)),
                         Change::Clear => batch.clear(),
+                        Change::DeletePrefix(first, last) => {
+                            batch.delete_prefix(prefix_of(first, last))
+                        }
                     };
                 }
                 self.store.write(&batch, Durability::Plain).expect("writes");
                 Vec::new()
             }
             Call::Read(keys) => {
-                self.store.get_many(keys.iter().copied()).expect("the read succeeds")
+                self.store.get_many(keys.iter().copied().map(name)).expect("the read succeeds")
             }
-            Call::Pop(keys) => self.store.pop(keys.iter().copied()).expect("the pop succeeds"),
+            Call::Pop(keys) => {
+                self.store.pop(keys.iter().copied().map(name)).expect("the pop succeeds")
+            }
         };
         operation.end = Some(now());
         operation.seen = values.iter().map(|value| pieces_of(value)).collect();
@@ -128,7 +161,7 @@ pub fn last_look(store: &Path, number: u32) -> Operation {
     let p = SegmentLog::open(store).expect("the open succeeds");
     let keys: Vec<KeyId> = (0..KEYS as KeyId).collect();
     let start = now();
-    let values = p.get_many(keys.iter().copied()).expect("the read succeeds");
+    let values = p.get_many(keys.iter().copied().map(name)).expect("the read succeeds");
     let seen = values.iter().map(|value| pieces_of(value)).collect();
     Operation { client: number, start, end: Some(now()), call: Call::Read(keys), seen }
 }
@@ -140,6 +173,7 @@ pub fn to_line(operation: &Operation) -> String {
         Change::Set(key, piece) => format!("s{key}:{piece}"),
         Change::Delete(key) => format!("d{key}:0"),
         Change::Clear => "c0:0".to_owned(),
+        Change::DeletePrefix(first, last) => format!("x{first}:{last}"),
     };
     let keys = |keys: &[KeyId]| keys.iter().map(u8::to_string).collect::<Vec<_>>().join(",");
     let call = match &operation.call {
@@ -174,6 +208,7 @@ pub fn from_line(line: &str) -> Operation {
             b'a' => Change::Append(key, piece),
             b's' => Change::Set(key, piece),
             b'd' => Change::Delete(key),
+            b'x' => Change::DeletePrefix(key, piece as KeyId),
             _ => Change::Clear,
         }
     };
@@ -192,4 +227,14 @@ pub fn from_line(line: &str) -> Operation {
     };
     let end = Some(number(end)).filter(|end| *end > 0);
     Operation { client: number(client) as u32, start: number(start), end, call, seen }
+}
+
+#[test]
+fn each_prefix_covers_the_keys_that_begin_with_it_and_no_others() {
+    for (prefix, first, last) in PREFIXES {
+        for key in 0..KEYS as KeyId {
+            let is_covered = (first..=last).contains(&key);
+            assert_eq!(name(key).starts_with(prefix), is_covered, "{prefix:?} and {}", name(key));
+        }
+    }
 }

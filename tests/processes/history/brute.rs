@@ -33,6 +33,9 @@ fn apply(store: &mut Store, call: &Call) -> Vec<Vec<Piece>> {
                     }
                     Change::Delete(key) => drop(store.remove(&key)),
                     Change::Clear => store.clear(),
+                    Change::DeletePrefix(first, last) => {
+                        store.retain(|key, _| !(first..=last).contains(key));
+                    }
                 }
             }
             Vec::new()
@@ -78,7 +81,7 @@ fn history(random: &mut Random) -> Vec<Operation> {
             piece += 1;
             piece
         };
-        let call = match random.below(10) {
+        let call = match random.below(12) {
             0 | 1 => Call::Write(vec![Change::Append(key, new())]),
             2 => Call::Write(vec![Change::Append(0, new()), Change::Append(1, new())]),
             3 => Call::Write(vec![Change::Set(key, new())]),
@@ -87,6 +90,12 @@ fn history(random: &mut Random) -> Vec<Operation> {
             6 => Call::Write(vec![Change::Clear]),
             7 => Call::Pop(vec![key]),
             8 => Call::Read(vec![key]),
+            9 => Call::Write(vec![Change::DeletePrefix(key, 1)]),
+            10 => Call::Write(vec![
+                Change::Append(1, new()),
+                Change::DeletePrefix(0, key),
+                Change::Append(0, new()),
+            ]),
             _ => Call::Read(vec![0, 1]),
         };
         let dies = random.below(8) == 0;

@@ -116,7 +116,7 @@ fn a_stale_read_is_rejected() {
 
 #[test]
 fn a_resurrected_value_is_rejected() {
-    for emptied in [Change::Delete(0), Change::Clear] {
+    for emptied in [Change::Delete(0), Change::Clear, Change::DeletePrefix(0, 0)] {
         let written = append(1, 0, 10, &[(0, 1)]);
         let before = [written, write(2, 20, 30, emptied)];
         accepts(&[&before[..], &[read(3, 40, 50, &[(0, &[])])]].concat());
@@ -132,6 +132,33 @@ fn a_resurrected_value_is_rejected() {
         accepts(&[&long[..], &[read(3, 40, 50, &there), read(3, 60, 70, &gone)]].concat());
         has_no_order(&[&long[..], &[read(3, 40, 50, &gone), read(3, 60, 70, &there)]].concat());
     }
+}
+
+#[test]
+fn a_prefix_delete_of_some_of_its_keys_or_of_a_neighbour_is_rejected() {
+    let written = append(1, 0, 10, &[(0, 1), (1, 2), (2, 3)]);
+    let deleted = write(2, 20, 90, Change::DeletePrefix(0, 1));
+    let before = [written.clone(), deleted.clone()];
+    let seen =
+        |pieces: [&[Piece]; 3]| read(3, 95, 99, &[(0, pieces[0]), (1, pieces[1]), (2, pieces[2])]);
+    accepts(&[&before[..], &[seen([&[], &[], &[3]])]].concat());
+    has_no_order(&[&before[..], &[seen([&[1], &[], &[3]])]].concat());
+    has_no_order(&[&before[..], &[seen([&[], &[2], &[3]])]].concat());
+    has_no_order(&[&before[..], &[seen([&[], &[], &[]])]].concat());
+    // All its keys are emptied in one step, also for two consecutive reads.
+    let gone_then_there = [read(3, 30, 40, &[(0, &[])]), read(3, 50, 60, &[(1, &[2])])];
+    let there_then_gone = [read(3, 30, 40, &[(0, &[1])]), read(3, 50, 60, &[(1, &[])])];
+    has_no_order(&[&before[..], &gone_then_there[..]].concat());
+    accepts(&[&before[..], &there_then_gone[..]].concat());
+    // A set counts again after it, and a dead client's delete happens whole or never.
+    let set = |start, piece| write(1, start, start + 1, Change::Set(1, piece));
+    let sets = [set(12, 4), set(92, 5)];
+    accepts(&[&before[..], &sets[..], &[read(3, 95, 99, &[(1, &[5])])]].concat());
+    has_no_order(&[&before[..], &sets[..], &[read(3, 95, 99, &[(1, &[])])]].concat());
+    let died = [written, never_ends(deleted)];
+    accepts(&[&died[..], &[seen([&[1], &[2], &[3]])]].concat());
+    accepts(&[&died[..], &[seen([&[], &[], &[3]])]].concat());
+    has_no_order(&[&died[..], &[seen([&[], &[2], &[3]])]].concat());
 }
 
 #[test]
