@@ -6,6 +6,7 @@
 
 mod chart;
 mod child;
+mod curve;
 mod curves;
 mod engine;
 mod engines;

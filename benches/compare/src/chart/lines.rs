@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::{Anchor, draw};
-use crate::curves::Curve;
-use crate::samples::figure;
+use crate::curve::Curve;
+use crate::samples::{Samples, figure};
 
 const PANEL: (f64, f64) = (470.0, 250.0);
 const LEFT: f64 = 48.0;
@@ -31,8 +31,8 @@ pub(crate) fn lines(dir: &Path, name: &str, title: &str, curves: &[Curve]) -> Re
             let left = width * (number % 2) as f64 + LEFT;
             let top = height * (number / 2) as f64 + TOP;
             let (inner, tall) = (width - LEFT - RIGHT, height - TOP - BOTTOM);
-            let medians = curve.series.iter().flat_map(|series| series.points.iter());
-            let max = medians.filter_map(|point| point.max()).fold(0.0, f64::max);
+            let points = curve.series.iter().flat_map(|series| &series.points);
+            let max = points.filter_map(Samples::max).fold(0.0, f64::max);
             let ceiling = ceiling(max);
             let title = format!("{}, {}", curve.title, curve.unit);
             canvas.bold((left - LEFT + 8.0, top - 34.0), Anchor::Start, theme.text, &title);

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use super::Bench;
 use super::worker::{APPEND_BYTES, Crew, Task, run};
-use super::{Bench, Curve};
+use crate::curve::Curve;
 use crate::engines::limit_mapped::{SEGMENT_BYTES, allocated};
 use crate::samples::rate;
 

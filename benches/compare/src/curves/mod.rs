@@ -13,7 +13,6 @@ use anyhow::Result;
 
 use crate::chart::lines::lines;
 use crate::results::machine;
-use crate::samples::Samples;
 use crate::workload::create_pool;
 
 /// What to measure.
@@ -41,54 +40,6 @@ impl Asked {
     /// A number of bytes, less in a quick run.
     fn scaled(&self, bytes: u64) -> u64 {
         if self.quick { bytes / 16 } else { bytes }
-    }
-}
-
-/// A figure of several engines or sides over one axis.
-#[derive(Clone, Debug)]
-pub(crate) struct Curve {
-    pub(crate) title: String,
-    /// What the axis is.
-    pub(crate) x: &'static str,
-    pub(crate) xs: Vec<String>,
-    pub(crate) unit: &'static str,
-    pub(crate) series: Vec<Series>,
-}
-
-/// A line of a curve.
-#[derive(Clone, Debug)]
-pub(crate) struct Series {
-    pub(crate) name: String,
-    /// One for each position of the axis.
-    pub(crate) points: Vec<Samples>,
-}
-
-impl Curve {
-    pub(crate) fn new(
-        title: &str,
-        (x, xs): (&'static str, Vec<String>),
-        unit: &'static str,
-        series: &[&str],
-    ) -> Curve {
-        let points = vec![Samples::default(); xs.len()];
-        let of = |name: &&str| Series { name: (*name).to_owned(), points: points.clone() };
-        Curve { title: title.to_owned(), x, xs, unit, series: series.iter().map(of).collect() }
-    }
-
-    fn table(&self) -> String {
-        let mut text = format!("### {}, {}\n\n| {} |", self.title, self.unit, self.x);
-        self.series.iter().for_each(|series| text += &format!(" {} |", series.name));
-        text += "\n|---|";
-        self.series.iter().for_each(|_| text += "--:|");
-        text.push('\n');
-        for (i, x) in self.xs.iter().enumerate() {
-            text += &format!("| {x} |");
-            for series in &self.series {
-                text += &format!(" {} |", series.points[i].cell().unwrap_or("–".to_owned()));
-            }
-            text.push('\n');
-        }
-        text
     }
 }
 

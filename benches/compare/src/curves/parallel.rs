@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 
+use super::Bench;
 use super::worker::{APPEND_BYTES, Crew, Task, run};
-use super::{Bench, Curve};
+use crate::curve::Curve;
 use crate::samples::rate;
 
 const NUMBERS: [usize; 3] = [1, 2, 4];

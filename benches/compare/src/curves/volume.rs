@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use super::{Bench, Curve};
+use super::Bench;
 use crate::child::{Outcome, Run};
+use crate::curve::Curve;
 use crate::engine::{ENTRIES, Entry};
 use crate::python::Python;
 use crate::samples::rate;
