@@ -76,7 +76,7 @@ impl Run<'_> {
         let Workload { value, keys, batches, call } = self.workload;
         let mut command = match entry.start {
             Start::Missing(why) => return Ok(Outcome::Unsupported(why.to_owned())),
-            Start::Python(which) => match python.command() {
+            Start::Python(which) => match python.command("engine.py") {
                 Ok(mut command) => {
                     command.arg(which);
                     command

@@ -2,7 +2,7 @@
 //!
 //! See README.md for the commands. `engine.rs` lists what takes part, `workload.rs` what it gets,
 //! `child.rs` measures one run, `rounds.rs` alternates, `results/` and `chart/` print, and `curves/`
-//! are further measurements of this crate alone.
+//! and `shuffle/` are further measurements.
 
 mod chart;
 mod child;
@@ -14,6 +14,7 @@ mod python;
 mod results;
 mod rounds;
 mod samples;
+mod shuffle;
 mod workload;
 
 use std::path::{Path, PathBuf};
@@ -46,6 +47,8 @@ enum Other {
     /// Measures this crate over sizes, keys, threads and processes, its durable appends and its
     /// compaction.
     Curves(curves::Asked),
+    /// Shuffles a CSV file with the example of this repository, Polars, DuckDB and a program by hand.
+    Shuffle(shuffle::Asked),
 }
 
 #[derive(Debug, Args)]
@@ -91,7 +94,7 @@ fn publish(name: &str, section: &str, out: Option<&Path>) -> Result<()> {
 
 /// Where the results and the charts go: the repository's, if the run is full.
 fn destination(out: Option<PathBuf>, is_full: bool, base: &Path) -> (Option<PathBuf>, PathBuf) {
-    let out = out.or_else(|| is_full.then(|| results::folder().join("RESULTS.md")));
+    let out = out.or_else(|| is_full.then(results::file));
     let parent = out.as_ref().map(|out| out.parent().unwrap_or(Path::new("")));
     let charts = parent.unwrap_or(base).join("charts");
     (out, charts)
@@ -114,7 +117,8 @@ fn engines(asked: Asked) -> Result<()> {
     }
     let is_full = asked.only.is_empty() && !asked.quick;
     let needs_python = plan.engines.iter().any(|entry| matches!(entry.start, Start::Python(_)));
-    let python = if needs_python { Python::prepare() } else { Python::none() };
+    let python =
+        if needs_python { Python::prepare("python", "requirements.txt") } else { Python::none() };
     let rows = compare(&plan, base.path(), &python)?;
     let (out, charts) = destination(asked.out, is_full, base.path());
     let machine = results::machine::describe(base.path(), Some(&python));
@@ -129,16 +133,24 @@ fn curves(asked: curves::Asked) -> Result<()> {
     publish("curves", &section, out.as_deref())
 }
 
+fn end_to_end(asked: shuffle::Asked) -> Result<()> {
+    let base = base()?;
+    let section = shuffle::section(&asked, base.path())?;
+    publish("shuffle", &section, Some(&asked.out.unwrap_or_else(results::file)))
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
         Some(child::CHILD) => return child::main(&arguments[2..]),
         Some(curves::worker::WORKER) => return curves::worker::main(&arguments[2..]),
+        Some(shuffle::SHUFFLER) => return shuffle::main(&arguments[2..]),
         _ => {}
     }
     let cli = Cli::parse();
     let done = match cli.command {
         Some(Other::Curves(asked)) => curves(asked),
+        Some(Other::Shuffle(asked)) => end_to_end(asked),
         None => engines(cli.engines),
     };
     match done {

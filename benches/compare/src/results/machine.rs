@@ -80,7 +80,11 @@ pub(crate) fn describe(dir: &Path, python: Option<&Python>) -> String {
     if cfg!(feature = "rocksdb") {
         versions.extend(rocksdb().map(|version| format!("RocksDB {version}")));
     }
-    versions.extend(python.and_then(Python::version).map(|version| format!("Python {version}")));
+    versions.extend(
+        python
+            .and_then(|python| python.version("engine.py"))
+            .map(|version| format!("Python {version}")),
+    );
     format!(
         "Measured on {date} at commit {commit}: {cpu}, {cores} cores{virtual_machine}, {memory} of \
          memory, {kernel}, {file_system}, {rustc}. Versions: {}.",

@@ -14,9 +14,9 @@ Everything here is printed by the programs in [`benches/compare`](compare), whic
 of figures of one section mean anything: the sides of a section alternate on one machine.
 ";
 
-/// The folder `benches`.
-pub(crate) fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+/// The repository's results.
+pub(crate) fn file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../RESULTS.md")
 }
 
 /// Replaces a section of the results, or adds it.
