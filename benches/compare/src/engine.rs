@@ -169,7 +169,7 @@ pub(crate) const ENTRIES: &[Entry] = &[
         role: Role::Rival,
         reads: true,
         start: Start::Python("buffer"),
-        about: "partd 1.4.2 with 200 MB of memory",
+        about: "partd 1.4.2 with 200 MB of memory; it keeps the slices of a batch instead of copying them",
     },
     Entry {
         slug: "python-file",

@@ -31,7 +31,7 @@ use crate::workload::Workload;
 
 /// Measures partd against its rivals and prints tables.
 ///
-/// Everything is measured below the directory of PARTD_BENCH_DIR, or the system's directory for
+/// Everything is measured below the directory of `PARTD_BENCH_DIR`, or the system's directory for
 /// temporary files. A full run writes benches/RESULTS.md.
 #[derive(Debug, Parser)]
 #[command(version)]

@@ -17,10 +17,6 @@ impl Samples {
         self.0.insert(at, figure);
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
-
     /// The median; of an even number, the mean of the two in the middle.
     pub(crate) fn median(&self) -> Option<f64> {
         let middle = self.0.len() / 2;
