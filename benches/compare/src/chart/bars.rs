@@ -23,7 +23,7 @@ pub(crate) struct Column {
     pub(crate) limit: Option<f64>,
 }
 
-const LABELS: f64 = 170.0;
+const LABELS: f64 = 190.0;
 const COLUMN: f64 = 158.0;
 /// The longest bar; the rest of a column is for the figure.
 const BAR: f64 = 112.0;
@@ -76,7 +76,9 @@ pub(crate) fn bars(
                 let x = left + limit * scale(at);
                 canvas.line((x, HEAD), (x, bottom + 3.0), theme.limit, true);
                 let label = format!("limit {}", figure(limit));
-                canvas.text((x, bottom + 15.0), Anchor::Middle, theme.limit, &label);
+                // A label in the middle of the line would run into the next column.
+                let anchor = if x - left > BAR / 2.0 { Anchor::End } else { Anchor::Start };
+                canvas.text((x, bottom + 15.0), anchor, theme.limit, &label);
             }
         }
     })

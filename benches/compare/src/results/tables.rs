@@ -109,7 +109,7 @@ pub(crate) fn section(plan: &Plan, rows: &[Row], machine: &str, charts: &Path) -
     writeln!(text, "{machine}\n")?;
     writeln!(
         text,
-        "Each figure is the median of {rounds} rounds (appends: {twice} runs), with the smallest and the \
+        "Each figure is the median of {rounds} rounds (appends: up to {twice} runs), with the smallest and the \
          largest; an engine whose run takes more than {once} s runs in the first round only, and a run is \
          stopped after {stop} s. Engines alternate within a round. Each run is a process of its own in a \
          fresh directory, which is removed afterwards. A batch is one value for each key; every engine \
