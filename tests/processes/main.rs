@@ -29,7 +29,7 @@ fn child() {
         ("fills up", full_file_systems::fill_up),
         ("maps", memory_maps::exhaust),
         ("process", surroundings::live),
-        ("reader", overlay::read),
+        ("overlay reader", overlay::read),
         ("vandal", hostile_day::vandal::play),
         ("visitor", rights::visit),
         ("worker", hostile_day::worker::play),

@@ -125,7 +125,7 @@ fn on_an_overlay_a_user_without_write_permission_reads_a_store_of_either_layer()
     let read = |round: &str, append: &dyn Fn()| {
         let go_on = top.join(round);
         let arguments = [&path, &go_on].map(|path| path.display().to_string());
-        let (mut child, said) = start_with_channel(&start, "reader", &arguments);
+        let (mut child, said) = start_with_channel(&start, "overlay reader", &arguments);
         let first = said.recv().expect("the child reports");
         append();
         fs::write(&go_on, "").expect("there is space");

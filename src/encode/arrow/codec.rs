@@ -15,6 +15,9 @@ use crate::encode::frame::PREFIX_BYTES;
 /// The alignment of buffers in bytes that Arrow recommends.
 const ALIGNMENT: usize = 64;
 
+/// The optional marker at the end of a stream.
+const END_OF_STREAM: [u8; 8] = [0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0];
+
 /// The layer's name in errors.
 pub(super) const NAME: &str = "Arrow";
 
@@ -111,7 +114,15 @@ pub(super) fn decode(
     while !rest.is_empty() {
         batches.extend(stream.decode(&mut rest)?);
     }
-    stream.finish()?;
+    if stream.finish().is_err() {
+        // A message without a body is returned with the bytes after it, and a stream need not have
+        // any.
+        let mut end = Buffer::from(END_OF_STREAM.as_slice());
+        while !end.is_empty() {
+            batches.extend(stream.decode(&mut end)?);
+        }
+        stream.finish()?;
+    }
     let schema = stream.schema().ok_or("the stream has no schema")?;
     Ok((schema, batches, bytes))
 }

@@ -3,7 +3,9 @@
 
 use std::io::{self, IoSlice};
 
-use partd_format::batch::{Layout, NewEntry, VALUE_ALIGN, WORDS_LEN, value_offset};
+use partd_format::batch::{
+    ALIGNED_VALUE_MIN, Layout, NewEntry, VALUE_ALIGN, WORDS_LEN, value_offset,
+};
 
 use crate::log::fs::DiskFile;
 use crate::log::segment::claim::Claim;
@@ -57,6 +59,9 @@ impl<'c, 'v, F: DiskFile> BatchWriter<'c, 'v, F> {
     /// Begins a value of `len` bytes, at an aligned offset if it is long.
     #[inline]
     pub(crate) fn begin_value(&mut self, len: u64) {
+        if len < ALIGNED_VALUE_MIN {
+            return;
+        }
         let end = self.claim.offset() + self.at + self.group_len as u64;
         let gap = value_offset(end, len) - end;
         if gap == 0 {

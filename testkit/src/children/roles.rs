@@ -85,6 +85,8 @@ pub type Play = fn(&[String]);
 
 /// Plays this process's role: one of `roles`, or one defined in this file.
 pub fn play_among(roles: &[(&str, Play)]) {
+    let is_own = |(name, _): &(&str, Play)| ["writer", "reader", "forker"].contains(name);
+    assert!(!roles.iter().any(is_own), "a role has the name of one defined here");
     let role = super::own_role().map(|(role, _)| role);
     match roles.iter().find(|(name, _)| role.as_deref() == Some(name)) {
         Some((name, role)) => play_with(name, role),
