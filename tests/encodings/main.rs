@@ -3,6 +3,8 @@
 //! One test binary, since each binary links the same libraries again; one file per behaviour.
 
 #[cfg(feature = "full")]
+mod arrow_alignment;
+#[cfg(feature = "full")]
 mod arrow_joins;
 #[cfg(feature = "full")]
 mod arrow_sizes;
