@@ -228,7 +228,7 @@ fn bytes_that_were_followed_are_not_read_again_after_a_compaction() {
     for entry in fs::read_dir(&path).unwrap() {
         let file = entry.unwrap().path();
         let bytes = fs::read(&file).unwrap();
-        if let Some(at) = bytes.windows(10_000).position(|window| window == joined) {
+        if let Some(at) = bytes.windows(joined.len()).position(|window| window == joined) {
             let open = fs::OpenOptions::new().write(true).open(&file).unwrap();
             open.write_all_at(b"c", at as u64).unwrap();
             damaged += 1;
