@@ -62,6 +62,16 @@ pub trait Lend: Partd {
     }
 }
 
+/// A lent value whose chunks can be owned without a copy.
+///
+/// [`View`](crate::View) is one. Requires the feature `bytes`.
+#[cfg(feature = "bytes")]
+pub trait OwnedChunks {
+    /// Returns the chunks in order; together they are the value. Each one keeps its own bytes
+    /// alive, however long it lives.
+    fn owned_chunks(&self) -> Vec<bytes::Bytes>;
+}
+
 macro_rules! lend_by_reference {
     ($($type:ty),*) => {$(
         impl<P: Lend + ?Sized> Lend for $type {

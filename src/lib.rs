@@ -167,6 +167,8 @@ pub use crate::encode::{Codec, CodecError, Encode, Typed, compression};
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::key::{Key, KeyPart, TupleInteger, TuplePart};
 pub use crate::lend::Lend;
+#[cfg(feature = "bytes")]
+pub use crate::lend::OwnedChunks;
 pub use crate::log::{
     BackgroundError, Backup, Compaction, Counters, FileExtent, FileExtents, Options, SegmentLog,
     Seq, Skipped, Stats, Verified, View, ViewReader,

@@ -19,6 +19,7 @@ mod join;
 pub use self::batches::Batches;
 pub use self::codec::ArrowCodec;
 use crate::encode::typed::Typed;
+use crate::lend::{Lend, OwnedChunks};
 use crate::{Key, Partd, Result};
 
 /// A layer of record batches. The batches appended to a key are read back as one batch.
@@ -113,5 +114,37 @@ impl<P: Partd> Typed<ArrowCodec, P> {
     /// [`Encode`](crate::Encode#taking).
     pub fn pop_batches(&self, key: impl Into<Key>) -> Result<Batches> {
         batches::take(&self.encode, key.into())
+    }
+}
+
+impl<P: Lend<View: OwnedChunks>> Typed<ArrowCodec, P> {
+    /// Lends the batches of a key as they are at one moment, in the order of the appends.
+    ///
+    /// The arrays of a batch share the bytes of the mapping: no buffer is copied that is aligned,
+    /// and each is if its frame begins an append of 1 KiB or more. A batch keeps the segment that
+    /// it lies in alive, also after a delete, a compaction, and a drop of the store. Only one batch
+    /// at a time takes memory of its own.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`batches`](Typed::batches).
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use arrow_array::{ArrayRef, Int64Array, RecordBatch};
+    /// # use partd::{Arrow, SegmentLog};
+    /// # let rows = |numbers: Vec<i64>| {
+    /// #     let column: ArrayRef = Arc::new(Int64Array::from(numbers));
+    /// #     RecordBatch::try_from_iter([("n", column)]).unwrap()
+    /// # };
+    /// let p = Arrow::new(SegmentLog::temporary()?);
+    /// p.append([("x", rows((0..1000).collect()))])?;
+    /// for batch in p.lend_batches("x")? {
+    ///     assert_eq!(batch?.num_rows(), 1000);
+    /// }
+    /// # Ok::<(), partd::Error>(())
+    /// ```
+    pub fn lend_batches(&self, key: impl Into<Key>) -> Result<Batches> {
+        batches::lend(&self.encode, key.into())
     }
 }

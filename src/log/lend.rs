@@ -4,6 +4,8 @@
 use crate::Key;
 use crate::error::Result;
 use crate::lend::Lend;
+#[cfg(feature = "bytes")]
+use crate::lend::OwnedChunks;
 use crate::log::SegmentLog;
 use crate::log::fs::Disk;
 use crate::log::maintain::engine::Engine;
@@ -101,5 +103,12 @@ impl<D: Disk> Lend for SegmentLog<D> {
     fn lend(&self, keys: &[Key]) -> Result<Vec<View<D>>> {
         let Engine { store, reader, .. } = &*self.engine;
         View::of_keys(store, reader, keys)
+    }
+}
+
+#[cfg(feature = "bytes")]
+impl<D: Disk> OwnedChunks for View<D> {
+    fn owned_chunks(&self) -> Vec<bytes::Bytes> {
+        View::owned_chunks(self).collect()
     }
 }

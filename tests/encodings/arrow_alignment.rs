@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow_array::{Array, ArrayRef, Decimal128Array, Int64Array, RecordBatch, StringArray};
 use arrow_buffer::Buffer;
 use arrow_ipc::reader::StreamDecoder;
-use partd::{Arrow, Partd, SegmentLog};
+use partd::{Arrow, Buffer as Buffered, Dict, Partd, SegmentLog};
 
 /// The bytes before a frame.
 const PREFIX_BYTES: usize = 8;
@@ -48,6 +48,39 @@ fn lent(log: &SegmentLog) -> Vec<RecordBatch> {
     batches
 }
 
+/// Checks the batches that the layer lends: they are right, and their buffers are the mapping's.
+fn check_batches(p: &Arrow<SegmentLog>, expected: &[RecordBatch]) {
+    let chunks: Vec<_> = p.inner().view("k").unwrap().owned_chunks().collect();
+    let mut count = 0;
+    for (lent, expected) in p.lend_batches("k").unwrap().zip(expected) {
+        let lent = lent.unwrap();
+        assert_eq!(&lent, expected);
+        for column in lent.columns() {
+            for buffer in column.to_data().buffers() {
+                let is_inside =
+                    |chunk: &bytes::Bytes| chunk.as_ptr_range().contains(&buffer.as_ptr());
+                assert!(chunks.iter().any(is_inside), "a buffer was copied");
+            }
+        }
+        count += 1;
+    }
+    assert_eq!(count, expected.len());
+}
+
+#[test]
+fn batches_are_lent_through_a_buffer_that_joined_and_split_their_frames() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = SegmentLog::open(dir.path().join("store")).unwrap();
+    let p = Arrow::new(Buffered::new(Dict::new(), log, 64 << 20));
+    let batches: Vec<RecordBatch> = (0..40).map(|i| batch(i * 100)).collect();
+    for batch in &batches {
+        p.append([("k", batch)]).unwrap();
+    }
+    let lent: Vec<RecordBatch> = p.lend_batches("k").unwrap().map(Result::unwrap).collect();
+    assert_eq!(lent, batches);
+    assert_eq!(p.lend_batches("missing").unwrap().count(), 0);
+}
+
 #[test]
 fn lent_record_batches_share_the_bytes_of_the_mapping_before_and_after_a_compaction() {
     let dir = tempfile::tempdir().unwrap();
@@ -61,9 +94,11 @@ fn lent_record_batches_share_the_bytes_of_the_mapping_before_and_after_a_compact
         p.inner().append([("other", "x")]).unwrap();
     }
     assert_eq!(lent(p.inner()), batches);
+    check_batches(&p, &batches);
     drop(p);
     let p = open();
     p.inner().delete(["other"]).unwrap();
     assert_eq!(p.inner().compact().unwrap().skipped, None);
     assert_eq!(lent(p.inner()), batches);
+    check_batches(&p, &batches);
 }

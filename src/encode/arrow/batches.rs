@@ -1,15 +1,18 @@
 //! Iterates over the batches of a key, for values that need not or cannot be joined into one batch.
 
+use std::borrow::Cow;
 use std::iter::{Enumerate, FusedIterator};
-use std::ops::Range;
 use std::{fmt, slice, vec};
 
 use arrow_array::RecordBatch;
+use arrow_buffer::Buffer;
+use bytes::Bytes;
 
 use crate::encode::arrow::codec::{self, ArrowCodec, NAME};
 use crate::encode::frame::{self, BadFrame, Frame, PREFIX_BYTES};
 use crate::encode::layer::Encode;
 use crate::encode::run::reason;
+use crate::lend::{Lend, OwnedChunks};
 use crate::{Error, Key, Partd, Result};
 
 /// An iterator over the batches of a key, in the order of the appends. See
@@ -18,9 +21,10 @@ use crate::{Error, Key, Partd, Result};
 /// It decodes each batch on demand.
 pub struct Batches {
     key: Key,
-    stored: Vec<u8>,
-    /// The numbers and byte ranges of the frames not decoded yet.
-    frames: Enumerate<vec::IntoIter<Range<usize>>>,
+    /// The frames not decoded yet: their numbers, their offsets in the value, and their bytes.
+    frames: Enumerate<vec::IntoIter<(u64, Buffer)>>,
+    /// Whether the batches share the bytes of the frames.
+    shares: bool,
     /// The remaining batches of the last decoded frame.
     decoded: vec::IntoIter<RecordBatch>,
     max_decoded_bytes: usize,
@@ -32,13 +36,45 @@ pub(super) fn read<P: Partd>(layer: &Encode<ArrowCodec, P>, key: Key) -> Result<
     Batches::new(key, stored, layer.max_decoded_bytes)
 }
 
+/// Lends the batches of a key.
+pub(super) fn lend<P>(layer: &Encode<ArrowCodec, P>, key: Key) -> Result<Batches>
+where
+    P: Lend<View: OwnedChunks>,
+{
+    let view = layer.inner.view(key.clone())?;
+    let chunks = view.owned_chunks();
+    let pieces: Vec<&[u8]> = chunks.iter().map(|chunk| &chunk[..]).collect();
+    let mut chunks = chunks.iter();
+    let mut share = |body: &[u8]| {
+        let holds = |chunk: &&Bytes| chunk.as_ptr_range().contains(&body.as_ptr());
+        // The frames are in the order of the chunks, and several may be in one.
+        let chunk = chunks.clone().find(holds)?;
+        while chunks.as_slice().first().is_some_and(|first| !holds(&first)) {
+            chunks.next();
+        }
+        Some(Buffer::from(chunk.slice_ref(body)))
+    };
+    let frames = split(&key, &pieces)?.into_iter().map(|frame| {
+        let buffer = match frame.body {
+            Cow::Borrowed(body) => share(body).unwrap_or_else(|| Buffer::from(body)),
+            // A `Buffer` may have split the frame.
+            Cow::Owned(body) => Buffer::from(body),
+        };
+        (frame.offset, buffer)
+    });
+    let frames: Vec<_> = frames.collect();
+    Ok(Batches::of(key, frames, true, layer.max_decoded_bytes))
+}
+
 /// Removes a key if all its frames can be decoded, and returns its batches.
 pub(super) fn take<P: Partd>(layer: &Encode<ArrowCodec, P>, key: Key) -> Result<Batches> {
     let max_bytes = layer.max_decoded_bytes;
     let check = |stored: &[Vec<u8>]| {
         let check_one = |stored: &Vec<u8>| {
-            let mut frames = frames(&key, stored)?.into_iter().enumerate();
-            frames.try_for_each(|(i, body)| decoded(&key, stored, i, body, max_bytes).map(drop))
+            let mut frames = split(&key, &[stored])?.into_iter().enumerate();
+            frames.try_for_each(|(i, Frame { offset, body })| {
+                decoded(&key, i, offset, Buffer::from(&body[..]), max_bytes).map(drop)
+            })
         };
         stored.iter().try_for_each(check_one)
     };
@@ -46,27 +82,21 @@ pub(super) fn take<P: Partd>(layer: &Encode<ArrowCodec, P>, key: Key) -> Result<
     Batches::new(key, stored, max_bytes)
 }
 
-/// Returns the ranges of the frames in a key's value, without their prefixes.
-fn frames(key: &Key, stored: &[u8]) -> Result<Vec<Range<usize>>> {
-    let frames = frame::split(&[stored])
-        .map_err(|BadFrame { frame, offset, reason }| bad(key, frame, offset, reason))?;
-    let range = |frame: Frame<'_>| {
-        let start = frame.offset as usize + PREFIX_BYTES;
-        start..start + frame.body.len()
-    };
-    Ok(frames.into_iter().map(range).collect())
+/// Splits a key's value, given in pieces, into its frames.
+fn split<'a>(key: &Key, pieces: &[&'a [u8]]) -> Result<Vec<Frame<'a>>> {
+    frame::split(pieces)
+        .map_err(|BadFrame { frame, offset, reason }| bad(key, frame, offset, reason))
 }
 
 /// Decodes the batches of one frame.
 fn decoded(
     key: &Key,
-    stored: &[u8],
     frame: usize,
-    body: Range<usize>,
+    offset: u64,
+    body: Buffer,
     max_bytes: usize,
 ) -> Result<Vec<RecordBatch>> {
-    let offset = (body.start - PREFIX_BYTES) as u64;
-    match codec::decode(&stored[body], max_bytes) {
+    match codec::decode(body, max_bytes) {
         Ok((_, batches, _)) => Ok(batches),
         Err(error) => Err(bad(key, frame, offset, reason(&error))),
     }
@@ -78,10 +108,19 @@ fn bad(key: &Key, frame: usize, offset: u64, reason: String) -> Error {
 
 impl Batches {
     fn new(key: Key, mut stored: Vec<Vec<u8>>, max_decoded_bytes: usize) -> Result<Batches> {
-        let stored = stored.pop().unwrap_or_default();
-        let frames = frames(&key, &stored)?.into_iter().enumerate();
-        let decoded = Vec::new().into_iter();
-        Ok(Batches { key, stored, frames, decoded, max_decoded_bytes })
+        let stored = Buffer::from(stored.pop().unwrap_or_default());
+        let body = |frame: Frame<'_>| {
+            let start = frame.offset as usize + PREFIX_BYTES;
+            (frame.offset, stored.slice_with_length(start, frame.body.len()))
+        };
+        let frames = split(&key, &[&stored])?.into_iter().map(body).collect();
+        // A batch must not keep the bytes of all others alive.
+        Ok(Batches::of(key, frames, false, max_decoded_bytes))
+    }
+
+    fn of(key: Key, frames: Vec<(u64, Buffer)>, shares: bool, max_decoded_bytes: usize) -> Batches {
+        let (frames, decoded) = (frames.into_iter().enumerate(), Vec::new().into_iter());
+        Batches { key, frames, shares, decoded, max_decoded_bytes }
     }
 }
 
@@ -93,8 +132,9 @@ impl Iterator for Batches {
             if let Some(batch) = self.decoded.next() {
                 return Some(Ok(batch));
             }
-            let (i, body) = self.frames.next()?;
-            match decoded(&self.key, &self.stored, i, body, self.max_decoded_bytes) {
+            let (i, (offset, body)) = self.frames.next()?;
+            let body = if self.shares { body } else { Buffer::from(&body[..]) };
+            match decoded(&self.key, i, offset, body, self.max_decoded_bytes) {
                 Ok(batches) => self.decoded = batches.into_iter(),
                 Err(error) => return Some(Err(error)),
             }

@@ -74,7 +74,7 @@ impl Codec for ArrowCodec {
         frame: &[u8],
         max_bytes: usize,
     ) -> Result<(RecordBatch, usize), CodecError> {
-        let (schema, batches, bytes) = decode(frame, max_bytes)?;
+        let (schema, batches, bytes) = decode(Buffer::from(frame), max_bytes)?;
         Ok((join::join(schema, batches)?, bytes))
     }
 
@@ -97,18 +97,18 @@ fn align_after_schema(frame: &mut Vec<u8>, start: usize) -> Result<(), CodecErro
     Ok(())
 }
 
-/// Decodes the batches of a stream. Also returns the schema and the bytes that count towards the
+/// Decodes the batches of a stream, whose arrays share its bytes where they are aligned. Also returns the schema and the bytes that count towards the
 /// limit.
 pub(super) fn decode(
-    frame: &[u8],
+    frame: Buffer,
     max_bytes: usize,
 ) -> Result<(SchemaRef, Vec<RecordBatch>, usize), CodecError> {
-    let bitmap_bytes = check::stream(frame)?;
+    let bitmap_bytes = check::stream(&frame)?;
     let bytes = frame.len().max(bitmap_bytes);
     if bytes > max_bytes {
         return Err(too_large(max_bytes).into());
     }
-    let mut rest = Buffer::from(frame);
+    let mut rest = frame;
     let mut stream = StreamDecoder::new();
     let mut batches = Vec::new();
     while !rest.is_empty() {

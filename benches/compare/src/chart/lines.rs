@@ -78,6 +78,9 @@ mod tests {
 
     #[test]
     fn a_scale_ends_at_a_round_number_at_or_above_the_largest_figure() {
-        assert_eq!([1.0, 1.01, 2.3, 85.0, 0.5].map(ceiling), [1.0, 1.2, 2.4, 100.0, 0.6]);
+        for (largest, end) in [(1.0, 1.0), (1.01, 1.2), (2.3, 2.4), (85.0, 100.0), (0.5, 0.6)] {
+            let found = ceiling(largest);
+            assert!((found - end).abs() < 1e-9, "{largest}: {found}, not {end}");
+        }
     }
 }
