@@ -17,14 +17,17 @@
 //! | `backup`, `verify`, `stats` | copies of the store; the check of every checksum; the counts of keys, bytes and segments |
 //! | `maintain` | syncs, compaction, and the background compaction thread |
 //! | `mod` | `SegmentLog` |
+//! | `opening`, `as_partd` | the methods of `Options` that open a store; `SegmentLog` as a `Partd` |
 //! | `lend`, `stream` | its methods that lend values, and those that read them piece by piece |
 
+mod as_partd;
 mod backup;
 mod counters;
 pub mod fs;
 mod lend;
 mod maintain;
 mod open;
+mod opening;
 mod options;
 mod pop;
 mod read;
@@ -64,10 +67,8 @@ use self::maintain::compaction::{Aim, Stop, compact};
 use self::maintain::engine::Engine;
 use self::open::Opened;
 use self::open::sweep::sweep;
-use crate::Key;
 use crate::error::{Error, Result};
-use crate::partd::{Batch, Chunks, Durability, Partd};
-use crate::threads::{self, LentPool};
+use crate::partd::{Batch, Durability, Partd};
 
 /// A store on disk: a log of memory-mapped segment files in a directory.
 ///
@@ -423,161 +424,5 @@ impl<D: Disk> Drop for SegmentLog<D> {
 impl<D: Disk> fmt::Debug for SegmentLog<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SegmentLog").field("path", &self.path()).finish_non_exhaustive()
-    }
-}
-
-impl<D: Disk> Partd for SegmentLog<D> {
-    fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()> {
-        self.commit(batch, durability).map(drop)
-    }
-
-    fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
-        let Engine { store, reader, .. } = &*self.engine;
-        let snapshot = reader.snapshot(store, keys)?;
-        snapshot.check_read(store)?;
-        let values = snapshot.values(store.pool())?;
-        store.tally.read(values.iter().map(|value| value.len() as u64).sum());
-        Ok(values)
-    }
-
-    fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
-        let Engine { store, reader, writer, .. } = &*self.engine;
-        store.check_writable()?;
-        let taken = pop::take(store, reader, writer, keys);
-        let values = taken.inspect_err(|e| trace::out_of_space(self.path(), "pop", e))?;
-        store.tally.read(values.iter().map(|value| value.len() as u64).sum());
-        self.background.removed(&self.engine);
-        Ok(values)
-    }
-
-    fn lens(&self, keys: &[Key]) -> Result<Vec<Option<u64>>> {
-        let Engine { store, reader, .. } = &*self.engine;
-        reader.with_version(store, |version| {
-            keys.iter().map(|key| version.index.get(key.as_bytes()).map(|slot| slot.len)).collect()
-        })
-    }
-
-    fn keys(&self) -> Result<Vec<Key>> {
-        self.keys_with(&Key::default())
-    }
-
-    fn keys_with(&self, prefix: &Key) -> Result<Vec<Key>> {
-        let Engine { store, reader, .. } = &*self.engine;
-        let mut keys: Vec<Key> = reader.with_version(store, |version| {
-            let keys = version.index.keys().map(|slot| &slot.key);
-            keys.filter(|key| key.as_bytes().starts_with(prefix.as_bytes())).cloned().collect()
-        })?;
-        threads::sort(store.pool(), &mut keys);
-        Ok(keys)
-    }
-
-    fn sync(&self) -> Result<()> {
-        let store = &self.engine.store;
-        store.check_writable()?;
-        self.sync_up_to(store.visible())
-    }
-
-    #[inline]
-    fn check(&self, durability: Durability) -> Result<()> {
-        let store = &self.engine.store;
-        store.check_writable()?;
-        match durability {
-            Durability::Plain => Ok(()),
-            // Fail before writing a batch that could not be made durable.
-            Durability::Durable => store.check_sync(store.control()?),
-        }
-    }
-
-    fn lent_pool(&self) -> Option<&LentPool> {
-        self.engine.store.pool()
-    }
-
-    fn visit(
-        &self,
-        keys: &[Key],
-        visit: &mut dyn FnMut(&[Chunks<'_>]) -> Result<()>,
-    ) -> Result<()> {
-        let Engine { store, reader, .. } = &*self.engine;
-        let snapshot = reader.snapshot(store, keys)?;
-        let chunks = snapshot.chunks(store.pool())?;
-        store.tally.read(snapshot.bytes());
-        visit(&chunks)
-    }
-}
-
-impl Options {
-    /// Opens a store for reading and writing, and creates it if there is none and
-    /// [`create`](Options::create) is true.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`SegmentLog::open`], and [`Invalid`](crate::ErrorKind::Invalid) if an option is
-    /// out of range.
-    pub fn open(&self, path: impl AsRef<Path>) -> Result<SegmentLog> {
-        self.open_on(OsDisk, path)
-    }
-
-    /// Opens a store for reading, and changes no file in it. See [`SegmentLog::open_read_only`].
-    ///
-    /// # Errors
-    ///
-    /// Those of [`SegmentLog::open_read_only`].
-    pub fn open_read_only(&self, path: impl AsRef<Path>) -> Result<SegmentLog> {
-        self.open_read_only_on(OsDisk, path)
-    }
-
-    /// Creates a store in the directory for temporary files, and removes it when the handle is
-    /// dropped.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`open`](Options::open).
-    pub fn temporary(&self) -> Result<SegmentLog> {
-        self.temporary_in(std::env::temp_dir())
-    }
-
-    /// Creates a store inside `dir`, and removes it when the handle is dropped.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`open`](Options::open).
-    pub fn temporary_in(&self, dir: impl AsRef<Path>) -> Result<SegmentLog> {
-        self.temporary_in_on(OsDisk, dir)
-    }
-
-    /// Does the same as [`temporary_in`](Options::temporary_in), on another disk than the operating
-    /// system's.
-    #[doc(hidden)]
-    pub fn temporary_in_on<D: Disk>(
-        &self,
-        disk: D,
-        dir: impl AsRef<Path>,
-    ) -> Result<SegmentLog<D>> {
-        self.check(dir.as_ref())?;
-        let opened = open::temporary::temporary(disk, dir.as_ref(), self);
-        opened
-            .inspect_err(|error| trace::out_of_space(dir.as_ref(), "open", error))
-            .map(SegmentLog::of)
-    }
-
-    /// Does the same as [`open`](Options::open), on another disk than the operating system's.
-    #[doc(hidden)]
-    pub fn open_on<D: Disk>(&self, disk: D, path: impl AsRef<Path>) -> Result<SegmentLog<D>> {
-        self.check(path.as_ref())?;
-        let opened = open::open(disk, path.as_ref(), self);
-        opened
-            .inspect_err(|error| trace::out_of_space(path.as_ref(), "open", error))
-            .map(SegmentLog::of)
-    }
-
-    /// Does the same as [`open_read_only`](Options::open_read_only), on another disk than the
-    /// operating system's.
-    #[doc(hidden)]
-    pub fn open_read_only_on<D: Disk>(
-        &self,
-        disk: D,
-        path: impl AsRef<Path>,
-    ) -> Result<SegmentLog<D>> {
-        open::read_only::open_read_only(disk, path.as_ref(), self).map(SegmentLog::of)
     }
 }
