@@ -17,7 +17,7 @@ fn options() -> Options {
 fn appended(update: Option<Update>) -> Vec<u8> {
     match update {
         Some(Update::Appended(bytes)) => bytes.chunks().collect::<Vec<_>>().concat(),
-        other => panic!("{other:?} instead of an append"),
+        other => panic!("live is violated: {other:?} instead of an append"),
     }
 }
 
