@@ -53,7 +53,7 @@ pub(crate) enum Outcome {
     TooSlow(Duration),
 }
 
-/// What all runs of a workload share.
+/// The parts that all runs of a workload share.
 #[derive(Debug)]
 pub(crate) struct Run<'a> {
     pub(crate) workload: Workload,

@@ -6,7 +6,7 @@ use crate::samples::Samples;
 #[derive(Clone, Debug)]
 pub(crate) struct Curve {
     pub(crate) title: String,
-    /// What the axis is.
+    /// The label of the axis.
     pub(crate) x: &'static str,
     pub(crate) xs: Vec<String>,
     pub(crate) unit: &'static str,

@@ -1,4 +1,4 @@
-//! What a store does in the comparison, and the list of those that take part.
+//! The trait of a store in the comparison, and the list of stores that take part.
 //!
 //! An engine is one file in `engines/`: it appends batches, then reads every key back. Keys are
 //! numbered; an engine that names its keys uses [`Workload::key_name`], made before the clock
@@ -49,7 +49,7 @@ impl Setup<'_> {
     }
 }
 
-/// What an engine is in the comparison.
+/// The role of an engine in the comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// This crate.

@@ -93,7 +93,7 @@ impl KeyOrder {
     }
 }
 
-/// Whether a key begins with a prefix that is not empty.
+/// Whether a key begins with a prefix.
 #[inline]
 pub(super) fn begins(key: &Key, prefix: &[u8]) -> bool {
     key.as_bytes().starts_with(prefix)

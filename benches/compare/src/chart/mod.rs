@@ -16,7 +16,7 @@ pub(crate) struct Theme {
     pub(crate) text: &'static str,
     pub(crate) faint: &'static str,
     pub(crate) grid: &'static str,
-    /// What this crate's first and second bar have; then those of further lines.
+    /// The colours of this crate's first and second bar, then those of further lines.
     pub(crate) series: [&'static str; 4],
     pub(crate) rival: &'static str,
     pub(crate) limit: &'static str,

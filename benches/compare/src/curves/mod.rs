@@ -15,7 +15,7 @@ use crate::chart::lines::lines;
 use crate::results::machine;
 use crate::workload::create_pool;
 
-/// What to measure.
+/// The choice of measurements.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Asked {
     /// How often everything runs
@@ -43,7 +43,7 @@ impl Asked {
     }
 }
 
-/// What every part needs.
+/// The state that every part needs.
 #[derive(Debug)]
 pub(crate) struct Bench<'a> {
     pub(crate) asked: &'a Asked,

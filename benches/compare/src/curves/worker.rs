@@ -24,7 +24,7 @@ pub(crate) const KEYS: usize = 256;
 /// The bytes of one append.
 pub(crate) const APPEND_BYTES: u64 = (VALUE * KEYS) as u64;
 
-/// What the threads of a worker do.
+/// The work of the threads of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
     /// Append to one store.

@@ -22,7 +22,7 @@ use crate::results::machine;
 use crate::samples::Samples;
 use sides::SIDES;
 
-/// What to measure.
+/// The choice of measurements.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Asked {
     /// How often everything runs
