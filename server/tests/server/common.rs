@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use partd::{Dict, Partd};
 use partd_server::{Client, Limits, Server, ServerOptions};
+use partd_testkit::children::Random;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The timeout for everything that must happen; generous, because the machine may be busy.
@@ -68,38 +69,20 @@ impl Served {
     }
 }
 
-/// A pseudo-random generator, seeded from `PARTD_SEED` or the time.
-pub(crate) struct Random(u64);
+/// Makes a random generator, seeded from `PARTD_SEED` or the time, and prints its seed.
+pub(crate) fn random() -> Random {
+    let random = quiet_random();
+    println!("PARTD_SEED={}", random.0);
+    random
+}
 
-impl Random {
-    /// Like [`new`](Random::new), but does not print the seed; for one of many threads.
-    pub(crate) fn quiet() -> Random {
-        Random::seeded().0
-    }
-
-    /// Makes a generator and prints its seed.
-    pub(crate) fn new() -> Random {
-        let (random, seed) = Random::seeded();
-        println!("PARTD_SEED={seed}");
-        random
-    }
-
-    fn seeded() -> (Random, u64) {
-        static COUNT: AtomicU64 = AtomicU64::new(1);
-        let given = std::env::var("PARTD_SEED").ok().and_then(|seed| seed.parse().ok());
-        let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let seed = given.unwrap_or(time.as_nanos() as u64 ^ (count << 50));
-        (Random(seed | 1), seed)
-    }
-
-    /// Returns a number below `bound`, by xorshift64*.
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16) % bound
-    }
+/// Like [`random`], but does not print the seed; for one of many threads.
+pub(crate) fn quiet_random() -> Random {
+    static COUNT: AtomicU64 = AtomicU64::new(1);
+    let given = std::env::var("PARTD_SEED").ok().and_then(|seed| seed.parse().ok());
+    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    Random(given.unwrap_or(time.as_nanos() as u64 ^ (count << 50)))
 }
 
 /// Waits until `holds` returns true.

@@ -17,7 +17,7 @@ use partd::{Partd, SegmentLog};
 use partd_server::{Client, ErrorKind, RemoteError, Server};
 use rustix::process::Signal;
 
-use crate::common::{Dir, PATIENCE, Program, Random, Served, seconds, until};
+use crate::common::{Dir, PATIENCE, Program, Served, quiet_random, random, seconds, until};
 use crate::proxy::Proxy;
 
 /// The results of a writer's appends.
@@ -94,7 +94,7 @@ fn killed_server(durable: bool) {
     let dir = Dir::new();
     let store = dir.join("store");
     let address = dir.address();
-    let mut random = Random::new();
+    let mut random = random();
     let stop = AtomicBool::new(false);
     let writers: Vec<u64> = (0..4).collect();
     let start = |dir: &Dir| Program::serve(&dir.join("store"), &["--bind", &address]);
@@ -332,7 +332,7 @@ fn clients_and_servers_are_killed_at_random() {
                 let (address, killed) = (&address, &killed);
                 scope.spawn(move || {
                     let (mut notes, mut next) = (Notes::default(), 0);
-                    let mut random = Random::quiet();
+                    let mut random = quiet_random();
                     let began = Instant::now();
                     while began.elapsed() < time || notes.acknowledged.is_empty() {
                         assert!(began.elapsed() < time + PATIENCE, "nothing is acknowledged");
@@ -344,7 +344,7 @@ fn clients_and_servers_are_killed_at_random() {
                 })
             })
             .collect();
-        let mut random = Random::new();
+        let mut random = random();
         while !threads.iter().all(std::thread::ScopedJoinHandle::is_finished) {
             std::thread::sleep(Duration::from_millis(300 + random.below(700)));
             let mut program = program.lock().unwrap();

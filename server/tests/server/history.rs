@@ -7,9 +7,11 @@ use std::time::Instant;
 use partd::{Batch, Buffer, Dict, Durability, Partd, SegmentLog};
 use partd_server::{Client, RemoteError, Server};
 
+use partd_testkit::children::Random;
 use partd_testkit::history::checker::{Call, Change, KeyId, Operation, Piece, check};
+use partd_testkit::history::record::{delete_some, name, prefix_of};
 
-use crate::common::{PATIENCE, Random, Served, seconds};
+use crate::common::{PATIENCE, Served, quiet_random, seconds};
 use crate::proxy::Proxy;
 
 /// How many keys the clients use: few, so that they conflict.
@@ -27,9 +29,9 @@ fn choose(random: &mut Random, new_piece: &mut impl FnMut() -> Piece) -> Call {
             let changes = [(key, new_piece()), (other, new_piece())];
             Call::Write(changes.map(|(key, piece)| Change::Append(key, piece)).to_vec())
         }
-        15 | 16 => Call::Write(vec![Change::Delete(key), Change::Append(other, new_piece())]),
+        15 | 16 => Call::Write(vec![delete_some(random, key), Change::Append(other, new_piece())]),
         17 | 18 => Call::Write(vec![Change::Set(key, new_piece())]),
-        19 => Call::Write(vec![Change::Delete(key)]),
+        19 => Call::Write(vec![delete_some(random, key)]),
         20..=22 => Call::Pop(vec![key]),
         23 => Call::Write(vec![Change::Clear]),
         24..=27 => Call::Read(vec![key, other]),
@@ -50,24 +52,27 @@ fn make(client: &Client, call: &Call, durable: bool) -> partd::Result<Vec<Vec<Pi
                 .iter()
                 .map(|change| match change {
                     Change::Append(_, piece) | Change::Set(_, piece) => piece.to_be_bytes(),
-                    Change::Delete(_) | Change::Clear => [0; 8],
+                    Change::Delete(_) | Change::Clear | Change::DeletePrefix(..) => [0; 8],
                 })
                 .collect();
             let mut batch = Batch::new();
             for (change, bytes) in changes.iter().zip(&bytes) {
                 match *change {
-                    Change::Append(key, _) => batch.append(key, bytes),
-                    Change::Set(key, _) => batch.set(key, bytes),
-                    Change::Delete(key) => batch.delete(key),
+                    Change::Append(key, _) => batch.append(name(key), bytes),
+                    Change::Set(key, _) => batch.set(name(key), bytes),
+                    Change::Delete(key) => batch.delete(name(key)),
                     Change::Clear => batch.clear(),
+                    Change::DeletePrefix(first, last) => {
+                        batch.delete_prefix(prefix_of(first, last))
+                    }
                 };
             }
             let durability = if durable { Durability::Durable } else { Durability::Plain };
             client.write(&batch, durability)?;
             Vec::new()
         }
-        Call::Read(keys) => client.get_many(keys.iter().copied())?,
-        Call::Pop(keys) => client.pop(keys.iter().copied())?,
+        Call::Read(keys) => client.get_many(keys.iter().copied().map(name))?,
+        Call::Pop(keys) => client.pop(keys.iter().copied().map(name))?,
     };
     Ok(values.iter().map(|value| pieces(value)).collect())
 }
@@ -75,7 +80,7 @@ fn make(client: &Client, call: &Call, durable: bool) -> partd::Result<Vec<Vec<Pi
 /// Makes random calls and records them. After a call with an unknown outcome the client continues
 /// under a new number.
 fn record(client: &Client, thread: u32, start: Instant) -> Vec<Operation> {
-    let mut random = Random::quiet();
+    let mut random = quiet_random();
     let mut number = thread;
     let mut piece = u64::from(thread) << 32;
     let mut operations = Vec::new();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use partd::{Dict, Partd};
 use partd_server::{Client, Limits, Server};
 
-use crate::common::{PATIENCE, Random, Raw, Served, until};
+use crate::common::{PATIENCE, Raw, Served, random, until};
 
 /// Returns whether the server closes the connection.
 fn is_closed(raw: &mut Raw) -> bool {
@@ -220,7 +220,7 @@ fn random_bytes_do_not_disturb_the_server() {
     limits.handshake = Duration::from_millis(500);
     limits.message = Duration::from_millis(500);
     let served = Served::limited(limits);
-    let mut random = Random::new();
+    let mut random = random();
     for round in 0..200 {
         let mut raw = match round % 3 {
             0 => Raw::connect(&served.dir.join("socket")),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::common::Random;
+use crate::common::quiet_random;
 
 /// A proxy in front of a unix socket.
 ///
@@ -85,7 +85,7 @@ fn carry(
     unruly: &AtomicBool,
     cuts: &AtomicU64,
 ) {
-    let mut random = Random::quiet();
+    let mut random = quiet_random();
     let mut buffer = vec![0; 64 << 10];
     loop {
         let most = if unruly.load(Ordering::Relaxed) { 1 + random.below(20_000) } else { 65_536 };

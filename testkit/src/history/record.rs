@@ -19,14 +19,24 @@ const KEYS: u64 = 4;
 const PREFIXES: [(&str, KeyId, KeyId); 5] =
     [("", 0, 3), ("a", 0, 1), ("ab", 1, 1), ("b", 2, 3), ("ba", 3, 3)];
 
-fn name(key: KeyId) -> &'static str {
+/// The name of a key.
+pub fn name(key: KeyId) -> &'static str {
     NAMES[usize::from(key)]
 }
 
 /// The prefix of the keys from the first to the last.
-fn prefix_of(first: KeyId, last: KeyId) -> &'static str {
+pub fn prefix_of(first: KeyId, last: KeyId) -> &'static str {
     let prefix = PREFIXES.iter().find(|prefix| (prefix.1, prefix.2) == (first, last));
     prefix.expect("the keys have a prefix of their own").0
+}
+
+/// The delete of a key, or of a random prefix.
+pub fn delete_some(random: &mut Random, key: KeyId) -> Change {
+    let pick = random.below(2 * PREFIXES.len() as u64 - 1) as usize;
+    match PREFIXES.get(pick) {
+        Some(&(_, first, last)) => Change::DeletePrefix(first, last),
+        None => Change::Delete(key),
+    }
 }
 
 /// The time in nanoseconds.
@@ -66,7 +76,8 @@ impl Client<'_> {
             }
             15 => {
                 let new = self.piece();
-                let (delete, append) = (self.delete_some(key), Change::Append(other, new));
+                let (delete, append) =
+                    (delete_some(&mut self.random, key), Change::Append(other, new));
                 // In one of the orders, the delete may remove the new piece.
                 Call::Write(match self.random.below(2) {
                     0 => vec![delete, append],
@@ -74,22 +85,13 @@ impl Client<'_> {
                 })
             }
             16 | 17 => Call::Write(vec![Change::Set(key, self.piece())]),
-            18 | 19 => Call::Write(vec![self.delete_some(key)]),
+            18 | 19 => Call::Write(vec![delete_some(&mut self.random, key)]),
             20 | 21 => Call::Pop(vec![key]),
             22 => Call::Pop(vec![key, other]),
             23 if self.random.below(4) == 0 => Call::Write(vec![Change::Clear]),
             23..=27 => Call::Read(vec![key]),
             28 | 29 => Call::Read(vec![key, other]),
             _ => Call::Read((0..KEYS as KeyId).collect()),
-        }
-    }
-
-    /// The delete of a key, or of a random prefix.
-    fn delete_some(&mut self, key: KeyId) -> Change {
-        let pick = self.random.below(2 * PREFIXES.len() as u64 - 1) as usize;
-        match PREFIXES.get(pick) {
-            Some(&(_, first, last)) => Change::DeletePrefix(first, last),
-            None => Change::Delete(key),
         }
     }
 
