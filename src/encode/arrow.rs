@@ -7,17 +7,20 @@
 //! than the frame, apart from null bitmaps. Buffers compressed inside the stream are refused; use a
 //! compressing layer below instead.
 //!
-//! `compact` reduces a batch to its own rows before it is encoded, `join` concatenates batches, and
-//! `batches` returns values that need not or cannot be one batch.
+//! `compact` reduces a batch to its own rows before it is encoded, `join` concatenates batches,
+//! `batches` returns values that need not or cannot be one batch, and `gather` makes large frames of
+//! small batches.
 
 mod batches;
 mod check;
 mod codec;
 mod compact;
+mod gather;
 mod join;
 
 pub use self::batches::Batches;
 pub use self::codec::ArrowCodec;
+pub use self::gather::Gather;
 use crate::encode::typed::Typed;
 use crate::lend::{Lend, OwnedChunks};
 use crate::{Key, Partd, Result};
@@ -31,6 +34,13 @@ use crate::{Key, Partd, Result};
 ///
 /// A batch is compacted before it is encoded: a slice or a filtered batch takes only the space of
 /// its own rows, even if it shares buffers with other batches.
+///
+/// # What a frame costs
+///
+/// Each batch appended is one frame, which begins with the schema: about 300 bytes and 80 for each
+/// column. The batch adds about 200 bytes and up to 64 for each of its buffers, of which a column of
+/// numbers has two and a column of strings three. Batches of a thousand rows or more make that
+/// negligible; smaller ones should be gathered first, for which there is [`gather`](Typed::gather).
 ///
 /// # Values that cannot be one batch
 ///
@@ -103,6 +113,13 @@ impl<P: Partd> Typed<ArrowCodec, P> {
     /// ```
     pub fn batches(&self, key: impl Into<Key>) -> Result<Batches> {
         batches::read(&self.encode, key.into())
+    }
+
+    /// Creates a writer that gathers small batches in memory and appends those of each key as one
+    /// batch of at least `rows` rows, or earlier if they take more than `limit_bytes` in total.
+    #[must_use]
+    pub fn gather(&self, rows: usize, limit_bytes: usize) -> Gather<'_, P> {
+        Gather::new(self, rows, limit_bytes)
     }
 
     /// Removes a key and returns its batches as [`batches`](Typed::batches) does.

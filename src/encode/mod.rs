@@ -91,7 +91,7 @@ mod zlib;
 mod zstd;
 
 #[cfg(feature = "arrow")]
-pub use self::arrow::{Arrow, ArrowCodec, Batches};
+pub use self::arrow::{Arrow, ArrowCodec, Batches, Gather};
 #[cfg(feature = "blosc")]
 pub use self::blosc::{Blosc, BloscCodec};
 #[cfg(feature = "bz2")]

@@ -5,6 +5,8 @@
 #[cfg(feature = "full")]
 mod arrow_alignment;
 #[cfg(feature = "full")]
+mod arrow_gather;
+#[cfg(feature = "full")]
 mod arrow_joins;
 #[cfg(feature = "full")]
 mod arrow_sizes;

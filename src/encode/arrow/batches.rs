@@ -44,15 +44,12 @@ where
     let view = layer.inner.view(key.clone())?;
     let chunks = view.owned_chunks();
     let pieces: Vec<&[u8]> = chunks.iter().map(|chunk| &chunk[..]).collect();
-    let mut chunks = chunks.iter();
+    let mut rest = &chunks[..];
     let mut share = |body: &[u8]| {
-        let holds = |chunk: &&Bytes| chunk.as_ptr_range().contains(&body.as_ptr());
         // The frames are in the order of the chunks, and several may be in one.
-        let chunk = chunks.clone().find(holds)?;
-        while chunks.as_slice().first().is_some_and(|first| !holds(&first)) {
-            chunks.next();
-        }
-        Some(Buffer::from(chunk.slice_ref(body)))
+        let holds = |chunk: &Bytes| chunk.as_ptr_range().contains(&body.as_ptr());
+        rest = &rest[rest.iter().position(holds)?..];
+        Some(Buffer::from(rest.first()?.slice_ref(body)))
     };
     let frames = split(&key, &pieces)?.into_iter().map(|frame| {
         let buffer = match frame.body {

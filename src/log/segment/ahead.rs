@@ -261,6 +261,9 @@ const LINKS_AHEAD: u64 = 16;
 /// The first steps along a chain are taken without a check: a reader that keeps up takes no more
 /// than these.
 const UNCHECKED_STEPS: u32 = 4;
+/// The maximum number of links that are read without a check after others were in memory. If a part
+/// that is not in memory follows, the disk is waited for as often, once.
+const UNCHECKED_MAX: u32 = 31;
 /// The length of the link, the state and the lengths after them.
 const WORDS_BYTES: u64 = 64;
 
@@ -273,6 +276,10 @@ pub(crate) struct ChainAhead {
     len: u64,
     /// Links before this offset were requested.
     requested: u64,
+    /// How many more links are read without a check: a check is a system call.
+    unchecked: u32,
+    /// The number to begin with after the last link that was in memory: doubled after each.
+    unchecked_after_hit: u32,
 }
 
 impl ChainAhead {
@@ -295,9 +302,18 @@ impl ChainAhead {
         let mapping = segment.file().mapping();
         let (from, is_missing) = match next < self.requested {
             true => (self.requested, false),
-            false if mapping.is_resident(next) => return false,
+            false if self.unchecked > 0 => {
+                self.unchecked -= 1;
+                return false;
+            }
+            false if mapping.is_resident(next) => {
+                self.unchecked_after_hit = (2 * self.unchecked_after_hit + 1).min(UNCHECKED_MAX);
+                self.unchecked = self.unchecked_after_hit;
+                return false;
+            }
             false => (next, true),
         };
+        self.unchecked_after_hit = 0;
         let count = if is_same_len { LINKS_AHEAD } else { 1 };
         let mut guessed = (0..count).map(|i| next + i * len).filter(|at| (from..end).contains(at));
         guessed.by_ref().for_each(|at| {
