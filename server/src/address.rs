@@ -84,7 +84,7 @@ impl Address {
     /// The store's directory does not exist, or the directory of the socket is not private.
     pub fn for_store(store: impl AsRef<Path>) -> Result<Address> {
         let store = store.as_ref();
-        let found = store.metadata().map_err(|error| io_error("look at", store, error))?;
+        let found = store.metadata().map_err(|error| io_error("examine", store, error))?;
         let store = store.canonicalize().map_err(|error| io_error("find", store, error))?;
         let dir = private_directory(Some(&store))?;
         Address::ipc(dir.join(format!("{:x}-{:x}.sock", found.dev(), found.ino())))

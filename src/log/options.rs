@@ -92,11 +92,11 @@ impl Options {
         self
     }
 
-    /// Sets the share of dead bytes in the store above which the handle compacts it in the
+    /// Sets the share of dead bytes in the store from which the handle compacts it in the
     /// background. The default is 0.5; `None` turns background compaction off.
     ///
     /// The handle checks after a removal, after it starts a new segment, and when it is closed, for
-    /// at most five seconds. It compacts if that frees more than this share and more than two
+    /// at most five seconds. It compacts if that frees at least this share and at least two
     /// segments, or if it can join 64 small segments. Open segments do not count. The work runs on
     /// a thread of the handle, which ends with the handle.
     pub fn compaction_dead_share(mut self, share: impl Into<Option<f64>>) -> Options {

@@ -1,9 +1,10 @@
 //! Recovery: rebuilds the history from the segments when the control file cannot be trusted.
 //!
-//! `kill -9` needs no recovery. It serves a power cut, a lost control file, and a store that its
-//! last handle did not close. Every batch up to the durable sequence number must be there. Above
-//! it, the history ends before the first batch that is missing or damaged; later batches are made
-//! void, durably, before anyone appends.
+//! The death of a process needs no recovery while other handles are open. Recovery follows a power
+//! cut, the loss of the control file, or the death of the last handle. If the machine has not
+//! rebooted since, every committed batch must be present. Otherwise every batch up to the durable
+//! sequence number must be; above it, the history ends before the first batch that is missing or
+//! damaged. Later batches are made void, durably, before anyone appends.
 //!
 //! Recovery may be interrupted at any point or end in an error; the next one repeats it. It stores
 //! each void word again, even one that it finds in place: that word may come from a recovery that
