@@ -39,8 +39,8 @@ impl Liveness {
     }
 }
 
-/// The bytes that one read of `/proc/locks` returns at least, if there are as many: a page, less
-/// one line that does not fit.
+/// A list of at most this many bytes was read at once: one read returns a page, less a line that
+/// does not fit.
 const PAGE: usize = 4096 - 128;
 /// How often to read it again if it is longer.
 const READINGS: usize = 3;

@@ -257,7 +257,8 @@ impl Stores {
         left
     }
 
-    /// Makes sure that a thread closes idle stores. The thread ends when no unused store is left.
+    /// Starts a thread that closes idle stores, if none runs. The thread ends when no unused store
+    /// is left.
     fn reap_later(&'static self) {
         let mut is_reaping = lock(&self.is_reaping);
         if *is_reaping {

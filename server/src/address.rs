@@ -53,7 +53,7 @@ impl Address {
         }
         if bytes.len() > MAX_SOCKET_PATH_BYTES {
             let why = format!(
-                "the path has {} bytes, but that of a unix socket at most {MAX_SOCKET_PATH_BYTES}; choose a shorter one",
+                "the path has {} bytes, but a unix socket's has at most {MAX_SOCKET_PATH_BYTES}; choose a shorter one",
                 bytes.len()
             );
             return Err(refused(path, why));

@@ -188,7 +188,7 @@ fn a_damaged_store_is_refused_and_nothing_is_left() {
 }
 
 #[test]
-fn wrong_places_are_refused_and_left_alone() {
+fn unsuitable_paths_are_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let store = sample_store(dir.path());
     let full = dir.path().join("full");

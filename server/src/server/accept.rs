@@ -58,7 +58,8 @@ impl Acceptor {
                 for listener in &listeners {
                     accept_some(listener, &admission, &shared, &mut next);
                 }
-                // By the clock: a flood of connections must not start a new second of warnings.
+                // Tick by the clock: a flood of connections must not start a new second of warnings
+                // early.
                 if ticked.elapsed() >= SECOND {
                     ticked = Instant::now();
                     shared.tick();
