@@ -94,7 +94,7 @@ fn a_copy_that_follows_random_operations_equals_the_value() {
             if random(12) == 0 {
                 handles[0] = options().open(&path).unwrap();
             }
-            // Followers live for some steps, then others go on from their positions.
+            // Followers live for some steps, then others continue from their positions.
             let mut followers: Vec<_> = copies
                 .iter()
                 .enumerate()
