@@ -122,6 +122,8 @@ impl SegmentLog {
     /// - [`Corrupt`](crate::ErrorKind::Corrupt) if bytes that were synced are damaged;
     /// - [`Busy`](crate::ErrorKind::Busy) if another process has the store locked for too long, or
     ///   the store is temporary;
+    /// - [`Removed`](crate::ErrorKind::Removed) if processes have the store open, but its control
+    ///   file was removed or replaced;
     /// - [`ReadOnly`](crate::ErrorKind::ReadOnly) if this process may not write to the store;
     /// - [`Io`](crate::ErrorKind::Io) if another system call fails.
     pub fn open(path: impl AsRef<Path>) -> Result<SegmentLog> {

@@ -143,7 +143,7 @@ impl<D: Disk> Control<D> {
     }
 
     /// Whether an open handle uses this control file. If the directory is in use and this is false,
-    /// the handles use another control file.
+    /// the handles use another control file, or one handle is creating or recovering the store.
     pub(crate) fn is_present(&self) -> Result<bool> {
         let at = layout::PRESENCE_LOCK_AT;
         let locked = self.directory.dir.is_byte_locked(CONTROL, self.file.id(), at);

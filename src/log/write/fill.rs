@@ -28,9 +28,9 @@ thread_local! {
 #[derive(Debug)]
 pub(crate) struct Shape {
     pub(crate) layout: Layout,
-    /// Whether the batch has deletes or clears.
+    /// Whether the batch has removals: deletes, prefix deletes or clears.
     pub(crate) removes: bool,
-    /// Whether the batch has only deletes and clears.
+    /// Whether the batch has only removals.
     pub(crate) only_removes: bool,
 }
 

@@ -86,7 +86,7 @@ pub(crate) struct Prepared<F: DiskFile> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Written {
     pub(crate) sequence: u64,
-    /// Whether it has deletes or clears.
+    /// Whether it has removals.
     pub(crate) removes: bool,
 }
 
