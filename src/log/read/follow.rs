@@ -57,12 +57,13 @@ pub enum Update<D: Disk = OsDisk> {
     Removed,
 }
 
-/// Returns the bytes appended to a key, update by update.
+/// A follower of a key, which returns the bytes that are appended, update by update.
 ///
 /// Created by [`SegmentLog::follow`](crate::SegmentLog::follow). Each update lends the new bytes
-/// without a copy, after comparing their checksums. No byte is read twice, with one exception: if a
-/// follower began in the middle of a value and a compaction then joined the bytes on both sides of
-/// that position, their common checksum covers the bytes before it, too.
+/// without a copy, after comparing their checksums. Bytes before the position are read again only
+/// if they share a piece with new bytes, because a compaction has joined them or the follower began
+/// inside an append: a piece has one checksum. A follower that has read a value from its start
+/// never rereads the first piece.
 ///
 /// ```
 /// use std::time::Duration;
@@ -363,8 +364,8 @@ impl<'l, D: Disk> Follower<'l, D> {
     /// Writers do not wake followers, which may be in other processes: a wake-up would cost every
     /// append a system call. So the wait polls one word of shared memory that each commit changes,
     /// and checks the key if the word has changed. A pause is an eighth of the time waited so far,
-    /// from 50 µs to 10 ms, so a wait takes at most an eighth longer than necessary, and hardly any
-    /// processor time.
+    /// from 50 µs to 10 ms, so a wait takes at most an eighth or 50 µs longer than necessary, and
+    /// hardly any processor time.
     ///
     /// # Errors
     ///

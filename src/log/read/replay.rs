@@ -224,8 +224,8 @@ impl<D: Disk> Version<D> {
         Ok(())
     }
 
-    /// Walks on in every segment that may have more batches. Returns those committed up to
-    /// `visible`.
+    /// Continues the walk in every segment that may have more batches. Returns those committed up
+    /// to `visible`.
     ///
     /// A batch gives only the position of the next one, so walking a chain that is not in memory
     /// would read one page at a time. To overlap these reads, all chains are walked in turn, each
