@@ -41,7 +41,7 @@ const UNLOCKED_READS: usize = 4;
 /// The buffer holds at most `limit_bytes` of memory, as [`MemoryStore::memory_bytes`] counts it,
 /// under any number of threads. An append that finds no room first moves the keys with the longest
 /// values to `Slow`, until half of the limit is free; with a [budget](Buffer::with_budget), half of
-/// what is reserved. A batch too large to be buffered, and every removal, goes to `Slow` at once.
+/// what is reserved. A batch too large to be buffered, and every removal, goes straight to `Slow`.
 ///
 /// If `Slow` can [lend](crate::Lend) values, the buffer can too: [`view`](crate::Lend::view) moves
 /// what is buffered for its key to `Slow` first.

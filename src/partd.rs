@@ -386,9 +386,9 @@ pub trait MemoryStore: Partd {
     /// whether it did.
     ///
     /// `false` means that nothing has changed; a batch slightly below the limit may be refused too.
-    /// The durability is [`Plain`](Durability::Plain). An implementation keeps the limit also when
-    /// several threads write at once. The provided one does not: it checks first and then writes,
-    /// so it suits stores with one writing thread.
+    /// The durability is [`Plain`](Durability::Plain). An implementation keeps to the limit even
+    /// when several threads write at the same time. The provided one does not: it checks first and
+    /// then writes, so it suits stores with one writing thread.
     ///
     /// # Errors
     ///

@@ -156,7 +156,7 @@ pub(crate) fn sort<T: Ord + Send>(lent: Option<&LentPool>, list: &mut [T]) {
 
 /// Runs a call during which [`spread`] leaves all work on the calling thread.
 pub(crate) fn stay<T>(call: impl FnOnce() -> T) -> T {
-    /// Restores the flag, also if the call panics.
+    /// Restores the flag, even if the call panics.
     struct Back(bool);
     impl Drop for Back {
         fn drop(&mut self) {

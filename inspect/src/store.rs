@@ -24,7 +24,7 @@ use crate::repair;
 use crate::source::Source;
 use crate::walk::Segment;
 
-/// How often to read a store before giving up if its files change meanwhile.
+/// How many times to read a store before giving up if its files change meanwhile.
 const ATTEMPTS: u32 = 5;
 /// The pause before reading again; it doubles each time.
 const PAUSE: Duration = Duration::from_millis(2);

@@ -29,7 +29,7 @@ use crate::error;
 const IDLE: Duration = Duration::from_secs(2);
 /// How often to check for idle stores.
 const IDLE_POLL: Duration = Duration::from_millis(250);
-/// How often to try to open a store whose directory is replaced in the meantime.
+/// How many times to try to open a store whose directory is replaced in the meantime.
 const OPEN_TRIES: u32 = 8;
 
 /// An open store.

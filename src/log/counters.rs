@@ -30,10 +30,9 @@ pub struct Counters {
     /// The syncs that the handle has done itself. A call whose data another handle or thread syncs
     /// at the same time adds nothing.
     pub syncs: u64,
-    /// How often the index was updated because batches were committed, or segments added or
-    /// removed.
+    /// The updates of the index because batches were committed, or segments added or removed.
     pub index_refreshes: u64,
-    /// How often the index was built from all segments: on its first use, and after a compaction.
+    /// The builds of the index from all segments: on its first use, and after a compaction.
     pub index_rebuilds: u64,
     /// The runs of compactions that the handle has finished, by itself or on request.
     pub compactions: u64,

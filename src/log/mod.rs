@@ -243,7 +243,7 @@ impl<D: Disk> SegmentLog<D> {
             (store.visible(), false)
         } else {
             let written = match writer.write(store, batch) {
-                // Wholly dead segments can be removed at once, without copying anything.
+                // Wholly dead segments can be removed immediately, without copying anything.
                 Err(Error::StoreFull { .. }) if drop_gone(&self.engine)? => {
                     writer.write(store, batch)
                 }
@@ -294,7 +294,7 @@ impl<D: Disk> SegmentLog<D> {
     }
 
     /// Syncs the history up to `seq`, and possibly more of it, to stable storage. Returns at once
-    /// if it is already there, also after a later sync has failed.
+    /// if it is already there, even after a later sync has failed.
     ///
     /// `seq` must come from this store: a number from another store is not detected.
     ///
@@ -359,7 +359,7 @@ impl<D: Disk> SegmentLog<D> {
     /// Writes a copy of the store, as of one sequence number, into a directory that does not exist
     /// or is empty. Other threads and processes can use the store meanwhile.
     ///
-    /// The copy is a store that opens anywhere, also on another machine. It is complete and on
+    /// The copy is a store that opens anywhere, including on another machine. It is complete and on
     /// stable storage when this returns. If the process dies before that, opening the directory is
     /// an error that says so.
     ///

@@ -60,7 +60,7 @@ pub(crate) fn workshop() -> tempfile::TempDir {
 }
 
 fn plain_op(log: &SegmentLog, rng: &mut Rng, step: u64) {
-    // Three letters, each with and without another behind it.
+    // Three letters, each alone and followed by an `x`.
     let letter = |rng: &mut Rng| b'a' + rng.below(3) as u8;
     let key = |rng: &mut Rng| match rng.chance(50) {
         true => vec![letter(rng)],

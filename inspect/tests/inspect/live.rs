@@ -1,5 +1,5 @@
-//! A store with live writers: the inspector works beside them, reports no damage, and delays
-//! nobody.
+//! A store with live writers: the inspector works beside them, reports no damage, and delays none
+//! of them.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

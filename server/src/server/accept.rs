@@ -157,7 +157,7 @@ fn admit(
     }
 }
 
-/// Removes a connection from the shared state, also if its thread panics in a store.
+/// Removes a connection from the shared state, even if its thread panics in a store.
 struct Exit<'a> {
     shared: &'a Shared,
     number: u64,

@@ -27,7 +27,7 @@ use crate::log::store::Store;
 /// receiver can check each range with [`FileExtent::crc32`].
 ///
 /// The ranges keep their bytes as long as this value lives, whatever is appended, deleted or
-/// compacted meanwhile, and also after the handle of the store was dropped. In a store at a path, a
+/// compacted meanwhile, and even after the handle of the store is dropped. In a store at a path, a
 /// duplicate of a file's descriptor keeps that file's bytes, too. A [temporary
 /// store](crate::SegmentLog::temporary) overwrites dead segments that no `FileExtents` or
 /// [`View`](crate::View) uses: there, keep this value until the duplicate is no longer needed.

@@ -23,10 +23,10 @@ use crate::log::segment::extent::Extent;
 use crate::log::segment::outputs::retained_is_missing;
 use crate::log::store::Store;
 
-/// How often one refresh searches for the segments with the missing batches while more are
+/// How many times one refresh searches for the segments with the missing batches while more are
 /// published.
 const DISCOVERIES_MAX: u32 = 16;
-/// How often one refresh rebuilds the version because a compaction has replaced segments.
+/// How many times one refresh rebuilds the version because a compaction has replaced segments.
 const REBUILDS_MAX: u32 = 32;
 
 impl<D: Disk> Version<D> {

@@ -21,7 +21,7 @@ const SHORT_BYTES: u64 = 64 << 10;
 /// A key's value as a stream of bytes.
 ///
 /// Created by [`SegmentLog::reader`](crate::SegmentLog::reader). The reader shows the value as it
-/// was at that moment, and stays valid whatever is appended, deleted or compacted meanwhile, also
+/// was at that moment, and stays valid whatever is appended, deleted or compacted meanwhile, even
 /// after the handle is dropped. [`fill_buf`](BufRead::fill_buf) lends bytes of the mapping, so
 /// reading needs no buffer beside those of the caller, however long the value is.
 ///
@@ -260,7 +260,7 @@ impl<D: Disk> ValueReader<D> {
             }
             None => {
                 // A long extent does not stay in memory until it is returned, so its pages can be
-                // released at once.
+                // released immediately.
                 let release = self.snapshot.release && extent.len() > AHEAD_BYTES;
                 let ahead = Ahead::new([self.snapshot.span(extent)], release);
                 let mut hasher = segment.salt().value_hasher();

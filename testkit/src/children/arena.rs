@@ -16,7 +16,7 @@ use partd_format::{Scanner, SegmentHeader, State};
 use super::judge::Log;
 use super::{Child, PATIENCE, Random, state_of, wait_for_state};
 
-/// How often a writer is asked for a long append before it is killed at whatever point it has
+/// How many times a writer is asked for a long append before it is killed at whatever point it has
 /// reached.
 const TRIES: u32 = 6;
 

@@ -39,7 +39,7 @@ use partd_inspect::path::shown;
 use partd_inspect::store::Store;
 use partd_inspect::walk::{BatchInfo, Segment};
 
-/// How often to start again if files change meanwhile.
+/// How many times to try if files change meanwhile.
 const ATTEMPTS: u32 = 6;
 /// The pause before the second attempt; it doubles each time.
 const PAUSE: Duration = Duration::from_millis(10);

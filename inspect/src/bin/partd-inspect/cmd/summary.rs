@@ -20,7 +20,7 @@ use partd_inspect::path::shown;
 use partd_inspect::store::Store;
 use partd_inspect::text::uuid;
 
-/// How often to check again whether a process is just opening the store.
+/// How many times to check again whether a process is just opening the store.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(4);
 
