@@ -248,7 +248,7 @@ impl Source {
                 match rustix::fs::copy_file_range(&*from, read, to, written, rest) {
                     Err(rustix::io::Errno::INTR) => {}
                     Ok(some) if some > 0 => copied += some as u64,
-                    // Not on every file system, nor between any two.
+                    // Not every file system supports it, nor does every pair of them.
                     _ => break,
                 }
             }

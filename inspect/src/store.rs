@@ -26,7 +26,7 @@ use crate::walk::Segment;
 
 /// How many times to read a store before giving up if its files change meanwhile.
 const ATTEMPTS: u32 = 5;
-/// The pause before reading again; it doubles each time.
+/// A quarter of the pause before the second reading; the pause doubles each time.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// A store, as it was read.

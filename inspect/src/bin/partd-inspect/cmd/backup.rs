@@ -41,7 +41,7 @@ use partd_inspect::walk::{BatchInfo, Segment};
 
 /// How many times to try if files change meanwhile.
 const ATTEMPTS: u32 = 6;
-/// The pause before the second attempt; it doubles each time.
+/// Half the pause before the second attempt; the pause doubles each time.
 const PAUSE: Duration = Duration::from_millis(10);
 /// The contents of the file that marks the directory as unfinished.
 const UNFINISHED: &str = "\
@@ -239,7 +239,7 @@ impl Target {
     /// Removes the files of an attempt. The mark goes last.
     fn clear(&self) {
         let Ok(entries) = fs::read_dir(&self.path) else { return };
-        // The directory was empty when it was locked, so these files are of this command.
+        // The directory was empty when it was locked, so these files come from this command.
         let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
         for name in names.filter(|name| name != UNFINISHED_BACKUP) {
             let is_ours =
