@@ -3,9 +3,9 @@
 //! A frame is one IPC stream: schema and batches, padded so that the buffers are aligned to 64
 //! bytes if the frame is. To read a frame, `check` first checks the numbers in it. The arrow crates
 //! then read it from one copy and validate every array, so no declared length decides how much
-//! memory is allocated. No two buffers share bytes of the frame, so the arrays take no more memory
-//! than the frame, apart from null bitmaps. Buffers compressed inside the stream are refused; use a
-//! compressing layer below instead.
+//! memory is allocated. The buffers of a message are together no longer than the message, so the
+//! arrays take no more memory than the frame, apart from null bitmaps. Buffers compressed inside
+//! the stream are refused; use a compressing layer below instead.
 //!
 //! `compact` reduces a batch to its own rows before it is encoded, `join` concatenates batches, and
 //! `batches` returns values that need not or cannot be one batch.

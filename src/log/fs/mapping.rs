@@ -57,7 +57,7 @@ impl Mapping {
         self.advise(0, self.len(), Advice::Random);
     }
 
-    /// Maps zeroed anonymous memory, for the simulated disks of tests.
+    /// Maps zeroed anonymous memory, for fork marks and the simulated disks of tests.
     pub fn anonymous(len: u64) -> io::Result<Mapping> {
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let raw = MmapMut::map_anon(len)?.into();
