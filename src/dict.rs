@@ -278,8 +278,9 @@ impl Map {
         grown
     }
 
-    /// Returns keys that together take `bytes`, the longest values first. One pass sums up the
-    /// values by order of magnitude, and a second one collects the keys.
+    /// Returns keys that together take at least `bytes`, if there are enough; it prefers those with
+    /// the longest values, by order of magnitude. One pass sums up the values by order of
+    /// magnitude, and a second one collects the keys.
     fn heaviest(&self, bytes: usize) -> Vec<Key> {
         let magnitude = |slot: &Slot| slot.value.len.checked_ilog2().map_or(0, |log| log as usize);
         let weight = |slot: &Slot| slot.value.len + slot.key.heap_bytes() + size_of::<Slot>();

@@ -290,7 +290,7 @@ impl Stores {
     }
 }
 
-/// Closes the unused stores of this process at once.
+/// Closes the unused stores of this process immediately.
 #[pyfunction]
 pub(crate) fn close_idle(py: Python<'_>) {
     py.detach(|| stores().close_unused(|_| true));
