@@ -4,7 +4,7 @@ use crc32fast::Hasher;
 
 use crate::error::Error;
 
-/// A segment's random number, the seed of all its checks and checksums.
+/// A segment's random number, the seed of all its checks and checksums except that of its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Salt(pub u64);
 
