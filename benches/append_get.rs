@@ -13,7 +13,7 @@ fn pairs(value: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     (0..KEYS).map(move |key| (key, value))
 }
 
-/// Clears the store whenever it reaches this size, so that a run fits on the disk.
+/// The size at which the store is cleared, so that a run fits on the disk.
 const FULL_BYTES: usize = 1 << 30;
 
 fn append<P: Partd>(criterion: &mut Criterion, name: &str, make: impl Fn() -> P) {

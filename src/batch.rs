@@ -4,8 +4,8 @@ use crate::Key;
 
 /// One operation of a batch.
 ///
-/// A store that does not know an operation cannot apply a batch, so a new kind of operation is a
-/// breaking change, and `match` may be exhaustive.
+/// A store must apply every operation, so a new kind of operation is a breaking change, and a
+/// `match` may be exhaustive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op<'a> {
     /// Appends the bytes to the key's value. Appending no bytes creates the key.
@@ -30,7 +30,7 @@ impl Op<'_> {
         }
     }
 
-    /// Returns the operation with another value; that of a removal stays empty.
+    /// Returns the operation with `value` as its value; a removal has none.
     pub(crate) fn with_value<'v>(self, value: &'v [u8]) -> Op<'v> {
         match self {
             Op::Append(key, _) => Op::Append(key, value),
@@ -65,7 +65,7 @@ impl Op<'_> {
 /// # Ok::<(), partd::Error>(())
 /// ```
 ///
-/// A batch is also collected from operations:
+/// A batch can also be collected from operations:
 ///
 /// ```
 /// use partd::{Batch, Dict, Durability, Op, Partd};
@@ -116,7 +116,7 @@ impl<'a> Batch<'a> {
         Batch { ops: self.ops.into_iter().map(|op| op.with_value(&[])).collect() }
     }
 
-    /// Returns the operations in order, as their owner.
+    /// Returns the operations in order, by value.
     #[must_use]
     pub fn into_ops(self) -> Vec<Op<'a>> {
         self.ops

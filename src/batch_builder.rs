@@ -7,8 +7,8 @@ use crate::{Key, KeyPart, Result};
 /// Builds batches that own their values, one after the other in the same memory.
 ///
 /// It copies keys and values into buffers that grow to the size of the largest batch and then stay,
-/// so a builder that is reused allocates nothing. Use it where values do not outlive the call that
-/// has them; where they do, a [`Batch`] borrows them without a copy.
+/// so a builder that is reused allocates nothing. Use it if the values do not live until the batch
+/// is written; if they do, a [`Batch`] borrows them without a copy.
 ///
 /// ```
 /// use partd::{BatchBuilder, Dict, Durability, Partd};
@@ -116,9 +116,9 @@ impl BatchBuilder {
         Ok(())
     }
 
-    /// Passes the operations as a batch, and keeps them.
+    /// Passes the operations to `visit` as a batch, and keeps them.
     ///
-    /// It serves calls that return more than [`write`](BatchBuilder::write), such as the sequence
+    /// Use it for calls that return more than [`write`](BatchBuilder::write), such as the sequence
     /// number:
     ///
     /// ```

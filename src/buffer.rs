@@ -32,7 +32,7 @@ use deferred_sets::DeferredSets;
 use fit::Fit;
 use isolate::Isolate;
 
-/// Attempts to read `slow` outside the lock, before one is made inside it.
+/// The number of attempts to read `slow` outside the lock; the next one is made under it.
 const UNLOCKED_READS: usize = 4;
 
 /// A layer that collects appends in memory and moves them to a slower store in large batches.
@@ -41,7 +41,7 @@ const UNLOCKED_READS: usize = 4;
 /// The buffer holds at most `limit_bytes` of memory, as [`MemoryStore::memory_bytes`] counts it,
 /// under any number of threads. An append that finds no room first moves the keys with the longest
 /// values to `Slow`, until half of the limit is free; with a [budget](Buffer::with_budget), half of
-/// what is reserved. A batch too large to be buffered, and every removal, goes to `Slow` at once.
+/// what is reserved. A batch too large to be buffered, and every removal, goes straight to `Slow`.
 ///
 /// If `Slow` can [lend](crate::Lend) values, the buffer can too: [`view`](crate::Lend::view) moves
 /// what is buffered for its key to `Slow` first.
@@ -99,7 +99,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     /// Creates a buffer that holds at most `limit_bytes` in `fast` before it moves them to `slow`.
     ///
     /// Keys that the stores already hold become part of the buffer. Nothing else may write to
-    /// `fast` from then on. A flush needs some memory beyond the limit, a small part of it.
+    /// `fast` from then on. A flush needs memory beyond the limit, a small fraction of it.
     #[must_use]
     pub fn new(fast: Fast, slow: Slow, limit_bytes: u64) -> Buffer<Fast, Slow> {
         Buffer::with_reservation(fast, slow, Reservation::new(limit_bytes, None))
@@ -140,7 +140,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         while buffer.memory.allowed_bytes() < held_bytes && buffer.memory.grow(held_bytes) {}
         let allowed_bytes = buffer.memory.allowed_bytes();
         if allowed_bytes < held_bytes {
-            // What cannot be moved stays, and the next append that needs room tries again.
+            // Values that cannot be moved stay, and the next append that needs room tries again.
             let _ = buffer.shrink_to(allowed_bytes);
         }
         buffer
@@ -244,7 +244,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         Ok(values)
     }
 
-    /// Appends values back to the slow store that they were taken from.
+    /// Appends values to the slow store again, from which they were taken.
     fn put_back(&self, keys: &[Key], values: &[Vec<u8>]) -> Result<()> {
         let mut batch = Batch::new();
         for (key, value) in keys.iter().zip(values).filter(|(_, value)| !value.is_empty()) {
@@ -326,7 +326,8 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
         }
         let mut state = self.alone();
         let written = self.write_exclusive(&mut state, batch);
-        // A batch that was buffered keeps the room that the flush before it made.
+        // After a buffered batch, keep the memory that the flush has made room in: more appends
+        // follow.
         if !matches!(written, Ok(Fit::Buffered)) {
             self.memory.release_spare(self.held_bytes(&state));
         }

@@ -1,4 +1,5 @@
-//! `Dict`: the store in memory. It is the fast half of a buffer, and the reference of the tests.
+//! `Dict`: the store in memory. It is the fast half of a buffer, and the model that tests compare
+//! with.
 //!
 //! One lock guards the whole store, so operations are linearizable. A value is a rope of pieces.
 //! The memory is counted in bytes of capacity.
@@ -183,7 +184,7 @@ impl Map {
         self.heap_bytes + self.table_bytes
     }
 
-    /// The keys that begin with a prefix, in no order.
+    /// Returns the keys that begin with a prefix, in no particular order.
     fn keys_with(&self, prefix: &Key) -> Vec<Key> {
         let slots = self.shards.iter().flatten();
         let found = slots.filter(|slot| slot.key.as_bytes().starts_with(prefix.as_bytes()));
@@ -277,8 +278,9 @@ impl Map {
         grown
     }
 
-    /// Returns keys that together take `bytes`, the longest values first. One pass sums up the
-    /// values by order of magnitude, and a second one collects the keys.
+    /// Returns keys that together take at least `bytes`, if there are enough; it prefers those with
+    /// the longest values, by order of magnitude. One pass sums up the values by order of
+    /// magnitude, and a second one collects the keys.
     fn heaviest(&self, bytes: usize) -> Vec<Key> {
         let magnitude = |slot: &Slot| slot.value.len.checked_ilog2().map_or(0, |log| log as usize);
         let weight = |slot: &Slot| slot.value.len + slot.key.heap_bytes() + size_of::<Slot>();
@@ -288,7 +290,7 @@ impl Map {
             weights[magnitude(slot)] += weight(slot);
             counts[magnitude(slot)] += 1;
         }
-        // All values above the magnitude `last` go, and as many of that magnitude as it takes.
+        // Take all values above the magnitude `last`, and as many of that magnitude as are needed.
         let (mut last, mut missing, mut count) = (weights.len() - 1, bytes, 0);
         while last > 0 && weights[last] < missing {
             missing -= weights[last];

@@ -59,8 +59,8 @@ pub enum ErrorKind {
 
 /// The error of every operation on a store. Match on its [`kind`](Error::kind).
 ///
-/// A store or layer of your own may construct most variants. Those that only a segment log has a
-/// reason for may get more fields.
+/// A store or layer outside this crate may construct most variants. Those that only a segment log
+/// returns may get more fields.
 ///
 /// An operation that returns an error has not changed what is stored, unless its documentation says
 /// otherwise.
@@ -316,7 +316,7 @@ impl Error {
 
     /// Returns whether a write failed because the disk, a quota or `max_store_bytes` is exhausted.
     ///
-    /// Any process, also the one that got the error, can free space by deleting keys and
+    /// Any process, including the one that got the error, can free space by deleting keys and
     /// compacting.
     #[must_use]
     pub fn is_out_of_space(&self) -> bool {

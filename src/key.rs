@@ -87,7 +87,7 @@ impl Key {
     /// ```
     #[must_use]
     pub fn parts(&self) -> Option<Vec<TuplePart>> {
-        // The tuples around the part that is read next, the outermost first.
+        // The tuples that enclose the part to be read next, the outermost first.
         let mut outer: Vec<Vec<TuplePart>> = Vec::new();
         let mut parts = Vec::new();
         for token in Tokens::new(&self.0) {
@@ -127,7 +127,7 @@ impl Key {
         prefix
     }
 
-    /// Returns the key with the bytes of both.
+    /// Returns a key with the bytes of `prefix` followed by those of `rest`.
     pub(crate) fn concat(prefix: &Key, rest: &Key) -> Key {
         let mut key = prefix.clone();
         key.0.extend_from_slice(&rest.0);
@@ -251,7 +251,7 @@ mod sealed {
         /// Appends the value to `key` as a part of a tuple.
         fn escape_into(&self, key: &mut Key);
 
-        /// Returns the key of a tuple: of this one, or else of the tuple with this part alone.
+        /// Returns the key of this tuple, or of the one-part tuple of a value that is not a tuple.
         fn to_tuple(&self) -> Key {
             let mut key = Key::default();
             self.escape_into(&mut key);

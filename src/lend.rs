@@ -67,8 +67,8 @@ pub trait Lend: Partd {
 /// [`View`](crate::View) is one. Requires the feature `bytes`.
 #[cfg(feature = "bytes")]
 pub trait OwnedChunks {
-    /// Returns the chunks in order; together they are the value. Each one keeps its own bytes
-    /// alive, however long it lives.
+    /// Returns the chunks in order; together they are the value. Each chunk keeps its own bytes
+    /// alive.
     fn owned_chunks(&self) -> Vec<bytes::Bytes>;
 }
 

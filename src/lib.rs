@@ -68,7 +68,7 @@
 //!
 //! # Durability
 //!
-//! A batch is atomic: every thread and process sees all of it or none of it, also after a crash.
+//! A batch is atomic: every thread and process sees all of it or none of it, even after a crash.
 //! Once a call returns, its effect survives `kill -9` of any process. A power cut leaves the store
 //! as it was at one moment, no earlier than the last [`append_durable`](Partd::append_durable) or
 //! [`sync`](Partd::sync) that returned. `Dict` lives and dies with its process, and `Buffer` keeps

@@ -12,10 +12,10 @@ use crate::{Key, Result};
 
 /// The guarantee that a write waits for before it returns.
 ///
-/// A store must know every guarantee that it gives, so a new one is a breaking change.
+/// A store must implement every guarantee, so a new one is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Durability {
-    /// Nothing: the batch is in the store and survives the death of any process.
+    /// No sync: the batch is in the store and survives the death of any process.
     Plain,
     /// Stable storage: the batch and everything committed before it survive a power cut.
     Durable,
@@ -153,8 +153,8 @@ pub trait Partd: Send + Sync {
     }
 
     /// Returns an error if no write can succeed: the handle is read-only or was opened before a
-    /// `fork`, or a sync has failed and the write would be durable. Layers ask before they accept
-    /// bytes.
+    /// `fork`, or a sync has failed and the write would be durable. Layers call it before they
+    /// accept bytes.
     #[doc(hidden)]
     fn check(&self, _durability: Durability) -> Result<()> {
         Ok(())
@@ -332,9 +332,9 @@ pub trait Partd: Send + Sync {
 
     /// Removes every key that begins with `prefix`, in one step of the history.
     ///
-    /// A [`SegmentLog`](crate::SegmentLog) writes one small entry, however many keys there are. An
-    /// append that follows begins a new value. For a part of the keys with an owner of its own,
-    /// such as a job, see [`Scoped`](crate::Scoped).
+    /// A [`SegmentLog`](crate::SegmentLog) writes one small entry, however many keys there are. A
+    /// later append begins a new value. To treat a part of the keys, such as those of one job, as a
+    /// store, see [`Scoped`](crate::Scoped).
     ///
     /// ```
     /// use partd::{Dict, Key, Partd};
@@ -383,10 +383,10 @@ pub trait MemoryStore: Partd {
     /// Writes the batch if the store then holds at most `limit_bytes` of memory, and returns
     /// whether it did.
     ///
-    /// `false` means that nothing has changed; it may come slightly below the limit. The durability
-    /// is [`Plain`](Durability::Plain). An implementation keeps the limit also when several threads
-    /// write at once. The provided one does not: it checks first and then writes, so it suits
-    /// stores with one writing thread.
+    /// `false` means that nothing has changed; a batch slightly below the limit may be refused too.
+    /// The durability is [`Plain`](Durability::Plain). An implementation keeps to the limit even
+    /// when several threads write at the same time. The provided one does not: it checks first and
+    /// then writes, so it suits stores with one writing thread.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Threads for parallel work, in processes that cannot start any or lost them in a `fork`.
+//! Threads for parallel work, even in processes that cannot start any or lost them in a `fork`.
 //!
 //! Nothing here uses rayon's global pool: it panics if no thread can be started, and a child of
 //! `fork` inherits it without its threads, so a wait for them never ends. Instead, [`spread`] finds
@@ -45,7 +45,7 @@ impl Team {
     /// The calling thread alone.
     pub(crate) const ALONE: Team = Team { threads: 1 };
 
-    /// Creates a team of a given size, for tests of how work is cut.
+    /// Creates a team of a given size, for tests of how work is split.
     #[cfg(test)]
     pub(crate) fn of(threads: usize) -> Team {
         Team { threads }
@@ -156,7 +156,7 @@ pub(crate) fn sort<T: Ord + Send>(lent: Option<&LentPool>, list: &mut [T]) {
 
 /// Runs a call during which [`spread`] leaves all work on the calling thread.
 pub(crate) fn stay<T>(call: impl FnOnce() -> T) -> T {
-    /// Restores the flag, also if the call panics.
+    /// Restores the flag, even if the call panics.
     struct Back(bool);
     impl Drop for Back {
         fn drop(&mut self) {

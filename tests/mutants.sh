@@ -222,7 +222,7 @@ mutant view-pins src/log/segment/recycle.rs I4 extents \
                 true
             };'
 mutant generation src/log/maintain/compaction/plan.rs live following \
-    growth_compaction_and_a_new_handle_are_no_rewrite \
+    growth_compaction_and_a_new_handle_are_not_reported_as_a_rewrite \
     'sequence: extents[first].sequence(),' \
     'sequence: extents[next - 1].sequence(),'
 mutant wake-up src/log/maintain/wakeup.rs live sleeping \

@@ -13,10 +13,10 @@
 //!
 //! The layer is compared with two things: the library alone, whose output goes into a vector; and
 //! the same by hand, which is the library with the same store but without the layer. A conversion
-//! that is little more than a copy takes no longer than the store itself. All run on the threads of
-//! one pool, since the time for memory depends on the thread that allocates it. Layer and stores
-//! are created once, and each round of appends begins with a clear, as in an engine that shuffles
-//! repeatedly.
+//! that is little more than a copy takes no longer than the store itself. All of them run on the
+//! threads of one pool, because the cost of an allocation depends on the thread that makes it.
+//! Layer and stores are created once, and each round of appends begins with a clear, as in an
+//! engine that shuffles repeatedly.
 //!
 //! The library is called as a program would call it, except for Blosc: its C library is unsafe to
 //! call, so its row compares the layer with its own codec.

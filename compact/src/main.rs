@@ -69,7 +69,7 @@ fn compact(args: &Args) -> Result<Report, Error> {
     Ok(Report { path: args.path.clone(), before, compaction, after })
 }
 
-/// Writes a message to standard error, and ignores an error of doing so.
+/// Writes a message to standard error, and ignores an error of the write.
 fn complain(message: &str) {
     let _ = writeln!(io::stderr(), "partd-compact: {message}");
 }

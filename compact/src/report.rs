@@ -65,7 +65,7 @@ impl Report {
         let mut reasons = Vec::new();
         if share < DEAD_SHARE {
             reasons.push(format!(
-                "{:.0} % of the values were dead; by default a handle compacts from {:.0} % on",
+                "{:.0} % of the values were dead; by default a handle compacts at {:.0} %",
                 share * 100.0,
                 DEAD_SHARE * 100.0
             ));
@@ -82,7 +82,7 @@ impl Report {
                 "its handles do not compact (`compaction_dead_share(None)`), or were killed".into(),
             );
             reasons.push(
-                "or closed before they were done: they look after a removal and a new".into(),
+                "or closed before they were done: they check after a removal and a new".into(),
             );
             reasons.push("segment, and take at most five seconds when they are closed".into());
         }

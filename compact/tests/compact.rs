@@ -61,7 +61,7 @@ fn dead_space_is_reclaimed_and_the_reason_is_named() {
 }
 
 #[test]
-fn a_store_in_use_is_compacted_and_what_its_writer_still_holds_is_named() {
+fn a_store_in_use_is_compacted_and_the_bytes_its_writer_still_holds_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let p = options().open(&path).unwrap();
@@ -100,7 +100,7 @@ fn beside_another_compaction_it_says_so_with_exit_code_one() {
 }
 
 #[test]
-fn what_is_no_store_and_wrong_usage_are_exit_code_two() {
+fn a_path_without_a_store_and_wrong_usage_are_exit_code_two() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("missing");
     let (code, text, errors) = on(&missing);

@@ -156,7 +156,7 @@ impl Layout {
         HEAD_LEN + self.entries * row + self.keys_len
     }
 
-    /// The length of all values in bytes, without what aligns them.
+    /// The length of all values in bytes, without the padding that aligns them.
     #[must_use]
     pub fn values_len(&self) -> u64 {
         self.values_len
@@ -278,7 +278,7 @@ fn head_checksum(salt: Salt, offset: u64, flags_to_values: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// The numbers of a header that give the end of the keys. No checksum has been compared yet.
+/// The numbers of a header that determine where the keys end. No checksum has been compared yet.
 #[derive(Clone, Copy, Debug)]
 struct Lengths {
     flags: u32,
@@ -286,7 +286,7 @@ struct Lengths {
     keys_len: u64,
     /// Offset in the batch.
     keys_start: u64,
-    /// Offset in the batch, not after its end.
+    /// Offset in the batch, at most its length.
     values_start: u64,
 }
 
@@ -344,9 +344,9 @@ impl<'a> Batch<'a> {
         Batch::parse_head(salt, offset, body.len() as u64 + WORDS_LEN, body)
     }
 
-    /// Returns the offset in the batch of `len` bytes at `offset` at which the keys end.
-    /// [`parse_head`](Batch::parse_head) needs the bytes up to it, less the 16 of the link and state
-    /// words.
+    /// Returns where the keys end in the batch of `len` bytes at `offset`, counted from the start
+    /// of the batch. [`parse_head`](Batch::parse_head) needs the bytes up to there, less the 16 of
+    /// the link and state words.
     ///
     /// `head` holds at least the 32 bytes after the link and state words. The result is within the
     /// batch, but may be wrong otherwise: the checksum has not been compared.

@@ -57,8 +57,9 @@ pub const SLOT_PID_AT: u64 = 24;
 /// In a writer slot: the writer that leases it created no segment with a lower id.
 pub const SLOT_FIRST_AT: u64 = 40;
 
-/// Offset of the byte on which every open handle holds a shared lock. A control file without this
-/// lock is not that of a store in use. (All are open-file-description locks of one byte.)
+/// Offset of the byte on which every open handle that follows the store holds a shared lock; that
+/// of a temporary store need not. A control file without this lock is not that of a store in use.
+/// (All are open-file-description locks of one byte.)
 pub const PRESENCE_LOCK_AT: u64 = 0;
 /// Offset of the byte that the leader of a sync locks exclusively.
 pub const SYNC_LOCK_AT: u64 = DURABLE_SEQ_AT;

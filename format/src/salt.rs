@@ -4,7 +4,7 @@ use crc32fast::Hasher;
 
 use crate::error::Error;
 
-/// A segment's random number, the seed of all its checks and checksums.
+/// A segment's random number, the seed of all its checks and checksums except that of its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Salt(pub u64);
 
@@ -29,8 +29,8 @@ impl Salt {
     /// checksum and without its bytes.
     #[must_use]
     pub fn unsalted_checksum(self, value_checksum: u32, len: u64) -> u32 {
-        // A CRC is linear. The start value, carried over as many bytes of the value, is what the
-        // salt has added.
+        // A CRC is linear, so the two differ by the salted start value, advanced over `len` zero
+        // bytes.
         let mut start = self.value_hasher();
         start.combine(&Hasher::new_with_initial_len(0, len));
         value_checksum ^ start.finalize()

@@ -50,7 +50,7 @@ pub struct SegmentHeader {
     pub id: u64,
     /// The length of the file in bytes.
     pub len: u64,
-    /// The seed of every check in the segment.
+    /// The seed of every check and checksum in the segment, except the checksum of this header.
     pub salt: Salt,
     /// The fields of an output; `None` for the segment of a writer.
     pub output: Option<Output>,

@@ -67,7 +67,8 @@ impl Link {
     }
 }
 
-/// The second word of a batch: its state. It is set once, from 0.
+/// The second word of a batch: its state. Writers set it once, from 0; recovery makes batches
+/// outside the history void.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Claimed; the writer may still be writing it.

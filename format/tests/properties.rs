@@ -109,7 +109,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_encoded_decodes_to_the_same(
+    fn encoded_values_decode_to_the_same(
         output in any::<bool>(),
         batches in prop::collection::vec(prop::collection::vec(item(), 0..6), 0..6),
     ) {

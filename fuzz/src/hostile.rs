@@ -118,7 +118,7 @@ fn control_file(words: &[u8], mended: bool, is_open: bool) -> Vec<u8> {
         control::encode_durable_seq(&STORE, small(word(&bytes, control::DURABLE_SEQ_AT) >> 17));
     Le::write_u64(&mut bytes[control::COMMIT_AT as usize..], commit.encode());
     Le::write_u64(&mut bytes[control::DURABLE_SEQ_AT as usize..], durable_seq);
-    // Small, because a search up to a large id takes long.
+    // Small, because a search up to a large id takes a long time.
     let next_segment = word(&bytes, control::NEXT_SEGMENT_AT) % 64;
     Le::write_u64(&mut bytes[control::NEXT_SEGMENT_AT as usize..], next_segment);
     let clean = control::clean_stamp(&STORE, commit.encode(), next_segment, durable_seq);

@@ -1,7 +1,7 @@
 //! Corrects the checks of a segment after a mutation, so that the code after them is reached.
 //!
-//! Bytes that no check covers keep the fuzzer's values. Each corrected word is first read as a
-//! wish: what the link or state should say. The top byte of a state word selects which rules of the
+//! Bytes that no check covers keep the fuzzer's values. The old value of each corrected word
+//! selects what the link or state says. The top byte of a state word selects which rules of the
 //! batch stay broken; in the words of a valid segment it is 0, so a valid seed is left unchanged.
 
 use partd_format::batch::{ENTRY_LEN, FLAG_SEQUENCES, HEAD_LEN, SEQUENCE_LEN};

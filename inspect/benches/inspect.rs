@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use partd::{Partd, SegmentLog};
 
-/// How often each is measured.
+/// The number of measurements of each.
 const ROUNDS: usize = 11;
 /// The share of the limit's rate that `verify` reaches at least.
 const SHARE_MIN: f64 = 0.85;

@@ -83,7 +83,7 @@ impl Control {
         self.fixed.temporary
     }
 
-    /// Decodes the bytes of a control file, and takes it for the original.
+    /// Decodes the bytes of a control file, which is assumed to be the original.
     ///
     /// # Errors
     /// If the length or the fixed fields are wrong.

@@ -23,10 +23,11 @@ use crate::walk::{BatchInfo, EntryInfo, Segment};
 pub enum Rule {
     /// The commit word: the store is open, or its last handle closed it.
     CommitWord,
-    /// The largest committed number: the writers died, but the machine has not been booted since,
+    /// The largest committed number: the writers died, but the machine has not been rebooted since,
     /// so everything they stored is still in memory.
     Numbers,
-    /// The recovery rule: the machine was booted since, or the control file is unusable.
+    /// The recovery rule: the machine was rebooted since, or the control file is missing, unusable
+    /// or a copy.
     Recovery,
     /// None: a single segment holds part of a history, and all of it is shown.
     Alone,

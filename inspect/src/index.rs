@@ -33,8 +33,8 @@ pub struct KeyExtents {
 pub struct Index<'s> {
     /// Every key that exists.
     pub keys: HashMap<&'s [u8], KeyExtents, foldhash::fast::RandomState>,
-    /// The keys in byte order, and perhaps some that were deleted; kept from the first prefix delete
-    /// on, so that many of them do not each visit all keys.
+    /// The keys in byte order, and perhaps some that were deleted; kept from the first prefix
+    /// delete on, so that later ones need not visit all keys.
     order: Option<BTreeSet<&'s [u8]>>,
 }
 

@@ -24,7 +24,7 @@ pub fn show(key: &[u8]) -> String {
 
 /// The text of a key that is a tuple; `None` for a plain key.
 fn tuple(key: &[u8]) -> Option<String> {
-    /// Closes a tuple: a tuple of one part has a comma behind it.
+    /// Closes a tuple: a tuple of one part has a comma after it.
     fn close(text: &mut String, parts: usize) {
         text.push_str(if parts == 1 { ",)" } else { ")" });
     }

@@ -39,10 +39,10 @@ impl Liveness {
     }
 }
 
-/// The bytes that one read of `/proc/locks` returns at least, if there are as many: a page, less
-/// one line that does not fit.
+/// A list of at most this many bytes was read at once: one read returns a page, less a line that
+/// does not fit.
 const PAGE: usize = 4096 - 128;
-/// How often to read it again if it is longer.
+/// How many more times to read a longer list.
 const READINGS: usize = 3;
 
 /// The file locks of the system, as `/proc/locks` lists them.

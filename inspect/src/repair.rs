@@ -1,9 +1,9 @@
 //! Corrects a single flipped bit if a check tells which bit it was.
 //!
 //! Two valid words for one offset differ in at least four bits, and a CRC-32 over less than 64 KiB
-//! tells all single bits apart. So a word, a segment header or a batch header with one flipped bit
-//! has exactly one correction. Whatever has two is left alone. Only salvage corrects what it reads;
-//! everything else shows damage as it is.
+//! distinguishes all single-bit errors. So a word, a segment header or a batch header with one
+//! flipped bit has exactly one correction. Anything with two flipped bits is left alone. Only
+//! salvage corrects what it reads; everything else shows damage as it is.
 
 use byteorder::{ByteOrder, LittleEndian as Le};
 use partd_format::batch::{HEAD_LEN, WORDS_LEN};
@@ -51,7 +51,7 @@ pub fn link(salt: Salt, offset: u64, word: u64, limit: u64) -> Option<u64> {
     only(lens)
 }
 
-/// Corrects one bit of a state word and returns what it says.
+/// Corrects one bit of a state word and returns the state.
 #[must_use]
 pub fn state(salt: Salt, offset: u64, word: u64) -> Option<State> {
     only(flips(word).filter_map(|word| State::decode(salt, offset, word).ok()))
@@ -67,7 +67,7 @@ fn only<T>(mut found: impl Iterator<Item = T>) -> Option<T> {
 }
 
 /// Corrects one bit of the header of the batch of `len` bytes at `offset`, and returns the header
-/// without link and state words. `given` is what follows these words, [`head_len`] bytes of it.
+/// without link and state words. `given` is the [`head_len`] bytes after these words.
 #[must_use]
 pub fn head(salt: Salt, offset: u64, len: u64, given: &[u8]) -> Option<Vec<u8>> {
     let fixed = (HEAD_LEN - WORDS_LEN) as usize;

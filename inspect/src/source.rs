@@ -31,7 +31,7 @@ const AHEAD_MAX: usize = 1 << 20;
 const AHEAD_MIN: usize = 4 << 10;
 /// The bytes that one read-ahead request covers.
 const WILL_READ: u64 = 128 << 10;
-/// How much may be read into memory even if the file system stores nothing of the file.
+/// How many bytes may be read into memory even if the file system stores none for the file.
 const CLAIM_FREE: u64 = 1 << 20;
 
 /// The number of file descriptors for other purposes.
@@ -248,7 +248,7 @@ impl Source {
                 match rustix::fs::copy_file_range(&*from, read, to, written, rest) {
                     Err(rustix::io::Errno::INTR) => {}
                     Ok(some) if some > 0 => copied += some as u64,
-                    // Not on every file system, nor between any two.
+                    // Not every file system supports it, nor does every pair of them.
                     _ => break,
                 }
             }
@@ -373,7 +373,7 @@ impl<'s> Window<'s> {
         self.source
     }
 
-    /// Discards what was read; the next bytes come from the file again.
+    /// Discards the buffered bytes; the next ones come from the file again.
     pub fn forget(&mut self) {
         self.bytes.clear();
         self.ahead = AHEAD_MIN;

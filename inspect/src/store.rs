@@ -24,9 +24,9 @@ use crate::repair;
 use crate::source::Source;
 use crate::walk::Segment;
 
-/// How often to read a store before giving up if its files change meanwhile.
+/// How many times to read a store before giving up if its files change meanwhile.
 const ATTEMPTS: u32 = 5;
-/// The pause before reading again; it doubles each time.
+/// A quarter of the pause before the second reading; the pause doubles each time.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// A store, as it was read.
@@ -42,7 +42,7 @@ pub struct Store {
     pub segments: Vec<Segment>,
     /// The history that they hold.
     pub history: History,
-    /// What was known besides the files.
+    /// The facts, besides the files, that decided the rule.
     pub environment: Environment,
     /// The number of recycled segments: dead ones that a temporary store keeps to reuse.
     pub recycled: u64,
@@ -94,7 +94,7 @@ impl Store {
     /// read again, `visit` runs again on the final segments.
     ///
     /// # Errors
-    /// As for [`read`](Store::read).
+    /// Those of [`read`](Store::read).
     pub fn read_with<T: Send>(
         path: &Path,
         visit: impl Fn(&Segment) -> T + Sync,
@@ -335,8 +335,8 @@ impl Store {
             || self.is_damaged() && self.has_gone()
     }
 
-    /// Whether a file was removed, or may have been reused, before it was read completely. What is
-    /// missing or wrong then says nothing about the store.
+    /// Whether a file was removed, or may have been reused, before it was read completely. Bytes
+    /// that are missing or wrong then prove nothing about the store.
     #[must_use]
     pub fn has_gone(&self) -> bool {
         let recycles = self.recycles();
@@ -369,7 +369,7 @@ fn check_version(segment: &Segment) -> Result<(), Refusal> {
     }
 }
 
-/// Whether the version found may be one of the future. A version above 255 is damage.
+/// Whether the version found may be a future one. A version above 255 is damage.
 fn is_newer_version(error: &Error) -> bool {
     let newer = u64::from(partd_format::VERSION) + 1..256;
     error.what == "format version"

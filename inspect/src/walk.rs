@@ -1,6 +1,6 @@
 //! Walks one segment: its header, its chain of batches, and the tables of committed batches.
 //!
-//! It does not read values. It keeps the error of each part that it cannot decode and walks on to
+//! It does not read values. It keeps the error of each part that it cannot decode and continues to
 //! the end of the chain. [`history`](super::history) decides whether such a part is damage or a
 //! scar.
 
@@ -244,7 +244,7 @@ impl Segment {
         Ok(())
     }
 
-    /// Reads what follows the header, and moves to the first batch.
+    /// Reads the words and lists after the header, and moves to the first batch.
     pub(super) fn enter(&mut self, header: &SegmentHeader, w: &mut Window<'_>) -> io::Result<()> {
         let word = Le::read_u64(w.get(DURABLE_END_AT, 8)?);
         self.durable_end = durable_end::decode(header.salt, word);

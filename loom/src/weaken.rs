@@ -76,7 +76,7 @@ pub struct Weakness {
 }
 
 impl Weakness {
-    /// A weakness without these halves of orderings.
+    /// A protocol without these halves of orderings.
     pub fn without(sites: impl IntoIterator<Item = Site>) -> Weakness {
         Weakness { missing: sites.into_iter().collect(), ..Weakness::default() }
     }

@@ -29,7 +29,7 @@ use crate::error;
 const IDLE: Duration = Duration::from_secs(2);
 /// How often to check for idle stores.
 const IDLE_POLL: Duration = Duration::from_millis(250);
-/// How often to try to open a store whose directory is replaced in the meantime.
+/// How many times to try to open a store whose directory is replaced in the meantime.
 const OPEN_TRIES: u32 = 8;
 
 /// An open store.
@@ -257,7 +257,8 @@ impl Stores {
         left
     }
 
-    /// Makes sure that a thread closes idle stores. The thread ends when no unused store is left.
+    /// Starts a thread that closes idle stores, if none runs. The thread ends when no unused store
+    /// is left.
     fn reap_later(&'static self) {
         let mut is_reaping = lock(&self.is_reaping);
         if *is_reaping {
@@ -289,7 +290,7 @@ impl Stores {
     }
 }
 
-/// Closes the unused stores of this process at once.
+/// Closes the unused stores of this process immediately.
 #[pyfunction]
 pub(crate) fn close_idle(py: Python<'_>) {
     py.detach(|| stores().close_unused(|_| true));

@@ -53,7 +53,7 @@ impl Address {
         }
         if bytes.len() > MAX_SOCKET_PATH_BYTES {
             let why = format!(
-                "the path has {} bytes, but that of a unix socket at most {MAX_SOCKET_PATH_BYTES}; choose a shorter one",
+                "the path has {} bytes, but a unix socket's has at most {MAX_SOCKET_PATH_BYTES}; choose a shorter one",
                 bytes.len()
             );
             return Err(refused(path, why));
@@ -84,7 +84,7 @@ impl Address {
     /// The store's directory does not exist, or the directory of the socket is not private.
     pub fn for_store(store: impl AsRef<Path>) -> Result<Address> {
         let store = store.as_ref();
-        let found = store.metadata().map_err(|error| io_error("look at", store, error))?;
+        let found = store.metadata().map_err(|error| io_error("examine", store, error))?;
         let store = store.canonicalize().map_err(|error| io_error("find", store, error))?;
         let dir = private_directory(Some(&store))?;
         Address::ipc(dir.join(format!("{:x}-{:x}.sock", found.dev(), found.ino())))

@@ -30,8 +30,8 @@ impl Role {
     /// Permission to delete keys, and all keys with a prefix that is not empty. A pop needs
     /// [`READ`](Role::READ) as well.
     pub const REMOVE: Role = Role(4);
-    /// Permission to remove every key at once (`drop` in the old protocol), also as the empty
-    /// prefix. A client with [`REMOVE`](Role::REMOVE) can still remove the keys one after another.
+    /// Permission to remove every key at once (`drop` in the old protocol, or a delete of the empty
+    /// prefix). A client with [`REMOVE`](Role::REMOVE) can still remove the keys one after another.
     pub const DROP: Role = Role(8);
     /// Permission to stop the server (`close` in the old protocol).
     pub const CLOSE: Role = Role(16);

@@ -88,7 +88,7 @@ fn every_error_kind_and_every_request_is_in_the_document() {
     let numbers = kinds.lines().filter_map(|line| {
         line.trim().strip_suffix(',')?.split_once(" = ").filter(|(_, n)| n.parse::<u16>().is_ok())
     });
-    // Only clients make the kinds from 15 on; they never cross the wire.
+    // The kinds from 15 on are created only by clients and never cross the wire.
     for (name, number) in numbers.filter(|(_, number)| number.parse::<u16>().unwrap() < 15) {
         assert!(document.contains(&format!("\n| {number} | ")), "{name} = {number}");
     }

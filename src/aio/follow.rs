@@ -1,4 +1,4 @@
-//! `FollowStream`: what is appended to a key, as a stream of `Bytes`.
+//! `FollowStream`: a stream of the bytes that are appended to a key.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -17,14 +17,14 @@ use crate::{Key, Result};
 /// What has happened to a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AsyncUpdate {
-    /// Bytes were appended: these follow those of the last update.
+    /// Bytes were appended; they follow those of the previous update.
     Appended(Bytes),
     /// The key was deleted, or a first set replaced its value. The bytes of a new value follow from
     /// its start.
     Removed,
 }
 
-/// What is appended to a key, as a stream that waits for more and ends only after an error.
+/// A stream of the bytes appended to a key. It waits for more, and ends only after an error.
 ///
 /// It follows the key as a [`Follower`](crate::Follower) does. Items are copies in memory of at
 /// most 256 KiB. While nothing is appended, the stream polls one word of shared memory on the
@@ -54,18 +54,18 @@ pub struct FollowStream {
     /// `None` while a call is running, and after an error.
     idle: Option<Work>,
     busy: Option<JoinHandle<(Work, Result<Option<AsyncUpdate>>)>>,
-    /// The end of the history when the last look began; `None` if there may be more to return.
+    /// The end of the history when the last poll began; `None` if there may be more to return.
     seen: Option<Seq>,
-    /// When the stream began to wait.
+    /// When the current wait began.
     waits: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
-/// What one blocking call at a time owns.
+/// State that moves into a blocking call and back.
 #[derive(Debug)]
 struct Work {
     state: FollowState,
-    /// New bytes that were not all returned yet.
+    /// A reader of new bytes that have not all been returned yet.
     reader: Option<ValueReader>,
 }
 
@@ -90,8 +90,8 @@ impl Work {
 }
 
 impl FollowStream {
-    /// Follows the key from a position on: [`Position::default`] is the start of its value, and
-    /// [`Follower::position`](crate::Follower::position) a later one.
+    /// Follows the key from a position: [`Position::default`] is the start of its value, and
+    /// [`Follower::position`](crate::Follower::position) returns a later one.
     #[must_use]
     pub fn new(log: &Arc<SegmentLog>, key: impl Into<Key>, position: Position) -> FollowStream {
         let idle = Some(Work { state: FollowState::new(key.into(), position), reader: None });

@@ -50,7 +50,7 @@ impl AsyncValueReader {
         open(log, key.into()).await.map(AsyncValueReader::new)
     }
 
-    /// Reads on from the position of a reader.
+    /// Continues at the position of a reader.
     #[must_use]
     pub fn new(reader: ValueReader) -> AsyncValueReader {
         AsyncValueReader { windows: Windows::new(reader) }
@@ -114,7 +114,7 @@ impl AsyncBufRead for AsyncValueReader {
 impl AsyncSeek for AsyncValueReader {
     fn start_seek(self: Pin<&mut Self>, to: SeekFrom) -> io::Result<()> {
         let windows = &mut self.get_mut().windows;
-        // A window that is being read is kept or dropped once it is there.
+        // A window that is being read is kept or dropped once the read completes.
         windows.position = <ValueReader>::target(to, windows.position, windows.len)?;
         Ok(())
     }

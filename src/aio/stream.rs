@@ -53,7 +53,7 @@ impl ValueStream {
         open(log, key.into()).await.map(ValueStream::new)
     }
 
-    /// Streams the value from the position of a reader on.
+    /// Streams the rest of the value, from the position of a reader.
     #[must_use]
     pub fn new(reader: ValueReader) -> ValueStream {
         ValueStream { windows: Windows::new(reader) }

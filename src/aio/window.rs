@@ -14,7 +14,7 @@ use crate::{Error, Result};
 /// The length of a window unless the caller chooses another.
 pub(super) const WINDOW_BYTES: usize = 256 << 10;
 
-/// A reader and the bytes that it has copied last.
+/// A reader and the bytes that it copied last.
 #[derive(Debug)]
 struct Window {
     reader: ValueReader,
@@ -24,7 +24,7 @@ struct Window {
 }
 
 impl Window {
-    /// Copies up to `len` bytes from position `at` on. An error after the first byte is left to the
+    /// Copies up to `len` bytes from position `at`. An error after the first byte is left to the
     /// next call.
     fn fill(&mut self, at: u64, len: usize) -> Result<()> {
         self.at = at;
@@ -32,7 +32,7 @@ impl Window {
     }
 }
 
-/// Replaces `bytes` with up to `len` bytes of a value from position `at` on.
+/// Replaces `bytes` with up to `len` bytes of a value, from position `at`.
 pub(super) fn fill(
     reader: &mut ValueReader,
     at: u64,
@@ -115,8 +115,8 @@ impl Windows {
         Poll::Ready(Ok(&window.bytes[(self.position - window.at) as usize..]))
     }
 
-    /// Returns the bytes at the position, which [`poll_bytes`](Windows::poll_bytes) has returned,
-    /// and moves behind them.
+    /// Takes the bytes that [`poll_bytes`](Windows::poll_bytes) has returned, and advances past
+    /// them.
     pub(super) fn take(&mut self) -> Vec<u8> {
         let Some(window) = &mut self.idle else { return Vec::new() };
         let mut bytes = std::mem::take(&mut window.bytes);
@@ -135,7 +135,7 @@ pub(super) fn spawn<T: Send + 'static>(
     Ok(runtime.spawn_blocking(work))
 }
 
-/// The error if a blocking call could not be started, or did not end.
+/// Returns the error for a blocking call that could not be started, or did not complete.
 pub(super) fn lost(path: &Path, why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::io("read in the background", path, io::Error::other(why))
 }

@@ -1,8 +1,8 @@
 //! The memory that a buffer may hold: its own limit, and a budget that it shares with others.
 //!
 //! Invariant: under the buffer's lock, the memory held is at most the memory reserved. The one
-//! exception is a store that is given to the buffer full, if the budget grants too little for it
-//! and the slow store fails to take the rest.
+//! exception: `fast` already holds more than the budget grants when the buffer is created, and the
+//! slow store fails to take the rest.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// # Deadlocks
 ///
 /// A buffer calls these methods under its lock. They must not wait for another thread, and must not
-/// call a buffer of this budget, neither the caller nor another one. A budget that wants memory
-/// back refuses, and its owner calls [`shrink_to`](crate::Buffer::shrink_to) later, from a thread
-/// that holds no lock that these methods take.
+/// call any buffer of this budget. To get memory back, the budget refuses to grow, and its owner
+/// calls [`shrink_to`](crate::Buffer::shrink_to) later, from a thread that holds no lock that these
+/// methods take.
 pub trait MemoryBudget: Send + Sync {
     /// Reserves `bytes` more bytes, or returns `false` and reserves nothing.
     fn try_grow(&self, bytes: u64) -> bool;
@@ -136,7 +136,7 @@ impl Reservation {
         }
     }
 
-    /// Gives back what exceeds `held_bytes` by more than one step.
+    /// Gives everything that exceeds `held_bytes` by more than one step back to the budget.
     pub(super) fn release_spare(&self, held_bytes: u64) {
         self.release_above(held_bytes.saturating_add(self.step_bytes()));
     }

@@ -110,8 +110,8 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         Ok(())
     }
 
-    /// Returns the bytes of which a flush may take a small part: what the buffer may hold now, not
-    /// its limit, of which a budget may have granted little.
+    /// Returns the bytes of which a flush may take a small fraction: those that the buffer may hold
+    /// now, not its limit, since the budget may have granted far less.
     fn flush_bytes(&self) -> u64 {
         self.memory.allowed_bytes().max(FLUSH_MIN_BYTES)
     }

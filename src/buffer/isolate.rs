@@ -11,7 +11,7 @@ use crate::threads::{self, LazyPool};
 /// The maximum number of threads in the pool.
 const MAX_THREADS: usize = 4;
 
-/// Stores move fewer bytes than this on the calling thread, so no pool is needed.
+/// A store does not spread fewer bytes than this over threads, so the call needs no pool.
 const ISOLATE_MIN_BYTES: u64 = 64 << 10;
 
 /// The pool in which a buffer calls its slow store.

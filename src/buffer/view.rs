@@ -1,8 +1,8 @@
-//! Views through a buffer: what is buffered for the keys moves to the slow store, which then lends
-//! their whole values.
+//! Views through a buffer: the bytes buffered for the keys move to the slow store, which then lends
+//! the whole values.
 //!
 //! A view made of both stores would have to pin memory of the fast one, outside of every limit and
-//! budget. The move costs one write of the buffered bytes, which they were due anyway.
+//! budget. The move costs one write of the buffered bytes, which a flush would make later anyway.
 
 use super::{Buffer, State, UNLOCKED_READS};
 use crate::lend::Lend;
@@ -39,8 +39,9 @@ impl<Fast: MemoryStore, Slow: Lend> Lend for Buffer<Fast, Slow> {
     type View = Slow::View;
 
     fn lend(&self, keys: &[Key]) -> Result<Vec<Slow::View>> {
-        // The slow store checks the values outside the lock. Until then nothing may move, since a
-        // move of several keys is not one step there; what is appended meanwhile came later.
+        // The slow store checks the values outside the lock. If bytes moved meanwhile, the views
+        // are taken again, since a move of several keys is not one step of the slow store. Appends
+        // that are still in `fast` came later than the views.
         for _ in 0..UNLOCKED_READS {
             let epoch = self.lowered(keys)?;
             let views = self.slow.lend(keys)?;

@@ -1,11 +1,11 @@
 //! `Arrow`: record batches as Arrow IPC streams, joined by concatenation.
 //!
-//! A frame is one IPC stream: schema and batches, padded so that the buffers are aligned to 64 bytes
-//! if the frame is. `check` checks it first. The arrow
-//! crates then read it from one copy of the frame and validate every array, so no declared length
-//! allocates memory. No two buffers share bytes of the frame, so the arrays take no more memory
-//! than the frame, apart from null bitmaps. Buffers compressed inside the stream are refused; use a
-//! compressing layer below instead.
+//! A frame is one IPC stream: schema and batches, padded so that the buffers are aligned to 64
+//! bytes if the frame is. To read a frame, `check` first checks the numbers in it. The arrow crates
+//! then read it from one copy and validate every array, so no declared length decides how much
+//! memory is allocated. The buffers of a message are together no longer than the message, so the
+//! arrays take no more memory than the frame, apart from null bitmaps. Buffers compressed inside
+//! the stream are refused; use a compressing layer below instead.
 //!
 //! `compact` reduces a batch to its own rows before it is encoded, `join` concatenates batches,
 //! `batches` returns values that need not or cannot be one batch, and `gather` makes large frames of
@@ -93,8 +93,8 @@ impl<P: Partd> Typed<ArrowCodec, P> {
     /// # Errors
     ///
     /// If the store cannot be read, or if the stored bytes are not a sequence of frames. The
-    /// iterator returns an error in place of a frame that cannot be decoded, and then goes on with
-    /// the next.
+    /// iterator returns an error in place of a frame that cannot be decoded, and then continues
+    /// with the next.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -137,10 +137,10 @@ impl<P: Partd> Typed<ArrowCodec, P> {
 impl<P: Lend<View: OwnedChunks>> Typed<ArrowCodec, P> {
     /// Lends the batches of a key as they are at one moment, in the order of the appends.
     ///
-    /// The arrays of a batch share the bytes of the mapping: no buffer is copied that is aligned,
-    /// and each is if its frame begins an append of 1 KiB or more. A batch keeps the segment that
-    /// it lies in alive, also after a delete, a compaction, and a drop of the store. Only one batch
-    /// at a time takes memory of its own.
+    /// The arrays of a batch share the bytes of the mapping: only unaligned buffers are copied, and
+    /// no buffer is unaligned if its frame begins an append of 1 KiB or more. A batch keeps its
+    /// segment alive, even after a delete, a compaction, and a drop of the store. Only one batch at
+    /// a time takes memory of its own.
     ///
     /// # Errors
     ///

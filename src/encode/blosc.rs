@@ -163,7 +163,7 @@ fn declared_bytes(frame: &[u8]) -> Result<u64, CodecError> {
     }
     if u64::from(value_bytes) > MAX_RATIO * frame.len() as u64 {
         return Err(format!(
-            "the frame declares {value_bytes} bytes, which blosc cannot make of {}",
+            "the frame declares {value_bytes} bytes, more than blosc decodes from {}",
             frame.len()
         )
         .into());

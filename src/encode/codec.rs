@@ -176,7 +176,7 @@ pub(crate) fn too_large(left_bytes: usize) -> String {
     )
 }
 
-/// Joins byte strings; the first one keeps its place in memory.
+/// Joins vectors by appending the others to the first.
 #[cfg(any(
     feature = "zlib",
     feature = "snappy",

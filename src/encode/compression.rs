@@ -214,12 +214,12 @@ fn possible(table: &[(&str, Option<Open>)]) -> String {
     };
     let here = match names(true) {
         here if here.is_empty() => "none is built in".to_owned(),
-        here => format!("possible here are {}", here.join(", ")),
+        here => format!("this build has {}", here.join(", ")),
     };
     match names(false) {
         missing if missing.is_empty() => here,
         missing => {
-            format!("{here}; with the cargo features of the same names also {}", missing.join(", "))
+            format!("{here}; the cargo features of the same names add {}", missing.join(", "))
         }
     }
 }
@@ -239,12 +239,12 @@ mod tests {
         assert_eq!(
             refused(&some, "BZ2").unwrap(),
             "the compression \"bz2\" is not in this build: turn on the cargo feature `bz2`; \
-             possible here are zlib; with the cargo features of the same names also bz2, zstd"
+             this build has zlib; the cargo features of the same names add bz2, zstd"
         );
         assert_eq!(
             refused(&[("bz2", None)], "zip").unwrap(),
-            "there is no compression \"zip\"; none is built in; with the cargo features of the same \
-             names also bz2"
+            "there is no compression \"zip\"; none is built in; the cargo features of the same \
+             names add bz2"
         );
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! An appended value becomes one frame. A read splits the stored bytes into frames, decodes and
 //! joins them. Each operation is one operation of the store below, except that `take` reads before
-//! it takes. `run` spreads the work over threads.
+//! it takes, and that `lens` reads the values. `run` spreads the work over threads.
 
 use std::fmt;
 

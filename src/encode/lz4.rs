@@ -78,7 +78,7 @@ impl Compressor for Lz4Codec {
         let declared = u64::from(u32::from_le_bytes(*size));
         if declared > MAX_RATIO * block.len() as u64 {
             return Err(format!(
-                "the frame declares {declared} bytes, which LZ4 cannot make of {}",
+                "the frame declares {declared} bytes, more than LZ4 decodes from {}",
                 block.len()
             )
             .into());

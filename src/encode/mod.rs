@@ -13,8 +13,8 @@
 //! | `Numpy` | one-dimensional arrays | no frames: elements, little-endian | `numpy` |
 //! | `Arrow` | record batches | an Arrow IPC stream | `arrow` |
 //!
-//! Layers that the Python partd also has write the same bytes. Layers nest, with a typed layer on
-//! top:
+//! Layers that the Python partd also has read and write its formats. Layers nest, with a typed
+//! layer on top:
 //!
 //! ```
 //! # #[cfg(all(feature = "bz2", feature = "pickle"))] {

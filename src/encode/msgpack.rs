@@ -1,8 +1,8 @@
 //! `Msgpack`: lists of values as MessagePack arrays, by rmp-serde.
 //!
 //! The Python partd calls this layer `Python`. It falls back to a pickle for a list that
-//! MessagePack cannot hold. A pickle cannot be mistaken for an array, since its first byte is an
-//! empty map. Before rmp-serde sees a frame, `walk` checks it without recursion: every length
+//! MessagePack cannot hold. A pickle cannot be mistaken for an array, since its first byte is that
+//! of an empty map. Before rmp-serde sees a frame, `walk` checks it without recursion: every length
 //! against the available bytes, the depth against the limit, and that nothing follows the array.
 
 use std::fmt;

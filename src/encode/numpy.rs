@@ -346,9 +346,10 @@ impl<T: Element, P: Partd> Numpy<T, P> {
     /// Removes every key that begins with `prefix`, byte by byte, with its dtype, in one step. See
     /// [`Partd::delete_prefix`].
     ///
-    /// A side key may begin with a prefix that its key does not have: `x.dtype` begins with `x.`. To
-    /// keep the array of such a key, the call first reads its dtype and writes it back in the same
-    /// step. If another writer deletes the key between the two, its dtype alone remains.
+    /// A side key may begin with a prefix that its key does not have: `x.dtype` begins with `x.`.
+    /// To keep the array of such a key, the call first reads its dtype, and writes it back in the
+    /// step that deletes. If another writer deletes the key between the two, its dtype alone
+    /// remains.
     ///
     /// # Errors
     ///

@@ -20,9 +20,10 @@ use crate::encode::typed::Typed;
 
 /// A layer of pickled lists. The lists appended to a key are read back as one list.
 ///
-/// It matches the Python partd's `Pickle`. It reads frames of plain data (numbers, strings, bytes,
-/// `None`, lists, tuples, dicts, sets) in every pickle protocol, and refuses pickles of classes and
-/// functions. It writes protocol 3, which every Python 3 reads, and structs as dicts.
+/// It matches the Python partd's `Pickle`. It reads frames of plain data in every pickle protocol
+/// (numbers, strings, `None`, lists, tuples, dicts; bytes from protocol 3 and sets from protocol 4
+/// on), and refuses pickles of classes and functions. It writes protocol 3, which every Python 3
+/// reads, and structs as dicts.
 ///
 /// A frame may have up to 4 GiB and be nested up to 128 deep. The limit on decoded bytes counts 32
 /// bytes for each value in a pickle, besides its text, and counts a value once for each reference

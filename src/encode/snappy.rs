@@ -69,7 +69,7 @@ impl Compressor for SnappyCodec {
         let declared = decompress_len(frame)? as u64;
         if declared > MAX_RATIO * frame.len() as u64 {
             return Err(format!(
-                "the frame declares {declared} bytes, which snappy cannot make of {}",
+                "the frame declares {declared} bytes, more than snappy decodes from {}",
                 frame.len()
             )
             .into());

@@ -15,7 +15,7 @@ use crate::encode::grow::{self, Growth};
 use crate::encode::pool::Pool;
 use crate::encode::{CodecError, Encode, level_in};
 
-/// A declared size of up to this many bytes per byte of the frame is allocated at once.
+/// A declared size of up to this many bytes per byte of the frame is allocated in advance.
 const BELIEVED_RATIO: u64 = 64;
 
 /// A compressing layer that uses Zstandard. The Python partd has no such layer.

@@ -1,20 +1,20 @@
 //! Backup: copies a store, as of one sequence number, into a directory of its own.
 //!
-//! A backup takes one version of the store and pins its segments, so it needs nothing from writers
-//! and compactions, and they need nothing from it. What it keeps of a segment is the chain up to
-//! the last batch of that version. Batches in between that are not part of the version, because
-//! they were committed later or not yet, are void in the copy.
+//! A backup pins the segments of one version of the store, so it never waits for writers and
+//! compactions, nor they for it. Of each segment, it keeps the chain up to the last batch of that
+//! version. Batches before that point that are not part of the version, because they were committed
+//! later or are still pending, are void in the copy.
 //!
 //! A sealed segment whose batches are all final gets a second name (a hard link) in the backup: no
 //! handle stores a batch or a state into it again, and recovery makes a private copy of a segment
 //! with two names before it changes it. Temporary stores recycle their segments, so theirs are
-//! copied. What cannot be linked is copied by the file system, which may share the blocks, or else
-//! from the mapping, which also works once a compaction has unlinked the file.
+//! copied. Other segments are copied by the file system, which may share the blocks, or else from
+//! the mapping, which also works once a compaction has unlinked the file.
 //!
 //! The backup has the uuid of the store: linked segments carry it, and a handle identifies its
-//! store by the open directory, not by the uuid. Its control file names no boot, so whoever opens
-//! the backup, on any machine, recovers it from its segments; its `durable_seq` makes anything that
-//! is missing up to the sequence number of the backup an error.
+//! store by the open directory, not by the uuid. Its control file names no boot, so the first open,
+//! on any machine, recovers it from its segments. Its `durable_seq` is the sequence number of the
+//! backup, so a batch that is missing up to there is an error.
 //!
 //! A file marks the directory as unfinished until everything in it is durable. No handle opens a
 //! directory with that file.
@@ -188,13 +188,14 @@ impl<D: Disk> Target<D> {
         if store.directory.dir.link(&name, segment.file().id(), dir, &name).is_err() {
             return Ok(false);
         }
-        // The store's own syncs do not suffice: they pass over the inputs of a compaction.
+        // The store's own syncs do not suffice: they skip the inputs of a compaction.
         match dir.open(&name, Access::Write).and_then(|file| file.sync()) {
             Ok(()) => Ok(true),
             Err(error) => {
                 self.directory.unlink(&name)?;
                 if !was_not_tried(&error) {
-                    // The error is reported once, and may have been meant for a sync of the store.
+                    // The kernel reports an error once, so a sync of the store may never see this
+                    // one.
                     control.sync_error(segment.path(), error);
                 }
                 Ok(false)
@@ -209,7 +210,7 @@ impl<D: Disk> Target<D> {
         let created = self.directory.dir.create(&name, len);
         let file = created.map_err(|error| self.directory.error("allocate", &name, error))?;
         let copied = || {
-            // An error here says nothing about the mapping, which is copied instead.
+            // If this fails, everything is copied from the mapping.
             let dir = &store.directory.dir;
             let done = dir.copy_start(&name, from.id(), &file, part.end).unwrap_or(0) & !7;
             let piece = |offset| (offset, PIECE_BYTES.min(part.end - offset));
@@ -278,8 +279,8 @@ impl<D: Disk> Target<D> {
         sync_dir()
     }
 
-    /// Removes what an unsuccessful backup has written. The mark goes last, so that a partial
-    /// removal leaves an unfinished backup, too.
+    /// Removes the files of a failed backup. The mark goes last, so that a partial removal leaves
+    /// an unfinished backup, too.
     fn discard(&self) {
         let dir = &self.directory.dir;
         let Ok(names) = dir.list() else { return };
@@ -302,23 +303,23 @@ impl<D: Disk> Target<D> {
     }
 }
 
-/// The control file of a store whose sealed segments may be linked. Those of a temporary store are
-/// recycled. A read-only handle may not sync them, and after a failed sync what is in memory may
-/// not be on the disk, so it is copied.
+/// Returns the control file if the sealed segments of the store may be linked. They are copied if
+/// the store is temporary, since it recycles them; if the handle is read-only, since it may not
+/// sync them; and after a failed sync, since the disk may lack bytes that are in memory.
 fn linkable<D: Disk>(store: &Store<D>) -> Option<&Control<D>> {
     let control = store.shared()?;
     let is_linkable = !store.is_temporary && !store.is_read_only && !control.has_sync_failed();
     is_linkable.then_some(control)
 }
 
-/// What a backup keeps of a segment.
+/// The part of a segment that a backup keeps.
 #[derive(Debug)]
 struct Part {
     /// The end of the last batch that it keeps.
     end: u64,
     /// The offsets of batches before the end that are not part of the version.
     voided: Vec<u64>,
-    /// Whether that is the whole chain, and nothing in it will change any more.
+    /// Whether this is the whole chain, and none of its batches can still change.
     is_whole: bool,
 }
 

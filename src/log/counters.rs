@@ -2,8 +2,7 @@
 //!
 //! Every increment is relaxed and placed so that it adds no contention: the counters of writes are
 //! stored by the thread that holds the handle's commit lock, those of the index by the thread that
-//! holds the index exclusively, and those of reads are spread over cache lines, one per thread as
-//! far as they go.
+//! holds the index exclusively, and those of reads are sharded over cache lines by thread.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -31,10 +30,9 @@ pub struct Counters {
     /// The syncs that the handle has done itself. A call whose data another handle or thread syncs
     /// at the same time adds nothing.
     pub syncs: u64,
-    /// How often the index was behind the history, or segments were added or removed, and the index
-    /// took in what was new.
+    /// The updates of the index because batches were committed, or segments added or removed.
     pub index_refreshes: u64,
-    /// How often the index was built from all segments: on its first use, and after a compaction.
+    /// The builds of the index from all segments: on its first use, and after a compaction.
     pub index_rebuilds: u64,
     /// The runs of compactions that the handle has finished, by itself or on request.
     pub compactions: u64,

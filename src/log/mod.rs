@@ -94,8 +94,8 @@ use crate::partd::{Batch, Durability, Partd};
 /// - A sync, and so a compaction, waits half a second for another process whose sync makes no
 ///   progress, then does the work itself.
 /// - Opening waits up to 30 seconds for a process that holds the store exclusively, as the first
-///   process to open it does to create or recover it, and two seconds for one that was stopped
-///   between taking its two locks. Then it returns an error.
+///   one to open it does while it creates or recovers the store. It waits two seconds for a process
+///   that was stopped between taking its two locks. Then it returns an error.
 ///
 /// After a `fork`, a handle works only in the parent; in the child it returns an error. A disk that
 /// fails under a mapping can end the process with SIGBUS, as with every mapped file.
@@ -122,6 +122,8 @@ impl SegmentLog {
     /// - [`Corrupt`](crate::ErrorKind::Corrupt) if bytes that were synced are damaged;
     /// - [`Busy`](crate::ErrorKind::Busy) if another process has the store locked for too long, or
     ///   the store is temporary;
+    /// - [`Removed`](crate::ErrorKind::Removed) if processes have the store open, but its control
+    ///   file was removed or replaced;
     /// - [`ReadOnly`](crate::ErrorKind::ReadOnly) if this process may not write to the store;
     /// - [`Io`](crate::ErrorKind::Io) if another system call fails.
     pub fn open(path: impl AsRef<Path>) -> Result<SegmentLog> {
@@ -241,7 +243,7 @@ impl<D: Disk> SegmentLog<D> {
             (store.visible(), false)
         } else {
             let written = match writer.write(store, batch) {
-                // Wholly dead segments can be removed at once, without copying anything.
+                // Wholly dead segments can be removed immediately, without copying anything.
                 Err(Error::StoreFull { .. }) if drop_gone(&self.engine)? => {
                     writer.write(store, batch)
                 }
@@ -292,9 +294,9 @@ impl<D: Disk> SegmentLog<D> {
     }
 
     /// Syncs the history up to `seq`, and possibly more of it, to stable storage. Returns at once
-    /// if it is already there, also after a later sync has failed.
+    /// if it is already there, even after a later sync has failed.
     ///
-    /// `seq` must come from this store: the number of another store is not recognized as such.
+    /// `seq` must come from this store: a number from another store is not detected.
     ///
     /// # Errors
     ///
@@ -357,15 +359,14 @@ impl<D: Disk> SegmentLog<D> {
     /// Writes a copy of the store, as of one sequence number, into a directory that does not exist
     /// or is empty. Other threads and processes can use the store meanwhile.
     ///
-    /// The copy is a store that opens anywhere, also on another machine. It is complete and on
+    /// The copy is a store that opens anywhere, including on another machine. It is complete and on
     /// stable storage when this returns. If the process dies before that, opening the directory is
     /// an error that says so.
     ///
     /// On the same file system, sealed segments become hard links, so a backup takes little time
     /// and space; the space of a segment is freed when both the store and its backups have removed
-    /// it. Changes of the one never reach the other, but a disk that damages a shared file damages
-    /// it for both: copy the directory to another disk to be safe from that. Everything else is
-    /// copied.
+    /// it. Changes to one never reach the other, but damage to a shared file on disk affects both:
+    /// to be safe from that, copy the directory to another disk. Everything else is copied.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();

@@ -87,18 +87,20 @@ impl Options {
     /// as far as its history is intact, instead of refusing it. The default is false.
     ///
     /// Of the batches that a compaction has processed or written, it reads all that are readable.
+    /// The handle shows the store as it was when it was opened, even if others write to it.
     pub fn ignore_damage(mut self, ignore: bool) -> Options {
         self.ignore_damage = ignore;
         self
     }
 
-    /// Sets the share of dead bytes in the store above which the handle compacts it in the
+    /// Sets the share of dead bytes in the store from which the handle compacts it in the
     /// background. The default is 0.5; `None` turns background compaction off.
     ///
     /// The handle checks after a removal, after it starts a new segment, and when it is closed, for
-    /// at most five seconds. It compacts if that frees more than this share and more than two
-    /// segments, or if it can join 64 small segments. Open segments do not count. The work runs on
-    /// a thread of the handle, which ends with the handle.
+    /// at most five seconds. It compacts if that frees at least this share and at least two
+    /// segments, or if it can join 64 small segments. Open segments do not count. Segments in which
+    /// all values are dead are removed whatever the share. The work runs on a thread of the handle,
+    /// which ends with the handle.
     pub fn compaction_dead_share(mut self, share: impl Into<Option<f64>>) -> Options {
         self.compaction_dead_share = share.into();
         self

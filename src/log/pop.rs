@@ -19,8 +19,8 @@ use crate::partd::Batch;
 /// holding the version's lock, up to `UNLOCKED_READS` times.
 const UNLOCKED_MIN_BYTES: u64 = 1 << 20;
 const UNLOCKED_READS: usize = 4;
-/// How often a pop tries again because a segment was published between its last refresh and its
-/// commit, which are microseconds apart.
+/// How many times a pop tries again because a segment was published between its last refresh and
+/// its commit, which are microseconds apart.
 const TRIES: usize = 1000;
 
 /// Reads and deletes keys in one step of the history.

@@ -113,7 +113,7 @@ impl<D: Disk> Store<D> {
         self.options.thread_pool.as_ref()
     }
 
-    /// Whether reads skip damaged batches. They never do while other handles share the store.
+    /// Whether reads skip damaged batches. A handle that follows the store never does.
     pub(crate) fn ignores_damage(&self) -> bool {
         self.options.ignore_damage && self.shared().is_none()
     }

@@ -23,25 +23,25 @@ impl<D: Disk> SegmentLog<D> {
         Ok(ValueReader::new(reader.snapshot(store, &[key.into()])?))
     }
 
-    /// Follows the key from a byte offset on: returns what is appended, without reading it twice,
-    /// and notices when the key is removed.
+    /// Follows the key from a byte offset: returns what is appended, without reading it twice, and
+    /// notices when the key is removed.
     ///
     /// If the value is shorter than `offset`, the first update is
-    /// [`Removed`](crate::Update::Removed). [`follow_from`](SegmentLog::follow_from) also notices a longer
-    /// value that is not the one in which the offset was.
+    /// [`Removed`](crate::Update::Removed). [`follow_from`](SegmentLog::follow_from) also notices a
+    /// rewritten value that is as long or longer.
     #[must_use]
     pub fn follow(&self, key: impl Into<Key>, offset: u64) -> Follower<'_, D> {
         self.follow_from(key, Position { offset, began: None })
     }
 
-    /// Follows the key from the [position](Follower::position) of an earlier follower on.
+    /// Follows the key from the [position](Follower::position) of an earlier follower.
     #[must_use]
     pub fn follow_from(&self, key: impl Into<Key>, position: Position) -> Follower<'_, D> {
         let Engine { store, reader, .. } = &*self.engine;
         Follower::new(store, reader, key.into(), position)
     }
 
-    /// Returns what is new for a follower that does not borrow the handle.
+    /// Returns the next update of a follower that does not borrow the handle.
     #[cfg(feature = "tokio")]
     pub(crate) fn next_news(&self, state: &mut FollowState) -> Result<Option<News<D::File>>> {
         let Engine { store, reader, .. } = &*self.engine;

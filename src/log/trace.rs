@@ -1,5 +1,5 @@
-//! What the engine reports through the crate `tracing`: spans of long operations, and events that an
-//! operator should see.
+//! Reports to the crate `tracing`: spans of long operations, and events that an operator should
+//! see.
 //!
 //! Without the feature `tracing`, every function here is empty, so its callers need no `cfg`. All
 //! spans and events have the target `partd` and the path of the store or file.

@@ -74,10 +74,9 @@ struct ScannedBatch {
 /// Checks a segment's header and walks its chain. Returns its committed batches up to sequence
 /// number `visible`.
 ///
-/// A chain may end at a write that a power cut tore; nothing behind it was ever part of the
-/// history. But the batches that the index was built from, `applied_bytes` long in all, must be
-/// intact, and so must everything below the segment's durable watermark, which is on stable
-/// storage.
+/// A chain may end at a write that a power cut tore; nothing after it was ever part of the history.
+/// But the batches that the index was built from, `applied_bytes` long in all, must be intact, and
+/// so must everything below the segment's durable watermark, which is on stable storage.
 fn walk<F: DiskFile>(
     segment: &Segment<F>,
     applied_bytes: u64,

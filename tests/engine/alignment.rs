@@ -64,7 +64,7 @@ fn long_values_are_aligned_before_and_after_compactions() {
     let dir = tempfile::tempdir().unwrap();
     let options = SegmentLog::options().segment_len_bytes(1 << 20).compaction_dead_share(None);
     let mut p = options.open(dir.path().join("store")).unwrap();
-    // What is removed makes the compactions worth while.
+    // The removals make the compactions worthwhile.
     p.append([("gone", vec![0; 100_001])]).unwrap();
     fill(&p);
     check(&p, "as written");

@@ -211,7 +211,7 @@ fn a_batch_that_fails_in_the_slow_store_leaves_nothing_reserved() {
 
 #[test]
 fn a_batch_larger_than_the_limit_reserves_nothing_while_it_is_written_through() {
-    /// A slow store that notes how much is reserved during a write.
+    /// A slow store that records how much is reserved during a write.
     struct Watching(Arc<Account>, AtomicU64);
     impl Partd for Watching {
         fn write(&self, _: &Batch<'_>, _: Durability) -> Result<()> {

@@ -1,4 +1,4 @@
-//! `Options::create(false)`: a mistyped path is an error, and makes nothing.
+//! `Options::create(false)`: a mistyped path is an error, and creates nothing.
 
 use partd::{ErrorKind, Partd, SegmentLog};
 

@@ -94,7 +94,7 @@ fn a_copy_that_follows_random_operations_equals_the_value() {
             if random(12) == 0 {
                 handles[0] = options().open(&path).unwrap();
             }
-            // Followers live for some steps, then others go on from their positions.
+            // Followers live for some steps, then others continue from their positions.
             let mut followers: Vec<_> = copies
                 .iter()
                 .enumerate()
@@ -182,7 +182,7 @@ fn a_rewrite_is_noticed_although_the_new_value_is_longer_than_the_offset() {
 }
 
 #[test]
-fn growth_compaction_and_a_new_handle_are_no_rewrite() {
+fn growth_compaction_and_a_new_handle_are_not_reported_as_a_rewrite() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let p = options().open(&path).unwrap();
@@ -268,7 +268,7 @@ fn damage_is_an_error_after_the_bytes_before_it() {
 }
 
 #[test]
-fn an_offset_behind_the_value_counts_as_removed() {
+fn an_offset_beyond_the_value_counts_as_removed() {
     let p = SegmentLog::temporary().unwrap();
     let mut missing = p.follow("x", 3);
     let mut new = p.follow("x", 0);

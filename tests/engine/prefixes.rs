@@ -191,7 +191,7 @@ fn a_prefix_of_a_nested_tuple_or_of_a_part_with_a_zero_byte_removes_its_own_keys
     assert_eq!(p.keys().unwrap(), [("a", "b", 1).into()]);
 }
 
-/// The fastest of some opens of a store with the first look at its keys.
+/// The fastest of some opens of a store with the first lookup of its keys.
 fn time_to_open(options: &Options, path: &Path) -> Duration {
     let open = || {
         let start = Instant::now();

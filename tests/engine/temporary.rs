@@ -94,7 +94,7 @@ fn a_sweep_leaves_a_directory_alone_that_no_control_file_calls_temporary() {
     assert!(named.join("reserve").exists() && precious.exists());
     std::fs::remove_file(precious).unwrap();
     assert_eq!(SegmentLog::sweep(dir.path()).unwrap(), [at("5")]);
-    // A handle removes its own store without the control file's word.
+    // A handle removes its own store even without a control file.
     let path = p.path().to_owned();
     std::fs::remove_file(path.join("control")).unwrap();
     drop(p);

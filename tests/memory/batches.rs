@@ -38,7 +38,7 @@ fn fill(builder: &mut BatchBuilder, round: u64) {
     builder.delete(round).set("short", b"value");
 }
 
-/// Returns how often the calling thread allocates in `work`.
+/// Returns how many times the calling thread allocates in `work`.
 fn allocations(work: impl FnOnce()) -> usize {
     let before = crate::allocations();
     work();

@@ -25,7 +25,7 @@ thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Returns how often the calling thread has allocated.
+/// Returns how many times the calling thread has allocated.
 fn allocations() -> usize {
     ALLOCATIONS.get()
 }

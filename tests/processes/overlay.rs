@@ -139,7 +139,8 @@ fn on_an_overlay_a_user_without_write_permission_reads_a_store_of_either_layer()
         let writer = options().open(&path).expect("the open succeeds");
         writer.append([("k", "+above")]).expect("the append succeeds");
     };
-    // The writer copies the files up under the reader, which must not go on with the lower layer.
+    // The writer copies the files up under the reader, which must not continue with the lower
+    // layer.
     let (first, second) = read("written to", &append);
     assert_eq!(first, "below");
     assert!(second.contains("opened it for writing since; open it again"), "{second}");

@@ -1,4 +1,4 @@
-//! A store in a process that changes its directory, and in one whose children live on with what
+//! A store in a process that changes its directory, and in one whose children keep the files that
 //! they inherited.
 
 use std::path::Path;

@@ -141,7 +141,7 @@ fn a_power_cut_during_or_after_a_backup_leaves_one_that_is_complete_or_refused()
     let from = disk.log().len();
     assert_eq!(log.backup(COPY).expect("the backup succeeds").seq.get(), 5);
     let done = disk.log().len();
-    // The store goes on, and nothing of that may show in the backup.
+    // The store changes further, and the backup must show none of it.
     log.append([("a", "more")]).expect("the append succeeds");
     let records = disk.log();
     let (mut refused, mut complete) = (0, 0);

@@ -49,7 +49,7 @@ fn the_segment_of_a_killed_writer_is_compacted_on_a_quiet_store() {
 }
 
 #[test]
-fn deletes_die_once_no_deleted_data_is_left() {
+fn deletes_are_dropped_once_no_deleted_data_is_left() {
     let disk = blank();
     let options = options().compaction_run_bytes(200_000);
     let p = open(&disk, &options);
@@ -81,7 +81,7 @@ fn deletes_die_once_no_deleted_data_is_left() {
 }
 
 #[test]
-fn a_clear_is_kept_while_older_data_exists_elsewhere_and_dies_with_it() {
+fn a_clear_is_kept_while_older_data_exists_elsewhere_and_dropped_with_it() {
     let disk = blank();
     let (p, q) = (open(&disk, &options()), open(&disk, &options()));
     p.append([("k", "old")]).expect("the append succeeds");

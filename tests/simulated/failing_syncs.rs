@@ -93,7 +93,7 @@ fn a_full_segment_whose_writeback_failed_is_not_reported_durable() {
 }
 
 #[test]
-fn what_was_durable_before_a_failed_sync_is_still_reported_as_durable() {
+fn batches_durable_before_a_failed_sync_are_still_reported_as_durable() {
     let disk = SimDisk::boot(&Image::blank(), 3, None);
     let log = options().open_on(disk.clone(), STORE).expect("the disk has no faults yet");
     let append = |durability| log.commit(Batch::new().append("a", b"1"), durability);

@@ -165,7 +165,7 @@ fn the_engine_reaches_files_only_through_the_disk_abstraction() {
             continue;
         }
         for (number, line) in code(&text) {
-            // The traits, and what tells of names and directories.
+            // Paths of `log::fs` itself are allowed.
             let line = line.replace("log::fs::", "").replace("self::fs::", "");
             let words = ["std::fs", "fs::", "memmap2", "rustix", "fs2", "File::open"];
             let word = words.iter().find(|word| {
@@ -181,7 +181,7 @@ fn the_engine_reaches_files_only_through_the_disk_abstraction() {
 
 #[test]
 fn the_library_does_not_panic_on_purpose() {
-    // Slips that a compiler accepts. Assertions about the caller's own bugs are in `mapping.rs`.
+    // The compiler accepts these. Assertions about the caller's own bugs are in `mapping.rs`.
     let words = [".unwrap()", ".expect(", "panic!(", "todo!(", "unimplemented!(", "dbg!("];
     for (name, text) in rust_files(LIBRARIES) {
         for (number, line) in code(&text) {
@@ -373,7 +373,7 @@ const FLOORS: &[&[&str]] = &[
     &["log/as_partd.rs", "log/lend.rs", "log/opening.rs", "log/stream.rs"],
 ];
 
-/// The floor that a file of the engine lies on, and where on it.
+/// The number of the floor that a file of the engine lies on, and the file's position on it.
 fn floor(file: &str) -> (usize, usize) {
     let place = FLOORS.iter().enumerate().find_map(|(height, floor)| {
         Some((height, floor.iter().position(|place| file.starts_with(place))?))
@@ -381,7 +381,7 @@ fn floor(file: &str) -> (usize, usize) {
     place.unwrap_or_else(|| panic!("{file} lies on no floor; add it to FLOORS"))
 }
 
-/// The imports that lead up, or to a neighbour.
+/// The imports from a higher floor, or from a neighbour.
 fn upward(imports: &Imports) -> Vec<String> {
     let is_engine = |file: &str| file.starts_with("log/");
     let mut found = Vec::new();

@@ -24,7 +24,7 @@ def with_duckdb(source, out, megabytes):
     import duckdb
 
     connection = duckdb.connect(config={"memory_limit": f"{megabytes}MB", "temp_directory": out + ".tmp"})
-    # The order of the rows is of no account here, and keeping it costs memory.
+    # The order of the rows does not matter here, and preserving it costs memory.
     connection.execute("SET preserve_insertion_order = false")
     connection.execute(
         f"""COPY (SELECT *, hash({BY}) % {PARTITIONS} AS partition

@@ -19,12 +19,12 @@ use crate::workload::{Digest, Workload, read_pool};
 
 /// The argument that makes this program a child.
 pub(crate) const CHILD: &str = "child";
-/// The exit code of an engine that cannot take the workload.
+/// The exit code of an engine that does not support the workload.
 const UNSUPPORTED: u8 = 3;
 /// The bytes that one call may return.
 const GROUP_BYTES: usize = 2 << 30;
 
-/// The reason why an engine cannot take a workload.
+/// The reason why an engine does not support a workload.
 #[derive(Debug)]
 pub(crate) struct Unsupported(pub(crate) String);
 
@@ -47,7 +47,7 @@ pub(crate) struct Times {
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Measured(Times),
-    /// The engine cannot take the workload, or is not there.
+    /// The engine does not support the workload, or is not installed.
     Unsupported(String),
     /// It was stopped after this time.
     TooSlow(Duration),

@@ -1,12 +1,12 @@
-//! A figure over an axis: what the parts of `curves/` measure, and its table.
+//! Curves, which the parts of `curves/` measure, and the tables of their points.
 
 use crate::samples::Samples;
 
-/// A figure of several engines or sides over one axis.
+/// A rate of several engines or sides as a function of one parameter.
 #[derive(Clone, Debug)]
 pub(crate) struct Curve {
     pub(crate) title: String,
-    /// The label of the axis.
+    /// The label of the parameter's axis.
     pub(crate) x: &'static str,
     pub(crate) xs: Vec<String>,
     pub(crate) unit: &'static str,
@@ -17,7 +17,7 @@ pub(crate) struct Curve {
 #[derive(Clone, Debug)]
 pub(crate) struct Series {
     pub(crate) name: String,
-    /// One for each position of the axis.
+    /// One for each value of the parameter.
     pub(crate) points: Vec<Samples>,
 }
 
@@ -33,7 +33,7 @@ impl Curve {
         Curve { title: title.to_owned(), x, xs, unit, series: series.iter().map(of).collect() }
     }
 
-    /// The Markdown table: a line for each position, a column for each series.
+    /// The Markdown table: a line for each value of the parameter, a column for each series.
     pub(crate) fn table(&self) -> String {
         let mut text = format!("### {}, {}\n\n| {} |", self.title, self.unit, self.x);
         self.series.iter().for_each(|series| text += &format!(" {} |", series.name));

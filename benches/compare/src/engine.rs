@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use crate::engines;
 use crate::workload::{Piece, Workload};
 
-/// The memory of the engines that hold appends back: `Buffer`, *ranges*, Python's `Buffer`.
+/// The memory of the engines that buffer appends: `Buffer`, *ranges*, Python's `Buffer`.
 pub(crate) const MEMORY_BYTES: usize = 200_000_000;
 
 /// A store that is being measured.
@@ -21,7 +21,7 @@ pub(crate) trait Engine: Send + Sync {
     /// Appends each value to its key.
     fn append(&mut self, batch: &[Piece<'_>]) -> Result<()>;
 
-    /// Prepares the first read, within the time of the reads.
+    /// Prepares the first read; its time counts as time of the reads.
     fn finish_appends(&mut self) -> Result<()> {
         Ok(())
     }
@@ -84,7 +84,7 @@ pub(crate) struct Entry {
     /// Whether it reads values back.
     pub(crate) reads: bool,
     pub(crate) start: Start,
-    /// How it is set up and what it does for an append and a get.
+    /// How it is set up, and how it appends and gets.
     pub(crate) about: &'static str,
 }
 

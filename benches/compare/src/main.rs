@@ -44,16 +44,17 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Other {
-    /// Measures this crate over sizes, keys, threads and processes, its durable appends and its
-    /// compaction.
+    /// Measures this crate at several sizes and numbers of keys, threads and processes, its durable
+    /// appends and its compaction.
     Curves(curves::Asked),
-    /// Shuffles a CSV file with the example of this repository, Polars, DuckDB and a program by hand.
+    /// Shuffles a CSV file with this repository's example, Polars, DuckDB and a hand-written
+    /// program.
     Shuffle(shuffle::Asked),
 }
 
 #[derive(Debug, Args)]
 struct Asked {
-    /// How often each engine runs
+    /// How many times each engine runs
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Only these engines and workloads, by name and separated by commas: ranges,4KiB
@@ -68,7 +69,7 @@ struct Asked {
     /// The seconds after which a run is stopped
     #[arg(long, default_value_t = 45)]
     timeout: u64,
-    /// Where to write the results, also of a run that is not full
+    /// Where to write the results, even those of a partial run
     #[arg(long)]
     out: Option<PathBuf>,
 }
@@ -82,7 +83,7 @@ fn base() -> Result<tempfile::TempDir> {
         .with_context(|| format!("cannot create a directory in {}", base.display()))
 }
 
-/// Prints a section, and writes it to the results if it is that of a full run.
+/// Prints a section, and writes it to the results in `out`, if any.
 fn publish(name: &str, section: &str, out: Option<&Path>) -> Result<()> {
     println!("{section}");
     if let Some(out) = out {

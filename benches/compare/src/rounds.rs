@@ -85,7 +85,8 @@ pub(crate) fn compare(plan: &Plan, base: &Path, python: &Python) -> Result<Vec<R
         let mut cells = vec![Cell::default(); plan.engines.len()];
         for round in 0..plan.rounds {
             eprintln!("{}, round {} of {}", workload.name(), round + 1, plan.rounds);
-            // Every engine follows another one in the next round.
+            // Odd rounds go in the opposite order, so that no engine always follows the same other
+            // one.
             for i in 0..plan.engines.len() {
                 let i = if round % 2 == 0 { i } else { plan.engines.len() - 1 - i };
                 cells[i].measure(&run, plan.engines[i], plan, python)?;

@@ -45,7 +45,7 @@ impl Samples {
     }
 }
 
-/// A figure with three significant digits, as far as two decimals go for large ones.
+/// A figure with two decimals; none from 1000 on, and more below 0.1.
 pub(crate) fn figure(figure: f64) -> String {
     match figure {
         figure if figure >= 1000.0 => format!("{figure:.0}"),

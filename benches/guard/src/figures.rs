@@ -95,7 +95,8 @@ impl Figures {
         Ok(figures)
     }
 
-    /// Says that the committed figures come from elsewhere, with both sides and the counts.
+    /// Reports that the committed figures come from another environment, with both environments and
+    /// the counts.
     pub(crate) fn elsewhere(&self, committed: &Figures) -> String {
         let mut text =
             String::from("!! NOT COMPARED: the committed figures come from elsewhere.\n");
@@ -139,7 +140,7 @@ impl Figures {
         (text, is_within)
     }
 
-    /// How far a count is from the figure of its path, and the words for it.
+    /// The relative change of a count from the figure of its path, as a number and as text.
     fn change(&self, name: &str, count: u64) -> (Option<f64>, String) {
         match self.counts.iter().find(|(other, _)| other == name) {
             Some((_, figure)) => {

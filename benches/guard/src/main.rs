@@ -1,5 +1,6 @@
-//! Counts the instructions of partd's hot paths under callgrind and compares them with the committed
-//! figures, so that a slower path is noticed on a machine whose clock is not to be trusted.
+//! Counts the instructions of partd's hot paths under callgrind and compares them with the
+//! committed figures, so that a slower path is noticed even on a machine whose timings are
+//! unreliable.
 //!
 //! `partd-guard` counts and compares; `--update` writes `figures.txt` anew; `--repeat N` counts N
 //! times and prints the spread. `partd-guard path NAME` is what valgrind runs: it prepares the path
@@ -44,7 +45,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Counts every path some times, and compares or updates the figures. Returns whether all is well.
+/// Counts every path `times` times, and compares or updates the figures. Returns false if a check
+/// failed.
 fn guard(times: usize, update: bool) -> Result<bool, String> {
     let counts = count_all(times)?;
     let mut is_steady = true;

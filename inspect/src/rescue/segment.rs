@@ -14,8 +14,8 @@ use crate::walk::{BatchInfo, Lists, Segment};
 
 /// How many bytes to search at once.
 const SEARCHED: u64 = 1 << 20;
-/// The limit of bytes read in vain as batch headers, as a multiple of what the file system stores
-/// of the file.
+/// The limit on bytes read in vain as batch headers, as a multiple of the bytes that the file
+/// system stores for the file.
 const FALSE_HEADS: u64 = 16;
 
 /// The findings of a rescue in one segment.
@@ -75,7 +75,7 @@ impl Segment {
         done
     }
 
-    /// Guesses what a damaged header was. The guesses use the salt as found.
+    /// Guesses the original of a damaged header. The guesses use the salt as found.
     fn guesses(&self, bytes: &[u8], len: u64, store: Option<[u8; 16]>) -> Vec<SegmentHeader> {
         let number = |at: usize| Le::read_u64(&bytes[at..]);
         let short = |at: usize| Le::read_u32(&bytes[at..]);

@@ -60,7 +60,7 @@ pub(crate) fn workshop() -> tempfile::TempDir {
 }
 
 fn plain_op(log: &SegmentLog, rng: &mut Rng, step: u64) {
-    // Three letters, each with and without another behind it.
+    // Three letters, each alone and followed by an `x`.
     let letter = |rng: &mut Rng| b'a' + rng.below(3) as u8;
     let key = |rng: &mut Rng| match rng.chance(50) {
         true => vec![letter(rng)],
@@ -246,7 +246,7 @@ pub(crate) fn images(default: u64) -> u64 {
 }
 
 #[test]
-fn they_agree_on_a_thousand_images_of_crashes() {
+fn inspector_and_engine_agree_on_a_thousand_images_of_crashes() {
     let (seed, wanted) = (20_261_122, images(1000));
     println!("seed {seed}, {wanted} images");
     let (mut same, mut made) = (0, 0);
@@ -285,7 +285,7 @@ fn they_agree_on_a_thousand_images_of_crashes() {
 }
 
 #[test]
-fn they_agree_on_what_is_damaged() {
+fn inspector_and_engine_agree_on_the_damage() {
     let (seed, wanted) = (4711, images(1000) / 2);
     println!("seed {seed}, {wanted} images");
     let mut rng = Rng::new(seed);

@@ -23,7 +23,7 @@ fn backup(store: &Path, to: &Path) -> crate::support::Ran {
     on(store, &["backup", "--json", to.to_str().unwrap()])
 }
 
-/// Appends that name their number, and now and then a removal.
+/// Appends whose values contain their number, and an occasional removal.
 fn ops(random: &mut Random, number: u64) -> Vec<Op> {
     let mut key = || format!("k{}", random.below(8));
     let (first, second) = (key(), key());
@@ -188,7 +188,7 @@ fn a_damaged_store_is_refused_and_nothing_is_left() {
 }
 
 #[test]
-fn wrong_places_are_refused_and_left_alone() {
+fn unsuitable_paths_are_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let store = sample_store(dir.path());
     let full = dir.path().join("full");
@@ -206,7 +206,7 @@ fn wrong_places_are_refused_and_left_alone() {
     let ran = backup(&full, &dir.path().join("copy"));
     assert!(ran.code == 2 && ran.stderr.contains("no store here"), "{ran:?}");
     assert!(!dir.path().join("copy").exists());
-    // An empty directory is taken as it is.
+    // An empty directory is accepted.
     fs::remove_file(full.join("notes")).unwrap();
     let inode = fs::metadata(&full).unwrap().ino();
     assert_eq!(backup(&store, &full).code, 0);

@@ -50,7 +50,7 @@ fn output_to_a_full_device_is_exit_code_two_for_everything_that_prints() {
 }
 
 #[test]
-fn a_path_may_stand_before_its_command() {
+fn a_path_may_precede_its_command() {
     let dir = tempfile::tempdir().unwrap();
     let store = sample_store(dir.path());
     let path = store.to_str().unwrap();
@@ -79,7 +79,7 @@ fn a_path_may_stand_before_its_command() {
 }
 
 #[test]
-fn the_word_that_is_no_command_is_blamed_and_not_the_path() {
+fn an_unknown_command_is_reported_and_not_the_path_beside_it() {
     let dir = tempfile::tempdir().unwrap();
     let store = sample_store(dir.path());
     let path = store.to_str().unwrap();
@@ -144,7 +144,7 @@ fn paths_are_escaped_as_keys_are_in_text_and_in_json() {
 }
 
 #[test]
-fn the_sweep_escapes_what_it_finds() {
+fn sweep_escapes_the_names_that_it_finds() {
     let dir = tempfile::tempdir().unwrap();
     for (name, shown) in NAMES {
         let parent = dir.path().join(OsStr::from_bytes(name));

@@ -120,7 +120,7 @@ fn each_kind_of_damage_is_named_with_file_offset_expected_and_found() {
 }
 
 #[test]
-fn a_damaged_value_is_not_written_unless_what_is_left_of_it_is_asked_for() {
+fn a_damaged_value_is_written_only_if_its_intact_parts_are_requested() {
     let dir = tempfile::tempdir().unwrap();
     let (mut segments, control) = sample();
     segments[1].flip(345, 0);
@@ -135,7 +135,7 @@ fn a_damaged_value_is_not_written_unless_what_is_left_of_it_is_asked_for() {
 }
 
 #[test]
-fn the_traces_of_a_power_cut_above_the_mark_are_scars_and_no_damage() {
+fn the_traces_of_a_power_cut_above_durable_seq_are_scars_and_not_damage() {
     let dir = tempfile::tempdir().unwrap();
     let mut segment = Segment::new(STORE, 1, 4096);
     segment.commit(1, &[Item::append("a", "1")]);
@@ -191,7 +191,7 @@ fn a_header_that_is_damaged_is_damage_where_an_output_needs_the_segment() {
 /// The input of a compaction may never have reached the disk: a power cut before its unlink may
 /// leave a file of zeros or an empty one.
 #[test]
-fn a_replaced_segment_that_a_power_cut_has_torn_is_no_problem() {
+fn a_replaced_segment_that_a_power_cut_has_torn_is_not_a_problem() {
     for len in [0, 4096] {
         let dir = tempfile::tempdir().unwrap();
         let (mut segments, mut control) = sample();
@@ -334,7 +334,7 @@ fn a_segment_file_with_a_damaged_header_is_damaged_and_not_good() {
 }
 
 #[test]
-fn verify_does_not_call_every_checksum_right_beside_one_that_is_not() {
+fn verify_does_not_say_that_every_checksum_is_right_if_one_is_wrong() {
     let dir = tempfile::tempdir().unwrap();
     let mut segment = Segment::new(STORE, 1, 4096);
     segment.commit(1, &[Item::append("a", "1")]);

@@ -1,5 +1,5 @@
-//! A store with live writers: the inspector works beside them, reports no damage, and delays
-//! nobody.
+//! A store with live writers: the inspector works beside them, reports no damage, and delays none
+//! of them.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -141,7 +141,7 @@ fn live_writers_are_seen_and_never_look_like_damage() {
 }
 
 #[test]
-fn compactions_beside_it_never_look_like_damage() {
+fn concurrent_compactions_never_look_like_damage() {
     let dir = tempfile::tempdir().unwrap();
     let store = dir.path().join("store");
     let log = SegmentLog::options().segment_len_bytes(64 << 10).open(&store).unwrap();
@@ -241,7 +241,7 @@ fn the_store_of_the_shuffle_example_is_read_while_it_runs_and_as_a_damaged_copy(
 }
 
 #[test]
-fn a_store_whose_writers_cannot_be_seen_counts_as_open_while_it_moves() {
+fn a_store_whose_writers_cannot_be_seen_counts_as_open_while_its_history_advances() {
     use partd_format::control::{COMMIT_AT, Commit};
     use std::os::unix::fs::FileExt;
     // No locks are held here, as it appears from another container.
@@ -293,7 +293,7 @@ fn a_store_whose_writers_cannot_be_seen_counts_as_open_while_it_moves() {
 }
 
 #[test]
-fn what_a_live_temporary_store_has_written_again_is_read_again_or_refused() {
+fn a_segment_recycled_during_a_read_is_read_again_or_refused() {
     use rustix::fs::{FlockOperation, flock};
     let dir = tempfile::tempdir().unwrap();
     let store = crate::support::sample_store(dir.path());

@@ -38,7 +38,7 @@ fn a_healthy_store_is_salvaged_whole_and_the_engine_reads_it() {
 }
 
 #[test]
-fn the_account_names_every_batch_and_value_that_was_lost() {
+fn the_report_names_every_batch_and_value_that_was_lost() {
     let dir = tempfile::tempdir().unwrap();
     let (mut segments, control) = sample();
     segments[1].flip(345, 0); // a value of batch 3
@@ -66,7 +66,7 @@ fn the_account_names_every_batch_and_value_that_was_lost() {
 }
 
 #[test]
-fn what_lies_behind_a_gap_is_salvaged_unless_only_the_prefix_is_wanted() {
+fn batches_after_a_gap_are_salvaged_unless_only_the_prefix_is_wanted() {
     let dir = tempfile::tempdir().unwrap();
     let mut segment = Segment::new(STORE, 1, 4096);
     segment.commit(1, &[Item::append("a", "1")]);
@@ -154,7 +154,7 @@ fn one_flipped_bit_of_a_link_header_state_or_table_costs_nothing() {
 }
 
 #[test]
-fn batches_behind_a_link_word_that_is_beyond_repair_are_found() {
+fn batches_after_a_link_word_beyond_repair_are_found() {
     let dir = tempfile::tempdir().unwrap();
     let (mut segments, control) = sample();
     // Batch 3 is lost with its link word; 5 and 7 follow it.
@@ -250,7 +250,7 @@ fn compacted_values() -> BTreeMap<Vec<u8>, Vec<u8>> {
 }
 
 #[test]
-fn an_output_and_its_sources_never_count_both() {
+fn an_output_and_its_inputs_never_both_count() {
     // The output is intact; has one flipped bit in its lists; has lists beyond repair; and the
     // cases without its input.
     type Corrupt = fn(&mut Vec<Segment>);
@@ -276,7 +276,7 @@ fn an_output_and_its_sources_never_count_both() {
 }
 
 #[test]
-fn a_damaged_output_is_set_aside_for_its_sources_or_accounted_for() {
+fn a_damaged_output_is_set_aside_for_its_inputs_or_reported() {
     let dir = tempfile::tempdir().unwrap();
     let mut segments = compacted();
     let at = segments[2].header.data_start as usize + 48;
@@ -303,7 +303,7 @@ fn a_damaged_output_is_set_aside_for_its_sources_or_accounted_for() {
 /// A power cut may come before the inputs are unlinked, and their data may never have reached the
 /// disk.
 #[test]
-fn an_output_is_not_set_aside_for_a_source_that_is_torn() {
+fn an_output_is_not_set_aside_for_a_torn_input() {
     for what in ["from its second batch on", "its last value"] {
         let mut source = Segment::new(STORE, 1, 4096);
         source.commit(1, &[Item::append("a", "one")]);

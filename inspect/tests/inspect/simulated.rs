@@ -84,7 +84,7 @@ fn compare_some(
 }
 
 #[test]
-fn they_agree_on_the_images_of_the_crash_simulation() {
+fn inspector_and_engine_agree_on_the_images_of_the_crash_simulation() {
     let (seed, wanted) = (1, images(1000));
     println!("seed {seed}, about {wanted} images");
     // About a fifth of the images are from before the store exists.

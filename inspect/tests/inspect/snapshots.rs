@@ -88,7 +88,7 @@ fn json(name: &str, path: &Path, args: &[&str], code: i32, dir: &Path) {
 }
 
 #[test]
-fn what_writes_and_what_watches_prints_what_it_printed_before() {
+fn every_subcommand_that_writes_or_watches_prints_what_it_printed_before() {
     let dir = tempfile::tempdir().unwrap();
     let (mut segments, control) = sample();
     // Damage a value, and a link word beyond repair.
@@ -119,7 +119,7 @@ fn what_writes_and_what_watches_prints_what_it_printed_before() {
 }
 
 #[test]
-fn a_store_that_is_held_prints_who_holds_it() {
+fn a_store_in_use_prints_its_holders() {
     use partd_format::control::{COMPACTION_LOCK_AT, PRESENCE_LOCK_AT, SYNC_LOCK_AT, slot_lock_at};
     use rustix::fs::{FlockOperation, flock};
     let dir = tempfile::tempdir().unwrap();

@@ -17,7 +17,7 @@ fn shown(path: &Path, args: &[&str], environment: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn colours_are_only_in_a_terminal_and_never_with_no_color() {
+fn colours_appear_only_in_a_terminal_and_never_with_no_color() {
     let dir = tempfile::tempdir().unwrap();
     let store = sample_store(dir.path());
     let colored = |text: &str| text.contains("\u{1b}[");
@@ -57,7 +57,7 @@ fn watch_refreshes_one_line_in_a_terminal_and_writes_lines_elsewhere() {
 }
 
 #[test]
-fn verify_shows_its_progress_in_a_terminal_alone() {
+fn verify_shows_its_progress_only_in_a_terminal() {
     let dir = tempfile::tempdir().unwrap();
     let store = sample_store(dir.path());
     let text = shown(&store, &["verify"], &[]);

@@ -182,7 +182,7 @@ fn watch_counts_what_a_live_writer_does() {
 }
 
 #[test]
-fn sweep_tells_of_a_store_that_it_could_not_remove_and_follows_no_link() {
+fn sweep_reports_a_store_that_it_could_not_remove_and_follows_no_link() {
     let dir = tempfile::tempdir().unwrap();
     let precious = dir.path().join("precious");
     fs::create_dir(&precious).unwrap();
@@ -228,7 +228,7 @@ fn sweep_tells_of_a_store_that_it_could_not_remove_and_follows_no_link() {
 }
 
 #[test]
-fn sweep_removes_what_is_left_of_a_sweep_or_a_making_that_was_cut() {
+fn sweep_removes_the_remains_of_an_interrupted_sweep_or_creation() {
     let dir = tempfile::tempdir().unwrap();
     let left = |name: &str, files: &[&str]| {
         let whole = sample_store(dir.path());
@@ -299,7 +299,7 @@ fn keys_are_chosen_by_prefix_and_sorted_by_their_extents() {
 }
 
 #[test]
-fn dump_begins_where_it_is_told_and_ends_after_so_many_batches() {
+fn dump_begins_at_the_given_offset_and_shows_the_given_number_of_batches() {
     let dir = tempfile::tempdir().unwrap();
     let segment = sample_store(dir.path()).join("0000000000000002.seg");
     let titles = |args: &[&str]| {

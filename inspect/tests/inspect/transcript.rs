@@ -110,7 +110,7 @@ fn the_transcripts_print_what_they_show() {
 }
 
 #[test]
-fn the_mask_hides_chance_and_time_and_nothing_else() {
+fn the_mask_hides_random_numbers_and_times_and_nothing_else() {
     let line = "uuid      0e75e9a5-8cf4-54b3-5d8d-b1e160a8f66b, format 1\nexpected 0xaf, found 0x1\n\
                 checked   3 values in 0.00 s (1 GiB/s)\nhistory   last 3\n";
     let hidden = "uuid      * format 1\nexpected * found *\nchecked   3 values\nhistory   last 3\n";

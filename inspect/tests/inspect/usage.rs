@@ -12,7 +12,7 @@ use crate::support::build::{Item, STORE, Segment};
 use crate::support::{command, inspect, on, sample_store, write_store};
 
 #[test]
-fn what_is_no_store_is_refused_with_a_sentence_that_names_it() {
+fn a_path_without_a_store_is_refused_with_a_sentence_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("missing");
     let empty = dir.path().join("empty");
@@ -82,7 +82,7 @@ fn a_store_without_the_right_to_read_it_is_exit_code_two() {
 }
 
 #[test]
-fn an_output_that_is_cut_off_ends_it_quietly() {
+fn a_closed_output_ends_the_program_quietly() {
     let dir = tempfile::tempdir().unwrap();
     let store = sample_store(dir.path());
     let segment = store.join("0000000000000002.seg");
@@ -111,7 +111,7 @@ fn an_output_that_is_cut_off_ends_it_quietly() {
 }
 
 #[test]
-fn get_takes_back_every_key_that_keys_shows() {
+fn get_accepts_every_key_that_keys_shows() {
     let dir = tempfile::tempdir().unwrap();
     let store = sample_store(dir.path());
     let keys = on(&store, &["keys", "--json"]).json();
@@ -134,7 +134,7 @@ fn get_takes_back_every_key_that_keys_shows() {
 }
 
 #[test]
-fn nothing_is_written_to_a_store_that_is_looked_at() {
+fn nothing_is_written_to_an_inspected_store() {
     let dir = tempfile::tempdir().unwrap();
     let store = sample_store(dir.path());
     let state = || {
@@ -165,7 +165,7 @@ fn nothing_is_written_to_a_store_that_is_looked_at() {
 }
 
 #[test]
-fn keys_that_begin_with_a_hyphen_are_keys_and_no_options() {
+fn keys_that_begin_with_a_hyphen_are_keys_and_not_options() {
     let dir = tempfile::tempdir().unwrap();
     let mut segment = Segment::new(STORE, 1, 4096);
     segment.commit(1, &[Item::append("-5", "minus five"), Item::append("--hex", "an option")]);

@@ -1,7 +1,8 @@
 """Layers that compress: `ZLib`, `BZ2`, `Snappy`, `Blosc`, `LZ4` and `Zstd`.
 
 The codecs are built in and need no other package. They work on many keys in parallel, and do not
-block other Python threads. They read what partd 1 wrote, and partd 1 reads what they write.
+block other Python threads. The layers that partd 1 also has read what it wrote, and it reads what
+they write.
 
 >>> from partd import Dict
 >>> p = ZLib(Dict())

@@ -132,7 +132,7 @@ impl Client {
     /// Returns every key that begins with `prefix`, in key order.
     ///
     /// # Errors
-    /// As [`Partd::keys`].
+    /// Those of [`Partd::keys`].
     pub fn keys_with_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Vec<Key>> {
         let doing = "list keys through";
         let prefix = prefix.as_ref();
@@ -143,7 +143,7 @@ impl Client {
     /// Removes every key that begins with `prefix`, in one step of the history.
     ///
     /// # Errors
-    /// As [`Partd::write`].
+    /// Those of [`Partd::write`].
     pub fn delete_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<()> {
         let prefix = prefix.as_ref();
         let encode = |head| encode_prefix(head, prefix);

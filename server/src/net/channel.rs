@@ -335,7 +335,7 @@ impl<S: Stream, A: Account> Channel<S, A> {
         self.send_pending(self.send_deadline())
     }
 
-    /// Returns the header of a frame: flags, then the length in one byte or in eight.
+    /// Gathers the header of a frame: flags, then the length in one byte or in eight.
     fn put_header(&mut self, more: bool, len: usize) {
         match u8::try_from(len) {
             Ok(len) => self.gathered.extend_from_slice(&[u8::from(more), len]),

@@ -178,7 +178,7 @@ impl OwnedName {
         let name = OwnedName { socket: socket.to_owned(), lock, _file: file, inode: None };
         match fs::symlink_metadata(socket) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(name),
-            Err(error) => return Err(io_error("look at", socket, error)),
+            Err(error) => return Err(io_error("examine", socket, error)),
             Ok(found) if !found.file_type().is_socket() => {
                 return Err(refused(
                     socket,
@@ -280,7 +280,7 @@ pub(crate) fn private_directory(store: Option<&Path>) -> Result<PathBuf> {
         }
         _ => {}
     }
-    let found = fs::symlink_metadata(&dir).map_err(|error| io_error("look at", &dir, error))?;
+    let found = fs::symlink_metadata(&dir).map_err(|error| io_error("examine", &dir, error))?;
     let own = rustix::process::geteuid().as_raw();
     if !found.is_dir() || found.uid() != own || found.mode() & 0o077 != 0 {
         let why = "the directory for sockets must belong to this user and have mode 0700; correct it \

@@ -58,7 +58,8 @@ impl Acceptor {
                 for listener in &listeners {
                     accept_some(listener, &admission, &shared, &mut next);
                 }
-                // By the clock: a flood of connections must not start a new second of warnings.
+                // Tick by the clock: a flood of connections must not start a new second of warnings
+                // early.
                 if ticked.elapsed() >= SECOND {
                     ticked = Instant::now();
                     shared.tick();
@@ -156,7 +157,7 @@ fn admit(
     }
 }
 
-/// Removes a connection from the shared state, also if its thread panics in a store.
+/// Removes a connection from the shared state, even if its thread panics in a store.
 struct Exit<'a> {
     shared: &'a Shared,
     number: u64,

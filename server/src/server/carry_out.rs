@@ -16,8 +16,8 @@ use crate::net::account::Account;
 use crate::net::socket::Stream;
 use crate::wire::reply::Ack;
 
-/// The outcome of a request that changes the store. An error comes with whether the change may have
-/// happened.
+/// The outcome of a request that changes the store. An error is paired with whether the change may
+/// have happened.
 pub(crate) type Done = Result<Outcome, (Error, bool)>;
 
 pub(crate) fn durability(durable: bool) -> Durability {

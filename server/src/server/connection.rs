@@ -28,7 +28,7 @@ pub(crate) enum End {
     Closed,
     /// The channel failed: the client exceeded a limit or violated ZMTP, or the network failed.
     Channel(ChannelError),
-    /// The server refused a message. The reason contains no bytes that the client sent.
+    /// The server refused a message. The reason quotes nothing from the client but numbers.
     Refused(String),
 }
 

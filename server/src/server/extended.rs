@@ -182,7 +182,7 @@ impl Extended {
     fn write_durably(&self, shared: &Shared, id: u64, ops: Vec<Op<'_>>) -> Done {
         let before = shared.stats.seq.load(Acquire);
         let is_clearing = ops.iter().any(removes_records);
-        // A batch with a clear takes the lock exclusively, any other batch shares it.
+        // A batch that removes the records takes the lock exclusively, any other batch shares it.
         let (_shared, _alone) = match is_clearing {
             false => (Some(shared.clearing.read().unwrap_or_else(PoisonError::into_inner)), None),
             true => (None, Some(shared.clearing.write().unwrap_or_else(PoisonError::into_inner))),

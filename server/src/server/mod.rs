@@ -234,7 +234,7 @@ impl Server {
     /// every permission.
     ///
     /// # Errors
-    /// As [`ServerOptions::serve`].
+    /// Those of [`ServerOptions::serve`].
     pub fn bind(store: impl Partd + 'static, address: impl AsRef<str>) -> Result<Server> {
         Server::options().bind(address).serve(store)
     }

@@ -205,7 +205,7 @@ impl Records {
         }
     }
 
-    /// Returns every record, for a batch that removes every key and must write them again.
+    /// Returns every record, for a batch that removes them and must write them again.
     pub(crate) fn all(&self) -> Vec<(Key, [u8; RECORD_BYTES])> {
         let slots = self.slots();
         let written = slots.of_session.values().filter(|(_, record)| record.last > 0);

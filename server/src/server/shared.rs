@@ -29,8 +29,8 @@ pub(crate) struct Shared {
     pub(crate) stats: Stats,
     pub(crate) sessions: Sessions,
     pub(crate) records: Records,
-    /// A durable write with a record holds this lock shared. A batch that removes every key holds
-    /// it exclusively, because it must write all records again.
+    /// A durable write with a record holds this lock shared. A batch that removes the records holds
+    /// it exclusively, because it must write all of them again.
     pub(crate) clearing: RwLock<()>,
     connections: Mutex<HashMap<u64, Socket>>,
     /// Notified when a connection has ended.

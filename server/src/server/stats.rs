@@ -57,7 +57,8 @@ pub struct Status {
     pub received_bytes_per_second: f64,
     /// Bytes sent per second, averaged over the last ten seconds.
     pub sent_bytes_per_second: f64,
-    /// Bytes of memory in which the store holds keys and values, if it is a `Buffer`, for example.
+    /// Bytes of memory in which the store, such as a `Buffer`, holds keys and values; 0 without the
+    /// option [`memory_bytes`](crate::ServerOptions::memory_bytes).
     pub buffer_bytes: u64,
     /// Bytes of messages and answers in memory.
     pub in_flight_bytes: u64,

@@ -197,7 +197,7 @@ fn the_records_of_durable_writes_are_hidden_and_survive_a_clear() {
     let error = client.get(&reserved).unwrap_err();
     assert_eq!(kind(&error), Some(ErrorKind::Forbidden));
     assert!(client.delete([&reserved]).is_err());
-    // The store has them nevertheless.
+    // The store contains the reserved key nevertheless.
     let engine = SegmentLog::open_read_only(&store).unwrap();
     assert_eq!(engine.keys().unwrap(), [reserved]);
 }

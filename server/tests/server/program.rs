@@ -300,7 +300,7 @@ fn a_flood_of_connections_fills_no_log() {
     let start = std::time::Instant::now();
     let mut refused = 0_usize;
     while start.elapsed() < Duration::from_millis(1500) || refused < 500 {
-        // The server closes it at once, or before it is asked for anything.
+        // The server closes the connection, or the client does so first.
         drop(std::os::unix::net::UnixStream::connect(dir.join("socket")));
         refused += 1;
         std::thread::sleep(Duration::from_millis(2));
@@ -310,7 +310,8 @@ fn a_flood_of_connections_fills_no_log() {
     program.signal(Signal::TERM);
     let (_, log) = program.end();
     let warnings = log.lines().filter(|line| line.contains("WARN")).count();
-    // Twenty a second and one line about the rest, in each second that had begun.
+    // At most twenty warnings and one line about the rest in each second, including partial
+    // seconds.
     let most = (seconds as usize + 3) * 21;
     assert!(warnings >= 20, "{warnings} warnings in {seconds} s: {log}");
     assert!(warnings <= most && most < refused, "{warnings} of {refused} in {seconds} s");

@@ -97,8 +97,8 @@ fn align_after_schema(frame: &mut Vec<u8>, start: usize) -> Result<(), CodecErro
     Ok(())
 }
 
-/// Decodes the batches of a stream, whose arrays share its bytes where they are aligned. Also returns the schema and the bytes that count towards the
-/// limit.
+/// Decodes the batches of a stream, whose arrays share its bytes where they are aligned. Also
+/// returns the schema and the bytes that count against the limit.
 pub(super) fn decode(
     frame: Buffer,
     max_bytes: usize,
@@ -115,8 +115,8 @@ pub(super) fn decode(
         batches.extend(stream.decode(&mut rest)?);
     }
     if stream.finish().is_err() {
-        // A message without a body is returned with the bytes after it, and a stream need not have
-        // any.
+        // The decoder returns a message without a body only when more bytes follow, so append the
+        // optional marker.
         let mut end = Buffer::from(END_OF_STREAM.as_slice());
         while !end.is_empty() {
             batches.extend(stream.decode(&mut end)?);

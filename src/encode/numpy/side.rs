@@ -32,7 +32,8 @@ pub(super) fn with_side_keys<K: Into<Key>>(
 
 /// Returns the side key that begins with the prefix although its key does not, if there can be one.
 pub(super) fn beside(prefix: &Key) -> Option<Key> {
-    // The suffix has one dot, so the prefix ends in at most one beginning of it.
+    // The suffix has a single dot, its first byte, so it can only begin at the last dot of the
+    // prefix.
     let dot = prefix.as_bytes().iter().rposition(|byte| *byte == b'.')?;
     let (key, rest) = prefix.as_bytes().split_at(dot);
     SUFFIX.starts_with(rest).then(|| Key::from([key, SUFFIX].concat()))

@@ -5,7 +5,7 @@ use std::thread;
 
 use crate::Result;
 
-/// One thread copies fewer bytes than this.
+/// Fewer bytes than this are copied by one thread.
 const PARALLEL_MIN_BYTES: usize = 1 << 20;
 
 /// Applies `work` to each item, on several threads if there are many bytes.

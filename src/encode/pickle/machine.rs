@@ -11,7 +11,7 @@ use crate::encode::codec::too_large;
 
 /// The largest nesting depth of containers.
 pub(crate) const MAX_DEPTH: u32 = 128;
-/// The most digits of an integer in text form. The time to read it grows with their square.
+/// The most digits of an integer in text form, as in Python.
 const MAX_DIGITS: usize = 4300;
 /// The most bytes of an integer in binary form. No integer type has more than 16.
 const MAX_INTEGER_BYTES: usize = 1024;
@@ -179,8 +179,8 @@ impl<'a> Machine<'a> {
 
             b'c' | b'i' | b'o' | b'b' | b'R' | 0x81 | 0x92 | 0x93 => {
                 return Err("the pickle holds a class or calls a function; only plain data is \
-                            read (numbers, strings, bytes, None, lists, tuples, dicts; sets and \
-                            bytes from protocol 4 on)"
+                            read (numbers, strings, None, lists, tuples, dicts; bytes from \
+                            protocol 3 and sets from protocol 4 on)"
                     .into());
             }
             b'P' | b'Q' | 0x82 | 0x83 | 0x84 | 0x97 | 0x98 => {

@@ -31,7 +31,7 @@ impl<D: Disk> Clone for Directory<D> {
     }
 }
 
-/// The kind of a file in a store's directory, as its first bytes show it.
+/// The kind of a file in a store's directory, judged by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     /// All zeros: nothing was ever stored.
@@ -156,7 +156,7 @@ impl<D: Disk> Directory<D> {
         match self.dir.id_of(&name) {
             Ok(now) if now == file => return Ok(()),
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(self.error("look at", &name, error));
+                return Err(self.error("examine", &name, error));
             }
             _ => {}
         }
@@ -183,7 +183,7 @@ impl<D: Disk> Directory<D> {
             Ok(now) if now == id => self.unlink(name),
             Ok(_) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(self.error("look at", name, error)),
+            Err(error) => Err(self.error("examine", name, error)),
         }
     }
 
@@ -232,7 +232,7 @@ impl<D: Disk> Directory<D> {
     pub(crate) fn own_segment(&self, id: u64) -> Result<()> {
         const PIECE_BYTES: u64 = 1 << 20;
         let name = segment_name(id);
-        let links = self.dir.links(&name).map_err(|error| self.error("look at", &name, error))?;
+        let links = self.dir.links(&name).map_err(|error| self.error("examine", &name, error))?;
         if links == 1 {
             return Ok(());
         }
@@ -308,8 +308,8 @@ impl<D: Disk> Directory<D> {
 
     /// Creates a reserve of `len` bytes if there is none, halving the length until it fits the free
     /// space. Replaces a blank reserve that is shorter than `len` or more than twice as long.
-    /// Errors are ignored: without a reserve, only freeing space on a full disk is harder. No other
-    /// process may use the name `unfinished`.
+    /// Errors are ignored: without a reserve, it is only harder to free space on a full disk. No
+    /// other process may use the name `unfinished`.
     pub(crate) fn keep_reserve(&self, name: &str, len: u64, unfinished: &str, uuid: &[u8; 16]) {
         let old = match self.dir.disk_bytes(name) {
             Ok(old) => old,

@@ -12,7 +12,7 @@ use crate::log::fs::mapping::Mapping;
 
 /// The number of calls of `fork` in this process since the first call of this function; `None` if
 /// the system cannot register the handler. `posix_spawn`, which `std::process::Command` uses,
-/// shares no mapping with its child and is not counted.
+/// leaves its child no mapping and is not counted.
 pub(crate) fn forks() -> Option<u64> {
     static FORKS: AtomicU64 = AtomicU64::new(0);
     static IS_COUNTED: OnceLock<bool> = OnceLock::new();
@@ -55,7 +55,7 @@ impl ForkMark {
         }
     }
 
-    /// The page that this process and its children share.
+    /// The page of all marks.
     fn page() -> io::Result<&'static Mapping> {
         static PAGE: OnceLock<Mapping> = OnceLock::new();
         if let Some(page) = PAGE.get() {

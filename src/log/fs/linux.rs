@@ -170,8 +170,8 @@ impl OsDir {
             if owner.uid() != 0 {
                 let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
                 match rustix::fs::fchown(file, Some(uid), Some(gid)) {
-                    // Root without the capability, or in a namespace without that user, keeps the
-                    // file.
+                    // Root without the capability, or in a namespace without that user, stays the
+                    // file's owner.
                     Ok(()) | Err(Errno::PERM | Errno::INVAL) => {}
                     Err(error) => return Err(error.into()),
                 }

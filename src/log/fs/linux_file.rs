@@ -76,7 +76,7 @@ fn write_all(
 
 impl OsFile {
     pub(super) fn file(&self) -> io::Result<&File> {
-        let read_only = || io::Error::new(io::ErrorKind::PermissionDenied, "opened to be read");
+        let read_only = || io::Error::new(io::ErrorKind::PermissionDenied, "opened for reading");
         self.file.as_ref().ok_or_else(read_only)
     }
 }

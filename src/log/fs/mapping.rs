@@ -17,7 +17,7 @@ use memmap2::{MmapMut, MmapOptions, MmapRaw};
 use nix::libc;
 use rustix::mm::Advice;
 
-/// The page size of almost every machine. With another page size, its uses are only slower.
+/// The page size of almost every machine. With another one, the code that uses it is only slower.
 const PAGE_BYTES: u64 = 4096;
 
 /// Memory shared with a file, or private anonymous memory.
@@ -57,7 +57,7 @@ impl Mapping {
         self.advise(0, self.len(), Advice::Random);
     }
 
-    /// Maps zeroed anonymous memory, for the simulated disks of tests.
+    /// Maps zeroed anonymous memory, for fork marks and the simulated disks of tests.
     pub fn anonymous(len: u64) -> io::Result<Mapping> {
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let raw = MmapMut::map_anon(len)?.into();
@@ -162,8 +162,8 @@ impl Mapping {
         let _ = self.populate_write(offset, len);
     }
 
-    /// As [`populate`](Self::populate), for a file system on which the stores may need disk space:
-    /// returns an error if the disk is full, where a store would raise SIGBUS.
+    /// Does the same as [`populate`](Self::populate) on a file system where the stores may need
+    /// disk space: returns an error if the disk is full, where a store would raise SIGBUS.
     pub(crate) fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
         use rustix::io::Errno;
         match self.populate_write(offset, len) {

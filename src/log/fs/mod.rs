@@ -152,7 +152,8 @@ pub enum Access {
     Write,
 }
 
-/// The identity of a file, whatever its name. Unique on a machine until the next boot.
+/// The identity of a file, whatever its name. No two files of a machine have the same one at the
+/// same time; a reboot may change the device number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId {
     /// The device that holds the file.

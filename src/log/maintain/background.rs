@@ -1,6 +1,6 @@
 //! Automatic compaction. A background thread of the handle wakes up when the handle has removed
-//! data or created segments, and compacts if it pays. A closing handle may compact once more within
-//! a time limit, because a short-lived process has no time for a thread.
+//! data or created segments, and compacts if that is worth the cost. A closing handle may compact
+//! once more within a time limit, because a short-lived process has no time for a thread.
 //!
 //! A handle that only appends keeps no index. It counts small segment files instead, and builds an
 //! index for the duration of a compaction once there are many.
@@ -50,7 +50,7 @@ struct Shared {
     wakeup: Wakeup<Reason>,
 }
 
-/// Why a compaction may pay.
+/// Why a compaction may be worth the cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Reason {
     /// The handle has created a segment.
@@ -116,7 +116,7 @@ impl Background {
         }
     }
 
-    /// Stops the thread, waits for it, and handles within `CLOSING` a reason that it left.
+    /// Stops the thread, waits for it, and handles a reason that it left, within `CLOSING`.
     pub(crate) fn close<D: Disk>(&self, engine: &Engine<D>) {
         self.shared.stop.ask();
         self.shared.wakeup.close();
@@ -148,7 +148,8 @@ impl Background {
     }
 }
 
-/// Compacts if it pays. A handle without an index first decides by the disk space of the files.
+/// Compacts if that is worth the cost. A handle without an index first decides by the disk space of
+/// the files.
 fn run_once<D: Disk>(engine: &Engine<D>, why: Reason, share: f64, stop: &Stop) -> Result<()> {
     let Engine { store, reader, .. } = engine;
     if reader.is_built() {
@@ -168,7 +169,7 @@ fn run_once<D: Disk>(engine: &Engine<D>, why: Reason, share: f64, stop: &Stop) -
 
 /// Compacts if that frees at least `share` of the store and at least two segments' worth, or if
 /// there are many small segments. Open segments do not count, because they cannot be compacted.
-/// Otherwise removes the wholly dead segments, if any of them is more than a small one.
+/// Otherwise removes the wholly dead segments, if any of them is not small.
 fn compact_if_worth<D: Disk>(engine: &Engine<D>, share: f64, stop: &Stop) -> Result<()> {
     let Engine { store, reader, .. } = engine;
     let (at_rest, all) = reader

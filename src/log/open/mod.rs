@@ -1,13 +1,15 @@
 //! Opens a store: finds its directory, joins the processes that have it open, and recovers it if
 //! needed.
 //!
-//! Every handle holds two shared locks: one on the directory and one on the presence byte of the
-//! control file. An opener that gets the exclusive lock on the directory is alone. It decides
-//! whether the control file can be trusted, which requires that the file is the original, was
-//! written in this boot, and was closed by its last handle; otherwise it rebuilds the file from the
-//! segments. An opener that joins others uses the control file only if a handle is present on it; a
-//! file that replaced the original under live handles has none. So no two handles ever use
-//! different control files of one store, whatever is removed or replaced meanwhile.
+//! Every handle that follows a store holds two shared locks: one on the directory and one on the
+//! presence byte of the control file. (The handle of a temporary store holds the directory
+//! exclusively; one that reads a store as recovery would leave it holds no lock.) An opener that
+//! gets the exclusive lock on the directory is alone. It decides whether the control file can be
+//! trusted, which requires that the file is the original, was written in this boot, and was closed
+//! by its last handle; otherwise it rebuilds the file from the segments. An opener that joins
+//! others uses the control file only if a handle is present on it; a file that replaced the
+//! original under live handles has none. So no two handles ever use different control files of one
+//! store, whatever is removed or replaced meanwhile.
 
 mod join;
 mod prepare;

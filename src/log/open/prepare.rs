@@ -78,7 +78,7 @@ pub(crate) fn check_file_system<D: Disk>(
         return Ok(());
     }
     let unfit =
-        directory.dir.unfit().map_err(|e| directory.dir_error("look at the file system of", e))?;
+        directory.dir.unfit().map_err(|e| directory.dir_error("examine the file system of", e))?;
     let Some(unfit) = unfit else { return Ok(()) };
     let why = format!(
         "{unfit}, where mappings and locks may not work as the store requires; use a local disk, \

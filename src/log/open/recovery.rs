@@ -1,13 +1,15 @@
 //! Recovery: rebuilds the history from the segments when the control file cannot be trusted.
 //!
-//! `kill -9` needs no recovery. It serves a power cut, a lost control file, and a store that its
-//! last handle did not close. Every batch up to the durable sequence number must be there. Above
-//! it, the history ends before the first batch that is missing or damaged; later batches are made
-//! void, durably, before anyone appends.
+//! The death of a process needs no recovery while other handles are open. Recovery follows a power
+//! cut, the loss of the control file, or the death of the last handle. If the machine has not
+//! rebooted since, every committed batch must be present. Otherwise every batch up to the durable
+//! sequence number must be; above it, the history ends before the first batch that is missing or
+//! damaged. Later batches are made void, durably, before anyone appends.
 //!
-//! Recovery may be interrupted at any point or end in an error; the next one repeats it. It stores
-//! each void word again, even one that it finds in place: that word may come from a recovery that
-//! died or whose sync failed, and a sync writes only dirty pages.
+//! Recovery may be interrupted at any point or end in an error; the next one repeats it. If the
+//! machine may have rebooted, it stores each void word again, even one that it finds in place: that
+//! word may come from a recovery that died or whose sync failed, and a sync writes only dirty
+//! pages.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -139,7 +141,7 @@ impl<F: DiskFile> RecoveryScan<F> {
         let gone = self.unreadable.extract_if(.., |(id, _)| replaced.contains(id));
         self.unreadable_replaced = gone.map(|(id, _)| id).collect();
         if !ignore_damage {
-            self.check_notes()?;
+            self.check_watermarks()?;
         }
         let NewestOutput { max_seq, retained, .. } = newest;
         if ignore_damage {
@@ -163,7 +165,7 @@ impl<F: DiskFile> RecoveryScan<F> {
 
     /// Checks that each chain reaches its durable watermark. The durable sequence number may be
     /// lost together with the batches that repeat it.
-    fn check_notes(&self) -> Result<()> {
+    fn check_watermarks(&self) -> Result<()> {
         let mut present = self.segments.iter().filter(|scanned| !scanned.is_replaced);
         present.try_for_each(|scanned| scanned.must_reach(scanned.segment.durable_end()))
     }

@@ -71,7 +71,7 @@ fn fill<D: Disk>(directory: &Directory<D>) -> Result<Option<(Control<D>, D::Lock
         directory.dir.try_lock(true).map_err(|e| directory.dir_error("lock the directory", e))?;
     let Some(lock) = lock else { return Ok(None) };
     // A sweep may have held the lock and removed the directory before this handle got it.
-    if directory.dir.is_removed().map_err(|e| directory.dir_error("look at", e))? {
+    if directory.dir.is_removed().map_err(|e| directory.dir_error("examine", e))? {
         return Ok(None);
     }
     let boot = directory.disk.boot_id().unwrap_or_default();

@@ -23,9 +23,9 @@ impl Compacted {
 
     /// Sorts the entries by sequence number. Call it once all entries were added.
     pub(crate) fn sort(&mut self) {
-        // Of one batch, a compaction keeps the values that the batch's own removals have left.
-        // Clears and prefix deletes therefore come first, wherever they are stored. The stable sort
-        // keeps the order of the other entries.
+        // A compaction keeps only those values of a batch that the batch itself did not remove. The
+        // clears and prefix deletes of a batch therefore come first, wherever they are stored. The
+        // stable sort keeps the order of the other entries.
         let is_of_one_key = |kind| !matches!(kind, Kind::Clear | Kind::DeletePrefix);
         let entries = self.0.make_contiguous();
         entries.sort_by_key(|(kind, _, extent)| (extent.sequence(), is_of_one_key(*kind)));

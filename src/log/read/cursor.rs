@@ -29,8 +29,9 @@ pub(crate) struct Cursor {
 }
 
 impl Cursor {
-    /// Walks on to the end of the chain, or to a link that is not in memory, whose page it
-    /// requests. Returns whether it reached the end. `chain` must begin at the cursor's position.
+    /// Continues the walk to the end of the chain, or to a link that is not in memory, whose page
+    /// it requests. Returns whether it reached the end. `chain` must begin at the cursor's
+    /// position.
     pub(crate) fn walk<F: DiskFile>(
         &mut self,
         segment: &Segment<F>,

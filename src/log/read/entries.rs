@@ -22,9 +22,9 @@ use crate::threads::LentPool;
 ///
 /// The iterator holds the sorted keys: 32 bytes each, and the bytes of keys longer than 16. It
 /// holds no values. A view is made, and the checksums of its value are compared, when the iterator
-/// returns it. A damaged value is an error in its place; the iteration then goes on with the next
-/// key. Until it is dropped, the iterator keeps the segments in which its values lie; each view
-/// keeps only its own. The iterator shares the lists of extents with the index, so the first append
+/// returns it. A damaged value is an error in its place; the iteration then continues with the next
+/// key. The iterator keeps alive the segments of all its values until it is dropped; a view keeps
+/// alive only its own. The iterator shares the lists of extents with the index, so the first append
 /// to a key that it still has to return copies the list of that key.
 pub struct Entries<D: Disk = OsDisk> {
     keys: IntoIter<(Key, Extents)>,

@@ -1,9 +1,9 @@
 //! A key's value as byte ranges of open files, for system calls that take a descriptor.
 //!
 //! A mapping needs no descriptor, so the segments have none; they are opened again by name. A
-//! compaction may unlink a segment between the snapshot and the open. It has then published its
-//! output before, so a new snapshot finds the value there. Once all files are open, an unlink no
-//! longer matters, and the snapshot keeps the segments from being recycled.
+//! compaction may unlink a segment between the snapshot and the open. It publishes its output
+//! first, so a new snapshot finds the value there. Once all files are open, an unlink no longer
+//! matters, and the snapshot keeps the segments from being recycled.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,10 +27,10 @@ use crate::log::store::Store;
 /// receiver can check each range with [`FileExtent::crc32`].
 ///
 /// The ranges keep their bytes as long as this value lives, whatever is appended, deleted or
-/// compacted meanwhile, and also after the handle of the store was dropped. A descriptor that was
-/// duplicated from one of the files keeps them in a store at a path, too. A [temporary
-/// store](crate::SegmentLog::temporary) overwrites dead segments, but only when no `FileExtents`
-/// or [`View`](crate::View) uses them: there, keep this value until the duplicate was used.
+/// compacted meanwhile, and even after the handle of the store is dropped. In a store at a path, a
+/// duplicate of a file's descriptor keeps that file's bytes, too. A [temporary
+/// store](crate::SegmentLog::temporary) overwrites dead segments that no `FileExtents` or
+/// [`View`](crate::View) uses: there, keep this value until the duplicate is no longer needed.
 ///
 /// It holds one descriptor for each segment that the value lies in. After a
 /// [compaction](crate::SegmentLog::compact) these are few.
@@ -66,7 +66,8 @@ impl<D: Disk> FileExtents<D> {
                 Ok(files) => return Ok(FileExtents { snapshot, files }),
                 Err(Unopened::Failed(error)) => return Err(error),
                 // A compaction raises the directory epoch before it unlinks a segment, so the new
-                // snapshot was of a rebuilt version. If not, something else took the file.
+                // snapshot is from a rebuilt version. If it is not, something else removed the
+                // file.
                 Err(Unopened::Gone(id)) if tried == Some(snapshot.rebuilds()) => {
                     return Err(store.directory.moved(id));
                 }
@@ -75,8 +76,8 @@ impl<D: Disk> FileExtents<D> {
         }
     }
 
-    /// Returns the byte ranges in order. A range never splits an append, as the [chunks of a
-    /// view](crate::View#chunks-and-appends) do not.
+    /// Returns the byte ranges in order. Like the [chunks of a
+    /// view](crate::View#chunks-and-appends), a range never splits an append.
     #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = FileExtent<'_>> {
         self.snapshot.extents_of_first().iter().map(|extent| FileExtent {

@@ -1,9 +1,9 @@
-//! Follows a value: returns what has been appended since the last look, and notices when the key
-//! was removed.
+//! Follows a value: returns what was appended since the last update, and notices when the key was
+//! removed.
 //!
-//! The sequence number of a value's first extent tells one value of a key from the next. Appends
-//! and compactions keep it, and a key that is written anew gets a greater one, so the index needs
-//! no further record.
+//! The sequence number of its first extent identifies a value of a key. Appends and compactions
+//! keep it, and a key that was deleted and written again gets a greater one, so the index needs no
+//! further record.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,11 +28,12 @@ const UPDATE_BYTES: u64 = 8 << 20;
 const UPDATE_EXTENTS: usize = 16 << 10;
 /// The bytes whose checksums are computed at a time, while they are in the CPU cache.
 const PIECE_BYTES: usize = 256 << 10;
-/// The shortest and the longest pause between two looks of a wait.
+/// The shortest and the longest pause between two polls of a wait.
 const PAUSE_MIN: Duration = Duration::from_micros(50);
 const PAUSE_MAX: Duration = Duration::from_millis(10);
 
-/// A position in the value of a key, from which a [`Follower`] can go on, also in another process.
+/// A position in the value of a key, from which a [`Follower`] can continue, even in another
+/// process.
 ///
 /// A power cut can undo batches that were not synced, and the store then gives their numbers to
 /// other batches. A program that stores a position and must survive a power cut syncs the store
@@ -42,26 +43,27 @@ pub struct Position {
     /// The number of bytes from the start of the value.
     pub offset: u64,
     /// The sequence number of the batch with which the value began; `None` if it is not known,
-    /// because the key was missing or not looked at yet.
+    /// because the key was missing or has not been read yet.
     pub began: Option<Seq>,
 }
 
-/// What has happened to a key since the last look.
+/// A change of a key since the last update.
 #[derive(Debug)]
 pub enum Update<D: Disk = OsDisk> {
-    /// Bytes were appended: these follow those of the last update.
+    /// Bytes were appended; they follow those of the previous update.
     Appended(View<D>),
     /// The key was deleted, or a first set replaced its value. The position is 0 again; if the key
     /// has a new value, its bytes are the next update.
     Removed,
 }
 
-/// The bytes appended to a key since the last look.
+/// A follower of a key, which returns the bytes that are appended, update by update.
 ///
 /// Created by [`SegmentLog::follow`](crate::SegmentLog::follow). Each update lends the new bytes
-/// without a copy, after comparing their checksums. No byte is read twice, unless the follower
-/// began in the middle of a value that a compaction has joined to one piece since, whose checksum
-/// then covers the bytes before, too.
+/// without a copy, after comparing their checksums. Bytes before the position are read again only
+/// if they share a piece with new bytes, because a compaction has joined them or the follower began
+/// inside an append: a piece has one checksum. A follower that has read a value from its start
+/// never rereads the first piece.
 ///
 /// ```
 /// use std::time::Duration;
@@ -114,14 +116,14 @@ struct Hint {
     start: u64,
 }
 
-/// What [`State::next`] has found; `Appended` holds the new bytes, whose checksums were compared.
+/// The result of [`State::next`]; `Appended` holds the new bytes, whose checksums were compared.
 #[derive(Debug)]
 pub(crate) enum News<F> {
     Appended(Snapshot<F>),
     Removed,
 }
 
-/// What a look at the index has found.
+/// What the index shows since the last update.
 enum Found<D: Disk> {
     /// Nothing new; contains the number with which the value began.
     Nothing(Option<Seq>),
@@ -139,7 +141,7 @@ impl State {
         State { key, position, hint: None, before }
     }
 
-    /// Returns what is new, and moves the position behind it.
+    /// Returns the next update, and moves the position past it.
     pub(crate) fn next<D: Disk>(
         &mut self,
         store: &Store<D>,
@@ -163,7 +165,7 @@ impl State {
         }
     }
 
-    /// Looks for news without reading any value.
+    /// Checks for an update without reading any value.
     fn look<D: Disk>(&self, store: &Store<D>, version: &Version<D>) -> Found<D> {
         let Position { offset, began: before } = self.position;
         let slot = version.index.get(self.key.as_bytes());
@@ -228,12 +230,12 @@ impl State {
 }
 
 /// Compares the checksums of a snapshot's extents until one is damaged. Returns how many are
-/// intact, and the first without its first `skip` bytes if there are such. An error means that the
-/// first is damaged.
+/// intact, and if `skip` is not 0, the first one without its first `skip` bytes. An error means
+/// that the first one is damaged.
 ///
-/// `before` is the checksum of all bytes of the value before the new ones, and becomes that of the
-/// new ones too. If these bytes begin with the first extent (`is_start`), the checksum stands for
-/// the `skip` bytes, which then are not read again.
+/// `before` is the checksum of the value before the new bytes, and is extended by them. If the
+/// first extent is the start of the value (`is_start`), `before` is also the checksum of its first
+/// `skip` bytes, which are then not read again.
 fn check<F: DiskFile>(
     snapshot: &Snapshot<F>,
     skip: u64,
@@ -285,7 +287,7 @@ fn check<F: DiskFile>(
     Ok((extents.len(), tail))
 }
 
-/// Returns the first extent without its first `skip` bytes, if there are such.
+/// Returns the first extent without its first `skip` bytes; `None` if `skip` is 0.
 fn unchecked_tail<F: DiskFile>(snapshot: &Snapshot<F>, skip: u64) -> Option<Extent> {
     let first = snapshot.extents_of_first().first().filter(|_| skip > 0)?;
     let segment = snapshot.segment(first);
@@ -305,8 +307,8 @@ impl<'l, D: Disk> Follower<'l, D> {
 
     /// Returns what has happened since the last update; `None` if nothing has.
     ///
-    /// An update lends about 8 MiB of new bytes at most, or more if one piece is longer: the bytes
-    /// of one append, or what a compaction has joined. Call it again until it returns `None`.
+    /// An update lends at most about 8 MiB of new bytes, or one longer piece: the bytes of one
+    /// append, or of several that a compaction has joined. Call it again until it returns `None`.
     ///
     /// If a key was deleted and written several times since the last call, that is one
     /// [`Removed`](Update::Removed). It is not reported if the follower has returned none of the
@@ -359,11 +361,11 @@ impl<'l, D: Disk> Follower<'l, D> {
 
     /// Waits until there is an update, at most for `timeout`. Returns whether there is one.
     ///
-    /// Writers of any process may append, and they wake nobody: a wake-up would cost every append a
-    /// system call. So the wait polls one word of shared memory that each commit changes, and looks
-    /// at the key if it has changed. The pauses grow from 50 µs to 10 ms: they are an eighth of the
-    /// time waited so far, so a wait takes an eighth longer than it must, and hardly any processor
-    /// time.
+    /// Writers do not wake followers, which may be in other processes: a wake-up would cost every
+    /// append a system call. So the wait polls one word of shared memory that each commit changes,
+    /// and checks the key if the word has changed. A pause is an eighth of the time waited so far,
+    /// from 50 µs to 10 ms, so a wait takes at most an eighth or 50 µs longer than necessary, and
+    /// hardly any processor time.
     ///
     /// # Errors
     ///
@@ -389,7 +391,7 @@ impl<'l, D: Disk> Follower<'l, D> {
         }
     }
 
-    /// Returns the position behind the last update. [`SegmentLog::follow_from`] goes on from there.
+    /// Returns the position after the last update. [`SegmentLog::follow_from`] continues there.
     ///
     /// [`SegmentLog::follow_from`]: crate::SegmentLog::follow_from
     #[must_use]
@@ -398,7 +400,7 @@ impl<'l, D: Disk> Follower<'l, D> {
     }
 }
 
-/// How long to pause between two looks after `waited` without news.
+/// How long to pause before the next poll after `waited` without an update.
 pub(crate) fn pause(waited: Duration) -> Duration {
     (waited / 8).clamp(PAUSE_MIN, PAUSE_MAX)
 }

@@ -87,8 +87,8 @@ impl<F: DiskFile> Snapshot<F> {
         }
     }
 
-    /// Does the same for `step` extents of each key, starting at index `first`. It judges by
-    /// samples from one of the keys whether pages are missing.
+    /// Requests `step` extents of each key, starting at index `first`, if some of them are not in
+    /// memory, judged by samples from one of the keys.
     pub(crate) fn fetch_missing_rows(&self, keys: &[&[Extent]], first: usize, step: usize) {
         let looked_at = keys.get(first / step % keys.len().max(1));
         let some = looked_at.map_or(&[][..], |list| rows(list, first, step));

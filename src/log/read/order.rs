@@ -13,7 +13,8 @@ use std::ops::Bound;
 
 use crate::Key;
 
-/// Passes that kept this many times the keys of the table have cost about as much as sorting them.
+/// Once passes have visited and kept this many times the keys of the table, they have cost about as
+/// much as sorting them.
 const PASSES: usize = 8;
 /// This many outdated keys in the set do no harm.
 const OUTDATED_MIN: usize = 1024;
@@ -35,7 +36,7 @@ struct Sorted {
 }
 
 impl KeyOrder {
-    /// Notes a key that is new in the index. Without an order, this is only one comparison.
+    /// Records a key that is new in the index. Without an order, this is only one comparison.
     #[inline]
     pub(super) fn add(&mut self, key: &Key) {
         let Some(Sorted { keys, new }) = &mut self.sorted else { return };
@@ -70,7 +71,7 @@ impl KeyOrder {
         Some(taken)
     }
 
-    /// Notes that a pass has visited this many keys and kept them.
+    /// Records that a pass has visited this many keys and kept them.
     pub(super) fn passed(&mut self, kept: usize) {
         self.visited = self.visited.saturating_add(kept);
     }

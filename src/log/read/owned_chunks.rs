@@ -27,9 +27,9 @@ impl<D: Disk> View<D> {
     /// Returns the chunks in order as [`Bytes`], without a copy; together they are the value.
     ///
     /// The chunks are those of [`chunks`](View::chunks), but they do not borrow the view. Each one,
-    /// and every clone and slice of it, keeps the segment that it lies in alive and no other: its
-    /// disk space is freed when nobody uses it any more. The bytes stay valid after a delete, a
-    /// compaction, and a drop of the view and of the store's handle.
+    /// and every clone and slice of it, keeps alive the segment that it lies in, and no other. The
+    /// disk space of a segment is freed once nothing uses it. The bytes stay valid after a delete,
+    /// a compaction, and a drop of the view and of the store's handle.
     ///
     /// Requires the feature `bytes`.
     ///

@@ -23,10 +23,10 @@ use crate::log::segment::extent::Extent;
 use crate::log::segment::outputs::retained_is_missing;
 use crate::log::store::Store;
 
-/// How often one refresh searches for the segments with the missing batches while more are
+/// How many times one refresh searches for the segments with the missing batches while more are
 /// published.
 const DISCOVERIES_MAX: u32 = 16;
-/// How often one refresh rebuilds the version because a compaction has replaced segments.
+/// How many times one refresh rebuilds the version because a compaction has replaced segments.
 const REBUILDS_MAX: u32 = 32;
 
 impl<D: Disk> Version<D> {
@@ -224,8 +224,8 @@ impl<D: Disk> Version<D> {
         Ok(())
     }
 
-    /// Walks on in every segment that may have more batches. Returns those committed up to
-    /// `visible`.
+    /// Continues the walk in every segment that may have more batches. Returns those committed up
+    /// to `visible`.
     ///
     /// A batch gives only the position of the next one, so walking a chain that is not in memory
     /// would read one page at a time. To overlap these reads, all chains are walked in turn, each

@@ -85,8 +85,8 @@ impl Sequential {
         (self.requested, self.run, self.unchecked_steps) = (to, 0, 0);
     }
 
-    /// Records that the `len` bytes at `place` are about to be read, and requests what is not in
-    /// memory of them and of the window behind them.
+    /// Records that the `len` bytes at `place` are about to be read, and requests those of them,
+    /// and of the window after them, that are not in memory.
     pub(super) fn begin<F: DiskFile>(&mut self, snapshot: &Snapshot<F>, place: Place, len: u64) {
         if self.requested.at < place.at {
             self.requested = place;

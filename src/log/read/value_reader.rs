@@ -21,14 +21,14 @@ const SHORT_BYTES: u64 = 64 << 10;
 /// A key's value as a stream of bytes.
 ///
 /// Created by [`SegmentLog::reader`](crate::SegmentLog::reader). The reader shows the value as it
-/// was at that moment, and stays valid whatever is appended, deleted or compacted meanwhile, also
+/// was at that moment, and stays valid whatever is appended, deleted or compacted meanwhile, even
 /// after the handle is dropped. [`fill_buf`](BufRead::fill_buf) lends bytes of the mapping, so
 /// reading needs no buffer beside those of the caller, however long the value is.
 ///
-/// The store reads each append as one piece, with one checksum; a compaction joins the pieces of a
-/// key to one. The reader compares the checksum of a whole piece before it returns the first byte
-/// of it. A damaged piece is an error of kind [`InvalidData`](io::ErrorKind::InvalidData), and the
-/// bytes before it can be read. The error converts back: its [`get_ref`](io::Error::get_ref) is the
+/// Each append is one piece with one checksum; a compaction may join several pieces of a key into
+/// one. The reader compares the checksum of a whole piece before it returns the first byte of it. A
+/// damaged piece is an error of kind [`InvalidData`](io::ErrorKind::InvalidData), and the bytes
+/// before it can be read. The error converts back: its [`get_ref`](io::Error::get_ref) is the
 /// [`Error`](crate::Error) with the file and the offset.
 ///
 /// Bytes that are not in memory are requested from disk up to 8 MiB ahead of the reader. After a
@@ -154,7 +154,7 @@ impl<D: Disk> ValueReader<D> {
     /// missing.
     ///
     /// It stays the same while the value grows and is compacted. If the key was deleted and written
-    /// anew, it is greater. A position is valid in a later reader only if both have the same
+    /// again, it is greater. A position is valid in a later reader only if both have the same
     /// number.
     #[must_use]
     pub fn began(&self) -> Option<Seq> {
@@ -174,7 +174,7 @@ impl<D: Disk> ValueReader<D> {
         })
     }
 
-    /// Moves to a position, which may lie behind the end of the value.
+    /// Moves to a position, which may lie beyond the end of the value.
     pub(crate) fn move_to(&mut self, at: u64) {
         let from = self.place;
         let to = self.place_of(at);
@@ -208,8 +208,8 @@ impl<D: Disk> ValueReader<D> {
         Place { at, extent, within: at - self.starts[extent] }
     }
 
-    /// Returns bytes at the position, about `wanted` of them or those that are ready; none at the
-    /// end of the value.
+    /// Returns the bytes at the position that are ready, or makes about `wanted` of them ready;
+    /// none at the end of the value.
     pub(crate) fn fill(&mut self, wanted: u64) -> Result<&[u8]> {
         let extents = self.snapshot.extents_of_first();
         let Some(&extent) = self.place.settle(extents) else { return Ok(&[]) };
@@ -260,7 +260,7 @@ impl<D: Disk> ValueReader<D> {
             }
             None => {
                 // A long extent does not stay in memory until it is returned, so its pages can be
-                // released at once.
+                // released immediately.
                 let release = self.snapshot.release && extent.len() > AHEAD_BYTES;
                 let ahead = Ahead::new([self.snapshot.span(extent)], release);
                 let mut hasher = segment.salt().value_hasher();
@@ -319,7 +319,8 @@ impl<D: Disk> BufRead for ValueReader<D> {
     }
 
     fn consume(&mut self, len: usize) {
-        // More than was lent is a bug of the caller, for which the trait leaves the effect open.
+        // To consume more than was lent is a bug of the caller, whose effect the trait does not
+        // specify.
         let len = (len as u64).min(self.ready);
         self.place.advance(len);
         self.ready -= len;

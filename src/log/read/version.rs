@@ -43,7 +43,8 @@ pub(crate) struct Version<D: Disk> {
     pub(crate) value_bytes: Vec<u64>,
     /// The bytes of all batches in each segment.
     pub(crate) batch_bytes: Vec<u64>,
-    /// How often the version was rebuilt. Extents from before the last rebuild are not valid in it.
+    /// How many times the version was rebuilt. Extents from before the last rebuild are not valid
+    /// in it.
     pub(crate) rebuilds: u64,
 }
 

@@ -18,7 +18,7 @@ use crate::log::store::Store;
 /// Created by [`SegmentLog::view`](crate::SegmentLog::view) and
 /// [`SegmentLog::view_many`](crate::SegmentLog::view_many), which check the value once. The bytes
 /// do not change as long as the view lives, whatever is appended, deleted or compacted meanwhile,
-/// and also after the handle of the store was dropped.
+/// and even after the handle of the store is dropped.
 ///
 /// # Chunks and appends
 ///

@@ -65,7 +65,7 @@ impl<D: Disk> BufRead for ViewReader<'_, D> {
     }
 
     fn consume(&mut self, len: usize) {
-        // A caller that consumes more than it was shown gets no more than that.
+        // To consume more than was lent is a bug of the caller; skip no more than was lent.
         let len = len.min(self.current.len());
         self.current = &self.current[len..];
         self.left -= len as u64;

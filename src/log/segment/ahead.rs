@@ -180,9 +180,9 @@ impl<'s, F: DiskFile, I: Iterator<Item = Span<'s, F>>> Ahead<'s, F, I> {
         }
     }
 
-    /// As [`new`](Self::new), after a check found a span missing. Every step is then requested:
-    /// neighbours may have loaded shared pages, and a check that samples only those would conclude
-    /// that all are in memory.
+    /// Does the same as [`new`](Self::new) after a check found a span missing. Every step is then
+    /// requested: neighbours may have loaded shared pages, and a check that samples only those
+    /// would conclude that all are in memory.
     pub(crate) fn of_missing(spans: impl IntoIterator<IntoIter = I>, release: bool) -> Self {
         let mut ahead = Ahead::new(spans, release);
         ahead.requests.get_mut().unwrap_or_else(PoisonError::into_inner).unchecked_steps = u32::MAX;

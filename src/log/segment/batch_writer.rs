@@ -15,7 +15,7 @@ pub(crate) const GROUP_BYTES: usize = 256 << 10;
 /// The maximum number of buffers in one call.
 const GROUP_BUFFERS: usize = 256;
 
-/// What is written between values to align the next one.
+/// The padding between values that aligns the next one.
 static ZEROS: [u8; VALUE_ALIGN as usize] = [0; VALUE_ALIGN as usize];
 
 /// How the bytes of a batch are written to its segment.

@@ -73,7 +73,7 @@ impl<'s, D: Disk> Unpublished<'s, D> {
             }
         }
         let Some(file) = self.file.take() else {
-            return Err(Error::Invalid("a segment was begun twice".into()));
+            return Err(Error::Invalid("a segment was started twice".into()));
         };
         let header = SegmentHeader {
             store: new.store,

@@ -95,7 +95,7 @@ impl<D: Disk> Control<D> {
     /// caller is alone in the directory.
     pub(crate) fn is_own(&self) -> Result<bool> {
         let links = self.directory.dir.links(CONTROL);
-        let links = links.map_err(|error| self.directory.error("look at", CONTROL, error))?;
+        let links = links.map_err(|error| self.directory.error("examine", CONTROL, error))?;
         Ok(self.is_original() && links == 1 && !self.is_present()?)
     }
 
@@ -110,7 +110,7 @@ impl<D: Disk> Control<D> {
         match self.directory.dir.id_of(CONTROL) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             id => {
-                Ok(id.map_err(|e| self.directory.error("look at", CONTROL, e))? == self.file.id())
+                Ok(id.map_err(|e| self.directory.error("examine", CONTROL, e))? == self.file.id())
             }
         }
     }
@@ -143,7 +143,7 @@ impl<D: Disk> Control<D> {
     }
 
     /// Whether an open handle uses this control file. If the directory is in use and this is false,
-    /// the handles use another control file.
+    /// the handles use another control file, or one handle is creating or recovering the store.
     pub(crate) fn is_present(&self) -> Result<bool> {
         let at = layout::PRESENCE_LOCK_AT;
         let locked = self.directory.dir.is_byte_locked(CONTROL, self.file.id(), at);

@@ -28,9 +28,9 @@ thread_local! {
 #[derive(Debug)]
 pub(crate) struct Shape {
     pub(crate) layout: Layout,
-    /// Whether the batch has deletes or clears.
+    /// Whether the batch has removals: deletes, prefix deletes or clears.
     pub(crate) removes: bool,
-    /// Whether the batch has only deletes and clears.
+    /// Whether the batch has only removals.
     pub(crate) only_removes: bool,
 }
 
@@ -47,7 +47,7 @@ impl Shape {
             shape.layout.add(key_len, op.value().len() as u64).map_err(|error| {
                 let key = op.key().cloned().unwrap_or_default();
                 Error::Invalid(format!(
-                    "{}: the batch is more than the format can hold, at key {key}: {} may be {}, not {}",
+                    "{}: the batch exceeds a format limit at key {key}: {} may be {}, not {}",
                     store.directory.path().display(),
                     error.what,
                     error.expected,

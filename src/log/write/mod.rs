@@ -35,7 +35,7 @@ use crate::partd::Batch;
 /// file, unless the kernel was short of memory.
 const SEALED_MAX: usize = 8;
 
-/// How often a writing handle checks that its files still have their names, in milliseconds.
+/// How long a writing handle waits between two checks that its files still have their names.
 const CHECK_NAMES_MS: u64 = 100;
 
 /// The writing half of a handle.
@@ -86,7 +86,7 @@ pub(crate) struct Prepared<F: DiskFile> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Written {
     pub(crate) sequence: u64,
-    /// Whether it has deletes or clears.
+    /// Whether it has removals.
     pub(crate) removes: bool,
 }
 
@@ -129,7 +129,7 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Does every step of a write that may fail for lack of a resource; only the commit remains.
-    /// The batch becomes void if it is dropped before.
+    /// The batch becomes void if it is dropped before the commit.
     pub(crate) fn prepare(&self, store: &Store<D>, batch: &Batch<'_>) -> Result<Prepared<D::File>> {
         let shape = Shape::of(store, batch)?;
         let control = store.control()?;

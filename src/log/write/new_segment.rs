@@ -24,7 +24,7 @@ pub(crate) fn make<D: Disk>(
     Ok(active)
 }
 
-/// As [`make`], but uses the reserve if the disk is full.
+/// Does the same as [`make`], and uses the reserve if the disk is full.
 pub(crate) fn make_on_a_full_disk<D: Disk>(
     store: &Store<D>,
     space: &Space<D>,

@@ -16,7 +16,7 @@ use partd_format::{Scanner, SegmentHeader, State};
 use super::judge::Log;
 use super::{Child, PATIENCE, Random, state_of, wait_for_state};
 
-/// How often a writer is asked for a long append before it is killed at whatever point it has
+/// How many times a writer is asked for a long append before it is killed at whatever point it has
 /// reached.
 const TRIES: u32 = 6;
 
@@ -208,7 +208,7 @@ impl Arena {
         let others: Vec<u32> = (0..writers).filter(|other| *other != writer).collect();
         let acked: Vec<u64> = others.iter().map(|other| self.log.acked(*other)).collect();
         let reads: Vec<u64> = (0..readers).map(|reader| self.reads(reader)).collect();
-        self.wait_for("a stopped one", |arena| {
+        self.wait_for("progress beside a stopped writer", |arena| {
             others.iter().zip(&acked).all(|(other, before)| arena.log.acked(*other) > *before)
                 && (0..readers).zip(&reads).all(|(reader, before)| arena.reads(reader) > *before)
         });

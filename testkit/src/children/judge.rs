@@ -1,4 +1,4 @@
-//! Compares what the parent heard from its writers with what the store holds.
+//! Compares the writers' reports to the parent with the contents of the store.
 //!
 //! The log is kept in the parent's memory, outside the store. An acknowledged batch must be present
 //! once, whole, in its writer's order. A batch that was begun but not acknowledged may be present

@@ -106,7 +106,7 @@ impl fmt::Display for Violation {
                 "piece {piece:#x} of key {key} was seen after {one:x?} and after {other:x?}"
             ),
             Violation::NoOrder { taken, next } => {
-                write!(f, "no order fits; with {taken} operations taken, none of these is next:")?;
+                write!(f, "no order fits; with {taken} operations taken, none can be next:")?;
                 next.iter().try_for_each(|operation| write!(f, "\n  {operation:x?}"))
             }
             Violation::Undecided => f.write_str("too many orders to examine them all"),
@@ -167,7 +167,7 @@ impl Known {
     }
 }
 
-/// What the results say about a piece.
+/// What the results of reads reveal about a piece.
 #[derive(Clone, Debug)]
 struct Sight {
     /// The piece before it.

@@ -1,5 +1,5 @@
 //! A disk in memory below the engine's file-system abstraction that can lose its power, and the
-//! judge of what the store must have kept. It implements the crash model: dirty pages, sectors and
+//! check of what the store must have kept. It implements the crash model: dirty pages, sectors and
 //! words, the lengths of files, and the names in directories can each be lost or kept.
 //!
 //! | file | contents |

@@ -267,8 +267,8 @@ impl<'a> Timeline<'a> {
         }
     }
 
-    /// Makes durable what was stored to the pages of the first `len` bytes before `log_end` in the
-    /// log.
+    /// Makes the stores before position `log_end` of the log durable, in the pages of the first
+    /// `len` bytes.
     fn sync(&mut self, inode: u32, len: u64, log_end: usize) {
         let unit_len = self.unit_len;
         let Some(file) = self.files.get_mut(&inode) else { return };

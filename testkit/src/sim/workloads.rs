@@ -24,7 +24,7 @@ pub const ALL: [Workload; 10] = [
     Workload { name: "filled and cleared", make: filled_and_cleared },
 ];
 
-/// So small that every subset of the pending changes can be examined.
+/// Workloads so small that every subset of the pending changes can be examined.
 pub const TINY: [Workload; 3] = [
     Workload { name: "tiny: appends", make: tiny_appends },
     Workload { name: "tiny: a removal", make: tiny_removal },

@@ -145,7 +145,7 @@ fn a_prefix_delete_of_some_of_its_keys_or_of_a_neighbour_is_rejected() {
     has_no_order(&[&before[..], &[seen([&[1], &[], &[3]])]].concat());
     has_no_order(&[&before[..], &[seen([&[], &[2], &[3]])]].concat());
     has_no_order(&[&before[..], &[seen([&[], &[], &[]])]].concat());
-    // All its keys are emptied in one step, also for two consecutive reads.
+    // All its keys are emptied in one step, even for two consecutive reads.
     let gone_then_there = [read(3, 30, 40, &[(0, &[])]), read(3, 50, 60, &[(1, &[2])])];
     let there_then_gone = [read(3, 30, 40, &[(0, &[1])]), read(3, 50, 60, &[(1, &[])])];
     has_no_order(&[&before[..], &gone_then_there[..]].concat());

@@ -25,7 +25,7 @@ pub(crate) struct Column {
 
 const LABELS: f64 = 190.0;
 const COLUMN: f64 = 158.0;
-/// The longest bar; the rest of a column is for the figure.
+/// The width of the longest bar; the figure takes the rest of the column.
 const BAR: f64 = 112.0;
 const LINE: f64 = 22.0;
 const HEAD: f64 = 44.0;

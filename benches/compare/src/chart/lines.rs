@@ -15,7 +15,7 @@ const TOP: f64 = 52.0;
 const BOTTOM: f64 = 34.0;
 const STEPS: usize = 4;
 
-/// Returns a round number at or above `max`, to be cut into four steps.
+/// Returns a round number at or above `max` that divides well into four steps.
 fn ceiling(max: f64) -> f64 {
     let power = 10_f64.powf(max.max(f64::MIN_POSITIVE).log10().floor());
     let round = [1.0, 1.2, 1.6, 2.0, 2.4, 3.2, 4.0, 6.0, 8.0, 10.0];

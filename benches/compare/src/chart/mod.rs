@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-/// The colours of a page's kind.
+/// The colours for light or for dark pages.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Theme {
     pub(crate) name: &'static str,
@@ -51,7 +51,7 @@ pub(crate) enum Anchor {
     End,
 }
 
-/// A drawing in the making. Lengths are pixels at the natural size.
+/// A drawing under construction. Lengths are in pixels at the natural size.
 #[derive(Debug)]
 pub(crate) struct Canvas {
     theme: Theme,

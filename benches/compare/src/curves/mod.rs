@@ -1,4 +1,5 @@
-//! This crate over sizes, keys, threads and processes; durable appends; compaction.
+//! This crate at several sizes and numbers of keys, threads and processes; durable appends;
+//! compaction.
 
 mod compaction;
 mod durable;
@@ -18,7 +19,7 @@ use crate::workload::create_pool;
 /// The choice of measurements.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Asked {
-    /// How often everything runs
+    /// How many times everything runs
     #[arg(long, default_value_t = 3)]
     pub(crate) rounds: usize,
     /// The largest store in GiB; there must be twice as much free disk space
@@ -27,7 +28,7 @@ pub(crate) struct Asked {
     /// One round with a sixteenth of the bytes, to try the program
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Where to write the results, also of a quick run
+    /// Where to write the results, even those of a quick run
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! Rates of several threads and of several processes, and those of plain copies beside each other.
+//! Rates of several threads and of several processes, beside those of as many plain copies at once.
 
 use anyhow::Result;
 

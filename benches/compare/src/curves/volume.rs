@@ -1,4 +1,4 @@
-//! Rates over the size of the store and over the number of keys.
+//! Rates by the size of the store and by the number of keys.
 
 use std::time::Duration;
 

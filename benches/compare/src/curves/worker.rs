@@ -1,4 +1,4 @@
-//! A process with several threads that do the same at the same moment.
+//! A process whose threads all do the same work at the same time.
 //!
 //! It prints `ready`, waits for a line, works, and prints `done`; so the parent can measure several
 //! processes together.
@@ -18,7 +18,7 @@ use crate::workload::{Workload, read_pool};
 /// The argument that makes this program a worker.
 pub(crate) const WORKER: &str = "worker";
 
-/// The shape of an append of all workers.
+/// The shape of every worker's appends.
 pub(crate) const VALUE: usize = 4096;
 pub(crate) const KEYS: usize = 256;
 /// The bytes of one append.

@@ -25,13 +25,13 @@ use sides::SIDES;
 /// The choice of measurements.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Asked {
-    /// How often everything runs
+    /// How many times everything runs
     #[arg(long, default_value_t = 3)]
     pub(crate) rounds: usize,
     /// The sizes of the generated CSV files in MB; there must be three times as much disk space
     #[arg(long, value_delimiter = ',', default_values_t = [1000, 8000])]
     pub(crate) sizes: Vec<u64>,
-    /// The memory in MB that the sides are told to use
+    /// The memory limit in MB that every side is given
     #[arg(long, default_value_t = 512)]
     pub(crate) memory: u64,
     /// Where to write the results

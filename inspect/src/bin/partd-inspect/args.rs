@@ -157,7 +157,7 @@ pub(crate) struct Batches {
     /// Only batches with this sequence number or a lower one
     #[arg(long, value_name = "SEQUENCE")]
     pub(crate) to: Option<u64>,
-    /// Also batches that are pending, void, damaged, replaced or beyond the history
+    /// Include batches that are pending, void, damaged, replaced or beyond the history
     #[arg(long)]
     pub(crate) all: bool,
 }
@@ -231,7 +231,7 @@ pub(crate) struct Verify {
 pub(crate) struct Map {
     /// A store or a segment file
     pub(crate) path: PathBuf,
-    /// Write the map as a picture to this file
+    /// Write the map as an SVG picture to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
 }
@@ -240,7 +240,7 @@ pub(crate) struct Map {
 pub(crate) struct Export {
     /// A store or a segment file
     pub(crate) path: PathBuf,
-    /// The directory to create; it must not exist, or be empty
+    /// The directory to create; an empty one may exist
     pub(crate) dir: PathBuf,
 }
 
@@ -248,9 +248,9 @@ pub(crate) struct Export {
 pub(crate) struct Salvage {
     /// The damaged store, or one of its segment files
     pub(crate) path: PathBuf,
-    /// The store to create; it must not exist, or be empty
+    /// The store to create, in a new or empty directory
     pub(crate) new_store: PathBuf,
-    /// Leave out what follows the end of the history that recovery would find
+    /// Leave out batches after the end of the history, as recovery would
     #[arg(long)]
     pub(crate) prefix_only: bool,
 }
@@ -259,7 +259,7 @@ pub(crate) struct Salvage {
 pub(crate) struct Backup {
     /// A store
     pub(crate) path: PathBuf,
-    /// The directory to create; it must not exist, or be empty
+    /// The directory to create; an empty one may exist
     pub(crate) dir: PathBuf,
 }
 

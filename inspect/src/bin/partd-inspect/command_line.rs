@@ -61,8 +61,8 @@ fn is_about(error: &clap::Error, word: &OsStr) -> bool {
     kinds.iter().any(|kind| error.get(*kind).is_some_and(is_word))
 }
 
-/// Moves a path that precedes its command after it. Also returns the first two words that are not
-/// options, if neither is a command.
+/// Moves a path that precedes its command behind the command. Also returns the first two words that
+/// are not options, if neither is a command.
 fn in_order(mut line: Vec<OsString>, command: &Command) -> (Vec<OsString>, Vec<OsString>) {
     let is_command =
         |word: &OsStr| word.to_str().is_some_and(|w| command.find_subcommand(w).is_some());

@@ -1,8 +1,8 @@
 //! `partd-inspect` shows, checks and salvages a store, live or dead.
 //!
 //! It reads through `partd-format` and plain files, never through the engine. Only `sweep --remove`
-//! changes a store, and only that takes a lock. This file runs the subcommand and chooses the exit
-//! code: 0 healthy, 1 damage found, 2 wrong usage or something cannot be read.
+//! changes the contents of a store or takes a lock of one. This file runs the subcommand and
+//! chooses the exit code: 0 healthy, 1 damage found, 2 wrong usage or something cannot be read.
 
 mod args;
 mod cmd;
@@ -56,7 +56,7 @@ impl From<Refusal> for Failure {
     }
 }
 
-/// Writes a message to standard error, and ignores an error of doing so.
+/// Writes a message to standard error, and ignores an error of the write.
 fn complain(message: &str) {
     let _ = writeln!(io::stderr(), "partd-inspect: {message}");
 }

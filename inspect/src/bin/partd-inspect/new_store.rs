@@ -5,7 +5,7 @@
 //! is durable with all batches before it, and each batch has its own number as `durable_seq`. There
 //! is no control file: the engine creates it from the segments at the first open, by the recovery
 //! rule (SPEC.md, "Which numbers are visible"). Sequence numbers are dense from 1, so the rule
-//! finds all.
+//! finds every batch.
 
 use std::fs::{self, File};
 use std::io;

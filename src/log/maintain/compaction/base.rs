@@ -38,8 +38,8 @@ pub(super) struct Base<F> {
 }
 
 impl<F> Base<F> {
-    /// Takes the store as it is now; `None` if there is nothing to gain. Segments from `first_new`
-    /// on are not rewritten.
+    /// Captures the store as it is now; `None` if there is nothing to gain. Segments with the id
+    /// `first_new` or above are not rewritten.
     pub(super) fn of<D: Disk<File = F>>(
         engine: &Engine<D>,
         aim: Aim,

@@ -158,9 +158,9 @@ impl<F: DiskFile> Base<F> {
                     key: key.clone(),
                     kind,
                     // The lowest number, so that the first extent of a value keeps its number: it
-                    // tells a reader whether a value has grown or was written anew. No removal and
-                    // no set lies between the merged extents, so any of their numbers would replay
-                    // to the same value.
+                    // tells a reader whether a value has grown or was rewritten. No removal and no
+                    // set lies between the merged extents, so any of their numbers would replay to
+                    // the same value.
                     sequence: extents[first].sequence(),
                     extents: Some((Arc::clone(extents), first..next)),
                     len,

@@ -39,7 +39,8 @@ pub struct Compaction {
     pub extents_before: u64,
     /// The number of extents that they have now.
     pub extents_after: u64,
-    /// The number of deletes kept because older values that they remove are still in the store.
+    /// The number of deletes, prefix deletes and clears kept because older values that they remove
+    /// are still in the store.
     pub deletes_kept: u64,
 }
 

@@ -57,7 +57,7 @@ impl SimFile {
         Ok(())
     }
 
-    /// Allocates pages at their first store, if they have no space.
+    /// Gives pages disk space at their first store, if the file was created without allocation.
     pub(super) fn back(&self, offset: u64, len: u64) {
         let Some(backed) = &self.inode.backed else { return };
         let mut backed = lock(backed);

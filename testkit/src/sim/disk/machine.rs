@@ -1,4 +1,5 @@
-//! The machine: its disk, its clock, its processes, and what tests ask of them.
+//! The machine: its disk, its clock, its processes, and the calls that tests use to inspect and
+//! control them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

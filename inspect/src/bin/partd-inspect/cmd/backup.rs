@@ -1,13 +1,13 @@
 //! `backup`: copies a store, as of one sequence number, into a directory of its own.
 //!
-//! It reads the store like every other command and writes what `SegmentLog::backup` writes: of each
-//! segment the chain up to the last batch of the history as it was read, sealed, with batches in
-//! between that are not part of it made void; and a control file that names no boot. A file marks the
-//! directory as unfinished until all of it is durable.
+//! It reads the store like every other command and writes what `SegmentLog::backup` writes: the
+//! chain of each segment, sealed after the last batch of the history that was read, with earlier
+//! batches that are not part of the history made void; and a control file that names no boot. A
+//! file marks the directory as unfinished until all of it is durable.
 //!
-//! A segment becomes a hard link if nothing in it changes any more and the store itself says that it is
-//! durable. This command never syncs a file of the store: a sync that fails reports its error once, and
-//! the writers must be the ones to hear it.
+//! A segment becomes a hard link if nothing in it changes any more and the store itself says that
+//! it is durable. This command never syncs a file of the store: the kernel reports a failed sync
+//! once, and the writers must get that report.
 //!
 //! Files may be unlinked, and those of a temporary store reused, while they are copied. Then the backup
 //! starts again, a few times.
@@ -39,9 +39,9 @@ use partd_inspect::path::shown;
 use partd_inspect::store::Store;
 use partd_inspect::walk::{BatchInfo, Segment};
 
-/// How often to start again if files change meanwhile.
+/// How many times to try if files change meanwhile.
 const ATTEMPTS: u32 = 6;
-/// The pause before the second attempt; it doubles each time.
+/// Half the pause before the second attempt; the pause doubles each time.
 const PAUSE: Duration = Duration::from_millis(10);
 /// The contents of the file that marks the directory as unfinished.
 const UNFINISHED: &str = "\
@@ -239,7 +239,7 @@ impl Target {
     /// Removes the files of an attempt. The mark goes last.
     fn clear(&self) {
         let Ok(entries) = fs::read_dir(&self.path) else { return };
-        // The directory was empty when it was locked, so these files are of this command.
+        // The directory was empty when it was locked, so these files come from this command.
         let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
         for name in names.filter(|name| name != UNFINISHED_BACKUP) {
             let is_ours =
@@ -264,9 +264,9 @@ fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// The sequence number up to which everything that counts is durable, by what was read before the
-/// directory was listed. What a batch says would not do: a compaction that finished after the listing
-/// leaves its inputs, which are listed, without a sync.
+/// The `durable_seq` of the control file, which was read before the directory was listed; 0 if none
+/// can be trusted. The one that a batch repeats would not do: a compaction that finished after the
+/// listing raises it without a sync of its inputs, which are listed.
 fn durable_seq(store: &Store) -> u64 {
     let control = store.control().filter(|control| !control.is_temporary() && !control.sync_failed);
     control.and_then(|control| control.durable_seq.as_ref().ok()).copied().unwrap_or(0)
@@ -309,13 +309,13 @@ fn copy(segment: &Segment, salt: Salt, part: &Part, to: &Path) -> io::Result<()>
     file.sync_all()
 }
 
-/// What a backup keeps of a segment.
+/// The part of a segment that a backup keeps.
 struct Part {
     /// The end of the last batch that it keeps.
     end: u64,
     /// The offsets of batches before the end that are not part of the history.
     voided: Vec<u64>,
-    /// Whether that is the whole chain, and nothing in it will change any more.
+    /// Whether this is the whole chain, and none of its batches can still change.
     is_whole: bool,
 }
 

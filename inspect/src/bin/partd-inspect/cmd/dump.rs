@@ -145,7 +145,7 @@ pub(crate) fn run(args: &Dump, out: &mut Output) -> Result<(), Failure> {
 }
 
 impl Field {
-    /// Reads a field, given its offset, length and name; shortened if the file ends before. If it
+    /// Reads a field, given its offset, length and name; shortened if the file ends earlier. If it
     /// cannot be read, its meaning is the error.
     fn read(
         source: &Source,

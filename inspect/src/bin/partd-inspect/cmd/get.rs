@@ -168,7 +168,7 @@ fn document(
 struct Hex<'s> {
     store: &'s Store,
     extents: &'s [EntryRef],
-    /// The error that ended the reading early.
+    /// The last error of reading an extent; the rest of that extent is not displayed.
     failure: &'s Cell<Option<Failure>>,
 }
 

@@ -115,7 +115,7 @@ fn paint(class: Class, out: &Output) -> String {
     }
 }
 
-/// The class of most bytes of a cell.
+/// The class of the most bytes in a cell.
 fn largest(cell: &[u64; 5]) -> Class {
     let most = Class::ALL.into_iter().zip(cell).rev().max_by_key(|(_, bytes)| **bytes);
     most.map_or(Class::Free, |(class, _)| class)

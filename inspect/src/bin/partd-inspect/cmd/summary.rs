@@ -20,7 +20,7 @@ use partd_inspect::path::shown;
 use partd_inspect::store::Store;
 use partd_inspect::text::uuid;
 
-/// How often to check again whether a process is just opening the store.
+/// How many times to check again whether a process is just opening the store.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(4);
 
@@ -141,10 +141,10 @@ fn segments_lines(used: &[Usage], out: &mut Output) -> Result<(), Failure> {
 struct Space {
     /// The length of all files.
     bytes: u64,
-    /// What is neither a value of the history nor free: keys, headers, tables, and batches that are not
-    /// part of the history.
+    /// The bytes that are neither values of the history nor free: keys, headers, tables, and
+    /// batches that are not part of the history.
     other: u64,
-    /// The bytes behind the chains.
+    /// The bytes after the chains.
     free: u64,
     /// About how many bytes a compaction would free.
     reclaimable: u64,

@@ -11,7 +11,7 @@ use partd_format::segment::id_of_file_name;
 use crate::Failure;
 use partd_inspect::path::shown;
 
-/// Creates a directory outside the store; it must not exist, or be empty.
+/// Creates a directory outside the store, or takes an empty one.
 pub(crate) fn new_directory(dir: &Path, store: &Path) -> Result<(), Failure> {
     outside_store(dir, store)?;
     match DirBuilder::new().mode(0o700).create(dir) {

@@ -26,7 +26,7 @@ use partd_inspect::source;
 use partd_inspect::store::Store;
 use partd_inspect::walk::{EntryInfo, Segment};
 
-/// The least number of bytes that one task checks.
+/// The least number of bytes that one task checks; the last one of a segment may have fewer.
 const TASK: u64 = 4 << 20;
 /// The length of a task's buffer in bytes.
 const BUFFER: usize = 256 << 10;
