@@ -113,6 +113,7 @@ impl Layout {
     ///
     /// # Errors
     /// If the key or the batch would be longer than the format allows.
+    #[inline]
     pub fn add(&mut self, key_len: u64, value_len: u64) -> Result<(), Error> {
         if key_len > KEY_LEN_MAX {
             return Err(Error::at_most(0, "length of key", KEY_LEN_MAX, key_len));

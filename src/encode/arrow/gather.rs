@@ -1,10 +1,11 @@
 //! Gathers small record batches in memory, so that each frame holds many rows.
 
 use std::collections::HashMap;
-use std::fmt;
+use std::{fmt, slice};
 
 use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, make_array};
 use arrow_data::transform::MutableArrayData;
+use arrow_schema::ArrowError;
 use foldhash::fast::RandomState;
 
 use super::{Arrow, check, codec, compact, join};
@@ -83,7 +84,7 @@ impl<'a, P: Partd> Gather<'a, P> {
         if let Some(pending) = self.keys.get(&key)
             && pending.batches.first().is_some_and(|first| first.schema() != batch.schema())
         {
-            self.write(&[key.clone()])?;
+            self.write(slice::from_ref(&key))?;
         }
         let pending = self.keys.entry(key.clone()).or_default();
         pending.rows += batch.num_rows();
@@ -94,7 +95,7 @@ impl<'a, P: Partd> Gather<'a, P> {
         if self.memory_bytes > self.limit_bytes {
             self.flush()
         } else if is_full {
-            self.write(&[key])
+            self.write(slice::from_ref(&key))
         } else {
             Ok(())
         }
@@ -145,10 +146,10 @@ fn own_rows(batch: &RecordBatch) -> Result<RecordBatch, CodecError> {
     let copy = |column: &ArrayRef| {
         let rows = column.to_data();
         let mut copied = MutableArrayData::new(vec![&rows], false, rows.len());
-        copied.extend(0, 0, rows.len());
-        make_array(copied.freeze())
+        copied.try_extend(0, 0, rows.len())?;
+        Ok(make_array(copied.freeze()))
     };
-    let columns = batch.columns().iter().map(copy).collect();
+    let columns = batch.columns().iter().map(copy).collect::<Result<_, ArrowError>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     Ok(RecordBatch::try_new_with_options(batch.schema(), columns, &options)?)
 }

@@ -44,17 +44,17 @@ impl Mapping {
             user.is_root() || user.as_raw() == file.metadata()?.uid()
         };
         let mapping = Mapping { raw, writable, private: false, reports_residency };
-        // Stores to fresh pages are faster without the hint.
+        // Stores of short batches to fresh pages are faster without the hint.
         if !writable {
-            mapping.expect_random_reads();
+            mapping.expect_random_reads(true);
         }
         Ok(mapping)
     }
 
-    /// Advises the kernel that reads are random: a fault then loads only its own page, without the
-    /// device's read-ahead. If the kernel ignores the hint, it only reads more.
-    pub(crate) fn expect_random_reads(&self) {
-        self.advise(0, self.len(), Advice::Random);
+    /// Advises the kernel whether reads are random: a fault then loads only its own page, without
+    /// the device's read-ahead. If the kernel ignores the hint, it only reads more.
+    pub(crate) fn expect_random_reads(&self, random: bool) {
+        self.advise(0, self.len(), if random { Advice::Random } else { Advice::Normal });
     }
 
     /// Maps zeroed anonymous memory, for fork marks and the simulated disks of tests.

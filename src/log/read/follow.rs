@@ -259,12 +259,12 @@ fn check<F: DiskFile>(
         let segment = snapshot.segment(extent);
         let skip = if i == 0 { skip } else { 0 };
         let (old, new) = segment.value(extent).split_at(skip as usize);
-        let mut whole = segment.salt().value_hasher();
+        let mut whole = segment.value_hasher();
         match known.as_ref().filter(|_| i == 0) {
             Some(known) => whole.combine(known),
             None => each_piece(old, &mut |piece| whole.update(piece)),
         }
-        let (mut of_tail, mut grown) = (segment.salt().value_hasher(), before.clone());
+        let (mut of_tail, mut grown) = (segment.value_hasher(), before.clone());
         each_piece(new, &mut |piece| {
             whole.update(piece);
             if skip > 0 {
@@ -291,7 +291,7 @@ fn check<F: DiskFile>(
 fn unchecked_tail<F: DiskFile>(snapshot: &Snapshot<F>, skip: u64) -> Option<Extent> {
     let first = snapshot.extents_of_first().first().filter(|_| skip > 0)?;
     let segment = snapshot.segment(first);
-    let checksum = segment.salt().value_checksum(&segment.value(first)[skip as usize..]);
+    let checksum = segment.value_checksum(&segment.value(first)[skip as usize..]);
     Some(first.tail(skip, checksum))
 }
 

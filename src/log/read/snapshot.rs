@@ -184,7 +184,7 @@ impl<F: DiskFile> Snapshot<F> {
         value.extend_from_slice(segment.value(extent));
         if self.verify {
             let copied = &value[value.len() - extent.len() as usize..];
-            segment.compare(extent, segment.salt().value_checksum(copied))?;
+            segment.compare(extent, segment.value_checksum(copied))?;
         }
         Ok(())
     }
@@ -228,7 +228,7 @@ impl<F: DiskFile> Snapshot<F> {
             self.copy_long(team, segment, extent, to)?
         } else {
             to.copy_from_slice(segment.value(extent));
-            self.verify.then(|| segment.salt().value_checksum(to))
+            self.verify.then(|| segment.value_checksum(to))
         };
         match computed {
             Some(computed) => segment.compare(extent, computed),
@@ -249,7 +249,7 @@ impl<F: DiskFile> Snapshot<F> {
         // Only the first piece's checksum starts from the salt; the others are combined with it.
         let mut hashers = vec![crc32fast::Hasher::new(); count];
         if let Some(first) = hashers.first_mut() {
-            *first = segment.salt().value_hasher();
+            *first = segment.value_hasher();
         }
         let pieces = to.chunks_mut(piece).zip(from.chunks(piece)).zip(&mut hashers).collect();
         let ahead = Ahead::new([self.span(extent)], self.release);

@@ -240,7 +240,7 @@ impl<D: Disk> ValueReader<D> {
         let Place { extent: number, within, .. } = self.place;
         let segment = self.snapshot.segment(extent);
         let partial = self.partial.take().filter(|p| (p.extent, p.len) == (number, within));
-        let begins = || Partial { extent: number, len: 0, hasher: segment.salt().value_hasher() };
+        let begins = || Partial { extent: number, len: 0, hasher: segment.value_hasher() };
         let partial = partial.or_else(|| (within == 0).then(begins));
         let hasher = match partial.filter(|_| self.as_read) {
             Some(mut partial) => {
@@ -254,7 +254,7 @@ impl<D: Disk> ValueReader<D> {
                 partial.hasher
             }
             None if extent.len() <= SHORT_BYTES => {
-                let mut hasher = segment.salt().value_hasher();
+                let mut hasher = segment.value_hasher();
                 hasher.update(segment.value(extent));
                 hasher
             }
@@ -263,7 +263,7 @@ impl<D: Disk> ValueReader<D> {
                 // released immediately.
                 let release = self.snapshot.release && extent.len() > AHEAD_BYTES;
                 let ahead = Ahead::new([self.snapshot.span(extent)], release);
-                let mut hasher = segment.salt().value_hasher();
+                let mut hasher = segment.value_hasher();
                 for piece in segment.value(extent).chunks(PIECE_BYTES as usize) {
                     ahead.begin(piece.len() as u64);
                     hasher.update(piece);

@@ -69,7 +69,7 @@ impl<F: DiskFile> Segment<F> {
     /// Returns the bytes of an extent after comparing their checksum.
     pub(crate) fn checked_value(&self, extent: &Extent) -> Result<&[u8]> {
         let bytes = self.value(extent);
-        let mut hasher = self.salt().value_hasher();
+        let mut hasher = self.value_hasher();
         if extent.len() <= 2 * LONG_PIECE_BYTES as u64 {
             hasher.update(bytes);
         } else {

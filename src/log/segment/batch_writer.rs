@@ -7,8 +7,11 @@ use partd_format::batch::{
     ALIGNED_VALUE_MIN, Layout, NewEntry, VALUE_ALIGN, WORDS_LEN, value_offset,
 };
 
+use smallvec::SmallVec;
+
 use crate::log::fs::DiskFile;
 use crate::log::segment::claim::Claim;
+use crate::log::segment::through::Through;
 
 /// Bytes that are checksummed and then written in one call, while they are in the CPU cache.
 pub(crate) const GROUP_BYTES: usize = 256 << 10;
@@ -18,14 +21,19 @@ const GROUP_BUFFERS: usize = 256;
 /// The padding between values that aligns the next one.
 static ZEROS: [u8; VALUE_ALIGN as usize] = [0; VALUE_ALIGN as usize];
 
-/// How the bytes of a batch are written to its segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Through {
-    /// Stored to the mapping: best for pages in memory and for few bytes.
-    Mapping,
-    /// Written to the file, many buffers per call: best for fresh pages, which the kernel would
-    /// zero first for a mapping.
-    File,
+/// Memory that is reused from batch to batch.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    head: Vec<u8>,
+    gathered: Vec<u8>,
+}
+
+impl Scratch {
+    /// Frees the memory of a rare huge batch.
+    pub(crate) fn shrink(&mut self) {
+        self.head.shrink_to(1 << 20);
+        self.gathered.shrink_to(2 * GROUP_BYTES);
+    }
 }
 
 /// A batch that is being written.
@@ -35,8 +43,10 @@ pub(crate) struct BatchWriter<'c, 'v, F> {
     through: Through,
     /// The position of the next bytes, relative to the link word.
     at: u64,
-    /// Bytes that were pushed and not yet written.
+    /// The values that were pushed and not yet written, unless they are gathered in the scratch
+    /// memory.
     group: Vec<IoSlice<'v>>,
+    scratch: &'c mut Scratch,
     group_len: usize,
     /// The checksum of the current value so far.
     hasher: crc32fast::Hasher,
@@ -47,13 +57,15 @@ impl<'c, 'v, F: DiskFile> BatchWriter<'c, 'v, F> {
         claim: &'c mut Claim<F>,
         layout: &Layout,
         through: Through,
+        scratch: &'c mut Scratch,
     ) -> BatchWriter<'c, 'v, F> {
         let group = match through {
-            Through::Mapping => Vec::new(),
             Through::File => Vec::with_capacity(GROUP_BUFFERS),
+            Through::Mapping | Through::Gathered => Vec::new(),
         };
-        let hasher = claim.segment().salt().value_hasher();
-        BatchWriter { claim, through, at: layout.values_start(), group, group_len: 0, hasher }
+        scratch.gathered.clear();
+        let (at, hasher) = (layout.values_start(), claim.segment().value_hasher());
+        BatchWriter { claim, through, at, group, scratch, group_len: 0, hasher }
     }
 
     /// Begins a value of `len` bytes, at an aligned offset if it is long.
@@ -71,6 +83,10 @@ impl<'c, 'v, F: DiskFile> BatchWriter<'c, 'v, F> {
             Through::Mapping => self.at += gap,
             Through::File => {
                 self.group.push(IoSlice::new(&ZEROS[..gap as usize]));
+                self.group_len += gap as usize;
+            }
+            Through::Gathered => {
+                self.scratch.gathered.extend_from_slice(&ZEROS[..gap as usize]);
                 self.group_len += gap as usize;
             }
         }
@@ -92,13 +108,18 @@ impl<'c, 'v, F: DiskFile> BatchWriter<'c, 'v, F> {
                 self.group_len += piece.len();
                 self.group_len >= GROUP_BYTES || self.group.len() >= GROUP_BUFFERS
             }
+            Through::Gathered => {
+                self.scratch.gathered.extend_from_slice(piece);
+                self.group_len += piece.len();
+                self.group_len >= GROUP_BYTES
+            }
         }
     }
 
     /// Ends a value and returns its checksum.
     #[inline]
     pub(crate) fn end_value(&mut self) -> u32 {
-        let next = self.claim.segment().salt().value_hasher();
+        let next = self.claim.segment().value_hasher();
         std::mem::replace(&mut self.hasher, next).finalize()
     }
 
@@ -106,31 +127,47 @@ impl<'c, 'v, F: DiskFile> BatchWriter<'c, 'v, F> {
     pub(crate) fn flush(&mut self) -> io::Result<u64> {
         let len = std::mem::take(&mut self.group_len) as u64;
         if len > 0 {
-            self.claim.write(self.at, &mut self.group)?;
+            match self.through {
+                Through::Gathered => {
+                    self.claim.write(self.at, &mut [IoSlice::new(&self.scratch.gathered)])?;
+                }
+                Through::File | Through::Mapping => self.claim.write(self.at, &mut self.group)?,
+            }
             self.at += len;
         }
         self.group.clear();
+        self.scratch.gathered.clear();
         Ok(len)
     }
 
-    /// Writes the head after all values. `head` is scratch space.
+    /// Writes the rest of the values, and the head before them.
     pub(crate) fn finish<'e>(
-        self,
+        mut self,
         layout: &Layout,
         durable_seq: u64,
         entries: impl Iterator<Item = NewEntry<'e>>,
-        head: &mut Vec<u8>,
     ) -> io::Result<()> {
+        // Values of one group are written in one call with the head.
+        let is_one_group = self.at == layout.values_start();
+        if !is_one_group {
+            self.flush()?;
+        }
+        let Scratch { head, gathered } = self.scratch;
         head.resize((layout.values_start() - WORDS_LEN) as usize, 0);
         let salt = self.claim.segment().salt();
         layout
             .encode(salt, self.claim.offset(), durable_seq, entries, head)
             .map_err(io::Error::other)?;
+        let mut buffers = SmallVec::<[IoSlice<'_>; 2]>::from_slice(&[IoSlice::new(head)]);
         match self.through {
-            Through::Mapping => self.claim.put(WORDS_LEN, head),
-            // The first store to a page through the mapping would load the pages around it.
-            Through::File => self.claim.write(WORDS_LEN, &mut [IoSlice::new(head)])?,
+            Through::Mapping => {
+                self.claim.put(WORDS_LEN, head);
+                return Ok(());
+            }
+            // The first store to a page through the mapping would load it.
+            Through::File => buffers.extend(self.group.drain(..)),
+            Through::Gathered => buffers.push(IoSlice::new(gathered)),
         }
-        Ok(())
+        self.claim.write(WORDS_LEN, &mut buffers)
     }
 }

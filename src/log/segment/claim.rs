@@ -11,6 +11,7 @@ use partd_format::word::STATE_AT;
 
 use crate::error::Result;
 use crate::log::fs::DiskFile;
+use crate::log::segment::through::Through;
 use crate::log::segment::{SEAL_LEN, Segment};
 
 /// Below this length, faulting each page is as fast as one call for all.
@@ -25,13 +26,17 @@ pub(crate) struct ActiveSegment<F> {
     is_recycled: bool,
     /// Whether those bytes are in memory.
     has_pages: bool,
+    /// Whether the kernel was advised to load no pages around one that is stored to: the next
+    /// batches will be written to the file, and pages that are loaded first only cost time.
+    expects_random: bool,
 }
 
 impl<F: DiskFile> ActiveSegment<F> {
     /// Takes the space after the header of a new segment, which the caller owns alone.
     pub(super) fn of_new(segment: Segment<F>, is_recycled: bool) -> ActiveSegment<F> {
         let (offset, has_pages) = (segment.header.data_start, is_recycled && segment.is_cached());
-        ActiveSegment { segment: Arc::new(segment), offset, is_recycled, has_pages }
+        let segment = Arc::new(segment);
+        ActiveSegment { segment, offset, is_recycled, has_pages, expects_random: false }
     }
 
     pub(crate) fn segment(&self) -> &Arc<Segment<F>> {
@@ -49,6 +54,15 @@ impl<F: DiskFile> ActiveSegment<F> {
         let len = layout.batch_len(self.offset);
         if len + reserve > self.room() {
             return Ok(None);
+        }
+        let through = match self.has_pages {
+            // The pages need neither zeroing nor the disk.
+            true => Through::Mapping,
+            false => Through::fresh_pages(layout),
+        };
+        if self.expects_random != (through != Through::Mapping) {
+            self.expects_random = !self.expects_random;
+            self.segment.file.mapping().expect_random_reads(self.expects_random);
         }
         let (offset, next) = (self.offset, self.offset + len);
         self.segment.reserve(offset, WORDS_LEN)?;
@@ -68,12 +82,12 @@ impl<F: DiskFile> ActiveSegment<F> {
         self.segment.file.stored(offset, 8);
         self.offset = next;
         let segment = Arc::clone(&self.segment);
-        Ok(Some(Claim { segment, offset, len, has_pages: self.has_pages }))
+        Ok(Some(Claim { segment, offset, len, through }))
     }
 
     /// Seals the segment and frees the space after its batches.
     pub(crate) fn close(self) {
-        self.segment.file().mapping().expect_random_reads();
+        self.segment.file().mapping().expect_random_reads(true);
         // Without disk space for the seal, the end stays open; the next owner of the slot seals it.
         if self.segment.reserve(self.offset & !7, SEAL_LEN).is_ok() {
             self.segment.seal(self.offset);
@@ -88,7 +102,7 @@ pub(crate) struct Claim<F> {
     segment: Arc<Segment<F>>,
     offset: u64,
     len: u64,
-    has_pages: bool,
+    through: Through,
 }
 
 impl<F: DiskFile> Claim<F> {
@@ -107,10 +121,9 @@ impl<F: DiskFile> Claim<F> {
         at >= WORDS_LEN && at.checked_add(len).is_some_and(|end| end <= self.len)
     }
 
-    /// Whether the pages are those of a recycled segment and in memory, so that stores through the
-    /// mapping need neither zeroing nor the disk.
-    pub(crate) fn has_pages(&self) -> bool {
-        self.has_pages
+    /// The best way to write the batch.
+    pub(crate) fn through(&self) -> Through {
+        self.through
     }
 
     /// Prepares the pages of a large claim for stores, and reserves disk space if stores may need

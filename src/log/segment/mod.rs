@@ -14,6 +14,7 @@ pub(crate) mod extent;
 pub(crate) mod outputs;
 pub(crate) mod recycle;
 pub(crate) mod space;
+pub(crate) mod through;
 pub(crate) mod unpublished;
 pub(crate) mod words;
 
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 
+use crc32fast::Hasher;
 use partd_format::batch::WORDS_LEN;
 use partd_format::segment::{DURABLE_END_AT, Retained};
 use partd_format::word::durable_end;
@@ -48,6 +50,9 @@ pub(crate) struct Segment<F> {
     /// The path of the store, for errors.
     dir: Arc<Path>,
     header: SegmentHeader,
+    /// The hasher that the checksum of each value begins with. A clone of it is cheaper than a new
+    /// one, which looks up what the processor can do.
+    value_hasher: Hasher,
 }
 
 impl<F: DiskFile> Segment<F> {
@@ -82,7 +87,12 @@ impl<F: DiskFile> Segment<F> {
             let why = format!("this file is segment {found:#x} of the store under another name");
             return Err(Error::refused(ErrorKind::Corrupt, path(), why));
         }
-        Ok(Segment { file, dir: Arc::clone(directory.path()), header })
+        Ok(Segment::new(file, Arc::clone(directory.path()), header))
+    }
+
+    fn new(file: F, dir: Arc<Path>, header: SegmentHeader) -> Segment<F> {
+        let value_hasher = header.salt.value_hasher();
+        Segment { file, dir, header, value_hasher }
     }
 
     pub(crate) fn id(&self) -> u64 {
@@ -95,6 +105,20 @@ impl<F: DiskFile> Segment<F> {
 
     pub(crate) fn salt(&self) -> Salt {
         self.header.salt
+    }
+
+    /// Returns the hasher for the checksum of a value.
+    #[inline]
+    pub(crate) fn value_hasher(&self) -> Hasher {
+        self.value_hasher.clone()
+    }
+
+    /// Computes the checksum of a value.
+    #[inline]
+    pub(crate) fn value_checksum(&self, value: &[u8]) -> u32 {
+        let mut hasher = self.value_hasher();
+        hasher.update(value);
+        hasher.finalize()
     }
 
     pub(crate) fn file(&self) -> &F {

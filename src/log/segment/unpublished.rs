@@ -92,7 +92,7 @@ impl<'s, D: Disk> Unpublished<'s, D> {
             slot: new.slot.into(),
         };
         let offset = header.data_start;
-        let segment = Segment { file, dir: Arc::clone(self.directory.path()), header };
+        let segment = Segment::new(file, Arc::clone(self.directory.path()), header);
         segment.reserve(0, offset)?;
         segment.put(0, &header.encode());
         segment.put(HEADER_LEN, &lists);

@@ -8,20 +8,15 @@ use partd_format::batch::{Layout, NewEntry};
 
 use crate::error::{Error, Result};
 use crate::log::fs::{Disk, DiskFile};
-use crate::log::segment::batch_writer::{BatchWriter, GROUP_BYTES, Through};
+use crate::log::segment::batch_writer::{BatchWriter, GROUP_BYTES, Scratch};
 use crate::log::segment::claim::Claim;
+use crate::log::segment::through::Through;
 use crate::log::store::Store;
 use crate::partd::{Batch, Op};
 
-/// Batches whose values have at least this average length are written with `pwrite`, not through
-/// the mapping: a write into fresh pages saves the kernel from zeroing them first, but each call
-/// has a cost. For pages that already exist, the mapping is faster.
-const FILE_WRITE_MIN_BYTES: u64 = 1024;
-
 thread_local! {
-    /// Scratch for the checksums of a batch's values and its encoded head, reused from batch to
-    /// batch.
-    static SCRATCH: RefCell<(Vec<u32>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    /// The checksums of a batch's values and the memory of its writer, reused from batch to batch.
+    static SCRATCH: RefCell<(Vec<u32>, Scratch)> = RefCell::default();
 }
 
 /// The properties of a batch that are needed to claim space for it.
@@ -66,14 +61,13 @@ pub(crate) fn fill<F: DiskFile>(
     layout: &Layout,
     durable_seq: u64,
 ) -> io::Result<()> {
-    SCRATCH.with_borrow_mut(|(checksums, head)| {
+    SCRATCH.with_borrow_mut(|(checksums, scratch)| {
         checksums.clear();
-        let is_large = layout.values_len() >= layout.entries() * FILE_WRITE_MIN_BYTES;
-        let through = if is_large && !claim.has_pages() { Through::File } else { Through::Mapping };
+        let through = claim.through();
         if through == Through::Mapping {
             claim.populate()?;
         }
-        let mut writer = BatchWriter::new(claim, layout, through);
+        let mut writer = BatchWriter::new(claim, layout, through, scratch);
         for op in batch.ops() {
             if !kind_of(op).has_value() {
                 checksums.push(0);
@@ -87,7 +81,6 @@ pub(crate) fn fill<F: DiskFile>(
             }
             checksums.push(writer.end_value());
         }
-        writer.flush()?;
         let entries = batch.ops().iter().zip(&*checksums).map(|(op, &value_checksum)| NewEntry {
             kind: kind_of(op),
             key: key_of(op),
@@ -95,15 +88,15 @@ pub(crate) fn fill<F: DiskFile>(
             value_checksum,
             sequence: 0,
         });
-        writer.finish(layout, durable_seq, entries, head)?;
-        // Release the scratch memory of a rare huge batch.
-        head.shrink_to(1 << 20);
+        writer.finish(layout, durable_seq, entries)?;
+        scratch.shrink();
         checksums.shrink_to(1 << 18);
         Ok(())
     })
 }
 
 /// The key in the entry of an operation: for a removal by prefix, the prefix.
+#[inline]
 fn key_of<'a>(op: &'a Op<'_>) -> &'a [u8] {
     match op {
         Op::Append(key, _) | Op::Set(key, _) | Op::Delete(key) | Op::DeletePrefix(key) => {

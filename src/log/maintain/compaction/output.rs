@@ -14,9 +14,10 @@ use crate::log::maintain::compaction::stop::{Pace, Stop};
 use crate::log::maintain::engine::Engine;
 use crate::log::segment::SEAL_LEN;
 use crate::log::segment::ahead::Ahead;
-use crate::log::segment::batch_writer::{BatchWriter, GROUP_BYTES, Through};
+use crate::log::segment::batch_writer::{BatchWriter, GROUP_BYTES, Scratch};
 use crate::log::segment::claim::{ActiveSegment, Claim};
 use crate::log::segment::space::Space;
+use crate::log::segment::through::Through;
 use crate::log::segment::unpublished::{NewSegment, Unpublished};
 use crate::log::shared::control::{Control, ReservedFor};
 use crate::log::store::Store;
@@ -134,7 +135,13 @@ fn copy<F: DiskFile>(
 ) -> Result<bool> {
     let path = claim.segment().path();
     let error = |error| Error::io("write to the segment", &path, error);
-    let mut writer = BatchWriter::new(claim, layout, Through::File);
+    let through = match Through::fresh_pages(layout) {
+        // Pages that are written once are not worth mapping.
+        Through::Mapping => Through::Gathered,
+        through => through,
+    };
+    let mut scratch = Scratch::default();
+    let mut writer = BatchWriter::new(claim, layout, through, &mut scratch);
     let mut checksums = Vec::with_capacity(entries.len());
     let spans = entries.iter().filter_map(|entry| entry.extents.as_ref());
     let spans = spans.flat_map(|(extents, range)| &extents[range.clone()]);
@@ -148,7 +155,7 @@ fn copy<F: DiskFile>(
         writer.begin_value(entry.len);
         for extent in &extents[range.clone()] {
             let segment = base.segment(extent.segment());
-            let mut check = segment.salt().value_hasher();
+            let mut check = segment.value_hasher();
             for piece in segment.value(extent).chunks(GROUP_BYTES) {
                 ahead.begin(piece.len() as u64);
                 check.update(piece);
@@ -171,6 +178,6 @@ fn copy<F: DiskFile>(
         value_checksum,
         sequence: entry.sequence,
     });
-    writer.finish(layout, 0, new, &mut Vec::new()).map_err(error)?;
+    writer.finish(layout, 0, new).map_err(error)?;
     Ok(true)
 }
