@@ -271,8 +271,8 @@ fn advice(error: &io::Error) -> &'static str {
             "; the file system is mounted read-only: use `SegmentLog::open_read_only`"
         }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; free some space, or delete keys and compact the store: reads, deletes and pops \
-             still work"
+            "; free some space, or delete keys and compact the store; reads still work, also with \
+             `SegmentLog::open_read_only`"
         }
         _ => "",
     }
