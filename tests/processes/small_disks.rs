@@ -67,9 +67,10 @@ fn a_full_disk_with_live_and_dead_values_mixed_is_compacted_segment_by_segment()
     }
 }
 
-/// Copies a store so that zeros take no space in the copy, to a disk that is then filled.
-fn sparse_copy(from: &Path, to: &Path) {
-    let copied = Command::new("cp").args(["-r", "--sparse=always"]).args([from, to]).status();
+/// Copies a store. If `sparse` is `always`, zeros take no space in the copy.
+fn copy_to(from: &Path, to: &Path, sparse: &str) {
+    let sparse = format!("--sparse={sparse}");
+    let copied = Command::new("cp").args(["-r", &sparse]).args([from, to]).status();
     assert!(copied.expect("cp starts").success());
 }
 
@@ -78,13 +79,18 @@ fn a_sparse_copy_on_a_full_disk_is_read_and_a_write_to_it_is_an_error_at_worst()
     for kind in ["tmpfs", "ext4", "btrfs"] {
         let Some(mounted) = mounted(kind, &[]) else { continue };
         let dir = tempfile::tempdir().expect("a directory");
-        let copies = ["closed", "in use"].map(|name| mounted.path().join(name));
+        let names = ["closed", "in use", "with a sparse reserve"];
+        let copies = names.map(|name| mounted.path().join(name));
         let original = dir.path().join("store");
         let p = options().open(&original).expect("the open succeeds");
         p.append([("k", value(7)), ("other", b"o".to_vec())]).expect("there is space");
-        sparse_copy(&original, &copies[1]);
+        copy_to(&original, &copies[1], "always");
         drop(p);
-        sparse_copy(&original, &copies[0]);
+        copy_to(&original, &copies[0], "always");
+        copy_to(&original, &copies[2], "never");
+        let reserve = copies[2].join("reserve");
+        let len = fs::metadata(&reserve).expect("there is a reserve").len();
+        File::create(&reserve).and_then(|file| file.set_len(len)).expect("it needs no space");
         fill(&mounted.path().join("filler"));
         for copy in &copies {
             let what = format!("{kind}, {}", copy.display());
