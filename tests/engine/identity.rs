@@ -200,6 +200,42 @@ fn a_temporary_store_whose_directory_was_replaced_leaves_the_replacement_alone()
     assert_eq!(other.get("k").unwrap(), b"precious");
     drop(other);
     assert_eq!(options().open(&path).unwrap().get("k").unwrap(), b"precious");
+    // An empty directory could be removed.
+    let temporary = options().temporary_in(dir.path()).unwrap();
+    let path = temporary.path().to_owned();
+    fs::rename(&path, dir.path().join("moved again")).unwrap();
+    fs::create_dir(&path).unwrap();
+    drop(temporary);
+    assert!(path.exists(), "a directory that somebody else has made was removed");
+}
+
+#[test]
+fn a_segment_of_another_store_under_the_name_of_an_unfinished_file_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, other) = (dir.path().join("store"), dir.path().join("other"));
+    for path in [&path, &other] {
+        options().open(path).unwrap().append([("k", vec![1; 5000])]).unwrap();
+    }
+    let theirs = fs::read(other.join("0000000000000001.seg")).unwrap();
+    for name in ["tmp-output", "tmp-writer-0000", "tmp-control"] {
+        let moved = path.join(name);
+        fs::rename(other.join("0000000000000001.seg"), &moved).unwrap();
+        for is_recovered in [false, true] {
+            if is_recovered {
+                fs::remove_file(path.join("control")).unwrap();
+            }
+            // Each of these calls may fail because the name is taken.
+            if let Ok(p) = options().open(&path) {
+                let _ = p.append([("k", vec![2; 5000])]);
+                let _ = p.compact();
+            }
+            assert!(fs::read(&moved).unwrap() == theirs, "{name}: their segment is gone");
+        }
+        fs::rename(&moved, other.join("0000000000000001.seg")).unwrap();
+        let p = options().open(&path).unwrap();
+        assert!(p.get("k").unwrap().starts_with(&[1; 5000]), "{name}");
+    }
+    assert_eq!(options().open(&other).unwrap().get("k").unwrap(), vec![1; 5000]);
 }
 
 #[test]
