@@ -6,6 +6,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::process::{Resource, getrlimit};
+
 use crate::Key;
 
 /// The result type of this crate.
@@ -253,16 +255,24 @@ fn advice(error: &io::Error) -> &'static str {
              close other files"
         }
         io::ErrorKind::OutOfMemory if error.raw_os_error().is_some() => {
-            "; each segment needs a memory map: raise `vm.max_map_count`, compact the store, or \
-             use longer segments"
+            match getrlimit(Resource::As).current {
+                Some(_) => {
+                    "; each segment is mapped whole: raise the limit of the address space \
+                     (`ulimit -v`) or `vm.max_map_count`, or compact the store"
+                }
+                None => {
+                    "; each segment needs a memory map: raise `vm.max_map_count`, compact the \
+                     store, or use longer segments"
+                }
+            }
         }
         io::ErrorKind::PermissionDenied => "; give this user the right to do so",
         io::ErrorKind::ReadOnlyFilesystem => {
             "; the file system is mounted read-only: use `SegmentLog::open_read_only`"
         }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; free some space, or delete keys and compact the store: reads, deletes and pops \
-             still work"
+            "; free some space, or delete keys and compact the store; reads still work, also with \
+             `SegmentLog::open_read_only`"
         }
         _ => "",
     }

@@ -50,7 +50,7 @@ mutant() {
 program() {
     case $1 in
     sleeping::*) echo --release --manifest-path loom/Cargo.toml --test loom ;;
-    alignment::* | extents::* | following::* | reopen::* | shared_files::*) echo --test engine ;;
+    alignment::* | extents::* | following::* | identity::* | reopen::* | shared_files::*) echo --test engine ;;
     threads::*) echo --test processes ;;
     *) echo --test simulated ;;
     esac
@@ -275,6 +275,10 @@ mutant presence src/log/open/join.rs live removed_files \
     any_file_removed_or_replaced_at_any_moment_is_an_error_at_worst \
     'if !control.is_original() || !control.is_present()? {' \
     'if false {'
+mutant lock-identity src/log/fs/linux.rs live identity \
+    a_handle_takes_no_lock_on_a_control_file_that_replaced_its_own \
+    'if (metadata.dev(), metadata.ino()) != (id.device, id.inode) {' \
+    'if (metadata.dev(), metadata.ino()) != (id.device, id.inode) && id.inode == 0 {'
 mutant unlinked-name src/log/fs/directory.rs live removed_files \
     a_file_of_another_store_under_the_name_of_a_dead_segment_is_never_removed \
     'Ok(now) if now == id => self.unlink(name),' \

@@ -89,10 +89,12 @@ use crate::partd::{Batch, Durability, Partd};
 /// # Ok::<(), partd::Error>(())
 /// ```
 ///
-/// No operation waits for a dead process, and only two may wait for a stopped one:
+/// No operation waits for a dead process, and only three may wait for a stopped one:
 ///
 /// - A sync, and so a compaction, waits half a second for another process whose sync makes no
 ///   progress, then does the work itself.
+/// - An append that finds the store at [`max_store_bytes`](Options::max_store_bytes) removes dead
+///   segments, and waits half a second for another process that is compacting.
 /// - Opening waits up to 30 seconds for a process that holds the store exclusively, as the first
 ///   one to open it does while it creates or recovers the store. It waits two seconds for a process
 ///   that was stopped between taking its two locks. Then it returns an error.

@@ -69,14 +69,46 @@ impl Stats {
     }
 }
 
+/// How often the count is taken again because a sync has finished meanwhile.
+const RECOUNTS_MAX: usize = 8;
+
 /// Counts the store's keys, bytes, batches and segments.
 pub(crate) fn count<D: Disk>(
     store: &Store<D>,
     reader: &Reader<D>,
     space: &Space<D>,
 ) -> Result<Stats> {
+    let durable_seq = || store.shared().map_or(0, Control::durable_seq);
+    let mut before = durable_seq();
+    let mut counted = version_stats(store, reader, space)?;
+    // The durable sequence number and the version are of one moment if no sync has finished between
+    // the two reads of the number. Beside syncs that never pause, the older number is never above
+    // the last batch.
+    for _ in 0..RECOUNTS_MAX {
+        let after = durable_seq();
+        if after == before {
+            break;
+        }
+        before = after;
+        counted = version_stats(store, reader, space)?;
+    }
+    let (mut stats, names) = counted;
+    stats.durable_seq = before;
+    // A segment that a compaction has removed meanwhile takes no disk space.
+    let dir = &store.directory.dir;
+    stats.disk_bytes = names.iter().map(|name| dir.disk_bytes(name).unwrap_or(0)).sum();
+    stats.counters = store.tally.counters(false);
+    Ok(stats)
+}
+
+/// Counts what the version knows, and returns the names of its segments.
+fn version_stats<D: Disk>(
+    store: &Store<D>,
+    reader: &Reader<D>,
+    space: &Space<D>,
+) -> Result<(Stats, Vec<String>)> {
     let control = store.shared();
-    let (mut stats, names) = reader.with_walked_version(store, |version| {
+    reader.with_walked_version(store, |version| {
         let current = || version.current().map(|number| &version.segments[number as usize]);
         let is_output = |segment: &&Arc<Segment<_>>| segment.header().output.is_some();
         let segments = current().count() as u64;
@@ -85,8 +117,7 @@ pub(crate) fn count<D: Disk>(
         let values: u64 = version.value_bytes.iter().sum();
         let stats = Stats {
             sequence: version.sequence,
-            // A sync may have raised the durable sequence number since the version was refreshed.
-            durable_seq: control.map_or(0, Control::durable_seq).min(version.sequence),
+            durable_seq: 0,
             keys: version.index.len() as u64,
             extents: version.index.extents(),
             live_bytes: version.index.live_bytes(),
@@ -104,11 +135,6 @@ pub(crate) fn count<D: Disk>(
             mapped_bytes: version.segments.iter().map(|s| s.file().mapping().len()).sum(),
             counters: Counters::default(),
         };
-        (stats, current().map(|segment| segment_name(segment.id())).collect::<Vec<_>>())
-    })?;
-    // A segment that a compaction has removed meanwhile takes no disk space.
-    let dir = &store.directory.dir;
-    stats.disk_bytes = names.iter().map(|name| dir.disk_bytes(name).unwrap_or(0)).sum();
-    stats.counters = store.tally.counters(false);
-    Ok(stats)
+        (stats, current().map(|segment| segment_name(segment.id())).collect())
+    })
 }

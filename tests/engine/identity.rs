@@ -2,11 +2,11 @@
 //! of a process's resource limits.
 
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use partd::{Error, Options, Partd, SegmentLog};
+use partd::{Error, ErrorKind, Options, Partd, SegmentLog};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 fn options() -> Options {
@@ -21,16 +21,28 @@ enum Fate {
     LinkTurned,
 }
 
-/// Opens a store, applies `fate` to its directory, and creates another store at the path. Returns
-/// both handles.
-fn replaced(dir: &Path, fate: Fate) -> (SegmentLog, SegmentLog) {
+/// Returns the path of a new store, to whose directory `fate` can happen.
+fn place(dir: &Path, fate: Fate) -> PathBuf {
     let path = dir.join("store");
     if fate == Fate::LinkTurned {
         fs::create_dir(dir.join("first")).unwrap();
         symlink("first", &path).unwrap();
     }
+    path
+}
+
+/// Opens a store, applies `fate` to its directory, and creates another store at the path. Returns
+/// both handles.
+fn replaced(dir: &Path, fate: Fate) -> (SegmentLog, SegmentLog) {
+    let path = place(dir, fate);
     let old = options().open(&path).unwrap();
     old.append([("k", "old")]).unwrap();
+    (old, replace(dir, fate))
+}
+
+/// Applies `fate` to the directory of a store, and creates another store at its path.
+fn replace(dir: &Path, fate: Fate) -> SegmentLog {
+    let path = dir.join("store");
     match fate {
         Fate::Removed => fs::remove_dir_all(&path).unwrap(),
         Fate::Renamed => fs::rename(&path, dir.join("elsewhere")).unwrap(),
@@ -42,7 +54,7 @@ fn replaced(dir: &Path, fate: Fate) -> (SegmentLog, SegmentLog) {
     }
     let new = options().open(&path).unwrap();
     new.append_durable([("k", "new")]).unwrap();
-    (old, new)
+    new
 }
 
 #[test]
@@ -80,6 +92,101 @@ fn a_handle_never_touches_another_store_at_its_path() {
     }
 }
 
+/// The files of a store, with their inodes and bytes.
+fn files(path: &Path) -> Vec<(std::ffi::OsString, u64, Vec<u8>)> {
+    let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap());
+    let mut files: Vec<_> = entries
+        .map(|entry| {
+            let inode = entry.metadata().unwrap().ino();
+            (entry.file_name(), inode, fs::read(entry.path()).unwrap())
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+/// Replaces the directory of a store while a compaction writes its output.
+fn replaced_during_a_compaction(fate: Fate) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = place(dir.path(), fate);
+    // Half a second for the output.
+    let old = options().compaction_bytes_per_second(600_000).open(&path).unwrap();
+    for i in 0..30_u8 {
+        old.append([("k", vec![i; 10_000]), ("dead", vec![i; 5000])]).unwrap();
+    }
+    old.delete(["dead"]).unwrap();
+    std::thread::scope(|scope| {
+        let compaction = scope.spawn(|| old.compact());
+        while !path.join("tmp-output").exists() {
+            assert!(!compaction.is_finished(), "{fate:?}: the compaction wrote no output");
+            std::thread::yield_now();
+        }
+        let new = replace(dir.path(), fate);
+        assert!(!compaction.is_finished(), "{fate:?}: the compaction was too quick");
+        // The segments of the new store have the ids of the old one's.
+        for i in 0..30_u8 {
+            new.append([("filler", [i; 10_000])]).unwrap();
+        }
+        new.sync().unwrap();
+        let before = files(&path);
+        let compacted = compaction.join().unwrap();
+        match fate {
+            Fate::Removed => {
+                let error =
+                    compacted.expect_err("there is no directory for the output").to_string();
+                assert!(error.contains("removed while the store was open"), "{error}");
+            }
+            _ => assert!(compacted.unwrap().segments_replaced > 3, "{fate:?}"),
+        }
+        assert!(files(&path) == before, "{fate:?}: a file of the other store has changed");
+        new.verify().unwrap();
+        assert_eq!(
+            (new.get("k").unwrap(), new.len_of("filler").unwrap()),
+            (b"new".into(), 300_000)
+        );
+    });
+    if fate != Fate::Removed {
+        let value: Vec<u8> = (0..30_u8).flat_map(|i| [i; 10_000]).collect();
+        assert!(old.get("k").unwrap() == value, "{fate:?}");
+    }
+}
+
+#[test]
+fn a_compaction_whose_directory_is_replaced_meanwhile_touches_no_other_store() {
+    std::thread::scope(|scope| {
+        for fate in [Fate::Removed, Fate::Renamed, Fate::LinkTurned] {
+            scope.spawn(move || replaced_during_a_compaction(fate));
+        }
+    });
+}
+
+/// `tests/mutants.sh` looks for the message.
+#[test]
+fn a_handle_takes_no_lock_on_a_control_file_that_replaced_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let (writer, idle) = (options().open(&path).unwrap(), options().open(&path).unwrap());
+    writer.append([("k", "1")]).unwrap();
+    let segment = path.join("0000000000000001.seg");
+    let before = fs::read(&segment).unwrap();
+    fs::copy(path.join("control"), dir.path().join("copy")).unwrap();
+    fs::rename(dir.path().join("copy"), path.join("control")).unwrap();
+    // In the copy, the writer's slot looks free, and its segment like that of a dead writer.
+    let calls: [(&str, fn(&SegmentLog) -> partd::Result<()>); 3] = [
+        ("append", |p| p.append([("k", "2")])),
+        ("sync", |p| p.sync()),
+        ("compact", |p| p.compact().map(drop)),
+    ];
+    for (what, call) in calls {
+        let error = call(&idle).expect_err("live is violated: a lock on another file was taken");
+        assert_eq!(error.kind(), ErrorKind::Removed, "live is violated: {what}: {error}");
+        let is_same = fs::read(&segment).unwrap() == before;
+        assert!(is_same, "live is violated: {what}: the segment of another writer was sealed");
+    }
+    drop((writer, idle));
+    assert_eq!(options().open(&path).unwrap().get("k").unwrap(), b"1");
+}
+
 #[test]
 fn a_temporary_store_whose_directory_was_replaced_leaves_the_replacement_alone() {
     let dir = tempfile::tempdir().unwrap();
@@ -93,6 +200,42 @@ fn a_temporary_store_whose_directory_was_replaced_leaves_the_replacement_alone()
     assert_eq!(other.get("k").unwrap(), b"precious");
     drop(other);
     assert_eq!(options().open(&path).unwrap().get("k").unwrap(), b"precious");
+    // An empty directory could be removed.
+    let temporary = options().temporary_in(dir.path()).unwrap();
+    let path = temporary.path().to_owned();
+    fs::rename(&path, dir.path().join("moved again")).unwrap();
+    fs::create_dir(&path).unwrap();
+    drop(temporary);
+    assert!(path.exists(), "a directory that somebody else has made was removed");
+}
+
+#[test]
+fn a_segment_of_another_store_under_the_name_of_an_unfinished_file_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, other) = (dir.path().join("store"), dir.path().join("other"));
+    for path in [&path, &other] {
+        options().open(path).unwrap().append([("k", vec![1; 5000])]).unwrap();
+    }
+    let theirs = fs::read(other.join("0000000000000001.seg")).unwrap();
+    for name in ["tmp-output", "tmp-writer-0000", "tmp-control"] {
+        let moved = path.join(name);
+        fs::rename(other.join("0000000000000001.seg"), &moved).unwrap();
+        for is_recovered in [false, true] {
+            if is_recovered {
+                fs::remove_file(path.join("control")).unwrap();
+            }
+            // Each of these calls may fail because the name is taken.
+            if let Ok(p) = options().open(&path) {
+                let _ = p.append([("k", vec![2; 5000])]);
+                let _ = p.compact();
+            }
+            assert!(fs::read(&moved).unwrap() == theirs, "{name}: their segment is gone");
+        }
+        fs::rename(&moved, other.join("0000000000000001.seg")).unwrap();
+        let p = options().open(&path).unwrap();
+        assert!(p.get("k").unwrap().starts_with(&[1; 5000]), "{name}");
+    }
+    assert_eq!(options().open(&other).unwrap().get("k").unwrap(), vec![1; 5000]);
 }
 
 #[test]
@@ -149,7 +292,7 @@ fn a_store_in_use_rejects_a_control_file_from_elsewhere() {
     assert_eq!(options().open(&path).unwrap().get("k").unwrap(), b"12");
 }
 
-/// Runs as a child, with few descriptors or a small file size limit.
+/// Runs as a child, with few descriptors, a small address space or a small file size limit.
 #[test]
 fn child_with_limits() {
     let Some(path) = std::env::var_os("PARTD_TEST_LIMITS") else { return };
@@ -157,6 +300,10 @@ fn child_with_limits() {
     let few = |count| Rlimit { current: Some(count), maximum: Some(count) };
     if path.ends_with("many") {
         setrlimit(Resource::Nofile, few(64)).unwrap();
+        // Recovery, in memory and on disk, then an open of the closed store.
+        fs::remove_file(path.join("control")).unwrap();
+        assert_eq!(options().open_read_only(path).unwrap().len_of("k").unwrap(), 2000 * 8);
+        drop(options().open(path).unwrap());
         let p = options().open(path).unwrap();
         assert_eq!(p.len_of("k").unwrap(), 2000 * 8);
         assert_eq!(p.get("k").unwrap().len(), 2000 * 8);
@@ -167,6 +314,18 @@ fn child_with_limits() {
         assert_eq!(p.get("k").unwrap().len(), 2001 * 8);
         drop(p);
         assert_eq!(options().open_read_only(path).unwrap().len_of("k").unwrap(), 2001 * 8);
+    } else if path.ends_with("narrow") {
+        let p = options().open(path).unwrap();
+        p.append([("k", "v")]).unwrap();
+        let statm = fs::read_to_string("/proc/self/statm").unwrap();
+        let pages: u64 = statm.split(' ').next().unwrap().parse().unwrap();
+        // Enough for all but a map of a long segment.
+        setrlimit(Resource::As, few(pages * 4096 + (64 << 20))).unwrap();
+        let wide = SegmentLog::options().segment_len_bytes(256 << 20);
+        let error = wide.open(path).unwrap().append([("k", "w")]).unwrap_err().to_string();
+        assert!(error.contains("`ulimit -v`") && !error.contains("longer segments"), "{error}");
+        p.append([("k", "w")]).unwrap();
+        assert_eq!(p.get("k").unwrap(), b"vw");
     } else {
         setrlimit(Resource::Fsize, few(100 << 10)).unwrap();
         let p = SegmentLog::options().segment_len_bytes(1 << 20).open(path).unwrap();
@@ -222,4 +381,10 @@ fn a_file_size_limit_is_an_error_that_names_it() {
         fs::copy(entry.path(), dir.path().join("unclosed").join(entry.file_name())).unwrap();
     }
     with_limits(&dir.path().join("short"));
+}
+
+#[test]
+fn a_limit_of_the_address_space_is_an_error_that_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    with_limits(&dir.path().join("narrow"));
 }

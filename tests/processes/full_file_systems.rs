@@ -150,6 +150,10 @@ pub(crate) fn fill_up(arguments: &[String]) {
     // Each of these calls succeeds or returns an error.
     let _ = p.sync();
     let _ = p.delete([3_u32]);
+    let there = p.len_of(5_u32).expect("the count succeeds");
+    let popped = p.pop([5_u32]).map_or(0, |popped| popped[0].len() as u64);
+    let left = p.len_of(5_u32).expect("the count succeeds");
+    assert_eq!(popped + left, there, "a pop has lost bytes");
     let _ = p.compact();
     let _ = p.append_durable([(1001_u32, "x")]);
     drop(p);

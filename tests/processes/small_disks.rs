@@ -7,6 +7,7 @@
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::process::Command;
 
 use partd::{Options, Partd, SegmentLog, Skipped};
 use partd_testkit::children::skip;
@@ -62,6 +63,61 @@ fn a_full_disk_with_live_and_dead_values_mixed_is_compacted_segment_by_segment()
         for key in 0..keys {
             let right = if key % 2 == 0 { Vec::new() } else { value(key) };
             assert!(p.get(key).expect("the read succeeds") == right, "{kind}: key {key}");
+        }
+    }
+}
+
+/// Copies a store. If `sparse` is `always`, zeros take no space in the copy.
+fn copy_to(from: &Path, to: &Path, sparse: &str) {
+    let sparse = format!("--sparse={sparse}");
+    let copied = Command::new("cp").args(["-r", &sparse]).args([from, to]).status();
+    assert!(copied.expect("cp starts").success());
+}
+
+#[test]
+fn a_sparse_copy_on_a_full_disk_is_read_and_a_write_to_it_is_an_error_at_worst() {
+    for kind in ["tmpfs", "ext4", "btrfs"] {
+        let Some(mounted) = mounted(kind, &[]) else { continue };
+        let dir = tempfile::tempdir().expect("a directory");
+        let names = ["closed", "in use", "with a sparse reserve"];
+        let copies = names.map(|name| mounted.path().join(name));
+        let original = dir.path().join("store");
+        let p = options().open(&original).expect("the open succeeds");
+        p.append([("k", value(7)), ("other", b"o".to_vec())]).expect("there is space");
+        copy_to(&original, &copies[1], "always");
+        drop(p);
+        copy_to(&original, &copies[0], "always");
+        copy_to(&original, &copies[2], "never");
+        let reserve = copies[2].join("reserve");
+        let len = fs::metadata(&reserve).expect("there is a reserve").len();
+        File::create(&reserve).and_then(|file| file.set_len(len)).expect("it needs no space");
+        fill(&mounted.path().join("filler"));
+        for copy in &copies {
+            let what = format!("{kind}, {}", copy.display());
+            let reader = options().open_read_only(copy).unwrap_or_else(|e| panic!("{what}: {e}"));
+            assert!(reader.get("k").expect("the read succeeds") == value(7), "{what}");
+            reader.verify().expect("the copy is whole");
+            let mut other = b"o".to_vec();
+            match options().open(copy) {
+                Ok(p) => {
+                    match p.append([("other", "o")]) {
+                        Ok(()) => other.push(b'o'),
+                        Err(error) => assert!(error.is_out_of_space(), "{what}: {error}"),
+                    }
+                    if p.delete(["k"]).is_err() {
+                        assert!(p.get("k").expect("the read succeeds") == value(7), "{what}");
+                    }
+                    assert_eq!(p.get("other").expect("the read succeeds"), other, "{what}");
+                }
+                Err(error) => assert!(error.is_out_of_space(), "{what}: {error}"),
+            }
+        }
+        fs::remove_file(mounted.path().join("filler")).expect("the removal succeeds");
+        for copy in &copies {
+            let p = options().open(copy).expect("there is space");
+            p.append_durable([("k", "more")]).expect("there is space");
+            assert!(p.get("k").expect("the read succeeds").ends_with(b"more"));
+            p.verify().expect("the copy is whole");
         }
     }
 }

@@ -2,6 +2,8 @@
 //! are unfit for stores. Mounting NFS or starting a container is not possible everywhere, so the
 //! simulated disk plays them.
 
+use std::path::Path;
+
 use crate::sim::disk::SimDisk;
 use crate::sim::image::Image;
 use crate::sim::{STORE, options};
@@ -65,4 +67,28 @@ fn a_network_file_system_is_refused_unless_allowed() {
     is_refused(open());
     is_refused(options().open_read_only_on(disk.clone(), STORE));
     assert_eq!(any.open_read_only_on(disk, STORE).unwrap().get("k").unwrap(), b"v");
+}
+
+#[test]
+fn an_error_about_batches_that_are_missing_within_one_boot_mentions_snapshots_of_machines() {
+    let disk = disk();
+    let open = || options().open_on(disk.new_process(), STORE).unwrap();
+    let (p, q) = (open(), open());
+    p.append([("k", "v")]).unwrap();
+    q.append_durable([("k", "w")]).unwrap();
+    let mut image = disk.snapshot();
+    assert!(image.files.remove(&Path::new(STORE).join("0000000000000001.seg")).is_some());
+    for booted in [false, true] {
+        image.boot += u64::from(booted);
+        let opened = options().open_on(SimDisk::unlogged(&image, 9), STORE);
+        let error = opened.expect_err("a batch is missing");
+        assert!(matches!(error, Error::Missing { first: 1, last: 1, .. }), "{error}");
+        // After a reboot, the boot id tells that the memory was lost.
+        let text = error.to_string();
+        assert_eq!(
+            text.contains("virtual machine that resumed from a snapshot"),
+            !booted,
+            "{text}"
+        );
+    }
 }

@@ -1,8 +1,10 @@
 //! The other subcommands: export, map as an image, sweep, watch, completions, the man page.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 
-use crate::support::{inspect, on, sample_store, sample_values};
+use crate::support::{command, inspect, on, sample_store, sample_values};
 
 #[test]
 fn export_writes_each_value_under_a_safe_name_that_the_manifest_explains() {
@@ -153,6 +155,29 @@ fn completions_and_the_man_page_name_every_subcommand() {
         let found = man.text().to_uppercase().contains(&word.to_uppercase());
         assert!(found || word == "EXAMPLES" && man.text().contains("Example"), "{word}");
     }
+}
+
+#[test]
+fn watch_ends_with_the_store_and_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let log = partd::SegmentLog::open(&store).unwrap();
+    partd::Partd::append(&log, [("k", "v")]).unwrap();
+    drop(log);
+    let mut watch = command();
+    watch.arg("watch").arg(&store).args(["--interval", "0.01"]);
+    let mut child =
+        watch.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it is started");
+    let mut lines = BufReader::new(child.stdout.take().expect("the pipe was requested")).lines();
+    assert!(lines.next().expect("a heading").unwrap().contains("batches/s"));
+    // A removal in steps would first leave a directory without a control file.
+    fs::rename(&store, dir.path().join("elsewhere")).unwrap();
+    lines.for_each(drop);
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    let gone = format!("cannot read {}: No such file or directory", store.display());
+    assert!(stderr.contains(&gone), "{stderr}");
 }
 
 #[test]

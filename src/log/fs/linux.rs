@@ -180,6 +180,19 @@ impl OsDir {
         allocate(file, len)
     }
 
+    /// Finishes a rename with NOREPLACE, given its result. Some file systems do not support it; there
+    /// the file is linked and its old name removed, because a link never replaces a file either.
+    fn renamed(&self, done: rustix::io::Result<()>, from: &str, to: &str) -> io::Result<()> {
+        let dir = &*self.file;
+        match done {
+            Err(Errno::INVAL) => {
+                rustix::fs::linkat(dir, from, dir, to, AtFlags::empty())?;
+                self.unlink(from)
+            }
+            done => Ok(done?),
+        }
+    }
+
     /// Opens a file if its identity is still `id`.
     fn open_known(&self, name: &str, id: FileId, flags: OFlags) -> io::Result<File> {
         let file = self.open_file(name, flags)?;
@@ -244,14 +257,8 @@ impl Dir for OsDir {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let dir = &*self.file;
-        match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
-            // Some file systems do not support NOREPLACE. A link never replaces a file either.
-            Err(Errno::INVAL) => {
-                rustix::fs::linkat(dir, from, dir, to, AtFlags::empty())?;
-                self.unlink(from)
-            }
-            done => Ok(done?),
-        }
+        let flags = RenameFlags::NOREPLACE;
+        self.renamed(rustix::fs::renameat_with(dir, from, dir, to, flags), from, to)
     }
 
     fn replace(&self, from: &str, to: &str) -> io::Result<()> {
@@ -451,6 +458,42 @@ mod tests {
 
     use super::*;
     use crate::log::fs::DiskFile;
+
+    #[test]
+    fn a_rename_replaces_no_file_also_where_the_file_system_cannot_promise_it() {
+        let path = tempfile::tempdir().unwrap();
+        let dir = OsDisk.open_dir(path.path()).unwrap();
+        for is_supported in [true, false] {
+            let rename = |from, to| match is_supported {
+                true => dir.rename(from, to),
+                false => dir.renamed(Err(Errno::INVAL), from, to),
+            };
+            let file = dir.create("from", 4096).unwrap();
+            let taken = dir.create("taken", 4096).unwrap();
+            let refused = rename("from", "taken").unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists, "{refused}");
+            assert_eq!(dir.id_of("from").unwrap(), file.id());
+            assert_eq!(dir.id_of("taken").unwrap(), taken.id());
+            // A name that leads nowhere is taken too, although no file is found behind it.
+            std::os::unix::fs::symlink("nowhere", path.path().join("link")).unwrap();
+            let refused = rename("from", "link").unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists, "{refused}");
+            dir.unlink("link").unwrap();
+            rename("from", "to").unwrap();
+            assert_eq!(dir.id_of("to").unwrap(), file.id());
+            assert_eq!(dir.links("to").unwrap(), 1, "the old name is still there");
+            assert_eq!(dir.id_of("from").unwrap_err().kind(), io::ErrorKind::NotFound);
+            assert_eq!(rename("from", "new").unwrap_err().kind(), io::ErrorKind::NotFound);
+            dir.unlink("to").unwrap();
+            dir.unlink("taken").unwrap();
+        }
+        // Other errors are passed on and change nothing.
+        let file = dir.create("from", 4096).unwrap();
+        let failed = dir.renamed(Err(Errno::IO), "from", "to").unwrap_err();
+        assert_eq!(failed.raw_os_error(), Some(Errno::IO.raw_os_error()));
+        assert_eq!(dir.id_of("from").unwrap(), file.id());
+        assert_eq!(dir.id_of("to").unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
 
     #[test]
     fn a_file_is_cached_until_the_kernel_drops_its_pages() {

@@ -281,7 +281,12 @@ impl<F: DiskFile> RecoveryScan<F> {
             Some(damage(scanned.segment.path(), error))
         });
         let broken = broken.as_ref().or(self.unreadable.first().map(|(_, error)| error));
-        let hint = broken.map(ToString::to_string);
+        let mut hint = broken.map(ToString::to_string);
+        if self.mode == RecoveryMode::Memory {
+            let resumed = "if this is a virtual machine that resumed from a snapshot, its disk may be older \
+                           than its memory";
+            hint = Some(hint.map_or(resumed.to_owned(), |hint| format!("{hint}; {resumed}")));
+        }
         Error::Missing { path: directory.path().to_path_buf(), first, last, hint }
     }
 

@@ -29,6 +29,21 @@ const DISCOVERIES_MAX: u32 = 16;
 /// How many times one refresh rebuilds the version because a compaction has replaced segments.
 const REBUILDS_MAX: u32 = 32;
 
+/// The words of the control file from which a refresh starts.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    visible: u64,
+    directory_epoch: u64,
+}
+
+impl Seen {
+    /// Loads the commit word first: the batches that it counts can then be found.
+    fn now<D: Disk>(store: &Store<D>) -> Seen {
+        let visible = store.visible();
+        Seen { visible, directory_epoch: store.directory_epoch() }
+    }
+}
+
 impl<D: Disk> Version<D> {
     /// Brings the version up to date. After an error, the next call rebuilds it.
     ///
@@ -46,7 +61,7 @@ impl<D: Disk> Version<D> {
     fn try_refresh(&mut self, store: &Store<D>, seals: bool) -> Result<()> {
         let mut gone = None;
         for _ in 0..REBUILDS_MAX {
-            match self.advance(store, seals)? {
+            match self.advance(store, Seen::now(store), seals)? {
                 Advance::Done => return Ok(()),
                 Advance::Rebuild => {}
                 // An id is never used twice, so an id that is listed again has not been removed.
@@ -70,10 +85,9 @@ impl<D: Disk> Version<D> {
         Err(Error::refused(ErrorKind::Busy, &**store.directory.path(), why))
     }
 
-    fn advance(&mut self, store: &Store<D>, seals: bool) -> Result<Advance> {
-        // Load the commit word first: the batches that it counts can then be found.
-        let mut visible = store.visible();
-        let mut directory_epoch = store.directory_epoch();
+    /// Advances to what was `seen`, or further.
+    fn advance(&mut self, store: &Store<D>, seen: Seen, seals: bool) -> Result<Advance> {
+        let Seen { mut visible, mut directory_epoch } = seen;
         let is_first = self.directory_epoch.is_none();
         let is_current = visible <= self.sequence && self.knows_all_segments(directory_epoch);
         if !is_first && !seals && is_current {
@@ -284,5 +298,38 @@ impl<D: Disk> Version<D> {
         }
         compacted.catch_up(&mut self.index, u64::MAX);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Partd, SegmentLog};
+
+    /// Nothing but other threads can happen between the loads of two words, so this test starts a
+    /// refresh from words that were loaded earlier.
+    #[test]
+    fn a_refresh_applies_no_entry_of_an_output_before_a_batch_with_a_lower_number() {
+        const LONG: usize = 40_000;
+        let dir = tempfile::tempdir().unwrap();
+        let options = SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None);
+        let open = || options.open(dir.path().join("store")).unwrap();
+        let (a, b, reader) = (open(), open(), open());
+        a.append([("k", "old")]).unwrap();
+        b.append([("w", [7; LONG])]).unwrap();
+        let store = &reader.engine.store;
+        let seen = Seen::now(store);
+        // A delete in a segment that stays open, then an append that a compaction moves into an
+        // output.
+        a.delete(["k"]).unwrap();
+        for key in ["k", "w"] {
+            b.append([(key, [8; LONG])]).unwrap();
+        }
+        assert_eq!(b.compact().unwrap().segments_replaced, 2);
+        let mut version = Version::default();
+        assert!(matches!(version.advance(store, seen, false), Ok(Advance::Done)));
+        assert!(version.sequence >= version.max_seq && version.max_seq > seen.visible);
+        let value = version.index.get(b"k").expect("it is there");
+        assert_eq!((value.len, value.extents.len()), (LONG as u64, 1));
     }
 }

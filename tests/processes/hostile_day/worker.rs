@@ -149,6 +149,11 @@ impl Worker {
         let text = error.to_string();
         let base = &*self.base.to_string_lossy();
         assert!(text.contains(base), "an error that does not name the store: {text}");
+        // The file or directory may be the live data of another store.
+        let advice =
+            ["remove it", "remove the", "remove this", "move it", "move the", "delete the"];
+        let is_risky = advice.iter().any(|advice| text.contains(advice));
+        assert!(!is_risky, "an error that advises to remove or move files: {text}");
         let words = text.replace(base, "");
         let words = words
             .split(' ')

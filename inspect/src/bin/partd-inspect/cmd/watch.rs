@@ -115,6 +115,8 @@ fn sample(
             return Err(Failure::Message(message));
         }
         None => {
+            // The store may have been removed meanwhile.
+            std::fs::metadata(dir).map_err(|error| Failure::io("read", dir, &error))?;
             let message = format!(
                 "{}: there is no control file, so no process writes here; the summary shows the store",
                 shown(dir)
