@@ -143,7 +143,8 @@ impl<D: Disk> Target<D> {
             file.write_at(&mut [IoSlice::new(UNFINISHED.as_bytes())], 0)?;
             file.sync()?;
             dir.sync()?;
-            if self.is_new { dir.sync_name() } else { Ok(()) }
+            // A directory that was there may be new as well.
+            dir.sync_name()
         };
         marked().map_err(|error| self.directory.error("create", UNFINISHED_BACKUP, error))
     }

@@ -11,6 +11,7 @@ use crate::sim::image::Image;
 use crate::sim::oracle::{Content, Op, batch};
 use crate::sim::timeline::Timeline;
 use crate::sim::{Rng, STORE, options};
+use partd::log::fs::Disk;
 use partd::{Durability, Error, ErrorKind, Partd, SegmentLog};
 
 const COPY: &str = "/copy";
@@ -136,8 +137,15 @@ fn a_backup_in_which_any_call_fails_is_complete_or_an_error_that_leaves_nothing(
 
 #[test]
 fn a_power_cut_during_or_after_a_backup_leaves_one_that_is_complete_or_refused() {
+    // A new directory, and one that its owner has just made.
+    cut_power(|_| {});
+    cut_power(|disk| disk.create_dir(Path::new(COPY)).expect("the directory is made"));
+}
+
+fn cut_power(prepare: impl FnOnce(&SimDisk)) {
     let disk = SimDisk::boot(&Image::blank(), 1, None);
     let (log, content) = worn(&disk);
+    prepare(&disk);
     let from = disk.log().len();
     assert_eq!(log.backup(COPY).expect("the backup succeeds").seq.get(), 5);
     let done = disk.log().len();
