@@ -25,8 +25,8 @@ const SHORT_BYTES: u64 = 64 << 10;
 /// after the handle is dropped. [`fill_buf`](BufRead::fill_buf) lends bytes of the mapping, so
 /// reading needs no buffer beside those of the caller, however long the value is.
 ///
-/// The store reads each append as one piece, with one checksum; a compaction joins the pieces of a
-/// key to one. The reader compares the checksum of a whole piece before it returns the first byte
+/// The store reads each append as one piece, with one checksum; a
+/// [compaction](crate::SegmentLog::compact) joins neighbouring pieces. The reader compares the checksum of a whole piece before it returns the first byte
 /// of it. A damaged piece is an error of kind [`InvalidData`](io::ErrorKind::InvalidData), and the
 /// bytes before it can be read. The error converts back: its [`get_ref`](io::Error::get_ref) is the
 /// [`Error`](crate::Error) with the file and the offset.
