@@ -84,7 +84,8 @@ impl BatchBuilder {
     /// Returns the total length of all values in bytes, to decide when to write.
     #[must_use]
     pub fn value_bytes(&self) -> u64 {
-        self.bytes.len() as u64
+        // After a panic in `with_batch`, `bytes` may hold more.
+        self.ends.last().map_or(0, |&end| end as u64)
     }
 
     /// Removes all operations and keeps the memory. (`clear` adds an operation.)
@@ -237,6 +238,7 @@ mod tests {
             builder.with_batch(|_| panic!("in a test"));
         }));
         assert!(panicked.is_err() && builder.is_empty());
+        assert_eq!(builder.value_bytes(), 0);
         builder.append("y", "kept");
         builder.with_batch(|batch| {
             assert_eq!(batch.ops(), [Op::Append("y".into(), b"kept")]);

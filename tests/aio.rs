@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_core::Stream;
 use partd::{
     AsyncUpdate, AsyncValueReader, FollowStream, Options, Partd, Position, SegmentLog, ValueStream,
 };
@@ -95,6 +96,8 @@ async fn tokio_gets_damage_as_an_error_after_the_bytes_before_it() {
     reader.read_to_end(&mut rest).await.unwrap();
     assert_eq!(rest, [3; 1000]);
     let mut stream = ValueStream::open(&p, "x").await.unwrap();
+    let (least, most) = Stream::size_hint(&stream);
+    assert!(least <= 2 && most.is_none_or(|most| 2 <= most), "two items: bytes and an error");
     assert_eq!(stream.next().await.unwrap().unwrap(), &[1; 1000][..]);
     assert!(stream.next().await.unwrap().unwrap_err().is_corruption());
     assert!(stream.next().await.is_none(), "an error ends the stream");
@@ -182,4 +185,13 @@ fn tokio_types_return_an_error_outside_of_a_runtime() {
     let polled = std::pin::pin!(stream.next()).poll(&mut context);
     let std::task::Poll::Ready(Some(Err(error))) = polled else { panic!("no error") };
     assert_eq!(error.kind(), partd::ErrorKind::Io);
+
+    // A reader goes on once it is in a runtime.
+    let mut reader = AsyncValueReader::new(p.reader("x").unwrap());
+    let polled = std::pin::pin!(reader.read_u8()).poll(&mut context);
+    assert!(matches!(polled, std::task::Poll::Ready(Err(_))), "{polled:?}");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut value = String::new();
+    runtime.block_on(reader.read_to_string(&mut value)).unwrap();
+    assert_eq!(value, "value");
 }

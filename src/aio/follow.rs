@@ -28,8 +28,12 @@ pub enum AsyncUpdate {
 ///
 /// It follows the key as a [`Follower`](crate::Follower) does. Items are copies in memory of at
 /// most 256 KiB. While nothing is appended, the stream polls one word of shared memory on the
-/// executor, with pauses that grow from 50 µs to 10 ms. It needs a tokio runtime with its time
-/// enabled.
+/// executor, with pauses that grow from 50 µs to 10 ms.
+///
+/// # Panics
+///
+/// To poll it panics in a tokio runtime without [time](tokio::runtime::Builder::enable_time), as
+/// [`sleep`](tokio::time::sleep) does. Outside of a runtime, the first item is an error.
 ///
 /// ```
 /// use std::sync::Arc;

@@ -89,6 +89,10 @@ impl Stream for ValueStream {
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         let left = self.windows.len.saturating_sub(self.windows.position);
-        (usize::from(left > 0), Some(left.div_ceil(self.windows.window_len as u64).max(1) as usize))
+        if left == 0 {
+            return (0, Some(0));
+        }
+        // An error makes two items of the window that it ends.
+        (1, Some(left.div_ceil(self.windows.window_len as u64) as usize + 1))
     }
 }

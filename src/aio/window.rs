@@ -101,13 +101,18 @@ impl Windows {
             let holds = |window: &Window| {
                 (window.at..window.at + window.bytes.len() as u64).contains(&position)
             };
-            let Some(mut window) = self.idle.take_if(|window| !holds(window)) else { break };
+            if self.idle.as_ref().is_none_or(holds) {
+                break;
+            }
+            // Before the window is taken: a call in a runtime can then go on.
+            let runtime = runtime(&self.path)?;
+            let Some(mut window) = self.idle.take() else { break };
             let len = self.window_len;
             let work = move || {
                 let filled = window.fill(position, len);
                 (window, filled)
             };
-            self.busy = Some(spawn(&self.path, work)?);
+            self.busy = Some(runtime.spawn_blocking(work));
         }
         let Some(window) = &self.idle else {
             return Poll::Ready(Err(lost(&self.path, "an earlier call failed")));
@@ -131,8 +136,12 @@ pub(super) fn spawn<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>> {
-    let runtime = Handle::try_current().map_err(|error| lost(path, error))?;
-    Ok(runtime.spawn_blocking(work))
+    Ok(runtime(path)?.spawn_blocking(work))
+}
+
+/// Returns the runtime of the calling task.
+fn runtime(path: &Path) -> Result<Handle> {
+    Handle::try_current().map_err(|error| lost(path, error))
 }
 
 /// Returns the error for a blocking call that could not be started, or did not complete.

@@ -143,7 +143,8 @@ impl<D: Disk> Target<D> {
             file.write_at(&mut [IoSlice::new(UNFINISHED.as_bytes())], 0)?;
             file.sync()?;
             dir.sync()?;
-            if self.is_new { dir.sync_name() } else { Ok(()) }
+            // A directory that was there may be new as well.
+            dir.sync_name()
         };
         marked().map_err(|error| self.directory.error("create", UNFINISHED_BACKUP, error))
     }
@@ -283,6 +284,15 @@ impl<D: Disk> Target<D> {
     /// an unfinished backup, too.
     fn discard(&self) {
         let dir = &self.directory.dir;
+        let is_marked = || dir.id_of(UNFINISHED_BACKUP).is_ok();
+        if !is_marked() {
+            // The last sync has failed, after the backup was complete: it has to be marked again
+            // before a part of it is removed. A mark that is not durable is better than none.
+            let _ = self.mark();
+            if !is_marked() {
+                return;
+            }
+        }
         let Ok(names) = dir.list() else { return };
         // The directory was empty when it was locked, so every file in it is from this backup.
         let ours = names.iter().filter(|name| is_known(name)).filter_map(|name| name.to_str());

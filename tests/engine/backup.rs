@@ -14,6 +14,7 @@ use partd::log::fs::{Disk, OsDir, OsDisk, OsFile, OsLock};
 use partd::{Durability, ErrorKind, Options, Partd, SegmentLog, Seq};
 use partd_testkit::children::{Random, from_env, seed};
 use partd_testkit::sim::oracle::{Content, Op, batch};
+use rustix::fs::{FlockOperation, flock};
 
 /// The disk of the operating system, with another boot id.
 #[derive(Clone, Copy, Debug)]
@@ -243,6 +244,26 @@ fn a_target_that_holds_anything_or_is_in_use_is_refused_and_left_alone() {
     for name in ["empty", "new/parents/too"] {
         assert_eq!(options().open(path(name)).unwrap().get("k").unwrap(), b"v");
     }
+}
+
+/// The directory was empty when the open began to wait for its lock.
+#[test]
+fn an_open_that_waited_for_a_backup_which_died_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("copy");
+    fs::create_dir(&copy).unwrap();
+    let backup = fs::File::open(&copy).unwrap();
+    flock(&backup, FlockOperation::LockExclusive).unwrap();
+    std::thread::scope(|scope| {
+        let opened = scope.spawn(|| options().open(&copy));
+        std::thread::sleep(Duration::from_millis(100));
+        fs::write(copy.join("unfinished-backup"), "").unwrap();
+        flock(&backup, FlockOperation::Unlock).unwrap();
+        let error = opened.join().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotAStore);
+        assert!(error.to_string().contains("unfinished backup"), "{error}");
+    });
+    assert_eq!(fs::read_dir(&copy).unwrap().count(), 1, "nothing was created");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::sim::image::Image;
 use crate::sim::oracle::{Content, Op, batch};
 use crate::sim::timeline::Timeline;
 use crate::sim::{Rng, STORE, options};
+use partd::log::fs::Disk;
 use partd::{Durability, Error, ErrorKind, Partd, SegmentLog};
 
 const COPY: &str = "/copy";
@@ -134,10 +135,52 @@ fn a_backup_in_which_any_call_fails_is_complete_or_an_error_that_leaves_nothing(
     assert!(errors > 50, "{errors} errors, {successes} successes");
 }
 
+/// The mark is gone by then, so what is removed has to be marked again.
+#[test]
+fn a_backup_killed_after_its_last_sync_has_failed_is_complete_or_refused() {
+    let last = {
+        let disk = SimDisk::unlogged(&Image::blank(), 1);
+        let (log, _) = worn(&disk);
+        disk.watch(None);
+        log.backup(COPY).expect("the backup succeeds");
+        disk.watched().len() - 1
+    };
+    let mut refused = 0;
+    for at in 1.. {
+        let disk = SimDisk::unlogged(&Image::blank(), 1);
+        let process = disk.new_process();
+        let (log, content) = worn(&process);
+        process.watch(Some((last, libc::EIO)));
+        let (fate, thread) = stopped(&process, at, move || {
+            let made = log.backup(COPY).map(drop);
+            std::mem::forget(log);
+            made
+        });
+        let when = format!("operation {at}");
+        if fate == Fate::Finished {
+            thread.join().expect("it does not panic").expect_err("the last sync fails");
+            assert!(disk.names_in(Path::new(COPY)).is_empty(), "something is left");
+            break;
+        }
+        process.kill();
+        refused += u64::from(!is_complete(&disk.new_process(), &content, &when));
+        process.bury();
+        let _ = thread.join();
+    }
+    assert!(refused > 20, "{refused} refused");
+}
+
 #[test]
 fn a_power_cut_during_or_after_a_backup_leaves_one_that_is_complete_or_refused() {
+    // A new directory, and one that its owner has just made.
+    cut_power(|_| {});
+    cut_power(|disk| disk.create_dir(Path::new(COPY)).expect("the directory is made"));
+}
+
+fn cut_power(prepare: impl FnOnce(&SimDisk)) {
     let disk = SimDisk::boot(&Image::blank(), 1, None);
     let (log, content) = worn(&disk);
+    prepare(&disk);
     let from = disk.log().len();
     assert_eq!(log.backup(COPY).expect("the backup succeeds").seq.get(), 5);
     let done = disk.log().len();

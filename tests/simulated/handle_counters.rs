@@ -64,6 +64,8 @@ fn a_read_with_an_up_to_date_index_counts_no_refresh() {
     get(&q);
     get(&q);
     assert_eq!(index(&q), (1, 1));
+    assert_eq!(q.compact().expect("it succeeds").runs, 0, "no segment is sealed");
+    assert_eq!(index(&q), (1, 1), "a compaction that finds nothing to do found nothing new");
     // A compaction replaces the segments that the index refers to.
     drop(p);
     let report = open(&disk.new_process(), &options()).compact().expect("it succeeds");

@@ -44,9 +44,7 @@ pub(super) fn prepare<D: Disk>(
     let directory = Directory::new(disk, dir, path);
     let listed = directory.dir.list().map_err(|e| directory.dir_error("read the directory", e))?;
     if listed.iter().any(|name| name == UNFINISHED_BACKUP) {
-        let why = "this is an unfinished backup: it is still being made, or it was interrupted. If nobody is making \
-                   it any more, remove the directory and make the backup again";
-        return Err(Error::refused(ErrorKind::NotAStore, path, why));
+        return Err(unfinished_backup(&directory));
     }
     let is_store = listed.iter().any(|name| is_of_store(name)) || is_control(&directory, &listed)?;
     let is_strange = |name: &&OsString| !is_known(name) || *name == CONTROL;
@@ -67,6 +65,21 @@ pub(super) fn prepare<D: Disk>(
     }
     check_file_system(&directory, options)?;
     Ok(directory)
+}
+
+/// Rejects an unfinished backup, also one that was begun since [`prepare`] has listed the directory.
+pub(super) fn refuse_unfinished_backup<D: Disk>(directory: &Directory<D>) -> Result<()> {
+    match directory.dir.id_of(UNFINISHED_BACKUP) {
+        Ok(_) => Err(unfinished_backup(directory)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(directory.error("look at", UNFINISHED_BACKUP, error)),
+    }
+}
+
+fn unfinished_backup<D: Disk>(directory: &Directory<D>) -> Error {
+    let why = "this is an unfinished backup: it is still being made, or it was interrupted. If \
+               nobody is making it any more, remove the directory and make the backup again";
+    Error::refused(ErrorKind::NotAStore, &**directory.path(), why)
 }
 
 /// Rejects file systems on which the store cannot keep its guarantees.

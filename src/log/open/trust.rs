@@ -6,6 +6,7 @@ use crate::error::{Error, ErrorKind, Result, newer_version};
 use crate::log::fs::directory::Directory;
 use crate::log::fs::names::CONTROL;
 use crate::log::fs::{Access, Disk};
+use crate::log::open::prepare::refuse_unfinished_backup;
 use crate::log::open::recovery::{Known, NewControl, RecoveryScan};
 use crate::log::open::scanned::RecoveryMode;
 use crate::log::shared::control::Control;
@@ -87,6 +88,9 @@ pub(super) fn reopen_or_recover<D: Disk>(directory: &Directory<D>, boot: [u8; 16
         control.reopen();
         return Ok(());
     }
+    // A backup may have been begun here, and have died, while this opener waited for the lock. Its
+    // control file needs recovery, so a store that needs none is no backup in the making.
+    refuse_unfinished_backup(directory)?;
     let _span = trace::recovery(directory.path());
     let (scan, old) = scan(directory, boot, Access::Write, false)?;
     let uuid = match scan.uuid {

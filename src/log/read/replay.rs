@@ -93,7 +93,9 @@ impl<D: Disk> Version<D> {
         if !is_first && !seals && is_current {
             return Ok(Advance::Done);
         }
-        store.tally.indexed(is_first);
+        if is_first || !is_current {
+            store.tally.indexed(is_first);
+        }
         let (mut compacted, mut retained, mut units) =
             (Compacted::default(), Vec::new(), Vec::new());
         let mut tries = DISCOVERIES_MAX;

@@ -141,8 +141,7 @@ impl<F: DiskFile> Base<F> {
                 if !in_source(&extents[first]) {
                     continue;
                 }
-                // Never merge a set with later appends: under a later sequence number it could lose
-                // to another set.
+                // A set stays an entry of its own: what follows it was appended.
                 let kind = if *is_set && first == 0 { Kind::Set } else { Kind::Append };
                 let mut len = extents[first].len();
                 // A long value stays aligned: it only joins a whole number of alignment units.

@@ -24,7 +24,7 @@ use partd_format::control::{self as layout, Commit, Fixed};
 use partd_format::segment::DURABLE_END_AT;
 use partd_format::word::{STATE_AT, durable_end};
 use partd_format::{Ending, Link, Salt, State};
-use rustix::fs::{AtFlags, CWD, FlockOperation, flock, linkat};
+use rustix::fs::{AtFlags, CWD, FlockOperation, flock, linkat, syncfs};
 use rustix::io::Errno;
 use serde_json::json;
 
@@ -166,14 +166,19 @@ impl Target {
     /// Locks an empty directory.
     fn lock(path: &Path, is_new: bool) -> Result<Target, Failure> {
         let io = |error: io::Error| Failure::io("lock", path, &error);
+        let refused = |why| Err(Failure::Message(format!("{}: {why}", shown(path))));
         let dir = File::open(path).map_err(io)?;
         match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Target { path: path.to_owned(), dir, is_new }),
+            Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
-                let why = "another process uses this directory; give a new or an empty one";
-                Err(Failure::Message(format!("{}: {why}", shown(path))))
+                return refused("another process uses this directory; give a new or an empty one");
             }
-            Err(error) => Err(io(error.into())),
+            Err(error) => return Err(io(error.into())),
+        }
+        // Another process may have made a backup here before the lock, which `clear` would remove.
+        match fs::read_dir(path).map_err(io)?.next() {
+            None => Ok(Target { path: path.to_owned(), dir, is_new }),
+            Some(_) => refused("this directory is not empty any more; give a new or an empty one"),
         }
     }
 
@@ -189,12 +194,7 @@ impl Target {
         let sync_dir = || self.dir.sync_all().map_err(|error| io("sync", &self.path, error));
         write(&mark, UNFINISHED.as_bytes()).map_err(|error| io("create", &mark, error))?;
         sync_dir()?;
-        if self.is_new {
-            let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            let parent = parent.unwrap_or(Path::new("."));
-            let synced = File::open(parent).and_then(|parent| parent.sync_all());
-            synced.map_err(|error| io("sync", parent, error))?;
-        }
+        self.sync_name().map_err(|error| io("sync the name of", &self.path, error))?;
         let mut made = Made { sequence: store.history.last, ..Made::default() };
         let durable_seq = durable_seq(store);
         let mut last_id = 0;
@@ -234,6 +234,15 @@ impl Target {
         fs::remove_file(&mark).map_err(|error| io("remove", &mark, error))?;
         sync_dir()?;
         Ok(made)
+    }
+
+    /// Makes the name of the directory durable. One that was there may be new as well.
+    fn sync_name(&self) -> io::Result<()> {
+        match File::open(self.path.join("..")) {
+            // It may be searched but not read: sync the whole file system instead.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(syncfs(&self.dir)?),
+            parent => parent?.sync_all(),
+        }
     }
 
     /// Removes the files of an attempt. The mark goes last.
@@ -362,4 +371,21 @@ fn control_file(uuid: [u8; 16], sequence: u64, next_segment: u64) -> Vec<u8> {
         bytes[offset as usize..offset as usize + 8].copy_from_slice(&word.to_le_bytes());
     }
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Another backup may have been made between the check of the directory and its lock.
+    #[test]
+    fn a_directory_that_is_not_empty_once_it_is_locked_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("control"), "of another backup").unwrap();
+        let refused = Target::lock(dir.path(), false).map(drop);
+        assert!(
+            matches!(&refused, Err(Failure::Message(why)) if why.contains("not empty")),
+            "{refused:?}"
+        );
+    }
 }
