@@ -4,7 +4,6 @@
 //! `Box<dyn Partd>`. The generic convenience methods call only those.
 
 mod forward;
-mod object;
 
 pub(crate) use crate::batch::{Batch, Op};
 use crate::threads::LentPool;
@@ -47,11 +46,14 @@ pub type Chunks<'a> = Vec<&'a [u8]>;
 ///
 /// # Trait objects
 ///
-/// `&dyn Partd`, `Box<dyn Partd>` and `Arc<dyn Partd>` have all methods too.
+/// `Box<dyn Partd>`, `Arc<dyn Partd>` and `&P` are stores too, with all methods. Only a bare
+/// `&dyn Partd` has just the required ones, since a trait object cannot have generic methods, and
+/// methods of its own with the same names would be ambiguous. Call the others on a reference to it.
 ///
 /// ```
 /// use partd::{Dict, Partd};
 /// fn greet(p: &dyn Partd) -> partd::Result<Vec<u8>> {
+///     let p = &p;
 ///     p.append([("x", "Hello")])?;
 ///     p.get("x")
 /// }

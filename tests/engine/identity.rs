@@ -172,7 +172,8 @@ fn a_handle_takes_no_lock_on_a_control_file_that_replaced_its_own() {
     fs::copy(path.join("control"), dir.path().join("copy")).unwrap();
     fs::rename(dir.path().join("copy"), path.join("control")).unwrap();
     // In the copy, the writer's slot looks free, and its segment like that of a dead writer.
-    let calls: [(&str, fn(&SegmentLog) -> partd::Result<()>); 3] = [
+    type Call = fn(&SegmentLog) -> partd::Result<()>;
+    let calls: [(&str, Call); 3] = [
         ("append", |p| p.append([("k", "2")])),
         ("sync", |p| p.sync()),
         ("compact", |p| p.compact().map(drop)),
