@@ -42,6 +42,13 @@ use crate::{Key, Partd, Result};
 /// numbers has two and a column of strings three. Batches of a thousand rows or more make that
 /// negligible; smaller ones should be gathered first, for which there is [`gather`](Typed::gather).
 ///
+/// # Versions of Arrow
+///
+/// The layer takes record batches of arrow 60. It cannot accept those of arrow 59 as well: its
+/// conversion of a stored schema panics on damaged bytes, and only arrow 60 has one that returns an
+/// error. A program that holds batches of another version exchanges them as IPC streams, which is
+/// also what the store holds, or through Arrow's C data interface.
+///
 /// # Values that cannot be one batch
 ///
 /// Batches of one key can be joined only if they have the same schema and one batch can hold all
