@@ -1,5 +1,6 @@
 //! Generated tables that take no memory, and the checksum of a result.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
@@ -25,25 +26,56 @@ fn mix(n: u64) -> u64 {
     n ^ (n >> 31)
 }
 
-/// One partition of a table `id, k, v, w, s`: `id` counts the rows, `k` is one of `keys` keys, and
-/// `s` a string; about 96 bytes a row.
+/// The columns of a table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Columns {
+    /// `k`, which is unique, and `s`, a short text with it: about 60 bytes a row.
+    Pairs,
+    /// `id`, which counts the rows, `k`, which is one of this many keys, the numbers `v` and `w`,
+    /// and `s`, 48 random letters: about 96 bytes a row.
+    Wide { keys: u64 },
+}
+
+/// One partition of a table.
 #[derive(Clone, Debug)]
 struct Part {
     schema: SchemaRef,
+    columns: Columns,
     seed: u64,
-    rows: std::ops::Range<u64>,
-    keys: u64,
+    rows: Range<u64>,
+    /// The rows of the whole table.
+    of: u64,
 }
 
 impl Part {
-    fn batch(&self, rows: std::ops::Range<u64>) -> Result<RecordBatch> {
+    fn batch(&self, rows: Range<u64>) -> Result<RecordBatch> {
+        let columns = match self.columns {
+            Columns::Pairs => self.pairs(rows),
+            Columns::Wide { keys } => self.wide(rows, keys),
+        };
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+    }
+
+    fn pairs(&self, rows: Range<u64>) -> Vec<ArrayRef> {
+        // The factor has no divisor in common with a number of rows that only 2, 3, 5 and 7 divide,
+        // so the keys are a permutation, another one for each seed.
+        let keys = rows.map(|n| (n * 15_485_863 + self.seed * 1_000_003) % self.of);
+        let keys = Int64Array::from_iter_values(keys.map(|key| key as i64));
+        let mut texts = StringViewBuilder::with_capacity(keys.len());
+        for key in keys.values() {
+            texts.append_value(format!("payload-{key}-{:x<24}", ""));
+        }
+        vec![Arc::new(keys), Arc::new(texts.finish())]
+    }
+
+    fn wide(&self, rows: Range<u64>, keys: u64) -> Vec<ArrayRef> {
         let random = |n: u64, column: u64| mix(mix(n ^ (self.seed << 48)) ^ column);
         let numbers = |column: u64, modulo: u64| -> ArrayRef {
             let numbers = rows.clone().map(|n| (random(n, column) % modulo) as i64);
             Arc::new(Int64Array::from_iter_values(numbers))
         };
         let mut strings = StringViewBuilder::with_capacity(BATCH_ROWS as usize);
-        let mut string = [b'.'; STRING_BYTES];
+        let mut string = [0; STRING_BYTES];
         for n in rows.clone() {
             for (i, word) in string.chunks_exact_mut(8).enumerate() {
                 for (byte, bits) in word.iter_mut().zip(random(n, 10 + i as u64).to_le_bytes()) {
@@ -53,14 +85,13 @@ impl Part {
             strings.append_value(std::str::from_utf8(&string).unwrap_or_default());
         }
         let ids = Int64Array::from_iter_values(rows.clone().map(|n| n as i64));
-        let columns: Vec<ArrayRef> = vec![
+        vec![
             Arc::new(ids),
-            numbers(1, self.keys),
+            numbers(1, keys),
             numbers(2, 1 << 40),
             numbers(3, 1 << 40),
             Arc::new(strings.finish()),
-        ];
-        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+        ]
     }
 }
 
@@ -85,14 +116,18 @@ pub(crate) fn register(
     name: &str,
     seed: u64,
     rows: u64,
-    keys: u64,
+    columns: Columns,
 ) -> Result<()> {
-    let number = |name| Field::new(name, DataType::Int64, false);
-    let string = Field::new("s", DataType::Utf8View, false);
-    let schema =
-        Arc::new(Schema::new(vec![number("id"), number("k"), number("v"), number("w"), string]));
-    let part = |rows| -> Arc<dyn PartitionStream> {
-        Arc::new(Part { schema: Arc::clone(&schema), seed, rows, keys })
+    let numbers: &[&str] = match columns {
+        Columns::Pairs => &["k"],
+        Columns::Wide { .. } => &["id", "k", "v", "w"],
+    };
+    let mut fields: Vec<Field> =
+        numbers.iter().map(|name| Field::new(*name, DataType::Int64, false)).collect();
+    fields.push(Field::new("s", DataType::Utf8View, false));
+    let schema = Arc::new(Schema::new(fields));
+    let part = |part| -> Arc<dyn PartitionStream> {
+        Arc::new(Part { schema: Arc::clone(&schema), columns, seed, rows: part, of: rows })
     };
     let parts = vec![part(0..rows / 2), part(rows / 2..rows)];
     let table = StreamingTable::try_new(Arc::clone(&schema), parts)?;
