@@ -65,6 +65,12 @@ impl Writer {
 
     fn push(&mut self, bytes: &[u8]) -> Result<()> {
         self.check_open()?;
+        let pushed = self.try_push(bytes);
+        self.has_failed |= pushed.is_err();
+        pushed
+    }
+
+    fn try_push(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.core.usage.add(bytes.len() as u64, &self.file.description)?;
         self.file.len_bytes.fetch_add(bytes.len() as u64, Relaxed);
         let mut rest = bytes;
