@@ -1,12 +1,10 @@
 //! Limits end in errors of DataFusion, and descriptors are no limit.
 
-mod common;
-
 use std::io;
 use std::process::Command;
 use std::sync::Arc;
 
-use common::{check, child, is_child, run, runtime, session, table};
+use crate::common::{check, child, is_child, run, runtime, session, table};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::memory::MemorySourceConfig;
 use datafusion::error::DataFusionError;
@@ -123,7 +121,7 @@ async fn repartition(
 
 #[test]
 fn a_thousand_partitions_spill_under_a_limit_of_256_descriptors() {
-    const NAME: &str = "a_thousand_partitions_spill_under_a_limit_of_256_descriptors";
+    const NAME: &str = "limits::a_thousand_partitions_spill_under_a_limit_of_256_descriptors";
     if !is_child(NAME) {
         let dir = tempfile::tempdir().expect("a directory can be made");
         let mut child = child(NAME, "ulimit -n 256", dir.path());

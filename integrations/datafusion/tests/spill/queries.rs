@@ -1,10 +1,8 @@
 //! Queries under memory limits give the answers of a run without limits, and spill through partd.
 
-mod common;
-
 use std::sync::Arc;
 
-use common::{Spills, run, runtime, session, table, unlimited};
+use crate::common::{Spills, run, runtime, session, table, unlimited};
 use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::datatypes::Int64Type;
 use datafusion::catalog::memory::MemorySourceConfig;

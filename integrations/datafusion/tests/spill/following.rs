@@ -1,13 +1,11 @@
 //! A reader follows a writer that still writes, and takes record batches without a copy.
 
-mod common;
-
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::common::rows;
 use bytes::Bytes;
-use common::rows;
 use datafusion::arrow::array::{Array, AsArray, RecordBatch};
 use datafusion::arrow::buffer::Buffer;
 use datafusion::arrow::datatypes::Int64Type;

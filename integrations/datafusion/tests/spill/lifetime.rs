@@ -1,14 +1,12 @@
 //! Spill files end with their queries, and what a killed process leaves can be swept.
 
-mod common;
-
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{child, is_child, run, runtime, session};
+use crate::common::{child, is_child, run, runtime, session};
 use datafusion::execution::TempFileFactory;
 use datafusion::execution::memory_pool::FairSpillPool;
 use futures::StreamExt;
@@ -64,7 +62,7 @@ async fn the_disk_space_of_finished_queries_is_used_again() {
 
 #[test]
 fn a_sweep_removes_all_that_a_killed_process_leaves() {
-    const NAME: &str = "a_sweep_removes_all_that_a_killed_process_leaves";
+    const NAME: &str = "lifetime::a_sweep_removes_all_that_a_killed_process_leaves";
     if is_child(NAME) {
         let spill = PartdSpill::temporary().expect("a store can be made");
         let tokio = tokio::runtime::Runtime::new().expect("a runtime starts");

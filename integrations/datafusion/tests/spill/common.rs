@@ -1,7 +1,5 @@
 //! Tables, sessions with and without limits, and child processes, for all tests.
 
-#![allow(dead_code, unreachable_pub, missing_docs)]
-
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -21,7 +19,7 @@ use partd_datafusion::PartdSpill;
 const CHILD: &str = "PARTD_DATAFUSION_CHILD";
 
 /// A random permutation of all numbers (the finalizer of splitmix64).
-pub fn mix(n: u64) -> u64 {
+pub(crate) fn mix(n: u64) -> u64 {
     let n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -29,7 +27,7 @@ pub fn mix(n: u64) -> u64 {
 }
 
 /// Rows `id, k, v, s`: `id` is unique, `k` one of `keys` keys.
-pub fn rows(seed: u64, rows: std::ops::Range<u64>, keys: u64) -> RecordBatch {
+pub(crate) fn rows(seed: u64, rows: std::ops::Range<u64>, keys: u64) -> RecordBatch {
     let random = |n: u64| mix(n ^ (seed << 40));
     let ids = Int64Array::from_iter_values(rows.clone().map(|n| n as i64));
     let ks = Int64Array::from_iter_values(rows.clone().map(|n| (random(n) % keys) as i64));
@@ -44,7 +42,7 @@ pub fn rows(seed: u64, rows: std::ops::Range<u64>, keys: u64) -> RecordBatch {
 }
 
 /// `count` rows in batches, in two partitions.
-pub fn table(seed: u64, count: u64, keys: u64) -> Vec<Vec<RecordBatch>> {
+pub(crate) fn table(seed: u64, count: u64, keys: u64) -> Vec<Vec<RecordBatch>> {
     let mut partitions = vec![Vec::new(), Vec::new()];
     for (i, start) in (0..count).step_by(1024).enumerate() {
         partitions[i % 2].push(rows(seed, start..count.min(start + 1024), keys));
@@ -53,14 +51,14 @@ pub fn table(seed: u64, count: u64, keys: u64) -> Vec<Vec<RecordBatch>> {
 }
 
 /// A runtime whose operators spill into `spill`.
-pub fn runtime(pool: Arc<dyn MemoryPool>, spill: &PartdSpill) -> Arc<RuntimeEnv> {
+pub(crate) fn runtime(pool: Arc<dyn MemoryPool>, spill: &PartdSpill) -> Arc<RuntimeEnv> {
     let disk = DiskManagerBuilder::default().with_temp_file_factory(Arc::new(spill.clone()));
     let builder = RuntimeEnvBuilder::new().with_memory_pool(pool);
     builder.with_disk_manager_builder(disk).build_arc().expect("the options are valid")
 }
 
 /// A session with the tables `t` and `u`, over a runtime.
-pub fn session(runtime: Arc<RuntimeEnv>, rows: u64, keys: u64) -> SessionContext {
+pub(crate) fn session(runtime: Arc<RuntimeEnv>, rows: u64, keys: u64) -> SessionContext {
     let config = SessionConfig::new()
         .with_batch_size(1024)
         .with_target_partitions(4)
@@ -76,14 +74,14 @@ pub fn session(runtime: Arc<RuntimeEnv>, rows: u64, keys: u64) -> SessionContext
 }
 
 /// A session without limits.
-pub fn unlimited(rows: u64, keys: u64) -> SessionContext {
+pub(crate) fn unlimited(rows: u64, keys: u64) -> SessionContext {
     let builder =
         RuntimeEnvBuilder::new().with_memory_pool(Arc::new(UnboundedMemoryPool::default()));
     session(builder.build_arc().expect("the options are valid"), rows, keys)
 }
 
 /// The rows of a query as one batch, and the spill files of each kind of operator.
-pub async fn run(session: &SessionContext, sql: &str) -> Result<(RecordBatch, Spills)> {
+pub(crate) async fn run(session: &SessionContext, sql: &str) -> Result<(RecordBatch, Spills)> {
     let plan = session.sql(sql).await?.create_physical_plan().await?;
     let batches = collect(Arc::clone(&plan), session.task_ctx()).await?;
     let rows = concat_batches(&plan.schema(), &batches)?;
@@ -94,7 +92,7 @@ pub async fn run(session: &SessionContext, sql: &str) -> Result<(RecordBatch, Sp
 
 /// Spill files by operator.
 #[derive(Debug, Default)]
-pub struct Spills(Vec<(String, usize)>);
+pub(crate) struct Spills(Vec<(String, usize)>);
 
 impl Spills {
     fn count(&mut self, plan: &Arc<dyn ExecutionPlan>) {
@@ -104,19 +102,19 @@ impl Spills {
     }
 
     /// Those of the operators with this name.
-    pub fn of(&self, name: &str) -> usize {
+    pub(crate) fn of(&self, name: &str) -> usize {
         self.0.iter().filter(|(operator, _)| operator == name).map(|(_, spills)| spills).sum()
     }
 }
 
 /// Whether this process is the child of the test `name`.
-pub fn is_child(name: &str) -> bool {
+pub(crate) fn is_child(name: &str) -> bool {
     std::env::var(CHILD).is_ok_and(|child| child == name)
 }
 
 /// The command that runs the test `name` of this binary as a child, under `shell`: text that comes
 /// before `exec "$@"`.
-pub fn child(name: &str, shell: &str, dir: &Path) -> Command {
+pub(crate) fn child(name: &str, shell: &str, dir: &Path) -> Command {
     let mut command = Command::new("bash");
     command.arg("-c").arg(format!("{shell}\nexec \"$@\"")).arg("bash");
     command.arg(std::env::current_exe().expect("this binary has a path"));
@@ -126,7 +124,7 @@ pub fn child(name: &str, shell: &str, dir: &Path) -> Command {
 }
 
 /// Fails if the child did, with what it said.
-pub fn check(output: &Output) {
+pub(crate) fn check(output: &Output) {
     let (out, err) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
