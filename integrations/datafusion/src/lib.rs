@@ -25,8 +25,3 @@ pub use crate::budget::ReservationBudget;
 pub use crate::spill::{PartdSpill, PartdSpillBuilder, SpillStats};
 /// The crate of the store.
 pub use partd;
-
-/// Compiles the example in the README.
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;

@@ -28,31 +28,27 @@ const GATHERING_WRITERS: u64 = 256;
 ///
 /// ```
 /// use std::sync::Arc;
-/// use datafusion::execution::disk_manager::DiskManagerBuilder;
-/// use datafusion::execution::memory_pool::FairSpillPool;
-/// use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-/// use datafusion::prelude::{SessionConfig, SessionContext};
+/// use datafusion_execution::disk_manager::DiskManagerBuilder;
+/// use datafusion_execution::memory_pool::FairSpillPool;
+/// use datafusion_execution::runtime_env::RuntimeEnvBuilder;
 /// use partd_datafusion::PartdSpill;
 ///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> datafusion::error::Result<()> {
+/// # fn main() -> datafusion_common::Result<()> {
 /// let spill = PartdSpill::temporary()?;
 /// let disk = DiskManagerBuilder::default().with_temp_file_factory(Arc::new(spill.clone()));
 /// let runtime = RuntimeEnvBuilder::new()
-///     .with_memory_pool(Arc::new(FairSpillPool::new(4 << 20)))
+///     .with_memory_pool(Arc::new(FairSpillPool::new(300 << 20)))
 ///     .with_disk_manager_builder(disk)
-///     .build_arc()?;
-/// let config = SessionConfig::new().with_sort_spill_reservation_bytes(1 << 20);
-/// let session = SessionContext::new_with_config_rt(config, runtime);
-/// # session.register_batch("numbers", {
-/// #     use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch};
-/// #     let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values((0..1_000_000).map(|i| i * 7 % 1_000_003)));
-/// #     RecordBatch::try_from_iter([("n", numbers)])?
-/// # })?;
-/// let rows = session.sql("SELECT n FROM numbers ORDER BY n").await?.collect().await?;
-/// # assert_eq!(rows.iter().map(|batch| batch.num_rows()).sum::<usize>(), 1_000_000);
-/// assert!(spill.stats().written_bytes > 0);
-/// assert_eq!(spill.stats().files, 0); // gone with the query
+///     .build_arc()?; // for `SessionContext::new_with_config_rt`
+///
+/// // What an operator does:
+/// let file = runtime.disk_manager.create_tmp_file("a sort")?;
+/// let mut writer = file.open_writer()?;
+/// writer.write_all(b"rows")?;
+/// writer.finish()?;
+/// assert_eq!(spill.stats().used_bytes, 4);
+/// drop(file);
+/// assert_eq!(spill.stats().files, 0);
 /// # Ok(())
 /// # }
 /// ```

@@ -14,6 +14,7 @@ use datafusion::physical_plan::{ExecutionPlan, Partitioning};
 use futures::TryStreamExt;
 use futures::future::try_join_all;
 use partd_datafusion::PartdSpill;
+use partd_datafusion::partd::SegmentLog;
 
 /// Runs a query with and without a limit, and compares the rows, in order.
 async fn same_with_a_limit(rows: u64, keys: u64, pool_bytes: usize, sql: &str) -> Spills {
@@ -129,7 +130,7 @@ async fn a_repartition_that_spills_every_batch_gives_each_row_once_in_its_partit
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queries_at_the_same_time_share_a_given_store() {
     let dir = tempfile::tempdir().expect("a directory can be made");
-    let log = Arc::new(partd::SegmentLog::open(dir.path().join("store")).expect("it is created"));
+    let log = Arc::new(SegmentLog::open(dir.path().join("store")).expect("it is created"));
     let spill = PartdSpill::builder().store(log, ("engine", 1)).build().expect("the store is open");
     let sql = "SELECT * FROM t ORDER BY k, id";
     let (expected, _) = run(&unlimited(50_000, 100), sql).await.expect("it has all memory");

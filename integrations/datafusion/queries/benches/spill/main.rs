@@ -1,7 +1,7 @@
 //! Compares DataFusion's own spill files with partd: a sort-merge join, a sort and an aggregate that
 //! need more memory than they have.
 //!
-//! `cargo bench --bench spill` runs everything and prints the table of the README. Each run is a
+//! `cargo bench -p partd-datafusion-queries` runs everything and prints the table of the README. Each run is a
 //! process of its own in a fresh directory, and the two sides alternate. All runs of a query must
 //! return the same rows: their number, a checksum, and for the sort their order are compared.
 

@@ -16,7 +16,7 @@ use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::{ExecutionPlan, Partitioning};
 use futures::TryStreamExt;
 use futures::future::try_join_all;
-use partd::SegmentLog;
+use partd_datafusion::partd::SegmentLog;
 use partd_datafusion::{PartdSpill, PartdSpillBuilder};
 
 const SORT: &str = "SELECT * FROM t ORDER BY k, id";
