@@ -234,7 +234,9 @@ impl PartdSpillBuilder {
                 Scoped::new(Arc::new(log), "spill")
             }
         };
-        let fixed = || Box::new(FixedBudget::new(GATHERING_WRITERS * GATHER_BUDGET_BYTES)) as _;
+        let fixed = || -> Box<dyn MemoryBudget> {
+            Box::new(FixedBudget::new(GATHERING_WRITERS * GATHER_BUDGET_BYTES))
+        };
         let core = Core {
             store,
             usage: Usage::new(self.quota_bytes),

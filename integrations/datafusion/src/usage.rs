@@ -21,11 +21,11 @@ pub(crate) struct Usage {
 impl Usage {
     pub(crate) fn new(quota_bytes: u64) -> Usage {
         Usage {
-            quota_bytes: quota_bytes.into(),
-            used_bytes: 0.into(),
-            written_bytes: 0.into(),
-            files: 0.into(),
-            created: 0.into(),
+            quota_bytes: AtomicU64::new(quota_bytes),
+            used_bytes: AtomicU64::new(0),
+            written_bytes: AtomicU64::new(0),
+            files: AtomicUsize::new(0),
+            created: AtomicU64::new(0),
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use datafusion_common::{Result, exec_datafusion_err};
 use datafusion_execution::SpillWriter;
-use partd::{Batch, Durability, Partd};
+use partd::{Batch, Durability, Op, Partd};
 
 use crate::error::{into_io, of_store};
 use crate::file::File;
@@ -105,12 +105,9 @@ impl Writer {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let mut batch = Batch::new();
-        for piece in self.framing.pieces(&self.pending) {
-            batch.append(&self.file.name, piece);
-        }
-        let written = self.file.core.store.write(&batch, Durability::Plain);
-        if let Err(error) = written {
+        let append = |piece| Op::Append(self.file.name.clone(), piece);
+        let batch: Batch<'_> = self.framing.pieces(&self.pending).into_iter().map(append).collect();
+        if let Err(error) = self.file.core.store.write(&batch, Durability::Plain) {
             self.has_failed = true;
             return Err(of_store(error).context(self.file.description.clone()));
         }
