@@ -1,7 +1,5 @@
-//! Tables, sessions with and without limits, and child processes, for all tests.
+//! Tables, and sessions with and without limits.
 
-use std::path::Path;
-use std::process::{Command, Output};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringViewArray};
@@ -14,9 +12,6 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use partd_datafusion::PartdSpill;
-
-/// The environment variable that makes a test do the part of its child process.
-const CHILD: &str = "PARTD_DATAFUSION_CHILD";
 
 /// A random permutation of all numbers (the finalizer of splitmix64).
 pub(crate) fn mix(n: u64) -> u64 {
@@ -105,28 +100,4 @@ impl Spills {
     pub(crate) fn of(&self, name: &str) -> usize {
         self.0.iter().filter(|(operator, _)| operator == name).map(|(_, spills)| spills).sum()
     }
-}
-
-/// Whether this process is the child of the test `name`.
-pub(crate) fn is_child(name: &str) -> bool {
-    std::env::var(CHILD).is_ok_and(|child| child == name)
-}
-
-/// The command that runs the test `name` of this binary as a child, under `shell`: text that comes
-/// before `exec "$@"`.
-pub(crate) fn child(name: &str, shell: &str, dir: &Path) -> Command {
-    let mut command = Command::new("bash");
-    command.arg("-c").arg(format!("{shell}\nexec \"$@\"")).arg("bash");
-    command.arg(std::env::current_exe().expect("this binary has a path"));
-    command.args([name, "--exact", "--nocapture", "--test-threads=1"]);
-    command.env(CHILD, name).env("TMPDIR", dir);
-    command
-}
-
-/// Fails if the child did, with what it said.
-pub(crate) fn check(output: &Output) {
-    let (out, err) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
-    assert!(out.contains("1 passed"), "the child ran no test:\n{out}\n{err}");
 }

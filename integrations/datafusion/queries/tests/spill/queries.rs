@@ -2,19 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::common::{Spills, run, runtime, session, table, unlimited};
-use datafusion::arrow::array::{AsArray, RecordBatch};
-use datafusion::arrow::datatypes::Int64Type;
-use datafusion::catalog::memory::MemorySourceConfig;
-use datafusion::execution::TaskContext;
-use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryPool};
-use datafusion::physical_expr::expressions::col;
-use datafusion::physical_plan::repartition::RepartitionExec;
-use datafusion::physical_plan::{ExecutionPlan, Partitioning};
-use futures::TryStreamExt;
-use futures::future::try_join_all;
+use crate::common::{Spills, run, runtime, session, unlimited};
+use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
 use partd_datafusion::PartdSpill;
-use partd_datafusion::partd::SegmentLog;
 
 /// Runs a query with and without a limit, and compares the rows, in order.
 async fn same_with_a_limit(rows: u64, keys: u64, pool_bytes: usize, sql: &str) -> Spills {
@@ -84,63 +74,4 @@ async fn spills_may_be_compressed() {
         written.push(spill.stats().written_bytes - before);
     }
     assert!(written[1] < written[0] && written[2] < written[0] && written[2] > 0, "{written:?}");
-}
-
-/// Repartitions `t` by hash into `partitions`, with memory for nothing, and returns the batches of
-/// each partition.
-async fn repartitioned(spill: &PartdSpill, partitions: usize) -> Vec<Vec<RecordBatch>> {
-    let input = table(1, 40_000, 7000);
-    let schema = input[0][0].schema();
-    let source = MemorySourceConfig::try_new_exec(&input, Arc::clone(&schema), None)
-        .expect("the partitions have one schema");
-    let by_key = Partitioning::Hash(vec![col("k", &schema).expect("a column")], partitions);
-    let plan = RepartitionExec::try_new(source, by_key).expect("the plan is valid");
-    let runtime = runtime(Arc::new(GreedyMemoryPool::new(1)), spill);
-    let context = Arc::new(TaskContext::default().with_runtime(runtime));
-    let streams = (0..partitions).map(|partition| {
-        let stream = plan.execute(partition, Arc::clone(&context)).expect("it starts");
-        stream.try_collect::<Vec<_>>()
-    });
-    let all = try_join_all(streams).await.unwrap_or_else(|error| panic!("{error}"));
-    assert!(plan.metrics().and_then(|metrics| metrics.spill_count()).is_some_and(|n| n > 0));
-    all
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_repartition_that_spills_every_batch_gives_each_row_once_in_its_partition() {
-    let spill = PartdSpill::temporary().expect("a store can be made");
-    for partitions in [1, 7, 100] {
-        let all = repartitioned(&spill, partitions).await;
-        let mut ids = Vec::new();
-        let mut partition_of = std::collections::HashMap::new();
-        for (partition, batches) in all.iter().enumerate() {
-            for batch in batches {
-                ids.extend(batch.column(0).as_primitive::<Int64Type>().values());
-                for key in batch.column(1).as_primitive::<Int64Type>().values() {
-                    assert_eq!(*partition_of.entry(*key).or_insert(partition), partition);
-                }
-            }
-        }
-        ids.sort_unstable();
-        assert!(ids.into_iter().eq(0..40_000));
-    }
-    assert_eq!(spill.stats().files, 0);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn queries_at_the_same_time_share_a_given_store() {
-    let dir = tempfile::tempdir().expect("a directory can be made");
-    let log = Arc::new(SegmentLog::open(dir.path().join("store")).expect("it is created"));
-    let spill = PartdSpill::builder().store(log, ("engine", 1)).build().expect("the store is open");
-    let sql = "SELECT * FROM t ORDER BY k, id";
-    let (expected, _) = run(&unlimited(50_000, 100), sql).await.expect("it has all memory");
-    let queries = (0..4).map(|_| {
-        let session = session(runtime(Arc::new(FairSpillPool::new(3 << 20)), &spill), 50_000, 100);
-        tokio::spawn(async move { run(&session, sql).await })
-    });
-    for query in try_join_all(queries).await.expect("no query panics") {
-        let (actual, _) = query.unwrap_or_else(|error| panic!("{error}"));
-        assert!(actual == expected, "the rows differ");
-    }
-    assert_eq!(spill.stats().files, 0);
 }

@@ -3,16 +3,14 @@
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::common::{child, is_child, run, runtime, session};
-use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion_physical_plan::execute_stream;
 use futures::StreamExt;
+use partd::{Partd, SegmentLog};
 use partd_datafusion::PartdSpill;
-use partd_datafusion::partd::{Partd, SegmentLog};
 
-const SORT: &str = "SELECT * FROM t ORDER BY k, id";
+use crate::common::{child, is_child, limited, run, sorted, table};
 
 fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).expect("it is a directory");
@@ -31,9 +29,8 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_files_of_a_cancelled_query_are_gone() {
     let spill = PartdSpill::temporary().expect("a store can be made");
-    let session = session(runtime(Arc::new(FairSpillPool::new(6 << 20)), &spill), 200_000, 5000);
-    let query = session.sql(SORT).await.expect("the query is valid");
-    let mut stream = query.execute_stream().await.expect("it starts");
+    let plan = sorted(table(1, 200_000, 5000));
+    let mut stream = execute_stream(plan, limited(6 << 20, &spill)).expect("it starts");
     stream.next().await.expect("there are rows").expect("they can be read");
     assert!(spill.stats().files > 1, "the merge reads them: {:?}", spill.stats());
     drop(stream);
@@ -49,9 +46,9 @@ async fn the_disk_space_of_finished_queries_is_used_again() {
     let options = SegmentLog::options().segment_len_bytes(1 << 20);
     let spill = PartdSpill::builder().directory(dir.path()).options(options).build();
     let spill = spill.expect("a store can be made");
-    let session = session(runtime(Arc::new(FairSpillPool::new(6 << 20)), &spill), 200_000, 5000);
     for _ in 0..5 {
-        run(&session, SORT).await.unwrap_or_else(|error| panic!("{error}"));
+        let plan = sorted(table(1, 200_000, 5000));
+        run(&plan, limited(6 << 20, &spill)).await.unwrap_or_else(|error| panic!("{error}"));
     }
     let written = spill.stats().written_bytes;
     let taken = || spill.store().stats().expect("the store can be read").disk_bytes;
@@ -66,10 +63,8 @@ fn a_sweep_removes_all_that_a_killed_process_leaves() {
         let spill = PartdSpill::temporary().expect("a store can be made");
         let tokio = tokio::runtime::Runtime::new().expect("a runtime starts");
         tokio.block_on(async {
-            let pool = Arc::new(FairSpillPool::new(6 << 20));
-            let session = session(runtime(pool, &spill), 200_000, 5000);
-            let query = session.sql(SORT).await.expect("the query is valid");
-            let mut stream = query.execute_stream().await.expect("it starts");
+            let plan = sorted(table(1, 200_000, 5000));
+            let mut stream = execute_stream(plan, limited(6 << 20, &spill)).expect("it starts");
             stream.next().await.expect("there are rows").expect("they can be read");
             assert!(spill.stats().files > 1);
             let ready = std::env::temp_dir().join("ready");

@@ -4,35 +4,28 @@ use std::io;
 use std::process::Command;
 use std::sync::Arc;
 
-use crate::common::{check, child, is_child, run, runtime, session, table};
-use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::catalog::memory::MemorySourceConfig;
-use datafusion::error::DataFusionError;
-use datafusion::execution::TaskContext;
-use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool};
-use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
-use datafusion::physical_expr::expressions::col;
-use datafusion::physical_plan::repartition::RepartitionExec;
-use datafusion::physical_plan::{ExecutionPlan, Partitioning};
-use futures::TryStreamExt;
-use futures::future::try_join_all;
-use partd_datafusion::partd::SegmentLog;
+use datafusion_common::DataFusionError;
+use datafusion_execution::memory_pool::GreedyMemoryPool;
+use datafusion_execution::runtime_env::RuntimeEnvBuilder;
+use partd::SegmentLog;
 use partd_datafusion::{PartdSpill, PartdSpillBuilder};
 
-const SORT: &str = "SELECT * FROM t ORDER BY k, id";
+use crate::common::{check, child, is_child, limited, run, runtime, sorted, table};
+use crate::operators::repartition;
 
 /// The error of a sort that needs more disk than `builder` allows.
 async fn error_of_a_sort(builder: PartdSpillBuilder) -> DataFusionError {
     let spill = builder.build().expect("a store can be made");
-    let session = session(runtime(Arc::new(FairSpillPool::new(6 << 20)), &spill), 200_000, 5000);
-    let error = run(&session, SORT).await.expect_err("the sort needs more disk space");
+    let plan = sorted(table(1, 200_000, 5000));
+    let error = run(&plan, limited(6 << 20, &spill)).await.expect_err("it needs more disk space");
     assert_eq!(spill.stats().files, 0, "the files of a failed query are gone");
     assert_eq!(spill.stats().used_bytes, 0);
     // The store is usable again.
-    let (rows, _) = run(&session, "SELECT * FROM t WHERE id < 5000 ORDER BY k, id")
-        .await
-        .unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(rows.num_rows(), 5000);
+    let plan = sorted(table(1, 30_000, 5000));
+    let before = spill.stats().written_bytes;
+    let rows = run(&plan, limited(2 << 20, &spill)).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(rows.num_rows(), 30_000);
+    assert!(spill.stats().written_bytes > before, "it has spilled");
     error
 }
 
@@ -46,11 +39,11 @@ async fn more_bytes_than_the_quota_are_resources_exhausted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quota_that_is_raised_lets_the_query_pass() {
     let spill = PartdSpill::builder().quota_bytes(1000).build().expect("a store can be made");
-    let session = session(runtime(Arc::new(FairSpillPool::new(6 << 20)), &spill), 200_000, 5000);
-    run(&session, SORT).await.expect_err("the quota is too small");
+    let plan = || sorted(table(1, 200_000, 5000));
+    run(&plan(), limited(6 << 20, &spill)).await.expect_err("the quota is too small");
     spill.set_quota_bytes(1 << 30);
-    let (rows, _) = run(&session, SORT).await.unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(rows.num_rows(), 200_000);
+    let rows = run(&plan(), limited(6 << 20, &spill)).await;
+    assert_eq!(rows.unwrap_or_else(|error| panic!("{error}")).num_rows(), 200_000);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -100,25 +93,6 @@ async fn a_full_disk_is_an_io_error_of_the_kind_storage_full() {
     assert_eq!(root.kind(), io::ErrorKind::StorageFull, "{error:?}");
 }
 
-/// Spills every batch of a repartition, with the files of all partitions open at the same time.
-async fn repartition(
-    runtime: Arc<RuntimeEnv>,
-    partitions: usize,
-) -> Result<usize, DataFusionError> {
-    let input = table(1, 40_000, 7000);
-    let schema: SchemaRef = input[0][0].schema();
-    let source = MemorySourceConfig::try_new_exec(&input, Arc::clone(&schema), None)?;
-    let plan =
-        RepartitionExec::try_new(source, Partitioning::Hash(vec![col("k", &schema)?], partitions))?;
-    let context = Arc::new(TaskContext::default().with_runtime(runtime));
-    let mut streams = Vec::new();
-    for partition in 0..partitions {
-        streams.push(plan.execute(partition, Arc::clone(&context))?.try_collect::<Vec<_>>());
-    }
-    let all = try_join_all(streams).await?;
-    Ok(all.iter().flatten().map(|batch| batch.num_rows()).sum())
-}
-
 #[test]
 fn a_thousand_partitions_spill_under_a_limit_of_256_descriptors() {
     const NAME: &str = "limits::a_thousand_partitions_spill_under_a_limit_of_256_descriptors";
@@ -141,7 +115,8 @@ fn a_thousand_partitions_spill_under_a_limit_of_256_descriptors() {
 
     let spill = PartdSpill::temporary().expect("a store can be made");
     let rows = tokio.block_on(repartition(runtime(pool(), &spill), 1000));
-    assert_eq!(rows.unwrap_or_else(|error| panic!("{error}")), 40_000);
+    let rows = rows.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(rows.iter().flatten().map(|batch| batch.num_rows()).sum::<usize>(), 40_000);
     let stats = spill.stats();
     assert!(stats.created_files >= 1000 && stats.files == 0, "{stats:?}");
 }

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use datafusion_common::arrow::array::{
-    Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringViewArray,
-};
+use datafusion_common::arrow::array::{Array, AsArray, RecordBatch};
 use datafusion_common::arrow::buffer::Buffer;
 use datafusion_common::arrow::datatypes::Int64Type;
 use datafusion_common::arrow::ipc::reader::StreamDecoder;
@@ -19,19 +17,7 @@ use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use partd::{Partd, SegmentLog};
 use partd_datafusion::PartdSpill;
 
-/// Rows `id, k, v, s`.
-fn rows(rows: std::ops::Range<i64>) -> RecordBatch {
-    let numbers = |factor: i64| -> ArrayRef {
-        Arc::new(Int64Array::from_iter_values(rows.clone().map(|n| n * factor % 1_000_003)))
-    };
-    let texts = rows.clone().map(|n| match n % 3 {
-        0 => format!("short {n}"),
-        _ => format!("a string that is not inlined: {n}"),
-    });
-    let texts: ArrayRef = Arc::new(StringViewArray::from_iter_values(texts));
-    let columns = [("id", numbers(1)), ("k", numbers(7)), ("v", numbers(12_345)), ("s", texts)];
-    RecordBatch::try_from_iter(columns).expect("the columns have one length")
-}
+use crate::common::rows;
 
 type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
 
@@ -128,7 +114,8 @@ async fn read(file: &Arc<dyn SpillFile>) -> Vec<RecordBatch> {
 async fn the_buffers_of_a_batch_are_bytes_of_the_store_before_and_after_a_compaction() {
     let spill = PartdSpill::temporary().unwrap();
     let file = file(&spill);
-    let batches: Vec<RecordBatch> = (0..10).map(|i| rows(i * 8192..(i + 1) * 8192)).collect();
+    let batches: Vec<RecordBatch> =
+        (0..10).map(|i| rows(1, i * 8192..(i + 1) * 8192, 1000)).collect();
     write(&file, &batches);
     for compacted in [false, true] {
         if compacted {
@@ -159,7 +146,7 @@ async fn the_buffers_of_a_batch_are_bytes_of_the_store_before_and_after_a_compac
 
 #[tokio::test]
 async fn short_batches_are_gathered_with_memory_of_the_pool_and_without() {
-    let batches: Vec<RecordBatch> = (0..200).map(|i| rows(i * 3..i * 3 + 3)).collect();
+    let batches: Vec<RecordBatch> = (0..200).map(|i| rows(1, i * 3..i * 3 + 3, 10)).collect();
     for pool_bytes in [1 << 20, 1] {
         let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(pool_bytes));
         let spill = PartdSpill::builder().memory_pool(&pool).build().unwrap();
