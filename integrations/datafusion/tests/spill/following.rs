@@ -79,7 +79,7 @@ async fn a_compaction_and_the_end_of_the_factory_do_not_disturb_a_reader() {
             spill.store().compact().unwrap();
         }
     }
-    drop(writers.map(|mut writer| writer.finish().unwrap()));
+    writers.into_iter().for_each(|mut writer| writer.finish().unwrap());
     drop((spill, other));
     assert!(chunks.next().await.is_none());
     assert!(read == expected);

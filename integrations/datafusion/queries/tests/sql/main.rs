@@ -1,4 +1,4 @@
 //! SQL under memory limits, with all of DataFusion.
 
 mod common;
-mod queries;
+mod same_rows;
