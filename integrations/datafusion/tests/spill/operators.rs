@@ -122,7 +122,7 @@ async fn a_repartition_that_spills_every_batch_gives_each_row_once_in_its_partit
     for partitions in [1, 7, 100] {
         let runtime = runtime(Arc::new(GreedyMemoryPool::new(1)), &spill);
         let all = repartition(runtime, partitions).await.unwrap_or_else(|error| panic!("{error}"));
-        let (mut ids, mut partition_of) = (Vec::new(), HashMap::new());
+        let (mut ids, mut partition_of) = (Vec::<i64>::new(), HashMap::new());
         for (partition, batches) in all.iter().enumerate() {
             for batch in batches {
                 ids.extend(batch.column(0).as_primitive::<Int64Type>().values());
