@@ -60,7 +60,8 @@ impl ReservationBudget {
 
 impl MemoryBudget for ReservationBudget {
     fn try_grow(&self, bytes: u64) -> bool {
-        usize::try_from(bytes).is_ok_and(|bytes| self.reservation.try_grow(bytes).is_ok())
+        // The pools of DataFusion add without a check for overflow.
+        isize::try_from(bytes).is_ok_and(|_| self.reservation.try_grow(bytes as usize).is_ok())
     }
 
     fn shrink(&self, bytes: u64) {

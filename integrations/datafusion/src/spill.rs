@@ -10,7 +10,9 @@ use datafusion_common::Result;
 use datafusion_execution::disk_manager::DEFAULT_MAX_TEMP_DIRECTORY_SIZE;
 use datafusion_execution::memory_pool::MemoryPool;
 use datafusion_execution::{SpillFile, TempFileFactory};
-use partd::{FixedBudget, Key, KeyPart, MemoryBudget, Options, Partd, Scoped, SegmentLog};
+use partd::{
+    Batch, Durability, FixedBudget, Key, KeyPart, MemoryBudget, Options, Partd, Scoped, SegmentLog,
+};
 
 use crate::budget::ReservationBudget;
 use crate::error::of_store;
@@ -280,9 +282,15 @@ impl Core {
     /// Counts a file as gone, and removes its key if it has one.
     pub(crate) fn remove_file(&self, len_bytes: u64, name: Option<Key>) {
         self.usage.remove_file(len_bytes);
-        let Some(name) = name else { return };
+        if let Some(name) = name {
+            self.remove_keys(Some(name));
+        }
+    }
+
+    /// Removes a key, and those whose removal has failed before.
+    fn remove_keys(&self, name: Option<Key>) {
         let mut doomed = self.doomed.lock().unwrap_or_else(PoisonError::into_inner);
-        doomed.push(name);
+        doomed.extend(name);
         match self.store.delete(doomed.iter()) {
             Ok(()) => doomed.clear(),
             Err(error) => {
@@ -291,6 +299,23 @@ impl Core {
                     log::warn!("cannot remove a spill file: {error}");
                 }
             }
+        }
+    }
+
+    /// Appends to files. Without space for it, frees that of removed files, which may not be free
+    /// yet, and tries again.
+    pub(crate) fn write(&self, batch: &Batch<'_>) -> partd::Result<()> {
+        let written = self.store.write(batch, Durability::Plain);
+        let Err(error) = written else { return Ok(()) };
+        let usage = &self.usage;
+        let has_removed = usage.written_bytes.load(Relaxed) > usage.used_bytes.load(Relaxed);
+        if !error.is_out_of_space() || !has_removed {
+            return Err(error);
+        }
+        self.remove_keys(None);
+        match self.store.store().compact() {
+            Ok(_) => self.store.write(batch, Durability::Plain),
+            Err(_) => Err(error),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use datafusion_common::{Result, exec_datafusion_err};
 use datafusion_execution::SpillWriter;
-use partd::{Batch, Durability, Op, Partd};
+use partd::{Batch, Op};
 
 use crate::error::{into_io, of_store};
 use crate::file::File;
@@ -107,7 +107,7 @@ impl Writer {
         }
         let append = |piece| Op::Append(self.file.name.clone(), piece);
         let batch: Batch<'_> = self.framing.pieces(&self.pending).into_iter().map(append).collect();
-        if let Err(error) = self.file.core.store.write(&batch, Durability::Plain) {
+        if let Err(error) = self.file.core.write(&batch) {
             self.has_failed = true;
             return Err(of_store(error).context(self.file.description.clone()));
         }
