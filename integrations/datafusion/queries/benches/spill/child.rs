@@ -76,21 +76,17 @@ impl Report {
 
     /// The fields in the order in which a child prints them.
     fn fields(&mut self) -> [&mut u64; 10] {
-        let Report {
-            rows, checksum, seconds: _, rss_bytes, anonymous_bytes, spilled_bytes, ..
-        } = self;
-        let Report { spill_files, written_bytes, disk_bytes, descriptors, files, .. } = self;
         [
-            rows,
-            checksum,
-            rss_bytes,
-            anonymous_bytes,
-            spilled_bytes,
-            spill_files,
-            written_bytes,
-            disk_bytes,
-            descriptors,
-            files,
+            &mut self.rows,
+            &mut self.checksum,
+            &mut self.rss_bytes,
+            &mut self.anonymous_bytes,
+            &mut self.spilled_bytes,
+            &mut self.spill_files,
+            &mut self.written_bytes,
+            &mut self.disk_bytes,
+            &mut self.descriptors,
+            &mut self.files,
         ]
     }
 }
@@ -144,7 +140,9 @@ pub(crate) fn main(query: Query, backend: Backend, dir: &Path, divide: u64) -> E
     match measured {
         Ok(mut report) => {
             print!("{}", report.seconds);
-            report.fields().map(|field| print!(" {field}"));
+            for field in report.fields() {
+                print!(" {field}");
+            }
             println!();
             ExitCode::SUCCESS
         }

@@ -39,8 +39,8 @@ struct Arguments {
     #[arg(long, hide = true)]
     backend: Option<Backend>,
     /// What `cargo bench` passes to every benchmark.
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[arg(long = "bench", hide = true)]
+    _bench: bool,
 }
 
 fn main() -> ExitCode {
