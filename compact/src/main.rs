@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use partd::{Error, SegmentLog};
+use partd_inspect::path::{shown_line, shown_lines};
 
 use report::Report;
 
@@ -37,10 +38,15 @@ fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
+            if error.use_stderr() {
+                // Nothing to do if standard error is closed. The text quotes the command line.
+                let text = shown_lines(&error.render().to_string());
+                let _ = io::stderr().write_all(text.as_bytes());
+                return ExitCode::from(2);
+            }
             // Clap's own `exit` would report success on a full disk.
             let is_printed = error.print().and_then(|()| io::stdout().flush()).is_ok();
-            let is_help = is_printed && !error.use_stderr();
-            return ExitCode::from(if is_help { 0 } else { 2 });
+            return ExitCode::from(if is_printed { 0 } else { 2 });
         }
     };
     match compact(&args) {
@@ -69,7 +75,7 @@ fn compact(args: &Args) -> Result<Report, Error> {
     Ok(Report { path: args.path.clone(), before, compaction, after })
 }
 
-/// Writes a message to standard error, and ignores an error of the write.
+/// Writes a message, which may quote a path, to standard error, and ignores an error of the write.
 fn complain(message: &str) {
-    let _ = writeln!(io::stderr(), "partd-compact: {message}");
+    let _ = writeln!(io::stderr(), "partd-compact: {}", shown_line(message));
 }

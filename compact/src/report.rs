@@ -4,6 +4,8 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use partd::{Compaction, Skipped, Stats};
+use partd_inspect::path::shown;
+use partd_inspect::text::size;
 
 /// The share of the store that must be dead before a handle compacts by itself, and the bytes: those of
 /// two segments. Both are defaults of `Options`.
@@ -27,7 +29,7 @@ impl Report {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{name:<9} {rest}");
         };
-        line("store", self.path.display().to_string());
+        line("store", shown(&self.path));
         line("before", state(&self.before));
         line("reclaimed", self.reclaimed());
         line("after", state(&self.after));
@@ -129,21 +131,6 @@ fn state(stats: &Stats) -> String {
         size(stats.live_bytes),
         size(stats.dead_bytes)
     )
-}
-
-/// Formats a size in the largest unit that leaves at least 1 before the point.
-fn size(bytes: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let (mut value, mut unit) = (bytes as f64, 0);
-    while value >= 1023.5 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    match unit {
-        0 => format!("{bytes} B"),
-        _ if value < 99.95 => format!("{value:.1} {}", units[unit]),
-        _ => format!("{value:.0} {}", units[unit]),
-    }
 }
 
 #[cfg(test)]

@@ -119,6 +119,26 @@ fn a_path_without_a_store_and_wrong_usage_are_exit_code_two() {
 }
 
 #[test]
+fn a_path_or_an_argument_cannot_control_the_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("esc\x1b[31mred\nline\u{202e}");
+    fill(&options().open(&path).unwrap());
+    let (code, text, errors) = on(&path);
+    assert_eq!((code, &errors[..]), (0, ""), "{text}");
+    let shown = r"esc\x1b[31mred\nline\xe2\x80\xae";
+    assert!(text.lines().next().unwrap().ends_with(shown), "{text:?}");
+    let missing = path.with_file_name("is\x1b[31mmissing\n");
+    let (code, text, errors) = on(&missing);
+    assert_eq!((code, &text[..], errors.lines().count()), (2, "", 1), "{errors:?}");
+    assert!(errors.contains(r"is\x1b[31mmissing\n"), "{errors:?}");
+    for args in [&["--none\x1b[31m\r\u{202e}"][..], &["a", "b\x1b[31m\r\u{202e}"]] {
+        let (code, text, errors) = run(args);
+        assert_eq!((code, &text[..]), (2, ""));
+        assert!(!errors.contains(['\x1b', '\r', '\u{202e}']), "{errors:?}");
+    }
+}
+
+#[test]
 fn help_shows_an_example_and_the_exit_codes() {
     let (code, text, _) = run(&["--help"]);
     assert_eq!(code, 0);

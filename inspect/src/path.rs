@@ -13,6 +13,20 @@ pub fn shown(path: impl AsRef<OsStr>) -> String {
     }
 }
 
+/// Converts text of several lines that may quote a path or an argument. A line with a character that
+/// [`deceives`] is escaped like a path; line feeds stay.
+#[must_use]
+pub fn shown_lines(text: &str) -> String {
+    text.split('\n').map(shown_line).collect::<Vec<_>>().join("\n")
+}
+
+/// Converts a message of one line that may quote a path. It is escaped like a path if it has a
+/// character that [`deceives`], such as a line feed.
+#[must_use]
+pub fn shown_line(text: &str) -> String {
+    if text.chars().any(deceives) { shown(text) } else { text.to_owned() }
+}
+
 /// Whether a character moves the cursor, is invisible, ends a line or turns the direction of text.
 #[must_use]
 pub fn deceives(char: char) -> bool {
@@ -42,5 +56,13 @@ mod tests {
         assert_eq!(shown(r"esc\x1b"), r"esc\\x1b");
         assert_eq!(shown("gnp.\u{202e}txt"), r"gnp.\xe2\x80\xaetxt");
         assert_eq!(shown(OsStr::from_bytes(b"non\xffutf8")), r"non\xffutf8");
+    }
+
+    #[test]
+    fn a_message_is_escaped_only_where_it_deceives() {
+        let plain = r"cannot open C:\ü: it's gone";
+        assert_eq!(shown_line(plain), plain);
+        assert_eq!(shown_line("a\x1b[1m\nb"), r"a\x1b[1m\nb");
+        assert_eq!(shown_lines("it's\n\x1b[1m\n"), "it's\n\\x1b[1m\n");
     }
 }

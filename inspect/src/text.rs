@@ -1,9 +1,26 @@
-//! Numbers and ids as text, in messages and in the output of the tool.
+//! Numbers, sizes and ids as text, in messages and in the output of the tools.
 
 /// Formats a range of sequence numbers: "batch 3" or "batches 3 to 5".
 #[must_use]
 pub fn range(first: u64, last: u64) -> String {
     if first == last { format!("batch {first}") } else { format!("batches {first} to {last}") }
+}
+
+/// Formats a size in the largest unit that leaves at least 1 before the point: "977 KiB".
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let (mut value, mut unit) = (bytes as f64, 0);
+    while value >= 1023.5 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{bytes} B"),
+        _ if value < 9.995 => format!("{value:.2} {}", units[unit]),
+        _ if value < 99.95 => format!("{value:.1} {}", units[unit]),
+        _ => format!("{value:.0} {}", units[unit]),
+    }
 }
 
 /// Formats a uuid with hyphens.

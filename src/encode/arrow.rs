@@ -147,7 +147,8 @@ impl<P: Lend<View: OwnedChunks>> Typed<ArrowCodec, P> {
     /// The arrays of a batch share the bytes of the mapping: only unaligned buffers are copied, and
     /// no buffer is unaligned if its frame begins an append of 1 KiB or more. A batch keeps its
     /// segment alive, even after a delete, a compaction, and a drop of the store. Only one batch at
-    /// a time takes memory of its own.
+    /// a time takes memory of its own, except where a [`Buffer`](crate::Buffer) has split an
+    /// encoded frame over two chunks: this call copies every such frame whole.
     ///
     /// # Errors
     ///

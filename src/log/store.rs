@@ -8,9 +8,10 @@ use crate::log::counters::Tally;
 use crate::log::fs::directory::Directory;
 use crate::log::fs::fork::ForkMark;
 use crate::log::fs::names::CONTROL;
-use crate::log::fs::{Dir, Disk, FileId};
+use crate::log::fs::{Dir, Disk};
 use crate::log::options::Options;
 use crate::log::shared::control::Control;
+use crate::log::shared::found::FoundControl;
 use crate::log::trace;
 use crate::threads::LentPool;
 
@@ -37,18 +38,18 @@ pub(crate) enum History<D: Disk> {
     /// The control file, which all open handles share.
     Shared(Control<D>),
     /// The result of a recovery in memory: the history as recovery would leave it.
-    Frozen(Frozen),
+    Frozen(Frozen<D::File>),
 }
 
 /// A store as recovery would leave it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Frozen {
+#[derive(Debug)]
+pub(crate) struct Frozen<F> {
     /// The uuid of the store, if a file of the store contains it.
     pub(crate) uuid: Option<[u8; 16]>,
     /// The last sequence number of the history.
     pub(crate) sequence: u64,
-    /// The identity of the control file when this handle was opened, if there was one.
-    pub(crate) control: Option<FileId>,
+    /// The control file when this handle was opened, if there was one.
+    pub(crate) control: Option<FoundControl<F>>,
 }
 
 impl<D: Disk> Store<D> {
@@ -151,7 +152,7 @@ impl<D: Disk> Store<D> {
             return Ok(());
         }
         match self.directory.dir.id_of(CONTROL) {
-            Ok(now) if Some(now) != frozen.control => {
+            Ok(now) if !frozen.control.as_ref().is_some_and(|found| found.is_unchanged(now)) => {
                 let why = "the store needed recovery when this handle was opened for reading, and \
                            another handle has opened it for writing since; open it again to read \
                            what was written";

@@ -46,6 +46,9 @@ const FIRST_CONNECTION: Duration = Duration::from_secs(5);
 /// A request that is not safe to repeat fails with an error whose
 /// [`may_have_happened`](RemoteError::may_have_happened) is set.
 ///
+/// A client belongs to the process that created it. In a child of `fork`, every call fails with
+/// [`Forked`](partd::ErrorKind::Forked), and a drop leaves the connections of the parent alone.
+///
 /// ```
 /// use partd::{Buffer, Dict, Partd, Pickle, SegmentLog, Snappy};
 /// use partd_server::{Client, Server};
@@ -87,7 +90,7 @@ impl Client {
     }
 
     fn with(config: Arc<Config>) -> Result<Client> {
-        let pool = Pool::new(&config);
+        let pool = Pool::new(&config)?;
         let mut client = Client {
             config,
             pool,

@@ -66,6 +66,7 @@ impl<'a> Pipeline<'a> {
         call: impl FnOnce(&mut Link) -> std::result::Result<T, RemoteError>,
     ) -> Result<T> {
         let client = self.client;
+        client.pool.check()?;
         let Some(link) = self.taken.link() else {
             return Err(partd::Error::Invalid("the pipeline has no connection".into()));
         };
@@ -142,6 +143,10 @@ impl<'a> Pipeline<'a> {
 
 impl Drop for Pipeline<'_> {
     fn drop(&mut self) {
+        // A forked child must not read the answers to its parent.
+        if self.client.pool.check().is_err() {
+            return;
+        }
         if let Err(error) = self.flush() {
             tracing::error!(error = %error, "a pipeline was dropped without a flush, and appends failed");
         }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use partd::log::fs::ForkMark;
 use partd::{Error, Result};
 
 use super::link::Link;
@@ -15,8 +16,9 @@ pub(crate) struct Pool {
     config: Arc<Config>,
     links: Mutex<Links>,
     freed: Condvar,
-    /// The process that created the client. A forked child must not use the sockets of its parent.
-    process: u32,
+    /// Marks the process that created the client. A forked child must not use the sockets of its
+    /// parent, and may have the same process id in another namespace.
+    mark: ForkMark,
 }
 
 #[derive(Debug, Default)]
@@ -26,13 +28,17 @@ struct Links {
 }
 
 impl Pool {
-    pub(crate) fn new(config: &Arc<Config>) -> Pool {
-        Pool {
+    pub(crate) fn new(config: &Arc<Config>) -> Result<Pool> {
+        let path = || config.address.as_str().into();
+        let mark = ForkMark::new();
+        let mark =
+            mark.map_err(|source| Error::Io { doing: "map a page for", path: path(), source })?;
+        Ok(Pool {
             config: Arc::clone(config),
             links: Mutex::default(),
             freed: Condvar::new(),
-            process: std::process::id(),
-        }
+            mark,
+        })
     }
 
     fn links(&self) -> MutexGuard<'_, Links> {
@@ -44,9 +50,9 @@ impl Pool {
     /// # Errors
     /// The client was created before a `fork`, in the parent process.
     pub(crate) fn check(&self) -> Result<()> {
-        match std::process::id() == self.process {
-            true => Ok(()),
-            false => Err(Error::Forked { path: self.config.address.as_str().into() }),
+        match self.mark.is_forked() {
+            false => Ok(()),
+            true => Err(Error::Forked { path: self.config.address.as_str().into() }),
         }
     }
 
@@ -113,6 +119,9 @@ impl Taken<'_> {
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
+        if self.pool.check().is_err() {
+            return;
+        }
         let mut links = self.pool.links();
         links.used -= 1;
         if let Some(mut link) = self.link.take() {

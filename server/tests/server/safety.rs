@@ -9,7 +9,7 @@ use std::time::Duration;
 use partd::{Batch, Dict, Durability, Error, Key, Partd};
 use partd_server::{Address, AllowedKeys, Client, ErrorKind, KeyPair, RemoteError, Role, Server};
 
-use crate::common::{Dir, Program, Served};
+use crate::common::{Dir, PATIENCE, Program, Served};
 
 fn kind(error: &Error) -> Option<ErrorKind> {
     RemoteError::of(error).map(|remote| remote.kind)
@@ -239,4 +239,68 @@ fn an_error_names_the_address_at_which_no_server_listens() {
     let error = missing.unwrap_err();
     assert_eq!(kind(&error), Some(ErrorKind::Disconnected));
     assert!(error.to_string().starts_with("cannot connect to ipc:///tmp/x.sock: "), "{error}");
+}
+
+/// Plays the processes of the next test.
+#[test]
+fn child_that_forks() {
+    use partd_testkit::children::fork;
+    let Ok(address) = std::env::var("PARTD_TEST_FORKS") else { return };
+    if !fork::children_begin_a_pid_namespace() {
+        println!("no namespaces");
+        return;
+    }
+    let Some(pid) = fork::fork_beside_idle_threads() else {
+        fork::end_after(|| {
+            assert_eq!(std::process::id(), 1);
+            let client = Client::options().timeout(PATIENCE).connect(&address).unwrap();
+            client.append([("k", "1")]).unwrap();
+            let idle = Client::options().timeout(PATIENCE).connect(&address).unwrap();
+            let mut pipeline = client.pipeline().unwrap();
+            pipeline.append([("k", "2")]).unwrap();
+            assert!(fork::children_begin_a_pid_namespace());
+            let Some(grandchild) = fork::fork_beside_idle_threads() else {
+                fork::end_after(|| {
+                    // By its process id, the child is its own parent.
+                    assert_eq!(std::process::id(), 1);
+                    let forked = |error| matches!(error, Some(Error::Forked { .. }));
+                    assert!(forked(client.get("k").err()), "a read");
+                    assert!(forked(client.append([("k", "x")]).err()), "an append");
+                    assert!(forked(client.pipeline().err()), "a new pipeline");
+                    assert!(forked(pipeline.append([("k", "x")]).err()), "an append in a pipeline");
+                    assert!(forked(pipeline.flush().err()), "a flush");
+                    drop(pipeline);
+                    drop(idle);
+                    let own = Client::options().timeout(PATIENCE).connect(&address).unwrap();
+                    own.append([("own", "3")]).unwrap();
+                });
+            };
+            assert!(fork::wait_for_success(grandchild), "the grandchild failed or hangs");
+            pipeline.append([("k", "4")]).unwrap();
+            pipeline.flush().unwrap();
+            drop(pipeline);
+            assert_eq!(client.get("k").unwrap(), b"124");
+            assert_eq!(idle.get("k").unwrap(), b"124");
+        });
+    };
+    println!("{}", if fork::wait_for_success(pid) { "it went well" } else { "it failed" });
+}
+
+#[test]
+fn a_client_belongs_to_its_parent_although_the_child_has_the_same_process_id() {
+    let served = Served::dict();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "safety::child_that_forks", "--nocapture"])
+        .env("PARTD_TEST_FORKS", served.server.address().to_string())
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    if said.contains("no namespaces") {
+        println!("skipped: process namespaces need CAP_SYS_ADMIN");
+        assert!(std::env::var_os("CI").is_none(), "CI runs this as root");
+        return;
+    }
+    assert!(said.contains("it went well"), "{said}");
+    assert_eq!(served.client().get_many(["k", "own"]).unwrap(), [b"124".to_vec(), b"3".to_vec()]);
 }

@@ -33,14 +33,17 @@ pub(crate) fn forks() -> Option<u64> {
 /// (`MADV_WIPEONFORK`). The page holds the number of the process, counted along its chain of
 /// ancestors. A child takes the next number when it creates its first mark.
 #[derive(Debug)]
-pub(crate) struct ForkMark {
+pub struct ForkMark {
     page: &'static Mapping,
     process: u64,
 }
 
 impl ForkMark {
     /// Marks this process.
-    pub(crate) fn new() -> io::Result<ForkMark> {
+    ///
+    /// # Errors
+    /// The kernel cannot map a page, or cannot clear it in children.
+    pub fn new() -> io::Result<ForkMark> {
         // The value that a child inherits is at least the number of its parent.
         static PROCESSES: AtomicU64 = AtomicU64::new(0);
         let page = ForkMark::page()?;
@@ -68,7 +71,8 @@ impl ForkMark {
 
     /// Whether this process was forked after the mark was created.
     #[inline]
-    pub(crate) fn is_forked(&self) -> bool {
+    #[must_use]
+    pub fn is_forked(&self) -> bool {
         self.page.load(0, Ordering::Relaxed) != self.process
     }
 }

@@ -25,6 +25,7 @@ use crate::error::Error;
 /// A file that the engine lends and does not read itself.
 pub(crate) use std::fs::File;
 
+pub use crate::log::fs::fork::ForkMark;
 pub use crate::log::fs::linux::{OsDir, OsDisk, OsLock};
 pub use crate::log::fs::linux_file::OsFile;
 pub use crate::log::fs::mapping::Mapping;

@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use crate::error::Result;
 use crate::log::fs::directory::Directory;
-use crate::log::fs::names::CONTROL;
-use crate::log::fs::{Access, Dir, Disk};
+use crate::log::fs::{Access, Disk};
 use crate::log::open::Opened;
 use crate::log::open::join::{
     Joined, PATIENCE, PAUSE, PRESENCE_PATIENCE, be_present, boot_id, join, refuse_temporary,
@@ -17,6 +16,7 @@ use crate::log::open::prepare::prepare;
 use crate::log::open::trust::{owners, scan, usable, was_closed};
 use crate::log::options::Options;
 use crate::log::read::reader::Reader;
+use crate::log::shared::found::FoundControl;
 use crate::log::store::{Frozen, History, Store};
 use crate::log::trace;
 
@@ -85,7 +85,7 @@ fn frozen<D: Disk>(
     boot: [u8; 16],
     options: &Options,
 ) -> Result<Opened<D>> {
-    let control = directory.dir.id_of(CONTROL).ok();
+    let control = FoundControl::read(&directory)?;
     let _span = trace::recovery(directory.path());
     let (scan, _) = scan(&directory, boot, Access::Read, options.ignore_damage)?;
     let frozen = Frozen { uuid: scan.uuid, sequence: scan.sequence, control };

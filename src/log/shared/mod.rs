@@ -3,5 +3,6 @@
 
 pub mod commit;
 pub(crate) mod control;
+pub(crate) mod found;
 pub(crate) mod lease;
 pub(crate) mod start;

@@ -13,7 +13,7 @@ use clap::{ArgAction, Command, CommandFactory, Parser};
 
 use crate::args::Args;
 use crate::complain;
-use partd_inspect::path::{deceives, shown};
+use partd_inspect::path::{shown, shown_lines};
 
 /// Commands that take no path.
 const WITHOUT_PATH: [&str; 3] = ["completions", "man", "help"];
@@ -33,7 +33,7 @@ pub(crate) fn parse() -> Result<Args, ExitCode> {
     }
     if error.use_stderr() {
         // Nothing to do if standard error is closed.
-        let _ = io::stderr().write_all(escaped(&error.render().to_string()).as_bytes());
+        let _ = io::stderr().write_all(shown_lines(&error.render().to_string()).as_bytes());
         return Err(ExitCode::from(2));
     }
     // Clap's own `exit` would report success on a full disk.
@@ -102,16 +102,6 @@ fn no_command(first: &OsStr, second: &OsStr) -> String {
     let command = command();
     let names: Vec<&str> = command.get_subcommands().map(Command::get_name).collect();
     format!("there is no command `{}`; the commands are {}", shown(word), names.join(", "))
-}
-
-/// Escapes a text of several lines, which may quote the command line, so that it cannot move the
-/// cursor of a terminal.
-fn escaped(text: &str) -> String {
-    let line = |line: &str| match line.chars().any(deceives) {
-        true => shown(line),
-        false => line.to_owned(),
-    };
-    text.split('\n').map(line).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]

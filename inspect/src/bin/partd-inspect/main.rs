@@ -7,6 +7,7 @@
 mod args;
 mod cmd;
 mod command_line;
+mod new_file;
 mod new_store;
 mod output;
 mod text;

@@ -9,7 +9,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -19,6 +18,7 @@ use partd_format::word::durable_end;
 use partd_format::{Kind, Link, Salt, SegmentHeader, State};
 
 use crate::Failure;
+use crate::new_file::NewFile;
 use partd_inspect::index::EntryRef;
 
 /// A batch is written once its values have this many bytes.
@@ -61,7 +61,7 @@ pub(crate) struct NewStore<'k> {
 #[derive(Debug)]
 struct Segment {
     path: PathBuf,
-    file: File,
+    file: NewFile,
     salt: Salt,
     end: u64,
 }
@@ -138,8 +138,7 @@ impl Segment {
     fn create(dir: &Path) -> Result<Segment, Failure> {
         // Recovery removes a file of this name if this process dies.
         let path = dir.join("tmp-output");
-        let file = File::options().write(true).create_new(true).mode(0o600).open(&path);
-        let file = file.map_err(|error| Failure::io("create", &path, &error))?;
+        let file = NewFile::create(&path).map_err(|error| Failure::io("create", &path, &error))?;
         let salt = Salt(u64::from_le_bytes(random::<8>()?));
         Ok(Segment { path, file, salt, end: HEADER_LEN })
     }

@@ -28,23 +28,9 @@ pub(crate) fn plural(number: u64, one: &str, many: &str) -> String {
     format!("{} {}", count(number), if number == 1 { one } else { many })
 }
 
-/// Formats a size in the largest unit that leaves at least 1 before the point.
+/// Formats a size for people, or as the exact number of bytes.
 pub(crate) fn size(bytes: u64, exact: bool) -> String {
-    if exact {
-        return count(bytes);
-    }
-    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let (mut value, mut unit) = (bytes as f64, 0);
-    while value >= 1023.5 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    match unit {
-        0 => format!("{bytes} B"),
-        _ if value < 9.995 => format!("{value:.2} {}", units[unit]),
-        _ if value < 99.95 => format!("{value:.1} {}", units[unit]),
-        _ => format!("{value:.0} {}", units[unit]),
-    }
+    if exact { count(bytes) } else { partd_inspect::text::size(bytes) }
 }
 
 /// Formats a share in percent; 0 if the whole is 0.

@@ -13,9 +13,8 @@
 //! starts again, a few times.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -31,6 +30,7 @@ use serde_json::json;
 use super::target::new_directory;
 use crate::Failure;
 use crate::args::Backup;
+use crate::new_file::NewFile;
 use crate::output::Output;
 use crate::text::{count, plural};
 use partd_inspect::history::Rule;
@@ -187,7 +187,7 @@ impl Target {
         let mark = self.path.join(UNFINISHED_BACKUP);
         let io = |doing, path: &Path, error| Ended::Failed(Failure::io(doing, path, &error));
         let write = |path: &Path, bytes: &[u8]| {
-            let file = create(path)?;
+            let file = NewFile::create(path)?;
             file.write_all_at(bytes, 0)?;
             file.sync_all()
         };
@@ -268,11 +268,6 @@ impl Target {
     }
 }
 
-/// Creates a file for this user alone.
-fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
-}
-
 /// The `durable_seq` of the control file, which was read before the directory was listed; 0 if none
 /// can be trusted. The one that a batch repeats would not do: a compaction that finished after the
 /// listing raises it without a sync of its inputs, which are listed.
@@ -304,9 +299,8 @@ fn link(segment: &Segment, to: &Path) -> Result<bool, Ended> {
 
 /// Copies a part of a segment, seals it, and makes it durable.
 fn copy(segment: &Segment, salt: Salt, part: &Part, to: &Path) -> io::Result<()> {
-    let (file, len) = (create(to)?, segment.source.len());
-    file.set_len(len)?;
-    segment.source.copy_start(&file, part.end)?;
+    let (file, len) = (NewFile::create(to)?, segment.source.len());
+    segment.source.copy_start(file.with_len(len)?, part.end)?;
     let put = |offset: u64, word: u64| file.write_all_at(&word.to_le_bytes(), offset);
     for &offset in &part.voided {
         put(offset + STATE_AT, State::Void.encode(salt, offset))?;

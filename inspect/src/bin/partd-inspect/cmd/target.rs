@@ -1,14 +1,15 @@
 //! Creates the files and directories that commands write: private to the user, never inside the
 //! store.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use partd_format::segment::id_of_file_name;
 
 use crate::Failure;
+use crate::new_file::NewFile;
 use partd_inspect::path::shown;
 
 /// Creates a directory outside the store, or takes an empty one.
@@ -30,10 +31,9 @@ pub(crate) fn new_directory(dir: &Path, store: &Path) -> Result<(), Failure> {
 }
 
 /// Creates a file outside the store; it must not exist, not even as a symbolic link.
-pub(crate) fn new_file(path: &Path, store: &Path) -> Result<File, Failure> {
+pub(crate) fn new_file(path: &Path, store: &Path) -> Result<NewFile, Failure> {
     outside_store(path, store)?;
-    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    made.map_err(|error| match error.kind() {
+    NewFile::create(path).map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => refuse(path, "this file exists; give a path that does not"),
         _ => Failure::io("create", path, &error),
     })
