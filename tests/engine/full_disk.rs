@@ -4,6 +4,7 @@
 //! The tests mount a small in-memory file system, which requires root.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -203,4 +204,28 @@ fn a_backup_that_does_not_fit_is_an_error_and_leaves_nothing() {
     let made = p.backup(small.path.join("new")).unwrap();
     assert_eq!(made.segments_linked, 0, "{made:?}");
     assert_eq!(options().open(small.path.join("new")).unwrap().get("k").unwrap(), b"v");
+}
+
+#[test]
+fn a_hard_linked_copy_opened_on_a_full_disk_leaves_the_control_file_of_the_original_alone() {
+    let Some(small) = Small::mount() else { return };
+    let (store, copy) = (small.path.join("store"), small.path.join("copy"));
+    // All segments are sealed, so a recovery of the copy needs space only for its control file.
+    options().open(&store).unwrap().append([("k", "1")]).unwrap();
+    let p = options().open(&store).unwrap();
+    fs::create_dir(&copy).unwrap();
+    for entry in fs::read_dir(&store).unwrap() {
+        let entry = entry.unwrap();
+        fs::hard_link(entry.path(), copy.join(entry.file_name())).unwrap();
+    }
+    let filler = small.path.join("filler");
+    let mut file = fs::File::create(&filler).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    let control = fs::read(store.join("control")).unwrap();
+    says_full(&options().open(&copy).expect_err("there is no space for it"), &copy);
+    assert!(fs::read(store.join("control")).unwrap() == control, "it was overwritten");
+    fs::remove_file(&filler).unwrap();
+    p.append([("k", "2")]).unwrap();
+    assert_eq!(options().open(&copy).unwrap().get("k").unwrap(), b"1");
+    assert_eq!(p.get("k").unwrap(), b"12");
 }

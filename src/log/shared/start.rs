@@ -78,7 +78,8 @@ impl Start {
 
     /// Creates the control file and replaces the existing one. The caller is alone.
     ///
-    /// If the disk has no space for a second file, overwrites the existing one, which nobody maps.
+    /// If the disk has no space for a second file, overwrites the existing one. Nobody uses it then,
+    /// unless it has another name in another directory.
     pub(crate) fn create<D: Disk>(&self, directory: &Directory<D>) -> Result<()> {
         let uuid = Some(&self.fixed.store);
         let made = directory
@@ -93,7 +94,11 @@ impl Start {
         // Remove the incomplete file; report the first error.
         let _ = directory.unlink_unfinished(UNFINISHED_CONTROL, uuid);
         match directory.dir.open(CONTROL, Access::Write) {
-            Ok(file) if is_full(&error) && file.mapping().len() == layout::FILE_LEN => {
+            Ok(file)
+                if is_full(&error)
+                    && file.mapping().len() == layout::FILE_LEN
+                    && directory.dir.links(CONTROL).is_ok_and(|links| links == 1) =>
+            {
                 let written = self.write(&file, layout::FILE_LEN);
                 written.map_err(|error| directory.error("write", CONTROL, error))
             }
