@@ -224,6 +224,8 @@ fn a_hard_linked_copy_opened_on_a_full_disk_leaves_the_control_file_of_the_origi
     let control = fs::read(store.join("control")).unwrap();
     says_full(&options().open(&copy).expect_err("there is no space for it"), &copy);
     assert!(fs::read(store.join("control")).unwrap() == control, "it was overwritten");
+    // Its blocks are free once nobody has it open.
+    drop(file);
     fs::remove_file(&filler).unwrap();
     p.append([("k", "2")]).unwrap();
     assert_eq!(options().open(&copy).unwrap().get("k").unwrap(), b"1");
