@@ -149,6 +149,11 @@ fn after_an_error_of_the_store_everything_is_still_gathered() {
     gather.append("x", &rows(0, 40_000)).unwrap();
     let held = gather.memory_bytes();
     assert_eq!(gather.flush().unwrap_err().kind(), ErrorKind::StoreFull);
+    // A batch that makes the key full is not kept: the caller may repeat the call.
+    let error = gather.append("x", &rows(0, 1 << 20)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StoreFull);
+    // Neither is one of another schema.
+    assert!(gather.append("x", &only_numbers(0, 1)).is_err());
     assert_eq!(gather.memory_bytes(), held);
     assert!(!p.contains("x").unwrap());
     p.inner().clear().unwrap();

@@ -66,13 +66,13 @@ impl<'a, P: Partd> Gather<'a, P> {
     ///
     /// The rows are copied, so a slice does not keep the memory of its whole batch. The key is
     /// written if it has gathered enough rows or if the schema changes, and all keys are if the
-    /// limit on memory is exceeded.
+    /// limit on memory would be exceeded.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Encode`](crate::ErrorKind::Encode) if the batch can never be written; it is then
-    /// not gathered. After any other error of [`append`](crate::Typed::append), it is gathered like
-    /// what was before, and the next call tries again to write it.
+    /// [`ErrorKind::Encode`](crate::ErrorKind::Encode) if the batch can never be written, and the
+    /// other errors of [`append`](crate::Typed::append). This batch is then not gathered, and
+    /// everything before it still is, so the call can be repeated.
     pub fn append(&mut self, key: impl Into<Key>, batch: &RecordBatch) -> Result<()> {
         let key = key.into();
         let batch = own_rows(batch).map_err(|error| Error::Encode {
@@ -81,24 +81,32 @@ impl<'a, P: Partd> Gather<'a, P> {
             reason: reason(&error),
         })?;
         let memory_bytes = batch.get_array_memory_size();
-        if let Some(pending) = self.keys.get(&key)
+        if self.memory_bytes + memory_bytes > self.limit_bytes {
+            self.flush()?;
+        } else if let Some(pending) = self.keys.get(&key)
             && pending.batches.first().is_some_and(|first| first.schema() != batch.schema())
         {
             self.write(slice::from_ref(&key))?;
         }
         let pending = self.keys.entry(key.clone()).or_default();
-        pending.rows += batch.num_rows();
-        pending.memory_bytes += memory_bytes;
+        let rows = batch.num_rows();
         pending.batches.push(batch);
-        let is_full = pending.rows >= self.rows;
+        pending.rows += rows;
+        pending.memory_bytes += memory_bytes;
         self.memory_bytes += memory_bytes;
-        if self.memory_bytes > self.limit_bytes {
-            self.flush()
-        } else if is_full {
-            self.write(slice::from_ref(&key))
-        } else {
-            Ok(())
+        if pending.rows < self.rows && self.memory_bytes <= self.limit_bytes {
+            return Ok(());
         }
+        let written = self.write(slice::from_ref(&key));
+        if written.is_err()
+            && let Some(pending) = self.keys.get_mut(&key)
+        {
+            pending.batches.pop();
+            pending.rows -= rows;
+            pending.memory_bytes -= memory_bytes;
+            self.memory_bytes -= memory_bytes;
+        }
+        written
     }
 
     /// Writes everything gathered, as one atomic batch.
