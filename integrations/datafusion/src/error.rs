@@ -30,8 +30,8 @@ pub(crate) fn into_io(error: DataFusionError) -> io::Error {
     io::Error::new(kind, Carried(error))
 }
 
-/// `io::Error::source` is the source of the error in it, not that error. This one is the source of
-/// itself, so to say: without it, `find_root` would not see the error.
+/// An error that is its own source. `io::Error::source` returns the source of the error inside it
+/// and skips that error itself, so without this wrapper `find_root` would not see it.
 struct Carried(DataFusionError);
 
 impl Error for Carried {

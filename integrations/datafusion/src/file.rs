@@ -38,13 +38,13 @@ impl SpillFile for StoredFile {
     }
 }
 
-/// What the file, its writer and its readers share. The last of them removes the key.
+/// State shared by the file, its writer and its readers. The last of them removes the key.
 pub(crate) struct File {
     pub(crate) core: Arc<Core>,
     /// The key in the scope of this spill store, and in the whole store.
     pub(crate) name: Key,
     pub(crate) key: Key,
-    /// What the file is for.
+    /// The purpose of the file, for errors.
     pub(crate) description: String,
     /// The bytes that were written, as they are counted against the quota.
     pub(crate) len_bytes: AtomicU64,
@@ -62,7 +62,7 @@ struct State {
     wakers: Vec<Waker>,
 }
 
-/// What a reader at a position finds.
+/// The next step of a reader at a position.
 #[derive(Debug)]
 pub(crate) enum Next {
     /// There are bytes in the store.

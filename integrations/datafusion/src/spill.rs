@@ -64,7 +64,7 @@ pub struct PartdSpill {
     core: Arc<Core>,
 }
 
-/// What a [`PartdSpill`] holds, and what has gone through it.
+/// Counts of the spill files of a [`PartdSpill`] and of their bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SpillStats {
@@ -106,7 +106,7 @@ impl PartdSpill {
         SegmentLog::sweep(dir).map_err(of_store)
     }
 
-    /// Returns what the store holds, and what has gone through it.
+    /// Returns the counts of spill files and of their bytes.
     #[must_use]
     pub fn stats(&self) -> SpillStats {
         let usage = &self.core.usage;
@@ -261,7 +261,7 @@ impl fmt::Debug for PartdSpillBuilder {
     }
 }
 
-/// What the spill files of one [`PartdSpill`] share.
+/// State shared by the spill files of one [`PartdSpill`].
 pub(crate) struct Core {
     pub(crate) store: Scoped<Arc<SegmentLog>>,
     pub(crate) usage: Usage,

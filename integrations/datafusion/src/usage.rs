@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use datafusion_common::{DataFusionError, Result, human_readable_size};
 
-/// What the spill files of one store take.
+/// The bytes and numbers of the spill files of one store.
 #[derive(Debug)]
 pub(crate) struct Usage {
     pub(crate) quota_bytes: AtomicU64,
@@ -48,7 +48,7 @@ impl Usage {
         }
     }
 
-    /// Takes back what was counted for a file that is gone.
+    /// Subtracts a file that is gone.
     pub(crate) fn remove_file(&self, bytes: u64) {
         self.used_bytes.fetch_sub(bytes, Relaxed);
         self.files.fetch_sub(1, Relaxed);

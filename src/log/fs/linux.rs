@@ -460,7 +460,7 @@ mod tests {
     use crate::log::fs::DiskFile;
 
     #[test]
-    fn a_rename_replaces_no_file_also_where_the_file_system_cannot_promise_it() {
+    fn a_rename_replaces_no_file_even_where_the_file_system_cannot_promise_it() {
         let path = tempfile::tempdir().unwrap();
         let dir = OsDisk.open_dir(path.path()).unwrap();
         for is_supported in [true, false] {

@@ -261,8 +261,8 @@ const LINKS_AHEAD: u64 = 16;
 /// The first steps along a chain are taken without a check: a reader that keeps up takes no more
 /// than these.
 const UNCHECKED_STEPS: u32 = 4;
-/// The maximum number of links that are read without a check after others were in memory. If a part
-/// that is not in memory follows, the disk is waited for as often, once.
+/// The maximum number of links that are read without a check after others were in memory. A walk
+/// that then reaches links on disk waits for that many of them one by one before it checks again.
 const UNCHECKED_MAX: u32 = 31;
 /// The length of the link, the state and the lengths after them.
 const WORDS_BYTES: u64 = 64;
@@ -278,7 +278,8 @@ pub(crate) struct ChainAhead {
     requested: u64,
     /// How many more links are read without a check: a check is a system call.
     unchecked: u32,
-    /// The number to begin with after the last link that was in memory: doubled after each.
+    /// The number of links left unchecked after the last check. It grows with each link found in
+    /// memory, and starts over after one that was not.
     unchecked_after_hit: u32,
 }
 

@@ -158,16 +158,15 @@ impl<'c, 'v, F: DiskFile> BatchWriter<'c, 'v, F> {
         layout
             .encode(salt, self.claim.offset(), durable_seq, entries, head)
             .map_err(io::Error::other)?;
-        let mut buffers = SmallVec::<[IoSlice<'_>; 2]>::from_slice(&[IoSlice::new(head)]);
-        match self.through {
-            Through::Mapping => {
-                self.claim.put(WORDS_LEN, head);
-                return Ok(());
-            }
-            // The first store to a page through the mapping would load it.
-            Through::File => buffers.extend(self.group.drain(..)),
-            Through::Gathered => buffers.push(IoSlice::new(gathered)),
+        if self.through == Through::Mapping {
+            self.claim.put(WORDS_LEN, head);
+            return Ok(());
         }
+        // Not through the mapping: the first store to a page would load it. At most one of `group`
+        // and `gathered` has bytes left, and none after a flush.
+        let mut buffers = SmallVec::<[IoSlice<'_>; 2]>::from_slice(&[IoSlice::new(head)]);
+        buffers.extend(self.group.drain(..));
+        buffers.push(IoSlice::new(gathered));
         self.claim.write(WORDS_LEN, &mut buffers)
     }
 }

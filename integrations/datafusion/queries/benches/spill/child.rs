@@ -40,7 +40,7 @@ impl Backend {
     }
 }
 
-/// What a run took, and what it returned.
+/// The cost and the result of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Report {
     pub(crate) rows: u64,

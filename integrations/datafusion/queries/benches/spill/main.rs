@@ -38,7 +38,7 @@ struct Arguments {
     child: Option<Query>,
     #[arg(long, hide = true)]
     backend: Option<Backend>,
-    /// What `cargo bench` passes to every benchmark.
+    /// Accepted because `cargo bench` passes it to every benchmark.
     #[arg(long = "bench", hide = true)]
     _bench: bool,
 }

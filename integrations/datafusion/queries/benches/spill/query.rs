@@ -6,7 +6,7 @@ use datafusion::prelude::SessionContext;
 
 use crate::rows::{Columns, register};
 
-/// What is measured.
+/// The measured queries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Query {
     /// The sort-merge join of DataFusion's epic 24768: two tables with the same unique keys.

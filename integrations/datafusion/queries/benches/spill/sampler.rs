@@ -1,4 +1,4 @@
-//! What a process takes while it runs: descriptors, files and memory, looked at every few
+//! Samples the descriptors, files and memory of a process while it runs, every few
 //! milliseconds, but for at most a fiftieth of the time: many files take long to count.
 
 use std::fs;
