@@ -39,7 +39,8 @@ const UNLOCKED_READS: usize = 4;
 ///
 /// `Fast` is a store in memory, such as [`Dict`](crate::Dict); `Slow` is where the bytes end up.
 /// The buffer holds at most `limit_bytes` of memory, as [`MemoryStore::memory_bytes`] counts it,
-/// under any number of threads. An append that finds no room first moves the keys with the longest
+/// under any number of threads. It keeps the memory that an append has made room in, for the appends
+/// to come; [`flush`](Buffer::flush) and [`shrink_to`](Buffer::shrink_to) give it back. An append that finds no room first moves the keys with the longest
 /// values to `Slow`, until half of the limit is free; with a [budget](Buffer::with_budget), half of
 /// what is reserved. A batch too large to be buffered, and every removal, goes straight to `Slow`.
 ///
@@ -168,10 +169,11 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         &self.slow
     }
 
-    /// Returns the memory that the buffer holds, in bytes: keys, values and deferred sets.
+    /// Returns the memory that the buffer takes, in bytes: keys, values, deferred sets, and what it
+    /// keeps for the appends to come.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        self.held_bytes(&self.shared())
+        self.total_bytes(&self.shared())
     }
 
     /// Returns what was written to the slow store so far.
@@ -200,8 +202,18 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     /// Those of the slow store; the bytes that could not be moved stay buffered.
     pub fn shrink_to(&self, bytes: u64) -> Result<()> {
         let mut state = self.alone();
-        let result = self.drain(&mut state, bytes);
-        self.memory.release_above(self.held_bytes(&state));
+        let mut target_bytes = bytes;
+        let result = loop {
+            let drained = self.drain(&mut state, target_bytes);
+            self.fast.release_spare();
+            let excess_bytes = self.total_bytes(&state).saturating_sub(bytes);
+            if drained.is_err() || excess_bytes == 0 || target_bytes == 0 {
+                break drained;
+            }
+            // Not all that is spare could be given back.
+            target_bytes = target_bytes.saturating_sub(excess_bytes);
+        };
+        self.release(&state, 0);
         result
     }
 
@@ -212,6 +224,11 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
                 Fit::Buffered => return Ok(Fit::Buffered),
                 Fit::NoRoom => {
                     self.drain(state, self.memory.allowed_bytes() / 2)?;
+                    if self.buffer_exclusive(state, batch)? == Fit::Buffered {
+                        return Ok(Fit::Buffered);
+                    }
+                    // What is spare may be in pieces that are too small.
+                    self.fast.release_spare();
                     if self.buffer_exclusive(state, batch)? == Fit::Buffered {
                         return Ok(Fit::Buffered);
                     }
@@ -274,13 +291,35 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
             drop(state);
             let mut state = self.alone();
             let settled = self.apply_deferred(&mut state, keys);
-            self.memory.release_spare(self.held_bytes(&state));
+            self.release(&state, self.memory.step_bytes());
             settled?;
         }
     }
 
-    fn held_bytes(&self, state: &State) -> u64 {
+    /// Moves everything buffered to the slow store, and keeps the memory for the appends to come.
+    fn drain_all(&self, state: &mut State) -> Result<()> {
+        let drained = self.drain(state, 0);
+        self.release(state, 0);
+        drained
+    }
+
+    /// Gives the budget back what is reserved beyond the memory held and `more_bytes`.
+    fn release(&self, state: &State, more_bytes: u64) {
+        if self.memory.has_budget() {
+            // Others can use it better.
+            self.fast.release_spare();
+            self.memory.release_above(self.total_bytes(state).saturating_add(more_bytes));
+        }
+    }
+
+    /// Returns the memory that the buffer takes.
+    fn total_bytes(&self, state: &State) -> u64 {
         self.fast.memory_bytes() + state.deferred.memory_bytes()
+    }
+
+    /// Returns the memory of what is buffered, without what is spare.
+    fn held_bytes(&self, state: &State) -> u64 {
+        self.total_bytes(state).saturating_sub(self.fast.spare_bytes())
     }
 
     /// Calls `read` on the slow store, and returns the result with the shared lock under which it
@@ -313,9 +352,7 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
         self.check(durability)?;
         if durability == Durability::Durable {
             let mut state = self.alone();
-            let drained = self.drain(&mut state, 0);
-            self.memory.release_above(self.held_bytes(&state));
-            drained?;
+            self.drain_all(&mut state)?;
             self.write_through(&mut state, batch)?;
             // Sync outside the lock, so that several threads can share one sync.
             drop(state);
@@ -329,7 +366,7 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
         // After a buffered batch, keep the memory that the flush has made room in: more appends
         // follow.
         if !matches!(written, Ok(Fit::Buffered)) {
-            self.memory.release_spare(self.held_bytes(&state));
+            self.release(&state, self.memory.step_bytes());
         }
         written.map(drop)
     }
@@ -349,7 +386,7 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
     fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
         let mut state = self.alone();
         let taken = self.take_exclusive(&mut state, keys);
-        self.memory.release_spare(self.held_bytes(&state));
+        self.release(&state, self.memory.step_bytes());
         taken
     }
 
@@ -383,7 +420,7 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
     }
 
     fn sync(&self) -> Result<()> {
-        self.flush()?;
+        self.drain_all(&mut self.alone())?;
         self.slow.sync()
     }
 
@@ -408,7 +445,7 @@ impl<Fast: MemoryStore, Slow: Partd> fmt::Debug for Buffer<Fast, Slow> {
         let state = self.shared();
         f.debug_struct("Buffer")
             .field("memory", &self.memory)
-            .field("held_bytes", &self.held_bytes(&state))
+            .field("memory_bytes", &self.total_bytes(&state))
             .field("stats", &state.stats)
             .finish_non_exhaustive()
     }

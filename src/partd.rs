@@ -378,12 +378,23 @@ pub trait Partd: Send + Sync {
     note = "the fast half of a `Buffer` is a `Dict`, or a layer such as `Lz4` over a `Dict`"
 )]
 pub trait MemoryStore: Partd {
-    /// Returns the memory in which the store holds keys and values, in bytes.
+    /// Returns the memory that the store takes for keys and values, in bytes.
     #[must_use]
     fn memory_bytes(&self) -> u64;
 
-    /// Writes the batch if the store then holds at most `limit_bytes` of memory, and returns
-    /// whether it did.
+    /// Returns the part of [`memory_bytes`](MemoryStore::memory_bytes) that holds nothing, and that
+    /// the store keeps for values to come. The provided method returns 0.
+    #[must_use]
+    fn spare_bytes(&self) -> u64 {
+        0
+    }
+
+    /// Gives back the memory that the store keeps for values to come, as far as possible. The
+    /// provided method does nothing.
+    fn release_spare(&self) {}
+
+    /// Writes the batch if the store then takes at most `limit_bytes` of memory, and returns whether
+    /// it did.
     ///
     /// `false` means that nothing has changed; a batch slightly below the limit may be refused too.
     /// The durability is [`Plain`](Durability::Plain). An implementation keeps to the limit even

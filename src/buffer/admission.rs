@@ -80,12 +80,12 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     fn grow(&self, state: &State, batch: &Batch<'_>) -> bool {
         /// A new key's share of a table and of the lists around it.
         const KEY_BYTES: u64 = 256;
-        let (held_bytes, value_bytes) = (self.held_bytes(state), batch.value_bytes());
-        if held_bytes.saturating_add(value_bytes) > self.limit_bytes() {
+        let value_bytes = batch.value_bytes();
+        if self.held_bytes(state).saturating_add(value_bytes) > self.limit_bytes() {
             return false;
         }
         let batch_bytes = value_bytes + value_bytes / 4 + batch.ops().len() as u64 * KEY_BYTES;
-        self.memory.grow(held_bytes + batch_bytes)
+        self.memory.grow(self.total_bytes(state) + batch_bytes)
     }
 
     /// Returns the sets of a batch that would be deferred, or `None` if the batch cannot be

@@ -90,6 +90,11 @@ impl Reservation {
         self.limit_bytes
     }
 
+    /// Returns whether the memory is shared with others.
+    pub(super) fn has_budget(&self) -> bool {
+        self.budget.is_some()
+    }
+
     /// Returns the bytes that the buffer may hold now.
     pub(super) fn allowed_bytes(&self) -> u64 {
         match self.budget {
@@ -100,7 +105,7 @@ impl Reservation {
 
     /// Returns the step in which memory is reserved: small compared with the limit, but large
     /// enough that the budget is rarely asked.
-    fn step_bytes(&self) -> u64 {
+    pub(super) fn step_bytes(&self) -> u64 {
         (self.limit_bytes / 64).clamp(16 << 10, 8 << 20)
     }
 
@@ -134,11 +139,6 @@ impl Reservation {
             self.reserved_bytes.store(held_bytes, Ordering::Relaxed);
             budget.shrink(reserved_bytes - held_bytes);
         }
-    }
-
-    /// Gives everything that exceeds `held_bytes` by more than one step back to the budget.
-    pub(super) fn release_spare(&self, held_bytes: u64) {
-        self.release_above(held_bytes.saturating_add(self.step_bytes()));
     }
 }
 

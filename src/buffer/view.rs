@@ -30,7 +30,7 @@ impl<Fast: MemoryStore, Slow: Lend> Buffer<Fast, Slow> {
         keys.sort_unstable();
         keys.dedup();
         let moved = self.move_keys(state, &keys);
-        self.memory.release_spare(self.held_bytes(state));
+        self.release(state, self.memory.step_bytes());
         moved
     }
 }

@@ -265,6 +265,14 @@ where
         self.inner.memory_bytes()
     }
 
+    fn spare_bytes(&self) -> u64 {
+        self.inner.spare_bytes()
+    }
+
+    fn release_spare(&self) {
+        self.inner.release_spare();
+    }
+
     fn write_within(&self, batch: &Batch<'_>, limit_bytes: u64) -> Result<bool> {
         self.with_frames(&steps_of(batch), |frames| self.inner.write_within(frames, limit_bytes))
     }

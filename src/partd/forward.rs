@@ -58,6 +58,12 @@ macro_rules! memory_store_by_reference {
             fn memory_bytes(&self) -> u64 {
                 (**self).memory_bytes()
             }
+            fn spare_bytes(&self) -> u64 {
+                (**self).spare_bytes()
+            }
+            fn release_spare(&self) {
+                (**self).release_spare();
+            }
             fn write_within(&self, batch: &Batch<'_>, limit_bytes: u64) -> Result<bool> {
                 (**self).write_within(batch, limit_bytes)
             }
@@ -130,6 +136,12 @@ mod tests {
         fn memory_bytes(&self) -> u64 {
             Noting::note("memory_bytes").unwrap_or_default()
         }
+        fn spare_bytes(&self) -> u64 {
+            Noting::note("spare_bytes").unwrap_or_default()
+        }
+        fn release_spare(&self) {
+            drop(Noting::note::<()>("release_spare"));
+        }
         fn write_within(&self, _: &Batch<'_>, _: u64) -> Result<bool> {
             Noting::note("write_within")
         }
@@ -169,6 +181,8 @@ mod tests {
                 "check" => drop(p.check(Durability::Plain)),
                 "lent_pool" => assert!(p.lent_pool().is_none()),
                 "memory_bytes" => drop(p.memory_bytes()),
+                "spare_bytes" => drop(p.spare_bytes()),
+                "release_spare" => p.release_spare(),
                 "write_within" => drop(p.write_within(&batch, 0)),
                 "heaviest" => drop(p.heaviest(0)),
                 other => panic!("{other} is declared, but this test does not call it"),
@@ -176,7 +190,7 @@ mod tests {
             CALLS.take() == [name]
         }
         let methods = [declared("Partd"), declared("MemoryStore")].concat();
-        assert_eq!(methods.len(), 14, "{methods:?}");
+        assert_eq!(methods.len(), 16, "{methods:?}");
         for method in methods {
             // A method that is not forwarded runs its provided body, which calls other methods.
             assert!(call_all(method, &Noting), "{method}");

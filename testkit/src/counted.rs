@@ -57,6 +57,12 @@ impl MemoryStore for Counted {
     fn memory_bytes(&self) -> u64 {
         self.dict.memory_bytes()
     }
+    fn spare_bytes(&self) -> u64 {
+        self.dict.spare_bytes()
+    }
+    fn release_spare(&self) {
+        self.dict.release_spare();
+    }
     fn write_within(&self, batch: &Batch<'_>, limit_bytes: u64) -> Result<bool> {
         self.count("write_within").write_within(batch, limit_bytes)
     }

@@ -22,8 +22,10 @@ const PARALLEL_MIN_BYTES: u64 = 256 << 10;
 /// If the extents of several keys are shorter than this on average, they are read in the order of
 /// the log.
 const SMALL_EXTENT_BYTES: u64 = 2048;
-/// About how many bytes of the log are read before the next turn of the same key, so that they stay
-/// in the cache.
+/// About how many bytes of the log are read in a row before the next keys' turn, and before the next
+/// turn of the same key: enough to read forward, and few enough that they and their destinations
+/// stay in the cache.
+const ROW_BYTES: u64 = 64 << 10;
 const WINDOW_BYTES: u64 = 256 << 10;
 /// A value longer than this is copied in pieces of about this length.
 pub(super) const PIECE_BYTES: u64 = 1 << 20;
@@ -158,24 +160,33 @@ impl<F: DiskFile> Snapshot<F> {
         Ok(value)
     }
 
-    /// Reads the values of some keys, a few extents of each in turn. Small values that are next to
-    /// each other in the log are then read while they are in the cache, and the log is read
-    /// forward.
+    /// Reads the values of some keys, a few keys at a time, and a few extents of each in turn. Small
+    /// values that are next to each other in the log are then read while they are in the cache, and
+    /// the log is read forward.
     fn side_by_side(&self, keys: &[&[Extent]]) -> Result<Vec<Vec<u8>>> {
         let mut values: Vec<_> =
             keys.iter().map(|list| Vec::with_capacity(total(list) as usize)).collect();
+        let row: u64 = keys.iter().map(|list| total(list) / list.len().max(1) as u64).sum();
+        let count = (ROW_BYTES * keys.len() as u64).div_ceil(row.max(1)).max(1) as usize;
+        for (keys, values) in keys.chunks(count).zip(values.chunks_mut(count)) {
+            self.in_turn(keys, values)?;
+        }
+        Ok(values)
+    }
+
+    fn in_turn(&self, keys: &[&[Extent]], values: &mut [Vec<u8>]) -> Result<()> {
         let row: u64 = keys.iter().map(|list| total(list) / list.len().max(1) as u64).sum();
         let step = (WINDOW_BYTES / row.max(1)).max(1) as usize;
         let rows = keys.iter().map(|list| list.len()).max().unwrap_or(0);
         for first in (0..rows).step_by(step) {
             self.fetch_missing_rows(keys, first, step);
-            for (list, value) in keys.iter().zip(&mut values) {
+            for (list, value) in keys.iter().zip(&mut *values) {
                 for extent in list.iter().skip(first).take(step) {
                     self.append(extent, value)?;
                 }
             }
         }
-        Ok(values)
+        Ok(())
     }
 
     #[inline]
