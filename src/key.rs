@@ -8,15 +8,20 @@
 //! unchanged as a key. It equals the key of a tuple only if it is the encoding of that tuple: the
 //! string `"a"` and the tuple `("a",)` are the same key. A key that
 //! [`keys`](crate::Partd::keys) returns can therefore be passed to [`get`](crate::Partd::get).
+//!
+//! `conversions` makes keys of owned values, integers and tuples; `part` decodes tuples.
 
-use std::borrow::{Borrow, Cow};
+mod conversions;
+mod part;
+
+use std::borrow::Borrow;
 use std::fmt;
-use std::rc::Rc;
-use std::sync::Arc;
 
 pub use partd_format::tuple::Integer as TupleInteger;
-use partd_format::tuple::{NEST, NEXT_PART, Token, Tokens, UNNEST, ZERO};
+use partd_format::tuple::{NEXT_PART, ZERO};
 use smallvec::SmallVec;
+
+pub use self::part::TuplePart;
 
 /// The longest key that needs no heap allocation, in bytes.
 const INLINE_LEN_BYTES: usize = 16;
@@ -65,45 +70,6 @@ impl Key {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-
-    /// Returns the parts of the tuple that the key encodes; a plain key is one part.
-    ///
-    /// Returns `None` if the bytes encode no tuple, which happens only if the key was made from
-    /// bytes with zeros among them, or if its tuples are nested more than 64 deep.
-    ///
-    /// ```
-    /// use partd::{Key, TuplePart};
-    /// let key = Key::from(("stage", -3, ("part", 7_u64)));
-    /// assert_eq!(
-    ///     key.parts().unwrap(),
-    ///     [
-    ///         TuplePart::from("stage"),
-    ///         TuplePart::Integer((-3).into()),
-    ///         TuplePart::Tuple(vec!["part".into(), TuplePart::Integer(7.into())]),
-    ///     ]
-    /// );
-    /// assert_eq!(Key::from("plain").parts().unwrap(), ["plain".into()]);
-    /// ```
-    #[must_use]
-    pub fn parts(&self) -> Option<Vec<TuplePart>> {
-        // The tuples that enclose the part to be read next, the outermost first.
-        let mut outer: Vec<Vec<TuplePart>> = Vec::new();
-        let mut parts = Vec::new();
-        for token in Tokens::new(&self.0) {
-            match token.ok()? {
-                Token::Bytes(bytes) => {
-                    parts.push(TuplePart::Bytes(bytes.runs().flatten().copied().collect()));
-                }
-                Token::Integer(integer) => parts.push(TuplePart::Integer(integer)),
-                Token::Open => outer.push(std::mem::take(&mut parts)),
-                Token::Close => {
-                    let tuple = TuplePart::Tuple(std::mem::replace(&mut parts, outer.pop()?));
-                    parts.push(tuple);
-                }
-            }
-        }
-        Some(parts)
     }
 
     /// Returns the prefix of all tuple keys that begin with the parts of `tuple` and have more.
@@ -157,55 +123,6 @@ impl Clone for Key {
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Key({self})")
-    }
-}
-
-/// Formats the key as Rust writes it: a string literal, or a tuple of literals and integers.
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(parts) = self.parts()
-            && !matches!(parts[..], [TuplePart::Bytes(_)])
-        {
-            return write_tuple(f, &parts);
-        }
-        write!(f, "\"{}\"", self.0.escape_ascii())
-    }
-}
-
-fn write_tuple(f: &mut fmt::Formatter<'_>, parts: &[TuplePart]) -> fmt::Result {
-    f.write_str("(")?;
-    for (i, part) in parts.iter().enumerate() {
-        write!(f, "{}{part}", if i > 0 { ", " } else { "" })?;
-    }
-    f.write_str(if parts.len() == 1 { ",)" } else { ")" })
-}
-
-/// A part of a tuple key, returned by [`Key::parts`].
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum TuplePart {
-    /// A string or a byte string: both are bytes.
-    Bytes(Vec<u8>),
-    /// An integer of any type.
-    Integer(TupleInteger),
-    /// A tuple inside the tuple.
-    Tuple(Vec<TuplePart>),
-}
-
-impl From<&str> for TuplePart {
-    fn from(text: &str) -> TuplePart {
-        TuplePart::Bytes(text.into())
-    }
-}
-
-/// Shows the part as Rust writes it.
-impl fmt::Display for TuplePart {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            TuplePart::Bytes(bytes) => write!(f, "\"{}\"", bytes.escape_ascii()),
-            TuplePart::Integer(integer) => write!(f, "{integer}"),
-            TuplePart::Tuple(parts) => write_tuple(f, parts),
-        }
     }
 }
 
@@ -341,138 +258,5 @@ impl<T: KeyPart + ?Sized> From<&T> for Key {
     #[inline]
     fn from(part: &T) -> Key {
         part.to_key()
-    }
-}
-
-macro_rules! key_from_owner {
-    ($(($($generic:tt)*) $type:ty),* $(,)?) => {$(
-        impl<$($generic)*> Part for $type {
-            fn write_key(&self, key: &mut Key) {
-                self[..].write_key(key);
-            }
-
-            #[inline]
-            fn to_key(&self) -> Key {
-                self[..].to_key()
-            }
-
-            fn escape_into(&self, key: &mut Key) {
-                self[..].escape_into(key);
-            }
-        }
-
-        impl<$($generic)*> From<$type> for Key {
-            #[inline]
-            fn from(owner: $type) -> Key {
-                owner.to_key()
-            }
-        }
-    )*};
-}
-
-key_from_owner!(
-    () String,
-    () Vec<u8>,
-    (const N: usize) [u8; N],
-    () Box<str>,
-    () Box<[u8]>,
-    () Rc<str>,
-    () Rc<[u8]>,
-    () Arc<str>,
-    () Arc<[u8]>,
-    ('a) Cow<'a, str>,
-    ('a) Cow<'a, [u8]>,
-);
-
-macro_rules! key_from_integer {
-    ($($type:ty),*) => {$(
-        impl Part for $type {
-            fn write_key(&self, key: &mut Key) {
-                use std::io::Write;
-                // Writing to a vector cannot fail.
-                let _ = write!(key.0, "{self}");
-            }
-
-            fn escape_into(&self, key: &mut Key) {
-                let (bytes, len) = TupleInteger::from(*self).encode();
-                key.0.extend_from_slice(&bytes[..len]);
-            }
-        }
-
-        impl From<$type> for Key {
-            fn from(number: $type) -> Key {
-                number.to_key()
-            }
-        }
-    )*};
-}
-
-key_from_integer!(u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize);
-
-macro_rules! key_from_tuple {
-    ($first:ident $($rest:ident)+) => {
-        impl<$first: Part, $($rest: Part),+> Part for ($first, $($rest,)+) {
-            fn write_key(&self, key: &mut Key) {
-                #[allow(non_snake_case)]
-                let ($first, $($rest,)+) = self;
-                $first.escape_into(key);
-                $(
-                    key.0.extend_from_slice(&NEXT_PART);
-                    $rest.escape_into(key);
-                )+
-            }
-
-            fn escape_into(&self, key: &mut Key) {
-                #[allow(non_snake_case)]
-                let ($first, $($rest,)+) = self;
-                key.0.extend_from_slice(&NEST);
-                $first.escape_into(key);
-                $(
-                    key.0.extend_from_slice(&NEXT_PART);
-                    $rest.escape_into(key);
-                )+
-                key.0.extend_from_slice(&UNNEST);
-            }
-
-            fn to_tuple(&self) -> Key {
-                self.to_key()
-            }
-        }
-
-        impl<$first: KeyPart, $($rest: KeyPart),+> From<($first, $($rest,)+)> for Key {
-            fn from(tuple: ($first, $($rest,)+)) -> Key {
-                tuple.to_key()
-            }
-        }
-    };
-}
-
-key_from_tuple!(A B);
-key_from_tuple!(A B C);
-key_from_tuple!(A B C D);
-key_from_tuple!(A B C D E);
-key_from_tuple!(A B C D E F);
-key_from_tuple!(A B C D E F G);
-key_from_tuple!(A B C D E F G H);
-
-impl<A: Part> Part for (A,) {
-    fn write_key(&self, key: &mut Key) {
-        self.0.escape_into(key);
-    }
-
-    fn escape_into(&self, key: &mut Key) {
-        key.0.extend_from_slice(&NEST);
-        self.0.escape_into(key);
-        key.0.extend_from_slice(&UNNEST);
-    }
-
-    fn to_tuple(&self) -> Key {
-        self.to_key()
-    }
-}
-
-impl<A: KeyPart> From<(A,)> for Key {
-    fn from(tuple: (A,)) -> Key {
-        tuple.to_key()
     }
 }

@@ -124,7 +124,7 @@ killed=a_process_killed_at_any_operation_loses_nothing_and_delays_no_one
 mutant value-checksum src/log/segment/mod.rs I9 damage $flips \
     'if computed == extent.checksum() {' \
     'if computed == extent.checksum() || extent.len() > 0 {'
-mutant head-checksum format/src/batch.rs I9 damage $flips \
+mutant head-checksum format/src/batch/parse.rs I9 damage $flips \
     'if found != right {
             let at = offset + CHECKSUM_AT;' \
     'if found != right && offset == 0 {
@@ -263,6 +263,26 @@ mutant reserved-ids src/log/read/discovery.rs I1 publishing \
     a_segment_published_during_a_sync_leaders_first_discovery_is_synced \
     'control.reserved_ids().collect();' \
     'BTreeSet::new();'
+mutant probed-once src/log/read/discovery.rs I1 publishing \
+    a_segment_published_right_after_a_sync_leader_did_not_find_its_file_is_synced \
+    'for _ in 0..2 {' \
+    'for _ in 0..1 {'
+mutant replaced-meanwhile src/log/maintain/sync.rs live replaced_segments \
+    a_sync_succeeds_although_a_compaction_replaces_a_segment_right_before_it_is_synced \
+    'if is_in_place.is_err() &&' \
+    'if false &&'
+mutant replaced-at-open src/log/maintain/sync.rs live replaced_segments \
+    a_sync_succeeds_although_a_compaction_replaces_a_segment_right_before_it_is_synced \
+    'if source.kind() == io::ErrorKind::NotFound' \
+    'if source.kind() == io::ErrorKind::Other'
+mutant predecessor-epoch src/log/maintain/compaction/run.rs live replaced_segments \
+    a_handle_syncs_and_lends_files_after_another_process_finished_a_killed_compaction \
+    'control.raise_directory_epoch();' \
+    ''
+mutant predecessor-durable-seq src/log/maintain/compaction/run.rs live replaced_segments \
+    a_handle_syncs_and_lends_files_after_another_process_finished_a_killed_compaction \
+    'control.raise_durable_seq(newest.max_seq);' \
+    ''
 mutant owner src/log/write/orphan.rs I1 publishing \
     a_segment_whose_id_a_dead_writer_reserved_still_belongs_to_its_owner \
     'if segment.header().slot != u32::from(slot) {' \
@@ -283,6 +303,22 @@ mutant unlinked-name src/log/fs/directory.rs live removed_files \
     a_file_of_another_store_under_the_name_of_a_dead_segment_is_never_removed \
     'Ok(now) if now == id => self.unlink(name),' \
     'Ok(now) if now == id || now != id => self.unlink(name),'
+mutant predecessor-identity src/log/fs/directory.rs live replaced_segments \
+    a_file_of_another_store_in_place_of_an_input_survives_the_end_of_a_killed_compaction \
+    'Ok(Content::Segment(found)) if found == id => self' \
+    'Ok(Content::Segment(_) | Content::Foreign) => self'
+mutant foreign-reserve src/log/fs/directory.rs live reserves \
+    a_file_of_another_store_under_the_name_of_a_reserve_is_never_overwritten_or_removed \
+    'if is_blank && is_allocated &&' \
+    'if (is_blank || len > 0) && is_allocated &&'
+mutant replaced-reserve src/log/fs/directory.rs live reserves \
+    a_file_of_another_store_under_the_name_of_a_reserve_is_never_overwritten_or_removed \
+    '.contains(&old) || !is_blank() {' \
+    '.contains(&old) {'
+mutant sparse-reserve src/log/fs/directory.rs live reserves \
+    a_sparse_reserve_of_a_copied_store_is_not_used_on_a_full_disk \
+    'if is_blank && is_allocated &&' \
+    'if is_blank && (is_allocated || len > 0) &&'
 mutant restored-segment src/log/segment/outputs.rs I5 removed_files \
     a_segment_restored_after_it_was_compacted_away_resurrects_nothing \
     'id < self.id && !self.kept.contains(&id)' \

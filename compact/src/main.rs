@@ -6,10 +6,14 @@ mod report;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 use partd::{Error, SegmentLog};
 use partd_inspect::path::{shown_line, shown_lines};
+use partd_inspect::text::io_error;
+use signal_hook::consts::SIGXFSZ;
 
 use report::Report;
 
@@ -35,6 +39,9 @@ Exit codes: 0 done, even if there was nothing to reclaim; 1 something is left to
 process is compacting or the disk is full; 2 wrong usage, or the store cannot be compacted.";
 
 fn main() -> ExitCode {
+    // A write beyond the file size limit (`ulimit -f`) is then an error. If this fails, its signal ends
+    // the process.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
@@ -45,22 +52,31 @@ fn main() -> ExitCode {
                 return ExitCode::from(2);
             }
             // Clap's own `exit` would report success on a full disk.
-            let is_printed = error.print().and_then(|()| io::stdout().flush()).is_ok();
-            return ExitCode::from(if is_printed { 0 } else { 2 });
+            return exit_code(error.print().and_then(|()| io::stdout().flush()), 0);
         }
     };
     match compact(&args) {
-        Ok(report) => match io::stdout().write_all(report.text().as_bytes()) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                complain(&format!("cannot write to standard output: {error}"));
-                ExitCode::from(2)
-            }
-            _ => ExitCode::from(u8::from(report.compaction.skipped.is_some())),
-        },
+        Ok(report) => exit_code(
+            io::stdout().write_all(report.text().as_bytes()),
+            report.compaction.skipped.is_some().into(),
+        ),
         Err(error) => {
             complain(&error.to_string());
             ExitCode::from(2)
         }
+    }
+}
+
+/// The exit code after a write to standard output: `code`, or 2 if the write failed.
+fn exit_code(written: io::Result<()>, code: u8) -> ExitCode {
+    match written {
+        // The reader has seen enough, as in `| head`.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(code),
+        Err(error) => {
+            complain(&format!("cannot write to standard output: {}", io_error(&error)));
+            ExitCode::from(2)
+        }
+        Ok(()) => ExitCode::from(code),
     }
 }
 

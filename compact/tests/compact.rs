@@ -148,3 +148,46 @@ fn help_shows_an_example_and_the_exit_codes() {
     );
     assert_eq!(run(&["--version"]).0, 0);
 }
+
+/// Runs `partd-compact` with a file size limit and its output in a file.
+fn limited(limit: u64, target: &Path, args: &[&Path]) -> (Option<i32>, String) {
+    let mut command = Command::new("prlimit");
+    command.arg(format!("--fsize={limit}:{limit}")).arg(env!("CARGO_BIN_EXE_partd-compact"));
+    let output = command.args(args).stdout(File::create(target).unwrap()).output();
+    let output = output.expect("util-linux is there");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_file_size_limit_is_an_error_that_names_it_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, target) = (dir.path().join("store"), dir.path().join("output"));
+    fill(&options().open(&path).unwrap());
+    for limit in [0, 10, 100, 50_000, 200_000] {
+        for args in [&path, Path::new("--help")] {
+            let (code, errors) = limited(limit, &target, &[args]);
+            if code == Some(0) {
+                // Enough for the help.
+                assert!(args == Path::new("--help") && limit > 100, "{errors}");
+                continue;
+            }
+            assert_eq!(code, Some(2), "with {limit}: {errors}");
+            assert!(errors.starts_with("partd-compact: cannot "), "{errors}");
+            assert!(errors.contains("ulimit -f"), "with {limit}: {errors}");
+        }
+        check(&options().open(&path).unwrap());
+    }
+    // Enough for the store, which is compacted, but not for the report after what the file has.
+    let long = File::create(&target).unwrap();
+    long.set_len(32 << 20).unwrap();
+    let mut command = Command::new("prlimit");
+    command.arg(format!("--fsize={0}:{0}", 32 << 20)).arg(env!("CARGO_BIN_EXE_partd-compact"));
+    let append = File::options().append(true).open(&target).unwrap();
+    let output = command.arg(&path).stdout(append).output().expect("util-linux is there");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(errors.starts_with("partd-compact: cannot write to standard output: "), "{errors}");
+    let p = options().open(&path).unwrap();
+    assert_eq!(p.stats().unwrap().dead_bytes, 0);
+    check(&p);
+}

@@ -4,7 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use partd_fuzz::limit::with_limit_of;
-use partd_fuzz::ops::{Op, described_bytes, run};
+use partd_fuzz::model::run;
+use partd_fuzz::ops::{Op, described_bytes};
 
 /// The number of copies of the values: in the model and in a new model after a power cut, in
 /// growing vectors, in compared values, in the history, and in the durable halves of two disks,

@@ -42,12 +42,20 @@ impl Liveness {
 /// A list of at most this many bytes was read at once: one read returns a page, less a line that
 /// does not fit.
 const PAGE: usize = 4096 - 128;
-/// How many more times to read a longer list.
-const READINGS: usize = 3;
+/// How many times to read a longer list. Odd, so that there is a median.
+const READINGS: usize = 5;
 
 /// The file locks of the system, as `/proc/locks` lists them.
+///
+/// One read returns about a page. In a longer list a lock may be missing or appear twice, since
+/// others are taken and released between two reads. So a longer list is read several times. A lock
+/// is held if any reading has it, so a held lock is hardly ever missed, but one that was released
+/// just now may still appear as held.
 #[derive(Clone, Debug)]
-pub struct Locks(Option<Vec<Lock>>);
+pub struct Locks(Option<Vec<Reading>>);
+
+/// One reading of the list.
+type Reading = Vec<Lock>;
 
 /// One lock that is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,24 +120,16 @@ fn device(major: u64, minor: u64) -> u64 {
 }
 
 impl Locks {
-    /// Reads `/proc/locks`. One read returns about a page; a longer list may miss a lock, since
-    /// others are taken and released meanwhile. So a longer list is read several times and the
-    /// results are merged. A lock released just now may still appear as held, but a held lock is
-    /// hardly ever missed.
+    /// Reads `/proc/locks`.
     #[must_use]
     pub fn read() -> Locks {
         let Ok(text) = fs::read_to_string("/proc/locks") else { return Locks(None) };
-        let mut locks = parse(&text);
+        let mut readings = vec![parse(&text)];
         if text.len() > PAGE {
-            for text in (0..READINGS).filter_map(|_| fs::read_to_string("/proc/locks").ok()) {
-                for lock in parse(&text) {
-                    if !locks.contains(&lock) {
-                        locks.push(lock);
-                    }
-                }
-            }
+            let more = (1..READINGS).filter_map(|_| fs::read_to_string("/proc/locks").ok());
+            readings.extend(more.map(|text| parse(&text)));
         }
-        Locks(Some(locks))
+        Locks(Some(readings))
     }
 
     /// Whether any process holds the lock of the store in `dir`, shared or exclusive.
@@ -147,9 +147,8 @@ impl Locks {
     /// The processes that hold the lock of the store in `dir`, as far as the system shows them.
     #[must_use]
     pub fn store_pids(&self, dir: &Path) -> Vec<u32> {
-        let locks = self.on(dir).unwrap_or_default();
-        let mut pids: Vec<u32> =
-            locks.iter().filter(|lock| lock.is_flock()).filter_map(|lock| lock.pid).collect();
+        let locks = self.on(dir).unwrap_or_default().into_iter().flatten();
+        let mut pids: Vec<u32> = locks.filter(Lock::is_flock).filter_map(|lock| lock.pid).collect();
         pids.sort_unstable();
         pids.dedup();
         pids
@@ -166,8 +165,10 @@ impl Locks {
     /// included; `None` if the system does not show its locks.
     #[must_use]
     pub fn handles(&self, dir: &Path) -> Option<usize> {
-        let locks = self.on(&dir.join("control"))?;
-        Some(locks.iter().filter(|lock| lock.is_on_byte(PRESENCE_LOCK_AT)).count())
+        let readings = self.on(&dir.join("control"))?;
+        let is_handle = |lock: &&Lock| lock.is_on_byte(PRESENCE_LOCK_AT);
+        // A single reading may have a lock twice or not at all; their locks look the same.
+        Some(median(readings.iter().map(|locks| locks.iter().filter(is_handle).count()).collect()))
     }
 
     /// Whether the writer that leased a slot of the store in `dir` is alive.
@@ -201,14 +202,14 @@ impl Locks {
     fn any(&self, path: &Path, is_meant: impl Fn(&Lock) -> bool) -> Liveness {
         match self.on(path) {
             None => Liveness::Unknown,
-            Some(locks) if locks.iter().any(is_meant) => Liveness::Alive,
+            Some(readings) if readings.iter().flatten().any(is_meant) => Liveness::Alive,
             Some(_) => Liveness::Dead,
         }
     }
 
-    /// The locks on a file; `None` if the system does not show its locks.
-    fn on(&self, path: &Path) -> Option<Vec<Lock>> {
-        let locks = self.0.as_ref()?;
+    /// The locks on a file in each reading; `None` if the system does not show its locks.
+    fn on(&self, path: &Path) -> Option<Vec<Reading>> {
+        let readings = self.0.as_ref()?;
         let Ok(metadata) = fs::metadata(path) else { return Some(Vec::new()) };
         let dev = metadata.dev();
         // The layout of glibc: 12 bits of the major number above 8 of the minor, the rest on top.
@@ -220,8 +221,15 @@ impl Locks {
             let is_same = lock.device == device(major, minor);
             lock.inode == metadata.ino() && (is_same || major == 0 && lock.device >> 20 == 0)
         };
-        Some(locks.iter().filter(here).copied().collect())
+        let on_file = |locks: &Reading| locks.iter().filter(here).copied().collect();
+        Some(readings.iter().map(on_file).collect())
     }
+}
+
+/// The median of the counts; 0 if there are none.
+fn median(mut counts: Vec<usize>) -> usize {
+    counts.sort_unstable();
+    counts.get(counts.len() / 2).copied().unwrap_or(0)
 }
 
 fn parse(text: &str) -> Vec<Lock> {
@@ -257,5 +265,37 @@ mod tests {
         assert!(locks[1].is_on_byte(0) && !locks[1].is_on_byte(1));
         assert!(locks[2].is_on_byte(slot_lock_at(1)) && !locks[2].is_on_byte(slot_lock_at(0)));
         assert!(!locks[0].is_on_byte(0) && locks[0].is_flock(), "an flock covers no byte");
+    }
+
+    #[test]
+    fn a_lock_that_one_reading_has_is_held_and_handles_are_counted_as_most_readings_do() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("control"), "").unwrap();
+        let metadata = fs::metadata(dir.path().join("control")).unwrap();
+        let presence = Lock {
+            kind: Kind::OpenFileDescription,
+            is_exclusive: false,
+            pid: None,
+            device: 0,
+            inode: metadata.ino(),
+            first: PRESENCE_LOCK_AT,
+            last: PRESENCE_LOCK_AT,
+        };
+        let (major, minor) = (metadata.dev() >> 8 & 0xFFF, metadata.dev() & 0xFF);
+        let presence = Lock { device: device(major, minor), ..presence };
+        let sync = Lock { first: SYNC_LOCK_AT, last: SYNC_LOCK_AT, ..presence };
+        for (counts, expected) in
+            [(&[3][..], 3), (&[3, 4, 2, 3, 3], 3), (&[0, 0, 1, 0, 0], 0), (&[0], 0)]
+        {
+            let mut readings: Vec<_> = counts.iter().map(|count| vec![presence; *count]).collect();
+            let is_present = counts.iter().any(|count| *count > 0);
+            assert_eq!(Locks(Some(readings.clone())).sync(dir.path()), Liveness::Dead);
+            readings.last_mut().unwrap().push(sync);
+            let locks = Locks(Some(readings));
+            assert_eq!(locks.handles(dir.path()), Some(expected), "{counts:?}");
+            assert_eq!(locks.presence(dir.path()) == Liveness::Alive, is_present, "{counts:?}");
+            assert_eq!(locks.sync(dir.path()), Liveness::Alive);
+        }
+        assert_eq!(Locks(None).handles(dir.path()), None);
     }
 }

@@ -1,4 +1,8 @@
-//! Numbers, sizes and ids as text, in messages and in the output of the tools.
+//! Numbers, sizes, ids and errors as text, in messages and in the output of the tools.
+
+use std::io;
+
+use rustix::process::{Resource, getrlimit};
 
 /// Formats a range of sequence numbers: "batch 3" or "batches 3 to 5".
 #[must_use]
@@ -20,6 +24,17 @@ pub fn size(bytes: u64) -> String {
         _ if value < 9.995 => format!("{value:.2} {}", units[unit]),
         _ if value < 99.95 => format!("{value:.1} {}", units[unit]),
         _ => format!("{value:.0} {}", units[unit]),
+    }
+}
+
+/// Formats an error of a write. If it exceeded the file size limit of this process, names the limit.
+#[must_use]
+pub fn io_error(error: &io::Error) -> String {
+    match (error.kind(), getrlimit(Resource::Fsize).current) {
+        (io::ErrorKind::FileTooLarge, Some(limit)) => format!(
+            "{error}: this process may only write files of {limit} bytes (RLIMIT_FSIZE, `ulimit -f`)"
+        ),
+        _ => error.to_string(),
     }
 }
 

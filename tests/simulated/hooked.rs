@@ -18,12 +18,14 @@ pub(crate) type Meanwhile = Box<dyn FnOnce() + Send>;
 /// An event to run once, at a certain moment.
 pub(crate) type Hook = Arc<Mutex<Option<Meanwhile>>>;
 
-/// A simulated disk with hooks right before a file is opened or renamed, and right before or after
-/// a directory is listed.
+/// A simulated disk with hooks right before a file is opened, examined or renamed, right after no
+/// file was found to open, and right before or after a directory is listed.
 #[derive(Clone)]
 pub(crate) struct Hooked {
     disk: SimDisk,
     pub(crate) before_open: Hook,
+    pub(crate) after_failed_open: Hook,
+    pub(crate) before_id_of: Hook,
     pub(crate) before_rename: Hook,
     pub(crate) before_list: Hook,
     pub(crate) after_list: Hook,
@@ -31,14 +33,35 @@ pub(crate) struct Hooked {
 
 impl Hooked {
     pub(crate) fn new(disk: SimDisk) -> Hooked {
-        let (before_open, before_rename, before_list, after_list) = Default::default();
-        Hooked { disk, before_open, before_rename, before_list, after_list }
+        Hooked {
+            disk,
+            before_open: Hook::default(),
+            after_failed_open: Hook::default(),
+            before_id_of: Hook::default(),
+            before_rename: Hook::default(),
+            before_list: Hook::default(),
+            after_list: Hook::default(),
+        }
     }
 }
 
 /// Sets the event of a hook.
 pub(crate) fn set(hook: &Hook, meanwhile: impl FnOnce() + Send + 'static) {
     *hook.lock().expect("the thread does not panic") = Some(Box::new(meanwhile));
+}
+
+/// Sets the event of a hook, to run at the `at`th moment from now on, counted from 1.
+pub(crate) fn set_at(hook: &Hook, at: u64, meanwhile: impl FnOnce() + Send + 'static) {
+    let again = Arc::clone(hook);
+    set(hook, move || match at {
+        0 | 1 => meanwhile(),
+        _ => set_at(&again, at - 1, meanwhile),
+    });
+}
+
+/// Whether the event of a hook has run, or none was set. Removes it.
+pub(crate) fn has_fired(hook: &Hook) -> bool {
+    hook.lock().expect("the thread does not panic").take().is_none()
 }
 
 impl std::fmt::Debug for Hooked {
@@ -90,7 +113,11 @@ impl Dir for HookedDir {
 
     fn open(&self, name: &str, access: Access) -> io::Result<SimFile> {
         fire(&self.hooks.before_open);
-        self.dir.open(name, access)
+        let opened = self.dir.open(name, access);
+        if opened.is_err() {
+            fire(&self.hooks.after_failed_open);
+        }
+        opened
     }
     fn open_unmapped(&self, name: &str, id: FileId) -> io::Result<File> {
         fire(&self.hooks.before_open);
@@ -116,6 +143,7 @@ impl Dir for HookedDir {
         self.dir.unlink(name)
     }
     fn id_of(&self, name: &str) -> io::Result<FileId> {
+        fire(&self.hooks.before_id_of);
         self.dir.id_of(name)
     }
     fn disk_bytes(&self, name: &str) -> io::Result<u64> {

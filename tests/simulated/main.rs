@@ -27,6 +27,8 @@ mod pops;
 mod publishing;
 mod refreshing;
 mod removed_files;
+mod replaced_segments;
+mod reserves;
 mod surroundings;
 #[cfg(feature = "tracing")]
 mod traced;

@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
-use crate::hooked::{Hooked, open, set, stopped};
+use crate::hooked::{Hooked, has_fired, open, set, stopped};
 use crate::sim::disk::{Fate, SimDisk};
 use crate::sim::image::Image;
 use crate::sim::timeline::{Choice, Timeline};
@@ -67,8 +67,7 @@ fn beside_a_first_look(look: fn(&SegmentLog<Hooked>), check: fn(&SimDisk, &Segme
             println!("{what}, operation {at}");
             look(&reader);
             check(&disk, &reader);
-            let hook = hooked.after_list.lock().expect("the thread does not panic").take();
-            assert!(hook.is_none(), "nothing was listed");
+            assert!(has_fired(&hooked.after_list), "nothing was listed");
             if let Some(thread) = rest {
                 drop(thread.join().expect("the thread does not panic"));
                 break;
@@ -101,6 +100,53 @@ fn a_segment_published_during_a_sync_leaders_first_discovery_is_synced() {
             assert!(len == LONG || len == LONG / 2, "I1 is violated: {len} bytes");
         },
     );
+}
+
+#[test]
+fn a_segment_published_right_after_a_sync_leader_did_not_find_its_file_is_synced() {
+    for (what, write) in WRITES {
+        let mut published = 0;
+        for at in 1.. {
+            let disk = SimDisk::boot(&Image::blank(), at, None);
+            let process = disk.new_process();
+            let other = open(&disk.new_process());
+            let hooked = Hooked::new(disk.new_process());
+            let leader = options().open_on(hooked.clone(), STORE).expect("the open succeeds");
+            leader.append_durable([("o", "old")]).expect("the append succeeds");
+            let writer = open(&process);
+            let (fate, thread) = stopped(&process, at, move || write(writer));
+            // A later segment makes the leader search for all ids up to its own.
+            other.append([("o", "new")]).expect("the append succeeds");
+            let mut rest = Some(thread);
+            if fate == Fate::Stopped {
+                let (process, thread) = (process.clone(), rest.take().expect("the call succeeds"));
+                set(&hooked.after_failed_open, move || {
+                    process.resume();
+                    drop(thread.join().expect("the thread does not panic"));
+                });
+            }
+            leader.sync().expect("the sync succeeds");
+            let is_finished = fate == Fate::Finished;
+            if is_finished || has_fired(&hooked.after_failed_open) {
+                // The write is over, and only this sync can have made it durable.
+                leader.sync().expect("the sync succeeds");
+                let after = SimDisk::boot(&power_cut(&disk), 5, None);
+                let len = open(&after).get("w").expect("the read succeeds").len();
+                assert!(
+                    len == LONG || len == LONG / 2,
+                    "I1 is violated: {len} bytes; {what}, operation {at}"
+                );
+                published += u64::from(!is_finished);
+            } else {
+                process.resume();
+            }
+            if is_finished {
+                break;
+            }
+        }
+        println!("{what}: published at {published} operations");
+        assert!(published > 2, "{what}: published at only {published} operations");
+    }
 }
 
 #[test]

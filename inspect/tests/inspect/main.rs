@@ -10,6 +10,7 @@ mod command_line;
 mod damage;
 mod few_files;
 mod live;
+mod many_locks;
 mod salvage;
 mod shortages;
 mod simulated;

@@ -83,3 +83,55 @@ fn a_command_that_would_exceed_the_file_size_limit_fails_with_an_error_that_name
     drop(p);
     assert!(!fails("backup", 60_000).exists(), "it is removed");
 }
+
+#[test]
+fn a_command_whose_output_exceeds_the_file_size_limit_fails_with_an_error_that_names_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = dir.path().join("store");
+    let p = SegmentLog::open(&store).expect("it opens");
+    p.append([("long", vec![1; 1 << 20]), ("short", vec![2; 10])]).expect("it is appended");
+    drop(p);
+    let segment = store.join("0000000000000001.seg");
+    let commands: [&[&OsStr]; 17] = [
+        &["get".as_ref(), store.as_ref(), "long".as_ref()],
+        &["get".as_ref(), store.as_ref(), "long".as_ref(), "--hex".as_ref()],
+        &["get".as_ref(), store.as_ref(), "long".as_ref(), "--json".as_ref()],
+        &["keys".as_ref(), store.as_ref()],
+        &["segments".as_ref(), store.as_ref()],
+        &["batches".as_ref(), store.as_ref()],
+        &["dump".as_ref(), segment.as_ref()],
+        &["verify".as_ref(), store.as_ref()],
+        &["map".as_ref(), store.as_ref()],
+        &["sweep".as_ref(), dir.path().as_ref()],
+        &["watch".as_ref(), store.as_ref()],
+        &[store.as_ref()],
+        &["--json".as_ref(), store.as_ref()],
+        &["completions".as_ref(), "bash".as_ref()],
+        &["man".as_ref()],
+        &["--help".as_ref()],
+        &["--version".as_ref()],
+    ];
+    for (command, limit) in commands.iter().flat_map(|command| [(command, 0), (command, 10)]) {
+        let target = dir.path().join("output");
+        let mut limited = Command::new("prlimit");
+        limited.arg(format!("--fsize={limit}:{limit}")).arg(env!("CARGO_BIN_EXE_partd-inspect"));
+        let file = fs::File::create(&target).expect("it is created");
+        let output = limited.args(*command).stdout(file).output().expect("util-linux is there");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{command:?}: {said}, {:?}", output.status);
+        let last = said.lines().next_back().unwrap_or_default();
+        assert!(last.starts_with("partd-inspect: cannot write to standard output: "), "{said}");
+        assert!(last.contains(&format!("files of {limit} bytes")), "{said}");
+        assert!(last.contains("ulimit -f"), "{said}");
+    }
+}
+
+#[test]
+fn messages_that_exceed_the_file_size_limit_do_not_change_the_exit_code() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut limited = Command::new("prlimit");
+    limited.arg("--fsize=0:0").arg(env!("CARGO_BIN_EXE_partd-inspect"));
+    let file = fs::File::create(dir.path().join("messages")).expect("it is created");
+    let status = limited.arg(dir.path().join("missing")).stderr(file).status();
+    assert_eq!(status.expect("util-linux is there").code(), Some(2));
+}

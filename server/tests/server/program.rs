@@ -316,3 +316,30 @@ fn a_flood_of_connections_fills_no_log() {
     assert!(warnings >= 20, "{warnings} warnings in {seconds} s: {log}");
     assert!(warnings <= most && most < refused, "{warnings} of {refused} in {seconds} s");
 }
+
+#[test]
+fn a_file_size_limit_is_an_error_that_names_it_and_no_signal() {
+    let dir = Dir::new();
+    let store = dir.join("store");
+    let store = store.to_str().unwrap();
+    let target = dir.join("output");
+    let output = |limit: u64, arguments: &[&str]| {
+        let mut command = std::process::Command::new("prlimit");
+        command.arg(format!("--fsize={limit}:{limit}")).arg(env!("CARGO_BIN_EXE_partd-server"));
+        let file = std::fs::File::create(&target).unwrap();
+        let output = command.args(arguments).stdout(file).output().expect("util-linux is there");
+        (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for arguments in [&["--help"][..], &["--version"], &["man"], &["completions", "bash"]] {
+        for limit in [0, 5] {
+            let (status, said) = output(limit, arguments);
+            assert_eq!(status.code(), Some(2), "{arguments:?}: {said}, {status}");
+            assert!(said.contains("cannot write to standard output"), "{said}");
+            assert!(said.contains("ulimit -f"), "{said}");
+        }
+    }
+    // The store cannot be created.
+    let (status, said) = output(0, &[store, "--bind", &dir.address()]);
+    assert!(matches!(status.code(), Some(1 | 2)), "{said}, {status}");
+    assert!(said.contains("ulimit -f"), "{said}");
+}

@@ -1,9 +1,7 @@
-//! Implements the traits of [`super`] on Linux.
+//! Implements [`Disk`] and [`Dir`] on Linux.
 //!
 //! Files are reached with `openat`, `renameat2` and `unlinkat` relative to the descriptor of the
-//! directory. The lock on a directory is an `flock` on a separate descriptor; a lock on a byte of a
-//! file is an open-file-description lock (`F_OFD_SETLK`). Neither needs a lock file that could be
-//! deleted.
+//! directory.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
@@ -15,32 +13,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc::{F_RDLCK, F_UNLCK, F_WRLCK, SEEK_SET, c_int, c_short, flock};
 use rustix::fs::{AtFlags, IFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
-use crate::log::fs::fork::ForkMark;
 use crate::log::fs::linux_file::{OsFile, allocate, check_size_limit};
+use crate::log::fs::linux_file_system::{self as file_system, BTRFS, OVERLAYFS};
+use crate::log::fs::linux_lock::OsLock;
 use crate::log::fs::mapping::Mapping;
 use crate::log::fs::{Access, Dir, Disk, FileId};
 
 /// The permissions of every file of a store.
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
-
-const EXT: u64 = 0xEF53;
-const XFS: u64 = 0x5846_5342;
-const BTRFS: u64 = 0x9123_683E;
-const TMPFS: u64 = 0x0102_1994;
-const F2FS: u64 = 0xF2F5_2010;
-const BCACHEFS: u64 = 0xCA45_1A4E;
-const OVERLAYFS: u64 = 0x794C_7630;
-/// File systems on which shared mappings are coherent with writes and locks are local.
-const LOCAL: [u64; 7] = [EXT, XFS, BTRFS, TMPFS, F2FS, BCACHEFS, OVERLAYFS];
-/// File systems that overwrite allocated space in place, so that stores never need more space. On
-/// the others, a page that was written back or is shared with a copy may need space again.
-const OVERWRITES_IN_PLACE: [u64; 2] = [EXT, TMPFS];
 
 /// The machine that the process runs on.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,34 +35,6 @@ pub struct OsDisk;
 pub struct OsDir {
     file: Arc<File>,
     file_system: u64,
-}
-
-/// A lock of the operating system.
-#[derive(Debug)]
-pub struct OsLock {
-    file: File,
-    kind: LockKind,
-    mark: ForkMark,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum LockKind {
-    Whole,
-    Byte(u64),
-}
-
-impl Drop for OsLock {
-    fn drop(&mut self) {
-        // Closing the file is not enough, because a forked child has it open too. In the child, the
-        // lock still belongs to the parent and must not be released.
-        if self.mark.is_forked() {
-            return;
-        }
-        let _ = match self.kind {
-            LockKind::Whole => fs2::FileExt::unlock(&self.file),
-            LockKind::Byte(at) => set_byte_lock(&self.file, at, F_UNLCK).map(drop),
-        };
-    }
 }
 
 impl Disk for OsDisk {
@@ -154,7 +110,7 @@ impl OsDir {
     }
 
     fn needs_space(&self) -> bool {
-        !OVERWRITES_IN_PLACE.contains(&self.file_system)
+        !file_system::overwrites_in_place(self.file_system)
     }
 
     fn prepare(&self, file: &File, len: u64) -> io::Result<()> {
@@ -379,16 +335,7 @@ impl Dir for OsDir {
     fn try_lock(&self, exclusive: bool) -> io::Result<Option<OsLock>> {
         // A separate descriptor, so that locks within one process conflict too.
         let file = File::from(rustix::fs::openat(&*self.file, ".", DIRECTORY, Mode::empty())?);
-        let locked = if exclusive {
-            fs2::FileExt::try_lock_exclusive(&file)
-        } else {
-            fs2::FileExt::try_lock_shared(&file)
-        };
-        match locked {
-            Ok(()) => Ok(Some(OsLock { file, kind: LockKind::Whole, mark: ForkMark::new()? })),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
-        }
+        OsLock::try_whole(file, exclusive)
     }
 
     fn try_lock_byte(
@@ -398,57 +345,16 @@ impl Dir for OsDir {
         bytes: &mut dyn Iterator<Item = u64>,
         exclusive: bool,
     ) -> io::Result<Option<(u64, OsLock)>> {
-        let (flags, kind) =
-            if exclusive { (OFlags::RDWR, F_WRLCK) } else { (OFlags::RDONLY, F_RDLCK) };
-        let mark = ForkMark::new()?;
-        let file = self.open_known(name, id, flags)?;
-        for at in bytes {
-            if set_byte_lock(&file, at, kind)? {
-                return Ok(Some((at, OsLock { file, kind: LockKind::Byte(at), mark })));
-            }
-        }
-        Ok(None)
+        let flags = if exclusive { OFlags::RDWR } else { OFlags::RDONLY };
+        OsLock::try_first_byte(self.open_known(name, id, flags)?, bytes, exclusive)
     }
 
     fn is_byte_locked(&self, name: &str, id: FileId, at: u64) -> io::Result<bool> {
-        let file = self.open_known(name, id, OFlags::RDONLY)?;
-        let mut lock = byte_lock(at, F_WRLCK);
-        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock))?;
-        Ok(lock.l_type != F_UNLCK as c_short)
+        OsLock::is_byte_held(&self.open_known(name, id, OFlags::RDONLY)?, at)
     }
 
     fn unfit(&self) -> io::Result<Option<String>> {
-        let kind = self.file_system;
-        Ok((!LOCAL.contains(&kind)).then(|| {
-            let name = match kind {
-                0x6969 => "NFS",
-                0xFF53_4D42 | 0xFE53_4D42 | 0x517B => "SMB",
-                0x6573_5546 => "FUSE",
-                0x0102_1997 => "9p",
-                0x00C3_6400 => "Ceph",
-                _ => "an unknown kind",
-            };
-            format!("the file system is {name} (type {kind:#x})")
-        }))
-    }
-}
-
-fn byte_lock(at: u64, kind: c_int) -> flock {
-    flock {
-        l_type: kind as c_short,
-        l_whence: SEEK_SET as c_short,
-        l_start: at.cast_signed(),
-        l_len: 1,
-        l_pid: 0,
-    }
-}
-
-/// Takes or releases a lock on a byte; false if a conflicting lock is held.
-fn set_byte_lock(file: &File, at: u64, kind: c_int) -> io::Result<bool> {
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&byte_lock(at, kind))) {
-        Ok(_) => Ok(true),
-        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(false),
-        Err(error) => Err(error.into()),
+        Ok(file_system::unfit(self.file_system))
     }
 }
 
@@ -458,6 +364,7 @@ mod tests {
 
     use super::*;
     use crate::log::fs::DiskFile;
+    use crate::log::fs::linux_file_system::TMPFS;
 
     #[test]
     fn a_rename_replaces_no_file_even_where_the_file_system_cannot_promise_it() {

@@ -12,6 +12,8 @@ pub(crate) mod directory;
 pub(crate) mod fork;
 mod linux;
 mod linux_file;
+mod linux_file_system;
+mod linux_lock;
 pub(crate) mod mapping;
 pub(crate) mod names;
 
@@ -26,8 +28,9 @@ use crate::error::Error;
 pub(crate) use std::fs::File;
 
 pub use crate::log::fs::fork::ForkMark;
-pub use crate::log::fs::linux::{OsDir, OsDisk, OsLock};
+pub use crate::log::fs::linux::{OsDir, OsDisk};
 pub use crate::log::fs::linux_file::OsFile;
+pub use crate::log::fs::linux_lock::OsLock;
 pub use crate::log::fs::mapping::Mapping;
 
 /// The machine: its directories, clock and random numbers.

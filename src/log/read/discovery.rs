@@ -40,14 +40,15 @@ impl SegmentDiscovery {
     /// Opens the segments that were published since the last call, and passes each to `found`. If
     /// the listing contains a segment that `known` returns, it is not opened again.
     ///
-    /// Finds all segments that were published before the call. Returns the id of a segment that was
-    /// listed but is gone: a compaction has then published an output that may not have been found.
+    /// Finds all segments that were published before the call, except those that a compaction
+    /// replaces meanwhile. Its output may not be found either; then the directory epoch has been
+    /// raised since the call began.
     pub(crate) fn find<D: Disk>(
         &mut self,
         store: &Store<D>,
         known: &mut dyn FnMut(u64) -> Option<Arc<Segment<D::File>>>,
         found: &mut dyn FnMut(Arc<Segment<D::File>>),
-    ) -> Result<Option<u64>> {
+    ) -> Result<()> {
         let Some(control) = store.shared() else {
             return self.find_all(store, found);
         };
@@ -67,7 +68,6 @@ impl SegmentDiscovery {
         }
         let mut opened = Vec::new();
         let mut awaited = BTreeSet::new();
-        let mut vanished = None;
         for id in ids {
             if listed.contains(&id)
                 && let Some(segment) = known(id)
@@ -78,8 +78,7 @@ impl SegmentDiscovery {
             match probe(store, control, id)? {
                 Probe::Opened(segment) => opened.push(Arc::new(segment)),
                 Probe::Reserved => drop(awaited.insert(id)),
-                Probe::Gone if self.listed => {}
-                Probe::Gone => vanished = Some(id),
+                Probe::Gone => {}
             }
         }
         // Update the state only now: after an error, the next call must search for all of them
@@ -88,7 +87,7 @@ impl SegmentDiscovery {
         self.awaited = awaited;
         self.listed = true;
         self.next = self.next.max(next);
-        Ok(vanished)
+        Ok(())
     }
 
     /// Opens all segments, on the first call only. Used for a frozen history, in which no segments
@@ -97,9 +96,9 @@ impl SegmentDiscovery {
         &mut self,
         store: &Store<D>,
         found: &mut dyn FnMut(Arc<Segment<D::File>>),
-    ) -> Result<Option<u64>> {
+    ) -> Result<()> {
         if self.listed {
-            return Ok(None);
+            return Ok(());
         }
         for id in store.directory.segment_ids()? {
             match Segment::open(&store.directory, id, Some(&store.uuid), Access::Read) {
@@ -110,7 +109,7 @@ impl SegmentDiscovery {
             }
         }
         self.listed = true;
-        Ok(None)
+        Ok(())
     }
 }
 

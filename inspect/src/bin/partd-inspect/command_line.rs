@@ -14,6 +14,7 @@ use clap::{ArgAction, Command, CommandFactory, Parser};
 use crate::args::Args;
 use crate::complain;
 use partd_inspect::path::{shown, shown_lines};
+use partd_inspect::text::io_error;
 
 /// Commands that take no path.
 const WITHOUT_PATH: [&str; 3] = ["completions", "man", "help"];
@@ -39,7 +40,7 @@ pub(crate) fn parse() -> Result<Args, ExitCode> {
     // Clap's own `exit` would report success on a full disk.
     match error.print().and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            complain(&format!("cannot write to standard output: {error}"));
+            complain(&format!("cannot write to standard output: {}", io_error(&error)));
             Err(ExitCode::from(2))
         }
         _ => Err(ExitCode::SUCCESS),

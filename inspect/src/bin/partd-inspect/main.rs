@@ -7,21 +7,24 @@
 mod args;
 mod cmd;
 mod command_line;
-mod new_file;
 mod new_store;
 mod output;
 mod text;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::consts::SIGXFSZ;
 
 use args::{Args, Command};
 use output::Output;
 use partd_inspect::path::shown;
 use partd_inspect::source;
 use partd_inspect::store::Refusal;
+use partd_inspect::text::io_error;
 
 /// The reason why a command ends early.
 #[derive(Debug)]
@@ -37,6 +40,7 @@ enum Failure {
 impl Failure {
     /// Wraps an error of the operating system: the message is "cannot `doing` PATH".
     fn io(doing: &str, path: &std::path::Path, error: &io::Error) -> Failure {
+        let error = io_error(error);
         Failure::Message(format!("cannot {doing} {}: {error}", shown(path)))
     }
 }
@@ -46,7 +50,10 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::OutputClosed,
-            _ => Failure::Message(format!("cannot write to standard output: {error}")),
+            _ => {
+                let error = io_error(&error);
+                Failure::Message(format!("cannot write to standard output: {error}"))
+            }
         }
     }
 }
@@ -63,6 +70,7 @@ fn complain(message: &str) {
 }
 
 fn main() -> ExitCode {
+    fail_beyond_the_size_limit();
     let args = match command_line::parse() {
         Ok(args) => args,
         Err(code) => return code,
@@ -85,6 +93,12 @@ fn main() -> ExitCode {
         }
     }
     ExitCode::from(out.exit_code())
+}
+
+/// Makes a write beyond the file size limit an error. Without a handler, its signal ends the process.
+fn fail_beyond_the_size_limit() {
+    // If this fails, the signal still ends the process.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
 }
 
 /// Raises the limit of open files as far as allowed.

@@ -9,6 +9,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,7 +19,7 @@ use partd_format::word::durable_end;
 use partd_format::{Kind, Link, Salt, SegmentHeader, State};
 
 use crate::Failure;
-use crate::new_file::NewFile;
+use crate::cmd::target::create;
 use partd_inspect::index::EntryRef;
 
 /// A batch is written once its values have this many bytes.
@@ -61,7 +62,7 @@ pub(crate) struct NewStore<'k> {
 #[derive(Debug)]
 struct Segment {
     path: PathBuf,
-    file: NewFile,
+    file: File,
     salt: Salt,
     end: u64,
 }
@@ -138,7 +139,7 @@ impl Segment {
     fn create(dir: &Path) -> Result<Segment, Failure> {
         // Recovery removes a file of this name if this process dies.
         let path = dir.join("tmp-output");
-        let file = NewFile::create(&path).map_err(|error| Failure::io("create", &path, &error))?;
+        let file = create(&path).map_err(|error| Failure::io("create", &path, &error))?;
         let salt = Salt(u64::from_le_bytes(random::<8>()?));
         Ok(Segment { path, file, salt, end: HEADER_LEN })
     }

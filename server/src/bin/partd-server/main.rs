@@ -13,8 +13,11 @@ mod status;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::{CommandFactory, Parser};
+use signal_hook::consts::SIGXFSZ;
 
 use args::{Args, Command};
 
@@ -35,13 +38,24 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::OutputClosed,
+            io::ErrorKind::FileTooLarge => Failure::Refused(format!(
+                "cannot write to standard output: {error}: the file size limit of this process \
+                 (RLIMIT_FSIZE, `ulimit -f`) is lower"
+            )),
             _ => Failure::Refused(format!("cannot write to standard output: {error}")),
         }
     }
 }
 
 fn main() -> ExitCode {
-    let done = run(Args::parse());
+    // A write beyond the file size limit is then an error. If this fails, its signal ends the process.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
+    let done = match Args::try_parse() {
+        Ok(args) => run(args),
+        Err(error) if error.use_stderr() => error.exit(),
+        // Clap's own `exit` would report success on a full disk.
+        Err(error) => printed(error.print()),
+    };
     let (message, code) = match done {
         Ok(code) => return code,
         Err(Failure::OutputClosed) => return ExitCode::SUCCESS,
@@ -88,8 +102,12 @@ fn man() -> Result<ExitCode, Failure> {
 }
 
 fn print(bytes: &[u8]) -> Result<ExitCode, Failure> {
-    let mut out = io::stdout().lock();
-    out.write_all(bytes)?;
-    out.flush()?;
+    printed(io::stdout().write_all(bytes))
+}
+
+/// Flushes standard output after a write to it.
+fn printed(written: io::Result<()>) -> Result<ExitCode, Failure> {
+    written?;
+    io::stdout().flush()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -15,6 +15,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -27,10 +28,9 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, flock, linkat, syncfs};
 use rustix::io::Errno;
 use serde_json::json;
 
-use super::target::new_directory;
+use super::target::{create, new_directory};
 use crate::Failure;
 use crate::args::Backup;
-use crate::new_file::NewFile;
 use crate::output::Output;
 use crate::text::{count, plural};
 use partd_inspect::history::Rule;
@@ -187,7 +187,7 @@ impl Target {
         let mark = self.path.join(UNFINISHED_BACKUP);
         let io = |doing, path: &Path, error| Ended::Failed(Failure::io(doing, path, &error));
         let write = |path: &Path, bytes: &[u8]| {
-            let file = NewFile::create(path)?;
+            let file = create(path)?;
             file.write_all_at(bytes, 0)?;
             file.sync_all()
         };
@@ -299,8 +299,9 @@ fn link(segment: &Segment, to: &Path) -> Result<bool, Ended> {
 
 /// Copies a part of a segment, seals it, and makes it durable.
 fn copy(segment: &Segment, salt: Salt, part: &Part, to: &Path) -> io::Result<()> {
-    let (file, len) = (NewFile::create(to)?, segment.source.len());
-    segment.source.copy_start(file.with_len(len)?, part.end)?;
+    let (file, len) = (create(to)?, segment.source.len());
+    file.set_len(len)?;
+    segment.source.copy_start(&file, part.end)?;
     let put = |offset: u64, word: u64| file.write_all_at(&word.to_le_bytes(), offset);
     for &offset in &part.voided {
         put(offset + STATE_AT, State::Void.encode(salt, offset))?;

@@ -1,15 +1,14 @@
 //! Creates the files and directories that commands write: private to the user, never inside the
 //! store.
 
-use std::fs::{self, DirBuilder};
-use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use partd_format::segment::id_of_file_name;
 
 use crate::Failure;
-use crate::new_file::NewFile;
 use partd_inspect::path::shown;
 
 /// Creates a directory outside the store, or takes an empty one.
@@ -30,10 +29,15 @@ pub(crate) fn new_directory(dir: &Path, store: &Path) -> Result<(), Failure> {
     }
 }
 
+/// Creates a file that only its owner may use; it must not exist, not even as a symbolic link.
+pub(crate) fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
 /// Creates a file outside the store; it must not exist, not even as a symbolic link.
-pub(crate) fn new_file(path: &Path, store: &Path) -> Result<NewFile, Failure> {
+pub(crate) fn new_file(path: &Path, store: &Path) -> Result<File, Failure> {
     outside_store(path, store)?;
-    NewFile::create(path).map_err(|error| match error.kind() {
+    create(path).map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => refuse(path, "this file exists; give a path that does not"),
         _ => Failure::io("create", path, &error),
     })
@@ -46,7 +50,7 @@ fn outside_store(path: &Path, store: &Path) -> Result<(), Failure> {
     // A path that does not exist yet is resolved by its parent.
     let real = fs::canonicalize(path).or_else(|_| {
         let parent = fs::canonicalize(parent.unwrap_or(Path::new(".")))?;
-        Ok::<PathBuf, std::io::Error>(parent.join(path.file_name().unwrap_or_default()))
+        Ok::<PathBuf, io::Error>(parent.join(path.file_name().unwrap_or_default()))
     });
     match real {
         Ok(real) if real.starts_with(&store) => {
