@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use partd_format::{Batch, Link, SegmentHeader, State};
 
-use super::Violation;
 use super::disk::{Defect, Event, Record, SimDisk};
 use super::image::{FileImage, Image, Pages, put};
 use super::names::{Change, Names};
+use super::{Violation, is_control};
 
 /// A part of a file whose last version is not durable.
 #[derive(Debug)]
@@ -80,6 +80,8 @@ pub struct Timeline<'a> {
     visible: u64,
     /// The number of batches that must survive a power cut.
     pub floor: u64,
+    /// The complete backups, each with its sequence number.
+    pub backups: BTreeMap<PathBuf, u64>,
     begun: HashMap<u32, Begun>,
 }
 
@@ -97,7 +99,7 @@ impl<'a> Timeline<'a> {
         let base = disk.base();
         let mut names = Names { dirs: base.dirs.clone(), files: BTreeMap::new() };
         let mut files = BTreeMap::new();
-        for (inode, (path, file)) in (0..).zip(&base.files) {
+        for (path, file, inode) in base.inodes() {
             names.files.insert(path.clone(), inode);
             let live = file.pages.iter().map(|(&n, page)| (n, page.bytes().into())).collect();
             let durable = file.pages.clone();
@@ -119,6 +121,7 @@ impl<'a> Timeline<'a> {
             before,
             visible: before,
             floor: before,
+            backups: BTreeMap::new(),
             begun: HashMap::new(),
         }
     }
@@ -158,13 +161,16 @@ impl<'a> Timeline<'a> {
                 self.pending.push(Change::Create(path.clone(), *inode));
             }
             Event::Rename { from, to, inode } => {
-                if to.ends_with("control") {
+                if is_control(to) {
                     self.control = Some(*inode);
                 }
                 self.pending.push(Change::Rename(from.clone(), to.clone(), *inode));
             }
             Event::Unlink { path, inode } => {
                 self.pending.push(Change::Unlink(path.clone(), *inode));
+            }
+            Event::Link { path, inode } => {
+                self.pending.push(Change::Create(path.clone(), *inode));
             }
             Event::MakeDir { path } => self.pending.push(Change::MakeDir(path.clone())),
             Event::SyncFailed { inode } => {
@@ -217,6 +223,17 @@ impl<'a> Timeline<'a> {
                 let begun = Begun { at: stamp, batch: *batch, visible: self.visible };
                 self.begun.insert(record.process, begun);
                 return Some(Ok(false));
+            }
+            Event::BackedUp { path, sequence } => {
+                let visible = self.begun.get(&record.process).map_or(0, |begun| begun.visible);
+                if !(visible..=self.visible).contains(sequence) {
+                    let text = format!(
+                        "a backup as of {sequence}, made while {visible} to {} were visible",
+                        self.visible
+                    );
+                    return Some(Err(Violation::new("I10", text)));
+                }
+                self.backups.insert(path.clone(), *sequence);
             }
             Event::End { durable } => {
                 if *durable && let Some(begun) = self.begun.get(&record.process) {
@@ -389,25 +406,30 @@ impl<'a> Timeline<'a> {
             names.apply(change);
         }
         let mut image = Image { boot: self.boot + 1, dirs: names.dirs, files: BTreeMap::new() };
+        let mut files: HashMap<u32, FileImage> = HashMap::new();
         for (path, inode) in names.files {
-            let is_reachable = path.parent().is_some_and(|dir| image.dirs.contains(dir));
-            if let Some(file) = self.files.get(&inode).filter(|_| is_reachable) {
-                let len = if file.len_stamp.is_some() { 0 } else { file.len };
-                let identity = file.identity;
-                let mut left = FileImage { len, identity, ..FileImage::default() };
-                let is_whole = |(unit, version): (&Unit, &usize)| {
-                    unit.inode == inode && unit.place.is_none() && *version > 0
-                };
-                if units.iter().zip(choice.versions.iter()).any(is_whole) {
-                    left.len = file.len;
-                }
-                if left.len > 0 {
-                    left.pages = self.pages(inode, file, units, choice);
-                }
-                image.files.insert(path, left);
+            if !path.parent().is_some_and(|dir| image.dirs.contains(dir)) {
+                continue;
+            }
+            if let Some(file) = self.files.get(&inode) {
+                let left =
+                    files.entry(inode).or_insert_with(|| self.file(inode, file, units, choice));
+                image.files.insert(path, left.clone());
             }
         }
         image
+    }
+
+    /// What a power cut now leaves of a file.
+    fn file(&self, inode: u32, file: &File, units: &[Unit], choice: &Choice) -> FileImage {
+        let is_whole = |(unit, version): (&Unit, &usize)| {
+            unit.inode == inode && unit.place.is_none() && *version > 0
+        };
+        let is_long =
+            file.len_stamp.is_none() || units.iter().zip(choice.versions.iter()).any(is_whole);
+        let len = if is_long { file.len } else { 0 };
+        let pages = if len > 0 { self.pages(inode, file, units, choice) } else { Pages::new() };
+        FileImage { len, pages, identity: file.identity }
     }
 
     fn pages(&self, inode: u32, file: &File, units: &[Unit], choice: &Choice) -> Pages {
