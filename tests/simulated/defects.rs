@@ -81,6 +81,16 @@ fn an_omitted_sync_in_recovery_resurrects_discarded_batches() {
 }
 
 #[test]
+fn an_omitted_sync_of_a_linked_segment_leaves_a_backup_that_a_power_cut_damages() {
+    breaks(&["I10"], "backups", Defect::SyncOfLinkedFileLeftOut);
+}
+
+#[test]
+fn a_recovery_that_does_not_notice_hard_links_damages_the_other_store() {
+    breaks(&["I10"], "backups", Defect::LinksUncounted);
+}
+
+#[test]
 fn a_constant_boot_id_makes_the_store_trust_lost_data() {
     breaks(&["I1", "I2"], "one writer", Defect::BootIdStays);
 }

@@ -79,7 +79,7 @@ impl Search<'_> {
         let mut complete = BTreeSet::new();
         if !dirs.is_empty() {
             let mut rng = Rng(hash);
-            let disk = SimDisk::unlogged(image, hash ^ self.seed);
+            let disk = SimDisk::boot(image, hash ^ self.seed, self.defect);
             let is_store_first = rng.below(2) == 0;
             let mut all = Vec::new();
             if is_store_first {
@@ -142,7 +142,7 @@ impl Search<'_> {
     fn boot_once_more(&self, disk: &SimDisk, all: Vec<Opened>, hash: u64) -> Result<(), Violation> {
         let mut image = disk.snapshot();
         image.boot += 1;
-        let disk = SimDisk::unlogged(&image, hash ^ self.seed);
+        let disk = SimDisk::boot(&image, hash ^ self.seed, self.defect);
         all.into_iter().rev().try_for_each(|Opened { path, log, oracle }| {
             drop(log);
             let log = options().open_on(disk.clone(), &path);

@@ -9,6 +9,7 @@
 //! | `memory` | the memory of its files |
 //! | `image` | the state of a disk after a power cut |
 //! | `names` | the names in directories, and changes of them that are not durable yet |
+//! | `files` | its files: which stores are durable, and which a power cut may lose |
 //! | `timeline` | the log up to a moment: what is durable by then, and what may be lost |
 //! | `cuts` | enumerates which of the pending changes are lost |
 //! | `oracle` | what the store must hold after each batch of the history |
@@ -24,6 +25,7 @@ pub mod corruption;
 pub mod cuts;
 pub mod disk;
 pub mod faults;
+mod files;
 pub mod image;
 pub mod memory;
 pub mod names;

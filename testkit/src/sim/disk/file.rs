@@ -147,10 +147,12 @@ impl DiskFile for SimFile {
         let mut state = lock(&shared.state);
         state.syncs += 1;
         let (syncs, opening) = (state.syncs, shared.opening.load(Relaxed));
+        let is_linked = state.names_of(&self.inode) > 1;
         drop(state);
         let left_out = match shared.defect {
             Some(Defect::SyncLeftOut) => !opening,
             Some(Defect::SyncInRecoveryLeftOut) => opening,
+            Some(Defect::SyncOfLinkedFileLeftOut) => is_linked,
             Some(Defect::EverySecondSyncLeftOut) => syncs.is_multiple_of(2),
             _ => false,
         };
