@@ -272,16 +272,21 @@ fn filled_and_cleared(rng: &mut Rng) -> Vec<Step> {
 }
 
 /// Backups of a store that is written and compacted, also while a backup is stopped in the middle.
-/// Writers close or die, so that there are sealed segments to link and to compact.
+/// Writers fill segments, close or die, so that there are sealed segments to link and to compact; a
+/// full one is not durable yet.
 fn backups(rng: &mut Rng) -> Vec<Step> {
     let mut steps = vec![write(0, small(rng), true), write(1, small(rng), false)];
     for round in 0..4_u8 {
         let by = round % 2;
         steps.push(write(by, small(rng), false));
-        steps.push(match rng.below(4) {
-            0 => Step::Kill(by),
-            _ => Step::Call(by, Call::Close),
-        });
+        match rng.below(4) {
+            0 => steps.push(Step::Kill(by)),
+            1 => steps.push(Step::Call(by, Call::Close)),
+            _ => steps.extend((0..2).map(|_| {
+                let large = Op::Append(key(rng), bytes(rng, 36_000));
+                write(by, vec![large], false)
+            })),
+        }
         steps.push(write(1 - by, small(rng), rng.below(3) == 0));
         if rng.below(3) == 0 {
             steps.push(Step::Call(3, Call::Backup(round)));
