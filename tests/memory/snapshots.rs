@@ -1,6 +1,6 @@
-//! The resources that views pin during a hundred compactions, counted as descriptors and mappings
-//! of this process and as disk space of unlinked files. The counts are for the whole process, so
-//! the test runs alone.
+//! The resources that views and full segments pin, counted as descriptors and mappings of this
+//! process and as disk space of unlinked files. The counts are for the whole process, so each test
+//! runs alone.
 
 use std::os::unix::fs::MetadataExt;
 
