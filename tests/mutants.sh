@@ -74,7 +74,7 @@ run() {
     elif [ "$code" = 0 ]; then
         result=passes
     else
-        result=$(grep -m 1 -oE '(I[1-9]|live|aligned) is violated|^deadlock' "$log" | cut -d ' ' -f 1 || true)
+        result=$(grep -m 1 -oE '(I[1-9]|I10|live|aligned) is violated|^deadlock' "$log" | cut -d ' ' -f 1 || true)
         # Loom reports a deadlock in its own words.
         result=${result/deadlock/live}
         result=${result:-"ERROR: it fails, but no invariant is named"}

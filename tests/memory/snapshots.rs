@@ -1,6 +1,6 @@
-//! The resources that views pin during a hundred compactions, counted as descriptors and mappings
-//! of this process and as disk space of unlinked files. The counts are for the whole process, so
-//! the test runs alone.
+//! The resources that views and full segments pin, counted as descriptors and mappings of this
+//! process and as disk space of unlinked files. The counts are for the whole process, so each test
+//! runs alone.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -72,4 +72,19 @@ fn views_held_over_a_hundred_compactions_pin_only_their_own_segments() {
     let now = pinned();
     println!("no view: {now:?}");
     assert!(now.mappings <= 24 && now.unlinked_bytes <= 16 * SEGMENT, "{now:?}");
+}
+
+#[test]
+fn the_full_segments_of_a_temporary_store_keep_no_descriptor() {
+    let _alone = crate::alone();
+    let options = SegmentLog::options().segment_len_bytes(1 << 20).compaction_dead_share(None);
+    let p = options.temporary().expect("the open succeeds");
+    for _ in 0..20 {
+        p.append([("k", vec![1; 700_000])]).expect("the append succeeds");
+    }
+    assert_eq!(p.get("k").expect("the read succeeds").len(), 14_000_000);
+    assert_eq!(p.stats().expect("the read succeeds").segments(), 20);
+    let now = pinned();
+    // The segment that is being written.
+    assert!(now.descriptors <= 1, "{now:?}");
 }

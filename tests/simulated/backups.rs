@@ -5,16 +5,21 @@
 use std::path::Path;
 
 use crate::hooked::{open, stopped};
+use crate::sim::backups::is_unfinished;
 use crate::sim::cuts::{Mode, choices};
-use crate::sim::disk::{Fate, SimDisk};
+use crate::sim::disk::{Event, Fate, Record, SimDisk};
 use crate::sim::image::Image;
 use crate::sim::oracle::{Content, Op, batch};
+use crate::sim::script::run;
 use crate::sim::timeline::Timeline;
+use crate::sim::workloads::ALL;
 use crate::sim::{Rng, STORE, options};
 use partd::log::fs::Disk;
-use partd::{Durability, Error, ErrorKind, Partd, SegmentLog};
+use partd::{Durability, Error, Partd, SegmentLog};
 
 const COPY: &str = "/copy";
+/// The name of the file that marks a backup as unfinished.
+const UNFINISHED_BACKUP: &str = "unfinished-backup";
 
 /// A store with an output, a sealed and an open segment, two of them with a batch that is not
 /// visible to everyone; and its contents.
@@ -51,9 +56,7 @@ fn is_complete(disk: &SimDisk, content: &Content, at: &str) -> bool {
     match options().open_on(disk.clone(), COPY) {
         Ok(copy) => compare(&copy, content, at),
         Err(error) => {
-            let is_refused = error.kind() == ErrorKind::NotAStore
-                && error.to_string().contains("unfinished backup");
-            assert!(is_refused, "{at}: {error}");
+            assert!(is_unfinished(&error), "{at}: {error}");
             return false;
         }
     }
@@ -182,7 +185,9 @@ fn cut_power(prepare: impl FnOnce(&SimDisk)) {
     let (log, content) = worn(&disk);
     prepare(&disk);
     let from = disk.log().len();
-    assert_eq!(log.backup(COPY).expect("the backup succeeds").seq.get(), 5);
+    let made = log.backup(COPY).expect("the backup succeeds");
+    assert_eq!(made.seq.get(), 5);
+    assert!(made.segments_linked > 0 && made.segments_linked < made.segments, "{made:?}");
     let done = disk.log().len();
     // The store changes further, and the backup must show none of it.
     log.append([("a", "more")]).expect("the append succeeds");
@@ -212,4 +217,39 @@ fn cut_power(prepare: impl FnOnce(&SimDisk)) {
     }
     println!("{refused} refused, {complete} complete");
     assert!(refused > 100 && complete > 10, "{refused} refused, {complete} complete");
+}
+
+/// The crash workload makes what its name says: some segments are linked and some are copied, and
+/// the store is compacted in the middle of a backup.
+#[test]
+fn the_crash_workload_of_backups_links_and_copies_segments_beside_compactions() {
+    let workload = ALL.iter().find(|workload| workload.name == "backups").expect("a workload");
+    let (mut links, mut copies, mut backups, mut interrupted) = (0, 0, 0, 0);
+    for seed in 1..=8 {
+        let steps = (workload.make)(&mut Rng(seed));
+        let recording = run(&steps, seed, None).unwrap_or_else(|v| panic!("{}", v.text));
+        // The backup that is being made, and the process that makes it.
+        let mut current: Option<u32> = None;
+        for Record { process, event } in &recording.log {
+            match event {
+                Event::Create { path, .. } if path.ends_with(UNFINISHED_BACKUP) => {
+                    current = Some(*process);
+                }
+                Event::Create { path, .. } if path.extension().is_some_and(|e| e == "seg") => {
+                    copies += u32::from(current == Some(*process));
+                }
+                Event::Link { .. } => links += 1,
+                Event::Rename { to, .. } if to.extension().is_some_and(|e| e == "seg") => {
+                    interrupted += u32::from(current.is_some_and(|backup| backup != *process));
+                }
+                Event::BackedUp { .. } => {
+                    backups += 1;
+                    current = None;
+                }
+                _ => {}
+            }
+        }
+    }
+    println!("{backups} backups, {links} links, {copies} copies, {interrupted} compactions inside");
+    assert!(backups > 8 && links > 8 && copies > 8 && interrupted > 3);
 }

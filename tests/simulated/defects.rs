@@ -15,10 +15,14 @@ const EFFORT: Effort = Effort { images: 20_000, from_percent: 0 };
 
 /// The failure that the crash test finds in a workload on a disk with a defect.
 fn crash_test(name: &str, defect: Defect, modes: &[Mode]) -> Failure {
+    crash_test_with(name, defect, EFFORT, modes)
+}
+
+fn crash_test_with(name: &str, defect: Defect, effort: Effort, modes: &[Mode]) -> Failure {
     let workload = workloads::ALL.iter().find(|workload| workload.name == name).expect("a name");
     for seed in 1..=20 {
         let steps = (workload.make)(&mut Rng(seed));
-        if let Err(failure) = explore(&steps, seed, Some(defect), EFFORT, modes) {
+        if let Err(failure) = explore(&steps, seed, Some(defect), effort, modes) {
             println!("{defect:?}, {name}: {failure}");
             return *failure;
         }
@@ -29,6 +33,13 @@ fn crash_test(name: &str, defect: Defect, modes: &[Mode]) -> Failure {
 fn breaks(invariants: &[&str], name: &str, defect: Defect) {
     let found = crash_test(name, defect, &Mode::ALL).violation;
     assert!(invariants.contains(&found.invariant), "{}: {}", found.invariant, found.text);
+}
+
+/// Several seeds with few images each find these sooner than one with many.
+fn breaks_backups(defect: Defect) {
+    let effort = Effort { images: 2_000, ..EFFORT };
+    let found = crash_test_with("backups", defect, effort, &[Mode::Pages]).violation;
+    assert_eq!(found.invariant, "I10", "{}", found.text);
 }
 
 #[test]
@@ -78,6 +89,16 @@ fn an_omitted_sync_of_the_parent_directory_loses_the_store() {
 #[test]
 fn an_omitted_sync_in_recovery_resurrects_discarded_batches() {
     breaks(&["I1", "I7", "I8"], "several writers", Defect::SyncInRecoveryLeftOut);
+}
+
+#[test]
+fn an_omitted_sync_of_a_linked_segment_leaves_a_backup_that_a_power_cut_damages() {
+    breaks_backups(Defect::SyncOfLinkedFileLeftOut);
+}
+
+#[test]
+fn a_recovery_that_does_not_notice_hard_links_damages_the_other_store() {
+    breaks_backups(Defect::LinksUncounted);
 }
 
 #[test]

@@ -77,6 +77,7 @@ mod tests {
         let full = through_arrow(of_store(full));
         let DataFusionError::IoError(root) = full.find_root() else { panic!("{full:?}") };
         assert_eq!(root.kind(), io::ErrorKind::StorageFull);
-        assert!(root.get_ref().is_some_and(|error| error.is::<partd::Error>()));
+        let of_partd = root.get_ref().and_then(|error| error.downcast_ref::<partd::Error>());
+        assert!(matches!(of_partd, Some(partd::Error::Io { .. })), "{root:?}");
     }
 }

@@ -20,6 +20,9 @@ use tokio::task::JoinHandle;
 use crate::error::of_store;
 use crate::file::{File, Next};
 
+/// What a look finds: the chunks, and the position behind them.
+type Found = (Position, VecDeque<Bytes>);
+
 /// The chunks of a spill file in order.
 #[derive(Debug)]
 pub(crate) struct ReadStream {
@@ -27,7 +30,8 @@ pub(crate) struct ReadStream {
     /// Behind the chunks that were read.
     position: Position,
     chunks: VecDeque<Bytes>,
-    busy: Option<JoinHandle<Result<(Position, VecDeque<Bytes>)>>>,
+    /// The look that runs now.
+    busy: Option<JoinHandle<Result<Found>>>,
     is_done: bool,
 }
 
@@ -71,7 +75,7 @@ impl ReadStream {
 }
 
 /// Reads on from a position, before which the store has more bytes.
-fn look(file: &File, from: Position) -> Result<(Position, VecDeque<Bytes>)> {
+fn look(file: &File, from: Position) -> Result<Found> {
     let mut follower = file.core.store.store().follow_from(file.key.clone(), from);
     match follower.next_update().map_err(of_store)? {
         Some(Update::Appended(view)) => Ok((follower.position(), view.owned_chunks().collect())),

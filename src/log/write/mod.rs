@@ -338,6 +338,11 @@ impl<D: Disk> Writer<D> {
 impl<D: Disk> WriterState<D> {
     /// Ends a segment, and keeps its file open while a sync may need it.
     fn close(&mut self, control: &Control<D>, active: ActiveSegment<D::File>) {
+        if control.fixed.temporary {
+            // Nothing in a temporary store is ever synced.
+            active.close();
+            return;
+        }
         self.sealed
             .push_back(SealedSegment { segment: Arc::clone(active.segment()), max_seq: None });
         active.close();

@@ -240,7 +240,7 @@ pub fn walk(path: &Path, bytes: &[u8]) -> Option<Walked> {
 /// is recorded outside of them, and the links of the batches before the `durable_end` of their
 /// segment.
 fn below_the_mark(image: &Image) -> Vec<(PathBuf, u64, u64)> {
-    let files = image.files.iter();
+    let files = image.files.iter().filter(|(path, _)| path.starts_with(STORE));
     let segments: Vec<Walked> =
         files.filter_map(|(path, file)| walk(path, &file.bytes())).collect();
     let replaced: Vec<u64> = segments.iter().flat_map(|s| s.inputs.iter().copied()).collect();

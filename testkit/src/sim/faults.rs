@@ -15,6 +15,7 @@ pub enum Call {
     Open,
     Rename,
     Replace,
+    Link,
     Unlink,
     List,
     Stat,
@@ -35,12 +36,14 @@ impl Call {
     /// The errors that the system can return for the call. The first is the least specific.
     pub fn errors(self) -> &'static [i32] {
         use libc::{
-            EACCES, EDQUOT, EIO, EMFILE, ENFILE, ENOLCK, ENOMEM, ENOSPC, EOPNOTSUPP, EROFS,
+            EACCES, EDQUOT, EIO, EMFILE, EMLINK, ENFILE, ENOLCK, ENOMEM, ENOSPC, EOPNOTSUPP, EPERM,
+            EROFS, EXDEV,
         };
         match self {
             Call::Create => &[EIO, ENOSPC, EDQUOT, EMFILE, ENFILE, ENOMEM, EACCES, EROFS],
             Call::Open => &[EIO, EMFILE, ENFILE, ENOMEM, EACCES],
             Call::Rename | Call::Replace | Call::CreateDir => &[EIO, ENOSPC, EDQUOT, EACCES, EROFS],
+            Call::Link => &[EIO, EXDEV, EPERM, EMLINK, ENOSPC, EDQUOT, EACCES, EROFS],
             Call::Unlink | Call::RemoveDir => &[EIO, EACCES, EROFS],
             Call::List => &[EIO, EMFILE, ENFILE, ENOMEM, EACCES],
             Call::Stat => &[EIO, EACCES],

@@ -1,7 +1,7 @@
 //! The state of a disk after a power cut: names, and files as sparse pages. Images are cheap to
 //! copy, since they share equal pages, and are compared by a hash of their contents.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::BuildHasher;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -66,6 +66,29 @@ impl Image {
         Image { boot: 1, dirs, files: BTreeMap::new() }
     }
 
+    /// The files, each with the number of its inode, counted from 0 in the order of first names.
+    /// Two names belong to one inode, as hard links, if the files have the same identity and the
+    /// same contents; those that a test has changed under one name are files of their own.
+    pub fn inodes(&self) -> Vec<(&PathBuf, &FileImage, u32)> {
+        let mut first: HashMap<u64, (&FileImage, u32)> = HashMap::new();
+        let (mut inodes, mut next) = (Vec::with_capacity(self.files.len()), 0);
+        for (path, file) in &self.files {
+            let known = file.identity.and_then(|identity| first.get(&identity));
+            let number = match known {
+                Some((other, number)) if other.has_contents_of(file) => *number,
+                _ => {
+                    next += 1;
+                    next - 1
+                }
+            };
+            if let Some(identity) = file.identity {
+                first.entry(identity).or_insert((file, number));
+            }
+            inodes.push((path, file, number));
+        }
+        inodes
+    }
+
     /// A hash of names, lengths and contents.
     pub fn hash(&self) -> u64 {
         let file = |(path, file): (&PathBuf, &FileImage)| {
@@ -78,6 +101,13 @@ impl Image {
 }
 
 impl FileImage {
+    fn has_contents_of(&self, other: &FileImage) -> bool {
+        let pages = |file: &FileImage| {
+            file.pages.iter().map(|(&n, page)| (n, page.hash)).collect::<Vec<_>>()
+        };
+        self.len == other.len && pages(self) == pages(other)
+    }
+
     /// The bytes of the whole file.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.len.next_multiple_of(4096) as usize];

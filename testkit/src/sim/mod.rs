@@ -9,19 +9,23 @@
 //! | `memory` | the memory of its files |
 //! | `image` | the state of a disk after a power cut |
 //! | `names` | the names in directories, and changes of them that are not durable yet |
+//! | `files` | its files: which stores are durable, and which a power cut may lose |
 //! | `timeline` | the log up to a moment: what is durable by then, and what may be lost |
 //! | `cuts` | enumerates which of the pending changes are lost |
 //! | `oracle` | what the store must hold after each batch of the history |
 //! | `script` | workloads as data, and how they run on a disk |
+//! | `backups` | backups in an image: complete or refused, and harmless to the store: I10 |
 //! | `power` | power cuts throughout a workload, and the invariants I1 to I5 on each image |
 //! | `corruption` | other control files and flipped bits: I6 and I9 |
 //! | `repeated_recovery` | interrupted recoveries, and appends to a recovered store: I7 and I8 |
 //! | `workloads` | the workloads |
 
+pub mod backups;
 pub mod corruption;
 pub mod cuts;
 pub mod disk;
 pub mod faults;
+mod files;
 pub mod image;
 pub mod memory;
 pub mod names;
@@ -32,10 +36,17 @@ pub mod script;
 pub mod timeline;
 pub mod workloads;
 
+use std::path::Path;
+
 use partd::{Options, SegmentLog};
 
 /// The path of the store in every simulated test.
 pub const STORE: &str = "/store";
+
+/// Whether a path is that of the store's control file.
+fn is_control(path: &Path) -> bool {
+    path.parent() == Some(Path::new(STORE)) && path.ends_with("control")
+}
 
 /// The options of every simulated test: small segments, and no background compaction.
 pub fn options() -> Options {
@@ -45,7 +56,7 @@ pub fn options() -> Options {
 /// A violation of an invariant of the crash model.
 #[derive(Clone, Debug)]
 pub struct Violation {
-    /// `I1` to `I9`, or `live` for a store that was wrong before any crash.
+    /// `I1` to `I10`, or `live` for a store that was wrong before any crash.
     pub invariant: &'static str,
     pub text: String,
 }

@@ -1,16 +1,19 @@
 //! Cuts the power throughout a workload. After each operation, every image that the crash model
 //! allows is booted: the store must open as a prefix of the history with every durable batch (I1 to
 //! I5). The image is also booted with another control file and with damage (`corruption`: I6, I9),
-//! and with interrupted recoveries and further appends (`repeated_recovery`: I7, I8).
+//! and with interrupted recoveries and further appends (`repeated_recovery`: I7, I8). Backups in it are
+//! opened beside the store (`backups`: I10).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use partd::SegmentLog;
 
+use super::backups::unfinished;
 use super::cuts::{ALL_SUBSETS_MAX_UNITS, Mode, choices, tears};
 use super::disk::{Defect, SimDisk};
 use super::image::{FileImage, Image};
@@ -132,8 +135,8 @@ pub struct Search<'r> {
     pub seed: u64,
     pub defect: Option<Defect>,
     pub oracle: Oracle,
-    /// The number of batches that each image was found to hold.
-    seen: HashMap<u64, u64>,
+    /// What each image was found to hold.
+    seen: HashMap<u64, Seen>,
     pub seen_afterwards: HashMap<u64, u64>,
     /// Control files of earlier moments.
     pub controls: Vec<FileImage>,
@@ -171,6 +174,13 @@ pub fn explore(
 }
 
 type Found = (Violation, usize, String);
+
+/// What an image was found to hold.
+struct Seen {
+    batches: u64,
+    /// The complete backups.
+    backups: BTreeSet<PathBuf>,
+}
 
 impl Search<'_> {
     fn timeline(&self, mode: Mode) -> Timeline<'_> {
@@ -244,7 +254,7 @@ impl Search<'_> {
             }
             for choice in &some {
                 let image = timeline.image(&units, choice);
-                let booted = self.boot(&image, mode, timeline.floor, timeline.ceiling());
+                let booted = self.boot(&image, mode, &timeline);
                 booted.map_err(|v| {
                     let kept = choice.versions.iter().filter(|version| **version > 0).count();
                     let names = choice.names.iter().filter(|kept| **kept).count();
@@ -264,18 +274,20 @@ impl Search<'_> {
         &mut self,
         image: &Image,
         mode: Mode,
-        floor: u64,
-        ceiling: u64,
+        timeline: &Timeline<'_>,
     ) -> Result<(), Violation> {
+        let (floor, backups) = (timeline.floor, &timeline.backups);
         let hash = image.hash();
-        if let Some(&found) = self.seen.get(&hash) {
+        if let Some(found) = self.seen.get(&hash) {
             // Equal bytes give an equal store; only the required minimum may have grown.
-            return too_few(found, floor);
+            return too_few(found.batches, floor)
+                .and_then(|()| unfinished(&found.backups, backups));
         }
         let disk = SimDisk::boot(image, hash ^ self.seed, self.defect);
         let log = open(&disk)?;
-        let found = self.oracle.judge(&log, floor, ceiling)?;
-        self.seen.insert(hash, found);
+        let found = self.oracle.judge(&log, floor, timeline.ceiling())?;
+        let complete = self.check_backups(image, found, backups, hash)?;
+        self.seen.insert(hash, Seen { batches: found, backups: complete });
         self.tally.count(hash, Kind::Cut(mode));
         self.go_on(&disk, log, found, mode, hash)?;
         self.check_corruption(image, found, hash)

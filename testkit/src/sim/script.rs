@@ -14,7 +14,7 @@ use partd::{Durability, Error, Key, Partd, SegmentLog};
 use super::disk::{Defect, Event, Fate, Record, SimDisk};
 use super::image::Image;
 use super::oracle::{Op, Oracle, batch};
-use super::{STORE, Violation, options};
+use super::{STORE, Violation, backups, options};
 
 /// An API call.
 #[derive(Clone)]
@@ -29,6 +29,8 @@ pub enum Call {
     },
     Sync,
     Compact,
+    /// Backs up the store into the directory of this number, which must be new.
+    Backup(u8),
     /// Closes the handle; the process's next call opens another.
     Close,
 }
@@ -54,6 +56,7 @@ impl fmt::Debug for Call {
             Call::Pop { keys } => write!(f, "pop {keys:?}"),
             Call::Sync => write!(f, "sync"),
             Call::Compact => write!(f, "compact"),
+            Call::Backup(number) => write!(f, "backup {number}"),
             Call::Close => write!(f, "close"),
         }
     }
@@ -163,6 +166,11 @@ fn perform(
         }
         (Call::Sync, _) => log.sync()?,
         (Call::Compact, _) => drop(log.compact()?),
+        (Call::Backup(number), _) => {
+            let dir = backups::dir(*number);
+            let made = log.backup(&dir)?;
+            disk.backed_up(&dir, made.seq.get());
+        }
         _ => {}
     }
     disk.end(matches!(call, Call::Sync | Call::Write { durable: true, .. }));
@@ -190,7 +198,9 @@ impl Run {
                 keys.dedup();
                 keys.into_iter().map(Op::Delete).collect()
             }
-            Call::Open | Call::Sync | Call::Compact | Call::Close => return None,
+            Call::Open | Call::Sync | Call::Compact | Call::Backup(_) | Call::Close => {
+                return None;
+            }
         };
         self.batches.push(ops.clone());
         Some((self.batches.len() - 1, ops))

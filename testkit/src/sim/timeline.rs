@@ -11,34 +11,11 @@ use std::sync::Arc;
 
 use partd_format::{Batch, Link, SegmentHeader, State};
 
-use super::Violation;
 use super::disk::{Defect, Event, Record, SimDisk};
-use super::image::{FileImage, Image, Pages, put};
+use super::files::File;
+use super::image::{FileImage, Image};
 use super::names::{Change, Names};
-
-/// A part of a file whose last version is not durable.
-#[derive(Debug)]
-struct Dirty {
-    unit: u64,
-    /// Each version with its position in the log.
-    versions: Vec<(usize, Box<[u8]>)>,
-}
-
-#[derive(Debug, Default)]
-struct File {
-    /// The inode number that `stat` reports.
-    identity: Option<u64>,
-    len: u64,
-    /// The position in the log of the last change of length, unless it is durable.
-    len_stamp: Option<usize>,
-    durable: Pages,
-    live: BTreeMap<u32, Box<[u8]>>,
-    dirty: Vec<Dirty>,
-    by_unit: HashMap<u64, usize>,
-    /// Pages that a failed sync has marked clean although they are not durable; later syncs skip
-    /// them.
-    passed_over: BTreeSet<u32>,
-}
+use super::{Violation, is_control};
 
 /// A change that a power cut may lose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +57,8 @@ pub struct Timeline<'a> {
     visible: u64,
     /// The number of batches that must survive a power cut.
     pub floor: u64,
+    /// The complete backups, each with its sequence number.
+    pub backups: BTreeMap<PathBuf, u64>,
     begun: HashMap<u32, Begun>,
 }
 
@@ -97,12 +76,9 @@ impl<'a> Timeline<'a> {
         let base = disk.base();
         let mut names = Names { dirs: base.dirs.clone(), files: BTreeMap::new() };
         let mut files = BTreeMap::new();
-        for (inode, (path, file)) in (0..).zip(&base.files) {
+        for (path, file, inode) in base.inodes() {
             names.files.insert(path.clone(), inode);
-            let live = file.pages.iter().map(|(&n, page)| (n, page.bytes().into())).collect();
-            let durable = file.pages.clone();
-            let identity = file.identity;
-            files.insert(inode, File { identity, len: file.len, durable, live, ..File::default() });
+            files.insert(inode, File::durable(file, unit_len));
         }
         Timeline {
             log,
@@ -119,6 +95,7 @@ impl<'a> Timeline<'a> {
             before,
             visible: before,
             floor: before,
+            backups: BTreeMap::new(),
             begun: HashMap::new(),
         }
     }
@@ -140,7 +117,9 @@ impl<'a> Timeline<'a> {
         let stamp = self.next;
         self.next += 1;
         match &record.event {
-            Event::Store { inode, offset, bytes } => self.store(*inode, *offset, bytes, stamp),
+            Event::Store { inode, offset, bytes } => {
+                self.change(*inode, |file| file.store(*offset, bytes, stamp));
+            }
             Event::Sync { inode, len } => {
                 let log_end = match self.defect {
                     Some(Defect::SyncTooEarly) => {
@@ -148,17 +127,18 @@ impl<'a> Timeline<'a> {
                     }
                     _ => usize::MAX,
                 };
-                self.sync(*inode, len.unwrap_or(u64::MAX), log_end);
+                self.change(*inode, |file| file.sync(len.unwrap_or(u64::MAX), log_end));
             }
-            Event::Punch { inode, offset, len } => self.punch(*inode, *offset, *len, stamp),
+            Event::Punch { inode, offset, len } => {
+                self.change(*inode, |file| file.punch(*offset, *len, stamp));
+            }
             Event::Create { path, inode, identity, len } => {
-                let (identity, len) = (Some(*identity), *len);
-                let file = File { identity, len, len_stamp: Some(stamp), ..File::default() };
+                let file = File::created(*identity, *len, stamp, self.unit_len);
                 self.files.insert(*inode, file);
                 self.pending.push(Change::Create(path.clone(), *inode));
             }
             Event::Rename { from, to, inode } => {
-                if to.ends_with("control") {
+                if is_control(to) {
                     self.control = Some(*inode);
                 }
                 self.pending.push(Change::Rename(from.clone(), to.clone(), *inode));
@@ -166,13 +146,11 @@ impl<'a> Timeline<'a> {
             Event::Unlink { path, inode } => {
                 self.pending.push(Change::Unlink(path.clone(), *inode));
             }
-            Event::MakeDir { path } => self.pending.push(Change::MakeDir(path.clone())),
-            Event::SyncFailed { inode } => {
-                if let Some(file) = self.files.get_mut(inode) {
-                    let pages = file.dirty.iter().map(|dirty| place(dirty.unit, self.unit_len).0);
-                    file.passed_over.extend(pages);
-                }
+            Event::Link { path, inode } => {
+                self.pending.push(Change::Create(path.clone(), *inode));
             }
+            Event::MakeDir { path } => self.pending.push(Change::MakeDir(path.clone())),
+            Event::SyncFailed { inode } => self.change(*inode, File::pass_over),
             Event::SyncDirFailed { path } => {
                 self.failed_dirs.insert(path.clone());
             }
@@ -218,6 +196,17 @@ impl<'a> Timeline<'a> {
                 self.begun.insert(record.process, begun);
                 return Some(Ok(false));
             }
+            Event::BackedUp { path, sequence } => {
+                let visible = self.begun.get(&record.process).map_or(0, |begun| begun.visible);
+                if !(visible..=self.visible).contains(sequence) {
+                    let text = format!(
+                        "a backup as of {sequence}, made while {visible} to {} were visible",
+                        self.visible
+                    );
+                    return Some(Err(Violation::new("I10", text)));
+                }
+                self.backups.insert(path.clone(), *sequence);
+            }
             Event::End { durable } => {
                 if *durable && let Some(begun) = self.begun.get(&record.process) {
                     let of = |batch| self.taken.iter().position(|taken| *taken == Some(batch));
@@ -229,77 +218,10 @@ impl<'a> Timeline<'a> {
         Some(Ok(true))
     }
 
-    fn store(&mut self, inode: u32, offset: u64, bytes: &[u8], stamp: usize) {
-        let unit_len = self.unit_len;
-        let Some(file) = self.files.get_mut(&inode) else { return };
-        let (mut at, mut rest) = (offset, bytes);
-        while !rest.is_empty() {
-            let in_page = (at % 4096) as usize;
-            let (part, behind) = rest.split_at(rest.len().min(4096 - in_page));
-            let page = file.live.entry((at / 4096) as u32).or_insert_with(|| vec![0; 4096].into());
-            page[in_page..in_page + part.len()].copy_from_slice(part);
-            file.passed_over.remove(&((at / 4096) as u32));
-            at += part.len() as u64;
-            rest = behind;
+    fn change(&mut self, inode: u32, change: impl FnOnce(&mut File)) {
+        if let Some(file) = self.files.get_mut(&inode) {
+            change(file);
         }
-        for unit in offset / unit_len..(offset + bytes.len() as u64).div_ceil(unit_len) {
-            let page = (unit * unit_len / 4096) as u32;
-            let from = (unit * unit_len % 4096) as usize;
-            let content = file.live[&page][from..from + unit_len as usize].into();
-            let dirty = &mut file.dirty;
-            let place = *file.by_unit.entry(unit).or_insert_with(|| {
-                dirty.push(Dirty { unit, versions: Vec::new() });
-                dirty.len() - 1
-            });
-            dirty[place].versions.push((stamp, content));
-        }
-    }
-
-    /// Frees the space of whole pages; a power cut may leave each as it was.
-    fn punch(&mut self, inode: u32, offset: u64, len: u64, stamp: usize) {
-        let Some(file) = self.files.get(&inode) else { return };
-        let pages = (offset / 4096) as u32..((offset + len) / 4096) as u32;
-        // Pages that read as zeros do not change.
-        let held = file.live.range(pages).filter(|(_, bytes)| bytes.iter().any(|&b| b != 0));
-        let pages: Vec<u32> = held.map(|(page, _)| *page).collect();
-        for page in pages {
-            self.store(inode, u64::from(page) * 4096, &[0; 4096], stamp);
-        }
-    }
-
-    /// Makes the stores before position `log_end` of the log durable, in the pages of the first
-    /// `len` bytes.
-    fn sync(&mut self, inode: u32, len: u64, log_end: usize) {
-        let unit_len = self.unit_len;
-        let Some(file) = self.files.get_mut(&inode) else { return };
-        if len >= file.len && file.len_stamp.is_some_and(|stamp| stamp < log_end) {
-            file.len_stamp = None;
-        }
-        let end = len.checked_next_multiple_of(4096).unwrap_or(len);
-        let mut rest = Vec::new();
-        let mut pages: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
-        for mut dirty in std::mem::take(&mut file.dirty) {
-            let (number, from) = place(dirty.unit, unit_len);
-            let is_written = dirty.unit * unit_len < end && !file.passed_over.contains(&number);
-            let kept = match is_written {
-                true => dirty.versions.partition_point(|(stamp, _)| *stamp < log_end),
-                false => 0,
-            };
-            if kept > 0 {
-                let page = pages.entry(number).or_insert_with(|| content(&file.durable, number));
-                let version = &dirty.versions[kept - 1].1;
-                page[from..from + version.len()].copy_from_slice(version);
-                dirty.versions.drain(..kept);
-            }
-            if !dirty.versions.is_empty() {
-                rest.push(dirty);
-            }
-        }
-        for (number, page) in pages {
-            put(&mut file.durable, number, &page);
-        }
-        file.by_unit = rest.iter().enumerate().map(|(i, dirty)| (dirty.unit, i)).collect();
-        file.dirty = rest;
     }
 
     /// The changes that a power cut now may lose, in the order of their first stores.
@@ -330,10 +252,7 @@ impl<'a> Timeline<'a> {
 
     /// The control file as it is in memory; `None` if it does not exist yet.
     pub fn live_control(&self) -> Option<FileImage> {
-        let file = self.files.get(&self.control?)?;
-        let mut control = FileImage { len: file.len, ..FileImage::default() };
-        file.live.iter().for_each(|(&number, page)| put(&mut control.pages, number, page));
-        Some(control)
+        self.files.get(&self.control?).map(File::in_memory)
     }
 
     /// If the last store was a state word, the units of that batch's link, state, header, table and
@@ -389,52 +308,22 @@ impl<'a> Timeline<'a> {
             names.apply(change);
         }
         let mut image = Image { boot: self.boot + 1, dirs: names.dirs, files: BTreeMap::new() };
+        let mut files: HashMap<u32, FileImage> = HashMap::new();
         for (path, inode) in names.files {
-            let is_reachable = path.parent().is_some_and(|dir| image.dirs.contains(dir));
-            if let Some(file) = self.files.get(&inode).filter(|_| is_reachable) {
-                let len = if file.len_stamp.is_some() { 0 } else { file.len };
-                let identity = file.identity;
-                let mut left = FileImage { len, identity, ..FileImage::default() };
-                let is_whole = |(unit, version): (&Unit, &usize)| {
-                    unit.inode == inode && unit.place.is_none() && *version > 0
-                };
-                if units.iter().zip(choice.versions.iter()).any(is_whole) {
-                    left.len = file.len;
-                }
-                if left.len > 0 {
-                    left.pages = self.pages(inode, file, units, choice);
-                }
-                image.files.insert(path, left);
+            if !path.parent().is_some_and(|dir| image.dirs.contains(dir)) {
+                continue;
+            }
+            if let Some(file) = self.files.get(&inode) {
+                let left = files.entry(inode).or_insert_with(|| {
+                    let of_file = units.iter().zip(choice.versions.iter());
+                    let kept = of_file.filter(|(u, version)| u.inode == inode && **version > 0);
+                    let is_long = kept.clone().any(|(unit, _)| unit.place.is_none());
+                    let in_place = kept.filter_map(|(unit, kept)| Some((unit.place?, *kept)));
+                    file.left(is_long, in_place)
+                });
+                image.files.insert(path, left.clone());
             }
         }
         image
     }
-
-    fn pages(&self, inode: u32, file: &File, units: &[Unit], choice: &Choice) -> Pages {
-        let mut pages = file.durable.clone();
-        let mut changed: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
-        for (unit, &version) in units.iter().zip(choice.versions.iter()) {
-            let Some(at) = unit.place.filter(|_| unit.inode == inode && version > 0) else {
-                continue;
-            };
-            let dirty = &file.dirty[at];
-            let (number, from) = place(dirty.unit, self.unit_len);
-            let page = changed.entry(number).or_insert_with(|| content(&file.durable, number));
-            let kept = &dirty.versions[version - 1].1;
-            page[from..from + kept.len()].copy_from_slice(kept);
-        }
-        for (number, page) in changed {
-            put(&mut pages, number, &page);
-        }
-        pages
-    }
-}
-
-/// The page of a unit, and the offset of the unit in it.
-fn place(unit: u64, unit_len: u64) -> (u32, usize) {
-    ((unit * unit_len / 4096) as u32, (unit * unit_len % 4096) as usize)
-}
-
-fn content(pages: &Pages, number: u32) -> Vec<u8> {
-    pages.get(&number).map_or_else(|| vec![0; 4096], |page| page.bytes().to_vec())
 }

@@ -11,7 +11,7 @@ pub struct Workload {
     pub make: fn(&mut Rng) -> Vec<Step>,
 }
 
-pub const ALL: [Workload; 10] = [
+pub const ALL: [Workload; 11] = [
     Workload { name: "one writer", make: one_writer },
     Workload { name: "several writers", make: several_writers },
     Workload { name: "writers stopped and killed", make: stopped_writers },
@@ -22,6 +22,7 @@ pub const ALL: [Workload; 10] = [
     Workload { name: "several opens", make: several_opens },
     Workload { name: "compaction", make: compaction },
     Workload { name: "filled and cleared", make: filled_and_cleared },
+    Workload { name: "backups", make: backups },
 ];
 
 /// Workloads so small that every subset of the pending changes can be examined.
@@ -267,5 +268,37 @@ fn filled_and_cleared(rng: &mut Rng) -> Vec<Step> {
         steps.push(Step::Call(0, Call::Compact));
         steps.push(write(1, small(rng), rng.below(3) == 0));
     }
+    steps
+}
+
+/// Backups of a store that is written and compacted, also while a backup is stopped in the middle.
+/// Writers fill segments, close or die, so that there are sealed segments to link and to compact; a
+/// full one is not durable yet.
+fn backups(rng: &mut Rng) -> Vec<Step> {
+    let mut steps = vec![write(0, small(rng), true), write(1, small(rng), false)];
+    for round in 0..4_u8 {
+        let by = round % 2;
+        steps.push(write(by, small(rng), false));
+        match rng.below(4) {
+            0 => steps.push(Step::Kill(by)),
+            1 => steps.push(Step::Call(by, Call::Close)),
+            _ => steps.extend((0..2).map(|_| {
+                let large = Op::Append(key(rng), bytes(rng, 36_000));
+                write(by, vec![large], false)
+            })),
+        }
+        steps.push(write(1 - by, small(rng), rng.below(3) == 0));
+        if rng.below(3) == 0 {
+            steps.push(Step::Call(3, Call::Backup(round)));
+            continue;
+        }
+        steps.push(Step::Stop(3, 1 + rng.below(40), Call::Backup(round)));
+        let removal = if rng.below(2) == 0 { Op::Delete(key(rng)) } else { Op::Clear };
+        steps.push(write(1 - by, vec![removal, append(rng, 20)], false));
+        steps.push(Step::Call(2, Call::Compact));
+        steps.push(write(by, small(rng), false));
+        steps.push(if rng.below(4) == 0 { Step::Kill(3) } else { Step::Resume(3) });
+    }
+    steps.push(write(0, small(rng), true));
     steps
 }

@@ -81,11 +81,8 @@ fn a_sweep_removes_all_that_a_killed_process_leaves() {
         ready.exists()
     });
     fs::remove_file(ready).expect("it exists");
-    assert_eq!(
-        PartdSpill::sweep(dir.path()).expect("it can be read"),
-        [Path::new(""); 0],
-        "it is in use"
-    );
+    let swept = PartdSpill::sweep(dir.path()).expect("it can be read");
+    assert!(swept.is_empty(), "{swept:?} is in use");
     child.kill().expect("it runs");
     assert_eq!(child.wait().expect("it was killed").signal(), Some(9));
 

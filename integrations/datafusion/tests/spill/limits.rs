@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use datafusion_common::DataFusionError;
+use datafusion_common::arrow::array::RecordBatch;
 use datafusion_execution::memory_pool::GreedyMemoryPool;
 use datafusion_execution::runtime_env::RuntimeEnvBuilder;
 use partd::SegmentLog;
@@ -116,7 +117,7 @@ fn a_thousand_partitions_spill_under_a_limit_of_256_descriptors() {
     let spill = PartdSpill::temporary().expect("a store can be made");
     let rows = tokio.block_on(repartition(runtime(pool(), &spill), 1000));
     let rows = rows.unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(rows.iter().flatten().map(|batch| batch.num_rows()).sum::<usize>(), 40_000);
+    assert_eq!(rows.iter().flatten().map(RecordBatch::num_rows).sum::<usize>(), 40_000);
     let stats = spill.stats();
     assert!(stats.created_files >= 900 && stats.files == 0, "{stats:?}");
 }

@@ -15,6 +15,10 @@ pub enum Defect {
     SyncOfDirectoryLeftOut,
     /// The directory that contains the store is never synced.
     SyncOfParentLeftOut,
+    /// A file that has several names is never synced.
+    SyncOfLinkedFileLeftOut,
+    /// Every file seems to have one name only.
+    LinksUncounted,
     /// Files are created without allocating their space.
     AllocationLeftOut,
     /// Locks exclude no one.

@@ -223,6 +223,33 @@ impl Dir for SimDir {
         Ok(FileId { device: 1, inode: inode.identity })
     }
 
+    fn links(&self, name: &str) -> io::Result<u64> {
+        self.disk.fallible(Call::Stat)?;
+        let inode = self.inode(name)?;
+        let shared = &self.disk.shared;
+        Ok(match shared.defect {
+            Some(Defect::LinksUncounted) => 1,
+            _ => lock(&shared.state).names_of(&inode) as u64,
+        })
+    }
+
+    fn link(&self, name: &str, id: FileId, to: &SimDir, new: &str) -> io::Result<()> {
+        let disk = &self.disk;
+        disk.fallible(Call::Link)?;
+        disk.count(|counts| &counts.names);
+        let (inode, path) = (self.known_inode(name, id)?, to.at(new)?);
+        let number = inode.number;
+        let mut state = lock(&disk.shared.state);
+        if state.names.contains_key(&path) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        state.names.insert(path.clone(), inode);
+        drop(state);
+        disk.record(Event::Link { path, inode: number });
+        disk.step();
+        Ok(())
+    }
+
     fn disk_bytes(&self, name: &str) -> io::Result<u64> {
         self.disk.fallible(Call::Stat)?;
         Ok(self.inode(name)?.pages() * 4096)

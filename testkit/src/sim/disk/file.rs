@@ -27,10 +27,12 @@ pub struct SimFile {
 
 impl SimDisk {
     pub(super) fn file(&self, inode: Arc<Inode>) -> SimFile {
-        lock(&self.shared.state).open.push((inode.number, self.process.number));
+        let mut state = lock(&self.shared.state);
+        state.open.push((inode.number, self.process.number));
+        // Its names and this call hold references; any other one is an open file.
+        let is_open = Arc::strong_count(&inode) > state.names_of(&inode) + 1;
+        drop(state);
         let Failures { count, was_told } = *lock(&inode.failures);
-        // The directory and this call hold two references; any other one is an open file.
-        let is_open = Arc::strong_count(&inode) > 2;
         let told = if is_open && !was_told { count.saturating_sub(1) } else { count };
         SimFile { disk: self.clone(), inode, told: AtomicU64::new(told) }
     }
@@ -145,10 +147,12 @@ impl DiskFile for SimFile {
         let mut state = lock(&shared.state);
         state.syncs += 1;
         let (syncs, opening) = (state.syncs, shared.opening.load(Relaxed));
+        let is_linked = state.names_of(&self.inode) > 1;
         drop(state);
         let left_out = match shared.defect {
             Some(Defect::SyncLeftOut) => !opening,
             Some(Defect::SyncInRecoveryLeftOut) => opening,
+            Some(Defect::SyncOfLinkedFileLeftOut) => is_linked,
             Some(Defect::EverySecondSyncLeftOut) => syncs.is_multiple_of(2),
             _ => false,
         };

@@ -67,6 +67,11 @@ impl State {
         self.dirs.insert(path.to_owned(), number);
     }
 
+    /// The number of names of a file.
+    pub(super) fn names_of(&self, inode: &Arc<Inode>) -> usize {
+        self.names.values().filter(|named| Arc::ptr_eq(named, inode)).count()
+    }
+
     pub(super) fn new_identity(&mut self) -> u64 {
         self.identities += 1;
         self.identities
@@ -110,7 +115,12 @@ impl SimDisk {
         for path in &image.dirs {
             state.add_dir(path);
         }
-        for (path, file) in &image.files {
+        let mut inodes: Vec<Arc<Inode>> = Vec::new();
+        for (path, file, number) in image.inodes() {
+            if let Some(inode) = inodes.get(number as usize) {
+                state.names.insert(path.clone(), Arc::clone(inode));
+                continue;
+            }
             let mapping = Memory::zeroed(file.len);
             for (&page, bytes) in &file.pages {
                 let at = u64::from(page) * 4096;
@@ -124,9 +134,10 @@ impl SimDisk {
             if identity < PUT_TOGETHER {
                 state.identities = state.identities.max(identity);
             }
-            let inode = Arc::new(Inode::new(state.inodes, identity, mapping));
-            state.inodes += 1;
-            state.names.insert(path.clone(), inode);
+            let inode = Arc::new(Inode::new(number, identity, mapping));
+            state.inodes = number + 1;
+            state.names.insert(path.clone(), Arc::clone(&inode));
+            inodes.push(inode);
         }
         let shared = Shared {
             state: Mutex::new(state),
@@ -229,6 +240,11 @@ impl SimDisk {
     pub fn begin(&self, batch: Option<usize>) {
         *lock(&self.process.batch) = batch;
         self.record(Event::Begin { batch });
+    }
+
+    /// Records that a backup into a directory is complete, as of a sequence number.
+    pub fn backed_up(&self, path: &Path, sequence: u64) {
+        self.record(Event::BackedUp { path: path.to_owned(), sequence });
     }
 
     /// Records that the API call has returned.

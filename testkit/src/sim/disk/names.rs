@@ -13,14 +13,16 @@ use super::inode::{Inode, poke};
 use super::lock;
 use super::machine::SimDisk;
 use super::record::Event;
-use crate::sim::STORE;
 use crate::sim::faults::Call;
 use crate::sim::memory::Memory;
+use crate::sim::{STORE, is_control};
 
 impl SimDisk {
     /// Whether any process has a file open.
     pub fn is_open(&self, path: &Path) -> bool {
-        lock(&self.shared.state).names.get(path).is_some_and(|inode| Arc::strong_count(inode) > 1)
+        let state = lock(&self.shared.state);
+        let inode = state.names.get(path);
+        inode.is_some_and(|inode| Arc::strong_count(inode) > state.names_of(inode))
     }
 
     /// The number of open files of this process, counting repeated opens.
@@ -63,9 +65,8 @@ impl SimDisk {
         }
         let inode = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         let number = inode.number;
-        let recovered = to
-            .ends_with("control")
-            .then(|| Commit::decode(inode.mapping.load(COMMIT_AT, Relaxed)).sequence);
+        let recovered =
+            is_control(to).then(|| Commit::decode(inode.mapping.load(COMMIT_AT, Relaxed)).sequence);
         state.names.insert(to.to_owned(), inode);
         drop(state);
         self.record(Event::Rename { from: from.to_owned(), to: to.to_owned(), inode: number });
@@ -81,7 +82,8 @@ impl SimDisk {
         self.count(|counts| &counts.names);
         let mut state = lock(&self.shared.state);
         let inode = state.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
-        if let Some(free) = &mut state.free_pages {
+        let is_last = state.names_of(&inode) == 0;
+        if let Some(free) = state.free_pages.as_mut().filter(|_| is_last) {
             *free += inode.pages();
         }
         drop(state);

@@ -49,6 +49,11 @@ pub enum Event {
         path: PathBuf,
         inode: u32,
     },
+    /// A file has another name: a hard link.
+    Link {
+        path: PathBuf,
+        inode: u32,
+    },
     MakeDir {
         path: PathBuf,
     },
@@ -71,6 +76,11 @@ pub enum Event {
     /// A call of the store's public API begins; it writes `batch`, if any.
     Begin {
         batch: Option<usize>,
+    },
+    /// A backup into a directory is complete, as of a sequence number.
+    BackedUp {
+        path: PathBuf,
+        sequence: u64,
     },
     /// The call has returned without an error.
     End {

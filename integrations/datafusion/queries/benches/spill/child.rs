@@ -53,6 +53,7 @@ pub(crate) struct Report {
     written_bytes: u64,
     disk_bytes: u64,
     descriptors: u64,
+    spill_descriptors: u64,
     files: u64,
 }
 
@@ -62,7 +63,7 @@ type Figure = (&'static str, &'static str, fn(&Report) -> f64);
 const MB: f64 = 1e6;
 
 impl Report {
-    pub(crate) const FIGURES: [Figure; 9] = [
+    pub(crate) const FIGURES: [Figure; 10] = [
         ("wall time", " s", |r| r.seconds),
         ("peak RSS", " MB", |r| r.rss_bytes as f64 / MB),
         ("of it anonymous", " MB", |r| r.anonymous_bytes as f64 / MB),
@@ -71,11 +72,12 @@ impl Report {
         ("bytes written", " MB", |r| r.written_bytes as f64 / MB),
         ("most disk space", " MB", |r| r.disk_bytes as f64 / MB),
         ("most open descriptors", "", |r| r.descriptors as f64),
+        ("most open below the directory", "", |r| r.spill_descriptors as f64),
         ("most files", "", |r| r.files as f64),
     ];
 
     /// The fields in the order in which a child prints them.
-    fn fields(&mut self) -> [&mut u64; 10] {
+    fn fields(&mut self) -> [&mut u64; 11] {
         [
             &mut self.rows,
             &mut self.checksum,
@@ -86,6 +88,7 @@ impl Report {
             &mut self.written_bytes,
             &mut self.disk_bytes,
             &mut self.descriptors,
+            &mut self.spill_descriptors,
             &mut self.files,
         ]
     }
@@ -201,6 +204,7 @@ async fn measure(query: Query, backend: Backend, dir: &Path, divide: u64) -> Res
         written_bytes: written_bytes(),
         disk_bytes: peaks.disk_bytes,
         descriptors: peaks.descriptors,
+        spill_descriptors: peaks.spill_descriptors,
         files: peaks.files,
     })
 }

@@ -14,6 +14,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(10);
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Peaks {
     pub(crate) descriptors: u64,
+    /// Those of the directory of the run, and of what is or was in it. The others belong to the
+    /// process: its standard streams, and tokio's.
+    pub(crate) spill_descriptors: u64,
     pub(crate) files: u64,
     pub(crate) anonymous_bytes: u64,
     pub(crate) disk_bytes: u64,
@@ -51,14 +54,27 @@ impl Sampler {
 
 impl Peaks {
     fn look(&mut self, dir: &Path) {
-        // Without the descriptor that lists them.
-        let descriptors = fs::read_dir("/proc/self/fd").map_or(0, |list| list.count() as u64 - 1);
+        let (descriptors, spill_descriptors) = descriptors(dir);
         let (files, disk_bytes) = below(dir.to_owned());
         self.descriptors = self.descriptors.max(descriptors);
+        self.spill_descriptors = self.spill_descriptors.max(spill_descriptors);
         self.files = self.files.max(files);
         self.disk_bytes = self.disk_bytes.max(disk_bytes);
         self.anonymous_bytes = self.anonymous_bytes.max(status("RssAnon:"));
     }
+}
+
+/// The open descriptors of this process, without the one that lists them, and how many of them lead
+/// to `dir` or below it.
+fn descriptors(dir: &Path) -> (u64, u64) {
+    let (mut all, mut below) = (0, 0);
+    for entry in fs::read_dir("/proc/self/fd").into_iter().flatten().flatten() {
+        // One may be closed meanwhile.
+        let Ok(file) = fs::read_link(entry.path()) else { continue };
+        all += 1;
+        below += u64::from(file.starts_with(dir));
+    }
+    (all.max(1) - 1, below)
 }
 
 /// The files below a directory, and their disk space.

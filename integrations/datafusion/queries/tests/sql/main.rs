@@ -1,0 +1,4 @@
+//! SQL under memory limits, with all of DataFusion.
+
+mod common;
+mod same_rows;
