@@ -18,7 +18,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use crate::key::{key_of, to_python};
 use crate::output::write_values;
 use crate::stores::{self, Fail, Store};
-use crate::threads::{interruptible, loaded, pooled};
+use crate::threads::interruptible;
 use crate::value::Value;
 use crate::view::View;
 
@@ -52,7 +52,7 @@ impl Log {
         {
             return Ok(store);
         }
-        let store = pooled(|| stores::open(&self.path, &self.options))?;
+        let store = stores::open(&self.path, &self.options)?;
         if let Some(old) = self.current.swap(Some(Arc::clone(&store))) {
             stores::release(old);
         }
@@ -67,7 +67,7 @@ impl Log {
     ) -> PyResult<T> {
         Ok(py.detach(|| {
             let store = self.store()?;
-            pooled(|| call(&store.log)).map_err(Fail::from)
+            call(&store.log).map_err(Fail::from)
         })?)
     }
 
@@ -78,7 +78,7 @@ impl Log {
         call: impl FnOnce(&SegmentLog) -> partd::Result<T> + Send + 'static,
     ) -> PyResult<T> {
         let store = py.detach(|| self.store())?;
-        let result = interruptible(py, move || pooled(|| call(&store.log)));
+        let result = interruptible(py, move || call(&store.log));
         result?.map_err(|error| Fail::from(error).into())
     }
 
@@ -98,10 +98,10 @@ impl Log {
             log.write(&batch, durability)
         };
         let written = if bytes < LONG_CALL_BYTES {
-            py.detach(|| pooled(|| write(&store.log, keys, &values)))
+            py.detach(|| write(&store.log, keys, &values))
         } else {
             interruptible(py, move || {
-                let written = pooled(|| write(&store.log, keys, &values));
+                let written = write(&store.log, keys, &values);
                 // Drop the values here, because a signal may have interrupted the caller.
                 Python::attach(|_| drop(values));
                 written
@@ -123,7 +123,6 @@ impl Log {
     #[new]
     #[pyo3(signature = (path, *, segment_len_bytes = None, compacts = true))]
     fn new(path: PathBuf, segment_len_bytes: Option<u64>, compacts: bool) -> PyResult<Log> {
-        loaded();
         let mut options = SegmentLog::options();
         if let Some(bytes) = segment_len_bytes {
             options = options.segment_len_bytes(bytes);
@@ -196,7 +195,7 @@ impl Log {
                 batch.push(Op::Append(key.clone(), &joined[start..end]));
                 start = end;
             }
-            let written = pooled(|| store.log.write(&batch, Durability::Plain));
+            let written = store.log.write(&batch, Durability::Plain);
             drop(batch);
             joined.clear();
             if joined.capacity() <= JOINED_KEPT_MAX_BYTES {
@@ -225,11 +224,9 @@ impl Log {
         let keys = keys_of(keys)?;
         let read = |store: &Store, keys: &[Key]| -> Result<Vec<Py<PyBytes>>, Fail> {
             let mut values = Ok(Vec::new());
-            pooled(|| {
-                store.log.visit(keys, &mut |stored| {
-                    values = write_values(stored);
-                    Ok(())
-                })
+            store.log.visit(keys, &mut |stored| {
+                values = write_values(stored);
+                Ok(())
             })?;
             Ok(values?)
         };
