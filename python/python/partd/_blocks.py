@@ -175,9 +175,7 @@ class _Headers:
 
 
 def _piece(header, buffers, rows, prefix):
-    sizes = [
-        _size(parts[0]) if len(parts) == 1 else sum(map(_size, parts)) for parts in buffers
-    ]
+    sizes = [_size(parts[0]) if len(parts) == 1 else sum(map(_size, parts)) for parts in buffers]
     count = len(sizes)
     head = _HEAD.pack(MAGIC, len(header), count, rows)
     lengths = struct.pack(f"<{count}Q", *sizes)
