@@ -95,6 +95,9 @@ def test_the_extension_of_the_crate_partd_server_is_not_promised(server):
     with pytest.raises(NotImplementedError):
         other.send_multipart([peer, b"ack"])
         p.keys()
+    with pytest.raises(NotImplementedError):
+        p.append_durable({"x": b"2"})
+    assert not other.poll(100)
     p.close()
     context.destroy(0)
 

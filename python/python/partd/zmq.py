@@ -421,7 +421,8 @@ class Client(Interface):
     def sync(self):
         """Waits until everything that was sent before is on the server's stable storage.
 
-        With a server of partd 1, waits only until it has carried out everything.
+        With a server that has only the protocol of partd 1, waits only until it has carried out
+        everything.
         """
         with self._mutex:
             self._settle()
@@ -430,7 +431,16 @@ class Client(Interface):
                 self._settle()
 
     def append_durable(self, data, **kwargs):
-        """Appends like `append`. The data is on the server's stable storage when it returns."""
+        """Appends like `append`. The data is on the server's stable storage when it returns.
+
+        Raises `NotImplementedError` if the server has only the protocol of partd 1.
+        """
+        with self._mutex:
+            self._settle()
+        if not self._is_extended:
+            raise NotImplementedError(
+                "a server with the protocol of partd 1 has no durable appends"
+            )
         self.append(data)
         self.sync()
 
