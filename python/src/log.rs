@@ -18,7 +18,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use crate::key::{key_of, to_python};
 use crate::output::write_values;
 use crate::stores::{self, Fail, Store};
-use crate::threads::interruptible;
+use crate::threads::{interruptible, share};
 use crate::value::Value;
 use crate::view::View;
 
@@ -29,6 +29,8 @@ const LOCK_FILE: &str = ".lock";
 
 /// The largest buffer that a thread keeps for joining pieces; reusing it avoids page faults.
 const JOINED_KEPT_MAX_BYTES: usize = 16 << 20;
+/// Below this many bytes, the calling thread joins all pieces.
+const PARALLEL_JOIN_MIN_BYTES: usize = 1 << 20;
 
 thread_local! {
     static JOINED: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
@@ -184,21 +186,34 @@ impl Log {
         let Some(store) = py.detach(|| self.unlocked(unless_locked))? else { return Ok(false) };
         let written = py.detach(|| {
             let mut joined = JOINED.take();
-            let mut ends = Vec::with_capacity(values.len());
-            for (_, pieces) in &values {
-                pieces.iter().for_each(|piece| joined.extend_from_slice(piece.bytes()));
-                ends.push(joined.len());
+            let lens: Vec<usize> = values.iter().map(|(_, pieces)| len_of(pieces)).collect();
+            let total: usize = lens.iter().sum();
+            // The memory keeps its length, so that it is zeroed only where it grows.
+            if joined.len() < total {
+                joined.resize(total, 0);
+            }
+            let mut rest = &mut joined[..];
+            let mut copies = Vec::with_capacity(values.len());
+            for ((_, pieces), &len) in values.iter().zip(&lens) {
+                let (to, behind) = rest.split_at_mut(len);
+                copies.push((to, pieces));
+                rest = behind;
+            }
+            if total < PARALLEL_JOIN_MIN_BYTES {
+                copies.into_iter().for_each(join);
+            } else {
+                share(copies, join);
             }
             let mut batch = Batch::with_capacity(values.len());
-            let mut start = 0;
-            for ((key, _), end) in values.iter().zip(ends) {
-                batch.push(Op::Append(key.clone(), &joined[start..end]));
-                start = end;
+            let mut rest = &joined[..];
+            for ((key, _), &len) in values.iter().zip(&lens) {
+                let (value, behind) = rest.split_at(len);
+                batch.push(Op::Append(key.clone(), value));
+                rest = behind;
             }
             let written = store.log.write(&batch, Durability::Plain);
             drop(batch);
-            joined.clear();
-            if joined.capacity() <= JOINED_KEPT_MAX_BYTES {
+            if joined.len() <= JOINED_KEPT_MAX_BYTES {
                 JOINED.set(joined);
             }
             written
@@ -357,6 +372,19 @@ impl Drop for Log {
         if let Some(store) = self.current.swap(None) {
             stores::release(store);
         }
+    }
+}
+
+fn len_of(pieces: &[Value]) -> usize {
+    pieces.iter().map(|piece| piece.bytes().len()).sum()
+}
+
+/// Copies the pieces one after another. Together they have the length of `to`.
+fn join((mut to, pieces): (&mut [u8], &Vec<Value>)) {
+    for piece in pieces {
+        let (now, behind) = to.split_at_mut(piece.bytes().len());
+        now.copy_from_slice(piece.bytes());
+        to = behind;
     }
 }
 
