@@ -6,13 +6,16 @@ The side only selects how a data frame is split or shuffled. The caller determin
 imported.
 """
 
+import contextlib
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 SIDE, CASE, SIZE = sys.argv[1:] if len(sys.argv) == 4 else ("new", "", "quick")
 QUICK = SIZE == "quick"
@@ -79,11 +82,15 @@ def buffer():
         p = partd.Buffer(
             partd.Dict(), partd.File(os.path.join(directory, "store")), available_memory=16e6
         )
-        times = 200 if QUICK else 1000
-        began = time.perf_counter()
-        for _ in range(times):
-            p.append(data)
-        rate = times / (time.perf_counter() - began)
+        group, times = 50, 4 if QUICK else 20
+
+        def appends():
+            for _ in range(group):
+                p.append(data)
+
+        # Every sixth append or so moves keys to disk. A group has several of these, and the median
+        # of the groups leaves out those that wait for the disk.
+        rate = group * timed(appends, times)
         # partd 1 returns new bytes before old ones, but here every append to a key is the same.
         return rate, digest(p.get(list(data)))
 
@@ -106,13 +113,25 @@ def compressed(name):
         return rate, digest(p.get(list(data)))
 
 
-def frame(scheduler, method="disk", rows=2_000_000, parts=16, out=64):
+def frame(scheduler, method="disk", rows=2_000_000, parts=16, out=64, keeps_pool=False):
+    """Times one shuffle, after a small one that imports what dask imports at the first."""
+    rows = rows // 20 if QUICK else rows
+    with contextlib.ExitStack() as stack:
+        settings = {}
+        if keeps_pool:
+            # By default, each run of dask starts new processes.
+            context = multiprocessing.get_context("spawn")
+            settings["pool"] = stack.enter_context(ProcessPoolExecutor(2, mp_context=context))
+        shuffle(scheduler, method, 1000, 2, 2, settings)
+        return shuffle(scheduler, method, rows, parts, out, settings)
+
+
+def shuffle(scheduler, method, rows, parts, out, settings):
     import dask
     import dask.dataframe as dd
     import numpy as np
     import pandas as pd
 
-    rows = rows // 20 if QUICK else rows
     source = np.random.default_rng(1)
     names = np.array(["alpha", "beta", "gamma", "a longer name", "e"])
     pdf = pd.DataFrame({
@@ -127,7 +146,7 @@ def frame(scheduler, method="disk", rows=2_000_000, parts=16, out=64):
     counts = shuffled.map_partitions(
         lambda d: pd.DataFrame({"n": [len(d)], "id": [d.id.sum()]}), meta={"n": int, "id": int}
     )
-    with dask.config.set(scheduler=scheduler, num_workers=2):
+    with dask.config.set(scheduler=scheduler, num_workers=2, **settings):
         began = time.perf_counter()
         got = counts.compute()
         rate = 1 / (time.perf_counter() - began)
@@ -143,11 +162,16 @@ def enabled(method="disk"):
 
 
 def bag():
+    grouped(100, 2, 2)
+    return grouped(10_000 if QUICK else 200_000, 16, 64)
+
+
+def grouped(count, parts, out):
     import dask
     import dask.bag as db
 
-    numbers = db.from_sequence(range(10_000 if QUICK else 200_000), npartitions=16)
-    groups = numbers.groupby(lambda x: x % 1000, npartitions=64, shuffle="disk").map(
+    numbers = db.from_sequence(range(count), npartitions=parts)
+    groups = numbers.groupby(lambda x: x % 1000, npartitions=out, shuffle="disk").map(
         lambda g: (g[0], len(g[1]))
     )
     with dask.config.set(scheduler="sync"):
@@ -169,6 +193,7 @@ CALLS = {
     "blosc": lambda: compressed("Blosc"),
     "frame_threads": lambda: frame("threads"),
     "frame_processes": lambda: frame("processes"),
+    "frame_pool": lambda: frame("processes", keeps_pool=True),
     "bag": bag,
     "timeseries": lambda: frame("threads", rows=2_592_000, parts=100, out=100),
     "frame_enabled": enabled,

@@ -31,6 +31,7 @@ CASES = {
     "blosc": ("`Blosc(File)`, the same", 1.5, "calls/s"),
     "frame_threads": ("dask: 2 M rows to 64 partitions on disk, threads", 1.6, "runs/s"),
     "frame_processes": ("the same, processes", 2.5, "runs/s"),
+    "frame_pool": ("the same, processes that already run", 2.5, "runs/s"),
     "bag": ("dask: `Bag.groupby` of 200,000 numbers, 16 to 64 partitions", 3, "runs/s"),
     "timeseries": ("dask: 100 partitions, 10,000 shards, threads", 2, "runs/s"),
     "frame_enabled": ("2 M rows, threads, with `partd.dask.enable()`", 2.5, "runs/s"),

@@ -8,10 +8,9 @@ use partd::{Blosc, Bz2, Dict, Encode, Lz4, Snappy, Zlib, Zstd};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
-use rayon::prelude::*;
 
 use crate::output::write_values;
-use crate::threads::{loaded, pooled};
+use crate::threads::share;
 use crate::value::Value;
 
 const PREFIX_BYTES: usize = 8;
@@ -69,7 +68,6 @@ impl Codec {
     #[new]
     #[pyo3(signature = (name, *, level = None, element_bytes = None))]
     fn new(name: &str, level: Option<i32>, element_bytes: Option<usize>) -> PyResult<Codec> {
-        loaded();
         let store = Dict::new();
         let kind = match (name, level) {
             ("zlib", None) => Ok(Kind::Zlib(Encode::<partd::encode::ZlibCodec, _>::new(store))),
@@ -143,9 +141,9 @@ impl Codec {
             let frames: Result<Vec<_>, String> = if bytes < PARALLEL_MIN_BYTES {
                 values.iter().map(encode).collect()
             } else {
-                pooled(|| values.par_iter().map(encode).collect())
+                share(values.iter().collect(), encode).into_iter().collect()
             };
-            pooled(|| write_values(&frames.map_err(|e| self.error(&e))?))
+            write_values(&frames.map_err(|e| self.error(&e))?)
         })?;
         PyList::new(py, frames)
     }
@@ -162,9 +160,9 @@ impl Codec {
             let values: Result<Vec<_>, String> = if bytes < PARALLEL_MIN_BYTES {
                 chunks.iter().map(decode).collect()
             } else {
-                pooled(|| chunks.par_iter().map(decode).collect())
+                share(chunks.iter().collect(), decode).into_iter().collect()
             };
-            pooled(|| write_values(&values.map_err(|e| self.error(&e))?))
+            write_values(&values.map_err(|e| self.error(&e))?)
         })?;
         PyList::new(py, values)
     }

@@ -18,7 +18,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use crate::key::{key_of, to_python};
 use crate::output::write_values;
 use crate::stores::{self, Fail, Store};
-use crate::threads::{interruptible, loaded, pooled};
+use crate::threads::{interruptible, share};
 use crate::value::Value;
 use crate::view::View;
 
@@ -29,6 +29,8 @@ const LOCK_FILE: &str = ".lock";
 
 /// The largest buffer that a thread keeps for joining pieces; reusing it avoids page faults.
 const JOINED_KEPT_MAX_BYTES: usize = 16 << 20;
+/// Below this many bytes, the calling thread joins all pieces.
+const PARALLEL_JOIN_MIN_BYTES: usize = 1 << 20;
 
 thread_local! {
     static JOINED: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
@@ -52,7 +54,7 @@ impl Log {
         {
             return Ok(store);
         }
-        let store = pooled(|| stores::open(&self.path, &self.options))?;
+        let store = stores::open(&self.path, &self.options)?;
         if let Some(old) = self.current.swap(Some(Arc::clone(&store))) {
             stores::release(old);
         }
@@ -67,7 +69,7 @@ impl Log {
     ) -> PyResult<T> {
         Ok(py.detach(|| {
             let store = self.store()?;
-            pooled(|| call(&store.log)).map_err(Fail::from)
+            call(&store.log).map_err(Fail::from)
         })?)
     }
 
@@ -78,7 +80,7 @@ impl Log {
         call: impl FnOnce(&SegmentLog) -> partd::Result<T> + Send + 'static,
     ) -> PyResult<T> {
         let store = py.detach(|| self.store())?;
-        let result = interruptible(py, move || pooled(|| call(&store.log)));
+        let result = interruptible(py, move || call(&store.log));
         result?.map_err(|error| Fail::from(error).into())
     }
 
@@ -98,10 +100,10 @@ impl Log {
             log.write(&batch, durability)
         };
         let written = if bytes < LONG_CALL_BYTES {
-            py.detach(|| pooled(|| write(&store.log, keys, &values)))
+            py.detach(|| write(&store.log, keys, &values))
         } else {
             interruptible(py, move || {
-                let written = pooled(|| write(&store.log, keys, &values));
+                let written = write(&store.log, keys, &values);
                 // Drop the values here, because a signal may have interrupted the caller.
                 Python::attach(|_| drop(values));
                 written
@@ -123,7 +125,6 @@ impl Log {
     #[new]
     #[pyo3(signature = (path, *, segment_len_bytes = None, compacts = true))]
     fn new(path: PathBuf, segment_len_bytes: Option<u64>, compacts: bool) -> PyResult<Log> {
-        loaded();
         let mut options = SegmentLog::options();
         if let Some(bytes) = segment_len_bytes {
             options = options.segment_len_bytes(bytes);
@@ -185,21 +186,34 @@ impl Log {
         let Some(store) = py.detach(|| self.unlocked(unless_locked))? else { return Ok(false) };
         let written = py.detach(|| {
             let mut joined = JOINED.take();
-            let mut ends = Vec::with_capacity(values.len());
-            for (_, pieces) in &values {
-                pieces.iter().for_each(|piece| joined.extend_from_slice(piece.bytes()));
-                ends.push(joined.len());
+            let lens: Vec<usize> = values.iter().map(|(_, pieces)| len_of(pieces)).collect();
+            let total: usize = lens.iter().sum();
+            // The memory keeps its length, so that it is zeroed only where it grows.
+            if joined.len() < total {
+                joined.resize(total, 0);
+            }
+            let mut rest = &mut joined[..];
+            let mut copies = Vec::with_capacity(values.len());
+            for ((_, pieces), &len) in values.iter().zip(&lens) {
+                let (to, behind) = rest.split_at_mut(len);
+                copies.push((to, pieces));
+                rest = behind;
+            }
+            if total < PARALLEL_JOIN_MIN_BYTES {
+                copies.into_iter().for_each(join);
+            } else {
+                share(copies, join);
             }
             let mut batch = Batch::with_capacity(values.len());
-            let mut start = 0;
-            for ((key, _), end) in values.iter().zip(ends) {
-                batch.push(Op::Append(key.clone(), &joined[start..end]));
-                start = end;
+            let mut rest = &joined[..];
+            for ((key, _), &len) in values.iter().zip(&lens) {
+                let (value, behind) = rest.split_at(len);
+                batch.push(Op::Append(key.clone(), value));
+                rest = behind;
             }
-            let written = pooled(|| store.log.write(&batch, Durability::Plain));
+            let written = store.log.write(&batch, Durability::Plain);
             drop(batch);
-            joined.clear();
-            if joined.capacity() <= JOINED_KEPT_MAX_BYTES {
+            if joined.len() <= JOINED_KEPT_MAX_BYTES {
                 JOINED.set(joined);
             }
             written
@@ -225,11 +239,9 @@ impl Log {
         let keys = keys_of(keys)?;
         let read = |store: &Store, keys: &[Key]| -> Result<Vec<Py<PyBytes>>, Fail> {
             let mut values = Ok(Vec::new());
-            pooled(|| {
-                store.log.visit(keys, &mut |stored| {
-                    values = write_values(stored);
-                    Ok(())
-                })
+            store.log.visit(keys, &mut |stored| {
+                values = write_values(stored);
+                Ok(())
             })?;
             Ok(values?)
         };
@@ -360,6 +372,19 @@ impl Drop for Log {
         if let Some(store) = self.current.swap(None) {
             stores::release(store);
         }
+    }
+}
+
+fn len_of(pieces: &[Value]) -> usize {
+    pieces.iter().map(|piece| piece.bytes().len()).sum()
+}
+
+/// Copies the pieces one after another. Together they have the length of `to`.
+fn join((mut to, pieces): (&mut [u8], &Vec<Value>)) {
+    for piece in pieces {
+        let (now, behind) = to.split_at_mut(piece.bytes().len());
+        now.copy_from_slice(piece.bytes());
+        to = behind;
     }
 }
 

@@ -10,12 +10,13 @@ use std::slice;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use rayon::prelude::*;
+
+use crate::threads::share;
 
 /// Below this many bytes, the calling thread copies everything.
-const PARALLEL_MIN_BYTES: usize = 1 << 20;
-/// Several threads copy a longer value, in pieces of at most this length.
-const PIECE_BYTES: usize = 1 << 20;
+const PARALLEL_MIN_BYTES: usize = 2 << 20;
+/// The bytes that a thread copies at a time, while it shares the work with others.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// A `bytes` object whose content is not written yet, and to which no other reference exists.
 pub(crate) struct Unwritten {
@@ -43,41 +44,40 @@ impl Unwritten {
         Ok(Unwritten { object: object.unbind(), start, len })
     }
 
-    /// Writes the concatenation of the pieces.
+    /// Adds the copies that write the concatenation of the pieces. None copies more than
+    /// [`PIECE_BYTES`].
     ///
     /// # Errors
     /// The pieces do not have the length of the object. The object must then not be used.
-    fn write(&mut self, pieces: &[&[u8]]) -> Result<(), WrongLength> {
-        let total: usize = pieces.iter().map(|piece| piece.len()).sum();
-        if total != self.len {
+    fn plan<'c>(
+        &'c mut self,
+        pieces: &[&'c [u8]],
+        copies: &mut Vec<Copy<'c>>,
+    ) -> Result<(), WrongLength> {
+        if pieces.iter().map(|piece| piece.len()).sum::<usize>() != self.len {
             return Err(WrongLength);
         }
         // SAFETY: `start` and `len` describe the object's memory, which only this value accesses.
         let mut rest = unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len) };
-        let mut copies = Vec::with_capacity(pieces.len());
-        for mut from in pieces.iter().copied() {
-            while !from.is_empty() {
-                let len = if total < PARALLEL_MIN_BYTES { from.len() } else { PIECE_BYTES };
-                let (head, tail) = from.split_at(len.min(from.len()));
-                let (to, behind) = rest.split_at_mut(head.len());
-                copies.push((to, head));
-                (from, rest) = (tail, behind);
+        for piece in pieces {
+            for from in piece.chunks(PIECE_BYTES) {
+                let (to, behind) = rest.split_at_mut(from.len());
+                copies.push((to, from));
+                rest = behind;
             }
-        }
-        if total < PARALLEL_MIN_BYTES {
-            copies.into_iter().for_each(copy);
-        } else {
-            copies.into_par_iter().for_each(copy);
         }
         Ok(())
     }
 }
 
+/// Where to copy bytes, and the bytes. Both have the same length.
+type Copy<'c> = (&'c mut [MaybeUninit<u8>], &'c [u8]);
+
 /// The pieces of a value do not have the length of its object.
 #[derive(Debug)]
 pub(crate) struct WrongLength;
 
-fn copy((to, from): (&mut [MaybeUninit<u8>], &[u8])) {
+fn copy((to, from): Copy<'_>) {
     debug_assert_eq!(to.len(), from.len());
     // SAFETY: both slices are `from.len()` bytes long, because they were split at the same length.
     // One of them is borrowed mutably, so they do not overlap.
@@ -95,12 +95,33 @@ pub(crate) fn write_values<C: AsRef<[P]> + Sync, P: AsRef<[u8]> + Sync>(
     let mut objects = Python::attach(|py| {
         lens.iter().map(|&len| Unwritten::new(py, len)).collect::<PyResult<Vec<_>>>()
     })?;
-    let write = |(object, pieces): (&mut Unwritten, &Vec<&[u8]>)| object.write(pieces);
-    let written: Result<(), WrongLength> = if lens.iter().sum::<usize>() < PARALLEL_MIN_BYTES {
-        objects.iter_mut().zip(&pieces).try_for_each(write)
+    let mut copies = Vec::new();
+    let planned = objects
+        .iter_mut()
+        .zip(&pieces)
+        .try_for_each(|(object, pieces)| object.plan(pieces, &mut copies));
+    debug_assert!(planned.is_ok(), "the lengths were taken from the same pieces");
+    if lens.iter().sum::<usize>() < PARALLEL_MIN_BYTES {
+        copies.into_iter().for_each(copy);
     } else {
-        objects.par_iter_mut().zip(&pieces).try_for_each(write)
-    };
-    debug_assert!(written.is_ok(), "the lengths were taken from the same pieces");
+        share(grouped(copies), |group| group.into_iter().for_each(copy));
+    }
     Ok(objects.into_iter().map(|object| object.object).collect())
+}
+
+/// Groups copies, so that each group copies about [`PIECE_BYTES`].
+fn grouped(copies: Vec<Copy<'_>>) -> Vec<Vec<Copy<'_>>> {
+    let mut groups: Vec<Vec<Copy<'_>>> = Vec::new();
+    let mut bytes = PIECE_BYTES;
+    for copy in copies {
+        if bytes >= PIECE_BYTES {
+            groups.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += copy.1.len();
+        if let Some(group) = groups.last_mut() {
+            group.push(copy);
+        }
+    }
+    groups
 }

@@ -1,9 +1,9 @@
-//! Threads: the thread pool of a forked child, and long calls that a signal can interrupt.
+//! Threads: work that several threads share, and long calls that a signal can interrupt.
 
 use std::process;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -14,52 +14,53 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 /// How often a long call checks for signals.
 const SIGNAL_POLL: Duration = Duration::from_millis(20);
 
-/// The thread pool of one forked process.
-struct ForkedPool {
+/// The threads of one process.
+struct Helpers {
     pid: u32,
-    pool: Option<ThreadPool>,
+    /// Filled at the first use; `None` if no thread could be started.
+    pool: OnceLock<Option<ThreadPool>>,
 }
 
-static FIRST_PID: OnceLock<u32> = OnceLock::new();
-static FORKED_POOL: AtomicPtr<ForkedPool> = AtomicPtr::new(std::ptr::null_mut());
+static HELPERS: AtomicPtr<Helpers> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Records the process that loaded the module. That process uses rayon's global pool.
-pub(crate) fn loaded() {
-    FIRST_PID.get_or_init(process::id);
-}
-
-/// Runs a call that may use rayon's threads.
+/// Applies `each` to every item, in the calling thread and those of a pool.
 ///
-/// A forked child inherits rayon's global pool without its threads, and would wait for them
-/// forever. So in a child the call runs in a pool that the child creates.
-pub(crate) fn pooled<T: Send>(call: impl FnOnce() -> T + Send) -> T {
-    let pid = process::id();
-    if FIRST_PID.get().is_none_or(|&first| first == pid) {
-        return call();
-    }
-    match &forked_pool(pid).pool {
-        Some(pool) => pool.install(call),
-        // The pool could not be created. Try the call without it.
-        None => call(),
-    }
+/// The calling thread begins immediately. Threads that wake up late, because the cores are busy,
+/// find less work or none, so they delay the call little.
+pub(crate) fn share<I: Send, T: Send>(items: Vec<I>, each: impl Fn(I) -> T + Sync) -> Vec<T> {
+    let Some(pool) = pool().filter(|_| items.len() > 1) else {
+        return items.into_iter().map(each).collect();
+    };
+    let helpers = pool.current_num_threads().min(items.len()) - 1;
+    let mut results: Vec<Option<T>> = items.iter().map(|_| None).collect();
+    let rest = Mutex::new(items.into_iter().zip(&mut results));
+    // The lock is released before an item is processed.
+    let next = || rest.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        while let Some((item, result)) = next() {
+            *result = Some(each(item));
+        }
+    };
+    pool.in_place_scope(|scope| {
+        (0..helpers).for_each(|_| scope.spawn(|_| work()));
+        work();
+    });
+    results.into_iter().flatten().collect()
 }
 
-fn forked_pool(pid: u32) -> &'static ForkedPool {
+/// Returns the threads of this process. A forked child creates its own: it has none of its parent's.
+fn pool() -> Option<&'static ThreadPool> {
+    let pid = process::id();
     loop {
-        let current = FORKED_POOL.load(Ordering::Acquire);
+        let current = HELPERS.load(Ordering::Acquire);
         // SAFETY: a pointer that is not null comes from `Box::leak` below and is never freed.
-        if let Some(pool) = unsafe { current.as_ref() }.filter(|pool| pool.pid == pid) {
-            return pool;
+        if let Some(helpers) = unsafe { current.as_ref() }.filter(|helpers| helpers.pid == pid) {
+            return helpers.pool.get_or_init(|| ThreadPoolBuilder::new().build().ok()).as_ref();
         }
-        // Leak one pool per process. The parent's pool is never freed: its threads do not exist
-        // here.
-        let new =
-            Box::leak(Box::new(ForkedPool { pid, pool: ThreadPoolBuilder::new().build().ok() }));
-        let swapped =
-            FORKED_POOL.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire);
-        if swapped.is_ok() {
-            return new;
-        }
+        // Leak one per process. The parent's pool is never freed: its threads do not exist here.
+        let new = Box::leak(Box::new(Helpers { pid, pool: OnceLock::new() }));
+        // If another thread of this process was first, the next turn finds its pool.
+        let _ = HELPERS.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire);
     }
 }
 
@@ -75,7 +76,7 @@ pub(crate) fn interruptible<T: Send + 'static>(
     thread::Builder::new().name("partd-call".to_owned()).spawn(work).map_err(|error| {
         PyRuntimeError::new_err(format!("cannot start a thread for a long call: {error}"))
     })?;
-    let receiver = std::sync::Mutex::new(receiver);
+    let receiver = Mutex::new(receiver);
     loop {
         let received = py.detach(|| match receiver.lock() {
             Ok(receiver) => receiver.recv_timeout(SIGNAL_POLL),

@@ -202,3 +202,12 @@ def test_columns_refuse_equal_names_and_changed_types():
     p.append({"k": pd.DataFrame({"a": [1]})})
     with pytest.raises(TypeError, match="int64"):
         p.append({"k": pd.DataFrame({"a": [1.5]})})
+
+
+def test_columns_list_their_keys():
+    p = PandasColumns(Dict())
+    df = pd.DataFrame({"a": [1], "b": [2]})
+    p.append({"x": df, ("y", "z"): df})
+    assert p.keys() == ["x", ("y", "z")]
+    p.delete("x")
+    assert p.keys() == [("y", "z")]

@@ -6,6 +6,7 @@ import threading
 import zlib
 
 import numpy as np
+import pandas as pd
 import partd
 import pytest
 from partd import (
@@ -215,3 +216,23 @@ def test_stores_are_truthy_and_layers_accept_paths(tmp_path):
     )
     assert Pickle(tmp_path / "p").partd.path == str(tmp_path / "p")
     assert isinstance(ZLib().partd, File)
+
+
+@pytest.mark.parametrize(
+    ("layer", "value"),
+    [
+        (partd.Numpy, np.array([1])),
+        (partd.PandasColumns, pd.DataFrame({"a": [1]})),
+        (partd.PandasBlocks, pd.DataFrame({"a": [1]})),
+        (partd.Pickle, [1]),
+        (partd.ZLib, b"1"),
+    ],
+)
+def test_a_durable_append_leaves_nothing_in_a_buffer(layer, value, tmp_path):
+    slow = File(tmp_path / "s")
+    p = layer(Buffer(Dict(), slow))
+    p.append_durable({"x": value})
+    assert len(p.get("x")) == 1
+    assert sum(len(part) for part in slow.get(slow.keys())) > 0
+    buffer = p.partd if isinstance(p.partd, Buffer) else p.partd.partd
+    assert buffer.fast.keys() == [] and buffer.memory_usage == 0

@@ -72,6 +72,36 @@ def test_partd_1_as_client_or_as_server(sides, partd1, tmp_path):
         p.close()
 
 
+def test_the_extension_of_the_crate_partd_server_is_not_promised(server):
+    """Its client falls back to the protocol of partd 1 if the answer is `ack` alone, and its server
+    refuses a greeting that names its extension without a session."""
+    context = zmq.Context()
+    raw = context.socket(zmq.DEALER)
+    raw.connect(server.address.decode())
+    raw.send_multipart([b"syn", b"partd/2", b"session=" + b"0" * 32])
+    assert raw.poll(10_000) and raw.recv_multipart() == [b"ack"]
+    raw.send_multipart([b"append", b"x", b"1"])
+    assert raw.poll(10_000) and raw.recv_multipart() == [b"ack"]
+
+    other = context.socket(zmq.ROUTER)
+    port = other.bind_to_random_port("tcp://127.0.0.1")
+    p = Client(f"tcp://127.0.0.1:{port}", timeout=10)
+    assert other.poll(10_000)
+    peer, *greeting = other.recv_multipart()
+    assert greeting[0] == b"syn" and b"partd/2" not in greeting
+    other.send_multipart([peer, b"ack"])
+    p.append({"x": b"1"})
+    assert other.poll(10_000) and other.recv_multipart()[1:] == [b"append", b"x", b"1"]
+    with pytest.raises(NotImplementedError):
+        other.send_multipart([peer, b"ack"])
+        p.keys()
+    with pytest.raises(NotImplementedError):
+        p.append_durable({"x": b"2"})
+    assert not other.poll(100)
+    p.close()
+    context.destroy(0)
+
+
 def test_an_error_of_the_store_reaches_the_client_and_the_server_keeps_serving(server):
     p = connect(server)
     p.append({"x": b"1"})

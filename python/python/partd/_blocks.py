@@ -45,7 +45,7 @@ except ImportError:  # pandas 2
 
 def encode_frames(frames, prefix):
     """Encodes data frames as pieces; with `prefix`, each is preceded by its length."""
-    headers = {}
+    headers = _Headers()
     return [_encode(frame, headers, prefix) for frame in frames]
 
 
@@ -111,7 +111,7 @@ def _bytes_of(row):
 
 def _encode(frame, headers, prefix):
     blocks = frame._mgr.blocks
-    columns, index = frame.columns, frame.index
+    index = frame.index
     kinds, buffers, arrow = [], [], []
     for block in blocks:
         values = block.values
@@ -120,47 +120,69 @@ def _encode(frame, headers, prefix):
         if kind == "arrow":
             arrow.append(_one_chunk(values._pa_array))
         elif kind == "pickle":
-            buffers.append([pickle.dumps(values, protocol=5)])
+            buffers.append((pickle.dumps(values, protocol=5),))
         else:
-            buffers += ([_raw(array)] for array in _arrays_of(kind, values))
+            buffers += [(_raw(array),) for array in _arrays_of(kind, values)]
     index_kind = _index_kind_of(index)
-    raw_index = index_kind == "raw"
-    buffers.append([_raw(index.values) if raw_index else pickle.dumps(index, protocol=5)])
+    is_raw = index_kind == "raw"
+    buffers.append((_raw(index.values) if is_raw else pickle.dumps(index, protocol=5),))
     if arrow:
-        buffers.append([_record_batch(arrow)])
-    try:
-        # The frames outlive `headers`, so the identity of categories is enough to compare them.
-        names = tuple(columns)
-        same = (
-            names,
-            tuple(map(type, names)) if columns.dtype == object else columns.dtype,
-            tuple(columns.names),
-            (index.dtype, index.name) if raw_index else None,
-            *(
-                (
-                    kind,
-                    id(block.dtype) if kind == "codes" else block.dtype,
-                    block.mgr_locs.as_array.tobytes(),
-                )
-                for kind, block in zip(kinds, blocks, strict=True)
-            ),
-        )
-        header = headers.get(same)
-    except TypeError:  # an unhashable name
-        same = header = None
-    if header is None:
-        header = _header(columns, index, index_kind, kinds, blocks, arrow)
-        if same is not None:
-            headers[same] = header
+        buffers.append((_record_batch(arrow),))
+    header = headers.of(frame.columns, index, index_kind, kinds, blocks, arrow)
     return _piece(header, buffers, len(index), prefix)
 
 
+class _Headers:
+    """The headers of the frames of one append: one per schema."""
+
+    def __init__(self):
+        self._columns = None
+        self._last = ()
+        self._header = None
+        self._headers = {}
+
+    def of(self, columns, index, index_kind, kinds, blocks, arrow):
+        """Returns the header of a frame."""
+        index_spec = (index.dtype, index.name) if index_kind == "raw" else None
+        # The frames outlive this object, so the identity of categories is enough to compare them.
+        of_blocks = [
+            (kind, id(block.dtype) if kind == "codes" else block.dtype, block.mgr_locs)
+            for kind, block in zip(kinds, blocks, strict=True)
+        ]
+        last = (index_spec, of_blocks, [array.type for array in arrow], columns.names)
+        # Frames that were split from one frame share their names and the placement of each block.
+        if columns.is_(self._columns) and last == self._last:
+            return self._header
+        try:
+            names = tuple(columns)
+            schema = (
+                names,
+                tuple(map(type, names)) if columns.dtype == object else columns.dtype,
+                tuple(columns.names),
+                index_spec,
+                tuple((kind, dtype, at.as_array.tobytes()) for kind, dtype, at in of_blocks),
+                tuple(last[2]),
+            )
+            header = self._headers.get(schema)
+        except TypeError:  # an unhashable name
+            schema = header = None
+        if header is None:
+            header = _header(columns, index, index_kind, kinds, blocks, arrow)
+            if schema is not None:
+                self._headers[schema] = header
+        self._columns, self._last, self._header = columns, last, header
+        return header
+
+
 def _piece(header, buffers, rows, prefix):
-    sizes = [sum(_size(part) for part in parts) for parts in buffers]
-    head = _HEAD.pack(MAGIC, len(header), len(buffers), rows)
-    total = len(head) + len(header) + 8 * len(sizes) + sum(sizes)
-    parts = [struct.pack("<Q", total)] if prefix else []
-    parts += (head, header, struct.pack(f"<{len(sizes)}Q", *sizes))
+    sizes = [_size(parts[0]) if len(parts) == 1 else sum(map(_size, parts)) for parts in buffers]
+    count = len(sizes)
+    head = _HEAD.pack(MAGIC, len(header), count, rows)
+    lengths = struct.pack(f"<{count}Q", *sizes)
+    parts = [head, header, lengths]
+    if prefix:
+        total = len(head) + len(header) + len(lengths) + sum(sizes)
+        parts.insert(0, struct.pack("<Q", total))
     for buffer in buffers:
         parts += buffer
     return b"".join(parts)

@@ -71,7 +71,9 @@ class Buffer(Interface):
         if lock:
             with self.lock:
                 return self.append(data, lock=False, **kwargs)
-        items = [(key, as_value(value)) for key, value in data.items()]
+        items = [
+            (key, value if type(value) is bytes else as_value(value)) for key, value in data.items()
+        ]
         with self._mutex:
             if type(self.fast) is Dict:
                 self.fast._append(items)

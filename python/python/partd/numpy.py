@@ -94,6 +94,11 @@ class Numpy(Interface):
             self.claim_dtype(key, serialize_dtype(array.dtype))
         self.partd.append({key: serialize(array) for key, array in data.items()}, **kwargs)
 
+    def append_durable(self, data, **kwargs):
+        """Appends like `append`. The data is on stable storage when it returns."""
+        self.append(data, **kwargs)
+        self.sync()
+
     def claim_dtype(self, key, dtype):
         """Stores the type of a key's elements; raises `TypeError` if the key has another type."""
         name = suffix(key, ".dtype")

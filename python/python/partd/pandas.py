@@ -282,6 +282,11 @@ class PandasColumns(Interface):
             {name: self._encoded(name, v) for name, v in values.items()}, **kwargs
         )
 
+    def append_durable(self, data, **kwargs):
+        """Appends like `append`. The data is on stable storage when it returns."""
+        self.append(data, **kwargs)
+        self.sync()
+
     def _encoded(self, name, values):
         if type(values) is not pd.arrays.NumpyExtensionArray:
             self.partd.claim_dtype(name, _EXTENSION)
@@ -341,6 +346,12 @@ class PandasColumns(Interface):
 
     def _iset(self, key, value, **kwargs):
         return self.partd._iset(key, value, **kwargs)
+
+    def keys(self):
+        """Returns every key that holds a data frame, as a list."""
+        names = [name for name in self.partd.partd.keys() if isinstance(name, tuple)]
+        heads = [name[:-1] for name in names if name[-1] == ".columns"]
+        return [head if len(head) > 1 else head[0] for head in heads]
 
     def sync(self):
         """Syncs everything that was written before to stable storage."""

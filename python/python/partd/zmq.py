@@ -9,10 +9,11 @@
 ...     p.get('x'), client.close()
 ([1, 2, 3], None)
 
-The protocol is that of partd 1, so its clients and servers work with these. The protocol of partd 1
-has no errors. A client whose greeting contains `partd/2` gets error messages; a client of partd 1
-gets no answer after an error, and the server logs the error. There is no authentication and no
-encryption: bind a server only to addresses that only trusted processes can reach.
+The protocol is that of partd 1, so its clients and servers work with these, and so do those of the
+Rust crate `partd-server`. The protocol of partd 1 has no errors. A client whose greeting contains
+`partd-python/2` gets error messages; any other client gets no answer after an error, and the server
+logs the error. There is no authentication and no encryption: bind a server only to addresses that
+only trusted processes can reach.
 """
 
 import logging
@@ -48,7 +49,8 @@ logger = logging.getLogger(__name__)
 
 tuple_sep = b"-|-"
 # A client adds this to its greeting, and the server to its answer, if they support error messages.
-EXTENSION = b"partd/2"
+# `partd/2` is another extension, of the crate partd-server: to name it would promise its messages.
+EXTENSION = b"partd-python/2"
 POLL_MS = 50
 
 
@@ -403,12 +405,12 @@ class Client(Interface):
     def keys(self):
         """Returns every key, as a list of strings and tuples of strings.
 
-        Raises `NotImplementedError` if the server is one of partd 1.
+        Raises `NotImplementedError` if the server has only the protocol of partd 1.
         """
         with self._mutex:
             self._settle()
         if not self._is_extended:
-            raise NotImplementedError("a server of partd 1 cannot list its keys")
+            raise NotImplementedError("a server with the protocol of partd 1 cannot list its keys")
         # An empty message cannot be sent: if there are no keys, the server sends only the ack.
         keys = self.send(b"keys", [], recv=True)
         if keys == [b"ack"]:
@@ -419,7 +421,8 @@ class Client(Interface):
     def sync(self):
         """Waits until everything that was sent before is on the server's stable storage.
 
-        With a server of partd 1, waits only until it has carried out everything.
+        With a server that has only the protocol of partd 1, waits only until it has carried out
+        everything.
         """
         with self._mutex:
             self._settle()
@@ -428,7 +431,16 @@ class Client(Interface):
                 self._settle()
 
     def append_durable(self, data, **kwargs):
-        """Appends like `append`. The data is on the server's stable storage when it returns."""
+        """Appends like `append`. The data is on the server's stable storage when it returns.
+
+        Raises `NotImplementedError` if the server has only the protocol of partd 1.
+        """
+        with self._mutex:
+            self._settle()
+        if not self._is_extended:
+            raise NotImplementedError(
+                "a server with the protocol of partd 1 has no durable appends"
+            )
         self.append(data)
         self.sync()
 
