@@ -1,4 +1,0 @@
-//! SQL under memory limits, with all of DataFusion.
-
-mod common;
-mod same_rows;
