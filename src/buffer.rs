@@ -372,7 +372,10 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
     }
 
     fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
-        let (mut values, _state) = self.read_slow(keys, |slow| slow.read(keys))?;
+        // More bytes may come before the lock is taken; the vectors then grow.
+        let lens = self.fast.lens(keys)?;
+        let room: Vec<usize> = lens.iter().map(|len| len.unwrap_or_default() as usize).collect();
+        let (mut values, _state) = self.read_slow(keys, |slow| slow.read_with_room(keys, &room))?;
         self.fast.visit(keys, &mut |fast| {
             for (value, pieces) in values.iter_mut().zip(fast) {
                 value.reserve_exact(pieces.iter().map(|piece| piece.len()).sum());

@@ -162,6 +162,13 @@ pub trait Partd: Send + Sync {
         Ok(())
     }
 
+    /// Does the same as [`read`](Partd::read), and gives the vector of each key the room for some
+    /// more bytes if it can, so that a layer can add to it without a copy.
+    #[doc(hidden)]
+    fn read_with_room(&self, keys: &[Key], _room: &[usize]) -> Result<Vec<Vec<u8>>> {
+        self.read(keys)
+    }
+
     /// Returns the thread pool of the store's options. The layers above the store work in it too,
     /// so a layer returns that of the store below.
     #[doc(hidden)]

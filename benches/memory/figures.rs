@@ -55,16 +55,17 @@ impl Figures {
         Figures::of_fields(fields)
     }
 
-    /// A line for people, with the ratios to a rival and to the raw disk.
-    pub(crate) fn line(&self, rival: Option<&Figures>, raw: Option<&Figures>) -> String {
+    /// A line for people, with the ratios to a rival, and that of the get to another rate.
+    pub(crate) fn line(&self, rival: Option<&Figures>, beside: Option<(f64, &str)>) -> String {
         let ratio = |ours: f64, theirs: Option<f64>| match theirs {
             Some(theirs) => format!(" ({:.2})", ours / theirs),
             None => "       ".to_owned(),
         };
-        let disk = raw.map_or(String::new(), |raw| format!(", {:.2} × disk", self.get / raw.get));
+        let beside = beside
+            .map_or(String::new(), |(get, what)| format!(", get {:.2} × {what}", self.get / get));
         format!(
             "append {:.2}{} GiB/s, get {:.3}{} GiB/s, read {:.2} × returned, {:.0} major faults, \
-             {:.0} MiB + {:.0} mapped{disk}",
+             {:.0} MiB + {:.0} mapped{beside}",
             self.append,
             ratio(self.append, rival.map(|rival| rival.append)),
             self.get,

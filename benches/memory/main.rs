@@ -10,6 +10,8 @@
 //! cargo bench --bench memory -- [--rounds N] [--limit-mib N] [--times 2,8,32]
 //!     [--only TEXT] [--read-ahead KIB]
 //! ```
+//!
+//! With `--features arrow`, record batches are measured too.
 
 mod device;
 mod figures;
@@ -112,8 +114,13 @@ fn compare(asked: &Asked) -> Result<(), String> {
                     Side::Ranges | Side::Raw => None,
                     _ => of(Side::Ranges).map(|at| &medians[at]),
                 };
-                let raw = of(Side::Raw).filter(|_| *side == Side::Log).map(|at| &medians[at]);
-                println!("  {side:<9} {}", figures.line(rival, raw));
+                let beside = match side {
+                    Side::Log => Some((Side::Raw, "the disk")),
+                    Side::Many => Some((Side::Log, "one key at a time")),
+                    _ => None,
+                };
+                let beside = beside.and_then(|(side, name)| Some((medians[of(side)?].get, name)));
+                println!("  {side:<10} {}", figures.line(rival, beside));
             }
         }
     }

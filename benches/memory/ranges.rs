@@ -70,4 +70,17 @@ impl Ranges {
         rest.copy_from_slice(&self.buffers[key]);
         value
     }
+
+    /// Passes a key's bytes to `found`, one range at a time.
+    pub(crate) fn each(&self, key: usize, found: &mut dyn FnMut(&[u8])) {
+        let mut piece = Vec::new();
+        for &(at, len) in &self.ranges[key] {
+            for from in (0..len).step_by(1 << 20) {
+                piece.resize((len - from).min(1 << 20), 0);
+                self.file.read_exact_at(&mut piece, at + from as u64).unwrap();
+                found(&piece);
+            }
+        }
+        found(&self.buffers[key]);
+    }
 }

@@ -1,6 +1,8 @@
 //! One measured process: runs one workload through one store.
 
 use std::fmt;
+use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -25,9 +27,25 @@ pub(crate) enum Side {
     Ranges,
     Buffer,
     Log,
+    /// Several keys in one call, as many as fit into a fourth of the memory.
+    Many,
+    /// A key as a stream.
+    Stream,
+    /// Record batches, lent one at a time.
+    #[cfg(feature = "arrow")]
+    Arrow,
 }
 
-const SIDES: [Side; 4] = [Side::Raw, Side::Ranges, Side::Buffer, Side::Log];
+const SIDES: &[Side] = &[
+    Side::Raw,
+    Side::Ranges,
+    Side::Buffer,
+    Side::Log,
+    Side::Many,
+    Side::Stream,
+    #[cfg(feature = "arrow")]
+    Side::Arrow,
+];
 
 impl fmt::Display for Side {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -36,6 +54,10 @@ impl fmt::Display for Side {
             Side::Ranges => "ranges",
             Side::Buffer => "Buffer",
             Side::Log => "SegmentLog",
+            Side::Many => "get_many",
+            Side::Stream => "reader",
+            #[cfg(feature = "arrow")]
+            Side::Arrow => "Arrow",
         })
     }
 }
@@ -59,7 +81,8 @@ impl fmt::Display for Case {
 impl Case {
     /// Every workload, at each multiple of the memory limit.
     pub(crate) fn all(limit: u64, times: &[u64]) -> Vec<Case> {
-        let shapes = [(4096, 256), (4096, 1024), (64 << 10, 64), (16, 64), (16, 1024)];
+        let shapes =
+            [(4096, 256), (4096, 1024), (64 << 10, 64), (64 << 10, 1), (16, 64), (16, 1024)];
         let case = |times: u64, (value, keys): (usize, usize)| {
             let batches = (limit * times / (value * keys) as u64).max(1) as usize;
             Case { value, keys, batches, times }
@@ -67,13 +90,19 @@ impl Case {
         shapes.iter().flat_map(|shape| times.iter().map(|times| case(*times, *shape))).collect()
     }
 
-    /// The sides for which the workload makes sense: a record of 16 bytes is smaller than its index
-    /// entry.
+    /// The sides for which the workload makes sense. A record of 16 bytes is smaller than its index
+    /// entry, and a single key is larger than the memory.
     pub(crate) fn sides(&self) -> impl Iterator<Item = Side> + use<> {
-        let is_large = self.value >= 1024;
-        SIDES
-            .into_iter()
-            .filter(move |side| is_large || matches!(side, Side::Ranges | Side::Buffer))
+        let Case { value, keys, .. } = *self;
+        let makes_sense = move |side: &Side| match side {
+            Side::Ranges => true,
+            Side::Buffer => keys > 1,
+            Side::Raw | Side::Log | Side::Many => value >= 1024 && keys > 1,
+            Side::Stream => keys == 1,
+            #[cfg(feature = "arrow")]
+            Side::Arrow => value >= 64 << 10,
+        };
+        SIDES.iter().copied().filter(makes_sense)
     }
 
     /// Whether the command line selects the case.
@@ -91,11 +120,42 @@ impl Case {
         &pool[start..start + self.value]
     }
 
+    /// The bytes of a key.
+    fn key_bytes(&self) -> usize {
+        self.value * self.batches
+    }
+
     fn check(&self, pool: &[u8], key: usize, value: &[u8]) {
-        assert_eq!(value.len(), self.value * self.batches, "key {key}");
-        let mut parts = value.chunks_exact(self.value);
-        let is_right = |batch| parts.next() == Some(self.value_of(pool, batch, key));
-        assert!((0..self.batches).all(is_right), "key {key} has wrong bytes");
+        let mut checked = Checked { case: self, pool, key, at: 0 };
+        checked.add(value);
+        checked.finish();
+    }
+}
+
+/// The part of a key's value that was compared so far.
+struct Checked<'a> {
+    case: &'a Case,
+    pool: &'a [u8],
+    key: usize,
+    at: usize,
+}
+
+impl Checked<'_> {
+    fn add(&mut self, mut bytes: &[u8]) {
+        let Checked { case, pool, key, .. } = *self;
+        while !bytes.is_empty() {
+            let (batch, within) = (self.at / case.value, self.at % case.value);
+            assert!(batch < case.batches, "key {key} is too long");
+            let expected = &case.value_of(pool, batch, key)[within..];
+            let (part, rest) = bytes.split_at(expected.len().min(bytes.len()));
+            assert!(part == &expected[..part.len()], "key {key} has wrong bytes in batch {batch}");
+            self.at += part.len();
+            bytes = rest;
+        }
+    }
+
+    fn finish(&self) {
+        assert_eq!(self.at, self.case.key_bytes(), "key {}", self.key);
     }
 }
 
@@ -146,22 +206,55 @@ pub(crate) fn child(mut arguments: impl Iterator<Item = String>) {
                 }
             }
             let appended = meter.stop().0;
-            read_back(&case, &pool, appended, |key| ranges.get(key));
+            if keys > 1 {
+                return read_back(&case, &pool, appended, |key| ranges.get(key));
+            }
+            in_pieces(&case, &pool, appended, |found| ranges.each(0, found));
         }
         Side::Buffer => {
             let slow = SegmentLog::options().temporary_in(dir.path()).unwrap();
-            let buffer = Buffer::new(Dict::new(), slow, BUFFER_BYTES);
-            through(&case, &pool, &buffer);
+            let p = Buffer::new(Dict::new(), slow, BUFFER_BYTES);
+            let (keys, appended) = (case.names(), append(&case, &pool, &p));
+            read_back(&case, &pool, appended, |key| p.get(keys[key].clone()).unwrap());
         }
         Side::Log => {
-            let log = SegmentLog::options().temporary_in(dir.path()).unwrap();
-            through(&case, &pool, &log);
+            let p = SegmentLog::options().temporary_in(dir.path()).unwrap();
+            let (keys, appended) = (case.names(), append(&case, &pool, &p));
+            read_back(&case, &pool, appended, |key| p.get(keys[key].clone()).unwrap());
         }
+        Side::Many => {
+            let p = SegmentLog::options().temporary_in(dir.path()).unwrap();
+            let (keys, appended) = (case.names(), append(&case, &pool, &p));
+            many_at_once(&case, &pool, appended, |group| p.read(&keys[group]).unwrap());
+        }
+        Side::Stream => {
+            let p = SegmentLog::options().temporary_in(dir.path()).unwrap();
+            let (keys, appended) = (case.names(), append(&case, &pool, &p));
+            in_pieces(&case, &pool, appended, |found| {
+                let mut reader = p.reader(keys[0].clone()).unwrap();
+                let mut piece = vec![0; 1 << 20];
+                loop {
+                    match reader.read(&mut piece).unwrap() {
+                        0 => break,
+                        len => found(&piece[..len]),
+                    }
+                }
+            });
+        }
+        #[cfg(feature = "arrow")]
+        Side::Arrow => arrow::run(&case, &pool, dir.path()),
     }
 }
 
-fn through<P: Partd>(case: &Case, pool: &[u8], p: &P) {
-    let keys: Vec<Key> = (0..case.keys).map(|key| Key::from(("part", key))).collect();
+impl Case {
+    fn names(&self) -> Vec<Key> {
+        (0..self.keys).map(|key| Key::from(("part", key))).collect()
+    }
+}
+
+/// Appends all values, and returns the time it took.
+fn append<P: Partd>(case: &Case, pool: &[u8], p: &P) -> Duration {
+    let keys = case.names();
     let meter = Meter::start();
     for number in 0..case.batches {
         let mut batch = Batch::with_capacity(case.keys);
@@ -170,30 +263,143 @@ fn through<P: Partd>(case: &Case, pool: &[u8], p: &P) {
         }
         p.write(&batch, Durability::Plain).unwrap();
     }
-    let appended = meter.stop().0;
-    read_back(case, pool, appended, |key| p.get(keys[key].clone()).unwrap());
+    meter.stop().0
 }
 
 /// Reads every key once, checks it and drops it; then prints the figures.
 fn read_back(case: &Case, pool: &[u8], appended: Duration, get: impl Fn(usize) -> Vec<u8>) {
-    let (mut time, mut read, mut faults) = (Duration::ZERO, 0, 0);
-    let (mut own_mib, mut mapped_mib) = (0.0_f64, 0.0_f64);
+    let mut reading = Reading::default();
     for key in 0..case.keys {
-        let meter = Meter::start();
-        let value = get(key);
-        let (one, bytes, major) = meter.stop();
-        (time, read, faults) = (time + one, read + bytes, faults + major);
-        let (own, mapped) = memory_mib();
-        (own_mib, mapped_mib) = (own_mib.max(own), mapped_mib.max(mapped));
+        let value = reading.measure(|| get(key));
         case.check(pool, key, &value);
     }
-    let figures = Figures {
-        append: rate(case.bytes(), appended),
-        get: rate(case.bytes(), time),
-        amplification: read as f64 / case.bytes() as f64,
-        faults: faults as f64,
-        own_mib,
-        mapped_mib,
-    };
-    figures.print();
+    reading.print(case, appended);
+}
+
+/// Reads groups of keys, each in one call.
+fn many_at_once(
+    case: &Case,
+    pool: &[u8],
+    appended: Duration,
+    get: impl Fn(Range<usize>) -> Vec<Vec<u8>>,
+) {
+    let memory = (case.bytes() / case.times) as usize;
+    let group = (memory / 4 / case.key_bytes()).max(1);
+    let mut reading = Reading::default();
+    for first in (0..case.keys).step_by(group) {
+        let keys = first..case.keys.min(first + group);
+        let values = reading.measure(|| get(keys.clone()));
+        assert_eq!(values.len(), keys.len());
+        keys.zip(values).for_each(|(key, value)| case.check(pool, key, &value));
+    }
+    reading.print(case, appended);
+}
+
+/// Reads the only key in pieces. The comparison is part of the time.
+fn in_pieces(
+    case: &Case,
+    pool: &[u8],
+    appended: Duration,
+    read: impl FnOnce(&mut dyn FnMut(&[u8])),
+) {
+    let mut reading = Reading::default();
+    let mut checked = Checked { case, pool, key: 0, at: 0 };
+    let mut most = (0.0_f64, 0.0_f64);
+    reading.measure(|| {
+        let mut pieces = 0;
+        read(&mut |piece| {
+            checked.add(piece);
+            pieces += 1;
+            if pieces % 256 == 0 {
+                let (own, mapped) = memory_mib();
+                most = (most.0.max(own), most.1.max(mapped));
+            }
+        });
+    });
+    checked.finish();
+    reading.own_mib = reading.own_mib.max(most.0);
+    reading.mapped_mib = reading.mapped_mib.max(most.1);
+    reading.print(case, appended);
+}
+
+/// What the reads of a process took.
+#[derive(Default)]
+struct Reading {
+    time: Duration,
+    read: u64,
+    faults: u64,
+    own_mib: f64,
+    mapped_mib: f64,
+}
+
+impl Reading {
+    fn measure<T>(&mut self, read: impl FnOnce() -> T) -> T {
+        let meter = Meter::start();
+        let found = read();
+        let (time, read, faults) = meter.stop();
+        self.time += time;
+        self.read += read;
+        self.faults += faults;
+        let (own, mapped) = memory_mib();
+        self.own_mib = self.own_mib.max(own);
+        self.mapped_mib = self.mapped_mib.max(mapped);
+        found
+    }
+
+    fn print(&self, case: &Case, appended: Duration) {
+        let figures = Figures {
+            append: rate(case.bytes(), appended),
+            get: rate(case.bytes(), self.time),
+            amplification: self.read as f64 / case.bytes() as f64,
+            faults: self.faults as f64,
+            own_mib: self.own_mib,
+            mapped_mib: self.mapped_mib,
+        };
+        figures.print();
+    }
+}
+
+/// Record batches of one column of integers, whose bytes are the values of the workload.
+#[cfg(feature = "arrow")]
+mod arrow {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::Int64Type;
+    use arrow_array::{ArrayRef, Int64Array, RecordBatch};
+    use partd::{Arrow, SegmentLog};
+
+    use super::{Case, Checked, Meter, Reading};
+
+    fn rows(value: &[u8]) -> RecordBatch {
+        let numbers = value.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()));
+        let column: ArrayRef = Arc::new(Int64Array::from_iter_values(numbers));
+        RecordBatch::try_from_iter([("n", column)]).unwrap()
+    }
+
+    /// Appends and reads back. Making the batches and comparing the rows are part of the time.
+    pub(super) fn run(case: &Case, pool: &[u8], dir: &Path) {
+        let p = Arrow::new(SegmentLog::options().temporary_in(dir).unwrap());
+        let keys = case.names();
+        let meter = Meter::start();
+        for number in 0..case.batches {
+            let values = (0..case.keys).map(|key| rows(case.value_of(pool, number, key)));
+            p.append(keys.iter().cloned().zip(values)).unwrap();
+        }
+        let appended = meter.stop().0;
+        let mut reading = Reading::default();
+        for (key, name) in keys.iter().enumerate() {
+            let mut checked = Checked { case, pool, key, at: 0 };
+            reading.measure(|| {
+                for batch in p.lend_batches(name.clone()).unwrap() {
+                    let batch = batch.unwrap();
+                    let column = batch.column(0).as_primitive::<Int64Type>();
+                    checked.add(column.values().inner());
+                }
+            });
+            checked.finish();
+        }
+        reading.print(case, appended);
+    }
 }

@@ -14,10 +14,14 @@ impl<D: Disk> Partd for SegmentLog<D> {
     }
 
     fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
+        self.read_with_room(keys, &[])
+    }
+
+    fn read_with_room(&self, keys: &[Key], room: &[usize]) -> Result<Vec<Vec<u8>>> {
         let Engine { store, reader, .. } = &*self.engine;
         let snapshot = reader.snapshot(store, keys)?;
         snapshot.check_read(store)?;
-        let values = snapshot.values(store.pool())?;
+        let values = snapshot.values(store.pool(), room)?;
         store.tally.read(values.iter().map(|value| value.len() as u64).sum());
         Ok(values)
     }

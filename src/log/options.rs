@@ -32,8 +32,18 @@ pub struct Options {
     pub(crate) recycled_segments: usize,
     pub(crate) release_after_read: bool,
     pub(crate) max_read_bytes: Option<u64>,
+    pub(crate) write_back_after: WriteBackAfter,
     pub(crate) create: bool,
     pub(crate) thread_pool: Option<LentPool>,
+}
+
+/// When a handle starts appended bytes on their way to disk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum WriteBackAfter {
+    Bytes(u64),
+    Never,
+    /// After a share of the memory limit of the process.
+    ShareOfLimit,
 }
 
 impl Default for Options {
@@ -50,6 +60,7 @@ impl Default for Options {
             recycled_segments: 8,
             release_after_read: false,
             max_read_bytes: None,
+            write_back_after: WriteBackAfter::ShareOfLimit,
             create: true,
             thread_pool: None,
         }
@@ -160,6 +171,18 @@ impl Options {
     /// nothing.
     pub fn max_read_bytes(mut self, bytes: impl Into<Option<u64>>) -> Options {
         self.max_read_bytes = bytes.into();
+        self
+    }
+
+    /// Sets the number of appended bytes after which the handle starts its appends on their way to
+    /// disk early, without waiting for them. `None` leaves the time to the kernel. The default is a
+    /// fourth of the memory limit of the process's cgroup, as it was when the process first opened
+    /// a store, and `None` if there is no limit.
+    ///
+    /// Under a limit, the kernel alone begins to write when the limit is reached, and appends then
+    /// wait for the disk. Without one, bytes that are soon deleted may never have to be written.
+    pub fn write_back_after_bytes(mut self, bytes: impl Into<Option<u64>>) -> Options {
+        self.write_back_after = bytes.into().map_or(WriteBackAfter::Never, WriteBackAfter::Bytes);
         self
     }
 

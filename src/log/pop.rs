@@ -47,7 +47,7 @@ pub(crate) fn take<D: Disk>(
     }
     let mut known = reader.snapshot(store, &distinct)?.releasing();
     known.check_read(store)?;
-    let mut values = known.values(store.pool())?;
+    let mut values = known.values(store.pool(), &[])?;
     for _ in 0..UNLOCKED_READS {
         let now = reader.snapshot(store, &distinct)?.releasing();
         if now.new_bytes(&known) < UNLOCKED_MIN_BYTES {

@@ -43,6 +43,9 @@ macro_rules! partd_by_reference {
             fn check(&self, durability: Durability) -> Result<()> {
                 (**self).check(durability)
             }
+            fn read_with_room(&self, keys: &[Key], room: &[usize]) -> Result<Vec<Vec<u8>>> {
+                (**self).read_with_room(keys, room)
+            }
             fn lent_pool(&self) -> Option<&LentPool> {
                 (**self).lent_pool()
             }
@@ -127,6 +130,9 @@ mod tests {
         fn check(&self, _: Durability) -> Result<()> {
             Noting::note("check")
         }
+        fn read_with_room(&self, _: &[Key], _: &[usize]) -> Result<Vec<Vec<u8>>> {
+            Noting::note("read_with_room")
+        }
         fn lent_pool(&self) -> Option<&LentPool> {
             Noting::note("lent_pool").unwrap_or_default()
         }
@@ -179,6 +185,7 @@ mod tests {
                 "sync" => drop(p.sync()),
                 "visit" => drop(p.visit(&[], &mut |_| Ok(()))),
                 "check" => drop(p.check(Durability::Plain)),
+                "read_with_room" => drop(p.read_with_room(&[], &[])),
                 "lent_pool" => assert!(p.lent_pool().is_none()),
                 "memory_bytes" => drop(p.memory_bytes()),
                 "spare_bytes" => drop(p.spare_bytes()),
@@ -190,7 +197,7 @@ mod tests {
             CALLS.take() == [name]
         }
         let methods = [declared("Partd"), declared("MemoryStore")].concat();
-        assert_eq!(methods.len(), 16, "{methods:?}");
+        assert_eq!(methods.len(), 17, "{methods:?}");
         for method in methods {
             // A method that is not forwarded runs its provided body, which calls other methods.
             assert!(call_all(method, &Noting), "{method}");

@@ -25,6 +25,52 @@ fn value(batch: u64, key: u64) -> Vec<u8> {
     vec![(batch * 3 + key * 5) as u8; VALUE]
 }
 
+/// The bytes of a cgroup's pages that are not on disk yet.
+fn dirty_bytes(cgroup: &Path) -> u64 {
+    let stat = std::fs::read_to_string(cgroup.join("memory.stat")).unwrap();
+    // Version 1 of cgroups counts them as `dirty`, version 2 as `file_dirty`.
+    let field = |line: &str| {
+        line.strip_prefix("file_").unwrap_or(line).strip_prefix("dirty ")?.parse().ok()
+    };
+    stat.lines().find_map(field).expect("the number of dirty bytes")
+}
+
+#[test]
+fn appends_that_are_started_early_are_soon_on_disk() {
+    let cgroup = match Cgroup::new(8 * LIMIT) {
+        Ok(cgroup) => cgroup,
+        Err(why) => return children::skip(&why),
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let dirty_after = |role: &str| {
+        let store = dir.path().join(role);
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "limited::child_under_a_limit", "--nocapture"])
+            .env("PARTD_TEST_CGROUP", cgroup.path())
+            .env("PARTD_TEST_STORE", &store)
+            .env("PARTD_TEST_ROLE", role)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let bytes = text.lines().find_map(|line| line.strip_prefix("dirty bytes: "));
+        let bytes = bytes.unwrap_or_else(|| panic!("{text}")).parse::<u64>().unwrap();
+        std::fs::remove_dir_all(store).unwrap();
+        bytes
+    };
+    let (late, early) = (dirty_after("append late"), dirty_after("append early"));
+    assert!(late > 2 * LIMIT, "{late} bytes: is this a file system in memory?");
+    assert!(early < late / 2, "{early} bytes, and {late} without an early start");
+}
+
+fn append_and_measure(path: &Path, cgroup: &Path, after_bytes: Option<u64>) {
+    let p = options().write_back_after_bytes(after_bytes).open(path).unwrap();
+    for batch in 0..BATCHES {
+        let values: Vec<_> = (0..KEYS).map(|key| (key, value(batch, key))).collect();
+        p.append(values.iter().map(|(key, value)| (*key, value))).unwrap();
+    }
+    println!("dirty bytes: {}", dirty_bytes(cgroup));
+}
+
 /// Runs as a child in a cgroup: appends until it is killed, or works on what a killed one has left.
 #[test]
 fn child_under_a_limit() {
@@ -33,6 +79,8 @@ fn child_under_a_limit() {
     cgroup::join(Path::new(&cgroup));
     match std::env::var("PARTD_TEST_ROLE").as_deref() {
         Ok("append") => append(Path::new(&path)),
+        Ok("append late") => append_and_measure(Path::new(&path), Path::new(&cgroup), None),
+        Ok("append early") => append_and_measure(Path::new(&path), Path::new(&cgroup), Some(0)),
         Ok("use up") => use_up(Path::new(&path)),
         role => panic!("{role:?}"),
     }

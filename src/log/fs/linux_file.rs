@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
+use std::num::NonZero;
+use std::ops::Range;
 use std::os::fd::AsFd;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::Errno;
 use rustix::process::Resource;
 
@@ -108,6 +110,15 @@ impl DiskFile for OsFile {
         check_size_limit(offset + len as u64)?;
         let file = self.file()?.as_fd();
         write_all(buffers, offset, |some, at| rustix::io::pwritev(file, some, at))
+    }
+
+    fn write_back(&self, range: Range<u64>) {
+        let (Ok(file), Some(len)) = (self.file(), NonZero::new(range.end - range.start)) else {
+            return;
+        };
+        // The kernel starts to write what is not on disk yet, and keeps it in memory; it drops what
+        // is on disk already and not mapped. The advice is optional, so its failure does not matter.
+        let _ = rustix::fs::fadvise(file, range.start, Some(len), Advice::DontNeed);
     }
 
     fn sync(&self) -> io::Result<()> {

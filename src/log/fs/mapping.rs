@@ -213,15 +213,23 @@ impl Mapping {
 
     /// Whether the page at an offset is in memory; false if the kernel does not report it.
     pub(crate) fn is_resident(&self, offset: u64) -> bool {
+        self.are_resident(offset, 1, &mut [1])
+    }
+
+    /// Whether the pages of a range are in memory, as far as `pages` has a byte for each of them;
+    /// false if the kernel does not report it.
+    pub(crate) fn are_resident(&self, offset: u64, len: u64, pages: &mut [u8]) -> bool {
         if self.private || !self.reports_residency {
             return self.private;
         }
-        let address = self.at(offset & !(PAGE_BYTES - 1), 1).cast();
-        let mut page = 1;
-        // SAFETY: `at` has checked the range, which begins at a page and is within one page, so the
-        // call writes one byte.
-        let asked = unsafe { libc::mincore(address, 1, &raw mut page) };
-        asked != 0 || page & 1 == 1
+        let start = offset & !(PAGE_BYTES - 1);
+        let len = (offset + len - start).min(pages.len() as u64 * PAGE_BYTES);
+        let address = self.at(start, len.min(self.len() - start)).cast();
+        // SAFETY: `at` has checked the range, which begins at a page, and `pages` has a byte for
+        // each page of it.
+        let asked = unsafe { libc::mincore(address, len as usize, pages.as_mut_ptr()) };
+        let count = len.div_ceil(PAGE_BYTES) as usize;
+        asked != 0 || pages[..count].iter().all(|page| page & 1 == 1)
     }
 
     fn populate_write(&self, offset: u64, len: u64) -> rustix::io::Result<()> {

@@ -15,11 +15,13 @@ mod linux_file;
 mod linux_file_system;
 mod linux_lock;
 pub(crate) mod mapping;
+pub(crate) mod memory_limit;
 pub(crate) mod names;
 
 use std::ffi::OsString;
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::path::Path;
 
 use crate::error::Error;
@@ -190,6 +192,8 @@ pub trait DiskFile: Debug + Send + Sync + 'static {
     }
     /// Writes all buffers, one after another, at an offset.
     fn write_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
+    /// Starts a range of the file on its way to disk, without waiting for it.
+    fn write_back(&self, _range: Range<u64>) {}
     /// Makes the contents durable (`fdatasync`).
     fn sync(&self) -> io::Result<()>;
     /// Frees the disk space of whole pages, which then read as zeros.

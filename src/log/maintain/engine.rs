@@ -18,7 +18,7 @@ pub(crate) struct Engine<D: Disk> {
 
 impl<D: Disk> Engine<D> {
     pub(crate) fn new(store: Store<D>, reader: Reader<D>) -> Engine<D> {
-        let writer = Writer::new(store.directory.disk.now_unix_ms());
+        let writer = Writer::new(&store.options, store.directory.disk.now_unix_ms());
         Engine { store, writer, reader, syncer: Syncer::new() }
     }
 
@@ -33,7 +33,8 @@ impl<D: Disk> Engine<D> {
             match remove(&self.store.directory, Some(self.store.uuid), None) {
                 Ok(Some(files)) => {
                     let reader = std::mem::replace(&mut self.reader, Reader::new());
-                    let writer = std::mem::replace(&mut self.writer, Writer::new(0));
+                    let writer =
+                        std::mem::replace(&mut self.writer, Writer::new(&self.store.options, 0));
                     give_back(files, (reader, writer));
                 }
                 Ok(None) => {}

@@ -6,7 +6,7 @@
 
 use crate::error::Result;
 use crate::log::fs::DiskFile;
-use crate::log::read::snapshot::{PIECE_BYTES, Snapshot, total};
+use crate::log::read::snapshot::{PIECE_BYTES, Snapshot, room_of, total, zeroed};
 use crate::log::segment::Segment;
 use crate::log::segment::ahead::{self, Ahead, Span};
 use crate::log::segment::extent::Extent;
@@ -44,10 +44,15 @@ impl<F: DiskFile> Snapshot<F> {
     }
 
     /// Returns the values of the keys.
-    pub(crate) fn gather(&self, team: Team, keys: &[&[Extent]]) -> Result<Vec<Vec<u8>>> {
-        // Fresh zeroed memory, whose pages are first touched by the copy.
-        let mut values: Vec<Vec<u8>> =
-            keys.iter().map(|list| vec![0; total(list) as usize]).collect();
+    pub(super) fn gather(
+        &self,
+        team: Team,
+        keys: &[&[Extent]],
+        room: &[usize],
+    ) -> Result<Vec<Vec<u8>>> {
+        let empty =
+            |(key, list): (usize, &&[Extent])| zeroed(total(list) as usize, room_of(room, key));
+        let mut values: Vec<Vec<u8>> = keys.iter().enumerate().map(empty).collect();
         let mut rest: Vec<(&[Extent], &mut [u8])> =
             keys.iter().zip(&mut values).map(|(list, value)| (*list, &mut value[..])).collect();
         loop {

@@ -127,38 +127,42 @@ impl<F: DiskFile> Snapshot<F> {
         self.pins.segment(extent)
     }
 
-    /// Returns the value of each key, as a vector of exactly its length.
-    pub(crate) fn values(&self, pool: Option<&LentPool>) -> Result<Vec<Vec<u8>>> {
+    /// Returns the value of each key, as a vector with the room for as many more bytes as `room`
+    /// says of each; without room if that is empty.
+    pub(crate) fn values(&self, pool: Option<&LentPool>, room: &[usize]) -> Result<Vec<Vec<u8>>> {
         let extents: Vec<&[Extent]> =
             self.extents.iter().map(|key| key.as_deref().map_or(&[][..], |list| list)).collect();
         let bytes: u64 = extents.iter().map(|list| total(list)).sum();
         let count: u64 = extents.iter().map(|list| list.len() as u64).sum();
         if self.is_missing(&extents, bytes, count) {
             return threads::spread_if(bytes >= PARALLEL_MIN_BYTES, pool, |team| {
-                self.gather(team, &extents)
+                self.gather(team, &extents, room)
             });
         }
         if bytes < PARALLEL_MIN_BYTES {
-            return self.side_by_side(&extents);
+            return self.side_by_side(&extents, room);
         }
         threads::spread(pool, |team| {
             if extents.len() > 1 && bytes < count * SMALL_EXTENT_BYTES {
                 let group = extents.len().div_ceil(team.threads());
-                let groups = extents.chunks(group).collect();
-                let groups = team.try_map(groups, |keys| self.side_by_side(keys))?;
+                let groups = extents.chunks(group).enumerate().collect();
+                let groups = team.try_map(groups, |(number, keys): (usize, &[&[Extent]])| {
+                    self.side_by_side(keys, room.get(number * group..).unwrap_or(&[]))
+                })?;
                 return Ok(groups.into_iter().flatten().collect());
             }
-            team.try_map(extents, |list| self.value(team, list))
+            let extents = extents.into_iter().enumerate().collect();
+            team.try_map(extents, |(key, list)| self.value(team, list, room_of(room, key)))
         })
     }
 
-    fn value(&self, team: Team, extents: &[Extent]) -> Result<Vec<u8>> {
+    fn value(&self, team: Team, extents: &[Extent], room: usize) -> Result<Vec<u8>> {
         let len = total(extents);
         if len > PIECE_BYTES {
-            return self.long_value(team, extents, len);
+            return self.long_value(team, extents, len as usize, room);
         }
         self.fetch_missing(extents);
-        let mut value = Vec::with_capacity(len as usize);
+        let mut value = Vec::with_capacity(len as usize + room);
         extents.iter().try_for_each(|extent| self.append(extent, &mut value))?;
         Ok(value)
     }
@@ -166,9 +170,11 @@ impl<F: DiskFile> Snapshot<F> {
     /// Reads the values of some keys, a few keys at a time, and a few extents of each in turn. Small
     /// values that are next to each other in the log are then read while they are in the cache, and
     /// the log is read forward.
-    fn side_by_side(&self, keys: &[&[Extent]]) -> Result<Vec<Vec<u8>>> {
-        let mut values: Vec<_> =
-            keys.iter().map(|list| Vec::with_capacity(total(list) as usize)).collect();
+    fn side_by_side(&self, keys: &[&[Extent]], room: &[usize]) -> Result<Vec<Vec<u8>>> {
+        let empty = |(key, list): (usize, &&[Extent])| {
+            Vec::with_capacity(total(list) as usize + room_of(room, key))
+        };
+        let mut values: Vec<_> = keys.iter().enumerate().map(empty).collect();
         let row: u64 = keys.iter().map(|list| total(list) / list.len().max(1) as u64).sum();
         let count = (ROW_BYTES * keys.len() as u64).div_ceil(row.max(1)).max(1) as usize;
         for (keys, values) in keys.chunks(count).zip(values.chunks_mut(count)) {
@@ -204,9 +210,14 @@ impl<F: DiskFile> Snapshot<F> {
     }
 
     /// Reads a long value in pieces that are copied in parallel.
-    fn long_value(&self, team: Team, extents: &[Extent], len: u64) -> Result<Vec<u8>> {
-        // Fresh zeroed memory, whose pages are first touched by the copy.
-        let mut value = vec![0; len as usize];
+    fn long_value(
+        &self,
+        team: Team,
+        extents: &[Extent],
+        len: usize,
+        room: usize,
+    ) -> Result<Vec<u8>> {
+        let mut value = zeroed(len, room);
         let mut pieces = Vec::new();
         let (mut rest, mut first, mut piece_len) = (&mut value[..], 0, 0);
         for (i, extent) in extents.iter().enumerate() {
@@ -341,6 +352,18 @@ impl<F: DiskFile> Snapshot<F> {
             false => (now, true),
         }
     }
+}
+
+/// Returns fresh zeroed memory, whose pages are first touched by the copy.
+pub(super) fn zeroed(len: usize, room: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len + room];
+    bytes.truncate(len);
+    bytes
+}
+
+/// The room for more bytes of a key.
+pub(super) fn room_of(room: &[usize], key: usize) -> usize {
+    room.get(key).copied().unwrap_or(0)
 }
 
 pub(super) fn total(extents: &[Extent]) -> u64 {

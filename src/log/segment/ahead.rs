@@ -30,6 +30,9 @@ pub(crate) const UNCHECKED_AFTER_MISS: u32 = 8;
 pub(crate) const RELEASE_BEHIND_BYTES: u64 = 4 << 20;
 /// A long value is read in pieces of this many bytes.
 const LONG_PIECE_BYTES: usize = 1 << 20;
+/// Every page of a span of at least this length is checked, up to this many in one call.
+const WHOLE_MIN_BYTES: u64 = 32 << 10;
+const PAGES_PER_CALL: usize = (BYTES_PER_SAMPLE / PAGE) as usize;
 const PAGE: u64 = 4096;
 
 /// A range of a segment that is about to be read.
@@ -104,14 +107,18 @@ pub(crate) fn is_missing<'s, F: DiskFile>(
     let samples = wanted.clamp(1, SAMPLES_MAX);
     (0..samples).any(|i| {
         let span = span(i * count / samples);
-        let is_resident = |at| span.segment.file().mapping().is_resident(span.offset + at);
+        let mapping = span.segment.file().mapping();
+        let is_resident = |at| mapping.is_resident(span.offset + at);
+        if span.len >= WHOLE_MIN_BYTES {
+            // A part of a long value may be in memory. From a place that varies, check every page
+            // that one call can check.
+            let at = span.len / samples as u64 * i as u64;
+            let (len, mut pages) = (span.len - at, [1; PAGES_PER_CALL]);
+            return !mapping.are_resident(span.offset + at, len, &mut pages);
+        }
         // Sample both ends, since a neighbour may have loaded the page that it shares with this
-        // value. In a long value, also sample a page inside, at a position that varies.
-        let inside = span.len / samples as u64 * i as u64;
-        span.len > 0
-            && !(is_resident(0)
-                && (span.is_one_page() || is_resident(span.len - 1))
-                && (span.len < BYTES_PER_SAMPLE || is_resident(inside)))
+        // value.
+        span.len > 0 && !(is_resident(0) && (span.is_one_page() || is_resident(span.len - 1)))
     })
 }
 

@@ -115,6 +115,11 @@ impl<F: DiskFile> Claim<F> {
         self.offset
     }
 
+    /// The length of the batch.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
     /// Whether `len` bytes at `at`, relative to the link word, are inside the claim and after its
     /// words.
     fn covers(&self, at: u64, len: u64) -> bool {

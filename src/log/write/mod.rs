@@ -7,6 +7,7 @@
 mod fill;
 mod new_segment;
 pub(crate) mod orphan;
+mod write_back;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,7 @@ use partd_format::segment::HEADER_LEN;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::fs::{Disk, DiskFile, is_full};
+use crate::log::options::Options;
 use crate::log::segment::claim::{ActiveSegment, Claim};
 use crate::log::segment::space::Space;
 use crate::log::segment::words::OwnWords;
@@ -27,6 +29,7 @@ use crate::log::shared::lease::WriterLease;
 use crate::log::store::Store;
 use crate::log::write::fill::{Shape, fill};
 use crate::log::write::orphan::seal_orphan;
+use crate::log::write::write_back::WriteBack;
 use crate::partd::Batch;
 
 /// Full segments that a handle keeps open until they are synced. The number is small because a
@@ -52,6 +55,7 @@ pub(crate) struct Writer<D: Disk> {
     opened_unix_ms: u64,
     /// The disk space of the segments that the handle makes.
     pub(crate) space: Space<D>,
+    write_back: WriteBack,
 }
 
 /// The slot and the segments that the handle writes to.
@@ -101,7 +105,7 @@ impl<F: DiskFile> Drop for Prepared<F> {
 impl<D: Disk> Writer<D> {
     /// Creates the writer of a handle that was opened, and checked every segment, at
     /// `opened_unix_ms`.
-    pub(crate) fn new(opened_unix_ms: u64) -> Writer<D> {
+    pub(crate) fn new(options: &Options, opened_unix_ms: u64) -> Writer<D> {
         Writer {
             state: Mutex::new(WriterState { lease: None, active: None, sealed: VecDeque::new() }),
             committing: Mutex::new(()),
@@ -109,6 +113,7 @@ impl<D: Disk> Writer<D> {
             checked_unix_ms: AtomicU64::new(0),
             opened_unix_ms,
             space: Space::new(),
+            write_back: WriteBack::new(options),
         }
     }
 
@@ -174,6 +179,10 @@ impl<D: Disk> Writer<D> {
         match committed {
             Ok(sequence) => {
                 prepared.is_committed = true;
+                let len = prepared.claim.len();
+                if let Some(range) = self.write_back.appended(position.offset + len, len) {
+                    segment.file().write_back(range);
+                }
                 Ok(Some(sequence))
             }
             Err(CommitError::Overtaken) => Ok(None),
@@ -281,6 +290,9 @@ impl<D: Disk> Writer<D> {
         };
         if is_next {
             if let Some(sealed) = state.active.replace(active) {
+                if self.write_back.starts_sealed() {
+                    sealed.segment().file().write_back(0..sealed.segment().header().len);
+                }
                 state.close(control, sealed);
             }
         } else {

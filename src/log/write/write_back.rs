@@ -1,0 +1,87 @@
+//! Starts appended bytes on their way to disk early, if the memory of the process is limited.
+//!
+//! A memory cgroup counts the pages of files that are not on disk yet. The kernel alone begins to
+//! write them when the limit is reached, and an append then waits for the disk. Started earlier,
+//! the disk works while the appends go on.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::log::fs::memory_limit::memory_limit;
+use crate::log::options::{Options, WriteBackAfter};
+
+/// The bytes that are started together.
+const STEP_BYTES: u64 = 4 << 20;
+/// The share of the memory limit that a handle appends before it starts bytes early.
+const LIMIT_PARTS: u64 = 4;
+
+/// Counts the bytes that a handle appends.
+#[derive(Debug)]
+pub(super) struct WriteBack {
+    /// `None` if nothing is started early.
+    after_bytes: Option<u64>,
+    appended_bytes: AtomicU64,
+    /// Those of them that were not started yet.
+    waiting_bytes: AtomicU64,
+}
+
+impl WriteBack {
+    pub(super) fn new(options: &Options) -> WriteBack {
+        let after_bytes = match options.write_back_after {
+            WriteBackAfter::Bytes(bytes) => Some(bytes),
+            WriteBackAfter::Never => None,
+            WriteBackAfter::ShareOfLimit => memory_limit().map(|limit| limit / LIMIT_PARTS),
+        };
+        let (appended_bytes, waiting_bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+        WriteBack { after_bytes, appended_bytes, waiting_bytes }
+    }
+
+    /// Counts a batch of `len` bytes that ends at `end` in its segment. Returns the range of the
+    /// segment that should be started now, if any.
+    #[inline]
+    pub(super) fn appended(&self, end: u64, len: u64) -> Option<Range<u64>> {
+        let after_bytes = self.after_bytes?;
+        let appended = self.appended_bytes.fetch_add(len, Ordering::Relaxed) + len;
+        let waiting = self.waiting_bytes.fetch_add(len, Ordering::Relaxed) + len;
+        if appended < after_bytes || waiting < STEP_BYTES {
+            return None;
+        }
+        self.waiting_bytes.fetch_sub(waiting, Ordering::Relaxed);
+        // Those in an earlier segment were started when it was sealed.
+        Some(end.saturating_sub(waiting)..end)
+    }
+
+    /// Whether a sealed segment should be started.
+    pub(super) fn starts_sealed(&self) -> bool {
+        self.after_bytes.is_some_and(|after| self.appended_bytes.load(Ordering::Relaxed) >= after)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_but_the_last_bytes_are_started_once_enough_were_appended() {
+        const BATCH: u64 = 100_000;
+        let options = Options::default().write_back_after_bytes(20 << 20);
+        let write_back = WriteBack::new(&options);
+        let mut started = 0;
+        for number in 1..=1000_u64 {
+            if let Some(range) = write_back.appended(number * BATCH, BATCH) {
+                assert!(number * BATCH >= 20 << 20, "started after batch {number}");
+                assert_eq!(range, started..number * BATCH);
+                started = range.end;
+            }
+        }
+        assert!(1000 * BATCH - started < STEP_BYTES, "{started} bytes");
+        assert!(write_back.starts_sealed());
+    }
+
+    #[test]
+    fn nothing_is_started_if_it_is_turned_off() {
+        let write_back = WriteBack::new(&Options::default().write_back_after_bytes(None));
+        assert!((1..100).all(|n| write_back.appended(n << 20, 1 << 20).is_none()));
+        assert!(!write_back.starts_sealed());
+    }
+}
