@@ -7,17 +7,13 @@ use std::path::{Path, PathBuf};
 
 use partd::{ErrorKind, SegmentLog};
 
+use super::backup_dirs::violation;
 use super::disk::SimDisk;
 use super::image::Image;
 use super::oracle::Oracle;
 use super::power::{Search, open};
 use super::repeated_recovery::append;
 use super::{Rng, STORE, Violation, options};
-
-/// The directory of the backup with a number.
-pub fn dir(number: u8) -> PathBuf {
-    PathBuf::from(format!("/backup {number}"))
-}
 
 /// A store or a backup that is open, and its history.
 struct Opened {
@@ -41,23 +37,6 @@ impl Opened {
         let path = self.path.display();
         self.oracle = appended.map_err(|v| violation(format!("{path}: {}", v.text)))?;
         Ok(())
-    }
-}
-
-fn violation(text: impl Into<String>) -> Violation {
-    Violation::new("I10", text)
-}
-
-/// Fails if one of the finished backups is not among those that are complete.
-pub fn unfinished(
-    complete: &BTreeSet<PathBuf>,
-    finished: &BTreeMap<PathBuf, u64>,
-) -> Result<(), Violation> {
-    match finished.keys().find(|path| !complete.contains(*path)) {
-        Some(path) => {
-            Err(violation(format!("{} was finished, and is not complete", path.display())))
-        }
-        None => Ok(()),
     }
 }
 

@@ -20,6 +20,7 @@
 //! | `repeated_recovery` | interrupted recoveries, and appends to a recovered store: I7 and I8 |
 //! | `workloads` | the workloads |
 
+mod backup_dirs;
 pub mod backups;
 pub mod corruption;
 pub mod cuts;

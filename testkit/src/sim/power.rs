@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use partd::SegmentLog;
 
-use super::backups::unfinished;
+use super::backup_dirs::unfinished;
 use super::cuts::{ALL_SUBSETS_MAX_UNITS, Mode, choices, tears};
 use super::disk::{Defect, SimDisk};
 use super::image::{FileImage, Image};

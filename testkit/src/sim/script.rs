@@ -14,7 +14,7 @@ use partd::{Durability, Error, Key, Partd, SegmentLog};
 use super::disk::{Defect, Event, Fate, Record, SimDisk};
 use super::image::Image;
 use super::oracle::{Op, Oracle, batch};
-use super::{STORE, Violation, backups, options};
+use super::{STORE, Violation, backup_dirs, options};
 
 /// An API call.
 #[derive(Clone)]
@@ -167,7 +167,7 @@ fn perform(
         (Call::Sync, _) => log.sync()?,
         (Call::Compact, _) => drop(log.compact()?),
         (Call::Backup(number), _) => {
-            let dir = backups::dir(*number);
+            let dir = backup_dirs::dir(*number);
             let made = log.backup(&dir)?;
             disk.backed_up(&dir, made.seq.get());
         }
