@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use partd::{ErrorKind, SegmentLog};
 
-use super::backup_dirs::violation;
+use super::backup_dirs::{unfinished, violation};
 use super::disk::SimDisk;
 use super::image::Image;
 use super::oracle::Oracle;
