@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::Violation;
 
 /// The directory of the backup with a number.
-pub fn dir(number: u8) -> PathBuf {
+pub(super) fn dir(number: u8) -> PathBuf {
     PathBuf::from(format!("/backup {number}"))
 }
 
@@ -15,7 +15,7 @@ pub(super) fn violation(text: impl Into<String>) -> Violation {
 }
 
 /// Fails if one of the finished backups is not among those that are complete.
-pub fn unfinished(
+pub(super) fn unfinished(
     complete: &BTreeSet<PathBuf>,
     finished: &BTreeMap<PathBuf, u64>,
 ) -> Result<(), Violation> {
