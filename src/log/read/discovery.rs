@@ -40,15 +40,14 @@ impl SegmentDiscovery {
     /// Opens the segments that were published since the last call, and passes each to `found`. If
     /// the listing contains a segment that `known` returns, it is not opened again.
     ///
-    /// Finds all segments that were published before the call, except those that a compaction
-    /// replaces meanwhile. Its output may not be found either; then the directory epoch has been
-    /// raised since the call began.
+    /// Finds all segments that were published before the call. Returns the id of a segment that was
+    /// listed but is gone: a compaction has then published an output that may not have been found.
     pub(crate) fn find<D: Disk>(
         &mut self,
         store: &Store<D>,
         known: &mut dyn FnMut(u64) -> Option<Arc<Segment<D::File>>>,
         found: &mut dyn FnMut(Arc<Segment<D::File>>),
-    ) -> Result<()> {
+    ) -> Result<Option<u64>> {
         let Some(control) = store.shared() else {
             return self.find_all(store, found);
         };
@@ -68,6 +67,7 @@ impl SegmentDiscovery {
         }
         let mut opened = Vec::new();
         let mut awaited = BTreeSet::new();
+        let mut vanished = None;
         for id in ids {
             if listed.contains(&id)
                 && let Some(segment) = known(id)
@@ -78,7 +78,8 @@ impl SegmentDiscovery {
             match probe(store, control, id)? {
                 Probe::Opened(segment) => opened.push(Arc::new(segment)),
                 Probe::Reserved => drop(awaited.insert(id)),
-                Probe::Gone => {}
+                Probe::Gone if self.listed => {}
+                Probe::Gone => vanished = Some(id),
             }
         }
         // Update the state only now: after an error, the next call must search for all of them
@@ -87,7 +88,7 @@ impl SegmentDiscovery {
         self.awaited = awaited;
         self.listed = true;
         self.next = self.next.max(next);
-        Ok(())
+        Ok(vanished)
     }
 
     /// Opens all segments, on the first call only. Used for a frozen history, in which no segments
@@ -96,9 +97,9 @@ impl SegmentDiscovery {
         &mut self,
         store: &Store<D>,
         found: &mut dyn FnMut(Arc<Segment<D::File>>),
-    ) -> Result<()> {
+    ) -> Result<Option<u64>> {
         if self.listed {
-            return Ok(());
+            return Ok(None);
         }
         for id in store.directory.segment_ids()? {
             match Segment::open(&store.directory, id, Some(&store.uuid), Access::Read) {
@@ -109,7 +110,7 @@ impl SegmentDiscovery {
             }
         }
         self.listed = true;
-        Ok(())
+        Ok(None)
     }
 }
 

@@ -12,6 +12,7 @@ use partd_format::segment::Retained;
 use crate::Key;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::fs::Disk;
+use crate::log::fs::names::segment_name;
 use crate::log::read::compacted::Compacted;
 use crate::log::read::cursor::Unit;
 use crate::log::read::index::Extents;
@@ -58,11 +59,24 @@ impl<D: Disk> Version<D> {
     }
 
     fn try_refresh(&mut self, store: &Store<D>, seals: bool) -> Result<()> {
+        let mut gone = None;
         for _ in 0..REBUILDS_MAX {
             match self.advance(store, Seen::now(store), seals)? {
                 Advance::Done => return Ok(()),
-                Advance::Rebuild => self.start_over(),
+                Advance::Rebuild => {}
+                // An id is never used twice, so an id that is listed again has not been removed.
+                Advance::Vanished(id) if gone == Some(id) => {
+                    let why = "the directory lists this name, but there is no regular file behind \
+                               it";
+                    return Err(Error::refused(
+                        ErrorKind::Corrupt,
+                        store.directory.path_of(&segment_name(id)),
+                        why,
+                    ));
+                }
+                Advance::Vanished(id) => gone = Some(id),
             }
+            self.start_over();
         }
         let why = format!(
             "compactions replaced segments {REBUILDS_MAX} times while this handle was reading the \
@@ -90,7 +104,7 @@ impl<D: Disk> Version<D> {
                 let is_first = self.directory_epoch.is_none();
                 match self.discover(store, is_first, &mut compacted)? {
                     Discovered::Segments(found) => retained.extend(found),
-                    Discovered::Rebuild => return Ok(Advance::Rebuild),
+                    Discovered::Changed(advance) => return Ok(advance),
                 }
                 self.directory_epoch = Some(directory_epoch);
                 if self.max_seq > visible {
@@ -110,8 +124,7 @@ impl<D: Disk> Version<D> {
                     return Err(error);
                 }
                 // Segments were published meanwhile. If one of them is a compaction output, it
-                // contains the missing batches, also those of inputs that were removed before they
-                // could be opened, and the version is rebuilt. The others are few.
+                // contains the missing batches, and the version is rebuilt. The others are few.
                 Err(_) => {}
             }
         }

@@ -22,6 +22,9 @@ pub(crate) enum Advance {
     Done,
     /// A compaction output was published, so the version must be rebuilt.
     Rebuild,
+    /// A segment with this id was listed but could not be opened: a compaction has replaced it, so
+    /// an output may be missing from the listing.
+    Vanished(u64),
 }
 
 /// The result of [`discover`](Version::discover).
@@ -29,8 +32,8 @@ pub(crate) enum Discovered {
     /// The segments were added. Contains the list of retained segments of the newest output among
     /// them.
     Segments(Vec<Retained>),
-    /// A compaction output is among the segments, so the version must be rebuilt.
-    Rebuild,
+    /// The segments cannot be added to this version.
+    Changed(Advance),
 }
 
 impl<D: Disk> Version<D> {
@@ -44,13 +47,16 @@ impl<D: Disk> Version<D> {
         compacted: &mut Compacted,
     ) -> Result<Discovered> {
         let (mut found, known) = (Vec::new(), &mut self.known);
-        self.discovery.find(store, &mut |id| known.remove(&id), &mut |segment| {
+        let vanished = self.discovery.find(store, &mut |id| known.remove(&id), &mut |segment| {
             found.push(segment);
         })?;
+        if let Some(id) = vanished {
+            return Ok(Discovered::Changed(Advance::Vanished(id)));
+        }
         let has_outputs = found.iter().any(|segment| segment.header().output.is_some());
         if has_outputs && !is_first {
             self.known.extend(found.into_iter().map(|segment| (segment.id(), segment)));
-            return Ok(Discovered::Rebuild);
+            return Ok(Discovered::Changed(Advance::Rebuild));
         }
         let newest = if has_outputs { self.read_lists(&found)? } else { NewestOutput::default() };
         for segment in found {
