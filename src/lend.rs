@@ -69,7 +69,17 @@ pub trait Lend: Partd {
 pub trait OwnedChunks {
     /// Returns the chunks in order; together they are the value. Each chunk keeps its own bytes
     /// alive.
-    fn owned_chunks(&self) -> Vec<bytes::Bytes>;
+    fn owned_chunks(&self) -> Box<dyn LentChunks>;
+}
+
+/// The chunks of a lent value, which are read from disk a little ahead of their use.
+#[cfg(feature = "bytes")]
+pub trait LentChunks: Iterator<Item = bytes::Bytes> + Send {
+    /// Returns the length of the chunks that the iterator has not returned yet.
+    fn bytes_left(&self) -> u64;
+
+    /// Says that `len` bytes of the last chunk, from `at` on, are about to be read.
+    fn read_ahead(&mut self, at: u64, len: u64);
 }
 
 macro_rules! lend_by_reference {

@@ -168,7 +168,7 @@ pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::key::{Key, KeyPart, TupleInteger, TuplePart};
 pub use crate::lend::Lend;
 #[cfg(feature = "bytes")]
-pub use crate::lend::OwnedChunks;
+pub use crate::lend::{LentChunks, OwnedChunks};
 pub use crate::log::{
     BackgroundError, Backup, Compaction, Counters, FileExtent, FileExtents, Options, SegmentLog,
     Seq, Skipped, Stats, Verified, View, ViewReader,

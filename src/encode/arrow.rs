@@ -17,6 +17,7 @@ mod codec;
 mod compact;
 mod gather;
 mod join;
+mod lent;
 
 pub use self::batches::Batches;
 pub use self::codec::ArrowCodec;
@@ -147,12 +148,13 @@ impl<P: Lend<View: OwnedChunks>> Typed<ArrowCodec, P> {
     /// The arrays of a batch share the bytes of the mapping: only unaligned buffers are copied, and
     /// no buffer is unaligned if its frame begins an append of 1 KiB or more. A batch keeps its
     /// segment alive, even after a delete, a compaction, and a drop of the store. Only one batch at
-    /// a time takes memory of its own, except where a [`Buffer`](crate::Buffer) has split an
-    /// encoded frame over two chunks: this call copies every such frame whole.
+    /// a time takes memory of its own, so a key may be larger than memory. A frame that a
+    /// [`Buffer`](crate::Buffer) has split over two chunks is copied.
     ///
     /// # Errors
     ///
-    /// Those of [`batches`](Typed::batches).
+    /// If the store cannot be read. The iterator returns an error in place of a frame that cannot
+    /// be decoded, and then continues with the next; it ends after bytes that are not a frame.
     ///
     /// ```
     /// # use std::sync::Arc;

@@ -59,23 +59,31 @@ pub(crate) fn split<'a>(pieces: &[&'a [u8]]) -> Result<Vec<Frame<'a>>, BadFrame>
         let offset = value_bytes - rest.left;
         let bad = |reason| BadFrame { frame: frames.len(), offset, reason };
         let Some(prefix) = rest.take(PREFIX_BYTES as u64) else {
-            return Err(bad(format!(
-                "the value ends after {} of the 8 bytes of a frame's length: it was truncated, or not \
-                 written by an encoding layer",
-                rest.left
-            )));
+            return Err(bad(truncated(rest.left)));
         };
         let len = prefix.iter().rev().fold(0, |len, &byte| (len << 8) | u64::from(byte));
         let Some(body) = rest.take(len) else {
-            return Err(bad(format!(
-                "the frame should have {len} bytes, but only {} follow: the value was truncated, or not \
-                 written by an encoding layer",
-                rest.left
-            )));
+            return Err(bad(too_long(len, rest.left)));
         };
         frames.push(Frame { offset, body });
     }
     Ok(frames)
+}
+
+/// Says that only `left` bytes of the length of a frame are there.
+pub(crate) fn truncated(left: u64) -> String {
+    format!(
+        "the value ends after {left} of the 8 bytes of a frame's length: it was truncated, or not \
+         written by an encoding layer"
+    )
+}
+
+/// Says that a frame has a length of `len`, and only `left` bytes follow.
+pub(crate) fn too_long(len: u64, left: u64) -> String {
+    format!(
+        "the frame should have {len} bytes, but only {left} follow: the value was truncated, or not \
+         written by an encoding layer"
+    )
 }
 
 /// The rest of a value in pieces.

@@ -5,7 +5,7 @@ use crate::Key;
 use crate::error::Result;
 use crate::lend::Lend;
 #[cfg(feature = "bytes")]
-use crate::lend::OwnedChunks;
+use crate::lend::{LentChunks, OwnedChunks};
 use crate::log::SegmentLog;
 use crate::log::fs::Disk;
 use crate::log::maintain::engine::Engine;
@@ -108,7 +108,7 @@ impl<D: Disk> Lend for SegmentLog<D> {
 
 #[cfg(feature = "bytes")]
 impl<D: Disk> OwnedChunks for View<D> {
-    fn owned_chunks(&self) -> Vec<bytes::Bytes> {
-        View::owned_chunks(self).collect()
+    fn owned_chunks(&self) -> Box<dyn LentChunks> {
+        Box::new(self.lent_chunks())
     }
 }

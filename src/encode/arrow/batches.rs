@@ -1,19 +1,17 @@
 //! Iterates over the batches of a key, for values that need not or cannot be joined into one batch.
 
-use std::borrow::Cow;
 use std::iter::{Enumerate, FusedIterator};
 use std::{fmt, slice, vec};
 
-use arrow_array::RecordBatch;
-use arrow_buffer::Buffer;
-use bytes::Bytes;
-
 use crate::encode::arrow::codec::{self, ArrowCodec, NAME};
+use crate::encode::arrow::lent::LentFrames;
 use crate::encode::frame::{self, BadFrame, Frame, PREFIX_BYTES};
 use crate::encode::layer::Encode;
 use crate::encode::run::reason;
 use crate::lend::{Lend, OwnedChunks};
 use crate::{Error, Key, Partd, Result};
+use arrow_array::RecordBatch;
+use arrow_buffer::Buffer;
 
 /// An iterator over the batches of a key, in the order of the appends. See
 /// [`Arrow::batches`](crate::Typed::batches).
@@ -21,13 +19,20 @@ use crate::{Error, Key, Partd, Result};
 /// It decodes each batch on demand.
 pub struct Batches {
     key: Key,
-    /// The frames not decoded yet: their numbers, their offsets in the value, and their bytes.
-    frames: Enumerate<vec::IntoIter<(u64, Buffer)>>,
-    /// Whether the batches share the bytes of the frames.
-    shares: bool,
+    /// The frames not decoded yet.
+    frames: Frames,
     /// The remaining batches of the last decoded frame.
     decoded: vec::IntoIter<RecordBatch>,
     max_decoded_bytes: usize,
+}
+
+/// Frames with their numbers, their offsets in the value, and their bytes.
+enum Frames {
+    /// Those of a value in memory. A batch must not keep the bytes of all others alive, so it gets
+    /// a copy of its own.
+    Read(Enumerate<vec::IntoIter<(u64, Buffer)>>),
+    /// Those of a lent value, whose bytes the batches share.
+    Lent(LentFrames),
 }
 
 /// Reads the batches of a key.
@@ -41,26 +46,9 @@ pub(super) fn lend<P>(layer: &Encode<ArrowCodec, P>, key: Key) -> Result<Batches
 where
     P: Lend<View: OwnedChunks>,
 {
-    let view = layer.inner.view(key.clone())?;
-    let chunks = view.owned_chunks();
-    let pieces: Vec<&[u8]> = chunks.iter().map(|chunk| &chunk[..]).collect();
-    let mut rest = &chunks[..];
-    let mut share = |body: &[u8]| {
-        // The frames are in the order of the chunks, and several may be in one.
-        let holds = |chunk: &Bytes| chunk.as_ptr_range().contains(&body.as_ptr());
-        rest = &rest[rest.iter().position(holds)?..];
-        Some(Buffer::from(rest.first()?.slice_ref(body)))
-    };
-    let frames = split(&key, &pieces)?.into_iter().map(|frame| {
-        let buffer = match frame.body {
-            Cow::Borrowed(body) => share(body).unwrap_or_else(|| Buffer::from(body)),
-            // A `Buffer` may have split the frame.
-            Cow::Owned(body) => Buffer::from(body),
-        };
-        (frame.offset, buffer)
-    });
-    let frames: Vec<_> = frames.collect();
-    Ok(Batches::of(key, frames, true, layer.max_decoded_bytes))
+    let chunks = layer.inner.view(key.clone())?.owned_chunks();
+    let frames = Frames::Lent(LentFrames::new(chunks));
+    Ok(Batches::of(key, frames, layer.max_decoded_bytes))
 }
 
 /// Removes a key if all its frames can be decoded, and returns its batches.
@@ -111,13 +99,26 @@ impl Batches {
             (frame.offset, stored.slice_with_length(start, frame.body.len()))
         };
         let frames = split(&key, &[&stored])?.into_iter().map(body).collect();
-        // A batch must not keep the bytes of all others alive.
-        Ok(Batches::of(key, frames, false, max_decoded_bytes))
+        let frames: Vec<(u64, Buffer)> = frames;
+        Ok(Batches::of(key, Frames::Read(frames.into_iter().enumerate()), max_decoded_bytes))
     }
 
-    fn of(key: Key, frames: Vec<(u64, Buffer)>, shares: bool, max_decoded_bytes: usize) -> Batches {
-        let (frames, decoded) = (frames.into_iter().enumerate(), Vec::new().into_iter());
-        Batches { key, frames, shares, decoded, max_decoded_bytes }
+    fn of(key: Key, frames: Frames, max_decoded_bytes: usize) -> Batches {
+        Batches { key, frames, decoded: Vec::new().into_iter(), max_decoded_bytes }
+    }
+
+    fn next_frame(&mut self) -> Option<Result<(usize, u64, Buffer)>> {
+        match &mut self.frames {
+            Frames::Read(frames) => {
+                let (number, (offset, body)) = frames.next()?;
+                Some(Ok((number, offset, Buffer::from(&body[..]))))
+            }
+            Frames::Lent(frames) => {
+                Some(frames.next()?.map_err(|BadFrame { frame, offset, reason }| {
+                    bad(&self.key, frame, offset, reason)
+                }))
+            }
+        }
     }
 }
 
@@ -129,9 +130,10 @@ impl Iterator for Batches {
             if let Some(batch) = self.decoded.next() {
                 return Some(Ok(batch));
             }
-            let (i, (offset, body)) = self.frames.next()?;
-            let body = if self.shares { body } else { Buffer::from(&body[..]) };
-            match decoded(&self.key, i, offset, body, self.max_decoded_bytes) {
+            let decoded = self.next_frame()?.and_then(|(number, offset, body)| {
+                decoded(&self.key, number, offset, body, self.max_decoded_bytes)
+            });
+            match decoded {
                 Ok(batches) => self.decoded = batches.into_iter(),
                 Err(error) => return Some(Err(error)),
             }
@@ -143,9 +145,6 @@ impl FusedIterator for Batches {}
 
 impl fmt::Debug for Batches {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Batches")
-            .field("key", &self.key)
-            .field("frames_left", &self.frames.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Batches").field("key", &self.key).finish_non_exhaustive()
     }
 }

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::lend::LentChunks;
 use crate::log::fs::{Disk, DiskFile};
-use crate::log::read::pieces::Spans;
+use crate::log::read::sequential::{Place, Sequential};
+use crate::log::read::snapshot::{Snapshot, total};
 use crate::log::read::view::View;
 use crate::log::segment::Segment;
-use crate::log::segment::ahead::Ahead;
+use crate::log::segment::ahead::AHEAD_BYTES;
 use crate::log::segment::extent::Extent;
 
 /// The owner of a lent chunk: its segment, which stays mapped and is not recycled meanwhile.
@@ -46,16 +48,64 @@ impl<D: Disk> View<D> {
     /// # Ok::<(), partd::Error>(())
     /// ```
     #[must_use]
-    pub fn owned_chunks(&self) -> impl ExactSizeIterator<Item = Bytes> {
-        // The chunks may be read long after the iteration, so it releases no pages behind it.
-        let ahead = Ahead::new(Spans::new(&self.snapshot, self.extents()), false);
-        self.extents().iter().map(move |extent| {
-            if extent.len() == 0 {
-                return Bytes::new();
-            }
-            ahead.begin(extent.len());
-            let segment = Arc::clone(self.snapshot.pinned(extent));
-            Bytes::from_owner(OwnedChunk { segment, extent: *extent })
-        })
+    pub fn owned_chunks(&self) -> impl ExactSizeIterator<Item = Bytes> + use<D> {
+        self.lent_chunks()
+    }
+
+    pub(crate) fn lent_chunks(&self) -> Chunks<D::File> {
+        Chunks {
+            bytes_left: total(self.extents()),
+            snapshot: Arc::clone(&self.snapshot),
+            next: Place::default(),
+            last: Place::default(),
+            ahead: Sequential::new(),
+        }
+    }
+}
+
+/// The chunks of a view that are still to come.
+pub(crate) struct Chunks<F> {
+    snapshot: Arc<Snapshot<F>>,
+    /// The starts of the next chunk and of the last one.
+    next: Place,
+    last: Place,
+    bytes_left: u64,
+    ahead: Sequential,
+}
+
+impl<F: DiskFile> Iterator for Chunks<F> {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        let extent = *self.snapshot.extents_of_first().get(self.next.extent)?;
+        let (len, Place { at, extent: number, .. }) = (extent.len(), self.next);
+        self.last = self.next;
+        self.next = Place { at: at + len, extent: number + 1, within: 0 };
+        self.bytes_left -= len;
+        if len == 0 {
+            return Some(Bytes::new());
+        }
+        self.read_ahead(0, len);
+        let segment = Arc::clone(self.snapshot.pinned(&extent));
+        Some(Bytes::from_owner(OwnedChunk { segment, extent }))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.snapshot.extents_of_first().len() - self.next.extent;
+        (left, Some(left))
+    }
+}
+
+impl<F: DiskFile> ExactSizeIterator for Chunks<F> {}
+
+impl<F: DiskFile> LentChunks for Chunks<F> {
+    fn bytes_left(&self) -> u64 {
+        self.bytes_left
+    }
+
+    fn read_ahead(&mut self, at: u64, len: u64) {
+        let place = Place { at: self.last.at + at, extent: self.last.extent, within: at };
+        // A chunk may be longer than memory.
+        self.ahead.begin(&self.snapshot, place, len.min(AHEAD_BYTES));
     }
 }
