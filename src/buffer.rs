@@ -202,17 +202,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     /// Those of the slow store; the bytes that could not be moved stay buffered.
     pub fn shrink_to(&self, bytes: u64) -> Result<()> {
         let mut state = self.alone();
-        let mut target_bytes = bytes;
-        let result = loop {
-            let drained = self.drain(&mut state, target_bytes);
-            self.fast.release_spare();
-            let excess_bytes = self.total_bytes(&state).saturating_sub(bytes);
-            if drained.is_err() || excess_bytes == 0 || target_bytes == 0 {
-                break drained;
-            }
-            // Not all that is spare could be given back.
-            target_bytes = target_bytes.saturating_sub(excess_bytes);
-        };
+        let result = self.shrink(&mut state, bytes);
         self.release(&state, 0);
         result
     }

@@ -32,6 +32,22 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         result
     }
 
+    /// Moves the heaviest keys to the slow store, and gives back what is spare, until the buffer
+    /// takes at most `bytes`.
+    pub(super) fn shrink(&self, state: &mut State, bytes: u64) -> Result<()> {
+        let mut target_bytes = bytes;
+        loop {
+            let drained = self.drain(state, target_bytes);
+            self.fast.release_spare();
+            let excess_bytes = self.total_bytes(state).saturating_sub(bytes);
+            if drained.is_err() || excess_bytes == 0 || target_bytes == 0 {
+                return drained;
+            }
+            // Not all that is spare could be given back.
+            target_bytes = target_bytes.saturating_sub(excess_bytes);
+        }
+    }
+
     fn drain_keys(&self, state: &mut State, target_bytes: u64) -> Result<()> {
         // Keep a few deferred sets, since they make later sets of the same keys void. Many would
         // only take up memory.
