@@ -225,10 +225,14 @@ fn the_store_of_the_shuffle_example_is_read_while_it_runs_and_as_a_damaged_copy(
     assert_eq!(verified.code, 0, "{verified:?}");
     // Flip one bit of a value in the copy.
     let batches = on(&kept, &["batches", "--json"]).json();
-    let at = batches["batches"][1]["values_offset"].as_u64().unwrap() as usize + 5;
     let file =
         kept.join(format!("{:016x}.seg", batches["batches"][1]["segment"].as_u64().unwrap()));
     let mut bytes = std::fs::read(&file).unwrap();
+    // Not a byte before an aligned value: it belongs to no value.
+    let scanned = partd_format::Scanner::new(&bytes).unwrap();
+    let mut entries =
+        scanned.filter_map(|found| found.batch?.ok()).flat_map(|batch| batch.entries());
+    let at = entries.find(|entry| entry.value_len > 5).unwrap().value_offset as usize + 5;
     bytes[at] ^= 0x10;
     std::fs::write(&file, bytes).unwrap();
     let verified = on(&kept, &["verify"]);

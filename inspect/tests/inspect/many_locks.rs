@@ -43,8 +43,8 @@ fn handles_are_counted_among_thousands_of_locks() {
     let more: Vec<File> = more.collect();
     more.iter().for_each(|file| set(file, PRESENCE_LOCK_AT as i64, F_RDLCK));
     assert_eq!(Locks::read().handles(&path), Some(HANDLES));
-    // Beside a thread that takes and releases locks, a reading of the list may be wrong, but most
-    // counts are right.
+    // Beside a thread that takes and releases locks, the kernel's list misses a few or has them
+    // twice.
     let is_over = AtomicBool::new(false);
     let counts: Vec<usize> = std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -57,7 +57,5 @@ fn handles_are_counted_among_thousands_of_locks() {
         is_over.store(true, Relaxed);
         counts
     });
-    println!("{counts:?}");
-    let right = counts.iter().filter(|count| **count == HANDLES).count();
-    assert!(right >= 15, "{right} of 20 counts are right: {counts:?}");
+    assert!(counts.iter().all(|count| count.abs_diff(HANDLES) <= HANDLES / 20), "{counts:?}");
 }
