@@ -121,7 +121,7 @@ impl Layout {
     /// in the same order. Their sequence numbers are written only if the batch has the column.
     ///
     /// # Errors
-    /// If `out` or the entries do not fit the layout, or [`Batch::parse`] would refuse an entry.
+    /// If `out` or the entries do not fit the layout, or [`Batch::parse`](super::Batch::parse) would refuse an entry.
     pub fn encode<'k>(
         &self,
         salt: Salt,
