@@ -39,10 +39,11 @@ const UNLOCKED_READS: usize = 4;
 ///
 /// `Fast` is a store in memory, such as [`Dict`](crate::Dict); `Slow` is where the bytes end up.
 /// The buffer holds at most `limit_bytes` of memory, as [`MemoryStore::memory_bytes`] counts it,
-/// under any number of threads. It keeps the memory that an append has made room in, for the appends
-/// to come; [`flush`](Buffer::flush) and [`shrink_to`](Buffer::shrink_to) give it back. An append that finds no room first moves the keys with the longest
+/// under any number of threads. An append that finds no room first moves the keys with the longest
 /// values to `Slow`, until half of the limit is free; with a [budget](Buffer::with_budget), half of
-/// what is reserved. A batch too large to be buffered, and every removal, goes straight to `Slow`.
+/// what is reserved. The memory it frees is kept for later appends;
+/// [`flush`](Buffer::flush) and [`shrink_to`](Buffer::shrink_to) give it back. A batch too large to
+/// be buffered, and every removal, goes straight to `Slow`.
 ///
 /// If `Slow` can [lend](crate::Lend) values, the buffer can too: [`view`](crate::Lend::view) moves
 /// what is buffered for its key to `Slow` first.
@@ -217,7 +218,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
                     if self.buffer_exclusive(state, batch)? == Fit::Buffered {
                         return Ok(Fit::Buffered);
                     }
-                    // What is spare may be in pieces that are too small.
+                    // The spare memory may be in blocks that are too small.
                     self.fast.release_spare();
                     if self.buffer_exclusive(state, batch)? == Fit::Buffered {
                         return Ok(Fit::Buffered);
@@ -296,8 +297,10 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     /// Gives the budget back what is reserved beyond the memory held and `more_bytes`.
     fn release(&self, state: &State, more_bytes: u64) {
         if self.memory.has_budget() {
-            // Others can use it better.
-            self.fast.release_spare();
+            // Others can use it better. Not at each removal: it may visit every key.
+            if self.fast.spare_bytes() > more_bytes {
+                self.fast.release_spare();
+            }
             self.memory.release_above(self.total_bytes(state).saturating_add(more_bytes));
         }
     }

@@ -322,7 +322,7 @@ fn in_pieces(
     reading.print(case, appended);
 }
 
-/// What the reads of a process took.
+/// The time, memory and disk reads of the reads of a process.
 #[derive(Default)]
 struct Reading {
     time: Duration,

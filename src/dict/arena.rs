@@ -142,15 +142,20 @@ impl Arena {
     /// Takes a block of at least `bytes`, or a smaller one if the limit allows no other.
     pub(super) fn take(&mut self, bytes: usize) -> Within<Block> {
         let order = order_of(bytes);
-        if self.has(order) || self.grow(order) {
-            return self.cut(order).ok_or(LimitReached);
+        if let Some(block) = self.cut_or_grow(order) {
+            return Ok(block);
         }
         let smaller = order.saturating_sub(ORDERS_BELOW)..order;
         smaller.rev().find_map(|order| self.cut(order)).ok_or(LimitReached)
     }
 
-    fn has(&self, order: usize) -> bool {
-        self.free[order..].iter().any(Option::is_some)
+    /// Takes a block from a free one, or from a new slab if the limit allows it.
+    fn cut_or_grow(&mut self, order: usize) -> Option<Block> {
+        if let Some(block) = self.cut(order) {
+            return Some(block);
+        }
+        self.grow(order);
+        self.cut(order)
     }
 
     /// Takes a block from the smallest free one that is large enough.
@@ -195,13 +200,13 @@ impl Arena {
     }
 
     /// Adds a slab with room for a block of the order, if the limit allows it.
-    fn grow(&mut self, order: usize) -> bool {
+    fn grow(&mut self, order: usize) {
         let least = UNIT_BYTES << order;
         let mut bytes = least.max(self.next_slab_bytes());
         while Slab::memory_bytes_of(bytes) > self.room_bytes() {
             bytes /= 2;
             if bytes < least {
-                return false;
+                return;
             }
         }
         let vacant = self.slabs.iter().position(Slab::is_released);
@@ -213,7 +218,6 @@ impl Arena {
             None => self.slabs.push(slab),
         }
         self.link(Place { slab: number as u32, unit: 0 }, order_of(bytes));
-        true
     }
 
     /// Adds a block to the free ones of its order.
@@ -297,11 +301,7 @@ impl Arena {
         if !self.slabs[block.at.slab as usize].closing {
             return Ok(block);
         }
-        let order = usize::from(block.order);
-        if !self.has(order) {
-            self.grow(order);
-        }
-        let to = self.cut(order).ok_or(LimitReached)?;
+        let to = self.cut_or_grow(usize::from(block.order)).ok_or(LimitReached)?;
         let numbers = [block.at.slab as usize, to.at.slab as usize];
         if let Ok([from, into]) = self.slabs.get_disjoint_mut(numbers) {
             into.bytes_mut()[to.range()].copy_from_slice(&from.bytes()[block.range()]);
@@ -349,11 +349,13 @@ mod tests {
                 arena.give_back(block);
             }
             if step % 30_000 == 29_999 {
+                let before = arena.total_bytes();
                 arena.begin_move();
                 for (block, _) in &mut held {
                     *block = arena.moved(*block).unwrap();
                 }
                 arena.release_unused();
+                assert!(arena.total_bytes() <= before, "a move takes memory");
                 assert!(arena.spare_bytes() <= arena.slab_bytes / 4 + SLAB_MAX_BYTES);
                 arena.set_limit(Some(16 << 20));
             }
@@ -372,6 +374,31 @@ mod tests {
         }
         arena.release_unused();
         assert_eq!((arena.slab_bytes, arena.used_bytes(), arena.spare_bytes()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_move_never_takes_more_memory_than_it_gives_back() {
+        // The free blocks are smaller than some that stay, so those fit in new slabs only.
+        for (stay, go) in [([2048, 64], 1024), ([8192, 64], 4096), ([128 << 10, 64], 32 << 10)] {
+            for count in 1..300 {
+                let mut arena = Arena::default();
+                arena.set_limit(Some(64 << 20));
+                let (mut held, mut given) = (Vec::new(), Vec::new());
+                for _ in 0..count {
+                    held.extend(stay.map(|bytes| arena.take(bytes).unwrap()));
+                    given.push(arena.take(go).unwrap());
+                }
+                given.into_iter().for_each(|block| arena.give_back(block));
+                arena.release_unused();
+                let before = arena.total_bytes();
+                if arena.begin_move() {
+                    held.iter_mut().for_each(|block| *block = arena.moved(*block).unwrap());
+                }
+                arena.release_unused();
+                let after = arena.total_bytes();
+                assert!(after <= before, "{before} to {after}: {count} times {stay:?} of {go}");
+            }
+        }
     }
 
     #[test]

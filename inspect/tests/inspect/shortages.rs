@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use partd::{Partd, SegmentLog};
@@ -12,10 +13,7 @@ use partd::{Partd, SegmentLog};
 #[test]
 fn every_subcommand_that_reads_in_parallel_works_where_no_thread_can_be_started() {
     let dir = tempfile::tempdir().expect("a directory");
-    let store = dir.path().join("store");
-    let p = SegmentLog::open(&store).expect("it opens");
-    p.append([("long", vec![1; 3 << 20]), ("short", vec![2; 10])]).expect("it is appended");
-    drop(p);
+    let (store, _) = create_store(dir.path(), 3 << 20);
     // Root is exempt from the limit. Other users may not be able to reach the original binary, so
     // copy it.
     let program = dir.path().join("partd-inspect");
@@ -41,12 +39,24 @@ fn every_subcommand_that_reads_in_parallel_works_where_no_thread_can_be_started(
     }
 }
 
-/// Runs the tool with a limit of the size of its files.
-fn limited(limit: u64, args: &[&OsStr]) -> (Option<i32>, String) {
+/// Creates a store with a long and a short value.
+fn create_store(dir: &Path, long_bytes: usize) -> (PathBuf, SegmentLog) {
+    let store = dir.join("store");
+    let p = SegmentLog::open(&store).expect("it opens");
+    p.append([("long", vec![1; long_bytes]), ("short", vec![2; 10])]).expect("it is appended");
+    (store, p)
+}
+
+/// The tool with a limit of the size of its files.
+fn limited(limit: u64) -> Command {
     let mut command = Command::new("prlimit");
-    command.arg(format!("--fsize={limit}:{limit}"));
-    let output = command.arg(env!("CARGO_BIN_EXE_partd-inspect")).args(args).output();
-    let output = output.expect("util-linux is there");
+    command.arg(format!("--fsize={limit}:{limit}")).arg(env!("CARGO_BIN_EXE_partd-inspect"));
+    command
+}
+
+/// Returns the exit code of the tool with that limit, and its messages.
+fn run_limited(limit: u64, args: &[&OsStr]) -> (Option<i32>, String) {
+    let output = limited(limit).args(args).output().expect("util-linux is there");
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
@@ -54,14 +64,12 @@ fn limited(limit: u64, args: &[&OsStr]) -> (Option<i32>, String) {
 fn a_command_that_would_exceed_the_file_size_limit_fails_with_an_error_that_names_it() {
     const VALUE: u64 = 3 << 20;
     let dir = tempfile::tempdir().expect("a directory");
-    let store = dir.path().join("store");
-    let p = SegmentLog::open(&store).expect("it opens");
-    p.append([("long", vec![1; VALUE as usize]), ("short", vec![2; 10])]).expect("it is appended");
+    let (store, p) = create_store(dir.path(), VALUE as usize);
     let out = |name: &str| dir.path().join(name);
     let fails = |command: &str, limit: u64| {
         let target = out(&format!("{command}-{limit}"));
         let args = [OsStr::new(command), store.as_ref(), target.as_ref()];
-        let (code, said) = limited(limit, &args);
+        let (code, said) = run_limited(limit, &args);
         assert_eq!(code, Some(2), "{command} with {limit}: {said}");
         assert!(said.contains("ulimit -f") && said.contains(&limit.to_string()), "{said}");
         assert!(said.starts_with("partd-inspect: cannot ") && said.lines().count() == 1, "{said}");
@@ -74,7 +82,8 @@ fn a_command_that_would_exceed_the_file_size_limit_fails_with_an_error_that_name
         assert!(!fails("backup", limit).exists(), "it is removed");
     }
     fails("export", 5);
-    let (code, said) = limited(VALUE, &["export".as_ref(), store.as_ref(), out("whole").as_ref()]);
+    let (code, said) =
+        run_limited(VALUE, &["export".as_ref(), store.as_ref(), out("whole").as_ref()]);
     assert_eq!(code, Some(0), "{said}");
     let value = fs::read(out("whole").join("keys/long")).expect("it was written");
     assert!(value == vec![1; VALUE as usize]);
@@ -87,10 +96,7 @@ fn a_command_that_would_exceed_the_file_size_limit_fails_with_an_error_that_name
 #[test]
 fn a_command_whose_output_exceeds_the_file_size_limit_fails_with_an_error_that_names_it() {
     let dir = tempfile::tempdir().expect("a directory");
-    let store = dir.path().join("store");
-    let p = SegmentLog::open(&store).expect("it opens");
-    p.append([("long", vec![1; 1 << 20]), ("short", vec![2; 10])]).expect("it is appended");
-    drop(p);
+    let (store, _) = create_store(dir.path(), 1 << 20);
     let segment = store.join("0000000000000001.seg");
     let commands: [&[&OsStr]; 17] = [
         &["get".as_ref(), store.as_ref(), "long".as_ref()],
@@ -113,10 +119,9 @@ fn a_command_whose_output_exceeds_the_file_size_limit_fails_with_an_error_that_n
     ];
     for (command, limit) in commands.iter().flat_map(|command| [(command, 0), (command, 10)]) {
         let target = dir.path().join("output");
-        let mut limited = Command::new("prlimit");
-        limited.arg(format!("--fsize={limit}:{limit}")).arg(env!("CARGO_BIN_EXE_partd-inspect"));
         let file = fs::File::create(&target).expect("it is created");
-        let output = limited.args(*command).stdout(file).output().expect("util-linux is there");
+        let output = limited(limit).args(*command).stdout(file).output();
+        let output = output.expect("util-linux is there");
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{command:?}: {said}, {:?}", output.status);
         let last = said.lines().next_back().unwrap_or_default();
@@ -129,9 +134,7 @@ fn a_command_whose_output_exceeds_the_file_size_limit_fails_with_an_error_that_n
 #[test]
 fn messages_that_exceed_the_file_size_limit_do_not_change_the_exit_code() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut limited = Command::new("prlimit");
-    limited.arg("--fsize=0:0").arg(env!("CARGO_BIN_EXE_partd-inspect"));
     let file = fs::File::create(dir.path().join("messages")).expect("it is created");
-    let status = limited.arg(dir.path().join("missing")).stderr(file).status();
+    let status = limited(0).arg(dir.path().join("missing")).stderr(file).status();
     assert_eq!(status.expect("util-linux is there").code(), Some(2));
 }

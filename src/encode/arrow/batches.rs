@@ -98,8 +98,7 @@ impl Batches {
             let start = frame.offset as usize + PREFIX_BYTES;
             (frame.offset, stored.slice_with_length(start, frame.body.len()))
         };
-        let frames = split(&key, &[&stored])?.into_iter().map(body).collect();
-        let frames: Vec<(u64, Buffer)> = frames;
+        let frames: Vec<_> = split(&key, &[&stored])?.into_iter().map(body).collect();
         Ok(Batches::of(key, Frames::Read(frames.into_iter().enumerate()), max_decoded_bytes))
     }
 

@@ -27,7 +27,8 @@ impl LentFrames {
         self.rest.len() as u64 + self.chunks.bytes_left()
     }
 
-    /// Takes the next `len` bytes, which are left. They are copied if they are in several chunks.
+    /// Takes the next `len` bytes, or those that are left. They are copied if they are in several
+    /// chunks.
     fn take(&mut self, len: usize) -> Buffer {
         self.skip_empty();
         self.chunks.read_ahead(self.at, len.min(self.rest.len()) as u64);
@@ -43,7 +44,8 @@ impl LentFrames {
             if copy.len() == len {
                 return Buffer::from(copy);
             }
-            self.rest = self.chunks.next().unwrap_or_default();
+            let Some(chunk) = self.chunks.next() else { return Buffer::from(copy) };
+            self.rest = chunk;
         }
     }
 

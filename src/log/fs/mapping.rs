@@ -223,8 +223,9 @@ impl Mapping {
             return self.private;
         }
         let start = offset & !(PAGE_BYTES - 1);
-        let len = (offset + len - start).min(pages.len() as u64 * PAGE_BYTES);
-        let address = self.at(start, len.min(self.len() - start)).cast();
+        let end = (offset + len).min(self.len());
+        let len = end.saturating_sub(start).min(pages.len() as u64 * PAGE_BYTES);
+        let address = self.at(start, len).cast();
         // SAFETY: `at` has checked the range, which begins at a page, and `pages` has a byte for
         // each page of it.
         let asked = unsafe { libc::mincore(address, len as usize, pages.as_mut_ptr()) };

@@ -46,9 +46,11 @@ impl WriteBack {
         if appended < after_bytes || waiting < STEP_BYTES {
             return None;
         }
-        self.waiting_bytes.fetch_sub(waiting, Ordering::Relaxed);
-        // Those in an earlier segment were started when it was sealed.
-        Some(end.saturating_sub(waiting)..end)
+        // Another thread may have taken them meanwhile.
+        let taken = self.waiting_bytes.swap(0, Ordering::Relaxed);
+        // Those in an earlier segment were started when it was sealed, if enough had been appended
+        // by then.
+        (taken > 0).then(|| end.saturating_sub(taken)..end)
     }
 
     /// Whether a sealed segment should be started.
@@ -76,6 +78,26 @@ mod tests {
         }
         assert!(1000 * BATCH - started < STEP_BYTES, "{started} bytes");
         assert!(write_back.starts_sealed());
+    }
+
+    #[test]
+    fn threads_that_append_at_the_same_time_start_each_byte_about_once() {
+        const BATCHES: u64 = 200_000;
+        const LEN: u64 = STEP_BYTES - 1;
+        let write_back = WriteBack::new(&Options::default().write_back_after_bytes(0));
+        let started: u64 = std::thread::scope(|scope| {
+            let append = || {
+                let ranges = (0..BATCHES).filter_map(|_| write_back.appended(u64::MAX, LEN));
+                ranges.map(|range| range.end - range.start).sum::<u64>()
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(append)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        let appended = 4 * BATCHES * LEN;
+        assert!(
+            (appended - 2 * STEP_BYTES..=appended).contains(&started),
+            "{started} of {appended}"
+        );
     }
 
     #[test]

@@ -139,8 +139,9 @@ impl File {
         self.passed_over.extend(pages);
     }
 
-    /// What a power cut leaves: the length, if `is_long`, and of each unit of `kept`, by its index
-    /// in `dirty`, the version of that number, counted from 1.
+    /// Returns the file that a power cut leaves. If not `is_long`, the last change of the length is
+    /// lost. Each item of `kept` is an index in `dirty` and the version of that unit that is kept,
+    /// counted from 1; units that are not in `kept` stay as they were last synced.
     pub(super) fn left(
         &self,
         is_long: bool,
