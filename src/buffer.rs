@@ -93,7 +93,7 @@ pub struct BufferStats {
     pub slow_bytes: u64,
     /// Batches written to the slow store.
     pub slow_batches: u64,
-    /// Flushes, of everything or down to half of the limit.
+    /// Flushes, of everything or down to a part of the limit.
     pub flushes: u64,
 }
 
@@ -287,7 +287,8 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         }
     }
 
-    /// Moves everything buffered to the slow store, and keeps the memory for the appends to come.
+    /// Moves everything buffered to the slow store. Without a budget, keeps the memory for the appends
+    /// to come.
     fn drain_all(&self, state: &mut State) -> Result<()> {
         let drained = self.drain(state, 0);
         self.release(state, 0);
@@ -366,8 +367,7 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
 
     fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
         // More bytes may come before the lock is taken; the vectors then grow.
-        let lens = self.fast.lens(keys)?;
-        let room: Vec<usize> = lens.iter().map(|len| len.unwrap_or_default() as usize).collect();
+        let room = self.fast.known_lens(keys);
         let (mut values, _state) = self.read_slow(keys, |slow| slow.read_with_room(keys, &room))?;
         self.fast.visit(keys, &mut |fast| {
             for (value, pieces) in values.iter_mut().zip(fast) {

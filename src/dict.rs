@@ -140,6 +140,11 @@ impl MemoryStore for Dict {
         self.map_mut().release_spare();
     }
 
+    fn known_lens(&self, keys: &[Key]) -> Vec<usize> {
+        let map = self.map();
+        keys.iter().map(|key| map.get(key).map_or(0, |value| value.len)).collect()
+    }
+
     fn write_within(&self, batch: &Batch<'_>, limit_bytes: u64) -> Result<bool> {
         let limit_bytes = usize::try_from(limit_bytes).unwrap_or(usize::MAX);
         Ok(self.map_mut().write_within(batch, limit_bytes))
@@ -185,6 +190,37 @@ mod tests {
             p.append([("k", b"12345678")]).unwrap();
         }
         assert!(p.memory_bytes() < 8_000_000 * 11 / 10, "{} bytes", p.memory_bytes());
+    }
+
+    #[test]
+    fn a_batch_with_a_delete_of_long_values_that_grow_keeps_to_the_limit() {
+        let p = Dict::new();
+        // The last block of each value is full.
+        p.append((0..100).map(|key| (key, vec![1; 2 << 20]))).unwrap();
+        let mut batch = Batch::new();
+        for key in 0..100 {
+            batch.append(key, b"x");
+        }
+        batch.delete("missing");
+        for more_bytes in (0..80).map(|n| n << 20) {
+            let limit_bytes = p.memory_bytes() + more_bytes;
+            if p.write_within(&batch, limit_bytes).unwrap() {
+                assert!(p.memory_bytes() <= limit_bytes, "{} of {limit_bytes}", p.memory_bytes());
+                return;
+            }
+        }
+        panic!("80 MiB are not enough");
+    }
+
+    #[test]
+    fn a_store_above_the_limit_takes_nothing_more() {
+        let p = Dict::new();
+        p.append([("k", "value")]).unwrap();
+        assert!(!p.write_within(Batch::new().append("k", b"w"), 1).unwrap());
+        assert_eq!(p.get("k").unwrap(), b"value");
+        let held = p.memory_bytes();
+        assert!(p.write_within(Batch::new().append("k", b"w"), held).unwrap());
+        assert_eq!(p.get("k").unwrap(), b"valuew");
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub trait LentChunks: Iterator<Item = bytes::Bytes> + Send {
     /// Returns the length of the chunks that the iterator has not returned yet.
     fn bytes_left(&self) -> u64;
 
-    /// Says that `len` bytes of the last chunk, from `at` on, are about to be read.
+    /// Announces that `len` bytes of the last chunk, starting at `at`, are about to be read.
     fn read_ahead(&mut self, at: u64, len: u64);
 }
 

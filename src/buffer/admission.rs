@@ -40,8 +40,13 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     fn buffer_alone(&self, state: &mut State, batch: &Batch<'_>) -> Result<Fit> {
         let Some(new) = self.new_deferred(state, batch)? else { return Ok(Fit::Never) };
         let deferred_bytes = state.deferred.memory_bytes_with(&new);
-        if self.fast.memory_bytes() + deferred_bytes > self.memory.allowed_bytes() {
-            return Ok(Fit::NoRoom);
+        let exceeds = || self.fast.memory_bytes() + deferred_bytes > self.memory.allowed_bytes();
+        if exceeds() {
+            // Deferred sets cannot use the memory that the fast store keeps.
+            self.fast.release_spare();
+            if exceeds() {
+                return Ok(Fit::NoRoom);
+            }
         }
         for &(key, value) in &new {
             state.deferred.insert(key, value);
@@ -85,7 +90,9 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
             return false;
         }
         let batch_bytes = value_bytes + value_bytes / 4 + batch.ops().len() as u64 * KEY_BYTES;
-        self.memory.grow(self.total_bytes(state) + batch_bytes)
+        // The spare memory may be in blocks that are too small, so ask for one step at least.
+        let needed_bytes = self.held_bytes(state) + batch_bytes;
+        self.memory.grow(needed_bytes.max(self.memory.allowed_bytes() + 1))
     }
 
     /// Returns the sets of a batch that would be deferred, or `None` if the batch cannot be

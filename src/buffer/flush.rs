@@ -93,7 +93,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     fn move_down(&self, state: &mut State, keys: &[Key]) -> Result<()> {
         // A key costs a batch a few hundred bytes besides its value.
         let max_keys = (self.flush_bytes() / 2048).min(BATCH_MAX_KEYS);
-        let max_bytes = (self.flush_bytes() / 16).min(BATCH_MAX_BYTES) as usize;
+        let max_bytes = self.merged_bytes();
         let mut scratch = Vec::new();
         for keys in keys.chunks(max_keys as usize) {
             let mut moved = 0;
@@ -105,7 +105,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
                         bytes >= max_bytes
                     });
                     let end = more.map_or(keys.len(), |more| moved + more + 1);
-                    merge_small_pieces(&values[moved..end], &mut scratch);
+                    merge_small_pieces(&values[moved..end], max_bytes, &mut scratch);
                     let mut batch = Batch::with_capacity(end - moved);
                     let buffered = keys[moved..end].iter().zip(&values[moved..end]);
                     carry(&mut batch, buffered, &state.deferred, &scratch);
@@ -130,6 +130,11 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     /// now, not its limit, since the budget may have granted far less.
     fn flush_bytes(&self) -> u64 {
         self.memory.allowed_bytes().max(FLUSH_MIN_BYTES)
+    }
+
+    /// Returns the bytes after which a batch of a flush ends, and the most that are copied for it.
+    fn merged_bytes(&self) -> usize {
+        (self.flush_bytes() / 16).min(BATCH_MAX_BYTES) as usize
     }
 
     /// Writes a batch to the slow store, together with everything buffered for its keys.
@@ -168,7 +173,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         } else {
             let mut scratch = Vec::new();
             self.fast.visit(&carried, &mut |values| {
-                merge_small_pieces(values, &mut scratch);
+                merge_small_pieces(values, self.merged_bytes(), &mut scratch);
                 let mut whole = Batch::with_capacity(carried.len() + batch.ops().len());
                 carry(&mut whole, carried.iter().zip(values), &state.deferred, &scratch);
                 for op in batch.ops() {
@@ -232,15 +237,28 @@ fn runs<'v, 'a>(pieces: &'v [&'a [u8]]) -> impl Iterator<Item = &'v [&'a [u8]]> 
     pieces.chunk_by(|a, b| a.len().max(b.len()) < SMALL_PIECE_BYTES)
 }
 
-/// Copies the runs of small pieces into `scratch`, one after another.
-fn merge_small_pieces(values: &[Chunks<'_>], scratch: &mut Vec<u8>) {
+/// Copies the runs of small pieces into `scratch`, one after another, up to the first that would
+/// exceed `max_bytes`.
+fn merge_small_pieces(values: &[Chunks<'_>], max_bytes: usize, scratch: &mut Vec<u8>) {
     scratch.clear();
-    let small = || values.iter().flat_map(|pieces| runs(pieces)).filter(|run| run.len() > 1);
-    scratch.reserve_exact(small().flatten().map(|piece| piece.len()).sum());
+    let small = || {
+        let mut bytes = 0;
+        let runs = values.iter().flat_map(|pieces| runs(pieces)).filter(|run| run.len() > 1);
+        runs.take_while(move |run| {
+            bytes += run_bytes(run);
+            bytes <= max_bytes
+        })
+    };
+    scratch.reserve_exact(small().map(run_bytes).sum());
     small().flatten().for_each(|piece| scratch.extend_from_slice(piece));
 }
 
-/// Adds everything buffered for some keys to a batch. `scratch` holds the runs of small pieces.
+fn run_bytes(run: &[&[u8]]) -> usize {
+    run.iter().map(|piece| piece.len()).sum()
+}
+
+/// Adds everything buffered for some keys to a batch. `scratch` holds the first runs of small pieces;
+/// the pieces of the others are added one by one.
 fn carry<'a>(
     batch: &mut Batch<'a>,
     buffered: impl Iterator<Item = (&'a Key, &'a Chunks<'a>)>,
@@ -255,13 +273,15 @@ fn carry<'a>(
             batch.append(key, &[]);
         }
         for run in runs(pieces) {
-            let bytes = match run {
-                [piece] => piece,
-                small => {
-                    scratch.split_off(..small.iter().map(|piece| piece.len()).sum()).unwrap_or(&[])
+            if run.len() > 1
+                && let Some(merged) = scratch.split_off(..run_bytes(run))
+            {
+                batch.append(key, merged);
+            } else {
+                for piece in run {
+                    batch.append(key, piece);
                 }
-            };
-            batch.append(key, bytes);
+            }
         }
     }
 }

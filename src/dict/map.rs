@@ -1,7 +1,7 @@
 //! The keys and values of a `Dict`, and the memory that they take.
 //!
-//! A batch that does not fit within a limit is found out by writing it, and what was written is
-//! undone then: a bound that is known beforehand would be far too high for many short values.
+//! Whether a batch fits within a limit is found by writing it; if it does not fit, the write is
+//! undone. A bound computed beforehand would be far too high for many short values.
 
 use std::hash::BuildHasher;
 use std::mem::size_of;
@@ -132,8 +132,8 @@ impl Map {
         self.settle();
     }
 
-    /// Gives back what is spare if that is more than what is in use, unless it is kept for writes
-    /// within a limit. Called after removals, which have freed as much as this has to move.
+    /// Gives spare memory back if it exceeds the memory in use, unless it is kept for writes within a
+    /// limit. The removals before it have freed at least as much as it moves.
     pub(super) fn settle(&mut self) {
         if self.arena.is_sparse() {
             self.release_spare();
@@ -143,6 +143,12 @@ impl Map {
     /// Writes a batch if the map then takes at most `limit_bytes`, with what is spare.
     pub(super) fn write_within(&mut self, batch: &Batch<'_>, limit_bytes: usize) -> bool {
         self.arena.set_limit(Some(limit_bytes));
+        if self.arena.total_bytes() > limit_bytes {
+            self.arena.release_unused();
+            if self.arena.total_bytes() > limit_bytes {
+                return false;
+            }
+        }
         if !batch.ops().iter().all(|op| matches!(op, Op::Append(..))) {
             let fits = self.arena.total_bytes() + self.growth_bound(batch) <= limit_bytes;
             if fits {
@@ -197,8 +203,10 @@ impl Map {
         let tables: usize = self.shards.iter().map(HashTable::allocation_size).sum();
         let ops = batch.ops().iter().map(|op| {
             let key_bytes = op.key().map_or(0, Key::heap_bytes);
+            let value = op.key().and_then(|key| self.get(key));
+            let growth_bytes = value.map_or(0, Value::growth_bytes);
             // The value's own blocks, one that it grows by, its list, and a share of a table.
-            key_bytes + 2 * op.value().len() + OP_MAX_BYTES
+            key_bytes + 2 * op.value().len() + growth_bytes + OP_MAX_BYTES
         });
         // A slab may stay unused in part, since it has no block of the right size.
         2 * (tables + ops.sum::<usize>()) + self.arena.next_slab_bytes()

@@ -112,6 +112,11 @@ impl Value {
         bytes
     }
 
+    /// Returns the size of the next block, at least, if the value grows.
+    pub(super) fn growth_bytes(&self) -> usize {
+        block_bytes(self.len, 1, 1)
+    }
+
     /// The bytes of the list of blocks, if it is on the heap.
     fn list_bytes(&self) -> usize {
         if self.blocks.spilled() { self.blocks.capacity() * size_of::<Block>() } else { 0 }

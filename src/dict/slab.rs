@@ -63,6 +63,11 @@ impl Slab {
         self.marks.is_empty()
     }
 
+    /// Whether some of the slab is free.
+    pub(super) fn is_partly_free(&self) -> bool {
+        self.used_bytes < self.bytes().len()
+    }
+
     /// The bytes that a slab of `bytes` takes with its marks.
     pub(super) fn memory_bytes_of(bytes: usize) -> usize {
         bytes + bytes / UNIT_BYTES

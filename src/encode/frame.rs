@@ -70,7 +70,7 @@ pub(crate) fn split<'a>(pieces: &[&'a [u8]]) -> Result<Vec<Frame<'a>>, BadFrame>
     Ok(frames)
 }
 
-/// Says that only `left` bytes of the length of a frame are there.
+/// The reason for a value that ends after `left` bytes of a frame's length.
 pub(crate) fn truncated(left: u64) -> String {
     format!(
         "the value ends after {left} of the 8 bytes of a frame's length: it was truncated, or not \
@@ -78,7 +78,7 @@ pub(crate) fn truncated(left: u64) -> String {
     )
 }
 
-/// Says that a frame has a length of `len`, and only `left` bytes follow.
+/// The reason for a frame of `len` bytes of which only `left` follow.
 pub(crate) fn too_long(len: u64, left: u64) -> String {
     format!(
         "the frame should have {len} bytes, but only {left} follow: the value was truncated, or not \

@@ -10,6 +10,7 @@ use crate::encode::codec::{Codec, CodecError, FnCodec};
 use crate::encode::pool::Pool;
 use crate::encode::step::Step;
 use crate::partd::{Batch, Durability, MemoryStore, Op, Partd};
+use crate::threads::LentPool;
 use crate::{Error, Key, Result};
 
 /// The default limit on the decoded value of a key, in bytes.
@@ -253,6 +254,10 @@ where
 
     fn check(&self, durability: Durability) -> Result<()> {
         self.inner.check(durability)
+    }
+
+    fn lent_pool(&self) -> Option<&LentPool> {
+        self.inner.lent_pool()
     }
 }
 

@@ -37,7 +37,7 @@ pub struct Options {
     pub(crate) thread_pool: Option<LentPool>,
 }
 
-/// When a handle starts appended bytes on their way to disk.
+/// When a handle begins to write appended bytes to disk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum WriteBackAfter {
     Bytes(u64),
@@ -174,13 +174,16 @@ impl Options {
         self
     }
 
-    /// Sets the number of appended bytes after which the handle starts its appends on their way to
-    /// disk early, without waiting for them. `None` leaves the time to the kernel. The default is a
-    /// fourth of the memory limit of the process's cgroup, as it was when the process first opened
-    /// a store, and `None` if there is no limit.
+    /// Sets the number of appended bytes after which the handle begins to write its appends to disk
+    /// early, without waiting for them. With `None`, the kernel decides when. The default is a fourth
+    /// of the memory limit of the process's cgroup, as it was when the process first opened a store,
+    /// and `None` if there is no limit.
     ///
-    /// Under a limit, the kernel alone begins to write when the limit is reached, and appends then
-    /// wait for the disk. Without one, bytes that are soon deleted may never have to be written.
+    /// Under a limit, the kernel left to itself writes only once the limit is reached, and appends
+    /// then wait for the disk. Without one, bytes that are soon deleted may never have to be written.
+    /// The count is of all that the handle has ever appended, deleted or not, so a handle that lives
+    /// long and deletes much may want `None`; and each handle counts its own, so many that write in
+    /// one cgroup may want a smaller number.
     pub fn write_back_after_bytes(mut self, bytes: impl Into<Option<u64>>) -> Options {
         self.write_back_after = bytes.into().map_or(WriteBackAfter::Never, WriteBackAfter::Bytes);
         self

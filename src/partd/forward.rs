@@ -67,6 +67,9 @@ macro_rules! memory_store_by_reference {
             fn release_spare(&self) {
                 (**self).release_spare();
             }
+            fn known_lens(&self, keys: &[Key]) -> Vec<usize> {
+                (**self).known_lens(keys)
+            }
             fn write_within(&self, batch: &Batch<'_>, limit_bytes: u64) -> Result<bool> {
                 (**self).write_within(batch, limit_bytes)
             }
@@ -148,6 +151,9 @@ mod tests {
         fn release_spare(&self) {
             drop(Noting::note::<()>("release_spare"));
         }
+        fn known_lens(&self, _: &[Key]) -> Vec<usize> {
+            Noting::note("known_lens").unwrap_or_default()
+        }
         fn write_within(&self, _: &Batch<'_>, _: u64) -> Result<bool> {
             Noting::note("write_within")
         }
@@ -189,6 +195,7 @@ mod tests {
                 "memory_bytes" => drop(p.memory_bytes()),
                 "spare_bytes" => drop(p.spare_bytes()),
                 "release_spare" => p.release_spare(),
+                "known_lens" => drop(p.known_lens(&[])),
                 "write_within" => drop(p.write_within(&batch, 0)),
                 "heaviest" => drop(p.heaviest(0)),
                 other => panic!("{other} is declared, but this test does not call it"),
@@ -198,7 +205,7 @@ mod tests {
         let partd = declared("Partd", include_str!("../partd.rs"));
         let memory = declared("MemoryStore", include_str!("memory_store.rs"));
         let methods = [partd, memory].concat();
-        assert_eq!(methods.len(), 17, "{methods:?}");
+        assert_eq!(methods.len(), 18, "{methods:?}");
         for method in methods {
             // A method that is not forwarded runs its provided body, which calls other methods.
             assert!(call_all(method, &Noting), "{method}");

@@ -26,6 +26,13 @@ pub trait MemoryStore: Partd {
     /// provided method does nothing.
     fn release_spare(&self) {}
 
+    /// Returns the length of each key's value, 0 for a missing key, if the store knows them without
+    /// decoding anything. The provided method returns an empty list, which says that it does not.
+    #[doc(hidden)]
+    fn known_lens(&self, _keys: &[Key]) -> Vec<usize> {
+        Vec::new()
+    }
+
     /// Writes the batch if the store then takes at most `limit_bytes` of memory, and returns whether
     /// it did.
     ///

@@ -20,7 +20,10 @@ fn layers_encode_and_decode_in_the_pool_of_the_stores_options_or_of_the_calling_
         Ok(bytes.to_vec())
     };
     let store = Scoped::new(Buffer::new(Dict::new(), Arc::new(log), 1 << 20), "scope");
-    let p = Encode::from_fns(note, note, |parts: Vec<Vec<u8>>| Ok(parts.concat()), store);
+    let concat = |parts: Vec<Vec<u8>>| Ok(parts.concat());
+    let below =
+        Encode::from_fns(|v: &[u8]| Ok(v.to_vec()), |v: &[u8]| Ok(v.to_vec()), concat, store);
+    let p = Encode::from_fns(note, note, concat, below);
     let keys = || 0..8_u32;
     let mut rounds = 0;
     let mut work = |expected: &str| loop {

@@ -99,6 +99,23 @@ fn the_peak_allocation_stays_within_one_and_a_half_times_the_limit() {
             too_much.push(line);
         }
     }
+    // A batch too large to be buffered carries everything that is buffered for its keys.
+    let limit_bytes = 16 << 20;
+    let p = Buffer::new(Dict::new(), Sink::default(), limit_bytes);
+    for _ in 0..4 {
+        let pairs = (0..2000).map(|key| (key, [1; 1500]));
+        p.append(pairs).unwrap();
+    }
+    let large = vec![2; limit_bytes as usize * 3 / 4];
+    let before = HELD.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    p.append((0..2000).map(|key| (key, &large[..large.len() / 2000]))).unwrap();
+    let share = (PEAK.load(Ordering::Relaxed) - before) as f64 / limit_bytes as f64;
+    println!("limit 16 MiB, a batch that goes to the slow store: {share:.2} more");
+    if share > 0.5 {
+        too_much.push(format!("a batch that goes to the slow store: {share:.2} more"));
+    }
+    assert_eq!(p.stats().slow_bytes, 4 * 2000 * 1500 + large.len() as u64 / 2000 * 2000);
     // Over the segment log, from four threads at once.
     let limit_bytes = 8 << 20;
     let log = SegmentLog::temporary().unwrap();

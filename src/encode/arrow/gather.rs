@@ -21,7 +21,8 @@ use crate::{Error, Key, Partd, Result};
 ///
 /// Gathered batches are in memory only: readers do not see them, and they do not survive a crash,
 /// until they are written. [`flush`](Gather::flush) writes them, and so does dropping the writer,
-/// which cannot report an error.
+/// which cannot report an error. While they are written, the joined batches of all keys and their
+/// encoded frames are in memory too: about three times what was gathered.
 ///
 /// ```
 /// use std::sync::Arc;

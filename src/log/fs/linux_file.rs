@@ -116,8 +116,9 @@ impl DiskFile for OsFile {
         let (Ok(file), Some(len)) = (self.file(), NonZero::new(range.end - range.start)) else {
             return;
         };
-        // The kernel starts to write what is not on disk yet, and keeps it in memory; it drops what
-        // is on disk already and not mapped. The advice is optional, so its failure does not matter.
+        // The kernel starts to write what is not on disk yet, and keeps it in memory. It drops what is
+        // on disk already and not mapped, so the caller passes new bytes only. The advice is optional,
+        // so its failure does not matter.
         let _ = rustix::fs::fadvise(file, range.start, Some(len), Advice::DontNeed);
     }
 

@@ -17,8 +17,10 @@ use memmap2::{MmapMut, MmapOptions, MmapRaw};
 use nix::libc;
 use rustix::mm::Advice;
 
-/// The page size of almost every machine. With another one, the code that uses it is only slower.
-const PAGE_BYTES: u64 = 4096;
+/// The size of a page of memory.
+fn page_bytes() -> u64 {
+    rustix::param::page_size() as u64
+}
 
 /// Memory shared with a file, or private anonymous memory.
 #[derive(Debug)]
@@ -181,7 +183,7 @@ impl Mapping {
     /// read-ahead and its largest request.
     pub(crate) fn fetch(&self, offset: u64, len: u64) {
         const CALL_BYTES: u64 = 128 << 10;
-        let (mut offset, end) = (offset & !(PAGE_BYTES - 1), (offset + len).min(self.len()));
+        let (mut offset, end) = (offset & !(page_bytes() - 1), (offset + len).min(self.len()));
         while offset < end {
             let len = (end - offset).min(CALL_BYTES);
             self.advise(offset, len, Advice::WillNeed);
@@ -193,8 +195,8 @@ impl Mapping {
     /// nothing else uses them (`MADV_PAGEOUT`). Their contents do not change. Pages at the edges
     /// are kept for the values beside the range. A hint.
     pub(crate) fn release(&self, offset: u64, len: u64) {
-        let end = (offset + len).min(self.len()) & !(PAGE_BYTES - 1);
-        let start = offset.next_multiple_of(PAGE_BYTES);
+        let end = (offset + len).min(self.len()) & !(page_bytes() - 1);
+        let start = offset.next_multiple_of(page_bytes());
         if start < end {
             self.advise(start, end - start, Advice::LinuxPageOut);
         }
@@ -222,19 +224,19 @@ impl Mapping {
         if self.private || !self.reports_residency {
             return self.private;
         }
-        let start = offset & !(PAGE_BYTES - 1);
+        let start = offset & !(page_bytes() - 1);
         let end = (offset + len).min(self.len());
-        let len = end.saturating_sub(start).min(pages.len() as u64 * PAGE_BYTES);
+        let len = end.saturating_sub(start).min(pages.len() as u64 * page_bytes());
         let address = self.at(start, len).cast();
         // SAFETY: `at` has checked the range, which begins at a page, and `pages` has a byte for
         // each page of it.
         let asked = unsafe { libc::mincore(address, len as usize, pages.as_mut_ptr()) };
-        let count = len.div_ceil(PAGE_BYTES) as usize;
-        asked != 0 || pages[..count].iter().all(|page| page & 1 == 1)
+        let count = len.div_ceil(page_bytes()) as usize;
+        asked == 0 && pages[..count].iter().all(|page| page & 1 == 1)
     }
 
     fn populate_write(&self, offset: u64, len: u64) -> rustix::io::Result<()> {
-        let start = offset & !(PAGE_BYTES - 1);
+        let start = offset & !(page_bytes() - 1);
         let len = (offset + len).min(self.len()).saturating_sub(start);
         let address = self.at(start, len).cast();
         // SAFETY: `at` has checked the range; the advice changes no byte of it.

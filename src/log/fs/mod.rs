@@ -192,7 +192,7 @@ pub trait DiskFile: Debug + Send + Sync + 'static {
     }
     /// Writes all buffers, one after another, at an offset.
     fn write_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
-    /// Starts a range of the file on its way to disk, without waiting for it.
+    /// Begins to write a range of the file to disk, without waiting for it.
     fn write_back(&self, _range: Range<u64>) {}
     /// Makes the contents durable (`fdatasync`).
     fn sync(&self) -> io::Result<()>;

@@ -25,9 +25,9 @@ const PARALLEL_CHECK_MIN_BYTES: u64 = 8 << 20;
 /// If the extents of several keys are shorter than this on average, they are read in the order of
 /// the log.
 const SMALL_EXTENT_BYTES: u64 = 2048;
-/// About how many bytes of the log are read in a row before the next keys' turn, and before the next
-/// turn of the same key: enough to read forward, and few enough that they and their destinations
-/// stay in the cache.
+/// About how many bytes of the log one row of a group of keys covers, and how many are read before
+/// the first key of the group is read again: enough to read forward, and few enough that they and
+/// their destinations stay in the cache.
 const ROW_BYTES: u64 = 64 << 10;
 const WINDOW_BYTES: u64 = 256 << 10;
 /// A value longer than this is copied in pieces of about this length.
@@ -186,14 +186,16 @@ impl<F: DiskFile> Snapshot<F> {
     fn in_turn(&self, keys: &[&[Extent]], values: &mut [Vec<u8>]) -> Result<()> {
         let row: u64 = keys.iter().map(|list| total(list) / list.len().max(1) as u64).sum();
         let step = (WINDOW_BYTES / row.max(1)).max(1) as usize;
-        let rows = keys.iter().map(|list| list.len()).max().unwrap_or(0);
-        for first in (0..rows).step_by(step) {
+        let mut unfinished: Vec<_> = keys.iter().copied().zip(values).collect();
+        let mut first = 0;
+        while !unfinished.is_empty() {
             self.fetch_missing_rows(keys, first, step);
-            for (list, value) in keys.iter().zip(&mut *values) {
-                for extent in list.iter().skip(first).take(step) {
-                    self.append(extent, value)?;
-                }
+            for (list, value) in &mut unfinished {
+                let rows = &list[first.min(list.len())..list.len().min(first + step)];
+                rows.iter().try_for_each(|extent| self.append(extent, value))?;
             }
+            first += step;
+            unfinished.retain(|(list, _)| list.len() > first);
         }
         Ok(())
     }

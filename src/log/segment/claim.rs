@@ -43,6 +43,11 @@ impl<F: DiskFile> ActiveSegment<F> {
         &self.segment
     }
 
+    /// The end of the last batch, from the start of the segment.
+    pub(crate) fn end(&self) -> u64 {
+        self.offset
+    }
+
     /// The maximum length of the next batch, with space left for the seal.
     pub(crate) fn room(&self) -> u64 {
         (self.segment.header.len & !7).saturating_sub(self.offset + SEAL_LEN)

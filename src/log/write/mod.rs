@@ -290,8 +290,9 @@ impl<D: Disk> Writer<D> {
         };
         if is_next {
             if let Some(sealed) = state.active.replace(active) {
-                if self.write_back.starts_sealed() {
-                    sealed.segment().file().write_back(0..sealed.segment().header().len);
+                let end = sealed.end();
+                if let Some(range) = self.write_back.sealed(end) {
+                    sealed.segment().file().write_back(range);
                 }
                 state.close(control, sealed);
             }

@@ -1,8 +1,10 @@
-//! Starts appended bytes on their way to disk early, if the memory of the process is limited.
+//! Begins to write appended bytes to disk early if the process has a memory limit.
 //!
-//! A memory cgroup counts the pages of files that are not on disk yet. The kernel alone begins to
-//! write them when the limit is reached, and an append then waits for the disk. Started earlier,
-//! the disk works while the appends go on.
+//! A memory cgroup counts the pages of files that are not on disk yet. Left to itself, the kernel
+//! writes them only once the limit is reached, and an append then waits for the disk. If the writes
+//! start earlier, the disk works while the appends go on.
+//!
+//! Each byte is started about once: pages that are on disk already would leave memory.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +23,7 @@ pub(super) struct WriteBack {
     /// `None` if nothing is started early.
     after_bytes: Option<u64>,
     appended_bytes: AtomicU64,
-    /// Those of them that were not started yet.
+    /// Those in the active segment that were not started yet.
     waiting_bytes: AtomicU64,
 }
 
@@ -46,16 +48,21 @@ impl WriteBack {
         if appended < after_bytes || waiting < STEP_BYTES {
             return None;
         }
-        // Another thread may have taken them meanwhile.
-        let taken = self.waiting_bytes.swap(0, Ordering::Relaxed);
-        // Those in an earlier segment were started when it was sealed, if enough had been appended
-        // by then.
-        (taken > 0).then(|| end.saturating_sub(taken)..end)
+        self.take_waiting(end)
     }
 
-    /// Whether a sealed segment should be started.
-    pub(super) fn starts_sealed(&self) -> bool {
-        self.after_bytes.is_some_and(|after| self.appended_bytes.load(Ordering::Relaxed) >= after)
+    /// Returns the range of a segment that was sealed at `end` that should be started now, if any.
+    pub(super) fn sealed(&self, end: u64) -> Option<Range<u64>> {
+        let range = self.take_waiting(end);
+        let appended = self.appended_bytes.load(Ordering::Relaxed);
+        range.filter(|_| self.after_bytes.is_some_and(|after| appended >= after))
+    }
+
+    /// Takes the bytes before `end` that wait, if another thread has not taken them meanwhile. They
+    /// may be a few too many if threads append at the same time.
+    fn take_waiting(&self, end: u64) -> Option<Range<u64>> {
+        let taken = self.waiting_bytes.swap(0, Ordering::Relaxed);
+        (taken > 0).then(|| end.saturating_sub(taken)..end)
     }
 }
 
@@ -77,7 +84,17 @@ mod tests {
             }
         }
         assert!(1000 * BATCH - started < STEP_BYTES, "{started} bytes");
-        assert!(write_back.starts_sealed());
+        assert_eq!(write_back.sealed(1000 * BATCH), Some(started..1000 * BATCH));
+        assert_eq!(write_back.sealed(1000 * BATCH), None);
+    }
+
+    #[test]
+    fn bytes_of_a_segment_that_was_sealed_before_enough_were_appended_are_never_started() {
+        let write_back = WriteBack::new(&Options::default().write_back_after_bytes(10 << 20));
+        assert_eq!(write_back.appended(9 << 20, 9 << 20), None);
+        assert_eq!(write_back.sealed(9 << 20), None);
+        assert_eq!(write_back.appended(2 << 20, 2 << 20), None);
+        assert_eq!(write_back.appended(5 << 20, 3 << 20), Some(0..5 << 20));
     }
 
     #[test]
@@ -104,6 +121,6 @@ mod tests {
     fn nothing_is_started_if_it_is_turned_off() {
         let write_back = WriteBack::new(&Options::default().write_back_after_bytes(None));
         assert!((1..100).all(|n| write_back.appended(n << 20, 1 << 20).is_none()));
-        assert!(!write_back.starts_sealed());
+        assert_eq!(write_back.sealed(100 << 20), None);
     }
 }
