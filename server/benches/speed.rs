@@ -207,7 +207,7 @@ fn compare() {
         println!("PARTD_SERVER_PYTHON is not set: without Python's server (tests/python/venv.sh)");
     }
     println!("clients  what    MiB/s  copy MiB/s  ÷ copy  Python MiB/s  ÷ Python");
-    for (clients, batches) in [(1, 64), (4, 32)] {
+    for (clients, batches) in [(1, 256), (4, 64)] {
         let (mut ours, mut theirs, mut copies) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..rounds {
             copies.push(copy(clients, batches));

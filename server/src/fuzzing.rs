@@ -133,7 +133,7 @@ fn decode_frames(frames: &[&[u8]], limits: &Limits) {
                 ops.into_iter().for_each(|op| {
                     batch.push(op);
                 });
-                request::encode_write(head, &batch, durable)
+                request::encode_write(Vec::new(), head, &batch, durable)
             }
             request::Body::Read(keys)
             | request::Body::Take(keys)

@@ -31,6 +31,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 /// The longest pause between two attempts.
 const LAST_PAUSE: Duration = Duration::from_millis(500);
 
+/// The most frames whose memory is kept: the server has usually answered all but the last two.
+const SPARE_FRAMES: usize = 4;
+
 /// When a request may be resent after the connection broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Retry {
@@ -63,6 +66,8 @@ pub(crate) struct Link {
     next_id: u64,
     unanswered: VecDeque<Request>,
     unanswered_bytes: usize,
+    /// The memory of answered requests, for those to come; `None` if it is not kept.
+    spare: Option<Vec<Vec<u8>>>,
     /// The error of the first requests that were given up, if no caller has received it yet.
     failed: Option<RemoteError>,
     pub(crate) last_ack: Ack,
@@ -78,6 +83,7 @@ impl Link {
             next_id: 1,
             unanswered: VecDeque::new(),
             unanswered_bytes: 0,
+            spare: None,
             failed: None,
             last_ack: Ack::default(),
         })
@@ -180,6 +186,24 @@ impl Link {
         (self.unanswered.len(), self.unanswered_bytes)
     }
 
+    /// Returns whether an answer has arrived.
+    pub(crate) fn has_answer(&self) -> bool {
+        let has_arrived = |connected: &Connected| {
+            connected.channel.has_message() || connected.socket.is_readable()
+        };
+        !self.unanswered.is_empty() && self.connected.as_ref().is_some_and(has_arrived)
+    }
+
+    /// Sets whether the memory of answered requests is kept for those to come.
+    pub(crate) fn keep_memory(&mut self, keep: bool) {
+        self.spare = keep.then(Vec::new);
+    }
+
+    /// Returns memory for a request, perhaps that of an old one.
+    pub(crate) fn memory(&mut self) -> Vec<u8> {
+        self.spare.as_mut().and_then(Vec::pop).unwrap_or_default()
+    }
+
     /// Takes the error of requests that were given up before a caller waited for them.
     pub(crate) fn take_failed(&mut self) -> Option<RemoteError> {
         self.failed.take()
@@ -277,6 +301,11 @@ impl Link {
                 Ok(Some(done)) => {
                     if let Some(request) = self.unanswered.pop_front() {
                         self.unanswered_bytes -= request.frame.len();
+                        if let Some(spare) = &mut self.spare
+                            && spare.len() < SPARE_FRAMES
+                        {
+                            spare.push(request.frame);
+                        }
                     }
                     return done.map(|ack| self.last_ack = ack.unwrap_or(self.last_ack));
                 }

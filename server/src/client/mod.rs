@@ -289,7 +289,8 @@ impl Partd for Client {
             return self.old_write(doing, batch, durable);
         }
         let retry = if durable { Retry::Recorded } else { Retry::SameServer };
-        self.change(doing, Opcode::Write, retry, |head| encode_write(head, batch, durable))
+        let encode = |head| encode_write(Vec::new(), head, batch, durable);
+        self.change(doing, Opcode::Write, retry, encode)
     }
 
     fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {

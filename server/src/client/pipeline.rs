@@ -43,13 +43,18 @@ pub struct Pipeline<'a> {
 }
 
 const DOING: &str = "append through";
+/// If at least this many bytes are unanswered, answers are taken as they arrive.
+const EARLY_ANSWER_BYTES: usize = 1 << 20;
 
 impl<'a> Pipeline<'a> {
     pub(super) fn new(client: &'a Client) -> Result<Pipeline<'a>> {
         let deadline = Instant::now() + client.config.timeout;
         let taken = client.pool.take(deadline)?;
         let mut pipeline = Pipeline { client, taken };
-        let protocol = pipeline.with(|link| link.connect(deadline))?;
+        let protocol = pipeline.with(|link| {
+            link.keep_memory(true);
+            link.connect(deadline)
+        })?;
         match protocol {
             Protocol::Extended(_) => Ok(pipeline),
             Protocol::Old => {
@@ -106,7 +111,9 @@ impl<'a> Pipeline<'a> {
             link.connect(Instant::now() + timeout)?;
             loop {
                 let (requests, bytes) = link.unanswered();
-                if requests == 0 || (requests < link.window() && bytes <= room) {
+                let has_room = requests == 0 || (requests < link.window() && bytes <= room);
+                // The memory of an answered request is used again while it is in the cache.
+                if has_room && (bytes < EARLY_ANSWER_BYTES || !link.has_answer()) {
                     break;
                 }
                 link.receive_next(&mut Sink::Nothing, timeout)?;
@@ -115,7 +122,8 @@ impl<'a> Pipeline<'a> {
                 return Err(error);
             }
             let deadline = Instant::now() + timeout;
-            let encode = |head| encode_write(head, batch, durable);
+            let memory = link.memory();
+            let encode = |head| encode_write(memory, head, batch, durable);
             link.send(Opcode::Write, retry, encode, deadline).map(|_| ())
         })
     }
@@ -147,7 +155,9 @@ impl Drop for Pipeline<'_> {
         if self.client.pool.check().is_err() {
             return;
         }
-        if let Err(error) = self.flush() {
+        let flushed = self.flush();
+        self.taken.link().into_iter().for_each(|link| link.keep_memory(false));
+        if let Err(error) = flushed {
             tracing::error!(error = %error, "a pipeline was dropped without a flush, and appends failed");
         }
     }

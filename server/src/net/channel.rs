@@ -152,6 +152,11 @@ impl<S: Stream, A: Account> Channel<S, A> {
         Ok(Some(message))
     }
 
+    /// Whether a complete message has arrived.
+    pub(crate) fn has_message(&self) -> bool {
+        !self.messages.is_empty()
+    }
+
     /// Whether an incomplete message has begun to arrive.
     pub(crate) fn is_in_message(&self) -> bool {
         !self.boundary.is_between_messages()

@@ -11,12 +11,16 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::net::sockopt::{set_socket_keepalive, set_tcp_nodelay};
+use rustix::net::sockopt::{
+    set_socket_keepalive, set_socket_send_buffer_size, set_tcp_nodelay,
+};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketAddrUnix,
     SocketFlags, SocketType,
 };
 
+/// The requested length of the queue of bytes that the peer has not read yet.
+const SEND_BUFFER_BYTES: usize = 1 << 20;
 /// The most slices that one system call accepts (`IOV_MAX`).
 const MAX_SLICES: usize = 1024;
 
@@ -37,6 +41,13 @@ pub(crate) struct Socket(Arc<OwnedFd>);
 impl Socket {
     /// Wraps a connected unix socket.
     pub(crate) fn unix(fd: OwnedFd) -> io::Result<Socket> {
+        // With a longer queue, the two ends wait for each other less often. A hint: the system
+        // limits it (`net.core.wmem_max`).
+        let _ = set_socket_send_buffer_size(&fd, SEND_BUFFER_BYTES);
+        Socket::non_blocking(fd)
+    }
+
+    fn non_blocking(fd: OwnedFd) -> io::Result<Socket> {
         rustix::fs::fcntl_setfl(&fd, OFlags::NONBLOCK)?;
         Ok(Socket(Arc::new(fd)))
     }
@@ -46,7 +57,7 @@ impl Socket {
     pub(crate) fn tcp(fd: OwnedFd) -> io::Result<Socket> {
         set_tcp_nodelay(&fd, true)?;
         set_socket_keepalive(&fd, true)?;
-        Socket::unix(fd)
+        Socket::non_blocking(fd)
     }
 
     /// Connects to a unix socket.
@@ -56,7 +67,7 @@ impl Socket {
         let address = SocketAddrUnix::new(path)?;
         loop {
             match rustix::net::connect(&fd, &address) {
-                Ok(()) => return Ok(Socket(Arc::new(fd))),
+                Ok(()) => return Socket::unix(fd),
                 Err(Errno::INTR) => {}
                 // The server's backlog is full, which `poll` cannot wait for.
                 Err(Errno::AGAIN) if Instant::now() < deadline => {

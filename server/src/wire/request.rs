@@ -220,7 +220,13 @@ fn decode_ops<'a>(body: &mut Cursor<'a>, limits: &Limits) -> Result<Vec<Op<'a>>,
 
 /// Makes a frame with a request's head and room for its body.
 fn begin(head: Head, body_bytes: usize) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(HEAD_BYTES + body_bytes);
+    begin_in(Vec::new(), head, body_bytes)
+}
+
+/// Makes such a frame in the memory of an old one.
+fn begin_in(mut frame: Vec<u8>, head: Head, body_bytes: usize) -> Vec<u8> {
+    frame.clear();
+    frame.reserve_exact(HEAD_BYTES + body_bytes);
     frame.push(head.opcode as u8);
     frame.extend_from_slice(&head.id.to_be_bytes());
     frame.extend_from_slice(&head.oldest.to_be_bytes());
@@ -244,9 +250,14 @@ pub(crate) fn write_bytes(batch: &Batch<'_>) -> usize {
     HEAD_BYTES + 5 + batch.ops().iter().map(op_bytes).sum::<usize>()
 }
 
-/// Encodes a write.
-pub(crate) fn encode_write(head: Head, batch: &Batch<'_>, durable: bool) -> Vec<u8> {
-    let mut frame = begin(head, write_bytes(batch) - HEAD_BYTES);
+/// Encodes a write, in the memory of an old frame.
+pub(crate) fn encode_write(
+    memory: Vec<u8>,
+    head: Head,
+    batch: &Batch<'_>,
+    durable: bool,
+) -> Vec<u8> {
+    let mut frame = begin_in(memory, head, write_bytes(batch) - HEAD_BYTES);
     frame.push(u8::from(durable));
     frame.extend_from_slice(&(batch.ops().len() as u32).to_be_bytes());
     let put_key = |frame: &mut Vec<u8>, kind: u8, key: &Key| {
@@ -321,7 +332,7 @@ mod tests {
     fn encoding_round_trips() {
         let limits = Limits::default();
         let batch = batch();
-        let frame = encode_write(head(Opcode::Write), &batch, true);
+        let frame = encode_write(Vec::new(), head(Opcode::Write), &batch, true);
         assert_eq!(frame.len(), write_bytes(&batch));
         let expected = Body::Write { durable: true, ops: batch.ops().to_vec() };
         assert_eq!(decode(&frame, &limits), Ok(expected));
@@ -337,7 +348,7 @@ mod tests {
 
     #[test]
     fn a_request_that_is_cut_or_extended_is_malformed() {
-        let frame = encode_write(head(Opcode::Write), &batch(), false);
+        let frame = encode_write(Vec::new(), head(Opcode::Write), &batch(), false);
         let limits = Limits::default();
         for len in 0..frame.len() {
             let cut = decode_head(&frame[..len]).map_err(Refusal::from);
@@ -350,7 +361,7 @@ mod tests {
 
     #[test]
     fn a_request_above_a_limit_is_too_large_and_the_error_says_by_what() {
-        let frame = encode_write(head(Opcode::Write), &batch(), false);
+        let frame = encode_write(Vec::new(), head(Opcode::Write), &batch(), false);
         let few = Limits { keys: 4, ..Limits::default() };
         let short = Limits { value_bytes: 4, ..Limits::default() };
         for (limits, what) in [(few, "5 keys"), (short, "11 bytes")] {
