@@ -178,6 +178,10 @@ mod tests {
             let held: usize = slots.map(|s| s.key.heap_bytes() + s.value.memory_bytes()).sum();
             let tables: usize = map.shards.iter().map(HashTable::allocation_size).sum();
             assert_eq!(map.arena.used_bytes(), held + tables);
+            assert_eq!(
+                map.arena.value_bytes(),
+                map.shards.iter().flatten().map(|s| s.value.len).sum()
+            );
         }
         p.clear().unwrap();
         assert_eq!(p.memory_bytes(), empty);

@@ -63,6 +63,8 @@ pub(super) struct Arena {
     /// The bytes of all slabs, and of the blocks in use.
     slab_bytes: usize,
     block_bytes: usize,
+    /// The bytes of values in those blocks.
+    value_bytes: usize,
     /// The bytes of keys, tables and lists of blocks.
     other_bytes: usize,
     /// `None` if there is no limit.
@@ -76,6 +78,23 @@ impl Arena {
     #[cfg(test)]
     pub(super) fn used_bytes(&self) -> usize {
         self.block_bytes + self.other_bytes
+    }
+
+    #[cfg(test)]
+    pub(super) fn value_bytes(&self) -> usize {
+        self.value_bytes
+    }
+
+    /// Returns what everything would take at least with `more_bytes` of values: full blocks in full
+    /// slabs.
+    pub(super) fn least_bytes_with(&self, more_bytes: usize) -> usize {
+        Slab::memory_bytes_of(self.value_bytes + more_bytes) + self.other_bytes
+    }
+
+    /// Counts bytes that were added to a block, or removed from one.
+    #[inline]
+    pub(super) fn count_value(&mut self, added: usize, removed: usize) {
+        self.value_bytes = self.value_bytes + added - removed;
     }
 
     /// Returns the bytes of the slabs that are not in use.

@@ -156,6 +156,10 @@ impl Map {
             }
             return fits;
         }
+        if self.arena.least_bytes_with(batch.value_bytes() as usize) > limit_bytes {
+            // Writing the batch would show that too, but after many copies.
+            return false;
+        }
         let mut new_keys = Vec::new();
         for (done, op) in batch.ops().iter().enumerate() {
             let Op::Append(key, bytes) = op else { continue };

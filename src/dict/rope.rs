@@ -49,6 +49,7 @@ impl Value {
         room[..fits.len()].copy_from_slice(fits);
         self.last_len += fits.len() as u32;
         self.len += fits.len();
+        arena.count_value(fits.len(), 0);
         rest
     }
 
@@ -70,6 +71,7 @@ impl Value {
             let cut = (self.last_len as usize).min(self.len - len);
             self.last_len -= cut as u32;
             self.len -= cut;
+            arena.count_value(0, cut);
             self.trim(arena);
         }
         self.trim(arena);
@@ -86,6 +88,7 @@ impl Value {
     /// Gives the memory back.
     pub(super) fn release(mut self, arena: &mut Arena) {
         arena.discharge(self.list_bytes());
+        arena.count_value(0, self.len);
         take(&mut self.blocks).into_iter().for_each(|block| arena.give_back(block));
     }
 
