@@ -214,7 +214,13 @@ pub(crate) fn child(mut arguments: impl Iterator<Item = String>) {
         Side::Buffer => {
             let slow = SegmentLog::options().temporary_in(dir.path()).unwrap();
             let p = Buffer::new(Dict::new(), slow, BUFFER_BYTES);
-            let (keys, appended) = (case.names(), append(&case, &pool, &p));
+            let (keys, mut appended) = (case.names(), append(&case, &pool, &p));
+            if case.key_bytes() as u64 > case.bytes() / case.times / 3 {
+                // A value and a full buffer do not fit in memory together.
+                let meter = Meter::start();
+                p.flush().unwrap();
+                appended += meter.stop().0;
+            }
             read_back(&case, &pool, appended, |key| p.get(keys[key].clone()).unwrap());
         }
         Side::Log => {
