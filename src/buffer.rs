@@ -41,9 +41,9 @@ const UNLOCKED_READS: usize = 4;
 /// The buffer holds at most `limit_bytes` of memory, as [`MemoryStore::memory_bytes`] counts it,
 /// under any number of threads. An append that finds no room first moves the keys with the longest
 /// values to `Slow`, until half of the limit is free; with a [budget](Buffer::with_budget), half of
-/// what is reserved. The memory it frees is kept for later appends;
-/// [`flush`](Buffer::flush) and [`shrink_to`](Buffer::shrink_to) give it back. A batch too large to
-/// be buffered, and every removal, goes straight to `Slow`.
+/// what is reserved. Without a budget, the freed memory is kept for later appends until
+/// [`flush`](Buffer::flush) or [`shrink_to`](Buffer::shrink_to). A batch too large to be buffered,
+/// and every removal, goes straight to `Slow`.
 ///
 /// If `Slow` can [lend](crate::Lend) values, the buffer can too: [`view`](crate::Lend::view) moves
 /// what is buffered for its key to `Slow` first.
@@ -295,10 +295,11 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         drained
     }
 
-    /// Gives the budget back what is reserved beyond the memory held and `more_bytes`.
+    /// Returns to the budget what is reserved beyond the memory taken plus `more_bytes`.
     fn release(&self, state: &State, more_bytes: u64) {
         if self.memory.has_budget() {
-            // Others can use it better. Not at each removal: it may visit every key.
+            // Spare memory is for the other consumers. Releasing it may visit every key, so allow
+            // `more_bytes` of it.
             if self.fast.spare_bytes() > more_bytes {
                 self.fast.release_spare();
             }
@@ -357,7 +358,7 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
         }
         let mut state = self.alone();
         let written = self.write_exclusive(&mut state, batch);
-        // After a buffered batch, keep the memory that the flush has made room in: more appends
+        // After a buffered batch, keep the memory that the flush has freed: more appends
         // follow.
         if !matches!(written, Ok(Fit::Buffered)) {
             self.release(&state, self.memory.step_bytes());

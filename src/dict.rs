@@ -83,7 +83,7 @@ impl Partd for Dict {
             bytes
         });
         let values = values.collect();
-        map.settle();
+        map.release_if_sparse();
         Ok(values)
     }
 
@@ -179,7 +179,7 @@ mod tests {
             let tables: usize = map.shards.iter().map(HashTable::allocation_size).sum();
             assert_eq!(map.arena.used_bytes(), held + tables);
             assert_eq!(
-                map.arena.value_bytes(),
+                map.arena.value_bytes,
                 map.shards.iter().flatten().map(|s| s.value.len).sum()
             );
         }
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_with_a_delete_of_long_values_that_grow_keeps_to_the_limit() {
+    fn a_batch_that_deletes_a_key_and_grows_long_values_keeps_to_the_limit() {
         let p = Dict::new();
         // The last block of each value is full.
         p.append((0..100).map(|key| (key, vec![1; 2 << 20]))).unwrap();

@@ -78,7 +78,8 @@ pub trait LentChunks: Iterator<Item = bytes::Bytes> + Send {
     /// Returns the length of the chunks that the iterator has not returned yet.
     fn bytes_left(&self) -> u64;
 
-    /// Announces that `len` bytes of the last chunk, starting at `at`, are about to be read.
+    /// Requests `len` bytes of the chunk returned last, from its offset `at`, to be read from disk
+    /// ahead of their use.
     fn read_ahead(&mut self, at: u64, len: u64);
 }
 

@@ -164,8 +164,8 @@ pub trait Partd: Send + Sync {
         Ok(())
     }
 
-    /// Does the same as [`read`](Partd::read), and gives the vector of each key the room for some
-    /// more bytes if it can, so that a layer can add to it without a copy.
+    /// Like [`read`](Partd::read), but reserves the given spare capacity in the vector of each key
+    /// if it can, so that a layer can append to it without reallocating.
     #[doc(hidden)]
     fn read_with_room(&self, keys: &[Key], _room: &[usize]) -> Result<Vec<Vec<u8>>> {
         self.read(keys)

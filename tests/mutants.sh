@@ -304,7 +304,7 @@ mutant unlinked-name src/log/fs/directory.rs live removed_files \
     'Ok(now) if now == id => self.unlink(name),' \
     'Ok(now) if now == id || now != id => self.unlink(name),'
 mutant predecessor-identity src/log/fs/directory.rs live replaced_segments \
-    a_file_of_another_store_in_place_of_an_input_survives_the_end_of_a_killed_compaction \
+    a_file_of_another_store_in_place_of_an_input_survives_when_a_killed_compaction_is_finished \
     'Ok(Content::Segment(found)) if found == id => self' \
     'Ok(Content::Segment(_) | Content::Foreign) => self'
 mutant foreign-reserve src/log/fs/directory.rs live reserves \

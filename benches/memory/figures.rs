@@ -55,7 +55,8 @@ impl Figures {
         Figures::of_fields(fields)
     }
 
-    /// A line for people, with the ratios to a rival, and that of the get to another rate.
+    /// A human-readable line, with the ratios to `rival` and the ratio of the get to the rate in
+    /// `beside`.
     pub(crate) fn line(&self, rival: Option<&Figures>, beside: Option<(f64, &str)>) -> String {
         let ratio = |ours: f64, theirs: Option<f64>| match theirs {
             Some(theirs) => format!(" ({:.2})", ours / theirs),

@@ -39,8 +39,8 @@ Exit codes: 0 done, even if there was nothing to reclaim; 1 something is left to
 process is compacting or the disk is full; 2 wrong usage, or the store cannot be compacted.";
 
 fn main() -> ExitCode {
-    // A write beyond the file size limit (`ulimit -f`) is then an error. If this fails, its signal ends
-    // the process.
+    // With a handler for SIGXFSZ, a write beyond the file size limit fails with an error. If it
+    // cannot be installed, the signal still kills the process.
     let _ = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
     let args = match Args::try_parse() {
         Ok(args) => args,

@@ -177,7 +177,8 @@ fn a_file_size_limit_is_an_error_that_names_it_and_loses_nothing() {
         }
         check(&options().open(&path).unwrap());
     }
-    // Enough for the store, which is compacted, but not for the report after what the file has.
+    // The compaction stays below the limit, but the output file has reached it, so the report
+    // fails.
     let long = File::create(&target).unwrap();
     long.set_len(32 << 20).unwrap();
     let mut command = Command::new("prlimit");

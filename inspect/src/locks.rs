@@ -167,7 +167,8 @@ impl Locks {
     pub fn handles(&self, dir: &Path) -> Option<usize> {
         let readings = self.on(&dir.join("control"))?;
         let is_handle = |lock: &&Lock| lock.is_on_byte(PRESENCE_LOCK_AT);
-        // A single reading may have a lock twice or not at all; their locks look the same.
+        // A reading may list a lock twice or not at all, and duplicates cannot be removed, because
+        // the presence locks of all handles look the same.
         Some(median(readings.iter().map(|locks| locks.iter().filter(is_handle).count()).collect()))
     }
 
@@ -268,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_one_reading_has_is_held_and_handles_are_counted_as_most_readings_do() {
+    fn a_lock_in_any_reading_is_held_and_the_handle_count_is_the_median() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("control"), "").unwrap();
         let metadata = fs::metadata(dir.path().join("control")).unwrap();

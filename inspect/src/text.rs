@@ -32,7 +32,8 @@ pub fn size(bytes: u64) -> String {
 pub fn io_error(error: &io::Error) -> String {
     match (error.kind(), getrlimit(Resource::Fsize).current) {
         (io::ErrorKind::FileTooLarge, Some(limit)) => format!(
-            "{error}: this process may only write files of {limit} bytes (RLIMIT_FSIZE, `ulimit -f`)"
+            "{error}: this process may only write files of at most {limit} bytes (RLIMIT_FSIZE, \
+             `ulimit -f`)"
         ),
         _ => error.to_string(),
     }

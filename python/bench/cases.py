@@ -114,7 +114,7 @@ def compressed(name):
 
 
 def frame(scheduler, method="disk", rows=2_000_000, parts=16, out=64, keeps_pool=False):
-    """Times one shuffle, after a small one that imports what dask imports at the first."""
+    """Times one shuffle, after a small one, because dask imports modules on first use."""
     rows = rows // 20 if QUICK else rows
     with contextlib.ExitStack() as stack:
         settings = {}

@@ -35,7 +35,11 @@ CASES = {
     "bag": ("dask: `Bag.groupby` of 200,000 numbers, 16 to 64 partitions", 3, "runs/s"),
     "timeseries": ("dask: 100 partitions, 10,000 shards, threads", 2, "runs/s"),
     "frame_enabled": ("2 M rows, threads, with `partd.dask.enable()`", 2.5, "runs/s"),
-    "frame_tasks": ("`partd.dask.enable()` compared with the shuffle by tasks", 1.0, "runs/s"),
+    "frame_tasks": (
+        "dask's shuffle by tasks (in the first column), and `partd.dask.enable()`",
+        1.0,
+        "runs/s",
+    ),
 }
 
 
@@ -79,7 +83,7 @@ def main():
             ratios.append(found["new"]["rate"] / found["old"]["rate"])
         before, after = (statistics.median(rates[side]) for side in ("old", "new"))
         spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        unit = "" if before >= 100 else f" {unit}"
+        unit = "" if before >= 100 else unit
         print(
             f"| {what} | {before:,.4g} {unit} | {after:,.4g} | **{after / before:.2f}** | {spread} | {target} |",
             flush=True,

@@ -93,7 +93,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     fn move_down(&self, state: &mut State, keys: &[Key]) -> Result<()> {
         // A key costs a batch a few hundred bytes besides its value.
         let max_keys = (self.flush_bytes() / 2048).min(BATCH_MAX_KEYS);
-        let max_bytes = self.merged_bytes();
+        let max_bytes = self.batch_end_bytes();
         let mut scratch = Vec::new();
         for keys in keys.chunks(max_keys as usize) {
             let mut moved = 0;
@@ -132,8 +132,9 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         self.memory.allowed_bytes().max(FLUSH_MIN_BYTES)
     }
 
-    /// Returns the bytes after which a batch of a flush ends, and the most that are copied for it.
-    fn merged_bytes(&self) -> usize {
+    /// Returns the size at which a flush ends a batch. It also limits the bytes copied for that
+    /// batch.
+    fn batch_end_bytes(&self) -> usize {
         (self.flush_bytes() / 16).min(BATCH_MAX_BYTES) as usize
     }
 
@@ -173,7 +174,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         } else {
             let mut scratch = Vec::new();
             self.fast.visit(&carried, &mut |values| {
-                merge_small_pieces(values, self.merged_bytes(), &mut scratch);
+                merge_small_pieces(values, self.batch_end_bytes(), &mut scratch);
                 let mut whole = Batch::with_capacity(carried.len() + batch.ops().len());
                 carry(&mut whole, carried.iter().zip(values), &state.deferred, &scratch);
                 for op in batch.ops() {

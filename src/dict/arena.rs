@@ -1,9 +1,9 @@
 //! The memory of a `Dict`: blocks of 64 bytes to 256 KiB, cut from slabs of up to 2 MiB.
 //!
 //! The blocks follow the buddy system (Knowlton, "A fast storage allocator", 1965): a block is
-//! halved until it fits, and joins its other half again once both are free. The large slabs ask for
-//! huge pages, which make new memory four times cheaper and cause fewer TLB misses. A buffer that
-//! fills up and empties over and over uses the same slabs again.
+//! split until it fits, and merged with its buddy once both are free. The large slabs ask for huge
+//! pages, which make new memory four times cheaper and cause fewer TLB misses. A buffer that fills
+//! up and empties over and over uses the same slabs again.
 //!
 //! Invariant: all slabs, keys and tables stay within the limit of the write under way.
 
@@ -16,13 +16,13 @@ pub(super) const BLOCK_MAX_BYTES: usize = 256 << 10;
 /// The smallest and the largest slab.
 const SLAB_MIN_BYTES: usize = 4 << 10;
 const SLAB_MAX_BYTES: usize = 2 << 20;
-/// A new slab has about this fraction of the bytes of all others.
+/// A new slab has about 1/`SLAB_PARTS` of the bytes of all others together.
 const SLAB_PARTS: usize = 8;
-/// The number of block sizes, if the whole of a slab is a block too.
+/// The number of block sizes, from one unit to a whole slab.
 const ORDERS: usize = (SLAB_MAX_BYTES / UNIT_BYTES).ilog2() as usize + 1;
 /// If there is no free block of a size, one that is smaller by up to this many orders will do.
 const ORDERS_BELOW: usize = 2;
-/// Slabs are emptied into others if more than this fraction of them is not in use.
+/// Blocks move to fewer slabs if more than 1/`SPARE_PARTS` of the slabs' bytes is free.
 const SPARE_PARTS: usize = 8;
 
 /// The limit of the write under way does not allow more memory.
@@ -64,7 +64,7 @@ pub(super) struct Arena {
     slab_bytes: usize,
     block_bytes: usize,
     /// The bytes of values in those blocks.
-    value_bytes: usize,
+    pub(super) value_bytes: usize,
     /// The bytes of keys, tables and lists of blocks.
     other_bytes: usize,
     /// `None` if there is no limit.
@@ -80,13 +80,8 @@ impl Arena {
         self.block_bytes + self.other_bytes
     }
 
-    #[cfg(test)]
-    pub(super) fn value_bytes(&self) -> usize {
-        self.value_bytes
-    }
-
-    /// Returns what everything would take at least with `more_bytes` of values: full blocks in full
-    /// slabs.
+    /// Returns a lower bound on the total with `more_bytes` more of values: every block and every
+    /// slab full.
     pub(super) fn least_bytes_with(&self, more_bytes: usize) -> usize {
         Slab::memory_bytes_of(self.value_bytes + more_bytes) + self.other_bytes
     }
@@ -114,7 +109,7 @@ impl Arena {
         self.slab_bytes + self.other_bytes
     }
 
-    /// Whether most of the slabs is spare, and not kept.
+    /// Whether more slab memory is free than in use, and free slabs are not kept.
     pub(super) fn is_sparse(&self) -> bool {
         !self.keeps && self.spare_bytes() > self.block_bytes + SLAB_MAX_BYTES
     }
@@ -126,8 +121,7 @@ impl Arena {
 
     /// Returns the bytes that the limit still allows.
     fn room_bytes(&self) -> usize {
-        let limit_bytes = self.limit_bytes.unwrap_or(usize::MAX);
-        limit_bytes.saturating_sub(self.total_bytes())
+        self.limit_bytes.unwrap_or(usize::MAX).saturating_sub(self.total_bytes())
     }
 
     /// Counts bytes of keys, tables or lists. Releases slabs that nothing uses if that makes room
@@ -159,25 +153,19 @@ impl Arena {
     }
 
     /// Takes a block of at least `bytes`, or a smaller one if the limit allows no other.
-    pub(super) fn take(&mut self, bytes: usize) -> Within<Block> {
+    #[inline]
+    pub(super) fn alloc(&mut self, bytes: usize) -> Within<Block> {
         let order = order_of(bytes);
-        if let Some(block) = self.cut_or_grow(order) {
+        if let Some(block) = self.cut(order) {
             return Ok(block);
         }
-        let smaller = order.saturating_sub(ORDERS_BELOW)..order;
+        self.grow(order);
+        let smaller = order.saturating_sub(ORDERS_BELOW)..=order;
         smaller.rev().find_map(|order| self.cut(order)).ok_or(LimitReached)
     }
 
-    /// Takes a block from a free one, or from a new slab if the limit allows it.
-    fn cut_or_grow(&mut self, order: usize) -> Option<Block> {
-        if let Some(block) = self.cut(order) {
-            return Some(block);
-        }
-        self.grow(order);
-        self.cut(order)
-    }
-
     /// Takes a block from the smallest free one that is large enough.
+    #[inline]
     fn cut(&mut self, order: usize) -> Option<Block> {
         let from = (order..ORDERS).find(|&order| self.free[order].is_some())?;
         let at = self.free[from]?;
@@ -191,8 +179,8 @@ impl Arena {
         Some(block)
     }
 
-    /// Gives a block back.
-    pub(super) fn give_back(&mut self, block: Block) {
+    /// Frees a block.
+    pub(super) fn dealloc(&mut self, block: Block) {
         let (mut at, mut order) = (block.at, usize::from(block.order));
         self.block_bytes -= block.len();
         let slab = &mut self.slabs[at.slab as usize];
@@ -201,14 +189,14 @@ impl Arena {
             return;
         }
         let (whole, is_unused) = (order_of(slab.bytes().len()), slab.used_bytes == 0);
-        // Join it with its other half, as long as that is free too.
+        // Merge it with its buddy as long as that is free too.
         while order < whole {
-            let half = Place { unit: at.unit ^ (1 << order), ..at };
-            if !self.slabs[at.slab as usize].is_free(half.unit, order) {
+            let buddy = Place { unit: at.unit ^ (1 << order), ..at };
+            if !self.slabs[at.slab as usize].is_free(buddy.unit, order) {
                 break;
             }
-            self.unlink(half, order);
-            at.unit = at.unit.min(half.unit);
+            self.unlink(buddy, order);
+            at.unit = at.unit.min(buddy.unit);
             order += 1;
         }
         self.link(at, order);
@@ -219,6 +207,7 @@ impl Arena {
     }
 
     /// Adds a slab with room for a block of the order, if the limit allows it.
+    #[cold]
     fn grow(&mut self, order: usize) {
         let least = (UNIT_BYTES << order).max(SLAB_MIN_BYTES);
         let mut bytes = least.max(self.next_slab_bytes());
@@ -240,6 +229,7 @@ impl Arena {
     }
 
     /// Adds a block to the free ones of its order.
+    #[inline]
     fn link(&mut self, at: Place, order: usize) {
         let next = self.free[order].replace(at);
         self.slabs[at.slab as usize].set_free(at.unit, order, [next, None]);
@@ -291,11 +281,12 @@ impl Arena {
         }
     }
 
-    /// Closes the least used slabs; the others have room for their blocks, as far as it is not in
-    /// pieces that are too small. Returns whether there are any; the caller then moves every block,
-    /// and releases them.
+    /// Closes the least used slabs whose blocks fit into the free space of the others, apart from
+    /// fragmentation, and returns whether it closed any. The caller then relocates every block and
+    /// releases the closed slabs. Lifts the limit.
     ///
-    /// A move may take a few new slabs. It does not begin unless it gives back more than one.
+    /// Fragmentation may cost new slabs, so a move begins only if it frees more than one new slab
+    /// takes.
     pub(super) fn begin_move(&mut self) -> bool {
         self.limit_bytes = None;
         if self.spare_bytes() <= self.slab_bytes / SPARE_PARTS {
@@ -322,16 +313,20 @@ impl Arena {
     }
 
     /// Moves a block to another slab if its own is closed.
-    pub(super) fn moved(&mut self, block: Block) -> Within<Block> {
+    pub(super) fn relocate(&mut self, block: Block) -> Within<Block> {
         if !self.slabs[block.at.slab as usize].closing {
             return Ok(block);
         }
-        let to = self.cut_or_grow(usize::from(block.order)).ok_or(LimitReached)?;
+        let order = usize::from(block.order);
+        if self.free[order..].iter().all(Option::is_none) {
+            self.grow(order);
+        }
+        let to = self.cut(order).ok_or(LimitReached)?;
         let numbers = [block.at.slab as usize, to.at.slab as usize];
         if let Ok([from, into]) = self.slabs.get_disjoint_mut(numbers) {
             into.bytes_mut()[to.range()].copy_from_slice(&from.bytes()[block.range()]);
         }
-        self.give_back(block);
+        self.dealloc(block);
         Ok(to)
     }
 }
@@ -360,7 +355,7 @@ mod tests {
         for step in 0..200_000 {
             // Phases in which the blocks become more, and fewer.
             if below(10) < if step / 20_000 % 2 == 0 { 7 } else { 3 } {
-                match arena.take(1 << below(19)) {
+                match arena.alloc(1 << below(19)) {
                     Ok(block) => {
                         let fill = step as u8;
                         arena.bytes_mut(block).fill(fill);
@@ -371,13 +366,13 @@ mod tests {
             } else if !held.is_empty() {
                 let (block, fill) = held.swap_remove(below(held.len()));
                 assert!(arena.bytes(block).iter().all(|&byte| byte == fill), "step {step}");
-                arena.give_back(block);
+                arena.dealloc(block);
             }
             if step % 30_000 == 29_999 {
                 let before = arena.total_bytes();
                 arena.begin_move();
                 for (block, _) in &mut held {
-                    *block = arena.moved(*block).unwrap();
+                    *block = arena.relocate(*block).unwrap();
                 }
                 arena.release_unused();
                 assert!(arena.total_bytes() <= before, "a move takes memory");
@@ -391,7 +386,7 @@ mod tests {
         assert!(refused > 1000, "{refused}");
         for (block, fill) in held {
             assert!(arena.bytes(block).iter().all(|&byte| byte == fill));
-            arena.give_back(block);
+            arena.dealloc(block);
         }
         for slab in arena.slabs.iter().filter(|slab| !slab.is_released()) {
             let whole = order_of(slab.bytes().len());
@@ -410,14 +405,14 @@ mod tests {
                 arena.set_limit(Some(64 << 20));
                 let (mut held, mut given) = (Vec::new(), Vec::new());
                 for _ in 0..count {
-                    held.extend(stay.map(|bytes| arena.take(bytes).unwrap()));
-                    given.push(arena.take(go).unwrap());
+                    held.extend(stay.map(|bytes| arena.alloc(bytes).unwrap()));
+                    given.push(arena.alloc(go).unwrap());
                 }
-                given.into_iter().for_each(|block| arena.give_back(block));
+                given.into_iter().for_each(|block| arena.dealloc(block));
                 arena.release_unused();
                 let before = arena.total_bytes();
                 if arena.begin_move() {
-                    held.iter_mut().for_each(|block| *block = arena.moved(*block).unwrap());
+                    held.iter_mut().for_each(|block| *block = arena.relocate(*block).unwrap());
                 }
                 arena.release_unused();
                 let after = arena.total_bytes();
@@ -427,18 +422,18 @@ mod tests {
     }
 
     #[test]
-    fn a_move_empties_the_slabs_that_are_used_least_not_full_small_ones() {
+    fn a_move_beside_full_slabs_never_increases_the_total() {
         let mut arena = Arena::default();
         arena.set_limit(Some(64 << 20));
-        let mut held: Vec<Block> = (0..256).map(|_| arena.take(64 << 10).unwrap()).collect();
-        let half_given: Vec<Block> = (0..192).map(|_| arena.take(32 << 10).unwrap()).collect();
+        let mut held: Vec<Block> = (0..256).map(|_| arena.alloc(64 << 10).unwrap()).collect();
+        let half_given: Vec<Block> = (0..192).map(|_| arena.alloc(32 << 10).unwrap()).collect();
         for pair in half_given.chunks(2) {
-            arena.give_back(pair[0]);
+            arena.dealloc(pair[0]);
             held.push(pair[1]);
         }
         let before = arena.total_bytes();
         if arena.begin_move() {
-            held.iter_mut().for_each(|block| *block = arena.moved(*block).unwrap());
+            held.iter_mut().for_each(|block| *block = arena.relocate(*block).unwrap());
         }
         arena.release_unused();
         assert!(arena.total_bytes() <= before, "{before} to {}", arena.total_bytes());
@@ -447,9 +442,9 @@ mod tests {
     #[test]
     fn an_arena_without_a_limit_keeps_nothing() {
         let mut arena = Arena::default();
-        let blocks: Vec<Block> = (0..1000).map(|_| arena.take(4096).unwrap()).collect();
+        let blocks: Vec<Block> = (0..1000).map(|_| arena.alloc(4096).unwrap()).collect();
         assert!(arena.slab_bytes < 1000 * 4096 * 5 / 4);
-        blocks.into_iter().for_each(|block| arena.give_back(block));
+        blocks.into_iter().for_each(|block| arena.dealloc(block));
         assert_eq!(arena.slab_bytes, 0);
     }
 }

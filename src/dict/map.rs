@@ -1,7 +1,8 @@
 //! The keys and values of a `Dict`, and the memory that they take.
 //!
-//! Whether a batch fits within a limit is found by writing it; if it does not fit, the write is
-//! undone. A bound computed beforehand would be far too high for many short values.
+//! A batch of appends is written under the limit and undone if it does not fit: a bound computed
+//! beforehand would be far too high for many short values. Batches with sets or removals are
+//! checked against such a bound, since they cannot be undone.
 
 use std::hash::BuildHasher;
 use std::mem::size_of;
@@ -16,9 +17,10 @@ use crate::partd::{Batch, Op};
 
 /// The number of hash tables. Each holds a share of the keys, so growth moves few keys at a time.
 const SHARDS: usize = 64;
-/// The buckets of the smallest table, and an upper bound on its overhead besides its slots.
+/// The buckets of the smallest table.
 const TABLE_MIN_BUCKETS: usize = 4;
-const TABLE_MIN_BYTES: usize = 64;
+/// An upper bound on the bytes of a table besides its slots and their tags.
+const TABLE_OVERHEAD_MAX_BYTES: usize = 64;
 /// An upper bound on the memory of an operation besides the bytes of its key and value.
 const OP_MAX_BYTES: usize = 2048;
 
@@ -92,7 +94,7 @@ impl Map {
             // The insert would grow the table, so grow it here, where the growth is counted. The
             // old table is held until the new one has its slots.
             let buckets = (shard.num_buckets() * 2).max(TABLE_MIN_BUCKETS);
-            let bound = buckets * (size_of::<Slot>() + 1) + TABLE_MIN_BYTES;
+            let bound = buckets * (size_of::<Slot>() + 1) + TABLE_OVERHEAD_MAX_BYTES;
             arena.charge(bound)?;
             let before = shard.allocation_size();
             shard.reserve(1, rehash);
@@ -129,18 +131,18 @@ impl Map {
             let applied = self.apply(op);
             debug_assert!(applied.is_ok(), "there is no limit");
         }
-        self.settle();
+        self.release_if_sparse();
     }
 
     /// Gives spare memory back if it exceeds the memory in use, unless it is kept for writes within a
     /// limit. The removals before it have freed at least as much as it moves.
-    pub(super) fn settle(&mut self) {
+    pub(super) fn release_if_sparse(&mut self) {
         if self.arena.is_sparse() {
             self.release_spare();
         }
     }
 
-    /// Writes a batch if the map then takes at most `limit_bytes`, with what is spare.
+    /// Writes a batch if the map then takes at most `limit_bytes`, spare memory included.
     pub(super) fn write_within(&mut self, batch: &Batch<'_>, limit_bytes: usize) -> bool {
         self.arena.set_limit(Some(limit_bytes));
         if self.arena.total_bytes() > limit_bytes {
@@ -149,14 +151,19 @@ impl Map {
                 return false;
             }
         }
-        if !batch.ops().iter().all(|op| matches!(op, Op::Append(..))) {
+        let mut value_bytes = 0;
+        let only_appends = batch.ops().iter().all(|op| {
+            value_bytes += op.value().len();
+            matches!(op, Op::Append(..))
+        });
+        if !only_appends {
             let fits = self.arena.total_bytes() + self.growth_bound(batch) <= limit_bytes;
             if fits {
                 self.write(batch);
             }
             return fits;
         }
-        if self.arena.least_bytes_with(batch.value_bytes() as usize) > limit_bytes {
+        if self.arena.least_bytes_with(value_bytes) > limit_bytes {
             // Writing the batch would show that too, but after many copies.
             return false;
         }
@@ -202,7 +209,7 @@ impl Map {
         }
     }
 
-    /// Returns an upper bound of the growth by a batch that sets or removes something.
+    /// Returns an upper bound on the growth caused by a batch that sets or removes something.
     fn growth_bound(&self, batch: &Batch<'_>) -> usize {
         let tables: usize = self.shards.iter().map(HashTable::allocation_size).sum();
         let ops = batch.ops().iter().map(|op| {

@@ -7,7 +7,8 @@ use smallvec::SmallVec;
 
 use super::arena::{Arena, BLOCK_MAX_BYTES, Block, Within};
 
-/// A value longer than eight times this grows by an eighth; a shorter one doubles up to this.
+/// A value of up to eight times this length grows by its own length, but at most by this; a longer
+/// one by an eighth.
 const DOUBLING_MAX_BYTES: usize = 1024;
 const GROWTH_PARTS: usize = 8;
 
@@ -33,7 +34,7 @@ impl Value {
         }
         while !rest.is_empty() {
             self.reserve_block(arena)?;
-            let block = arena.take(block_bytes(before, bytes.len(), rest.len()))?;
+            let block = arena.alloc(block_bytes(before, bytes.len(), rest.len()))?;
             self.blocks.push(block);
             self.last_len = 0;
             rest = self.fill(block, rest, arena);
@@ -80,7 +81,7 @@ impl Value {
     /// Gives back a last block without bytes.
     fn trim(&mut self, arena: &mut Arena) {
         if self.last_len == 0 {
-            self.blocks.pop().into_iter().for_each(|block| arena.give_back(block));
+            self.blocks.pop().into_iter().for_each(|block| arena.dealloc(block));
             self.last_len = self.blocks.last().map_or(0, |last| last.len() as u32);
         }
     }
@@ -89,13 +90,13 @@ impl Value {
     pub(super) fn release(mut self, arena: &mut Arena) {
         arena.discharge(self.list_bytes());
         arena.count_value(0, self.len);
-        take(&mut self.blocks).into_iter().for_each(|block| arena.give_back(block));
+        take(&mut self.blocks).into_iter().for_each(|block| arena.dealloc(block));
     }
 
     /// Moves the blocks out of slabs that are about to be released.
     pub(super) fn move_blocks(&mut self, arena: &mut Arena) -> Within<()> {
         for block in &mut self.blocks {
-            *block = arena.moved(*block)?;
+            *block = arena.relocate(*block)?;
         }
         Ok(())
     }
@@ -115,7 +116,7 @@ impl Value {
         bytes
     }
 
-    /// Returns the size of the next block, at least, if the value grows.
+    /// Returns a lower bound on the size of the next block if the value grows.
     pub(super) fn growth_bytes(&self) -> usize {
         block_bytes(self.len, 1, 1)
     }

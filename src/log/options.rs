@@ -175,15 +175,15 @@ impl Options {
     }
 
     /// Sets the number of appended bytes after which the handle begins to write its appends to disk
-    /// early, without waiting for them. With `None`, the kernel decides when. The default is a fourth
-    /// of the memory limit of the process's cgroup, as it was when the process first opened a store,
-    /// and `None` if there is no limit.
+    /// early, without waiting for them. With `None`, the kernel decides when. The default is a
+    /// quarter of the smallest memory limit of the process's cgroup and its ancestors, and `None`
+    /// without a limit. The limit is read once per process.
     ///
-    /// Under a limit, the kernel left to itself writes only once the limit is reached, and appends
-    /// then wait for the disk. Without one, bytes that are soon deleted may never have to be written.
-    /// The count is of all that the handle has ever appended, deleted or not, so a handle that lives
-    /// long and deletes much may want `None`; and each handle counts its own, so many that write in
-    /// one cgroup may want a smaller number.
+    /// Under a limit, dirty pages can fill the cgroup before the kernel starts writeback by itself,
+    /// and appends then wait for the disk. Without one, bytes that are soon deleted may never have
+    /// to be written. The count is of all that the handle has ever appended, deleted or not, so a
+    /// handle that lives long and deletes much may want `None`; and each handle counts its own, so
+    /// many that write in one cgroup may want a smaller number.
     pub fn write_back_after_bytes(mut self, bytes: impl Into<Option<u64>>) -> Options {
         self.write_back_after = bytes.into().map_or(WriteBackAfter::Never, WriteBackAfter::Bytes);
         self

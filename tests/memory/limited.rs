@@ -36,7 +36,7 @@ fn dirty_bytes(cgroup: &Path) -> u64 {
 }
 
 #[test]
-fn appends_that_are_started_early_are_soon_on_disk() {
+fn early_writeback_halves_the_dirty_pages() {
     let cgroup = match Cgroup::new(8 * LIMIT) {
         Ok(cgroup) => cgroup,
         Err(why) => return children::skip(&why),

@@ -219,7 +219,7 @@ fn cut_power(prepare: impl FnOnce(&SimDisk)) {
     assert!(refused > 100 && complete > 10, "{refused} refused, {complete} complete");
 }
 
-/// The crash workload makes what its name says: some segments are linked and some are copied, and
+/// The crash workload covers what its name says: some segments are linked and some are copied, and
 /// the store is compacted in the middle of a backup.
 #[test]
 fn the_crash_workload_of_backups_links_and_copies_segments_beside_compactions() {

@@ -18,8 +18,8 @@ pub(crate) type Meanwhile = Box<dyn FnOnce() + Send>;
 /// An event to run once, at a certain moment.
 pub(crate) type Hook = Arc<Mutex<Option<Meanwhile>>>;
 
-/// A simulated disk with hooks right before a file is opened, examined or renamed, right after no
-/// file was found to open, and right before or after a directory is listed.
+/// A simulated disk with hooks before a file is opened, identified or renamed, after a failed open,
+/// and before or after a directory is listed.
 #[derive(Clone)]
 pub(crate) struct Hooked {
     disk: SimDisk,

@@ -90,7 +90,7 @@ fn a_handle_syncs_and_lends_files_after_another_process_finished_a_killed_compac
 }
 
 #[test]
-fn a_file_of_another_store_in_place_of_an_input_survives_the_end_of_a_killed_compaction() {
+fn a_file_of_another_store_in_place_of_an_input_survives_when_a_killed_compaction_is_finished() {
     let (input, theirs) =
         (Path::new(STORE).join("0000000000000001.seg"), Path::new("/other/0000000000000001.seg"));
     let mut moments = 0;

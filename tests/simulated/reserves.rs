@@ -29,8 +29,8 @@ fn store_with_reserves() -> SimDisk {
     disk
 }
 
-/// Deletes, clears and compacts as a new process on a full disk whose reserves are of no use. Each
-/// call is an error, since nothing can be written.
+/// Deletes, clears and compacts in new processes on a full disk with unusable reserves. The
+/// removals must fail, and no value is lost.
 fn remove_on_a_full_disk(disk: &SimDisk) {
     disk.limit(0);
     for removal in 0..2 {

@@ -1,5 +1,5 @@
-//! The locks of a store are counted right on a machine that holds thousands of others, whose list no
-//! single read of `/proc/locks` returns.
+//! The handles of a store are counted correctly on a machine with thousands of other locks, more
+//! than one read of `/proc/locks` returns.
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -43,8 +43,7 @@ fn handles_are_counted_among_thousands_of_locks() {
     let more: Vec<File> = more.collect();
     more.iter().for_each(|file| set(file, PRESENCE_LOCK_AT as i64, F_RDLCK));
     assert_eq!(Locks::read().handles(&path), Some(HANDLES));
-    // Beside a thread that takes and releases locks, the kernel's list misses a few or has them
-    // twice.
+    // While another thread takes and releases locks, the list misses a few locks or repeats them.
     let is_over = AtomicBool::new(false);
     let counts: Vec<usize> = std::thread::scope(|scope| {
         scope.spawn(|| {

@@ -47,7 +47,7 @@ fn create_store(dir: &Path, long_bytes: usize) -> (PathBuf, SegmentLog) {
     (store, p)
 }
 
-/// The tool with a limit of the size of its files.
+/// The tool, run with a file size limit.
 fn limited(limit: u64) -> Command {
     let mut command = Command::new("prlimit");
     command.arg(format!("--fsize={limit}:{limit}")).arg(env!("CARGO_BIN_EXE_partd-inspect"));
@@ -126,7 +126,7 @@ fn a_command_whose_output_exceeds_the_file_size_limit_fails_with_an_error_that_n
         assert_eq!(output.status.code(), Some(2), "{command:?}: {said}, {:?}", output.status);
         let last = said.lines().next_back().unwrap_or_default();
         assert!(last.starts_with("partd-inspect: cannot write to standard output: "), "{said}");
-        assert!(last.contains(&format!("files of {limit} bytes")), "{said}");
+        assert!(last.contains(&format!("files of at most {limit} bytes")), "{said}");
         assert!(last.contains("ulimit -f"), "{said}");
     }
 }

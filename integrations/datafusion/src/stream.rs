@@ -1,8 +1,8 @@
 //! A spill file as a stream of bytes that follows its writer.
 //!
-//! A look into the store compares checksums, which may wait for the disk, so it runs on the threads
-//! that tokio keeps for blocking work; no thread is held between two looks. The chunks are lent by
-//! the store's mapping: those that a look returns are in memory when it does.
+//! A read from the store compares checksums, which may wait for the disk, so it runs on the threads
+//! that tokio keeps for blocking work; no thread is held between two reads. The chunks are lent by
+//! the store's mapping: those that a read returns are in memory when it does.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use crate::error::of_store;
 use crate::file::{File, Next};
 
-/// What a look finds: the chunks, and the position behind them.
+/// The chunks that a read returns, and the position behind them.
 type Found = (Position, VecDeque<Bytes>);
 
 /// The chunks of a spill file in order.
@@ -30,7 +30,7 @@ pub(crate) struct ReadStream {
     /// Behind the chunks that were read.
     position: Position,
     chunks: VecDeque<Bytes>,
-    /// The look that runs now.
+    /// The read in progress.
     busy: Option<JoinHandle<Result<Found>>>,
     is_done: bool,
 }
@@ -61,7 +61,7 @@ impl ReadStream {
                     let runtime = Handle::try_current().map_err(|error| {
                         exec_datafusion_err!("a spill file is read outside of tokio: {error}")
                     })?;
-                    self.busy = Some(runtime.spawn_blocking(move || look(&file, position)));
+                    self.busy = Some(runtime.spawn_blocking(move || read_on(&file, position)));
                 }
                 Next::Tail(bytes) => {
                     self.position.offset += bytes.len() as u64;
@@ -75,7 +75,7 @@ impl ReadStream {
 }
 
 /// Reads on from a position, before which the store has more bytes.
-fn look(file: &File, from: Position) -> Result<Found> {
+fn read_on(file: &File, from: Position) -> Result<Found> {
     let mut follower = file.core.store.store().follow_from(file.key.clone(), from);
     match follower.next_update().map_err(of_store)? {
         Some(Update::Appended(view)) => Ok((follower.position(), view.owned_chunks().collect())),

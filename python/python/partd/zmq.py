@@ -49,7 +49,8 @@ logger = logging.getLogger(__name__)
 
 tuple_sep = b"-|-"
 # A client adds this to its greeting, and the server to its answer, if they support error messages.
-# `partd/2` is another extension, of the crate partd-server: to name it would promise its messages.
+# `partd/2` is another extension, of the crate partd-server: naming it would claim support for its
+# messages.
 EXTENSION = b"partd-python/2"
 POLL_MS = 50
 

@@ -112,7 +112,8 @@ impl<'a> Pipeline<'a> {
             loop {
                 let (requests, bytes) = link.unanswered();
                 let has_room = requests == 0 || (requests < link.window() && bytes <= room);
-                // The memory of an answered request is used again while it is in the cache.
+                // Take the answer now, to reuse the memory of its request while it is in the CPU
+                // cache.
                 if has_room && (bytes < EARLY_ANSWER_BYTES || !link.has_answer()) {
                     break;
                 }

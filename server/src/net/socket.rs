@@ -17,7 +17,7 @@ use rustix::net::{
     SocketFlags, SocketType,
 };
 
-/// The requested length of the queue of bytes that the peer has not read yet.
+/// The requested size of the send buffer (`SO_SNDBUF`).
 const SEND_BUFFER_BYTES: usize = 1 << 20;
 /// The most slices that one system call accepts (`IOV_MAX`).
 const MAX_SLICES: usize = 1024;
@@ -39,8 +39,8 @@ pub(crate) struct Socket(Arc<OwnedFd>);
 impl Socket {
     /// Wraps a connected unix socket.
     pub(crate) fn unix(fd: OwnedFd) -> io::Result<Socket> {
-        // With a longer queue, the two ends wait for each other less often. A hint: the system
-        // limits it (`net.core.wmem_max`).
+        // With a larger send buffer, the two ends wait for each other less often. A hint: the
+        // system limits it (`net.core.wmem_max`).
         let _ = set_socket_send_buffer_size(&fd, SEND_BUFFER_BYTES);
         Socket::non_blocking(fd)
     }

@@ -66,14 +66,14 @@ impl<'a, P: Partd> Gather<'a, P> {
     /// Adds a batch to a key.
     ///
     /// The rows are copied, so a slice does not keep the memory of its whole batch. The key is
-    /// written if it has gathered enough rows or if the schema changes, and all keys are if the
-    /// limit on memory would be exceeded.
+    /// written if it has gathered enough rows or if the schema changes, and everything gathered is
+    /// written first if the batch would exceed the memory limit.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Encode`](crate::ErrorKind::Encode) if the batch can never be written, and the
     /// other errors of [`append`](crate::Typed::append). This batch is then not gathered, and
-    /// everything before it still is, so the call can be repeated.
+    /// no earlier batch is lost, so the call can be repeated.
     pub fn append(&mut self, key: impl Into<Key>, batch: &RecordBatch) -> Result<()> {
         let key = key.into();
         let batch = own_rows(batch).map_err(|error| Error::Encode {

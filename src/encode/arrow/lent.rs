@@ -9,7 +9,7 @@ use crate::lend::LentChunks;
 /// The frames that are still to come. After a bad one there are none.
 pub(super) struct LentFrames {
     chunks: Box<dyn LentChunks>,
-    /// The rest of the last chunk, and where it begins in it.
+    /// The unread rest of the current chunk, and its offset in that chunk.
     rest: Bytes,
     at: u64,
     /// The number of the next frame, and its offset in the value.

@@ -38,8 +38,8 @@ pub(super) fn check_size_limit(len: u64) -> io::Result<()> {
     match rustix::process::getrlimit(Resource::Fsize).current {
         Some(limit) if len > limit => {
             let why = format!(
-                "it needs a file of {len} bytes, and this process may only write files of {limit} bytes \
-                 (RLIMIT_FSIZE, `ulimit -f`)"
+                "it needs a file of {len} bytes, and this process may only write files of at most \
+                 {limit} bytes (RLIMIT_FSIZE, `ulimit -f`)"
             );
             Err(io::Error::new(io::ErrorKind::FileTooLarge, why))
         }

@@ -10,11 +10,11 @@ const BCACHEFS: u64 = 0xCA45_1A4E;
 pub(super) const OVERLAYFS: u64 = 0x794C_7630;
 /// File systems on which shared mappings are coherent with writes and locks are local.
 const LOCAL: [u64; 7] = [EXT, XFS, BTRFS, TMPFS, F2FS, BCACHEFS, OVERLAYFS];
-/// File systems that overwrite allocated space in place, so that stores never need more space. On
+/// File systems that overwrite allocated space in place, so that a write to it needs no more. On
 /// the others, a page that was written back or is shared with a copy may need space again.
 const OVERWRITES_IN_PLACE: [u64; 2] = [EXT, TMPFS];
 
-/// Whether a store into allocated space never needs more space.
+/// Whether a write to allocated space never needs more space.
 pub(super) fn overwrites_in_place(kind: u64) -> bool {
     OVERWRITES_IN_PLACE.contains(&kind)
 }

@@ -15,11 +15,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 use nix::libc;
+use nix::unistd::SysconfVar;
 use rustix::mm::Advice;
 
-/// The size of a page of memory.
+/// The size of a page of memory. (rustix finds it in a way that crashes under valgrind.)
 fn page_bytes() -> u64 {
-    rustix::param::page_size() as u64
+    let size = nix::unistd::sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    size.map_or(4096, |size| size as u64)
 }
 
 /// Memory shared with a file, or private anonymous memory.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// Version 1 of cgroups says "no limit" by a number above this.
+/// cgroup v1 reports "no limit" as a number above this.
 const NO_LIMIT_BYTES: u64 = 1 << 60;
 
 /// Returns the memory limit of the process in bytes, as it was at the first call; `None` if there
@@ -19,7 +19,7 @@ pub(crate) fn memory_limit() -> Option<u64> {
     limit.filter(|limit| *limit < NO_LIMIT_BYTES)
 }
 
-/// Returns the files that hold the limits of the process's memory cgroup and of those around it.
+/// Returns the files that hold the limits of the process's memory cgroup and of its ancestors.
 /// `cgroups` is what `/proc/self/cgroup` says; see cgroups(7).
 fn limit_files(cgroups: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limits_of_a_cgroup_and_of_those_around_it_are_found_in_both_versions() {
+    fn the_limit_files_of_a_cgroup_and_its_ancestors_are_found_in_v1_and_v2() {
         let files = limit_files("0::/user.slice/job\n");
         let v2 = ["user.slice/job/", "user.slice/", ""];
         assert_eq!(files, v2.map(|dir| PathBuf::from(format!("/sys/fs/cgroup/{dir}memory.max"))));

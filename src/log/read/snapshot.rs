@@ -25,10 +25,10 @@ const PARALLEL_CHECK_MIN_BYTES: u64 = 8 << 20;
 /// If the extents of several keys are shorter than this on average, they are read in the order of
 /// the log.
 const SMALL_EXTENT_BYTES: u64 = 2048;
-/// About how many bytes of the log one row of a group of keys covers, and how many are read before
-/// the first key of the group is read again: enough to read forward, and few enough that they and
-/// their destinations stay in the cache.
+/// Keys are read in groups. One extent of each key in a group adds up to about this many bytes.
 const ROW_BYTES: u64 = 64 << 10;
+/// About this many bytes are read before the first key of a group is read again: enough to read
+/// forward, few enough that they and their destinations stay in the CPU cache.
 const WINDOW_BYTES: u64 = 256 << 10;
 /// A value longer than this is copied in pieces of about this length.
 pub(super) const PIECE_BYTES: u64 = 1 << 20;
@@ -127,8 +127,8 @@ impl<F: DiskFile> Snapshot<F> {
         self.pins.segment(extent)
     }
 
-    /// Returns the value of each key, as a vector with the room for as many more bytes as `room`
-    /// says of each; without room if that is empty.
+    /// Returns the value of each key, in a vector with `room[key]` bytes of spare capacity; an
+    /// empty `room` means none.
     pub(crate) fn values(&self, pool: Option<&LentPool>, room: &[usize]) -> Result<Vec<Vec<u8>>> {
         let extents: Vec<&[Extent]> =
             self.extents.iter().map(|key| key.as_deref().map_or(&[][..], |list| list)).collect();
@@ -363,7 +363,7 @@ pub(super) fn zeroed(len: usize, room: usize) -> Vec<u8> {
     bytes
 }
 
-/// The room for more bytes of a key.
+/// The spare capacity to reserve for a key.
 pub(super) fn room_of(room: &[usize], key: usize) -> usize {
     room.get(key).copied().unwrap_or(0)
 }

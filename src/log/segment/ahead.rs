@@ -30,8 +30,9 @@ pub(crate) const UNCHECKED_AFTER_MISS: u32 = 8;
 pub(crate) const RELEASE_BEHIND_BYTES: u64 = 4 << 20;
 /// A long value is read in pieces of this many bytes.
 const LONG_PIECE_BYTES: usize = 1 << 20;
-/// Every page of a span of at least this length is checked, up to this many in one call.
-const WHOLE_MIN_BYTES: u64 = 32 << 10;
+/// In a span of at least this length, a sample is a stretch of pages instead of single ones.
+const STRETCH_MIN_BYTES: u64 = 32 << 10;
+/// The maximum number of pages in a stretch, which one call checks.
 const PAGES_PER_CALL: usize = (BYTES_PER_SAMPLE / PAGE) as usize;
 const PAGE: u64 = 4096;
 
@@ -109,9 +110,9 @@ pub(crate) fn is_missing<'s, F: DiskFile>(
         let span = span(i * count / samples);
         let mapping = span.segment.file().mapping();
         let is_resident = |at| mapping.is_resident(span.offset + at);
-        if span.len >= WHOLE_MIN_BYTES {
-            // A part of a long value may be in memory. From a place that varies, check every page
-            // that one call can check.
+        if span.len >= STRETCH_MIN_BYTES {
+            // Only a part of a long value may be in memory, so each sample checks a stretch that
+            // begins elsewhere.
             let at = span.len / samples as u64 * i as u64;
             let (len, mut pages) = (span.len - at, [1; PAGES_PER_CALL]);
             return !mapping.are_resident(span.offset + at, len, &mut pages);

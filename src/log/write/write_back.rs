@@ -1,10 +1,11 @@
 //! Begins to write appended bytes to disk early if the process has a memory limit.
 //!
-//! A memory cgroup counts the pages of files that are not on disk yet. Left to itself, the kernel
-//! writes them only once the limit is reached, and an append then waits for the disk. If the writes
-//! start earlier, the disk works while the appends go on.
+//! A memory cgroup counts dirty pages. They can fill it before the kernel starts writeback by
+//! itself, and an append then waits for the disk. With early writeback, the disk works while
+//! appends go on.
 //!
-//! Each byte is started about once: pages that are on disk already would leave memory.
+//! Writeback of each byte is requested about once: a second request would evict pages that are
+//! already clean.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,18 +13,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::log::fs::memory_limit::memory_limit;
 use crate::log::options::{Options, WriteBackAfter};
 
-/// The bytes that are started together.
+/// Writeback is requested for about this many bytes at a time.
 const STEP_BYTES: u64 = 4 << 20;
-/// The share of the memory limit that a handle appends before it starts bytes early.
+/// By default, early writeback begins after 1/`LIMIT_PARTS` of the memory limit was appended.
 const LIMIT_PARTS: u64 = 4;
 
 /// Counts the bytes that a handle appends.
 #[derive(Debug)]
 pub(super) struct WriteBack {
-    /// `None` if nothing is started early.
+    /// `None` without early writeback.
     after_bytes: Option<u64>,
     appended_bytes: AtomicU64,
-    /// Those in the active segment that were not started yet.
+    /// The bytes of the active segment for which no writeback was requested yet.
     waiting_bytes: AtomicU64,
 }
 
@@ -39,7 +40,7 @@ impl WriteBack {
     }
 
     /// Counts a batch of `len` bytes that ends at `end` in its segment. Returns the range of the
-    /// segment that should be started now, if any.
+    /// segment to write back now, if any.
     #[inline]
     pub(super) fn appended(&self, end: u64, len: u64) -> Option<Range<u64>> {
         let after_bytes = self.after_bytes?;
@@ -51,15 +52,16 @@ impl WriteBack {
         self.take_waiting(end)
     }
 
-    /// Returns the range of a segment that was sealed at `end` that should be started now, if any.
+    /// Returns the range to write back now, if any, of a segment that was sealed at `end`.
     pub(super) fn sealed(&self, end: u64) -> Option<Range<u64>> {
         let range = self.take_waiting(end);
         let appended = self.appended_bytes.load(Ordering::Relaxed);
         range.filter(|_| self.after_bytes.is_some_and(|after| appended >= after))
     }
 
-    /// Takes the bytes before `end` that wait, if another thread has not taken them meanwhile. They
-    /// may be a few too many if threads append at the same time.
+    /// Takes the waiting bytes, as the range that ends at `end`; `None` if another thread took
+    /// them. With concurrent appends, the range may differ slightly from the bytes that were
+    /// waiting.
     fn take_waiting(&self, end: u64) -> Option<Range<u64>> {
         let taken = self.waiting_bytes.swap(0, Ordering::Relaxed);
         (taken > 0).then(|| end.saturating_sub(taken)..end)
@@ -71,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_but_the_last_bytes_are_started_once_enough_were_appended() {
+    fn from_the_threshold_on_writeback_covers_all_but_the_last_step() {
         const BATCH: u64 = 100_000;
         let options = Options::default().write_back_after_bytes(20 << 20);
         let write_back = WriteBack::new(&options);
@@ -89,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_of_a_segment_that_was_sealed_before_enough_were_appended_are_never_started() {
+    fn a_segment_sealed_before_the_threshold_is_never_written_back_early() {
         let write_back = WriteBack::new(&Options::default().write_back_after_bytes(10 << 20));
         assert_eq!(write_back.appended(9 << 20, 9 << 20), None);
         assert_eq!(write_back.sealed(9 << 20), None);
@@ -98,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_append_at_the_same_time_start_each_byte_about_once() {
+    fn concurrent_appends_request_writeback_of_each_byte_about_once() {
         const BATCHES: u64 = 200_000;
         const LEN: u64 = STEP_BYTES - 1;
         let write_back = WriteBack::new(&Options::default().write_back_after_bytes(0));
@@ -118,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_started_if_it_is_turned_off() {
+    fn there_is_no_early_writeback_if_it_is_turned_off() {
         let write_back = WriteBack::new(&Options::default().write_back_after_bytes(None));
         assert!((1..100).all(|n| write_back.appended(n << 20, 1 << 20).is_none()));
         assert_eq!(write_back.sealed(100 << 20), None);

@@ -15,7 +15,7 @@ pub(super) fn violation(text: impl Into<String>) -> Violation {
 }
 
 /// Fails if one of the finished backups is not among those that are complete.
-pub(super) fn unfinished(
+pub(super) fn check_finished(
     complete: &BTreeSet<PathBuf>,
     finished: &BTreeMap<PathBuf, u64>,
 ) -> Result<(), Violation> {

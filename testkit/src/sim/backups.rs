@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use partd::{ErrorKind, SegmentLog};
 
-use super::backup_dirs::{unfinished, violation};
+use super::backup_dirs::{check_finished, violation};
 use super::disk::SimDisk;
 use super::image::Image;
 use super::oracle::Oracle;
@@ -41,8 +41,9 @@ impl Opened {
 }
 
 impl Search<'_> {
-    /// Opens the store of an image, which holds `found` batches, and the backups in it, in both
-    /// orders, and appends to each. Returns the complete backups, with all of `finished`.
+    /// Opens the store of an image, which holds `found` batches, and its backups, with the store
+    /// first or last at random, and appends to each. Returns the complete backups; fails unless
+    /// they include all of `finished`.
     pub(super) fn check_backups(
         &mut self,
         image: &Image,
@@ -77,7 +78,7 @@ impl Search<'_> {
             all.iter().try_for_each(Opened::check)?;
             self.boot_once_more(&disk, all, hash)?;
         }
-        unfinished(&complete, finished)?;
+        check_finished(&complete, finished)?;
         Ok(complete)
     }
 

@@ -139,16 +139,17 @@ impl File {
         self.passed_over.extend(pages);
     }
 
-    /// Returns the file that a power cut leaves. If not `is_long`, the last change of the length is
-    /// lost. Each item of `kept` is an index in `dirty` and the version of that unit that is kept,
-    /// counted from 1; units that are not in `kept` stay as they were last synced.
+    /// Returns the file that a power cut leaves. Unless `keeps_len`, a length that is not durable
+    /// is lost, and the file is empty. Each item of `kept` is an index in `dirty` and the version
+    /// of that unit that is kept, counted from 1; units that are not in `kept` stay as they were
+    /// last synced.
     pub(super) fn left(
         &self,
-        is_long: bool,
+        keeps_len: bool,
         kept: impl Iterator<Item = (usize, usize)>,
     ) -> FileImage {
         let mut left = FileImage { identity: self.identity, ..FileImage::default() };
-        if self.len_stamp.is_some() && !is_long {
+        if self.len_stamp.is_some() && !keeps_len {
             return left;
         }
         (left.len, left.pages) = (self.len, self.durable.clone());

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use partd::SegmentLog;
 
-use super::backup_dirs::unfinished;
+use super::backup_dirs::check_finished;
 use super::cuts::{ALL_SUBSETS_MAX_UNITS, Mode, choices, tears};
 use super::disk::{Defect, SimDisk};
 use super::image::{FileImage, Image};
@@ -281,7 +281,7 @@ impl Search<'_> {
         if let Some(found) = self.seen.get(&hash) {
             // Equal bytes give an equal store; only the required minimum may have grown.
             return too_few(found.batches, floor)
-                .and_then(|()| unfinished(&found.backups, backups));
+                .and_then(|()| check_finished(&found.backups, backups));
         }
         let disk = SimDisk::boot(image, hash ^ self.seed, self.defect);
         let log = open(&disk)?;

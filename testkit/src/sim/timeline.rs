@@ -317,9 +317,9 @@ impl<'a> Timeline<'a> {
                 let left = files.entry(inode).or_insert_with(|| {
                     let of_file = units.iter().zip(choice.versions.iter());
                     let kept = of_file.filter(|(u, version)| u.inode == inode && **version > 0);
-                    let is_long = kept.clone().any(|(unit, _)| unit.place.is_none());
+                    let keeps_len = kept.clone().any(|(unit, _)| unit.place.is_none());
                     let in_place = kept.filter_map(|(unit, kept)| Some((unit.place?, *kept)));
-                    file.left(is_long, in_place)
+                    file.left(keeps_len, in_place)
                 });
                 image.files.insert(path, left.clone());
             }

@@ -118,8 +118,9 @@ pub(crate) fn section(plan: &Plan, rows: &[Row], machine: &str, charts: &Path) -
          needs, such as flushing and indexing. *All threads* are {threads}; keys are spread over them, \
          except for the Python engines, whose figure is that of one thread. After the clock has stopped, \
          the length and the CRC-32 of every value are compared with what was appended, for all engines \
-         alike; a wrong value ends the program. Of the engines, only SegmentLog and the limits compute \
-         and verify a checksum of every value in the timed part.\n",
+         alike; a wrong value ends the program. Only SegmentLog, also below Buffer, and the limits \
+         compute a checksum of every stored value in the timed part; those that read also \
+         verify it.\n",
         rounds = plan.rounds,
         twice = plan.rounds * if threads > 1 { 2 } else { 1 },
         once = plan.once_above.as_secs(),

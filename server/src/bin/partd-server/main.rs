@@ -39,8 +39,8 @@ impl From<io::Error> for Failure {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::OutputClosed,
             io::ErrorKind::FileTooLarge => Failure::Refused(format!(
-                "cannot write to standard output: {error}: the file size limit of this process \
-                 (RLIMIT_FSIZE, `ulimit -f`) is lower"
+                "cannot write to standard output: {error}: it exceeds the file size limit of this \
+                 process (RLIMIT_FSIZE, `ulimit -f`)"
             )),
             _ => Failure::Refused(format!("cannot write to standard output: {error}")),
         }
@@ -48,7 +48,8 @@ impl From<io::Error> for Failure {
 }
 
 fn main() -> ExitCode {
-    // A write beyond the file size limit is then an error. If this fails, its signal ends the process.
+    // With a handler for SIGXFSZ, a write beyond the file size limit fails with an error. If it
+    // cannot be installed, the signal still kills the process.
     let _ = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
     let done = match Args::try_parse() {
         Ok(args) => run(args),

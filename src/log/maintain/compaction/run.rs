@@ -111,8 +111,8 @@ fn finish_predecessor<D: Disk>(store: &Store<D>, control: &Control<D>) -> Result
     }
     control.reserve()?;
     // The compaction that renamed the newest output had synced the rest of the history, and may
-    // have died before it recorded that. Without it, a sync of a handle that still maps an input
-    // finds batches to sync in a file that is gone.
+    // have died before it recorded that. If it stayed behind, a sync by a handle that still maps an
+    // input finds batches to sync in a file that is gone.
     control.raise_durable_seq(newest.max_seq);
     // The compaction that renamed the output may have died before it raised the directory epoch. A
     // version that has only the inputs, even this handle's own, must be refreshed before they are

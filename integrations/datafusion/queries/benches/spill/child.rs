@@ -70,10 +70,10 @@ impl Report {
         ("bytes spilled", " MB", |r| r.spilled_bytes as f64 / MB),
         ("spill files", "", |r| r.spill_files as f64),
         ("bytes written", " MB", |r| r.written_bytes as f64 / MB),
-        ("most disk space", " MB", |r| r.disk_bytes as f64 / MB),
-        ("most open descriptors", "", |r| r.descriptors as f64),
-        ("most open below the directory", "", |r| r.spill_descriptors as f64),
-        ("most files", "", |r| r.files as f64),
+        ("peak disk space", " MB", |r| r.disk_bytes as f64 / MB),
+        ("peak open descriptors", "", |r| r.descriptors as f64),
+        ("peak descriptors of spill files", "", |r| r.spill_descriptors as f64),
+        ("peak files", "", |r| r.files as f64),
     ];
 
     /// The fields in the order in which a child prints them.

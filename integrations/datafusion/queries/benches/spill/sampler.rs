@@ -14,8 +14,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(10);
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Peaks {
     pub(crate) descriptors: u64,
-    /// Those of the directory of the run, and of what is or was in it. The others belong to the
-    /// process: its standard streams, and tokio's.
+    /// Descriptors of the run's directory and of the files in it, deleted ones included. The others
+    /// are the standard streams and tokio's.
     pub(crate) spill_descriptors: u64,
     pub(crate) files: u64,
     pub(crate) anonymous_bytes: u64,
