@@ -149,7 +149,7 @@ fn print_summary(job: &Job, report: &Report) {
     );
     println!("  through the log   {} ({share:.0} %)", HumanBytes(report.log_bytes));
     println!("  read and append   {}", half(report.append_time));
-    println!("  get and write     {}", half(report.get_time));
+    println!("  view and write    {}", half(report.get_time));
     if let Some(peak) = peak_memory_bytes() {
         println!(
             "  peak memory       {} (of the process, mapped files included)",
