@@ -92,7 +92,8 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         let batch_bytes = value_bytes + value_bytes / 4 + batch.ops().len() as u64 * KEY_BYTES;
         // The spare memory may be in blocks that are too small, so ask for one step at least.
         let needed_bytes = self.held_bytes(state) + batch_bytes;
-        self.memory.grow(needed_bytes.max(self.memory.allowed_bytes() + 1))
+        let next_step_bytes = self.memory.allowed_bytes() + self.memory.step_bytes();
+        self.memory.grow(needed_bytes.max(next_step_bytes))
     }
 
     /// Returns the sets of a batch that would be deferred, or `None` if the batch cannot be
