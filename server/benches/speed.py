@@ -1,20 +1,21 @@
 """One client of Python's partd, timed by itself. Arguments: address, name, batches, gets.
 
 256 values of 4 KiB in each batch. It says `ready`, waits for a line, appends, says the seconds; waits
-for a line, gets, says the seconds.
+for a line, gets, says the seconds; and says `verified` if the server has what was appended.
 """
 
+import random
 import sys
 import time
 
 from partd.zmq import Client
 
 address, name, batches, gets = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-value = b"v" * 4096
-batch = {f"{name}-{i}": value for i in range(256)}
+values = [random.Random(f"{name}-{i}").randbytes(4096) for i in range(256)]
+batch = {f"{name}-{i}": value for i, value in enumerate(values)}
 keys = [f"{name}-get-{i}" for i in range(256)]
 p = Client(address)
-p.append(dict.fromkeys(keys, value))
+p.append(dict(zip(keys, values)))
 p.get(keys[0])
 print("ready", flush=True)
 sys.stdin.readline()
@@ -26,5 +27,10 @@ print(time.perf_counter() - start, flush=True)
 sys.stdin.readline()
 start = time.perf_counter()
 for _ in range(gets):
-    assert sum(map(len, p.get(keys))) == 256 * 4096
+    got = p.get(keys)
+    assert sum(map(len, got)) == 256 * 4096
 print(time.perf_counter() - start, flush=True)
+assert got == values
+for key, value in batch.items():
+    assert p.get(key) == value * batches
+print("verified", flush=True)

@@ -8,10 +8,13 @@
 //! Every side is processes of its own: a server, and one or four clients that begin together. The sides
 //! take turns in each round; the figures are medians of the rounds, and the ratios are of those. Batches
 //! are 256 values of 4 KiB. Both servers keep what they get in a buffer in memory, as Python's does unless
-//! told otherwise. `PARTD_ROUNDS` is the number of rounds.
+//! told otherwise. After the clocks have stopped, every client compares what it got, and what the
+//! server has for the keys that it appended to. `PARTD_ROUNDS` is the number of rounds.
 
 use std::env;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -52,27 +55,42 @@ fn say(text: impl std::fmt::Display) {
 
 fn client(address: &str, name: &str, batches: usize, gets: usize) {
     let client = Client::connect(address).unwrap();
-    let value = vec![b'v'; VALUE_BYTES];
+    let values: Vec<Vec<u8>> = (0..KEYS).map(|i| value_of(name, i)).collect();
     let keys: Vec<String> = (0..KEYS).map(|i| format!("{name}-{i}")).collect();
     let read: Vec<String> = (0..KEYS).map(|i| format!("{name}-get-{i}")).collect();
-    client.append(read.iter().map(|key| (key, &value))).unwrap();
+    client.append(read.iter().zip(&values)).unwrap();
     say("ready");
     wait();
     let start = Instant::now();
     let mut pipeline = client.pipeline().unwrap();
     for _ in 0..batches {
-        pipeline.append(keys.iter().map(|key| (key, &value))).unwrap();
+        pipeline.append(keys.iter().zip(&values)).unwrap();
     }
     pipeline.flush().unwrap();
     say(start.elapsed().as_secs_f64());
     drop(pipeline);
     wait();
     let start = Instant::now();
+    let mut got = Vec::new();
     for _ in 0..gets {
-        let values = client.get_many(&read).unwrap();
-        assert_eq!(values.iter().map(Vec::len).sum::<usize>(), BATCH_BYTES);
+        got = client.get_many(&read).unwrap();
+        assert_eq!(got.iter().map(Vec::len).sum::<usize>(), BATCH_BYTES);
     }
     say(start.elapsed().as_secs_f64());
+    assert!(got == values, "a get returned other bytes");
+    for (key, value) in keys.iter().zip(&values) {
+        assert!(client.get(key).unwrap() == value.repeat(batches), "{key} has other bytes");
+    }
+    say("verified");
+}
+
+/// The value of a client's key: 512 numbers that no other key has.
+fn value_of(name: &str, key: usize) -> Vec<u8> {
+    let mut hasher = DefaultHasher::new();
+    (name, key).hash(&mut hasher);
+    let first = hasher.finish();
+    let numbers = (0..VALUE_BYTES as u64 / 8).map(|i| first.wrapping_add(i << 32 | i));
+    numbers.flat_map(u64::to_le_bytes).collect()
 }
 
 /// Reads what comes into the same memory again and again.
@@ -85,9 +103,11 @@ fn copy_server(path: &Path) {
             let mut memory = vec![0; BATCH_BYTES];
             while stream.read_exact(&mut memory).is_ok() {
                 if stream.write_all(&[1]).is_err() {
-                    break;
+                    return;
                 }
             }
+            let is_same = memory.iter().all(|byte| *byte == b'v');
+            let _ = stream.write_all(&[u8::from(is_same)]);
         });
     }
 }
@@ -110,6 +130,10 @@ fn copy_client(path: &Path, batches: usize) {
         acknowledged += stream.read(&mut acks).unwrap();
     }
     say(start.elapsed().as_secs_f64());
+    stream.shutdown(Shutdown::Write).unwrap();
+    stream.read_exact(&mut acks[..1]).unwrap();
+    assert_eq!(acks[0], 1, "the copy has other bytes");
+    say("verified");
 }
 
 /// Requests of 100 bytes at a steady rate; each is timed from the moment at which it was due.
@@ -192,7 +216,13 @@ fn rates(clients: usize, batches: usize, start: impl Fn(&str) -> Worker) -> (f64
     let bytes = clients * batches * BATCH_BYTES;
     let mib = f64::from(1 << 20);
     let append = together(&mut workers, bytes) / mib;
-    (append, together(&mut workers, bytes) / mib)
+    let get = together(&mut workers, bytes) / mib;
+    expect_verified(&mut workers);
+    (append, get)
+}
+
+fn expect_verified(workers: &mut [Worker]) {
+    workers.iter_mut().for_each(|worker| assert_eq!(worker.line(), "verified"));
 }
 
 fn median(values: &mut [f64]) -> f64 {
@@ -271,7 +301,9 @@ fn copy(clients: usize, batches: usize) -> f64 {
     for worker in &mut workers {
         assert_eq!(worker.line(), "ready");
     }
-    together(&mut workers, clients * batches * BATCH_BYTES) / f64::from(1 << 20)
+    let rate = together(&mut workers, clients * batches * BATCH_BYTES) / f64::from(1 << 20);
+    expect_verified(&mut workers);
+    rate
 }
 
 /// 10,000 requests of 100 bytes each second from 8 clients.

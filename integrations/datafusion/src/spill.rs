@@ -49,7 +49,7 @@ const GATHERING_WRITERS: u64 = 256;
 /// writer.write_all(b"rows")?;
 /// writer.finish()?;
 /// assert_eq!(spill.stats().used_bytes, 4);
-/// drop(file);
+/// drop((writer, file));
 /// assert_eq!(spill.stats().files, 0);
 /// # Ok(())
 /// # }

@@ -1,19 +1,21 @@
 //! The rate of a compaction, and the appends beside it.
 
 use std::fmt::Write as _;
+use std::fs;
 use std::hint::black_box;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use partd::{Durability, Partd, SegmentLog};
 
 use super::Bench;
-use super::worker::{APPEND_BYTES, KEYS, batch, keys, store_of};
+use super::worker::{APPEND_BYTES, KEYS, VALUE, batch, keys, store_of};
 use crate::engines::limit_mapped::{SEGMENT_BYTES, allocated};
 use crate::samples::{Samples, figure, rate};
+use crate::workload::{Digest, Workload};
 
 /// The bytes that the limit copies at a time.
 const STEP: usize = 256 << 10;
@@ -22,7 +24,9 @@ const STEP: usize = 256 << 10;
 #[derive(Debug, Default)]
 struct Figures {
     alone: Samples,
+    temporary: Samples,
     limit: Samples,
+    limit_synced: Samples,
     beside: Samples,
     append_alone: Samples,
     append_beside: Samples,
@@ -35,19 +39,25 @@ pub(crate) fn table(bench: &Bench<'_>) -> Result<String> {
     for round in 0..bench.asked.rounds {
         eprintln!("compaction, round {}", round + 1);
         let dir = tempfile::tempdir_in(bench.base)?;
-        figures.limit.push(rate(total / 2, limit(dir.path(), bench.pool, total / 2)?));
-        let (log, live) = half_dead(&dir.path().join("alone"), bench.pool, total)?;
-        let start = Instant::now();
-        log.compact()?;
-        figures.alone.push(rate(live, start.elapsed()));
+        let (plain, synced) = limit(dir.path(), bench.pool, total / 2)?;
+        figures.limit.push(rate(total / 2, plain));
+        figures.limit_synced.push(rate(total / 2, synced));
+        let options = SegmentLog::options().compaction_dead_share(None);
+        let log = options.open(store_of(&dir.path().join("alone")))?;
+        figures.alone.push(alone(&log, bench.pool, total)?);
+        drop(log);
+        let log = options.temporary_in(dir.path())?;
+        figures.temporary.push(alone(&log, bench.pool, total)?);
         drop(log);
         beside(&dir.path().join("beside"), bench.pool, total, &mut figures)?;
     }
     let mut text = format!(
         "### Compaction of {} MiB, of which half is dead, GiB/s\n\n\
-         The live bytes over the time. The limit reads as many bytes from one file, computes their CRC-32 \
-         and writes them to allocated files, 256 KiB at a time. The appends, 4 KiB × 256 keys, are made by one \
-         thread for as long as the compaction runs.\n\n| | GiB/s | ÷ |\n|---|--:|--:|\n",
+         The live bytes over the time. The limit reads as many bytes from files of 64 MiB, computes their \
+         CRC-32 and writes them to allocated files, 256 KiB at a time; *synced*, it also syncs each file, as \
+         a compaction must before it removes what it has copied. A temporary store syncs nothing. The \
+         appends, 4 KiB × 256 keys, are made by one thread for as long as the compaction runs. The values \
+         are compared after each compaction.\n\n| | GiB/s | ÷ |\n|---|--:|--:|\n",
         total >> 20
     );
     let ratio = |ours: &Samples, theirs: &Samples| match (ours.median(), theirs.median()) {
@@ -55,10 +65,17 @@ pub(crate) fn table(bench: &Bench<'_>) -> Result<String> {
         _ => "–".to_owned(),
     };
     let cell = |samples: &Samples| samples.cell().unwrap_or_default();
-    let Figures { alone, limit, beside, append_alone, append_beside } = &figures;
+    let Figures { alone, temporary, limit, limit_synced, beside, append_alone, append_beside } =
+        &figures;
     let lines = [
         ("limit: read, CRC-32, write", limit, String::new()),
-        ("compaction alone", alone, format!("{} of the limit", ratio(alone, limit))),
+        ("limit, synced", limit_synced, String::new()),
+        ("compaction alone", alone, format!("{} of the limit, synced", ratio(alone, limit_synced))),
+        (
+            "compaction of a temporary store",
+            temporary,
+            format!("{} of the limit", ratio(temporary, limit)),
+        ),
         ("compaction beside appends", beside, format!("{} of alone", ratio(beside, alone))),
         ("appends alone", append_alone, String::new()),
         (
@@ -73,21 +90,41 @@ pub(crate) fn table(bench: &Bench<'_>) -> Result<String> {
     Ok(text)
 }
 
-/// Fills a store and removes every second key; returns it and its live bytes.
-fn half_dead(dir: &Path, pool: &[u8], bytes: u64) -> Result<(SegmentLog, u64)> {
+/// Fills a store and removes every second key; returns its live bytes.
+fn half_dead(log: &SegmentLog, pool: &[u8], bytes: u64) -> Result<u64> {
     let keys = keys();
-    let log = SegmentLog::options().compaction_dead_share(None).open(store_of(dir))?;
     for number in 0..(bytes / APPEND_BYTES) as usize {
         log.write(&batch(&keys, pool, number), Durability::Plain)?;
     }
     log.delete(keys.iter().step_by(2).cloned())?;
-    let live = log.lens(&keys)?.into_iter().flatten().sum();
-    Ok((log, live))
+    Ok(log.lens(&keys)?.into_iter().flatten().sum())
+}
+
+/// The rate of a compaction with nothing beside it.
+fn alone(log: &SegmentLog, pool: &[u8], bytes: u64) -> Result<f64> {
+    let live = half_dead(log, pool, bytes)?;
+    let start = Instant::now();
+    log.compact()?;
+    let time = start.elapsed();
+    check(log, pool, bytes)?;
+    Ok(rate(live, time))
+}
+
+/// Compares what a compaction has kept with what was appended.
+fn check(log: &SegmentLog, pool: &[u8], bytes: u64) -> Result<()> {
+    let expected = Workload::new(VALUE, KEYS, (bytes / APPEND_BYTES) as usize).expected(pool);
+    for (i, (key, expected)) in keys().iter().zip(expected).enumerate() {
+        let is_live = i % 2 == 1;
+        let expected = if is_live { expected } else { Digest::of(&[]) };
+        ensure!(Digest::of(&log.get(key)?) == expected, "{key} has another value");
+    }
+    Ok(())
 }
 
 /// Appends alone for a while, then beside a compaction.
 fn beside(dir: &Path, pool: &[u8], total: u64, figures: &mut Figures) -> Result<()> {
-    let (log, live) = half_dead(dir, pool, total)?;
+    let log = SegmentLog::options().compaction_dead_share(None).open(store_of(dir))?;
+    let live = half_dead(&log, pool, total)?;
     let keys: Vec<_> = (0..KEYS).map(|key| partd::Key::from(("new", key))).collect();
     let start = Instant::now();
     let appends = total / 4 / APPEND_BYTES;
@@ -118,26 +155,35 @@ fn beside(dir: &Path, pool: &[u8], total: u64, figures: &mut Figures) -> Result<
         figures.append_beside.push(rate(during, time));
         Ok(time)
     })?;
-    ensure!(live > 0);
+    check(&log, pool, total)?;
     figures.beside.push(rate(live, time));
     Ok(())
 }
 
-/// Reads a file, computes the checksum and writes to allocated files.
-fn limit(dir: &Path, pool: &[u8], bytes: u64) -> Result<Duration> {
-    let source = allocated(&dir.join("limit-source"))?;
-    source.write_all_at(&pool[..SEGMENT_BYTES], 0)?;
+/// Reads files, computes the checksum and writes to allocated files; returns the time before and
+/// after these are synced.
+fn limit(dir: &Path, pool: &[u8], bytes: u64) -> Result<(Duration, Duration)> {
+    let count = bytes.div_ceil(SEGMENT_BYTES as u64);
+    let sources = (0..count).map(|i| {
+        let file = allocated(&dir.join(format!("limit-source-{i}")))?;
+        file.write_all_at(&pool[..SEGMENT_BYTES], 0)?;
+        Ok(file)
+    });
+    let sources = sources.collect::<Result<Vec<_>>>()?;
     let mut buffer = vec![0; STEP];
     let mut files = Vec::new();
     let start = Instant::now();
-    for at in (0..bytes).step_by(STEP) {
-        let in_segment = at % SEGMENT_BYTES as u64;
-        if in_segment == 0 {
-            files.push(allocated(&dir.join(format!("limit-{}", files.len())))?);
+    for (i, source) in sources.iter().enumerate() {
+        let file = allocated(&dir.join(format!("limit-{i}")))?;
+        let len = (bytes - (i * SEGMENT_BYTES) as u64).min(SEGMENT_BYTES as u64);
+        for at in (0..len).step_by(STEP) {
+            source.read_exact_at(&mut buffer, at)?;
+            black_box(crc32fast::hash(&buffer));
+            file.write_all_at(&buffer, at)?;
         }
-        source.read_exact_at(&mut buffer, in_segment)?;
-        black_box(crc32fast::hash(&buffer));
-        files.last().context("a file")?.write_all_at(&buffer, in_segment)?;
+        files.push(file);
     }
-    Ok(start.elapsed())
+    let plain = start.elapsed();
+    files.iter().try_for_each(fs::File::sync_data)?;
+    Ok((plain, start.elapsed()))
 }

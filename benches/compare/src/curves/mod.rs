@@ -28,14 +28,36 @@ pub(crate) struct Asked {
     /// One round with a sixteenth of the bytes, to try the program
     #[arg(long)]
     pub(crate) quick: bool,
+    /// Only these parts, separated by commas
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) only: Vec<Part>,
     /// Where to write the results, even those of a quick run
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
 }
 
+/// A part of the measurements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Part {
+    /// Append and get over the size of the store
+    Sizes,
+    /// Append and get over the number of keys
+    Keys,
+    /// Append and get by several threads and processes
+    Parallel,
+    /// Durable appends by several threads
+    Durable,
+    /// Compaction, alone and beside appends
+    Compaction,
+}
+
 impl Asked {
     pub(crate) fn is_full(&self) -> bool {
-        !self.quick
+        !self.quick && self.only.is_empty()
+    }
+
+    fn has(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
     }
 
     /// A number of bytes, less in a quick run.
@@ -60,11 +82,21 @@ pub(crate) fn section(asked: &Asked, base: &Path, charts: &Path) -> Result<Strin
     let pool_path = base.join("pool");
     let pool = create_pool(&pool_path)?;
     let bench = Bench { asked: &asked, base, pool: &pool, pool_path: &pool_path };
-    let mut curves = volume::sizes(&bench)?.to_vec();
-    curves.extend(volume::keys(&bench)?);
-    curves.extend(parallel::curves(&bench)?);
-    curves.push(durable::curve(&bench)?);
-    let compaction = compaction::table(&bench)?;
+    let mut curves = Vec::new();
+    if asked.has(Part::Sizes) {
+        curves.extend(volume::sizes(&bench)?);
+    }
+    if asked.has(Part::Keys) {
+        curves.extend(volume::keys(&bench)?);
+    }
+    if asked.has(Part::Parallel) {
+        curves.extend(parallel::curves(&bench)?);
+    }
+    if asked.has(Part::Durable) {
+        curves.push(durable::curve(&bench)?);
+    }
+    let compaction =
+        if asked.has(Part::Compaction) { compaction::table(&bench)? } else { String::new() };
 
     let mut text = "## Curves\n\n".to_owned();
     writeln!(text, "{}\n", machine::describe(base, None))?;
