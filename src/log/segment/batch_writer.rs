@@ -140,6 +140,11 @@ impl<'c, 'v, F: DiskFile> BatchWriter<'c, 'v, F> {
         Ok(len)
     }
 
+    /// The end of the values that are written, from the start of the segment.
+    pub(crate) fn end(&self) -> u64 {
+        self.claim.offset() + self.at
+    }
+
     /// Writes the rest of the values, and the head before them.
     pub(crate) fn finish<'e>(
         mut self,

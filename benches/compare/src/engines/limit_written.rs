@@ -4,7 +4,7 @@ use std::fs::File;
 use std::hint::black_box;
 use std::io::IoSlice;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
@@ -21,15 +21,27 @@ pub(crate) struct Written {
     files: Vec<File>,
     at: usize,
     group: Vec<u8>,
+    /// The number of files before the first that was written since the last sync.
+    synced: usize,
 }
 
 pub(crate) fn open(setup: &Setup<'_>) -> Result<Box<dyn Engine>> {
-    let dir = setup.dir.to_owned();
-    let group = Vec::with_capacity(GROUP_BYTES);
-    Ok(Box::new(Written { dir, files: Vec::new(), at: SEGMENT_BYTES, group }))
+    Ok(Box::new(Written::new(setup.dir)))
 }
 
 impl Written {
+    pub(crate) fn new(dir: &Path) -> Written {
+        let group = Vec::with_capacity(GROUP_BYTES);
+        Written { dir: dir.to_owned(), files: Vec::new(), at: SEGMENT_BYTES, group, synced: 0 }
+    }
+
+    /// Syncs what was written since the last call.
+    pub(crate) fn sync(&mut self) -> Result<()> {
+        self.files[self.synced..].iter().try_for_each(File::sync_data)?;
+        self.synced = self.files.len().saturating_sub(1);
+        Ok(())
+    }
+
     /// Returns the file and the offset for the next `len` bytes.
     fn place(&mut self, len: usize) -> Result<(&File, u64)> {
         if self.at + len > SEGMENT_BYTES {

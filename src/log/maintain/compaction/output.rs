@@ -12,13 +12,13 @@ use crate::log::maintain::compaction::base::Base;
 use crate::log::maintain::compaction::plan::{Plan, Planned, split};
 use crate::log::maintain::compaction::stop::{Pace, Stop};
 use crate::log::maintain::engine::Engine;
-use crate::log::segment::SEAL_LEN;
 use crate::log::segment::ahead::Ahead;
 use crate::log::segment::batch_writer::{BatchWriter, GROUP_BYTES, Scratch};
 use crate::log::segment::claim::{ActiveSegment, Claim};
 use crate::log::segment::space::Space;
 use crate::log::segment::through::Through;
 use crate::log::segment::unpublished::{NewSegment, Unpublished};
+use crate::log::segment::{SEAL_LEN, Segment};
 use crate::log::shared::control::{Control, ReservedFor};
 use crate::log::store::Store;
 
@@ -96,6 +96,30 @@ fn new_output<'s, D: Disk>(
     Err(error)
 }
 
+/// Bytes of an output that the disk is asked to write at a time, long before the sync.
+const WRITE_BACK_BYTES: u64 = 4 << 20;
+
+/// Requests writeback of an output as it is written, so that the disk works meanwhile and the sync at
+/// the end waits only for the last bytes.
+#[derive(Debug)]
+struct WriteBehind<'o, F> {
+    /// `None` for an output that is not synced.
+    output: Option<&'o Segment<F>>,
+    requested: u64,
+}
+
+impl<F: DiskFile> WriteBehind<'_, F> {
+    /// Requests writeback of what was written up to `end`, if that is enough.
+    fn written_to(&mut self, end: u64) {
+        if let Some(output) = self.output
+            && end >= self.requested + WRITE_BACK_BYTES
+        {
+            output.file().write_back(self.requested..end);
+            self.requested = end;
+        }
+    }
+}
+
 /// Writes the batches of an output and syncs it. Returns false if the compaction was stopped.
 fn write_batches<D: Disk>(
     store: &Store<D>,
@@ -107,11 +131,13 @@ fn write_batches<D: Disk>(
 ) -> Result<bool> {
     let segment = Arc::clone(active.segment());
     let mut pace = Pace::new(store.options.compaction_bytes_per_second);
+    let mut behind =
+        WriteBehind { output: (!store.is_temporary).then_some(&*segment), requested: 0 };
     for (entries, layout) in batches {
         let mut claim = active
             .claim(&layout, 0)?
             .ok_or_else(|| Error::Invalid("the output of a compaction is too short".into()))?;
-        if !copy(base, &mut claim, entries, &layout, &mut pace, stop)? {
+        if !copy(base, &mut claim, entries, &layout, &mut pace, &mut behind, stop)? {
             return Ok(false);
         }
         segment.mark_committed(claim.offset(), base.max_seq)?;
@@ -131,6 +157,7 @@ fn copy<F: DiskFile>(
     entries: &[Planned],
     layout: &Layout,
     pace: &mut Pace,
+    behind: &mut WriteBehind<'_, F>,
     stop: &Stop,
 ) -> Result<bool> {
     let path = claim.segment().path();
@@ -164,6 +191,7 @@ fn copy<F: DiskFile>(
                         return Ok(false);
                     }
                     pace.keep(writer.flush().map_err(error)?, stop);
+                    behind.written_to(writer.end());
                 }
             }
             segment.compare(extent, check.finalize())?;
