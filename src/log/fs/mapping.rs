@@ -248,6 +248,14 @@ impl Mapping {
     /// Copies bytes out as atomic words; other threads and processes may change them meanwhile.
     pub fn copy_out(&self, offset: u64, out: &mut [u8]) {
         let (mut offset, mut out) = (offset, out);
+        if offset.is_multiple_of(8) {
+            let (words, rest) = out.as_chunks_mut();
+            for word in words {
+                *word = self.load(offset, Ordering::Relaxed).to_le_bytes();
+                offset += 8;
+            }
+            out = rest;
+        }
         while !out.is_empty() {
             let word = self.load(offset & !7, Ordering::Relaxed).to_le_bytes();
             let skip = (offset & 7) as usize;

@@ -161,7 +161,8 @@ impl Dir for SimDir {
         let number = state.inodes;
         state.inodes += 1;
         let identity = state.new_identity();
-        let inode = Arc::new(Inode { backed, ..Inode::new(number, identity, Memory::zeroed(len)) });
+        let new = Inode::new(number, identity, Memory::zeroed(len), 0);
+        let inode = Arc::new(Inode { backed, ..new });
         state.names.insert(path.clone(), Arc::clone(&inode));
         drop(state);
         disk.record(Event::Create { path, inode: number, identity, len });

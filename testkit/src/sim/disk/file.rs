@@ -93,6 +93,7 @@ impl DiskFile for SimFile {
         let shared = &self.disk.shared;
         shared.counts.stores.fetch_add(1, Relaxed);
         shared.counts.stored_bytes.fetch_add(len, Relaxed);
+        self.inode.stored_end.fetch_max(offset + len, Relaxed);
         self.back(offset, len);
         let pages = offset / 4096..(offset + len).div_ceil(4096);
         if lock(&self.inode.holes).range(pages).next().is_some() {
@@ -104,8 +105,11 @@ impl DiskFile for SimFile {
             let process = self.disk.process.number;
             let inode = self.inode.number;
             let mut state = lock(&shared.state);
-            let control = state.names.get(&Path::new(STORE).join("control"));
-            let is_commit = offset == COMMIT_AT && control.is_some_and(|c| c.number == inode);
+            let is_control = || {
+                let control = state.names.get(&Path::new(STORE).join("control"));
+                control.is_some_and(|control| control.number == inode)
+            };
+            let is_commit = offset == COMMIT_AT && is_control();
             let word = is_commit.then(|| <[u8; 8]>::try_from(&bytes[..]).ok()).flatten();
             state.log.push(Record { process, event: Event::Store { inode, offset, bytes } });
             if let Some(word) = word {
@@ -123,7 +127,8 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let mut bytes: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
+        let mut bytes = Vec::with_capacity(buffers.iter().map(|buffer| buffer.len()).sum());
+        buffers.iter().for_each(|buffer| bytes.extend_from_slice(buffer));
         if self.disk.shared.defect == Some(Defect::WriteIsShort) {
             bytes.pop();
         }
@@ -168,12 +173,10 @@ impl DiskFile for SimFile {
         let end = offset.checked_add(len).filter(|end| *end <= self.inode.mapping.len());
         let end = end.ok_or(io::ErrorKind::InvalidInput)?;
         let mapping: &Mapping = &self.inode.mapping;
+        // Nothing was stored in most of the range, and it is zero.
         let mut word = offset;
-        // The range has many words, most of them already zero.
-        while word < end {
-            if mapping.load(word, Relaxed) != 0 {
-                mapping.store(word, 0, Relaxed);
-            }
+        while word < end.min(self.inode.stored_end.load(Relaxed)) {
+            mapping.store(word, 0, Relaxed);
             word += 8;
         }
         let mut holes = lock(&self.inode.holes);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use partd::log::fs::Mapping;
@@ -15,6 +16,8 @@ pub(super) struct Inode {
     /// The inode number that `stat` reports: unchanged by a death and by a reboot.
     pub(super) identity: u64,
     pub(super) mapping: Memory,
+    /// Every byte from here on is zero.
+    pub(super) stored_end: AtomicU64,
     /// Pages whose disk space was freed.
     pub(super) holes: Mutex<BTreeSet<u64>>,
     /// Without allocation: the pages that have space.
@@ -31,11 +34,13 @@ pub(super) struct Failures {
 }
 
 impl Inode {
-    pub(super) fn new(number: u32, identity: u64, mapping: Memory) -> Inode {
+    /// A file in whose memory every byte from `stored_end` on is zero.
+    pub(super) fn new(number: u32, identity: u64, mapping: Memory, stored_end: u64) -> Inode {
         Inode {
             number,
             identity,
             mapping,
+            stored_end: AtomicU64::new(stored_end),
             holes: Mutex::default(),
             backed: None,
             failures: Mutex::default(),

@@ -103,7 +103,9 @@ impl SimDisk {
         let number = state.inodes;
         state.inodes += 1;
         let identity = state.new_identity();
-        state.names.insert(path.to_owned(), Arc::new(Inode::new(number, identity, copy)));
+        let stored_end = copy.len();
+        let inode = Inode::new(number, identity, copy, stored_end);
+        state.names.insert(path.to_owned(), Arc::new(inode));
     }
 
     /// Gives a file a second name, replacing the file that has it.
