@@ -16,6 +16,11 @@ batch = {f"{name}-{i}": value for i, value in enumerate(values)}
 keys = [f"{name}-get-{i}" for i in range(256)]
 p = Client(address)
 p.append(dict(zip(keys, values)))
+# As benches/speed.rs does, so that the server has been in use.
+removed = {f"{name}-removed-{i}": value for i, value in enumerate(values)}
+for _ in range(batches):
+    p.append(removed)
+p.delete(list(removed))
 p.get(keys[0])
 print("ready", flush=True)
 sys.stdin.readline()

@@ -8,7 +8,8 @@
 //! Every side is processes of its own: a server, and one or four clients that begin together. The sides
 //! take turns in each round; the figures are medians of the rounds, and the ratios are of those. Batches
 //! are 256 values of 4 KiB. Both servers keep what they get in a buffer in memory, as Python's does unless
-//! told otherwise. After the clocks have stopped, every client compares what it got, and what the
+//! told otherwise, and have been in use: each client first appends and deletes as much as it then
+//! appends. After the clocks have stopped, every client compares what it got, and what the
 //! server has for the keys that it appended to. `PARTD_ROUNDS` is the number of rounds.
 
 use std::env;
@@ -59,6 +60,16 @@ fn client(address: &str, name: &str, batches: usize, gets: usize) {
     let keys: Vec<String> = (0..KEYS).map(|i| format!("{name}-{i}")).collect();
     let read: Vec<String> = (0..KEYS).map(|i| format!("{name}-get-{i}")).collect();
     client.append(read.iter().zip(&values)).unwrap();
+    // A server in use has its memory; a new one waits for the system, and on a virtual machine for the
+    // host, to provide it.
+    let removed: Vec<String> = (0..KEYS).map(|i| format!("{name}-removed-{i}")).collect();
+    let mut pipeline = client.pipeline().unwrap();
+    for _ in 0..batches {
+        pipeline.append(removed.iter().zip(&values)).unwrap();
+    }
+    pipeline.flush().unwrap();
+    drop(pipeline);
+    client.delete(&removed).unwrap();
     say("ready");
     wait();
     let start = Instant::now();
