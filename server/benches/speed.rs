@@ -1,4 +1,4 @@
-//! The server beside Python's, and beside a bare copy of the same bytes through a unix socket.
+//! The server beside Python's, and beside a bare copy of as many bytes through a unix socket.
 //!
 //! ```text
 //! PARTD_SERVER_PYTHON="$(../tests/python/venv.sh ../target/python-server \
@@ -9,8 +9,8 @@
 //! take turns in each round; the figures are medians of the rounds, and the ratios are of those. Batches
 //! are 256 values of 4 KiB. Both servers keep what they get in a buffer in memory, as Python's does unless
 //! told otherwise, and have been in use: each client first appends and deletes as much as it then
-//! appends. After the clocks have stopped, every client compares what it got, and what the
-//! server has for the keys that it appended to. `PARTD_ROUNDS` is the number of rounds.
+//! appends. After the clocks have stopped, every client compares its last get, and the values of every
+//! key that it appended to; the copy compares its last batch. `PARTD_ROUNDS` is the number of rounds.
 
 use std::env;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -215,6 +215,7 @@ fn damage_from_a_power_cut_beside_the_inputs_stops_no_compaction() {
         at += len;
     }
     file.mapping().store(at, 0xDEAD_0000, order);
+    file.stored(at, 8);
     q.append([("k", "w"), ("gone", "x")]).expect("the append succeeds");
     q.delete(["gone"]).expect("the delete succeeds");
     drop(q);

@@ -33,5 +33,6 @@ mod surroundings;
 #[cfg(feature = "tracing")]
 mod traced;
 mod verifying;
+mod write_behind;
 
 use partd_testkit::sim;

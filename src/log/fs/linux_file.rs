@@ -2,15 +2,14 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::num::NonZero;
 use std::ops::Range;
 use std::os::fd::AsFd;
 
-use rustix::fs::{Advice, FallocateFlags};
+use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use rustix::process::Resource;
 
-use crate::log::fs::mapping::Mapping;
+use crate::log::fs::mapping::{Mapping, begin_writeback};
 use crate::log::fs::{DiskFile, FileId};
 
 /// The maximum number of buffers in one call (`IOV_MAX`).
@@ -113,13 +112,9 @@ impl DiskFile for OsFile {
     }
 
     fn write_back(&self, range: Range<u64>) {
-        let (Ok(file), Some(len)) = (self.file(), NonZero::new(range.end - range.start)) else {
-            return;
-        };
-        // The kernel starts to write what is not on disk yet, and keeps it in memory. It drops what is
-        // on disk already and not mapped, so the caller passes new bytes only. The advice is optional,
-        // so its failure does not matter.
-        let _ = rustix::fs::fadvise(file, range.start, Some(len), Advice::DontNeed);
+        if let Ok(file) = self.file() {
+            begin_writeback(file.as_fd(), range);
+        }
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -10,6 +10,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -22,6 +23,21 @@ use rustix::mm::Advice;
 fn page_bytes() -> u64 {
     let size = nix::unistd::sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
     size.map_or(4096, |size| size as u64)
+}
+
+/// Begins to write the dirty pages of a range to disk, without waiting for them to be written; they
+/// stay in memory. A hint, so errors are ignored: the sync reports what could not be written. (It is
+/// here because rustix does not have the call.)
+pub(super) fn begin_writeback(file: BorrowedFd<'_>, range: Range<u64>) {
+    let (Ok(start), Ok(len)) =
+        (range.start.try_into(), range.end.saturating_sub(range.start).try_into())
+    else {
+        return;
+    };
+    // SAFETY: the descriptor is open; the call reads and changes no memory of the process.
+    unsafe {
+        libc::sync_file_range(file.as_raw_fd(), start, len, libc::SYNC_FILE_RANGE_WRITE);
+    }
 }
 
 /// Memory shared with a file, or private anonymous memory.

@@ -192,7 +192,8 @@ pub trait DiskFile: Debug + Send + Sync + 'static {
     }
     /// Writes all buffers, one after another, at an offset.
     fn write_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
-    /// Begins to write a range of the file to disk, without waiting for it.
+    /// Begins to write the dirty pages of a range to disk. It does not wait for them, but may wait
+    /// for room in the queue of a busy disk.
     fn write_back(&self, _range: Range<u64>) {}
     /// Makes the contents durable (`fdatasync`).
     fn sync(&self) -> io::Result<()>;

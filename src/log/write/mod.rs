@@ -7,7 +7,7 @@
 mod fill;
 mod new_segment;
 pub(crate) mod orphan;
-mod write_back;
+pub(crate) mod write_back;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -2,10 +2,7 @@
 //!
 //! A memory cgroup counts dirty pages. They can fill it before the kernel starts writeback by
 //! itself, and an append then waits for the disk. With early writeback, the disk works while
-//! appends go on.
-//!
-//! Writeback of each byte is requested about once: a second request would evict pages that are
-//! already clean.
+//! appends go on. Writeback of each byte is requested about once.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +11,7 @@ use crate::log::fs::memory_limit::memory_limit;
 use crate::log::options::{Options, WriteBackAfter};
 
 /// Writeback is requested for about this many bytes at a time.
-const STEP_BYTES: u64 = 4 << 20;
+pub(crate) const STEP_BYTES: u64 = 4 << 20;
 /// By default, early writeback begins after 1/`LIMIT_PARTS` of the memory limit was appended.
 const LIMIT_PARTS: u64 = 4;
 

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::hint::black_box;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,6 +20,8 @@ use crate::workload::{Digest, Workload};
 
 /// The bytes that the limit copies at a time.
 const STEP: usize = 256 << 10;
+/// The bytes after which the limit requests writeback.
+const WRITE_BACK_BYTES: u64 = 4 << 20;
 
 /// The figures of a compaction, in GiB/s.
 #[derive(Debug, Default)]
@@ -39,9 +42,11 @@ pub(crate) fn table(bench: &Bench<'_>) -> Result<String> {
     for round in 0..bench.asked.rounds {
         eprintln!("compaction, round {}", round + 1);
         let dir = tempfile::tempdir_in(bench.base)?;
-        let (plain, synced) = limit(dir.path(), bench.pool, total / 2)?;
-        figures.limit.push(rate(total / 2, plain));
-        figures.limit_synced.push(rate(total / 2, synced));
+        let sources = sources(dir.path(), bench.pool, total / 2)?;
+        for (samples, is_synced) in [(&mut figures.limit, false), (&mut figures.limit_synced, true)]
+        {
+            samples.push(rate(total / 2, limit(dir.path(), &sources, total / 2, is_synced)?));
+        }
         let options = SegmentLog::options().compaction_dead_share(None);
         let log = options.open(store_of(&dir.path().join("alone")))?;
         figures.alone.push(alone(&log, bench.pool, total)?);
@@ -54,8 +59,8 @@ pub(crate) fn table(bench: &Bench<'_>) -> Result<String> {
     let mut text = format!(
         "### Compaction of {} MiB, of which half is dead, GiB/s\n\n\
          The live bytes over the time. The limit reads as many bytes from files of 64 MiB, computes their \
-         CRC-32 and writes them to allocated files, 256 KiB at a time; *synced*, it also syncs each file, as \
-         a compaction must before it removes what it has copied. A temporary store syncs nothing. The \
+         CRC-32 and writes them to allocated files, 256 KiB at a time; *synced*, it also requests writeback \
+         every 4 MiB and syncs the files, as a compaction must before it removes what it has copied. A temporary store syncs nothing. The \
          appends, 4 KiB × 256 keys, are made by one thread for as long as the compaction runs. The values \
          are compared after each compaction.\n\n| | GiB/s | ÷ |\n|---|--:|--:|\n",
         total >> 20
@@ -160,30 +165,47 @@ fn beside(dir: &Path, pool: &[u8], total: u64, figures: &mut Figures) -> Result<
     Ok(())
 }
 
-/// Reads files, computes the checksum and writes to allocated files; returns the time before and
-/// after these are synced.
-fn limit(dir: &Path, pool: &[u8], bytes: u64) -> Result<(Duration, Duration)> {
-    let count = bytes.div_ceil(SEGMENT_BYTES as u64);
-    let sources = (0..count).map(|i| {
+/// Files of `bytes` in all, on disk and in memory.
+fn sources(dir: &Path, pool: &[u8], bytes: u64) -> Result<Vec<fs::File>> {
+    let source = |i| {
         let file = allocated(&dir.join(format!("limit-source-{i}")))?;
         file.write_all_at(&pool[..SEGMENT_BYTES], 0)?;
+        file.sync_data()?;
         Ok(file)
-    });
-    let sources = sources.collect::<Result<Vec<_>>>()?;
+    };
+    (0..bytes.div_ceil(SEGMENT_BYTES as u64)).map(source).collect()
+}
+
+/// Reads files, computes the checksum, and writes to allocated files, which it may sync.
+fn limit(dir: &Path, sources: &[fs::File], bytes: u64, is_synced: bool) -> Result<Duration> {
     let mut buffer = vec![0; STEP];
     let mut files = Vec::new();
     let start = Instant::now();
     for (i, source) in sources.iter().enumerate() {
-        let file = allocated(&dir.join(format!("limit-{i}")))?;
+        let file = allocated(&dir.join(format!("limit-{i}-{is_synced}")))?;
         let len = (bytes - (i * SEGMENT_BYTES) as u64).min(SEGMENT_BYTES as u64);
         for at in (0..len).step_by(STEP) {
             source.read_exact_at(&mut buffer, at)?;
             black_box(crc32fast::hash(&buffer));
             file.write_all_at(&buffer, at)?;
+            let end = at + STEP as u64;
+            if is_synced && end.is_multiple_of(WRITE_BACK_BYTES) {
+                // SAFETY: the call reads and changes no memory of the process.
+                unsafe {
+                    let start = (end - WRITE_BACK_BYTES) as i64;
+                    libc::sync_file_range(
+                        file.as_raw_fd(),
+                        start,
+                        WRITE_BACK_BYTES as i64,
+                        libc::SYNC_FILE_RANGE_WRITE,
+                    );
+                }
+            }
         }
         files.push(file);
     }
-    let plain = start.elapsed();
-    files.iter().try_for_each(fs::File::sync_data)?;
-    Ok((plain, start.elapsed()))
+    if is_synced {
+        files.iter().try_for_each(fs::File::sync_data)?;
+    }
+    Ok(start.elapsed())
 }

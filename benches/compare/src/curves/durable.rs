@@ -21,17 +21,18 @@ const APPENDS: u64 = 32;
 /// `append_durable` of 1 MiB by 1, 2, 4 and 8 threads.
 pub(crate) fn curve(bench: &Bench<'_>) -> Result<Curve> {
     let xs = NUMBERS.iter().map(ToString::to_string).collect();
-    let names = ["append_durable", "limit: written, and one fdatasync for each group"];
+    let names = ["append_durable", "bare: a group written, one fdatasync"];
     let title = "Durable appends of 4 KiB × 256 keys, by threads";
     let mut curve = Curve::new(title, ("threads", xs), "MiB/s", &names);
     let appends = bench.asked.scaled(APPENDS);
-    // Removed at the end: the disk may still be busy with a removal when the next side begins.
-    let base = tempfile::tempdir_in(bench.base)?;
     for round in 0..bench.asked.rounds {
+        // Removed after the round: the disk may still be busy with a removal when the next side
+        // begins.
+        let base = tempfile::tempdir_in(bench.base)?;
         for (i, threads) in NUMBERS.into_iter().enumerate() {
             eprintln!("durable, {threads} threads, round {}", round + 1);
             let bytes = appends * threads as u64 * APPEND_BYTES;
-            let dir = base.path().join(format!("{round}-{threads}"));
+            let dir = base.path().join(threads.to_string());
             fs::create_dir(&dir)?;
             let crew = Crew { processes: 1, threads };
             let time = run(Task::Durable, crew, appends as usize, &dir, bench.pool_path)?;

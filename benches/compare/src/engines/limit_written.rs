@@ -21,7 +21,7 @@ pub(crate) struct Written {
     files: Vec<File>,
     at: usize,
     group: Vec<u8>,
-    /// The number of files before the first that was written since the last sync.
+    /// The files before this index are full and synced.
     synced: usize,
 }
 

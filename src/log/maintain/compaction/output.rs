@@ -21,6 +21,7 @@ use crate::log::segment::unpublished::{NewSegment, Unpublished};
 use crate::log::segment::{SEAL_LEN, Segment};
 use crate::log::shared::control::{Control, ReservedFor};
 use crate::log::store::Store;
+use crate::log::write::write_back::STEP_BYTES;
 
 /// Writes, syncs and publishes the output. Returns its length, or `None` if the compaction was
 /// stopped.
@@ -96,11 +97,8 @@ fn new_output<'s, D: Disk>(
     Err(error)
 }
 
-/// Bytes of an output that the disk is asked to write at a time, long before the sync.
-const WRITE_BACK_BYTES: u64 = 4 << 20;
-
-/// Requests writeback of an output as it is written, so that the disk works meanwhile and the sync at
-/// the end waits only for the last bytes.
+/// Requests writeback of an output as it is written, so that the sync at the end has little left to
+/// wait for. A stopped compaction has then written bytes for nothing.
 #[derive(Debug)]
 struct WriteBehind<'o, F> {
     /// `None` for an output that is not synced.
@@ -109,11 +107,12 @@ struct WriteBehind<'o, F> {
 }
 
 impl<F: DiskFile> WriteBehind<'_, F> {
-    /// Requests writeback of what was written up to `end`, if that is enough.
+    /// Requests writeback of the whole pages up to `end`, once [`STEP_BYTES`] are waiting.
     fn written_to(&mut self, end: u64) {
         if let Some(output) = self.output
-            && end >= self.requested + WRITE_BACK_BYTES
+            && end >= self.requested + STEP_BYTES
         {
+            let end = end & !4095;
             output.file().write_back(self.requested..end);
             self.requested = end;
         }
@@ -141,6 +140,7 @@ fn write_batches<D: Disk>(
             return Ok(false);
         }
         segment.mark_committed(claim.offset(), base.max_seq)?;
+        behind.written_to(claim.offset() + claim.len());
     }
     active.close();
     if !store.is_temporary {

@@ -1,5 +1,7 @@
 //! Counts of the calls to a simulated disk.
 
+use std::ops::Range;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Counts of the calls to the disk.
@@ -9,6 +11,8 @@ pub struct Counts {
     pub loaded_bytes: AtomicU64,
     pub stores: AtomicU64,
     pub stored_bytes: AtomicU64,
+    /// The requests of early writeback, each with the end of what was stored by then.
+    pub write_backs: Mutex<Vec<(Range<u64>, u64)>>,
     pub opens: AtomicU64,
     pub creates: AtomicU64,
     pub names: AtomicU64,

@@ -1,6 +1,7 @@
 //! An open file of a simulated disk.
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -47,7 +48,7 @@ impl SimDisk {
 impl SimFile {
     /// Fails if a failure is injected, or if a writeback has failed that this file has not
     /// reported.
-    pub(super) fn write_back(&self) -> io::Result<()> {
+    pub(super) fn report_failure(&self) -> io::Result<()> {
         let mut failures = lock(&self.inode.failures);
         let failed = self.disk.fallible(Call::Sync);
         failures.count += u64::from(failed.is_err());
@@ -145,9 +146,15 @@ impl DiskFile for SimFile {
         failed
     }
 
+    /// Only recorded: a power cut may keep or lose what was not synced, requested or not.
+    fn write_back(&self, range: Range<u64>) {
+        let stored_end = self.inode.stored_end.load(Relaxed);
+        lock(&self.disk.shared.counts.write_backs).push((range, stored_end));
+    }
+
     fn sync(&self) -> io::Result<()> {
         let shared = &self.disk.shared;
-        self.write_back()?;
+        self.report_failure()?;
         self.disk.count(|counts| &counts.syncs);
         let mut state = lock(&shared.state);
         state.syncs += 1;

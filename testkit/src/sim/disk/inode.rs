@@ -16,7 +16,7 @@ pub(super) struct Inode {
     /// The inode number that `stat` reports: unchanged by a death and by a reboot.
     pub(super) identity: u64,
     pub(super) mapping: Memory,
-    /// Every byte from here on is zero.
+    /// Every byte from here on is zero: whoever stores to the mapping calls `DiskFile::stored`.
     pub(super) stored_end: AtomicU64,
     /// Pages whose disk space was freed.
     pub(super) holes: Mutex<BTreeSet<u64>>,
