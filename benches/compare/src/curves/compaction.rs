@@ -60,9 +60,9 @@ pub(crate) fn table(bench: &Bench<'_>) -> Result<String> {
         "### Compaction of {} MiB, of which half is dead, GiB/s\n\n\
          The live bytes over the time. The limit reads as many bytes from files of 64 MiB, computes their \
          CRC-32 and writes them to allocated files, 256 KiB at a time; *synced*, it also requests writeback \
-         every 4 MiB and syncs the files, as a compaction must before it removes what it has copied. A temporary store syncs nothing. The \
-         appends, 4 KiB × 256 keys, are made by one thread for as long as the compaction runs. The values \
-         are compared after each compaction.\n\n| | GiB/s | ÷ |\n|---|--:|--:|\n",
+         every 4 MiB and syncs the files, as a compaction must before it removes what it has copied. A \
+         temporary store syncs nothing. The appends, 4 KiB × 256 keys, are made by one thread for as long \
+         as the compaction runs. The values are compared after each compaction.\n\n| | GiB/s | ÷ |\n|---|--:|--:|\n",
         total >> 20
     );
     let ratio = |ours: &Samples, theirs: &Samples| match (ours.median(), theirs.median()) {

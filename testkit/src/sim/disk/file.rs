@@ -181,8 +181,9 @@ impl DiskFile for SimFile {
         let end = end.ok_or(io::ErrorKind::InvalidInput)?;
         let mapping: &Mapping = &self.inode.mapping;
         // Nothing was stored in most of the range, and it is zero.
+        let stored_end = end.min(self.inode.stored_end.load(Relaxed));
         let mut word = offset;
-        while word < end.min(self.inode.stored_end.load(Relaxed)) {
+        while word < stored_end {
             mapping.store(word, 0, Relaxed);
             word += 8;
         }
