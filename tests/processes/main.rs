@@ -26,6 +26,7 @@ mod writers_and_readers;
 fn child() {
     partd_testkit::children::roles::play_among(&[
         ("client", history::runs::play),
+        ("compacts beside a child", small_disks::compact_beside_a_child),
         ("fills up", full_file_systems::fill_up),
         ("maps", memory_maps::exhaust),
         ("process", surroundings::live),

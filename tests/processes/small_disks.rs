@@ -8,9 +8,10 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use partd::{Options, Partd, SegmentLog, Skipped};
-use partd_testkit::children::skip;
+use partd_testkit::children::{Start, fork, report, skip, start_with_channel};
 
 use crate::full_file_systems::{Mounted, fill, mount};
 
@@ -64,6 +65,36 @@ fn a_full_disk_with_live_and_dead_values_mixed_is_compacted_segment_by_segment()
             let right = if key % 2 == 0 { Vec::new() } else { value(key) };
             assert!(p.get(key).expect("the read succeeds") == right, "{kind}: key {key}");
         }
+    }
+}
+
+/// Compacts a store on a full disk while a child, for a moment, has every file open that was open at
+/// its start, as a program that is being started has until its `exec`.
+pub(crate) fn compact_beside_a_child(arguments: &[String]) {
+    let p = options().open(&arguments[0]).expect("it opens on a full disk");
+    p.verify().expect("the store is whole");
+    if fork::fork_beside_idle_threads().is_none() {
+        std::thread::sleep(Duration::from_millis(100));
+        fork::vanish();
+    }
+    let report_of = p.compact().expect("the reserves suffice for a run");
+    report(&format!("{:?} after several runs: {}", report_of.skipped, report_of.runs > 1));
+    report("done");
+}
+
+#[test]
+fn a_compaction_on_a_full_disk_waits_until_a_starting_program_has_closed_the_replaced_files() {
+    for kind in ["tmpfs", "ext4"] {
+        let Some(mounted) = mounted(kind, &[]) else { continue };
+        let path = mounted.path().join("store");
+        interleaved(&path, 800);
+        fill(&mounted.path().join("filler"));
+        let arguments = [path.display().to_string()];
+        let start = Start::default();
+        let (child, said) = start_with_channel(&start, "compacts beside a child", &arguments);
+        let said: Vec<String> = said.iter().take_while(|line| line != "done").collect();
+        child.finish();
+        assert_eq!(said, ["None after several runs: true"], "{kind}");
     }
 }
 

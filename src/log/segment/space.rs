@@ -3,6 +3,8 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::log::fs::names::{OUTPUT_RESERVE, RESERVE, segment_name};
@@ -87,7 +89,9 @@ impl<D: Disk> Space<D> {
     ) -> Result<Unpublished<'s, D>> {
         let create = || Unpublished::create(&store.directory, name, len, &store.uuid);
         match create() {
-            Err(error) if is_full(&error) && self.recycler.drop_all(store)? => create(),
+            Err(error) if is_full(&error) && self.recycler.drop_all(store)? => {
+                wait_for_freed(create)
+            }
             created => created,
         }
     }
@@ -134,6 +138,21 @@ impl<D: Disk> Space<D> {
         }
         self.has_reserves.store(true, Ordering::Relaxed);
     }
+}
+
+/// Calls `attempt` again for up to half a second while it finds the disk full, after files have been
+/// unlinked.
+///
+/// The kernel frees an unlinked file when its last descriptor and mapping are gone. A program that
+/// another thread is starting has all of them until its `exec`.
+pub(crate) fn wait_for_freed<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    for _ in 0..50 {
+        match attempt() {
+            Err(error) if is_full(&error) => thread::sleep(Duration::from_millis(10)),
+            done => return done,
+        }
+    }
+    attempt()
 }
 
 /// Calls `each` with the disk space of each segment file, without opening the files.

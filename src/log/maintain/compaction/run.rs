@@ -13,6 +13,7 @@ use crate::log::maintain::compaction::stop::Stop;
 use crate::log::maintain::engine::Engine;
 use crate::log::segment::Segment;
 use crate::log::segment::outputs::NewestOutput;
+use crate::log::segment::space::wait_for_freed;
 use crate::log::shared::commit;
 use crate::log::shared::control::Control;
 use crate::log::shared::lease::WriterLease;
@@ -70,7 +71,9 @@ pub(crate) fn compact<D: Disk>(engine: &Engine<D>, aim: Aim, stop: &Stop) -> Res
     finish_predecessor(&engine.store, control)?;
     let first_new = control.next_segment();
     loop {
-        match run(engine, control, aim, first_new, stop, &mut report) {
+        let has_freed = report.runs > 0;
+        let mut next = || run(engine, control, aim, first_new, stop, &mut report);
+        match if has_freed { wait_for_freed(next) } else { next() } {
             Ok(true) => {}
             Ok(false) => return Ok(report),
             // Keep the result of the earlier runs; the next one needs more space than they freed.
