@@ -131,10 +131,22 @@ pub(crate) fn spread<T: Send>(lent: Option<&LentPool>, work: impl FnOnce(Team) -
     match pool {
         Some(pool) => {
             let team = Team { threads: pool.current_num_threads() };
-            pool.install(|| work(team))
+            install(pool, || work(team))
         }
         None => work(Team::ALONE),
     }
+}
+
+/// Runs a call on a thread of the pool, and waits for it.
+///
+/// Rayon's part is compiled once, not once for each type of call: it is longer than most calls.
+pub(crate) fn install<T: Send>(pool: &ThreadPool, call: impl FnOnce() -> T + Send) -> T {
+    fn install_dyn(pool: &ThreadPool, call: &mut (dyn FnMut() + Send)) {
+        pool.install(call);
+    }
+    let (mut call, mut result) = (Some(call), None);
+    install_dyn(pool, &mut || result = call.take().map(|call| call()));
+    result.unwrap_or_else(|| unreachable!("the pool runs the call or panics"))
 }
 
 /// Runs `work` with [`spread`] if `is_worth`, else on the calling thread.

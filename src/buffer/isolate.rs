@@ -6,6 +6,8 @@
 use std::panic::resume_unwind;
 use std::thread;
 
+use rayon::ThreadPool;
+
 use crate::threads::{self, LazyPool};
 
 /// The maximum number of threads in the pool.
@@ -37,22 +39,30 @@ impl Isolate {
             return threads::stay(call);
         };
         if rayon::current_thread_index().is_none() {
-            return pool.install(call);
+            return threads::install(&pool, call);
         }
-        // A rayon worker that enters another pool runs its own pool's tasks while it waits, so
-        // enter from a fresh thread. If none can be started, the call is still in `slot` and runs
-        // here.
-        let mut slot = Some(call);
-        let entered = thread::scope(|scope| {
-            let enter = || slot.take().map(|call| pool.install(call));
-            let entered = thread::Builder::new().spawn_scoped(scope, enter).ok()?;
-            entered.join().unwrap_or_else(|panic| resume_unwind(panic))
-        });
-        match (entered, slot) {
-            (Some(done), _) => done,
+        let (mut call, mut result) = (Some(call), None);
+        enter(&pool, &mut || result = call.take().map(|call| call()));
+        match (result, call) {
+            (Some(result), _) => result,
+            // No thread could be started.
             (None, Some(call)) => threads::stay(call),
             // A thread that took the call returned its result.
-            (None, None) => unreachable!("the call either ran or is still in the slot"),
+            (None, None) => unreachable!("the call either ran or is still there"),
         }
     }
+}
+
+/// Runs a call in another pool than that of the calling rayon worker, unless no thread can be
+/// started.
+///
+/// A worker that enters another pool runs its own pool's tasks while it waits, so a fresh thread
+/// enters it.
+fn enter(pool: &ThreadPool, call: &mut (dyn FnMut() + Send)) {
+    thread::scope(|scope| {
+        let entering = || threads::install(pool, call);
+        if let Ok(entered) = thread::Builder::new().spawn_scoped(scope, entering) {
+            entered.join().unwrap_or_else(|panic| resume_unwind(panic));
+        }
+    });
 }

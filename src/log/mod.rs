@@ -429,3 +429,12 @@ impl<D: Disk> fmt::Debug for SegmentLog<D> {
         f.debug_struct("SegmentLog").field("path", &self.path()).finish_non_exhaustive()
     }
 }
+
+/// For programs that choose the kind of their store at run time. It also makes this crate compile the
+/// store over the real disk, so that builds whose crates share instances of generic code (`opt-level`
+/// 0, 1 and "s") do not compile it again in each binary.
+impl From<SegmentLog> for Box<dyn Partd> {
+    fn from(log: SegmentLog) -> Box<dyn Partd> {
+        Box::new(log)
+    }
+}

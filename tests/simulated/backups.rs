@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::hooked::{open, stopped};
 use crate::sim::backups::is_unfinished;
-use crate::sim::cuts::{Mode, choices};
+use crate::sim::cuts::{Choices, Mode};
 use crate::sim::disk::{Event, Fate, Record, SimDisk};
 use crate::sim::image::Image;
 use crate::sim::oracle::{Content, Op, batch};
@@ -203,8 +203,10 @@ fn cut_power(prepare: impl FnOnce(&SimDisk)) {
                 continue;
             }
             let units = timeline.units();
-            for choice in choices(&timeline, &units, mode, &mut rng).iter().take(12) {
-                let image = timeline.image(&units, choice);
+            let mut choices = Choices::new(&timeline, &units, mode, &mut rng);
+            choices.retain(|number| number < 12);
+            for choice in choices.all(&timeline, &units) {
+                let image = timeline.image(&units, &choice);
                 let next = SimDisk::unlogged(&image, 2);
                 let when = format!("{mode:?}, record {at} of {from} to {done}");
                 match is_complete(&next, &content, &when) {

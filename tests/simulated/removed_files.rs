@@ -179,7 +179,7 @@ fn any_file_removed_or_replaced_at_any_moment_is_an_error_at_worst() {
     let next = AtomicUsize::new(0);
     // More threads than cores: opening a store without its control file waits for two seconds.
     std::thread::scope(|scope| {
-        for _ in 0..16 {
+        for _ in 0..64 {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::agreement::{Outcome, compare, images, workshop};
-use crate::sim::cuts::{Mode, choices};
+use crate::sim::cuts::{Choices, Mode};
 use crate::sim::image::Image;
 use crate::sim::script::{Recording, run};
 use crate::sim::timeline::Timeline;
@@ -57,7 +57,7 @@ fn compare_some(
         while due >= moments {
             due -= moments;
             if all.is_empty() {
-                all = choices(&timeline, &units, mode, rng);
+                all = Choices::new(&timeline, &units, mode, rng).all(&timeline, &units);
             }
             let choice = &all[rng.below(all.len() as u64) as usize];
             let image = dir.path().join("image");

@@ -41,34 +41,119 @@ impl Mode {
     }
 }
 
-/// The choices for a power cut at this moment. The first two are: keep everything, and lose
-/// everything.
-pub fn choices(timeline: &Timeline<'_>, units: &[Unit], mode: Mode, rng: &mut Rng) -> Vec<Choice> {
-    let names = names(timeline.pending_names(), mode, rng);
-    let versions = versions(timeline, units, rng);
-    let product = names.len() * versions.len();
-    let mut choices = Vec::new();
-    if product <= PRODUCT_MAX {
-        for versions in &versions {
-            choices.extend(
-                names.iter().map(|n| Choice { versions: versions.clone(), names: n.clone() }),
-            );
-        }
-    } else {
-        // Each choice of versions with one choice of names, and each choice of names with two of
-        // versions.
-        for (i, versions) in versions.iter().enumerate() {
-            let drawn = if i < 2 { i } else { rng.below(2 * names.len() as u64) as usize };
-            let names = names.get(drawn).unwrap_or(&names[0]);
-            choices.push(Choice { versions: versions.clone(), names: names.clone() });
-        }
-        for versions in &versions[..2.min(versions.len())] {
-            choices.extend(
-                names.iter().map(|n| Choice { versions: versions.clone(), names: n.clone() }),
-            );
+/// The choices for a power cut at a moment. The first two are: keep everything, and lose everything.
+///
+/// A moment has many more choices than are examined, so they are only described until
+/// [`all`](Choices::all) writes out those that are left.
+#[derive(Debug)]
+pub struct Choices {
+    names: Vec<Arc<[bool]>>,
+    kept: Vec<Kept>,
+    /// Indexes into `kept` and `names`.
+    pairs: Vec<(usize, usize)>,
+}
+
+/// Which units are kept.
+#[derive(Debug)]
+enum Kept {
+    All,
+    Nothing,
+    /// Those whose bits are set.
+    Set(u32),
+    Without(usize),
+    Only(usize),
+    Before(usize),
+    From(usize),
+    Control,
+    AllButControl,
+    /// Any version of each.
+    AnyVersion(Rng),
+    /// This many of 16, in any version or the last.
+    Drawn(Rng, u64, bool),
+}
+
+impl Kept {
+    /// The kept version of each unit.
+    fn versions(&self, timeline: &Timeline<'_>, units: &[Unit]) -> Arc<[usize]> {
+        let pick = |kept: &dyn Fn(usize) -> bool| -> Arc<[usize]> {
+            units.iter().enumerate().map(|(i, u)| if kept(i) { u.versions } else { 0 }).collect()
+        };
+        match *self {
+            Kept::All => pick(&|_| true),
+            Kept::Nothing => pick(&|_| false),
+            Kept::Set(set) => pick(&|i| set >> i & 1 == 1),
+            Kept::Without(one) => pick(&|i| i != one),
+            Kept::Only(one) => pick(&|i| i == one),
+            Kept::Before(one) => pick(&|i| i < one),
+            Kept::From(one) => pick(&|i| i >= one),
+            Kept::Control => pick(&|i| timeline.is_control(&units[i])),
+            Kept::AllButControl => pick(&|i| !timeline.is_control(&units[i])),
+            Kept::AnyVersion(Rng(seed)) => {
+                let mut rng = Rng(seed);
+                units.iter().map(|u| rng.below(u.versions as u64 + 1) as usize).collect()
+            }
+            Kept::Drawn(Rng(seed), kept, in_any_version) => {
+                let mut rng = Rng(seed);
+                let draw = |unit: &Unit| match rng.below(16) < kept {
+                    true if in_any_version => 1 + rng.below(unit.versions as u64) as usize,
+                    true => unit.versions,
+                    false => 0,
+                };
+                units.iter().map(draw).collect()
+            }
         }
     }
-    choices
+}
+
+impl Choices {
+    /// The choices for a power cut at this moment.
+    pub fn new(timeline: &Timeline<'_>, units: &[Unit], mode: Mode, rng: &mut Rng) -> Choices {
+        let names = names(timeline.pending_names(), mode, rng);
+        let kept = kept(units, rng);
+        let mut pairs = Vec::new();
+        if names.len() * kept.len() <= PRODUCT_MAX {
+            pairs.extend((0..kept.len()).flat_map(|k| (0..names.len()).map(move |n| (k, n))));
+        } else {
+            // Each choice of units with one choice of names, and each choice of names with two of
+            // units.
+            for k in 0..kept.len() {
+                let drawn = if k < 2 { k } else { rng.below(2 * names.len() as u64) as usize };
+                pairs.push((k, if drawn < names.len() { drawn } else { 0 }));
+            }
+            pairs
+                .extend((0..kept.len().min(2)).flat_map(|k| (0..names.len()).map(move |n| (k, n))));
+        }
+        Choices { names, kept, pairs }
+    }
+
+    /// The number of choices.
+    pub fn count(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// Removes the choices whose number `is_kept` rejects.
+    pub fn retain(&mut self, mut is_kept: impl FnMut(usize) -> bool) {
+        let mut number = 0;
+        self.pairs.retain(|_| {
+            number += 1;
+            is_kept(number - 1)
+        });
+    }
+
+    /// Writes out the choices, for the moment that they were made for.
+    pub fn all(&self, timeline: &Timeline<'_>, units: &[Unit]) -> Vec<Choice> {
+        let mut last = None;
+        let mut all = Vec::with_capacity(self.pairs.len());
+        for &(k, n) in &self.pairs {
+            let versions = match last.take() {
+                Some((of, versions)) if of == k => versions,
+                _ => self.kept[k].versions(timeline, units),
+            };
+            last = Some((k, Arc::clone(&versions)));
+            all.push(Choice { versions, names: Arc::clone(&self.names[n]) });
+        }
+        all
+    }
 }
 
 /// The choices to examine whenever a batch has received its number: its head torn at each unit, so
@@ -104,45 +189,28 @@ pub fn names(pending: usize, mode: Mode, rng: &mut Rng) -> Vec<Arc<[bool]>> {
     names
 }
 
-/// The choices of versions: keep all first, then none.
-fn versions(timeline: &Timeline<'_>, units: &[Unit], rng: &mut Rng) -> Vec<Arc<[usize]>> {
+/// The choices of units: keep all first, then none.
+fn kept(units: &[Unit], rng: &mut Rng) -> Vec<Kept> {
     let count = units.len();
-    let pick = |kept: &dyn Fn(usize) -> bool| -> Arc<[usize]> {
-        units.iter().enumerate().map(|(i, unit)| if kept(i) { unit.versions } else { 0 }).collect()
-    };
-    let mut sets = vec![pick(&|_| true), pick(&|_| false)];
+    let mut sets = vec![Kept::All, Kept::Nothing];
     if count <= ALL_SUBSETS_MAX_UNITS {
-        sets.extend(
-            (1..(1_u32 << count).saturating_sub(1)).map(|set| pick(&|i| set >> i & 1 == 1)),
-        );
+        sets.extend((1..(1_u32 << count).saturating_sub(1)).map(Kept::Set));
         // Intermediate versions.
         let has_versions = units.iter().any(|unit| unit.versions > 1);
-        for _ in 0..if has_versions { 8 } else { 0 } {
-            sets.push(units.iter().map(|u| rng.below(u.versions as u64 + 1) as usize).collect());
-        }
+        sets.extend(
+            (0..if has_versions { 8 } else { 0 }).map(|_| Kept::AnyVersion(Rng(rng.next()))),
+        );
         return sets;
     }
     for one in 0..count {
-        if rng.below(count as u64) >= SINGLE_UNITS_MAX {
-            continue;
+        if rng.below(count as u64) < SINGLE_UNITS_MAX {
+            sets.extend([Kept::Without(one), Kept::Only(one), Kept::Before(one), Kept::From(one)]);
         }
-        sets.push(pick(&|i| i != one));
-        sets.push(pick(&|i| i == one));
-        sets.push(pick(&|i| i < one));
-        sets.push(pick(&|i| i >= one));
     }
-    sets.push(pick(&|i| timeline.is_control(&units[i])));
-    sets.push(pick(&|i| !timeline.is_control(&units[i])));
-    for i in 0..RANDOM_SUBSETS {
-        // Half of them lose or keep only a few units, since these come closest to an intact store.
-        let kept = [2, 8, 14][i % 3];
-        let any_version = i % 2 == 0;
-        let mut draw = |unit: &Unit| match rng.below(16) < kept {
-            true if any_version => 1 + rng.below(unit.versions as u64) as usize,
-            true => unit.versions,
-            false => 0,
-        };
-        sets.push(units.iter().map(&mut draw).collect());
-    }
+    sets.extend([Kept::Control, Kept::AllButControl]);
+    // Half of the random ones lose or keep only a few units, since these come closest to an intact
+    // store.
+    let random = |i| Kept::Drawn(Rng(rng.next()), [2, 8, 14][i % 3], i % 2 == 0);
+    sets.extend((0..RANDOM_SUBSETS).map(random));
     sets
 }

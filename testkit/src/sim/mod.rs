@@ -73,6 +73,7 @@ impl Violation {
 pub struct Rng(pub u64);
 
 impl Rng {
+    #[inline]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -82,6 +83,7 @@ impl Rng {
     }
 
     /// A number below `limit`, which must not be 0.
+    #[inline]
     pub fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }

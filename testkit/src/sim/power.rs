@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use partd::SegmentLog;
 
 use super::backup_dirs::check_finished;
-use super::cuts::{ALL_SUBSETS_MAX_UNITS, Mode, choices, tears};
+use super::cuts::{ALL_SUBSETS_MAX_UNITS, Choices, Mode, tears};
 use super::disk::{Defect, SimDisk};
 use super::image::{FileImage, Image};
 use super::oracle::Oracle;
@@ -199,7 +199,8 @@ impl Search<'_> {
             passed += 1;
             if passed.is_multiple_of(8) {
                 let mut rng = self.rng(mode, timeline.at());
-                sum += 8 * choices(&timeline, &timeline.units(), mode, &mut rng).len() as u64;
+                let choices = Choices::new(&timeline, &timeline.units(), mode, &mut rng);
+                sum += 8 * choices.count() as u64;
             }
         }
         // About a third of the choices produce images that were seen before.
@@ -233,12 +234,9 @@ impl Search<'_> {
             self.tally.moments += 1;
             let units = timeline.units();
             let mut rng = self.rng(mode, at);
-            let mut some = choices(&timeline, &units, mode, &mut rng);
-            let mut i = 0;
-            some.retain(|_| {
-                i += 1;
-                i <= 2 || rng.next() >> 32 < share
-            });
+            let mut choices = Choices::new(&timeline, &units, mode, &mut rng);
+            choices.retain(|number| number < 2 || rng.next() >> 32 < share);
+            let mut some = choices.all(&timeline, &units);
             if effort.images == u64::MAX && units.len() <= ALL_SUBSETS_MAX_UNITS {
                 let kept = |choice: &Choice| choice.versions.iter().map(|v| *v > 0).collect();
                 let subsets: HashSet<Vec<bool>> = some.iter().map(kept).collect();
