@@ -139,7 +139,8 @@ pub(crate) fn spread<T: Send>(lent: Option<&LentPool>, work: impl FnOnce(Team) -
 
 /// Runs a call on a thread of the pool, and waits for it.
 ///
-/// Rayon's part is compiled once, not once for each type of call: it is longer than most calls.
+/// Rayon's code for this is longer than most calls, so it is compiled once and not for each type of
+/// call.
 pub(crate) fn install<T: Send>(pool: &ThreadPool, call: impl FnOnce() -> T + Send) -> T {
     fn install_dyn(pool: &ThreadPool, call: &mut (dyn FnMut() + Send)) {
         pool.install(call);

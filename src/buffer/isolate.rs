@@ -53,7 +53,7 @@ impl Isolate {
     }
 }
 
-/// Runs a call in another pool than that of the calling rayon worker, unless no thread can be
+/// Runs a call in a pool other than the calling rayon worker's. Does nothing if no thread can be
 /// started.
 ///
 /// A worker that enters another pool runs its own pool's tasks while it waits, so a fresh thread

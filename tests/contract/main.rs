@@ -58,7 +58,8 @@ contract! {
     segment_log_of_small_segments: small_segments();
     buffer_over_segment_log: Buffer::new(Dict::new(), small_segments(), 60 << 10);
     dict: Dict::new();
-    boxed_dyn: Box::<dyn Partd>::from(small_segments());
+    boxed_dyn: Box::new(Dict::new()) as Box<dyn Partd>;
+    boxed_dyn_segment_log: Box::<dyn Partd>::from(small_segments());
     arc: Arc::new(Dict::new());
     scoped: Scoped::new(Dict::new(), ("job", 7));
     scoped_segment_log: Scoped::new(small_segments(), "scope");

@@ -3,6 +3,7 @@
 
 use std::io::ErrorKind;
 
+use crate::hooked::{Hooked, set};
 use crate::sim::disk::SimDisk;
 use crate::sim::image::Image;
 use crate::sim::{STORE, options};
@@ -223,4 +224,33 @@ fn damage_from_a_power_cut_beside_the_inputs_stops_no_compaction() {
     let report = r.compact().expect("the compaction succeeds");
     assert_eq!((report.runs, report.segments_replaced, report.deletes_kept), (1, 1, 0));
     assert_eq!(open(&disk, &options()).get("k").expect("the read succeeds"), b"vw");
+}
+
+#[test]
+fn a_disk_that_is_full_right_after_an_output_is_published_loses_none_of_its_inputs() {
+    let disk = blank();
+    for key in 0..4_u8 {
+        let segment = open(&disk, &options());
+        segment.append([(u32::from(key), vec![key; 10_000])]).expect("there is space");
+        segment.append([("dead", vec![0; 30_000])]).expect("there is space");
+    }
+    let process = disk.new_process();
+    let hooked = Hooked::new(process.clone());
+    let p = options().open_on(hooked.clone(), STORE).expect("the open succeeds");
+    p.delete(["dead"]).expect("there is space");
+    set(&hooked.before_rename, move || process.fail_next_reserve());
+    let error = p.compact().expect_err("the control file has no space");
+    assert!(is_full(&error), "{error}");
+    for compactions in 0..3 {
+        let reopened = open(&disk, &options());
+        for key in 0..4_u8 {
+            for value in [p.get(u32::from(key)), reopened.get(u32::from(key))] {
+                let value = value.expect("the read succeeds");
+                assert_eq!(value.len(), 10_000, "key {key} after {compactions} more compactions");
+            }
+        }
+        p.compact().expect("there is space again");
+        p.append([("dead", vec![0; 30_000])]).expect("there is space");
+        p.delete(["dead"]).expect("there is space");
+    }
 }

@@ -177,7 +177,7 @@ fn any_file_removed_or_replaced_at_any_moment_is_an_error_at_worst() {
     // PARTD_REMOVALS=10000 is the long run.
     let lives = std::env::var("PARTD_REMOVALS").map_or(96, |n| n.parse().expect("a number"));
     let next = AtomicUsize::new(0);
-    // More threads than cores: opening a store without its control file waits for two seconds.
+    // Many more threads than cores: opening a store without its control file waits for two seconds.
     std::thread::scope(|scope| {
         for _ in 0..64 {
             scope.spawn(|| {

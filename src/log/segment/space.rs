@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::log::fs::names::{OUTPUT_RESERVE, RESERVE, segment_name};
@@ -15,6 +15,12 @@ use crate::log::store::Store;
 
 /// The reserves stop growing after this number of segments.
 const RESERVED_FOR_MAX: usize = 16;
+
+/// How long to wait for the space of unlinked files: many times what a program needs to start, and
+/// short for a caller that gets an error in the end.
+const FREED_PATIENCE: Duration = Duration::from_millis(500);
+/// How often to try.
+const FREED_PAUSE: Duration = Duration::from_millis(10);
 
 /// A handle's record of the disk space for its segments.
 #[derive(Debug)]
@@ -90,7 +96,8 @@ impl<D: Disk> Space<D> {
         let create = || Unpublished::create(&store.directory, name, len, &store.uuid);
         match create() {
             Err(error) if is_full(&error) && self.recycler.drop_all(store)? => {
-                wait_for_freed(create)
+                // The lock of the writer is held: no append can go on without a segment.
+                wait_for_freed(create, || false)
             }
             created => created,
         }
@@ -140,19 +147,24 @@ impl<D: Disk> Space<D> {
     }
 }
 
-/// Calls `attempt` again for up to half a second while it finds the disk full, after files have been
-/// unlinked.
+/// Calls `create` until it does not find the disk full, `is_due` or [`FREED_PATIENCE`] has passed.
+/// To be called after files have been unlinked.
 ///
-/// The kernel frees an unlinked file when its last descriptor and mapping are gone. A program that
-/// another thread is starting has all of them until its `exec`.
-pub(crate) fn wait_for_freed<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-    for _ in 0..50 {
-        match attempt() {
-            Err(error) if is_full(&error) => thread::sleep(Duration::from_millis(10)),
+/// The kernel frees an unlinked file when its last descriptor and mapping are gone. Between `fork`
+/// and `exec`, a program that another thread starts holds copies of all of them.
+pub(crate) fn wait_for_freed<T>(
+    mut create: impl FnMut() -> Result<T>,
+    is_due: impl Fn() -> bool,
+) -> Result<T> {
+    let since = Instant::now();
+    loop {
+        match create() {
+            Err(error) if is_full(&error) && since.elapsed() < FREED_PATIENCE && !is_due() => {
+                thread::sleep(FREED_PAUSE);
+            }
             done => return done,
         }
     }
-    attempt()
 }
 
 /// Calls `each` with the disk space of each segment file, without opening the files.

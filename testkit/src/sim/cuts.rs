@@ -68,7 +68,7 @@ enum Kept {
     AllButControl,
     /// Any version of each.
     AnyVersion(Rng),
-    /// This many of 16, in any version or the last.
+    /// Each unit with this many chances in 16: in any version if true, else in the last.
     Drawn(Rng, u64, bool),
 }
 

@@ -15,7 +15,7 @@ use crate::log::maintain::engine::Engine;
 use crate::log::segment::ahead::Ahead;
 use crate::log::segment::batch_writer::{BatchWriter, GROUP_BYTES, Scratch};
 use crate::log::segment::claim::{ActiveSegment, Claim};
-use crate::log::segment::space::Space;
+use crate::log::segment::space::{Space, wait_for_freed};
 use crate::log::segment::through::Through;
 use crate::log::segment::unpublished::{NewSegment, Unpublished};
 use crate::log::segment::{SEAL_LEN, Segment};
@@ -23,8 +23,16 @@ use crate::log::shared::control::{Control, ReservedFor};
 use crate::log::store::Store;
 use crate::log::write::write_back::STEP_BYTES;
 
-/// Writes, syncs and publishes the output. Returns its length, or `None` if the compaction was
-/// stopped.
+/// What became of an output.
+#[derive(Debug)]
+pub(super) enum Written {
+    /// The compaction was stopped before.
+    Stopped,
+    /// The output replaces its inputs, whether or not the steps after that have succeeded.
+    Published { len: u64, finished: Result<()> },
+}
+
+/// Writes, syncs and publishes the output. After an error, nothing was published.
 ///
 /// An output without entries is published as well, because it records up to which sequence number
 /// batches may be missing.
@@ -34,7 +42,7 @@ pub(super) fn write_output<D: Disk>(
     base: &Base<D::File>,
     plan: &Plan,
     stop: &Stop,
-) -> Result<Option<u64>> {
+) -> Result<Written> {
     let Engine { store, writer, .. } = engine;
     let inputs = base.input_ids();
     let batches = split(&plan.entries)?;
@@ -42,7 +50,15 @@ pub(super) fn write_output<D: Disk>(
     let data_start = HEADER_LEN + lists_len;
     let data_end = batches.iter().fold(data_start, |at, (_, layout)| at + layout.batch_len(at));
     let len = (data_end + SEAL_LEN).next_multiple_of(4096);
-    let mut new = match new_output(store, &writer.space, len) {
+    let create = || new_output(store, &writer.space, len);
+    let created = match create() {
+        // The caller tries fewer inputs before anything else.
+        Err(error) if is_full(&error) && base.inputs.len() == 1 => {
+            wait_for_freed(create, || stop.is_due())
+        }
+        created => created,
+    };
+    let mut new = match created {
         // Last resort, used only if it is sure to help: give up the free end of this handle's own
         // segment.
         Err(error)
@@ -51,7 +67,7 @@ pub(super) fn write_output<D: Disk>(
                 && base.inputs.len() == 1
                 && writer.give_up_active(control, len) =>
         {
-            new_output(store, &writer.space, len)?
+            create()?
         }
         created => created?,
     };
@@ -66,17 +82,22 @@ pub(super) fn write_output<D: Disk>(
         stopped => stopped,
     };
     let durable_seq = matches!(published, Ok(true)).then(|| store.sync_dir(control));
-    // Reserve after the sync, because the words may need space again. If this fails, the output is
-    // published but the directory epoch is not raised; the next compaction raises it.
-    control.reserve()?;
-    if let Some(durable_seq) = durable_seq {
-        control.raise_directory_epoch();
+    // Reserve after the sync, because the words may need space again. If this fails, the output may
+    // be published without a raised directory epoch; the next compaction raises it.
+    let reserved = control.reserve();
+    if reserved.is_ok() {
+        if durable_seq.is_some() {
+            control.raise_directory_epoch();
+        }
+        // No handle has to look for this output any more.
         control.clear_output();
-        return durable_seq.map(|()| Some(len));
     }
-    // No handle has to look for this output any more.
-    control.clear_output();
-    published.map(|_| None)
+    match durable_seq {
+        Some(durable_seq) => {
+            Ok(Written::Published { len, finished: reserved.and(durable_seq.map(|_| ())) })
+        }
+        None => reserved.and(published.map(|_| Written::Stopped)),
+    }
 }
 
 /// Creates a file for an output; on a full disk, takes a reserve that is long enough.

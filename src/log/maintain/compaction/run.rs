@@ -8,12 +8,11 @@ use crate::error::{Error, Result};
 use crate::log::fs::names::{UNFINISHED_OUTPUT, segment_name};
 use crate::log::fs::{Access, Disk, DiskFile, is_full};
 use crate::log::maintain::compaction::base::{Aim, Base};
-use crate::log::maintain::compaction::output::write_output;
+use crate::log::maintain::compaction::output::{Written, write_output};
 use crate::log::maintain::compaction::stop::Stop;
 use crate::log::maintain::engine::Engine;
 use crate::log::segment::Segment;
 use crate::log::segment::outputs::NewestOutput;
-use crate::log::segment::space::wait_for_freed;
 use crate::log::shared::commit;
 use crate::log::shared::control::Control;
 use crate::log::shared::lease::WriterLease;
@@ -71,9 +70,7 @@ pub(crate) fn compact<D: Disk>(engine: &Engine<D>, aim: Aim, stop: &Stop) -> Res
     finish_predecessor(&engine.store, control)?;
     let first_new = control.next_segment();
     loop {
-        let has_freed = report.runs > 0;
-        let mut next = || run(engine, control, aim, first_new, stop, &mut report);
-        match if has_freed { wait_for_freed(next) } else { next() } {
+        match run(engine, control, aim, first_new, stop, &mut report) {
             Ok(true) => {}
             Ok(false) => return Ok(report),
             // Keep the result of the earlier runs; the next one needs more space than they freed.
@@ -159,8 +156,12 @@ fn run<D: Disk>(
         syncer.sync_beside(store, base.max_seq, &base.input_ids())?;
         let plan = base.plan()?;
         match write_output(engine, control, &base, &plan, stop) {
-            Ok(Some(len)) => break (plan, len),
-            Ok(None) => {
+            Ok(Written::Published { len, finished }) => {
+                // Another attempt would replace inputs that this output has replaced.
+                finished?;
+                break (plan, len);
+            }
+            Ok(Written::Stopped) => {
                 report.skipped = Some(Skipped::Closing);
                 return Ok(false);
             }

@@ -4,6 +4,7 @@ use std::io;
 use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::inode::Failures;
 use super::lock;
@@ -110,6 +111,11 @@ impl SimDisk {
     /// Stops recording, and returns the recorded calls.
     pub fn watched(&self) -> Vec<Call> {
         lock(&self.process.faults).take().map_or_else(Vec::new, |faults| faults.made)
+    }
+
+    /// Fails the next reservation of disk space for stores, as a full copy-on-write disk does.
+    pub fn fail_next_reserve(&self) {
+        self.shared.next_reserve_fails.store(true, Relaxed);
     }
 
     /// Fails a writeback by the kernel, outside of any sync.

@@ -85,6 +85,13 @@ impl DiskFile for SimFile {
         FileId { device: 1, inode: self.inode.identity }
     }
 
+    fn reserve(&self, _: u64, _: u64) -> io::Result<()> {
+        match self.disk.shared.next_reserve_fails.swap(false, Relaxed) {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    }
+
     /// True for every second file, so that both ways of writing into an existing file are used.
     fn is_cached(&self, _: u64) -> bool {
         self.inode.number.is_multiple_of(2)

@@ -31,6 +31,8 @@ pub(super) struct Shared {
     pub(super) records: bool,
     /// Whether the store is being opened.
     pub(super) opening: AtomicBool,
+    /// Whether the next call of `DiskFile::reserve` fails.
+    pub(super) next_reserve_fails: AtomicBool,
     pub(super) counts: Counts,
     pub(super) base: Image,
 }
@@ -147,6 +149,7 @@ impl SimDisk {
             defect,
             records,
             opening: AtomicBool::new(false),
+            next_reserve_fails: AtomicBool::new(false),
             counts: Counts::default(),
             base: image.clone(),
         };
