@@ -89,14 +89,16 @@ use crate::partd::{Batch, Durability, Partd};
 /// # Ok::<(), partd::Error>(())
 /// ```
 ///
-/// No operation waits for a dead process, and only four may wait for a stopped one:
+/// No operation waits for a dead process, and only these may wait for a stopped one:
 ///
 /// - A sync, and so a compaction, waits half a second for another process whose sync makes no
 ///   progress, then does the work itself.
 /// - An append that finds the store at [`max_store_bytes`](Options::max_store_bytes) removes dead
 ///   segments, and waits half a second for another process that is compacting.
-/// - A compaction on a full disk, and an append to a temporary store on one, wait half a second for
-///   the space of removed segments. A process that was stopped between `fork` and `exec` keeps it.
+/// - On a full disk, each run of a compaction waits up to half a second for the space of removed
+///   segments, and so does an append to a temporary store if its batch is longer than a segment. A
+///   stopped process that still has these segments open keeps their space, even one between `fork`
+///   and `exec`.
 /// - Opening waits up to 30 seconds for a process that holds the store exclusively, as the first
 ///   one to open it does while it creates or recovers the store. It waits two seconds for a process
 ///   that was stopped between taking its two locks. Then it returns an error.
@@ -203,16 +205,17 @@ impl<D: Disk> SegmentLog<D> {
     /// was set stays a chunk of its own.
     ///
     /// If another compaction is running, this one returns at once, and [`Compaction::skipped`] says
-    /// so. It never waits for a reader or a pop; they keep the segments that they need. On a full
-    /// disk, it waits half a second for the space of segments that were removed before.
+    /// so. It does not wait until readers and pops are done; they keep the segments that they need.
+    /// On a full disk, each run waits up to half a second for the space of segments that were
+    /// removed before.
     ///
     /// # Errors
     ///
     /// [`Corrupt`](crate::ErrorKind::Corrupt) on damage,
     /// [`SyncFailed`](crate::ErrorKind::SyncFailed) after a failed sync,
     /// [`ReadOnly`](crate::ErrorKind::ReadOnly) on a read-only handle, and
-    /// [`DiskFull`](crate::ErrorKind::DiskFull) if not even one segment can be rewritten. The store
-    /// is then unchanged. If the disk has room for a part of the work, that part is done.
+    /// [`DiskFull`](crate::ErrorKind::DiskFull) if not even one segment can be rewritten. The values
+    /// are then unchanged. If the disk has room for a part of the work, that part is done.
     pub fn compact(&self) -> Result<Compaction> {
         self.engine.store.check_writable()?;
         compact(&self.engine, Aim::Everything, &Stop::default())
@@ -433,8 +436,8 @@ impl<D: Disk> fmt::Debug for SegmentLog<D> {
     }
 }
 
-// It also makes this crate compile the store over the real disk, so that builds whose crates share
-// instances of generic code (`opt-level` 0, 1, "s" and "z") do not compile it again in each binary.
+// This impl also makes this crate compile the store over the real disk, so that builds whose crates
+// share instances of generic code (`opt-level` 0, 1, "s" and "z") do not compile it in each binary.
 /// For programs that choose the kind of their store at run time.
 impl From<SegmentLog> for Box<dyn Partd> {
     fn from(log: SegmentLog) -> Box<dyn Partd> {

@@ -96,7 +96,7 @@ impl<D: Disk> Space<D> {
         let create = || Unpublished::create(&store.directory, name, len, &store.uuid);
         match create() {
             Err(error) if is_full(&error) && self.recycler.drop_all(store)? => {
-                // The lock of the writer is held: no append can go on without a segment.
+                // An append holds the writer's lock here, so other appends of the handle wait too.
                 wait_for_freed(create, || false)
             }
             created => created,
@@ -147,8 +147,8 @@ impl<D: Disk> Space<D> {
     }
 }
 
-/// Calls `create` until it does not find the disk full, `is_due` or [`FREED_PATIENCE`] has passed.
-/// To be called after files have been unlinked.
+/// Calls `create` again while the disk is full, for up to [`FREED_PATIENCE`] or until `is_due`
+/// returns true. Files that were unlinked before, by any process, may still give their space back.
 ///
 /// The kernel frees an unlinked file when its last descriptor and mapping are gone. Between `fork`
 /// and `exec`, a program that another thread starts holds copies of all of them.

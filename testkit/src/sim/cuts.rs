@@ -68,7 +68,7 @@ enum Kept {
     AllButControl,
     /// Any version of each.
     AnyVersion(Rng),
-    /// Each unit with this many chances in 16: in any version if true, else in the last.
+    /// Each unit with a chance of this many in 16, in any of its versions if true, else in its last.
     Drawn(Rng, u64, bool),
 }
 

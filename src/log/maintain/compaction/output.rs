@@ -26,9 +26,9 @@ use crate::log::write::write_back::STEP_BYTES;
 /// What became of an output.
 #[derive(Debug)]
 pub(super) enum Written {
-    /// The compaction was stopped before.
+    /// The compaction was stopped before the output was published.
     Stopped,
-    /// The output replaces its inputs, whether or not the steps after that have succeeded.
+    /// The output replaces its inputs. `finished` is whether the steps after that have succeeded.
     Published { len: u64, finished: Result<()> },
 }
 
@@ -52,12 +52,16 @@ pub(super) fn write_output<D: Disk>(
     let len = (data_end + SEAL_LEN).next_multiple_of(4096);
     let create = || new_output(store, &writer.space, len);
     let created = match create() {
-        // The caller tries fewer inputs before anything else.
+        // With several inputs, the caller retries with half of them.
         Err(error) if is_full(&error) && base.inputs.len() == 1 => {
-            wait_for_freed(create, || stop.is_due())
+            let new_file = || writer.space.new_file(store, UNFINISHED_OUTPUT, len);
+            wait_for_freed(new_file, || stop.is_due())
         }
         created => created,
     };
+    if stop.is_due() {
+        return Ok(Written::Stopped);
+    }
     let mut new = match created {
         // Last resort, used only if it is sure to help: give up the free end of this handle's own
         // segment.
@@ -81,22 +85,20 @@ pub(super) fn write_output<D: Disk>(
         Ok(true) => new.publish(id).map(|()| true),
         stopped => stopped,
     };
-    let durable_seq = matches!(published, Ok(true)).then(|| store.sync_dir(control));
+    let synced = matches!(published, Ok(true)).then(|| store.sync_dir(control));
     // Reserve after the sync, because the words may need space again. If this fails, the output may
     // be published without a raised directory epoch; the next compaction raises it.
     let reserved = control.reserve();
     if reserved.is_ok() {
-        if durable_seq.is_some() {
+        if synced.is_some() {
             control.raise_directory_epoch();
         }
         // No handle has to look for this output any more.
         control.clear_output();
     }
-    match durable_seq {
-        Some(durable_seq) => {
-            Ok(Written::Published { len, finished: reserved.and(durable_seq.map(|_| ())) })
-        }
-        None => reserved.and(published.map(|_| Written::Stopped)),
+    match synced {
+        Some(synced) => Ok(Written::Published { len, finished: synced.and(reserved) }),
+        None => published.and(reserved).map(|()| Written::Stopped),
     }
 }
 

@@ -74,7 +74,11 @@ pub(crate) fn compact<D: Disk>(engine: &Engine<D>, aim: Aim, stop: &Stop) -> Res
             Ok(true) => {}
             Ok(false) => return Ok(report),
             // Keep the result of the earlier runs; the next one needs more space than they freed.
-            Err(error) if is_full(&error) && report.runs > 0 => {
+            Err(error)
+                if is_full(&error)
+                    && report.runs > 0
+                    && engine.store.check_sync(control).is_ok() =>
+            {
                 trace::out_of_space(path, "compact", &error);
                 report.skipped = Some(Skipped::NoSpace);
                 return Ok(report);
@@ -157,7 +161,8 @@ fn run<D: Disk>(
         let plan = base.plan()?;
         match write_output(engine, control, &base, &plan, stop) {
             Ok(Written::Published { len, finished }) => {
-                // Another attempt would replace inputs that this output has replaced.
+                // Never another attempt: it would replace inputs that are replaced already. The
+                // next compaction removes them.
                 finished?;
                 break (plan, len);
             }
