@@ -95,10 +95,10 @@ use crate::partd::{Batch, Durability, Partd};
 ///   progress, then does the work itself.
 /// - An append that finds the store at [`max_store_bytes`](Options::max_store_bytes) removes dead
 ///   segments, and waits half a second for another process that is compacting.
-/// - On a full disk, each run of a compaction waits up to half a second for the space of removed
-///   segments, and so does an append to a temporary store if its batch is longer than a segment. A
-///   stopped process that still has these segments open keeps their space, even one between `fork`
-///   and `exec`.
+/// - On a full disk, each run of a compaction waits up to half a second for the space of segments
+///   that it has removed, and so does an append to a temporary store if its batch is longer than a
+///   segment. A stopped process that still has these segments open keeps their space, even one
+///   between `fork` and `exec`.
 /// - Opening waits up to 30 seconds for a process that holds the store exclusively, as the first
 ///   one to open it does while it creates or recovers the store. It waits two seconds for a process
 ///   that was stopped between taking its two locks. Then it returns an error.
@@ -206,8 +206,8 @@ impl<D: Disk> SegmentLog<D> {
     ///
     /// If another compaction is running, this one returns at once, and [`Compaction::skipped`] says
     /// so. It does not wait until readers and pops are done; they keep the segments that they need.
-    /// On a full disk, each run waits up to half a second for the space of segments that were
-    /// removed before.
+    /// On a full disk, each run waits up to half a second for the space of segments that this
+    /// compaction has removed.
     ///
     /// # Errors
     ///

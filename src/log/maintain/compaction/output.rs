@@ -41,6 +41,7 @@ pub(super) fn write_output<D: Disk>(
     control: &Control<D>,
     base: &Base<D::File>,
     plan: &Plan,
+    has_freed: bool,
     stop: &Stop,
 ) -> Result<Written> {
     let Engine { store, writer, .. } = engine;
@@ -53,7 +54,7 @@ pub(super) fn write_output<D: Disk>(
     let create = || new_output(store, &writer.space, len);
     let created = match create() {
         // With several inputs, the caller retries with half of them.
-        Err(error) if is_full(&error) && base.inputs.len() == 1 => {
+        Err(error) if is_full(&error) && has_freed && base.inputs.len() == 1 => {
             let new_file = || writer.space.new_file(store, UNFINISHED_OUTPUT, len);
             wait_for_freed(new_file, || stop.is_due())
         }

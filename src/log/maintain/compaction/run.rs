@@ -67,10 +67,11 @@ pub(crate) fn compact<D: Disk>(engine: &Engine<D>, aim: Aim, stop: &Stop) -> Res
     };
     let path = engine.store.directory.path();
     let _span = trace::compaction(path);
-    finish_predecessor(&engine.store, control)?;
+    let has_unlinked = finish_predecessor(&engine.store, control)?;
     let first_new = control.next_segment();
     loop {
-        match run(engine, control, aim, first_new, stop, &mut report) {
+        let has_freed = has_unlinked || report.runs > 0;
+        match run(engine, control, aim, first_new, has_freed, stop, &mut report) {
             Ok(true) => {}
             Ok(false) => return Ok(report),
             // Keep the result of the earlier runs; the next one needs more space than they freed.
@@ -91,8 +92,8 @@ pub(crate) fn compact<D: Disk>(engine: &Engine<D>, aim: Aim, stop: &Stop) -> Res
     }
 }
 
-/// Unlinks the inputs of all outputs and makes the unlinks durable.
-fn finish_predecessor<D: Disk>(store: &Store<D>, control: &Control<D>) -> Result<()> {
+/// Unlinks the inputs of all outputs and makes the unlinks durable. Returns whether there were any.
+fn finish_predecessor<D: Disk>(store: &Store<D>, control: &Control<D>) -> Result<bool> {
     // After a failed sync, an output's bytes and name may not be durable.
     store.check_sync(control)?;
     store.sync_dir(control)?;
@@ -111,7 +112,7 @@ fn finish_predecessor<D: Disk>(store: &Store<D>, control: &Control<D>) -> Result
         }
     }
     if dead.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     control.reserve()?;
     // The compaction that renamed the newest output had synced the rest of the history, and may
@@ -130,7 +131,7 @@ fn finish_predecessor<D: Disk>(store: &Store<D>, control: &Control<D>) -> Result
     if gone {
         store.sync_dir(control)?;
     }
-    Ok(())
+    Ok(gone)
 }
 
 fn open_if_there<D: Disk>(store: &Store<D>, id: u64) -> Result<Option<Segment<D::File>>> {
@@ -140,12 +141,14 @@ fn open_if_there<D: Disk>(store: &Store<D>, id: u64) -> Result<Option<Segment<D:
     }
 }
 
-/// Does one run. Returns whether another may find work.
+/// Does one run. Returns whether another may find work. `has_freed` says whether this compaction has
+/// unlinked segments, whose space may not be free yet.
 fn run<D: Disk>(
     engine: &Engine<D>,
     control: &Control<D>,
     aim: Aim,
     first_new: u64,
+    has_freed: bool,
     stop: &Stop,
     report: &mut Compaction,
 ) -> Result<bool> {
@@ -159,7 +162,7 @@ fn run<D: Disk>(
     let (plan, output_len) = loop {
         syncer.sync_beside(store, base.max_seq, &base.input_ids())?;
         let plan = base.plan()?;
-        match write_output(engine, control, &base, &plan, stop) {
+        match write_output(engine, control, &base, &plan, has_freed, stop) {
             Ok(Written::Published { len, finished }) => {
                 // Never another attempt: it would replace inputs that are replaced already. The
                 // next compaction removes them.
