@@ -72,16 +72,18 @@ fn a_full_disk_with_live_and_dead_values_mixed_is_compacted_segment_by_segment()
 /// program between `fork` and `exec`.
 pub(crate) fn compact_beside_a_child(arguments: &[String]) {
     let path = Path::new(&arguments[0]);
-    let segments = || fs::read_dir(path).expect("a directory").count();
     let p = options().open(path).expect("it opens on a full disk");
     p.verify().expect("the store is whole");
-    let before = segments();
+    let files =
+        || fs::read_dir(path).expect("a directory").map(|file| file.expect("a file").path());
+    let segments: Vec<_> = files().filter(|file| file.extension().is_some()).collect();
     if fork::fork_beside_idle_threads().is_none() {
-        // Until the first run has removed its inputs, but not for ever.
-        for _ in (0..10_000).take_while(|_| segments() + 1 >= before) {
+        // Until the first run has removed one of its inputs, but not for ever.
+        let are_there = || segments.iter().all(|segment| segment.exists());
+        for _ in (0..10_000).take_while(|_| are_there()) {
             std::thread::sleep(Duration::from_millis(1));
         }
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(30));
         fork::vanish();
     }
     let compaction = p.compact().expect("the reserves suffice for a run");
