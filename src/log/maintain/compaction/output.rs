@@ -23,7 +23,7 @@ use crate::log::shared::control::{Control, ReservedFor};
 use crate::log::store::Store;
 use crate::log::write::write_back::STEP_BYTES;
 
-/// What became of an output.
+/// The result of writing an output.
 #[derive(Debug)]
 pub(super) enum Written {
     /// The compaction was stopped before the output was published.
@@ -60,10 +60,8 @@ pub(super) fn write_output<D: Disk>(
         }
         created => created,
     };
-    if stop.is_due() {
-        return Ok(Written::Stopped);
-    }
     let mut new = match created {
+        Err(error) if is_full(&error) && stop.is_due() => return Ok(Written::Stopped),
         // Last resort, used only if it is sure to help: give up the free end of this handle's own
         // segment.
         Err(error)

@@ -92,7 +92,8 @@ pub(crate) fn compact<D: Disk>(engine: &Engine<D>, aim: Aim, stop: &Stop) -> Res
     }
 }
 
-/// Unlinks the inputs of all outputs and makes the unlinks durable. Returns whether there were any.
+/// Unlinks the inputs of all outputs and makes the unlinks durable. Returns whether a file was
+/// unlinked.
 fn finish_predecessor<D: Disk>(store: &Store<D>, control: &Control<D>) -> Result<bool> {
     // After a failed sync, an output's bytes and name may not be durable.
     store.check_sync(control)?;
