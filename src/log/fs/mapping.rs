@@ -84,16 +84,16 @@ impl Mapping {
         Ok(Mapping { raw, writable: true, private: true, reports_residency: false })
     }
 
-    /// Zeroes anonymous memory, so that it can be reused.
+    /// Zeroes the first `len` bytes of anonymous memory, so that it can be reused.
     ///
     /// # Panics
-    /// If the mapping is of a file.
-    pub fn clear(&mut self) {
+    /// If the mapping is of a file, or shorter.
+    pub fn clear(&mut self, len: u64) {
         assert!(self.private, "a file is not cleared");
-        let start = self.at(0, self.len());
+        let start = self.at(0, len);
         // SAFETY: `at` has checked the range; no other process shares this memory, and `&mut self`
         // excludes every reference into it in this process.
-        unsafe { std::ptr::write_bytes(start, 0, self.raw.len()) }
+        unsafe { std::ptr::write_bytes(start, 0, len as usize) }
     }
 
     /// Asks the kernel to clear the memory in every child of `fork`. For anonymous memory only.

@@ -161,7 +161,7 @@ impl Dir for SimDir {
         let number = state.inodes;
         state.inodes += 1;
         let identity = state.new_identity();
-        let new = Inode::new(number, identity, Memory::zeroed(len), 0);
+        let new = Inode::new(number, identity, Memory::zeroed(len));
         let inode = Arc::new(Inode { backed, ..new });
         state.names.insert(path.clone(), Arc::clone(&inode));
         drop(state);

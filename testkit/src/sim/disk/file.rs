@@ -101,7 +101,7 @@ impl DiskFile for SimFile {
         let shared = &self.disk.shared;
         shared.counts.stores.fetch_add(1, Relaxed);
         shared.counts.stored_bytes.fetch_add(len, Relaxed);
-        self.inode.stored_end.fetch_max(offset + len, Relaxed);
+        self.inode.mapping.stored(offset + len);
         self.back(offset, len);
         let pages = offset / 4096..(offset + len).div_ceil(4096);
         if lock(&self.inode.holes).range(pages).next().is_some() {
@@ -155,7 +155,7 @@ impl DiskFile for SimFile {
 
     /// Only recorded: a power cut may keep or lose what was not synced, requested or not.
     fn write_back(&self, range: Range<u64>) {
-        let stored_end = self.inode.stored_end.load(Relaxed);
+        let stored_end = self.inode.mapping.stored_end();
         lock(&self.disk.shared.counts.write_backs).push((range, stored_end));
     }
 
@@ -188,7 +188,7 @@ impl DiskFile for SimFile {
         let end = end.ok_or(io::ErrorKind::InvalidInput)?;
         let mapping: &Mapping = &self.inode.mapping;
         // Nothing was stored in most of the range, and it is zero.
-        let stored_end = end.min(self.inode.stored_end.load(Relaxed));
+        let stored_end = end.min(self.inode.mapping.stored_end());
         let mut word = offset;
         while word < stored_end {
             mapping.store(word, 0, Relaxed);

@@ -2,10 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-
-use partd::log::fs::Mapping;
 
 use super::lock;
 use crate::sim::memory::Memory;
@@ -16,8 +13,6 @@ pub(super) struct Inode {
     /// The inode number that `stat` reports: unchanged by a death and by a reboot.
     pub(super) identity: u64,
     pub(super) mapping: Memory,
-    /// Every byte from here on is zero: whoever stores to the mapping calls `DiskFile::stored`.
-    pub(super) stored_end: AtomicU64,
     /// Pages whose disk space was freed.
     pub(super) holes: Mutex<BTreeSet<u64>>,
     /// Without allocation: the pages that have space.
@@ -34,13 +29,11 @@ pub(super) struct Failures {
 }
 
 impl Inode {
-    /// A file in whose memory every byte from `stored_end` on is zero.
-    pub(super) fn new(number: u32, identity: u64, mapping: Memory, stored_end: u64) -> Inode {
+    pub(super) fn new(number: u32, identity: u64, mapping: Memory) -> Inode {
         Inode {
             number,
             identity,
             mapping,
-            stored_end: AtomicU64::new(stored_end),
             holes: Mutex::default(),
             backed: None,
             failures: Mutex::default(),
@@ -53,8 +46,9 @@ impl Inode {
     }
 }
 
-/// Stores bytes to a mapping, word by word.
-pub fn poke(mapping: &Mapping, offset: u64, bytes: &[u8]) {
+/// Stores bytes to the memory of a file, word by word.
+pub fn poke(mapping: &Memory, offset: u64, bytes: &[u8]) {
+    mapping.stored(offset + bytes.len() as u64);
     let (mut offset, mut bytes) = (offset, bytes);
     while offset % 8 == 0
         && let Some((word, rest)) = bytes.split_first_chunk()

@@ -136,9 +136,7 @@ impl SimDisk {
             if identity < PUT_TOGETHER {
                 state.identities = state.identities.max(identity);
             }
-            let stored_end =
-                file.pages.keys().last().map_or(0, |page| (u64::from(*page) + 1) * 4096);
-            let inode = Arc::new(Inode::new(number, identity, mapping, stored_end));
+            let inode = Arc::new(Inode::new(number, identity, mapping));
             state.inodes = number + 1;
             state.names.insert(path.clone(), Arc::clone(&inode));
             inodes.push(inode);

@@ -103,8 +103,7 @@ impl SimDisk {
         let number = state.inodes;
         state.inodes += 1;
         let identity = state.new_identity();
-        let stored_end = copy.len();
-        let inode = Inode::new(number, identity, copy, stored_end);
+        let inode = Inode::new(number, identity, copy);
         state.names.insert(path.to_owned(), Arc::new(inode));
     }
 
