@@ -16,13 +16,13 @@ use crate::sim::power::{Effort, Tally, explore, in_parallel, shrink};
 use crate::sim::workloads::{ALL, TINY, Workload};
 
 /// Images per workload and mode in an ordinary run.
-const IMAGES: u64 = 2_400;
+const IMAGES: u64 = 1_800;
 /// The minimum number of distinct images of power cuts in an ordinary run: of all workloads, and of
 /// the tiny ones, whose subsets are all examined; more than 200,000 together.
-const CUTS_MIN: u64 = 110_000;
-const CUTS_MIN_TINY: u64 = 60_000;
+const CUTS_MIN: u64 = 125_000;
+const CUTS_MIN_TINY: u64 = 80_000;
 /// One round examines about this many images; the next round has another seed.
-const IMAGES_PER_ROUND: u64 = 1_200;
+const IMAGES_PER_ROUND: u64 = 900;
 
 fn variable(name: &str, or: u64) -> u64 {
     let number = |text: String| {
