@@ -55,18 +55,16 @@ impl Figures {
         Figures::of_fields(fields)
     }
 
-    /// A human-readable line, with the ratios to `rival` and the ratio of the get to the rate in
+    /// The cells of a table, with the ratios to `rival` and the ratio of the get to the rate in
     /// `beside`.
-    pub(crate) fn line(&self, rival: Option<&Figures>, beside: Option<(f64, &str)>) -> String {
-        let ratio = |ours: f64, theirs: Option<f64>| match theirs {
-            Some(theirs) => format!(" ({:.2})", ours / theirs),
-            None => "       ".to_owned(),
+    pub(crate) fn cells(&self, rival: Option<&Figures>, beside: Option<(f64, &str)>) -> String {
+        let ratio = |ours: f64, theirs: Option<f64>| {
+            theirs.map_or(String::new(), |theirs| format!("{:.2}", ours / theirs))
         };
-        let beside = beside
-            .map_or(String::new(), |(get, what)| format!(", get {:.2} × {what}", self.get / get));
+        let beside =
+            beside.map_or(String::new(), |(get, what)| format!("{:.2} of {what}", self.get / get));
         format!(
-            "append {:.2}{} GiB/s, get {:.3}{} GiB/s, read {:.2} × returned, {:.0} major faults, \
-             {:.0} MiB + {:.0} mapped{beside}",
+            "{:.2} | {} | {:.3} | {} | {beside} | {:.2} | {:.0} | {:.0} + {:.0}",
             self.append,
             ratio(self.append, rival.map(|rival| rival.append)),
             self.get,
@@ -78,6 +76,11 @@ impl Figures {
         )
     }
 }
+
+/// The head of a table of such cells.
+pub(crate) const HEAD: &str = "\
+| | | append, GiB/s | ÷ ranges | get, GiB/s | ÷ ranges | get ÷ | read ÷ returned | major faults | MiB, own + mapped |
+|---|---|--:|--:|--:|--:|--:|--:|--:|--:|";
 
 /// Measures one part of a child's work.
 pub(crate) struct Meter {

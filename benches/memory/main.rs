@@ -4,7 +4,7 @@
 //! back once, compares every byte and drops it. The rival is *ranges*, as query engines write it
 //! themselves: a vector for each key, all spilled to one file and read back by exact ranges. The
 //! sides alternate, round by round, with a device read-ahead of 128 KiB and of 8 MiB; the output is
-//! medians. The benchmark needs root, and reports if it lacks it.
+//! tables of medians, as Markdown. The benchmark needs root, and reports if it lacks it.
 //!
 //! ```text
 //! cargo bench --bench memory -- [--rounds N] [--limit-mib N] [--times 2,8,32]
@@ -85,16 +85,21 @@ fn compare(asked: &Asked) -> Result<(), String> {
     let dir = tempfile::tempdir_in(base).map_err(|error| error.to_string())?;
     let cgroup = Cgroup::new(asked.limit)?;
     let limit_mib = asked.limit >> 20;
-    println!("medians of {} rounds; {limit_mib} MiB of memory, {}", asked.rounds, cgroup.kind());
+    let rounds = match asked.rounds {
+        1 => "one round".to_owned(),
+        rounds => format!("medians of {rounds} rounds"),
+    };
+    println!("{limit_mib} MiB of memory, {}; {rounds}.", cgroup.kind());
     for &kib in &asked.read_ahead {
         let device = match ReadAhead::set(dir.path(), kib) {
             Ok(device) => Some(device),
             Err(why) => {
-                println!("the read-ahead stays as it is: {why}");
+                println!("\nThe read-ahead stays as it is: {why}");
                 None
             }
         };
-        println!("\nread-ahead {kib} KiB{}", if device.is_some() { "" } else { " wanted" });
+        let wanted = if device.is_some() { "" } else { " wanted" };
+        println!("\n### Read-ahead {kib} KiB{wanted}\n\n{}", figures::HEAD);
         for case in Case::all(asked.limit, &asked.times) {
             let sides: Vec<_> = case.sides().filter(|s| case.is_wanted(*s, &asked.only)).collect();
             if sides.is_empty() {
@@ -106,7 +111,6 @@ fn compare(asked: &Asked) -> Result<(), String> {
                     found.push(work::run(&cgroup, dir.path(), &case, *side)?);
                 }
             }
-            println!("{case}");
             let medians: Vec<_> = found.iter().map(|found| Figures::median(found)).collect();
             let of = |wanted| sides.iter().position(|side| *side == wanted);
             for (side, figures) in sides.iter().zip(&medians) {
@@ -120,7 +124,7 @@ fn compare(asked: &Asked) -> Result<(), String> {
                     _ => None,
                 };
                 let beside = beside.and_then(|(side, name)| Some((medians[of(side)?].get, name)));
-                println!("  {side:<10} {}", figures.line(rival, beside));
+                println!("| {case} | {side} | {} |", figures.cells(rival, beside));
             }
         }
     }

@@ -74,7 +74,7 @@ pub(crate) struct Case {
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Case { value, keys, times, .. } = self;
-        write!(f, "{value} B x {keys} keys, {times} x the memory, {} MiB", self.bytes() >> 20)
+        write!(f, "{value} B × {keys}, {times} × the memory: {} MiB", self.bytes() >> 20)
     }
 }
 

@@ -1,8 +1,8 @@
 //! partd, what engines write by hand, and the stores that could do its work, measured side by side.
 //!
 //! See README.md for the commands. `engine.rs` lists what takes part, `workload.rs` what it gets,
-//! `child.rs` measures one run, `rounds.rs` alternates, `results/` and `chart/` print, and `curves/`
-//! and `shuffle/` are further measurements.
+//! `child.rs` measures one run, `rounds.rs` alternates, `results/` and `chart/` print, and `curves/`,
+//! `shuffle/` and `memory.rs` are further measurements.
 
 mod chart;
 mod child;
@@ -10,6 +10,7 @@ mod curve;
 mod curves;
 mod engine;
 mod engines;
+mod memory;
 mod python;
 mod results;
 mod rounds;
@@ -50,6 +51,10 @@ enum Other {
     /// Shuffles a CSV file with this repository's example, Polars, DuckDB and a hand-written
     /// program.
     Shuffle(shuffle::Asked),
+    /// Fills and reads stores larger than the memory that a cgroup allows. Needs root.
+    Memory(memory::Asked),
+    /// Everything, one after the other: the engines, and each command with its defaults.
+    All,
 }
 
 #[derive(Debug, Args)]
@@ -140,6 +145,30 @@ fn end_to_end(asked: shuffle::Asked) -> Result<()> {
     publish("shuffle", &section, Some(&asked.out.unwrap_or_else(results::file)))
 }
 
+fn larger_than_memory(asked: memory::Asked) -> Result<()> {
+    let base = base()?;
+    let section = memory::section(&asked, base.path())?;
+    publish("memory", &section, Some(&asked.out.unwrap_or_else(results::file)))
+}
+
+/// Runs every command with its defaults.
+fn all() -> Result<()> {
+    for command in [None, Some("curves"), Some("shuffle"), Some("memory")] {
+        run(Cli::parse_from([Some("partd-compare"), command].into_iter().flatten()))?;
+    }
+    Ok(())
+}
+
+fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Some(Other::Curves(asked)) => curves(asked),
+        Some(Other::Shuffle(asked)) => end_to_end(asked),
+        Some(Other::Memory(asked)) => larger_than_memory(asked),
+        Some(Other::All) => all(),
+        None => engines(cli.engines),
+    }
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
@@ -148,13 +177,7 @@ fn main() -> ExitCode {
         Some(shuffle::SHUFFLER) => return shuffle::main(&arguments[2..]),
         _ => {}
     }
-    let cli = Cli::parse();
-    let done = match cli.command {
-        Some(Other::Curves(asked)) => curves(asked),
-        Some(Other::Shuffle(asked)) => end_to_end(asked),
-        None => engines(cli.engines),
-    };
-    match done {
+    match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -23,7 +23,7 @@ pub(crate) struct Asked {
     #[arg(long, default_value_t = 3)]
     pub(crate) rounds: usize,
     /// The largest store in GiB; there must be twice as much free disk space
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 20)]
     pub(crate) disk: u64,
     /// One round with a sixteenth of the bytes, to try the program
     #[arg(long)]

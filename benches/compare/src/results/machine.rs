@@ -47,6 +47,17 @@ fn rocksdb() -> Option<String> {
     Some([number("MAJOR")?, number("MINOR")?, number("PATCH")?].join("."))
 }
 
+/// The commit that is measured; *dirty* if it was changed, other than by results.
+fn commit() -> Option<String> {
+    let commit = output("git", &["rev-parse", "--short", "HEAD"])?;
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let results = [":!benches/RESULTS.md", ":!benches/charts"];
+    let mut arguments = vec!["-C", root, "status", "--porcelain", "--", "."];
+    arguments.extend(results);
+    let is_dirty = output("git", &arguments).is_some_and(|changes| !changes.is_empty());
+    Some(if is_dirty { format!("{commit}-dirty") } else { commit })
+}
+
 /// Returns a paragraph about the machine, the date and the versions.
 pub(crate) fn describe(dir: &Path, python: Option<&Python>) -> String {
     let unknown = || "unknown".to_owned();
@@ -71,7 +82,7 @@ pub(crate) fn describe(dir: &Path, python: Option<&Python>) -> String {
     };
     let rustc = output("rustc", &["--version"]).unwrap_or_else(unknown);
     let date = output("date", &["--utc", "+%Y-%m-%d"]).unwrap_or_else(unknown);
-    let commit = output("git", &["describe", "--always", "--dirty"]).unwrap_or_else(unknown);
+    let commit = commit().unwrap_or_else(unknown);
     let mut versions: Vec<String> = CRATES
         .iter()
         .filter(|(name, _)| cfg!(feature = "rocksdb") || *name != "rocksdb")
