@@ -15,6 +15,8 @@ use crate::workload::{Workload, thousands};
 const ENGINES: [&str; 3] = ["segment-log", "buffer", "ranges"];
 const NAMES: [&str; 3] = ["SegmentLog", "Buffer", "ranges"];
 const TIMEOUT: Duration = Duration::from_secs(600);
+/// Larger stores are filled and read once.
+pub(super) const ONCE_ABOVE_BYTES: u64 = 8 << 30;
 
 /// Append and get of 4 KiB values of 256 keys, from 10 MiB to the largest store asked for.
 pub(crate) fn sizes(bench: &Bench<'_>) -> Result<[Curve; 2]> {
@@ -67,7 +69,8 @@ fn measure(
             pool: bench.pool_path,
             timeout: TIMEOUT,
         };
-        for round in 0..bench.asked.rounds {
+        let rounds = if workload.bytes() > ONCE_ABOVE_BYTES { 1 } else { bench.asked.rounds };
+        for round in 0..rounds {
             eprintln!("{title}, {} {x}, round {}", xs[i], round + 1);
             for (number, entry) in entries.iter().enumerate() {
                 let Outcome::Measured(times) = run.measure(entry, threads, &Python::none())? else {

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::Relaxed;
 
+use partd::log::fs::Mapping;
+
 use super::lock;
 use crate::sim::memory::Memory;
 
@@ -47,8 +49,9 @@ impl Inode {
 }
 
 /// Stores bytes to the memory of a file, word by word.
-pub fn poke(mapping: &Memory, offset: u64, bytes: &[u8]) {
-    mapping.stored(offset + bytes.len() as u64);
+pub fn poke(memory: &Memory, offset: u64, bytes: &[u8]) {
+    memory.stored(offset + bytes.len() as u64);
+    let mapping: &Mapping = memory;
     let (mut offset, mut bytes) = (offset, bytes);
     while offset % 8 == 0
         && let Some((word, rest)) = bytes.split_first_chunk()
