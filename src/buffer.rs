@@ -48,10 +48,11 @@ const UNLOCKED_READS: usize = 4;
 /// If `Slow` can [lend](crate::Lend) values, the buffer can too: [`view`](crate::Lend::view) moves
 /// what is buffered for its key to `Slow` first.
 ///
-/// Threads can share a buffer, but its batches are applied one after the other, so two threads fill
-/// it hardly faster than one. Threads that only append are faster with a buffer each over one store,
-/// as in `Buffer::new(Dict::new(), &log, limit_bytes)`: its keys then have the bytes of a buffer once
-/// that is flushed.
+/// Threads can share a buffer, but its batches are applied one after the other: two threads fill it
+/// about as fast as one. Threads that only append are faster with a buffer each over one store, as in
+/// `Buffer::new(Dict::new(), &log, limit_bytes)`. A read then sees what its own buffer holds and what
+/// the others have flushed, and batches are no longer atomic across keys. The limits add up; a shared
+/// [budget](Buffer::with_budget) bounds all together.
 ///
 /// Operations are atomic and linearizable inside the process. After a flush, other processes see
 /// the bytes, and they survive a crash. [`flush`](Buffer::flush), [`sync`](Partd::sync) and

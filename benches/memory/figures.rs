@@ -3,8 +3,8 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// The figures of one process.
-#[derive(Clone, Copy, Debug, Default)]
+/// The figures of one process. What was not measured is not a number.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Figures {
     /// GiB/s.
     pub(crate) append: f64,
@@ -14,7 +14,7 @@ pub(crate) struct Figures {
     pub(crate) amplification: f64,
     /// Major faults while reading.
     pub(crate) faults: f64,
-    /// The peak memory in MiB: the process's own, and that of mapped files.
+    /// The peak memory while reading in MiB: the process's own, and that of mapped files.
     pub(crate) own_mib: f64,
     pub(crate) mapped_mib: f64,
 }
@@ -22,6 +22,15 @@ pub(crate) struct Figures {
 const FIELDS: usize = 6;
 
 impl Figures {
+    pub(crate) const NONE: Figures = Figures {
+        append: f64::NAN,
+        get: f64::NAN,
+        amplification: f64::NAN,
+        faults: f64::NAN,
+        own_mib: f64::NAN,
+        mapped_mib: f64::NAN,
+    };
+
     fn fields(&self) -> [f64; FIELDS] {
         let Figures { append, get, amplification, faults, own_mib, mapped_mib } = *self;
         [append, get, amplification, faults, own_mib, mapped_mib]
@@ -50,7 +59,11 @@ impl Figures {
         for (i, field) in fields.iter_mut().enumerate() {
             let mut values: Vec<f64> = all.iter().map(|figures| figures.fields()[i]).collect();
             values.sort_by(f64::total_cmp);
-            *field = values[values.len() / 2];
+            let middle = values.len() / 2;
+            *field = match values.len() % 2 {
+                0 => f64::midpoint(values[middle - 1], values[middle]),
+                _ => values[middle],
+            };
         }
         Figures::of_fields(fields)
     }
@@ -58,29 +71,35 @@ impl Figures {
     /// The cells of a table, with the ratios to `rival` and the ratio of the get to the rate in
     /// `beside`.
     pub(crate) fn cells(&self, rival: Option<&Figures>, beside: Option<(f64, &str)>) -> String {
-        let ratio = |ours: f64, theirs: Option<f64>| {
-            theirs.map_or(String::new(), |theirs| format!("{:.2}", ours / theirs))
+        let number = |figure: f64, decimals: usize| match figure {
+            figure if figure.is_nan() => "–".to_owned(),
+            figure => format!("{figure:.decimals$}"),
         };
-        let beside =
-            beside.map_or(String::new(), |(get, what)| format!("{:.2} of {what}", self.get / get));
-        format!(
-            "{:.2} | {} | {:.3} | {} | {beside} | {:.2} | {:.0} | {:.0} + {:.0}",
-            self.append,
+        let ratio = |ours: f64, theirs: Option<f64>| {
+            theirs.map_or(String::new(), |theirs| number(ours / theirs, 2))
+        };
+        let beside = beside.map_or(String::new(), |(get, what)| {
+            format!("{} of {what}", number(self.get / get, 2))
+        });
+        [
+            number(self.append, 2),
             ratio(self.append, rival.map(|rival| rival.append)),
-            self.get,
+            number(self.get, 3),
             ratio(self.get, rival.map(|rival| rival.get)),
-            self.amplification,
-            self.faults,
-            self.own_mib,
-            self.mapped_mib,
-        )
+            beside,
+            number(self.amplification, 2),
+            number(self.faults, 0),
+            number(self.own_mib, 0),
+            number(self.mapped_mib, 0),
+        ]
+        .join(" | ")
     }
 }
 
 /// The head of a table of such cells.
 pub(crate) const HEAD: &str = "\
-| | | append, GiB/s | ÷ ranges | get, GiB/s | ÷ ranges | get ÷ | read ÷ returned | major faults | MiB, own + mapped |
-|---|---|--:|--:|--:|--:|--:|--:|--:|--:|";
+| | | append, GiB/s | ÷ ranges | get, GiB/s | ÷ ranges | get ÷ | read ÷ returned | major faults | own MiB | mapped MiB |
+|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|";
 
 /// Measures one part of a child's work.
 pub(crate) struct Meter {

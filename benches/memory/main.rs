@@ -94,12 +94,15 @@ fn compare(asked: &Asked) -> Result<(), String> {
         let device = match ReadAhead::set(dir.path(), kib) {
             Ok(device) => Some(device),
             Err(why) => {
-                println!("\nThe read-ahead stays as it is: {why}");
+                println!("\nThe read-ahead cannot be set: {why}");
                 None
             }
         };
-        let wanted = if device.is_some() { "" } else { " wanted" };
-        println!("\n### Read-ahead {kib} KiB{wanted}\n\n{}", figures::HEAD);
+        match device {
+            Some(_) => println!("\n### Read-ahead {kib} KiB\n"),
+            None => println!("\n### Read-ahead of the device\n"),
+        }
+        println!("{}", figures::HEAD);
         for case in Case::all(asked.limit, &asked.times) {
             let sides: Vec<_> = case.sides().filter(|s| case.is_wanted(*s, &asked.only)).collect();
             if sides.is_empty() {
@@ -126,6 +129,10 @@ fn compare(asked: &Asked) -> Result<(), String> {
                 let beside = beside.and_then(|(side, name)| Some((medians[of(side)?].get, name)));
                 println!("| {case} | {side} | {} |", figures.cells(rival, beside));
             }
+        }
+        if device.is_none() {
+            // The other settings would be the same.
+            break;
         }
     }
     Ok(())

@@ -74,7 +74,7 @@ pub(crate) struct Case {
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Case { value, keys, times, .. } = self;
-        write!(f, "{value} B × {keys}, {times} × the memory: {} MiB", self.bytes() >> 20)
+        write!(f, "{value} B × {keys} keys, {times} × the memory")
     }
 }
 
@@ -194,8 +194,7 @@ pub(crate) fn child(mut arguments: impl Iterator<Item = String>) {
         Side::Raw => {
             let path = dir.path().join("raw");
             let rate = raw::random_reads(&path, case.bytes().min(2 << 30), value as u64, &pool);
-            let get = rate / f64::from(1 << 30);
-            Figures { get, append: f64::NAN, ..Figures::default() }.print();
+            Figures { get: rate / f64::from(1 << 30), ..Figures::NONE }.print();
         }
         Side::Ranges => {
             let mut ranges = Ranges::new(&dir.path().join("ranges"), keys, BUFFER_BYTES as usize);

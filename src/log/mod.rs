@@ -1,14 +1,14 @@
 //! The segment log: a store in fixed-size mapped files that many threads and processes append to.
 //!
-//! The engine's files form floors. A file imports only from the floors below its own; `tests/tidy`
+//! The engine's files form levels. A file imports only from the levels below its own; `tests/tidy`
 //! checks this.
 //!
-//! | floor | what it owns |
+//! | level | what it owns |
 //! |---|---|
 //! | `trace` | what is reported through the crate `tracing` |
 //! | [`fs`] | the file-system abstraction, its Linux implementation, mappings, directories |
 //! | [`shared`] | the control file that processes share, and the protocol that numbers batches |
-//! | `options`, `seq`, `counters`, `store` | the open store, its options and counters, which every floor above borrows |
+//! | `options`, `seq`, `counters`, `store` | the open store, its options and counters, which every level above borrows |
 //! | `segment` | one segment file: its bytes, the walk along its batches, space for new ones |
 //! | `write` | the write path: claim space, copy the batch, commit |
 //! | `read` | the read path: the version of the store, its refresh, and reads of values |

@@ -1,5 +1,5 @@
 //! An open store: its directory, its options, its uuid, and the control file that processes share.
-//! It imports nothing from the floors above; every floor above borrows it.
+//! It imports nothing from the levels above; every level above borrows it.
 
 use std::fmt::Display;
 

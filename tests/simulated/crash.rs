@@ -73,6 +73,13 @@ fn run_all(jobs: &[(Workload, u64)], effort: Effort) -> BTreeMap<&'static str, T
     tallies
 }
 
+/// The number of distinct images of power cuts in all workloads.
+fn cuts(tallies: &BTreeMap<&'static str, Tally>) -> u64 {
+    let mut all = Tally::default();
+    tallies.values().for_each(|tally| all.add(tally));
+    all.cuts()
+}
+
 /// The counts, as a table.
 fn table(tallies: &BTreeMap<&'static str, Tally>) -> String {
     let mut table = format!(
@@ -109,7 +116,7 @@ fn a_power_cut_at_any_operation_leaves_a_prefix_with_every_durable_batch() {
     if images < IMAGES || !only.is_empty() {
         return;
     }
-    let sum: u64 = tallies.values().map(Tally::cuts).sum();
+    let sum = cuts(&tallies);
     assert!(sum >= CUTS_MIN, "only {sum} distinct images of power cuts");
     let recoveries: u64 = tallies.values().map(|tally| tally.recoveries).sum();
     assert!(recoveries >= 60, "only {recoveries} recoveries were killed");
@@ -125,7 +132,7 @@ fn every_subset_of_up_to_twelve_pending_changes_can_be_lost_in_a_power_cut() {
         tally.whole.iter().for_each(|(&units, n)| *whole.entry(units).or_default() += n);
     }
     println!("moments by the number of units that could be lost: {whole:?}");
-    let sum: u64 = tallies.values().map(Tally::cuts).sum();
+    let sum = cuts(&tallies);
     assert!(sum >= CUTS_MIN_TINY, "only {sum} distinct images of power cuts");
     // Locks leave no names, so no moment of these workloads has eleven or twelve units.
     for units in 1..=ALL_SUBSETS_MAX_UNITS - 2 {

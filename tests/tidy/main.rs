@@ -1,8 +1,8 @@
 //! Style as a test: file headers, import rules, the rule for unsafe code, and texts that must stay
 //! true.
 
-mod floors;
 mod imports;
+mod levels;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -123,7 +123,7 @@ fn unsafe_code_stays_in_its_modules_and_each_block_states_its_reason() {
 }
 
 #[test]
-fn imports_point_only_to_lower_floors() {
+fn imports_point_only_to_lower_levels() {
     // (files, words that must not occur in their code)
     let rules: [(&str, &[&str]); 12] = [
         ("format/src", &["std::", "alloc::", "partd::", "use partd"]),

@@ -2,8 +2,9 @@
 //!
 //! See README.md for the commands. `engine.rs` lists what takes part, `workload.rs` what it gets,
 //! `child.rs` measures one run, `rounds.rs` alternates, `results/` and `chart/` print, and `curves/`,
-//! `shuffle/` and `memory.rs` are further measurements.
+//! `shuffle/`, `buffers.rs` and `memory.rs` are further measurements.
 
+mod buffers;
 mod chart;
 mod child;
 mod curve;
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 
 use crate::engine::Start;
@@ -35,7 +36,7 @@ use crate::workload::Workload;
 /// Everything is measured below the directory of `PARTD_BENCH_DIR`, or the system's directory for
 /// temporary files. A full run writes benches/RESULTS.md.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(flatten)]
     engines: Asked,
@@ -51,6 +52,8 @@ enum Other {
     /// Shuffles a CSV file with this repository's example, Polars, DuckDB and a hand-written
     /// program.
     Shuffle(shuffle::Asked),
+    /// Fills buffers with one thread and with two.
+    Buffers(buffers::Asked),
     /// Fills and reads stores larger than the memory that a cgroup allows. Needs root.
     Memory(memory::Asked),
     /// Everything, one after the other: the engines, and each command with its defaults.
@@ -145,17 +148,29 @@ fn end_to_end(asked: shuffle::Asked) -> Result<()> {
     publish("shuffle", &section, Some(&asked.out.unwrap_or_else(results::file)))
 }
 
+fn threads_and_buffers(asked: buffers::Asked) -> Result<()> {
+    let base = base()?;
+    let section = buffers::section(&asked, base.path())?;
+    publish("buffers", &section, Some(&asked.out.unwrap_or_else(results::file)))
+}
+
 fn larger_than_memory(asked: memory::Asked) -> Result<()> {
     let base = base()?;
     let section = memory::section(&asked, base.path())?;
     publish("memory", &section, Some(&asked.out.unwrap_or_else(results::file)))
 }
 
-/// Runs every command with its defaults.
+/// Runs every command with its defaults, even if one of them fails.
 fn all() -> Result<()> {
-    for command in [None, Some("curves"), Some("shuffle"), Some("memory")] {
-        run(Cli::parse_from([Some("partd-compare"), command].into_iter().flatten()))?;
+    let mut failed = Vec::new();
+    for command in [None, Some("curves"), Some("shuffle"), Some("buffers"), Some("memory")] {
+        let done = run(Cli::parse_from([Some("partd-compare"), command].into_iter().flatten()));
+        if let Err(error) = done {
+            eprintln!("error: {error:#}");
+            failed.push(command.unwrap_or("engines"));
+        }
     }
+    ensure!(failed.is_empty(), "not measured: {}", failed.join(", "));
     Ok(())
 }
 
@@ -163,6 +178,7 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Some(Other::Curves(asked)) => curves(asked),
         Some(Other::Shuffle(asked)) => end_to_end(asked),
+        Some(Other::Buffers(asked)) => threads_and_buffers(asked),
         Some(Other::Memory(asked)) => larger_than_memory(asked),
         Some(Other::All) => all(),
         None => engines(cli.engines),
@@ -177,7 +193,9 @@ fn main() -> ExitCode {
         Some(shuffle::SHUFFLER) => return shuffle::main(&arguments[2..]),
         _ => {}
     }
-    match run(Cli::parse()) {
+    let cli = Cli::parse();
+    results::machine::note_commit();
+    match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -20,8 +20,8 @@ pub(crate) const CHUNK_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Answer {
     bytes: Bytes,
-    /// Releases the memory of the answer on drop.
-    _charge: Option<Charge>,
+    /// Accounts for the memory of the answer.
+    charge: Option<Charge>,
 }
 
 #[derive(Debug)]
@@ -60,13 +60,13 @@ impl Answer {
         fill: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
     ) -> Result<Answer> {
         let charge = if total <= memory_bytes { charge.answer(total) } else { None };
-        if charge.is_some() {
-            let mut memory = Vec::with_capacity(total as usize);
+        if let Some(charge) = charge {
+            let mut memory = charge.memory(total as usize);
             fill(&mut |bytes| {
                 memory.extend_from_slice(bytes);
                 Ok(())
             })?;
-            return Ok(Answer { bytes: Bytes::Memory(memory), _charge: charge });
+            return Ok(Answer { bytes: Bytes::Memory(memory), charge: Some(charge) });
         }
         let cannot = |error| io_error("keep a large answer in", spool, error);
         let file = tempfile::tempfile_in(spool).map_err(cannot)?;
@@ -74,12 +74,12 @@ impl Answer {
         fill(&mut |bytes| writer.write_all(bytes).map_err(cannot))?;
         let mut file = writer.into_inner().map_err(|error| cannot(error.into_error()))?;
         file.rewind().map_err(cannot)?;
-        Ok(Answer { bytes: Bytes::File(file), _charge: None })
+        Ok(Answer { bytes: Bytes::File(file), charge: None })
     }
 
     /// Makes an answer of bytes in memory; `charge` accounts for them.
     pub(crate) fn in_memory(bytes: Vec<u8>, charge: Option<Charge>) -> Answer {
-        Answer { bytes: Bytes::Memory(bytes), _charge: charge }
+        Answer { bytes: Bytes::Memory(bytes), charge }
     }
 
     /// Returns the bytes if they are in memory.
@@ -132,10 +132,45 @@ impl Answer {
     }
 }
 
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let (Bytes::Memory(memory), Some(charge)) = (&mut self.bytes, &self.charge) {
+            charge.keep(std::mem::take(memory));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::budget::Budget;
     use super::*;
+
+    #[test]
+    fn the_memory_of_an_answer_serves_the_next_one_and_is_freed_when_there_is_none() {
+        let budget = Budget::new(1 << 30);
+        let charge = Charge::new(&budget, 1 << 30);
+        let value = vec![7_u8; 1 << 20];
+        let values: Vec<Chunks<'_>> = vec![vec![&value]];
+        let answer = || Answer::of_values(&values, &charge, 8 << 20, Path::new("/none")).unwrap();
+        let place = |answer: &Answer| answer.memory().unwrap().as_ptr();
+        let (first, second) = (answer(), answer());
+        let places = [place(&first), place(&second)];
+        drop((first, second));
+        let third = answer();
+        assert!(places.contains(&place(&third)));
+        assert_eq!(third.memory().unwrap().len(), 8 + value.len());
+        drop(third);
+        assert_eq!(budget.spare_bytes() >> 20, 2);
+        budget.tick();
+        budget.tick();
+        assert_eq!(budget.spare_bytes(), 0);
+        // More than the most is freed at once.
+        let many: Vec<Answer> = (0..40).map(|_| answer()).collect();
+        drop(many);
+        assert!((8..=16).contains(&(budget.spare_bytes() >> 20)), "{}", budget.spare_bytes());
+        drop(Answer::in_memory(vec![0; 1 << 20], None));
+        assert_eq!(budget.held(), 0);
+    }
 
     #[test]
     fn an_answer_is_the_same_from_memory_and_from_a_file() {

@@ -152,10 +152,11 @@ impl Shared {
         self.warnings.fetch_add(1, Ordering::Relaxed) < WARNINGS_PER_SECOND
     }
 
-    /// Updates the rates, forgets old sessions and resets the count of warnings. Called once a
-    /// second.
+    /// Updates the rates, forgets old sessions, frees memory that was kept and resets the count of
+    /// warnings. Called once a second.
     pub(crate) fn tick(&self) {
         self.stats.tick();
+        self.budget.tick();
         self.sessions.tick();
         let warnings = self.warnings.swap(0, Ordering::Relaxed);
         if let Some(left_out @ 1..) = warnings.checked_sub(WARNINGS_PER_SECOND) {

@@ -1,7 +1,7 @@
 //! Memory-mapped files: the only place that turns offsets into pointers.
 //!
-//! **The safety sentence**, which every `SAFETY` comment below cites: *published bytes never
-//! change, and a file that may be mapped never shrinks.* Words that change (links, states, durable
+//! **The safety sentence**, which the `SAFETY` comments on bytes cite: *published bytes never change,
+//! and a file that may be mapped never shrinks.* Words that change (links, states, durable
 //! watermarks, everything in the control file) are accessed only as atomics, and no slice covers
 //! them. Every offset is first checked against the length of the mapping.
 

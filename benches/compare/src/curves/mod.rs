@@ -102,8 +102,8 @@ pub(crate) fn section(asked: &Asked, base: &Path, charts: &Path) -> Result<Strin
     writeln!(text, "{}\n", machine::describe(base, None))?;
     writeln!(
         text,
-        "Each figure is the median of {} rounds, with the smallest and the largest; stores of more than \
-         {} GiB are measured once. Data is in the page cache when it is read, as far as it fits in memory, \
+        "Each figure is the median of {} rounds, with the smallest and the largest; a store of more \
+         than {} GiB is measured once. Data is in the page cache when it is read, as far as it fits in memory, \
          and nothing is synced, except where a figure is about that. *Ranges* and the limits are those of \
          the comparison above.\n",
         asked.rounds,

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::LazyLock;
 
 use crate::python::Python;
 
@@ -47,15 +48,20 @@ fn rocksdb() -> Option<String> {
     Some([number("MAJOR")?, number("MINOR")?, number("PATCH")?].join("."))
 }
 
-/// The commit that is measured; *dirty* if it was changed, other than by results.
-fn commit() -> Option<String> {
-    let commit = output("git", &["rev-parse", "--short", "HEAD"])?;
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+/// The commit that is measured; *dirty* if a tracked file was changed, other than the results.
+static COMMIT: LazyLock<Option<String>> = LazyLock::new(|| {
+    const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let commit = output("git", &["-C", ROOT, "rev-parse", "--short", "HEAD"])?;
     let results = [":!benches/RESULTS.md", ":!benches/charts"];
-    let mut arguments = vec!["-C", root, "status", "--porcelain", "--", "."];
+    let mut arguments = vec!["-C", ROOT, "diff", "HEAD", "--name-only", "--", "."];
     arguments.extend(results);
-    let is_dirty = output("git", &arguments).is_some_and(|changes| !changes.is_empty());
+    let is_dirty = output("git", &arguments).is_some();
     Some(if is_dirty { format!("{commit}-dirty") } else { commit })
+});
+
+/// Notes the commit, before the checkout can change.
+pub(crate) fn note_commit() {
+    LazyLock::force(&COMMIT);
 }
 
 /// Returns a paragraph about the machine, the date and the versions.
@@ -82,7 +88,7 @@ pub(crate) fn describe(dir: &Path, python: Option<&Python>) -> String {
     };
     let rustc = output("rustc", &["--version"]).unwrap_or_else(unknown);
     let date = output("date", &["--utc", "+%Y-%m-%d"]).unwrap_or_else(unknown);
-    let commit = commit().unwrap_or_else(unknown);
+    let commit = COMMIT.clone().unwrap_or_else(unknown);
     let mut versions: Vec<String> = CRATES
         .iter()
         .filter(|(name, _)| cfg!(feature = "rocksdb") || *name != "rocksdb")

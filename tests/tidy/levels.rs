@@ -1,12 +1,12 @@
-//! No file imports another in a circle, and nothing in the engine imports from a floor above its own.
+//! No file imports another in a circle, and nothing in the engine imports from a level above its own.
 
 use std::collections::BTreeMap;
 
 use crate::imports::Imports;
 
-/// The floors of the engine, from the lowest up. A file imports what lies on floors below its own,
-/// and what is in its own folder, but nothing of a neighbour on its floor.
-const FLOORS: &[&[&str]] = &[
+/// The levels of the engine, from the lowest up. A file imports what is on levels below its own,
+/// and what is in its own folder, but nothing of a neighbour on its level.
+const LEVELS: &[&[&str]] = &[
     &["log/trace.rs"],
     &["log/fs/"],
     &["log/shared/"],
@@ -20,22 +20,22 @@ const FLOORS: &[&[&str]] = &[
     &["log/as_partd.rs", "log/lend.rs", "log/opening.rs", "log/stream.rs"],
 ];
 
-/// The number of the floor that a file of the engine lies on, and the file's position on it.
-fn floor(file: &str) -> (usize, usize) {
-    let place = FLOORS.iter().enumerate().find_map(|(height, floor)| {
-        Some((height, floor.iter().position(|place| file.starts_with(place))?))
+/// The number of the level that a file of the engine is on, and the file's position on it.
+fn level(file: &str) -> (usize, usize) {
+    let place = LEVELS.iter().enumerate().find_map(|(height, level)| {
+        Some((height, level.iter().position(|place| file.starts_with(place))?))
     });
-    place.unwrap_or_else(|| panic!("{file} lies on no floor; add it to FLOORS"))
+    place.unwrap_or_else(|| panic!("{file} is on no level; add it to LEVELS"))
 }
 
-/// The imports from a higher floor, or from a neighbour.
+/// The imports from a higher level, or from a neighbour.
 fn upward(imports: &Imports) -> Vec<String> {
     let is_engine = |file: &str| file.starts_with("log/");
     let mut found = Vec::new();
     for (file, edges) in imports.of.iter().filter(|(file, _)| is_engine(file)) {
-        let (height, place) = floor(file);
+        let (height, place) = level(file);
         for (to, line) in edges.iter().filter(|(to, _)| is_engine(to)) {
-            let (to_height, to_place) = floor(to);
+            let (to_height, to_place) = level(to);
             if to_height > height || to_height == height && to_place != place {
                 found.push(format!("{file}:{line} imports {to}"));
             }
