@@ -8,8 +8,8 @@ use crate::error::invalid;
 ///
 /// Requests and answers take at most [`in_flight_bytes`](Limits::in_flight_bytes) +
 /// [`client_bytes`](Limits::client_bytes) of memory, plus about 200 KiB for each connection in the
-/// worst case, and 16 MiB that is kept for answers. The store and its layers need memory of their own in addition, for example for a
-/// list of all keys.
+/// worst case, plus up to 16 MiB that is kept for later answers. The store and its layers need
+/// memory of their own, for example for a list of all keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {

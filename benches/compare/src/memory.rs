@@ -24,8 +24,8 @@ pub(crate) struct Asked {
 
 const INTRODUCTION: &str = "\
 Each process is in a memory cgroup, where it appends, reads every key back once, and compares every byte. The comparison
-is in the time only where a value does not fit in memory: a single key, read as a stream (*reader*) or in pieces
-(*ranges*), and record batches (*Arrow*), whose making is in the time of the append too. `Buffer` has 64 MiB of memory,
+is in the time only for a single key, which does not fit in memory and is read as a stream (*reader*) or in pieces
+(*ranges*), and for record batches (*Arrow*), whose making is in the time of the append too. `Buffer` has 64 MiB of memory,
 and so has *ranges*, which advises the system that it reads at random. *Disk* reads extents of the length of the values
 at random past the page cache, with the best of 1, 8, 32 and 64 threads. *get ÷* compares `SegmentLog`, one key at a
 time, with that, and `get_many`, of as many keys as fit into a fourth of the memory, with one key at a time. Bytes read
@@ -33,6 +33,8 @@ from the disk, faults and memory are those of the reads.";
 
 /// Measures everything and returns the section.
 pub(crate) fn section(asked: &Asked, base: &Path) -> Result<String> {
+    // The tables are made by a program that is built now.
+    ensure!(machine::is_unchanged(), "the checkout has changed since the start");
     let times: Vec<String> = asked.times.iter().map(u64::to_string).collect();
     let output = Command::new("cargo")
         .args(["bench", "--quiet", "--features", "arrow", "--bench", "memory", "--"])

@@ -60,7 +60,7 @@ impl Answer {
         fill: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
     ) -> Result<Answer> {
         let charge = if total <= memory_bytes { charge.answer(total) } else { None };
-        if let Some(charge) = charge {
+        if let Some(mut charge) = charge {
             let mut memory = charge.memory(total as usize);
             fill(&mut |bytes| {
                 memory.extend_from_slice(bytes);
@@ -164,11 +164,19 @@ mod tests {
         budget.tick();
         budget.tick();
         assert_eq!(budget.spare_bytes(), 0);
+        // Memory that no charge accounts for is not kept.
+        drop(Answer::in_memory(vec![0; 1 << 20], None));
+        assert_eq!(budget.spare_bytes(), 0);
+        // A short answer in the memory of a long one counts as long.
+        drop(Answer::in_memory(vec![0; 8 << 20], charge.answer(8 << 20)));
+        let short: Vec<Chunks<'_>> = vec![vec![&value[..64 << 10]]];
+        let short = Answer::of_values(&short, &charge, 8 << 20, Path::new("/none")).unwrap();
+        assert_eq!(budget.held(), 8 << 20);
+        drop(short);
         // More than the most is freed at once.
         let many: Vec<Answer> = (0..40).map(|_| answer()).collect();
         drop(many);
         assert!((8..=16).contains(&(budget.spare_bytes() >> 20)), "{}", budget.spare_bytes());
-        drop(Answer::in_memory(vec![0; 1 << 20], None));
         assert_eq!(budget.held(), 0);
     }
 

@@ -53,12 +53,14 @@ impl Budget {
         self.spare().iter().map(Vec::capacity).sum()
     }
 
-    /// Frees half of the memory that is kept for answers. Called once a second, so that an idle
-    /// server soon has none.
+    /// Frees half of the memory that is kept for answers, that used longest ago first. Called once a
+    /// second, so that an idle server soon has none.
     pub(crate) fn tick(&self) {
         let mut spare = self.spare();
-        let half = spare.len() / 2;
-        spare.truncate(half);
+        let half = spare.len().div_ceil(2);
+        let freed: Vec<_> = spare.drain(..half).collect();
+        drop(spare);
+        drop(freed);
     }
 
     /// Returns the counted bytes that all connections hold.
@@ -118,16 +120,22 @@ impl Charge {
         Some(charge)
     }
 
-    /// Returns empty memory with room for `bytes`, perhaps that of an earlier answer.
-    pub(crate) fn memory(&self, bytes: usize) -> Vec<u8> {
-        let mut spare = self.budget.spare();
-        match spare.iter().rposition(|memory| memory.capacity() >= bytes) {
-            Some(position) if bytes >= SPARE_MIN_BYTES => spare.swap_remove(position),
-            _ => {
-                drop(spare);
-                Vec::with_capacity(bytes)
+    /// Returns empty memory with room for `bytes`, perhaps that of an earlier answer. All of that is
+    /// then counted.
+    pub(crate) fn memory(&mut self, bytes: usize) -> Vec<u8> {
+        if bytes >= SPARE_MIN_BYTES {
+            let mut spare = self.budget.spare();
+            if let Some(position) = spare.iter().rposition(|memory| memory.capacity() >= bytes) {
+                let capacity = spare[position].capacity() as u64;
+                let mut state = self.budget.state();
+                let held = state.held + (capacity - self.counted);
+                if held <= self.budget.limit && capacity <= self.limit {
+                    (state.held, self.counted) = (held, capacity);
+                    return spare.swap_remove(position);
+                }
             }
         }
+        Vec::with_capacity(bytes)
     }
 
     /// Keeps the memory of an answer that was sent, if there is room for it.

@@ -49,7 +49,9 @@ fn rocksdb() -> Option<String> {
 }
 
 /// The commit that is measured; *dirty* if a tracked file was changed, other than the results.
-static COMMIT: LazyLock<Option<String>> = LazyLock::new(|| {
+static COMMIT: LazyLock<Option<String>> = LazyLock::new(commit);
+
+fn commit() -> Option<String> {
     const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
     let commit = output("git", &["-C", ROOT, "rev-parse", "--short", "HEAD"])?;
     let results = [":!benches/RESULTS.md", ":!benches/charts"];
@@ -57,11 +59,16 @@ static COMMIT: LazyLock<Option<String>> = LazyLock::new(|| {
     arguments.extend(results);
     let is_dirty = output("git", &arguments).is_some();
     Some(if is_dirty { format!("{commit}-dirty") } else { commit })
-});
+}
 
 /// Notes the commit, before the checkout can change.
 pub(crate) fn note_commit() {
     LazyLock::force(&COMMIT);
+}
+
+/// Whether the checkout is still the one whose commit was noted.
+pub(crate) fn is_unchanged() -> bool {
+    commit() == *COMMIT
 }
 
 /// Returns a paragraph about the machine, the date and the versions.
@@ -79,7 +86,7 @@ pub(crate) fn describe(dir: &Path, python: Option<&Python>) -> String {
     // `stat` names the family only.
     let file_system = output("findmnt", &["--noheadings", "--output", "FSTYPE", "--target", &path])
         .unwrap_or(file_system);
-    let virtual_machine = match output("systemd-detect-virt", &[]) {
+    let virtual_machine = match output("systemd-detect-virt", &["--vm"]) {
         Some(kind) if kind != "none" => format!(", a virtual machine ({kind})"),
         _ if field("/proc/cpuinfo", "flags").is_some_and(|f| f.contains("hypervisor")) => {
             ", a virtual machine".to_owned()
