@@ -6,7 +6,8 @@
 //! in the same PID namespace. For an open-file-description lock it names none, but shows the lock
 //! to every namespace.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -39,9 +40,11 @@ impl Liveness {
     }
 }
 
-/// A list of at most this many bytes was read at once: one read returns a page, less a line that
-/// does not fit.
+/// A read that returns at most this many bytes has reached the end of the list: the kernel returns
+/// a page at a time, less a line that does not fit.
 const PAGE: usize = 4096 - 128;
+/// The bytes that one read asks for. If it asked for less than a page, the kernel would return less.
+const ASKED: usize = 64 << 10;
 /// How many times to read a longer list. Odd, so that there is a median.
 const READINGS: usize = 5;
 
@@ -123,10 +126,10 @@ impl Locks {
     /// Reads `/proc/locks`.
     #[must_use]
     pub fn read() -> Locks {
-        let Ok(text) = fs::read_to_string("/proc/locks") else { return Locks(None) };
+        let Ok(text) = list() else { return Locks(None) };
         let mut readings = vec![parse(&text)];
         if text.len() > PAGE {
-            let more = (1..READINGS).filter_map(|_| fs::read_to_string("/proc/locks").ok());
+            let more = (1..READINGS).filter_map(|_| list().ok());
             readings.extend(more.map(|text| parse(&text)));
         }
         Locks(Some(readings))
@@ -224,6 +227,21 @@ impl Locks {
         };
         let on_file = |locks: &Reading| locks.iter().filter(here).copied().collect();
         Some(readings.iter().map(on_file).collect())
+    }
+}
+
+/// The text of `/proc/locks`, in one read if it fits in a page. Between two reads the list may
+/// change, so [`fs::read_to_string`] does not do: it begins with reads of 32 bytes, and ends with
+/// one that is to return nothing but may return the last line again.
+fn list() -> io::Result<String> {
+    let mut file = File::open("/proc/locks")?;
+    let (mut text, mut part) = (Vec::new(), vec![0; ASKED]);
+    loop {
+        let len = file.read(&mut part)?;
+        text.extend_from_slice(&part[..len]);
+        if len <= PAGE {
+            return Ok(String::from_utf8_lossy(&text).into_owned());
+        }
     }
 }
 
