@@ -184,11 +184,11 @@ fn cut_power(prepare: impl FnOnce(&SimDisk)) {
     let disk = SimDisk::boot(&Image::blank(), 1, None);
     let (log, content) = worn(&disk);
     prepare(&disk);
-    let from = disk.log().len();
+    let from = disk.log_len();
     let made = log.backup(COPY).expect("the backup succeeds");
     assert_eq!(made.seq.get(), 5);
     assert!(made.segments_linked > 0 && made.segments_linked < made.segments, "{made:?}");
-    let done = disk.log().len();
+    let done = disk.log_len();
     // The store changes further, and the backup must show none of it.
     log.append([("a", "more")]).expect("the append succeeds");
     let records = disk.log();

@@ -244,7 +244,7 @@ fn goes_on(oracle: &Oracle, disk: &SimDisk, log: SegmentLog<SimDisk>) -> Result<
         let log = options().open_on(disk, STORE).map_err(|error| format!("{what}: {error}"))?;
         oracle.judge(&log, there, there).map_err(|v| format!("{what}: {}", v.text))
     };
-    let records = disk.log();
+    let records = disk.take_log();
     drop(log);
     is_there("closed and opened", disk.new_process())?;
     let mut timeline = Timeline::new(disk, &records, Mode::Pages.unit_len(), 0);

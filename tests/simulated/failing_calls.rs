@@ -243,7 +243,7 @@ fn run(
     let done = world.call(&mine.0, ops, operation.durable, || (operation.call)(&mine.1, &old));
     let calls = mine.0.watched();
     let failed = fails.map(|(at, error)| (calls[at], error));
-    let moment = world.disk.log().len();
+    let moment = world.disk.log_len();
     if let Err(error) = &done {
         must(failed.is_some(), "it fails although the disk has no faults")?;
         must(error.to_string().contains('/'), &format!("no path is named: {error}"))?;
@@ -285,7 +285,7 @@ fn run(
         .map_err(|error| format!("after it was opened again: {error}"))?;
     drop(log);
     if failed.is_none_or(|(call, error)| call.loses(error) || error == call.errors()[0]) {
-        world.cut_power(&[moment, world.disk.log().len()], number as u64)?;
+        world.cut_power(&[moment, world.disk.log_len()], number as u64)?;
     }
     Ok(calls)
 }
@@ -344,7 +344,7 @@ fn a_failed_call_while_a_handle_drops_leaves_the_store_usable_for_others() {
             world.content().compare(&log).map_err(|why| why.to_string())?;
             let durable = world.write(&disk, &log, vec![append("durable", 50)], true);
             durable.map_err(|error| format!("a durable append: {error}"))?;
-            world.cut_power(&[world.disk.log().len()], 1)?;
+            world.cut_power(&[world.disk.log_len()], 1)?;
             Ok(calls)
         };
         every_fault(&format!("drop (alone: {alone})"), run, &mut violations);

@@ -62,7 +62,7 @@ fn run_open(
     };
     let calls = disk.watched();
     let loses = fails.is_some_and(|(at, error)| calls[at].loses(error));
-    let moment = world.disk.log().len();
+    let moment = world.disk.log_len();
     match opened {
         Ok(log) if read_only => {
             world.content().compare(&log).map_err(|why| format!("read-only: {why}"))?;
@@ -83,7 +83,7 @@ fn run_open(
             durable => durable.map_err(|error| format!("a durable append: {error}"))?,
         }
     }
-    world.cut_power(&[moment, world.disk.log().len()], calls.len() as u64)?;
+    world.cut_power(&[moment, world.disk.log_len()], calls.len() as u64)?;
     drop((handles, graves));
     Ok(calls)
 }
@@ -195,7 +195,7 @@ fn torn_stores() -> Vec<World> {
         let ops = vec![append("a", 200 * i), append("d", 700)];
         world.write(disk, log, ops, i == 1).expect("the disk has no faults");
     }
-    let (batches, now) = (world.batches.clone(), world.disk.log().len());
+    let (batches, now) = (world.batches.clone(), world.disk.log_len());
     let mut torn = Vec::new();
     let all = world.history().len();
     let found = world.each_image(&[now], 3, 24, &mut |image, before| {
@@ -234,7 +234,7 @@ fn a_killed_recovery_leaves_nothing_that_the_next_recovery_resurrects() {
             world
                 .write(&disk, &log, vec![append("again", 30)], true)
                 .expect("the disk has no faults");
-            let now = world.disk.log().len();
+            let now = world.disk.log_len();
             let cut = world.cut_power(&[now], at);
             first.bury();
             thread.join().expect("it ends");

@@ -55,7 +55,7 @@ fn a_segment_that_failed_to_open_when_published_is_synced_by_the_next_sync() {
         failed.expect_err("the file could not be opened");
         faults += 1;
         world.call(&mine.0, None, true, || mine.1.sync()).expect("now it can be");
-        let now = world.disk.log().len();
+        let now = world.disk.log_len();
         world.cut_power(&[now], at).unwrap_or_else(|why| panic!("stopped at {at}: {why}"));
         drop(other);
     }
@@ -80,7 +80,7 @@ fn a_full_segment_whose_writeback_failed_is_not_reported_durable() {
     let failed = other.sync().expect_err("the first segment is lost").to_string();
     assert!(failed.contains("0000000000000001.seg"), "{failed}");
     assert!(matches!(log.sync(), Err(Error::SyncFailed { .. })));
-    world.cut_power(&[world.disk.log().len()], 1).expect("nothing was promised");
+    world.cut_power(&[world.disk.log_len()], 1).expect("nothing was promised");
     // Once they are synced, full segments are closed.
     let disk = SimDisk::boot(&Image::blank(), 3, None);
     let log = options().open_on(disk.clone(), STORE).expect("the disk has no faults");

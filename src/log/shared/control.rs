@@ -262,10 +262,11 @@ impl<D: Disk> Control<D> {
         }
     }
 
-    /// The ids of segments that are being made or appended to, and possibly zeros, which mean none.
+    /// The ids of segments that are being made or appended to.
     pub(crate) fn reserved_ids(&self) -> impl Iterator<Item = u64> {
         let output = self.word(layout::OUTPUT_AT).load(Acquire);
-        std::iter::once(output).chain((0..layout::SLOTS).map(|slot| self.active_segment(slot)))
+        let active = (0..layout::SLOTS).map(|slot| self.active_segment(slot));
+        std::iter::once(output).chain(active).filter(|id| *id != 0)
     }
 
     /// Whether the segment is being made or appended to.

@@ -80,21 +80,27 @@ impl Search<'_> {
     ) -> Result<(), Violation> {
         let path = Path::new(STORE).join("control");
         let Some(control) = image.files.get(&path).cloned() else { return Ok(()) };
-        let zeroed = FileImage::of(&vec![0; control.len as usize]);
-        let random: Vec<u8> =
-            (0..control.len.div_ceil(8)).flat_map(|_| rng.next().to_le_bytes()).collect();
-        let random = FileImage::of(&random[..control.len as usize]);
-        let mut others = vec![("zeroed", zeroed), ("random", random)];
-        if !self.controls.is_empty() {
-            let stale = &self.controls[rng.below(self.controls.len() as u64) as usize];
-            others.push(("stale", stale.clone()));
-        }
-        if all {
-            others.push(("as it was", control));
+        let len = control.len as usize;
+        let zeroed = || FileImage::of(&vec![0; len]);
+        let random = |rng: &mut Rng| {
+            let words = (0..len.div_ceil(8)).map(|_| rng.next().to_le_bytes());
+            FileImage::of(&words.collect::<Vec<_>>().as_flattened()[..len])
+        };
+        let stale = match self.controls.len() as u64 {
+            0 => None,
+            len => Some(self.controls[rng.below(len) as usize].clone()),
+        };
+        let others = if all {
+            let stale = stale.map(|stale| ("stale", stale));
+            let always = [("zeroed", zeroed()), ("random", random(rng)), ("as it was", control)];
+            always.into_iter().chain(stale).collect()
         } else {
-            others.swap_remove(rng.below(others.len() as u64) as usize);
-            others.truncate(1);
-        }
+            vec![match rng.below(if stale.is_some() { 3 } else { 2 }) {
+                0 => ("zeroed", zeroed()),
+                1 => ("random", random(rng)),
+                _ => ("stale", stale.unwrap_or(control)),
+            }]
+        };
         for (what, other) in others {
             let mut image = image.clone();
             image.files.insert(path.clone(), other);

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::image::{FileImage, Page, Pages, put};
+use super::image::{FileImage, Pages, put};
 
 /// A part of a file whose last version is not durable.
 #[derive(Debug)]
@@ -25,7 +25,8 @@ pub(super) struct File {
     /// The position in the log of the last change of length, unless it is durable.
     pub(super) len_stamp: Option<usize>,
     durable: Pages,
-    pub(super) live: BTreeMap<u32, Box<[u8]>>,
+    /// The pages in memory that were ever stored to. The others are as in `durable`.
+    live: BTreeMap<u32, Box<[u8]>>,
     pub(super) dirty: Vec<Dirty>,
     by_unit: HashMap<u64, usize>,
     /// Pages that a failed sync has marked clean although they are not durable; later syncs skip
@@ -36,12 +37,8 @@ pub(super) struct File {
 impl File {
     /// A file whose contents are durable.
     pub(super) fn durable(file: &FileImage, unit_len: u64) -> File {
-        let bytes = |page: &Page| page.bytes().into();
-        File {
-            live: file.pages.iter().map(|(&number, page)| (number, bytes(page))).collect(),
-            durable: file.pages.clone(),
-            ..File::new(file.identity, file.len, None, unit_len)
-        }
+        let durable = file.pages.clone();
+        File { durable, ..File::new(file.identity, file.len, None, unit_len) }
     }
 
     /// A file of zeros that was created at `stamp`.
@@ -69,9 +66,11 @@ impl File {
         while !rest.is_empty() {
             let in_page = (at % 4096) as usize;
             let (part, behind) = rest.split_at(rest.len().min(4096 - in_page));
-            let page = self.live.entry((at / 4096) as u32).or_insert_with(|| vec![0; 4096].into());
+            let number = (at / 4096) as u32;
+            let page =
+                self.live.entry(number).or_insert_with(|| content(&self.durable, number).into());
             page[in_page..in_page + part.len()].copy_from_slice(part);
-            self.passed_over.remove(&((at / 4096) as u32));
+            self.passed_over.remove(&number);
             at += part.len() as u64;
             rest = behind;
         }
@@ -91,10 +90,13 @@ impl File {
     /// Frees the space of whole pages; a power cut may leave each as it was.
     pub(super) fn punch(&mut self, offset: u64, len: u64, stamp: usize) {
         let pages = (offset / 4096) as u32..((offset + len) / 4096) as u32;
+        let held = self.live.range(pages.clone()).map(|(page, _)| *page);
+        let held: BTreeSet<u32> = held.chain(self.durable.range(pages).map(|(p, _)| *p)).collect();
         // Pages that read as zeros do not change.
-        let held = self.live.range(pages).filter(|(_, bytes)| bytes.iter().any(|&b| b != 0));
-        let pages: Vec<u32> = held.map(|(page, _)| *page).collect();
-        for page in pages {
+        let is_zero =
+            |page: &u32| self.page(*page).is_none_or(|bytes| bytes.iter().all(|&b| b == 0));
+        let held: Vec<u32> = held.into_iter().filter(|page| !is_zero(page)).collect();
+        for page in held {
             self.store(u64::from(page) * 4096, &[0; 4096], stamp);
         }
     }
@@ -167,9 +169,16 @@ impl File {
         left
     }
 
+    /// A page in memory; `None` if it was never stored to and reads as zeros.
+    pub(super) fn page(&self, number: u32) -> Option<&[u8]> {
+        let durable = || self.durable.get(&number).map(|page| page.bytes());
+        self.live.get(&number).map(|page| &page[..]).or_else(durable)
+    }
+
     /// The contents in memory.
     pub(super) fn in_memory(&self) -> FileImage {
-        let mut image = FileImage { len: self.len, ..FileImage::default() };
+        let pages = self.durable.clone();
+        let mut image = FileImage { len: self.len, pages, ..FileImage::default() };
         self.live.iter().for_each(|(&number, page)| put(&mut image.pages, number, page));
         image
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use partd::log::fs::Disk;
 use partd::{Batch, Key, Partd, SegmentLog};
@@ -147,12 +148,12 @@ fn list(keys: &BTreeSet<&[u8]>) -> String {
 /// The contents after each batch of one history, starting from the empty store.
 #[derive(Clone, Debug)]
 pub struct Oracle {
-    contents: Vec<Content>,
+    contents: Vec<Arc<Content>>,
 }
 
 impl Default for Oracle {
     fn default() -> Oracle {
-        Oracle { contents: vec![Content::default()] }
+        Oracle { contents: vec![Arc::default()] }
     }
 }
 
@@ -161,7 +162,7 @@ impl Oracle {
     pub fn push(&mut self, ops: &[Op]) {
         let mut content = self.last().clone();
         content.apply(ops);
-        self.contents.push(content);
+        self.contents.push(Arc::new(content));
     }
 
     pub fn last(&self) -> &Content {
@@ -170,7 +171,7 @@ impl Oracle {
 
     /// The contents after `batches` batches; `None` if the history has fewer.
     pub fn after(&self, batches: u64) -> Option<&Content> {
-        self.contents.get(usize::try_from(batches).ok()?)
+        self.contents.get(usize::try_from(batches).ok()?).map(Arc::as_ref)
     }
 
     /// The number of batches.

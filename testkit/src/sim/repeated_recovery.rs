@@ -38,7 +38,7 @@ impl Search<'_> {
         mode: Mode,
         hash: u64,
     ) -> Result<(), Violation> {
-        let gives_up = disk.log().iter().any(|record| matches!(record.event, Event::Sync { .. }));
+        let gives_up = disk.has_logged(|event| matches!(event, Event::Sync { .. }));
         let everywhere = gives_up && hash.is_multiple_of(EVERY_MOMENT_OF_ONE_OF);
         let more = everywhere || hash.is_multiple_of(MORE_ONE_OF);
         let oracle = self.oracle.cut(found);
@@ -46,12 +46,12 @@ impl Search<'_> {
             self.tally.recoveries += 1;
             self.killed_at_each_operation(disk.base(), &oracle, mode, hash)?;
         }
-        let recovery = disk.log().len();
+        let recovery = disk.log_len();
         let mut rng = Rng(hash);
         let durable = [rng.below(2) == 0, true, false];
         let durable = if more { &durable[..] } else { &durable[..2] };
         let oracle = append(disk, &log, oracle, durable, &mut rng)?;
-        let records = disk.log();
+        let records = disk.take_log();
         drop(log);
         let count = if more { MOMENTS_AFTERWARDS } else { 1 };
         let mut moments: Vec<usize> =
@@ -122,7 +122,7 @@ impl Search<'_> {
         oracle.judge(&log, found, found)?;
         let mut rng = Rng(seed);
         let oracle = append(disk, &log, oracle.clone(), &[true, false], &mut rng)?;
-        let records = disk.log();
+        let records = disk.take_log();
         drop(log);
         let mut timeline = Timeline::new(disk, &records, mode.unit_len(), found);
         while let Some(passed) = timeline.pass() {
@@ -187,7 +187,7 @@ impl Search<'_> {
         let Some(mode) = once_more else { return Ok(()) };
         let mut rng = Rng(hash);
         let oracle = append(&disk, &log, oracle.cut(found), &[true], &mut rng)?;
-        let records = disk.log();
+        let records = disk.take_log();
         drop(log);
         let mut timeline = Timeline::new(&disk, &records, mode.unit_len(), found);
         while let Some(passed) = timeline.pass() {

@@ -281,12 +281,12 @@ impl<'a> Timeline<'a> {
         };
         let word = u64::from_le_bytes(bytes[..].try_into().ok()?);
         let file = self.files.get(inode).filter(|_| self.control != Some(*inode))?;
-        let header = SegmentHeader::decode(file.live.get(&0)?, file.len).ok()?;
+        let header = SegmentHeader::decode(file.page(0)?, file.len).ok()?;
         let at = offset.checked_sub(8).filter(|at| *at >= header.data_start)?;
         let Ok(State::Committed(_)) = State::decode(header.salt, at, word) else { return None };
         let mut head = [0; 48];
         for (byte, at) in head.iter_mut().zip(at..) {
-            *byte = file.live.get(&((at / 4096) as u32)).map_or(0, |p| p[(at % 4096) as usize]);
+            *byte = file.page((at / 4096) as u32).map_or(0, |page| page[(at % 4096) as usize]);
         }
         let link = u64::from_le_bytes(head[..8].try_into().ok()?);
         let Ok(Link::Batch(len)) = Link::decode(header.salt, at, link, file.len) else {

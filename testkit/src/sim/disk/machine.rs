@@ -206,6 +206,21 @@ impl SimDisk {
         lock(&self.shared.state).log.clone()
     }
 
+    /// The length of the log so far.
+    pub fn log_len(&self) -> usize {
+        lock(&self.shared.state).log.len()
+    }
+
+    /// The log, which continues empty.
+    pub fn take_log(&self) -> Vec<Record> {
+        std::mem::take(&mut lock(&self.shared.state).log)
+    }
+
+    /// Whether the log has an event.
+    pub fn has_logged(&self, is_meant: impl Fn(&Event) -> bool) -> bool {
+        lock(&self.shared.state).log.iter().any(|record| is_meant(&record.event))
+    }
+
     /// The commit events from position `from` of the log on, and the end of the log.
     pub fn commits(&self, from: usize) -> (Vec<Event>, usize) {
         let state = lock(&self.shared.state);
