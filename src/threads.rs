@@ -159,6 +159,32 @@ pub(crate) fn spread_if<T: Send>(
     if is_worth { spread(lent, work) } else { work(Team::ALONE) }
 }
 
+/// Applies `each` to every item, on the calling thread and on new ones, at most one per item. The
+/// results are in no particular order.
+///
+/// Unlike a pool, this may be used under a lock: while the calling thread waits for the others, it
+/// runs no other task, which could need the same lock.
+pub(crate) fn beside<I: Send, T: Send>(items: Vec<I>, each: impl Fn(I) -> T + Sync) -> Vec<T> {
+    let more = items.len().saturating_sub(1);
+    let (rest, done) = (Mutex::new(items.into_iter()), Mutex::new(Vec::new()));
+    // Neither lock is held while an item is processed.
+    let next = || rest.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        while let Some(item) = next() {
+            let result = each(item);
+            done.lock().unwrap_or_else(PoisonError::into_inner).push(result);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..more {
+            // If no thread can be started, the calling thread does its work.
+            let _ = thread::Builder::new().name("partd".to_owned()).spawn_scoped(scope, work);
+        }
+        work();
+    });
+    done.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Sorts a list, in parallel if it is long.
 pub(crate) fn sort<T: Ord + Send>(lent: Option<&LentPool>, list: &mut [T]) {
     spread_if(list.len() >= SORT_MIN, lent, |team| match team.is_alone() {
@@ -389,6 +415,15 @@ mod tests {
         assert!(!pools.is_empty());
         assert!(pools.iter().all(|pool| Arc::ptr_eq(pool, &pools[0])));
         assert_eq!(pools[0].current_num_threads(), 2);
+    }
+
+    #[test]
+    fn work_beside_other_threads_is_done_once_for_each_item() {
+        for count in [0, 1, 5] {
+            let mut done = beside((0..count).collect(), |item: u32| item);
+            done.sort_unstable();
+            assert!(done.into_iter().eq(0..count));
+        }
     }
 
     #[test]

@@ -17,22 +17,39 @@ use crate::log::read::order::{KeyOrder, begins};
 use crate::log::segment::extent::Extent;
 
 /// A table with fewer buckets is never made smaller.
-const SHRINK_MIN_BUCKETS: usize = 1024;
+const SHRINK_MIN_BUCKETS: usize = 128;
 
 /// The extents of one key's value, shared with the reads that use them. A single extent, which a
 /// short key often has, is stored inline in the same allocation.
 pub(crate) type Extents = Arc<SmallVec<[Extent; 1]>>;
 
+/// The number of parts. Several threads fill an index, each some of its parts.
+pub(crate) const PARTS: usize = 16;
+
 /// The extents of every key.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    table: HashTable<KeyExtents>,
     hasher: RandomState,
+    parts: [Part; PARTS],
+}
+
+/// The keys whose hashes lead to one part of an index.
+#[derive(Debug, Default)]
+struct Part {
+    table: HashTable<KeyExtents>,
     order: KeyOrder,
     live_bytes: u64,
     extents: u64,
     /// The live bytes in each segment, by its number.
     live_in: Vec<u64>,
+}
+
+/// Neighbouring parts of an index, to which one thread applies the history.
+#[derive(Debug)]
+pub(crate) struct Share<'i> {
+    hasher: &'i RandomState,
+    first: usize,
+    parts: &'i mut [Part],
 }
 
 /// The index's record of one key.
@@ -49,10 +66,95 @@ pub(crate) struct KeyExtents {
 impl Index {
     /// Applies the next entry of the history.
     #[inline]
+    #[cfg(test)]
     pub(crate) fn apply(&mut self, kind: Kind, key: &[u8], extent: Extent) {
+        self.share().apply(kind, key, extent);
+    }
+
+    /// Returns the whole index as one share.
+    pub(crate) fn share(&mut self) -> Share<'_> {
+        Share { hasher: &self.hasher, first: 0, parts: &mut self.parts }
+    }
+
+    /// Divides the index into at most `count` shares.
+    pub(crate) fn shares(&mut self, count: usize) -> Vec<Share<'_>> {
+        let (hasher, len) = (&self.hasher, PARTS.div_ceil(count.max(1)));
+        let parts = self.parts.chunks_mut(len).enumerate();
+        parts.map(|(number, parts)| Share { hasher, first: number * len, parts }).collect()
+    }
+
+    /// Returns the record of a key, or `None` if the key is missing.
+    #[inline]
+    pub(crate) fn get(&self, key: &[u8]) -> Option<&KeyExtents> {
+        let hash = self.hasher.hash_one(key);
+        self.parts[part_of(hash)].table.find(hash, |slot| slot.key.as_bytes() == key)
+    }
+
+    /// Returns the records of all keys, in no particular order.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &KeyExtents> {
+        self.parts.iter().flat_map(|part| part.table.iter())
+    }
+
+    /// Returns the number of keys.
+    pub(crate) fn len(&self) -> usize {
+        self.parts.iter().map(|part| part.table.len()).sum()
+    }
+
+    /// Returns the bytes of all values.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.live_bytes).sum()
+    }
+
+    /// Returns the bytes of values in a segment that belong to keys.
+    pub(crate) fn live_bytes_in(&self, segment: u32) -> u64 {
+        let live_in = self.parts.iter().filter_map(|part| part.live_in.get(segment as usize));
+        live_in.sum()
+    }
+
+    /// Returns the number of extents.
+    pub(crate) fn extents(&self) -> u64 {
+        self.parts.iter().map(|part| part.extents).sum()
+    }
+
+    /// Returns the memory that the index takes, in bytes.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let heap: usize = self
+            .keys()
+            .map(|slot| {
+                let list = size_of::<SmallVec<[Extent; 1]>>() + 2 * size_of::<usize>();
+                let behind = if slot.extents.spilled() { slot.extents.capacity() } else { 0 };
+                slot.key.heap_bytes() + list + behind * size_of::<Extent>()
+            })
+            .sum();
+        let own = |part: &Part| {
+            let live_in = part.live_in.capacity() * size_of::<u64>();
+            part.table.allocation_size() + live_in + part.order.memory_bytes()
+        };
+        (self.parts.iter().map(own).sum::<usize>() + heap) as u64
+    }
+}
+
+impl Share<'_> {
+    /// Applies the next entry of the history, as far as it concerns keys of these parts.
+    #[inline]
+    pub(crate) fn apply(&mut self, kind: Kind, key: &[u8], extent: Extent) {
+        let (hash, hasher) = (self.hasher.hash_one(key), self.hasher);
+        if matches!(kind, Kind::Clear | Kind::DeletePrefix) {
+            for part in &mut *self.parts {
+                part.apply(kind, hash, key, extent, hasher);
+            }
+        } else if let Some(part) = self.parts.get_mut(part_of(hash).wrapping_sub(self.first)) {
+            part.apply(kind, hash, key, extent, hasher);
+        }
+    }
+}
+
+impl Part {
+    #[inline]
+    fn apply(&mut self, kind: Kind, hash: u64, key: &[u8], extent: Extent, hasher: &RandomState) {
         match kind {
             Kind::Append => {
-                let slot = key_mut(&mut self.table, &self.hasher, &mut self.order, key);
+                let slot = key_mut(&mut self.table, &mut self.order, hash, key, hasher);
                 // A read in progress keeps the extents that it started with.
                 let extents = Arc::make_mut(&mut slot.extents);
                 if extents.len() == 1 {
@@ -67,7 +169,7 @@ impl Index {
                 add_live(&mut self.live_in, &extent);
             }
             Kind::Set => {
-                let slot = key_mut(&mut self.table, &self.hasher, &mut self.order, key);
+                let slot = key_mut(&mut self.table, &mut self.order, hash, key, hasher);
                 if slot.is_set {
                     return;
                 }
@@ -80,24 +182,26 @@ impl Index {
                 slot.is_set = true;
             }
             Kind::Delete => {
-                self.remove(key);
-                self.shrink();
+                self.remove(hash, key);
+                self.shrink(hasher);
             }
-            Kind::Clear => self.clear(),
-            Kind::DeletePrefix => self.delete_prefix(key),
+            Kind::Clear => *self = Part::default(),
+            Kind::DeletePrefix => self.delete_prefix(key, hasher),
         }
     }
 
     /// Removes the keys that begin with a prefix.
-    fn delete_prefix(&mut self, prefix: &[u8]) {
+    fn delete_prefix(&mut self, prefix: &[u8], hasher: &RandomState) {
         if prefix.is_empty() {
-            return self.clear();
+            *self = Part::default();
+            return;
         }
         let keys = self.table.iter().map(|slot| &slot.key);
         if let Some(keys) = self.order.take(prefix, self.table.len(), keys) {
-            keys.iter().for_each(|key| self.remove(key.as_bytes()));
+            keys.iter()
+                .for_each(|key| self.remove(hasher.hash_one(key.as_bytes()), key.as_bytes()));
         } else {
-            let Index { table, live_bytes, extents, live_in, .. } = self;
+            let Part { table, live_bytes, extents, live_in, .. } = self;
             table.retain(|slot| {
                 let stays = !begins(&slot.key, prefix);
                 if !stays {
@@ -109,12 +213,11 @@ impl Index {
             });
             self.order.passed(self.table.len());
         }
-        self.shrink();
+        self.shrink(hasher);
     }
 
     /// Removes a key, if it is there.
-    fn remove(&mut self, key: &[u8]) {
-        let hash = self.hasher.hash_one(key);
+    fn remove(&mut self, hash: u64, key: &[u8]) {
         if let Ok(entry) = self.table.find_entry(hash, |slot| slot.key.as_bytes() == key) {
             let (slot, _) = entry.remove();
             slot.extents.iter().for_each(|extent| remove_live(&mut self.live_in, extent));
@@ -126,68 +229,20 @@ impl Index {
     /// Moves the keys to a smaller table if fewer than an eighth of the buckets are in use, so that
     /// an index that was large once does not stay so.
     #[inline]
-    fn shrink(&mut self) {
+    fn shrink(&mut self, hasher: &RandomState) {
         let (buckets, len) = (self.table.num_buckets(), self.table.len());
         if buckets > SHRINK_MIN_BUCKETS && len < buckets / 8 {
             // Leave room to grow again.
-            self.table.shrink_to(2 * len, |slot| self.hasher.hash_one(slot.key.as_bytes()));
+            self.table.shrink_to(2 * len, |slot| hasher.hash_one(slot.key.as_bytes()));
             self.order.trim(len);
         }
     }
+}
 
-    /// Removes every key.
-    fn clear(&mut self) {
-        self.table = HashTable::new();
-        self.order = KeyOrder::default();
-        self.live_bytes = 0;
-        self.extents = 0;
-        self.live_in.clear();
-    }
-
-    /// Returns the record of a key, or `None` if the key is missing.
-    #[inline]
-    pub(crate) fn get(&self, key: &[u8]) -> Option<&KeyExtents> {
-        self.table.find(self.hasher.hash_one(key), |slot| slot.key.as_bytes() == key)
-    }
-
-    /// Returns the records of all keys, in no particular order.
-    pub(crate) fn keys(&self) -> impl Iterator<Item = &KeyExtents> {
-        self.table.iter()
-    }
-
-    /// Returns the number of keys.
-    pub(crate) fn len(&self) -> usize {
-        self.table.len()
-    }
-
-    /// Returns the bytes of all values.
-    pub(crate) fn live_bytes(&self) -> u64 {
-        self.live_bytes
-    }
-
-    /// Returns the bytes of values in a segment that belong to keys.
-    pub(crate) fn live_bytes_in(&self, segment: u32) -> u64 {
-        self.live_in.get(segment as usize).copied().unwrap_or(0)
-    }
-
-    /// Returns the number of extents.
-    pub(crate) fn extents(&self) -> u64 {
-        self.extents
-    }
-
-    /// Returns the memory that the index takes, in bytes.
-    pub(crate) fn memory_bytes(&self) -> u64 {
-        let heap: usize = self
-            .keys()
-            .map(|slot| {
-                let list = size_of::<SmallVec<[Extent; 1]>>() + 2 * size_of::<usize>();
-                let behind = if slot.extents.spilled() { slot.extents.capacity() } else { 0 };
-                slot.key.heap_bytes() + list + behind * size_of::<Extent>()
-            })
-            .sum();
-        let live_in = self.live_in.capacity() * size_of::<u64>();
-        (self.table.allocation_size() + heap + live_in + self.order.memory_bytes()) as u64
-    }
+/// The part of a key with this hash. The table uses the lowest and the highest bits.
+#[inline]
+fn part_of(hash: u64) -> usize {
+    (hash >> 32) as usize % PARTS
 }
 
 #[inline]
@@ -207,16 +262,14 @@ fn remove_live(live: &mut [u64], extent: &Extent) {
 #[inline]
 fn key_mut<'t>(
     table: &'t mut HashTable<KeyExtents>,
-    hasher: &RandomState,
     order: &mut KeyOrder,
+    hash: u64,
     key: &[u8],
+    hasher: &RandomState,
 ) -> &'t mut KeyExtents {
+    let is_key = |slot: &KeyExtents| slot.key.as_bytes() == key;
     table
-        .entry(
-            hasher.hash_one(key),
-            |slot| slot.key.as_bytes() == key,
-            |slot| hasher.hash_one(slot.key.as_bytes()),
-        )
+        .entry(hash, is_key, |slot| hasher.hash_one(slot.key.as_bytes()))
         .or_insert_with(|| {
             let key = Key::from(key);
             order.add(&key);
@@ -251,7 +304,7 @@ mod tests {
             apply(&mut index, Kind::DeletePrefix, &format!("job {job} "));
             assert_eq!(index.len(), KEYS);
         }
-        let visited = index.order.visited();
+        let visited: usize = index.parts.iter().map(|part| part.order.visited()).sum();
         assert!(visited <= 10 * KEYS, "{visited} keys were visited");
         // The keys beside the prefix stay.
         apply(&mut index, Kind::DeletePrefix, "kept 77");
@@ -291,7 +344,7 @@ mod tests {
                     *model.entry(key).or_default() += 10;
                 }
             }
-            let has_order = index.order.memory_bytes() > 0;
+            let has_order = index.parts[0].order.memory_bytes() > 0;
             orders.0 += u64::from(has_order);
             orders.1 += u64::from(!has_order);
             if step % 500 == 0 {

@@ -1,6 +1,7 @@
 //! The read path of a handle: its version of the store, how a refresh brings it up to date, and
 //! reads of values.
 
+mod apply;
 pub(crate) mod at_rest;
 mod compacted;
 pub(crate) mod cursor;

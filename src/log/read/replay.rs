@@ -5,21 +5,18 @@
 //! to what was added, and next to nothing if the commit word has not changed: a segment that was
 //! walked to its seal is not read again.
 
-use std::sync::Arc;
-
 use partd_format::segment::Retained;
 
 use crate::Key;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::fs::Disk;
 use crate::log::fs::names::segment_name;
+use crate::log::read::apply::History;
 use crate::log::read::compacted::Compacted;
 use crate::log::read::cursor::Unit;
 use crate::log::read::index::Extents;
 use crate::log::read::take_in::{Advance, Discovered};
 use crate::log::read::version::Version;
-use crate::log::segment::ahead::{HeadsAhead, Span};
-use crate::log::segment::extent::Extent;
 use crate::log::segment::outputs::retained_is_missing;
 use crate::log::store::Store;
 
@@ -128,7 +125,7 @@ impl<D: Disk> Version<D> {
                 Err(_) => {}
             }
         }
-        self.apply(store, &units, compacted)?;
+        self.apply(store, &units, &compacted)?;
         self.sequence = visible.max(self.sequence);
         Ok(Advance::Done)
     }
@@ -159,10 +156,10 @@ impl<D: Disk> Version<D> {
         let mut units = self.walk(at);
         self.check(store, at, &[], &mut units)?;
         let (before, delete) = units.split_at(units.len().saturating_sub(1));
-        self.apply(store, before, Compacted::default())?;
+        self.apply(store, before, &Compacted::default())?;
         let extents = |key: &Key| self.index.get(key.as_bytes()).map(|slot| slot.extents.clone());
         let extents = keys.iter().map(extents).collect();
-        self.apply(store, delete, Compacted::default())?;
+        self.apply(store, delete, &Compacted::default())?;
         self.sequence = at;
         Ok(extents)
     }
@@ -271,34 +268,17 @@ impl<D: Disk> Version<D> {
     }
 
     /// Applies batches in order, and between them the entries of compaction outputs.
-    fn apply(&mut self, store: &Store<D>, units: &[Unit], mut compacted: Compacted) -> Result<()> {
+    fn apply(&mut self, store: &Store<D>, units: &[Unit], compacted: &Compacted) -> Result<()> {
         self.open.retain(|cursor| !(cursor.sealed && cursor.pending.is_empty()));
-        let (segments, mut heads) = (Arc::clone(&self.segments), HeadsAhead::default());
-        let span = |i: usize| {
-            let Unit { segment, offset, len, .. } = units[i];
-            Span { segment: &*segments[segment as usize], offset, len }
-        };
-        for (i, unit) in units.iter().enumerate() {
-            compacted.catch_up(&mut self.index, unit.sequence);
-            heads.begin(i, units.len(), span);
-            let segment = &segments[unit.segment as usize];
-            let batch = match segment.batch(unit.offset, unit.len) {
-                // This occurs only at or below `max_seq`; above it, recovery has already ended the
-                // history before such a batch.
-                Err(_) if store.ignores_damage() => continue,
-                batch => batch?,
-            };
-            heads.record(batch.head_len());
-            self.applied.batches += 1;
-            self.batch_bytes[unit.segment as usize] += unit.len;
-            for entry in batch.entries() {
-                self.applied.count(&entry);
-                self.value_bytes[unit.segment as usize] += entry.value_len;
-                let extent = Extent::of(&entry, unit.segment, unit.sequence);
-                self.index.apply(entry.kind, entry.key, extent);
-            }
+        let segments = &self.segments;
+        let history =
+            History { segments, units, compacted, ignores_damage: store.ignores_damage() };
+        let tally = history.apply_to(&mut self.index)?;
+        self.applied += tally.applied;
+        for (segment, bytes) in tally.segments {
+            self.batch_bytes[segment as usize] += bytes.batches;
+            self.value_bytes[segment as usize] += bytes.values;
         }
-        compacted.catch_up(&mut self.index, u64::MAX);
         Ok(())
     }
 }
