@@ -6,7 +6,7 @@
 
 use crate::Key;
 use crate::error::{Error, Result};
-use crate::log::fs::{Disk, DiskFile};
+use crate::log::fs::{Disk, DiskFile, populate};
 use crate::log::options::Options;
 use crate::log::read::index::Extents;
 use crate::log::read::pins::Pins;
@@ -30,6 +30,8 @@ const ROW_BYTES: u64 = 64 << 10;
 /// About this many bytes are read before the first key of a group is read again: enough to read
 /// forward, few enough that they and their destinations stay in the CPU cache.
 const WINDOW_BYTES: u64 = 256 << 10;
+/// The pages of a value are prepared for this many bytes at a time.
+const PREPARED_BYTES: usize = 64 << 10;
 /// A value longer than this is copied in pieces of about this length.
 pub(super) const PIECE_BYTES: u64 = 1 << 20;
 
@@ -203,6 +205,7 @@ impl<F: DiskFile> Snapshot<F> {
     #[inline]
     fn append(&self, extent: &Extent, value: &mut Vec<u8>) -> Result<()> {
         let segment = self.segment(extent);
+        prepare(value, extent.len() as usize);
         value.extend_from_slice(segment.value(extent));
         if self.verify {
             let copied = &value[value.len() - extent.len() as usize..];
@@ -236,6 +239,9 @@ impl<F: DiskFile> Snapshot<F> {
 
     fn copy(&self, team: Team, extents: &[Extent], mut to: &mut [u8]) -> Result<()> {
         self.fetch_missing(extents);
+        if to.len() >= PREPARED_BYTES {
+            populate(to);
+        }
         for extent in extents {
             let (part, behind) = to.split_at_mut(extent.len() as usize);
             to = behind;
@@ -353,6 +359,20 @@ impl<F: DiskFile> Snapshot<F> {
             true => (&now[then.len()..], false),
             false => (now, true),
         }
+    }
+}
+
+/// Prepares the pages of a long value before `len` bytes are appended: each time its length passes a
+/// multiple of [`PREPARED_BYTES`], the pages up to the next multiple. Page faults of new memory take
+/// as long as the copy itself.
+#[inline]
+fn prepare(value: &mut Vec<u8>, len: usize) {
+    let next = value.len().next_multiple_of(PREPARED_BYTES);
+    let end = (value.len() + len).next_multiple_of(PREPARED_BYTES).min(value.capacity());
+    if next < end && value.capacity() >= PREPARED_BYTES {
+        let skip = next - value.len();
+        let len = end - next;
+        populate(&mut value.spare_capacity_mut()[skip..skip + len]);
     }
 }
 
