@@ -95,7 +95,7 @@ fn python_reads_every_value_written_by_rust() {
     }
     let dir = tempfile::tempdir().unwrap();
     write_all(dir.path());
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/read_back.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/read_back.py");
     let read = Command::new(&python).arg(script).arg(dir.path()).output().unwrap();
     let said = String::from_utf8_lossy(&read.stdout);
     assert!(read.status.success(), "{said}{}", String::from_utf8_lossy(&read.stderr));

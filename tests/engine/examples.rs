@@ -33,7 +33,7 @@ fn the_shuffle_without_arguments_takes_every_flight_through_the_log() {
     assert_eq!(percent, 100, "{text}");
     // Every row of the input is in one output file, and all rows of a destination are in the same
     // file.
-    let input = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/flights.csv");
+    let input = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/data/flights.csv");
     let lines = |path: &Path| -> Vec<String> {
         let text = fs::read_to_string(path).expect("a CSV file");
         text.lines().map(str::to_owned).collect()

@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// The repository, which has the package of the tests in its folder `tests`.
 fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
 /// Every Rust file of the repository below the given folders, with its text.
@@ -198,11 +199,48 @@ fn every_member_of_the_workspace_inherits_the_lints() {
         "format/Cargo.toml",
         "inspect/Cargo.toml",
         "testkit/Cargo.toml",
+        "tests/Cargo.toml",
         "examples/shuffle/Cargo.toml",
     ] {
         let text = fs::read_to_string(root().join(manifest)).unwrap();
         assert!(text.contains("[lints]\nworkspace = true"), "{manifest}");
     }
+}
+
+#[test]
+fn every_test_binary_is_in_the_manifest_of_the_tests() {
+    let manifest = fs::read_to_string(root().join("tests/Cargo.toml")).unwrap();
+    let mut found = 0;
+    for (name, _) in rust_files(&["tests"]) {
+        let name = name.strip_prefix("tests/").unwrap();
+        if !name.contains('/') || name.matches('/').count() == 1 && name.ends_with("/main.rs") {
+            let path = format!("\npath = \"{name}\"\n");
+            assert!(manifest.contains(&path), "tests/Cargo.toml has no test target for {name}");
+            found += 1;
+        }
+    }
+    assert_eq!(manifest.matches("\n[[test]]\n").count(), found);
+}
+
+/// The lines of the features of a package, each split into the name and the list.
+fn features(manifest: &str) -> Vec<(String, String)> {
+    let text = fs::read_to_string(root().join(manifest)).unwrap();
+    let section = text.split_once("\n[features]\n").unwrap().1.split("\n[").next().unwrap();
+    let lines = section.lines().filter_map(|line| line.split_once(" = "));
+    lines.map(|(name, list)| (name.to_owned(), list.to_owned())).collect()
+}
+
+#[test]
+fn the_tests_have_the_features_of_the_library_and_enable_them() {
+    let (library, tests) = (features("Cargo.toml"), features("tests/Cargo.toml"));
+    assert!(library.len() > 10, "only {} features", library.len());
+    for ((name, list), (same_name, of_tests)) in library.iter().zip(&tests) {
+        assert_eq!(name, same_name, "tests/Cargo.toml has the features in another order");
+        let enables = of_tests.contains(&format!("\"partd/{name}\""));
+        let is_right = if name == "default" { of_tests == list } else { enables };
+        assert!(is_right, "tests/Cargo.toml: `{name}` does not enable that of partd");
+    }
+    assert_eq!(library.len(), tests.len(), "tests/Cargo.toml has other features");
 }
 
 /// Every `file::test` in the code spans of a text that names a file of tests/.
