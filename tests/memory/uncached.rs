@@ -28,7 +28,10 @@ fn read_bytes() -> u64 {
 
 /// The value of a key in a batch.
 fn value(len: usize, batch: usize, key: usize) -> Vec<u8> {
-    (0..len).map(|i| (i * 31 + batch * 7 + key * 13) as u8).collect()
+    let period: Vec<u8> = (0..256).map(|i| (i * 31 + batch * 7 + key * 13) as u8).collect();
+    let mut value = period.repeat(len.div_ceil(256));
+    value.truncate(len);
+    value
 }
 
 /// A closed store with values of this length for each key, one after the other in each batch.
