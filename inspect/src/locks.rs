@@ -6,6 +6,7 @@
 //! in the same PID namespace. For an open-file-description lock it names none, but shows the lock
 //! to every namespace.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -40,11 +41,13 @@ impl Liveness {
     }
 }
 
-/// A read that returns at most this many bytes has reached the end of the list: the kernel returns
-/// a page at a time, less a line that does not fit.
-const PAGE: usize = 4096 - 128;
-/// The bytes that one read asks for. If it asked for less than a page, the kernel would return less.
+/// The bytes that one read asks for. The kernel returns at most a page; if it was asked for less, it
+/// would return less.
 const ASKED: usize = 64 << 10;
+/// A list that was not read at once is read again, this often.
+const TRIES: usize = 50;
+/// With at least this many bytes, the list did not fit in one page.
+const PAGE: usize = 4096;
 /// How many times to read a longer list. Odd, so that there is a median.
 const READINGS: usize = 5;
 
@@ -126,13 +129,21 @@ impl Locks {
     /// Reads `/proc/locks`.
     #[must_use]
     pub fn read() -> Locks {
-        let Ok(text) = list() else { return Locks(None) };
-        let mut readings = vec![parse(&text)];
-        if text.len() > PAGE {
-            let more = (1..READINGS).filter_map(|_| list().ok());
-            readings.extend(more.map(|text| parse(&text)));
+        let mut readings = VecDeque::new();
+        for _ in 0..TRIES {
+            let Ok(List { text, at_once }) = List::read() else { return Locks(None) };
+            if at_once {
+                return Locks(Some(vec![parse(&text)]));
+            }
+            readings.push_back(parse(&text));
+            if readings.len() > READINGS {
+                readings.pop_front();
+            }
+            if readings.len() == READINGS && text.len() >= PAGE {
+                break;
+            }
         }
-        Locks(Some(readings))
+        Locks(Some(readings.into()))
     }
 
     /// Whether any process holds the lock of the store in `dir`, shared or exclusive.
@@ -230,17 +241,27 @@ impl Locks {
     }
 }
 
-/// The text of `/proc/locks`, in one read if it fits in a page. Between two reads the list may
-/// change, so [`fs::read_to_string`] does not do: it begins with reads of 32 bytes, and ends with
-/// one that is to return nothing but may return the last line again.
-fn list() -> io::Result<String> {
-    let mut file = File::open("/proc/locks")?;
-    let (mut text, mut part) = (Vec::new(), vec![0; ASKED]);
-    loop {
-        let len = file.read(&mut part)?;
-        text.extend_from_slice(&part[..len]);
-        if len <= PAGE {
-            return Ok(String::from_utf8_lossy(&text).into_owned());
+/// The text of `/proc/locks`.
+struct List {
+    text: String,
+    /// Whether one read returned all of it, as it was at one moment.
+    at_once: bool,
+}
+
+impl List {
+    /// Reads the list to its end. ([`fs::read_to_string`] begins with reads of 32 bytes, which return
+    /// one lock each.)
+    fn read() -> io::Result<List> {
+        let mut file = File::open("/proc/locks")?;
+        let (mut text, mut part, mut reads) = (Vec::new(), vec![0; ASKED], 0);
+        loop {
+            let len = file.read(&mut part)?;
+            if len == 0 {
+                let text = String::from_utf8_lossy(&text).into_owned();
+                return Ok(List { text, at_once: reads <= 1 });
+            }
+            text.extend_from_slice(&part[..len]);
+            reads += 1;
         }
     }
 }

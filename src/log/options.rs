@@ -215,6 +215,9 @@ impl Options {
     /// a pool do not exist in a child of `fork`, so a store that is opened there uses threads of
     /// its own.
     ///
+    /// To index many entries, a read starts as many threads as the pool has, but at most three
+    /// beside its own: they work under a lock of the handle, which tasks in the pool may need.
+    ///
     /// A read waits for the threads of the pool. Do not read while you hold a lock that a task in
     /// the same pool may need.
     pub fn thread_pool(mut self, pool: Arc<rayon::ThreadPool>) -> Options {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use partd::{Error, Partd, SegmentLog};
+use partd::{Batch, Durability, Error, Partd, SegmentLog};
 
 fn fill(path: &Path) -> SegmentLog {
     let p = SegmentLog::options().segment_len_bytes(64 << 10).open(path).unwrap();
@@ -163,5 +163,41 @@ fn a_control_file_with_a_damaged_header_is_replaced_or_refused_and_never_used() 
                 "I9 is violated: a control file with bit {bit} of byte {at} flipped is used"
             );
         }
+    }
+}
+
+#[test]
+fn a_history_of_many_entries_is_indexed_by_several_threads_as_by_one() {
+    const KEYS: u64 = 3000;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let writer = SegmentLog::options().segment_len_bytes(1 << 20).open(&path).unwrap();
+    // The writer indexes a batch at a time, in one thread. A new handle indexes all at once.
+    for round in 0..40_u64 {
+        let mut batch = Batch::new();
+        if round == 20 {
+            batch.delete_prefix("k1");
+        }
+        let values: Vec<_> = (0..KEYS).map(|i| (i * round).to_le_bytes()).collect();
+        for (i, value) in (0..KEYS).zip(&values) {
+            let key = format!("k{i}");
+            match (i + round) % 50 {
+                0 => batch.delete(key),
+                1 => batch.set(key, value),
+                _ => batch.append(key, value),
+            };
+        }
+        writer.write(&batch, Durability::Plain).unwrap();
+        writer.len_of("k0").unwrap();
+    }
+    for compacted in [false, true] {
+        let reader = SegmentLog::open(&path).unwrap();
+        let keys = writer.keys().unwrap();
+        assert!(keys.len() > 2900 && reader.keys().unwrap() == keys, "compacted: {compacted}");
+        assert!(reader.read(&keys).unwrap() == writer.read(&keys).unwrap());
+        let (ours, theirs) = (reader.stats().unwrap(), writer.stats().unwrap());
+        assert_eq!((ours.extents, ours.live_bytes), (theirs.extents, theirs.live_bytes));
+        assert_eq!((ours.batches, ours.dead_bytes), (theirs.batches, theirs.dead_bytes));
+        writer.compact().unwrap();
     }
 }

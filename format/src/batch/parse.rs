@@ -93,6 +93,17 @@ impl<'a> Batch<'a> {
         Lengths::read(offset, len, head).map(|lengths| lengths.values_start)
     }
 
+    /// Returns the number of entries that the header of the batch of `len` bytes at `offset` states.
+    ///
+    /// `head` is as in [`values_start`](Batch::values_start), and the result may be wrong as well, but
+    /// so many entries fit in the batch.
+    ///
+    /// # Errors
+    /// If `head` is too short or its lengths exceed the batch.
+    pub fn stated_entries(offset: u64, len: u64, head: &[u8]) -> Result<u32, Error> {
+        Lengths::read(offset, len, head).map(|lengths| lengths.entries)
+    }
+
     /// Parses and checks the batch of `len` bytes at `offset` without its values: `body` begins after
     /// the link and state words and ends at the first value or later.
     ///

@@ -1,5 +1,5 @@
-//! The handles of a store are counted correctly while other locks come and go: among thousands of
-//! them, more than one read of `/proc/locks` returns, and among few.
+//! The handles of a store are counted correctly while other locks come and go, both when the list of
+//! locks takes several reads and when it fits in one.
 
 use std::fs::File;
 use std::sync::Mutex;

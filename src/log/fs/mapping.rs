@@ -41,20 +41,20 @@ pub(super) fn begin_writeback(file: BorrowedFd<'_>, range: Range<u64>) {
 }
 
 /// Prepares the pages of memory that is about to be written, in one call instead of one fault per page
-/// (`MADV_POPULATE_WRITE`); but not if the last page is there, as in memory that is used again. A
-/// hint.
+/// (`MADV_POPULATE_WRITE`). Skipped if the page in the middle is resident, as in reused memory: pages at
+/// the ends may be shared with other memory. A hint.
 pub fn populate<T>(memory: &mut [T]) {
     let (page, start) = (page_bytes() as usize, memory.as_mut_ptr().cast::<u8>());
-    // The first page may begin before the memory, and the last one may end behind it.
+    // The first page may begin before the memory, and the last one may end past it.
     let within = start.addr() % page;
     let (first, len) = (start.wrapping_sub(within), size_of_val(memory) + within);
     if len == within {
         return;
     }
-    let (last, mut is_there) = (first.wrapping_add((len - 1) / page * page), 0);
+    let (middle, mut residency) = (first.wrapping_add((len - 1) / 2 / page * page), 0);
     // SAFETY: the page has a byte of `memory`, so it is mapped, and one byte is written for one page.
-    let known = unsafe { libc::mincore(last.cast(), 1, &raw mut is_there) };
-    if known != 0 || is_there & 1 == 0 {
+    let asked = unsafe { libc::mincore(middle.cast(), 1, &raw mut residency) };
+    if asked != 0 || residency & 1 == 0 {
         // SAFETY: each page of the range has a byte of `memory`, so it is mapped; the advice changes no
         // byte of it.
         let _ = unsafe { rustix::mm::madvise(first.cast(), len, Advice::LinuxPopulateWrite) };

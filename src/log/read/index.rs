@@ -64,13 +64,6 @@ pub(crate) struct KeyExtents {
 }
 
 impl Index {
-    /// Applies the next entry of the history.
-    #[inline]
-    #[cfg(test)]
-    pub(crate) fn apply(&mut self, kind: Kind, key: &[u8], extent: Extent) {
-        self.share().apply(kind, key, extent);
-    }
-
     /// Returns the whole index as one share.
     pub(crate) fn share(&mut self) -> Share<'_> {
         Share { hasher: &self.hasher, first: 0, parts: &mut self.parts }
@@ -196,6 +189,9 @@ impl Part {
             *self = Part::default();
             return;
         }
+        if self.table.is_empty() {
+            return;
+        }
         let keys = self.table.iter().map(|slot| &slot.key);
         if let Some(keys) = self.order.take(prefix, self.table.len(), keys) {
             keys.iter()
@@ -286,12 +282,16 @@ mod tests {
 
     use super::*;
 
-    fn apply(index: &mut Index, kind: Kind, key: &str) {
+    fn extent(kind: Kind, key: &[u8]) -> Extent {
         let value_len = if kind.has_value() { 10 } else { 0 };
         let (value_offset, value_checksum) = (64, 0);
-        let key = key.as_bytes();
         let entry = Entry { kind, key, value_offset, value_len, value_checksum, sequence: None };
-        index.apply(kind, key, Extent::of(&entry, 3, 1));
+        Extent::of(&entry, 3, 1)
+    }
+
+    fn apply(index: &mut Index, kind: Kind, key: &str) {
+        let key = key.as_bytes();
+        index.share().apply(kind, key, extent(kind, key));
     }
 
     #[test]
@@ -358,6 +358,35 @@ mod tests {
             }
         }
         assert!(orders.0 > 5000 && orders.1 > 5000, "{orders:?} steps with and without an order");
+    }
+
+    #[test]
+    fn shares_that_each_apply_the_history_make_the_same_index_as_one() {
+        let kinds = [Kind::Append, Kind::Append, Kind::Set, Kind::Delete, Kind::DeletePrefix];
+        let history = |share: &mut Share<'_>| {
+            for step in 0..20_000_u64 {
+                let number = step.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+                let kind = if step == 9_000 { Kind::Clear } else { kinds[number as usize % 5] };
+                let key = format!("{} {}", number % 61, number / 61 % 7);
+                let (key, extent) = (key.as_bytes(), extent(kind, key.as_bytes()));
+                share.apply(kind, key, extent);
+            }
+        };
+        let mut whole = Index::default();
+        history(&mut whole.share());
+        for count in [1, 2, 3, PARTS, 100] {
+            let mut index = Index::default();
+            index.shares(count).iter_mut().for_each(history);
+            let sorted = |index: &Index| {
+                let record = |slot: &KeyExtents| (slot.key.clone(), slot.len, slot.is_set);
+                let mut keys: Vec<_> = index.keys().map(record).collect();
+                keys.sort_unstable();
+                keys
+            };
+            assert!(sorted(&index).len() > 100 && sorted(&index) == sorted(&whole));
+            let figures = |index: &Index| (index.live_bytes_in(3), index.extents(), index.len());
+            assert_eq!(figures(&index), figures(&whole));
+        }
     }
 
     #[test]

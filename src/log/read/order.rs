@@ -17,7 +17,7 @@ use crate::Key;
 /// much as sorting them.
 const PASSES: usize = 8;
 /// This many outdated keys in the set do no harm.
-const OUTDATED_MIN: usize = 1024;
+const OUTDATED_MIN: usize = 64;
 
 /// The keys of an index in key order, or the cost of having no order.
 #[derive(Debug, Default)]

@@ -11,7 +11,7 @@ use crate::Key;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::fs::Disk;
 use crate::log::fs::names::segment_name;
-use crate::log::read::apply::History;
+use crate::log::read::apply::{Counts, History};
 use crate::log::read::compacted::Compacted;
 use crate::log::read::cursor::Unit;
 use crate::log::read::index::Extents;
@@ -270,16 +270,15 @@ impl<D: Disk> Version<D> {
     /// Applies batches in order, and between them the entries of compaction outputs.
     fn apply(&mut self, store: &Store<D>, units: &[Unit], compacted: &Compacted) -> Result<()> {
         self.open.retain(|cursor| !(cursor.sealed && cursor.pending.is_empty()));
-        let segments = &self.segments;
-        let history =
-            History { segments, units, compacted, ignores_damage: store.ignores_damage() };
-        let tally = history.apply_to(&mut self.index)?;
-        self.applied += tally.applied;
-        for (segment, bytes) in tally.segments {
-            self.batch_bytes[segment as usize] += bytes.batches;
-            self.value_bytes[segment as usize] += bytes.values;
-        }
-        Ok(())
+        let counts = Counts {
+            applied: &mut self.applied,
+            batch_bytes: &mut self.batch_bytes,
+            value_bytes: &mut self.value_bytes,
+        };
+        let (segments, ignores_damage) = (&self.segments, store.ignores_damage());
+        let pool = store.options.thread_pool.as_ref();
+        let history = History { segments, units, compacted, ignores_damage };
+        history.apply_to(&mut self.index, pool, counts)
     }
 }
 

@@ -239,7 +239,8 @@ impl<F: DiskFile> Snapshot<F> {
 
     fn copy(&self, team: Team, extents: &[Extent], mut to: &mut [u8]) -> Result<()> {
         self.fetch_missing(extents);
-        if to.len() >= PREPARED_BYTES {
+        // Of a longer one, most is a single extent, which several threads may copy.
+        if (PREPARED_BYTES..2 * PIECE_BYTES as usize).contains(&to.len()) {
             populate(to);
         }
         for extent in extents {
@@ -288,6 +289,7 @@ impl<F: DiskFile> Snapshot<F> {
         let ahead = Ahead::new([self.span(extent)], self.release);
         team.in_order(pieces, |_, ((to, from), hasher): ((&mut [u8], &[u8]), &mut _)| {
             ahead.begin(from.len() as u64);
+            populate(to);
             to.copy_from_slice(from);
             if self.verify {
                 crc32fast::Hasher::update(hasher, to);
@@ -368,7 +370,8 @@ impl<F: DiskFile> Snapshot<F> {
 #[inline]
 fn prepare(value: &mut Vec<u8>, len: usize) {
     let next = value.len().next_multiple_of(PREPARED_BYTES);
-    let end = (value.len() + len).next_multiple_of(PREPARED_BYTES).min(value.capacity());
+    let end = value.len() + len.min(PIECE_BYTES as usize);
+    let end = end.next_multiple_of(PREPARED_BYTES).min(value.capacity());
     if next < end && value.capacity() >= PREPARED_BYTES {
         let skip = next - value.len();
         let len = end - next;
@@ -376,7 +379,7 @@ fn prepare(value: &mut Vec<u8>, len: usize) {
     }
 }
 
-/// Returns fresh zeroed memory, whose pages are first touched by the copy.
+/// Returns fresh zeroed memory, whose pages are not touched yet.
 pub(super) fn zeroed(len: usize, room: usize) -> Vec<u8> {
     let mut bytes = vec![0; len + room];
     bytes.truncate(len);
