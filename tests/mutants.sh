@@ -232,6 +232,10 @@ mutant wake-up src/log/maintain/wakeup.rs live sleeping \
         self.changed.notify_one();' \
     'self.changed.notify_one();
         self.state().is_closed = true;'
+mutant index-shares src/log/read/index.rs I2 reopen \
+    a_history_of_many_entries_is_indexed_by_several_threads_as_by_one \
+    '(number, parts)| Share { hasher, first: number * len, parts }' \
+    '(_, parts)| Share { hasher, first: 0, parts }'
 mutant rebuild-bound src/log/read/replay.rs live refreshing \
     a_read_without_one_segment_is_an_error_although_others_create_segments \
     'tries -= 1;' \
