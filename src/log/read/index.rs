@@ -131,55 +131,63 @@ impl Share<'_> {
     /// Applies the next entry of the history, as far as it concerns keys of these parts.
     #[inline]
     pub(crate) fn apply(&mut self, kind: Kind, key: &[u8], extent: Extent) {
-        let (hash, hasher) = (self.hasher.hash_one(key), self.hasher);
+        let hasher = self.hasher;
         if matches!(kind, Kind::Clear | Kind::DeletePrefix) {
-            for part in &mut *self.parts {
-                part.apply(kind, hash, key, extent, hasher);
+            return self.parts.iter_mut().for_each(|part| part.remove_all(kind, key, hasher));
+        }
+        let hash = hasher.hash_one(key);
+        if let Some(part) = self.parts.get_mut(part_of(hash).wrapping_sub(self.first)) {
+            match kind {
+                Kind::Append => part.append(hash, key, extent, hasher),
+                Kind::Set => part.set(hash, key, extent, hasher),
+                _ => part.delete(hash, key, hasher),
             }
-        } else if let Some(part) = self.parts.get_mut(part_of(hash).wrapping_sub(self.first)) {
-            part.apply(kind, hash, key, extent, hasher);
         }
     }
 }
 
 impl Part {
     #[inline]
-    fn apply(&mut self, kind: Kind, hash: u64, key: &[u8], extent: Extent, hasher: &RandomState) {
+    fn append(&mut self, hash: u64, key: &[u8], extent: Extent, hasher: &RandomState) {
+        let slot = key_mut(&mut self.table, &mut self.order, hash, key, hasher);
+        // A read in progress keeps the extents that it started with.
+        let extents = Arc::make_mut(&mut slot.extents);
+        if extents.len() == 1 {
+            // Reserve as `Vec` does at first: a list that spills to the heap will probably keep
+            // growing.
+            extents.reserve(3);
+        }
+        extents.push(extent);
+        slot.len += extent.len();
+        self.live_bytes += extent.len();
+        self.extents += 1;
+        add_live(&mut self.live_in, &extent);
+    }
+
+    fn set(&mut self, hash: u64, key: &[u8], extent: Extent, hasher: &RandomState) {
+        let slot = key_mut(&mut self.table, &mut self.order, hash, key, hasher);
+        if slot.is_set {
+            return;
+        }
+        slot.extents.iter().for_each(|extent| remove_live(&mut self.live_in, extent));
+        add_live(&mut self.live_in, &extent);
+        self.live_bytes = self.live_bytes - slot.len + extent.len();
+        self.extents = self.extents - slot.extents.len() as u64 + 1;
+        slot.extents = Arc::new(smallvec![extent]);
+        slot.len = extent.len();
+        slot.is_set = true;
+    }
+
+    fn delete(&mut self, hash: u64, key: &[u8], hasher: &RandomState) {
+        self.remove(hash, key);
+        self.shrink(hasher);
+    }
+
+    /// Applies a clear or a prefix delete.
+    fn remove_all(&mut self, kind: Kind, prefix: &[u8], hasher: &RandomState) {
         match kind {
-            Kind::Append => {
-                let slot = key_mut(&mut self.table, &mut self.order, hash, key, hasher);
-                // A read in progress keeps the extents that it started with.
-                let extents = Arc::make_mut(&mut slot.extents);
-                if extents.len() == 1 {
-                    // Reserve as `Vec` does at first: a list that spills to the heap will probably
-                    // keep growing.
-                    extents.reserve(3);
-                }
-                extents.push(extent);
-                slot.len += extent.len();
-                self.live_bytes += extent.len();
-                self.extents += 1;
-                add_live(&mut self.live_in, &extent);
-            }
-            Kind::Set => {
-                let slot = key_mut(&mut self.table, &mut self.order, hash, key, hasher);
-                if slot.is_set {
-                    return;
-                }
-                slot.extents.iter().for_each(|extent| remove_live(&mut self.live_in, extent));
-                add_live(&mut self.live_in, &extent);
-                self.live_bytes = self.live_bytes - slot.len + extent.len();
-                self.extents = self.extents - slot.extents.len() as u64 + 1;
-                slot.extents = Arc::new(smallvec![extent]);
-                slot.len = extent.len();
-                slot.is_set = true;
-            }
-            Kind::Delete => {
-                self.remove(hash, key);
-                self.shrink(hasher);
-            }
             Kind::Clear => *self = Part::default(),
-            Kind::DeletePrefix => self.delete_prefix(key, hasher),
+            _ => self.delete_prefix(prefix, hasher),
         }
     }
 

@@ -369,6 +369,14 @@ impl<F: DiskFile> Snapshot<F> {
 /// as long as the copy itself.
 #[inline]
 fn prepare(value: &mut Vec<u8>, len: usize) {
+    let within = value.len() % PREPARED_BYTES;
+    if within == 0 || within + len > PREPARED_BYTES {
+        prepare_next(value, len);
+    }
+}
+
+#[cold]
+fn prepare_next(value: &mut Vec<u8>, len: usize) {
     let next = value.len().next_multiple_of(PREPARED_BYTES);
     let end = value.len() + len.min(PIECE_BYTES as usize);
     let end = end.next_multiple_of(PREPARED_BYTES).min(value.capacity());
