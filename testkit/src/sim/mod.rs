@@ -17,6 +17,7 @@
 //! | `backups` | backups in an image: complete or refused, and harmless to the store: I10 |
 //! | `power` | power cuts throughout a workload, and the invariants I1 to I5 on each image |
 //! | `corruption` | other control files and flipped bits: I6 and I9 |
+//! | `damage` | every store with one damaged file: I9 |
 //! | `repeated_recovery` | interrupted recoveries, and appends to a recovered store: I7 and I8 |
 //! | `workloads` | the workloads |
 
@@ -24,6 +25,7 @@ mod backup_dirs;
 pub mod backups;
 pub mod corruption;
 pub mod cuts;
+pub mod damage;
 pub mod disk;
 pub mod faults;
 mod files;
