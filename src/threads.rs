@@ -159,8 +159,8 @@ pub(crate) fn spread_if<T: Send>(
     if is_worth { spread(lent, work) } else { work(Team::ALONE) }
 }
 
-/// Applies `each` to every item, on the calling thread and on new ones, one per item. The results
-/// are in no particular order.
+/// Applies `each` to every item, on the calling thread and on new ones, together at most one per item.
+/// The results are in no particular order.
 ///
 /// Unlike a pool, this may be used under a lock: while the calling thread waits for the others, it
 /// runs no other task, which could need the same lock.
@@ -206,7 +206,7 @@ pub(crate) fn stay<T>(call: impl FnOnce() -> T) -> T {
     call()
 }
 
-/// Returns the number of threads of the team that [`spread`] would form.
+/// Returns the number of threads that [`spread`] would use if its pool can be built.
 pub(crate) fn wanted_of(lent: Option<&LentPool>) -> usize {
     if STAYS.get() {
         return 1;

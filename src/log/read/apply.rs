@@ -1,8 +1,8 @@
 //! Applies the history to an index: in one thread, or in several if that is faster.
 //!
 //! With several threads, each walks all entries and applies those of its own share of the index.
-//! Walking an entry takes a third of the time or less; most of the rest is fetching the record of its
-//! key from memory. So a few threads gain most of what can be gained.
+//! With many keys, walking an entry takes a third of the time or less; most of the rest is fetching the
+//! record of its key from memory. So a few threads gain most of what can be gained.
 
 use std::sync::Arc;
 
@@ -46,7 +46,8 @@ pub(super) struct Counts<'v> {
 }
 
 impl<F: DiskFile> History<'_, F> {
-    /// Applies everything, and counts it. Uses as many threads as `pool` has, but none of them.
+    /// Applies everything, and counts it. Uses up to four threads, at most as many as
+    /// `pool` has, and none of the pool's.
     pub(super) fn apply_to(
         &self,
         index: &mut Index,

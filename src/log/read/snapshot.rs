@@ -30,7 +30,7 @@ const ROW_BYTES: u64 = 64 << 10;
 /// About this many bytes are read before the first key of a group is read again: enough to read
 /// forward, few enough that they and their destinations stay in the CPU cache.
 const WINDOW_BYTES: u64 = 256 << 10;
-/// The pages of a value are prepared for this many bytes at a time.
+/// The pages of a value are prepared for this many bytes at a time, or for an extent that is longer.
 const PREPARED_BYTES: usize = 64 << 10;
 /// A value longer than this is copied in pieces of about this length.
 pub(super) const PIECE_BYTES: u64 = 1 << 20;
