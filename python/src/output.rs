@@ -7,7 +7,6 @@ use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 use std::slice;
 
-use partd::log::fs::populate;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -16,8 +15,6 @@ use crate::threads::share;
 
 /// Below this many bytes, the calling thread copies everything.
 const PARALLEL_MIN_BYTES: usize = 2 << 20;
-/// From this many bytes on, the pages of a destination are prepared before the copy.
-const PREPARED_MIN_BYTES: usize = 32 << 10;
 /// The bytes that a thread copies at a time, while it shares the work with others.
 const PIECE_BYTES: usize = 256 << 10;
 
@@ -82,10 +79,6 @@ pub(crate) struct WrongLength;
 
 fn copy((to, from): Copy<'_>) {
     debug_assert_eq!(to.len(), from.len());
-    if to.len() >= PREPARED_MIN_BYTES {
-        // One call is faster than the page faults of a new object.
-        populate(to);
-    }
     // SAFETY: both slices are `from.len()` bytes long, because they were split at the same length.
     // One of them is borrowed mutably, so they do not overlap.
     unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr().cast::<u8>(), from.len()) };

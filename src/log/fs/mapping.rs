@@ -43,7 +43,7 @@ pub(super) fn begin_writeback(file: BorrowedFd<'_>, range: Range<u64>) {
 /// Prepares the pages of memory that is about to be written, in one call instead of one fault per page
 /// (`MADV_POPULATE_WRITE`). Skipped if the page in the middle is resident, as in reused memory: pages at
 /// the ends may be shared with other memory. A hint.
-pub fn populate<T>(memory: &mut [T]) {
+pub(crate) fn populate<T>(memory: &mut [T]) {
     let (page, start) = (page_bytes() as usize, memory.as_mut_ptr().cast::<u8>());
     // The first page may begin before the memory, and the last one may end past it.
     let within = start.addr() % page;

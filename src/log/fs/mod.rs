@@ -33,7 +33,8 @@ pub use crate::log::fs::fork::ForkMark;
 pub use crate::log::fs::linux::{OsDir, OsDisk};
 pub use crate::log::fs::linux_file::OsFile;
 pub use crate::log::fs::linux_lock::OsLock;
-pub use crate::log::fs::mapping::{Mapping, populate};
+pub use crate::log::fs::mapping::Mapping;
+pub(crate) use crate::log::fs::mapping::populate;
 
 /// The machine: its directories, clock and random numbers.
 pub trait Disk: Clone + Debug + Send + Sync + 'static {
