@@ -25,7 +25,7 @@ pub struct Store {
     pub read_only: bool,
 }
 
-/// What became of a damaged store.
+/// The outcome of opening and reading a damaged store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// An error of the whole store.
