@@ -3,9 +3,11 @@
 //! Invariant: other code sees the object of an [`Unwritten`] only after every byte of it was
 //! written.
 
+use std::hint::black_box;
 use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 use std::slice;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -17,6 +19,10 @@ use crate::threads::share;
 const PARALLEL_MIN_BYTES: usize = 2 << 20;
 /// The bytes that a thread copies at a time, while it shares the work with others.
 const PIECE_BYTES: usize = 256 << 10;
+
+/// The smallest and the largest block whose release changes how much free memory glibc keeps.
+const KEPT_MIN_BYTES: usize = 128 << 10;
+const KEPT_MAX_BYTES: usize = 31 << 20;
 
 /// A `bytes` object whose content is not written yet, and to which no other reference exists.
 pub(crate) struct Unwritten {
@@ -92,6 +98,7 @@ pub(crate) fn write_values<C: AsRef<[P]> + Sync, P: AsRef<[u8]> + Sync>(
         values.iter().map(|value| value.as_ref().iter().map(AsRef::as_ref).collect()).collect();
     let lens: Vec<usize> =
         pieces.iter().map(|value| value.iter().map(|piece| piece.len()).sum()).collect();
+    keep_when_freed(lens.iter().sum());
     let mut objects = Python::attach(|py| {
         lens.iter().map(|&len| Unwritten::new(py, len)).collect::<PyResult<Vec<_>>>()
     })?;
@@ -107,6 +114,21 @@ pub(crate) fn write_values<C: AsRef<[P]> + Sync, P: AsRef<[u8]> + Sync>(
         share(grouped(copies), |group| group.into_iter().for_each(copy));
     }
     Ok(objects.into_iter().map(|object| object.object).collect())
+}
+
+/// Makes glibc keep this many bytes when they are freed, instead of giving them back to the system.
+///
+/// Otherwise, it gives back free memory of 128 KiB and more at the end of the heap, and if a program
+/// drops the values of one get before the next, that get faults in each page anew. glibc raises this
+/// threshold to twice the size of a mapped block that is freed, up to a limit (`M_MMAP_THRESHOLD` in
+/// mallopt(3)), so this frees such a block whenever a get returns more than any before.
+fn keep_when_freed(bytes: usize) {
+    static LARGEST: AtomicUsize = AtomicUsize::new(KEPT_MIN_BYTES);
+    let bytes = bytes.min(KEPT_MAX_BYTES);
+    if LARGEST.fetch_max(bytes, Ordering::Relaxed) < bytes {
+        // Nothing is written to the block, so it costs only the two system calls.
+        drop(black_box(Vec::<u8>::with_capacity(bytes)));
+    }
 }
 
 /// Groups copies, so that each group copies about [`PIECE_BYTES`].
