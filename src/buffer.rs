@@ -49,7 +49,7 @@ const UNLOCKED_READS: usize = 4;
 /// what is buffered for its key to `Slow` first.
 ///
 /// Threads can share a buffer, but its batches are applied one after the other: two threads fill it
-/// about as fast as one. Threads that only append are faster with a buffer each over one store, as in
+/// about as fast as one. A large flush uses up to four threads of its own. Threads that only append are faster with a buffer each over one store, as in
 /// `Buffer::new(Dict::new(), &log, limit_bytes)`. A read then sees what its own buffer holds and what
 /// the others have flushed, and batches are no longer atomic across keys. The limits add up; a shared
 /// [budget](Buffer::with_budget) bounds all together.

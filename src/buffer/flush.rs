@@ -3,21 +3,28 @@
 //! Invariant: bytes leave memory only after the slow store has accepted them, and the exclusive
 //! lock is held throughout. The memory for the batches of a flush is a small part of what the
 //! buffer may hold, however many keys move.
+//!
+//! A large flush writes several batches at a time, on the threads of the buffer's pool: appends wait
+//! for the flush meanwhile, so their threads leave processors idle.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashSet;
 
 use super::{Buffer, DeferredSets, State};
 use crate::partd::{Batch, Chunks, Durability, MemoryStore, Op, Partd};
-use crate::{Key, Result};
+use crate::{Key, Result, threads};
 
 /// Neighbouring pieces of a value that are shorter than this are merged.
 const SMALL_PIECE_BYTES: usize = 16 << 10;
 /// The maximum number of keys in one batch, and the bytes after which a batch ends.
 const BATCH_MAX_KEYS: u64 = 8192;
 const BATCH_MAX_BYTES: u64 = 32 << 20;
+/// Several batches are written at a time only if each may reach this size.
+const BESIDE_MIN_BYTES: usize = 1 << 20;
 /// A buffer that may hold less than this flushes as if it could hold this much.
 const FLUSH_MIN_BYTES: u64 = 64 << 10;
 
@@ -89,41 +96,59 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         self.isolate.run_for(bytes, || self.move_down(state, keys))
     }
 
-    /// Moves everything buffered for the keys to the slow store. `keys` has no duplicates.
+    /// Moves everything buffered for the keys to the slow store, in batches of which several may be
+    /// written at a time. `keys` has no duplicates.
     fn move_down(&self, state: &mut State, keys: &[Key]) -> Result<()> {
         // A key costs a batch a few hundred bytes besides its value.
         let max_keys = (self.flush_bytes() / 2048).min(BATCH_MAX_KEYS);
-        let max_bytes = self.batch_end_bytes();
-        let mut scratch = Vec::new();
+        let (max_bytes, is_worth) = match self.batch_end_bytes() / threads::wanted_of(None) {
+            share if share >= BESIDE_MIN_BYTES => (share, true),
+            _ => (self.batch_end_bytes(), false),
+        };
         for keys in keys.chunks(max_keys as usize) {
-            let mut moved = 0;
+            let mut moved = Vec::new();
             let result = self.fast.visit(keys, &mut |values| {
-                while moved < keys.len() {
-                    let mut bytes = 0;
-                    let more = values[moved..].iter().position(|pieces| {
-                        bytes += pieces.iter().map(|piece| piece.len()).sum::<usize>();
-                        bytes >= max_bytes
-                    });
-                    let end = more.map_or(keys.len(), |more| moved + more + 1);
-                    merge_small_pieces(&values[moved..end], max_bytes, &mut scratch);
-                    let mut batch = Batch::with_capacity(end - moved);
-                    let buffered = keys[moved..end].iter().zip(&values[moved..end]);
-                    carry(&mut batch, buffered, &state.deferred, &scratch);
-                    self.slow.write(&batch, Durability::Plain)?;
-                    state.stats.slow_bytes += batch.value_bytes();
-                    state.stats.slow_batches += 1;
-                    moved = end;
-                }
-                Ok(())
+                let deferred = &state.deferred;
+                let ranges = ranges(values, max_bytes);
+                // So many bytes are only moved in the pool of `Isolate`.
+                threads::spread_if(is_worth && ranges.len() > 1, None, |team| {
+                    let done = Mutex::new(&mut moved);
+                    team.in_order(ranges, |_, range| {
+                        let (keys, values) = (&keys[range.clone()], &values[range]);
+                        let bytes = self.move_batch(deferred, keys, values, max_bytes)?;
+                        done.lock().unwrap_or_else(PoisonError::into_inner).push((keys, bytes));
+                        Ok(())
+                    })
+                })
             });
-            let mut forgotten = Batch::with_capacity(moved);
-            for key in &keys[..moved] {
-                forgotten.delete(key);
+            let mut forgotten = Batch::with_capacity(keys.len());
+            for (keys, bytes) in moved {
+                for key in keys {
+                    forgotten.delete(key);
+                }
+                state.stats.slow_bytes += bytes;
+                state.stats.slow_batches += 1;
             }
             self.forget(state, &forgotten)?;
             result?;
         }
         Ok(())
+    }
+
+    /// Writes the values of some keys to the slow store in one batch, and returns their bytes.
+    fn move_batch(
+        &self,
+        deferred: &DeferredSets,
+        keys: &[Key],
+        values: &[Chunks<'_>],
+        max_bytes: usize,
+    ) -> Result<u64> {
+        let mut scratch = Vec::new();
+        merge_small_pieces(values, max_bytes, &mut scratch);
+        let mut batch = Batch::with_capacity(keys.len());
+        carry(&mut batch, keys.iter().zip(values), deferred, &scratch);
+        self.slow.write(&batch, Durability::Plain)?;
+        Ok(batch.value_bytes())
     }
 
     /// Returns the bytes of which a flush may take a small fraction: those that the buffer may hold
@@ -132,8 +157,8 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         self.memory.allowed_bytes().max(FLUSH_MIN_BYTES)
     }
 
-    /// Returns the size at which a flush ends a batch. It also limits the bytes copied for that
-    /// batch.
+    /// Returns the size at which a flush ends a batch, or all that it writes at a time. It also limits
+    /// the bytes copied for them.
     fn batch_end_bytes(&self) -> usize {
         (self.flush_bytes() / 16).min(BATCH_MAX_BYTES) as usize
     }
@@ -231,6 +256,20 @@ impl<'b> Prefixes<'b> {
     fn begin(&self, key: &Key) -> bool {
         self.lens.range(..=key.len()).any(|&len| self.prefixes.contains(&key.as_bytes()[..len]))
     }
+}
+
+/// Splits values into ranges, each of which ends with the value that reaches `max_bytes`.
+fn ranges(values: &[Chunks<'_>], max_bytes: usize) -> Vec<Range<usize>> {
+    let mut ranges = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    for (number, pieces) in values.iter().enumerate() {
+        bytes += run_bytes(pieces);
+        if bytes >= max_bytes || number + 1 == values.len() {
+            ranges.push(start..number + 1);
+            (start, bytes) = (number + 1, 0);
+        }
+    }
+    ranges
 }
 
 /// Splits the pieces of a value into runs: neighbouring small pieces form one run.
