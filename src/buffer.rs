@@ -14,7 +14,7 @@
 use std::fmt;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::partd::{Batch, Durability, MemoryStore, Partd};
+use crate::partd::{Batch, Chunks, Durability, MemoryStore, Partd};
 use crate::threads::LentPool;
 use crate::{Key, Result};
 
@@ -24,6 +24,7 @@ mod deferred_sets;
 mod fit;
 mod flush;
 mod isolate;
+mod join;
 mod view;
 
 use budget::Reservation;
@@ -373,17 +374,7 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
     }
 
     fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
-        // More bytes may come before the lock is taken; the vectors then grow.
-        let room = self.fast.known_lens(keys);
-        let (mut values, _state) = self.read_slow(keys, |slow| slow.read_with_room(keys, &room))?;
-        self.fast.visit(keys, &mut |fast| {
-            for (value, pieces) in values.iter_mut().zip(fast) {
-                value.reserve_exact(pieces.iter().map(|piece| piece.len()).sum());
-                pieces.iter().for_each(|piece| value.extend_from_slice(piece));
-            }
-            Ok(())
-        })?;
-        Ok(values)
+        self.read_joined(keys)
     }
 
     fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
@@ -425,6 +416,14 @@ impl<Fast: MemoryStore, Slow: Partd> Partd for Buffer<Fast, Slow> {
     fn sync(&self) -> Result<()> {
         self.drain_all(&mut self.alone())?;
         self.slow.sync()
+    }
+
+    fn visit(
+        &self,
+        keys: &[Key],
+        visit: &mut dyn FnMut(&[Chunks<'_>]) -> Result<()>,
+    ) -> Result<()> {
+        self.visit_joined(keys, visit)
     }
 
     fn check(&self, durability: Durability) -> Result<()> {

@@ -10,7 +10,8 @@
 //! are 256 values of 4 KiB. Both servers keep what they get in a buffer in memory, as Python's does unless
 //! told otherwise, and have been in use: each client first appends and deletes as much as it then
 //! appends. After the clocks have stopped, every client compares its last get, and the values of every
-//! key that it appended to; the copy compares its last batch. `PARTD_ROUNDS` is the number of rounds.
+//! key that it appended to; the copy compares its last batch. *In process* is threads of one process that
+//! call the server's store directly, one for each client. `PARTD_ROUNDS` is the number of rounds.
 
 use std::env;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -21,7 +22,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use partd::Partd;
+use partd::{Buffer, Dict, Partd, SegmentLog};
 use partd_server::{Client, Server};
 
 const KEYS: usize = 256;
@@ -34,6 +35,9 @@ fn main() {
     match arguments[..] {
         ["--client", address, name, batches, gets] => {
             client(address, name, batches.parse().unwrap(), gets.parse().unwrap());
+        }
+        ["--in-process", threads, batches] => {
+            in_process(threads.parse().unwrap(), batches.parse().unwrap());
         }
         ["--copy-server", path] => copy_server(Path::new(path)),
         ["--copy-client", path, batches] => copy_client(Path::new(path), batches.parse().unwrap()),
@@ -91,6 +95,51 @@ fn client(address: &str, name: &str, batches: usize, gets: usize) {
     assert!(got == values, "a get returned other bytes");
     for (key, value) in keys.iter().zip(&values) {
         assert!(client.get(key).unwrap() == value.repeat(batches), "{key} has other bytes");
+    }
+    say("verified");
+}
+
+/// Does what the server does for its clients, without the server: each thread is a client.
+fn in_process(threads: usize, batches: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let log = SegmentLog::open(dir.path().join("store")).unwrap();
+    let p = Buffer::new(Dict::new(), log, 1 << 30);
+    let names: Vec<String> = (0..threads).map(|thread| format!("thread{thread}")).collect();
+    let values: Vec<Vec<Vec<u8>>> =
+        names.iter().map(|name| (0..KEYS).map(|i| value_of(name, i)).collect()).collect();
+    let keys = |kind: &str| -> Vec<Vec<String>> {
+        let keys_of = |name| (0..KEYS).map(|i| format!("{name}-{kind}{i}")).collect();
+        names.iter().map(keys_of).collect()
+    };
+    let (keys, read, removed) = (keys(""), keys("get-"), keys("removed-"));
+    let each = |work: &(dyn Fn(usize) + Sync)| {
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            (0..threads).for_each(|thread| drop(scope.spawn(move || work(thread))));
+        });
+        start.elapsed().as_secs_f64()
+    };
+    let append = |keys: &[Vec<String>], thread: usize| {
+        for _ in 0..batches {
+            p.append(keys[thread].iter().zip(&values[thread])).unwrap();
+        }
+    };
+    each(&|thread| append(&removed, thread));
+    removed.iter().for_each(|removed| p.delete(removed).unwrap());
+    (0..threads).for_each(|thread| p.append(read[thread].iter().zip(&values[thread])).unwrap());
+    say("ready");
+    wait();
+    say(each(&|thread| append(&keys, thread)));
+    wait();
+    say(each(&|thread| {
+        let mut got = Vec::new();
+        for _ in 0..batches {
+            got = p.get_many(&read[thread]).unwrap();
+        }
+        assert!(got == values[thread], "a get returned other bytes");
+    }));
+    for (key, value) in keys.iter().flatten().zip(values.iter().flatten()) {
+        assert!(p.get(key).unwrap() == value.repeat(batches), "{key} has other bytes");
     }
     say("verified");
 }
@@ -221,14 +270,17 @@ fn together(workers: &mut [Worker], bytes: usize) -> f64 {
 fn rates(clients: usize, batches: usize, start: impl Fn(&str) -> Worker) -> (f64, f64) {
     let names = (0..clients).map(|i| format!("client{i}"));
     let mut workers: Vec<Worker> = names.map(|name| start(&name)).collect();
-    for worker in &mut workers {
+    rates_of(&mut workers, clients * batches * BATCH_BYTES)
+}
+
+fn rates_of(workers: &mut [Worker], bytes: usize) -> (f64, f64) {
+    for worker in &mut *workers {
         assert_eq!(worker.line(), "ready");
     }
-    let bytes = clients * batches * BATCH_BYTES;
     let mib = f64::from(1 << 20);
-    let append = together(&mut workers, bytes) / mib;
-    let get = together(&mut workers, bytes) / mib;
-    expect_verified(&mut workers);
+    let append = together(workers, bytes) / mib;
+    let get = together(workers, bytes) / mib;
+    expect_verified(workers);
     (append, get)
 }
 
@@ -247,21 +299,28 @@ fn compare() {
     if python.is_none() {
         println!("PARTD_SERVER_PYTHON is not set: without Python's server (tests/python/venv.sh)");
     }
-    println!("clients  what    MiB/s  copy MiB/s  ÷ copy  Python MiB/s  ÷ Python");
+    println!("clients  what    MiB/s  copy MiB/s  ÷ copy  in process  Python MiB/s  ÷ Python");
     for (clients, batches) in [(1, 256), (4, 64)] {
         let (mut ours, mut theirs, mut copies) = (Vec::new(), Vec::new(), Vec::new());
+        let mut direct = Vec::new();
         for _ in 0..rounds {
             copies.push(copy(clients, batches));
             ours.push(our_rates(clients, batches));
+            direct.push(in_process_rates(clients, batches));
             if let Some(python) = &python {
                 theirs.push(python_rates(python, clients, batches));
+                // Otherwise the next sides run beside the writeback of Python's files.
+                rustix::fs::sync();
             }
         }
         let copy = median(&mut copies);
         for (what, of) in [("append", (|r| r.0) as fn(&(f64, f64)) -> f64), ("get", |r| r.1)] {
             let rate = median(&mut ours.iter().map(of).collect::<Vec<f64>>());
-            let mut line =
-                format!("{clients:>7}  {what:<6}  {rate:>5.0}  {copy:>10.0}  {:>6.2}", rate / copy);
+            let direct = median(&mut direct.iter().map(of).collect::<Vec<f64>>());
+            let mut line = format!(
+                "{clients:>7}  {what:<6}  {rate:>5.0}  {copy:>10.0}  {:>6.2}  {direct:>10.0}",
+                rate / copy
+            );
             if python.is_some() {
                 let python = median(&mut theirs.iter().map(of).collect::<Vec<f64>>());
                 line.push_str(&format!("  {python:>12.0}  {:>8.1}", rate / python));
@@ -282,6 +341,12 @@ fn our_rates(clients: usize, batches: usize) -> (f64, f64) {
     assert_eq!(server.line(), address);
     let number = batches.to_string();
     rates(clients, batches, |name| Worker::itself(&["--client", &address, name, &number, &number]))
+}
+
+fn in_process_rates(threads: usize, batches: usize) -> (f64, f64) {
+    let mut worker =
+        [Worker::itself(&["--in-process", &threads.to_string(), &batches.to_string()])];
+    rates_of(&mut worker, threads * batches * BATCH_BYTES)
 }
 
 fn python_rates(python: &str, clients: usize, batches: usize) -> (f64, f64) {
@@ -321,7 +386,7 @@ fn copy(clients: usize, batches: usize) -> f64 {
 fn steady() {
     let dir = tempfile::tempdir().unwrap();
     let address = format!("ipc://{}", dir.path().join("socket").display());
-    let store = partd::SegmentLog::open(dir.path().join("store")).unwrap();
+    let store = SegmentLog::open(dir.path().join("store")).unwrap();
     let server = Server::bind(store, &address).unwrap();
     let mut workers: Vec<Worker> = (0..8)
         .map(|i| Worker::itself(&["--requests", &address, &format!("client{i}"), "1250"]))

@@ -26,6 +26,8 @@ struct Memory {
     /// The most bytes that one read returns.
     piece: usize,
     written: usize,
+    /// Whether the next write without waiting is refused.
+    is_full: bool,
 }
 
 impl Stream for Memory {
@@ -39,6 +41,14 @@ impl Stream for Memory {
         let len = slices.iter().map(|slice| slice.len()).sum();
         self.written += len;
         Ok(len)
+    }
+
+    fn write_now(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.is_full = !self.is_full;
+        match self.is_full {
+            true => Ok(slices.iter().map(|slice| slice.len()).sum::<usize>().min(self.piece)),
+            false => Ok(0),
+        }
     }
 }
 
@@ -89,8 +99,12 @@ pub fn decode(input: &[u8]) {
     for is_server in [true, false] {
         let mut stream = hello(if is_server { b"DEALER" } else { b"ROUTER" });
         stream.extend_from_slice(bytes);
-        let memory =
-            Memory { input: stream.into(), piece: 1 + usize::from(piece) * 16, written: 0 };
+        let memory = Memory {
+            input: stream.into(),
+            piece: 1 + usize::from(piece) * 16,
+            written: 0,
+            is_full: false,
+        };
         let mut channel = Channel::new(memory, Unlimited, options(is_server, &limits));
         if channel.handshake().is_err() {
             continue;
@@ -177,7 +191,12 @@ pub fn session(input: &[u8]) {
         return;
     };
     let shared = Arc::new(shared);
-    let memory = Memory { input: stream.into(), piece: 1 + usize::from(piece) * 16, written: 0 };
+    let memory = Memory {
+        input: stream.into(),
+        piece: 1 + usize::from(piece) * 16,
+        written: 0,
+        is_full: false,
+    };
     let options = options(true, &shared.limits);
     let mut connection = Connection::new(memory, &shared, options, Role::ALL);
     if connection.handshake().is_ok() {

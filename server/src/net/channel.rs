@@ -104,6 +104,11 @@ impl<S: Stream, A: Account> Channel<S, A> {
         &mut self.account
     }
 
+    #[cfg(test)]
+    pub(crate) fn stream(&self) -> &S {
+        &self.stream
+    }
+
     /// Performs the handshake, which agrees on the mechanism.
     pub(crate) fn handshake(&mut self) -> Result<(), ChannelError> {
         /// A few times the length of the longest handshake.
@@ -308,23 +313,23 @@ impl<S: Stream, A: Account> Channel<S, A> {
     ///
     /// It may wait for [`flush`](Self::flush).
     pub(crate) fn send_frame(&mut self, slices: &[&[u8]]) -> Result<(), ChannelError> {
-        if self.zmtp.has_frame_transform() {
+        if self.encrypts() {
             return self.send_sealed(Message::single(slices.concat()));
         }
         let deadline = self.send_deadline();
-        self.put_header(false, slices.iter().map(|slice| slice.len()).sum());
+        put_frame_header(&mut self.gathered, false, slices.iter().map(|slice| slice.len()).sum());
         slices.iter().try_for_each(|slice| self.put(slice, deadline))
     }
 
     /// Sends a message of several frames. It may wait for [`flush`](Self::flush).
     pub(crate) fn send_frames<F: AsRef<[u8]>>(&mut self, frames: &[F]) -> Result<(), ChannelError> {
-        if self.zmtp.has_frame_transform() {
+        if self.encrypts() {
             let parts = frames.iter().map(|frame| Bytes::copy_from_slice(frame.as_ref()));
             return self.send_sealed(Message::multipart(parts));
         }
         let deadline = self.send_deadline();
         for (i, frame) in frames.iter().enumerate() {
-            self.put_header(i + 1 < frames.len(), frame.as_ref().len());
+            put_frame_header(&mut self.gathered, i + 1 < frames.len(), frame.as_ref().len());
             self.put(frame.as_ref(), deadline)?;
         }
         Ok(())
@@ -340,15 +345,25 @@ impl<S: Stream, A: Account> Channel<S, A> {
         self.send_pending(self.send_deadline())
     }
 
-    /// Gathers the header of a frame: flags, then the length in one byte or in eight.
-    fn put_header(&mut self, more: bool, len: usize) {
-        match u8::try_from(len) {
-            Ok(len) => self.gathered.extend_from_slice(&[u8::from(more), len]),
-            Err(_) => {
-                self.gathered.push(u8::from(more) | 2);
-                self.gathered.extend_from_slice(&(len as u64).to_be_bytes());
-            }
-        }
+    /// Whether messages are encrypted, so that they can only be sent whole.
+    pub(crate) fn encrypts(&self) -> bool {
+        self.zmtp.has_frame_transform()
+    }
+
+    /// Writes a part of the slices, from their start, and returns its length; returns 0 instead of
+    /// waiting. The slices are frames with their headers, of which the caller sends the rest later.
+    ///
+    /// Call it only after [`flush`](Self::flush), and if nothing is [encrypted](Self::encrypts).
+    pub(crate) fn send_now(&mut self, slices: &[IoSlice<'_>]) -> Result<usize, ChannelError> {
+        debug_assert!(self.gathered.is_empty() && !self.encrypts());
+        let written = self.stream.write_now(slices)?;
+        self.sent_bytes += written as u64;
+        Ok(written)
+    }
+
+    /// Sends the next bytes of frames that [`send_now`](Self::send_now) has begun.
+    pub(crate) fn send_raw(&mut self, bytes: &[u8]) -> Result<(), ChannelError> {
+        self.write_all(bytes, self.send_deadline())
     }
 
     fn put(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), ChannelError> {
@@ -399,5 +414,16 @@ impl<S: Stream, A: Account> Channel<S, A> {
             self.sent_bytes += written as u64;
         }
         Ok(())
+    }
+}
+
+/// Adds the header of a frame: flags, then the length in one byte or in eight.
+pub(crate) fn put_frame_header(into: &mut Vec<u8>, more: bool, len: usize) {
+    match u8::try_from(len) {
+        Ok(len) => into.extend_from_slice(&[u8::from(more), len]),
+        Err(_) => {
+            into.push(u8::from(more) | 2);
+            into.extend_from_slice(&(len as u64).to_be_bytes());
+        }
     }
 }

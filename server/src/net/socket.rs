@@ -30,6 +30,9 @@ pub(crate) trait Stream {
 
     /// Writes a part of the slices, from their start, and returns its length.
     fn write(&mut self, slices: &[IoSlice<'_>], deadline: Instant) -> io::Result<usize>;
+
+    /// Like [`write`](Stream::write), but returns 0 instead of waiting.
+    fn write_now(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
 }
 
 /// A connected, non-blocking socket. Calls wait for it with `poll`.
@@ -154,13 +157,22 @@ impl Stream for Socket {
     }
 
     fn write(&mut self, slices: &[IoSlice<'_>], deadline: Instant) -> io::Result<usize> {
+        loop {
+            match self.write_now(slices)? {
+                0 => self.wait(PollFlags::OUT, deadline)?,
+                len => return Ok(len),
+            }
+        }
+    }
+
+    fn write_now(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let slices = &slices[..slices.len().min(MAX_SLICES)];
         loop {
             let none = &mut SendAncillaryBuffer::default();
             match rustix::net::sendmsg(&*self.0, slices, none, SendFlags::NOSIGNAL) {
                 Ok(len) => return Ok(len),
+                Err(Errno::AGAIN) => return Ok(0),
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => self.wait(PollFlags::OUT, deadline)?,
                 Err(error) => return Err(error.into()),
             }
         }

@@ -1,8 +1,8 @@
 //! An answer of bytes: a small one in memory, a large one in a temporary file.
 //!
-//! A read first copies its values out of the store and sends them afterwards, so that a client that
-//! reads its answer slowly does not hold a lock of the store. The temporary file bounds the memory
-//! of an answer, whatever the length of a value.
+//! An answer is a copy of what the store has, or of what the client did not take at once (`lend`), so
+//! that a client that reads its answer slowly does not hold a lock of the store. The temporary file
+//! bounds the memory of an answer, whatever the length of a value.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};

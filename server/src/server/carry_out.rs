@@ -90,21 +90,6 @@ pub(crate) fn take<S: Stream>(connection: &mut Connection<S>, keys: &[Key]) -> D
     Ok(Outcome::Taken(Arc::new(Answer::in_memory(bytes, Some(charge)))))
 }
 
-pub(crate) fn read<S: Stream>(
-    connection: &mut Connection<S>,
-    keys: &[Key],
-) -> partd::Result<Answer> {
-    let shared = Arc::clone(&connection.shared);
-    let charge = connection.channel.account();
-    let mut answer = None;
-    shared.store.visit(keys, &mut |values| {
-        let memory_bytes = shared.limits.answer_bytes;
-        answer = Some(Answer::of_values(values, charge, memory_bytes, &shared.spool)?);
-        Ok(())
-    })?;
-    answer.ok_or_else(|| Error::Invalid("the store returned no values".into()))
-}
-
 pub(crate) fn keys<S: Stream>(
     connection: &mut Connection<S>,
     prefix: &[u8],

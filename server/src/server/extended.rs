@@ -9,9 +9,10 @@ use partd::{Durability, Error, Op};
 
 use super::answer::Answer;
 use super::carry_out::{
-    Done, ack, delete_prefix, durability, keys, read, store_error, take, write, written,
+    Done, ack, delete_prefix, durability, keys, store_error, take, write, written,
 };
 use super::connection::{Connection, End, bookkeeping};
+use super::lend::read_and_send;
 use super::permissions::is_allowed;
 use super::records::{removes_records, slot_key};
 use super::sessions::{Outcome, Requests, Session};
@@ -224,7 +225,10 @@ impl Extended {
         let id = head.id;
         let shared = Arc::clone(&connection.shared);
         let answer = match body {
-            Body::Read(keys) => read(connection, &keys),
+            Body::Read(keys) => match read_and_send(connection, id, &keys)? {
+                Ok(()) => return Ok(()),
+                Err(error) => Err(error),
+            },
             Body::Lens(keys) => shared.store.lens(&keys).map(|lens| {
                 let bytes = lens.iter().flat_map(|len| len.unwrap_or(u64::MAX).to_be_bytes());
                 Answer::in_memory(bytes.collect(), None)
@@ -286,7 +290,11 @@ fn answer_ack<S: Stream>(connection: &mut Connection<S>, id: u64) -> Result<(), 
 }
 
 /// Sends an answer in chunks.
-fn send<S: Stream>(connection: &mut Connection<S>, id: u64, answer: &Answer) -> Result<(), End> {
+pub(super) fn send<S: Stream>(
+    connection: &mut Connection<S>,
+    id: u64,
+    answer: &Answer,
+) -> Result<(), End> {
     let channel = &mut connection.channel;
     let sent = answer.chunks(|bytes, last| {
         channel.send_frame(&[&encode_chunk_head(id, last), bytes])?;

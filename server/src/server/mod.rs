@@ -6,6 +6,7 @@
 //! | `connection` | reads the messages of a connection and dispatches them |
 //! | `old`, `extended` | the requests of the old protocol and of the extension |
 //! | `carry_out` | carries out requests of the extension on the store |
+//! | `lend` | sends values from the store's own memory |
 //! | `permissions` | checks that a request is allowed |
 //! | `sessions`, `records` | outcomes of requests, for clients that resend them: in memory, in the store |
 //! | `answer`, `budget` | the memory of answers, and of everything in flight |
@@ -20,6 +21,7 @@ mod budget;
 mod carry_out;
 pub(crate) mod connection;
 mod extended;
+mod lend;
 mod old;
 mod permissions;
 mod records;
