@@ -33,9 +33,6 @@ use deferred_sets::DeferredSets;
 use fit::Fit;
 use isolate::Isolate;
 
-/// The number of attempts to read `slow` outside the lock; the next one is made under it.
-const UNLOCKED_READS: usize = 4;
-
 /// A layer that collects appends in memory and moves them to a slower store in large batches.
 ///
 /// `Fast` is a store in memory, such as [`Dict`](crate::Dict); `Slow` is where the bytes end up.
@@ -50,10 +47,11 @@ const UNLOCKED_READS: usize = 4;
 /// what is buffered for its key to `Slow` first.
 ///
 /// Threads can share a buffer, but its batches are applied one after the other: two threads fill it
-/// about as fast as one. A large flush uses up to four threads of its own. Threads that only append are faster with a buffer each over one store, as in
+/// about as fast as one. Threads that only append are faster with a buffer each over one store, as in
 /// `Buffer::new(Dict::new(), &log, limit_bytes)`. A read then sees what its own buffer holds and what
 /// the others have flushed, and batches are no longer atomic across keys. The limits add up; a shared
-/// [budget](Buffer::with_budget) bounds all together.
+/// [budget](Buffer::with_budget) bounds all together. A large flush writes several batches to `Slow`
+/// at a time, on up to four threads of its own.
 ///
 /// Operations are atomic and linearizable inside the process. After a flush, other processes see
 /// the bytes, and they survive a crash. [`flush`](Buffer::flush), [`sync`](Partd::sync) and
@@ -269,7 +267,8 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     }
 
     fn shared(&self) -> RwLockReadGuard<'_, State> {
-        // The state changes only after a call to a store returns, so a panic leaves it whole.
+        // The state changes only after a call to a store returns, or has panicked and the panic was
+        // caught, so a panic leaves it whole.
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -322,28 +321,6 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     /// Returns the memory of what is buffered, without what is spare.
     fn held_bytes(&self, state: &State) -> u64 {
         self.total_bytes(state).saturating_sub(self.fast.spare_bytes())
-    }
-
-    /// Calls `read` on the slow store, and returns the result with the shared lock under which it
-    /// is current.
-    ///
-    /// The lock is taken after the read, so a long read blocks no flush. A rayon worker that waits
-    /// for the read may run another task, and holds no lock meanwhile.
-    fn read_slow<T: Send>(
-        &self,
-        keys: &[Key],
-        read: impl Fn(&Slow) -> Result<T> + Sync,
-    ) -> Result<(T, RwLockReadGuard<'_, State>)> {
-        for _ in 0..UNLOCKED_READS {
-            let epoch = self.without_deferred(keys)?.epoch;
-            let found = read(&self.slow)?;
-            let state = self.shared();
-            if state.epoch == epoch {
-                return Ok((found, state));
-            }
-        }
-        let state = self.without_deferred(keys)?;
-        Ok((self.isolate.run(|| read(&self.slow))?, state))
     }
 }
 

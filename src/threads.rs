@@ -101,7 +101,8 @@ impl Team {
         let next = || items.lock().unwrap_or_else(PoisonError::into_inner).next();
         (0..threads).into_par_iter().try_for_each(|_| {
             while let Some((i, item)) = next() {
-                each(i, item)?;
+                // After an error, nobody finds a further item.
+                each(i, item).inspect_err(|_| while next().is_some() {})?;
             }
             Ok(())
         })

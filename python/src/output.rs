@@ -20,9 +20,9 @@ const PARALLEL_MIN_BYTES: usize = 2 << 20;
 /// The bytes that a thread copies at a time, while it shares the work with others.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// The smallest and the largest block whose release changes how much free memory glibc keeps.
-const KEPT_MIN_BYTES: usize = 128 << 10;
-const KEPT_MAX_BYTES: usize = 31 << 20;
+/// The smallest and about the largest block whose release raises glibc's thresholds.
+const RAISING_MIN_BYTES: usize = 128 << 10;
+const RAISING_MAX_BYTES: usize = 31 << 20;
 
 /// A `bytes` object whose content is not written yet, and to which no other reference exists.
 pub(crate) struct Unwritten {
@@ -98,7 +98,7 @@ pub(crate) fn write_values<C: AsRef<[P]> + Sync, P: AsRef<[u8]> + Sync>(
         values.iter().map(|value| value.as_ref().iter().map(AsRef::as_ref).collect()).collect();
     let lens: Vec<usize> =
         pieces.iter().map(|value| value.iter().map(|piece| piece.len()).sum()).collect();
-    keep_when_freed(lens.iter().sum());
+    raise_trim_threshold(lens.iter().sum());
     let mut objects = Python::attach(|py| {
         lens.iter().map(|&len| Unwritten::new(py, len)).collect::<PyResult<Vec<_>>>()
     })?;
@@ -116,18 +116,22 @@ pub(crate) fn write_values<C: AsRef<[P]> + Sync, P: AsRef<[u8]> + Sync>(
     Ok(objects.into_iter().map(|object| object.object).collect())
 }
 
-/// Makes glibc keep this many bytes when they are freed, instead of giving them back to the system.
+/// Makes glibc keep free memory for the next get, up to twice `bytes`.
 ///
-/// Otherwise, it gives back free memory of 128 KiB and more at the end of the heap, and if a program
-/// drops the values of one get before the next, that get faults in each page anew. glibc raises this
-/// threshold to twice the size of a mapped block that is freed, up to a limit (`M_MMAP_THRESHOLD` in
-/// mallopt(3)), so this frees such a block whenever a get returns more than any before.
-fn keep_when_freed(bytes: usize) {
-    static LARGEST: AtomicUsize = AtomicUsize::new(KEPT_MIN_BYTES);
-    let bytes = bytes.min(KEPT_MAX_BYTES);
-    if LARGEST.fetch_max(bytes, Ordering::Relaxed) < bytes {
-        // Nothing is written to the block, so it costs only the two system calls.
-        drop(black_box(Vec::<u8>::with_capacity(bytes)));
+/// glibc gives free memory at the end of a heap back to the system if it is more than a threshold, at
+/// first 128 KiB. If a program drops the values of one get before the next, that get faults in each
+/// page anew, which takes longer than the copy. glibc raises the threshold, for the whole process, to
+/// twice the size of a mapped block that is freed (`M_MMAP_THRESHOLD` in mallopt(3)), at most to 64 MiB.
+/// So this frees such a block whenever a get returns more than any before.
+fn raise_trim_threshold(bytes: usize) {
+    static RAISED: AtomicUsize = AtomicUsize::new(RAISING_MIN_BYTES);
+    let bytes = bytes.min(RAISING_MAX_BYTES);
+    if RAISED.fetch_max(bytes, Ordering::Relaxed) < bytes {
+        // Nothing is written to the block, so this is cheap. If it cannot be allocated, the get is
+        // only slower.
+        let mut block = Vec::<u8>::new();
+        let _ = block.try_reserve_exact(bytes);
+        drop(black_box(block));
     }
 }
 

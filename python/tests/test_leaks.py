@@ -2,6 +2,8 @@
 
 import gc
 import os
+import platform
+import subprocess
 import sys
 import threading
 import time
@@ -108,3 +110,25 @@ def test_errors_leak_no_references(tmp_path):
                 call()
     gc.collect()
     assert sys.getrefcount(value) == before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc's malloc")
+def test_a_get_of_many_keys_uses_the_memory_that_an_earlier_one_has_freed(tmp_path):
+    code = """if True:
+        import resource, sys
+        import partd
+        p = partd.File(sys.argv[1])
+        p.append({f"key-{i}": bytes(65536) for i in range(64)})
+        faults = []
+        for _ in range(20):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            values = p.get([f"key-{i}" for i in range(64)])
+            del values
+            faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        print(sorted(faults)[10])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "store")], capture_output=True, text=True
+    )
+    # New memory for the values has 1,024 pages.
+    assert int(done.stdout) < 256, done.stderr

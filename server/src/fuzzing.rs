@@ -79,7 +79,7 @@ fn limits() -> Limits {
         message_bytes: 1 << 20,
         client_bytes: 1 << 20,
         in_flight_bytes: 2 << 20,
-        answer_bytes: 1 << 10,
+        answer_bytes: 8 << 10,
         frames: 200,
         keys: 100,
         key_bytes: 1 << 10,

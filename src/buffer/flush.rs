@@ -5,10 +5,12 @@
 //! buffer may hold, however many keys move.
 //!
 //! A large flush writes several batches at a time, on the threads of the buffer's pool: appends wait
-//! for the flush meanwhile, so their threads leave processors idle.
+//! for the flush meanwhile, so their threads leave processors idle. A layer below that encodes values
+//! may then hold several large ones at a time.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Mutex, PoisonError};
 
 use foldhash::fast::RandomState;
@@ -16,7 +18,7 @@ use hashbrown::HashSet;
 
 use super::{Buffer, DeferredSets, State};
 use crate::partd::{Batch, Chunks, Durability, MemoryStore, Op, Partd};
-use crate::{Key, Result, threads};
+use crate::{Error, Key, Result, threads};
 
 /// Neighbouring pieces of a value that are shorter than this are merged.
 const SMALL_PIECE_BYTES: usize = 16 << 10;
@@ -106,17 +108,24 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
             _ => (self.batch_end_bytes(), false),
         };
         for keys in keys.chunks(max_keys as usize) {
-            let mut moved = Vec::new();
+            let (mut moved, mut panicked) = (Vec::new(), None);
             let result = self.fast.visit(keys, &mut |values| {
                 let deferred = &state.deferred;
-                let ranges = ranges(values, max_bytes);
+                let ranges = ranges(keys, values, deferred, max_bytes);
                 // So many bytes are only moved in the pool of `Isolate`.
                 threads::spread_if(is_worth && ranges.len() > 1, None, |team| {
-                    let done = Mutex::new(&mut moved);
+                    let done = Mutex::new((&mut moved, &mut panicked));
+                    let done = || done.lock().unwrap_or_else(PoisonError::into_inner);
                     team.in_order(ranges, |_, range| {
                         let (keys, values) = (&keys[range.clone()], &values[range]);
-                        let bytes = self.move_batch(deferred, keys, values, max_bytes)?;
-                        done.lock().unwrap_or_else(PoisonError::into_inner).push((keys, bytes));
+                        let write = || self.move_batch(deferred, keys, values, max_bytes);
+                        match catch_unwind(AssertUnwindSafe(write)) {
+                            Ok(written) => done().0.push((keys, written?)),
+                            Err(panic) => {
+                                *done().1 = Some(panic);
+                                return Err(Error::Invalid("the slow store has panicked".into()));
+                            }
+                        }
                         Ok(())
                     })
                 })
@@ -129,7 +138,11 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
                 state.stats.slow_bytes += bytes;
                 state.stats.slow_batches += 1;
             }
+            // Even after a panic, no bytes may be in both stores.
             self.forget(state, &forgotten)?;
+            if let Some(panic) = panicked {
+                resume_unwind(panic);
+            }
             result?;
         }
         Ok(())
@@ -157,8 +170,8 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         self.memory.allowed_bytes().max(FLUSH_MIN_BYTES)
     }
 
-    /// Returns the size at which a flush ends a batch, or all that it writes at a time. It also limits
-    /// the bytes copied for them.
+    /// Returns the bytes that a flush writes at a time, in one batch or in several. It also limits the
+    /// bytes copied for them.
     fn batch_end_bytes(&self) -> usize {
         (self.flush_bytes() / 16).min(BATCH_MAX_BYTES) as usize
     }
@@ -259,11 +272,16 @@ impl<'b> Prefixes<'b> {
 }
 
 /// Splits values into ranges, each of which ends with the value that reaches `max_bytes`.
-fn ranges(values: &[Chunks<'_>], max_bytes: usize) -> Vec<Range<usize>> {
+fn ranges(
+    keys: &[Key],
+    values: &[Chunks<'_>],
+    deferred: &DeferredSets,
+    max_bytes: usize,
+) -> Vec<Range<usize>> {
     let mut ranges = Vec::new();
     let (mut start, mut bytes) = (0, 0);
-    for (number, pieces) in values.iter().enumerate() {
-        bytes += run_bytes(pieces);
+    for (number, (key, pieces)) in keys.iter().zip(values).enumerate() {
+        bytes += run_bytes(pieces) + deferred.get(key).map_or(0, <[u8]>::len);
         if bytes >= max_bytes || number + 1 == values.len() {
             ranges.push(start..number + 1);
             (start, bytes) = (number + 1, 0);

@@ -1,8 +1,15 @@
 //! Reads that join what the slow store and the fast store have of each value.
 
-use super::Buffer;
+use std::sync::RwLockReadGuard;
+
+use super::{Buffer, State};
 use crate::partd::{Chunks, MemoryStore, Partd};
 use crate::{Key, Result};
+
+/// The number of attempts to read `slow` outside the lock; the next one is made under it.
+pub(super) const UNLOCKED_READS: usize = 4;
+/// The most bytes that are lent under the lock.
+const LENT_MAX_BYTES: usize = 16 << 20;
 
 impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     /// Returns the values of the keys.
@@ -10,24 +17,26 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         // More bytes may come before the lock is taken; the vectors then grow.
         let room = self.fast.known_lens(keys);
         let (mut values, _state) = self.read_slow(keys, |slow| slow.read_with_room(keys, &room))?;
-        self.fast.visit(keys, &mut |fast| {
-            for (value, pieces) in values.iter_mut().zip(fast) {
-                value.reserve_exact(pieces.iter().map(|piece| piece.len()).sum());
-                pieces.iter().for_each(|piece| value.extend_from_slice(piece));
-            }
-            Ok(())
-        })?;
+        self.add_fast(keys, &mut values)?;
         Ok(values)
     }
 
     /// Lends the values of the keys: a copy of what the slow store has, and the pieces of the fast
-    /// store. The shared lock is held during `visit`.
+    /// store. The shared lock is held during `visit`, unless `visit` may take long because there is
+    /// much to lend; then it gets copies.
     pub(super) fn visit_joined(
         &self,
         keys: &[Key],
         visit: &mut dyn FnMut(&[Chunks<'_>]) -> Result<()>,
     ) -> Result<()> {
-        let (values, _state) = self.read_slow(keys, |slow| slow.read(keys))?;
+        let (mut values, state) = self.read_slow(keys, |slow| slow.read(keys))?;
+        let fast_bytes: usize = self.fast.known_lens(keys).iter().sum();
+        if values.iter().map(Vec::len).sum::<usize>() + fast_bytes > LENT_MAX_BYTES {
+            self.add_fast(keys, &mut values)?;
+            drop(state);
+            let copies: Vec<Chunks<'_>> = values.iter().map(|value| vec![&value[..]]).collect();
+            return visit(&copies);
+        }
         self.fast.visit(keys, &mut |fast| {
             let joined = values.iter().zip(fast).map(|(value, pieces)| {
                 let slow = (!value.is_empty()).then_some(&value[..]);
@@ -35,5 +44,38 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
             });
             visit(&joined.collect::<Vec<Chunks<'_>>>())
         })
+    }
+
+    /// Adds what the fast store has of each value. The caller holds the lock.
+    fn add_fast(&self, keys: &[Key], values: &mut [Vec<u8>]) -> Result<()> {
+        self.fast.visit(keys, &mut |fast| {
+            for (value, pieces) in values.iter_mut().zip(fast) {
+                value.reserve_exact(pieces.iter().map(|piece| piece.len()).sum());
+                pieces.iter().for_each(|piece| value.extend_from_slice(piece));
+            }
+            Ok(())
+        })
+    }
+
+    /// Calls `read` on the slow store, and returns the result with the shared lock under which it
+    /// is current.
+    ///
+    /// The lock is taken after the read, so a long read blocks no flush. A rayon worker that waits
+    /// for the read may run another task, and holds no lock meanwhile.
+    pub(super) fn read_slow<T: Send>(
+        &self,
+        keys: &[Key],
+        read: impl Fn(&Slow) -> Result<T> + Sync,
+    ) -> Result<(T, RwLockReadGuard<'_, State>)> {
+        for _ in 0..UNLOCKED_READS {
+            let epoch = self.without_deferred(keys)?.epoch;
+            let found = read(&self.slow)?;
+            let state = self.shared();
+            if state.epoch == epoch {
+                return Ok((found, state));
+            }
+        }
+        let state = self.without_deferred(keys)?;
+        Ok((self.isolate.run(|| read(&self.slow))?, state))
     }
 }

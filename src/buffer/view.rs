@@ -4,7 +4,8 @@
 //! A view made of both stores would have to pin memory of the fast one, outside of every limit and
 //! budget. The move costs one write of the buffered bytes, which a flush would make later anyway.
 
-use super::{Buffer, State, UNLOCKED_READS};
+use super::join::UNLOCKED_READS;
+use super::{Buffer, State};
 use crate::lend::Lend;
 use crate::partd::MemoryStore;
 use crate::{Key, Result};

@@ -2,7 +2,6 @@
 //! store.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -249,98 +248,6 @@ fn a_failed_flush_loses_nothing_and_undoes_the_append() {
     assert!(p.get_many(0..50).unwrap() == expected);
     p.flush().unwrap();
     assert!(p.slow().inner.get_many(0..50).unwrap() == expected);
-}
-
-/// A slow store whose writes wait for another one, and that refuses batches with a certain key.
-#[derive(Default)]
-struct Paired {
-    inner: Dict,
-    refused: Option<Key>,
-    /// Writes that have not returned, and the largest number of them so far.
-    under_way: Mutex<(usize, usize)>,
-    changed: Condvar,
-}
-
-impl Partd for Paired {
-    fn write(&self, batch: &Batch<'_>, durability: Durability) -> Result<()> {
-        let mut under_way = self.under_way.lock().unwrap();
-        under_way.0 += 1;
-        under_way.1 = under_way.1.max(under_way.0);
-        self.changed.notify_all();
-        // The last write may be alone.
-        let wait = Duration::from_millis(500);
-        let (under_way, _) =
-            self.changed.wait_timeout_while(under_way, wait, |(_, most)| *most < 2).unwrap();
-        drop(under_way);
-        let has = |key: &Key| batch.ops().iter().any(|op| op.key() == Some(key));
-        let result = match self.refused.as_ref().is_some_and(has) {
-            true => Err(Error::Invalid("the key is refused".to_owned())),
-            false => self.inner.write(batch, durability),
-        };
-        self.under_way.lock().unwrap().0 -= 1;
-        result
-    }
-    fn read(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
-        self.inner.read(keys)
-    }
-    fn take(&self, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
-        self.inner.take(keys)
-    }
-    fn lens(&self, keys: &[Key]) -> Result<Vec<Option<u64>>> {
-        self.inner.lens(keys)
-    }
-    fn keys(&self) -> Result<Vec<Key>> {
-        self.inner.keys()
-    }
-    fn sync(&self) -> Result<()> {
-        Ok(())
-    }
-}
-
-const PAIRED_KEYS: usize = 16;
-
-fn fill_paired(p: &Buffer<Dict, Paired>) {
-    for round in 0..2_u8 {
-        p.append((0..PAIRED_KEYS).map(|key| (key, vec![round; 1 << 20]))).unwrap();
-    }
-}
-
-fn has_all(p: &impl Partd) -> bool {
-    let whole = [vec![0; 1 << 20], vec![1; 1 << 20]].concat();
-    (0..PAIRED_KEYS).all(|key| p.get(key).unwrap() == whole)
-}
-
-#[test]
-fn a_large_flush_writes_several_batches_at_a_time() {
-    let p = Buffer::new(Dict::new(), Paired::default(), 256 << 20);
-    fill_paired(&p);
-    p.flush().unwrap();
-    let several = thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
-    assert_eq!(p.slow().under_way.lock().unwrap().1 > 1, several);
-    assert!(has_all(p.slow()));
-    let stats = p.stats();
-    assert_eq!((stats.slow_bytes, stats.flushes), (32 << 20, 1));
-    assert!(stats.slow_batches > 1);
-}
-
-#[test]
-fn a_batch_that_fails_beside_others_keeps_its_keys_buffered_in_order() {
-    let refused = Key::from(7);
-    let slow = Paired { refused: Some(refused.clone()), ..Paired::default() };
-    let p = Buffer::new(Dict::new(), slow, 256 << 20);
-    fill_paired(&p);
-    assert!(p.flush().unwrap_err().to_string().contains("refused"));
-    assert!(!p.slow().contains(&refused).unwrap());
-    assert!(p.fast().contains(&refused).unwrap());
-    for key in (0..PAIRED_KEYS).map(Key::from) {
-        let places = [p.fast().contains(&key).unwrap(), p.slow().contains(&key).unwrap()];
-        assert_ne!(places[0], places[1], "{key:?} is in one store");
-    }
-    assert_eq!(
-        p.stats().slow_bytes,
-        p.slow().lens(&p.slow().keys().unwrap()).unwrap().into_iter().flatten().sum::<u64>()
-    );
-    assert!(has_all(&p));
 }
 
 #[test]

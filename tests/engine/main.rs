@@ -18,6 +18,7 @@ mod creating;
 mod dead_segments;
 mod examples;
 mod extents;
+mod flush_batches;
 mod following;
 mod full_disk;
 mod identity;

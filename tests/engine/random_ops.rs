@@ -167,12 +167,12 @@ fn run_compacting<P: Partd>(
                 let keys: Vec<Key> = keys.iter().copied().map(key_of).collect();
                 let expected: Vec<Vec<u8>> = keys.iter().map(|key| model.value(key)).collect();
                 assert!(store.read(&keys).unwrap() == expected, "{step:?}");
-                let visit = |lent: &[Chunks<'_>]| {
+                let mut visit = |lent: &[Chunks<'_>]| {
                     let lent: Vec<Vec<u8>> = lent.iter().map(|pieces| pieces.concat()).collect();
                     assert!(lent == expected, "lent for {step:?}");
                     Ok(())
                 };
-                store.visit(&keys, &mut { visit }).unwrap();
+                store.visit(&keys, &mut visit).unwrap();
                 let lens: Vec<Option<u64>> = keys.iter().map(|key| model.len(key)).collect();
                 assert_eq!(store.lens(&keys).unwrap(), lens);
             }

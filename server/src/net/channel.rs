@@ -350,12 +350,21 @@ impl<S: Stream, A: Account> Channel<S, A> {
         self.zmtp.has_frame_transform()
     }
 
-    /// Writes a part of the slices, from their start, and returns its length; returns 0 instead of
-    /// waiting. The slices are frames with their headers, of which the caller sends the rest later.
+    /// Writes the gathered bytes and then a part of the slices, and returns the length of that part;
+    /// returns 0 instead of waiting. The slices are frames with their headers. The caller sends the
+    /// rest of them before anything else.
     ///
-    /// Call it only after [`flush`](Self::flush), and if nothing is [encrypted](Self::encrypts).
+    /// Not for a channel that [encrypts](Self::encrypts).
     pub(crate) fn send_now(&mut self, slices: &[IoSlice<'_>]) -> Result<usize, ChannelError> {
-        debug_assert!(self.gathered.is_empty() && !self.encrypts());
+        while !self.gathered.is_empty() {
+            match self.stream.write_now(&[IoSlice::new(&self.gathered)])? {
+                0 => return Ok(0),
+                written => {
+                    self.sent_bytes += written as u64;
+                    self.gathered.drain(..written);
+                }
+            }
+        }
         let written = self.stream.write_now(slices)?;
         self.sent_bytes += written as u64;
         Ok(written)

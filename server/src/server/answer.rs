@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::ops::Deref;
 use std::path::Path;
 
 use partd::{Chunks, Result};
@@ -75,6 +76,13 @@ impl Answer {
         let mut file = writer.into_inner().map_err(|error| cannot(error.into_error()))?;
         file.rewind().map_err(cannot)?;
         Ok(Answer { bytes: Bytes::File(file), charge: None })
+    }
+
+    /// Copies slices to memory for which `charge` accounts.
+    pub(crate) fn of_slices<S: Deref<Target = [u8]>>(mut charge: Charge, slices: &[S]) -> Answer {
+        let mut memory = charge.memory(slices.iter().map(|slice| slice.len()).sum());
+        slices.iter().for_each(|slice| memory.extend_from_slice(slice));
+        Answer::in_memory(memory, Some(charge))
     }
 
     /// Makes an answer of bytes in memory; `charge` accounts for them.

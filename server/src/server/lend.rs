@@ -1,8 +1,8 @@
 //! Sends values from the store's own memory, as far as the client takes them at once.
 //!
 //! The store may hold a lock while it lends values, so nothing here waits meanwhile: what the socket
-//! does not take at once is copied, and sent after the lock is free. Short pieces are always copied,
-//! since the kernel needs longer to look up a piece than to copy so few bytes.
+//! does not take at once is copied to memory, and sent after the lock is free. Short pieces are always
+//! copied, since the kernel needs longer to look up a piece than to copy so few bytes.
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -10,15 +10,16 @@ use std::sync::Arc;
 use partd::{Chunks, Error, Key};
 
 use super::answer::{Answer, CHUNK_BYTES};
-use super::budget::Charge;
 use super::connection::{Connection, End};
 use super::extended::send;
-use crate::net::channel::{Channel, put_frame_header};
-use crate::net::error::{ChannelError, ended};
+use super::stats::count;
+use crate::net::channel::put_frame_header;
+use crate::net::error::ended;
 use crate::net::socket::Stream;
 use crate::wire::reply::{CHUNK_HEAD_BYTES, encode_chunk_head};
 
-/// Pieces are lent only if their average length is at least this.
+/// Pieces are lent only if their average length, with that of the lengths before the values, is at
+/// least this.
 const LENT_MIN_BYTES: u64 = 1 << 10;
 
 /// What is left to do when the store has got its memory back.
@@ -28,6 +29,8 @@ enum Left {
     /// To send the end of an answer, as it is on the wire.
     End(Answer),
     Nothing,
+    /// To read the values again: there is no room in memory for an answer.
+    Everything,
 }
 
 /// Reads values and sends them. The inner error is that of the store; nothing was sent then.
@@ -38,48 +41,65 @@ pub(super) fn read_and_send<S: Stream>(
 ) -> Result<Result<(), Error>, End> {
     let shared = Arc::clone(&connection.shared);
     let channel = &mut connection.channel;
-    channel.flush()?;
     let (memory_bytes, spool) = (shared.limits.answer_bytes, &*shared.spool);
-    let mut left = None;
-    let mut sent_bytes = 0;
+    let mut left = Ok(Left::Nothing);
     let visited = shared.store.visit(keys, &mut |values| {
-        if !channel.encrypts() && is_worth_lending(values, memory_bytes) {
-            let lens: Vec<[u8; 8]> =
-                values.iter().map(|value| len_of(value).to_be_bytes()).collect();
-            let heads = chunk_heads(id, total_bytes(values));
-            let mut slices = wire_slices(values, &lens, &heads);
-            let mut rest = &mut slices[..];
-            match send_now(channel, &mut rest) {
-                Ok(bytes) => sent_bytes = bytes,
-                Err(error) => {
-                    left = Some(Err(error));
-                    return Ok(());
-                }
-            }
-            left = Some(Ok(match rest.is_empty() {
-                true => Left::Nothing,
-                false => Left::End(copy(rest, channel.account(), memory_bytes, spool)?),
-            }));
-        } else {
+        let total = total_bytes(values);
+        if total > memory_bytes {
             let answer = Answer::of_values(values, channel.account(), memory_bytes, spool)?;
-            left = Some(Ok(Left::All(answer)));
+            left = Ok(Left::All(answer));
+            return Ok(());
         }
+        let heads = chunk_heads(id, total);
+        let wire_bytes = total + heads.iter().map(|head| head.len() as u64).sum::<u64>();
+        let Some(charge) = channel.account().answer(wire_bytes) else {
+            left = Ok(Left::Everything);
+            return Ok(());
+        };
+        if channel.encrypts() || !is_worth_lending(values) {
+            let lens = lens_of(values);
+            let answer = Answer::of_slices(charge, &plain_slices(values, &lens));
+            left = Ok(Left::All(answer));
+            return Ok(());
+        }
+        let lens = lens_of(values);
+        let mut slices = wire_slices(&plain_slices(values, &lens), &heads);
+        let mut rest = &mut slices[..];
+        left = loop {
+            if rest.is_empty() {
+                break Ok(Left::Nothing);
+            }
+            match channel.send_now(rest) {
+                Ok(0) => break Ok(Left::End(Answer::of_slices(charge, rest))),
+                Ok(sent) => IoSlice::advance_slices(&mut rest, sent),
+                Err(error) => break Err(error),
+            }
+        };
         Ok(())
     });
-    match (visited, left) {
-        (Err(error), _) if sent_bytes == 0 => Ok(Err(error)),
-        (Err(error), _) => {
-            tracing::warn!(error = %error, "an answer cannot be completed");
+    match (visited, left?) {
+        (Err(error), Left::Nothing | Left::Everything) => Ok(Err(error)),
+        (Err(error), Left::All(_) | Left::End(_)) => {
+            count(&shared.stats.errors_total);
+            tracing::debug!(error = %error, "the store failed after it had lent its values");
             Err(ended("the store failed after the answer had begun").into())
         }
-        (Ok(()), None) => Ok(Err(Error::Invalid("the store returned no values".into()))),
-        (Ok(()), Some(Err(error))) => Err(error.into()),
-        (Ok(()), Some(Ok(Left::Nothing))) => Ok(Ok(())),
-        (Ok(()), Some(Ok(Left::All(answer)))) => send(connection, id, &answer).map(Ok),
-        (Ok(()), Some(Ok(Left::End(answer)))) => {
-            let sent = answer.chunks(|bytes, _| channel.send_raw(bytes));
-            let sent = sent.map_err(|error| End::Channel(ChannelError::Io(error)))?;
-            Ok(Ok(sent?))
+        (Ok(()), Left::Nothing) => Ok(Ok(())),
+        (Ok(()), Left::All(answer)) => send(connection, id, &answer).map(Ok),
+        (Ok(()), Left::End(answer)) => {
+            let bytes = answer.memory().unwrap_or_default();
+            Ok(Ok(bytes.chunks(CHUNK_BYTES).try_for_each(|bytes| channel.send_raw(bytes))?))
+        }
+        (Ok(()), Left::Everything) => {
+            let values = match shared.store.read(keys) {
+                Ok(values) => values,
+                Err(error) => return Ok(Err(error)),
+            };
+            let values: Vec<Chunks<'_>> = values.iter().map(|value| vec![&value[..]]).collect();
+            match Answer::of_values(&values, channel.account(), memory_bytes, spool) {
+                Ok(answer) => send(connection, id, &answer).map(Ok),
+                Err(error) => Ok(Err(error)),
+            }
         }
     }
 }
@@ -93,11 +113,21 @@ fn total_bytes(values: &[Chunks<'_>]) -> u64 {
     values.iter().map(|value| 8 + len_of(value)).sum()
 }
 
-/// Whether the pieces are long enough, and the answer is one that would be kept in memory.
-fn is_worth_lending(values: &[Chunks<'_>], memory_bytes: u64) -> bool {
-    let pieces = values.iter().map(Vec::len).sum::<usize>() as u64;
-    let bytes = total_bytes(values);
-    pieces > 0 && bytes / pieces >= LENT_MIN_BYTES && bytes <= memory_bytes
+/// Whether the slices of the answer are long enough to be lent.
+fn is_worth_lending(values: &[Chunks<'_>]) -> bool {
+    let slices = values.iter().map(|value| 1 + value.len()).sum::<usize>() as u64;
+    total_bytes(values) >= slices * LENT_MIN_BYTES
+}
+
+/// Returns the length of each value as it is in the answer.
+fn lens_of(values: &[Chunks<'_>]) -> Vec<[u8; 8]> {
+    values.iter().map(|value| len_of(value).to_be_bytes()).collect()
+}
+
+/// Returns an answer: each value after its length.
+fn plain_slices<'a>(values: &[Chunks<'a>], lens: &'a [[u8; 8]]) -> Vec<&'a [u8]> {
+    let each = values.iter().zip(lens);
+    each.flat_map(|(value, len)| [&len[..]].into_iter().chain(value.iter().copied())).collect()
 }
 
 /// Returns the head of each chunk of an answer: the header of its frame, its kind and the request id.
@@ -118,15 +148,12 @@ fn chunk_heads(id: u64, total: u64) -> Vec<Vec<u8>> {
 }
 
 /// Returns an answer as it is on the wire: its chunks, each after its head.
-fn wire_slices<'a>(
-    values: &[Chunks<'a>],
-    lens: &'a [[u8; 8]],
-    heads: &'a [Vec<u8>],
-) -> Vec<IoSlice<'a>> {
-    let mut slices = Vec::new();
+fn wire_slices<'a>(plain: &[&'a [u8]], heads: &'a [Vec<u8>]) -> Vec<IoSlice<'a>> {
+    let mut slices = Vec::with_capacity(plain.len() + 2 * heads.len());
     let mut heads = heads.iter();
     let mut room = 0;
-    let mut put = |mut bytes: &'a [u8]| {
+    for &slice in plain {
+        let mut bytes = slice;
         while !bytes.is_empty() {
             if room == 0 {
                 slices.extend(heads.next().map(|head| IoSlice::new(head)));
@@ -137,44 +164,8 @@ fn wire_slices<'a>(
             room -= now.len();
             bytes = later;
         }
-    };
-    for (value, len) in values.iter().zip(lens) {
-        put(len);
-        value.iter().for_each(|piece| put(piece));
     }
     slices
-}
-
-/// Sends slices as long as the socket takes bytes without waiting, and returns the number of bytes.
-/// `slices` is then what is left.
-fn send_now<S: Stream>(
-    channel: &mut Channel<S, Charge>,
-    slices: &mut &mut [IoSlice<'_>],
-) -> Result<usize, ChannelError> {
-    let mut sent = 0;
-    while !slices.is_empty() {
-        match channel.send_now(slices)? {
-            0 => break,
-            now => {
-                IoSlice::advance_slices(slices, now);
-                sent += now;
-            }
-        }
-    }
-    Ok(sent)
-}
-
-/// Copies slices into the memory of an answer.
-fn copy(
-    slices: &[IoSlice<'_>],
-    charge: &Charge,
-    memory_bytes: u64,
-    spool: &std::path::Path,
-) -> partd::Result<Answer> {
-    let total = slices.iter().map(|slice| slice.len() as u64).sum();
-    Answer::build(total, charge, memory_bytes, spool, |out| {
-        slices.iter().try_for_each(|slice| out(slice))
-    })
 }
 
 #[cfg(test)]
@@ -254,7 +245,7 @@ mod tests {
             shared
                 .store
                 .visit(&keys, &mut |values| {
-                    assert!(is_worth_lending(values, 8 << 20));
+                    assert!(is_worth_lending(values));
                     answer = Some(Answer::of_values(values, charge, 8 << 20, &shared.spool)?);
                     Ok(())
                 })
@@ -278,8 +269,9 @@ mod tests {
 
     #[test]
     fn short_pieces_and_answers_that_memory_has_no_room_for_are_copied() {
-        for lens in [&[10; 500][..], &[9 << 20], &[]] {
-            let (p, keys) = store(lens);
+        for (lens, missing) in [(&[10; 500][..], 0), (&[9 << 20], 0), (&[1024], 5000), (&[], 0)] {
+            let (p, mut keys) = store(lens);
+            keys.extend((0..missing).map(|key| Key::from(("missing", key))));
             let mut connection = connection(p, usize::MAX);
             assert!(matches!(read_and_send(&mut connection, 7, &keys), Ok(Ok(()))));
             connection.channel.flush().unwrap();

@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use partd::{Dict, Partd};
+use partd::{Buffer, Dict, Partd};
 use partd_server::{Client, Limits, Server};
 
 use crate::common::{PATIENCE, Raw, Served, random, until};
@@ -165,6 +165,38 @@ fn a_client_that_never_reads_its_answers_is_dropped_and_holds_no_lock() {
     until("it is dropped", || served.server.status().connections == 1);
     assert!(start.elapsed() < PATIENCE);
     assert_eq!(served.server.status().in_flight_bytes, 0);
+}
+
+#[test]
+fn a_client_that_stops_reading_a_lent_answer_holds_no_lock_and_gets_the_rest_when_it_reads_on() {
+    let served = Served::of(Buffer::new(Dict::new(), Dict::new(), 64 << 20), Server::options());
+    let client = served.client();
+    let value: Vec<u8> = (0..4_u32 << 20).map(|at| (at / 5) as u8).collect();
+    client.append([("big", &value)]).unwrap();
+    let mut raw = served.raw();
+    raw.send(&[b"syn", b"partd/2", b"session=0123456789abcdef0123456789abcdef"]);
+    raw.receive().unwrap();
+    // A read of one key, with the number 1.
+    raw.send(&[b"\x02\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x01\0\0\0\x01\0\0\0\x03big"]);
+    let mut begin = [0; 100];
+    raw.0.read_exact(&mut begin).unwrap();
+    // These need the locks of both stores.
+    client.append([("big", "more")]).unwrap();
+    client.sync().unwrap();
+    client.delete(["big"]).unwrap();
+    // Four chunks of 1 MiB with heads of 18 bytes, and one of 8 bytes with a head of 11.
+    let mut answer = vec![0; value.len() + 8 + 4 * 18 + 11];
+    let (first, rest) = answer.split_at_mut(begin.len());
+    first.copy_from_slice(&begin);
+    raw.0.read_exact(rest).unwrap();
+    let (chunks, last) = answer.split_at(4 * ((1 << 20) + 18));
+    let mut read: Vec<u8> =
+        chunks.chunks((1 << 20) + 18).flat_map(|chunk| &chunk[18..]).copied().collect();
+    read.extend_from_slice(&last[11..]);
+    assert_eq!(read[..8], (value.len() as u64).to_be_bytes());
+    assert!(read[8..] == value);
+    assert_eq!(client.get("big").unwrap(), b"");
+    until("the memory is free", || served.server.status().in_flight_bytes == 0);
 }
 
 #[test]
