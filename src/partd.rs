@@ -141,9 +141,9 @@ pub trait Partd: Send + Sync {
     /// Lends the values of the keys to `visit` in pieces, without a copy if the store can.
     ///
     /// Calls `visit` once, with one list of pieces per key, unless reading fails. The store may hold a
-    /// lock meanwhile, so `visit` must not call back into the same store, and must not wait for other
-    /// threads. That includes parallel work in a rayon pool: a worker that waits may run another task,
-    /// which needs the same lock.
+    /// lock meanwhile, so `visit` must not call back into the same store, and must not wait for threads
+    /// that may need it. That includes parallel work in a rayon pool: a worker that waits may run
+    /// another task, which may need the same lock.
     ///
     /// # Errors
     ///

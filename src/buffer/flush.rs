@@ -138,12 +138,12 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
                 state.stats.slow_bytes += bytes;
                 state.stats.slow_batches += 1;
             }
-            // Even after a panic, no bytes may be in both stores.
-            self.forget(state, &forgotten)?;
+            // Even after a panic, what the slow store has accepted must not stay in memory.
+            let forgot = self.forget(state, &forgotten);
             if let Some(panic) = panicked {
                 resume_unwind(panic);
             }
-            result?;
+            result.and(forgot)?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use crate::{Key, Result};
 /// The number of attempts to read `slow` outside the lock; the next one is made under it.
 pub(super) const UNLOCKED_READS: usize = 4;
 /// The most bytes that are lent under the lock.
-const LENT_MAX_BYTES: usize = 16 << 20;
+const LENT_MAX_BYTES: usize = 4 << 20;
 
 impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
     /// Returns the values of the keys.
@@ -29,13 +29,18 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         keys: &[Key],
         visit: &mut dyn FnMut(&[Chunks<'_>]) -> Result<()>,
     ) -> Result<()> {
-        let (mut values, state) = self.read_slow(keys, |slow| slow.read(keys))?;
+        let mut visit_copies = |values: Vec<Vec<u8>>| {
+            visit(&values.iter().map(|value| vec![&value[..]]).collect::<Vec<Chunks<'_>>>())
+        };
         let fast_bytes: usize = self.fast.known_lens(keys).iter().sum();
+        if fast_bytes > LENT_MAX_BYTES {
+            return visit_copies(self.read_joined(keys)?);
+        }
+        let (mut values, state) = self.read_slow(keys, |slow| slow.read(keys))?;
         if values.iter().map(Vec::len).sum::<usize>() + fast_bytes > LENT_MAX_BYTES {
             self.add_fast(keys, &mut values)?;
             drop(state);
-            let copies: Vec<Chunks<'_>> = values.iter().map(|value| vec![&value[..]]).collect();
-            return visit(&copies);
+            return visit_copies(values);
         }
         self.fast.visit(keys, &mut |fast| {
             let joined = values.iter().zip(fast).map(|(value, pieces)| {

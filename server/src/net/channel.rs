@@ -29,6 +29,8 @@ const LARGE_FRAME_BYTES: usize = 32 << 10;
 const FIRST_PIECE_BYTES: usize = 1 << 20;
 /// The number of written bytes that are gathered before they are sent.
 const GATHERED_BYTES: usize = 64 << 10;
+/// The most memory for gathered bytes that an idle connection keeps.
+const KEPT_BYTES: usize = 4096;
 /// Slices of at least this length are lent to the kernel, not copied.
 const LENT_BYTES: usize = 8 << 10;
 /// The bytes that the codec needs for each frame of a message: one slot in its list of parts.
@@ -107,6 +109,11 @@ impl<S: Stream, A: Account> Channel<S, A> {
     #[cfg(test)]
     pub(crate) fn stream(&self) -> &S {
         &self.stream
+    }
+
+    #[cfg(test)]
+    pub(crate) fn stream_mut(&mut self) -> &mut S {
+        &mut self.stream
     }
 
     /// Performs the handshake, which agrees on the mechanism.
@@ -365,6 +372,7 @@ impl<S: Stream, A: Account> Channel<S, A> {
                 }
             }
         }
+        self.gathered.shrink_to(KEPT_BYTES);
         let written = self.stream.write_now(slices)?;
         self.sent_bytes += written as u64;
         Ok(written)
@@ -405,7 +413,7 @@ impl<S: Stream, A: Account> Channel<S, A> {
             self.sent_bytes += written as u64;
             IoSlice::advance_slices(&mut left, written);
         }
-        if gathered.capacity() <= 4096 {
+        if gathered.capacity() <= KEPT_BYTES {
             gathered.clear();
             self.gathered = gathered;
         }

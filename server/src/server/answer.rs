@@ -8,11 +8,13 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::ops::Deref;
 use std::path::Path;
+use std::time::Instant;
 
 use partd::{Chunks, Result};
 
 use super::budget::Charge;
 use crate::error::io_error;
+use crate::net::account::Account;
 
 /// The most bytes in one chunk of an answer.
 pub(crate) const CHUNK_BYTES: usize = 1 << 20;
@@ -78,9 +80,12 @@ impl Answer {
         Ok(Answer { bytes: Bytes::File(file), charge: None })
     }
 
-    /// Copies slices to memory for which `charge` accounts.
+    /// Copies slices to memory. `charge` accounts for at least as many bytes.
     pub(crate) fn of_slices<S: Deref<Target = [u8]>>(mut charge: Charge, slices: &[S]) -> Answer {
-        let mut memory = charge.memory(slices.iter().map(|slice| slice.len()).sum());
+        let len = slices.iter().map(|slice| slice.len()).sum();
+        // Reducing a charge never waits or fails.
+        let _ = charge.hold(len as u64, Instant::now());
+        let mut memory = charge.memory(len);
         slices.iter().for_each(|slice| memory.extend_from_slice(slice));
         Answer::in_memory(memory, Some(charge))
     }

@@ -128,7 +128,7 @@ impl Charge {
             if let Some(position) = spare.iter().rposition(|memory| memory.capacity() >= bytes) {
                 let capacity = spare[position].capacity() as u64;
                 let mut state = self.budget.state();
-                let held = state.held + (capacity - self.counted);
+                let held = state.held - self.counted + capacity;
                 if held <= self.budget.limit && capacity <= self.limit {
                     (state.held, self.counted) = (held, capacity);
                     return spare.swap_remove(position);

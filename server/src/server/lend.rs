@@ -1,7 +1,7 @@
 //! Sends values from the store's own memory, as far as the client takes them at once.
 //!
-//! The store may hold a lock while it lends values, so nothing here waits meanwhile: what the socket
-//! does not take at once is copied to memory, and sent after the lock is free. Short pieces are always
+//! The store may hold a lock while it lends values, so nothing here waits for the client meanwhile: what
+//! the socket does not take at once is copied, and sent after the lock is free. Short pieces are always
 //! copied, since the kernel needs longer to look up a piece than to copy so few bytes.
 
 use std::io::IoSlice;
@@ -20,17 +20,17 @@ use crate::wire::reply::{CHUNK_HEAD_BYTES, encode_chunk_head};
 
 /// Pieces are lent only if their average length, with that of the lengths before the values, is at
 /// least this.
-const LENT_MIN_BYTES: u64 = 1 << 10;
+const LENT_MIN_BYTES: usize = 1 << 10;
 
 /// What is left to do when the store has got its memory back.
 enum Left {
+    /// To read the values again: there is no room in memory for an answer.
+    Read,
     /// To send the answer.
     All(Answer),
     /// To send the end of an answer, as it is on the wire.
     End(Answer),
     Nothing,
-    /// To read the values again: there is no room in memory for an answer.
-    Everything,
 }
 
 /// Reads values and sends them. The inner error is that of the store; nothing was sent then.
@@ -42,30 +42,29 @@ pub(super) fn read_and_send<S: Stream>(
     let shared = Arc::clone(&connection.shared);
     let channel = &mut connection.channel;
     let (memory_bytes, spool) = (shared.limits.answer_bytes, &*shared.spool);
-    let mut left = Ok(Left::Nothing);
+    let mut left = None;
     let visited = shared.store.visit(keys, &mut |values| {
         let total = total_bytes(values);
         if total > memory_bytes {
             let answer = Answer::of_values(values, channel.account(), memory_bytes, spool)?;
-            left = Ok(Left::All(answer));
+            left = Some(Ok(Left::All(answer)));
             return Ok(());
         }
         let heads = chunk_heads(id, total);
         let wire_bytes = total + heads.iter().map(|head| head.len() as u64).sum::<u64>();
         let Some(charge) = channel.account().answer(wire_bytes) else {
-            left = Ok(Left::Everything);
+            left = Some(Ok(Left::Read));
             return Ok(());
         };
-        if channel.encrypts() || !is_worth_lending(values) {
-            let lens = lens_of(values);
-            let answer = Answer::of_slices(charge, &plain_slices(values, &lens));
-            left = Ok(Left::All(answer));
+        let lens = lens_of(values);
+        let plain = plain_slices(values, &lens);
+        if channel.encrypts() || !is_worth_lending(&plain) {
+            left = Some(Ok(Left::All(Answer::of_slices(charge, &plain))));
             return Ok(());
         }
-        let lens = lens_of(values);
-        let mut slices = wire_slices(&plain_slices(values, &lens), &heads);
+        let mut slices = wire_slices(&plain, &heads);
         let mut rest = &mut slices[..];
-        left = loop {
+        left = Some(loop {
             if rest.is_empty() {
                 break Ok(Left::Nothing);
             }
@@ -74,33 +73,32 @@ pub(super) fn read_and_send<S: Stream>(
                 Ok(sent) => IoSlice::advance_slices(&mut rest, sent),
                 Err(error) => break Err(error),
             }
-        };
+        });
         Ok(())
     });
-    match (visited, left?) {
-        (Err(error), Left::Nothing | Left::Everything) => Ok(Err(error)),
-        (Err(error), Left::All(_) | Left::End(_)) => {
+    let answer = match (visited, left.transpose()?) {
+        (Ok(()), Some(Left::Nothing)) => return Ok(Ok(())),
+        (Ok(()), Some(Left::End(answer))) => {
+            let bytes = answer.memory().unwrap_or_default();
+            bytes.chunks(CHUNK_BYTES).try_for_each(|bytes| channel.send_raw(bytes))?;
+            return Ok(Ok(()));
+        }
+        (Ok(()), Some(Left::All(answer))) => Ok(answer),
+        (Ok(()), Some(Left::Read)) => shared.store.read(keys).and_then(|values| {
+            let values: Vec<Chunks<'_>> = values.iter().map(|value| vec![&value[..]]).collect();
+            Answer::of_values(&values, channel.account(), memory_bytes, spool)
+        }),
+        (Ok(()), None) => Err(Error::Invalid("the store returned no values".into())),
+        (Err(error), Some(Left::Nothing | Left::End(_))) => {
             count(&shared.stats.errors_total);
             tracing::debug!(error = %error, "the store failed after it had lent its values");
-            Err(ended("the store failed after the answer had begun").into())
+            return Err(ended("the store failed after the answer had begun").into());
         }
-        (Ok(()), Left::Nothing) => Ok(Ok(())),
-        (Ok(()), Left::All(answer)) => send(connection, id, &answer).map(Ok),
-        (Ok(()), Left::End(answer)) => {
-            let bytes = answer.memory().unwrap_or_default();
-            Ok(Ok(bytes.chunks(CHUNK_BYTES).try_for_each(|bytes| channel.send_raw(bytes))?))
-        }
-        (Ok(()), Left::Everything) => {
-            let values = match shared.store.read(keys) {
-                Ok(values) => values,
-                Err(error) => return Ok(Err(error)),
-            };
-            let values: Vec<Chunks<'_>> = values.iter().map(|value| vec![&value[..]]).collect();
-            match Answer::of_values(&values, channel.account(), memory_bytes, spool) {
-                Ok(answer) => send(connection, id, &answer).map(Ok),
-                Err(error) => Ok(Err(error)),
-            }
-        }
+        (Err(error), _) => Err(error),
+    };
+    match answer {
+        Ok(answer) => send(connection, id, &answer).map(Ok),
+        Err(error) => Ok(Err(error)),
     }
 }
 
@@ -113,10 +111,10 @@ fn total_bytes(values: &[Chunks<'_>]) -> u64 {
     values.iter().map(|value| 8 + len_of(value)).sum()
 }
 
-/// Whether the slices of the answer are long enough to be lent.
-fn is_worth_lending(values: &[Chunks<'_>]) -> bool {
-    let slices = values.iter().map(|value| 1 + value.len()).sum::<usize>() as u64;
-    total_bytes(values) >= slices * LENT_MIN_BYTES
+/// Whether the slices of an answer are long enough to be lent.
+fn is_worth_lending(slices: &[&[u8]]) -> bool {
+    let bytes: usize = slices.iter().map(|slice| slice.len()).sum();
+    bytes > 0 && bytes >= slices.len() * LENT_MIN_BYTES
 }
 
 /// Returns the length of each value as it is in the answer.
@@ -245,7 +243,7 @@ mod tests {
             shared
                 .store
                 .visit(&keys, &mut |values| {
-                    assert!(is_worth_lending(values));
+                    assert!(is_worth_lending(&plain_slices(values, &lens_of(values))));
                     answer = Some(Answer::of_values(values, charge, 8 << 20, &shared.spool)?);
                     Ok(())
                 })
@@ -279,5 +277,42 @@ mod tests {
             assert!(stream.written.len() > lens.iter().sum());
             assert_eq!(stream.room, usize::MAX, "{lens:?}");
         }
+    }
+
+    #[test]
+    fn a_read_of_no_keys_has_an_answer() {
+        let (p, _) = store(&[5000]);
+        let mut connection = connection(p, usize::MAX);
+        assert!(matches!(read_and_send(&mut connection, 7, &[]), Ok(Ok(()))));
+        connection.channel.flush().unwrap();
+        let head = encode_chunk_head(7, true);
+        assert_eq!(connection.channel.stream().written, [&[0, 9], &head[..]].concat());
+    }
+
+    #[test]
+    fn answers_reuse_the_memory_of_others_and_all_of_it_is_returned() {
+        // Copied, lent in part, and lent but for the end.
+        for (lens, room) in
+            [(vec![1000; 200], 0), (vec![4096; 700], 0), (vec![4096; 700], 2_000_000)]
+        {
+            let (p, keys) = store(&lens);
+            let mut connection = connection(p, 0);
+            for _ in 0..5 {
+                connection.channel.stream_mut().room = room;
+                assert!(matches!(read_and_send(&mut connection, 7, &keys), Ok(Ok(()))));
+                assert_eq!(connection.shared.budget.held(), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_without_room_in_memory_goes_through_a_file() {
+        let (p, keys) = store(&[4096; 700]);
+        let mut connection = connection(p, usize::MAX);
+        let all = connection.channel.account().answer(connection.shared.limits.in_flight_bytes);
+        assert!(matches!(read_and_send(&mut connection, 7, &keys), Ok(Ok(()))));
+        connection.channel.flush().unwrap();
+        assert!(connection.channel.stream().written.len() > 700 * 4096);
+        drop(all);
     }
 }
