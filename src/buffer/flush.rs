@@ -112,7 +112,7 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
             let result = self.fast.visit(keys, &mut |values| {
                 let deferred = &state.deferred;
                 let ranges = ranges(keys, values, deferred, max_bytes);
-                // So many bytes are only moved in the pool of `Isolate`.
+                // A flush of this many bytes always runs in the pool of `Isolate`.
                 threads::spread_if(is_worth && ranges.len() > 1, None, |team| {
                     let done = Mutex::new((&mut moved, &mut panicked));
                     let done = || done.lock().unwrap_or_else(PoisonError::into_inner);

@@ -33,6 +33,16 @@ enum Bytes {
     File(File),
 }
 
+/// Returns the length of a value.
+pub(crate) fn len_of(value: &Chunks<'_>) -> u64 {
+    value.iter().map(|piece| piece.len() as u64).sum()
+}
+
+/// Returns the length of an answer: for each value, 8 bytes and the value.
+pub(crate) fn total_bytes(values: &[Chunks<'_>]) -> u64 {
+    values.iter().map(|value| 8 + len_of(value)).sum()
+}
+
 impl Answer {
     /// Copies the values, each preceded by its length.
     pub(crate) fn of_values(
@@ -41,9 +51,7 @@ impl Answer {
         memory_bytes: u64,
         spool: &Path,
     ) -> Result<Answer> {
-        let len_of = |value: &Chunks<'_>| value.iter().map(|piece| piece.len() as u64).sum::<u64>();
-        let total = values.iter().map(|value| 8 + len_of(value)).sum();
-        Answer::build(total, charge, memory_bytes, spool, |out| {
+        Answer::build(total_bytes(values), charge, memory_bytes, spool, |out| {
             values.iter().try_for_each(|value| {
                 out(&len_of(value).to_be_bytes())?;
                 value.iter().try_for_each(|piece| out(piece))

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use partd::{Chunks, Error, Key};
 
-use super::answer::{Answer, CHUNK_BYTES};
+use super::answer::{Answer, CHUNK_BYTES, len_of, total_bytes};
 use super::connection::{Connection, End};
 use super::extended::send;
 use super::stats::count;
@@ -22,7 +22,7 @@ use crate::wire::reply::{CHUNK_HEAD_BYTES, encode_chunk_head};
 /// least this.
 const LENT_MIN_BYTES: usize = 1 << 10;
 
-/// What is left to do when the store has got its memory back.
+/// What remains to be done after the store's `visit` has returned.
 enum Left {
     /// To read the values again: there is no room in memory for an answer.
     Read,
@@ -100,15 +100,6 @@ pub(super) fn read_and_send<S: Stream>(
         Ok(answer) => send(connection, id, &answer).map(Ok),
         Err(error) => Ok(Err(error)),
     }
-}
-
-fn len_of(value: &Chunks<'_>) -> u64 {
-    value.iter().map(|piece| piece.len() as u64).sum()
-}
-
-/// Returns the length of an answer: for each value, 8 bytes and the value.
-fn total_bytes(values: &[Chunks<'_>]) -> u64 {
-    values.iter().map(|value| 8 + len_of(value)).sum()
 }
 
 /// Whether the slices of an answer are long enough to be lent.
