@@ -1,7 +1,8 @@
 """One client of Python's partd, timed by itself. Arguments: address, name, batches, gets.
 
-256 values of 4 KiB in each batch. It says `ready`, waits for a line, appends, says the seconds; waits
-for a line, gets, says the seconds; and says `verified` if the server has what was appended.
+256 values of 4 KiB in each batch. It says `filled` and waits for a line; says `ready`, waits for a line,
+appends, says the seconds; waits for a line, gets, says the seconds; and says `verified` if the server
+has what was appended.
 """
 
 import random
@@ -20,6 +21,9 @@ p.append(dict(zip(keys, values)))
 removed = {f"{name}-removed-{i}": value for i, value in enumerate(values)}
 for _ in range(batches):
     p.append(removed)
+p.get(keys[0])
+print("filled", flush=True)
+sys.stdin.readline()
 p.delete(list(removed))
 p.get(keys[0])
 print("ready", flush=True)

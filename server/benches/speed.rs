@@ -1,4 +1,4 @@
-//! The server beside Python's, and beside a bare copy of as many bytes through a unix socket.
+//! The server beside Python's, and beside bare copies of as many bytes through a unix socket.
 //!
 //! ```text
 //! PARTD_SERVER_PYTHON="$(../tests/python/venv.sh ../target/python-server \
@@ -8,10 +8,12 @@
 //! Every side is processes of its own: a server, and one or four clients that begin together. The sides
 //! take turns in each round; the figures are medians of the rounds, and the ratios are of those. Batches
 //! are 256 values of 4 KiB. Both servers keep what they get in a buffer in memory, as Python's does unless
-//! told otherwise, and have been in use: each client first appends and deletes as much as it then
-//! appends. After the clocks have stopped, every client compares its last get, and the values of every
-//! key that it appended to; the copy compares its last batch. *In process* is threads of one process that
-//! call the server's store directly, one for each client. `PARTD_ROUNDS` is the number of rounds.
+//! told otherwise, and have been in use: the clients first append as much as they will append later, and
+//! delete it once all have appended. After the clocks have stopped, every client compares its last get,
+//! and the values of every key that it appended to; the copies compare what they have. The receiver of the
+//! bare copy reuses memory that fits in the CPU's caches; that of the kept copy keeps all batches in
+//! memory, as a server must. *In process* is threads of one process that call the server's store directly,
+//! one for each client. `PARTD_ROUNDS` is the number of rounds.
 
 use std::env;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -39,7 +41,7 @@ fn main() {
         ["--in-process", threads, batches] => {
             in_process(threads.parse().unwrap(), batches.parse().unwrap());
         }
-        ["--copy-server", path] => copy_server(Path::new(path)),
+        ["--copy-server", path, kept] => copy_server(Path::new(path), kept.parse().unwrap()),
         ["--copy-client", path, batches] => copy_client(Path::new(path), batches.parse().unwrap()),
         ["--requests", address, name, per_second] => requests(address, name, per_second),
         _ => compare(),
@@ -73,6 +75,9 @@ fn client(address: &str, name: &str, batches: usize, gets: usize) {
     }
     pipeline.flush().unwrap();
     drop(pipeline);
+    // Not before every client has appended, or the server would never hold the memory of all.
+    say("filled");
+    wait();
     client.delete(&removed).unwrap();
     say("ready");
     wait();
@@ -153,17 +158,19 @@ fn value_of(name: &str, key: usize) -> Vec<u8> {
     numbers.flat_map(u64::to_le_bytes).collect()
 }
 
-/// Reads what comes into the same memory again and again.
-fn copy_server(path: &Path) {
+/// Reads into memory for the last `kept` batches, which has been written to before.
+fn copy_server(path: &Path, kept: usize) {
     let listener = UnixListener::bind(path).unwrap();
     say("ready");
     for stream in listener.incoming() {
         let mut stream = stream.unwrap();
         std::thread::spawn(move || {
-            let mut memory = vec![0; BATCH_BYTES];
-            while stream.read_exact(&mut memory).is_ok() {
-                if stream.write_all(&[1]).is_err() {
-                    return;
+            let mut memory = vec![1; kept * BATCH_BYTES];
+            stream.write_all(&[1]).unwrap();
+            for batch in (0..kept).cycle() {
+                let place = &mut memory[batch * BATCH_BYTES..][..BATCH_BYTES];
+                if stream.read_exact(place).is_err() || stream.write_all(&[1]).is_err() {
+                    break;
                 }
             }
             let is_same = memory.iter().all(|byte| *byte == b'v');
@@ -175,11 +182,12 @@ fn copy_server(path: &Path) {
 fn copy_client(path: &Path, batches: usize) {
     let mut stream = UnixStream::connect(path).unwrap();
     let memory = vec![b'v'; BATCH_BYTES];
+    let mut acks = [0; 16];
+    stream.read_exact(&mut acks[..1]).unwrap();
     say("ready");
     wait();
     let start = Instant::now();
     let mut acknowledged = 0;
-    let mut acks = [0; 16];
     for sent in 1..=batches {
         stream.write_all(&memory).unwrap();
         if sent - acknowledged > 8 {
@@ -270,6 +278,10 @@ fn together(workers: &mut [Worker], bytes: usize) -> f64 {
 fn rates(clients: usize, batches: usize, start: impl Fn(&str) -> Worker) -> (f64, f64) {
     let names = (0..clients).map(|i| format!("client{i}"));
     let mut workers: Vec<Worker> = names.map(|name| start(&name)).collect();
+    for worker in &mut workers {
+        assert_eq!(worker.line(), "filled");
+    }
+    workers.iter_mut().for_each(Worker::go);
     rates_of(&mut workers, clients * batches * BATCH_BYTES)
 }
 
@@ -299,12 +311,15 @@ fn compare() {
     if python.is_none() {
         println!("PARTD_SERVER_PYTHON is not set: without Python's server (tests/python/venv.sh)");
     }
-    println!("clients  what    MiB/s  copy MiB/s  ÷ copy  in process  Python MiB/s  ÷ Python");
+    println!(
+        "clients  what    MiB/s  copy MiB/s  ÷ copy  kept MiB/s  ÷ kept  in process  Python MiB/s  ÷ Python"
+    );
     for (clients, batches) in [(1, 256), (4, 64)] {
-        let (mut ours, mut theirs, mut copies) = (Vec::new(), Vec::new(), Vec::new());
-        let mut direct = Vec::new();
+        let (mut ours, mut theirs, mut direct) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut copies, mut kept_copies) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
-            copies.push(copy(clients, batches));
+            copies.push(copy(clients, batches, 1));
+            kept_copies.push(copy(clients, batches, batches));
             ours.push(our_rates(clients, batches));
             direct.push(in_process_rates(clients, batches));
             if let Some(python) = &python {
@@ -313,13 +328,14 @@ fn compare() {
                 rustix::fs::sync();
             }
         }
-        let copy = median(&mut copies);
+        let (copy, kept) = (median(&mut copies), median(&mut kept_copies));
         for (what, of) in [("append", (|r| r.0) as fn(&(f64, f64)) -> f64), ("get", |r| r.1)] {
             let rate = median(&mut ours.iter().map(of).collect::<Vec<f64>>());
             let direct = median(&mut direct.iter().map(of).collect::<Vec<f64>>());
             let mut line = format!(
-                "{clients:>7}  {what:<6}  {rate:>5.0}  {copy:>10.0}  {:>6.2}  {direct:>10.0}",
-                rate / copy
+                "{clients:>7}  {what:<6}  {rate:>5.0}  {copy:>10.0}  {:>6.2}  {kept:>10.0}  {:>6.2}  {direct:>10.0}",
+                rate / copy,
+                rate / kept
             );
             if python.is_some() {
                 let python = median(&mut theirs.iter().map(of).collect::<Vec<f64>>());
@@ -365,11 +381,11 @@ fn python_rates(python: &str, clients: usize, batches: usize) -> (f64, f64) {
     })
 }
 
-fn copy(clients: usize, batches: usize) -> f64 {
+fn copy(clients: usize, batches: usize, kept: usize) -> f64 {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     let path = path.to_str().unwrap();
-    let mut server = Worker::itself(&["--copy-server", path]);
+    let mut server = Worker::itself(&["--copy-server", path, &kept.to_string()]);
     assert_eq!(server.line(), "ready");
     let number = batches.to_string();
     let mut workers: Vec<Worker> =

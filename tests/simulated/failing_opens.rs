@@ -116,71 +116,81 @@ fn a_failed_call_while_a_store_opens_leaves_it_usable_for_the_next_opener() {
     assert_none(&violations);
 }
 
-/// Another process opens the store and appends in the middle of a read-only opening.
 #[test]
 fn a_reader_that_opens_beside_a_new_writer_follows_it_or_makes_it_wait() {
     let torn = torn_stores();
-    let states: [Made<&dyn Fn() -> State>; 4] = [
+    let states: [Made<&(dyn Fn() -> State + Sync)>; 4] = [
         ("in use", &State::in_use),
         ("closed", &State::closed),
         ("killed", &State::killed),
         ("torn", &|| State::of(again(&torn[3]))),
     ];
-    let (mut followed, mut waited) = (0, 0);
-    for (name, state) in states {
-        for at in 0.. {
-            let State { mut world, handles, graves } = state();
-            let old = world.content();
-            let (reader, writer) = (world.disk.new_process(), world.disk.new_process());
-            let ops = [vec![append("came", 100)], vec![append("came", 30)]];
-            let first = world.batches.len();
-            world.batches.extend(ops.clone());
-            let [ops, more] = ops;
-            let (send, receive) = std::sync::mpsc::channel();
-            let (has_come, comes) = std::sync::mpsc::channel();
-            let disk = writer.clone();
-            reader.interrupt(at, move || {
-                std::thread::spawn(move || {
-                    let log =
-                        options().open_on(disk.clone(), STORE).expect("the disk has no faults");
-                    disk.begin(Some(first));
-                    log.write(&batch(&ops), Durability::Plain).expect("the disk has no faults");
-                    let _ = has_come.send(());
-                    send.send(log).expect("the test waits");
-                });
-                // The writer opens the store, or waits for the reader.
-                let _ = comes.recv_timeout(Duration::from_millis(100)).map(|()| {
-                    CAME.with(|came| came.set(true));
-                });
-            });
-            CAME.with(|came| came.set(false));
-            let opened = options().open_read_only_on(reader.clone(), STORE);
-            let was_late = reader.watched().len() > at;
-            let log = opened.unwrap_or_else(|e| panic!("{name}, before its call {at}: {e}"));
-            if !was_late {
-                break;
-            }
-            let other = receive.recv().expect("the writer arrives eventually");
-            writer.begin(Some(first + 1));
-            other.write(&batch(&more), Durability::Plain).expect("the disk has no faults");
-            writer.end(false);
-            let (now, came) = (world.content(), CAME.with(Cell::get));
-            let is_followed = now.compare(&log).is_ok();
-            let found =
-                if came { now.compare(&log) } else { now.compare(&log).or(old.compare(&log)) };
-            // A reader that computed the result of a recovery gets an error if someone else has
-            // recovered the store meanwhile.
-            if let Err(why) = found.map_err(|why| why.to_string()) {
-                let is_told = why.contains("another handle has opened it for writing since");
-                assert!(is_told, "{name}, before its call {at} (came: {came}): {why}");
-            }
-            followed += u64::from(is_followed);
-            waited += u64::from(!came);
-            drop((handles, graves));
-        }
-    }
+    // Side by side, since a writer that waits for the reader takes a tenth of a second.
+    let (followed, waited) = std::thread::scope(|scope| {
+        let threads =
+            states.map(|(name, state)| scope.spawn(move || interrupt_reader(name, state)));
+        threads.into_iter().fold((0, 0), |sum, thread| {
+            let (followed, waited) = thread.join().unwrap_or_else(|e| std::panic::resume_unwind(e));
+            (sum.0 + followed, sum.1 + waited)
+        })
+    });
     println!("{followed} were followed, {waited} waited");
     assert!(followed > 5 && waited > 1);
+}
+
+/// Opens a store in `state` read-only; before each of its calls, another process opens the store and
+/// appends. Returns how many readers followed the writer, and how many made it wait.
+fn interrupt_reader(name: &str, state: &dyn Fn() -> State) -> (u64, u64) {
+    let (mut followed, mut waited) = (0, 0);
+    for at in 0.. {
+        let State { mut world, handles, graves } = state();
+        let old = world.content();
+        let (reader, writer) = (world.disk.new_process(), world.disk.new_process());
+        let ops = [vec![append("came", 100)], vec![append("came", 30)]];
+        let first = world.batches.len();
+        world.batches.extend(ops.clone());
+        let [ops, more] = ops;
+        let (send, receive) = std::sync::mpsc::channel();
+        let (has_come, comes) = std::sync::mpsc::channel();
+        let disk = writer.clone();
+        reader.interrupt(at, move || {
+            std::thread::spawn(move || {
+                let log = options().open_on(disk.clone(), STORE).expect("the disk has no faults");
+                disk.begin(Some(first));
+                log.write(&batch(&ops), Durability::Plain).expect("the disk has no faults");
+                let _ = has_come.send(());
+                send.send(log).expect("the test waits");
+            });
+            // The writer opens the store, or waits for the reader.
+            let _ = comes.recv_timeout(Duration::from_millis(100)).map(|()| {
+                CAME.with(|came| came.set(true));
+            });
+        });
+        CAME.with(|came| came.set(false));
+        let opened = options().open_read_only_on(reader.clone(), STORE);
+        let was_late = reader.watched().len() > at;
+        let log = opened.unwrap_or_else(|e| panic!("{name}, before its call {at}: {e}"));
+        if !was_late {
+            break;
+        }
+        let other = receive.recv().expect("the writer arrives eventually");
+        writer.begin(Some(first + 1));
+        other.write(&batch(&more), Durability::Plain).expect("the disk has no faults");
+        writer.end(false);
+        let (now, came) = (world.content(), CAME.with(Cell::get));
+        let is_followed = now.compare(&log).is_ok();
+        let found = if came { now.compare(&log) } else { now.compare(&log).or(old.compare(&log)) };
+        // A reader that computed the result of a recovery gets an error if someone else has
+        // recovered the store meanwhile.
+        if let Err(why) = found.map_err(|why| why.to_string()) {
+            let is_told = why.contains("another handle has opened it for writing since");
+            assert!(is_told, "{name}, before its call {at} (came: {came}): {why}");
+        }
+        followed += u64::from(is_followed);
+        waited += u64::from(!came);
+        drop((handles, graves));
+    }
+    (followed, waited)
 }
 
 thread_local! {

@@ -107,42 +107,50 @@ fn batches_durable_before_a_failed_sync_are_still_reported_as_durable() {
 
 #[test]
 fn a_superseded_sync_leader_promises_nothing_after_a_failed_sync() {
-    for call in [Call::Sync, Call::SyncDir] {
-        let mut failures = 0;
-        for at in 1.. {
-            let Store { mine: (disk, log), other: (passer, other), .. } = store(Before::Writes);
-            // It is stopped during its sync and superseded after a while.
-            disk.stop_at(at);
-            let syncing = disk.clone();
-            let thread = std::thread::spawn(move || {
-                let synced = log.sync();
-                syncing.finished();
-                synced
-            });
-            let is_stopped = disk.wait() == Fate::Stopped;
-            passer.fail_first(call, libc::EIO);
-            let failed = other.sync();
-            disk.resume();
-            let synced = thread.join().expect("it returns");
-            if !is_stopped {
-                break;
-            }
-            let Err(failed) = failed else {
-                synced.expect("the durable sequence number advanced without a failure");
-                continue;
-            };
-            failures += 1;
-            let why = format!("stopped at {at}, superseded by one whose {call:?} failed: {failed}");
-            assert!(synced.is_err(), "I1 is violated: {why}; but a sync succeeded");
-            assert!(matches!(other.sync(), Err(Error::SyncFailed { .. })), "{why}");
-            // A layer must not write anything that it could not make durable either.
-            let before = other.len_of("a").expect("reads continue");
-            let buffer = Buffer::new(Dict::new(), other, 1 << 20);
-            let appended = buffer.append_durable([("a", "again")]);
-            assert!(matches!(appended, Err(Error::SyncFailed { .. })), "{why}: {appended:?}");
-            assert_eq!(buffer.len_of("a").expect("reads continue"), before);
-            buffer.append([("a", "plain")]).expect("plain appends continue");
+    // Side by side, since each leader is superseded after half a second.
+    std::thread::scope(|scope| {
+        for call in [Call::Sync, Call::SyncDir] {
+            scope.spawn(move || supersede_leader_and_fail(call));
         }
-        assert!(failures > 1, "{failures} times {call:?} failed");
+    });
+}
+
+/// Stops a leader at each of its calls, and lets `call` fail for the one that supersedes it.
+fn supersede_leader_and_fail(call: Call) {
+    let mut failures = 0;
+    for at in 1.. {
+        let Store { mine: (disk, log), other: (passer, other), .. } = store(Before::Writes);
+        // It is stopped during its sync and superseded after a while.
+        disk.stop_at(at);
+        let syncing = disk.clone();
+        let thread = std::thread::spawn(move || {
+            let synced = log.sync();
+            syncing.finished();
+            synced
+        });
+        let is_stopped = disk.wait() == Fate::Stopped;
+        passer.fail_first(call, libc::EIO);
+        let failed = other.sync();
+        disk.resume();
+        let synced = thread.join().expect("it returns");
+        if !is_stopped {
+            break;
+        }
+        let Err(failed) = failed else {
+            synced.expect("the durable sequence number advanced without a failure");
+            continue;
+        };
+        failures += 1;
+        let why = format!("stopped at {at}, superseded by one whose {call:?} failed: {failed}");
+        assert!(synced.is_err(), "I1 is violated: {why}; but a sync succeeded");
+        assert!(matches!(other.sync(), Err(Error::SyncFailed { .. })), "{why}");
+        // A layer must not write anything that it could not make durable either.
+        let before = other.len_of("a").expect("reads continue");
+        let buffer = Buffer::new(Dict::new(), other, 1 << 20);
+        let appended = buffer.append_durable([("a", "again")]);
+        assert!(matches!(appended, Err(Error::SyncFailed { .. })), "{why}: {appended:?}");
+        assert_eq!(buffer.len_of("a").expect("reads continue"), before);
+        buffer.append([("a", "plain")]).expect("plain appends continue");
     }
+    assert!(failures > 1, "{failures} times {call:?} failed");
 }
