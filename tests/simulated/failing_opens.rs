@@ -125,7 +125,7 @@ fn a_reader_that_opens_beside_a_new_writer_follows_it_or_makes_it_wait() {
         ("killed", &State::killed),
         ("torn", &|| State::of(again(&torn[3]))),
     ];
-    // Side by side, since a writer that waits for the reader takes a tenth of a second.
+    // Side by side: the test waits a tenth of a second for each writer that has to wait for the reader.
     let (followed, waited) = std::thread::scope(|scope| {
         let threads =
             states.map(|(name, state)| scope.spawn(move || interrupt_reader(name, state)));
@@ -138,8 +138,9 @@ fn a_reader_that_opens_beside_a_new_writer_follows_it_or_makes_it_wait() {
     assert!(followed > 5 && waited > 1);
 }
 
-/// Opens a store in `state` read-only; before each of its calls, another process opens the store and
-/// appends. Returns how many readers followed the writer, and how many made it wait.
+/// Opens a store in `state` read-only, again and again; each time, another process opens it and appends
+/// before the next call of the reader. Returns how many readers followed the writer, and how many made
+/// it wait.
 fn interrupt_reader(name: &str, state: &dyn Fn() -> State) -> (u64, u64) {
     let (mut followed, mut waited) = (0, 0);
     for at in 0.. {

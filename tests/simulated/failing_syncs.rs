@@ -115,7 +115,7 @@ fn a_superseded_sync_leader_promises_nothing_after_a_failed_sync() {
     });
 }
 
-/// Stops a leader at each of its calls, and lets `call` fail for the one that supersedes it.
+/// Stops a leader at each of its operations, and lets `call` fail for the process that supersedes it.
 fn supersede_leader_and_fail(call: Call) {
     let mut failures = 0;
     for at in 1.. {

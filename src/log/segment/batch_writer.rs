@@ -1,5 +1,5 @@
-//! Writes the bytes of batches: first the values with their checksums, then the head before them.
-//! The claim stores the link, and the commit the state.
+//! Writes the bytes of batches: first the values, then the head before them. The caller computes the
+//! checksums. The claim stores the link, and the commit the state.
 
 use std::io::{self, IoSlice};
 
@@ -48,8 +48,6 @@ pub(crate) struct BatchWriter<'c, 'v, F> {
     group: Vec<IoSlice<'v>>,
     scratch: &'c mut Scratch,
     group_len: usize,
-    /// The checksum of the current value so far.
-    hasher: crc32fast::Hasher,
 }
 
 impl<'c, 'v, F: DiskFile> BatchWriter<'c, 'v, F> {
@@ -64,8 +62,7 @@ impl<'c, 'v, F: DiskFile> BatchWriter<'c, 'v, F> {
             Through::Mapping | Through::Gathered => Vec::new(),
         };
         scratch.gathered.clear();
-        let (at, hasher) = (layout.values_start(), claim.segment().value_hasher());
-        BatchWriter { claim, through, at, group, scratch, group_len: 0, hasher }
+        BatchWriter { claim, through, at: layout.values_start(), group, scratch, group_len: 0 }
     }
 
     /// Begins a value of `len` bytes, at an aligned offset if it is long.
@@ -96,7 +93,6 @@ impl<'c, 'v, F: DiskFile> BatchWriter<'c, 'v, F> {
     /// [`flush`](Self::flush) now.
     #[inline]
     pub(crate) fn push(&mut self, piece: &'v [u8]) -> bool {
-        self.hasher.update(piece);
         match self.through {
             Through::Mapping => {
                 self.claim.put(self.at, piece);
@@ -114,13 +110,6 @@ impl<'c, 'v, F: DiskFile> BatchWriter<'c, 'v, F> {
                 self.group_len >= GROUP_BYTES
             }
         }
-    }
-
-    /// Ends a value and returns its checksum.
-    #[inline]
-    pub(crate) fn end_value(&mut self) -> u32 {
-        let next = self.claim.segment().value_hasher();
-        std::mem::replace(&mut self.hasher, next).finalize()
     }
 
     /// Writes the pushed bytes and returns their number.

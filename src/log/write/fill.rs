@@ -67,6 +67,7 @@ pub(crate) fn fill<F: DiskFile>(
         if through == Through::Mapping {
             claim.populate()?;
         }
+        let first = claim.segment().value_hasher();
         let mut writer = BatchWriter::new(claim, layout, through, scratch);
         for op in batch.ops() {
             if !kind_of(op).has_value() {
@@ -74,12 +75,14 @@ pub(crate) fn fill<F: DiskFile>(
                 continue;
             }
             writer.begin_value(op.value().len() as u64);
+            let mut hasher = first.clone();
             for piece in op.value().chunks(GROUP_BYTES) {
+                hasher.update(piece);
                 if writer.push(piece) {
                     writer.flush()?;
                 }
             }
-            checksums.push(writer.end_value());
+            checksums.push(hasher.finalize());
         }
         let entries = batch.ops().iter().zip(&*checksums).map(|(op, &value_checksum)| NewEntry {
             kind: kind_of(op),

@@ -190,6 +190,7 @@ fn copy<F: DiskFile>(
         through => through,
     };
     let mut scratch = Scratch::default();
+    let first = claim.segment().value_hasher();
     let mut writer = BatchWriter::new(claim, layout, through, &mut scratch);
     let mut checksums = Vec::with_capacity(entries.len());
     let spans = entries.iter().filter_map(|entry| entry.extents.as_ref());
@@ -202,12 +203,14 @@ fn copy<F: DiskFile>(
             continue;
         };
         writer.begin_value(entry.len);
+        let mut hasher = first.clone();
         for extent in &extents[range.clone()] {
             let segment = base.segment(extent.segment());
             let mut check = segment.value_hasher();
             for piece in segment.value(extent).chunks(GROUP_BYTES) {
                 ahead.begin(piece.len() as u64);
                 check.update(piece);
+                hasher.update(piece);
                 if writer.push(piece) {
                     if stop.is_due() {
                         return Ok(false);
@@ -218,7 +221,7 @@ fn copy<F: DiskFile>(
             }
             segment.compare(extent, check.finalize())?;
         }
-        checksums.push(writer.end_value());
+        checksums.push(hasher.finalize());
     }
     pace.keep(writer.flush().map_err(error)?, stop);
     let new = entries.iter().zip(checksums).map(|(entry, value_checksum)| NewEntry {
