@@ -47,7 +47,7 @@ use isolate::Isolate;
 /// what is buffered for its key to `Slow` first.
 ///
 /// Threads can share a buffer, but its batches are applied one after the other: two threads fill it
-/// no faster than one. Threads that only append are faster with a buffer each over one store, as in
+/// hardly faster than one. Threads that only append are faster with a buffer each over one store, as in
 /// `Buffer::new(Dict::new(), &log, limit_bytes)`. A read then sees what its own buffer holds and what
 /// the others have flushed, and batches are no longer atomic across keys. The limits add up; a shared
 /// [budget](Buffer::with_budget) bounds all together. A large flush writes several batches to `Slow`

@@ -12,8 +12,8 @@
 //! delete it once all have appended. After the clocks have stopped, every client compares its last get,
 //! and the values of every key that it appended to; the copies compare what they have. The receiver of the
 //! bare copy reuses memory that fits in the CPU's caches; that of the kept copy keeps all batches in
-//! memory, as a server must. *In process* is threads of one process that call the server's store directly,
-//! one for each client. `PARTD_ROUNDS` is the number of rounds.
+//! memory, as a server must for appends. *In process* is threads of one process that call the same kind of
+//! store directly, one for each client. `PARTD_ROUNDS` is the number of rounds.
 
 use std::env;
 use std::hash::{DefaultHasher, Hash, Hasher};
