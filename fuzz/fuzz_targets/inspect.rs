@@ -16,7 +16,7 @@ use partd_fuzz::limit::with_limit;
 use partd_inspect::control::Control;
 use partd_inspect::history::{Environment, value_checksum};
 use partd_inspect::index::Index;
-use partd_inspect::key::{escape, unescape};
+use partd_inspect::key::{show, unescape};
 use partd_inspect::source::Source;
 use partd_inspect::store::Store;
 use partd_inspect::walk::Segment;
@@ -29,7 +29,7 @@ const CAP_BYTES: usize = 1 << 20;
 fn listed(store: &Store) {
     let index = Index::build(&store.segments, &store.history, &store.history.beyond);
     for (key, held) in index.sorted() {
-        assert_eq!(unescape(escape(key).as_bytes()).as_deref(), Ok(key));
+        assert_eq!(unescape(show(key).as_bytes()).as_deref(), Ok(key));
         let mut len = 0;
         for at in &held.extents {
             let segment = &store.segments[at.segment as usize];
