@@ -117,12 +117,12 @@ fn at_each_operation(afterwards: &[Step]) -> (u64, usize) {
 fn a_power_cut_after_another_process_finished_a_killed_compaction_leaves_a_prefix() {
     let (operations, images) = at_each_operation(&finished_by_another());
     println!("{operations} operations, {images} images");
-    assert!(operations > 20 && images > 1000, "{operations} operations, {images} images");
+    assert!(operations >= 20 && images > 1000, "{operations} operations, {images} images");
 }
 
 #[test]
 fn a_power_cut_after_recovery_finished_a_killed_compaction_leaves_a_prefix() {
     let (operations, images) = at_each_operation(&recovered());
     println!("{operations} operations, {images} images");
-    assert!(operations > 20 && images > 1000, "{operations} operations, {images} images");
+    assert!(operations >= 20 && images > 1000, "{operations} operations, {images} images");
 }

@@ -145,7 +145,7 @@ fn a_segment_published_right_after_a_sync_leader_did_not_find_its_file_is_synced
             }
         }
         println!("{what}: published at {published} operations");
-        assert!(published > 2, "{what}: published at only {published} operations");
+        assert!(published >= 2, "{what}: published at only {published} operations");
     }
 }
 

@@ -1,5 +1,6 @@
 //! A new segment that has a temporary name until it is published.
 
+use std::io::IoSlice;
 use std::sync::Arc;
 
 use partd_format::segment::{HEADER_LEN, Retained, lists_checksum};
@@ -91,11 +92,15 @@ impl<'s, D: Disk> Unpublished<'s, D> {
             pid: std::process::id(),
             slot: new.slot.into(),
         };
-        let offset = header.data_start;
         let segment = Segment::new(file, Arc::clone(self.directory.path()), header);
-        segment.reserve(0, offset)?;
-        segment.put(0, &header.encode());
-        segment.put(HEADER_LEN, &lists);
+        // Not through the mapping: the first store to a fresh page would load the device's whole
+        // read-ahead, often megabytes.
+        let header = segment.header.encode();
+        let mut parts = [IoSlice::new(&header), IoSlice::new(&lists)];
+        segment
+            .file
+            .write_at(&mut parts, 0)
+            .map_err(|source| Error::io("write the header of", segment.path(), source))?;
         Ok(ActiveSegment::of_new(segment, self.is_recycled))
     }
 
