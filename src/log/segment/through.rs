@@ -5,7 +5,7 @@ use partd_format::batch::Layout;
 /// Values of at least this average length are not copied before they are written to the file.
 const UNCOPIED_MIN_BYTES: u64 = 1024;
 /// Shorter values are gathered if the batch is at least this long.
-const GATHERED_MIN_BYTES: u64 = 64 << 10;
+const GATHERED_MIN_BYTES: u64 = 16 << 10;
 
 /// How the bytes of a batch are written to its segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

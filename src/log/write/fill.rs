@@ -1,6 +1,7 @@
 //! Writes the bytes of a batch: its layout, its values with their checksums, and its head.
 
 use std::cell::RefCell;
+use std::hint::black_box;
 use std::io;
 
 use partd_format::Kind;
@@ -13,6 +14,13 @@ use crate::log::segment::claim::Claim;
 use crate::log::segment::through::Through;
 use crate::log::store::Store;
 use crate::partd::{Batch, Op};
+
+/// The number of values that are loaded at a time: enough that their cache misses overlap, few enough
+/// that the first are still in the nearest cache when the last arrive.
+const LOADED_VALUES: usize = 16;
+/// The CPU by itself loads the rest of a longer value ahead.
+const LOADED_BYTES: usize = 1024;
+const CACHE_LINE_BYTES: usize = 64;
 
 thread_local! {
     /// The checksums of a batch's values and the memory of its writer, reused from batch to batch.
@@ -69,20 +77,23 @@ pub(crate) fn fill<F: DiskFile>(
         }
         let first = claim.segment().value_hasher();
         let mut writer = BatchWriter::new(claim, layout, through, scratch);
-        for op in batch.ops() {
-            if !kind_of(op).has_value() {
-                checksums.push(0);
-                continue;
-            }
-            writer.begin_value(op.value().len() as u64);
-            let mut hasher = first.clone();
-            for piece in op.value().chunks(GROUP_BYTES) {
-                hasher.update(piece);
-                if writer.push(piece) {
-                    writer.flush()?;
+        for ops in batch.ops().chunks(LOADED_VALUES) {
+            ops.iter().for_each(|op| load(op.value()));
+            for op in ops {
+                if !kind_of(op).has_value() {
+                    checksums.push(0);
+                    continue;
                 }
+                writer.begin_value(op.value().len() as u64);
+                let mut hasher = first.clone();
+                for piece in op.value().chunks(GROUP_BYTES) {
+                    hasher.update(piece);
+                    if writer.push(piece) {
+                        writer.flush()?;
+                    }
+                }
+                checksums.push(hasher.finalize());
             }
-            checksums.push(hasher.finalize());
         }
         let entries = batch.ops().iter().zip(&*checksums).map(|(op, &value_checksum)| NewEntry {
             kind: kind_of(op),
@@ -96,6 +107,22 @@ pub(crate) fn fill<F: DiskFile>(
         checksums.shrink_to(1 << 18);
         Ok(())
     })
+}
+
+/// Loads the beginning of a value into the CPU cache. The checksum is the first to read a value, and
+/// would otherwise wait for the memory of one short value after another.
+///
+/// This is *group prefetching* (Chen, Ailamaki, Gibbons and Mowry, "Improving hash join performance
+/// through prefetching", 2004), with loads in place of the prefetch instruction, which is unsafe.
+#[inline]
+fn load(value: &[u8]) {
+    let value = &value[..value.len().min(LOADED_BYTES)];
+    for line in value.chunks(CACHE_LINE_BYTES) {
+        black_box(line[0]);
+    }
+    if let Some(last) = value.last() {
+        black_box(*last);
+    }
 }
 
 /// The key in the entry of an operation: for a removal by prefix, the prefix.
