@@ -4,10 +4,14 @@ use std::sync::RwLockReadGuard;
 
 use super::{Buffer, State};
 use crate::partd::{Chunks, MemoryStore, Partd};
-use crate::{Key, Result};
+use crate::{Key, Result, threads};
 
 /// The number of attempts to read `slow` outside the lock; the next one is made under it.
 pub(super) const UNLOCKED_READS: usize = 4;
+/// Below this many bytes of the fast store, one thread copies them.
+const PARALLEL_MIN_BYTES: usize = 1 << 20;
+/// The keys are divided into more parts than there are threads, since their values differ in length.
+const PARTS_PER_THREAD: usize = 8;
 /// The most bytes that are lent under the lock.
 const LENT_MAX_BYTES: usize = 4 << 20;
 
@@ -51,14 +55,25 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         })
     }
 
-    /// Adds what the fast store has of each value. The caller holds the lock.
+    /// Adds what the fast store has of each value, many bytes on several threads. The caller holds the
+    /// lock. The tasks of the pool take no lock, so they may run on any of its waiting threads.
     fn add_fast(&self, keys: &[Key], values: &mut [Vec<u8>]) -> Result<()> {
         self.fast.visit(keys, &mut |fast| {
-            for (value, pieces) in values.iter_mut().zip(fast) {
-                value.reserve_exact(pieces.iter().map(|piece| piece.len()).sum());
-                pieces.iter().for_each(|piece| value.extend_from_slice(piece));
+            let bytes: usize = fast.iter().flatten().map(|piece| piece.len()).sum();
+            if bytes < PARALLEL_MIN_BYTES {
+                values.iter_mut().zip(fast).for_each(add);
+                return Ok(());
             }
-            Ok(())
+            self.isolate.run(|| {
+                threads::spread(None, |team| {
+                    let some = values.len().div_ceil(team.threads() * PARTS_PER_THREAD);
+                    let parts = values.chunks_mut(some).zip(fast.chunks(some)).collect();
+                    team.in_order(parts, |_, (values, fast): (&mut [Vec<u8>], &[Chunks<'_>])| {
+                        values.iter_mut().zip(fast).for_each(add);
+                        Ok(())
+                    })
+                })
+            })
         })
     }
 
@@ -83,4 +98,10 @@ impl<Fast: MemoryStore, Slow: Partd> Buffer<Fast, Slow> {
         let state = self.without_deferred(keys)?;
         Ok((self.isolate.run(|| read(&self.slow))?, state))
     }
+}
+
+/// Adds the pieces of the fast store to what the slow store has of a value.
+fn add((value, pieces): (&mut Vec<u8>, &Chunks<'_>)) {
+    value.reserve_exact(pieces.iter().map(|piece| piece.len()).sum());
+    pieces.iter().for_each(|piece| value.extend_from_slice(piece));
 }
