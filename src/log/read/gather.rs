@@ -6,7 +6,8 @@
 
 use crate::error::Result;
 use crate::log::fs::DiskFile;
-use crate::log::read::snapshot::{PIECE_BYTES, Snapshot, room_of, total, zeroed};
+use crate::log::read::copy::{room_of, zeroed};
+use crate::log::read::snapshot::{PIECE_BYTES, Snapshot, total};
 use crate::log::segment::Segment;
 use crate::log::segment::ahead::{self, Ahead, Span};
 use crate::log::segment::extent::Extent;
@@ -84,10 +85,13 @@ impl<F: DiskFile> Snapshot<F> {
         Ok(())
     }
 
-    /// Requests a key's extents from disk if some of them are not in memory.
-    pub(crate) fn fetch_missing(&self, extents: &[Extent]) {
-        if ahead::is_missing(extents.len(), total(extents), |i| self.span(&extents[i])) {
-            let mut spans: Vec<_> = extents.iter().map(|extent| self.span(extent)).collect();
+    /// Requests the extents of some keys from disk if some of them are not in memory.
+    pub(crate) fn fetch_missing(&self, keys: &[&[Extent]]) {
+        let bytes = keys.iter().map(|list| total(list)).sum();
+        let count = keys.iter().map(|list| list.len() as u64).sum();
+        if self.is_missing(keys, bytes, count) {
+            let all = keys.iter().flat_map(|list| list.iter());
+            let mut spans: Vec<_> = all.map(|extent| self.span(extent)).collect();
             ahead::fetch(&mut spans);
         }
     }

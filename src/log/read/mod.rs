@@ -4,6 +4,7 @@
 mod apply;
 pub(crate) mod at_rest;
 mod compacted;
+mod copy;
 pub(crate) mod cursor;
 pub(crate) mod discovery;
 pub(crate) mod entries;

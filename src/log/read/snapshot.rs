@@ -1,37 +1,25 @@
-//! Reads of values. They are copied into vectors, with many keys or long values in parallel, or
-//! lent as chunks of the mapping.
+//! The values of some keys at one moment, which a read copies, or lends as chunks of the mapping.
 //!
-//! Each value's checksum is compared, unless an option says otherwise. The thread that copies a
-//! value does so while the bytes are in its cache.
+//! Each value's checksum is compared, unless an option says otherwise.
 
 use crate::Key;
 use crate::error::{Error, Result};
-use crate::log::fs::{Disk, DiskFile, populate};
+use crate::log::fs::{Disk, DiskFile};
 use crate::log::options::Options;
 use crate::log::read::index::Extents;
 use crate::log::read::pins::Pins;
 use crate::log::read::version::Version;
 use crate::log::segment::Segment;
-use crate::log::segment::ahead::{self, Ahead};
+use crate::log::segment::ahead;
 use crate::log::segment::extent::Extent;
 use crate::log::store::Store;
-use crate::threads::{self, LentPool, Team};
+use crate::threads::{self, LentPool};
 
 /// Below this many bytes in total, one thread is faster than several.
-const PARALLEL_MIN_BYTES: u64 = 256 << 10;
+pub(super) const PARALLEL_MIN_BYTES: u64 = 256 << 10;
 /// Below this many bytes in memory, one thread compares checksums faster than several do: a core
 /// computes 10 to 50 GB/s.
 const PARALLEL_CHECK_MIN_BYTES: u64 = 8 << 20;
-/// If the extents of several keys are shorter than this on average, they are read in the order of
-/// the log.
-const SMALL_EXTENT_BYTES: u64 = 2048;
-/// Keys are read in groups. One extent of each key in a group adds up to about this many bytes.
-const ROW_BYTES: u64 = 64 << 10;
-/// About this many bytes are read before the first key of a group is read again: enough to read
-/// forward, few enough that they and their destinations stay in the CPU cache.
-const WINDOW_BYTES: u64 = 256 << 10;
-/// The pages of a value are prepared for this many bytes at a time, or for an extent that is longer.
-const PREPARED_BYTES: usize = 64 << 10;
 /// A value longer than this is copied in pieces of about this length.
 pub(super) const PIECE_BYTES: u64 = 1 << 20;
 
@@ -129,180 +117,6 @@ impl<F: DiskFile> Snapshot<F> {
         self.pins.segment(extent)
     }
 
-    /// Returns the value of each key, in a vector with `room[key]` bytes of spare capacity; an
-    /// empty `room` means none.
-    pub(crate) fn values(&self, pool: Option<&LentPool>, room: &[usize]) -> Result<Vec<Vec<u8>>> {
-        let extents: Vec<&[Extent]> =
-            self.extents.iter().map(|key| key.as_deref().map_or(&[][..], |list| list)).collect();
-        let bytes: u64 = extents.iter().map(|list| total(list)).sum();
-        let count: u64 = extents.iter().map(|list| list.len() as u64).sum();
-        if self.is_missing(&extents, bytes, count) {
-            return threads::spread_if(bytes >= PARALLEL_MIN_BYTES, pool, |team| {
-                self.gather(team, &extents, room)
-            });
-        }
-        if bytes < PARALLEL_MIN_BYTES {
-            return self.side_by_side(&extents, room);
-        }
-        threads::spread(pool, |team| {
-            if extents.len() > 1 && bytes < count * SMALL_EXTENT_BYTES {
-                let group = extents.len().div_ceil(team.threads());
-                let groups = extents.chunks(group).enumerate().collect();
-                let groups = team.try_map(groups, |(number, keys): (usize, &[&[Extent]])| {
-                    self.side_by_side(keys, room.get(number * group..).unwrap_or(&[]))
-                })?;
-                return Ok(groups.into_iter().flatten().collect());
-            }
-            let extents = extents.into_iter().enumerate().collect();
-            team.try_map(extents, |(key, list)| self.value(team, list, room_of(room, key)))
-        })
-    }
-
-    fn value(&self, team: Team, extents: &[Extent], room: usize) -> Result<Vec<u8>> {
-        let len = total(extents);
-        if len > PIECE_BYTES {
-            return self.long_value(team, extents, len as usize, room);
-        }
-        self.fetch_missing(extents);
-        let mut value = Vec::with_capacity(len as usize + room);
-        extents.iter().try_for_each(|extent| self.append(extent, &mut value))?;
-        Ok(value)
-    }
-
-    /// Reads the values of some keys, a few keys at a time, and a few extents of each in turn. Small
-    /// values that are next to each other in the log are then read while they are in the cache, and
-    /// the log is read forward.
-    fn side_by_side(&self, keys: &[&[Extent]], room: &[usize]) -> Result<Vec<Vec<u8>>> {
-        let empty = |(key, list): (usize, &&[Extent])| {
-            Vec::with_capacity(total(list) as usize + room_of(room, key))
-        };
-        let mut values: Vec<_> = keys.iter().enumerate().map(empty).collect();
-        let row: u64 = keys.iter().map(|list| total(list) / list.len().max(1) as u64).sum();
-        let count = (ROW_BYTES * keys.len() as u64).div_ceil(row.max(1)).max(1) as usize;
-        for (keys, values) in keys.chunks(count).zip(values.chunks_mut(count)) {
-            self.in_turn(keys, values)?;
-        }
-        Ok(values)
-    }
-
-    fn in_turn(&self, keys: &[&[Extent]], values: &mut [Vec<u8>]) -> Result<()> {
-        let row: u64 = keys.iter().map(|list| total(list) / list.len().max(1) as u64).sum();
-        let step = (WINDOW_BYTES / row.max(1)).max(1) as usize;
-        let mut unfinished: Vec<_> = keys.iter().copied().zip(values).collect();
-        let mut first = 0;
-        while !unfinished.is_empty() {
-            self.fetch_missing_rows(keys, first, step);
-            for (list, value) in &mut unfinished {
-                let rows = &list[first.min(list.len())..list.len().min(first + step)];
-                rows.iter().try_for_each(|extent| self.append(extent, value))?;
-            }
-            first += step;
-            unfinished.retain(|(list, _)| list.len() > first);
-        }
-        Ok(())
-    }
-
-    #[inline]
-    fn append(&self, extent: &Extent, value: &mut Vec<u8>) -> Result<()> {
-        let segment = self.segment(extent);
-        prepare(value, extent.len() as usize);
-        value.extend_from_slice(segment.value(extent));
-        if self.verify {
-            let copied = &value[value.len() - extent.len() as usize..];
-            segment.compare(extent, segment.value_checksum(copied))?;
-        }
-        Ok(())
-    }
-
-    /// Reads a long value in pieces that are copied in parallel.
-    fn long_value(
-        &self,
-        team: Team,
-        extents: &[Extent],
-        len: usize,
-        room: usize,
-    ) -> Result<Vec<u8>> {
-        let mut value = zeroed(len, room);
-        let mut pieces = Vec::new();
-        let (mut rest, mut first, mut piece_len) = (&mut value[..], 0, 0);
-        for (i, extent) in extents.iter().enumerate() {
-            piece_len += extent.len();
-            if piece_len >= PIECE_BYTES || i + 1 == extents.len() {
-                let (piece, behind) = rest.split_at_mut(piece_len as usize);
-                pieces.push((&extents[first..=i], piece));
-                (rest, first, piece_len) = (behind, i + 1, 0);
-            }
-        }
-        team.try_map(pieces, |(extents, piece)| self.copy(team, extents, piece))?;
-        Ok(value)
-    }
-
-    fn copy(&self, team: Team, extents: &[Extent], mut to: &mut [u8]) -> Result<()> {
-        self.fetch_missing(extents);
-        // Of a longer one, most is a single extent, which several threads may copy.
-        if (PREPARED_BYTES..2 * PIECE_BYTES as usize).contains(&to.len()) {
-            populate(to);
-        }
-        for extent in extents {
-            let (part, behind) = to.split_at_mut(extent.len() as usize);
-            to = behind;
-            self.copy_extent(team, self.segment(extent), extent, part)?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn copy_extent(
-        &self,
-        team: Team,
-        segment: &Segment<F>,
-        extent: &Extent,
-        to: &mut [u8],
-    ) -> Result<()> {
-        let computed = if extent.len() >= 2 * PIECE_BYTES {
-            self.copy_long(team, segment, extent, to)?
-        } else {
-            to.copy_from_slice(segment.value(extent));
-            self.verify.then(|| segment.value_checksum(to))
-        };
-        match computed {
-            Some(computed) => segment.compare(extent, computed),
-            None => Ok(()),
-        }
-    }
-
-    /// Copies one long extent in pieces, and combines their checksums into that of the extent.
-    fn copy_long(
-        &self,
-        team: Team,
-        segment: &Segment<F>,
-        extent: &Extent,
-        to: &mut [u8],
-    ) -> Result<Option<u32>> {
-        let (from, piece) = (segment.value(extent), PIECE_BYTES as usize);
-        let count = from.len().div_ceil(piece);
-        // Only the first piece's checksum starts from the salt; the others are combined with it.
-        let mut hashers = vec![crc32fast::Hasher::new(); count];
-        if let Some(first) = hashers.first_mut() {
-            *first = segment.value_hasher();
-        }
-        let pieces = to.chunks_mut(piece).zip(from.chunks(piece)).zip(&mut hashers).collect();
-        let ahead = Ahead::new([self.span(extent)], self.release);
-        team.in_order(pieces, |_, ((to, from), hasher): ((&mut [u8], &[u8]), &mut _)| {
-            ahead.begin(from.len() as u64);
-            populate(to);
-            to.copy_from_slice(from);
-            if self.verify {
-                crc32fast::Hasher::update(hasher, to);
-            }
-            Ok(())
-        })?;
-        let whole = hashers.into_iter().reduce(|mut whole, next| {
-            whole.combine(&next);
-            whole
-        });
-        Ok(whole.filter(|_| self.verify).map(crc32fast::Hasher::finalize))
-    }
-
     /// Returns the chunks of each key's value in the mapping, after comparing their checksums.
     pub(crate) fn chunks(&self, pool: Option<&LentPool>) -> Result<Vec<Vec<&[u8]>>> {
         self.check(pool)?;
@@ -341,7 +155,7 @@ impl<F: DiskFile> Snapshot<F> {
                 value.clear();
             }
             value.reserve_exact(total(new) as usize);
-            self.fetch_missing(new);
+            self.fetch_missing(&[new]);
             new.iter().try_for_each(|extent| self.append(extent, value))?;
         }
         Ok(())
@@ -362,41 +176,6 @@ impl<F: DiskFile> Snapshot<F> {
             false => (now, true),
         }
     }
-}
-
-/// Prepares the pages of a long value before `len` bytes are appended: each time its length passes a
-/// multiple of [`PREPARED_BYTES`], the pages up to the next multiple. Page faults of new memory take
-/// as long as the copy itself.
-#[inline]
-fn prepare(value: &mut Vec<u8>, len: usize) {
-    let within = value.len() % PREPARED_BYTES;
-    if within == 0 || within + len > PREPARED_BYTES {
-        prepare_next(value, len);
-    }
-}
-
-#[cold]
-fn prepare_next(value: &mut Vec<u8>, len: usize) {
-    let next = value.len().next_multiple_of(PREPARED_BYTES);
-    let end = value.len() + len.min(PIECE_BYTES as usize);
-    let end = end.next_multiple_of(PREPARED_BYTES).min(value.capacity());
-    if next < end && value.capacity() >= PREPARED_BYTES {
-        let skip = next - value.len();
-        let len = end - next;
-        populate(&mut value.spare_capacity_mut()[skip..skip + len]);
-    }
-}
-
-/// Returns fresh zeroed memory, whose pages are not touched yet.
-pub(super) fn zeroed(len: usize, room: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len + room];
-    bytes.truncate(len);
-    bytes
-}
-
-/// The spare capacity to reserve for a key.
-pub(super) fn room_of(room: &[usize], key: usize) -> usize {
-    room.get(key).copied().unwrap_or(0)
 }
 
 pub(super) fn total(extents: &[Extent]) -> u64 {
