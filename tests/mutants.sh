@@ -232,6 +232,10 @@ mutant wake-up src/log/maintain/wakeup.rs live sleeping \
         self.changed.notify_one();' \
     'self.changed.notify_one();
         self.state().is_closed = true;'
+mutant own-slots src/log/write/mod.rs live own_slots \
+    a_large_append_does_not_wait_for_one_of_another_thread_and_is_durable_by_itself \
+    'Ok(copying) => return (number, Some(copying)),' \
+    'Ok(copying) => return (0, Some(copying)),'
 mutant index-shares src/log/read/index.rs I2 reopen \
     a_history_of_many_entries_is_indexed_by_several_threads_as_by_one \
     '(number, parts)| Share { hasher, first: number * len, parts }' \

@@ -304,7 +304,7 @@ fn more_writers_than_slots_are_an_error() {
     let p = options.open(&path).unwrap();
     let right: Vec<u8> = (0..1024_u32).flat_map(u32::to_le_bytes).collect();
     for _ in 0..2 {
-        says(p.append([("k", "x")]), &path, &["1024 handles write", "close some"]);
+        says(p.append([("k", "x")]), &path, &["all of its 1024 writer slots", "close some"]);
         assert!(p.get("k").unwrap() == right);
     }
     says(p.pop(["k"]), &path, &["close some"]);

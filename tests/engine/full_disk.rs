@@ -231,3 +231,47 @@ fn a_hard_linked_copy_opened_on_a_full_disk_leaves_the_control_file_of_the_origi
     assert_eq!(options().open(&copy).unwrap().get("k").unwrap(), b"1");
     assert_eq!(p.get("k").unwrap(), b"12");
 }
+
+#[test]
+fn threads_that_fill_a_limited_store_use_the_room_of_every_segment() {
+    const SEGMENT: u64 = 1 << 20;
+    const VALUE: usize = 100_000;
+    const THREADS: u64 = 6;
+    let dir = tempfile::tempdir().unwrap();
+    let log = SegmentLog::options()
+        .segment_len_bytes(SEGMENT)
+        .max_store_bytes(8 * SEGMENT)
+        .compaction_dead_share(None)
+        .open(dir.path().join("store"))
+        .unwrap();
+    let appended: Vec<u64> = std::thread::scope(|scope| {
+        let fill = |key: u64| {
+            let (log, value) = (&log, vec![key as u8; VALUE]);
+            move || {
+                for times in 0.. {
+                    match log.append([(key, &value)]) {
+                        Ok(()) => {}
+                        Err(Error::StoreFull { .. }) => return times,
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                unreachable!("the store has a limit")
+            }
+        };
+        let threads: Vec<_> = (0..THREADS).map(|key| scope.spawn(fill(key))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    // No segment has room for another value, whichever slot it belongs to.
+    let used = appended.iter().sum::<u64>() * VALUE as u64;
+    let fit = SEGMENT / VALUE as u64 * VALUE as u64;
+    assert_eq!(used, 8 * fit, "{appended:?}");
+    assert!(log.append([(0_u64, vec![0; VALUE])]).is_err());
+    for (key, times) in appended.iter().enumerate() {
+        let value = log.get(key as u64).unwrap();
+        assert_eq!(value.len() as u64, times * VALUE as u64, "key {key}");
+        assert!(value.iter().all(|&byte| byte == key as u8));
+    }
+    // Removals still find room.
+    log.delete(0..THREADS).unwrap();
+    assert!(log.keys().unwrap().is_empty());
+}

@@ -22,6 +22,7 @@ mod kill_steps;
 mod killed_compactions;
 mod lent_files;
 mod lost_control;
+mod own_slots;
 mod pins;
 mod pops;
 mod publishing;

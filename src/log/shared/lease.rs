@@ -19,9 +19,9 @@ pub(crate) struct WriterLease<D: Disk> {
 }
 
 impl<D: Disk> WriterLease<D> {
-    /// Takes the first free slot; `None` if all are taken.
-    pub(crate) fn take_free(control: &Control<D>) -> Result<Option<WriterLease<D>>> {
-        let mut bytes = (0..layout::SLOTS).map(layout::slot_lock_at);
+    /// Takes the first free slot of the first `slots`; `None` if all of these are taken.
+    pub(crate) fn take_free(control: &Control<D>, slots: u16) -> Result<Option<WriterLease<D>>> {
+        let mut bytes = (0..slots).map(layout::slot_lock_at);
         let slot_of = |at: u64| ((at - layout::SLOTS_AT) / layout::SLOT_LEN) as u16;
         let locked = control.try_lock_first(&mut bytes)?;
         Ok(locked.map(|(at, lock)| WriterLease { slot: slot_of(at), _lock: lock }))

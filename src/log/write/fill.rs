@@ -9,6 +9,7 @@ use partd_format::batch::{Layout, NewEntry};
 
 use crate::error::{Error, Result};
 use crate::log::fs::{Disk, DiskFile};
+use crate::log::options::Options;
 use crate::log::segment::batch_writer::{BatchWriter, GROUP_BYTES, Scratch};
 use crate::log::segment::claim::Claim;
 use crate::log::segment::through::Through;
@@ -59,6 +60,11 @@ impl Shape {
             })?;
         }
         Ok(shape)
+    }
+
+    /// The room that the batch must leave in its segment: removals may use what others leave.
+    pub(crate) fn reserve(&self, options: &Options) -> u64 {
+        if self.only_removes { 0 } else { options.reserve() }
     }
 }
 

@@ -1,17 +1,18 @@
 //! The write path of a handle: claim space, copy, commit.
 //!
-//! Threads claim space under a short lock of the handle and copy their bytes outside it, several at
-//! a time. The commit follows the protocol of [`commit`]. A handle takes its slot and its first
-//! segment with its first write, so a handle that only reads takes neither.
+//! Threads claim space under a short lock and copy their bytes outside it, several at a time. The
+//! commit follows the protocol of [`commit`]. A handle takes a slot and its first segment with its first
+//! write, so a handle that only reads takes neither. It takes more of both while several threads write
+//! large batches at the same time, because a file system copies to a file for one thread at a time.
 
 mod fill;
 mod new_segment;
 pub(crate) mod orphan;
+mod own_slot;
 pub(crate) mod write_back;
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use partd_format::control::SLOTS;
 use partd_format::segment::HEADER_LEN;
@@ -29,14 +30,14 @@ use crate::log::shared::lease::WriterLease;
 use crate::log::store::Store;
 use crate::log::write::fill::{Shape, fill};
 use crate::log::write::orphan::seal_orphan;
+use crate::log::write::own_slot::{OwnSlot, SlotState};
 use crate::log::write::write_back::WriteBack;
 use crate::partd::Batch;
 
-/// Full segments that a handle keeps open until they are synced. The number is small because a
-/// segment that is compacted away meanwhile keeps its disk space. A writeback error in other
-/// segments, or after the handle is closed, is still reported to the next process that opens the
-/// file, unless the kernel was short of memory.
-const SEALED_MAX: usize = 8;
+/// The slots that a handle may take. More would spread the batches over many unfinished segments.
+const OWN_SLOTS: usize = 4;
+/// A batch of at least this length is worth a segment that no other thread is copying to.
+const BESIDE_MIN_BYTES: u64 = 64 << 10;
 
 /// How long a writing handle waits between two checks that its files still have their names.
 const CHECK_NAMES_MS: u64 = 100;
@@ -44,9 +45,11 @@ const CHECK_NAMES_MS: u64 = 100;
 /// The writing half of a handle.
 #[derive(Debug)]
 pub(crate) struct Writer<D: Disk> {
-    state: Mutex<WriterState<D>>,
-    /// Held while a batch is committed: a slot commits one at a time.
-    committing: Mutex<()>,
+    /// The first is used unless another thread is copying to its segment.
+    slots: [OwnSlot<D>; OWN_SLOTS],
+    /// Held while a segment is made in a store with a size limit, so that two slots do not both take
+    /// the last room.
+    making: Mutex<()>,
     /// The id of the newest segment that the handle has made; 0 for none.
     newest: AtomicU64,
     /// When the handle last checked the names of its files, in milliseconds since 1970.
@@ -58,26 +61,11 @@ pub(crate) struct Writer<D: Disk> {
     write_back: WriteBack,
 }
 
-/// The slot and the segments that the handle writes to.
-#[derive(Debug)]
-struct WriterState<D: Disk> {
-    lease: Option<WriterLease<D>>,
-    active: Option<ActiveSegment<D::File>>,
-    /// Full segments that are not synced yet, oldest first. The kernel reports a writeback error to
-    /// the files that are open at that time.
-    sealed: VecDeque<SealedSegment<D::File>>,
-}
-
-#[derive(Debug)]
-struct SealedSegment<F> {
-    segment: Arc<Segment<F>>,
-    /// No batch in the segment has a larger number. `None` while a batch is being written.
-    max_seq: Option<u64>,
-}
-
 /// A batch that is written but not yet committed.
 #[derive(Debug)]
 pub(crate) struct Prepared<F: DiskFile> {
+    /// The index of the handle's slot, and the slot's number in the control file.
+    own_slot: usize,
     slot: u16,
     claim: Claim<F>,
     removes: bool,
@@ -107,19 +95,14 @@ impl<D: Disk> Writer<D> {
     /// `opened_unix_ms`.
     pub(crate) fn new(options: &Options, opened_unix_ms: u64) -> Writer<D> {
         Writer {
-            state: Mutex::new(WriterState { lease: None, active: None, sealed: VecDeque::new() }),
-            committing: Mutex::new(()),
+            slots: std::array::from_fn(|_| OwnSlot::new()),
+            making: Mutex::new(()),
             newest: AtomicU64::new(0),
             checked_unix_ms: AtomicU64::new(0),
             opened_unix_ms,
             space: Space::new(),
             write_back: WriteBack::new(options),
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, WriterState<D>> {
-        // Poisoning is harmless: the guarded state is consistent between any two statements.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes a batch.
@@ -139,8 +122,13 @@ impl<D: Disk> Writer<D> {
         let shape = Shape::of(store, batch)?;
         let control = store.control()?;
         control.reserve()?;
-        let (slot, claim) = self.claim(store, control, &shape)?;
+        let (own_slot, _copying) = match shape.layout.batch_len(HEADER_LEN) {
+            len if len < BESIDE_MIN_BYTES => (0, None),
+            _ => self.idle_slot(),
+        };
+        let (own_slot, slot, claim) = self.claim_somewhere(store, control, &shape, own_slot)?;
         let mut prepared = Prepared {
+            own_slot,
             slot,
             claim,
             removes: shape.removes,
@@ -167,7 +155,8 @@ impl<D: Disk> Writer<D> {
         let control = store.control()?;
         let segment = prepared.claim.segment();
         let position = Position { segment: segment.id(), offset: prepared.claim.offset() };
-        let guard = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
+        let own_slot = &self.slots[prepared.own_slot];
+        let guard = own_slot.committing.lock().unwrap_or_else(PoisonError::into_inner);
         prepared.claim.reserve_words()?;
         control.reserve()?;
         let words = OwnWords { control, own: segment };
@@ -180,7 +169,8 @@ impl<D: Disk> Writer<D> {
             Ok(sequence) => {
                 prepared.is_committed = true;
                 let len = prepared.claim.len();
-                if let Some(range) = self.write_back.appended(position.offset + len, len) {
+                let (end, waiting) = (position.offset + len, &own_slot.waiting_bytes);
+                if let Some(range) = self.write_back.appended(waiting, end, len) {
                     segment.file().write_back(range);
                 }
                 Ok(Some(sequence))
@@ -224,43 +214,95 @@ impl<D: Disk> Writer<D> {
 
     /// Drops the handle's references to segments that a compaction has replaced.
     pub(crate) fn forget(&self, ids: &[u64]) {
-        self.state().sealed.retain(|sealed| !ids.contains(&sealed.segment.id()));
+        self.slots.iter().for_each(|slot| slot.state().forget(ids));
     }
 
-    /// Ends the handle's active segment early if that frees at least `len` bytes of disk space.
+    /// Ends an active segment of the handle early if that frees at least `len` bytes of disk space; all
+    /// of them if `len` is 0. Returns whether there was one.
     pub(crate) fn give_up_active(&self, control: &Control<D>, len: u64) -> bool {
-        let mut state = self.state();
         // Only whole pages are freed, so up to a page is lost.
         let has_room =
             |active: &mut ActiveSegment<D::File>| len == 0 || active.room() >= len + 4096;
-        if control.reserve().is_err() {
-            return false;
+        let mut is_ended = false;
+        for slot in &self.slots {
+            let mut state = slot.state();
+            if is_ended && len > 0 || control.reserve().is_err() {
+                break;
+            }
+            let Some(active) = state.active.take_if(has_room) else { continue };
+            if let Some(lease) = &state.lease {
+                control.clear_active(lease.slot);
+            }
+            state.close(control, active);
+            is_ended = true;
         }
-        let Some(active) = state.active.take_if(has_room) else { return false };
-        if let Some(lease) = &state.lease {
-            control.clear_active(lease.slot);
-        }
-        state.close(control, active);
-        true
+        is_ended
     }
 
-    /// Claims space for a batch, in a new segment if necessary.
+    /// Returns the first slot to whose segment no other thread is copying, and marks it as in use;
+    /// the first of all if there is none.
+    fn idle_slot(&self) -> (usize, Option<MutexGuard<'_, ()>>) {
+        for (number, slot) in self.slots.iter().enumerate() {
+            match slot.copying.try_lock() {
+                Ok(copying) => return (number, Some(copying)),
+                Err(TryLockError::Poisoned(error)) => return (number, Some(error.into_inner())),
+                Err(TryLockError::WouldBlock) => {}
+            }
+        }
+        (0, None)
+    }
+
+    /// Claims space for a batch through the handle's slot `wanted`, or through another if that one
+    /// cannot have it. Returns the index of the slot, and its number in the control file.
+    fn claim_somewhere(
+        &self,
+        store: &Store<D>,
+        control: &Control<D>,
+        shape: &Shape,
+        wanted: usize,
+    ) -> Result<(usize, u16, Claim<D::File>)> {
+        // Whatever another slot lacks, such as disk space for a segment, the first may have.
+        if wanted > 0
+            && let Ok((slot, claim)) = self.claim(store, control, shape, wanted)
+        {
+            return Ok((wanted, slot, claim));
+        }
+        let error = match self.claim(store, control, shape, 0) {
+            Ok((slot, claim)) => return Ok((0, slot, claim)),
+            Err(error) if !is_full(&error) => return Err(error),
+            Err(error) => error,
+        };
+        for (number, slot) in self.slots.iter().enumerate().skip(1) {
+            if let Some((slot, claim)) = slot.claim(&shape.layout, shape.reserve(&store.options))? {
+                return Ok((number, slot, claim));
+            }
+        }
+        Err(error)
+    }
+
+    /// Claims space for a batch through the handle's slot `number`, in a new segment if necessary.
     fn claim(
         &self,
         store: &Store<D>,
         control: &Control<D>,
         shape: &Shape,
+        number: usize,
     ) -> Result<(u16, Claim<D::File>)> {
+        let own_slot = &self.slots[number];
         let (options, space) = (&store.options, &self.space);
         let (layout, only_removes) = (&shape.layout, shape.only_removes);
-        let mut state = self.state();
-        let slot = self.lease(&mut state, store, control)?;
-        let reserve = if only_removes { 0 } else { options.reserve() };
+        let mut state = own_slot.state();
+        // Handles with several slots leave half of all to others.
+        let slots = if number == 0 { SLOTS } else { SLOTS / 2 };
+        let slot = self.lease(&mut state, store, control, slots)?;
         if let Some(active) = &mut state.active
-            && let Some(claim) = active.claim(layout, reserve)?
+            && let Some(claim) = active.claim(layout, shape.reserve(options))?
         {
             return Ok((slot, claim));
         }
+        let _making = options
+            .max_store_bytes
+            .map(|_| self.making.lock().unwrap_or_else(PoisonError::into_inner));
         let len = layout.batch_len(HEADER_LEN);
         let make = |len| new_segment::make(store, space, control, slot, len);
         let make_on_a_full_disk =
@@ -291,7 +333,7 @@ impl<D: Disk> Writer<D> {
         if is_next {
             if let Some(sealed) = state.active.replace(active) {
                 let end = sealed.end();
-                if let Some(range) = self.write_back.sealed(end) {
+                if let Some(range) = self.write_back.sealed(&own_slot.waiting_bytes, end) {
                     sealed.segment().file().write_back(range);
                 }
                 state.close(control, sealed);
@@ -306,12 +348,14 @@ impl<D: Disk> Writer<D> {
         Ok((slot, claim))
     }
 
-    /// The slot of the handle. A handle without a slot leases the first free one.
+    /// The number of a slot in the control file. Leases the first free one of the first `slots` at the
+    /// first call.
     fn lease(
         &self,
-        state: &mut WriterState<D>,
+        state: &mut SlotState<D>,
         store: &Store<D>,
         control: &Control<D>,
+        slots: u16,
     ) -> Result<u16> {
         if let Some(lease) = &state.lease {
             return Ok(lease.slot);
@@ -321,9 +365,10 @@ impl<D: Disk> Writer<D> {
         if !store.is_temporary && since_opened >= CHECK_NAMES_MS {
             store.directory.check_versions()?;
         }
-        let Some(lease) = WriterLease::take_free(control)? else {
-            let why =
-                format!("{SLOTS} handles write to the store, and it has no more slots; close some");
+        let Some(lease) = WriterLease::take_free(control, slots)? else {
+            let why = format!(
+                "the writing handles of the store take all of its {SLOTS} writer slots; close some"
+            );
             return Err(Error::refused(ErrorKind::TooManyWriters, &**store.directory.path(), why));
         };
         let slot = lease.slot;
@@ -334,42 +379,18 @@ impl<D: Disk> Writer<D> {
         Ok(slot)
     }
 
-    /// Ends the active segment and releases the slot; the handle writes no more.
+    /// Ends the active segments and releases the slots; the handle writes no more.
     pub(crate) fn close(&self, control: &Control<D>) {
-        let mut state = self.state();
-        if let Some(active) = state.active.take() {
-            active.close();
-        }
-        // Without disk space for these words, the next owner of the slot finds them as after a
-        // kill, which it can handle.
-        if let Some(lease) = state.lease.take_if(|_| control.reserve().is_ok()) {
-            lease.end(control);
-        }
-    }
-}
-
-impl<D: Disk> WriterState<D> {
-    /// Ends a segment, and keeps its file open while a sync may need it.
-    fn close(&mut self, control: &Control<D>, active: ActiveSegment<D::File>) {
-        if control.fixed.temporary {
-            // Nothing in a temporary store is ever synced.
-            active.close();
-            return;
-        }
-        self.sealed
-            .push_back(SealedSegment { segment: Arc::clone(active.segment()), max_seq: None });
-        active.close();
-        let durable_seq = control.durable_seq();
-        self.sealed.retain_mut(|sealed| {
-            // An in-flight append holds an `Arc` to the segment; a unique `Arc` means that none is
-            // left.
-            if sealed.max_seq.is_none() && Arc::get_mut(&mut sealed.segment).is_some() {
-                sealed.max_seq = Some(control.visible());
+        for slot in &self.slots {
+            let mut state = slot.state();
+            if let Some(active) = state.active.take() {
+                active.close();
             }
-            sealed.max_seq.is_none_or(|max_seq| max_seq > durable_seq)
-        });
-        if self.sealed.len() > SEALED_MAX {
-            self.sealed.pop_front();
+            // Without disk space for these words, the next owner of the slot finds them as after a
+            // kill, which it can handle.
+            if let Some(lease) = state.lease.take_if(|_| control.reserve().is_ok()) {
+                lease.end(control);
+            }
         }
     }
 }

@@ -1,0 +1,108 @@
+//! The slots of one handle: a large append takes a slot and a segment of its own while another thread
+//! is busy with the first.
+
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use crate::hooked::{Hooked, has_fired, set};
+use crate::sim::disk::SimDisk;
+use crate::sim::image::Image;
+use crate::sim::timeline::{Choice, Timeline};
+use crate::sim::{STORE, options};
+use partd::{Partd, SegmentLog};
+
+const LARGE: usize = 100_000;
+const SMALL: usize = 1000;
+/// A thread that takes longer waits for a lock.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The image of a power cut that loses everything pending.
+fn power_cut(disk: &SimDisk) -> Image {
+    let records = disk.log();
+    let mut timeline = Timeline::new(disk, &records, 4096, 0);
+    while let Some(passed) = timeline.pass() {
+        passed.expect("no violation");
+    }
+    let units = timeline.units();
+    let names = vec![false; timeline.pending_names()].into();
+    timeline.image(&units, &Choice { versions: vec![0; units.len()].into(), names })
+}
+
+/// Appends `len` bytes durably in another thread of the handle while a thread publishes the segment of
+/// its large append. Returns the disk, the handle, and whether the other append then ended.
+fn append_beside(len: usize) -> (SimDisk, Arc<SegmentLog<Hooked>>, bool) {
+    let disk = SimDisk::boot(&Image::blank(), 3, None);
+    let hooked = Hooked::new(disk.new_process());
+    let options = options().segment_len_bytes(1 << 20);
+    let log = Arc::new(options.open_on(hooked.clone(), STORE).expect("the open succeeds"));
+    let is_done = Arc::new(Mutex::new(None));
+    set(&hooked.before_rename, {
+        let (log, is_done) = (Arc::clone(&log), Arc::clone(&is_done));
+        move || {
+            let (sender, receiver) = channel();
+            let append = move || {
+                log.append_durable([("b", vec![2; len])]).expect("the append succeeds");
+                // The receiver has waited long enough.
+                let _ = sender.send(());
+            };
+            let thread = thread::spawn(append);
+            let is_in_time = receiver.recv_timeout(PATIENCE).is_ok();
+            *is_done.lock().expect("the thread does not panic") = Some((is_in_time, thread));
+        }
+    });
+    log.append([("a", vec![1; LARGE])]).expect("the append succeeds");
+    assert!(has_fired(&hooked.before_rename), "no segment was published");
+    let (is_in_time, thread) =
+        is_done.lock().expect("the thread does not panic").take().expect("the hook has run");
+    thread.join().expect("the thread does not panic");
+    (disk, log, is_in_time)
+}
+
+#[test]
+fn a_large_append_does_not_wait_for_one_of_another_thread_and_is_durable_by_itself() {
+    let (disk, log, is_in_time) = append_beside(LARGE);
+    assert!(is_in_time, "it waited");
+    assert_eq!(log.stats().expect("the call succeeds").segments(), 2);
+    let values = log.get_many(["a", "b"]).expect("the read succeeds");
+    assert!(values == [vec![1; LARGE], vec![2; LARGE]], "live is violated");
+    let after = SimDisk::boot(&power_cut(&disk), 5, None);
+    let after = options().open_on(after, STORE).expect("the open succeeds");
+    let values = after.get_many(["a", "b"]).expect("the read succeeds");
+    assert!(values[1] == vec![2; LARGE], "I1 is violated");
+    assert!(values[0].is_empty() || values[0] == vec![1; LARGE], "a torn value");
+}
+
+#[test]
+fn the_slots_of_a_closed_handle_are_free_for_the_next() {
+    for _ in 0..2 {
+        let (disk, log, _) = append_beside(LARGE);
+        drop(log);
+        let next = options().segment_len_bytes(1 << 20).open_on(disk, STORE);
+        let next = next.expect("the open succeeds");
+        next.append([("c", vec![3; LARGE])]).expect("the append succeeds");
+        let values = next.get_many(["a", "b", "c"]).expect("the read succeeds");
+        assert!(values == [vec![1; LARGE], vec![2; LARGE], vec![3; LARGE]], "live is violated");
+        // Neither writer is alive, so a check of the store finds nothing to wait for.
+        next.verify().expect("nothing is damaged");
+    }
+}
+
+#[test]
+fn a_small_append_shares_the_segment_of_another_thread() {
+    let disk = SimDisk::boot(&Image::blank(), 3, None);
+    let log = options().segment_len_bytes(1 << 20).open_on(disk, STORE).expect("the open succeeds");
+    thread::scope(|scope| {
+        for key in 0..8 {
+            let log = &log;
+            scope.spawn(move || {
+                for _ in 0..20 {
+                    log.append([(key, vec![1; SMALL])]).expect("the append succeeds");
+                }
+            });
+        }
+    });
+    assert_eq!(log.stats().expect("the call succeeds").segments(), 1);
+    assert!((0..8).all(|key| log.len_of(key).expect("the call succeeds") == 20 * SMALL as u64));
+}
