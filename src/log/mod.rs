@@ -250,10 +250,10 @@ impl<D: Disk> SegmentLog<D> {
         let (sequence, removes) = if batch.is_empty() {
             (store.visible(), false)
         } else {
-            let written = match writer.write(store, batch) {
+            let written = match writer.write(store, batch, durability) {
                 // Wholly dead segments can be removed immediately, without copying anything.
                 Err(Error::StoreFull { .. }) if drop_gone(&self.engine)? => {
-                    writer.write(store, batch)
+                    writer.write(store, batch, durability)
                 }
                 written => written,
             };

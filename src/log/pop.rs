@@ -13,7 +13,7 @@ use crate::log::read::reader::Reader;
 use crate::log::read::snapshot::Snapshot;
 use crate::log::store::Store;
 use crate::log::write::Writer;
-use crate::partd::Batch;
+use crate::partd::{Batch, Durability};
 
 /// As long as at least this many bytes were appended since the last read, a pop reads them without
 /// holding the version's lock, up to `UNLOCKED_READS` times.
@@ -57,7 +57,7 @@ pub(crate) fn take<D: Disk>(
         known = now;
     }
     known.check_read(store)?;
-    let mut delete = writer.prepare(store, &batch)?;
+    let mut delete = writer.prepare(store, &batch, Durability::Plain)?;
     let mut version = reader.version_mut();
     for _ in 0..TRIES {
         version.refresh(store, false)?;

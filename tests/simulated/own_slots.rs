@@ -30,7 +30,7 @@ fn power_cut(disk: &SimDisk) -> Image {
     timeline.image(&units, &Choice { versions: vec![0; units.len()].into(), names })
 }
 
-/// Appends `len` bytes durably in another thread of the handle while a thread publishes the segment of
+/// Appends and syncs `len` bytes in another thread of the handle while a thread publishes the segment of
 /// its large append. Returns the disk, the handle, and whether the other append then ended.
 fn append_beside(len: usize) -> (SimDisk, Arc<SegmentLog<Hooked>>, bool) {
     let disk = SimDisk::boot(&Image::blank(), 3, None);
@@ -43,7 +43,8 @@ fn append_beside(len: usize) -> (SimDisk, Arc<SegmentLog<Hooked>>, bool) {
         move || {
             let (sender, receiver) = channel();
             let append = move || {
-                log.append_durable([("b", vec![2; len])]).expect("the append succeeds");
+                log.append([("b", vec![2; len])]).expect("the append succeeds");
+                log.sync().expect("the sync succeeds");
                 // The receiver has waited long enough.
                 let _ = sender.send(());
             };

@@ -32,7 +32,7 @@ use crate::log::write::fill::{Shape, fill};
 use crate::log::write::orphan::seal_orphan;
 use crate::log::write::own_slot::{OwnSlot, SlotState};
 use crate::log::write::write_back::WriteBack;
-use crate::partd::Batch;
+use crate::partd::{Batch, Durability};
 
 /// The slots that a handle may take. More would spread the batches over many unfinished segments.
 const OWN_SLOTS: usize = 4;
@@ -106,8 +106,13 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Writes a batch.
-    pub(crate) fn write(&self, store: &Store<D>, batch: &Batch<'_>) -> Result<Written> {
-        let mut prepared = self.prepare(store, batch)?;
+    pub(crate) fn write(
+        &self,
+        store: &Store<D>,
+        batch: &Batch<'_>,
+        durability: Durability,
+    ) -> Result<Written> {
+        let mut prepared = self.prepare(store, batch, durability)?;
         loop {
             // Always commits: the condition is true.
             if let Some(sequence) = self.commit(store, &mut prepared, || true)? {
@@ -118,13 +123,20 @@ impl<D: Disk> Writer<D> {
 
     /// Does every step of a write that may fail for lack of a resource; only the commit remains.
     /// The batch becomes void if it is dropped before the commit.
-    pub(crate) fn prepare(&self, store: &Store<D>, batch: &Batch<'_>) -> Result<Prepared<D::File>> {
+    pub(crate) fn prepare(
+        &self,
+        store: &Store<D>,
+        batch: &Batch<'_>,
+        durability: Durability,
+    ) -> Result<Prepared<D::File>> {
         let shape = Shape::of(store, batch)?;
         let control = store.control()?;
         control.reserve()?;
-        let (own_slot, _copying) = match shape.layout.batch_len(HEADER_LEN) {
-            len if len < BESIDE_MIN_BYTES => (0, None),
-            _ => self.idle_slot(),
+        // A sync of one segment is faster than of several, so durable batches share one.
+        let is_large = shape.layout.batch_len(HEADER_LEN) >= BESIDE_MIN_BYTES;
+        let (own_slot, _copying) = match is_large && durability == Durability::Plain {
+            true => self.idle_slot(),
+            false => (0, None),
         };
         let (own_slot, slot, claim) = self.claim_somewhere(store, control, &shape, own_slot)?;
         let mut prepared = Prepared {
