@@ -51,7 +51,10 @@ def append(fsync=False):
     import partd
 
     data = blocks(64, 4096)
-    times = (5 if fsync else 100) if QUICK or fsync else 400
+    if fsync:
+        times = 5 if QUICK else 200
+    else:
+        times = 100 if QUICK else 400
     with tempfile.TemporaryDirectory() as directory:
         p = partd.File(os.path.join(directory, "store"))
         p.append(data)

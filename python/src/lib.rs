@@ -20,6 +20,7 @@ mod error;
 mod key;
 mod log;
 mod output;
+mod pieces;
 mod stores;
 mod threads;
 mod value;

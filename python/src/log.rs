@@ -4,7 +4,6 @@
 //! every other `Log` of the process. Each call checks that the path still leads to the same
 //! directory.
 
-use std::cell::Cell;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,8 +16,9 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::key::{key_of, to_python};
 use crate::output::write_values;
+use crate::pieces;
 use crate::stores::{self, Fail, Store};
-use crate::threads::{interruptible, share};
+use crate::threads::interruptible;
 use crate::value::Value;
 use crate::view::View;
 
@@ -26,15 +26,6 @@ use crate::view::View;
 const LONG_CALL_BYTES: u64 = 128 << 20;
 /// The name of the lock file, which exists once any process has taken the store's lock.
 const LOCK_FILE: &str = ".lock";
-
-/// The largest buffer that a thread keeps for joining pieces; reusing it avoids page faults.
-const JOINED_KEPT_MAX_BYTES: usize = 16 << 20;
-/// Below this many bytes, the calling thread joins all pieces.
-const PARALLEL_JOIN_MIN_BYTES: usize = 1 << 20;
-
-thread_local! {
-    static JOINED: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
 
 /// A store on disk.
 ///
@@ -173,52 +164,30 @@ impl Log {
         Ok(true)
     }
 
-    /// Appends to each key of a dictionary the joined pieces of its list; otherwise like `append`.
+    /// Appends to each key of a dictionary the pieces of its list, several keys at a time. Returns
+    /// the keys whose pieces are stored, and the exception that the others met, if any.
+    ///
+    /// With `unless_locked`, does nothing and returns None if the lock file exists.
     #[pyo3(signature = (data, unless_locked = false))]
-    fn append_pieces(&self, data: &Bound<'_, PyDict>, unless_locked: bool) -> PyResult<bool> {
+    fn append_pieces<'py>(
+        &self,
+        data: &Bound<'py, PyDict>,
+        unless_locked: bool,
+    ) -> PyResult<Option<(Bound<'py, PyList>, Option<PyErr>)>> {
         let py = data.py();
         let mut values = Vec::with_capacity(data.len());
+        let names = data.keys();
         for pair in data.items() {
             let pair = pair.cast::<PyTuple>()?;
             let pieces = pair.get_item(1)?.try_iter()?.map(|piece| Value::of(&piece?));
             values.push((key_of(&pair.get_item(0)?)?, pieces.collect::<PyResult<Vec<Value>>>()?));
         }
-        let Some(store) = py.detach(|| self.unlocked(unless_locked))? else { return Ok(false) };
-        let written = py.detach(|| {
-            let mut joined = JOINED.take();
-            let lens: Vec<usize> = values.iter().map(|(_, pieces)| len_of(pieces)).collect();
-            let total: usize = lens.iter().sum();
-            // The memory keeps its length, so that it is zeroed only where it grows.
-            if joined.len() < total {
-                joined.resize(total, 0);
-            }
-            let mut rest = &mut joined[..];
-            let mut copies = Vec::with_capacity(values.len());
-            for ((_, pieces), &len) in values.iter().zip(&lens) {
-                let (to, behind) = rest.split_at_mut(len);
-                copies.push((to, pieces));
-                rest = behind;
-            }
-            if total < PARALLEL_JOIN_MIN_BYTES {
-                copies.into_iter().for_each(join);
-            } else {
-                share(copies, join);
-            }
-            let mut batch = Batch::with_capacity(values.len());
-            let mut rest = &joined[..];
-            for ((key, _), &len) in values.iter().zip(&lens) {
-                let (value, behind) = rest.split_at(len);
-                batch.push(Op::Append(key.clone(), value));
-                rest = behind;
-            }
-            let written = store.log.write(&batch, Durability::Plain);
-            drop(batch);
-            if joined.len() <= JOINED_KEPT_MAX_BYTES {
-                JOINED.set(joined);
-            }
-            written
-        });
-        written.map_err(|error| Fail::from(error).into()).map(|()| true)
+        let Some(store) = py.detach(|| self.unlocked(unless_locked))? else { return Ok(None) };
+        let (stored, error) = py.detach(|| pieces::append(&store.log, &values));
+        let keys =
+            names.iter().zip(stored).filter_map(|(name, is_stored)| is_stored.then_some(name));
+        let error = error.map(|error| Fail::from(error).into());
+        Ok(Some((PyList::new(py, keys.collect::<Vec<_>>())?, error)))
     }
 
     /// Returns whether the lock file exists: whether any process has ever taken the store's lock.
@@ -372,19 +341,6 @@ impl Drop for Log {
         if let Some(store) = self.current.swap(None) {
             stores::release(store);
         }
-    }
-}
-
-fn len_of(pieces: &[Value]) -> usize {
-    pieces.iter().map(|piece| piece.bytes().len()).sum()
-}
-
-/// Copies the pieces one after another. Together they have the length of `to`.
-fn join((mut to, pieces): (&mut [u8], &Vec<Value>)) {
-    for piece in pieces {
-        let (now, behind) = to.split_at_mut(piece.bytes().len());
-        now.copy_from_slice(piece.bytes());
-        to = behind;
     }
 }
 

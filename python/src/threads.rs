@@ -48,6 +48,11 @@ pub(crate) fn share<I: Send, T: Send>(items: Vec<I>, each: impl Fn(I) -> T + Syn
     results.into_iter().flatten().collect()
 }
 
+/// Returns the number of threads that [`share`] uses, at least 1.
+pub(crate) fn count() -> usize {
+    pool().map_or(1, ThreadPool::current_num_threads)
+}
+
 /// Returns the threads of this process. A forked child creates its own: it has none of its parent's.
 fn pool() -> Option<&'static ThreadPool> {
     let pid = process::id();

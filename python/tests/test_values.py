@@ -2,8 +2,10 @@
 
 import os
 import pickle
+import resource
 import threading
 import zlib
+from random import Random
 
 import numpy as np
 import pandas as pd
@@ -173,6 +175,42 @@ def test_a_buffer_with_a_failing_slow_store_loses_nothing(tmp_path):
     os.mkdir(tmp_path / "s")
     p.flush()
     assert p.get("x") == b"123456789abc"
+
+
+def test_a_flush_of_which_a_part_fails_keeps_what_the_slow_store_has_not(tmp_path):
+    slow = File(tmp_path / "s")
+    slow.append({0: b"makes the first segment"})
+    values = {key: bytes([key]) * (1 << 20) for key in range(1, 9)}
+    p = Buffer(Dict(), slow, available_memory=1e9)
+    p.append(values)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The segment has room for some of the values, and another one cannot be made.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            p.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    kept = len(p.fast.data)
+    assert 4 < kept < 8 and p.memory_usage == kept << 20
+    assert p.get(list(values)) == list(values.values())
+    p.flush()
+    assert p.fast.data == {} and p.memory_usage == 0
+    assert p.get(list(values)) == list(values.values())
+
+
+def test_a_flush_keeps_the_order_of_pieces_of_any_length(tmp_path):
+    random = Random(1)
+    p = Buffer(Dict(), File(tmp_path / "s"), available_memory=300_000)
+    expected = {}
+    for _ in range(300):
+        for key, longest in [("short", 50), ("mixed", 20_000), ("long", 9000), ("empty", 0)]:
+            value = random.randbytes(random.randrange(longest + 1))
+            p.append({key: value})
+            expected[key] = expected.get(key, b"") + value
+    p.flush()
+    assert p.get(list(expected)) == list(expected.values())
+    assert sorted(p.slow.keys()) == sorted(expected)
 
 
 def test_threads_can_share_every_store(tmp_path):

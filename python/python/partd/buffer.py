@@ -15,7 +15,7 @@ from .file import File
 __all__ = ["Buffer", "keys_to_flush", "zero"]
 
 # Moving keys to the slow store frees at least this share of the memory.
-FREED_SHARE = 0.1
+FREED_SHARE = 0.25
 
 
 def zero():
@@ -167,15 +167,19 @@ class Buffer(Interface):
     def _flush(self, keys):
         if not keys:
             return
+        error = None
         if type(self.fast) is Dict and type(self.slow) is File:
             stored = self.fast.data
-            self.slow._append_pieces({key: stored[key] for key in keys if key in stored})
+            pieces = {key: stored[key] for key in keys if key in stored}
+            keys, error = self.slow._append_pieces(pieces)
         else:
             values = self.fast.get(keys, lock=False)
             self.slow.append(dict(zip(keys, values, strict=True)), lock=False)
         # Delete only after `slow` has the bytes: if it fails, they are still in `fast`.
         self.fast.delete(keys, lock=False)
         self._uncount(keys)
+        if error is not None:
+            raise error
 
     def _uncount(self, keys):
         for key in keys:

@@ -139,12 +139,17 @@ class File(Interface):
             self._shown.refresh(data)
 
     def _append_pieces(self, data):
-        """Appends a list of pieces to each key. A `Buffer` calls this."""
-        if not self._log.append_pieces(data, True):
+        """Appends a list of pieces to each key. A `Buffer` calls this.
+
+        Returns the keys whose pieces are stored, and the exception that the others met, or None.
+        """
+        result = self._log.append_pieces(data, True)
+        if result is None:
             with self._asked_for_lock():
-                self._log.append_pieces(data)
+                result = self._log.append_pieces(data)
         if self._shown:
             self._shown.refresh(data)
+        return result
 
     def _is_temporary(self):
         if not self._explicitly_given_path or self._path in cleanup_files:
