@@ -338,7 +338,7 @@ impl<D: Disk> Writer<D> {
             space.check(store, own_len)?;
             (make(own_len)?, false)
         };
-        self.newest.store(active.segment().id(), Ordering::Relaxed);
+        self.newest.fetch_max(active.segment().id(), Ordering::Relaxed);
         let Some(claim) = active.claim(layout, 0)? else {
             return Err(Error::Invalid(format!("a batch of {len} bytes does not fit its segment")));
         };
