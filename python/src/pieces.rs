@@ -10,8 +10,8 @@ use crate::value::Value;
 /// A batch has about this many bytes, unless one value is longer; fewer are not worth a thread.
 const BATCH_MIN_BYTES: usize = 512 << 10;
 const BATCH_MAX_BYTES: usize = 8 << 20;
-/// A value whose pieces are shorter than this on average is joined and stored as one extent. Longer
-/// pieces are not copied: each is an extent, which is as fast to read.
+/// A value whose pieces are shorter than this on average, or than eight keys, is joined and stored as
+/// one extent. Longer pieces are not copied: each is an extent with the key, and is as fast to read.
 const JOINED_PIECES_MAX_BYTES: usize = 4 << 10;
 /// The memory for joined values that a thread keeps; reusing it avoids page faults.
 const JOINED_KEPT_MAX_BYTES: usize = 16 << 20;
@@ -79,9 +79,10 @@ fn write(log: &SegmentLog, values: &[Pieces]) -> partd::Result<()> {
 }
 
 /// Whether the pieces are stored as one extent. A value without pieces is: the key exists.
-fn is_joined((_, pieces): &Pieces) -> bool {
+fn is_joined((key, pieces): &Pieces) -> bool {
     let bytes: usize = pieces.iter().map(|piece| piece.bytes().len()).sum();
-    pieces.len() != 1 && bytes < pieces.len().max(1) * JOINED_PIECES_MAX_BYTES
+    let longest = JOINED_PIECES_MAX_BYTES.max(8 * key.len());
+    pieces.len() != 1 && bytes < pieces.len().max(1) * longest
 }
 
 fn len_of((_, pieces): &Pieces) -> usize {

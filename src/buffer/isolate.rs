@@ -1,4 +1,5 @@
-//! Runs calls to the slow store under the buffer's lock in a thread pool that runs nothing else.
+//! Runs calls to the slow store and large copies under the buffer's lock in a thread pool that runs
+//! nothing else.
 //!
 //! Invariant: a thread that holds the lock never waits for a pool that runs other tasks. It would
 //! deadlock if such a task waits for the lock, or if the waiting worker picks up a task that does.
@@ -16,7 +17,7 @@ const MAX_THREADS: usize = 4;
 /// A store does not spread fewer bytes than this over threads, so the call needs no pool.
 const ISOLATE_MIN_BYTES: u64 = 64 << 10;
 
-/// The pool in which a buffer calls its slow store.
+/// The pool in which a buffer calls its slow store and copies.
 #[derive(Debug)]
 pub(super) struct Isolate {
     pool: LazyPool,

@@ -72,8 +72,9 @@ use crate::partd::{Batch, Durability, Partd};
 
 /// A store on disk: a log of memory-mapped segment files in a directory.
 ///
-/// Any number of threads, and up to 1,024 writing handles in any processes of one machine (512 if each
-/// appends large batches from several threads), can use a directory at the same time. Batches are atomic and have one order, which every handle sees.
+/// Any number of threads, and up to 1,024 writing handles in any processes of one machine, can use
+/// a directory at the same time; at least 512, if they append large batches from several threads.
+/// Batches are atomic and have one order, which every handle sees.
 /// Once an operation returns, every operation that starts later sees its effect. `kill -9` of any
 /// process loses nothing acknowledged. A power cut leaves the store as it was at one moment, at or
 /// after the last [`append_durable`](Partd::append_durable) or [`sync`](Partd::sync) that returned.

@@ -71,7 +71,8 @@ impl Options {
     /// Sets the length of the segments that this handle creates, in bytes. The default is 64 MiB.
     ///
     /// It must be from 64 KiB to 4 GiB, and is rounded up to whole pages. Each writing handle has
-    /// one segment open, or up to four while several of its threads append 64 KiB or more. A batch that does not fit gets a longer segment of its own.
+    /// one segment open, or up to four once several of its threads append 64 KiB or more at the
+    /// same time. A batch that does not fit gets a longer segment of its own.
     pub fn segment_len_bytes(mut self, bytes: u64) -> Options {
         self.segment_len_bytes = bytes;
         self

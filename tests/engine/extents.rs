@@ -157,3 +157,18 @@ fn a_segment_that_was_replaced_by_hand_is_an_error_that_names_it() {
     assert_eq!(error.kind(), ErrorKind::Removed, "{error}");
     assert!(error.to_string().contains("0000000000000001.seg"), "{error}");
 }
+
+#[test]
+fn a_get_of_long_values_of_short_extents_allocates_no_more_than_their_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let p = SegmentLog::open(dir.path().join("store")).unwrap();
+    let mut batch = partd::Batch::new();
+    for _ in 0..15_000 {
+        batch.append("a", &[1; 100]).append("b", &[2; 100]);
+    }
+    p.write(&batch, partd::Durability::Plain).unwrap();
+    for (value, byte) in p.get_many(["a", "b"]).unwrap().into_iter().zip([1, 2]) {
+        assert!(value.len() == 1_500_000 && value.iter().all(|&b| b == byte));
+        assert_eq!(value.capacity(), value.len());
+    }
+}

@@ -6,17 +6,21 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use crate::hooked::{Hooked, has_fired, set};
+use crate::hooked::{Hook, Hooked, has_fired, set};
 use crate::sim::disk::SimDisk;
 use crate::sim::image::Image;
 use crate::sim::timeline::{Choice, Timeline};
 use crate::sim::{STORE, options};
-use partd::{Partd, SegmentLog};
+use partd::{Options, Partd, SegmentLog};
 
 const LARGE: usize = 100_000;
 const SMALL: usize = 1000;
 /// A thread that takes longer waits for a lock.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+fn large_segments() -> Options {
+    options().segment_len_bytes(1 << 20)
+}
 
 /// The image of a power cut that loses everything pending.
 fn power_cut(disk: &SimDisk) -> Image {
@@ -30,20 +34,22 @@ fn power_cut(disk: &SimDisk) -> Image {
     timeline.image(&units, &Choice { versions: vec![0; units.len()].into(), names })
 }
 
-/// Appends and syncs `len` bytes in another thread of the handle while a thread publishes the segment of
-/// its large append. Returns the disk, the handle, and whether the other append then ended.
-fn append_beside(len: usize) -> (SimDisk, Arc<SegmentLog<Hooked>>, bool) {
+/// Appends and syncs a value in another thread of the handle while a thread makes a large append, at the
+/// moment of the hook. Returns the disk, the handle, and whether the other append then ended.
+fn append_beside(
+    options: &Options,
+    hook: fn(&Hooked) -> &Hook,
+) -> (SimDisk, Arc<SegmentLog<Hooked>>, bool) {
     let disk = SimDisk::boot(&Image::blank(), 3, None);
     let hooked = Hooked::new(disk.new_process());
-    let options = options().segment_len_bytes(1 << 20);
     let log = Arc::new(options.open_on(hooked.clone(), STORE).expect("the open succeeds"));
     let is_done = Arc::new(Mutex::new(None));
-    set(&hooked.before_rename, {
+    set(hook(&hooked), {
         let (log, is_done) = (Arc::clone(&log), Arc::clone(&is_done));
         move || {
             let (sender, receiver) = channel();
             let append = move || {
-                log.append([("b", vec![2; len])]).expect("the append succeeds");
+                log.append([("b", vec![2; LARGE])]).expect("the append succeeds");
                 log.sync().expect("the sync succeeds");
                 // The receiver has waited long enough.
                 let _ = sender.send(());
@@ -54,7 +60,7 @@ fn append_beside(len: usize) -> (SimDisk, Arc<SegmentLog<Hooked>>, bool) {
         }
     });
     log.append([("a", vec![1; LARGE])]).expect("the append succeeds");
-    assert!(has_fired(&hooked.before_rename), "no segment was published");
+    assert!(has_fired(hook(&hooked)), "the hook has not run");
     let (is_in_time, thread) =
         is_done.lock().expect("the thread does not panic").take().expect("the hook has run");
     thread.join().expect("the thread does not panic");
@@ -63,7 +69,7 @@ fn append_beside(len: usize) -> (SimDisk, Arc<SegmentLog<Hooked>>, bool) {
 
 #[test]
 fn a_large_append_does_not_wait_for_one_of_another_thread_and_is_durable_by_itself() {
-    let (disk, log, is_in_time) = append_beside(LARGE);
+    let (disk, log, is_in_time) = append_beside(&large_segments(), |disk| &disk.before_rename);
     assert!(is_in_time, "it waited");
     assert_eq!(log.stats().expect("the call succeeds").segments(), 2);
     let values = log.get_many(["a", "b"]).expect("the read succeeds");
@@ -78,7 +84,7 @@ fn a_large_append_does_not_wait_for_one_of_another_thread_and_is_durable_by_itse
 #[test]
 fn the_slots_of_a_closed_handle_are_free_for_the_next() {
     for _ in 0..2 {
-        let (disk, log, _) = append_beside(LARGE);
+        let (disk, log, _) = append_beside(&large_segments(), |disk| &disk.before_rename);
         drop(log);
         let next = options().segment_len_bytes(1 << 20).open_on(disk, STORE);
         let next = next.expect("the open succeeds");
@@ -87,6 +93,22 @@ fn the_slots_of_a_closed_handle_are_free_for_the_next() {
         assert!(values == [vec![1; LARGE], vec![2; LARGE], vec![3; LARGE]], "live is violated");
         // Neither writer is alive, so a check of the store finds nothing to wait for.
         next.verify().expect("nothing is damaged");
+    }
+}
+
+#[test]
+fn a_dead_segment_of_any_slot_makes_room_in_a_store_with_a_size_limit() {
+    for (deleted, kept) in [("a", "b"), ("b", "a")] {
+        let options = large_segments().max_store_bytes(2 << 20).compaction_dead_share(Some(0.5));
+        let (_disk, log, is_in_time) = append_beside(&options, |disk| &disk.before_id_of);
+        assert!(is_in_time, "it waited");
+        assert_eq!(log.stats().expect("the call succeeds").segments(), 2);
+        log.delete([deleted]).expect("the delete succeeds");
+        // It fits into neither segment, and a third would exceed the limit.
+        log.append([("c", vec![3; 1_000_000])]).expect("the append succeeds");
+        assert_eq!(log.len_of(kept).expect("the call succeeds"), LARGE as u64);
+        assert_eq!(log.len_of("c").expect("the call succeeds"), 1_000_000);
+        assert_eq!(log.len_of(deleted).expect("the call succeeds"), 0);
     }
 }
 

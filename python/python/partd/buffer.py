@@ -171,7 +171,10 @@ class Buffer(Interface):
         if type(self.fast) is Dict and type(self.slow) is File:
             stored = self.fast.data
             pieces = {key: stored[key] for key in keys if key in stored}
-            keys, error = self.slow._append_pieces(pieces)
+            moved, error = self.slow._append_pieces(pieces)
+            if error is not None:
+                failed = pieces.keys() - set(moved)
+                keys = [key for key in keys if key not in failed]
         else:
             values = self.fast.get(keys, lock=False)
             self.slow.append(dict(zip(keys, values, strict=True)), lock=False)

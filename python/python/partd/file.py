@@ -147,9 +147,14 @@ class File(Interface):
         if result is None:
             with self._asked_for_lock():
                 result = self._log.append_pieces(data)
-        if self._shown:
-            self._shown.refresh(data)
-        return result
+        stored, error = result
+        try:
+            if self._shown:
+                self._shown.refresh(stored)
+        except OSError as refused:
+            # The pieces are stored, so the caller must not append them again.
+            error = error or refused
+        return stored, error
 
     def _is_temporary(self):
         if not self._explicitly_given_path or self._path in cleanup_files:

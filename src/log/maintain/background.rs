@@ -185,28 +185,28 @@ fn compact_if_worth<D: Disk>(engine: &Engine<D>, share: f64, stop: &Stop) -> Res
     Ok(())
 }
 
-/// Removes the wholly dead segments, including the one that this handle writes to. Returns whether
-/// there may be room now.
+/// Removes the wholly dead segments, including those that this handle writes to. Returns whether there
+/// may be room now.
 pub(crate) fn drop_gone<D: Disk>(engine: &Engine<D>) -> Result<bool> {
     let Engine { store, writer, reader, .. } = engine;
     if store.options.compaction_dead_share.is_none() {
         return Ok(false);
     }
     let control = store.control()?;
-    let own = writer.newest();
-    let (live, gone) = reader.with_walked_version(store, |version| {
-        let is_own = |number: &u32| version.segments[*number as usize].id() == own;
-        let live_in = |number| version.index.live_bytes_in(number);
-        let live = version.current().find(is_own).map_or(0, live_in);
-        (live, version.at_rest().iter().any(AtRest::is_gone))
+    let mut own = writer.active_ids();
+    let (is_all_live, gone) = reader.with_walked_version(store, |version| {
+        let count = own.len();
+        own.retain(|own| {
+            let is_it = |number: &u32| version.segments[*number as usize].id() == *own;
+            version.current().find(is_it).is_none_or(|n| version.index.live_bytes_in(n) == 0)
+        });
+        (count > 0 && own.is_empty(), version.at_rest().iter().any(AtRest::is_gone))
     })?;
-    if !gone && live > 0 {
+    if !gone && is_all_live {
         return Ok(false);
     }
-    if live == 0 {
-        // The pending batch does not fit into the active segment, which would be sealed anyway.
-        writer.give_up_active(control, 0);
-    }
+    // The pending batch fits into none of them.
+    while writer.give_up_active(control, |active| own.contains(&active.segment().id())) {}
     // Another compaction, perhaps on this handle's own thread, may be removing them right now.
     let since = Instant::now();
     loop {

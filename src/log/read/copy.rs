@@ -39,10 +39,12 @@ impl<F: DiskFile> Snapshot<F> {
             });
         }
         let lens: Vec<u64> = extents.iter().map(|list| total(list)).collect();
+        let is_small =
+            bytes < PARALLEL_MIN_BYTES || extents.len() > 1 && bytes < count * SMALL_EXTENT_BYTES;
         let allocate = |keys: Range<usize>, values: &mut [Vec<u8>]| {
             for (key, value) in keys.zip(values) {
-                // The vector of a long value is made zeroed, later.
-                if lens[key] <= PIECE_BYTES {
+                // `long_value` makes its own vector.
+                if is_small || lens[key] <= PIECE_BYTES {
                     *value = Vec::with_capacity(lens[key] as usize + room_of(room, key));
                 }
             }
@@ -53,7 +55,6 @@ impl<F: DiskFile> Snapshot<F> {
             self.side_by_side(&extents, &mut values)?;
             return Ok(values);
         }
-        let is_small = extents.len() > 1 && bytes < count * SMALL_EXTENT_BYTES;
         if !is_small {
             // Threads that allocate and copy in turn wait for each other in the kernel.
             allocate(all, &mut values);

@@ -326,8 +326,8 @@ impl<F: DiskFile> Segment<F> {
 
     /// Stores to space that the caller owns alone.
     fn put(&self, offset: u64, bytes: &[u8]) {
-        // SAFETY: private to this folder; `Unpublished` calls it before the file has its published
-        // name, and `Claim` for the range that it owns, of which no slice exists.
+        // SAFETY: private to this folder; `Claim` calls it for the range that it owns, of which no slice
+        // exists.
         unsafe { self.file.mapping().copy_in(offset, bytes) };
         self.file.stored(offset, bytes.len() as u64);
     }

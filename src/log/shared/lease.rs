@@ -10,7 +10,7 @@ use crate::log::fs::Disk;
 use crate::log::shared::commit::Word;
 use crate::log::shared::control::Control;
 
-/// The slot of this handle.
+/// A slot that a handle holds.
 #[derive(Debug)]
 pub(crate) struct WriterLease<D: Disk> {
     pub(crate) slot: u16,

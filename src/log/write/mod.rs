@@ -9,6 +9,7 @@ mod fill;
 mod new_segment;
 pub(crate) mod orphan;
 mod own_slot;
+mod sealed;
 pub(crate) mod write_back;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +32,7 @@ use crate::log::store::Store;
 use crate::log::write::fill::{Shape, fill};
 use crate::log::write::orphan::seal_orphan;
 use crate::log::write::own_slot::{OwnSlot, SlotState};
+use crate::log::write::sealed::SealedSegments;
 use crate::log::write::write_back::WriteBack;
 use crate::partd::{Batch, Durability};
 
@@ -45,11 +47,15 @@ const CHECK_NAMES_MS: u64 = 100;
 /// The writing half of a handle.
 #[derive(Debug)]
 pub(crate) struct Writer<D: Disk> {
-    /// The first is used unless another thread is copying to its segment.
+    /// The first is used unless another thread is copying a large batch to its segment.
     slots: [OwnSlot<D>; OWN_SLOTS],
-    /// Held while a segment is made in a store with a size limit, so that two slots do not both take
-    /// the last room.
+    sealed: SealedSegments<D::File>,
+    /// Held while a segment is made in a store with a size limit, so that two slots of the handle do
+    /// not both take the last room.
     making: Mutex<()>,
+    /// Held while a batch is committed. A slot commits one at a time, and a handle too, so that its
+    /// threads never find each other's commit unfinished: that is for processes that were stopped.
+    committing: Mutex<()>,
     /// The id of the newest segment that the handle has made; 0 for none.
     newest: AtomicU64,
     /// When the handle last checked the names of its files, in milliseconds since 1970.
@@ -60,6 +66,9 @@ pub(crate) struct Writer<D: Disk> {
     pub(crate) space: Space<D>,
     write_back: WriteBack,
 }
+
+/// Space for a batch, with the index of the handle's slot and the slot's number in the control file.
+type Claimed<D> = (usize, u16, Claim<<D as Disk>::File>);
 
 /// A batch that is written but not yet committed.
 #[derive(Debug)]
@@ -96,7 +105,9 @@ impl<D: Disk> Writer<D> {
     pub(crate) fn new(options: &Options, opened_unix_ms: u64) -> Writer<D> {
         Writer {
             slots: std::array::from_fn(|_| OwnSlot::new()),
+            sealed: SealedSegments::new(),
             making: Mutex::new(()),
+            committing: Mutex::new(()),
             newest: AtomicU64::new(0),
             checked_unix_ms: AtomicU64::new(0),
             opened_unix_ms,
@@ -167,8 +178,7 @@ impl<D: Disk> Writer<D> {
         let control = store.control()?;
         let segment = prepared.claim.segment();
         let position = Position { segment: segment.id(), offset: prepared.claim.offset() };
-        let own_slot = &self.slots[prepared.own_slot];
-        let guard = own_slot.committing.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
         prepared.claim.reserve_words()?;
         control.reserve()?;
         let words = OwnWords { control, own: segment };
@@ -181,7 +191,8 @@ impl<D: Disk> Writer<D> {
             Ok(sequence) => {
                 prepared.is_committed = true;
                 let len = prepared.claim.len();
-                let (end, waiting) = (position.offset + len, &own_slot.waiting_bytes);
+                let waiting = &self.slots[prepared.own_slot].waiting_bytes;
+                let end = position.offset + len;
                 if let Some(range) = self.write_back.appended(waiting, end, len) {
                     segment.file().write_back(range);
                 }
@@ -226,33 +237,40 @@ impl<D: Disk> Writer<D> {
 
     /// Drops the handle's references to segments that a compaction has replaced.
     pub(crate) fn forget(&self, ids: &[u64]) {
-        self.slots.iter().for_each(|slot| slot.state().forget(ids));
+        self.sealed.forget(ids);
     }
 
-    /// Ends an active segment of the handle early if that frees at least `len` bytes of disk space; all
-    /// of them if `len` is 0. Returns whether there was one.
-    pub(crate) fn give_up_active(&self, control: &Control<D>, len: u64) -> bool {
-        // Only whole pages are freed, so up to a page is lost.
-        let has_room =
-            |active: &mut ActiveSegment<D::File>| len == 0 || active.room() >= len + 4096;
-        let mut is_ended = false;
-        for slot in &self.slots {
+    /// The ids of the segments that the handle writes to.
+    pub(crate) fn active_ids(&self) -> Vec<u64> {
+        let id = |slot: &OwnSlot<D>| Some(slot.state().active.as_ref()?.segment().id());
+        self.slots.iter().filter_map(id).collect()
+    }
+
+    /// Ends the first active segment of the handle for which `is_wanted` holds. Returns whether there
+    /// was one.
+    pub(crate) fn give_up_active(
+        &self,
+        control: &Control<D>,
+        is_wanted: impl Fn(&ActiveSegment<D::File>) -> bool,
+    ) -> bool {
+        self.slots.iter().any(|slot| {
             let mut state = slot.state();
-            if is_ended && len > 0 || control.reserve().is_err() {
-                break;
+            if control.reserve().is_err() {
+                return false;
             }
-            let Some(active) = state.active.take_if(has_room) else { continue };
+            let Some(active) = state.active.take_if(|active| is_wanted(active)) else {
+                return false;
+            };
             if let Some(lease) = &state.lease {
                 control.clear_active(lease.slot);
             }
-            state.close(control, active);
-            is_ended = true;
-        }
-        is_ended
+            self.sealed.seal(control, active);
+            true
+        })
     }
 
-    /// Returns the first slot to whose segment no other thread is copying, and marks it as in use;
-    /// the first of all if there is none.
+    /// Returns the first slot to whose segment no other thread is copying a large batch, and marks it as
+    /// in use; the first of all if there is none.
     fn idle_slot(&self) -> (usize, Option<MutexGuard<'_, ()>>) {
         for (number, slot) in self.slots.iter().enumerate() {
             match slot.copying.try_lock() {
@@ -265,31 +283,42 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Claims space for a batch through the handle's slot `wanted`, or through another if that one
-    /// cannot have it. Returns the index of the slot, and its number in the control file.
+    /// cannot have it.
     fn claim_somewhere(
         &self,
         store: &Store<D>,
         control: &Control<D>,
         shape: &Shape,
         wanted: usize,
-    ) -> Result<(usize, u16, Claim<D::File>)> {
+    ) -> Result<Claimed<D>> {
         // Whatever another slot lacks, such as disk space for a segment, the first may have.
         if wanted > 0
             && let Ok((slot, claim)) = self.claim(store, control, shape, wanted)
         {
             return Ok((wanted, slot, claim));
         }
+        if shape.only_removes {
+            // They free space, so they take a new segment or a reserve only if they must.
+            if let Some(claimed) = self.claim_active(store, shape)? {
+                return Ok(claimed);
+            }
+        }
         let error = match self.claim(store, control, shape, 0) {
             Ok((slot, claim)) => return Ok((0, slot, claim)),
             Err(error) if !is_full(&error) => return Err(error),
             Err(error) => error,
         };
-        for (number, slot) in self.slots.iter().enumerate().skip(1) {
+        self.claim_active(store, shape)?.ok_or(error)
+    }
+
+    /// Claims space for a batch in the first active segment that has room.
+    fn claim_active(&self, store: &Store<D>, shape: &Shape) -> Result<Option<Claimed<D>>> {
+        for (number, slot) in self.slots.iter().enumerate() {
             if let Some((slot, claim)) = slot.claim(&shape.layout, shape.reserve(&store.options))? {
-                return Ok((number, slot, claim));
+                return Ok(Some((number, slot, claim)));
             }
         }
-        Err(error)
+        Ok(None)
     }
 
     /// Claims space for a batch through the handle's slot `number`, in a new segment if necessary.
@@ -348,10 +377,10 @@ impl<D: Disk> Writer<D> {
                 if let Some(range) = self.write_back.sealed(&own_slot.waiting_bytes, end) {
                     sealed.segment().file().write_back(range);
                 }
-                state.close(control, sealed);
+                self.sealed.seal(control, sealed);
             }
         } else {
-            state.close(control, active);
+            self.sealed.seal(control, active);
             match &state.active {
                 Some(active) => control.set_active(slot, active.segment().id()),
                 None => control.clear_active(slot),

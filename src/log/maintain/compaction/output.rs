@@ -62,13 +62,13 @@ pub(super) fn write_output<D: Disk>(
     };
     let mut new = match created {
         Err(error) if is_full(&error) && stop.is_due() => return Ok(Written::Stopped),
-        // Last resort, used only if it is sure to help: give up the free end of this handle's own
-        // segment.
+        // Last resort, used only if it is sure to help: give up the free end of a segment that this
+        // handle writes to. Only whole pages are freed, so up to a page is lost.
         Err(error)
             if is_full(&error)
                 && base.inputs.iter().map(|source| source.len).sum::<u64>() >= 2 * len
                 && base.inputs.len() == 1
-                && writer.give_up_active(control, len) =>
+                && writer.give_up_active(control, |active| active.room() >= len + 4096) =>
         {
             create()?
         }
