@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use crate::hooked::{Hook, Hooked, has_fired, set};
-use crate::sim::disk::SimDisk;
+use crate::hooked::{Hook, Hooked, has_fired, set, stopped};
+use crate::sim::disk::{Fate, SimDisk};
 use crate::sim::image::Image;
 use crate::sim::timeline::{Choice, Timeline};
 use crate::sim::{STORE, options};
@@ -94,6 +94,52 @@ fn the_slots_of_a_closed_handle_are_free_for_the_next() {
         // Neither writer is alive, so a check of the store finds nothing to wait for.
         next.verify().expect("nothing is damaged");
     }
+}
+
+#[test]
+fn a_process_killed_at_any_operation_of_two_large_appends_leaves_none_of_them_torn() {
+    let mut found = [0; 3];
+    for at in 1.. {
+        let disk = SimDisk::unlogged(&Image::blank(), 3);
+        let process = disk.new_process();
+        let hooked = Hooked::new(process.clone());
+        let log = large_segments().open_on(hooked.clone(), STORE).expect("the open succeeds");
+        // A killed process drops nothing.
+        let log: &'static SegmentLog<Hooked> = Box::leak(Box::new(log));
+        set(&hooked.before_id_of, move || {
+            let append = || log.append([("b", vec![2; LARGE])]).expect("the append succeeds");
+            // A killed thread unwinds, which may come here too.
+            if !thread::panicking() {
+                // It panics if the process is killed.
+                drop(thread::spawn(append).join());
+            }
+        });
+        let (fate, thread) = stopped(&process, at, move || log.append([("a", vec![1; LARGE])]));
+        if fate == Fate::Stopped {
+            process.kill();
+        }
+        let next = large_segments().open_on(disk.new_process(), STORE).expect("the open succeeds");
+        let values = next.get_many(["a", "b"]).expect("the read succeeds");
+        let whole = [vec![1; LARGE], vec![2; LARGE]];
+        for (value, whole) in values.iter().zip(&whole) {
+            assert!(value.is_empty() || value == whole, "a torn value; operation {at}");
+        }
+        found[values.iter().filter(|value| !value.is_empty()).count()] += 1;
+        // The next writers take the slots over.
+        next.append([("c", vec![3; LARGE])]).expect("the append succeeds");
+        next.sync().expect("the sync succeeds");
+        assert!(next.get("c").expect("the read succeeds") == vec![3; LARGE]);
+        next.verify().expect("nothing is damaged");
+        if fate == Fate::Finished {
+            thread.join().expect("it does not panic").expect("the append succeeds");
+            assert!(values == whole, "live is violated");
+            break;
+        }
+        process.bury();
+        drop(thread.join());
+    }
+    println!("{found:?} times none, one and both of the values");
+    assert!(found[0] > 10 && found[1] > 3 && found[2] > 0, "{found:?}");
 }
 
 #[test]
