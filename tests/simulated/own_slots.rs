@@ -70,7 +70,7 @@ fn append_beside(
 #[test]
 fn a_large_append_does_not_wait_for_one_of_another_thread_and_is_durable_by_itself() {
     let (disk, log, is_in_time) = append_beside(&large_segments(), |disk| &disk.before_rename);
-    assert!(is_in_time, "it waited");
+    assert!(is_in_time, "live is violated: it waited");
     assert_eq!(log.stats().expect("the call succeeds").segments(), 2);
     let values = log.get_many(["a", "b"]).expect("the read succeeds");
     assert!(values == [vec![1; LARGE], vec![2; LARGE]], "live is violated");
@@ -147,7 +147,7 @@ fn a_dead_segment_of_any_slot_makes_room_in_a_store_with_a_size_limit() {
     for (deleted, kept) in [("a", "b"), ("b", "a")] {
         let options = large_segments().max_store_bytes(2 << 20).compaction_dead_share(Some(0.5));
         let (_disk, log, is_in_time) = append_beside(&options, |disk| &disk.before_id_of);
-        assert!(is_in_time, "it waited");
+        assert!(is_in_time, "live is violated: it waited");
         assert_eq!(log.stats().expect("the call succeeds").segments(), 2);
         log.delete([deleted]).expect("the delete succeeds");
         // It fits into neither segment, and a third would exceed the limit.
