@@ -56,7 +56,6 @@ fn split(values: &[Pieces], threads: usize) -> Vec<&[Pieces]> {
 
 fn write(log: &SegmentLog, values: &[Pieces]) -> partd::Result<()> {
     JOINED.with_borrow_mut(|joined| {
-        joined.clear();
         for value in values.iter().filter(|value| is_joined(value)) {
             value.1.iter().for_each(|piece| joined.extend_from_slice(piece.bytes()));
         }
@@ -73,16 +72,17 @@ fn write(log: &SegmentLog, values: &[Pieces]) -> partd::Result<()> {
             }
         }
         let written = log.write(&batch, Durability::Plain);
+        joined.clear();
         joined.shrink_to(JOINED_KEPT_MAX_BYTES);
         written
     })
 }
 
 /// Whether the pieces are stored as one extent. A value without pieces is: the key exists.
-fn is_joined((key, pieces): &Pieces) -> bool {
-    let bytes: usize = pieces.iter().map(|piece| piece.bytes().len()).sum();
+fn is_joined(value: &Pieces) -> bool {
+    let (key, pieces) = value;
     let longest = JOINED_PIECES_MAX_BYTES.max(8 * key.len());
-    pieces.len() != 1 && bytes < pieces.len().max(1) * longest
+    pieces.len() != 1 && len_of(value) < pieces.len().max(1) * longest
 }
 
 fn len_of((_, pieces): &Pieces) -> usize {

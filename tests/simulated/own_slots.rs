@@ -7,9 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use crate::hooked::{Hook, Hooked, has_fired, set, stopped};
+use crate::publishing::power_cut;
 use crate::sim::disk::{Fate, SimDisk};
 use crate::sim::image::Image;
-use crate::sim::timeline::{Choice, Timeline};
 use crate::sim::{STORE, options};
 use partd::{Options, Partd, SegmentLog};
 
@@ -20,18 +20,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 fn large_segments() -> Options {
     options().segment_len_bytes(1 << 20)
-}
-
-/// The image of a power cut that loses everything pending.
-fn power_cut(disk: &SimDisk) -> Image {
-    let records = disk.log();
-    let mut timeline = Timeline::new(disk, &records, 4096, 0);
-    while let Some(passed) = timeline.pass() {
-        passed.expect("no violation");
-    }
-    let units = timeline.units();
-    let names = vec![false; timeline.pending_names()].into();
-    timeline.image(&units, &Choice { versions: vec![0; units.len()].into(), names })
 }
 
 /// Appends and syncs a value in another thread of the handle while a thread makes a large append, at the

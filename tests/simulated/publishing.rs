@@ -31,7 +31,7 @@ const WRITES: [(&str, Write); 2] = [
 ];
 
 /// The image of a power cut that loses everything pending.
-fn power_cut(disk: &SimDisk) -> Image {
+pub(crate) fn power_cut(disk: &SimDisk) -> Image {
     let records = disk.log();
     let mut timeline = Timeline::new(disk, &records, 4096, 0);
     while let Some(passed) = timeline.pass() {

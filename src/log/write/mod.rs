@@ -291,7 +291,7 @@ impl<D: Disk> Writer<D> {
         shape: &Shape,
         wanted: usize,
     ) -> Result<Claimed<D>> {
-        // Whatever another slot lacks, such as disk space for a segment, the first may have.
+        // If this fails, the first slot may still have a segment with room.
         if wanted > 0
             && let Ok((slot, claim)) = self.claim(store, control, shape, wanted)
         {
