@@ -56,6 +56,8 @@ fn split(values: &[Pieces], threads: usize) -> Vec<&[Pieces]> {
 
 fn write(log: &SegmentLog, values: &[Pieces]) -> partd::Result<()> {
     JOINED.with_borrow_mut(|joined| {
+        // It is empty, unless a write has panicked.
+        joined.clear();
         for value in values.iter().filter(|value| is_joined(value)) {
             value.1.iter().for_each(|piece| joined.extend_from_slice(piece.bytes()));
         }
