@@ -171,7 +171,7 @@ pub use crate::lend::Lend;
 pub use crate::lend::{LentChunks, OwnedChunks};
 pub use crate::log::{
     BackgroundError, Backup, Compaction, Counters, FileExtent, FileExtents, Options, SegmentLog,
-    Seq, Skipped, Stats, Verified, View, ViewReader,
+    Seq, Skipped, Stats, Unverified, Verified, View, ViewReader,
 };
 pub use crate::log::{Entries, Follower, Position, Update, ValueReader};
 pub use crate::partd::{Chunks, Durability, MemoryStore, Partd};

@@ -143,7 +143,7 @@ impl Codec {
             } else {
                 share(values.iter().collect(), encode).into_iter().collect()
             };
-            write_values(&frames.map_err(|e| self.error(&e))?)
+            Ok(write_values(&frames.map_err(|e| self.error(&e))?)?)
         })?;
         PyList::new(py, frames)
     }
@@ -162,7 +162,7 @@ impl Codec {
             } else {
                 share(chunks.iter().collect(), decode).into_iter().collect()
             };
-            write_values(&values.map_err(|e| self.error(&e))?)
+            Ok(write_values(&values.map_err(|e| self.error(&e))?)?)
         })?;
         PyList::new(py, values)
     }

@@ -207,12 +207,7 @@ impl Log {
         let py = keys.py();
         let keys = keys_of(keys)?;
         let read = |store: &Store, keys: &[Key]| -> Result<Vec<Py<PyBytes>>, Fail> {
-            let mut values = Ok(Vec::new());
-            store.log.visit(keys, &mut |stored| {
-                values = write_values(stored);
-                Ok(())
-            })?;
-            Ok(values?)
+            store.log.visit_unverified(keys, |stored| write_values(stored))?
         };
         let found = py.detach(|| {
             let Some(store) = self.unlocked(unless_locked)? else { return Ok(None) };
@@ -250,8 +245,8 @@ impl Log {
         let keys = keys_of(keys)?;
         let values = self.call(py, |log| log.take(&keys))?;
         let values = py.detach(|| {
-            let lent: Vec<[&[u8]; 1]> = values.iter().map(|value| [&value[..]]).collect();
-            write_values(&lent)
+            let pieces: Vec<[&[u8]; 1]> = values.iter().map(|value| [&value[..]]).collect();
+            write_values(&pieces)
         })?;
         PyList::new(py, values)
     }

@@ -9,16 +9,19 @@ use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use partd::Unverified;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::stores::Fail;
 use crate::threads::share;
 
 /// Below this many bytes, the calling thread copies everything.
-const PARALLEL_MIN_BYTES: usize = 2 << 20;
-/// The bytes that a thread copies at a time, while it shares the work with others.
-const PIECE_BYTES: usize = 256 << 10;
+const PARALLEL_MIN_BYTES: usize = 3 << 20;
+/// The bytes that a thread copies at a time, while it shares the work with others. A longer piece is
+/// split.
+const PART_BYTES: usize = 256 << 10;
 
 /// The smallest and about the largest block whose release raises glibc's thresholds.
 const RAISING_MIN_BYTES: usize = 128 << 10;
@@ -50,68 +53,128 @@ impl Unwritten {
         Ok(Unwritten { object: object.unbind(), start, len })
     }
 
-    /// Adds the copies that write the concatenation of the pieces. None copies more than
-    /// [`PIECE_BYTES`].
-    ///
-    /// # Errors
-    /// The pieces do not have the length of the object. The object must then not be used.
-    fn plan<'c>(
-        &'c mut self,
-        pieces: &[&'c [u8]],
-        copies: &mut Vec<Copy<'c>>,
-    ) -> Result<(), WrongLength> {
-        if pieces.iter().map(|piece| piece.len()).sum::<usize>() != self.len {
-            return Err(WrongLength);
-        }
+    /// Adds the tasks that write the concatenation of the pieces, which must have the length of the
+    /// object.
+    fn plan<'c, P: Piece>(&'c mut self, pieces: &'c [P], tasks: &mut Vec<Task<'c, P>>) {
+        assert_eq!(total(pieces), self.len);
         // SAFETY: `start` and `len` describe the object's memory, which only this value accesses.
         let mut rest = unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len) };
         for piece in pieces {
-            for from in piece.chunks(PIECE_BYTES) {
-                let (to, behind) = rest.split_at_mut(from.len());
-                copies.push((to, from));
-                rest = behind;
+            let bytes = piece.bytes();
+            let (mut to, behind) = rest.split_at_mut(bytes.len());
+            rest = behind;
+            if bytes.len() <= PART_BYTES {
+                tasks.push(Task::Whole(to, piece));
+                continue;
+            }
+            // It takes longer than a copy, so let it begin first.
+            tasks.push(Task::Verify(piece));
+            for part in bytes.chunks(PART_BYTES) {
+                let (start, behind) = to.split_at_mut(part.len());
+                tasks.push(Task::Part(start, part));
+                to = behind;
             }
         }
+    }
+}
+
+/// A part of a value that is stored somewhere else.
+pub(crate) trait Piece: Sync {
+    fn bytes(&self) -> &[u8];
+
+    /// Compares the checksum of a copy with that of the piece, if it has one.
+    fn verify(&self, _copy: &[u8]) -> partd::Result<()> {
         Ok(())
     }
 }
 
-/// Where to copy bytes, and the bytes. Both have the same length.
-type Copy<'c> = (&'c mut [MaybeUninit<u8>], &'c [u8]);
-
-/// The pieces of a value do not have the length of its object.
-#[derive(Debug)]
-pub(crate) struct WrongLength;
-
-fn copy((to, from): Copy<'_>) {
-    debug_assert_eq!(to.len(), from.len());
-    // SAFETY: both slices are `from.len()` bytes long, because they were split at the same length.
-    // One of them is borrowed mutably, so they do not overlap.
-    unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr().cast::<u8>(), from.len()) };
+impl Piece for &[u8] {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
 }
 
-/// Copies each value into a new `bytes` object. Must be called detached; it attaches to allocate.
-pub(crate) fn write_values<C: AsRef<[P]> + Sync, P: AsRef<[u8]> + Sync>(
-    values: &[C],
-) -> PyResult<Vec<Py<PyBytes>>> {
-    let pieces: Vec<Vec<&[u8]>> =
-        values.iter().map(|value| value.as_ref().iter().map(AsRef::as_ref).collect()).collect();
-    let lens: Vec<usize> =
-        pieces.iter().map(|value| value.iter().map(|piece| piece.len()).sum()).collect();
-    raise_trim_threshold(lens.iter().sum());
+impl Piece for Vec<u8> {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Piece for Unverified<'_> {
+    fn bytes(&self) -> &[u8] {
+        Unverified::bytes(self)
+    }
+
+    fn verify(&self, copy: &[u8]) -> partd::Result<()> {
+        Unverified::verify(self, copy)
+    }
+}
+
+/// A piece of work.
+enum Task<'c, P> {
+    /// Copies a piece, and verifies the copy while it is in the cache. Both have the same length.
+    Whole(&'c mut [MaybeUninit<u8>], &'c P),
+    /// Copies a part of a long piece. Both have the same length.
+    Part(&'c mut [MaybeUninit<u8>], &'c [u8]),
+    /// Verifies a long piece.
+    Verify(&'c P),
+}
+
+impl<P: Piece> Task<'_, P> {
+    fn run(self) -> partd::Result<()> {
+        match self {
+            Task::Whole(to, piece) => piece.verify(copy(to, piece.bytes())),
+            Task::Part(to, from) => {
+                copy(to, from);
+                Ok(())
+            }
+            Task::Verify(piece) => piece.verify(piece.bytes()),
+        }
+    }
+
+    /// Returns the number of bytes that the task reads.
+    fn bytes(&self) -> usize {
+        match self {
+            Task::Whole(to, _) | Task::Part(to, _) => to.len(),
+            Task::Verify(piece) => piece.bytes().len(),
+        }
+    }
+}
+
+/// Copies bytes and returns the copy. Both slices must have the same length.
+fn copy<'c>(to: &'c mut [MaybeUninit<u8>], from: &[u8]) -> &'c [u8] {
+    assert_eq!(to.len(), from.len());
+    // SAFETY: both slices are `from.len()` bytes long. One of them is borrowed mutably, so they do not
+    // overlap.
+    unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr().cast::<u8>(), from.len()) };
+    // SAFETY: all bytes of `to` were just written.
+    unsafe { slice::from_raw_parts(to.as_ptr().cast::<u8>(), to.len()) }
+}
+
+fn total<P: Piece>(pieces: &[P]) -> usize {
+    pieces.iter().map(|piece| piece.bytes().len()).sum()
+}
+
+/// Copies each value into a new `bytes` object, and verifies the copies. Must be called detached; it
+/// attaches to allocate.
+pub(crate) fn write_values<V: AsRef<[P]>, P: Piece>(
+    values: &[V],
+) -> Result<Vec<Py<PyBytes>>, Fail> {
+    let lens: Vec<usize> = values.iter().map(|value| total(value.as_ref())).collect();
+    let bytes = lens.iter().sum();
+    raise_trim_threshold(bytes);
     let mut objects = Python::attach(|py| {
         lens.iter().map(|&len| Unwritten::new(py, len)).collect::<PyResult<Vec<_>>>()
     })?;
-    let mut copies = Vec::new();
-    let planned = objects
-        .iter_mut()
-        .zip(&pieces)
-        .try_for_each(|(object, pieces)| object.plan(pieces, &mut copies));
-    debug_assert!(planned.is_ok(), "the lengths were taken from the same pieces");
-    if lens.iter().sum::<usize>() < PARALLEL_MIN_BYTES {
-        copies.into_iter().for_each(copy);
+    let mut tasks = Vec::new();
+    for (object, value) in objects.iter_mut().zip(values) {
+        object.plan(value.as_ref(), &mut tasks);
+    }
+    if bytes < PARALLEL_MIN_BYTES {
+        tasks.into_iter().try_for_each(Task::run)?;
     } else {
-        share(grouped(copies), |group| group.into_iter().for_each(copy));
+        let run = |group: Vec<Task<'_, P>>| group.into_iter().try_for_each(Task::run);
+        share(grouped(tasks), run).into_iter().collect::<partd::Result<()>>()?;
     }
     Ok(objects.into_iter().map(|object| object.object).collect())
 }
@@ -135,18 +198,18 @@ fn raise_trim_threshold(bytes: usize) {
     }
 }
 
-/// Groups copies, so that each group copies about [`PIECE_BYTES`].
-fn grouped(copies: Vec<Copy<'_>>) -> Vec<Vec<Copy<'_>>> {
-    let mut groups: Vec<Vec<Copy<'_>>> = Vec::new();
-    let mut bytes = PIECE_BYTES;
-    for copy in copies {
-        if bytes >= PIECE_BYTES {
+/// Groups tasks, so that each group reads about [`PART_BYTES`] or is one long task.
+fn grouped<P: Piece>(tasks: Vec<Task<'_, P>>) -> Vec<Vec<Task<'_, P>>> {
+    let mut groups: Vec<Vec<_>> = Vec::new();
+    let mut bytes = PART_BYTES;
+    for task in tasks {
+        if bytes >= PART_BYTES {
             groups.push(Vec::new());
             bytes = 0;
         }
-        bytes += copy.1.len();
+        bytes += task.bytes();
         if let Some(group) = groups.last_mut() {
-            group.push(copy);
+            group.push(task);
         }
     }
     groups

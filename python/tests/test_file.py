@@ -211,6 +211,29 @@ def test_damage_is_an_error_that_names_the_file(path):
         p.verify()
 
 
+def test_damage_in_any_part_of_a_large_get_is_an_error(path):
+    # Values in one piece and in many, shorter and longer than what a thread copies at a time.
+    lengths = {"short": 4096, "long": 600_000, "many": 64 * 4096, "rest": 3 << 20}
+    data = {key: os.urandom(length) for key, length in lengths.items()}
+    p = File(path)
+    for at in range(0, lengths["many"], 4096):
+        p.append({"many": data["many"][at : at + 4096]})
+    p.append({key: data[key] for key in ("short", "long", "rest")})
+    keys = list(data)
+    assert p.get(keys) == list(data.values())
+    [segment] = [name for name in os.listdir(path) if name.endswith(".seg")]
+    with open(os.path.join(path, segment), "r+b") as file:
+        stored = file.read()
+        for key, at in [("short", 7), ("long", 400_000), ("many", 70_000), ("rest", 2_000_000)]:
+            place = stored.index(data[key][at : at + 32])
+            os.pwrite(file.fileno(), bytes([stored[place] ^ 1]), place)
+            for read in (keys, [key], key):
+                with pytest.raises(partd.DamageError, match=segment):
+                    p.get(read)
+            os.pwrite(file.fileno(), stored[place : place + 1], place)
+    assert p.get(keys) == list(data.values())
+
+
 def test_key_files_show_values_and_follow_changes_of_this_process(path):
     p = File(path)
     p.append({"x": b"1", ("d", "e"): b"2", "control": b"3", "../up": b"4"})

@@ -10,6 +10,7 @@ use crate::log::SegmentLog;
 use crate::log::fs::Disk;
 use crate::log::maintain::engine::Engine;
 use crate::log::read::file_extents::FileExtents;
+use crate::log::read::unverified::Unverified;
 use crate::log::read::view::View;
 
 impl<D: Disk> SegmentLog<D> {
@@ -57,6 +58,47 @@ impl<D: Disk> SegmentLog<D> {
     ) -> Result<Vec<View<D>>> {
         let keys: Vec<Key> = keys.into_iter().map(Into::into).collect();
         self.lend(&keys)
+    }
+
+    /// Lends the values of the keys to `visit` in chunks whose checksums are not compared yet, and
+    /// returns what `visit` returns.
+    ///
+    /// It is meant for callers that copy the values, for example into buffers of another library.
+    /// [`visit`](crate::Partd::visit) compares the checksums first, so that such a caller reads all
+    /// bytes from memory a second time. Here, the caller [verifies](Unverified::verify) each copy while
+    /// it is in the cache. All values are of one moment.
+    ///
+    /// ```
+    /// use partd::{Partd, SegmentLog};
+    /// let p = SegmentLog::temporary()?;
+    /// p.append([("x", "Hello "), ("y", "123"), ("x", "world!")])?;
+    /// let mut copied = Vec::new();
+    /// p.visit_unverified(&["x".into(), "y".into()], |values| {
+    ///     for chunk in values.iter().flatten() {
+    ///         let start = copied.len();
+    ///         copied.extend_from_slice(chunk.bytes());
+    ///         chunk.verify(&copied[start..])?;
+    ///     }
+    ///     Ok::<(), partd::Error>(())
+    /// })??;
+    /// assert_eq!(copied, b"Hello world!123");
+    /// # Ok::<(), partd::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`view`](SegmentLog::view). If a checksum differs, the error is that of
+    /// [`Unverified::verify`], or of this method for bytes that had to be read from disk.
+    pub fn visit_unverified<T>(
+        &self,
+        keys: &[Key],
+        visit: impl FnOnce(&[Vec<Unverified<'_, D>>]) -> T,
+    ) -> Result<T> {
+        let Engine { store, reader, .. } = &*self.engine;
+        let snapshot = reader.snapshot(store, keys)?;
+        let chunks = snapshot.unverified(store.pool())?;
+        store.tally.read(snapshot.bytes());
+        Ok(visit(&chunks))
     }
 
     /// Returns the key's value as byte ranges of open files, to send or copy it inside the kernel.

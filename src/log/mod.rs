@@ -54,6 +54,7 @@ pub use self::read::file_extents::{FileExtent, FileExtents};
 pub use self::read::follow::{Follower, Position, Update};
 #[cfg(feature = "tokio")]
 pub(crate) use self::read::follow::{News, State as FollowState, pause};
+pub use self::read::unverified::Unverified;
 pub use self::read::value_reader::ValueReader;
 pub use self::read::view::View;
 pub use self::read::view_reader::ViewReader;

@@ -38,6 +38,7 @@ mod shuffle;
 mod streams;
 mod surroundings;
 mod temporary;
+mod unverified;
 mod versions;
 mod view_chunks;
 mod view_many;

@@ -129,6 +129,16 @@ fn a_visit_of_one_key_reads_its_pages_and_no_neighbours() {
 }
 
 #[test]
+fn an_unverified_visit_of_one_key_reads_its_pages_and_no_neighbours() {
+    one_key(4096, |p, key| {
+        p.visit_unverified(&[key], |values| {
+            values[0].iter().flat_map(partd::Unverified::bytes).copied().collect()
+        })
+        .unwrap()
+    });
+}
+
+#[test]
 fn a_pop_of_one_key_reads_its_pages_and_no_neighbours() {
     one_key(4096, |p, key| p.pop([key]).unwrap().remove(0));
 }

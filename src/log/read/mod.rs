@@ -22,6 +22,7 @@ mod replay;
 mod sequential;
 pub(crate) mod snapshot;
 mod take_in;
+pub(crate) mod unverified;
 pub(crate) mod value_reader;
 pub(crate) mod version;
 pub(crate) mod view;

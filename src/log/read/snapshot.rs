@@ -8,6 +8,7 @@ use crate::log::fs::{Disk, DiskFile};
 use crate::log::options::Options;
 use crate::log::read::index::Extents;
 use crate::log::read::pins::Pins;
+use crate::log::read::unverified::Unverified;
 use crate::log::read::version::Version;
 use crate::log::segment::Segment;
 use crate::log::segment::ahead;
@@ -125,6 +126,24 @@ impl<F: DiskFile> Snapshot<F> {
             key.as_deref().map_or(&[][..], |list| list).iter().map(value).collect()
         };
         Ok(self.extents.iter().map(chunks_of).collect())
+    }
+
+    /// Returns the chunks of each key's value in the mapping, for the caller to verify. Those that are
+    /// not in memory are read from disk and compared first, in the order of the log.
+    pub(crate) fn unverified<D: Disk<File = F>>(
+        &self,
+        pool: Option<&LentPool>,
+    ) -> Result<Vec<Vec<Unverified<'_, D>>>> {
+        let lists: Vec<&[Extent]> =
+            self.extents.iter().map(|key| key.as_deref().map_or(&[][..], |list| list)).collect();
+        let count = lists.iter().map(|list| list.len() as u64).sum();
+        let is_missing = self.is_missing(&lists, self.bytes(), count);
+        if is_missing {
+            self.check(pool)?;
+        }
+        let is_due = self.verify && !is_missing;
+        let chunk = |extent| Unverified::new(self.segment(extent), extent, is_due);
+        Ok(lists.iter().map(|list| list.iter().map(chunk).collect()).collect())
     }
 
     /// Compares the checksums of all values, unless this is turned off.

@@ -1,0 +1,103 @@
+//! Chunks that are lent before their checksums are compared show exactly the value, and a copy of a
+//! damaged one is an error.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use partd::{Error, ErrorKind, Key, Options, Partd, Result, SegmentLog};
+
+fn options() -> Options {
+    SegmentLog::options().segment_len_bytes(64 << 10).compaction_dead_share(None)
+}
+
+/// Copies the values chunk by chunk, and verifies each copy.
+fn copies(p: &SegmentLog, keys: &[Key]) -> Result<Vec<Vec<u8>>> {
+    p.visit_unverified(keys, |values| {
+        let copy = |chunks: &Vec<partd::Unverified<'_>>| {
+            let mut value = Vec::new();
+            for chunk in chunks {
+                let start = value.len();
+                value.extend_from_slice(chunk.bytes());
+                chunk.verify(&value[start..])?;
+            }
+            Ok(value)
+        };
+        values.iter().map(copy).collect()
+    })?
+}
+
+/// Flips a bit of the first place where a segment holds these bytes; returns the segment's file.
+fn damage(path: &Path, bytes: &[u8]) -> PathBuf {
+    for entry in fs::read_dir(path).unwrap() {
+        let name = entry.unwrap().path();
+        let content = fs::read(&name).unwrap();
+        if let Some(at) = content.windows(bytes.len()).position(|window| window == bytes) {
+            let file = fs::File::options().write(true).open(&name).unwrap();
+            file.write_all_at(&[bytes[0] ^ 1], at as u64).unwrap();
+            return name;
+        }
+    }
+    panic!("no segment holds the bytes");
+}
+
+#[test]
+fn verified_copies_are_the_values_before_and_after_a_compaction() {
+    let p = options().temporary().unwrap();
+    for i in 0..200_u64 {
+        p.append([(i % 7, vec![i as u8; (i * 31) as usize])]).unwrap();
+    }
+    p.delete(["2"]).unwrap();
+    let keys = ["3", "missing", "0", "2", "3"].map(Key::from);
+    for _ in 0..2 {
+        let expected = p.read(&keys).unwrap();
+        assert!(copies(&p, &keys).unwrap() == expected, "I1 is violated: other bytes");
+        assert_eq!((expected[1].len(), expected[3].len()), (0, 0));
+        p.compact().unwrap();
+    }
+    assert!(copies(&p, &[]).unwrap().is_empty());
+}
+
+#[test]
+fn chunks_keep_their_bytes_if_the_visitor_deletes_and_compacts() {
+    let p = options().temporary().unwrap();
+    for i in 0..100_u8 {
+        p.append([("k", vec![i; 3000])]).unwrap();
+    }
+    let same = p.visit_unverified(&["k".into()], |values| {
+        p.delete(["k"]).unwrap();
+        p.compact().unwrap();
+        p.append((0..100).map(|i: u64| (i, vec![0xFF; 3000]))).unwrap();
+        values[0].iter().zip(0..).all(|(chunk, i)| {
+            chunk.verify(chunk.bytes()).unwrap();
+            chunk.bytes() == vec![i; 3000]
+        })
+    });
+    assert!(same.unwrap());
+    assert_eq!(p.len_of("k").unwrap(), 0);
+}
+
+#[test]
+fn a_damaged_chunk_fails_only_its_own_copy_and_names_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let p = options().open(&path).unwrap();
+    p.append([("x", b"first of x"), ("y", b"first of y"), ("x", b"later of x")]).unwrap();
+    let file = damage(&path, b"later of x");
+    let keys = ["x", "y"].map(Key::from);
+    p.visit_unverified(&keys, |values| {
+        let [x, y] = values else { panic!("{} values", values.len()) };
+        y[0].verify(y[0].bytes()).unwrap();
+        x[0].verify(x[0].bytes()).unwrap();
+        match x[1].verify(x[1].bytes()) {
+            Err(Error::Damage { path, .. }) => assert_eq!(path, file),
+            result => panic!("I9 is violated: {result:?}"),
+        }
+        // A whole chunk whose copy was damaged is an error, too.
+        assert_eq!(x[0].verify(b"first of z").unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(x[0].verify(b"first of").unwrap_err().kind(), ErrorKind::Invalid);
+    })
+    .unwrap();
+    let trusting = options().verify_on_read(false).open(&path).unwrap();
+    assert_eq!(copies(&trusting, &keys).unwrap()[0].len(), 20);
+}
