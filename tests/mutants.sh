@@ -171,7 +171,7 @@ mutant take-over src/log/write/mod.rs 'live I1 I6' kill_steps \
     ''
 
 # Recovery.
-mutant void src/log/open/scanned.rs I8 crash $crash \
+mutant void src/log/open/scanned.rs 'I6 I8' crash $crash \
     'given_up.iter().try_for_each(|found| segment.force_void(found.offset))?;' \
     ''
 mutant void-repeated src/log/open/scanned.rs I7 crash $crash \

@@ -1,7 +1,7 @@
 //! Splits a CSV file into blocks of whole records, one after the other, for several readers.
 //!
-//! A record ends at a line feed that is not inside quotes. A single pass over the bytes, which
-//! tracks the quotes, finds the ends; the receiver of a block parses the fields.
+//! A record ends at a line feed that is not inside quotes. A pass over the bytes, which tracks the
+//! quotes if there are any, finds the last end; the receiver of a block parses the fields.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -34,6 +34,15 @@ enum Quotes {
 impl Quotes {
     /// Scans the bytes; returns the end of the last complete record, if there is one.
     fn last_end(&mut self, bytes: &[u8]) -> Option<usize> {
+        if *self != Quotes::Quoted && !bytes.contains(&b'"') {
+            // Every line feed ends a record, so look for the last one.
+            *self = match bytes.last() {
+                None => return None,
+                Some(b',' | b'\n') => Quotes::FieldStart,
+                Some(_) => Quotes::Unquoted,
+            };
+            return bytes.iter().rposition(|byte| *byte == b'\n').map(|at| at + 1);
+        }
         let mut end = None;
         for (i, byte) in bytes.iter().enumerate() {
             *self = match (*self, byte) {

@@ -155,6 +155,24 @@ fn no_row_is_lost_or_doubled_with_several_threads_and_any_memory_limit() {
 }
 
 #[test]
+fn blocks_without_quotes_beside_fields_longer_than_a_block_lose_no_row() {
+    let mut text = String::from("n,key,\"a, or\nso\",b\n");
+    for n in 0..20_000 {
+        let long = match n % 4_000 {
+            // Longer than the blocks of 16 KiB, with line feeds and without another quote.
+            999 => format!("\"{}\"", "line,\n".repeat(10_000)),
+            1_999 => format!("\"{}\"\"\n\"", "x".repeat(n)),
+            _ => "x".repeat(n % 37),
+        };
+        text.push_str(&format!("{n},key {},{long},b\n", n % 41));
+    }
+    for threads in [1, 3] {
+        let shuffled = shuffle(&text, |job| job.threads = threads);
+        check(&text, &shuffled, 1);
+    }
+}
+
+#[test]
 fn the_last_column_can_be_the_key_whatever_the_line_ending() {
     let text = "a,key\r\n1,x\r\n\r\n2,y\r\n3,\"x\"\r\n4,x";
     let shuffled = shuffle(text, |job| job.partitions = 50);
