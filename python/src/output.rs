@@ -4,7 +4,7 @@
 //! written.
 
 use std::hint::black_box;
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,9 +19,10 @@ use crate::threads::share;
 
 /// Below this many bytes, the calling thread copies everything.
 const PARALLEL_MIN_BYTES: usize = 3 << 20;
-/// The bytes that a thread copies at a time, while it shares the work with others. A longer piece is
-/// split.
+/// About the bytes that a thread takes at a time, while it shares the work with others.
 const PART_BYTES: usize = 256 << 10;
+/// A longer piece is split between threads.
+const WHOLE_MAX_BYTES: usize = 1 << 20;
 
 /// The smallest and about the largest block whose release raises glibc's thresholds.
 const RAISING_MIN_BYTES: usize = 128 << 10;
@@ -54,8 +55,13 @@ impl Unwritten {
     }
 
     /// Adds the tasks that write the concatenation of the pieces, which must have the length of the
-    /// object.
-    fn plan<'c, P: Piece>(&'c mut self, pieces: &'c [P], tasks: &mut Vec<Task<'c, P>>) {
+    /// object. A piece longer than `max_bytes` becomes several.
+    fn plan<'c, P: Piece>(
+        &'c mut self,
+        pieces: &'c [P],
+        max_bytes: usize,
+        tasks: &mut Vec<Task<'c, P>>,
+    ) {
         assert_eq!(total(pieces), self.len);
         // SAFETY: `start` and `len` describe the object's memory, which only this value accesses.
         let mut rest = unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len) };
@@ -63,7 +69,7 @@ impl Unwritten {
             let bytes = piece.bytes();
             let (mut to, behind) = rest.split_at_mut(bytes.len());
             rest = behind;
-            if bytes.len() <= PART_BYTES {
+            if bytes.len() <= max_bytes {
                 tasks.push(Task::Whole(to, piece));
                 continue;
             }
@@ -82,8 +88,9 @@ impl Unwritten {
 pub(crate) trait Piece: Sync {
     fn bytes(&self) -> &[u8];
 
-    /// Compares the checksum of a copy with that of the piece, if it has one.
-    fn verify(&self, _copy: &[u8]) -> partd::Result<()> {
+    /// Passes the bytes to `each`, in one part or several, and compares their checksum, if there is one.
+    fn verify(&self, mut each: impl FnMut(&[u8])) -> partd::Result<()> {
+        each(self.bytes());
         Ok(())
     }
 }
@@ -105,14 +112,14 @@ impl Piece for Unverified<'_> {
         Unverified::bytes(self)
     }
 
-    fn verify(&self, copy: &[u8]) -> partd::Result<()> {
-        Unverified::verify(self, copy)
+    fn verify(&self, each: impl FnMut(&[u8])) -> partd::Result<()> {
+        Unverified::verify(self, each)
     }
 }
 
 /// A piece of work.
 enum Task<'c, P> {
-    /// Copies a piece, and verifies the copy while it is in the cache. Both have the same length.
+    /// Copies and verifies a piece. Both have the same length.
     Whole(&'c mut [MaybeUninit<u8>], &'c P),
     /// Copies a part of a long piece. Both have the same length.
     Part(&'c mut [MaybeUninit<u8>], &'c [u8]),
@@ -123,12 +130,20 @@ enum Task<'c, P> {
 impl<P: Piece> Task<'_, P> {
     fn run(self) -> partd::Result<()> {
         match self {
-            Task::Whole(to, piece) => piece.verify(copy(to, piece.bytes())),
+            Task::Whole(mut to, piece) => {
+                piece.verify(|part| {
+                    let (start, behind) = mem::take(&mut to).split_at_mut(part.len());
+                    copy(start, part);
+                    to = behind;
+                })?;
+                assert!(to.is_empty(), "a part of the object is not written");
+                Ok(())
+            }
             Task::Part(to, from) => {
                 copy(to, from);
                 Ok(())
             }
-            Task::Verify(piece) => piece.verify(piece.bytes()),
+            Task::Verify(piece) => piece.verify(|_| {}),
         }
     }
 
@@ -141,14 +156,12 @@ impl<P: Piece> Task<'_, P> {
     }
 }
 
-/// Copies bytes and returns the copy. Both slices must have the same length.
-fn copy<'c>(to: &'c mut [MaybeUninit<u8>], from: &[u8]) -> &'c [u8] {
+/// Copies bytes. Both slices must have the same length.
+fn copy(to: &mut [MaybeUninit<u8>], from: &[u8]) {
     assert_eq!(to.len(), from.len());
     // SAFETY: both slices are `from.len()` bytes long. One of them is borrowed mutably, so they do not
     // overlap.
     unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr().cast::<u8>(), from.len()) };
-    // SAFETY: all bytes of `to` were just written.
-    unsafe { slice::from_raw_parts(to.as_ptr().cast::<u8>(), to.len()) }
 }
 
 fn total<P: Piece>(pieces: &[P]) -> usize {
@@ -166,11 +179,13 @@ pub(crate) fn write_values<V: AsRef<[P]>, P: Piece>(
     let mut objects = Python::attach(|py| {
         lens.iter().map(|&len| Unwritten::new(py, len)).collect::<PyResult<Vec<_>>>()
     })?;
+    let is_parallel = bytes >= PARALLEL_MIN_BYTES;
+    let max_bytes = if is_parallel { WHOLE_MAX_BYTES } else { usize::MAX };
     let mut tasks = Vec::new();
     for (object, value) in objects.iter_mut().zip(values) {
-        object.plan(value.as_ref(), &mut tasks);
+        object.plan(value.as_ref(), max_bytes, &mut tasks);
     }
-    if bytes < PARALLEL_MIN_BYTES {
+    if !is_parallel {
         tasks.into_iter().try_for_each(Task::run)?;
     } else {
         let run = |group: Vec<Task<'_, P>>| group.into_iter().try_for_each(Task::run);

@@ -65,8 +65,8 @@ impl<D: Disk> SegmentLog<D> {
     ///
     /// It is meant for callers that copy the values, for example into buffers of another library.
     /// [`visit`](crate::Partd::visit) compares the checksums first, so that such a caller reads all
-    /// bytes from memory a second time. Here, the caller [verifies](Unverified::verify) each copy while
-    /// it is in the cache. All values are of one moment.
+    /// bytes from memory a second time. Here, [`Unverified::verify`] compares a checksum while the caller
+    /// copies. All values are of one moment.
     ///
     /// ```
     /// use partd::{Partd, SegmentLog};
@@ -75,9 +75,7 @@ impl<D: Disk> SegmentLog<D> {
     /// let mut copied = Vec::new();
     /// p.visit_unverified(&["x".into(), "y".into()], |values| {
     ///     for chunk in values.iter().flatten() {
-    ///         let start = copied.len();
-    ///         copied.extend_from_slice(chunk.bytes());
-    ///         chunk.verify(&copied[start..])?;
+    ///         chunk.verify(|bytes| copied.extend_from_slice(bytes))?;
     ///     }
     ///     Ok::<(), partd::Error>(())
     /// })??;

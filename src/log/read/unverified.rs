@@ -1,15 +1,16 @@
 //! A chunk of a value that is lent before its checksum is compared.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::log::fs::{Disk, OsDisk};
 use crate::log::segment::Segment;
 use crate::log::segment::extent::Extent;
 
+/// The length of the parts that are verified and passed on in turn.
+const PART_BYTES: usize = 64 << 10;
+
 /// A chunk of a value in the mapped segments, whose checksum the caller compares.
 ///
 /// Passed to the closure of [`SegmentLog::visit_unverified`](crate::SegmentLog::visit_unverified).
-/// Copy [`bytes`](Unverified::bytes), and pass the copy to [`verify`](Unverified::verify) while it is
-/// still in the cache.
 #[derive(Debug)]
 pub struct Unverified<'s, D: Disk = OsDisk> {
     segment: &'s Segment<D::File>,
@@ -29,23 +30,25 @@ impl<'s, D: Disk> Unverified<'s, D> {
         self.segment.value(self.extent)
     }
 
-    /// Compares the checksum of a copy of the chunk with the one that was stored.
+    /// Passes the bytes to `each`, in parts that fit into the cache, and compares their checksum.
     ///
-    /// Does nothing if the chunk has been compared already, because it had to be read from disk, or
-    /// if [`verify_on_read`](crate::Options::verify_on_read) is off.
+    /// The checksum is not compared again if that has been done because the bytes had to be read from
+    /// disk, nor if [`verify_on_read`](crate::Options::verify_on_read) is off.
     ///
     /// # Errors
     ///
-    /// [`Corrupt`](crate::ErrorKind::Corrupt), with the file and the offset, if the checksum differs,
-    /// and [`Invalid`](crate::ErrorKind::Invalid) if the copy has another length than the chunk.
-    pub fn verify(&self, copy: &[u8]) -> Result<()> {
-        if copy.len() as u64 != self.extent.len() {
-            let (len, copied) = (self.extent.len(), copy.len());
-            let what = format!("a copy of {copied} bytes cannot verify a chunk of {len} bytes");
-            return Err(Error::Invalid(what));
+    /// [`Corrupt`](crate::ErrorKind::Corrupt), with the file and the offset, if the checksum differs.
+    /// Then `each` was given damaged bytes.
+    pub fn verify(&self, mut each: impl FnMut(&'s [u8])) -> Result<()> {
+        let mut hasher = self.segment.value_hasher();
+        for part in self.bytes().chunks(PART_BYTES) {
+            if self.is_due {
+                hasher.update(part);
+            }
+            each(part);
         }
         match self.is_due {
-            true => self.segment.compare(self.extent, self.segment.value_checksum(copy)),
+            true => self.segment.compare(self.extent, hasher.finalize()),
             false => Ok(()),
         }
     }
