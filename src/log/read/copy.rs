@@ -2,6 +2,7 @@
 //!
 //! The thread that copies a value compares its checksum while the bytes are in its cache.
 
+use std::hint::black_box;
 use std::ops::Range;
 
 use crate::error::Result;
@@ -24,6 +25,9 @@ const ROW_BYTES: u64 = 64 << 10;
 const GROUP_BYTES: u64 = 256 << 10;
 /// The pages of a value are prepared for this many bytes at a time, or for an extent that is longer.
 const PREPARED_BYTES: usize = 64 << 10;
+/// The heap is extended by this many bytes at a time: less than the 128 KiB of free memory at its end
+/// of which glibc gives back all.
+const HEAP_BYTES: usize = 60 << 10;
 
 impl<F: DiskFile> Snapshot<F> {
     /// Returns the value of each key, in a vector with `room[key]` bytes of spare capacity; an
@@ -41,23 +45,23 @@ impl<F: DiskFile> Snapshot<F> {
         let lens: Vec<u64> = extents.iter().map(|list| total(list)).collect();
         let is_small =
             bytes < PARALLEL_MIN_BYTES || extents.len() > 1 && bytes < count * SMALL_EXTENT_BYTES;
-        let allocate = |keys: Range<usize>, values: &mut [Vec<u8>]| {
+        let allocate = |keys: Range<usize>, values: &mut [Vec<u8>], mut heap: Heap| {
             for (key, value) in keys.zip(values) {
                 // `long_value` makes its own vector.
                 if is_small || lens[key] <= PIECE_BYTES {
-                    *value = Vec::with_capacity(lens[key] as usize + room_of(room, key));
+                    *value = heap.vector(lens[key] as usize + room_of(room, key));
                 }
             }
         };
         let (all, mut values) = (0..lens.len(), vec![Vec::new(); lens.len()]);
         if bytes < PARALLEL_MIN_BYTES {
-            allocate(all, &mut values);
+            allocate(all, &mut values, Heap::Plain);
             self.side_by_side(&extents, &mut values)?;
             return Ok(values);
         }
         if !is_small {
             // Threads that allocate and copy in turn wait for each other in the kernel.
-            allocate(all, &mut values);
+            allocate(all, &mut values, Heap::of_threads(1));
         }
         threads::spread(pool, |team| {
             let groups = match is_small {
@@ -74,7 +78,7 @@ impl<F: DiskFile> Snapshot<F> {
                 let lists = &extents[keys.clone()];
                 match (lists, &mut *values) {
                     _ if is_small => {
-                        allocate(keys, values);
+                        allocate(keys, values, Heap::of_threads(team.threads()));
                         self.side_by_side(lists, values)
                     }
                     ([list], [value]) if lens[keys.start] > PIECE_BYTES => {
@@ -226,6 +230,46 @@ impl<F: DiskFile> Snapshot<F> {
             whole
         });
         Ok(whole.filter(|_| self.verify).map(crc32fast::Hasher::finalize))
+    }
+}
+
+/// Allocates the vectors of many values.
+///
+/// glibc extends the heap of a thread that is not the main one as little as each vector needs, by a
+/// call of `mprotect`, during which all threads wait that touch new memory. A block that is allocated
+/// and freed leaves the heap extended.
+enum Heap {
+    /// Vectors are allocated one by one.
+    Plain,
+    Extended {
+        /// The bytes by which the heap was extended and that are not used yet.
+        ready: usize,
+        /// Whether the pages are prepared too. Threads that do so at the same time wait for each other.
+        populates: bool,
+    },
+}
+
+impl Heap {
+    /// For many vectors, allocated by each of several threads.
+    fn of_threads(threads: usize) -> Heap {
+        Heap::Extended { ready: 0, populates: threads == 1 }
+    }
+
+    fn vector(&mut self, size: usize) -> Vec<u8> {
+        if let Heap::Extended { ready, populates } = self
+            && size < HEAP_BYTES / 4
+        {
+            if *ready < size {
+                let mut block = Vec::<u8>::with_capacity(HEAP_BYTES);
+                if *populates {
+                    populate(block.spare_capacity_mut());
+                }
+                drop(black_box(block));
+                *ready = HEAP_BYTES;
+            }
+            *ready -= size;
+        }
+        Vec::with_capacity(size)
     }
 }
 
