@@ -1,7 +1,7 @@
 //! Splits a CSV file into blocks of whole records, one after the other, for several readers.
 //!
-//! A record ends at a line feed that is not inside quotes. A pass over the bytes, which tracks the
-//! quotes if there are any, finds the last end; the receiver of a block parses the fields.
+//! A record ends at a line feed that is not inside quotes. The reader of a block looks for the last such
+//! end, and tracks the quotes for that, if there are any; the receiver parses the fields.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -34,12 +34,12 @@ enum Quotes {
 impl Quotes {
     /// Scans the bytes; returns the end of the last complete record, if there is one.
     fn last_end(&mut self, bytes: &[u8]) -> Option<usize> {
-        if *self != Quotes::Quoted && !bytes.contains(&b'"') {
-            // Every line feed ends a record, so look for the last one.
-            *self = match bytes.last() {
-                None => return None,
-                Some(b',' | b'\n') => Quotes::FieldStart,
-                Some(_) => Quotes::Unquoted,
+        if !bytes.contains(&b'"') {
+            // Either all of it is inside quotes, or every line feed ends a record.
+            *self = match (*self, bytes.last()) {
+                (Quotes::Quoted, _) | (_, None) => return None,
+                (_, Some(b',' | b'\n')) => Quotes::FieldStart,
+                (_, Some(_)) => Quotes::Unquoted,
             };
             return bytes.iter().rposition(|byte| *byte == b'\n').map(|at| at + 1);
         }

@@ -207,7 +207,7 @@ impl Log {
         let py = keys.py();
         let keys = keys_of(keys)?;
         let read = |store: &Store, keys: &[Key]| -> Result<Vec<Py<PyBytes>>, Fail> {
-            store.log.visit_unverified(keys, |stored| write_values(stored))?
+            store.log.visit_unverified(keys, |stored| write_values(stored))
         };
         let found = py.detach(|| {
             let Some(store) = self.unlocked(unless_locked)? else { return Ok(None) };

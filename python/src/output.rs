@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::mem::{self, MaybeUninit};
 use std::ptr::{self, NonNull};
 use std::slice;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use partd::Unverified;
 use pyo3::ffi;
@@ -15,29 +15,24 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::stores::Fail;
-use crate::threads::share;
+use crate::threads;
 
 /// Below this many bytes, the calling thread copies everything.
 const PARALLEL_MIN_BYTES: usize = 3 << 20;
-/// About the bytes that a thread takes at a time, while it shares the work with others.
+/// A thread takes about this many bytes at a time, while it shares the work with others.
 const PART_BYTES: usize = 256 << 10;
-/// A longer piece is split between threads.
-const WHOLE_MAX_BYTES: usize = 1 << 20;
 
 /// The smallest and about the largest block whose release raises glibc's thresholds.
 const RAISING_MIN_BYTES: usize = 128 << 10;
 const RAISING_MAX_BYTES: usize = 31 << 20;
 
-/// A `bytes` object whose content is not written yet, and to which no other reference exists.
+/// A `bytes` object whose content is not written yet, and to which no other reference exists. (The
+/// empty one is shared, but has no content.)
 pub(crate) struct Unwritten {
     object: Py<PyBytes>,
     start: NonNull<MaybeUninit<u8>>,
     len: usize,
 }
-
-// SAFETY: this value has the only reference to the object, so only it accesses the object's memory;
-// CPython neither moves nor reads that memory.
-unsafe impl Send for Unwritten {}
 
 impl Unwritten {
     /// Allocates an object of `len` bytes.
@@ -55,32 +50,31 @@ impl Unwritten {
     }
 
     /// Adds the tasks that write the concatenation of the pieces, which must have the length of the
-    /// object. A piece longer than `max_bytes` becomes several.
+    /// object. With `splits`, a piece that needs no verification becomes several tasks.
     fn plan<'c, P: Piece>(
         &'c mut self,
         pieces: &'c [P],
-        max_bytes: usize,
+        splits: bool,
         tasks: &mut Vec<Task<'c, P>>,
     ) {
-        assert_eq!(total(pieces), self.len);
         // SAFETY: `start` and `len` describe the object's memory, which only this value accesses.
         let mut rest = unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len) };
         for piece in pieces {
             let bytes = piece.bytes();
             let (mut to, behind) = rest.split_at_mut(bytes.len());
             rest = behind;
-            if bytes.len() <= max_bytes {
+            if !splits || piece.is_unverified() {
                 tasks.push(Task::Whole(to, piece));
                 continue;
             }
-            // It takes longer than a copy, so let it begin first.
-            tasks.push(Task::Verify(piece));
             for part in bytes.chunks(PART_BYTES) {
                 let (start, behind) = to.split_at_mut(part.len());
                 tasks.push(Task::Part(start, part));
                 to = behind;
             }
+            assert!(to.is_empty(), "a part of the piece would not be written");
         }
+        assert!(rest.is_empty(), "a part of the object would not be written");
     }
 }
 
@@ -88,7 +82,13 @@ impl Unwritten {
 pub(crate) trait Piece: Sync {
     fn bytes(&self) -> &[u8];
 
-    /// Passes the bytes to `each`, in one part or several, and compares their checksum, if there is one.
+    /// Whether the checksum of the bytes is yet to be compared.
+    fn is_unverified(&self) -> bool {
+        false
+    }
+
+    /// Passes the bytes to `each`, in one part or several, and compares their checksum if it is yet to be
+    /// compared.
     fn verify(&self, mut each: impl FnMut(&[u8])) -> partd::Result<()> {
         each(self.bytes());
         Ok(())
@@ -112,6 +112,10 @@ impl Piece for Unverified<'_> {
         Unverified::bytes(self)
     }
 
+    fn is_unverified(&self) -> bool {
+        self.compares_checksum()
+    }
+
     fn verify(&self, each: impl FnMut(&[u8])) -> partd::Result<()> {
         Unverified::verify(self, each)
     }
@@ -121,10 +125,8 @@ impl Piece for Unverified<'_> {
 enum Task<'c, P> {
     /// Copies and verifies a piece. Both have the same length.
     Whole(&'c mut [MaybeUninit<u8>], &'c P),
-    /// Copies a part of a long piece. Both have the same length.
+    /// Copies a part of a verified piece. Both have the same length.
     Part(&'c mut [MaybeUninit<u8>], &'c [u8]),
-    /// Verifies a long piece.
-    Verify(&'c P),
 }
 
 impl<P: Piece> Task<'_, P> {
@@ -143,15 +145,13 @@ impl<P: Piece> Task<'_, P> {
                 copy(to, from);
                 Ok(())
             }
-            Task::Verify(piece) => piece.verify(|_| {}),
         }
     }
 
-    /// Returns the number of bytes that the task reads.
+    /// Returns the number of bytes that the task copies.
     fn bytes(&self) -> usize {
         match self {
             Task::Whole(to, _) | Task::Part(to, _) => to.len(),
-            Task::Verify(piece) => piece.bytes().len(),
         }
     }
 }
@@ -168,8 +168,8 @@ fn total<P: Piece>(pieces: &[P]) -> usize {
     pieces.iter().map(|piece| piece.bytes().len()).sum()
 }
 
-/// Copies each value into a new `bytes` object, and verifies the copies. Must be called detached; it
-/// attaches to allocate.
+/// Copies each value into a new `bytes` object, and compares the checksums of the pieces meanwhile. Must
+/// be called detached; it attaches to allocate.
 pub(crate) fn write_values<V: AsRef<[P]>, P: Piece>(
     values: &[V],
 ) -> Result<Vec<Py<PyBytes>>, Fail> {
@@ -179,17 +179,24 @@ pub(crate) fn write_values<V: AsRef<[P]>, P: Piece>(
     let mut objects = Python::attach(|py| {
         lens.iter().map(|&len| Unwritten::new(py, len)).collect::<PyResult<Vec<_>>>()
     })?;
-    let is_parallel = bytes >= PARALLEL_MIN_BYTES;
-    let max_bytes = if is_parallel { WHOLE_MAX_BYTES } else { usize::MAX };
+    let is_parallel = bytes >= PARALLEL_MIN_BYTES && threads::count() > 1;
     let mut tasks = Vec::new();
     for (object, value) in objects.iter_mut().zip(values) {
-        object.plan(value.as_ref(), max_bytes, &mut tasks);
+        object.plan(value.as_ref(), is_parallel, &mut tasks);
     }
-    if !is_parallel {
-        tasks.into_iter().try_for_each(Task::run)?;
+    if is_parallel {
+        let has_failed = AtomicBool::new(false);
+        let run = |group: Vec<Task<'_, P>>| {
+            if has_failed.load(Ordering::Relaxed) {
+                // The error is that of another group.
+                return Ok(());
+            }
+            let done = group.into_iter().try_for_each(Task::run);
+            done.inspect_err(|_| has_failed.store(true, Ordering::Relaxed))
+        };
+        threads::share(grouped(tasks), run).into_iter().collect::<partd::Result<()>>()?;
     } else {
-        let run = |group: Vec<Task<'_, P>>| group.into_iter().try_for_each(Task::run);
-        share(grouped(tasks), run).into_iter().collect::<partd::Result<()>>()?;
+        tasks.into_iter().try_for_each(Task::run)?;
     }
     Ok(objects.into_iter().map(|object| object.object).collect())
 }
@@ -213,12 +220,12 @@ fn raise_trim_threshold(bytes: usize) {
     }
 }
 
-/// Groups tasks, so that each group reads about [`PART_BYTES`] or is one long task.
+/// Groups tasks, so that each group copies about [`PART_BYTES`], or is one longer task.
 fn grouped<P: Piece>(tasks: Vec<Task<'_, P>>) -> Vec<Vec<Task<'_, P>>> {
     let mut groups: Vec<Vec<_>> = Vec::new();
     let mut bytes = PART_BYTES;
     for task in tasks {
-        if bytes >= PART_BYTES {
+        if bytes >= PART_BYTES || task.bytes() > PART_BYTES {
             groups.push(Vec::new());
             bytes = 0;
         }

@@ -31,7 +31,8 @@ pub(crate) fn share<I: Send, T: Send>(items: Vec<I>, each: impl Fn(I) -> T + Syn
     let Some(pool) = pool().filter(|_| items.len() > 1) else {
         return items.into_iter().map(each).collect();
     };
-    let helpers = pool.current_num_threads().min(items.len()) - 1;
+    let count = items.len();
+    let helpers = pool.current_num_threads().min(count) - 1;
     let mut results: Vec<Option<T>> = items.iter().map(|_| None).collect();
     let rest = Mutex::new(items.into_iter().zip(&mut results));
     // The lock is released before an item is processed.
@@ -45,7 +46,9 @@ pub(crate) fn share<I: Send, T: Send>(items: Vec<I>, each: impl Fn(I) -> T + Syn
         (0..helpers).for_each(|_| scope.spawn(|_| work()));
         work();
     });
-    results.into_iter().flatten().collect()
+    let done: Vec<T> = results.into_iter().flatten().collect();
+    assert_eq!(done.len(), count, "an item was not processed");
+    done
 }
 
 /// Returns the number of threads that [`share`] uses, at least 1.
@@ -77,7 +80,12 @@ pub(crate) fn interruptible<T: Send + 'static>(
     call: impl FnOnce() -> T + Send + 'static,
 ) -> PyResult<T> {
     let (sender, receiver) = channel();
-    let work = move || drop(sender.send(call()));
+    let work = move || {
+        // After a signal, nobody receives the result. Python frees objects in an attached thread only.
+        if let Err(lost) = sender.send(call()) {
+            Python::attach(|_| drop(lost));
+        }
+    };
     thread::Builder::new().name("partd-call".to_owned()).spawn(work).map_err(|error| {
         PyRuntimeError::new_err(format!("cannot start a thread for a long call: {error}"))
     })?;

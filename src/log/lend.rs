@@ -1,8 +1,8 @@
-//! The methods of `SegmentLog` that lend values instead of copying them: views, and byte ranges of
-//! files.
+//! The methods of `SegmentLog` that lend values instead of copying them: views, chunks that the caller
+//! verifies, and byte ranges of files.
 
 use crate::Key;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lend::Lend;
 #[cfg(feature = "bytes")]
 use crate::lend::{LentChunks, OwnedChunks};
@@ -66,7 +66,12 @@ impl<D: Disk> SegmentLog<D> {
     /// It is meant for callers that copy the values, for example into buffers of another library.
     /// [`visit`](crate::Partd::visit) compares the checksums first, so that such a caller reads all
     /// bytes from memory a second time. Here, [`Unverified::verify`] compares a checksum while the caller
-    /// copies. All values are of one moment.
+    /// copies.
+    ///
+    /// There is one list of chunks for each key, in the order of the keys; that of a missing key is
+    /// empty. All values are of one moment, and
+    /// [`max_read_bytes`](crate::Options::max_read_bytes) does not limit them. No lock is held, so
+    /// `visit` may use the store, and other threads.
     ///
     /// ```
     /// use partd::{Partd, SegmentLog};
@@ -74,29 +79,25 @@ impl<D: Disk> SegmentLog<D> {
     /// p.append([("x", "Hello "), ("y", "123"), ("x", "world!")])?;
     /// let mut copied = Vec::new();
     /// p.visit_unverified(&["x".into(), "y".into()], |values| {
-    ///     for chunk in values.iter().flatten() {
-    ///         chunk.verify(|bytes| copied.extend_from_slice(bytes))?;
-    ///     }
-    ///     Ok::<(), partd::Error>(())
-    /// })??;
+    ///     let mut chunks = values.iter().flatten();
+    ///     chunks.try_for_each(|chunk| chunk.verify(|bytes| copied.extend_from_slice(bytes)))
+    /// })?;
     /// assert_eq!(copied, b"Hello world!123");
     /// # Ok::<(), partd::Error>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// Those of [`view`](SegmentLog::view). If a checksum differs, the error is that of
-    /// [`Unverified::verify`], or of this method for bytes that had to be read from disk.
-    pub fn visit_unverified<T>(
+    /// Those of [`view`](SegmentLog::view), and whatever `visit` returns.
+    pub fn visit_unverified<T, E: From<Error>>(
         &self,
         keys: &[Key],
-        visit: impl FnOnce(&[Vec<Unverified<'_, D>>]) -> T,
-    ) -> Result<T> {
+        visit: impl FnOnce(&[Vec<Unverified<'_, D>>]) -> Result<T, E>,
+    ) -> Result<T, E> {
         let Engine { store, reader, .. } = &*self.engine;
         let snapshot = reader.snapshot(store, keys)?;
-        let chunks = snapshot.unverified(store.pool())?;
         store.tally.read(snapshot.bytes());
-        Ok(visit(&chunks))
+        snapshot.visit_unverified(store.pool(), visit)?
     }
 
     /// Returns the key's value as byte ranges of open files, to send or copy it inside the kernel.

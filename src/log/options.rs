@@ -168,8 +168,8 @@ impl Options {
     /// is no limit.
     ///
     /// A larger read fails before it allocates memory, and a larger pop fails without removing
-    /// anything. The limit does not apply to a [`view`](crate::SegmentLog::view), which copies
-    /// nothing.
+    /// anything. The limit does not apply to calls that lend values and copy nothing, such as
+    /// [`view`](crate::SegmentLog::view) and [`visit`](crate::Partd::visit).
     pub fn max_read_bytes(mut self, bytes: impl Into<Option<u64>>) -> Options {
         self.max_read_bytes = bytes.into();
         self

@@ -4,6 +4,7 @@
 //! which would load the neighbours.
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -130,12 +131,47 @@ fn a_visit_of_one_key_reads_its_pages_and_no_neighbours() {
 
 #[test]
 fn an_unverified_visit_of_one_key_reads_its_pages_and_no_neighbours() {
-    one_key(4096, |p, key| {
-        p.visit_unverified(&[key], |values| {
-            values[0].iter().flat_map(partd::Unverified::bytes).copied().collect()
-        })
-        .unwrap()
-    });
+    one_key(4096, |p, key| unverified(p, key).unwrap());
+}
+
+/// Copies a value in an unverified visit.
+fn unverified(p: &SegmentLog, key: Key) -> partd::Result<Vec<u8>> {
+    p.visit_unverified(&[key], |values| {
+        let mut copy = Vec::new();
+        for chunk in &values[0] {
+            chunk.verify(|bytes| copy.extend_from_slice(bytes))?;
+        }
+        Ok(copy)
+    })
+}
+
+#[test]
+fn damage_of_bytes_that_are_not_in_memory_is_an_error_of_an_unverified_visit() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    if !is_on_disk(dir.path()) {
+        return;
+    }
+    let path = dir.path().join("store");
+    filled(&path, 4096);
+    let extents = SegmentLog::open(&path).unwrap().extents(7_u64).unwrap();
+    let at = extents.iter().nth(3).unwrap().offset() + 5;
+    let segment = path.join("0000000000000001.seg");
+    let file = File::options().read(true).write(true).open(&segment).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+    for (release, verify) in [(false, true), (true, true), (false, false), (true, false)] {
+        drop_pages(&path);
+        let options = SegmentLog::options().release_after_read(release).verify_on_read(verify);
+        let p = options.open(&path).unwrap();
+        let lens = [8, 7].map(|key: u64| {
+            unverified(&p, key.into()).map(|value| value.len()).map_err(|error| error.kind())
+        });
+        let all = Ok(4096 * BATCHES);
+        let damaged = if verify { Err(partd::ErrorKind::Corrupt) } else { all };
+        assert_eq!(lens, [all, damaged], "release: {release}");
+    }
 }
 
 #[test]

@@ -25,8 +25,8 @@ const ROW_BYTES: u64 = 64 << 10;
 const GROUP_BYTES: u64 = 256 << 10;
 /// The pages of a value are prepared for this many bytes at a time, or for an extent that is longer.
 const PREPARED_BYTES: usize = 64 << 10;
-/// The heap is extended by this many bytes at a time: less than the 128 KiB of free memory at its end
-/// of which glibc gives back all.
+/// The heap is extended by this many bytes at a time. A longer block would not be left in the heap when
+/// it is freed: from 64 KiB on, glibc may give free memory back.
 const HEAP_BYTES: usize = 60 << 10;
 
 impl<F: DiskFile> Snapshot<F> {
@@ -61,7 +61,7 @@ impl<F: DiskFile> Snapshot<F> {
         }
         if !is_small {
             // Threads that allocate and copy in turn wait for each other in the kernel.
-            allocate(all, &mut values, Heap::of_threads(1));
+            allocate(all, &mut values, Heap::extended(1));
         }
         threads::spread(pool, |team| {
             let groups = match is_small {
@@ -78,7 +78,7 @@ impl<F: DiskFile> Snapshot<F> {
                 let lists = &extents[keys.clone()];
                 match (lists, &mut *values) {
                     _ if is_small => {
-                        allocate(keys, values, Heap::of_threads(team.threads()));
+                        allocate(keys, values, Heap::extended(team.threads()));
                         self.side_by_side(lists, values)
                     }
                     ([list], [value]) if lens[keys.start] > PIECE_BYTES => {
@@ -235,39 +235,41 @@ impl<F: DiskFile> Snapshot<F> {
 
 /// Allocates the vectors of many values.
 ///
-/// glibc extends the heap of a thread that is not the main one as little as each vector needs, by a
-/// call of `mprotect`, during which all threads wait that touch new memory. A block that is allocated
-/// and freed leaves the heap extended.
+/// In a thread other than the main one, glibc extends the heap by as few pages as a vector needs, with a
+/// call of `mprotect`, and changes of the address space wait for each other. But a block that is freed
+/// at the end of the heap stays there. With another allocator, such a block costs little.
 enum Heap {
     /// Vectors are allocated one by one.
     Plain,
     Extended {
         /// The bytes by which the heap was extended and that are not used yet.
         ready: usize,
-        /// Whether the pages are prepared too. Threads that do so at the same time wait for each other.
+        /// Whether the new pages are prepared too. Threads that do so at the same time wait for each
+        /// other.
         populates: bool,
     },
 }
 
 impl Heap {
-    /// For many vectors, allocated by each of several threads.
-    fn of_threads(threads: usize) -> Heap {
+    /// Extends the heap ahead of the vectors. Each of `threads` threads has one.
+    fn extended(threads: usize) -> Heap {
         Heap::Extended { ready: 0, populates: threads == 1 }
     }
 
+    /// Allocates a vector.
     fn vector(&mut self, size: usize) -> Vec<u8> {
-        if let Heap::Extended { ready, populates } = self
-            && size < HEAP_BYTES / 4
-        {
-            if *ready < size {
-                let mut block = Vec::<u8>::with_capacity(HEAP_BYTES);
-                if *populates {
+        if let Heap::Extended { ready, populates } = self {
+            // With its header, a block takes a multiple of 16 bytes, at least 32.
+            let taken = if size == 0 { 0 } else { (size + 8).next_multiple_of(16).max(32) };
+            if *ready < taken && taken < HEAP_BYTES / 4 {
+                let mut block = Vec::<u8>::new();
+                if block.try_reserve_exact(HEAP_BYTES).is_ok() && *populates {
                     populate(block.spare_capacity_mut());
                 }
                 drop(black_box(block));
                 *ready = HEAP_BYTES;
             }
-            *ready -= size;
+            *ready = ready.saturating_sub(taken);
         }
         Vec::with_capacity(size)
     }
@@ -334,6 +336,32 @@ pub(super) fn room_of(room: &[usize], key: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_heap_is_extended_for_short_vectors_only_and_once_for_many() {
+        let ready = |heap: &Heap| match heap {
+            Heap::Plain => None,
+            Heap::Extended { ready, .. } => Some(*ready),
+        };
+        for threads in [1, 2] {
+            let mut heap = Heap::extended(threads);
+            for (size, left) in [
+                (0, 0),
+                (HEAP_BYTES / 4, 0),
+                (1, HEAP_BYTES - 32),
+                (100, HEAP_BYTES - 32 - 112),
+                (40_000, HEAP_BYTES - 32 - 112 - 40_016),
+                (60_000, 0),
+                (24, HEAP_BYTES - 32),
+            ] {
+                let vector = heap.vector(size);
+                assert!(vector.is_empty() && vector.capacity() >= size);
+                assert_eq!(ready(&heap), Some(left), "{size}");
+            }
+        }
+        let mut plain = Heap::Plain;
+        assert!(plain.vector(100).capacity() >= 100 && ready(&plain).is_none());
+    }
 
     #[test]
     fn groups_cover_every_key_once_and_a_long_value_is_alone_in_its_group() {

@@ -72,15 +72,16 @@ impl<F: DiskFile> Snapshot<F> {
                     parts.push(Part { segment: self.segment(extent), extent, to: Some(to) });
                 }
             }
-            self.read_parts(team, parts)?;
+            self.read_parts(team, parts, self.release)?;
         }
     }
 
-    /// Compares the checksums of the extents.
-    pub(crate) fn check_ahead(&self, team: Team, extents: &[&Extent]) -> Result<()> {
+    /// Compares the checksums of the extents, and reads ahead of that. With `release`, drops the pages
+    /// that it fetches.
+    pub(super) fn check_ahead(&self, team: Team, extents: &[&Extent], release: bool) -> Result<()> {
         for extents in extents.chunks(PARTS_MAX) {
             let part = |extent| Part { segment: self.segment(extent), extent, to: None };
-            self.read_parts(team, extents.iter().copied().map(part).collect())?;
+            self.read_parts(team, extents.iter().copied().map(part).collect(), release)?;
         }
         Ok(())
     }
@@ -108,7 +109,12 @@ impl<F: DiskFile> Snapshot<F> {
         }
     }
 
-    fn read_parts<'s>(&'s self, team: Team, mut parts: Vec<Part<'s, '_, F>>) -> Result<()> {
+    fn read_parts<'s>(
+        &'s self,
+        team: Team,
+        mut parts: Vec<Part<'s, '_, F>>,
+        release: bool,
+    ) -> Result<()> {
         parts.sort_unstable_by_key(|part| part.extent.position());
         let spans: Vec<_> = parts.iter().map(|part| part.segment.span(part.extent)).collect();
         let mut pieces: Vec<(u64, Vec<Part<'s, '_, F>>)> = Vec::new();
@@ -122,7 +128,7 @@ impl<F: DiskFile> Snapshot<F> {
                 _ => pieces.push((len, vec![part])),
             }
         }
-        let ahead = Ahead::of_missing(spans, self.release);
+        let ahead = Ahead::of_missing(spans, release);
         team.in_order(pieces, |_, (bytes, piece)| {
             ahead.begin(bytes);
             piece.into_iter().try_for_each(|part| self.read_part(team, part))

@@ -11,7 +11,7 @@ use crate::log::read::pins::Pins;
 use crate::log::read::unverified::Unverified;
 use crate::log::read::version::Version;
 use crate::log::segment::Segment;
-use crate::log::segment::ahead;
+use crate::log::segment::ahead::{self, Span};
 use crate::log::segment::extent::Extent;
 use crate::log::store::Store;
 use crate::threads::{self, LentPool};
@@ -21,6 +21,8 @@ pub(super) const PARALLEL_MIN_BYTES: u64 = 256 << 10;
 /// Below this many bytes in memory, one thread compares checksums faster than several do: a core
 /// computes 10 to 50 GB/s.
 const PARALLEL_CHECK_MIN_BYTES: u64 = 8 << 20;
+/// A longer chunk is compared before it is lent, so that several threads can copy it.
+pub(super) const UNVERIFIED_MAX_BYTES: u64 = 1 << 20;
 /// A value longer than this is copied in pieces of about this length.
 pub(super) const PIECE_BYTES: u64 = 1 << 20;
 
@@ -128,22 +130,33 @@ impl<F: DiskFile> Snapshot<F> {
         Ok(self.extents.iter().map(chunks_of).collect())
     }
 
-    /// Returns the chunks of each key's value in the mapping, for the caller to verify. Those that are
-    /// not in memory are read from disk and compared first, in the order of the log.
-    pub(crate) fn unverified<D: Disk<File = F>>(
+    /// Lends the chunks of each key's value to `visit`, which is to verify those that are not long. If
+    /// some are not in memory, all are requested from disk first, and compared, in the order of the log.
+    pub(crate) fn visit_unverified<D: Disk<File = F>, T>(
         &self,
         pool: Option<&LentPool>,
-    ) -> Result<Vec<Vec<Unverified<'_, D>>>> {
-        let lists: Vec<&[Extent]> =
-            self.extents.iter().map(|key| key.as_deref().map_or(&[][..], |list| list)).collect();
-        let count = lists.iter().map(|list| list.len() as u64).sum();
-        let is_missing = self.is_missing(&lists, self.bytes(), count);
-        if is_missing {
-            self.check(pool)?;
+        visit: impl FnOnce(&[Vec<Unverified<'_, D>>]) -> T,
+    ) -> Result<T> {
+        let all = self.all_extents();
+        let is_missing = self.is_any_missing(&all);
+        if self.verify {
+            let is_compared = |extent: &&Extent| is_missing || extent.len() > UNVERIFIED_MAX_BYTES;
+            let compared: Vec<&Extent> = all.iter().copied().filter(is_compared).collect();
+            self.compare_all(pool, &compared, is_missing, false)?;
+        } else if is_missing {
+            ahead::fetch(&mut self.spans(&all));
         }
-        let is_due = self.verify && !is_missing;
-        let chunk = |extent| Unverified::new(self.segment(extent), extent, is_due);
-        Ok(lists.iter().map(|list| list.iter().map(chunk).collect()).collect())
+        let chunk = |extent| {
+            let is_unverified = self.verify && Extent::len(extent) <= UNVERIFIED_MAX_BYTES;
+            Unverified::new(self.segment(extent), extent, is_unverified)
+        };
+        let lists = self.extents.iter().map(|key| key.as_deref().map_or(&[][..], |list| list));
+        let chunks: Vec<Vec<_>> = lists.map(|list| list.iter().map(chunk).collect()).collect();
+        let result = visit(&chunks);
+        if is_missing && self.release {
+            ahead::release(&self.spans(&all));
+        }
+        Ok(result)
     }
 
     /// Compares the checksums of all values, unless this is turned off.
@@ -151,18 +164,42 @@ impl<F: DiskFile> Snapshot<F> {
         if !self.verify {
             return Ok(());
         }
-        let all: Vec<&Extent> =
-            self.extents.iter().flatten().flat_map(|list| list.iter()).collect();
-        let bytes: u64 = all.iter().map(|extent| extent.len()).sum();
-        let is_missing = ahead::is_missing(all.len(), bytes, |i| self.span(all[i]));
+        let all = self.all_extents();
+        self.compare_all(pool, &all, self.is_any_missing(&all), self.release)
+    }
+
+    /// Compares the checksums of some extents. If they are not in memory, reads ahead; with `release`,
+    /// drops the pages that this fetches.
+    fn compare_all(
+        &self,
+        pool: Option<&LentPool>,
+        extents: &[&Extent],
+        is_missing: bool,
+        release: bool,
+    ) -> Result<()> {
+        let bytes: u64 = extents.iter().map(|extent| extent.len()).sum();
         let min = if is_missing { PARALLEL_MIN_BYTES } else { PARALLEL_CHECK_MIN_BYTES };
         threads::spread_if(bytes >= min, pool, |team| {
             if is_missing {
-                return self.check_ahead(team, &all);
+                return self.check_ahead(team, extents, release);
             }
             let check = |extent: &Extent| self.segment(extent).checked_value(extent).map(drop);
-            team.try_map(all, check).map(drop)
+            team.try_map(extents.to_vec(), check).map(drop)
         })
+    }
+
+    fn all_extents(&self) -> Vec<&Extent> {
+        self.extents.iter().flatten().flat_map(|list| list.iter()).collect()
+    }
+
+    fn spans(&self, extents: &[&Extent]) -> Vec<Span<'_, F>> {
+        extents.iter().map(|extent| self.span(extent)).collect()
+    }
+
+    /// Whether some of the extents are not in memory, judged by a few samples.
+    fn is_any_missing(&self, extents: &[&Extent]) -> bool {
+        let bytes = extents.iter().map(|extent| extent.len()).sum();
+        ahead::is_missing(extents.len(), bytes, |i| self.span(extents[i]))
     }
 
     /// Updates values of an earlier snapshot of the same keys to this one. If a value has only
