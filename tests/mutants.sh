@@ -126,14 +126,10 @@ killed=a_process_killed_at_any_operation_loses_nothing_and_delays_no_one
 mutant value-checksum src/log/segment/mod.rs I9 damage $flips \
     'if computed == extent.checksum() {' \
     'if computed == extent.checksum() || extent.len() > 0 {'
-mutant long-chunk src/log/read/snapshot.rs I9 unverified \
+mutant long-chunk src/log/read/unverified.rs I9 unverified \
     damage_in_any_part_of_a_chunk_of_any_length_is_an_error \
-    'is_missing || extent.len() > UNVERIFIED_MAX_BYTES;' \
-    'is_missing || extent.len() > u64::MAX / 2;'
-mutant chunk-parts src/log/read/unverified.rs I9 unverified \
-    damage_in_any_part_of_a_chunk_of_any_length_is_an_error \
-    'hasher.update(part);' \
-    'hasher = self.segment.value_hasher(); hasher.update(part);'
+    'match self.compares {' \
+    'match self.compares && !is_long {'
 mutant head-checksum format/src/batch/parse.rs I9 damage $flips \
     'if found != right {
             let at = offset + CHECKSUM_AT;' \

@@ -1,7 +1,7 @@
 //! Splits a CSV file into blocks of whole records, one after the other, for several readers.
 //!
-//! A record ends at a line feed that is not inside quotes. The reader of a block looks for the last such
-//! end, and tracks the quotes for that, if there are any; the receiver parses the fields.
+//! A record ends at a line feed that is not inside quotes. A scan of each block finds the last such end;
+//! it tracks the quotes only if the block has some. The receiver parses the fields.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};

@@ -214,7 +214,7 @@ pub(crate) fn frame<'py>(bytes: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyByt
     let py = bytes.py();
     let value = Value::of(bytes)?;
     let prefix = (value.bytes().len() as u64).to_le_bytes();
-    let mut written = py.detach(|| write_values(&[[&prefix[..], value.bytes()]]))?;
+    let mut written = write_values(&[[&prefix[..], value.bytes()]])?;
     let frame = written.pop().ok_or_else(|| PyValueError::new_err("no frame was written"))?;
     Ok(frame.into_bound(py))
 }

@@ -96,7 +96,7 @@ impl Log {
             interruptible(py, move || {
                 let written = write(&store.log, keys, &values);
                 // Drop the values here, because a signal may have interrupted the caller.
-                Python::attach(|_| drop(values));
+                let _ = Python::try_attach(|_| drop(values));
                 written
             })?
         };

@@ -21,6 +21,8 @@ use crate::threads;
 const PARALLEL_MIN_BYTES: usize = 3 << 20;
 /// A thread takes about this many bytes at a time, while it shares the work with others.
 const PART_BYTES: usize = 256 << 10;
+/// Several threads copy a longer piece.
+const WHOLE_MAX_BYTES: usize = 1 << 20;
 
 /// The smallest and about the largest block whose release raises glibc's thresholds.
 const RAISING_MIN_BYTES: usize = 128 << 10;
@@ -50,11 +52,11 @@ impl Unwritten {
     }
 
     /// Adds the tasks that write the concatenation of the pieces, which must have the length of the
-    /// object. With `splits`, a piece that needs no verification becomes several tasks.
+    /// object. A piece longer than `max_bytes` becomes several tasks.
     fn plan<'c, P: Piece>(
         &'c mut self,
         pieces: &'c [P],
-        splits: bool,
+        max_bytes: usize,
         tasks: &mut Vec<Task<'c, P>>,
     ) {
         // SAFETY: `start` and `len` describe the object's memory, which only this value accesses.
@@ -63,10 +65,12 @@ impl Unwritten {
             let bytes = piece.bytes();
             let (mut to, behind) = rest.split_at_mut(bytes.len());
             rest = behind;
-            if !splits || piece.is_unverified() {
+            if bytes.len() <= max_bytes {
                 tasks.push(Task::Whole(to, piece));
                 continue;
             }
+            // It reads the disk ahead of the copies, if it must.
+            tasks.push(Task::Verify(piece));
             for part in bytes.chunks(PART_BYTES) {
                 let (start, behind) = to.split_at_mut(part.len());
                 tasks.push(Task::Part(start, part));
@@ -82,13 +86,7 @@ impl Unwritten {
 pub(crate) trait Piece: Sync {
     fn bytes(&self) -> &[u8];
 
-    /// Whether the checksum of the bytes is yet to be compared.
-    fn is_unverified(&self) -> bool {
-        false
-    }
-
-    /// Passes the bytes to `each`, in one part or several, and compares their checksum if it is yet to be
-    /// compared.
+    /// Passes the bytes to `each`, in one part or several, and compares their checksum if there is one.
     fn verify(&self, mut each: impl FnMut(&[u8])) -> partd::Result<()> {
         each(self.bytes());
         Ok(())
@@ -112,10 +110,6 @@ impl Piece for Unverified<'_> {
         Unverified::bytes(self)
     }
 
-    fn is_unverified(&self) -> bool {
-        self.compares_checksum()
-    }
-
     fn verify(&self, each: impl FnMut(&[u8])) -> partd::Result<()> {
         Unverified::verify(self, each)
     }
@@ -125,8 +119,10 @@ impl Piece for Unverified<'_> {
 enum Task<'c, P> {
     /// Copies and verifies a piece. Both have the same length.
     Whole(&'c mut [MaybeUninit<u8>], &'c P),
-    /// Copies a part of a verified piece. Both have the same length.
+    /// Copies a part of a long piece. Both have the same length.
     Part(&'c mut [MaybeUninit<u8>], &'c [u8]),
+    /// Verifies a long piece.
+    Verify(&'c P),
 }
 
 impl<P: Piece> Task<'_, P> {
@@ -145,13 +141,15 @@ impl<P: Piece> Task<'_, P> {
                 copy(to, from);
                 Ok(())
             }
+            Task::Verify(piece) => piece.verify(|_| {}),
         }
     }
 
-    /// Returns the number of bytes that the task copies.
+    /// Returns the number of bytes that the task reads.
     fn bytes(&self) -> usize {
         match self {
             Task::Whole(to, _) | Task::Part(to, _) => to.len(),
+            Task::Verify(piece) => piece.bytes().len(),
         }
     }
 }
@@ -168,8 +166,8 @@ fn total<P: Piece>(pieces: &[P]) -> usize {
     pieces.iter().map(|piece| piece.bytes().len()).sum()
 }
 
-/// Copies each value into a new `bytes` object, and compares the checksums of the pieces meanwhile. Must
-/// be called detached; it attaches to allocate.
+/// Copies each value into a new `bytes` object, and compares the checksums of the pieces meanwhile. Call
+/// it detached if there may be much to copy; it attaches to allocate.
 pub(crate) fn write_values<V: AsRef<[P]>, P: Piece>(
     values: &[V],
 ) -> Result<Vec<Py<PyBytes>>, Fail> {
@@ -181,8 +179,9 @@ pub(crate) fn write_values<V: AsRef<[P]>, P: Piece>(
     })?;
     let is_parallel = bytes >= PARALLEL_MIN_BYTES && threads::count() > 1;
     let mut tasks = Vec::new();
+    let max_bytes = if is_parallel { WHOLE_MAX_BYTES } else { usize::MAX };
     for (object, value) in objects.iter_mut().zip(values) {
-        object.plan(value.as_ref(), is_parallel, &mut tasks);
+        object.plan(value.as_ref(), max_bytes, &mut tasks);
     }
     if is_parallel {
         let has_failed = AtomicBool::new(false);
@@ -220,7 +219,7 @@ fn raise_trim_threshold(bytes: usize) {
     }
 }
 
-/// Groups tasks, so that each group copies about [`PART_BYTES`], or is one longer task.
+/// Groups tasks, so that each group reads about [`PART_BYTES`], or begins with a longer task.
 fn grouped<P: Piece>(tasks: Vec<Task<'_, P>>) -> Vec<Vec<Task<'_, P>>> {
     let mut groups: Vec<Vec<_>> = Vec::new();
     let mut bytes = PART_BYTES;

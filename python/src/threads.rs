@@ -81,9 +81,10 @@ pub(crate) fn interruptible<T: Send + 'static>(
 ) -> PyResult<T> {
     let (sender, receiver) = channel();
     let work = move || {
-        // After a signal, nobody receives the result. Python frees objects in an attached thread only.
+        // After a signal, nobody receives the result. Python frees objects in an attached thread only,
+        // and none if it is ending.
         if let Err(lost) = sender.send(call()) {
-            Python::attach(|_| drop(lost));
+            let _ = Python::try_attach(|_| drop(lost));
         }
     };
     thread::Builder::new().name("partd-call".to_owned()).spawn(work).map_err(|error| {

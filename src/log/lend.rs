@@ -88,7 +88,9 @@ impl<D: Disk> SegmentLog<D> {
     ///
     /// # Errors
     ///
-    /// Those of [`view`](SegmentLog::view), and whatever `visit` returns.
+    /// Those of [`view`](SegmentLog::view), and whatever `visit` returns. A checksum that differs is an
+    /// error of [`Unverified::verify`], or, if bytes had to be read from disk, one before `visit` is
+    /// called.
     pub fn visit_unverified<T, E: From<Error>>(
         &self,
         keys: &[Key],
@@ -96,8 +98,10 @@ impl<D: Disk> SegmentLog<D> {
     ) -> Result<T, E> {
         let Engine { store, reader, .. } = &*self.engine;
         let snapshot = reader.snapshot(store, keys)?;
-        store.tally.read(snapshot.bytes());
-        snapshot.visit_unverified(store.pool(), visit)?
+        snapshot.visit_unverified(store.pool(), |values| {
+            store.tally.read(snapshot.bytes());
+            visit(values)
+        })?
     }
 
     /// Returns the key's value as byte ranges of open files, to send or copy it inside the kernel.

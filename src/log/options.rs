@@ -157,8 +157,8 @@ impl Options {
     /// default is false.
     ///
     /// Set it for values that are read once and do not fit into memory; it leaves the page cache to
-    /// writes and to other processes. Pages that were in memory before the read stay. A
-    /// [`pop`](crate::Partd::pop) and a compaction always drop the pages that they fetched.
+    /// writes and to other processes. If all pages of a read were in memory before, they
+    /// stay. A [`pop`](crate::Partd::pop) and a compaction always drop the pages that they fetched.
     pub fn release_after_read(mut self, release: bool) -> Options {
         self.release_after_read = release;
         self
@@ -169,7 +169,8 @@ impl Options {
     ///
     /// A larger read fails before it allocates memory, and a larger pop fails without removing
     /// anything. The limit does not apply to calls that lend values and copy nothing, such as
-    /// [`view`](crate::SegmentLog::view) and [`visit`](crate::Partd::visit).
+    /// [`view`](crate::SegmentLog::view), [`visit`](crate::Partd::visit) and
+    /// [`visit_unverified`](crate::SegmentLog::visit_unverified).
     pub fn max_read_bytes(mut self, bytes: impl Into<Option<u64>>) -> Options {
         self.max_read_bytes = bytes.into();
         self

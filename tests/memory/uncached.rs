@@ -146,31 +146,57 @@ fn unverified(p: &SegmentLog, key: Key) -> partd::Result<Vec<u8>> {
 }
 
 #[test]
-fn damage_of_bytes_that_are_not_in_memory_is_an_error_of_an_unverified_visit() {
+fn an_unverified_visit_reads_damage_from_disk_and_finds_that_of_later_too() {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     if !is_on_disk(dir.path()) {
         return;
     }
     let path = dir.path().join("store");
-    filled(&path, 4096);
+    // Only pages wholly inside a value are released.
+    const LEN: usize = 20_000;
+    filled(&path, LEN);
     let extents = SegmentLog::open(&path).unwrap().extents(7_u64).unwrap();
     let at = extents.iter().nth(3).unwrap().offset() + 5;
+    drop(extents);
     let segment = path.join("0000000000000001.seg");
     let file = File::options().read(true).write(true).open(&segment).unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).unwrap();
-    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+    let flip = || {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+    };
     for (release, verify) in [(false, true), (true, true), (false, false), (true, false)] {
-        drop_pages(&path);
+        let case = format!("release {release}, verify {verify}");
         let options = SegmentLog::options().release_after_read(release).verify_on_read(verify);
-        let p = options.open(&path).unwrap();
-        let lens = [8, 7].map(|key: u64| {
-            unverified(&p, key.into()).map(|value| value.len()).map_err(|error| error.kind())
-        });
-        let all = Ok(4096 * BATCHES);
+        let len = |p: &SegmentLog, key: u64| {
+            unverified(p, key.into()).map(|value| value.len()).map_err(|error| error.kind())
+        };
+        let all = Ok(LEN * BATCHES);
         let damaged = if verify { Err(partd::ErrorKind::Corrupt) } else { all };
-        assert_eq!(lens, [all, damaged], "release: {release}");
+        // Damaged before the visit reads it.
+        flip();
+        drop_pages(&path);
+        let p = options.clone().open(&path).unwrap();
+        assert_eq!([len(&p, 8), len(&p, 7)], [all, damaged], "{case}");
+        drop(p);
+        // Damaged once the visit has read it.
+        flip();
+        drop_pages(&path);
+        let p = options.open(&path).unwrap();
+        let later = p.visit_unverified(&[7_u64.into()], |values| {
+            flip();
+            values[0].iter().try_for_each(|chunk| chunk.verify(|_| {}))
+        });
+        assert_eq!(later.map_err(|error| error.kind()), damaged.map(drop), "{case}");
+        flip();
+        // A read of what was read before reads the disk again only if the pages were released.
+        drop_pages(&path);
+        assert_eq!(len(&p, 9), all, "{case}");
+        let before = read_bytes();
+        assert_eq!(len(&p, 9), all, "{case}");
+        let again = (read_bytes() - before) as usize;
+        assert_eq!(again >= LEN * BATCHES / 2, release, "{case}: read {again} bytes again");
     }
 }
 

@@ -25,8 +25,8 @@ const ROW_BYTES: u64 = 64 << 10;
 const GROUP_BYTES: u64 = 256 << 10;
 /// The pages of a value are prepared for this many bytes at a time, or for an extent that is longer.
 const PREPARED_BYTES: usize = 64 << 10;
-/// The heap is extended by this many bytes at a time. A longer block would not be left in the heap when
-/// it is freed: from 64 KiB on, glibc may give free memory back.
+/// The heap is extended by this many bytes at a time: well below 128 KiB, from which glibc maps a block
+/// apart, and gives back the free end of a heap.
 const HEAP_BYTES: usize = 60 << 10;
 
 impl<F: DiskFile> Snapshot<F> {
@@ -235,9 +235,9 @@ impl<F: DiskFile> Snapshot<F> {
 
 /// Allocates the vectors of many values.
 ///
-/// In a thread other than the main one, glibc extends the heap by as few pages as a vector needs, with a
-/// call of `mprotect`, and changes of the address space wait for each other. But a block that is freed
-/// at the end of the heap stays there. With another allocator, such a block costs little.
+/// glibc extends the heap of any thread but the main one by only the pages that a vector needs, each time
+/// with `mprotect`, which waits for other changes of the address space. So this allocates a longer block
+/// now and then, and frees it: the heap stays extended. With another allocator, such a block costs little.
 enum Heap {
     /// Vectors are allocated one by one.
     Plain,

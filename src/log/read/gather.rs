@@ -76,8 +76,8 @@ impl<F: DiskFile> Snapshot<F> {
         }
     }
 
-    /// Compares the checksums of the extents, and reads ahead of that. With `release`, drops the pages
-    /// that it fetches.
+    /// Compares the checksums of the extents, reading ahead. With `release`, drops the pages that it
+    /// fetches.
     pub(super) fn check_ahead(&self, team: Team, extents: &[&Extent], release: bool) -> Result<()> {
         for extents in extents.chunks(PARTS_MAX) {
             let part = |extent| Part { segment: self.segment(extent), extent, to: None };

@@ -11,7 +11,7 @@ use crate::log::read::pins::Pins;
 use crate::log::read::unverified::Unverified;
 use crate::log::read::version::Version;
 use crate::log::segment::Segment;
-use crate::log::segment::ahead::{self, Span};
+use crate::log::segment::ahead;
 use crate::log::segment::extent::Extent;
 use crate::log::store::Store;
 use crate::threads::{self, LentPool};
@@ -21,8 +21,6 @@ pub(super) const PARALLEL_MIN_BYTES: u64 = 256 << 10;
 /// Below this many bytes in memory, one thread compares checksums faster than several do: a core
 /// computes 10 to 50 GB/s.
 const PARALLEL_CHECK_MIN_BYTES: u64 = 8 << 20;
-/// A longer chunk is compared before it is lent, so that several threads can copy it.
-pub(super) const UNVERIFIED_MAX_BYTES: u64 = 1 << 20;
 /// A value longer than this is copied in pieces of about this length.
 pub(super) const PIECE_BYTES: u64 = 1 << 20;
 
@@ -130,8 +128,8 @@ impl<F: DiskFile> Snapshot<F> {
         Ok(self.extents.iter().map(chunks_of).collect())
     }
 
-    /// Lends the chunks of each key's value to `visit`, which is to verify those that are not long. If
-    /// some are not in memory, all are requested from disk first, and compared, in the order of the log.
+    /// Lends the chunks of each key's value to `visit`, which is to verify them. If some are not in
+    /// memory, all are read from disk first, and compared, in the order of the log.
     pub(crate) fn visit_unverified<D: Disk<File = F>, T>(
         &self,
         pool: Option<&LentPool>,
@@ -139,24 +137,14 @@ impl<F: DiskFile> Snapshot<F> {
     ) -> Result<T> {
         let all = self.all_extents();
         let is_missing = self.is_any_missing(&all);
-        if self.verify {
-            let is_compared = |extent: &&Extent| is_missing || extent.len() > UNVERIFIED_MAX_BYTES;
-            let compared: Vec<&Extent> = all.iter().copied().filter(is_compared).collect();
-            self.compare_all(pool, &compared, is_missing, false)?;
-        } else if is_missing {
-            ahead::fetch(&mut self.spans(&all));
+        let _release = (is_missing && self.release).then(|| Release(self));
+        if self.verify && is_missing {
+            self.compare_all(pool, all, is_missing, false)?;
         }
-        let chunk = |extent| {
-            let is_unverified = self.verify && Extent::len(extent) <= UNVERIFIED_MAX_BYTES;
-            Unverified::new(self.segment(extent), extent, is_unverified)
-        };
+        let chunk = |extent| Unverified::new(self.segment(extent), extent, self.verify);
         let lists = self.extents.iter().map(|key| key.as_deref().map_or(&[][..], |list| list));
         let chunks: Vec<Vec<_>> = lists.map(|list| list.iter().map(chunk).collect()).collect();
-        let result = visit(&chunks);
-        if is_missing && self.release {
-            ahead::release(&self.spans(&all));
-        }
-        Ok(result)
+        Ok(visit(&chunks))
     }
 
     /// Compares the checksums of all values, unless this is turned off.
@@ -165,7 +153,8 @@ impl<F: DiskFile> Snapshot<F> {
             return Ok(());
         }
         let all = self.all_extents();
-        self.compare_all(pool, &all, self.is_any_missing(&all), self.release)
+        let is_missing = self.is_any_missing(&all);
+        self.compare_all(pool, all, is_missing, self.release)
     }
 
     /// Compares the checksums of some extents. If they are not in memory, reads ahead; with `release`,
@@ -173,7 +162,7 @@ impl<F: DiskFile> Snapshot<F> {
     fn compare_all(
         &self,
         pool: Option<&LentPool>,
-        extents: &[&Extent],
+        extents: Vec<&Extent>,
         is_missing: bool,
         release: bool,
     ) -> Result<()> {
@@ -181,19 +170,15 @@ impl<F: DiskFile> Snapshot<F> {
         let min = if is_missing { PARALLEL_MIN_BYTES } else { PARALLEL_CHECK_MIN_BYTES };
         threads::spread_if(bytes >= min, pool, |team| {
             if is_missing {
-                return self.check_ahead(team, extents, release);
+                return self.check_ahead(team, &extents, release);
             }
             let check = |extent: &Extent| self.segment(extent).checked_value(extent).map(drop);
-            team.try_map(extents.to_vec(), check).map(drop)
+            team.try_map(extents, check).map(drop)
         })
     }
 
     fn all_extents(&self) -> Vec<&Extent> {
         self.extents.iter().flatten().flat_map(|list| list.iter()).collect()
-    }
-
-    fn spans(&self, extents: &[&Extent]) -> Vec<Span<'_, F>> {
-        extents.iter().map(|extent| self.span(extent)).collect()
     }
 
     /// Whether some of the extents are not in memory, judged by a few samples.
@@ -230,6 +215,17 @@ impl<F: DiskFile> Snapshot<F> {
         match self.rebuilds == before.rebuilds && now.starts_with(then) {
             true => (&now[then.len()..], false),
             false => (now, true),
+        }
+    }
+}
+
+/// Releases the pages of a snapshot when it is dropped.
+struct Release<'s, F: DiskFile>(&'s Snapshot<F>);
+
+impl<F: DiskFile> Drop for Release<'_, F> {
+    fn drop(&mut self) {
+        for extent in self.0.extents.iter().flatten().flat_map(|list| list.iter()) {
+            ahead::release(&[self.0.span(extent)]);
         }
     }
 }
