@@ -33,8 +33,7 @@ impl<F: DiskFile> Snapshot<F> {
     /// Returns the value of each key, in a vector with `room[key]` bytes of spare capacity; an
     /// empty `room` means none.
     pub(crate) fn values(&self, pool: Option<&LentPool>, room: &[usize]) -> Result<Vec<Vec<u8>>> {
-        let extents: Vec<&[Extent]> =
-            self.extents.iter().map(|key| key.as_deref().map_or(&[][..], |list| list)).collect();
+        let extents: Vec<&[Extent]> = self.lists().collect();
         let bytes: u64 = extents.iter().map(|list| total(list)).sum();
         let count: u64 = extents.iter().map(|list| list.len() as u64).sum();
         if self.is_missing(&extents, bytes, count) {

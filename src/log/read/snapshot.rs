@@ -94,12 +94,12 @@ impl<F: DiskFile> Snapshot<F> {
 
     /// Returns the bytes of all values.
     pub(crate) fn bytes(&self) -> u64 {
-        self.extents.iter().flatten().map(|list| total(list)).sum()
+        self.lists().map(total).sum()
     }
 
     /// Returns the extents of the first key, none if the key is missing.
     pub(super) fn extents_of_first(&self) -> &[Extent] {
-        self.extents.first().and_then(|key| key.as_deref()).map_or(&[], |list| list)
+        self.extents.first().map_or(&[], list_of)
     }
 
     /// Returns the `rebuilds` of the version that the snapshot was taken from.
@@ -121,11 +121,8 @@ impl<F: DiskFile> Snapshot<F> {
     /// Returns the chunks of each key's value in the mapping, after comparing their checksums.
     pub(crate) fn chunks(&self, pool: Option<&LentPool>) -> Result<Vec<Vec<&[u8]>>> {
         self.check(pool)?;
-        let value = |extent: &Extent| self.segment(extent).value(extent);
-        let chunks_of = |key: &Option<Extents>| {
-            key.as_deref().map_or(&[][..], |list| list).iter().map(value).collect()
-        };
-        Ok(self.extents.iter().map(chunks_of).collect())
+        let value = |extent| self.segment(extent).value(extent);
+        Ok(self.lists().map(|list| list.iter().map(value).collect()).collect())
     }
 
     /// Lends the chunks of each key's value to `visit`, which is to verify them. If some are not in
@@ -142,8 +139,8 @@ impl<F: DiskFile> Snapshot<F> {
             self.compare_all(pool, all, is_missing, false)?;
         }
         let chunk = |extent| Unverified::new(self.segment(extent), extent, self.verify);
-        let lists = self.extents.iter().map(|key| key.as_deref().map_or(&[][..], |list| list));
-        let chunks: Vec<Vec<_>> = lists.map(|list| list.iter().map(chunk).collect()).collect();
+        let chunks: Vec<Vec<_>> =
+            self.lists().map(|list| list.iter().map(chunk).collect()).collect();
         Ok(visit(&chunks))
     }
 
@@ -177,8 +174,13 @@ impl<F: DiskFile> Snapshot<F> {
         })
     }
 
+    /// Returns the extents of each key, none for a missing key.
+    pub(super) fn lists(&self) -> impl Iterator<Item = &[Extent]> {
+        self.extents.iter().map(list_of)
+    }
+
     fn all_extents(&self) -> Vec<&Extent> {
-        self.extents.iter().flatten().flat_map(|list| list.iter()).collect()
+        self.lists().flatten().collect()
     }
 
     /// Whether some of the extents are not in memory, judged by a few samples.
@@ -210,8 +212,7 @@ impl<F: DiskFile> Snapshot<F> {
     /// Returns a key's extents that an earlier snapshot does not have, and `false`. If the value
     /// has done more than grow, returns all its extents and `true`.
     fn since<'s>(&'s self, before: &Snapshot<F>, key: usize) -> (&'s [Extent], bool) {
-        let now = self.extents[key].as_deref().map_or(&[][..], |list| &list[..]);
-        let then = before.extents[key].as_deref().map_or(&[][..], |list| &list[..]);
+        let (now, then) = (list_of(&self.extents[key]), list_of(&before.extents[key]));
         match self.rebuilds == before.rebuilds && now.starts_with(then) {
             true => (&now[then.len()..], false),
             false => (now, true),
@@ -224,10 +225,14 @@ struct Release<'s, F: DiskFile>(&'s Snapshot<F>);
 
 impl<F: DiskFile> Drop for Release<'_, F> {
     fn drop(&mut self) {
-        for extent in self.0.extents.iter().flatten().flat_map(|list| list.iter()) {
+        for extent in self.0.lists().flatten() {
             ahead::release(&[self.0.span(extent)]);
         }
     }
+}
+
+fn list_of(key: &Option<Extents>) -> &[Extent] {
+    key.as_deref().map_or(&[], |list| list)
 }
 
 pub(super) fn total(extents: &[Extent]) -> u64 {
